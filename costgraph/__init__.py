@@ -1,0 +1,50 @@
+"""costgraph: the cost of model inference as a formula.
+
+``compile`` turns a model configuration and a device into formulas for latency,
+memory and traffic. Names are resolved on first use, so that importing the
+package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from costgraph.api import Compiled, compile
+    from costgraph.errors import CostgraphError
+    from costgraph.formula import Formula
+    from costgraph.hardware import load_hardware
+    from costgraph.models import load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Compiled": "costgraph.api",
+    "compile": "costgraph.api",
+    "CostgraphError": "costgraph.errors",
+    "Formula": "costgraph.formula",
+    "load_hardware": "costgraph.hardware",
+    "load_model": "costgraph.models",
+}
+
+__all__ = [
+    "Compiled",
+    "CostgraphError",
+    "Formula",
+    "__version__",
+    "compile",
+    "load_hardware",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'costgraph' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

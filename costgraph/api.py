@@ -1,0 +1,273 @@
+"""The Python surface: compile a model for a machine, then ask for formulas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sympy import Expr
+
+from costgraph import roofline
+from costgraph.accounting import Accounting
+from costgraph.accounting import accounting as find_accounting
+from costgraph.breakdown import Breakdown, break_down
+from costgraph.count import parameters
+from costgraph.formula import Formula, Term
+from costgraph.graph import Graph
+from costgraph.machine import Machine
+from costgraph.pipeline import Pass, Trace
+from costgraph.program import Phase, Program
+from costgraph.symbols import B, N
+
+Model = str | os.PathLike[str] | Mapping[str, Any] | Program
+Hardware = str | os.PathLike[str] | Machine
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model compiled for a machine: every metric is a :class:`Formula`.
+
+    Symbols: ``B`` sequences, ``S`` prompt tokens, ``N`` generated tokens, ``T``
+    attended tokens (cached plus new).
+
+    Attributes:
+        program: the program after all passes.
+        machine: the device; symbolic if compiled so.
+        accounting: the counting convention.
+        passes: the pipeline that ran.
+        trace: what each pass did.
+        bound: the device with its figures, for breakdowns.
+    """
+
+    program: Program
+    machine: Machine
+    accounting: Accounting
+    passes: tuple[Pass, ...] = ()
+    trace: Trace = field(default=Trace(), compare=False)
+    bound: Machine | None = field(default=None, compare=False)
+
+    # --- times ---------------------------------------------------------------
+
+    @cached_property
+    def ttft(self) -> Formula:
+        """Time to first token in seconds over ``B``, ``S``: the prefill."""
+        terms = (t for p in self._before_decode for t in self._steps(p.name))
+        return self._formula("ttft", "s", tuple(terms))
+
+    @cached_property
+    def tpot(self) -> Formula:
+        """Time per output token in seconds over ``B``, ``T``: a decode step at context ``T``.
+
+        ``T`` counts the new token. Where steps emit several tokens, the time of
+        one step over the expected tokens.
+        """
+        terms = tuple(
+            Term(t.count * p.weight, t.arms, t.ops, t.span)
+            for p in self._decode
+            for t in self._steps(p.name)
+        )
+        return self._formula("tpot", "s", terms)
+
+    @cached_property
+    def latency(self) -> Formula:
+        """End-to-end seconds of a request over ``B``, ``S``, ``N``.
+
+        Prefill emits token 1; decode step ``i = 1 … N−1`` attends ``T = S + i``.
+        """
+        return self._formula("latency", "s", self._request(self._steps))
+
+    @cached_property
+    def throughput(self) -> Formula:
+        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``."""
+        return Formula(
+            "throughput",
+            "token/s",
+            self.latency.terms,
+            B * N,
+            self.program.assumptions,
+            self.program.limits,
+            self._rates,
+        )
+
+    def time(self, phase: str) -> Formula:
+        """Seconds of one step of a phase (``prefill``, ``decode``)."""
+        return self._formula(phase, "s", self._steps(self.program.phase(phase).name))
+
+    # --- counts --------------------------------------------------------------
+
+    @cached_property
+    def flops(self) -> Formula:
+        """FLOP of a whole request over ``B``, ``S``, ``N`` (exact)."""
+        return self._counted("flops", "FLOP")
+
+    @cached_property
+    def bytes(self) -> Formula:
+        """Bytes moved to and from memory by a whole request over ``B``, ``S``, ``N`` (exact)."""
+        return self._counted("bytes", "byte")
+
+    @cached_property
+    def memory(self) -> Formula:
+        """Peak bytes in memory over ``B``, ``S``, ``N``.
+
+        Weights, caches at the longest context, and the peak of live activations
+        (by liveness), in whichever phase needs most.
+        """
+        return self._formula(
+            "memory", "byte", roofline.memory_terms(self.program, self.accounting)
+        )
+
+    @cached_property
+    def parameters(self) -> Expr:
+        """Number of parameters, shared tensors once."""
+        return parameters(self.program.graph)
+
+    # --- structure -----------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        """The step graph of the first phase."""
+        return self.program.graph
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the formulas rest on."""
+        return self.program.assumptions
+
+    def breakdown(self, phase: str, *, B: int, T: int | None = None, S: int | None = None) -> Breakdown:
+        """Per-operation rows of one step, with numbers.
+
+        Args:
+            phase: ``prefill`` or ``decode``.
+            B: sequences.
+            T: context of a decode step, the new token included.
+            S: prompt tokens of a prefill.
+
+        Returns:
+            Rows with FLOP, bytes by role, arithmetic intensity, seconds and
+            what bounds each, and totals.
+
+        Raises:
+            InputError: a symbol is missing, or a value is out of range.
+        """
+        return break_down(self, phase, {"B": B, "T": T, "S": S})
+
+    # --- parts ---------------------------------------------------------------
+
+    @property
+    def _before_decode(self) -> tuple[Phase, ...]:
+        return tuple(p for p in self.program.phases if p.span is None)
+
+    @property
+    def _decode(self) -> tuple[Phase, ...]:
+        return tuple(p for p in self.program.phases if p.span is not None)
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[roofline.Row, ...]]:
+        """Counted rows by phase, in the graph's own symbols."""
+        found: dict[str, tuple[roofline.Row, ...]] = {}
+        shared: dict[tuple[int, bool], tuple[roofline.Row, ...]] = {}
+        for phase in self.program.phases:
+            sensitive = bool(self.accounting.rules) and phase.is_single_query
+            key = (id(phase.graph), sensitive)
+            if key not in shared:
+                shared[key] = roofline.phase_rows(phase, self.accounting)
+            found[phase.name] = shared[key]
+        return found
+
+    @cached_property
+    def _step_cache(self) -> dict[str, tuple[Term, ...]]:
+        return {}
+
+    def _steps(self, phase: str) -> tuple[Term, ...]:
+        if phase not in self._step_cache:
+            self._step_cache[phase] = roofline.step_terms(
+                self.program.phase(phase), self.rows[phase], self.machine
+            )
+        return self._step_cache[phase]
+
+    def _request(self, steps: Any) -> tuple[Term, ...]:
+        return tuple(
+            term
+            for phase in self.program.phases
+            for term in roofline.spanned(phase, steps(phase.name))
+        )
+
+    def _counted(self, name: str, unit: str) -> Formula:
+        def steps(phase: str) -> tuple[Term, ...]:
+            return roofline.count_terms(self.program.phase(phase), self.rows[phase], name)
+
+        return self._formula(name, unit, self._request(steps))
+
+    @cached_property
+    def _rates(self) -> Mapping[str, Expr]:
+        rates: dict[str, Expr] = {
+            f"{engine.value}:{kind}": peak for (engine, kind), peak in self.machine.peaks.items()
+        }
+        rates["memory"] = self.machine.memory.bandwidth
+        return rates
+
+    def _formula(self, name: str, unit: str, terms: tuple[Term, ...]) -> Formula:
+        return Formula(
+            name,
+            unit,
+            terms,
+            None,
+            self.program.assumptions,
+            self.program.limits,
+            self._rates if unit == "s" else {},
+        )
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.table import compiled_html
+
+        return compiled_html(self)
+
+    def __repr__(self) -> str:
+        passes = ",".join(p.spec() for p in self.passes) or "none"
+        return f"<Compiled {self.program.name} on {self.machine.name}, passes: {passes}>"
+
+
+def compile(
+    model: Model,
+    hardware: Hardware,
+    passes: str | tuple[Pass, ...] = "",
+    *,
+    accounting: str | Accounting = "exact",
+    symbolic_hardware: bool = False,
+    symbolic_model: bool = False,
+    **options: Any,
+) -> Compiled:
+    """Compile a model for a machine, optionally through a pipeline of passes.
+
+    Args:
+        model: a shipped or hub name, a ``config.json`` (path, directory or
+            parsed object) or a :class:`Program`.
+        hardware: a shipped name, the path of a TOML file or a :class:`Machine`.
+        passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
+        accounting: ``exact``, or a named convention such as ``survey``.
+        symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
+            ``BW`` …) in the formulas.
+        symbolic_model: keep model dimensions as symbols (``d``, ``L``, ``H`` …).
+        options: importer options (``weights``, ``activations``, ``kv``,
+            ``mask``, ``logits``), see :func:`costgraph.models.import_config`.
+
+    Raises:
+        CostgraphError: anything that is wrong with the input, in one line.
+    """
+    from costgraph import pipeline
+    from costgraph.hardware import load_hardware
+    from costgraph.models import load_model
+    from costgraph.passes import PASSES
+
+    convention = find_accounting(accounting)
+    if symbolic_model:
+        options["symbolic"] = True
+    program = load_model(model, **options)
+    machine = load_hardware(hardware).under(convention.name)
+    chosen = pipeline.parse(passes, PASSES) if isinstance(passes, str) else tuple(passes)
+    program, trace = pipeline.run(program, chosen, machine)
+    shown = machine.symbolic() if symbolic_hardware else machine
+    return Compiled(program, shown, convention, chosen, trace, machine)

@@ -1,0 +1,218 @@
+"""One step with numbers: a row per operation, and totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph import roofline
+from costgraph.cost import Cost
+from costgraph.count import parameters
+from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.footprint import footprint
+from costgraph.machine import Machine
+from costgraph.program import Phase
+from costgraph.symbols import LEGEND, B, T, q
+from costgraph.tensor import Role
+
+if TYPE_CHECKING:
+    from costgraph.api import Compiled
+
+#: Roles in the order in which tables show them.
+ROLES = (Role.WEIGHT, Role.ACTIVATION, Role.KV, Role.STATE)
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """One operation of one step, with numbers.
+
+    ``flops`` (FLOP), ``bytes`` and ``seconds`` are for one execution; ``count``
+    says how many there are in the step.
+    """
+
+    name: str
+    kind: str
+    count: int | float
+    flops: int | float
+    bytes: int | float
+    bytes_by_role: Mapping[str, int | float]
+    intensity: float | None
+    seconds: float
+    bound: str
+
+    @property
+    def performance(self) -> float | None:
+        """Achieved FLOP/s, or None for operations that take no time."""
+        return self.flops / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A step of one phase: rows per operation and totals over all executions."""
+
+    model: str
+    hardware: str
+    passes: str
+    phase: str
+    accounting: str
+    bindings: Mapping[str, int]
+    rows: tuple[OpRow, ...]
+    totals: Mapping[str, int | float]
+
+    def __iter__(self) -> Iterator[OpRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> OpRow:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``analyze --json`` prints them."""
+        return {
+            "model": self.model,
+            "hardware": self.hardware,
+            "passes": self.passes,
+            "phase": self.phase,
+            "accounting": self.accounting,
+            "bindings": dict(self.bindings),
+            "ops": [
+                {
+                    "name": r.name,
+                    "kind": r.kind,
+                    "count": r.count,
+                    "flops": r.flops,
+                    "bytes": r.bytes,
+                    "bytes_by_role": dict(r.bytes_by_role),
+                    "intensity": r.intensity,
+                    "seconds": r.seconds,
+                    "bound": r.bound,
+                }
+                for r in self.rows
+            ],
+            "totals": dict(self.totals),
+        }
+
+    def __str__(self) -> str:
+        from costgraph.export.table import breakdown_text
+
+        return breakdown_text(self)
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.table import breakdown_html
+
+        return breakdown_html(self)
+
+
+def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | None]) -> Breakdown:
+    """The numbers of one step; see :meth:`costgraph.api.Compiled.breakdown`."""
+    phase = compiled.program.phase(phase_name)
+    machine = compiled.bound or compiled.machine
+    values = _values(compiled, phase, given)
+    rows = []
+    sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
+    by_role: dict[Role, Expr] = {role: Integer(0) for role in ROLES}
+    seconds = 0.0
+    for row in compiled.rows[phase.name]:
+        cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
+        count = phase.bind(row.count).xreplace(values)
+        made = _row(row.name, row.kind, count, cost, machine)
+        rows.append(made)
+        seconds += float(count) * made.seconds
+        sums["flops"] += count * cost.total_flops
+        sums["bytes"] += count * cost.total_bytes
+        for role in ROLES:
+            by_role[role] += count * cost.bytes_of(role)
+    need = footprint(phase.graph, compiled.accounting)
+
+    def number(expr: Expr) -> int | float:
+        return plain(phase.bind(expr).xreplace(values))
+
+    activations = max((number(a) for a in need.activations), default=0)
+    weights, kv = number(need.weights), number(need.kv)
+    totals: dict[str, int | float] = {
+        "flops": plain(sums["flops"]),
+        "bytes": plain(sums["bytes"]),
+        "seconds": seconds,
+        "parameters": number(parameters(phase.graph)),
+        "weight_bytes": weights,
+        "kv_bytes": kv,
+        "activation_bytes": activations,
+        "memory_bytes": weights + kv + activations,
+    }
+    # The new positions of the step; the symbol stays out of sight where it is bound.
+    bindings = {
+        "B": int(values[B]),
+        "q": int(phase.bind(q).xreplace(values)),
+        "T": int(phase.bind(T).xreplace(values)),
+    }
+    return Breakdown(
+        compiled.program.name,
+        machine.name,
+        ",".join(p.spec() for p in compiled.passes),
+        phase.name,
+        compiled.accounting.name,
+        bindings,
+        tuple(rows),
+        totals,
+    )
+
+
+def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpRow:
+    flops, moved = cost.total_flops, cost.total_bytes
+    arms = roofline.arms(cost, machine)
+    slowest = max(arms, key=lambda a: a.expr, default=None)
+    bound = "none" if slowest is None else "memory" if slowest.resource == "memory" else "compute"
+    return OpRow(
+        name,
+        kind,
+        plain(count),
+        plain(flops),
+        plain(moved),
+        {
+            role.value: plain(cost.bytes_of(role))
+            for role in ROLES
+            if role is not Role.STATE or cost.bytes_of(role) != 0
+        },
+        float(flops / moved) if moved != 0 else None,
+        0.0 if slowest is None else float(slowest.expr),
+        bound,
+    )
+
+
+def _values(
+    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
+) -> dict[Symbol, Expr]:
+    wanted = {B} | (phase.query.free_symbols | phase.bind(T).free_symbols)
+    values: dict[Symbol, Expr] = {}
+    for symbol in sorted(wanted - {q}, key=lambda s: s.name):
+        value = given.get(symbol.name)
+        if value is None:
+            raise UnboundSymbolError(
+                f"{phase.name}: no value for {symbol.name} ({LEGEND[symbol.name]})"
+            )
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")
+        if not 0 < value <= 10**12:
+            raise InputError(f"{symbol.name} must be from 1 to 1e12, not {clip(value)}")
+        values[symbol] = Integer(value)
+    values.update(compiled.program.dims)
+    for limit in compiled.program.limits:
+        reached = phase.bind(limit.expr).xreplace(values)
+        if reached.is_number and reached > limit.bound:
+            raise InputError(
+                f"{limit.expr} = {reached} exceeds {limit.bound}: {limit.why}"
+            )
+    return values
+
+
+def plain(expr: Expr) -> int | float:
+    """An exact number as an int if it is whole, else a float."""
+    return int(expr) if expr.is_Integer else float(expr)

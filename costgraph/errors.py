@@ -1,0 +1,65 @@
+"""The errors a caller can act on.
+
+Everything costgraph raises on bad input derives from :class:`CostgraphError`.
+The command line turns any of them into one line on standard error and exit
+code 2; a traceback therefore always means a defect in costgraph itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CostgraphError(Exception):
+    """Root of all errors caused by input; its text is one line for the user."""
+
+
+class InputError(CostgraphError):
+    """A value, name, file or option from the user cannot be used."""
+
+
+class ModelError(InputError):
+    """A model configuration is malformed, incomplete or of an unknown family."""
+
+
+class HardwareError(InputError):
+    """A device description is malformed or incomplete."""
+
+
+class PipelineError(InputError):
+    """A pass pipeline does not parse, or its passes do not fit together."""
+
+
+class VerifyError(CostgraphError):
+    """A graph breaks an invariant; names the pass that broke it, if one did."""
+
+
+class MissingRuleError(CostgraphError):
+    """An operation has no cost rule: it must never be counted as free."""
+
+
+class UnboundSymbolError(InputError):
+    """A formula was evaluated without a value for one of its symbols."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known name, or the known names when few.
+
+    Returns a text that starts with ``"; "`` so that it can be appended to a
+    message, or an empty string when there is nothing useful to say.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.55)
+    if close:
+        original = next(n for n in names if n.lower() == close[0])
+        return f"; did you mean {original!r}?"
+    if names and len(names) <= 12:
+        return "; known: " + ", ".join(names)
+    return ""
+
+
+def clip(text: object, limit: int = 60) -> str:
+    """``repr`` of untrusted text, shortened so that a message stays one line."""
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,164 @@
+"""Compiling a structured formula to a Python function.
+
+Symbols become positional arguments, so no name of outside origin ever stands
+in generated code. In ``exact`` mode rationals stay :class:`fractions.Fraction`;
+otherwise they are folded to floats once, at compile time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from sympy import Expr, Poly, Rational, Symbol, expand
+from sympy.polys.polyerrors import PolynomialError
+from sympy.printing.pycode import PythonCodePrinter
+
+from costgraph.formula import runtime
+from costgraph.formula.terms import Span, Term
+
+
+class _Printer(PythonCodePrinter):  # type: ignore[misc]
+    """Python code with symbols replaced and rationals folded or kept exact."""
+
+    def __init__(self, names: dict[Symbol, str], exact: bool) -> None:
+        super().__init__({"fully_qualified_modules": False})
+        self._names = names
+        self._exact = exact
+
+    def _print_Symbol(self, expr: Symbol) -> str:
+        return self._names[expr]
+
+    def _print_Rational(self, expr: Rational) -> str:
+        if self._exact:
+            return f"Fraction({expr.p}, {expr.q})"
+        return repr(expr.p / expr.q)
+
+    def _print_Half(self, expr: Rational) -> str:
+        return self._print_Rational(expr)
+
+    def _print_Max(self, expr: Expr) -> str:
+        return f"max({', '.join(self._print(a) for a in expr.args)})"
+
+    def _print_Min(self, expr: Expr) -> str:
+        return f"min({', '.join(self._print(a) for a in expr.args)})"
+
+    def _print_LambertW(self, expr: Expr) -> str:
+        raise NotImplementedError("LambertW has no place in a compiled formula")
+
+
+def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
+    """``(a, b)`` with ``expr = a + b·symbol``, or None if it is not affine."""
+    if symbol not in expr.free_symbols:
+        return expr, Rational(0)
+    b = expand(expr).coeff(symbol, 1)
+    a = expand(expr - b * symbol)
+    if symbol in a.free_symbols or symbol in b.free_symbols:
+        return None
+    return a, b
+
+
+def power_sum(expr: Expr, span: Span) -> Expr | None:
+    """``Σ expr`` over the span in closed form if ``expr`` is a polynomial in it."""
+    try:
+        poly = Poly(expr, span.symbol)
+    except PolynomialError:
+        return None
+    if span.symbol in set().union(*(c.free_symbols for c in poly.coeffs())):
+        return None
+    from sympy import Integer, bernoulli, binomial
+
+    def upto(k: int, n: Expr) -> Expr:
+        """Σ t^k for t = 1 … n (Faulhaber)."""
+        return sum(
+            (
+                (-1) ** j * binomial(k + 1, j) * bernoulli(j) * n ** (k + 1 - j)
+                if j != 1
+                else Rational(k + 1, 2) * n**k
+                for j in range(k + 1)
+            ),
+            Integer(0),
+        ) / (k + 1)
+
+    total: Expr = Integer(0)
+    for (k,), coefficient in poly.terms():
+        total += coefficient * (upto(k, span.upper) - upto(k, span.lower - 1))
+    return total
+
+
+def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
+    printer = _Printer(names, exact)
+
+    def show(expr: Expr) -> str:
+        return str(printer.doprint(expr))
+
+    if term.span is None:
+        parts = [show(a.expr) for a in term.arms]
+        body = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+    else:
+        span = term.span
+        lower, upper = f"int({show(span.lower)})", f"int({show(span.upper)})"
+        lines = [affine(a.expr, span.symbol) for a in term.arms]
+        if all(line is not None for line in lines):
+            pairs = [(show(line[0]), show(line[1])) for line in lines if line is not None]
+            if len(pairs) == 1:
+                body = f"sum_affine({lower}, {upper}, {pairs[0][0]}, {pairs[0][1]})"
+            else:
+                arms = ", ".join(f"({a}, {b})" for a, b in pairs)
+                body = f"sum_max({lower}, {upper}, ({arms}))"
+        else:
+            closed = power_sum(term.arms[0].expr, span) if len(term.arms) == 1 else None
+            if closed is not None:
+                body = f"(({show(closed)}) if {upper} >= {lower} else 0)"
+            else:
+                local = _Printer({**names, span.symbol: "t"}, exact)
+                parts = [str(local.doprint(a.expr)) for a in term.arms]
+                inner = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+                body = f"sum_loop({lower}, {upper}, lambda t: {inner})"
+    return body if term.count == 1 else f"({show(term.count)})*({body})"
+
+
+def compile_terms(
+    terms: Sequence[Term],
+    symbols: Sequence[Symbol],
+    numerator: Expr | None = None,
+    exact: bool = False,
+) -> Callable[..., Any]:
+    """A Python function of ``symbols`` (positional) that evaluates the terms.
+
+    The sum of the terms or, with a ``numerator``, the numerator over that sum.
+    """
+    names = {s: f"x{i}" for i, s in enumerate(symbols)}
+    parts = [_term_code(t, names, exact) for t in terms] or ["0"]
+    body = " + ".join(parts)
+    if numerator is not None:
+        body = f"({_Printer(names, exact).doprint(numerator)})/({body})"
+    source = f"lambda {', '.join(names.values())}: {body}"
+    scope: dict[str, Any] = {
+        "__builtins__": {},
+        "Fraction": Fraction,
+        "max": max,
+        "min": min,
+        "int": int,
+        "math": math,
+        "ceil": math.ceil,
+        "floor": math.floor,
+        "sqrt": math.sqrt,
+        "log": math.log,
+        "exp": math.exp,
+        "sum_affine": runtime.sum_affine,
+        "sum_max": runtime.sum_max,
+        "sum_loop": runtime.sum_loop,
+    }
+    # The text is generated from expression trees; symbols appear as x0, x1, … only.
+    function: Callable[..., Any] = eval(source, scope)  # noqa: S307
+    return function
+
+
+def compile_expr(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
+    """A Python function of ``symbols`` (positional) for one plain expression."""
+    from costgraph.formula.terms import Arm
+
+    return compile_terms((Term(Rational(1), (Arm(expr, ""),)),), symbols)

@@ -1,0 +1,279 @@
+"""The formula: a sum of terms with a unit, its symbols and its assumptions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from sympy import Add, Expr, Integer, Rational, Symbol
+
+from costgraph.errors import InputError, UnboundSymbolError, nearest
+from costgraph.formula.sums import span_expr
+from costgraph.formula.terms import Limit, Term, collected, make_term, merged
+from costgraph.symbols import LEGEND
+
+Value = int | float | Rational | Fraction
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A quantity as ``Σ count × Max(arms)``, or a numerator over such a sum.
+
+    Attributes:
+        name: what the quantity is (``tpot``, ``memory`` …).
+        unit: ``s``, ``FLOP``, ``byte`` or ``token/s``.
+        terms: the summands, each knowing the operations it came from.
+        numerator: if given, the quantity is ``numerator / Σ terms``.
+        assumptions: sentences that the formula rests on.
+        limits: bounds on its symbols; evaluation outside them is refused.
+        rates: rate of each resource, for printing amounts over rates.
+    """
+
+    name: str
+    unit: str
+    terms: tuple[Term, ...]
+    numerator: Expr | None = None
+    assumptions: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    rates: Mapping[str, Expr] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def expr(self) -> Expr:
+        """The formula as one sympy expression.
+
+        Maxima are kept unevaluated; sums over contexts appear in closed form
+        where the order of the arms' slopes is decided, as ``Sum`` otherwise.
+        """
+        total = Add(*(t.count * span_expr(t) for t in collected(self.terms)))
+        return total if self.numerator is None else self.numerator / total
+
+    @cached_property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """Free symbols, sorted by name."""
+        found: set[Symbol] = set()
+        for term in self.terms:
+            found |= term.symbols
+        if self.numerator is not None:
+            found |= self.numerator.free_symbols
+        return tuple(sorted(found, key=lambda s: s.name))
+
+    # --- numbers -------------------------------------------------------------
+
+    def evaluate(self, **values: Value) -> float | int:
+        """The value for concrete symbols.
+
+        Args:
+            values: one positive number per free symbol, by name.
+
+        Returns:
+            Seconds or rates as a float; FLOP and bytes exactly, as an int when
+            the result is whole.
+
+        Raises:
+            UnboundSymbolError: a symbol has no value.
+            InputError: an unknown name, a value that is not a positive finite
+                number, or one outside the formula's limits.
+        """
+        names, function, checks = self._compiled
+        try:
+            arguments = [values[name] for name in names]
+        except KeyError:
+            missing = [n for n in names if n not in values]
+            raise UnboundSymbolError(
+                f"{self.name}: no value for {', '.join(missing)} "
+                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
+            ) from None
+        for value in arguments:
+            if not 0 < value < math.inf:
+                self._reject(names, arguments)
+        if len(values) != len(names):
+            self._reject_unknown(values)
+        for check in checks:
+            check(arguments)
+        result = function(*arguments)
+        if isinstance(result, Fraction):
+            return int(result) if result.denominator == 1 else float(result)
+        return result  # type: ignore[no-any-return]
+
+    __call__ = evaluate
+
+    @cached_property
+    def _compiled(
+        self,
+    ) -> tuple[tuple[str, ...], Callable[..., Any], tuple[Callable[[list[Any]], None], ...]]:
+        from costgraph.formula.evaluate import compile_terms
+
+        exact = self.unit in ("FLOP", "byte")
+        terms = merged(self.terms) if exact else collected(self.terms)
+        function = compile_terms(terms, self.symbols, self.numerator, exact)
+        checks = [self._limit_check(limit) for limit in self.limits]
+        checks += self._integer_checks()
+        return tuple(s.name for s in self.symbols), function, tuple(checks)
+
+    def _limit_check(self, limit: Limit) -> Callable[[list[Any]], None]:
+        from costgraph.formula.evaluate import compile_expr
+
+        if not limit.expr.free_symbols <= set(self.symbols):
+            return lambda _: None
+        value = compile_expr(limit.expr, self.symbols)
+        bound = int(limit.bound)
+
+        def check(arguments: list[Any]) -> None:
+            got = value(*arguments)
+            if got > bound:
+                raise InputError(f"{self.name}: {limit.expr} = {got} exceeds {bound}: {limit.why}")
+
+        return check
+
+    def _integer_checks(self) -> list[Callable[[list[Any]], None]]:
+        spanned = {
+            s
+            for t in self.terms
+            if t.span is not None
+            for s in t.span.lower.free_symbols | t.span.upper.free_symbols
+        }
+        places = [(i, s.name) for i, s in enumerate(self.symbols) if s in spanned]
+
+        def check(arguments: list[Any]) -> None:
+            for i, name in places:
+                if arguments[i] != int(arguments[i]):
+                    raise InputError(f"{self.name}: {name} must be a whole number of tokens")
+
+        return [check] if places else []
+
+    def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
+        for name, value in zip(names, arguments, strict=True):
+            if not 0 < value < math.inf:
+                raise InputError(f"{self.name}: {name} must be a positive finite number, not {value}")
+
+    def _reject_unknown(self, values: Mapping[str, Value]) -> None:
+        known = {s.name for s in self.symbols}
+        for name in values:
+            if name not in known and name not in LEGEND:
+                raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
+
+    def bind(self, **values: Value | Expr) -> Formula:
+        """The formula with some symbols replaced by numbers or expressions.
+
+        Raises:
+            InputError: the formula has no symbol of that name.
+        """
+        by_name = {s.name: s for s in self.symbols}
+        for name in values:
+            if name not in by_name:
+                raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
+        return self.substitute({by_name[n]: _exact(v) for n, v in values.items()})
+
+    def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
+        """The formula with symbols replaced; maxima that become decided collapse."""
+
+        def f(expr: Expr) -> Expr:
+            return expr.xreplace(dict(replacements))
+
+        terms = []
+        for term in self.terms:
+            new = term.mapped(f)
+            made = make_term(new.count, new.arms, new.ops, new.span)
+            if made is not None:
+                terms.append(made)
+        return replace(
+            self,
+            terms=merged(terms),
+            numerator=None if self.numerator is None else f(self.numerator),
+            limits=tuple(replace(x, expr=f(x.expr)) for x in self.limits),
+            rates={k: f(v) for k, v in self.rates.items()},
+        )
+
+    # --- algebra -------------------------------------------------------------
+
+    def __add__(self, other: Formula) -> Formula:
+        return self._combine(other, Integer(1), "+")
+
+    def __sub__(self, other: Formula) -> Formula:
+        return self._combine(other, Integer(-1), "-")
+
+    def __neg__(self) -> Formula:
+        return self * -1
+
+    def __mul__(self, factor: Value | Expr) -> Formula:
+        k = _exact(factor)
+        if self.numerator is not None:
+            return replace(self, numerator=self.numerator * k)
+        return replace(
+            self, terms=tuple(replace(t, count=t.count * k) for t in self.terms if k != 0)
+        )
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Value | Expr) -> Formula:
+        return self * (1 / _exact(divisor))
+
+    def _combine(self, other: Formula, sign: Expr, operator: str) -> Formula:
+        if not isinstance(other, Formula):
+            return NotImplemented
+        if self.unit != other.unit:
+            raise InputError(
+                f"cannot combine {self.name} in {self.unit} with {other.name} in {other.unit}"
+            )
+        if self.numerator is not None or other.numerator is not None:
+            raise InputError(
+                f"cannot combine {self.name} {operator} {other.name}: rates do not add; "
+                "combine the times they are made from"
+            )
+        flipped = (replace(t, count=sign * t.count) for t in other.terms)
+        return Formula(
+            f"{self.name} {operator} {other.name}",
+            self.unit,
+            merged((*self.terms, *flipped)),
+            None,
+            tuple(dict.fromkeys((*self.assumptions, *other.assumptions))),
+            tuple(dict.fromkeys((*self.limits, *other.limits))),
+            {**other.rates, **self.rates},
+        )
+
+    # --- views ---------------------------------------------------------------
+
+    def latex(self) -> str:
+        """The formula as LaTeX, one line per term."""
+        from costgraph.export.latex import formula_latex
+
+        return formula_latex(self)
+
+    def text(self) -> str:
+        """The formula as plain text, one line per term, amounts over rates."""
+        from costgraph.export.text import formula_text
+
+        return formula_text(self)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(s.name for s in self.symbols)
+        return f"<Formula {self.name}({arguments}) in {self.unit}, {len(self.terms)} terms>"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return {"text/plain": self.text(), "text/latex": self._repr_latex_()}
+
+
+def _exact(value: Value | Expr) -> Expr:
+    """A number as an exact sympy number; expressions pass."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
+        raise InputError(f"{value!r} is not a number")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(f"{value} is not a finite number")
+        return Rational(Fraction(value).numerator, Fraction(value).denominator)
+    fraction = Fraction(value)
+    return Rational(fraction.numerator, fraction.denominator)
+
+

@@ -1,0 +1,138 @@
+"""The parts of a formula: arms, spans and terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from sympy import Add, Expr, Integer, Max, Symbol
+
+from costgraph.formula.envelope import dominates
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One candidate of a maximum: an expression and the resource it stands for.
+
+    ``resource`` is ``memory`` or ``ENGINE:TYPE`` for times, a phase name or the
+    like elsewhere.
+    """
+
+    expr: Expr
+    resource: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A sum over integer values of ``symbol`` from ``lower`` to ``upper``, both included."""
+
+    symbol: Symbol
+    lower: Expr
+    upper: Expr
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``expr`` must not exceed ``bound``; ``why`` completes the sentence."""
+
+    expr: Expr
+    bound: Expr
+    why: str
+
+
+@dataclass(frozen=True)
+class Term:
+    """``count × Max(arms)``, or with a span ``count × Σ Max(arms)``.
+
+    Attributes:
+        count: multiplicity; may be symbolic or negative (in differences).
+        arms: candidates of the maximum, none provably dominated.
+        ops: names of the operations that the term accounts for.
+        span: summation over a range, or None.
+    """
+
+    count: Expr
+    arms: tuple[Arm, ...]
+    ops: tuple[str, ...] = ()
+    span: Span | None = None
+
+    @property
+    def symbols(self) -> set[Symbol]:
+        """Free symbols of the term."""
+        found: set[Symbol] = set(self.count.free_symbols)
+        for arm in self.arms:
+            found |= arm.expr.free_symbols
+        if self.span is not None:
+            found.discard(self.span.symbol)
+            found |= self.span.lower.free_symbols | self.span.upper.free_symbols
+        return found
+
+    @property
+    def value(self) -> Expr:
+        """``Max(arms)`` as a sympy expression, without count and span."""
+        if len(self.arms) == 1:
+            return self.arms[0].expr
+        return Max(*(arm.expr for arm in self.arms), evaluate=False)
+
+    def mapped(self, f: Callable[[Expr], Expr]) -> Term:
+        """``f`` applied to the count, every arm and the span's bounds."""
+        span = self.span
+        if span is not None:
+            span = Span(span.symbol, f(span.lower), f(span.upper))
+        return Term(
+            f(self.count), tuple(Arm(f(a.expr), a.resource) for a in self.arms), self.ops, span
+        )
+
+
+def make_term(
+    count: Expr, arms: Iterable[Arm], ops: tuple[str, ...] = (), span: Span | None = None
+) -> Term | None:
+    """A term with dominated arms left out; None if nothing is left to count."""
+    kept: list[Arm] = []
+    for arm in arms:
+        if arm.expr == 0 or any(dominates(k.expr, arm.expr) for k in kept):
+            continue
+        kept = [k for k in kept if not dominates(arm.expr, k.expr)]
+        kept.append(arm)
+    if not kept or count == 0:
+        return None
+    return Term(count, tuple(kept), ops, span)
+
+
+def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """Terms with equal arms and span added up; what cancels disappears."""
+    groups: dict[object, Term] = {}
+    for term in terms:
+        key = (frozenset(a.expr for a in term.arms), term.span)
+        known = groups.get(key)
+        if known is None:
+            groups[key] = term
+        else:
+            groups[key] = replace(
+                known,
+                count=known.count + term.count,
+                ops=known.ops + tuple(op for op in term.ops if op not in known.ops),
+            )
+    return tuple(t for t in groups.values() if t.count != 0)
+
+
+def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """Like :func:`merged`, and all terms without a maximum added into one per resource."""
+    plain: dict[tuple[str, Span | None], list[Term]] = {}
+    result: list[Term] = []
+    for term in merged(terms):
+        if len(term.arms) == 1:
+            plain.setdefault((term.arms[0].resource, term.span), []).append(term)
+        else:
+            result.append(term)
+    for (resource, span), group in plain.items():
+        if len(group) == 1:
+            result.append(group[0])
+            continue
+        total = Add(*(t.count * t.arms[0].expr for t in group)).expand()
+        if total != 0:
+            ops = tuple(dict.fromkeys(op for t in group for op in t.ops))
+            result.append(Term(ONE, (Arm(total, resource),), ops, span))
+    return tuple(result)

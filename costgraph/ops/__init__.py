@@ -1,0 +1,38 @@
+"""Operation kinds; each owns its shape rule, its work and its memory traffic."""
+
+from costgraph.ops.attention import AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops.base import Op, Spec
+from costgraph.ops.elementwise import (
+    Activation,
+    Add,
+    LayerNorm,
+    Multiply,
+    RMSNorm,
+    Rope,
+    Scale,
+    SoftCap,
+)
+from costgraph.ops.linear import Linear
+from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
+
+__all__ = [
+    "Activation",
+    "Add",
+    "AttentionScores",
+    "AttentionValues",
+    "Embedding",
+    "KVAppend",
+    "LayerNorm",
+    "Linear",
+    "Multiply",
+    "Op",
+    "RMSNorm",
+    "Rope",
+    "Sample",
+    "Scale",
+    "SelectLast",
+    "SoftCap",
+    "Softmax",
+    "Spec",
+    "Split",
+]

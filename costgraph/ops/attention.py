@@ -1,0 +1,166 @@
+"""Attention: cache append, scores, softmax, weighted values.
+
+Layouts: queries ``(B, q, H, dh)``; caches ``(B, T, Hk, dh)``; scores
+``(B, H, q, T)``. Grouped-query attention reads each cached head once, however
+many query heads share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr
+
+from costgraph.cost import Access, Work
+from costgraph.dtypes import compute_type
+from costgraph.errors import VerifyError
+from costgraph.machine import Engine
+from costgraph.ops.base import (
+    Op,
+    Spec,
+    Tensors,
+    expansion,
+    merged,
+    read,
+    require,
+    require_same,
+    vector,
+    vector_special,
+    write,
+)
+from costgraph.tensor import Role
+
+#: How a mask is treated: ``skip`` counts useful (unmasked) pairs only, as the
+#: definition requires and tiled kernels do; ``compute`` counts every pair, as a
+#: dense product does; ``none`` is bidirectional attention.
+MASKS = ("skip", "compute", "none")
+
+
+def score_pairs(q: Expr, t: Expr, mask: str) -> Expr:
+    """(query, key) pairs that are computed, per head and sequence.
+
+    With a causal mask query ``i`` (of ``q``) attends ``t − q + i`` positions:
+    ``q·t − q(q−1)/2`` useful pairs.
+    """
+    if mask not in MASKS:
+        raise VerifyError(f"unknown mask {mask!r}; known: {', '.join(MASKS)}")
+    if mask == "skip":
+        return q * t - q * (q - 1) / 2
+    return q * t
+
+
+@dataclass(frozen=True)
+class KVAppend(Op):
+    """Appends new keys or values to a cache: ``cache (B, T−q, Hk, dh)``, ``new (B, q, Hk, dh)``.
+
+    The result ``(B, T, Hk, dh)`` shares memory with the cache, so only the new
+    rows move: read as activations, written in the cache's format. Storing in a
+    narrower format costs 3 FLOP per element (absolute maximum, scale, round).
+    """
+
+    kind: ClassVar[str] = "kv-append"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes a cache and new rows")
+        cache, new = inputs
+        require(cache.role is Role.KV, self, f"{cache} is not a cache")
+        require(len(cache.shape) == len(new.shape) == 4, self, f"cannot append {new} to {cache}")
+        for axis in (0, 2, 3):
+            require_same(self, cache.shape[axis], new.shape[axis], f"axis {axis}")
+        length = cache.shape[1] + new.shape[1]
+        shape = (cache.shape[0], length, *cache.shape[2:])
+        return (Spec(shape, cache.dtype, Role.KV),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        cache, new = inputs
+        if cache.dtype.bits == new.dtype.bits:
+            return {}
+        return vector(3 * new.numel)
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        cache, new = inputs
+        return (read(new), write(outputs[0], new.numel * cache.dtype.bytes_per_element))
+
+
+@dataclass(frozen=True)
+class AttentionScores(Op):
+    """``Q Kᵀ``: inputs ``Q (B, q, H, dh)``, ``K (B, T, Hk, dh)``; result ``(B, H, q, T)``.
+
+    ``2·B·H·dh`` FLOP per computed pair. The 1/√dh scale is the product's alpha
+    and costs nothing.
+    """
+
+    kind: ClassVar[str] = "qk-matmul"
+    mask: str = "skip"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and keys")
+        query, keys = inputs
+        require(len(query.shape) == len(keys.shape) == 4, self, f"{query} against {keys}")
+        require_same(self, query.shape[0], keys.shape[0], "batch")
+        require_same(self, query.shape[3], keys.shape[3], "head size")
+        b, q, h, _ = query.shape
+        return (Spec((b, h, q, keys.shape[1]), query.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, keys = inputs
+        b, q, h, dh = query.shape
+        pairs = score_pairs(q, keys.shape[1], self.mask)
+        product: Work = {
+            (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * b * h * dh * pairs
+        }
+        return merged(product, expansion(keys, query))
+
+
+@dataclass(frozen=True)
+class Softmax(Op):
+    """Softmax over the last dimension of scores ``(B, H, q, T)``; 5 FLOP per computed pair."""
+
+    kind: ClassVar[str] = "softmax"
+    mask: str = "skip"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = inputs[0].shape
+        n = b * h * score_pairs(q, t, self.mask)
+        return vector_special(4 * n, n)
+
+
+@dataclass(frozen=True)
+class AttentionValues(Op):
+    """``P V``: inputs ``P (B, H, q, T)``, ``V (B, T, Hk, dh)``; result ``(B, q, H, dh)``.
+
+    ``2·B·H·dh`` FLOP per computed pair.
+    """
+
+    kind: ClassVar[str] = "sv-matmul"
+    mask: str = "skip"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes probabilities and values")
+        p, values = inputs
+        require(len(p.shape) == len(values.shape) == 4, self, f"{p} against {values}")
+        require_same(self, p.shape[0], values.shape[0], "batch")
+        require_same(self, p.shape[3], values.shape[1], "context")
+        b, h, q, _ = p.shape
+        return (Spec((b, q, h, values.shape[3]), p.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        p, values = inputs
+        b, h, q, t = p.shape
+        pairs = score_pairs(q, t, self.mask)
+        product: Work = {
+            (Engine.TENSOR, compute_type(p.dtype, values.dtype)): 2
+            * b
+            * h
+            * values.shape[3]
+            * pairs
+        }
+        return merged(product, expansion(values, p))
+
+

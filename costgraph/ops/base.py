@@ -1,0 +1,139 @@
+"""What an operation is: it knows its result shapes, its work and its traffic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, expand
+
+from costgraph.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
+from costgraph.dtypes import DType, compute_type
+from costgraph.errors import VerifyError
+from costgraph.machine import Engine
+from costgraph.tensor import Role, Tensor
+
+Tensors = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A result before it has a name: shape, format, role, bytes set aside."""
+
+    shape: tuple[Expr, ...]
+    dtype: DType
+    role: Role = Role.ACTIVATION
+    stored: Expr | None = None
+
+    def named(self, name: str) -> Tensor:
+        """The tensor of this shape and format."""
+        return Tensor(name, self.shape, self.dtype, self.role, self.stored)
+
+
+class Op(ABC):
+    """One operation kind. Subclasses are frozen dataclasses of attributes.
+
+    ``work`` has no default: an operation without a cost rule cannot be made.
+    """
+
+    kind: ClassVar[str]
+    #: True for operations that only rename memory: no traffic, no launch.
+    is_view: ClassVar[bool] = False
+
+    @abstractmethod
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        """Shapes, formats and roles of the results.
+
+        Raises:
+            VerifyError: the operands do not fit together.
+        """
+
+    @abstractmethod
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        """FLOP per (engine, compute type) of one execution."""
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        """Memory traffic of one execution.
+
+        Default: each distinct operand is read once, each result written once.
+        """
+        if self.is_view:
+            return ()
+        distinct = {t.name: t for t in inputs}
+        return (
+            *(read(t) for t in distinct.values()),
+            *(write(t) for t in outputs),
+        )
+
+    def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
+        """The exact cost vector of one execution."""
+        return from_accesses(
+            self.work(inputs, outputs),
+            self.accesses(inputs, outputs),
+            ZERO if self.is_view else ONE,
+        )
+
+
+def read(tensor: Tensor, amount: Expr | None = None) -> Access:
+    """A read of ``tensor``: all of it, or ``amount`` bytes."""
+    return Access(
+        tensor.name, tensor.role, Direction.READ, tensor.bytes if amount is None else amount
+    )
+
+
+def write(tensor: Tensor, amount: Expr | None = None) -> Access:
+    """A write of ``tensor``: all of it, or ``amount`` bytes."""
+    return Access(
+        tensor.name, tensor.role, Direction.WRITE, tensor.bytes if amount is None else amount
+    )
+
+
+def vector(flops: Expr) -> Work:
+    """Element-wise work. It runs in fp32, as kernels for norms and activations do."""
+    return {(Engine.VECTOR, "fp32"): flops}
+
+
+def vector_special(flops: Expr, special: Expr) -> Work:
+    """Element-wise work with ``special`` transcendental evaluations."""
+    return {(Engine.VECTOR, "fp32"): flops, (Engine.SPECIAL, "fp32"): special}
+
+
+def expansion(stored: Tensor, other: Tensor) -> Work:
+    """Work of converting a stored operand to the type in which it meets ``other``.
+
+    Two FLOP per stored element (subtract the zero point or look up, multiply by
+    the scale) where the formats differ in width and the stored one is not what
+    the engine takes; nothing otherwise.
+    """
+    a, b = stored.dtype, other.dtype
+    if a.bits == b.bits or a.compute == compute_type(a, b):
+        return {}
+    return vector(2 * stored.numel)
+
+
+def merged(*works: Work) -> Work:
+    """The sum of several pieces of work."""
+    out: dict[FlopKey, Expr] = {}
+    for work in works:
+        for key, value in work.items():
+            out[key] = out[key] + value if key in out else value
+    return out
+
+
+def same(a: Expr, b: Expr) -> bool:
+    """True when two dimensions are provably equal; undecided is False."""
+    return bool(a == b) or bool(expand(a - b) == 0)
+
+
+def require(condition: bool, op: Op, message: str) -> None:
+    """Raise :class:`VerifyError` naming the operation unless ``condition``."""
+    if not condition:
+        raise VerifyError(f"{op.kind}: {message}")
+
+
+def require_same(op: Op, a: Expr, b: Expr, what: str) -> None:
+    """Require two dimensions to be provably equal."""
+    if not same(a, b):
+        raise VerifyError(f"{op.kind}: {what} disagree: {a} against {b}")

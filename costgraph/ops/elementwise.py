@@ -1,0 +1,202 @@
+"""Element-wise operations, activations, normalisation and rotary embedding.
+
+FLOP conventions (one per arithmetic operation, transcendental evaluations
+counted apart on the special-function engine):
+
+======================  =======================================================
+add, multiply, scale    1 per element
+ReLU                    1 (comparison)
+SiLU                    exp; negate, add, divide, (multiply folded) = 3 + 1 special
+GELU (erf)              erf; 4 = scale, add, multiply, multiply, + 1 special
+GELU (tanh)             tanh; 8 = two for x³, three for the argument, three after, + 1
+soft cap                tanh; divide, multiply = 2 + 1 special
+RMSNorm                 4 per element: square, sum, scale, weight; 3 per row
+LayerNorm               7 per element: mean, subtract, square, sum, scale, weight,
+                        bias (6 without bias); 4 per row
+rotary                  3 per rotated element: two products, one sum
+softmax                 5 per useful score: max, subtract, exp, sum, divide
+======================  =======================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Mul
+
+from costgraph.cost import Work
+from costgraph.errors import VerifyError
+from costgraph.ops.base import (
+    Op,
+    Spec,
+    Tensors,
+    require,
+    require_same,
+    same,
+    vector,
+    vector_special,
+)
+
+#: (vector FLOP, special FLOP) per element by activation function.
+ACTIVATIONS: dict[str, tuple[int, int]] = {
+    "relu": (1, 0),
+    "relu2": (2, 0),
+    "silu": (3, 1),
+    "gelu": (4, 1),
+    "gelu_tanh": (8, 1),
+    "quick_gelu": (4, 1),
+    "sigmoid": (2, 1),
+    "tanh": (0, 1),
+}
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """``f(x)`` element by element; ``function`` is a key of :data:`ACTIVATIONS`."""
+
+    kind: ClassVar[str] = "activation"
+    function: str = "silu"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        require(self.function in ACTIVATIONS, self, f"unknown function {self.function!r}")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        n = outputs[0].numel
+        plain, special = ACTIVATIONS[self.function]
+        return vector_special(plain * n, special * n)
+
+
+@dataclass(frozen=True)
+class Binary(Op):
+    """``x ∘ y``, the second operand broadcast over leading dimensions; 1 FLOP per element."""
+
+    kind: ClassVar[str] = "binary"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes two operands")
+        x, y = inputs
+        require(len(y.shape) <= len(x.shape), self, f"cannot broadcast {y} to {x}")
+        for a, b in zip(reversed(x.shape), reversed(y.shape), strict=False):
+            require_same(self, a, b, f"shapes of {x} and {y}")
+        return (Spec(x.shape, x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(outputs[0].numel)
+
+
+@dataclass(frozen=True)
+class Add(Binary):
+    """``x + y``: residual and positional additions."""
+
+    kind: ClassVar[str] = "add"
+
+
+@dataclass(frozen=True)
+class Multiply(Binary):
+    """``x · y``: the gate of a gated feed-forward block."""
+
+    kind: ClassVar[str] = "multiply"
+
+
+@dataclass(frozen=True)
+class Scale(Op):
+    """``x`` times a constant; 1 FLOP per element."""
+
+    kind: ClassVar[str] = "scale"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(outputs[0].numel)
+
+
+@dataclass(frozen=True)
+class SoftCap(Op):
+    """``c·tanh(x/c)``: caps logits or scores; 2 FLOP and 1 tanh per element."""
+
+    kind: ClassVar[str] = "soft-cap"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        n = outputs[0].numel
+        return vector_special(2 * n, n)
+
+
+def _check_norm(op: Op, inputs: Tensors, operands: int) -> tuple[Spec, ...]:
+    require(len(inputs) == operands, op, f"takes {operands} operands")
+    x = inputs[0]
+    for p in inputs[1:]:
+        if not (len(p.shape) == 1 and same(p.shape[0], x.shape[-1])):
+            raise VerifyError(f"{op.kind}: parameter {p} does not match {x}")
+    return (Spec(x.shape, x.dtype),)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Op):
+    """Root-mean-square normalisation over the last dimension, with a weight.
+
+    Inputs ``x (…, d)``, ``weight (d)``. 4 FLOP per element (square, sum, scale,
+    weight) and 3 per row (mean, epsilon, reciprocal root).
+    """
+
+    kind: ClassVar[str] = "rms-norm"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        return _check_norm(self, inputs, 2)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x = inputs[0]
+        rows = Mul(*x.shape[:-1])
+        return vector_special(4 * x.numel + 2 * rows, rows)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """Layer normalisation over the last dimension, with weight and optional bias.
+
+    Inputs ``x (…, d)``, ``weight (d)``, ``bias (d)``. 7 FLOP per element with
+    bias, 6 without, and 4 per row (mean, variance, epsilon, reciprocal root).
+    """
+
+    kind: ClassVar[str] = "layer-norm"
+    bias: bool = True
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        return _check_norm(self, inputs, 2 + self.bias)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x = inputs[0]
+        rows = Mul(*x.shape[:-1])
+        return vector_special((6 + self.bias) * x.numel + 3 * rows, rows)
+
+
+@dataclass(frozen=True)
+class Rope(Op):
+    """Rotary position embedding of ``x (B, q, heads, dh)`` by ``table (q, rotary)``.
+
+    ``rotary`` is the rotated width (``dh``, or less for partial rotary). The
+    table holds cosines and sines for the positions of the step. 3 FLOP per
+    rotated element; the whole of ``x`` is read and written.
+    """
+
+    kind: ClassVar[str] = "rope"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes x and a table")
+        x, table = inputs
+        require(len(x.shape) == 4 and len(table.shape) == 2, self, f"cannot rotate {x} by {table}")
+        require_same(self, x.shape[1], table.shape[0], "positions of x and table")
+        return (Spec(x.shape, x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x, table = inputs
+        rotated: Expr = Mul(*x.shape[:-1]) * table.shape[1]
+        return vector(3 * rotated)

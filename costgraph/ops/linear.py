@@ -1,0 +1,64 @@
+"""Matrix products with weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Mul
+
+from costgraph.cost import Work
+from costgraph.dtypes import compute_type
+from costgraph.machine import Engine
+from costgraph.ops.base import (
+    Op,
+    Spec,
+    Tensors,
+    expansion,
+    merged,
+    require,
+    require_same,
+    vector,
+)
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """``y = x Wᵀ (+ b)``: inputs ``x (…, ic…)``, ``W (oc, ic)`` and, with bias, ``b (oc)``.
+
+    Work: ``2·rows·ic·oc`` FLOP on the tensor engine, plus one addition per
+    result element for the bias, plus the expansion of weights stored in a
+    format that the engine does not take.
+
+    Attributes:
+        bias: a third operand is added to each row.
+        contract: how many trailing dimensions of ``x`` are summed over (2 for
+            an output projection that takes (heads, head size) at once).
+        split: trailing dimensions of the result where they are not just
+            ``oc`` (heads, head size); their product is ``oc``.
+    """
+
+    kind: ClassVar[str] = "linear"
+    bias: bool = False
+    contract: int = 1
+    split: tuple[Expr, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
+        x, w = inputs[:2]
+        require(len(w.shape) == 2, self, f"weight {w} is not a matrix")
+        oc, ic = w.shape
+        require_same(self, Mul(*x.shape[-self.contract :]), ic, f"contraction of {x} and {w}")
+        if self.bias:
+            require(len(inputs[2].shape) == 1, self, f"bias {inputs[2]} is not a vector")
+            require_same(self, inputs[2].shape[0], oc, "bias and output width")
+        tail = self.split or (oc,)
+        require_same(self, Mul(*tail), oc, "split and output width")
+        return (Spec((*x.shape[: -self.contract], *tail), x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x, w = inputs[:2]
+        oc = w.shape[0]
+        product: Work = {(Engine.TENSOR, compute_type(x.dtype, w.dtype)): 2 * x.numel * oc}
+        added: Work = vector(outputs[0].numel) if self.bias else {}
+        return merged(product, added, expansion(w, x))

@@ -1,0 +1,100 @@
+"""Operations at the edges of a model: look-ups, views, and choosing a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Add as Sum
+from sympy import Expr, Integer
+
+from costgraph.cost import Access, Work
+from costgraph.dtypes import INT64, DType
+from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
+
+
+@dataclass(frozen=True)
+class Embedding(Op):
+    """Gathers rows of ``table (V, d)`` by ``ids (…)``: result ``(…, d)``.
+
+    No arithmetic. Only the gathered rows are read: one per index (an upper
+    bound where indices repeat).
+    """
+
+    kind: ClassVar[str] = "embedding"
+    #: Format of the result where it is not the table's (tables stored narrower).
+    result: DType | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes indices and a table")
+        ids, table = inputs
+        require(len(table.shape) == 2, self, f"{table} is not a table")
+        return (Spec((*ids.shape, table.shape[1]), self.result or table.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        ids, table = inputs
+        gathered = ids.numel * table.shape[1] * table.dtype.bytes_per_element
+        return (read(ids), read(table, gathered), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class Split(Op):
+    """Views of the parts of the last dimension, each with its own trailing shape.
+
+    ``parts`` are trailing shapes whose sizes add up to the last dimension of
+    the operand. Free: the results share the operand's memory.
+    """
+
+    kind: ClassVar[str] = "split"
+    is_view: ClassVar[bool] = True
+    parts: tuple[tuple[Expr, ...], ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        specs = tuple(Spec((*x.shape[:-1], *part), x.dtype) for part in self.parts)
+        sizes = Sum(*(s.named("").numel for s in specs))
+        require_same(self, sizes, x.numel, f"parts and size of {x}")
+        return specs
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+
+@dataclass(frozen=True)
+class SelectLast(Op):
+    """A view of the last ``count`` positions of ``x (B, q, d)``: those that need logits."""
+
+    kind: ClassVar[str] = "select"
+    is_view: ClassVar[bool] = True
+    count: Expr = Integer(1)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1 and len(inputs[0].shape) == 3, self, "takes one (B, q, d) operand")
+        b, _, d = inputs[0].shape
+        return (Spec((b, self.count, d), inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+
+@dataclass(frozen=True)
+class Sample(Op):
+    """Chooses a token per row of logits ``(B, n, V)``: result ``(B, n)``.
+
+    Named, and free by convention: its cost depends on the sampler and is small
+    beside the projection that made the logits.
+    """
+
+    kind: ClassVar[str] = "sample"
+    is_view: ClassVar[bool] = True
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes logits")
+        return (Spec(inputs[0].shape[:-1], INT64),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}

@@ -1,0 +1,127 @@
+"""Programs: step graphs and the phases that run them.
+
+One graph of a forward step serves every phase; a phase binds its symbols:
+
+* prefill: ``q = S``, ``T = S``, one step, which also emits token 1;
+* decode: ``q = 1``; step ``i = 1 … N−1`` attends ``T = S + i`` positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.terms import Limit, Span
+from costgraph.graph import Graph
+from costgraph.symbols import N, S, T, q
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a request: a graph, what its symbols stand for, how often it runs.
+
+    Attributes:
+        name: ``prefill``, ``decode``, …
+        graph: the step graph.
+        bindings: symbols of the graph and their value in this phase. The
+            context ``T`` stays free where the phase spans many contexts.
+        span: contexts over which the phase steps, or None for a single step.
+        tokens: expected tokens emitted per step and sequence.
+        weight: executions per value of the span (below one where a step emits
+            several tokens).
+    """
+
+    name: str
+    graph: Graph
+    bindings: tuple[tuple[Symbol, Expr], ...]
+    span: Span | None = None
+    tokens: Expr = ONE
+    weight: Expr = ONE
+
+    @cached_property
+    def substitution(self) -> Mapping[Symbol, Expr]:
+        """The bindings as a mapping."""
+        return dict(self.bindings)
+
+    @property
+    def query(self) -> Expr:
+        """Query positions per sequence in one step."""
+        return self.substitution.get(q, q)
+
+    @property
+    def is_single_query(self) -> bool:
+        """True when one step processes one position per sequence."""
+        return self.query == 1
+
+    def bind(self, expr: Expr) -> Expr:
+        """``expr`` with this phase's bindings applied."""
+        return expr.xreplace(self.substitution)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What passes transform: named phases over step graphs, and what they assume.
+
+    Attributes:
+        name: the model's name.
+        phases: in the order in which a request runs through them.
+        assumptions: sentences that every result rests on.
+        limits: bounds outside which the graph does not describe the model.
+        dims: values of symbolic model dimensions, where the graph keeps them.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    assumptions: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    dims: tuple[tuple[Symbol, Expr], ...] = ()
+
+    def phase(self, name: str) -> Phase:
+        """The phase called ``name``.
+
+        Raises:
+            InputError: there is none.
+        """
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise InputError(
+            f"no phase {clip(name)} in {self.name!r}{nearest(name, [p.name for p in self.phases])}"
+        )
+
+    @property
+    def graph(self) -> Graph:
+        """The model's step graph: that of the first phase."""
+        return self.phases[0].graph
+
+    def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
+        """The program with other step graphs, by phase name."""
+        phases = tuple(replace(p, graph=graphs.get(p.name, p.graph)) for p in self.phases)
+        return replace(self, phases=phases)
+
+    def assuming(self, *sentences: str) -> Program:
+        """The program with further assumptions, each kept once."""
+        merged = tuple(dict.fromkeys((*self.assumptions, *sentences)))
+        return replace(self, assumptions=merged)
+
+    def _repr_html_(self) -> str:
+        return self.graph._repr_html_()
+
+
+def autoregressive(
+    name: str,
+    graph: Graph,
+    assumptions: tuple[str, ...] = (),
+    limits: tuple[Limit, ...] = (),
+    dims: tuple[tuple[Symbol, Expr], ...] = (),
+) -> Program:
+    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph."""
+    prefill = Phase("prefill", graph, ((q, S), (T, S)))
+    decode = Phase("decode", graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
+    return Program(name, (prefill, decode), assumptions, limits, dims)

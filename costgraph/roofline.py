@@ -1,0 +1,107 @@
+"""The roofline: cost vectors and a machine to time, as terms of a formula.
+
+An operation's time is the largest of its arms: for each engine the sum over
+compute types of FLOP / peak, and for each memory level bytes / bandwidth. Engines
+and memory overlap perfectly and nothing else costs time, so the result is a
+lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sympy import Add, Expr, Integer
+
+from costgraph.accounting import EXACT, Accounting
+from costgraph.cost import Cost
+from costgraph.count import Row, rows
+from costgraph.footprint import footprint
+from costgraph.formula.terms import Arm, Term, make_term, merged
+from costgraph.machine import Engine, Machine
+from costgraph.program import Phase, Program
+
+ONE = Integer(1)
+
+
+def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
+    """The time in seconds that each resource of ``machine`` needs for ``cost``.
+
+    Raises:
+        HardwareError: the machine cannot execute some of the work.
+    """
+    by_engine: dict[Engine, list[tuple[Expr, str]]] = {}
+    for (engine, dtype), flops in cost.flops.items():
+        unit, kind = machine.resolve(engine, dtype)
+        by_engine.setdefault(unit, []).append((flops / machine.peaks[unit, kind], kind))
+    found = [
+        Arm(Add(*(t for t, _ in times)), f"{unit.value}:{'+'.join(sorted({k for _, k in times}))}")
+        for unit, times in by_engine.items()
+    ]
+    if cost.bytes:
+        found.append(Arm(cost.total_bytes / machine.memory.bandwidth, "memory"))
+    return tuple(found)
+
+
+def phase_rows(phase: Phase, accounting: Accounting = EXACT) -> tuple[Row, ...]:
+    """The rows of a phase's graph, in the graph's own symbols."""
+    return rows(phase.graph, accounting, phase.is_single_query)
+
+
+def step_terms(phase: Phase, found: Iterable[Row], machine: Machine) -> tuple[Term, ...]:
+    """Time of one step of ``phase`` in seconds, one term per distinct operation."""
+    terms = (
+        make_term(phase.bind(row.count), arms(row.cost.mapped(phase.bind), machine), (row.name,))
+        for row in found
+    )
+    return merged(t for t in terms if t is not None)
+
+
+def count_terms(phase: Phase, found: Iterable[Row], what: str) -> tuple[Term, ...]:
+    """FLOP or bytes of one step of ``phase``, one term per distinct operation."""
+    terms = (
+        make_term(
+            phase.bind(row.count),
+            (Arm(phase.bind(getattr(row.cost, f"total_{what}")), what),),
+            (row.name,),
+        )
+        for row in found
+    )
+    return merged(t for t in terms if t is not None)
+
+
+def spanned(phase: Phase, terms: Iterable[Term]) -> tuple[Term, ...]:
+    """The terms of one step, summed over the steps of the phase."""
+    return tuple(
+        Term(t.count * phase.weight, t.arms, tuple(f"{phase.name}.{op}" for op in t.ops), phase.span)
+        for t in terms
+    )
+
+
+def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term, ...]:
+    """Peak bytes in memory over the phases of a request.
+
+    Each phase needs its weights, its caches at its longest context, and the
+    peak of its live activations; the request needs the largest of these.
+    """
+    candidates: list[Arm] = []
+    for phase in program.phases:
+        candidates.extend(
+            Arm(expr, phase.name) for expr in phase_memory(phase, accounting)
+        )
+    term = make_term(ONE, candidates, tuple(p.name for p in program.phases))
+    return () if term is None else (term,)
+
+
+def phase_memory(
+    phase: Phase, accounting: Accounting = EXACT, at_end: bool = True
+) -> tuple[Expr, ...]:
+    """Candidates for the bytes in memory in ``phase``; the largest one counts.
+
+    With ``at_end``, contexts take the phase's longest value.
+    """
+    need = footprint(phase.graph, accounting)
+    values: Mapping[Expr, Expr] = {}
+    if at_end and phase.span is not None:
+        values = {phase.span.symbol: phase.span.upper}
+    fixed = need.weights + need.kv
+    return tuple(phase.bind(fixed + a).xreplace(values) for a in need.activations or (Integer(0),))

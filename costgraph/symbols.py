@@ -1,0 +1,59 @@
+"""The one factory for symbols.
+
+sympy treats two symbols of one name but different assumptions as different, so
+``B - B`` would not vanish if two modules made their own ``B``. Every symbol in
+costgraph comes from :func:`symbol`; nothing else calls ``sympy.Symbol``.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from functools import lru_cache
+
+import sympy
+
+from costgraph.errors import InputError, clip
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+
+#: What the well-known symbols mean, with their units. Shown in legends.
+LEGEND: dict[str, str] = {
+    "B": "batch: sequences processed together",
+    "q": "query positions processed in one step, per sequence",
+    "T": "context: positions attended, cached plus new, per sequence",
+    "S": "prompt length, tokens per sequence",
+    "N": "generated tokens per sequence",
+    "L": "decoder layers",
+    "d": "hidden size",
+    "H": "query heads",
+    "Hk": "key/value heads",
+    "dh": "head size",
+    "I": "feed-forward width",
+    "V": "vocabulary size",
+    "P": "learned positions",
+}
+
+
+@lru_cache(maxsize=None)
+def symbol(name: str) -> sympy.Symbol:
+    """The positive real symbol called ``name``.
+
+    Sizes (``B``, ``q``, ``T``, ``S``, ``N``, model dimensions) and machine
+    figures are all positive, and one assumption set keeps equal names equal.
+
+    Raises:
+        InputError: ``name`` is not a plain identifier of at most 40 characters.
+    """
+    if not _NAME.match(name) or keyword.iskeyword(name):
+        raise InputError(
+            f"{clip(name)} is not a symbol name: use letters, digits and '_', starting with a letter"
+        )
+    return sympy.Symbol(name, positive=True)
+
+
+B = symbol("B")
+q = symbol("q")
+T = symbol("T")
+S = symbol("S")
+N = symbol("N")

@@ -1,0 +1,113 @@
+"""The invariants that every graph and program holds."""
+
+from __future__ import annotations
+
+from costgraph.errors import VerifyError
+from costgraph.graph import Graph, Node, Repeat
+from costgraph.ops.base import same
+from costgraph.program import Program
+
+
+def verify_program(program: Program) -> None:
+    """Check every phase's graph, and that phases and names make sense.
+
+    Raises:
+        VerifyError: an invariant is broken; the text says where.
+    """
+    names = [p.name for p in program.phases]
+    if len(set(names)) != len(names):
+        raise VerifyError(f"{program.name}: two phases share a name: {', '.join(names)}")
+    if not names:
+        raise VerifyError(f"{program.name}: a program needs a phase")
+    checked: set[int] = set()
+    for phase in program.phases:
+        if id(phase.graph) not in checked:
+            verify(phase.graph)
+            checked.add(id(phase.graph))
+
+
+def verify(graph: Graph) -> None:
+    """Check one graph, regions included.
+
+    Invariants: each tensor has one producer; producers come before consumers
+    (hence no cycles); every operand exists; stated results are what the
+    operation infers; outputs exist; a region's carried operands match its
+    carried results.
+
+    Raises:
+        VerifyError: an invariant is broken; the text names the node.
+    """
+    made: set[str] = set()
+    for tensor in graph.sources:
+        if tensor.name in made:
+            raise VerifyError(f"{graph.name}: source {tensor.name!r} is declared twice")
+        made.add(tensor.name)
+    nodes: set[str] = set()
+    for node in graph.nodes:
+        if node.name in nodes:
+            raise VerifyError(f"{graph.name}: two nodes are called {node.name!r}")
+        nodes.add(node.name)
+        for name in node.inputs:
+            if name not in made:
+                raise VerifyError(
+                    f"{graph.name}: node {node.name!r} uses {name!r} before anything makes it"
+                )
+        for tensor in node.outputs:
+            if tensor.name in made:
+                raise VerifyError(f"{graph.name}: tensor {tensor.name!r} has two producers")
+            made.add(tensor.name)
+        _check_results(graph, node)
+        if isinstance(node.op, Repeat):
+            _check_region(graph, node, node.op)
+    for name in graph.outputs:
+        if name not in made:
+            raise VerifyError(f"{graph.name}: output {name!r} is never made")
+
+
+def _check_results(graph: Graph, node: Node) -> None:
+    try:
+        specs = node.op.infer(graph.operands(node))
+    except VerifyError as error:
+        raise VerifyError(f"{graph.name}: node {node.name!r}: {error}") from error
+    if len(specs) != len(node.outputs):
+        raise VerifyError(
+            f"{graph.name}: node {node.name!r} states {len(node.outputs)} results, "
+            f"its operation makes {len(specs)}"
+        )
+    for spec, tensor in zip(specs, node.outputs, strict=True):
+        agree = len(spec.shape) == len(tensor.shape) and all(
+            same(a, b) for a, b in zip(spec.shape, tensor.shape, strict=True)
+        )
+        if not agree or spec.dtype != tensor.dtype or spec.role is not tensor.role:
+            raise VerifyError(
+                f"{graph.name}: node {node.name!r} states {tensor}, its operation makes "
+                f"{spec.named(tensor.name)}"
+            )
+
+
+def _check_region(graph: Graph, node: Node, region: Repeat) -> None:
+    body = region.body
+    verify(body)
+    operands = graph.operands(node)
+    if len(operands) != len(body.inputs):
+        raise VerifyError(
+            f"{graph.name}: region {node.name!r} takes {len(body.inputs)} operands, "
+            f"not {len(operands)}"
+        )
+    if region.carried > min(len(body.inputs), len(body.outputs)):
+        raise VerifyError(f"{graph.name}: region {node.name!r} carries more than it makes")
+    for given, wanted in zip(operands, body.inputs, strict=True):
+        if len(given.shape) != len(wanted.shape) or not all(
+            same(a, b) for a, b in zip(given.shape, wanted.shape, strict=True)
+        ):
+            raise VerifyError(
+                f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
+            )
+    for index in range(region.carried):
+        start, result = body.inputs[index], body.tensors[body.outputs[index]]
+        if len(start.shape) != len(result.shape) or not all(
+            same(a, b) for a, b in zip(start.shape, result.shape, strict=True)
+        ):
+            raise VerifyError(
+                f"{graph.name}: region {node.name!r} carries {result} back as {start}"
+            )

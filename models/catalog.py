@@ -1,0 +1,114 @@
+"""The shipped configurations and how names find them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from costgraph.errors import ModelError, clip, nearest
+from costgraph.models.hf import import_config, read_json
+from costgraph.program import Program
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A shipped configuration.
+
+    Attributes:
+        name: short name.
+        title: full name.
+        hub: repository names on the model hub whose configuration it is.
+        source: where the figures come from.
+    """
+
+    name: str
+    title: str
+    hub: tuple[str, ...]
+    source: str
+
+
+@cache
+def entries() -> Mapping[str, Entry]:
+    """Shipped configurations by short name."""
+    with (CONFIGS / "INDEX.toml").open("rb") as file:
+        index = tomllib.load(file)
+    return {
+        name: Entry(name, item["title"], tuple(item.get("hub", ())), item["source"])
+        for name, item in sorted(index.items())
+    }
+
+
+def model_names() -> list[str]:
+    """Short names of the shipped configurations."""
+    return sorted(p.stem for p in CONFIGS.glob("*.json"))
+
+
+def _normal(name: str) -> str:
+    return name.strip().lower().replace("_", "-").removesuffix("-hf")
+
+
+def find(name: str) -> str:
+    """The short name of the shipped configuration that ``name`` means.
+
+    Accepts short names and hub names in any case.
+
+    Raises:
+        ModelError: no shipped configuration has that name.
+    """
+    wanted = _normal(name)
+    if (CONFIGS / f"{wanted}.json").is_file() and "/" not in wanted and ".." not in wanted:
+        return wanted
+    known = {_normal(hub): e.name for e in entries().values() for hub in e.hub}
+    tails = {hub.split("/")[-1]: short for hub, short in known.items()}
+    if wanted in known:
+        return known[wanted]
+    if "/" not in wanted and wanted in tails:
+        return tails[wanted]
+    candidates = [*model_names(), *(h for e in entries().values() for h in e.hub)]
+    raise ModelError(
+        f"unknown model {clip(name)}{nearest(name, candidates) or '; see: costgraph models'}"
+    )
+
+
+def load_model(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Program, **options: Any
+) -> Program:
+    """A program from a shipped name, a path, a parsed configuration or a program.
+
+    Args:
+        spec: a shipped or hub name; a ``config.json`` or a directory holding
+            one; the parsed object; a program, which passes through.
+        options: see :func:`costgraph.models.hf.import_config`.
+
+    Raises:
+        ModelError: the model cannot be found or read.
+    """
+    if isinstance(spec, Program):
+        return spec
+    if isinstance(spec, Mapping):
+        return import_config(spec, str(spec.get("_name_or_path") or "model"), **options)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
+    text = os.fspath(spec)
+    if not text.strip() or "\0" in text:
+        raise ModelError(f"{clip(text)} is not a model name or path")
+    path = Path(text)
+    if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
+        label = path.parent.name if path.name == "config.json" else path.stem
+        return import_config(read_json(path), label or "model", **options)
+    name = find(text)
+    return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() and (path.is_file() or (path / "config.json").is_file())
+    except OSError:
+        return False

@@ -1,0 +1,10 @@
+"""Optimisation passes: one technique a file, listed here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from costgraph.pipeline import Pass
+
+PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in ()})
