@@ -137,9 +137,12 @@ def _cached_share(site: Site) -> Expr:
         for user in graph.consumers[name]:
             if user.op.kind == "kv-append":
                 return True
-            if user.op.kind in ("rope", "rms-norm", "layer-norm") and user.inputs[0] == name:
-                if len(graph.tensors[name].shape) == 4 and reaches_cache(user.outputs[0].name):
-                    return True
+            per_head = (
+                user.op.kind in ("rope", "rms-norm", "layer-norm")
+                and len(graph.tensors[name].shape) == 4
+            )
+            if per_head and user.inputs[0] == name and reaches_cache(user.outputs[0].name):
+                return True
         return False
 
     share: Expr = ZERO

@@ -14,7 +14,7 @@ from costgraph import roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
-from costgraph.count import parameters
+from costgraph.count import Row, parameters
 from costgraph.formula import Formula, Term
 from costgraph.graph import Graph
 from costgraph.machine import Machine
@@ -115,9 +115,7 @@ class Compiled:
         Weights, caches at the longest context, and the peak of live activations
         (by liveness), in whichever phase needs most.
         """
-        return self._formula(
-            "memory", "byte", roofline.memory_terms(self.program, self.accounting)
-        )
+        return self._formula("memory", "byte", roofline.memory_terms(self.program, self.accounting))
 
     @cached_property
     def parameters(self) -> Expr:
@@ -136,7 +134,9 @@ class Compiled:
         """Sentences that the formulas rest on."""
         return self.program.assumptions
 
-    def breakdown(self, phase: str, *, B: int, T: int | None = None, S: int | None = None) -> Breakdown:
+    def breakdown(
+        self, phase: str, *, B: int, T: int | None = None, S: int | None = None
+    ) -> Breakdown:
         """Per-operation rows of one step, with numbers.
 
         Args:
@@ -165,10 +165,10 @@ class Compiled:
         return tuple(p for p in self.program.phases if p.span is not None)
 
     @cached_property
-    def rows(self) -> Mapping[str, tuple[roofline.Row, ...]]:
+    def rows(self) -> Mapping[str, tuple[Row, ...]]:
         """Counted rows by phase, in the graph's own symbols."""
-        found: dict[str, tuple[roofline.Row, ...]] = {}
-        shared: dict[tuple[int, bool], tuple[roofline.Row, ...]] = {}
+        found: dict[str, tuple[Row, ...]] = {}
+        shared: dict[tuple[int, bool], tuple[Row, ...]] = {}
         for phase in self.program.phases:
             sensitive = bool(self.accounting.rules) and phase.is_single_query
             key = (id(phase.graph), sensitive)

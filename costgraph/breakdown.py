@@ -207,9 +207,7 @@ def _values(
     for limit in compiled.program.limits:
         reached = phase.bind(limit.expr).xreplace(values)
         if reached.is_number and reached > limit.bound:
-            raise InputError(
-                f"{limit.expr} = {reached} exceeds {limit.bound}: {limit.why}"
-            )
+            raise InputError(f"{limit.expr} = {reached} exceeds {limit.bound}: {limit.why}")
     return values
 
 

@@ -44,7 +44,9 @@ class Row:
         return self.cost.scaled(self.count)
 
 
-def rows(graph: Graph, accounting: Accounting = EXACT, single_query: bool = False) -> tuple[Row, ...]:
+def rows(
+    graph: Graph, accounting: Accounting = EXACT, single_query: bool = False
+) -> tuple[Row, ...]:
     """One row per operation of ``graph``, regions opened, in execution order.
 
     Args:
@@ -87,9 +89,7 @@ def _walk(
                     yield row
                 else:
                     cost = row.cost.weighted(inner.traffic.work, inner.traffic.by_role)
-                    yield Row(
-                        row.name, row.kind, row.count, cost, row.node, row.graph, row.region
-                    )
+                    yield Row(row.name, row.kind, row.count, cost, row.node, row.graph, row.region)
             continue
         site = Site(node, graph, region != "", single_query, facts)
         try:
@@ -101,9 +101,7 @@ def _walk(
 
 def exact_cost(graph: Graph) -> Cost:
     """The exact cost vector of a graph, regions included with their counts."""
-    return total(
-        node.op.cost(graph.operands(node), node.outputs) for node in graph.nodes
-    )
+    return total(node.op.cost(graph.operands(node), node.outputs) for node in graph.nodes)
 
 
 def parameters(graph: Graph) -> Expr:
@@ -129,6 +127,4 @@ def gather_facts(graph: Graph) -> Facts:
 
     visit(graph)
     bits: Mapping[Role, int] = {role: int(value) for role, value in widest.items()}
-    return Facts(
-        bits.get(Role.WEIGHT, 16), bits.get(Role.ACTIVATION, 16), bits.get(Role.KV, 16)
-    )
+    return Facts(bits.get(Role.WEIGHT, 16), bits.get(Role.ACTIVATION, 16), bits.get(Role.KV, 16))

@@ -17,6 +17,9 @@ from sympy import Expr, Integer
 
 from costgraph.errors import InputError, clip, nearest
 
+_NONE = Integer(0)
+_SCALE = Integer(16)
+
 #: Compute types by width; two operands meet in the wider one of their kind.
 _FLOAT_RANK = {"fp4": 0, "fp8": 1, "fp16": 2, "bf16": 2, "tf32": 3, "fp32": 4}
 _INT_RANK = {"int4": 0, "int8": 1}
@@ -42,10 +45,10 @@ class DType:
     bits: Expr
     compute: str
     group: Expr | None = None
-    scale_bits: Expr = Integer(0)
-    zero_bits: Expr = Integer(0)
+    scale_bits: Expr = _NONE
+    zero_bits: Expr = _NONE
     outer_group: Expr | None = None
-    outer_bits: Expr = Integer(0)
+    outer_bits: Expr = _NONE
 
     @cached_property
     def bits_per_element(self) -> Expr:
@@ -143,10 +146,10 @@ def dtype(spec: str | DType) -> DType:
 def with_groups(
     base: DType,
     group: Expr,
-    scale_bits: Expr = Integer(16),
-    zero_bits: Expr = Integer(0),
+    scale_bits: Expr = _SCALE,
+    zero_bits: Expr = _NONE,
     outer_group: Expr | None = None,
-    outer_bits: Expr = Integer(0),
+    outer_bits: Expr = _NONE,
 ) -> DType:
     """``base`` with a scale (and zero point) per ``group`` elements.
 
@@ -181,5 +184,3 @@ def compute_type(a: DType, b: DType) -> str:
 def expands(stored: DType, other: DType) -> bool:
     """True when ``stored`` elements must be converted before meeting ``other``."""
     return stored.compute != compute_type(stored, other) and stored.bits != other.bits
-
-

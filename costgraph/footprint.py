@@ -67,9 +67,7 @@ def cache_bytes(graph: Graph) -> Expr:
 
 
 def _transient(graph: Graph, names: Iterable[str]) -> Expr:
-    return Add(
-        *(graph.tensors[n].bytes for n in names if graph.tensors[n].role is Role.ACTIVATION)
-    )
+    return Add(*(graph.tensors[n].bytes for n in names if graph.tensors[n].role is Role.ACTIVATION))
 
 
 def _base(graph: Graph, name: str) -> str:

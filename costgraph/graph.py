@@ -134,7 +134,7 @@ class Graph:
         return replace(self, nodes=kept, sources=sources)
 
     def to_networkx(self, nested: bool = False) -> networkx.DiGraph[str]:
-        """The DAG as a ``networkx.DiGraph``; see :mod:`costgraph.export.networkx`."""
+        """The DAG as a ``networkx.DiGraph``; see :mod:`costgraph.export.dag`."""
         from costgraph.export.dag import to_networkx
 
         return to_networkx(self, nested=nested)
@@ -213,8 +213,10 @@ class Repeat(Op):
     def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
         from costgraph.count import exact_cost
 
-        return exact_cost(self.body).weighted(self.traffic.work, self.traffic.by_role).scaled(
-            self.count
+        return (
+            exact_cost(self.body)
+            .weighted(self.traffic.work, self.traffic.by_role)
+            .scaled(self.count)
         )
 
 
@@ -295,15 +297,17 @@ def unrolled(graph: Graph) -> Graph:
         for index in range(int(region.count)):
             local = dict(zip((t.name for t in body.inputs), state, strict=True))
 
-            def rename(name: str, i: int = index, at: dict[str, str] = local) -> str:
-                return at.get(name, f"{node.name}[{i}].{name}")
+            prefix = f"{node.name}[{index}]."
+
+            def rename(name: str, to: str = prefix, at: dict[str, str] = local) -> str:
+                return at.get(name, to + name)
 
             for tensor in body.persistent:
                 sources[tensor.renamed(rename(tensor.name))] = None
             for inner in body.nodes:
                 nodes.append(
                     Node(
-                        f"{node.name}[{index}].{inner.name}",
+                        prefix + inner.name,
                         inner.op,
                         tuple(rename(i) for i in inner.inputs),
                         tuple(t.renamed(rename(t.name)) for t in inner.outputs),

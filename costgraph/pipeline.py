@@ -243,9 +243,7 @@ def number(where: str, spec: Option, text: str) -> Expr:
         ) from None
 
 
-def run(
-    program: Program, passes: tuple[Pass, ...], machine: Machine
-) -> tuple[Program, Trace]:
+def run(program: Program, passes: tuple[Pass, ...], machine: Machine) -> tuple[Program, Trace]:
     """Run ``passes`` in order, verifying before the first and after each.
 
     Raises:
@@ -263,7 +261,9 @@ def run(
                 verify_program(result)
         except VerifyError as error:
             before = ", ".join(s.made_by.name for s in steps) or "none"
-            raise VerifyError(f"after pass {item.name!r} (passes before it: {before}): {error}") from error
+            raise VerifyError(
+                f"after pass {item.name!r} (passes before it: {before}): {error}"
+            ) from error
         steps.append(Step(item, program, result, outcome.hits, outcome.misses))
         program = result
     return program, Trace(tuple(steps))

@@ -57,7 +57,7 @@ class Phase:
     @property
     def is_single_query(self) -> bool:
         """True when one step processes one position per sequence."""
-        return self.query == 1
+        return bool(self.query == 1)
 
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied."""

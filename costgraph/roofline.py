@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sympy import Add, Expr, Integer
+from sympy import Add, Expr, Integer, expand
 
 from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Cost
 from costgraph.count import Row, rows
 from costgraph.footprint import footprint
+from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Term, make_term, merged
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
@@ -70,11 +71,27 @@ def count_terms(phase: Phase, found: Iterable[Row], what: str) -> tuple[Term, ..
 
 
 def spanned(phase: Phase, terms: Iterable[Term]) -> tuple[Term, ...]:
-    """The terms of one step, summed over the steps of the phase."""
-    return tuple(
-        Term(t.count * phase.weight, t.arms, tuple(f"{phase.name}.{op}" for op in t.ops), phase.span)
-        for t in terms
-    )
+    """The terms of one step, summed over the steps of the phase.
+
+    What does not depend on the context is counted as often as the phase steps;
+    a single polynomial arm is summed in closed form. Only maxima whose arms
+    change with the context keep a sum.
+    """
+    return tuple(_spanned(phase, t) for t in terms)
+
+
+def _spanned(phase: Phase, term: Term) -> Term:
+    ops = tuple(f"{phase.name}.{op}" for op in term.ops)
+    count, span = term.count * phase.weight, phase.span
+    if span is None:
+        return Term(count, term.arms, ops)
+    if not any(span.symbol in arm.expr.free_symbols for arm in term.arms):
+        return Term(count * (span.upper - span.lower + 1), term.arms, ops)
+    if len(term.arms) == 1:
+        closed = power_sum(term.arms[0].expr, span)
+        if closed is not None:
+            return Term(count, (Arm(expand(closed), term.arms[0].resource),), ops)
+    return Term(count, term.arms, ops, span)
 
 
 def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term, ...]:
@@ -85,9 +102,7 @@ def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term
     """
     candidates: list[Arm] = []
     for phase in program.phases:
-        candidates.extend(
-            Arm(expr, phase.name) for expr in phase_memory(phase, accounting)
-        )
+        candidates.extend(Arm(expr, phase.name) for expr in phase_memory(phase, accounting))
     term = make_term(ONE, candidates, tuple(p.name for p in program.phases))
     return () if term is None else (term,)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from functools import lru_cache
+from functools import cache
 
 import sympy
 
@@ -35,7 +35,7 @@ LEGEND: dict[str, str] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbol(name: str) -> sympy.Symbol:
     """The positive real symbol called ``name``.
 
@@ -47,7 +47,8 @@ def symbol(name: str) -> sympy.Symbol:
     """
     if not _NAME.match(name) or keyword.iskeyword(name):
         raise InputError(
-            f"{clip(name)} is not a symbol name: use letters, digits and '_', starting with a letter"
+            f"{clip(name)} is not a symbol name: "
+            "use letters, digits and '_', starting with a letter"
         )
     return sympy.Symbol(name, positive=True)
 

@@ -100,9 +100,7 @@ def _check_region(graph: Graph, node: Node, region: Repeat) -> None:
         if len(given.shape) != len(wanted.shape) or not all(
             same(a, b) for a, b in zip(given.shape, wanted.shape, strict=True)
         ):
-            raise VerifyError(
-                f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
-            )
+            raise VerifyError(f"{graph.name}: region {node.name!r} is given {given} for {wanted}")
     for index in range(region.carried):
         start, result = body.inputs[index], body.tensors[body.outputs[index]]
         if len(start.shape) != len(result.shape) or not all(

@@ -159,9 +159,7 @@ def _attention(g: Builder, model: Decoder, x: str, table: str | None) -> str:
     h, hk, dh = model.heads, model.kv_heads, model.head_dim
     if model.fused_qkv:
         packed = _linear(g, model, "qkv_proj", x, (h + 2 * hk) * dh, model.d, model.qkv_bias)
-        query, key, value = g.add_many(
-            "qkv_split", Split(((h, dh), (hk, dh), (hk, dh))), packed
-        )
+        query, key, value = g.add_many("qkv_split", Split(((h, dh), (hk, dh), (hk, dh))), packed)
     else:
         query, key, value = (
             _linear(g, model, f"{n}_proj", x, heads * dh, model.d, model.qkv_bias, (heads, dh))

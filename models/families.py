@@ -164,9 +164,7 @@ def _gemma2(fields: Fields) -> Reading:
 
 
 def _phi3(fields: Fields) -> Reading:
-    model = replace(
-        _llama_like(fields, activation="silu"), fused_qkv=True, fused_gate_up=True
-    )
+    model = replace(_llama_like(fields, activation="silu"), fused_qkv=True, fused_gate_up=True)
     return Reading(model, _window(fields))
 
 

@@ -36,7 +36,9 @@ class Fields:
                 if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST:
                     value = int(value)
                 else:
-                    raise ModelError(f"{self.name}: {key!r} must be a whole number, not {clip(value)}")
+                    raise ModelError(
+                        f"{self.name}: {key!r} must be a whole number, not {clip(value)}"
+                    )
             if value <= 0:
                 raise ModelError(f"{self.name}: {key!r} must be positive, not {value}")
             if value > LARGEST:

@@ -98,9 +98,7 @@ def import_config(
             Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
         )
         assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
-    return autoregressive(
-        name, build(name, model), assumptions, limits, tuple(dims.items())
-    )
+    return autoregressive(name, build(name, model), assumptions, limits, tuple(dims.items()))
 
 
 def family_of(fields: Fields) -> str:

@@ -25,9 +25,7 @@ def _signs(difference: Expr) -> tuple[bool, bool]:
     negative = positive = False
     for part, coefficient in difference.as_coefficients_dict().items():
         sign = coefficient if part.is_nonnegative else None
-        if sign is None or not sign.is_number:
-            negative = True
-        elif sign < 0:
+        if sign is None or not sign.is_number or sign < 0:
             negative = True
         elif sign > 0:
             positive = True

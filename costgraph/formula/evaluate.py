@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from sympy import Expr, Poly, Rational, Symbol, expand
-from sympy.polys.polyerrors import PolynomialError
+from sympy import Expr, Rational, Symbol
 from sympy.printing.pycode import PythonCodePrinter
 
 from costgraph.formula import runtime
-from costgraph.formula.terms import Span, Term
+from costgraph.formula.sums import affine, power_sum
+from costgraph.formula.terms import Arm, Term
 
 
 class _Printer(PythonCodePrinter):  # type: ignore[misc]
@@ -47,45 +47,6 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
 
     def _print_LambertW(self, expr: Expr) -> str:
         raise NotImplementedError("LambertW has no place in a compiled formula")
-
-
-def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
-    """``(a, b)`` with ``expr = a + b·symbol``, or None if it is not affine."""
-    if symbol not in expr.free_symbols:
-        return expr, Rational(0)
-    b = expand(expr).coeff(symbol, 1)
-    a = expand(expr - b * symbol)
-    if symbol in a.free_symbols or symbol in b.free_symbols:
-        return None
-    return a, b
-
-
-def power_sum(expr: Expr, span: Span) -> Expr | None:
-    """``Σ expr`` over the span in closed form if ``expr`` is a polynomial in it."""
-    try:
-        poly = Poly(expr, span.symbol)
-    except PolynomialError:
-        return None
-    if span.symbol in set().union(*(c.free_symbols for c in poly.coeffs())):
-        return None
-    from sympy import Integer, bernoulli, binomial
-
-    def upto(k: int, n: Expr) -> Expr:
-        """Σ t^k for t = 1 … n (Faulhaber)."""
-        return sum(
-            (
-                (-1) ** j * binomial(k + 1, j) * bernoulli(j) * n ** (k + 1 - j)
-                if j != 1
-                else Rational(k + 1, 2) * n**k
-                for j in range(k + 1)
-            ),
-            Integer(0),
-        ) / (k + 1)
-
-    total: Expr = Integer(0)
-    for (k,), coefficient in poly.terms():
-        total += coefficient * (upto(k, span.upper) - upto(k, span.lower - 1))
-    return total
 
 
 def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
@@ -153,12 +114,10 @@ def compile_terms(
         "sum_loop": runtime.sum_loop,
     }
     # The text is generated from expression trees; symbols appear as x0, x1, … only.
-    function: Callable[..., Any] = eval(source, scope)  # noqa: S307
+    function: Callable[..., Any] = eval(source, scope)
     return function
 
 
 def compile_expr(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
     """A Python function of ``symbols`` (positional) for one plain expression."""
-    from costgraph.formula.terms import Arm
-
     return compile_terms((Term(Rational(1), (Arm(expr, ""),)),), symbols)

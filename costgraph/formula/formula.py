@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
@@ -16,7 +16,8 @@ from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, make_term, merged
 from costgraph.symbols import LEGEND
 
-Value = int | float | Rational | Fraction
+#: What a symbol may be given: a real number, exact or not.
+Value: TypeAlias = "int | float | Fraction | Rational"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Formula:
         result = function(*arguments)
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
-        return result  # type: ignore[no-any-return]
+        value: float | int = result
+        return value
 
     __call__ = evaluate
 
@@ -148,7 +150,9 @@ class Formula:
     def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
         for name, value in zip(names, arguments, strict=True):
             if not 0 < value < math.inf:
-                raise InputError(f"{self.name}: {name} must be a positive finite number, not {value}")
+                raise InputError(
+                    f"{self.name}: {name} must be a positive finite number, not {value}"
+                )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
@@ -210,7 +214,7 @@ class Formula:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Value | Expr) -> Formula:
-        return self * (1 / _exact(divisor))
+        return self.__mul__(1 / _exact(divisor))
 
     def _combine(self, other: Formula, sign: Expr, operator: str) -> Formula:
         if not isinstance(other, Formula):
@@ -275,5 +279,3 @@ def _exact(value: Value | Expr) -> Expr:
         return Rational(Fraction(value).numerator, Fraction(value).denominator)
     fraction = Fraction(value)
     return Rational(fraction.numerator, fraction.denominator)
-
-

@@ -7,17 +7,67 @@ second sum is an arithmetic series from a clamped crossing to one end.
 
 from __future__ import annotations
 
-from sympy import Expr, Max, Min, Sum, ceiling
+from sympy import (
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Poly,
+    Rational,
+    Sum,
+    Symbol,
+    bernoulli,
+    binomial,
+    ceiling,
+    expand,
+)
+from sympy.polys.polyerrors import PolynomialError
 
 from costgraph.formula.terms import Span, Term
+
+
+def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
+    """``(a, b)`` with ``expr = a + b·symbol``, or None if it is not affine."""
+    if symbol not in expr.free_symbols:
+        return expr, Rational(0)
+    b = expand(expr).coeff(symbol, 1)
+    a = expand(expr - b * symbol)
+    if symbol in a.free_symbols or symbol in b.free_symbols:
+        return None
+    return a, b
+
+
+def power_sum(expr: Expr, span: Span) -> Expr | None:
+    """``Σ expr`` over the span in closed form if ``expr`` is a polynomial in it."""
+    try:
+        poly = Poly(expr, span.symbol)
+    except PolynomialError:
+        return None
+    if span.symbol in set().union(*(c.free_symbols for c in poly.coeffs())):
+        return None
+
+    def upto(k: int, n: Expr) -> Expr:
+        """Σ t^k for t = 1 … n (Faulhaber)."""
+        return sum(
+            (
+                (-1) ** j * binomial(k + 1, j) * bernoulli(j) * n ** (k + 1 - j)
+                if j != 1
+                else Rational(k + 1, 2) * n**k
+                for j in range(k + 1)
+            ),
+            Integer(0),
+        ) / (k + 1)
+
+    total: Expr = Integer(0)
+    for (k,), coefficient in poly.terms():
+        total += coefficient * (upto(k, span.upper) - upto(k, span.lower - 1))
+    return total
 
 
 def span_expr(term: Term) -> Expr:
     """The term's value without its count: its maximum, or the sum of it."""
     if term.span is None:
         return term.value
-    from costgraph.formula.evaluate import affine, power_sum
-
     span = term.span
     if len(term.arms) == 1:
         closed = power_sum(term.arms[0].expr, span)
@@ -53,5 +103,3 @@ def _two_lines(span: Span, a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> Expr |
     crossing = (b[0] - a[0]) / slope
     start = Min(Max(ceiling(crossing), span.lower), span.upper + 1)
     return series(span.lower, start - 1, b) + series(start, span.upper, a)
-
-

@@ -162,5 +162,3 @@ class AttentionValues(Op):
             * pairs
         }
         return merged(product, expansion(values, p))
-
-

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sympy import Add as Sum
-from sympy import Expr, Integer
+from sympy import Expr
 
-from costgraph.cost import Access, Work
+from costgraph.cost import ONE, Access, Work
 from costgraph.dtypes import INT64, DType
 from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
 
@@ -70,7 +70,7 @@ class SelectLast(Op):
 
     kind: ClassVar[str] = "select"
     is_view: ClassVar[bool] = True
-    count: Expr = Integer(1)
+    count: Expr = ONE
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1 and len(inputs[0].shape) == 3, self, "takes one (B, q, d) operand")

@@ -1,0 +1,241 @@
+"""The command line. Heavy modules are imported only by the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from costgraph.errors import CostgraphError, InputError, clip
+
+if TYPE_CHECKING:
+    from costgraph.api import Compiled
+
+METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
+
+EPILOG = """\
+examples:
+  costgraph formula llama-2-7b --on a6000
+      the time per output token as a formula in batch B and context T
+  costgraph formula llama-3-70b --on h100 --metric latency --format latex
+  costgraph analyze llama-2-7b --on a6000 --phase decode --batch 1 --context 2048
+      every operation: FLOP, bytes, intensity, time, and what bounds it
+  costgraph analyze ./my-model/config.json --on ./my-device.toml --phase prefill \\
+      --batch 4 --prompt 1024 --json
+  costgraph models        costgraph hardware        costgraph passes
+      what there is to choose from
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(f"{message} (see: {self.prog} --help)")
+
+
+def _fail(message: str) -> NoReturn:
+    text = " ".join(message.split())
+    print(f"costgraph: error: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def whole(text: str) -> int:
+    """A positive whole number of at most 12 digits from the command line."""
+    if not text.isascii() or not text.isdigit() or len(text) > 13:
+        raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")
+    value = int(text)
+    if not 0 < value <= 10**12:
+        raise argparse.ArgumentTypeError(f"{clip(text)} is not from 1 to 1e12")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = _build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        if not hasattr(arguments, "run"):
+            parser.print_help()
+            return 0
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except CostgraphError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader has gone (``| head``): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="costgraph",
+        description="The cost of model inference as a formula: latency, memory and traffic, "
+        "symbolic in batch and sequence length.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    from costgraph import __version__
+
+    parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    _formula_command(commands)
+    _analyze_command(commands)
+    _list_commands(commands)
+    return parser
+
+
+def _target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
+    command.add_argument(
+        "--on", required=True, metavar="HARDWARE", help="shipped device name or a TOML file"
+    )
+    command.add_argument(
+        "--passes", default="", metavar="P", help="pipeline, e.g. 'fuse,quantize{weights=int4}'"
+    )
+    command.add_argument(
+        "--accounting", default="exact", help="counting convention: exact (default) or survey"
+    )
+
+
+def _formula_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "formula",
+        help="a metric as a closed-form formula",
+        description="Derive a metric as a formula. ttft: B, S; tpot: B, T; latency, throughput, "
+        "memory, flops, bytes: B, S, N (of a whole request).",
+    )
+    _target(command)
+    command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")
+    command.add_argument(
+        "--symbolic-hardware", action="store_true", help="keep peaks and bandwidth as symbols"
+    )
+    command.add_argument(
+        "--symbolic-model", action="store_true", help="keep model dimensions as symbols"
+    )
+    command.add_argument("--format", choices=("text", "latex", "json"), default="text")
+    command.set_defaults(run=_formula)
+
+
+def _analyze_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "analyze",
+        help="every operation of one step, with numbers",
+        description="Per-operation FLOP, bytes, arithmetic intensity, time and bound of one "
+        "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
+    )
+    _target(command)
+    command.add_argument("--phase", choices=("prefill", "decode"), default="decode")
+    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
+    command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens (prefill)")
+    command.add_argument(
+        "--context", type=whole, metavar="T", help="attended tokens, the new one included (decode)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.set_defaults(run=_analyze)
+
+
+def _list_commands(commands: Any) -> None:
+    for name, run, text in (
+        ("models", _models, "shipped models"),
+        ("hardware", _hardware, "shipped devices, or one device with its sources"),
+        ("passes", _passes, "optimisation passes, or one pass with its options"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("name", nargs="?", help="show one in detail")
+        command.add_argument("--json", action="store_true", help="machine-readable")
+        command.set_defaults(run=run)
+
+
+def _compiled(arguments: argparse.Namespace) -> Compiled:
+    from costgraph.api import compile
+
+    return compile(
+        arguments.model,
+        arguments.on,
+        arguments.passes,
+        accounting=arguments.accounting,
+        symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
+        symbolic_model=getattr(arguments, "symbolic_model", False),
+    )
+
+
+def _formula(arguments: argparse.Namespace) -> int:
+    compiled = _compiled(arguments)
+    formula = getattr(compiled, arguments.metric)
+    if arguments.format == "latex":
+        print(formula.latex())
+    elif arguments.format == "json":
+        from costgraph.export.plain import formula_object
+
+        _print_json(
+            {
+                "model": compiled.program.name,
+                "hardware": compiled.machine.name,
+                "passes": ",".join(p.spec() for p in compiled.passes),
+                "accounting": compiled.accounting.name,
+                **formula_object(formula),
+            }
+        )
+    else:
+        print(formula.text())
+    return 0
+
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    if arguments.phase == "prefill" and arguments.prompt is None:
+        raise InputError("analyze --phase prefill needs --prompt S")
+    if arguments.phase == "decode" and arguments.context is None:
+        raise InputError("analyze --phase decode needs --context T")
+    table = _compiled(arguments).breakdown(
+        arguments.phase, B=arguments.batch, S=arguments.prompt, T=arguments.context
+    )
+    if arguments.json:
+        _print_json(table.to_dict())
+    else:
+        from costgraph.export.terminal import print_breakdown
+
+        print_breakdown(table)
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from costgraph.export.listing import list_models, show_model
+
+    if arguments.name:
+        show_model(arguments.name, arguments.json)
+    else:
+        list_models(arguments.json)
+    return 0
+
+
+def _hardware(arguments: argparse.Namespace) -> int:
+    from costgraph.export.listing import list_hardware, show_hardware
+
+    if arguments.name:
+        show_hardware(arguments.name, arguments.json)
+    else:
+        list_hardware(arguments.json)
+    return 0
+
+
+def _passes(arguments: argparse.Namespace) -> int:
+    from costgraph.export.listing import list_passes, show_pass
+
+    if arguments.name:
+        show_pass(arguments.name, arguments.json)
+    else:
+        list_passes(arguments.json)
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Formulas as plain values, for JSON. Expressions are exact text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sympy import sstr
+
+from costgraph.symbols import LEGEND
+
+if TYPE_CHECKING:
+    from costgraph.formula import Formula
+
+
+def formula_object(formula: Formula) -> dict[str, Any]:
+    """A formula with its terms, as JSON-ready values."""
+    return {
+        "metric": formula.name,
+        "unit": formula.unit,
+        "symbols": {s.name: LEGEND.get(s.name, "") for s in formula.symbols},
+        "numerator": None if formula.numerator is None else sstr(formula.numerator),
+        "terms": [
+            {
+                "count": sstr(term.count),
+                "arms": [{"resource": a.resource, "expr": sstr(a.expr)} for a in term.arms],
+                "sum": None
+                if term.span is None
+                else {
+                    "symbol": term.span.symbol.name,
+                    "lower": sstr(term.span.lower),
+                    "upper": sstr(term.span.upper),
+                },
+                "ops": list(term.ops),
+            }
+            for term in formula.terms
+        ],
+        "expr": sstr(formula.expr),
+        "latex": formula.latex(),
+        "assumptions": list(formula.assumptions),
+        "limits": [
+            {"expr": sstr(x.expr), "bound": sstr(x.bound), "why": x.why} for x in formula.limits
+        ],
+    }

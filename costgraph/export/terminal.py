@@ -1,0 +1,57 @@
+"""Tables on a terminal: colour and width where there is one, plain text in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from costgraph.export.table import (
+    HEAD,
+    breakdown_cells,
+    breakdown_text,
+    plain_table,
+    title,
+    totals_lines,
+)
+
+if TYPE_CHECKING:
+    from costgraph.breakdown import Breakdown
+
+_BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "none": "dim"}
+
+
+def print_breakdown(table: Breakdown) -> None:
+    """Print a breakdown to standard output."""
+    if not sys.stdout.isatty():
+        print(breakdown_text(table))
+        return
+    styles = [_BOUND_STYLE.get(row.bound, "") for row in table.rows]
+    _print_rich(HEAD, breakdown_cells(table), title(table), styles)
+    for line in totals_lines(table):
+        print(line)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
+    """Print any table to standard output."""
+    if sys.stdout.isatty():
+        _print_rich(head, rows, caption, [""] * len(rows))
+        return
+    if caption:
+        print(caption + "\n")
+    print(plain_table(head, rows))
+
+
+def _print_rich(
+    head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, styles: Sequence[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(caption) if caption else None, title_justify="left")
+    for index, name in enumerate(head):
+        table.add_column(Text(name), justify="left" if index < 2 else "right", no_wrap=index < 2)
+    for cells, style in zip(rows, styles, strict=True):
+        table.add_row(*(Text(c) for c in cells), style=style or None)
+    Console().print(table)

@@ -1,0 +1,158 @@
+"""Formulas as plain text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Rational, expand, sstr
+from sympy.core.function import expand_mul
+
+from costgraph.symbols import LEGEND
+
+if TYPE_CHECKING:
+    from costgraph.formula import Formula
+    from costgraph.formula.terms import Arm, Term
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
+
+
+def number_text(value: Rational) -> str:
+    """A number, exact where short: ``4096``, ``33.55M``, ``1/2``, ``4.371e-05``."""
+    if value.is_Integer and abs(value) < 10**6:
+        return str(value)
+    if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
+        return f"{value.p}/{value.q}"
+    size = abs(value)
+    for scale, prefix in _PREFIXES:
+        if size >= scale:
+            return f"{float(value / scale):.4g}{prefix}"
+    return f"{float(value):.4g}"
+
+
+def _power(text: str) -> str:
+    base, _, exponent = text.partition("**")
+    return base + exponent.translate(_SUPERSCRIPT) if exponent.isdigit() else text
+
+
+def expr_text(expr: Expr) -> str:
+    """A polynomial with short coefficients, ``33.55M·B + 16384·B·T``."""
+    parts = expand(expr).as_coefficients_dict()
+    shown: list[str] = []
+    for monomial, coefficient in sorted(
+        parts.items(), key=lambda p: (bool(p[1] < 0), *_order(p[0]))
+    ):
+        sign = "-" if coefficient < 0 else "+"
+        size = number_text(abs(coefficient))
+        if monomial == 1:
+            body = size
+        else:
+            factors = "·".join(_power(sstr(f)) for f in _factors(monomial))
+            body = factors if coefficient in (1, -1) else f"{size}·{factors}"
+        shown.append(f"{sign} {body}" if shown else body if sign == "+" else f"-{body}")
+    return " ".join(shown) or "0"
+
+
+def _factors(monomial: Expr) -> list[Expr]:
+    factors = monomial.args if monomial.is_Mul else (monomial,)
+    return sorted(factors, key=lambda f: (not f.is_Symbol, sstr(f)))
+
+
+def _order(monomial: Expr) -> tuple[int, str]:
+    degree = len(monomial.args) if monomial.is_Mul else (0 if monomial == 1 else 1)
+    return degree, sstr(monomial)
+
+
+def amount(arm: Arm, formula: Formula) -> tuple[Expr, Expr] | None:
+    """(amount, rate) of an arm whose resource has a rate, else None."""
+    rate = formula.rates.get(arm.resource)
+    if rate is None:
+        return None
+    return expand_mul(arm.expr * rate), rate
+
+
+def rate_text(rate: Expr, resource: str) -> str:
+    """A rate with its unit: ``154.8 TFLOP/s``, or its symbol."""
+    if not rate.is_number:
+        return sstr(rate)
+    unit = "B/s" if resource == "memory" else "FLOP/s"
+    for scale, prefix in _PREFIXES:
+        if rate >= scale:
+            return f"{float(rate / scale):.4g} {prefix}{unit}"
+    return f"{float(rate):.4g} {unit}"
+
+
+def arm_text(arm: Arm, formula: Formula) -> str:
+    """One arm as an amount over a rate."""
+    parts = amount(arm, formula)
+    if parts is None:
+        return expr_text(arm.expr)
+    top = expr_text(parts[0])
+    if "+" in top or " - " in top:
+        top = f"({top})"
+    return f"{top} / {rate_text(parts[1], arm.resource)}"
+
+
+def term_text(term: Term, formula: Formula) -> str:
+    """``32 · max(…, …)`` with its sum over contexts, if any."""
+    if len(term.arms) == 1:
+        body = arm_text(term.arms[0], formula)
+        if term.count != 1 and (" + " in body or " / " in body):
+            body = f"({body})"
+    else:
+        body = "max( " + " , ".join(arm_text(a, formula) for a in term.arms) + " )"
+    if term.span is not None:
+        span = term.span
+        body = f"Σ[{span.symbol} = {_bound(span.lower)} … {_bound(span.upper)}] {body}"
+    if term.count == 1:
+        return body
+    count = expr_text(term.count)
+    return f"{count} · {body}" if " " not in count else f"({count}) · {body}"
+
+
+def _bound(expr: Expr) -> str:
+    """A bound of a sum, its constant last: ``S + N - 1``."""
+    constant, rest = expand(expr).as_coeff_Add()
+    if rest == 0 or constant == 0:
+        return expr_text(expr)
+    return f"{expr_text(rest)} {'-' if constant < 0 else '+'} {number_text(abs(constant))}"
+
+
+def _names(ops: tuple[str, ...], limit: int = 6) -> str:
+    shown = ", ".join(ops[:limit])
+    return shown if len(ops) <= limit else f"{shown}, … ({len(ops)} ops)"
+
+
+def formula_text(formula: Formula, legend: bool = True) -> str:
+    """The formula, one line per term, with its operations, symbols and assumptions."""
+    from costgraph.formula.terms import collected
+
+    arguments = ", ".join(s.name for s in formula.symbols)
+    terms = collected(formula.terms)
+    lines = [f"{formula.name}({arguments}) [{formula.unit}] ="]
+    indent = "    "
+    if formula.numerator is not None:
+        lines[0] += f" {expr_text(formula.numerator)} / ("
+        indent = "      "
+    for index, term in enumerate(terms):
+        sign = "  " if index == 0 else "+ "
+        lines.append(f"{indent}{sign}{term_text(term, formula)}")
+        if term.ops:
+            lines.append(f"{indent}      ← {_names(term.ops)}")
+    if not terms:
+        lines.append(f"{indent}0")
+    if formula.numerator is not None:
+        lines.append("    )")
+    if legend:
+        known = [s.name for s in formula.symbols if s.name in LEGEND]
+        if known:
+            lines.append("where")
+            lines.extend(f"    {name}: {LEGEND[name]}" for name in known)
+        bounds = [f"{x.expr} <= {x.bound} ({x.why})" for x in formula.limits]
+        if formula.assumptions or bounds:
+            lines.append("assuming")
+            lines.extend(f"    {sentence}" for sentence in (*formula.assumptions, *bounds))
+    return "\n".join(lines)
+
+
+__all__ = ["arm_text", "expr_text", "formula_text", "number_text", "rate_text", "term_text"]
