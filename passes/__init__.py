@@ -7,4 +7,7 @@ from types import MappingProxyType
 
 from costgraph.pipeline import Pass
 
-PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in ()})
+_ALL: tuple[type[Pass], ...] = ()
+
+#: Every pass by its name.
+PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

@@ -72,14 +72,20 @@ def totals_lines(table: Breakdown) -> list[str]:
     ]
 
 
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> str:
-    """Aligned columns; the first ``left`` columns to the left, others to the right."""
+def is_numeric(column: Sequence[str]) -> bool:
+    """True for a column of figures, which is set to the right."""
+    return bool(column) and all(c[:1].isdigit() or c[:1] in "–-" for c in column)
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: figures to the right, text to the left."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
+    right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         parts = [
-            c.ljust(w) if i < left else c.rjust(w)
-            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+            c.rjust(w) if to_right else c.ljust(w)
+            for c, w, to_right in zip(cells, widths, right, strict=True)
         ]
         return "  ".join(parts).rstrip()
 

@@ -10,6 +10,7 @@ from costgraph.export.table import (
     HEAD,
     breakdown_cells,
     breakdown_text,
+    is_numeric,
     plain_table,
     title,
     totals_lines,
@@ -51,7 +52,9 @@ def _print_rich(
 
     table = Table(title=Text(caption) if caption else None, title_justify="left")
     for index, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if index < 2 else "right", no_wrap=index < 2)
+        table.add_column(
+            Text(name), justify="right" if is_numeric([r[index] for r in rows]) else "left"
+        )
     for cells, style in zip(rows, styles, strict=True):
         table.add_row(*(Text(c) for c in cells), style=style or None)
     Console().print(table)

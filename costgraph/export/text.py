@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Rational, expand, sstr
-from sympy.core.function import expand_mul
 
 from costgraph.symbols import LEGEND
 
@@ -68,7 +67,7 @@ def amount(arm: Arm, formula: Formula) -> tuple[Expr, Expr] | None:
     rate = formula.rates.get(arm.resource)
     if rate is None:
         return None
-    return expand_mul(arm.expr * rate), rate
+    return expand(arm.expr * rate), rate
 
 
 def rate_text(rate: Expr, resource: str) -> str:

@@ -98,8 +98,8 @@ class Formula:
         result = function(*arguments)
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
-        value: float | int = result
-        return value
+        number: float | int = result
+        return number
 
     __call__ = evaluate
 

@@ -1,0 +1,109 @@
+"""Quantities with units, read exactly: ``768 GB/s`` is 768·10⁹ byte/s.
+
+Decimal prefixes mean powers of ten; ``KiB``, ``MiB``, ``GiB``, ``TiB`` powers of
+1024. Bits are refused, because ``Gb/s`` is so often meant to be ``GB/s``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer, Rational
+
+from costgraph.errors import InputError, clip, nearest
+
+_DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
+_QUANTITY = re.compile(r"\s*([+-]?\d{1,20}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)\s*(\S.*?)?\s*\Z")
+LARGEST = 10**24
+
+#: Dimension to (base unit, accepted spellings of it).
+DIMENSIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "rate": ("FLOP/s", ("FLOP/s", "FLOPS", "FLOPs/s", "OP/s", "OPS")),
+        "bandwidth": ("B/s", ("B/s", "Bps")),
+        "size": ("B", ("B",)),
+        "power": ("W", ("W",)),
+        "time": ("s", ("s",)),
+    }
+)
+
+
+def _units() -> dict[str, tuple[str, Rational]]:
+    """Every spelling: unit text to (dimension, factor)."""
+    table: dict[str, tuple[str, Rational]] = {}
+    for dimension, (_, spellings) in DIMENSIONS.items():
+        for spelling in spellings:
+            for prefix, power in _DECIMAL.items():
+                table[prefix + spelling] = (dimension, Integer(10) ** power)
+            if dimension in ("size", "bandwidth"):
+                for prefix, power in _BINARY.items():
+                    table[prefix + spelling] = (dimension, Integer(1024) ** power)
+    for prefix, power in (("m", -3), ("u", -6), ("µ", -6), ("n", -9)):
+        table[prefix + "s"] = ("time", Rational(10) ** power)
+    return table
+
+
+UNITS: Mapping[str, tuple[str, Rational]] = MappingProxyType(_units())
+_EXAMPLES = {
+    "rate": "'154.8 TFLOP/s'",
+    "bandwidth": "'768 GB/s'",
+    "size": "'48 GB' or '100 KiB'",
+    "power": "'300 W'",
+    "time": "'5 us'",
+}
+
+
+def parse_quantity(text: object, dimension: str, where: str) -> Rational:
+    """The exact value of ``text`` in the base unit of ``dimension``.
+
+    Args:
+        text: a number and a unit, such as ``"768 GB/s"``.
+        dimension: a key of :data:`DIMENSIONS`.
+        where: what is being read, for messages.
+
+    Raises:
+        InputError: not a text, no unit, an unknown or wrong unit, or a value
+            that is not positive, finite and of sane size.
+    """
+    example = _EXAMPLES[dimension]
+    if not isinstance(text, str):
+        raise InputError(f"{where}: write a text with a unit, such as {example}, not {clip(text)}")
+    match = _QUANTITY.match(text) if len(text) <= 80 else None
+    if match is None:
+        raise InputError(f"{where}: {clip(text)} is not a number with a unit, such as {example}")
+    number, unit = match.groups()
+    if unit is None:
+        raise InputError(f"{where}: {clip(text)} has no unit; write {example}")
+    if unit not in UNITS:
+        if re.fullmatch(r"[kKMGT]?i?(b|bit|bits)(/s|ps)?", unit):
+            raise InputError(f"{where}: {clip(unit)} means bits; bytes are written {example}")
+        spellings = [u for u, (d, _) in UNITS.items() if d == dimension]
+        hint = nearest(unit, spellings) or f"; write {example}"
+        raise InputError(f"{where}: unknown unit {clip(unit)}{hint}")
+    found, factor = UNITS[unit]
+    if found != dimension:
+        raise InputError(f"{where}: {clip(unit)} is a {found}; a {dimension} is written {example}")
+    value = Rational(number) * factor
+    if value <= 0:
+        raise InputError(f"{where} must be positive, not {clip(text)}")
+    if value > LARGEST:
+        raise InputError(f"{where}: {clip(text)} is beyond any machine")
+    return value
+
+
+def format_quantity(value: float, unit: str) -> str:
+    """A value in a base unit with an SI prefix: ``768 GB/s``; four significant digits."""
+    if unit in ("W", "", "count"):
+        return f"{value:.4g} {unit}".strip().removesuffix(" count")
+    if unit == "s":
+        for scale, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "µ")):
+            if value >= scale:
+                return f"{value / scale:.4g} {prefix}s"
+        return f"{value / 1e-9:.4g} ns"
+    for prefix, power in reversed(_DECIMAL.items()):
+        if prefix not in ("K", "") and value >= 10**power:
+            return f"{value / 10**power:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"

@@ -1,0 +1,195 @@
+"""Device files: TOML to a :class:`Machine`, each figure with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sympy import Expr, Integer
+
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.machine import WIDENING, Engine, Figure, Machine, Memory
+from costgraph.units import DIMENSIONS, parse_quantity
+
+TOP = (
+    "name",
+    "title",
+    "kind",
+    "aliases",
+    "sources",
+    "peaks",
+    "memory",
+    "onchip",
+    "power",
+    "conventions",
+)
+KINDS = ("gpu", "cpu", "tpu", "accelerator")
+MEMORY = {"bandwidth": "bandwidth", "capacity": "size"}
+ONCHIP = {
+    "register_files": "size",
+    "shared_per_multiprocessor": "size",
+    "multiprocessors": "count",
+    "l2": "size",
+}
+POWER = {"board": "power"}
+CONVENTION = {"bandwidth": "bandwidth", "capacity": "size", "onchip": "size"}
+
+
+@dataclass(frozen=True)
+class _File:
+    """A parsed device file: its label for messages, and its source table."""
+
+    label: str
+    sources: Mapping[str, str]
+
+    def fail(self, message: str) -> HardwareError:
+        return HardwareError(f"{self.label}: {message}")
+
+    def known(self, table: Mapping[str, Any], allowed: Any, where: str) -> None:
+        for key in table:
+            if key not in allowed:
+                place = f" in [{where}]" if where else ""
+                raise self.fail(f"unknown key {clip(key)}{place}{nearest(key, allowed)}")
+
+    def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = data.get(key, {})
+        if not isinstance(value, dict):
+            raise self.fail(f"{key!r} must be a table [{key}], not {clip(value)}")
+        return value
+
+    def text(self, data: Mapping[str, Any], key: str) -> str:
+        value = data.get(key)
+        if value is None:
+            raise self.fail(f"missing key {key!r}")
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(f"{key!r} must be a non-empty text, not {clip(value)}")
+        return value
+
+    def figure(self, entry: Any, dimension: str, where: str) -> Figure:
+        """One figure: ``{ value = "768 GB/s", source = "datasheet" }``."""
+        if not isinstance(entry, dict):
+            raise self.fail(
+                f'{where} must be written {{ value = …, source = "…" }}, not {clip(entry)}'
+            )
+        self.known(entry, ("value", "source"), where)
+        if "value" not in entry:
+            raise self.fail(f"{where}: missing 'value'")
+        key = entry.get("source")
+        if not isinstance(key, str) or key not in self.sources:
+            shown = "no source" if key is None else f"unknown source {clip(key)}"
+            raise self.fail(f"{where}: {shown}{nearest(str(key), self.sources)} (see [sources])")
+        value = entry["value"]
+        if dimension == "count":
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
+                raise self.fail(f"{where} must be a positive whole number, not {clip(value)}")
+            return Figure(Integer(value), "count", self.sources[key])
+        try:
+            exact = parse_quantity(value, dimension, where)
+        except InputError as error:
+            raise self.fail(str(error)) from None
+        return Figure(exact, DIMENSIONS[dimension][0], self.sources[key])
+
+
+def machine_from(data: Mapping[str, Any], label: str) -> Machine:
+    """The machine that a parsed device file describes.
+
+    Args:
+        data: the TOML document.
+        label: the file's name, for messages.
+
+    Raises:
+        HardwareError: a key is unknown, missing, or of the wrong type or unit,
+            or a figure has no source.
+    """
+    file = _File(label, _sources(data, label))
+    file.known(data, TOP, "")
+    name, title = file.text(data, "name"), file.text(data, "title")
+    kind = data.get("kind", "gpu")
+    if kind not in KINDS:
+        raise file.fail(f"unknown kind {clip(kind)}{nearest(str(kind), KINDS)}")
+    figures: dict[str, Figure] = {}
+    peaks = _peaks(file, data, figures)
+    memory = _section(file, data, "memory", MEMORY, figures)
+    if "memory.bandwidth" not in figures:
+        raise file.fail("missing key 'memory.bandwidth'")
+    onchip = _section(file, data, "onchip", ONCHIP, figures)
+    power = _section(file, data, "power", POWER, figures)
+    return Machine(
+        name=name,
+        title=title,
+        peaks=peaks,
+        memory=Memory(memory["bandwidth"], memory.get("capacity")),
+        onchip=onchip.get("register_files"),
+        shared=onchip.get("shared_per_multiprocessor"),
+        multiprocessors=onchip.get("multiprocessors"),
+        power=power.get("board"),
+        figures=figures,
+        conventions=_conventions(file, data),
+        aliases=_aliases(file, data),
+        kind=kind,
+    )
+
+
+def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:
+    table = data.get("sources")
+    if not isinstance(table, dict) or not table:
+        raise HardwareError(f"{label}: missing table [sources]: every figure names its source")
+    for key, value in table.items():
+        if not isinstance(value, str) or not value.strip():
+            raise HardwareError(f"{label}: source {key!r} must be a non-empty text")
+    return dict(table)
+
+
+def _peaks(
+    file: _File, data: Mapping[str, Any], figures: dict[str, Figure]
+) -> dict[tuple[Engine, str], Expr]:
+    peaks: dict[tuple[Engine, str], Expr] = {}
+    engines = [e.value for e in Engine]
+    table = file.table(data, "peaks")
+    file.known(table, engines, "peaks")
+    for engine in table:
+        rates = file.table(table, engine)
+        file.known(rates, WIDENING, f"peaks.{engine}")
+        for dtype, entry in rates.items():
+            where = f"peaks.{engine}.{dtype}"
+            figures[where] = file.figure(entry, "rate", where)
+            peaks[Engine(engine), dtype] = figures[where].value
+    if not any(engine is Engine.TENSOR for engine, _ in peaks):
+        raise file.fail("missing key 'peaks.tensor': state at least one peak, such as bf16")
+    return peaks
+
+
+def _section(
+    file: _File,
+    data: Mapping[str, Any],
+    section: str,
+    keys: Mapping[str, str],
+    figures: dict[str, Figure],
+) -> dict[str, Expr]:
+    table = file.table(data, section)
+    file.known(table, keys, section)
+    for key, entry in table.items():
+        figures[f"{section}.{key}"] = file.figure(entry, keys[key], f"{section}.{key}")
+    return {key: figures[f"{section}.{key}"].value for key in table}
+
+
+def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, dict[str, Expr]]:
+    found: dict[str, dict[str, Expr]] = {}
+    peak_keys = [f"{e.value}.{d}" for e in Engine for d in WIDENING]
+    for name in file.table(data, "conventions"):
+        where = f"conventions.{name}"
+        table = file.table(file.table(data, "conventions"), name)
+        file.known(table, (*CONVENTION, *peak_keys), where)
+        found[name] = {
+            key: file.figure(entry, CONVENTION.get(key, "rate"), f"{where}.{key}").value
+            for key, entry in table.items()
+        }
+    return found
+
+
+def _aliases(file: _File, data: Mapping[str, Any]) -> tuple[str, ...]:
+    value = data.get("aliases", [])
+    if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+        raise file.fail(f"'aliases' must be a list of texts, not {clip(value)}")
+    return tuple(value)
