@@ -73,7 +73,7 @@ def amount(arm: Arm, formula: Formula) -> tuple[Expr, Expr] | None:
 def rate_text(rate: Expr, resource: str) -> str:
     """A rate with its unit: ``154.8 TFLOP/s``, or its symbol."""
     if not rate.is_number:
-        return sstr(rate)
+        return str(sstr(rate))
     unit = "B/s" if resource == "memory" else "FLOP/s"
     for scale, prefix in _PREFIXES:
         if rate >= scale:

@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from costgraph.hardware import load_hardware
+from costgraph.machine import Machine
+
+settings.register_profile(
+    "costgraph", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("costgraph")
+
+
+@pytest.fixture(scope="session")
+def a6000() -> Machine:
+    """The survey's machine."""
+    return load_hardware("a6000").under("survey")
