@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
 from costgraph.formula import Formula, Term
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
@@ -55,7 +56,8 @@ class Compiled:
     def ttft(self) -> Formula:
         """Time to first token in seconds over ``B``, ``S``: the prefill."""
         terms = (t for p in self._before_decode for t in self._steps(p.name))
-        return self._formula("ttft", "s", tuple(terms))
+        limits = self._limits(self._before_decode)
+        return self._formula("ttft", "s", tuple(terms), limits)
 
     @cached_property
     def tpot(self) -> Formula:
@@ -69,7 +71,7 @@ class Compiled:
             for p in self._decode
             for t in self._steps(p.name)
         )
-        return self._formula("tpot", "s", terms)
+        return self._formula("tpot", "s", terms, self.program.limits)
 
     @cached_property
     def latency(self) -> Formula:
@@ -88,13 +90,15 @@ class Compiled:
             self.latency.terms,
             B * N,
             self.program.assumptions,
-            self.program.limits,
+            self.latency.limits,
             self._rates,
         )
 
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
-        return self._formula(phase, "s", self._steps(self.program.phase(phase).name))
+        chosen = self.program.phase(phase)
+        limits = self.program.limits if chosen.span is not None else self._limits((chosen,))
+        return self._formula(phase, "s", self._steps(phase), limits)
 
     # --- counts --------------------------------------------------------------
 
@@ -209,14 +213,31 @@ class Compiled:
         rates["memory"] = self.machine.memory.bandwidth
         return rates
 
-    def _formula(self, name: str, unit: str, terms: tuple[Term, ...]) -> Formula:
+    def _limits(self, phases: tuple[Phase, ...]) -> tuple[Limit, ...]:
+        """The program's limits at the longest contexts of ``phases``."""
+        found: list[Limit] = []
+        for limit in self.program.limits:
+            for phase in phases:
+                reached = phase.bind(limit.expr)
+                if phase.span is not None:
+                    reached = reached.xreplace({phase.span.symbol: phase.span.upper})
+                found.append(replace(limit, expr=reached))
+        return tuple(dict.fromkeys(found))
+
+    def _formula(
+        self,
+        name: str,
+        unit: str,
+        terms: tuple[Term, ...],
+        limits: tuple[Limit, ...] | None = None,
+    ) -> Formula:
         return Formula(
             name,
             unit,
             terms,
             None,
             self.program.assumptions,
-            self.program.limits,
+            self._limits(self.program.phases) if limits is None else limits,
             self._rates if unit == "s" else {},
         )
 

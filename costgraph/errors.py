@@ -50,10 +50,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     message, or an empty string when there is nothing useful to say.
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.55)
+    close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.55)
+    if not close:  # perhaps only the case is off
+        lowered = {n.lower(): n for n in names}
+        close = difflib.get_close_matches(name[:80].lower(), lowered, n=1, cutoff=0.55)
+        close = [lowered[c] for c in close]
     if close:
-        original = next(n for n in names if n.lower() == close[0])
-        return f"; did you mean {original!r}?"
+        return f"; did you mean {close[0]!r}?"
     if names and len(names) <= 12:
         return "; known: " + ", ".join(names)
     return ""

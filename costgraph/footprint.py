@@ -113,7 +113,9 @@ def _region_peaks(graph: Graph, node: Node, region: Repeat, here: Expr) -> list[
     boundary = _transient(graph, dict.fromkeys(node.inputs)) + _transient(
         graph, [t.name for t in node.outputs]
     )
-    return [here - boundary + peak for peak in _peaks(region.body, region.carried)]
+    # A region that runs once has no next round to keep shared operands for.
+    carried = None if region.count == 1 else region.carried
+    return [here - boundary + peak for peak in _peaks(region.body, carried)]
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:

@@ -14,7 +14,7 @@ from sympy import Add, Expr, Integer, Rational, Symbol
 from costgraph.errors import InputError, UnboundSymbolError, nearest
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, make_term, merged
-from costgraph.symbols import LEGEND
+from costgraph.symbols import LEGEND, N, S
 
 #: What a symbol may be given: a real number, exact or not.
 Value: TypeAlias = "int | float | Fraction | Rational"
@@ -132,13 +132,7 @@ class Formula:
         return check
 
     def _integer_checks(self) -> list[Callable[[list[Any]], None]]:
-        spanned = {
-            s
-            for t in self.terms
-            if t.span is not None
-            for s in t.span.lower.free_symbols | t.span.upper.free_symbols
-        }
-        places = [(i, s.name) for i, s in enumerate(self.symbols) if s in spanned]
+        places = [(i, s.name) for i, s in enumerate(self.symbols) if s in (S, N)]
 
         def check(arguments: list[Any]) -> None:
             for i, name in places:

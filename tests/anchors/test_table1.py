@@ -94,7 +94,7 @@ def test_undisputed_rows_under_exact(exact, phase, name, flops, moved, seconds, 
     assert row.seconds == pytest.approx(seconds, rel=1e-6)
 
 
-S, D, H, I, V = 2048, 4096, 32, 11008, 32000
+S, D, H, FFN_WIDTH, V = 2048, 4096, 32, 11008, 32000
 PAIRS = S * (S + 1) // 2
 #: Rows that differ under ``exact``, with the figure derived by hand.
 DISPUTED = [
@@ -109,9 +109,9 @@ DISPUTED = [
     ("prefill", "attn_add", S * D, 3 * S * D * 2),
     ("decode", "attn_add", D, 3 * D * 2),
     # The activation is as wide as the feed-forward block; the gate is an operation of its own.
-    ("prefill", "mlp_act", 4 * S * I, 2 * S * I * 2),
-    ("prefill", "mlp_mul", S * I, 3 * S * I * 2),
-    ("decode", "mlp_act", 4 * I, 2 * I * 2),
+    ("prefill", "mlp_act", 4 * S * FFN_WIDTH, 2 * S * FFN_WIDTH * 2),
+    ("prefill", "mlp_mul", S * FFN_WIDTH, 3 * S * FFN_WIDTH * 2),
+    ("decode", "mlp_act", 4 * FFN_WIDTH, 2 * FFN_WIDTH * 2),
     # A multiply-accumulate is two FLOP in the head as well.
     ("prefill", "lm_head", 2 * D * V, D * V * 2 + D * 2 + V * 2),
     # Left out by the survey altogether.

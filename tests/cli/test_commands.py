@@ -1,0 +1,138 @@
+"""The commands print what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import costgraph as cg
+from costgraph.cli import main
+
+
+def printed(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_analyze_json_has_the_documented_shape(capsys):
+    text = printed(
+        capsys, "analyze", "llama-2-7b", "--on", "a6000", "--phase", "prefill",
+        "--batch", "2", "--prompt", "128", "--json",
+    )  # fmt: skip
+    found = json.loads(text)
+    assert set(found) == {
+        "model", "hardware", "passes", "phase", "accounting", "bindings", "ops", "totals",
+    }  # fmt: skip
+    assert found["bindings"] == {"B": 2, "q": 128, "T": 128}
+    for op in found["ops"]:
+        assert set(op) == {
+            "name", "kind", "count", "flops", "bytes", "bytes_by_role", "intensity", "seconds",
+            "bound",
+        }  # fmt: skip
+        assert {"weight", "activation", "kv"} <= set(op["bytes_by_role"])
+        assert sum(op["bytes_by_role"].values()) == op["bytes"]
+    totals = found["totals"]
+    assert totals["flops"] == sum(o["count"] * o["flops"] for o in found["ops"])
+    assert totals["bytes"] == sum(o["count"] * o["bytes"] for o in found["ops"])
+    assert totals["seconds"] == pytest.approx(sum(o["count"] * o["seconds"] for o in found["ops"]))
+    parts = ("weight_bytes", "kv_bytes", "activation_bytes")
+    assert totals["memory_bytes"] == sum(totals[p] for p in parts)
+    assert totals["parameters"] == 6738415616
+
+
+def test_every_real_operation_has_a_row(capsys):
+    text = printed(capsys, "analyze", "llama-2-7b", "--on", "a6000", "--context", "9", "--json")
+    names = {o["name"] for o in json.loads(text)["ops"]}
+    assert names >= {
+        "embed", "attn_norm", "q_proj", "k_proj", "v_proj", "q_rope", "k_rope", "k_append",
+        "v_append", "qk_matmul", "softmax", "sv_matmul", "o_proj", "attn_add", "mlp_norm",
+        "gate_proj", "up_proj", "mlp_act", "mlp_mul", "down_proj", "mlp_add", "final_norm",
+        "lm_head", "sample",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["ttft", "tpot", "latency", "throughput", "memory", "flops"])
+@pytest.mark.parametrize("form", ["text", "latex", "json"])
+def test_every_metric_prints_in_every_format(capsys, metric, form):
+    text = printed(
+        capsys, "formula", "qwen3-8b", "--on", "h100", "--metric", metric, "--format", form
+    )
+    assert metric in text
+    if form == "json":
+        found = json.loads(text)
+        assert found["unit"]
+        assert found["terms"]
+
+
+def test_symbolic_hardware_and_model_stay_in_the_formula(capsys):
+    text = printed(
+        capsys, "formula", "llama-2-7b", "--on", "a6000", "--symbolic-hardware",
+        "--symbolic-model",
+    )  # fmt: skip
+    for name in ("F_fp16", "BW", "d", "L", "Hk"):
+        assert name in text
+
+
+def test_the_survey_accounting_is_one_flag(capsys):
+    text = printed(
+        capsys, "analyze", "llama-2-7b", "--on", "a6000", "--phase", "decode", "--batch", "1",
+        "--context", "2048", "--accounting", "survey", "--json",
+    )  # fmt: skip
+    assert json.loads(text)["totals"]["bytes"] == 14_313_150_976
+
+
+@pytest.mark.parametrize("command", ["models", "hardware", "passes"])
+def test_lists_print_as_tables_and_json(capsys, command):
+    assert isinstance(json.loads(printed(capsys, command, "--json")), list)
+    printed(capsys, command)
+
+
+def test_one_model_and_one_device_in_detail(capsys):
+    assert "6,738,415,616" in printed(capsys, "models", "meta-llama/Llama-2-7b-hf")
+    assert json.loads(printed(capsys, "models", "gpt2", "--json"))["parameters"] == 124_439_808
+    assert "datasheet" in printed(capsys, "hardware", "nvidia_A6000")
+    assert json.loads(printed(capsys, "hardware", "a6000", "--json"))["bandwidth"] == 768e9
+
+
+def test_help_needs_no_symbolic_mathematics():
+    script = (
+        "import sys, costgraph.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'sympy' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+
+
+def test_a_first_formula_needs_neither_networkx_nor_numpy():
+    script = (
+        "import sys, costgraph as cg\n"
+        "str(cg.compile('llama-2-7b', 'a6000').tpot)\n"
+        "assert not {'networkx', 'numpy', 'graphviz', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_objects_show_themselves_in_a_notebook():
+    compiled = cg.compile("gpt2", "a6000")
+    assert compiled.tpot._repr_latex_().startswith("$")
+    assert set(compiled.tpot._repr_mimebundle_()) == {"text/plain", "text/latex"}
+    assert "<table>" in compiled.graph._repr_html_()
+    assert "<table>" in compiled.breakdown("decode", B=1, T=8)._repr_html_()
+    assert "tpot" in compiled._repr_html_()
+
+
+def test_names_from_files_are_escaped_in_html():
+    config = {
+        "_name_or_path": "<script>alert(1)</script>",
+        **json.loads((cg.load_model.__globals__["CONFIGS"] / "gpt2.json").read_text()),
+    }
+    compiled = cg.compile(config, "a6000")
+    for html in (compiled._repr_html_(), compiled.breakdown("decode", B=1, T=8)._repr_html_()):
+        assert "<script>" not in html
