@@ -8,7 +8,7 @@ reproduced without touching the exact rules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -249,6 +249,15 @@ def _survey_activation(site: Site) -> Cost:
     )
 
 
+def _survey_inner(site: Site) -> Cost:
+    """An operation that stores its result narrow: the rule of the operation itself."""
+    inner = getattr(site.node.op, "inner")  # noqa: B009
+    rule = SURVEY.rules.get(inner.kind)
+    if rule is None:
+        raise MissingRuleError(f"accounting 'survey' has no rule for {inner.kind!r} operations")
+    return rule(replace(site, node=replace(site.node, op=inner)))
+
+
 def _not_counted(site: Site) -> Cost:
     """The convention leaves the operation out."""
     return Cost()
@@ -277,6 +286,8 @@ SURVEY = Accounting(
             "split": _not_counted,
             "select": _not_counted,
             "sample": _not_counted,
+            "quantize": _not_counted,
+            "narrow-result": _survey_inner,
         }
     ),
     footprint="stores",

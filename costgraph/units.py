@@ -6,6 +6,7 @@ Decimal prefixes mean powers of ten; ``KiB``, ``MiB``, ``GiB``, ``TiB`` powers o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +17,9 @@ from costgraph.errors import InputError, clip, nearest
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
-_QUANTITY = re.compile(r"\s*([+-]?\d{1,20}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)\s*(\S.*?)?\s*\Z")
+_NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?"
+_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*(\S.*?)?\s*\Z")
+_BITS = re.compile(r"[kKMGTPE]?i?(?:b|[Bb]it|[Bb]its)(?:/s|ps)?\Z")
 LARGEST = 10**24
 
 #: Dimension to (base unit, accepted spellings of it).
@@ -27,6 +30,8 @@ DIMENSIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "size": ("B", ("B",)),
         "power": ("W", ("W",)),
         "time": ("s", ("s",)),
+        "frequency": ("Hz", ("Hz",)),
+        "price": ("USD/h", ("USD/h",)),
     }
 )
 
@@ -36,7 +41,8 @@ def _units() -> dict[str, tuple[str, Rational]]:
     table: dict[str, tuple[str, Rational]] = {}
     for dimension, (_, spellings) in DIMENSIONS.items():
         for spelling in spellings:
-            for prefix, power in _DECIMAL.items():
+            prefixes = {"": 0} if dimension == "price" else _DECIMAL
+            for prefix, power in prefixes.items():
                 table[prefix + spelling] = (dimension, Integer(10) ** power)
             if dimension in ("size", "bandwidth"):
                 for prefix, power in _BINARY.items():
@@ -53,7 +59,21 @@ _EXAMPLES = {
     "size": "'48 GB' or '100 KiB'",
     "power": "'300 W'",
     "time": "'5 us'",
+    "frequency": "'1.8 GHz'",
+    "price": "'2.5 USD/h'",
 }
+
+
+def shown(value: object) -> str:
+    """:func:`~costgraph.errors.clip` for any value of a parsed file.
+
+    ``repr`` itself fails on whole numbers of thousands of digits and on very
+    deep nesting, both of which a hostile file can hold.
+    """
+    try:
+        return clip(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
 
 
 def parse_quantity(text: object, dimension: str, where: str) -> Rational:
@@ -70,7 +90,7 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     """
     example = _EXAMPLES[dimension]
     if not isinstance(text, str):
-        raise InputError(f"{where}: write a text with a unit, such as {example}, not {clip(text)}")
+        raise InputError(f"{where}: write a text with a unit, such as {example}, not {shown(text)}")
     match = _QUANTITY.match(text) if len(text) <= 80 else None
     if match is None:
         raise InputError(f"{where}: {clip(text)} is not a number with a unit, such as {example}")
@@ -78,7 +98,7 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     if unit is None:
         raise InputError(f"{where}: {clip(text)} has no unit; write {example}")
     if unit not in UNITS:
-        if re.fullmatch(r"[kKMGT]?i?(b|bit|bits)(/s|ps)?", unit):
+        if _BITS.match(unit):
             raise InputError(f"{where}: {clip(unit)} means bits; bytes are written {example}")
         spellings = [u for u, (d, _) in UNITS.items() if d == dimension]
         hint = nearest(unit, spellings) or f"; write {example}"
@@ -95,15 +115,22 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """A value in a base unit with an SI prefix: ``768 GB/s``; four significant digits."""
-    if unit in ("W", "", "count"):
+    """A value in a base unit with an SI prefix: ``768 GB/s``, ``4.37 ms``.
+
+    Four significant digits. Watts, prices and counts get no prefix, and only
+    times get prefixes below one. Zero, negative and non-finite values print too.
+    """
+    if value == 0 or not math.isfinite(value) or unit in ("W", "USD/h", "", "count"):
         return f"{value:.4g} {unit}".strip().removesuffix(" count")
+    if value < 0:
+        return f"-{format_quantity(-value, unit)}"
+    rounded = float(f"{value:.4g}")  # so that 999.96 ms becomes 1 s, not 1000 ms
     if unit == "s":
-        for scale, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "µ")):
-            if value >= scale:
-                return f"{value / scale:.4g} {prefix}s"
+        for power, prefix in ((0, ""), (-3, "m"), (-6, "µ")):
+            if rounded >= float(f"1e{power}"):
+                return f"{value / 10.0**power:.4g} {prefix}s"
         return f"{value / 1e-9:.4g} ns"
     for prefix, power in reversed(_DECIMAL.items()):
-        if prefix not in ("K", "") and value >= 10**power:
+        if prefix not in ("K", "") and rounded >= 10**power:
             return f"{value / 10**power:.4g} {prefix}{unit}"
     return f"{value:.4g} {unit}"

@@ -36,22 +36,25 @@ def load_hardware(spec: str | os.PathLike[str] | Machine) -> Machine:
         return spec
     if not isinstance(spec, (str, os.PathLike)):
         raise HardwareError(f"hardware is a name, a path or a Machine, not {clip(spec)}")
-    text = os.fspath(spec)
+    text = os.fsdecode(spec)
     if not text.strip() or "\0" in text:
         raise HardwareError(f"{clip(text)} is not a device name or path")
-    if isinstance(spec, os.PathLike) or text.endswith(".toml") or os.sep in text:
-        return load_device_file(Path(text))
-    return _shipped(_normal(text), text)
+    if isinstance(spec, os.PathLike) or text.lower().endswith(".toml") or _has_separator(text):
+        return load_device_file(text)
+    return _shipped(_find(text))
 
 
-def load_device_file(path: Path) -> Machine:
+def load_device_file(path: str | os.PathLike[str]) -> Machine:
     """The machine described by the TOML file at ``path``.
 
     Raises:
         HardwareError: the file cannot be read, is not TOML, or breaks the schema.
     """
+    path = Path(os.fsdecode(path))
     label = clip(str(path), 200)
     try:
+        if path.is_dir():
+            raise HardwareError(f"no such file: {label} is a directory")
         if not path.is_file():
             raise HardwareError(f"no such file: {label}")
         if path.stat().st_size > LARGEST_FILE:
@@ -62,23 +65,37 @@ def load_device_file(path: Path) -> Machine:
         raise HardwareError(f"{label}: not readable: {reason}") from None
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise HardwareError(f"{label}: not valid TOML: {error}") from None
-    return machine_from(data, path.name)
+    return machine_from(data, path.name if path.name.isprintable() else clip(path.name))
 
 
 def _normal(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
-@lru_cache(maxsize=64)
-def _shipped(wanted: str, shown: str) -> Machine:
-    if re.fullmatch(r"[a-z0-9.-]+", wanted) and (DEVICES / f"{wanted}.toml").is_file():
-        return load_device_file(DEVICES / f"{wanted}.toml")
+def _has_separator(text: str) -> bool:
+    return os.sep in text or (os.altsep is not None and os.altsep in text)
+
+
+def _find(name: str) -> str:
+    """The shipped device that a name or alias means.
+
+    Raises:
+        HardwareError: no device has that name.
+    """
+    wanted = _normal(name)
+    if re.fullmatch(r"[a-z0-9.-]{1,64}", wanted) and (DEVICES / f"{wanted}.toml").is_file():
+        return wanted
     found = aliases().get(wanted)
     if found is None:
         known = [*device_names(), *aliases()]
-        hint = nearest(shown, known) or "; see: costgraph hardware"
-        raise HardwareError(f"unknown hardware {clip(shown)}{hint}")
-    return load_device_file(DEVICES / f"{found}.toml")
+        hint = nearest(name[:100], known) or "; see: costgraph hardware"
+        raise HardwareError(f"unknown hardware {clip(name)}{hint}")
+    return found
+
+
+@lru_cache(maxsize=64)
+def _shipped(name: str) -> Machine:
+    return load_device_file(DEVICES / f"{name}.toml")
 
 
 @cache

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.errors import HardwareError, InputError, nearest
 from costgraph.machine import WIDENING, Engine, Figure, Machine, Memory
-from costgraph.units import DIMENSIONS, parse_quantity
+from costgraph.units import DIMENSIONS, parse_quantity, shown
 
 TOP = (
     "name",
@@ -24,6 +26,7 @@ TOP = (
     "power",
     "conventions",
 )
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 KINDS = ("gpu", "cpu", "tpu", "accelerator")
 MEMORY = {"bandwidth": "bandwidth", "capacity": "size"}
 ONCHIP = {
@@ -50,39 +53,40 @@ class _File:
         for key in table:
             if key not in allowed:
                 place = f" in [{where}]" if where else ""
-                raise self.fail(f"unknown key {clip(key)}{place}{nearest(key, allowed)}")
+                raise self.fail(f"unknown key {shown(key)}{place}{nearest(key, allowed)}")
 
     def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = data.get(key, {})
         if not isinstance(value, dict):
-            raise self.fail(f"{key!r} must be a table [{key}], not {clip(value)}")
+            raise self.fail(f"{key!r} must be a table [{key}], not {shown(value)}")
         return value
 
     def text(self, data: Mapping[str, Any], key: str) -> str:
         value = data.get(key)
         if value is None:
             raise self.fail(f"missing key {key!r}")
-        if not isinstance(value, str) or not value.strip():
-            raise self.fail(f"{key!r} must be a non-empty text, not {clip(value)}")
-        return value
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise self.fail(f"{key!r} must be a non-empty text of one line, not {shown(value)}")
+        return value.strip()
 
     def figure(self, entry: Any, dimension: str, where: str) -> Figure:
         """One figure: ``{ value = "768 GB/s", source = "datasheet" }``."""
         if not isinstance(entry, dict):
             raise self.fail(
-                f'{where} must be written {{ value = …, source = "…" }}, not {clip(entry)}'
+                f'{where} must be written {{ value = …, source = "…" }}, not {shown(entry)}'
             )
         self.known(entry, ("value", "source"), where)
         if "value" not in entry:
             raise self.fail(f"{where}: missing 'value'")
         key = entry.get("source")
         if not isinstance(key, str) or key not in self.sources:
-            shown = "no source" if key is None else f"unknown source {clip(key)}"
-            raise self.fail(f"{where}: {shown}{nearest(str(key), self.sources)} (see [sources])")
+            known = ", ".join(shown(k) for k in sorted(self.sources)[:8])
+            problem = "no source" if key is None else f"unknown source {shown(key)}"
+            raise self.fail(f"{where}: {problem}; name a key of [sources]: {known}")
         value = entry["value"]
         if dimension == "count":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
-                raise self.fail(f"{where} must be a positive whole number, not {clip(value)}")
+                raise self.fail(f"{where} must be a positive whole number, not {shown(value)}")
             return Figure(Integer(value), "count", self.sources[key])
         try:
             exact = parse_quantity(value, dimension, where)
@@ -105,9 +109,12 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     file = _File(label, _sources(data, label))
     file.known(data, TOP, "")
     name, title = file.text(data, "name"), file.text(data, "title")
+    if not _NAME.match(name):
+        raise file.fail(f"'name' must be letters, digits, '.', '_' and '-', not {shown(name)}")
     kind = data.get("kind", "gpu")
     if kind not in KINDS:
-        raise file.fail(f"unknown kind {clip(kind)}{nearest(str(kind), KINDS)}")
+        hint = nearest(kind, KINDS) if isinstance(kind, str) else f"; known: {', '.join(KINDS)}"
+        raise file.fail(f"unknown kind {shown(kind)}{hint}")
     figures: dict[str, Figure] = {}
     peaks = _peaks(file, data, figures)
     memory = _section(file, data, "memory", MEMORY, figures)
@@ -118,14 +125,14 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     return Machine(
         name=name,
         title=title,
-        peaks=peaks,
+        peaks=MappingProxyType(peaks),
         memory=Memory(memory["bandwidth"], memory.get("capacity")),
         onchip=onchip.get("register_files"),
         shared=onchip.get("shared_per_multiprocessor"),
         multiprocessors=onchip.get("multiprocessors"),
         power=power.get("board"),
-        figures=figures,
-        conventions=_conventions(file, data),
+        figures=MappingProxyType(figures),
+        conventions=MappingProxyType(_conventions(file, data)),
         aliases=_aliases(file, data),
         kind=kind,
     )
@@ -136,8 +143,11 @@ def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:
     if not isinstance(table, dict) or not table:
         raise HardwareError(f"{label}: missing table [sources]: every figure names its source")
     for key, value in table.items():
-        if not isinstance(value, str) or not value.strip():
-            raise HardwareError(f"{label}: source {key!r} must be a non-empty text")
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise HardwareError(
+                f"{label}: source {shown(key)} must be a non-empty text of one line, "
+                f"not {shown(value)}"
+            )
     return dict(table)
 
 
@@ -155,8 +165,10 @@ def _peaks(
             where = f"peaks.{engine}.{dtype}"
             figures[where] = file.figure(entry, "rate", where)
             peaks[Engine(engine), dtype] = figures[where].value
-    if not any(engine is Engine.TENSOR for engine, _ in peaks):
-        raise file.fail("missing key 'peaks.tensor': state at least one peak, such as bf16")
+    if all(engine is Engine.SPECIAL for engine, _ in peaks):
+        raise file.fail(
+            "missing key 'peaks.tensor' (or 'peaks.vector'): state at least one peak, such as bf16"
+        )
     return peaks
 
 
@@ -174,22 +186,30 @@ def _section(
     return {key: figures[f"{section}.{key}"].value for key in table}
 
 
-def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, dict[str, Expr]]:
-    found: dict[str, dict[str, Expr]] = {}
+def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, Mapping[str, Expr]]:
+    found: dict[str, Mapping[str, Expr]] = {}
     peak_keys = [f"{e.value}.{d}" for e in Engine for d in WIDENING]
     for name in file.table(data, "conventions"):
+        if not _NAME.match(name):
+            raise file.fail(
+                f"[conventions]: {shown(name)} is not a name of an accounting, such as 'survey'"
+            )
         where = f"conventions.{name}"
         table = file.table(file.table(data, "conventions"), name)
         file.known(table, (*CONVENTION, *peak_keys), where)
-        found[name] = {
-            key: file.figure(entry, CONVENTION.get(key, "rate"), f"{where}.{key}").value
-            for key, entry in table.items()
-        }
+        found[name] = MappingProxyType(
+            {
+                key: file.figure(entry, CONVENTION.get(key, "rate"), f"{where}.{key}").value
+                for key, entry in table.items()
+            }
+        )
     return found
 
 
 def _aliases(file: _File, data: Mapping[str, Any]) -> tuple[str, ...]:
     value = data.get("aliases", [])
-    if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-        raise file.fail(f"'aliases' must be a list of texts, not {clip(value)}")
+    if not isinstance(value, list) or not all(
+        isinstance(v, str) and v.strip() and v.isprintable() for v in value
+    ):
+        raise file.fail(f"'aliases' must be a list of texts, not {shown(value)}")
     return tuple(value)

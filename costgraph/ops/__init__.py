@@ -13,6 +13,7 @@ from costgraph.ops.elementwise import (
     SoftCap,
 )
 from costgraph.ops.linear import Linear
+from costgraph.ops.quant import NarrowResult, QuantizeTo, QuantLinear
 from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 
 __all__ = [
@@ -25,7 +26,10 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Multiply",
+    "NarrowResult",
     "Op",
+    "QuantLinear",
+    "QuantizeTo",
     "RMSNorm",
     "Rope",
     "Sample",

@@ -22,6 +22,8 @@ bf16 = { value = "100 TFLOP/s", source = "me" }
 bandwidth = { value = "1 TB/s", source = "me" }
 """
 
+PEAKS = '[peaks.tensor]\nbf16 = { value = "100 TFLOP/s", source = "me" }'
+
 
 def config(**changes: object) -> str:
     values = {**LLAMA, **changes}
@@ -67,7 +69,7 @@ DEVICES_THAT_FAIL = [
     ("no sources", 'name = "x"\ntitle = "y"\n', ["sources"]),
     ("no name", DEVICE.replace('name = "mine"', ""), ["name"]),
     ("unknown key", DEVICE + "\n[memry]\n", ["memry", "memory"]),
-    ("no peaks", DEVICE.replace("[peaks.tensor]\nbf16", "[peaks.vector]\nfp32"), ["tensor"]),
+    ("no peaks", DEVICE.replace(PEAKS, ""), ["peak"]),
     ("no bandwidth", DEVICE.replace("bandwidth", "capacity").replace("TB/s", "TB"), ["bandwidth"]),
     ("no unit", DEVICE.replace('"1 TB/s"', '"1000"'), ["unit", "GB/s"]),
     ("a bare number", DEVICE.replace('"1 TB/s"', "1000"), ["unit"]),

@@ -1,0 +1,34 @@
+# Everyday commands. They use the tools of the active environment.
+.PHONY: install test lint format types bench bench-quick ci
+
+install:            ## editable install with the development tools
+	python -m pip install -e '.[dev]'
+
+test:               ## all tests
+	pytest -W error
+
+lint:               ## style
+	ruff check .
+	ruff format --check .
+
+format:             ## rewrite to the common style
+	ruff check --fix .
+	ruff format .
+
+# A checker does not follow the directory mapping of an editable install, so the
+# types are checked on a plain tree, under the names that users import.
+types:              ## strict type check of an installed copy
+	set -e; tree="$$(mktemp -d)"; trap 'rm -rf "$$tree" build costgraph.egg-info' EXIT; \
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target "$$tree" .; \
+	root="$$PWD"; cd "$$tree"; MYPYPATH="$$tree" python -m mypy --config-file "$$root/pyproject.toml" -p costgraph
+
+bench:              ## speed, as ratios measured in one run
+	python benchmarks/startup.py
+	python benchmarks/compile.py
+
+bench-quick:        ## the same with few repetitions, to see that they run
+	python benchmarks/startup.py --runs 3
+	python benchmarks/compile.py --runs 3
+
+ci:                 ## what continuous integration runs
+	bash .ci/run

@@ -1,0 +1,98 @@
+"""Choosing operations and layers by name, and cutting regions into layer ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sympy import Expr, Integer
+
+from costgraph.errors import InputError, clip
+
+_ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
+ZERO = Integer(0)
+#: In front of a layer range: every name.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A name (or part of one), and the layers in which it is meant (all if None)."""
+
+    name: str
+    layers: tuple[int, int] | None = None
+
+    def holds(self, name: str, layer: tuple[Expr, Expr] | None) -> bool:
+        """True when ``name`` in the layers ``(start, count)`` is meant.
+
+        Ranges are cut along the layers of every item, so the first one decides.
+        """
+        if self.name != ALL and self.name not in name:
+            return False
+        if self.layers is None:
+            return True
+        if layer is None or not layer[0].is_number:
+            return False
+        return bool(self.layers[0] <= layer[0] and layer[0] <= self.layers[1])
+
+
+def parse_keep(text: str) -> tuple[Keep, ...]:
+    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list.
+
+    Raises:
+        InputError: an item is malformed.
+    """
+    if text == "none":
+        return ()
+    found = []
+    for item in text.split("|"):
+        match = _ITEM.match(item)
+        if match is None:
+            raise InputError(f"keep: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
+        name, start, end = match.groups()
+        layers = None if start is None else (int(start), int(end or start))
+        if layers is not None and layers[0] > layers[1]:
+            raise InputError(f"keep: {clip(item)} ends before it starts")
+        found.append(Keep(name, layers))
+    return tuple(found)
+
+
+def segments(
+    regions: Sequence[tuple[str, Expr]], first: Expr, last: Expr, keep: Iterable[Keep]
+) -> dict[str, list[tuple[Expr, Expr, bool]]]:
+    """Layer ranges of each region: (first layer, layers, stays wide).
+
+    ``first`` layers of the first region and ``last`` ones of the last stay wide;
+    layer numbers of the keep list cut as well. Counts add up to the region's.
+
+    Raises:
+        InputError: more layers are named than there are, or layers are numbered
+            in a region of symbolic count.
+    """
+    numbered = sorted({e for k in keep if k.layers for e in (k.layers[0], k.layers[1] + 1)})
+    total: Expr = sum((count for _, count in regions), ZERO)
+    if numbered and not total.is_Integer:
+        raise InputError("keep: layers can be numbered only where their count is a number")
+    if numbered and numbered[-1] > total:
+        raise InputError(f"keep: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+    found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
+    offset: Expr = ZERO
+    for index, (name, count) in enumerate(regions):
+        head = first if index == 0 else ZERO
+        tail = last if index == len(regions) - 1 else ZERO
+        if (count - head - tail).is_negative:
+            raise InputError(f"first and last name {head + tail} layers; {name!r} has {count}")
+        inner = (Integer(n) - offset for n in numbered) if numbered else ()
+        cuts = [ZERO, head, *sorted(c for c in inner if head < c < count - tail)]
+        cuts += [count - tail, count]
+        parts = []
+        for start, end in pairwise(cuts):
+            if end == start:
+                continue
+            wide = (head != 0 and start == 0) or (tail != 0 and start == count - tail)
+            parts.append((offset + start, end - start, wide))
+        found[name] = parts
+        offset += count
+    return found

@@ -1,0 +1,474 @@
+"""Quantisation of weights, activations and caches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import sympy
+from sympy import Expr, Integer
+
+from costgraph.dtypes import DType, compute_type
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.graph import Graph, Node, Origin, Repeat
+from costgraph.machine import Engine, Machine
+from costgraph.ops.linear import Linear
+from costgraph.ops.quant import COMPUTE_BITS, NarrowResult, QuantizeTo, QuantLinear
+from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
+from costgraph.passes.layers import Keep, parse_keep, segments
+from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.program import Program
+from costgraph.tensor import Role, Tensor
+
+ZERO = Integer(0)
+ONE = Integer(1)
+DEFAULT = "default"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Stores weights, activations and caches in narrower formats.
+
+    Weights are tensors of role weight with two or more dimensions (projections,
+    embedding tables): norms and biases stay. A weight that meets a wide
+    activation is converted in the kernel that loads it, 2 FLOP per element.
+    Activations are narrowed in front of the projections; results, residuals,
+    norms and attention stay in 16 bit. Caches are narrowed as they are
+    appended to and converted where attention reads them.
+    """
+
+    name: ClassVar[str] = "quantize"
+    title: ClassVar[str] = "store weights, activations and caches in narrower formats"
+    formula: ClassVar[str] = (
+        "bits/element = b + (scale + zero)/group + outer/(group·outer_group); "
+        "a product runs in the narrowest type that takes both operands"
+    )
+    source: ClassVar[str] = "arXiv 2402.16363 §3.1.1; arXiv 2211.10438; OCP MX v1.0"
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "quantisation: operands are converted once per kernel, 2 FLOP per element on the "
+        "vector engine",
+    )
+
+    preset: str = option("word", NONE, "formats by one name", choices=tuple(PRESETS))
+    weights: str = option("word", NONE, "format of weights", choices=(NONE, *WEIGHTS))
+    activations: str = option("word", NONE, "format of activations", choices=(NONE, *ACTIVATIONS))
+    kv: str = option("word", NONE, "format of caches", choices=(NONE, *KV))
+    bits: Expr | str = option(
+        "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
+    )
+    group: Expr | str = option(
+        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR)
+    )
+    scale_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a weight scale", choices=(DEFAULT,), minimum=0
+    )
+    zero_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a weight zero point", choices=(DEFAULT,), minimum=0
+    )
+    outer_group: Expr | str = option(
+        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,)
+    )
+    outer_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a second-level scale", choices=(DEFAULT,), minimum=0
+    )
+    kv_group: Expr | str = option(
+        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR)
+    )
+    kv_scale_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a cache scale", choices=(DEFAULT,), minimum=0
+    )
+    kv_zero_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a cache zero point", choices=(DEFAULT,), minimum=0
+    )
+    keep: str = option(
+        "word",
+        "lm_head|embed|positions",
+        "what stays wide: parts of names, A|B, each optionally NAME:3 or NAME:0-3 for layers; "
+        "'none' for nothing",
+    )
+    first: Expr = option("number", ZERO, "first layers that stay wide", minimum=0)
+    last: Expr = option("number", ZERO, "last layers that stay wide", minimum=0)
+    outliers: Expr = option("probability", ZERO, "fraction of elements kept in 16 bit")
+    outlier_index_bits: Expr = option(
+        "number", Integer(16), "bits that locate one sparse outlier weight", minimum=0
+    )
+    dynamic: bool = option(
+        "flag", True, "activation scales found at run time, in a kernel of their own"
+    )
+
+    def __post_init__(self) -> None:
+        for name, spec in self.options().items():
+            attribute = name.replace("-", "_")
+            value = getattr(self, attribute)
+            if spec.kind == "word":
+                if not isinstance(value, str) or (spec.choices and value not in spec.choices):
+                    raise InputError(
+                        f"{name}: unknown {clip(value)}{nearest(str(value), spec.choices)}"
+                    )
+            elif spec.kind != "flag" and value not in spec.choices:
+                made = _number(name, value, spec.kind)
+                unscaled = made == sympy.oo and TENSOR in spec.choices
+                object.__setattr__(self, attribute, TENSOR if unscaled else made)
+        if not self.keep:
+            object.__setattr__(self, "keep", NONE)
+        parse_keep(self.keep)
+
+    # --- formats -------------------------------------------------------------
+
+    @property
+    def schemes(self) -> tuple[Scheme | None, Scheme | None, Scheme | None]:
+        """Schemes of weights, activations and caches; None leaves them alone."""
+        preset = PRESETS[self.preset]
+        weights, activations, kv = (
+            own if own != NONE else given
+            for own, given in (
+                (self.weights, preset.weights),
+                (self.activations, preset.activations),
+                (self.kv, preset.kv),
+            )
+        )
+        changes = {
+            name: value
+            for name in ("group", "scale_bits", "zero_bits", "outer_group", "outer_bits")
+            if (value := getattr(self, name)) != DEFAULT
+        }
+        kv_changes = {
+            name.removeprefix("kv_"): value
+            for name in ("kv_group", "kv_scale_bits", "kv_zero_bits")
+            if (value := getattr(self, name)) != DEFAULT
+        }
+        scheme = None if weights == NONE else _changed(WEIGHTS[weights], changes)
+        if scheme is not None and isinstance(self.bits, Expr):
+            base = replace(scheme.base, name=f"{weights}:{self.bits}b", bits=self.bits)
+            scheme = replace(scheme, base=base)
+        return (
+            scheme,
+            None if activations == NONE else ACTIVATIONS[activations],
+            None if kv == NONE else _changed(KV[kv], kv_changes),
+        )
+
+    def run(self, program: Program, machine: Machine) -> Outcome:
+        schemes = self.schemes
+        if schemes == (None, None, None):
+            miss = Miss(self.name, program.name, "no format given: state a preset or a format")
+            return Outcome(program, (), (miss,))
+        log = _Log()
+        plan = _Plan(self, machine, *schemes, parse_keep(self.keep))
+        done: dict[int, Graph] = {}
+        graphs: dict[str, Graph] = {}
+        for phase in program.phases:
+            key = id(phase.graph)
+            if key not in done:
+                done[key] = _Rewrite(plan, log, top=True).graph(phase.graph)
+            graphs[phase.name] = done[key]
+        return Outcome(
+            program.with_graphs(graphs), tuple(dict.fromkeys(log.hits)), tuple(log.misses)
+        )
+
+
+def _number(name: str, value: Any, kind: str) -> Expr:
+    try:
+        found = sympy.nsimplify(value, rational=True) if isinstance(value, float) else value
+        made = sympy.sympify(found)
+    except (TypeError, ValueError, sympy.SympifyError):
+        made = None
+    if not isinstance(made, Expr) or isinstance(value, (str, bool)):
+        raise InputError(f"{name} must be a number or a symbol, not {clip(value)}")
+    if made.is_number:
+        if not made.is_extended_real or made < 0:
+            raise InputError(f"{name} must not be negative, not {clip(str(made))}")
+        if kind == "probability" and made > 1:
+            raise InputError(f"{name} must be in [0, 1], not {made}")
+        if name in ("first", "last") and not made.is_Integer:
+            raise InputError(f"{name} must be a whole number of layers, not {made}")
+        if name in ("group", "kv-group", "outer-group", "bits") and made == 0:
+            raise InputError(f"{name} must be positive")
+    return made
+
+
+def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:
+    """The scheme with options applied; a stated group opens up a block format."""
+    if not changes:
+        return scheme
+    base = scheme.base
+    if base.grouped:
+        scheme = replace(scheme, group=base.group, scale_bits=base.scale_bits)
+        base = replace(base, group=None, scale_bits=ZERO)
+    elif scheme.group == TENSOR and "group" not in changes:
+        return scheme
+    return replace(scheme, base=base, **changes)
+
+
+# --- the rewrite ---------------------------------------------------------------
+
+
+@dataclass
+class _Log:
+    hits: list[str] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to do, everywhere in a program."""
+
+    made_by: Quantize
+    machine: Machine
+    weights: Scheme | None
+    activations: Scheme | None
+    kv: Scheme | None
+    keep: tuple[Keep, ...]
+
+    def stays(self, names: tuple[str, ...], layer: tuple[Expr, Expr] | None) -> bool:
+        """True when the keep list names one of ``names`` in a layer range."""
+        return any(k.holds(name, layer) for k in self.keep for name in names)
+
+
+@dataclass(frozen=True)
+class _Rewrite:
+    """Rewrites one graph; ``layer`` is the range of layers that it stands for."""
+
+    plan: _Plan
+    log: _Log
+    top: bool = False
+    layer: tuple[Expr, Expr] | None = None
+
+    def graph(self, graph: Graph) -> Graph:
+        sources = tuple(self._source(t, _users(graph, t.name)) for t in graph.sources)
+        tensors = {t.name: t for t in sources}
+        feeds = self._feeds(graph)
+        folded = {} if self.plan.made_by.dynamic else self._foldable(graph, feeds)
+        narrow: dict[str, str] = {name: name for name in folded}
+        nodes: list[Node] = []
+        names = {n.name for n in graph.nodes} | set(graph.tensors)
+        ranges = self._ranges(graph)
+
+        def add(node: Node) -> None:
+            operands = tuple(tensors[i] for i in node.inputs)
+            specs = node.op.infer(operands)
+            outputs = tuple(s.named(t.name) for s, t in zip(specs, node.outputs, strict=True))
+            tensors.update((t.name, t) for t in outputs)
+            nodes.append(replace(node, outputs=outputs))
+
+        for node in graph.nodes:
+            body = getattr(node.op, "body", None)
+            if node.name in ranges:
+                for part in self._split(node, ranges[node.name], names):
+                    add(part)
+                continue
+            if isinstance(body, Graph):
+                inner = replace(self, top=False).graph(body)
+                add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
+                continue
+            if node.name not in feeds:
+                if node.outputs and node.outputs[0].name in folded:
+                    narrowed = NarrowResult(node.op, folded[node.outputs[0].name])
+                    node = replace(node, op=narrowed, origin=self._origin(node))
+                add(node)
+                continue
+            x = node.inputs[0]
+            format = feeds[node.name]
+            if format is not None and x not in narrow:
+                name = _fresh(f"{x}_quant", names)
+                made = replace(graph.tensors[x], name=name)
+                origin = self._origin(node)
+                add(Node(name, QuantizeTo(format), (x,), (made,), origin))
+                narrow[x] = name
+            inputs = (narrow[x] if format is not None else x, *node.inputs[1:])
+            wide = graph.tensors[x].dtype
+            op = self._linear(node, tensors[inputs[0]], tensors[inputs[1]], wide)
+            if op == node.op and inputs == node.inputs:
+                add(node)
+            else:
+                self.log.hits.append(node.name)
+                add(replace(node, op=op, inputs=inputs, origin=self._origin(node)))
+        return replace(graph, sources=sources, nodes=tuple(nodes))
+
+    def _origin(self, node: Node) -> Origin:
+        return Origin((node.name,), self.plan.made_by.name)
+
+    # --- sources
+
+    def _source(self, tensor: Tensor, users: tuple[str, ...]) -> Tensor:
+        scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
+        if scheme is None or len(tensor.shape) < 2:
+            return tensor
+        if self.plan.stays((tensor.name, *users), self.layer):
+            self._miss(tensor.name, "in the keep list")
+            return tensor
+        if not _is_wide(tensor.dtype):
+            self._miss(tensor.name, f"already stored as {tensor.dtype}")
+            return tensor
+        made = scheme.over(tensor.shape[-1])
+        fraction = self.plan.made_by.outliers
+        if tensor.role is Role.WEIGHT and fraction != 0:
+            if self.plan.activations is not None:
+                made = _mixed(made, tensor.dtype, fraction)
+            else:
+                extra = fraction * (tensor.dtype.bits + self.plan.made_by.outlier_index_bits)
+                made = replace(made, name=f"{made.name}+sparse", bits=made.bits + extra)
+        if made.bits_per_element == tensor.dtype.bits_per_element and made.bits.is_number:
+            self._miss(tensor.name, f"{made} is no narrower than {tensor.dtype}")
+        self.log.hits.append(tensor.name)
+        return replace(tensor, dtype=made)
+
+    def _miss(self, where: str, why: str) -> None:
+        miss = Miss(self.plan.made_by.name, where, why)
+        if miss not in self.log.misses:
+            self.log.misses.append(miss)
+
+    # --- activations
+
+    def _feeds(self, graph: Graph) -> dict[str, DType | None]:
+        """Linear nodes to rewrite, with the format that their operand takes."""
+        found: dict[str, DType | None] = {}
+        if self.plan.weights is None and self.plan.activations is None:
+            return found
+        for node in graph.nodes:
+            if not isinstance(node.op, Linear):
+                continue
+            x, w = graph.operands(node)[:2]
+            if self.plan.stays((node.name, w.name), self.layer):
+                continue
+            scheme = self.plan.activations
+            if scheme is not None and not _is_wide(x.dtype):
+                self._miss(node.name, f"its operand is already stored as {x.dtype}")
+                scheme = None
+            format = None
+            if scheme is not None:
+                format = scheme.over(w.shape[-1])
+                if self.plan.made_by.outliers != 0:
+                    format = _mixed(format, x.dtype, self.plan.made_by.outliers)
+            found[node.name] = format
+        return found
+
+    def _foldable(self, graph: Graph, feeds: Mapping[str, DType | None]) -> dict[str, DType]:
+        """Tensors that their producer can store narrow: all users take them so."""
+        found: dict[str, DType] = {}
+        for node in graph.nodes:
+            if node.op.is_view or len(node.outputs) != 1 or hasattr(node.op, "body"):
+                continue
+            name = node.outputs[0].name
+            users = graph.consumers[name]
+            formats = {feeds.get(u.name) for u in users}
+            format = formats.pop() if len(formats) == 1 else None
+            if format is None or name in graph.outputs or isinstance(node.op, Linear):
+                continue
+            if all(u.inputs[0] == name and name not in u.inputs[1:] for u in users):
+                found[name] = _without_scales(format)
+        return found
+
+    def _linear(self, node: Node, x: Tensor, w: Tensor, wide: DType) -> Linear:
+        op = node.op
+        assert isinstance(op, Linear)
+        fraction = self.plan.made_by.outliers
+        narrowed = x.dtype != wide
+        changes: dict[str, Any] = {}
+        if narrowed:
+            changes["result"] = getattr(op, "result", None) or wide
+            changes["outliers"] = fraction
+        elif fraction != 0 and w.dtype.name.endswith("+sparse"):
+            changes["sparse"] = fraction
+        stated = compute_type(x.dtype, w.dtype)
+        executing = _executing(self.plan.machine, stated)
+        if narrowed and executing != stated:
+            changes["compute"] = executing
+            self._miss(node.name, f"{self.plan.machine.name} lacks {stated}: runs as {executing}")
+        if not changes:
+            return op
+        if isinstance(op, QuantLinear):
+            return replace(op, **changes)
+        return QuantLinear(op.bias, op.contract, op.split, **changes)
+
+    # --- layers
+
+    def _ranges(self, graph: Graph) -> dict[str, list[tuple[Expr, Expr, bool]]]:
+        """Regions to cut: (first layer, layers, stays wide) of each part."""
+        made_by, regions = self.plan.made_by, []
+        for node in graph.nodes:
+            if isinstance(node.op, Repeat):
+                regions.append((node.name, node.op.count))
+        if not self.top or not regions:
+            return {}
+        cuts = segments(regions, made_by.first, made_by.last, self.plan.keep)
+        for node in graph.nodes:
+            region = node.op
+            if not isinstance(region, Repeat) or len(cuts[node.name]) == 1:
+                continue
+            whole = region.shared_instances is None
+            if not whole or region.carried != len(node.outputs):
+                raise InputError(
+                    f"quantize: region {node.name!r} cannot be cut into layers: its rounds "
+                    "share weights or have results besides the ones they carry"
+                )
+        return cuts
+
+    def _split(
+        self, node: Node, parts: list[tuple[Expr, Expr, bool]], names: set[str]
+    ) -> list[Node]:
+        region = node.op
+        assert isinstance(region, Repeat)
+        made: list[Node] = []
+        state = node.inputs
+        for index, (start, count, wide) in enumerate(parts):
+            inner = replace(self, top=False, layer=(start, count))
+            body = region.body if wide else inner.graph(region.body)
+            op = replace(region, body=body, count=count)
+            if len(parts) == 1:
+                return [replace(node, op=op)]
+            final = index == len(parts) - 1
+            name = _fresh(f"{node.name}_{index}", names)
+            outputs = tuple(
+                t if final else replace(t, name=_fresh(f"{t.name}_{index}_out", names))
+                for t in node.outputs
+            )
+            made.append(Node(name, op, state, outputs, self._origin(node)))
+            state = (*(t.name for t in outputs), *node.inputs[region.carried :])
+        return made
+
+
+def _users(graph: Graph, name: str) -> tuple[str, ...]:
+    """Names of the nodes that use a tensor, those inside fused groups included."""
+    found: list[str] = []
+    for node in graph.consumers[name]:
+        found.append(node.name)
+        body = getattr(node.op, "body", None)
+        if isinstance(body, Graph) and name in body.consumers:
+            found.extend(_users(body, name))
+    return tuple(found)
+
+
+def _is_wide(dtype: DType) -> bool:
+    return dtype.compute in ("fp16", "bf16", "tf32", "fp32") and not dtype.grouped
+
+
+def _mixed(narrow: DType, wide: DType, fraction: Expr) -> DType:
+    """A fraction of the elements in the wide format instead of the narrow one."""
+    bits = narrow.bits * (1 - fraction) + wide.bits * fraction
+    return replace(narrow, name=f"{narrow.name}+{wide.name}", bits=bits)
+
+
+def _without_scales(format: DType) -> DType:
+    """The format with scales known beforehand, unless they are part of it."""
+    if format.is_float and format.scale_bits == 8:
+        return format
+    return replace(format, name=format.name.split("-")[0], group=None, scale_bits=ZERO)
+
+
+def _executing(machine: Machine, stated: str) -> str:
+    """The type in which the machine runs work stated in a type it may lack."""
+    try:
+        resolved = machine.resolve(Engine.TENSOR, stated)[1]
+    except HardwareError:
+        return stated
+    return stated if COMPUTE_BITS[resolved] == COMPUTE_BITS[stated] else resolved
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    made, index = name, 2
+    while made in taken:
+        made, index = f"{name}{index}", index + 1
+    taken.add(made)
+    return made
