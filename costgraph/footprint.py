@@ -119,8 +119,13 @@ def _region_peaks(graph: Graph, node: Node, region: Repeat, here: Expr) -> list[
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:
-    """The survey tool's estimate: one layer's stores, its weights and caches."""
+    """The survey tool's estimate: one layer's stores, its weights and caches.
+
+    Where layers differ, the region whose layer stores most counts.
+    """
     inside = [r for r in rows(graph, accounting, single_query=True) if r.region]
-    stores = Add(*(r.cost.bytes_of(Role.ACTIVATION, Direction.WRITE) for r in inside))
+    stores: dict[str, Expr] = {r.region: ZERO for r in inside}
+    for r in inside:
+        stores[r.region] += r.cost.bytes_of(Role.ACTIVATION, Direction.WRITE)
     weights = Add(*(r.count * r.cost.bytes_of(Role.WEIGHT) for r in inside))
-    return Footprint(weights, cache_bytes(graph), (stores,))
+    return Footprint(weights, cache_bytes(graph), pruned(stores.values()))

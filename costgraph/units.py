@@ -17,7 +17,7 @@ from costgraph.errors import InputError, clip, nearest
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
-_NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?"
+_NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?(?![0-9.]|[eE][+-]?[0-9])"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*(\S.*?)?\s*\Z")
 _BITS = re.compile(r"[kKMGTPE]?i?(?:b|[Bb]it|[Bb]its)(?:/s|ps)?\Z")
 LARGEST = 10**24
@@ -73,7 +73,7 @@ def shown(value: object) -> str:
     try:
         return clip(value)
     except (ValueError, RecursionError):
-        return f"a {type(value).__name__} too large to show"
+        return f"{type(value).__name__} too large to show"
 
 
 def parse_quantity(text: object, dimension: str, where: str) -> Rational:
@@ -101,7 +101,8 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
         if _BITS.match(unit):
             raise InputError(f"{where}: {clip(unit)} means bits; bytes are written {example}")
         spellings = [u for u, (d, _) in UNITS.items() if d == dimension]
-        hint = nearest(unit, spellings) or f"; write {example}"
+        same = [u for u in spellings if u.lower() == unit.lower()]  # right but for its case
+        hint = nearest(unit, same or spellings) or f"; write {example}"
         raise InputError(f"{where}: unknown unit {clip(unit)}{hint}")
     found, factor = UNITS[unit]
     if found != dimension:

@@ -60,9 +60,12 @@ def load_device_file(path: str | os.PathLike[str]) -> Machine:
         if path.stat().st_size > LARGEST_FILE:
             raise HardwareError(f"{label}: larger than {LARGEST_FILE} bytes: not a device file")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise HardwareError(f"{label}: not readable: {reason}") from None
+    except OSError as error:  # its text would repeat the path
+        raise HardwareError(f"{label}: not readable: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise HardwareError(f"{label}: not readable: {error}") from None
+    except RecursionError:
+        raise HardwareError(f"{label}: not readable: nested too deeply") from None
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise HardwareError(f"{label}: not valid TOML: {error}") from None
     return machine_from(data, path.name if path.name.isprintable() else clip(path.name))

@@ -228,6 +228,14 @@ def test_first_and_last_layers_stay_wide(small, first, last, counts):
     assert program.graph.outputs == small.graph.outputs
 
 
+def test_the_survey_counts_the_stores_of_one_layer_however_regions_are_cut(small):
+    def stores(program):
+        totals = Compiled(program, A6000, SURVEY).breakdown("decode", B=2, T=64).totals
+        return totals["activation_bytes"]
+
+    assert stores(quantized(small, weights="int4", first=2, last=1)) == stores(small)
+
+
 def test_symbolic_layer_counts_sum_to_the_symbol():
     program = load_model("llama-3.2-1b", symbolic=True)
     made = quantized(program, weights="int4", first=symbol("f"), last=2)
