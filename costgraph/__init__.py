@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled, compile
+    from costgraph.compare import compare
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
+    from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
 
@@ -21,6 +23,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Compiled": "costgraph.api",
     "compile": "costgraph.api",
+    "compare": "costgraph.compare",
+    "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",
     "Formula": "costgraph.formula",
     "load_hardware": "costgraph.hardware",
@@ -32,9 +36,11 @@ __all__ = [
     "CostgraphError",
     "Formula",
     "__version__",
+    "compare",
     "compile",
     "load_hardware",
     "load_model",
+    "wins",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sympy import Expr
 
-from costgraph import roofline
+from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
@@ -55,8 +55,9 @@ class Compiled:
     @cached_property
     def ttft(self) -> Formula:
         """Time to first token in seconds over ``B``, ``S``: the prefill."""
-        terms = (t for p in self._before_decode for t in self._steps(p.name))
-        limits = self._limits(self._before_decode)
+        phases = self._until_first_token
+        terms = (t for p in phases for t in self._steps(p.name))
+        limits = self._limits(phases)
         return self._formula("ttft", "s", tuple(terms), limits)
 
     @cached_property
@@ -161,8 +162,11 @@ class Compiled:
     # --- parts ---------------------------------------------------------------
 
     @property
-    def _before_decode(self) -> tuple[Phase, ...]:
-        return tuple(p for p in self.program.phases if p.span is None)
+    def _until_first_token(self) -> tuple[Phase, ...]:
+        """Phases up to the first that emits a token."""
+        phases = self.program.phases
+        first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
+        return phases[: first + 1]
 
     @property
     def _decode(self) -> tuple[Phase, ...]:
@@ -251,6 +255,22 @@ class Compiled:
         return f"<Compiled {self.program.name} on {self.machine.name}, passes: {passes}>"
 
 
+def _tuner(convention: Accounting) -> pipeline.Resolve:
+    """Decides options that wait for a search, on the program as it stands."""
+
+    def resolve(item: Pass, program: Program, machine: Machine) -> Pass:
+        from costgraph.tune import tuned
+
+        def compiled(candidate: Pass | None) -> Compiled:
+            passes = () if candidate is None else (candidate,)
+            made, trace = pipeline.run(program, passes, machine)
+            return Compiled(made, machine, convention, passes, trace, machine)
+
+        return tuned(item, compiled)
+
+    return resolve
+
+
 def compile(
     model: Model,
     hardware: Hardware,
@@ -278,7 +298,6 @@ def compile(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    from costgraph import pipeline
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
     from costgraph.passes import PASSES
@@ -289,6 +308,7 @@ def compile(
     program = load_model(model, **options)
     machine = load_hardware(hardware).under(convention.name)
     chosen = pipeline.parse(passes, PASSES) if isinstance(passes, str) else tuple(passes)
-    program, trace = pipeline.run(program, chosen, machine)
+    program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
+    chosen = tuple(step.made_by for step in trace.steps)
     shown = machine.symbolic() if symbolic_hardware else machine
     return Compiled(program, shown, convention, chosen, trace, machine)

@@ -85,6 +85,7 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _formula_command(commands)
     _analyze_command(commands)
+    _compare_command(commands)
     _list_commands(commands)
     return parser
 
@@ -137,6 +138,27 @@ def _analyze_command(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
+
+
+def _compare_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="pipelines of passes side by side",
+        description="Latency, throughput and memory of several pipelines, what each pass of a "
+        "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
+        "against the first pipeline; give --passes '' for the unmodified model.",
+    )
+    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
+    command.add_argument("--on", required=True, metavar="HARDWARE", help="device or TOML file")
+    command.add_argument(
+        "--passes", action="append", required=True, metavar="P", help="a pipeline; repeatable"
+    )
+    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
+    command.add_argument("--prompt", type=whole, default=1024, metavar="S", help="tokens (1024)")
+    command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
+    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.set_defaults(run=_compare)
 
 
 def _list_commands(commands: Any) -> None:
@@ -200,6 +222,25 @@ def _analyze(arguments: argparse.Namespace) -> int:
         from costgraph.export.terminal import print_breakdown
 
         print_breakdown(table)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from costgraph.compare import compare
+
+    table = compare(
+        arguments.model,
+        arguments.on,
+        arguments.passes,
+        B=arguments.batch,
+        S=arguments.prompt,
+        N=arguments.generate,
+        accounting=arguments.accounting,
+    )
+    if arguments.json:
+        _print_json(table.to_dict())
+    else:
+        print(table)
     return 0
 
 

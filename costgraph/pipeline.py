@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,6 +77,11 @@ class Pass(ABC):
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     assumptions: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_tuning(self) -> bool:
+        """True while an option waits for a search over compiled programs."""
+        return False
 
     @abstractmethod
     def run(self, program: Program, machine: Machine) -> Outcome:
@@ -243,7 +248,16 @@ def number(where: str, spec: Option, text: str) -> Expr:
         ) from None
 
 
-def run(program: Program, passes: tuple[Pass, ...], machine: Machine) -> tuple[Program, Trace]:
+#: Decides the options of a pass that wait for a search.
+Resolve = Callable[[Pass, Program, Machine], Pass]
+
+
+def run(
+    program: Program,
+    passes: tuple[Pass, ...],
+    machine: Machine,
+    resolve: Resolve | None = None,
+) -> tuple[Program, Trace]:
     """Run ``passes`` in order, verifying before the first and after each.
 
     Raises:
@@ -253,7 +267,10 @@ def run(program: Program, passes: tuple[Pass, ...], machine: Machine) -> tuple[P
     """
     verify_program(program)
     steps: list[Step] = []
-    for item in passes:
+    for given in passes:
+        item = given
+        if given.needs_tuning and resolve is not None:
+            item = resolve(given, program, machine)
         try:
             outcome = item.run(program, machine)
             result = outcome.program.assuming(*item.assumptions)

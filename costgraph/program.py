@@ -35,6 +35,7 @@ class Phase:
         tokens: expected tokens emitted per step and sequence.
         weight: executions per value of the span (below one where a step emits
             several tokens).
+        resident: other graphs whose weights and caches stay in memory.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Phase:
     span: Span | None = None
     tokens: Expr = ONE
     weight: Expr = ONE
+    resident: tuple[Graph, ...] = ()
 
     @cached_property
     def substitution(self) -> Mapping[Symbol, Expr]:

@@ -119,4 +119,7 @@ def phase_memory(
     if at_end and phase.span is not None:
         values = {phase.span.symbol: phase.span.upper}
     fixed = need.weights + need.kv
+    for other in phase.resident:
+        beside = footprint(other, accounting)
+        fixed += beside.weights + beside.kv
     return tuple(phase.bind(fixed + a).xreplace(values) for a in need.activations or (Integer(0),))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from costgraph.passes.quantize import Quantize
+from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Quantize,)
+_ALL: tuple[type[Pass], ...] = (Quantize, Speculative)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

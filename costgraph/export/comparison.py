@@ -1,0 +1,69 @@
+"""Comparisons as text and HTML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from costgraph.export.table import html_table, plain_table, seconds, si
+
+if TYPE_CHECKING:
+    from costgraph.compare import Comparison, Effect
+
+HEAD = ("pipeline", "ttft", "tpot", "latency", "token/s", "memory", "speed-up", "decode bound by")
+
+
+def cells(table: Comparison) -> list[tuple[str, ...]]:
+    """One row of text per pipeline."""
+    return [
+        (
+            c.passes,
+            seconds(c.ttft),
+            seconds(c.tpot),
+            seconds(c.latency),
+            f"{c.throughput:.4g}",
+            f"{si(c.memory)}B",
+            f"{c.speedup:.2f}x",
+            c.tpot_bound,
+        )
+        for c in table.columns
+    ]
+
+
+def caption(table: Comparison) -> str:
+    """One line saying what is compared."""
+    values = ", ".join(f"{k}={v}" for k, v in table.bindings.items())
+    return f"{table.model} on {table.hardware} ({values}), accounting {table.accounting}"
+
+
+def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
+    lines = []
+    for effect in effects:
+        sign = "+" if effect.change >= 0 else "-"
+        lines.append(
+            f"    {effect.name}: {words} {seconds(effect.latency)} "
+            f"({sign}{seconds(abs(effect.change))})"
+        )
+    return lines
+
+
+def comparison_text(table: Comparison) -> str:
+    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions."""
+    lines = [caption(table), "", plain_table(HEAD, cells(table))]
+    for column, fall, ablation in zip(
+        table.columns, table.waterfalls, table.ablations, strict=True
+    ):
+        if len(fall) > 1:
+            lines += ["", column.passes, "  waterfall (latency after each pass, in order)"]
+            lines += _effects(fall, "to")
+            lines += ["  ablation (latency without each pass)"]
+            lines += _effects(ablation, "without it")
+    sentences = dict.fromkeys(s for assumed in table.assumptions for s in assumed)
+    if sentences:
+        lines += ["", "assuming"]
+        lines += [f"    {sentence}" for sentence in sentences]
+    return "\n".join(lines)
+
+
+def comparison_html(table: Comparison) -> str:
+    """The table as HTML for notebooks."""
+    return html_table(HEAD, cells(table), caption(table))

@@ -1,0 +1,58 @@
+"""Deciding pass options by search over compiled programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sympy import Integer
+
+from costgraph.errors import PipelineError
+from costgraph.pipeline import Pass
+
+if TYPE_CHECKING:
+    from costgraph.api import Compiled
+
+#: Longest draft that the search considers.
+LONGEST = 64
+
+
+def tuned(item: Pass, compiled: Callable[[Pass | None], Compiled]) -> Pass:
+    """``item`` with the draft length that gives the least time per token.
+
+    The search is over whole ``γ`` from 0 on, at the batch and context that the
+    pass names; it stops once the time has risen for eight lengths in a row or
+    the longest draft is reached. Zero (no speculation) is a candidate.
+
+    Args:
+        item: a speculative pass with ``gamma=optimal``.
+        compiled: compiles the program with a candidate pass, or without one.
+
+    Raises:
+        PipelineError: the pass has no such option, or the acceptance, batch or
+            context is symbolic.
+    """
+    from costgraph.passes.speculative import Speculative
+
+    if not isinstance(item, Speculative):
+        raise PipelineError(f"{item.name}: nothing to decide by search")
+    for value, name in ((item.alpha, "alpha"), (item.at_batch, "at-batch")):
+        if not value.is_number:
+            raise PipelineError(f"gamma=optimal needs a number for {name}, not {value}")
+    batch, context = int(item.at_batch), int(item.at_context)
+
+    def seconds(gamma: int) -> float:
+        candidate = None if gamma == 0 else replace(item, gamma=Integer(gamma))
+        return float(compiled(candidate).tpot.evaluate(B=batch, T=context))
+
+    best, least, risen = 0, seconds(0), 0
+    for gamma in range(1, LONGEST + 1):
+        now = seconds(gamma)
+        if now < least:
+            best, least, risen = gamma, now, 0
+        else:
+            risen += 1
+            if risen >= 8:
+                break
+    return replace(item, gamma=Integer(best))
