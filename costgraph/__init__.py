@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled, compile
-    from costgraph.compare import compare
+    from costgraph.comparison import compare
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
     from costgraph.formula.wins import wins
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Compiled": "costgraph.api",
     "compile": "costgraph.api",
-    "compare": "costgraph.compare",
+    "compare": "costgraph.comparison",
     "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",
     "Formula": "costgraph.formula",

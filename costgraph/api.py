@@ -68,7 +68,7 @@ class Compiled:
         one step over the expected tokens.
         """
         terms = tuple(
-            Term(t.count * p.weight, t.arms, t.ops, t.span)
+            Term(t.count * p.weight, t.arms, self._labelled(p, t.ops), t.span)
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -167,6 +167,12 @@ class Compiled:
         phases = self.program.phases
         first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
         return phases[: first + 1]
+
+    def _labelled(self, phase: Phase, ops: tuple[str, ...]) -> tuple[str, ...]:
+        """Operation names, with their phase where a token takes several phases."""
+        if len(self._decode) == 1:
+            return ops
+        return tuple(f"{phase.name}.{op}" for op in ops)
 
     @property
     def _decode(self) -> tuple[Phase, ...]:

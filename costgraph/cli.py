@@ -226,7 +226,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from costgraph.compare import compare
+    from costgraph.comparison import compare
 
     table = compare(
         arguments.model,

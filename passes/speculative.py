@@ -169,7 +169,8 @@ class Speculative(Pass):
             phase.span,
             ZERO,
             share if heads else round_.steps * share,
-            (phase.graph,),
+            # A draft made of the target's own layers holds nothing besides them.
+            (phase.graph,) if own_memory else (),
         )
         verifying = Phase(
             "verify",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from costgraph.export.table import html_table, plain_table, seconds, si
 
 if TYPE_CHECKING:
-    from costgraph.compare import Comparison, Effect
+    from costgraph.comparison import Comparison, Effect
 
 HEAD = ("pipeline", "ttft", "tpot", "latency", "token/s", "memory", "speed-up", "decode bound by")
 
@@ -21,7 +21,7 @@ def cells(table: Comparison) -> list[tuple[str, ...]]:
             seconds(c.tpot),
             seconds(c.latency),
             f"{c.throughput:.4g}",
-            f"{si(c.memory)}B",
+            f"{si(c.memory)}B" + ("" if c.fits else " (too large)"),
             f"{c.speedup:.2f}x",
             c.tpot_bound,
         )

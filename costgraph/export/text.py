@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Rational, expand, sstr
+from sympy import Expr, Rational, expand, fraction, sstr
 
 from costgraph.symbols import LEGEND
 
@@ -30,8 +31,9 @@ def number_text(value: Rational) -> str:
 
 
 def _power(text: str) -> str:
-    base, _, exponent = text.partition("**")
-    return base + exponent.translate(_SUPERSCRIPT) if exponent.isdigit() else text
+    """Powers as superscripts: ``B**2`` is ``B²``."""
+    shown = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_SUPERSCRIPT), text)
+    return shown.replace("*", "·")
 
 
 def expr_text(expr: Expr) -> str:
@@ -43,13 +45,19 @@ def expr_text(expr: Expr) -> str:
     ):
         sign = "-" if coefficient < 0 else "+"
         size = number_text(abs(coefficient))
-        if monomial == 1:
-            body = size
-        else:
-            factors = "·".join(_power(sstr(f)) for f in _factors(monomial))
-            body = factors if coefficient in (1, -1) else f"{size}·{factors}"
+        body = size if monomial == 1 else _monomial_text(size, monomial)
         shown.append(f"{sign} {body}" if shown else body if sign == "+" else f"-{body}")
     return " ".join(shown) or "0"
+
+
+def _monomial_text(size: str, monomial: Expr) -> str:
+    """A coefficient's text times a monomial, what divides behind a slash."""
+    top, bottom = fraction(monomial)
+    factors = [] if top == 1 else [_power(sstr(f)) for f in _factors(top)]
+    if size != "1" or not factors:
+        factors.insert(0, size)
+    body = "·".join(factors)
+    return body if bottom == 1 else f"{body}/({_power(sstr(bottom))})"
 
 
 def _factors(monomial: Expr) -> list[Expr]:

@@ -120,19 +120,28 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Like :func:`merged`, and all terms without a maximum added into one per resource."""
-    plain: dict[tuple[str, Span | None], list[Term]] = {}
+    plain: dict[tuple[str, Span | None, Expr], list[Term]] = {}
     result: list[Term] = []
     for term in merged(terms):
         if len(term.arms) == 1:
-            plain.setdefault((term.arms[0].resource, term.span), []).append(term)
+            factor = _kept_factor(term.count)
+            plain.setdefault((term.arms[0].resource, term.span, factor), []).append(term)
         else:
             result.append(term)
-    for (resource, span), group in plain.items():
+    for (resource, span, factor), group in plain.items():
         if len(group) == 1:
             result.append(group[0])
             continue
-        total = Add(*(t.count * t.arms[0].expr for t in group)).expand()
+        total = Add(*(t.count / factor * t.arms[0].expr for t in group)).expand()
         if total != 0:
             ops = tuple(dict.fromkeys(op for t in group for op in t.ops))
-            result.append(Term(ONE, (Arm(total, resource),), ops, span))
+            result.append(Term(factor, (Arm(total, resource),), ops, span))
     return tuple(result)
+
+
+def _kept_factor(count: Expr) -> Expr:
+    """The part of a count that stays in front: what is no polynomial (expectations)."""
+    if count.is_number or count.is_polynomial():
+        return ONE
+    factor: Expr = count.as_content_primitive()[1]
+    return factor

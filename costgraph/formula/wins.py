@@ -17,18 +17,30 @@ from costgraph.symbols import symbol
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Values of a symbol between two bounds, and the difference on them.
+class Piece:
+    """A stretch of an interval on which the difference is one polynomial.
 
-    Attributes:
-        lower, upper: bounds; exact numbers, or infinity.
-        difference: ``b − a`` on the interval, a polynomial in the symbol;
-            negative where ``b`` wins.
+    ``difference`` is ``b − a`` between ``lower`` and ``upper``: negative there.
     """
 
     lower: Expr
     upper: Expr
     difference: Expr
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Values of a symbol for which one formula is smaller than another.
+
+    Attributes:
+        lower, upper: bounds; exact numbers, or infinity. At a finite positive
+            bound the two formulas are equal.
+        pieces: the difference on the interval, piece by piece.
+    """
+
+    lower: Expr
+    upper: Expr
+    pieces: tuple[Piece, ...]
 
 
 def wins(a: Formula, b: Formula, over: str, **values: Any) -> tuple[Interval, ...]:
@@ -55,7 +67,7 @@ def wins(a: Formula, b: Formula, over: str, **values: Any) -> tuple[Interval, ..
         raise InputError(f"wins over {over}: no value for {', '.join(missing)}")
     bound = difference.bind(**{k: v for k, v in values.items() if k in given})
     cuts = [Integer(0), *breakpoints(bound.terms, x), oo]
-    found: list[Interval] = []
+    found: list[Piece] = []
     for lower, upper in pairwise(cuts):
         piece = _piece(bound.terms, x, _inside(lower, upper))
         found.extend(_negative(piece, x, lower, upper))
@@ -114,26 +126,20 @@ def _piece(terms: tuple[Term, ...], x: Symbol, at: Rational) -> Expr:
     return sympy.expand(Add(*parts))
 
 
-def _negative(piece: Expr, x: Symbol, lower: Expr, upper: Expr) -> Iterator[Interval]:
+def _negative(piece: Expr, x: Symbol, lower: Expr, upper: Expr) -> Iterator[Piece]:
     inner = [r for r in _positive_roots(piece, x) if lower < r < upper]
     for start, end in pairwise([lower, *sorted(inner, key=_key), upper]):
         if piece.xreplace({x: _inside(start, end)}) < 0:
-            yield Interval(start, end, piece)
+            yield Piece(start, end, piece)
 
 
-def _joined(intervals: list[Interval]) -> Iterator[Interval]:
-    """Adjacent intervals with one polynomial as one."""
-    current: Interval | None = None
-    for interval in intervals:
-        if (
-            current is not None
-            and current.upper == interval.lower
-            and current.difference == interval.difference
-        ):
-            current = Interval(current.lower, interval.upper, current.difference)
-            continue
-        if current is not None:
-            yield current
-        current = interval
-    if current is not None:
-        yield current
+def _joined(pieces: list[Piece]) -> Iterator[Interval]:
+    """Adjacent pieces as one interval: the difference is continuous across them."""
+    group: list[Piece] = []
+    for piece in pieces:
+        if group and group[-1].upper != piece.lower:
+            yield Interval(group[0].lower, group[-1].upper, tuple(group))
+            group = []
+        group.append(piece)
+    if group:
+        yield Interval(group[0].lower, group[-1].upper, tuple(group))

@@ -28,6 +28,7 @@ class Column:
         ttft_bound, tpot_bound: the resource that bounds the largest share of
             the time, with that share.
         speedup: latency of the first pipeline over this one's.
+        fits: whether the memory is within the device's capacity.
     """
 
     passes: str
@@ -39,6 +40,7 @@ class Column:
     ttft_bound: str
     tpot_bound: str
     speedup: float
+    fits: bool
 
 
 @dataclass(frozen=True)
@@ -170,16 +172,19 @@ def _column(compiled: Compiled, values: dict[str, int], base: float) -> Column:
     steps = values["N"] - 1
     context = values["S"] + max(steps, 1) // 2
     tpot = (latency - ttft) / steps if steps else float(_at(compiled.tpot, **values, T=context))
+    memory = float(_at(compiled.memory, **values))
+    capacity = (compiled.bound or compiled.machine).memory.capacity
     return Column(
         passes=text_of(compiled.passes) or "none",
         ttft=ttft,
         tpot=tpot,
         latency=latency,
         throughput=values["B"] * values["N"] / latency,
-        memory=float(_at(compiled.memory, **values)),
+        memory=memory,
         ttft_bound=_bound(compiled.ttft, **values),
         tpot_bound=_bound(compiled.tpot, **values, T=context),
         speedup=base / latency,
+        fits=capacity is None or memory <= float(capacity),
     )
 
 

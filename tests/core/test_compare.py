@@ -1,0 +1,137 @@
+"""Comparing pipelines, differences as formulas, and exact winning intervals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Integer, Rational, oo
+
+import costgraph as cg
+from costgraph.cli import main
+from costgraph.errors import InputError
+from costgraph.formula import Arm, Formula
+from costgraph.formula.bounds import bound_shares
+from costgraph.formula.terms import make_term
+from costgraph.symbols import B
+
+PIPELINES = [
+    "",
+    "quantize{preset=w4a16}",
+    "speculative{draft=opt-125m,gamma=4,alpha=0.8}",
+    "quantize{preset=w4a16},speculative{draft=opt-125m,gamma=4,alpha=0.8}",
+]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return cg.compare("opt-13b", "a100", PIPELINES, B=2, S=256, N=64)
+
+
+def test_columns_agree_with_the_compiled_formulas(table):
+    for column, compiled in zip(table.columns, table.compiled, strict=True):
+        latency = compiled.latency.evaluate(B=2, S=256, N=64)
+        assert column.latency == latency
+        assert column.throughput == pytest.approx(128 / latency)
+        assert column.tpot == pytest.approx((latency - column.ttft) / 63)
+        assert column.speedup == pytest.approx(table.columns[0].latency / latency)
+        assert column.fits == (column.memory <= 40e9)
+
+
+def test_a_waterfall_adds_up_from_the_plain_model_to_the_pipeline(table):
+    plain = table.columns[0].latency
+    for column, fall in zip(table.columns, table.waterfalls, strict=True):
+        assert plain + sum(e.change for e in fall) == pytest.approx(column.latency)
+
+
+def test_an_ablation_is_the_pipeline_without_the_pass(table):
+    whole = table.ablations[3]
+    assert whole[0].latency == pytest.approx(table.columns[2].latency)
+    assert whole[1].latency == pytest.approx(table.columns[1].latency)
+
+
+def test_the_command_prints_the_same_numbers(table, capsys):
+    arguments = ["compare", "opt-13b", "--on", "a100", "--batch", "2", "--prompt", "256"]
+    for text in PIPELINES:
+        arguments += ["--passes", text]
+    assert main([*arguments, "--generate", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [p["latency"] for p in found["pipelines"]] == [c.latency for c in table.columns]
+    assert len(found["pipelines"][3]["waterfall"]) == 2
+    assert main([*arguments, "--generate", "64"]) == 0
+    text = capsys.readouterr().out
+    assert "waterfall" in text
+    assert "accepted independently" in text
+
+
+def test_bound_shares_add_up():
+    compiled = cg.compile("opt-13b", "a100")
+    shares = bound_shares(compiled.tpot, {"B": 1, "T": 100})
+    assert sum(shares.values()) == pytest.approx(1)
+    assert max(shares, key=shares.__getitem__) == "memory"
+    crowded = bound_shares(compiled.ttft, {"B": 64, "S": 256})
+    assert max(crowded, key=crowded.__getitem__) == "tensor:fp16"
+
+
+def formula(*lines: tuple[int, int, int, int]) -> Formula:
+    terms = [
+        make_term(
+            Integer(1),
+            (Arm(Integer(a) + b * B, "memory"), Arm(Integer(c) + d * B, "tensor:bf16")),
+            (f"op{i}",),
+        )
+        for i, (a, b, c, d) in enumerate(lines)
+    ]
+    return Formula("f", "s", tuple(t for t in terms if t is not None))
+
+
+coefficient = st.integers(0, 9)
+line = st.tuples(coefficient, coefficient, coefficient, coefficient)
+
+
+@settings(max_examples=80)
+@given(st.lists(line, min_size=1, max_size=3), st.lists(line, min_size=1, max_size=3))
+def test_winning_intervals_match_brute_force(first, second):
+    a, b = formula(*first), formula(*second)
+    intervals = cg.wins(a, b, "B")
+    for n in range(1, 60):
+        at = Rational(n, 4)
+        values = {B: at}
+        wins = b.expr.xreplace(values) < a.expr.xreplace(values)
+        inside = any(i.lower < at < i.upper for i in intervals)
+        on_edge = any(at in (i.lower, i.upper) for i in intervals)
+        # Dominance assumes a size of at least one: below, arms may be pruned.
+        if at >= 1 and not on_edge:
+            assert inside == bool(wins)
+
+
+def test_the_batch_up_to_which_speculation_wins_is_exact():
+    plain = cg.compile("llama-2-70b", "h100")
+    fast = cg.compile("llama-2-70b", "h100", "speculative{draft=llama-2-7b,gamma=4,alpha=0.7}")
+    (interval,) = cg.wins(plain.tpot, fast.tpot, "B", T=2048)
+    edge = interval.upper
+    assert interval.lower == 0
+    assert edge.is_Rational
+    difference = (fast.tpot - plain.tpot).bind(T=2048)
+    assert difference.expr.xreplace({B: edge}) == 0
+    assert difference.evaluate(B=float(edge) * 0.99) < 0 < difference.evaluate(B=float(edge) * 1.01)
+
+
+def test_one_side_may_win_everywhere_or_nowhere():
+    small, large = formula((1, 1, 0, 0)), formula((2, 1, 0, 0))
+    (everywhere,) = cg.wins(large, small, "B")
+    assert (everywhere.lower, everywhere.upper) == (0, oo)
+    assert cg.wins(small, large, "B") == ()
+    assert cg.wins(small, small, "B") == ()
+
+
+def test_missing_values_and_mixed_units_are_refused():
+    compiled = cg.compile("gpt2", "a6000")
+    with pytest.raises(InputError, match="T"):
+        cg.wins(compiled.tpot, compiled.tpot * 2, "B")
+    with pytest.raises(InputError, match="byte"):
+        compiled.tpot - compiled.memory
+    with pytest.raises(InputError, match="at least one"):
+        cg.compare("gpt2", "a6000", [])
