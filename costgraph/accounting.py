@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Mul
+from sympy import Expr, Mul, ceiling
 
 from costgraph.cost import (
     MEMORY,
@@ -80,6 +80,7 @@ class Accounting:
         rules: replacements by operation kind; empty means: ask the operation.
         footprint: ``liveness`` (peak of live tensors) or ``stores`` (all
             results of one region body, the survey tool's estimate).
+        figures: name of the device files' table of figures, if not ``name``.
     """
 
     name: str
@@ -87,6 +88,12 @@ class Accounting:
     source: str
     rules: Mapping[str, Rule] = field(default_factory=dict)
     footprint: str = "liveness"
+    figures: str = ""
+
+    @property
+    def device_figures(self) -> str:
+        """Name of the table of device figures that the convention uses."""
+        return self.figures or self.name
 
     def cost(self, site: Site) -> Cost:
         """Cost of one execution of the operation at ``site``.
@@ -263,7 +270,7 @@ def _not_counted(site: Site) -> Cost:
     return Cost()
 
 
-SURVEY = Accounting(
+_SURVEY = Accounting(
     name="survey",
     title="the conventions of LLM-Viewer, the tool behind arXiv 2402.16363",
     source="LLM-Viewer model_analyzer.py at revision 472f71f",
@@ -293,7 +300,69 @@ SURVEY = Accounting(
     footprint="stores",
 )
 
-ACCOUNTINGS: Mapping[str, Accounting] = MappingProxyType({a.name: a for a in (EXACT, SURVEY)})
+
+def _survey_flash(kv_reads: int) -> Rule:
+    """The tool's fused attention: scores-sized stores, K and V by query head.
+
+    Blocks of ``min(⌈onchip / (kv·dh)⌉, dh)`` query rows, which is ``dh`` with
+    every buffer in the tool's table. Revisions before 472f71f read only one of
+    K and V (``kv_reads = 1``).
+    """
+
+    def rule(site: Site) -> Cost:
+        query, keys, _ = site.operands
+        b, q, h, dh = query.shape
+        t, a = keys.shape[1], query.dtype.bytes_per_element
+        reads = kv_reads * ceiling(q / dh) * t * dh * b * h * keys.dtype.bytes_per_element
+        return _survey_cost(
+            site,
+            4 * query.numel * t + 5 * b * h * q * t,
+            (Role.ACTIVATION, Direction.READ, query.bytes),
+            (Role.ACTIVATION, Direction.WRITE, 2 * b * h * q * t * a),
+            (Role.KV, Direction.READ, reads),
+        )
+
+    return rule
+
+
+def _textbook_flash(site: Site) -> Cost:
+    """FlashAttention-2 without causal skipping: Q and O once, K and V per block of 128 rows."""
+    query, keys, values = site.operands
+    b, q, h, _ = query.shape
+    t = keys.shape[1]
+    blocks = ceiling(q / 128)
+    return _survey_cost(
+        site,
+        4 * query.numel * t + 5 * b * h * q * t,
+        (Role.ACTIVATION, Direction.READ, query.bytes),
+        (Role.ACTIVATION, Direction.WRITE, site.result.bytes),
+        (Role.KV, Direction.READ, blocks * (keys.bytes + values.bytes)),
+    )
+
+
+def _survey_variant(name: str, title: str, source: str, flash: Rule) -> Accounting:
+    rules = MappingProxyType({**_SURVEY.rules, "flash-attention": flash})
+    return replace(_SURVEY, name=name, title=title, source=source, rules=rules, figures="survey")
+
+
+#: The tool at its newest revision.
+SURVEY = _survey_variant("survey", _SURVEY.title, _SURVEY.source, _survey_flash(2))
+SURVEY_2024_04 = _survey_variant(
+    "survey-2024-04",
+    "the same tool when the survey's Figure 16 was made: fused attention reads one of K and V",
+    "LLM-Viewer model_analyzer.py at revision 89c2bd9",
+    _survey_flash(1),
+)
+SURVEY_TEXTBOOK = _survey_variant(
+    "survey-textbook",
+    "the survey's conventions with FlashAttention-2 counted from its definition",
+    "LLM-Viewer 472f71f; Dao, arXiv 2307.08691",
+    _textbook_flash,
+)
+
+ACCOUNTINGS: Mapping[str, Accounting] = MappingProxyType(
+    {a.name: a for a in (EXACT, SURVEY, SURVEY_2024_04, SURVEY_TEXTBOOK)}
+)
 
 
 def accounting(spec: str | Accounting) -> Accounting:

@@ -312,7 +312,7 @@ def compile(
     if symbolic_model:
         options["symbolic"] = True
     program = load_model(model, **options)
-    machine = load_hardware(hardware).under(convention.name)
+    machine = load_hardware(hardware).under(convention.device_figures)
     chosen = pipeline.parse(passes, PASSES) if isinstance(passes, str) else tuple(passes)
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)

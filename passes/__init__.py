@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from costgraph.passes.fuse import Fuse
 from costgraph.passes.quantize import Quantize
 from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Quantize, Speculative)
+_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, Speculative)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

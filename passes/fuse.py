@@ -1,0 +1,320 @@
+"""Operator fusion: kernels that keep their intermediates on the chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Integer, Mul, Symbol, ceiling, true
+
+from costgraph.graph import Graph, Node
+from costgraph.machine import Machine
+from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
+from costgraph.ops.flash import FlashAttention
+from costgraph.ops.fused import Fused
+from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.program import Program
+from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
+
+#: Rows and columns of an output tile of a matrix product, and its accumulator's bytes.
+TILE = Integer(128)
+ACCUMULATOR = Integer(4)
+
+ELEMENTWISE = frozenset({"activation", "multiply", "add", "scale", "soft-cap"})
+NORMS = frozenset({"rms-norm", "layer-norm"})
+MOVES = frozenset({"rope", "kv-append", "paged-kv-append", "quantize", "split", "select"})
+GATHERS = frozenset({"embedding"})
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Merges producers into consumers, siblings into one kernel, attention into tiles."""
+
+    name: ClassVar[str] = "fuse"
+    title: ClassVar[str] = "merge operations into kernels that keep intermediates on the chip"
+    formula: ClassVar[str] = (
+        "bytes' = bytes_p + bytes_c - 2·|intermediate|, FLOP' = FLOP_p + FLOP_c (+ recomputation)"
+    )
+    source: ClassVar[str] = (
+        "survey arXiv 2402.16363, section 5.1; FlashAttention-2, arXiv 2307.08691; "
+        "DeepFusion, arXiv 2207.00032"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = ("fused kernels reach the same peaks as their parts",)
+
+    attention: str = option(
+        "word", "flash", "tiled attention, or scores in memory", choices=("flash", "none")
+    )
+    split: Expr = option("number", Integer(1), "pieces of the context (Flash-Decoding)", minimum=1)
+    causal: str = option(
+        "word", "skip", "key blocks past the diagonal are skipped or read",
+        choices=("skip", "full"),
+    )  # fmt: skip
+    siblings: bool = option("flag", True, "products of one operand as one kernel")
+    epilogue: bool = option("flag", True, "element-wise work behind a matrix product")
+    elementwise: bool = option("flag", True, "chains of element-wise work and norms")
+    prologue: bool = option("flag", False, "a norm in front of a product, recomputed per tile")
+
+    def run(self, program: Program, machine: Machine) -> Outcome:
+        made, hits, misses = rewrite_program(program, self.rules(program.dims), machine, self.name)
+        if machine.onchip is None and hits:
+            made = made.assuming("the on-chip buffer is not stated: taken as large enough")
+        return Outcome(made, hits, misses)
+
+    def rules(self, dims: tuple[tuple[Symbol, Expr], ...] = ()) -> tuple[Rule, ...]:
+        """The rules that the options ask for, in the order in which they run.
+
+        ``dims`` are values of symbolic model dimensions, to decide conditions with.
+        """
+        found: list[Rule] = []
+        if self.attention == "flash":
+            found.append(Flash(self.causal == "skip", self.split, dims))
+        if self.siblings:
+            found.append(Siblings())
+        if self.epilogue:
+            found.append(Chain("epilogue", frozenset({"product"}), ELEMENTWISE | MOVES, dims))
+        if self.elementwise:
+            light = frozenset({"elementwise", "norm", "move", "gather"})
+            found.append(Chain("elementwise", light, ELEMENTWISE | NORMS | MOVES, dims))
+        if self.prologue:
+            found.append(Chain("prologue", frozenset({"norm"}), frozenset({"linear"}), dims))
+        return tuple(found)
+
+
+def kinds(node: Node) -> frozenset[str]:
+    """Kinds of the operations in a node, opened if it is fused."""
+    if isinstance(node.op, Fused):
+        return frozenset(n.op.kind for n in node.op.body.nodes)
+    return frozenset({node.op.kind})
+
+
+def family(node: Node) -> str:
+    """What a node is to the rules: the heaviest thing inside it."""
+    inside = kinds(node)
+    if inside <= ELEMENTWISE:
+        return "elementwise"
+    if "linear" in inside:
+        known = ELEMENTWISE | NORMS | MOVES | {"linear"}
+        return "product" if inside <= known else "other"
+    if inside <= GATHERS | ELEMENTWISE | NORMS | MOVES and inside & GATHERS:
+        return "gather"
+    if inside <= NORMS | ELEMENTWISE | MOVES and inside & NORMS:
+        return "norm"
+    if inside <= MOVES | ELEMENTWISE:
+        return "move"
+    return "other"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A producer and one of its consumers become one kernel.
+
+    Conditions (survey, section 5.1): the intermediate is not needed elsewhere, or
+    stays a result of the kernel; the tile's working set fits on the chip; the
+    pair is one that kernels support.
+    """
+
+    name: str
+    producers: frozenset[str]
+    consumers: frozenset[str]
+    dims: tuple[tuple[Symbol, Expr], ...] = ()
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Try to merge ``node`` into what makes one of its operands."""
+        takes = (
+            family(node) == "product"
+            if self.name == "prologue"
+            else (kinds(node) <= self.consumers)
+        )
+        if not takes:
+            return None
+        reason: str | None = None
+        for operand in node.inputs:
+            producer = graph.producer.get(operand)
+            if producer is None:
+                continue
+            if family(producer) == "product" and kinds(node) & NORMS:
+                reason = f"a norm needs whole rows, {producer.name!r} makes tiles"
+                continue
+            if family(producer) not in self.producers:
+                continue
+            reason = self._refusal(graph, producer, node, machine)
+            if reason is None:
+                recompute = _recompute(producer, node) if self.name == "prologue" else ()
+                return merge(graph, (producer, node), recompute)
+        return None if reason is None else Miss(self.name, node.name, reason)
+
+    def _refusal(self, graph: Graph, p: Node, c: Node, machine: Machine) -> str | None:
+        made = [t.name for t in p.outputs]
+        if self.name == "prologue":
+            if not kinds(p) <= NORMS:
+                return f"{p.name!r} is more than a norm"
+            others = {u.name for n in made for u in graph.consumers[n]} - {c.name}
+            if others:
+                return f"the result of {p.name!r} is also needed by {', '.join(sorted(others))}"
+        if _indirect(graph, p, c):
+            return f"another path leads from {p.name!r} to {c.name!r}"
+        need = working_set(p, c).xreplace(dict(self.dims))
+        room = machine.onchip
+        # An undecided comparison of symbols is a refusal, too.
+        if room is not None and (need <= room) is not true:
+            return f"working set of {need} B does not provably fit the on-chip buffer of {room} B"
+        return None
+
+
+def _indirect(graph: Graph, p: Node, c: Node) -> bool:
+    """True if a path besides the direct edges leads from ``p`` to ``c``: a cycle if merged."""
+    for tensor in p.outputs:
+        for user in graph.consumers[tensor.name]:
+            if user.name != c.name and reaches(
+                graph, [t.name for t in user.outputs], c.name, {c.name}
+            ):
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Matrix products of one operand become one kernel that reads it once."""
+
+    name: str = "siblings"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Merge ``node`` with earlier products of its first operand."""
+        if node.op.kind != "linear":
+            return None
+        x = node.inputs[0]
+        group = tuple(
+            u
+            for u in graph.consumers[x]
+            if u.inputs[0] == x and kinds(u) == {"linear"} and not _depends(graph, u, node)
+        )
+        if len(group) < 2:
+            return None
+        return merge(graph, group)
+
+
+def _depends(graph: Graph, a: Node, b: Node) -> bool:
+    """True if one of two nodes uses what the other makes, however far."""
+    return any(
+        reaches(graph, [t.name for t in first.outputs], second.name, set())
+        for first, second in ((a, b), (b, a))
+    )
+
+
+@dataclass(frozen=True)
+class Flash:
+    """Scores, softmax and values become tiled attention."""
+
+    causal_traffic: bool
+    splits: Expr
+    dims: tuple[tuple[Symbol, Expr], ...] = ()
+    name: str = "flash"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the scores."""
+        if not isinstance(node.op, AttentionScores):
+            return None
+        chain: list[Node] = [node]
+        cap = False
+        while not isinstance(chain[-1].op, AttentionValues):
+            users = graph.consumers[chain[-1].output]
+            if len(users) != 1 or chain[-1].output in graph.outputs:
+                return Miss(self.name, node.name, "an intermediate is needed elsewhere")
+            if not isinstance(users[0].op, (Softmax, SoftCap, AttentionValues)):
+                return Miss(self.name, node.name, f"{users[0].op.kind} between scores and values")
+            cap = cap or isinstance(users[0].op, SoftCap)
+            chain.append(users[0])
+        values = chain[-1]
+        query, keys = graph.operands(node)
+        head = query.shape[3].xreplace(dict(self.dims))
+        width = query.dtype.bytes_per_element
+        rows = tile_rows(head, width, machine.shared)
+        if rows is None:
+            return Miss(self.name, node.name, "no tile fits the shared memory")
+        # Reading K and V again per block must cost no more than the scores it saves:
+        # 2·dh·(kv bytes)/rows per pair against 4·(activation bytes).
+        if (head * keys.dtype.bytes_per_element <= 2 * rows * width) is not true:
+            return Miss(
+                self.name, node.name, "tiles this small read K and V more than scores would move"
+            )
+        op = FlashAttention(node.op.mask, rows, self.causal_traffic, cap, self.splits)
+        inputs = (node.inputs[0], keys.name, values.inputs[1])
+        return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))
+
+
+def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:
+    """Query rows of a tile: ``(rows·dh + 2·c·dh + rows·c)·a <= shared``, ``c`` key columns.
+
+    The largest of 128, 64, 32, 16 rows that leaves room for at least 16 columns.
+    Without a stated or decidable size: 128.
+    """
+    for rows in (128, 64, 32, 16):
+        need = (rows * head + 2 * 16 * head + rows * 16) * width
+        if shared is None or not need.is_number or need <= shared:
+            return Integer(rows)
+    return None
+
+
+def working_set(p: Node, c: Node) -> Expr:
+    """Bytes on the chip for one tile of a fused pair.
+
+    A product keeps an accumulator tile of 128 × 128 in FP32 and a tile of each
+    further operand of the consumer; row-wise work keeps one row of every
+    tensor it touches.
+    """
+    if family(p) == "product" or family(c) == "product":
+        extra = len(c.inputs)
+        return TILE * TILE * ACCUMULATOR * (1 + extra)
+    row = [t.shape[-1] * ACCUMULATOR for t in (*p.outputs, *c.outputs) if t.shape]
+    return sum(row, Integer(0)) * 2
+
+
+def merge(
+    graph: Graph, nodes: tuple[Node, ...], recompute: tuple[tuple[str, Expr], ...] = ()
+) -> Replacement:
+    """``nodes`` as one :class:`Fused` node; fused ones are opened first.
+
+    What only they use disappears from memory; what others use too stays a result.
+    """
+    inner: list[Node] = []
+    factors = list(recompute)
+    names = {n.name for n in nodes}
+    for node in sorted(nodes, key=lambda n: graph.nodes.index(n)):
+        if isinstance(node.op, Fused):
+            inner.extend(node.op.body.nodes)
+            factors.extend(node.op.recompute)
+        else:
+            inner.append(node)
+    made = {t.name for n in inner for t in n.outputs}
+    tensors = {t.name: t for n in inner for t in n.outputs}
+    needed = tuple(
+        name
+        for name in dict.fromkeys(t.name for n in nodes for t in n.outputs)
+        if name in graph.outputs or any(u.name not in names for u in graph.consumers[name])
+    )
+    sources = dict.fromkeys(i for n in inner for i in n.inputs if i not in made)
+    body = Graph(
+        "+".join(n.name for n in inner),
+        tuple(graph.tensors[name] for name in sources),
+        tuple(inner),
+        needed,
+    )
+    new = Node(
+        _label(inner),
+        Fused(body, tuple(factors)),
+        tuple(sources),
+        tuple(tensors[name] for name in needed),
+    )
+    return Replacement(nodes, new)
+
+
+def _label(inner: list[Node]) -> str:
+    return "+".join(n.name for n in inner)
+
+
+def _recompute(p: Node, c: Node) -> tuple[tuple[str, Expr], ...]:
+    """A norm in front of a product is redone for each column of output tiles."""
+    columns = [Mul(*t.shape[2:]) for t in c.outputs]
+    factor = ceiling(sum(columns, Integer(0)) / TILE)
+    inner = p.op.body.nodes if isinstance(p.op, Fused) else (p,)
+    return tuple((n.name, factor) for n in inner)
