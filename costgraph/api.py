@@ -140,7 +140,7 @@ class Compiled:
         return self.program.assumptions
 
     def breakdown(
-        self, phase: str, *, B: int, T: int | None = None, S: int | None = None
+        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Breakdown:
         """Per-operation rows of one step, with numbers.
 
@@ -149,6 +149,7 @@ class Compiled:
             B: sequences.
             T: context of a decode step, the new token included.
             S: prompt tokens of a prefill.
+            symbols: whole numbers for symbols that passes brought in.
 
         Returns:
             Rows with FLOP, bytes by role, arithmetic intensity, seconds and
@@ -157,7 +158,7 @@ class Compiled:
         Raises:
             InputError: a symbol is missing, or a value is out of range.
         """
-        return break_down(self, phase, {"B": B, "T": T, "S": S})
+        return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
     # --- parts ---------------------------------------------------------------
 

@@ -190,13 +190,17 @@ def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpR
 def _values(
     compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
 ) -> dict[Symbol, Expr]:
-    wanted = {B} | (phase.query.free_symbols | phase.bind(T).free_symbols)
+    wanted = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
+    for row in compiled.rows[phase.name]:
+        for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), row.count):
+            wanted |= phase.bind(expr).free_symbols
+    wanted -= {symbol for symbol, _ in compiled.program.dims}
     values: dict[Symbol, Expr] = {}
     for symbol in sorted(wanted - {q}, key=lambda s: s.name):
         value = given.get(symbol.name)
         if value is None:
             raise UnboundSymbolError(
-                f"{phase.name}: no value for {symbol.name} ({LEGEND[symbol.name]})"
+                f"{phase.name}: no value for {symbol.name} ({LEGEND.get(symbol.name, 'a symbol of a pass')})"
             )
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")

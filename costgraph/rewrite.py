@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from typing import Any, Protocol
+from typing import Protocol
 
 from costgraph.errors import VerifyError
 from costgraph.graph import Graph, Node, Origin, Repeat
 from costgraph.machine import Machine
+from costgraph.ops.base import Op
+from costgraph.ops.fused import Fused
 from costgraph.pipeline import Miss
 from costgraph.program import Program
+from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class Rule(Protocol):
     was there but a condition failed, or None where there was no pattern.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in hits and misses."""
 
     def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Try the rule at ``node``."""
@@ -160,13 +165,26 @@ def rewrite_program(
     return replace(program, phases=phases), tuple(hits), tuple(misses)
 
 
-def map_nodes(graph: Graph, f: Callable[[Node], Node]) -> Graph:
-    """``f`` applied to every node of the graph and, first, inside regions."""
+def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op]) -> Graph:
+    """``graph`` with each operation replaced by ``f(node, operands)``, results inferred anew.
+
+    Bodies of regions and fused kernels are rebuilt first; ``f`` sees only the
+    operations inside them.
+    """
+    tensors = {t.name: t for t in graph.sources}
     nodes = []
     for node in graph.nodes:
-        body: Any = getattr(node.op, "body", None)
-        if isinstance(body, Graph):
-            changes: Mapping[str, Any] = {"body": map_nodes(body, f)}
-            node = replace(node, op=replace(node.op, **changes))
-        nodes.append(f(node))
+        operands = tuple(tensors[name] for name in node.inputs)
+        op: Op
+        if isinstance(node.op, Repeat):
+            op = replace(node.op, body=rebuild(node.op.body, f))
+        elif isinstance(node.op, Fused):
+            body = replace(node.op.body, sources=operands)
+            op = replace(node.op, body=rebuild(body, f))
+        else:
+            op = f(node, operands)
+        specs = op.infer(operands)
+        outputs = tuple(s.named(t.name) for s, t in zip(specs, node.outputs, strict=True))
+        tensors.update((t.name, t) for t in outputs)
+        nodes.append(replace(node, op=op, outputs=outputs))
     return replace(graph, nodes=tuple(nodes))

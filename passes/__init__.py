@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from costgraph.passes.fuse import Fuse
+from costgraph.passes.page_kv import PageKV
 from costgraph.passes.quantize import Quantize
 from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, Speculative)
+_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, Speculative)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

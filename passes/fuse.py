@@ -237,7 +237,9 @@ class Flash:
             return Miss(
                 self.name, node.name, "tiles this small read K and V more than scores would move"
             )
-        op = FlashAttention(node.op.mask, rows, self.causal_traffic, cap, self.splits)
+        op = FlashAttention(
+            node.op.mask, rows, self.causal_traffic, cap, self.splits, node.op.paging
+        )
         inputs = (node.inputs[0], keys.name, values.inputs[1])
         return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))
 

@@ -8,7 +8,7 @@ many query heads share it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sympy import Expr
 
@@ -30,6 +30,9 @@ from costgraph.ops.base import (
     write,
 )
 from costgraph.tensor import Role
+
+if TYPE_CHECKING:
+    from costgraph.ops.paged import Paging
 
 #: How a mask is treated: ``skip`` counts useful (unmasked) pairs only, as the
 #: definition requires and tiled kernels do; ``compute`` counts every pair, as a
@@ -93,6 +96,11 @@ class AttentionScores(Op):
 
     kind: ClassVar[str] = "qk-matmul"
     mask: str = "skip"
+    paging: Paging | None = None
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = super().accesses(inputs, outputs)
+        return found if self.paging is None else self.paging.reads(found, inputs[1])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes queries and keys")
@@ -140,6 +148,11 @@ class AttentionValues(Op):
 
     kind: ClassVar[str] = "sv-matmul"
     mask: str = "skip"
+    paging: Paging | None = None
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = super().accesses(inputs, outputs)
+        return found if self.paging is None else self.paging.reads(found, inputs[1])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes probabilities and values")

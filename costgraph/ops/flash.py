@@ -11,6 +11,7 @@ from costgraph.cost import ONE, Access, Direction, Work
 from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
 from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ops.elementwise import SoftCap
+from costgraph.ops.paged import Paging
 from costgraph.tensor import Role
 
 _ROWS = Integer(128)
@@ -42,6 +43,7 @@ class FlashAttention(Op):
     causal_traffic: bool = True
     soft_cap: bool = False
     splits: Expr = ONE
+    paging: Paging | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 3, self, "takes queries, keys and values")
@@ -85,4 +87,6 @@ class FlashAttention(Op):
                 Access("partials", Role.ACTIVATION, Direction.WRITE, partial),
                 Access("partials", Role.ACTIVATION, Direction.READ, partial),
             ]
+        if self.paging is not None:
+            return self.paging.reads(tuple(found), keys)
         return tuple(found)

@@ -1,0 +1,86 @@
+"""Paged caches: blocks of tokens, a table of blocks, and kernels that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Integer, ceiling, floor
+
+from costgraph.cost import Access, Direction
+from costgraph.ops.attention import KVAppend
+from costgraph.ops.base import Spec, Tensors
+from costgraph.tensor import Role, Tensor
+
+ONE = Integer(1)
+#: Bytes of one entry of a block table (a 32-bit block number).
+ENTRY = Integer(4)
+
+
+@dataclass(frozen=True)
+class Paging:
+    """How a cache is laid out in blocks.
+
+    Attributes:
+        block: tokens per block.
+        exact: allocate ``⌈T/b⌉·b`` tokens; otherwise the expected
+            ``T + (b − 1)/2`` for lengths that end anywhere in a block.
+        table: attention reads the block table in every step.
+        kernel: factor on the cache bytes that attention reads.
+        prefix: tokens of a prefix that sequences share.
+        sharers: sequences that share it.
+    """
+
+    block: Expr
+    exact: bool = True
+    table: bool = True
+    kernel: Expr = ONE
+    prefix: Expr = Integer(0)
+    sharers: Expr = ONE
+
+    def allocated(self, tokens: Expr) -> Expr:
+        """Tokens set aside per sequence for ``tokens`` cached ones.
+
+        Whole blocks of a shared prefix are stored once per group of sharers.
+        """
+        used = (
+            ceiling(tokens / self.block) * self.block
+            if self.exact
+            else tokens + (self.block - 1) / 2
+        )
+        if self.sharers == 1:
+            return used
+        return used - (1 - 1 / self.sharers) * floor(self.prefix / self.block) * self.block
+
+    def reads(self, found: tuple[Access, ...], cache: Tensor) -> tuple[Access, ...]:
+        """The accesses of an attention operation over a cache laid out this way."""
+        scaled = tuple(
+            Access(a.tensor, a.role, a.direction, a.bytes * self.kernel)
+            if a.role is Role.KV and a.direction is Direction.READ
+            else a
+            for a in found
+        )
+        if not self.table:
+            return scaled
+        batch, tokens = cache.shape[:2]
+        entries = batch * ceiling(tokens / self.block)
+        return (
+            *scaled,
+            Access("block_table", Role.ACTIVATION, Direction.READ, ENTRY * entries),
+        )
+
+
+@dataclass(frozen=True)
+class PagedKVAppend(KVAppend):
+    """:class:`KVAppend` into blocks: the same traffic, another amount set aside."""
+
+    kind: ClassVar[str] = "kv-append"
+    paging: Paging = Paging(ONE)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        (spec,) = super().infer(inputs)
+        tensor = spec.named("")
+        batch, tokens = tensor.shape[:2]
+        per_token = tensor.bytes / (batch * tokens)
+        stored = batch * self.paging.allocated(tokens) * per_token
+        return (Spec(spec.shape, spec.dtype, spec.role, stored),)

@@ -1,0 +1,139 @@
+"""Paged caches: waste, table traffic, kernels, prefixes, capacity."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Integer, Rational
+
+import costgraph as cg
+from costgraph.capacity import largest_batch
+from costgraph.errors import InputError, PipelineError, UnboundSymbolError
+from costgraph.ops.paged import Paging
+from costgraph.passes import PASSES
+from costgraph.pipeline import parse, text_of
+
+MODEL, DEVICE = "opt-13b", "a100"
+PER_TOKEN = 2 * 40 * 5120 * 2  # 819,200 byte
+
+
+def step(text: str, tokens: int = 501, batch: int = 1, **symbols: int):
+    return cg.compile(MODEL, DEVICE, text).breakdown("decode", B=batch, T=tokens, **symbols)
+
+
+@pytest.mark.parametrize("block", [1, 16, 128, 500])
+def test_whole_blocks_are_set_aside(block):
+    got = step(f"page-kv{{block={block}}}").totals["kv_bytes"]
+    assert got == -(-501 // block) * block * PER_TOKEN
+
+
+@pytest.mark.parametrize(("block", "waste"), [(16, "7.5"), (128, "63.5"), (1, "0")])
+def test_the_expected_waste_is_the_mean_over_lengths(block, waste):
+    exact = Paging(Integer(block))
+    lengths = range(1 + 3 * block, 1 + 4 * block)
+    brute = sum(exact.allocated(Integer(n)) - n for n in lengths) / Integer(block)
+    expected = Paging(Integer(block), exact=False).allocated(Integer(500)) - 500
+    assert brute == expected == Rational(waste)
+
+
+def test_waste_as_a_share_of_500_tokens():
+    shares = {b: float(Rational(b - 1, 2) / 500) for b in (1, 16)}
+    assert shares == {1: 0.0, 16: 0.015}
+
+
+def test_the_table_is_read_by_every_attention_operation():
+    with_table, without = step("page-kv", batch=3), step("page-kv{table=false}", batch=3)
+    entries = 3 * 32 * 4
+    assert with_table["qk_matmul"].bytes - without["qk_matmul"].bytes == entries
+    assert with_table.totals["bytes"] - without.totals["bytes"] == 2 * 40 * entries
+    fused, plain = step("page-kv,fuse", batch=3), step("page-kv{table=false},fuse", batch=3)
+    assert fused.totals["bytes"] - plain.totals["bytes"] == 40 * entries
+
+
+def test_a_kernel_factor_scales_the_cache_reads_only():
+    slow, plain = step("page-kv{kernel=5/4,table=false}"), step("page-kv{table=false}")
+    for name in ("qk_matmul", "sv_matmul"):
+        assert slow[name].bytes_by_role["kv"] * 4 == plain[name].bytes_by_role["kv"] * 5
+        assert slow[name].bytes_by_role["activation"] == plain[name].bytes_by_role["activation"]
+    assert slow["k_append"].bytes == plain["k_append"].bytes
+
+
+def test_a_shared_prefix_is_stored_once_per_group():
+    shared = step("page-kv{prefix=200,sharers=8}", batch=8).totals["kv_bytes"]
+    apart = step("page-kv", batch=8).totals["kv_bytes"]
+    assert apart - shared == 7 * (200 // 16) * 16 * PER_TOKEN
+
+
+def test_blocks_of_one_token_without_a_table_change_nothing():
+    plain = cg.compile(MODEL, DEVICE)
+    paged = cg.compile(MODEL, DEVICE, "page-kv{block=1,table=false}")
+    for metric in ("ttft", "tpot", "latency", "memory", "flops", "bytes"):
+        assert (getattr(paged, metric) - getattr(plain, metric)).terms == ()
+        assert getattr(paged, metric).expr == getattr(plain, metric).expr
+
+
+def test_paging_before_or_after_fusion_costs_the_same():
+    first, second = (cg.compile(MODEL, DEVICE, t) for t in ("page-kv,fuse", "fuse,page-kv"))
+    for metric in ("ttft", "tpot", "memory"):
+        assert (getattr(first, metric) - getattr(second, metric)).terms == ()
+
+
+def test_both_caches_of_a_speculative_program_are_paged():
+    text = "speculative{draft=opt-125m},page-kv"
+    other = "page-kv,speculative{draft=opt-125m}"
+    at = {"B": 1, "S": 500, "N": 2}
+    base = cg.compile(MODEL, DEVICE, "speculative{draft=opt-125m}").memory.evaluate(**at)
+    assert cg.compile(MODEL, DEVICE, text).memory.evaluate(**at) > base
+    assert cg.compile(MODEL, DEVICE, other).memory.evaluate(**at) > base
+
+
+def test_a_symbolic_block_stays_a_symbol():
+    compiled = cg.compile(MODEL, DEVICE, "page-kv{block=b,waste=expected}")
+    assert "b" in {s.name for s in compiled.memory.symbols}
+    values = {"B": 2, "S": 100, "N": 50}
+    number = cg.compile(MODEL, DEVICE, "page-kv{block=16,waste=expected}")
+    assert compiled.memory.evaluate(**values, b=16) == number.memory.evaluate(**values)
+    assert step("page-kv{block=b}", b=16).totals == step("page-kv{block=16}").totals
+    with pytest.raises(UnboundSymbolError, match="b"):
+        step("page-kv{block=b}")
+
+
+@settings(max_examples=12)
+@given(st.sampled_from(["", "page-kv", "page-kv{block=2048}"]), st.integers(1, 1500))
+def test_the_largest_batch_fits_and_the_next_does_not(text, prompt):
+    capacity = 40 * 10**9
+    memory = cg.compile(MODEL, DEVICE, text).memory.bind(S=prompt, N=100)
+    best = int(largest_batch(memory, capacity))
+    assert memory.evaluate(B=max(best, 1)) <= capacity or best == 0
+    assert memory.evaluate(B=best + 1) > capacity
+
+
+def test_paging_fits_more_than_reserving_the_longest_context():
+    capacity = 40 * 10**9
+
+    def batch(text):
+        memory = cg.compile(MODEL, DEVICE, text).memory.bind(S=256, N=100)
+        return int(largest_batch(memory, capacity))
+
+    assert batch("page-kv{block=2048}") < batch("page-kv") <= batch("")
+
+
+def test_the_largest_batch_is_a_formula_in_what_is_left():
+    memory = cg.compile("llama-2-7b", "a100").memory
+    expr = largest_batch(memory, 40 * 10**9)
+    assert {s.name for s in expr.free_symbols} == {"S", "N"}
+    with pytest.raises(InputError, match="memory"):
+        largest_batch(cg.compile("gpt2", "a100").tpot, 1)
+
+
+def test_paging_twice_is_refused():
+    with pytest.raises(PipelineError, match="already"):
+        cg.compile("gpt2", "a100", "page-kv,page-kv")
+
+
+@given(st.integers(1, 4096), st.sampled_from(["exact", "expected"]), st.booleans())
+def test_pipelines_round_trip(block, waste, table):
+    text = f"page-kv{{block={block},waste={waste},table={str(table).lower()}}}"
+    passes = parse(text, PASSES)
+    assert parse(text_of(passes), PASSES) == passes
