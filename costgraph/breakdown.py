@@ -199,9 +199,8 @@ def _values(
     for symbol in sorted(wanted - {q}, key=lambda s: s.name):
         value = given.get(symbol.name)
         if value is None:
-            raise UnboundSymbolError(
-                f"{phase.name}: no value for {symbol.name} ({LEGEND.get(symbol.name, 'a symbol of a pass')})"
-            )
+            meaning = LEGEND.get(symbol.name, "a symbol of a pass")
+            raise UnboundSymbolError(f"{phase.name}: no value for {symbol.name} ({meaning})")
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")
         if not 0 < value <= 10**12:

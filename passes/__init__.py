@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from costgraph.passes.early_exit import EarlyExit
 from costgraph.passes.fuse import Fuse
 from costgraph.passes.page_kv import PageKV
 from costgraph.passes.quantize import Quantize
 from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, Speculative)
+_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, EarlyExit, Speculative)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

@@ -43,11 +43,12 @@ class Paging:
 
         Whole blocks of a shared prefix are stored once per group of sharers.
         """
-        used = (
-            ceiling(tokens / self.block) * self.block
-            if self.exact
-            else tokens + (self.block - 1) / 2
-        )
+        if self.block == 1:
+            used = tokens  # every number of tokens is a whole number of blocks
+        elif self.exact:
+            used = ceiling(tokens / self.block) * self.block
+        else:
+            used = tokens + (self.block - 1) / 2
         if self.sharers == 1:
             return used
         return used - (1 - 1 / self.sharers) * floor(self.prefix / self.block) * self.block
