@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick ci
+.PHONY: install test lint format types bench bench-quick readme ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -29,6 +29,9 @@ bench:              ## speed, as ratios measured in one run
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
 	python benchmarks/compile.py --runs 3
+
+readme:             ## the generated parts of the README, made anew
+	python docs/tools/readme.py
 
 ci:                 ## what continuous integration runs
 	bash .ci/run

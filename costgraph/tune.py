@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sympy import Integer
+from sympy import Float, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.pipeline import Pass
@@ -33,6 +33,7 @@ def tuned(item: Pass, compiled: Callable[[Pass | None], Compiled]) -> Pass:
         PipelineError: the pass has no such option, or the acceptance, batch or
             context is symbolic.
     """
+    from costgraph.passes.acceptance import break_even_alpha
     from costgraph.passes.speculative import Speculative
 
     if not isinstance(item, Speculative):
@@ -55,4 +56,12 @@ def tuned(item: Pass, compiled: Callable[[Pass | None], Compiled]) -> Pass:
             risen += 1
             if risen >= 8:
                 break
-    return replace(item, gamma=Integer(best))
+    at = f"decided at B = {batch}, T = {context}"
+    if best == 0:
+        return replace(item, gamma=Integer(0), note=f"gamma = 0 {at}: drafting never pays there")
+    chosen = replace(item, gamma=Integer(best))
+    # What a round costs does not depend on the acceptance: undo its expectation.
+    ratio = least * float(chosen.round().tokens) / seconds(0)
+    even = break_even_alpha(best, Float(ratio))
+    pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
+    return replace(chosen, note=f"gamma = {best} {at}; a draft of that length {pays}")

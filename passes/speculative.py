@@ -90,6 +90,9 @@ class Speculative(Pass):
         "number", Integer(2048), "context at which 'optimal' is decided", minimum=1
     )
 
+    #: How a searched option was decided; no option, and no part of the text.
+    note: str = ""
+
     @property
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
@@ -102,11 +105,13 @@ class Speculative(Pass):
             raise PipelineError("speculative: the program already emits several tokens per step")
         round_ = self.round()
         if round_.steps == 0:
-            return Outcome(program, (), (Miss(self.name, "decode", "gamma is 0"),))
+            reason = self.note or "gamma is 0"
+            return Outcome(program, (), (Miss(self.name, "decode", reason),))
         phases = tuple(
             made for phase in program.phases for made in self._rewritten(program, phase, round_)
         )
-        return Outcome(replace(program, phases=phases), ("decode",))
+        made = replace(program, phases=phases)
+        return Outcome(made.assuming(self.note) if self.note else made, ("decode",))
 
     def round(self) -> Round:
         """Steps, widths and expected tokens of one round.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,7 @@ def test_expected_depths_match_a_simulation(left):
     # Depths lie within 12 layers: six standard errors of the mean.
     assert abs(sum(draws) / rounds - exact) < 6 * 6 / rounds**0.5
     assert left[0] == 0
-    assert all(a <= b for a, b in zip(left, left[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(left))
 
 
 def test_a_beta_distribution_with_unit_parameters_is_uniform():

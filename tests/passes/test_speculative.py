@@ -200,6 +200,12 @@ def test_the_best_draft_length_on_a_machine_beats_its_neighbours():
         other = cg.compile(TARGET, "a100", f"speculative{{draft={DRAFT},gamma={g},alpha=0.8}}")
         return other.tpot.evaluate(B=1, T=2048)
 
+    (note,) = (s for s in best.assumptions if s.startswith("gamma = "))
+    even = float(note.rsplit(" ", 1)[1])
+    at_even = text.replace("optimal", str(gamma)).replace("0.8", f"{even:.3f}")
+    assert cg.compile(TARGET, "a100", at_even).tpot.evaluate(B=1, T=2048) == pytest.approx(
+        seconds(0), rel=5e-3
+    )
     times = [seconds(g) for g in range(20)]
     assert times.index(min(times)) == gamma
     # At large batch verification is no longer free, and drafting stops paying.

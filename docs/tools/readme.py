@@ -1,0 +1,45 @@
+"""Writes the generated parts of README.md, or with --check says whether they are current.
+
+A generated part stands between ``<!-- output: COMMAND -->`` and ``<!-- end -->``
+and is what the command prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from costgraph.cli import main as costgraph
+
+README = Path(__file__).parents[2] / "README.md"
+PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def printed(command: str) -> str:
+    """What ``costgraph COMMAND`` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        costgraph(shlex.split(command))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+
+def generated(text: str) -> str:
+    """``text`` with every generated part made anew."""
+    return PART.sub(lambda m: f"{m[1]}```text\n{printed(m[2])}\n```\n{m[4]}", text)
+
+
+def main() -> int:
+    old = README.read_text(encoding="utf-8")
+    new = generated(old)
+    if "--check" in sys.argv[1:]:
+        return 0 if new == old else 1
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
