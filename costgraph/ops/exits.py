@@ -1,66 +1,46 @@
-"""Confidence heads: what decides after a layer whether a token stops there."""
+"""Confidence estimates that decide whether a token leaves early."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Integer, Mul
-
-from costgraph.cost import ONE, Work
-from costgraph.dtypes import compute_type
-from costgraph.errors import VerifyError
+from costgraph.cost import Work
+from costgraph.dtypes import FP32, compute_type
 from costgraph.machine import Engine
-from costgraph.ops.base import (
-    Op,
-    Spec,
-    Tensors,
-    expansion,
-    merged,
-    require,
-    require_same,
-    vector_special,
-)
+from costgraph.ops.base import Op, Spec, Tensors, merged, require, require_same, vector
 
-MEASURES = ("softmax", "classifier", "cosine")
+#: FLOP per row beyond the product: by method.
+METHODS = ("softmax", "classifier", "cosine")
 
 
 @dataclass(frozen=True)
-class ConfidenceHead(Op):
-    """Confidence of each row of ``x (B, q, d)``: result ``(B, q)``, one kernel.
+class Confidence(Op):
+    """A confidence per position from the hidden state ``x (B, q, d)``.
 
-    FLOP per row, by measure (Schuster et al., CALM, arXiv 2207.07061):
-
-    * ``softmax``: operands ``x``, ``W (V, d)``. ``2·d·V`` for the logits on the
-      tensor engine and 5 per logit for the softmax, ``V`` of them exponentials.
-      The logits stay on the chip.
-    * ``classifier``: operands ``x``, ``w (1, d)``. ``2·d`` and 4 for the sigmoid,
-      one of them an exponential.
-    * ``cosine``: operands ``x`` and the state one exit earlier. Three dot products
-      of ``d`` multiply-adds and 3 to combine them, one of them a square root.
+    * ``softmax``: logits over the vocabulary with ``W (V, d)`` and the two
+      largest probabilities: ``2·d·V`` FLOP and 5 per logit.
+    * ``classifier``: a linear score with ``W (1, d)``: ``2·d`` FLOP and a sigmoid (3).
+    * ``cosine``: similarity with the previous layer's state, operands ``x`` and
+      ``y (B, q, d)``: ``6·d`` FLOP (three sums of products).
     """
 
     kind: ClassVar[str] = "confidence"
-    measure: str = "softmax"
+    method: str = "softmax"
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        if self.measure not in MEASURES:
-            raise VerifyError(f"confidence: unknown measure {self.measure!r}")
-        require(len(inputs) == 2, self, "takes a hidden state and what it is measured against")
+        require(self.method in METHODS, self, f"unknown method {self.method!r}")
+        require(len(inputs) == 2, self, "takes the hidden state and one more operand")
         x, other = inputs
-        require(len(x.shape) >= 2, self, f"{x} is not a hidden state")
-        if self.measure != "cosine":
-            require(len(other.shape) == 2, self, f"{other} is not a matrix")
-        require_same(self, x.shape[-1], other.shape[-1], "hidden sizes")
-        return (Spec(x.shape[:-1], x.dtype),)
+        require_same(self, x.shape[-1], other.shape[-1], "width")
+        return (Spec(x.shape[:-1], FP32),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, other = inputs
-        rows = Mul(*x.shape[:-1])
-        if self.measure == "cosine":
-            return vector_special(6 * x.numel + 2 * rows, rows)
-        classes = other.shape[0]
-        product: Work = {(Engine.TENSOR, compute_type(x.dtype, other.dtype)): 2 * x.numel * classes}
-        per_class = Integer(4) if self.measure == "softmax" else Integer(3)
-        turned = vector_special(per_class * rows * classes, ONE * rows * classes)
-        return merged(product, expansion(other, x), turned)
+        rows = outputs[0].numel
+        if self.method == "cosine":
+            return vector(6 * x.numel)
+        width = other.shape[0]
+        product: Work = {(Engine.TENSOR, compute_type(x.dtype, other.dtype)): 2 * x.numel * width}
+        after = 5 * rows * width if self.method == "softmax" else 3 * rows
+        return merged(product, vector(after))
