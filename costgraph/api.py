@@ -262,6 +262,15 @@ class Compiled:
         return f"<Compiled {self.program.name} on {self.machine.name}, passes: {passes}>"
 
 
+def _parsed(passes: str) -> tuple[Pass, ...]:
+    """The passes of a pipeline text; without one the passes are not even loaded."""
+    if not passes:
+        return ()
+    from costgraph.passes import PASSES
+
+    return pipeline.parse(passes, PASSES)
+
+
 def _tuner(convention: Accounting) -> pipeline.Resolve:
     """Decides options that wait for a search, on the program as it stands."""
 
@@ -307,14 +316,13 @@ def compile(
     """
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
-    from costgraph.passes import PASSES
 
     convention = find_accounting(accounting)
     if symbolic_model:
         options["symbolic"] = True
     program = load_model(model, **options)
     machine = load_hardware(hardware).under(convention.device_figures)
-    chosen = pipeline.parse(passes, PASSES) if isinstance(passes, str) else tuple(passes)
+    chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)
     shown = machine.symbolic() if symbolic_hardware else machine

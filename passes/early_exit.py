@@ -145,10 +145,12 @@ class EarlyExit(Pass):
         """What runs once ``share`` of the tokens has left."""
         if share == 0:
             return Traffic()
+        stay = 1 - share
+        if self.distribution == "schedule":  # all sequences leave at the same depth
+            return Traffic(stay, stay, stay, stay)
         some = 1 - share**B
         if self.batch == "all":
             return Traffic(some, some, some, some)
-        stay = 1 - share
         return Traffic(stay, some, stay, stay)
 
     def _exit(self, graph: Graph, index: int, state: str, previous: str, traffic: Traffic) -> Node:
@@ -175,15 +177,17 @@ class EarlyExit(Pass):
         self, node: Node, region: Repeat, index: int, count: int, share: Expr, state: str
     ) -> Node:
         """Keys and values of skipped layers for the tokens that have left."""
+        together = self.batch == "all" or self.distribution == "schedule"
+        if self.batch == "all":
+            share = share**B  # tokens skip a layer only if all of them do
+        reads = share if together else 1 - (1 - share) ** B
         if self.propagate == "recompute":
             body = region.body
-            some = (1 - (1 - share) ** B) / self.together
-            traffic = Traffic(share, some, share, share)
+            traffic = Traffic(share, reads / self.together, share, share)
             label = f"recompute.{index}"
         else:
             body = _cache_part(region.body)
-            some = 1 - (1 - share) ** B
-            traffic = Traffic(share, some, share, share)
+            traffic = Traffic(share, reads, share, share)
             label = f"propagate.{index}"
         wanted = {t.name for t in body.inputs}
         operands = tuple(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer, ceiling, floor
+from sympy import Expr, Integer, Min, ceiling, floor
 
 from costgraph.cost import Access, Direction
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.base import Spec, Tensors
 from costgraph.tensor import Role, Tensor
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 #: Bytes of one entry of a block table (a 32-bit block number).
 ENTRY = Integer(4)
 
@@ -35,23 +35,23 @@ class Paging:
     exact: bool = True
     table: bool = True
     kernel: Expr = ONE
-    prefix: Expr = Integer(0)
+    prefix: Expr = ZERO
     sharers: Expr = ONE
 
     def allocated(self, tokens: Expr) -> Expr:
-        """Tokens set aside per sequence for ``tokens`` cached ones.
-
-        Whole blocks of a shared prefix are stored once per group of sharers.
-        """
+        """Tokens set aside per sequence for ``tokens`` cached ones."""
         if self.block == 1:
-            used = tokens  # every number of tokens is a whole number of blocks
-        elif self.exact:
-            used = ceiling(tokens / self.block) * self.block
-        else:
-            used = tokens + (self.block - 1) / 2
-        if self.sharers == 1:
-            return used
-        return used - (1 - 1 / self.sharers) * floor(self.prefix / self.block) * self.block
+            return tokens  # every number of tokens is a whole number of blocks
+        if self.exact:
+            return ceiling(tokens / self.block) * self.block
+        return tokens + (self.block - 1) / 2
+
+    def saved(self, batch: Expr, tokens: Expr) -> Expr:
+        """Tokens that sharing saves: a prefix's whole blocks once per group of sharers."""
+        if self.sharers == 1 or self.prefix == 0:
+            return ZERO
+        whole = floor(Min(self.prefix, tokens) / self.block) * self.block
+        return (batch - ceiling(batch / self.sharers)) * whole
 
     def reads(self, found: tuple[Access, ...], cache: Tensor) -> tuple[Access, ...]:
         """The accesses of an attention operation over a cache laid out this way."""
@@ -83,5 +83,6 @@ class PagedKVAppend(KVAppend):
         tensor = spec.named("")
         batch, tokens = tensor.shape[:2]
         per_token = tensor.bytes / (batch * tokens)
-        stored = batch * self.paging.allocated(tokens) * per_token
+        held = batch * self.paging.allocated(tokens) - self.paging.saved(batch, tokens)
+        stored = held * per_token
         return (Spec(spec.shape, spec.dtype, spec.role, stored),)

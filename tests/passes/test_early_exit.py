@@ -116,6 +116,23 @@ def test_the_tail_is_read_unless_all_have_left(plain):
     )
 
 
+def test_a_schedule_reads_the_same_weights_for_any_batch():
+    c = compiled("early-exit{distribution=schedule,low=8}")
+    read = [
+        sum(r.count * r.bytes_by_role["weight"] for r in c.breakdown("decode", B=b, T=9)
+            if r.kind == "linear")
+        for b in (1, 32)
+    ]  # fmt: skip
+    assert read[0] == read[1]
+
+
+def test_layers_run_or_are_skipped_but_not_both():
+    text = "early-exit{exit=16,p=1/2,batch=all,propagate=project}"
+    step = compiled(text).breakdown("decode", B=4, T=9)
+    whole = step["layers.0.k_proj"].flops
+    assert step["layers.1.k_proj"].flops + step["propagate.1.k_proj"].flops == whole
+
+
 @pytest.mark.parametrize(("method", "width"), [("softmax", 32000), ("classifier", 1)])
 def test_confidence_costs_its_product(method, width):
     row = compiled(f"early-exit{{confidence={method}}}").breakdown("decode", B=2, T=9)["confidence"]

@@ -63,6 +63,11 @@ def test_a_shared_prefix_is_stored_once_per_group():
     shared = step("page-kv{prefix=200,sharers=8}", batch=8).totals["kv_bytes"]
     apart = step("page-kv", batch=8).totals["kv_bytes"]
     assert apart - shared == 7 * (200 // 16) * 16 * PER_TOKEN
+    # Neither a prefix beyond the context nor sharers that are not there save anything more.
+    long = step("page-kv{prefix=4000,sharers=8}", batch=8).totals["kv_bytes"]
+    assert apart - long == 7 * (501 // 16) * 16 * PER_TOKEN
+    alone = step("page-kv{prefix=200,sharers=8}", batch=1).totals["kv_bytes"]
+    assert alone == step("page-kv", batch=1).totals["kv_bytes"]
 
 
 def test_blocks_of_one_token_without_a_table_change_nothing():
