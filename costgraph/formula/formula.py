@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
@@ -15,6 +15,10 @@ from costgraph.errors import InputError, UnboundSymbolError, nearest
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, make_term, merged
 from costgraph.symbols import LEGEND, N, S
+
+if TYPE_CHECKING:
+    from costgraph.formula.regimes import Crossover, Regimes
+    from costgraph.formula.solve import Solution
 
 #: What a symbol may be given: a real number, exact or not.
 Value: TypeAlias = "int | float | Fraction | Rational"
@@ -109,9 +113,9 @@ class Formula:
     ) -> tuple[tuple[str, ...], Callable[..., Any], tuple[Callable[[list[Any]], None], ...]]:
         from costgraph.formula.evaluate import compile_terms
 
-        exact = self.unit in ("FLOP", "byte")
-        terms = merged(self.terms) if exact else collected(self.terms)
-        function = compile_terms(terms, self.symbols, self.numerator, exact)
+        rational = self.unit in ("FLOP", "byte")
+        terms = merged(self.terms) if rational else collected(self.terms)
+        function = compile_terms(terms, self.symbols, self.numerator, rational)
         checks = [self._limit_check(limit) for limit in self.limits]
         checks += self._integer_checks()
         return tuple(s.name for s in self.symbols), function, tuple(checks)
@@ -164,7 +168,7 @@ class Formula:
         for name in values:
             if name not in by_name:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
-        return self.substitute({by_name[n]: _exact(v) for n, v in values.items()})
+        return self.substitute({by_name[n]: exact(v) for n, v in values.items()})
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
@@ -186,6 +190,35 @@ class Formula:
             rates={k: f(v) for k, v in self.rates.items()},
         )
 
+    # --- analysis -----------------------------------------------------------
+
+    def regimes(self, over: str, at: Mapping[str, Value] | None = None, **values: Value) -> Regimes:
+        """Intervals of one symbol with a closed form each; see :mod:`.regimes`."""
+        from costgraph.formula.regimes import regimes
+
+        return regimes(self, over, at, **values)
+
+    def crossover(
+        self, over: str, at: Mapping[str, Value] | None = None, **values: Value
+    ) -> tuple[Crossover, ...]:
+        """Where operations change their bound, in closed form; see :mod:`.regimes`."""
+        from costgraph.formula.regimes import crossovers
+
+        return crossovers(self, over, at, **values)
+
+    def solve_for(
+        self,
+        over: str,
+        budget: Value,
+        at: Mapping[str, Value] | None = None,
+        at_least: bool = False,
+        **values: Value,
+    ) -> Solution:
+        """Where the formula keeps within a budget; see :mod:`.solve`."""
+        from costgraph.formula.solve import solve_for
+
+        return solve_for(self, over, budget, at, at_least, **values)
+
     # --- algebra -------------------------------------------------------------
 
     def __add__(self, other: Formula) -> Formula:
@@ -198,7 +231,7 @@ class Formula:
         return self * -1
 
     def __mul__(self, factor: Value | Expr) -> Formula:
-        k = _exact(factor)
+        k = exact(factor)
         if self.numerator is not None:
             return replace(self, numerator=self.numerator * k)
         return replace(
@@ -208,7 +241,7 @@ class Formula:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Value | Expr) -> Formula:
-        return self.__mul__(1 / _exact(divisor))
+        return self.__mul__(1 / exact(divisor))
 
     def _combine(self, other: Formula, sign: Expr, operator: str) -> Formula:
         if not isinstance(other, Formula):
@@ -261,7 +294,7 @@ class Formula:
         return {"text/plain": self.text(), "text/latex": self._repr_latex_()}
 
 
-def _exact(value: Value | Expr) -> Expr:
+def exact(value: Value | Expr) -> Expr:
     """A number as an exact sympy number; expressions pass."""
     if isinstance(value, Expr):
         return value

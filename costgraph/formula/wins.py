@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import sympy
-from sympy import Add, Expr, Integer, Poly, Rational, Symbol, oo
+from sympy import Expr, oo
+from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
-from costgraph.formula.formula import Formula
-from costgraph.formula.terms import Term
+from costgraph.formula.formula import Formula, exact
+from costgraph.formula.regimes import as_poly, inside, ordered, positive_roots, regimes, start_of
+from costgraph.formula.signs import Judge
 from costgraph.symbols import symbol
 
 
@@ -33,113 +34,87 @@ class Interval:
     """Values of a symbol for which one formula is smaller than another.
 
     Attributes:
-        lower, upper: bounds; exact numbers, or infinity. At a finite positive
-            bound the two formulas are equal.
+        lower, upper: bounds; exact numbers, closed forms, or infinity. At a
+            finite positive bound the two formulas are equal.
         pieces: the difference on the interval, piece by piece.
+        conditions: inequalities among other symbols that the answer rests on.
     """
 
     lower: Expr
     upper: Expr
     pieces: tuple[Piece, ...]
+    conditions: tuple[Relational, ...] = ()
 
 
-def wins(a: Formula, b: Formula, over: str, **values: Any) -> tuple[Interval, ...]:
+def wins(
+    a: Formula,
+    b: Formula,
+    over: str,
+    at: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> tuple[Interval, ...]:
     """The intervals of ``over`` in which ``b`` is smaller than ``a``, exactly.
 
-    The difference of two formulas is piecewise polynomial; its pieces end where
-    arms of a maximum cross, its sign changes at the roots of each piece. Both
-    are computed exactly (rational where rational, algebraic otherwise).
+    The difference of two formulas is piecewise polynomial; its pieces are its
+    regimes, and its sign changes at the roots of each piece.
 
     Args:
         a, b: formulas of one unit.
-        over: the symbol to vary, from zero to infinity.
-        values: a number for every other symbol.
+        over: the symbol to vary: sizes from one, others from zero, to infinity.
+        at: reference values that decide orders among symbols without a value;
+            see :func:`costgraph.formula.regimes.regimes`.
+        values: numbers for other symbols.
 
     Raises:
-        InputError: a symbol has no value, or the formulas are not piecewise
-            polynomial in ``over``.
+        UndecidedError: the answer depends on symbols without a value.
+        InputError: the formulas are not piecewise polynomial in ``over``.
     """
-    x = symbol(over)
     difference = b - a
-    given = {s.name: s for s in difference.symbols if s != x}
-    missing = sorted(set(given) - set(values))
-    if missing:
-        raise InputError(f"wins over {over}: no value for {', '.join(missing)}")
-    bound = difference.bind(**{k: v for k, v in values.items() if k in given})
-    cuts = [Integer(0), *breakpoints(bound.terms, x), oo]
-    found: list[Piece] = []
-    for lower, upper in pairwise(cuts):
-        piece = _piece(bound.terms, x, _inside(lower, upper))
-        found.extend(_negative(piece, x, lower, upper))
-    return tuple(_joined(found))
+    if not difference.terms:
+        return ()
+    x = symbol(over)
+    if x not in (*a.symbols, *b.symbols):
+        raise InputError(f"neither formula depends on {over}")
+    if x not in difference.symbols:  # the same everywhere
+        names = {s.name for s in difference.symbols}
+        rest = difference.bind(**{k: v for k, v in values.items() if k in names}).expr
+        judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
+        if judge.sign(rest) >= 0:
+            return ()
+        start = start_of(x)
+        whole = Piece(start, oo, rest)
+        return (Interval(start, oo, (whole,), tuple(judge.conditions)),)
+    found = regimes(difference, over, at, **values)
+    judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
+    pieces: list[Piece] = []
+    for piece in found:
+        poly = as_poly(piece.expr, found.symbol)
+        cuts = [
+            root
+            for root in positive_roots(poly, judge)
+            if judge.sign(root - piece.lower) > 0
+            and (piece.upper == oo or judge.sign(root - piece.upper) < 0)
+        ]
+        for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
+            if judge.sign(poly.as_expr().xreplace({found.symbol: _between(lower, upper)})) < 0:
+                pieces.append(Piece(lower, upper, piece.expr))
+    return tuple(_joined(pieces, tuple(judge.conditions)))
 
 
-def breakpoints(terms: tuple[Term, ...], x: Symbol) -> list[Expr]:
-    """Positive values of ``x`` at which two arms of a maximum are equal, in order."""
-    found: set[Expr] = set()
-    for term in terms:
-        if term.span is not None:
-            raise InputError("a sum over contexts is not piecewise polynomial; bind N and S first")
-        for i, first in enumerate(term.arms):
-            for second in term.arms[i + 1 :]:
-                found.update(_positive_roots(first.expr - second.expr, x))
-    return sorted(found, key=_key)
+def _between(lower: Expr, upper: Expr) -> Expr:
+    """A value strictly inside an interval, rational where the ends are numbers."""
+    if lower.is_number and (upper == oo or upper.is_number):
+        return inside(lower, upper)
+    return lower + 1 if upper == oo else (lower + upper) / 2
 
 
-def _key(value: Expr) -> Rational | Expr:
-    return value if value.is_Rational else value.evalf(40)
-
-
-def _positive_roots(expr: Expr, x: Symbol) -> list[Expr]:
-    try:
-        poly = Poly(expr, x)
-    except sympy.PolynomialError:
-        raise InputError(f"{expr} is not a polynomial in {x}") from None
-    if poly.free_symbols - {x}:
-        raise InputError(f"{expr} still depends on other symbols than {x}")
-    if poly.is_zero:
-        return []
-    return [r for r in dict.fromkeys(poly.real_roots()) if r > 0]
-
-
-def _inside(lower: Expr, upper: Expr) -> Rational:
-    """A rational number strictly between two exact numbers."""
-    if upper == oo:
-        return Rational(sympy.floor(lower) + 1)
-    middle = (lower + upper) / 2
-    if middle.is_Rational:
-        return Rational(middle)
-    digits = 20
-    while True:
-        guess = Rational(str(middle.evalf(digits)))
-        if lower < guess < upper:
-            return guess
-        digits *= 2
-
-
-def _piece(terms: tuple[Term, ...], x: Symbol, at: Rational) -> Expr:
-    """The polynomial that the terms are around ``x = at``."""
-    parts = []
-    for term in terms:
-        best = max(term.arms, key=lambda arm: arm.expr.xreplace({x: at}))
-        parts.append(term.count * best.expr)
-    return sympy.expand(Add(*parts))
-
-
-def _negative(piece: Expr, x: Symbol, lower: Expr, upper: Expr) -> Iterator[Piece]:
-    inner = [r for r in _positive_roots(piece, x) if lower < r < upper]
-    for start, end in pairwise([lower, *sorted(inner, key=_key), upper]):
-        if piece.xreplace({x: _inside(start, end)}) < 0:
-            yield Piece(start, end, piece)
-
-
-def _joined(pieces: list[Piece]) -> Iterator[Interval]:
+def _joined(pieces: list[Piece], conditions: tuple[Relational, ...]) -> Iterator[Interval]:
     """Adjacent pieces as one interval: the difference is continuous across them."""
     group: list[Piece] = []
     for piece in pieces:
         if group and group[-1].upper != piece.lower:
-            yield Interval(group[0].lower, group[-1].upper, tuple(group))
+            yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions)
             group = []
         group.append(piece)
     if group:
-        yield Interval(group[0].lower, group[-1].upper, tuple(group))
+        yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions)

@@ -1,0 +1,90 @@
+"""Signs of expressions: by proof, or at a reference point with the condition recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sympy import Expr, Gt, Lt, Symbol, factor, factor_list, fraction, together
+from sympy.core.relational import Relational
+
+from costgraph.errors import InputError
+from costgraph.formula.envelope import dominates
+
+
+class UndecidedError(InputError):
+    """An order that regimes rest on depends on symbols without a value."""
+
+
+@dataclass
+class Judge:
+    """Decides signs; remembers what it had to assume.
+
+    Attributes:
+        point: reference values of symbols, used only where no proof is found.
+        conditions: inequalities that hold at the point and were not proved.
+    """
+
+    point: Mapping[Symbol, Expr] = field(default_factory=dict)
+    conditions: list[Relational] = field(default_factory=list)
+
+    def sign(self, expr: Expr) -> int:
+        """−1, 0 or 1.
+
+        Raises:
+            UndecidedError: there is no proof, and the point does not give values
+                for all symbols; names the expression and the symbols.
+        """
+        if expr.is_number:
+            return _number_sign(expr)
+        top, bottom = fraction(together(expr))
+        proved = _proved(top)
+        below = _proved(bottom)
+        if proved is not None and below is not None and below != 0:
+            return proved * below
+        missing = sorted(s.name for s in expr.free_symbols - set(self.point))
+        if missing:
+            raise UndecidedError(
+                f"whether {expr} is positive depends on {', '.join(missing)}: "
+                "bind them, or give a reference point"
+            )
+        value = _number_sign(expr.xreplace(dict(self.point)))
+        if value != 0:
+            self._assume(expr)
+        return value
+
+    def _assume(self, expr: Expr) -> None:
+        """Records the signs of the unproved factors of an expression."""
+        for part in fraction(factor(together(expr))):
+            for base, exponent in factor_list(part)[1]:
+                if exponent % 2 == 0 or _proved(base) is not None:
+                    continue
+                positive = _number_sign(base.xreplace(dict(self.point))) > 0
+                condition = Gt(base, 0) if positive else Lt(base, 0)
+                if condition not in self.conditions:
+                    self.conditions.append(condition)
+
+
+def _number_sign(expr: Expr) -> int:
+    if expr.is_Rational:
+        return int(bool(expr > 0)) - int(bool(expr < 0))
+    if expr.is_zero:
+        return 0
+    return 1 if bool(expr > 0) else -1
+
+
+def _proved(expr: Expr) -> int | None:
+    """The sign if it is proved for all admissible symbols, else None."""
+    from sympy import Integer
+
+    if expr.is_number:
+        return _number_sign(expr)
+    zero = Integer(0)
+    above, below = dominates(expr, zero), dominates(zero, expr)
+    if above and below:
+        return 0
+    if above:
+        return 1
+    if below:
+        return -1
+    return None

@@ -1,0 +1,169 @@
+"""Solving a formula for a symbol under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import sympy
+from sympy import Expr, Integer, oo
+
+from costgraph.errors import InputError
+from costgraph.formula.regimes import as_poly, inside, ordered, positive_roots, regimes
+from costgraph.formula.signs import Judge
+from costgraph.formula.terms import Arm, make_term
+from costgraph.symbols import symbol
+
+if TYPE_CHECKING:
+    from costgraph.formula.formula import Formula
+
+#: Largest whole number that the bracket search considers.
+LARGEST = 2**60
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The values of a symbol for which a formula keeps within a budget.
+
+    Attributes:
+        intervals: exact (lower, upper) ends, in order; empty if a bracket was
+            searched instead.
+        largest: the largest whole value within the budget; 0 if none, None if
+            there is no largest.
+        certified: the two neighbouring whole values between which the budget is
+            passed, with the formula's value at each; None where ``intervals``
+            are exact.
+    """
+
+    intervals: tuple[tuple[Expr, Expr], ...]
+    largest: int | None
+    certified: tuple[tuple[int, float], tuple[int, float]] | None = None
+
+
+def solve_for(
+    formula: Formula,
+    over: str,
+    budget: Any,
+    at: Mapping[str, Any] | None = None,
+    at_least: bool = False,
+    **values: Any,
+) -> Solution:
+    """Where ``formula <= budget`` (or ``>=`` with ``at_least``) along a symbol.
+
+    Exact where the formula is piecewise polynomial in the symbol. Otherwise
+    (ceilings, sums over contexts) a bracket between two neighbouring whole
+    values, found by doubling and bisection and checked at both; that the
+    formula grows between them is assumed there.
+
+    Args:
+        formula: a time, an amount of memory, or a rate.
+        over: the symbol to solve for.
+        budget: a number in the formula's unit.
+        at: reference values for symbols that stay symbolic.
+        at_least: the budget is a floor (for rates).
+        values: numbers for other symbols.
+
+    Raises:
+        InputError: the budget is not a positive number, or values are missing.
+    """
+    from costgraph.formula.formula import exact
+
+    limit = exact(budget)
+    if not limit > 0:
+        raise InputError(f"the budget must be positive, not {budget}")
+    try:
+        return _exact(formula, over, limit, at, at_least, values)
+    except InputError:
+        names = {s.name for s in formula.symbols} - {over}
+        if names - set(values):
+            raise
+        return _bracket(formula, over, float(limit), at_least, values)
+
+
+def _exact(
+    formula: Formula,
+    over: str,
+    limit: Expr,
+    at: Mapping[str, Any] | None,
+    at_least: bool,
+    values: Mapping[str, Any],
+) -> Solution:
+    from costgraph.formula.formula import exact
+
+    excess = _excess(formula, limit, at_least)
+    found = regimes(excess, over, at, **values)
+    judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
+    inner: list[tuple[Expr, Expr]] = []
+    for piece in found:
+        poly = as_poly(piece.expr, found.symbol)
+        cuts = [
+            r
+            for r in positive_roots(poly, judge)
+            if judge.sign(r - piece.lower) > 0
+            and (piece.upper == oo or judge.sign(r - piece.upper) < 0)
+        ]
+        for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
+            middle = inside(lower, upper) if lower.is_number else lower + 1
+            if judge.sign(poly.as_expr().xreplace({found.symbol: middle})) <= 0:
+                if inner and inner[-1][1] == lower:
+                    inner[-1] = (inner[-1][0], upper)
+                else:
+                    inner.append((lower, upper))
+    return Solution(tuple(inner), _largest(inner))
+
+
+def _excess(formula: Formula, limit: Expr, at_least: bool) -> Formula:
+    """A formula that is at most zero exactly where the budget is kept."""
+    constant = make_term(Integer(1), (Arm(limit, "budget"),))
+    assert constant is not None
+    if formula.numerator is None:
+        sign = Integer(-1 if at_least else 1)
+        terms = [replace(t, count=sign * t.count) for t in formula.terms]
+        terms.append(replace(constant, count=-sign))
+    else:  # n / t >= m is m·t − n <= 0
+        top = make_term(Integer(1), (Arm(formula.numerator, "budget"),))
+        assert top is not None
+        sign = limit if at_least else -limit
+        terms = [replace(t, count=sign * t.count) for t in formula.terms]
+        terms.append(replace(top, count=Integer(-1 if at_least else 1)))
+    return replace(formula, terms=tuple(terms), numerator=None)
+
+
+def _largest(intervals: list[tuple[Expr, Expr]]) -> int | None:
+    """The largest whole number in closed intervals."""
+    for lower, upper in reversed(intervals):
+        if upper == oo:
+            return None
+        if not upper.is_number:
+            return None
+        best = int(sympy.floor(upper))
+        if best >= lower and best >= 1:
+            return best
+    return 0
+
+
+def _bracket(
+    formula: Formula, over: str, limit: float, at_least: bool, values: Mapping[str, Any]
+) -> Solution:
+    names = {s.name for s in formula.symbols}
+    given = {k: v for k, v in values.items() if k in names}
+
+    def value(n: int) -> float:
+        return float(formula.evaluate(**{**given, over: n}))
+
+    def within(n: int) -> bool:
+        return value(n) >= limit if at_least else value(n) <= limit
+
+    if not within(1):
+        return Solution((), 0, ((0, 0.0), (1, value(1))))
+    low, high = 1, 2
+    while within(high):
+        low, high = high, high * 2
+        if high > LARGEST:
+            return Solution((), None)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    return Solution((), low, ((low, value(low)), (high, value(high))))
