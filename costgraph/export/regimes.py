@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sympy import Expr, oo, sstr
+from sympy import Expr, StrictLessThan, oo, sstr
 
-from costgraph.export.text import expr_text
+from costgraph.export.text import expr_text, number_text, ratio_text
 
 if TYPE_CHECKING:
+    from sympy.core.relational import Relational
+
     from costgraph.formula.regimes import Regimes
+    from costgraph.formula.region_map import RegionMap
 
 
 def end_text(value: Expr) -> str:
@@ -17,7 +20,7 @@ def end_text(value: Expr) -> str:
     if value == oo:
         return "∞"
     if not value.is_number:
-        return str(sstr(value))
+        return ratio_text(value)
     exact = str(sstr(value))
     if value.is_Integer or len(exact) <= 12:
         return exact
@@ -36,5 +39,37 @@ def regimes_text(regimes: Regimes) -> str:
             lines.append(f"      {resource}: {shown}")
     if regimes.conditions:
         lines.append("  while")
-        lines.extend(f"      {sstr(c)}" for c in regimes.conditions)
+        lines.extend(f"      {condition_text(c)}" for c in regimes.conditions)
     return "\n".join(lines)
+
+
+def condition_text(condition: Relational) -> str:
+    """An inequality; of two terms as one ratio: ``BW / F < 0.0065``."""
+    sign = "<" if isinstance(condition, StrictLessThan) else ">"
+    parts = condition.lhs.expand().as_coefficients_dict()
+    if len(parts) == 2:
+        (above, p), (below, n) = sorted(parts.items(), key=lambda item: bool(item[1] < 0))
+        if p > 0 > n:
+            return f"{ratio_text(above / below)} {sign} {number_text(-n / p)}"
+    return f"{expr_text(condition.lhs)} {sign} 0"
+
+
+def region_map_text(found: RegionMap) -> str:
+    """One block per region: its cells, closed form and operations by bound."""
+    x, y = found.x.name, found.y.name
+    lines = [f"{found.name} [{found.unit}] over {x} and {y}: {len(found)} regions"]
+    for region in found.regions:
+        for cell in region.cells:
+            lines.append(
+                f"  {end_text(cell.left)} <= {x} < {end_text(cell.right)}, "
+                f"{_edge(cell.bottom)} <= {y} < {_edge(cell.top)}"
+            )
+        lines.append(f"      {expr_text(region.expr)}")
+        for resource, ops in sorted(region.bound.items()):
+            shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
+            lines.append(f"      {resource}: {shown}")
+    return "\n".join(lines)
+
+
+def _edge(value: Expr) -> str:
+    return end_text(value) if value.is_number or value == oo else ratio_text(value)
