@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
@@ -22,6 +22,9 @@ from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, N
+
+if TYPE_CHECKING:
+    from costgraph.explaining import Explanation
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
 Hardware = str | os.PathLike[str] | Machine
@@ -159,6 +162,12 @@ class Compiled:
             InputError: a symbol is missing, or a value is out of range.
         """
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
+
+    def explain(self, metric: str = "tpot", **values: Any) -> Explanation:
+        """What bounds a metric at a point and what would change it; see :mod:`.explaining`."""
+        from costgraph.explaining import explain
+
+        return explain(self, metric, **values)
 
     # --- parts ---------------------------------------------------------------
 

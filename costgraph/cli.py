@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from costgraph.cli_formula import METRICS, add_commands
 from costgraph.errors import CostgraphError, InputError, clip
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
-
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
 
 EPILOG = """\
 examples:
@@ -86,6 +85,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
+    add_commands(commands, _target)
     _list_commands(commands)
     return parser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, StrictLessThan, oo, sstr
 
@@ -11,8 +11,10 @@ from costgraph.export.text import expr_text, number_text, ratio_text
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
 
+    from costgraph.formula.formula import Formula
     from costgraph.formula.regimes import Regimes
     from costgraph.formula.region_map import RegionMap
+    from costgraph.formula.solve import Solution
 
 
 def end_text(value: Expr) -> str:
@@ -73,3 +75,69 @@ def region_map_text(found: RegionMap) -> str:
 
 def _edge(value: Expr) -> str:
     return end_text(value) if value.is_number or value == oo else ratio_text(value)
+
+
+def regimes_object(regimes: Regimes) -> dict[str, Any]:
+    """Regimes as plain values; expressions are exact text."""
+    return {
+        "metric": regimes.name,
+        "unit": regimes.unit,
+        "over": regimes.symbol.name,
+        "regimes": [
+            {
+                "from": str(sstr(p.lower)),
+                "to": str(sstr(p.upper)),
+                "expr": str(sstr(p.expr)),
+                "bound": {k: list(v) for k, v in p.bound.items()},
+            }
+            for p in regimes
+        ],
+        "conditions": [str(sstr(c)) for c in regimes.conditions],
+    }
+
+
+def region_map_object(found: RegionMap) -> dict[str, Any]:
+    """A region map as plain values; expressions are exact text."""
+    return {
+        "metric": found.name,
+        "unit": found.unit,
+        "over": [found.x.name, found.y.name],
+        "regions": [
+            {
+                "cells": [
+                    {k: str(sstr(getattr(c, k))) for k in ("left", "right", "bottom", "top")}
+                    for c in region.cells
+                ],
+                "expr": str(sstr(region.expr)),
+                "bound": {k: list(v) for k, v in region.bound.items()},
+            }
+            for region in found.regions
+        ],
+    }
+
+
+def solution_object(found: Solution) -> dict[str, Any]:
+    """A solution as plain values."""
+    return {
+        "intervals": [[str(sstr(a)), str(sstr(b))] for a, b in found.intervals],
+        "largest": found.largest,
+        "certified": None if found.certified is None else [list(c) for c in found.certified],
+    }
+
+
+def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
+    """A solution in a few lines."""
+    lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
+    if found.largest is None:
+        lines.append(f"  no largest {over}: the budget holds however large it is")
+    elif found.largest == 0:
+        lines.append(f"  no whole {over} keeps within the budget")
+    else:
+        lines.append(f"  largest whole {over}: {found.largest}")
+    for lower, upper in found.intervals:
+        closing = f" <= {end_text(upper)}" if upper != oo else ""
+        lines.append(f"  {end_text(lower)} <= {over}{closing}")
+    if found.certified is not None and found.largest:
+        for value, result in found.certified:
+            lines.append(f"  at {over} = {value}: {result:.6g} {formula.unit}")
+    return "\n".join(lines)

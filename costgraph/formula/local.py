@@ -66,15 +66,34 @@ class Local:
     def derivative(self, by: str) -> Expr:
         """∂f/∂``by`` around the point, as an expression in the formula's symbols.
 
+        Ceilings and floors count with the slope of what they round: the trend
+        over a step, not the zero between two of them.
+
         Raises:
             InputError: the formula does not depend on ``by``.
         """
-        return self.expr.diff(self._known(by))
+        return self._smooth.diff(self._known(by))
+
+    @cached_property
+    def _smooth(self) -> Expr:
+        """``expr`` with roundings as shifts and inner maxima decided at the point."""
+        at = dict(self.point)
+
+        def shifted(e: Expr) -> Expr:
+            return e.args[0] + (e.xreplace(at) - e.args[0].xreplace(at))
+
+        def decided(e: Expr) -> Expr:
+            pick = max if isinstance(e, sympy.Max) else min
+            return pick(e.args, key=lambda a: _number(a.xreplace(at)))
+
+        return self.expr.replace(
+            lambda e: isinstance(e, (sympy.ceiling, sympy.floor)), shifted
+        ).replace(lambda e: isinstance(e, (sympy.Max, sympy.Min)), decided)
 
     def elasticity(self, by: str) -> float:
         """``∂ log f / ∂ log by`` at the point: per cent per per cent."""
         x = self._known(by)
-        slope = float(self.expr.diff(x).xreplace(dict(self.point)))
+        slope = float(self._smooth.diff(x).xreplace(dict(self.point)))
         return slope * float(self.point[x]) / self.value
 
     def elasticities(self) -> dict[str, float]:
@@ -109,6 +128,9 @@ def local(formula: Formula, **values: Any) -> Local:
     if missing:
         raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
     point = {s: exact(values[s.name]) for s in formula.symbols}
+    for s, value in point.items():
+        if not value > 0:
+            raise InputError(f"{formula.name}: {s} must be positive, not {value}")
     groups: dict[str, list[tuple[Expr, Term]]] = {}
     for term in formula.terms:
         for arm, expr in _active(term, point):
