@@ -109,7 +109,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
     formula: Formula = getattr(twin, metric)
     rates = {s.name: v for s, v in machine.bindings().items() if s in formula.symbols}
     near = formula.local(**values, **rates)
-    shares = []
+    shares: list[Share] = []
     for term in formula.terms:
         one = replace(formula, terms=(term,), numerator=None)
         part = one.local(**{s.name: near.point[s] for s in one.symbols})

@@ -40,7 +40,7 @@ def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
 
 def power_sum(expr: Expr, span: Span) -> Expr | None:
     """``Σ expr`` over the span in closed form if ``expr`` is a polynomial or staircase in it."""
-    if expr.has(ceiling):
+    if any(span.symbol in c.free_symbols for c in expr.atoms(ceiling)):
         return staircase_sum(expr, span.symbol, span.lower, span.upper)
     try:
         poly = Poly(expr, span.symbol)

@@ -116,3 +116,16 @@ def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, says):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert says in error
+
+
+def test_details_and_formats(capsys):
+    summary = out(capsys, "formula", "gpt2", "--on", "a6000", "--detail", "summary")
+    assert "max(t1, t2) <= tpot(B, T)" in summary
+    ops = out(capsys, "formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "latex")
+    assert ops.startswith(r"\begin{aligned}")
+    page = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "tex")
+    assert page.startswith(r"\documentclass")
+    html = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "html")
+    assert "<math" in html
+    with pytest.raises(SystemExit):
+        main(["formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "json"])
