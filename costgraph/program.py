@@ -17,6 +17,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
+from costgraph.least import folded
 from costgraph.symbols import N, S, T, q
 
 ONE = Integer(1)
@@ -62,8 +63,8 @@ class Phase:
         return bool(self.query == 1)
 
     def bind(self, expr: Expr) -> Expr:
-        """``expr`` with this phase's bindings applied."""
-        return expr.xreplace(self.substitution)
+        """``expr`` with this phase's bindings applied, clipped lengths folded."""
+        return folded(expr.xreplace(self.substitution))
 
 
 @dataclass(frozen=True)

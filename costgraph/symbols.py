@@ -32,6 +32,7 @@ LEGEND: dict[str, str] = {
     "I": "feed-forward width",
     "V": "vocabulary size",
     "P": "learned positions",
+    "W": "sliding window, tokens",
 }
 
 

@@ -1,7 +1,8 @@
-"""The uniform dense decoder: one flat description, composed from blocks.
+"""The dense decoder: one flat description, composed from blocks.
 
 A :class:`Decoder` says what varies between decoder-only transformers whose
-layers are all alike. Dimensions may be numbers or symbols.
+layers are all alike, or differ in a few attributes. Dimensions may be numbers
+or symbols.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ from costgraph.models.blocks import (
     Segment,
     Stack,
     Style,
+    arranged,
 )
 from costgraph.symbols import symbol
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layer: the attributes of a :class:`Decoder` that it changes."""
+
+    name: str
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,10 @@ class Decoder:
     Dimensions: ``layers`` decoder layers, hidden size ``d``, ``heads`` query
     heads and ``kv_heads`` key/value heads of size ``head_dim``, feed-forward
     width ``ffn``, ``vocab`` tokens, ``positions`` learned positions (or None).
-    The other attributes are those of :class:`~costgraph.models.blocks.Attention`,
-    ``FeedForward``, ``Layer`` and ``Ends``.
+    Where layers differ, ``kinds`` says in what, and ``pattern`` names the kind of
+    each layer. The other attributes are those of
+    :class:`~costgraph.models.blocks.Attention`, ``FeedForward``, ``Layer`` and
+    ``Ends``.
     """
 
     layers: Expr
@@ -66,9 +78,12 @@ class Decoder:
     logit_cap: bool = False
     fused_qkv: bool = False
     fused_gate_up: bool = False
+    window: Expr | None = None
+    kinds: tuple[Kind, ...] = ()
+    pattern: tuple[str, ...] = ()
 
-    def stack(self) -> Stack:
-        """The model as blocks."""
+    def layer(self) -> Layer:
+        """One layer, of the kind that the attributes describe."""
         norm = Norm(self.norm, self.norm_bias)
         attention = Attention(
             d=self.d,
@@ -81,6 +96,7 @@ class Decoder:
             qk_norm=norm if self.qk_norm else None,
             score_cap=self.score_cap,
             fused_qkv=self.fused_qkv,
+            window=self.window,
         )
         feed_forward = FeedForward(
             d=self.d,
@@ -90,7 +106,7 @@ class Decoder:
             bias=self.mlp_bias,
             fused_gate_up=self.fused_gate_up,
         )
-        layer = Layer(
+        return Layer(
             d=self.d,
             mixer=attention,
             channel=feed_forward,
@@ -100,6 +116,10 @@ class Decoder:
             post_norms=self.post_norms,
             norm_first=self.norm_first,
         )
+
+    def stack(self) -> Stack:
+        """The model as blocks."""
+        norm = Norm(self.norm, self.norm_bias)
         ends = Ends(
             d=self.d,
             vocab=self.vocab,
@@ -111,7 +131,10 @@ class Decoder:
             head_bias=self.head_bias,
             logit_cap=self.logit_cap,
         )
-        return Stack(ends, (Segment("layers", layer, self.layers),))
+        if not self.pattern:
+            return Stack(ends, (Segment("layers", self.layer(), self.layers),))
+        layers = {k.name: replace(self, **dict(k.changes)).layer() for k in self.kinds}
+        return Stack(ends, arranged(self.d, self.pattern, layers, self.layers))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -135,6 +158,9 @@ class Decoder:
             changes[attribute] = symbol(short)
         if self.rotary == self.head_dim:
             changes["rotary"] = symbol("dh")
+        if self.window is not None:
+            dims[symbol("W")] = self.window
+            changes["window"] = symbol("W")
         if self.positions is not None:
             dims[symbol("P")] = self.positions
             changes["positions"] = symbol("P")

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Symbol
 
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, clip, nearest
-from costgraph.formula.terms import Limit
 from costgraph.models.blocks import Style
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.fields import Fields
 from costgraph.ops.attention import MASKS
 from costgraph.program import Program, autoregressive
-from costgraph.symbols import T
 
 LARGEST_FILE = 4 * 2**20
 
@@ -90,14 +88,7 @@ def import_config(
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
-    limits: tuple[Limit, ...] = ()
-    assumptions: tuple[str, ...] = ()
-    if reading.window is not None:
-        limits = (
-            Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
-        )
-        assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
-    return autoregressive(name, model.graph(name, style), assumptions, limits, tuple(dims.items()))
+    return autoregressive(name, model.graph(name, style), dims=tuple(dims.items()))
 
 
 def family_of(fields: Fields) -> str:

@@ -238,7 +238,13 @@ class Flash:
                 self.name, node.name, "tiles this small read K and V more than scores would move"
             )
         op = FlashAttention(
-            node.op.mask, rows, self.causal_traffic, cap, self.splits, node.op.paging
+            node.op.mask,
+            rows,
+            self.causal_traffic,
+            cap,
+            self.splits,
+            node.op.paging,
+            node.op.window,
         )
         inputs = (node.inputs[0], keys.name, values.inputs[1])
         return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))

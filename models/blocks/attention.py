@@ -32,6 +32,7 @@ class Attention:
         qk_norm: normalisation of queries and keys per head, or None.
         score_cap: scores pass through a soft cap.
         fused_qkv: the three projections are one matrix.
+        window: positions that each one sees, itself included; None for all.
     """
 
     d: Expr
@@ -44,6 +45,7 @@ class Attention:
     qk_norm: Norm | None = None
     score_cap: bool = False
     fused_qkv: bool = False
+    window: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -60,14 +62,15 @@ class Attention:
         for table in self.operands(m.style):
             query = m.add("q_rope", Rope(), query, table.name)
             key = m.add("k_rope", Rope(), key, table.name)
-        hk, dh, mask = self.kv_heads, self.head_dim, m.style.mask
-        keys = m.add("k_append", KVAppend(), m.cache("k_cache", hk, dh), key)
-        values = m.add("v_append", KVAppend(), m.cache("v_cache", hk, dh), value)
-        scores = m.add("qk_matmul", AttentionScores(mask), query, keys)
+        hk, dh, mask, window = self.kv_heads, self.head_dim, m.style.mask, self.window
+        append = KVAppend(window)
+        keys = m.add("k_append", append, m.cache("k_cache", hk, dh, window), key)
+        values = m.add("v_append", append, m.cache("v_cache", hk, dh, window), value)
+        scores = m.add("qk_matmul", AttentionScores(mask, window=window), query, keys)
         if self.score_cap:
             scores = m.add("score_cap", SoftCap(), scores)
-        probabilities = m.add("softmax", Softmax(mask), scores)
-        mixed = m.add("sv_matmul", AttentionValues(mask), probabilities, values)
+        probabilities = m.add("softmax", Softmax(mask, window), scores)
+        mixed = m.add("sv_matmul", AttentionValues(mask, window=window), probabilities, values)
         return m.linear("o_proj", mixed, self.d, self.heads * dh, self.out_bias, contract=2)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from sympy import Expr
 from costgraph.dtypes import BF16, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
+from costgraph.ops.attention import extended
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -54,9 +55,13 @@ class Maker(Builder):
         """Declares a small weight that keeps the compute format (norms, biases)."""
         return self.source(Tensor(name, shape, self.style.acts, Role.WEIGHT))
 
-    def cache(self, name: str, heads: Expr, width: Expr) -> str:
-        """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``."""
-        return self.source(Tensor(name, (B, T - q, heads, width), self.style.kv, Role.KV))
+    def cache(self, name: str, heads: Expr, width: Expr, window: Expr | None = None) -> str:
+        """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``.
+
+        With a sliding ``window``, of those that the step can still see.
+        """
+        length = extended(q, T, window) - q
+        return self.source(Tensor(name, (B, length, heads, width), self.style.kv, Role.KV))
 
     def linear(
         self,

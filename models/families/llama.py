@@ -14,7 +14,9 @@ from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
+    alternating,
     heads_of,
+    layer_types,
     rotary_of,
     window_of,
 )
@@ -51,24 +53,34 @@ def _llama(fields: Fields) -> Reading:
 
 
 def _mistral(fields: Fields) -> Reading:
-    return Reading(llama_like(fields, activation="silu"), window_of(fields))
+    # The class slides over 4096 tokens unless the configuration says otherwise.
+    model = replace(llama_like(fields, activation="silu"), window=window_of(fields, 4096))
+    return Reading(model)
 
 
 def _qwen2(fields: Fields) -> Reading:
-    window = window_of(fields) if fields.flag("use_sliding_window", False) else None
-    return Reading(replace(llama_like(fields, activation="silu"), qkv_bias=True), window)
+    return Reading(
+        _qwen_window(fields, replace(llama_like(fields, activation="silu"), qkv_bias=True))
+    )
+
+
+def _qwen_window(fields: Fields, model: Decoder) -> Decoder:
+    """The window from layer ``max_window_layers`` on, where ``use_sliding_window`` asks for it."""
+    if not fields.flag("use_sliding_window", False):
+        return model
+    first = fields.size("max_window_layers", default=28)
+    return alternating(model, layer_types(fields, lambda i: i >= first), window_of(fields))
 
 
 def _qwen3(fields: Fields) -> Reading:
     bias = fields.flag("attention_bias", False)
-    window = window_of(fields) if fields.flag("use_sliding_window", False) else None
     model = replace(
         llama_like(fields, activation="silu"), qk_norm=True, qkv_bias=bias, out_bias=bias
     )
     if fields.values.get("head_dim") is None:
         # The architecture's own default is 128, not hidden size over heads.
         model = replace(model, head_dim=Integer(128), rotary=Integer(128))
-    return Reading(model, window)
+    return Reading(_qwen_window(fields, model))
 
 
 def _gemma_like(fields: Fields) -> Decoder:
@@ -97,12 +109,19 @@ def _gemma2(fields: Fields) -> Reading:
         score_cap=fields.values.get("attn_logit_softcapping") is not None,
         logit_cap=fields.values.get("final_logit_softcapping") is not None,
     )
-    return Reading(model, window_of(fields))
+    # Every second layer slides, the first one included.
+    kinds = layer_types(fields, lambda i: i % 2 == 0)
+    return Reading(alternating(model, kinds, window_of(fields, 4096)))
 
 
 def _phi3(fields: Fields) -> Reading:
-    model = replace(llama_like(fields, activation="silu"), fused_qkv=True, fused_gate_up=True)
-    return Reading(model, window_of(fields))
+    model = replace(
+        llama_like(fields, activation="silu"),
+        fused_qkv=True,
+        fused_gate_up=True,
+        window=window_of(fields),
+    )
+    return Reading(model)
 
 
 #: ``model_type`` to the function that reads it.
