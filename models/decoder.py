@@ -59,23 +59,35 @@ class Decoder:
     gated: bool = True
     norm: str = "rms"
     norm_bias: bool = False
+    norm_weight: bool = True
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
+    qk_norm_bias: bool | None = None
+    qk_norm_over: str = "head"
     rotary: Expr | None = None
     positions: Expr | None = None
     tied: bool = False
     parallel: bool = False
     shared_norm: bool = False
     post_norms: bool = False
+    pre_norms: bool = True
     norm_first: bool = True
     final_norm: bool = True
+    residual_scale: bool = False
     embed_scale: bool = False
+    embed_norm: bool = False
     embed_dim: Expr | None = None
     score_cap: bool = False
     logit_cap: bool = False
+    logit_scale: bool = False
+    head_scale: bool = False
+    all_logits: bool = False
+    alibi: bool = False
+    clip: bool = False
+    causal: bool = True
     fused_qkv: bool = False
     fused_gate_up: bool = False
     window: Expr | None = None
@@ -84,7 +96,7 @@ class Decoder:
 
     def layer(self) -> Layer:
         """One layer, of the kind that the attributes describe."""
-        norm = Norm(self.norm, self.norm_bias)
+        norm = Norm(self.norm, self.norm_bias, self.norm_weight)
         attention = Attention(
             d=self.d,
             heads=self.heads,
@@ -93,10 +105,14 @@ class Decoder:
             rotary=self.rotary,
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
-            qk_norm=norm if self.qk_norm else None,
+            qk_norm=self._qk_norm(norm) if self.qk_norm else None,
+            qk_norm_over=self.qk_norm_over,
             score_cap=self.score_cap,
             fused_qkv=self.fused_qkv,
             window=self.window,
+            alibi=self.alibi,
+            clip=self.clip,
+            causal=self.causal,
         )
         feed_forward = FeedForward(
             d=self.d,
@@ -115,21 +131,31 @@ class Decoder:
             shared_norm=self.shared_norm,
             post_norms=self.post_norms,
             norm_first=self.norm_first,
+            pre_norms=self.pre_norms,
+            residual_scale=self.residual_scale,
         )
+
+    def _qk_norm(self, norm: Norm) -> Norm:
+        bias = self.norm_bias if self.qk_norm_bias is None else self.qk_norm_bias
+        return replace(norm, bias=bias, weight=True)
 
     def stack(self) -> Stack:
         """The model as blocks."""
-        norm = Norm(self.norm, self.norm_bias)
+        norm = Norm(self.norm, self.norm_bias, self.norm_weight)
         ends = Ends(
             d=self.d,
             vocab=self.vocab,
             positions=self.positions,
             embed_dim=self.embed_dim,
             embed_scale=self.embed_scale,
+            embed_norm=norm if self.embed_norm else None,
             norm=norm if self.final_norm else None,
             tied=self.tied,
             head_bias=self.head_bias,
             logit_cap=self.logit_cap,
+            logit_scale=self.logit_scale,
+            head_scale=self.head_scale,
+            all_logits=self.all_logits,
         )
         if not self.pattern:
             return Stack(ends, (Segment("layers", self.layer(), self.layers),))

@@ -177,6 +177,29 @@ class Softmax(Op):
 
 
 @dataclass(frozen=True)
+class Alibi(Op):
+    """Linear biases on scores ``(B, H, q, T)``: ``x + slope·distance`` (ALiBi).
+
+    2 FLOP per computed pair. The ``H`` slopes are constants of the kernel and the
+    distances are made on the fly, so nothing but the scores moves.
+    Source: Press et al., arXiv 2108.12409.
+    """
+
+    kind: ClassVar[str] = "alibi"
+    mask: str = "skip"
+    window: Expr | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = inputs[0].shape
+        return vector(2 * b * h * score_pairs(q, t, self.mask, self.window))
+
+
+@dataclass(frozen=True)
 class AttentionValues(Op):
     """``P V``: inputs ``P (B, H, q, T)``, ``V (B, T, Hk, dh)``; result ``(B, q, H, dh)``.
 

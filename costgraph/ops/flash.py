@@ -9,7 +9,7 @@ from sympy import Expr, Integer, ceiling, floor
 
 from costgraph.cost import ONE, Access, Direction, Work
 from costgraph.least import least
-from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Softmax
 from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
@@ -36,6 +36,7 @@ class FlashAttention(Op):
         rows: query rows of one block.
         causal_traffic: blocks past the diagonal are not read.
         soft_cap: scores pass through a soft cap.
+        alibi: scores get linear biases.
         splits: pieces of the context reduced in a second step (Flash-Decoding);
             each writes and reads back ``dh + 2`` FP32 numbers per query head.
     """
@@ -48,6 +49,7 @@ class FlashAttention(Op):
     splits: Expr = ONE
     paging: Paging | None = None
     window: Expr | None = None
+    alibi: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 3, self, "takes queries, keys and values")
@@ -65,6 +67,8 @@ class FlashAttention(Op):
         ]
         if self.soft_cap:
             parts.append(SoftCap().work((scores,), (scores,)))
+        if self.alibi:
+            parts.append(Alibi(self.mask, self.window).work((scores,), (scores,)))
         if self.splits != 1:
             parts.append(vector(3 * self.splits * query.numel))
         return merged(*parts)

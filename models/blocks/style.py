@@ -34,10 +34,11 @@ class Style:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation: ``rms`` or ``layer``; ``bias`` for the latter."""
+    """A normalisation: ``rms`` or ``layer``; ``bias`` and ``weight`` for the latter."""
 
     kind: str = "rms"
     bias: bool = False
+    weight: bool = True
 
 
 class Maker(Builder):
@@ -79,11 +80,17 @@ class Maker(Builder):
             operands.append(self.vector(f"{name}.bias", oc))
         return self.add(name, Linear(bias, contract, split), *operands)
 
-    def norm(self, name: str, x: str, width: Expr, norm: Norm) -> str:
-        """Adds a normalisation over the last ``width`` elements."""
-        operands = [x, self.vector(f"{name}.weight", width)]
+    def norm(self, name: str, x: str, width: Expr | tuple[Expr, ...], norm: Norm) -> str:
+        """Adds a normalisation over the last ``width`` elements.
+
+        A tuple is the shape of the parameters where they differ per head.
+        """
+        shape = width if isinstance(width, tuple) else (width,)
+        operands = [x]
+        if norm.weight:
+            operands.append(self.vector(f"{name}.weight", *shape))
         if norm.kind == "rms":
             return self.add(name, RMSNorm(), *operands)
         if norm.bias:
-            operands.append(self.vector(f"{name}.bias", width))
-        return self.add(name, LayerNorm(norm.bias), *operands)
+            operands.append(self.vector(f"{name}.bias", *shape))
+        return self.add(name, LayerNorm(norm.bias, norm.weight), *operands)

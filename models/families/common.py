@@ -20,6 +20,7 @@ ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "silu": "silu",
         "swish": "silu",
+        "swiglu": "silu",
         "relu": "relu",
         "relu2": "relu2",
         "gelu": "gelu",
@@ -47,9 +48,14 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a family read: the model."""
+    """What a family read: the model, and how a request runs through it.
+
+    ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
+    whole sequence in steps.
+    """
 
     model: Model
+    phases: str = "autoregressive"
 
 
 Family = Callable[[Fields], Reading]
@@ -79,6 +85,9 @@ def heads_of(fields: Fields, d: int) -> tuple[int, int, Expr]:
 
 
 def rotary_of(fields: Fields, dh: Expr, default: float, key: str = "partial_rotary_factor") -> Expr:
+    nested = fields.values.get("rope_parameters")
+    if fields.values.get(key) is None and isinstance(nested, Mapping) and nested.get(key):
+        fields = fields.section("rope_parameters")
     share = fields.fraction(key, default)
     width = int(int(dh) * share)
     if width < 2 or width % 2:
