@@ -288,6 +288,7 @@ _SURVEY = Accounting(
             "scale": _not_counted,
             "soft-cap": _not_counted,
             "rope": _not_counted,
+            "alibi": _not_counted,
             "kv-append": _not_counted,
             "embedding": _not_counted,
             "split": _not_counted,

@@ -17,6 +17,7 @@ from sympy import Add, Expr, Integer, Piecewise, Poly, Rational, Symbol, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError, clip
+from costgraph.formula.kinks import kink
 from costgraph.formula.signs import Judge, UndecidedError, tightest
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import LEGEND, symbol
@@ -182,6 +183,8 @@ def crossovers(
         ladder = _ladder(term, x, judge)
         for index, cut in enumerate(ladder.cuts):
             below, above = ladder.arms[index].resource, ladder.arms[index + 1].resource
+            if below == above:  # only the form changes: a clipped length
+                continue
             found.append(Crossover(term.ops, cut, below, above))
     order = {cut: i for i, cut in enumerate(ordered({c.value for c in found}, judge))}
     return tuple(sorted(found, key=lambda c: order[c.value]))
@@ -202,21 +205,63 @@ def _prepared(
 
 
 def _ladder(term: Term, x: Symbol, judge: Judge) -> _Ladder:
-    """Sweeps the term's arms upwards from the start, hopping at each crossing."""
+    """The term's largest arms upwards from the start, and where they change.
+
+    Where a clipped length stops growing the arms themselves change form.
+    """
     if term.span is not None:
         raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
-    arms = list(term.arms)
-    if len(arms) == 1:
-        return _Ladder(term, (), (arms[0],))
-    polys = as_polys([a.expr for a in arms], x)
-    start: Expr = start_of(x)
-    current = _largest_from(polys, start, judge)
     cuts: list[Expr] = []
-    chosen = [arms[current]]
+    chosen: list[Arm] = []
+    for lower, upper, arms in _unkinked(term.arms, x, start_of(x), oo, judge):
+        if chosen:
+            cuts.append(lower)
+        _climb(arms, x, lower, upper, judge, cuts, chosen)
+    return _Ladder(term, tuple(cuts), tuple(chosen))
+
+
+def _unkinked(
+    arms: tuple[Arm, ...], x: Symbol, lower: Expr, upper: Expr, judge: Judge
+) -> Iterator[tuple[Expr, Expr, tuple[Arm, ...]]]:
+    """Intervals on which no minimum or maximum inside the arms changes."""
+    found = kink(arms, x)
+    if found is None:
+        yield lower, upper, arms
+        return
+    at, low, high = found
+
+    def replaced(values: dict[Expr, Expr]) -> tuple[Arm, ...]:
+        return tuple(Arm(a.expr.xreplace(values), a.resource) for a in arms)
+
+    if judge.sign(at - lower) > 0:
+        top = at if upper == oo or judge.sign(at - upper) < 0 else upper
+        yield from _unkinked(replaced(low), x, lower, top, judge)
+        lower = top
+    if lower != upper:
+        yield from _unkinked(replaced(high), x, lower, upper, judge)
+
+
+def _climb(
+    arms: tuple[Arm, ...],
+    x: Symbol,
+    lower: Expr,
+    upper: Expr,
+    judge: Judge,
+    cuts: list[Expr],
+    chosen: list[Arm],
+) -> None:
+    """Sweeps polynomial arms upwards, hopping at each crossing below ``upper``."""
+    if len(arms) == 1:
+        chosen.append(arms[0])
+        return
+    polys = as_polys([a.expr for a in arms], x)
+    start = lower
+    current = _largest_from(polys, start, judge)
+    chosen.append(arms[current])
     while True:
         step = _next_crossing(polys, current, start, judge)
-        if step is None:
-            return _Ladder(term, tuple(cuts), tuple(chosen))
+        if step is None or (upper != oo and judge.sign(step[0] - upper) >= 0):
+            return
         start, current = step
         cuts.append(start)
         chosen.append(arms[current])

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
-from sympy import QQ, Add, Expr, Poly, Rational, Symbol, oo, sqrt
+from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, oo, sqrt
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula.regimes import inside, number_key, start_of
@@ -23,6 +23,10 @@ from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+
+
+#: The largest arm of each term.
+_Pattern: TypeAlias = "tuple[Arm, ...]"
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,12 @@ class RegionMap:
         if key in self._by_pattern:
             return self._by_pattern[key]
         # On a boundary two arms are equal and the lookup may pick either.
-        value = Add(*(t.count * t.arms[i].expr for t, i in zip(self.terms, key, strict=True)))
+        value = Add(*(t.count * a.expr for t, a in zip(self.terms, key, strict=True)))
         at = {self.x: exact(x), self.y: exact(y)}
         return next(r for r in self.regions if r.expr.xreplace(at) == value.xreplace(at))
 
     @cached_property
-    def _by_pattern(self) -> Mapping[tuple[int, ...], Region]:
+    def _by_pattern(self) -> Mapping[_Pattern, Region]:
         found = {}
         for region in self.regions:
             cell = region.cells[0]
@@ -132,7 +136,7 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     cells = _merged(_cells(bound.terms, curves, first, second))
     regions = []
     for key, found in cells.items():
-        chosen = [t.arms[i] for t, i in zip(bound.terms, key, strict=True)]
+        chosen = list(key)
         regions.append(
             Region(
                 sympy.expand(
@@ -152,37 +156,82 @@ def _bounds(terms: tuple[Term, ...], chosen: list[Arm]) -> Mapping[str, tuple[st
     return {resource: tuple(ops) for resource, ops in groups.items()}
 
 
-def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> tuple[int, ...]:
-    """Index of the largest arm of each term at a point."""
+def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
+    """The largest arm of each term at a point, inner minima and maxima decided there."""
+    point = dict(at)
     found = []
     for term in terms:
-        values = [a.expr.xreplace(dict(at)) for a in term.arms]
-        found.append(max(range(len(values)), key=lambda i: values[i]) if len(values) > 1 else 0)
+        arm = term.arms[0]
+        if len(term.arms) > 1:
+            arm = max(term.arms, key=lambda a: a.expr.xreplace(point))
+        found.append(Arm(_decided(arm.expr, point), arm.resource))
     return tuple(found)
 
 
+def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
+    """``expr`` with each minimum and maximum replaced by what it is at the point."""
+    if not expr.has(Min, Max):
+        return expr
+
+    def decide(e: Expr) -> Expr:
+        pick = max if isinstance(e, Max) else min
+        return pick(e.args, key=lambda a: a.xreplace(point))
+
+    return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
+
+
 def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
-    """Distinct irreducible curves on which two arms of a term are equal."""
+    """Distinct irreducible curves on which a choice of arms or of an inner minimum changes."""
     found: dict[Poly, None] = {}
     for term in terms:
-        for a, b in combinations(term.arms, 2):
-            try:
-                difference = Poly(a.expr - b.expr, x, y, domain=QQ)
-            except (sympy.PolynomialError, sympy.CoercionFailed):
-                raise InputError(
-                    f"{clip(str(a.expr - b.expr), 120)} is not a polynomial in {x} and {y}"
-                ) from None
-            for factor, _ in difference.factor_list()[1]:
-                # A factor of one sign on the positive quadrant is no boundary.
-                signs = {c > 0 for c in factor.coeffs()}
-                if len(signs) > 1:
-                    found[factor.primitive()[1]] = None
+        for variant in _variants(tuple(a.expr for a in term.arms)):
+            for a, b in combinations(variant, 2):
+                _note(a - b, x, y, found)
+        for arm in term.arms:
+            for atom in arm.expr.atoms(Min, Max):
+                for variant in _variants(atom.args):
+                    for a, b in combinations(variant, 2):
+                        _note(a - b, x, y, found)
     return list(found)
+
+
+#: More undecided minima and maxima than this in one term are too many to lay out.
+MOST_CHOICES = 64
+
+
+def _variants(exprs: tuple[Expr, ...]) -> list[tuple[Expr, ...]]:
+    """The expressions under every way of deciding their minima and maxima."""
+    atoms = {a for e in exprs for a in e.atoms(Min, Max)}
+    inner = [a for a in atoms if not any(b is not a and a.has(b) for b in atoms)]
+    if not inner:
+        return [exprs]
+    atom = min(inner, key=str)
+    found = []
+    for choice in atom.args:
+        found += _variants(tuple(e.xreplace({atom: choice}) for e in exprs))
+        if len(found) > MOST_CHOICES:
+            raise InputError("too many clipped lengths for a map over two symbols")
+    return found
+
+
+def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> None:
+    try:
+        poly = Poly(difference, x, y, domain=QQ)
+    except (sympy.PolynomialError, sympy.CoercionFailed):
+        raise InputError(
+            f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}"
+        ) from None
+    if poly.is_zero:
+        return
+    for factor, _ in poly.factor_list()[1]:
+        # A factor of one sign on the positive quadrant is no boundary.
+        if len({c > 0 for c in factor.coeffs()}) > 1:
+            found[factor.primitive()[1]] = None
 
 
 def _cells(
     terms: tuple[Term, ...], curves: list[Poly], x: Symbol, y: Symbol
-) -> list[tuple[tuple[int, ...], Cell]]:
+) -> list[tuple[_Pattern, Cell]]:
     floor_y = start_of(y)
     found = []
     for left, right in pairwise([start_of(x), *_critical(curves, x, y), oo]):
@@ -246,10 +295,10 @@ def _roots_over(curve: Poly, x: Symbol, y: Symbol, at: Rational) -> list[tuple[E
 
 
 def _merged(
-    cells: list[tuple[tuple[int, ...], Cell]],
-) -> dict[tuple[int, ...], list[Cell]]:
+    cells: list[tuple[_Pattern, Cell]],
+) -> dict[_Pattern, list[Cell]]:
     """Cells by pattern; stacked and neighbouring ones joined where they fit."""
-    found: dict[tuple[int, ...], list[Cell]] = {}
+    found: dict[_Pattern, list[Cell]] = {}
     for key, cell in cells:
         known = found.setdefault(key, [])
         if known and known[-1].left == cell.left and known[-1].top == cell.bottom:

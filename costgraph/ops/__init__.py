@@ -1,6 +1,6 @@
 """Operation kinds; each owns its shape rule, its work and its memory traffic."""
 
-from costgraph.ops.attention import AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.base import Op, Spec
 from costgraph.ops.elementwise import (
     Activation,
@@ -19,6 +19,7 @@ from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 __all__ = [
     "Activation",
     "Add",
+    "Alibi",
     "AttentionScores",
     "AttentionValues",
     "Embedding",

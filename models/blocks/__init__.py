@@ -3,7 +3,8 @@
 from costgraph.models.blocks.attention import Attention
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.layer import Block, Layer
-from costgraph.models.blocks.stack import Ends, Segment, Stack
+from costgraph.models.blocks.pattern import arranged
+from costgraph.models.blocks.stack import Ends, Period, Segment, Stack
 from costgraph.models.blocks.style import Maker, Norm, Style
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Layer",
     "Maker",
     "Norm",
+    "Period",
     "Segment",
     "Stack",
     "Style",
+    "arranged",
 ]

@@ -68,6 +68,9 @@ class Ends:
         tied: the projection to logits uses the embedding table.
         head_bias: bias of that projection.
         logit_cap: logits pass through a soft cap.
+        logit_scale: logits are multiplied by a constant.
+        head_scale: the hidden state is, in front of that projection.
+        all_logits: every position needs logits, whatever the style says.
     """
 
     d: Expr
@@ -80,6 +83,9 @@ class Ends:
     tied: bool = False
     head_bias: bool = False
     logit_cap: bool = False
+    logit_scale: bool = False
+    head_scale: bool = False
+    all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,10 @@ def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
     width = ends.embed_dim or ends.d
     if ends.embed_dim is not None:
         hidden = m.linear("output_proj", hidden, width, ends.d)
-    count = Integer(1) if m.style.logits == "last" else q
-    hidden = m.add("last_position", SelectLast(count), hidden)
+    last = m.style.logits == "last" and not ends.all_logits
+    hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
+    if ends.head_scale:
+        hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:
         operands = [hidden, table]
         if ends.head_bias:
@@ -143,6 +151,8 @@ def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         logits = m.add("lm_head", Linear(bias=ends.head_bias), *operands)
     else:
         logits = m.linear("lm_head", hidden, ends.vocab, width, ends.head_bias)
+    if ends.logit_scale:
+        logits = m.add("logit_scale", Scale(), logits)
     if ends.logit_cap:
         logits = m.add("logit_cap", SoftCap(), logits)
     return m.add("sample", Sample(), logits)

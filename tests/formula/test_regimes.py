@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Rational, oo, simplify
+from sympy import Integer, Min, Rational, oo, simplify
 
 import costgraph as cg
 from costgraph.errors import InputError
@@ -205,3 +205,44 @@ def test_what_cannot_be_answered_says_so(symbolic):
         f.regimes("B", Q=1)
     assert crossovers(f, "B", T=10)
     assert T in f.symbols
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(
+        st.lists(st.tuples(small, small, small), min_size=1, max_size=3), min_size=1, max_size=2
+    ),
+    st.integers(1, 12),
+)
+def test_lengths_that_stop_growing_are_breakpoints(lines, window):
+    """Arms ``a + b·B + c·Min(B, window)``, as sliding windows make them."""
+    terms = tuple(
+        Term(
+            Integer(1),
+            tuple(
+                Arm(a + b * B + c * Min(B, window), r)
+                for (a, b, c), r in zip(arms, RESOURCES, strict=False)
+            ),
+            (f"op{i}",),
+        )
+        for i, arms in enumerate(lines)
+    )
+    f = Formula("f", "s", terms)
+    if B not in f.symbols:
+        return
+    found = regimes(f, "B")
+    for n in range(3, 60):
+        at = Rational(n, 3)
+        brute = sum(max(a + b * at + c * min(at, window) for a, b, c in arms) for arms in lines)
+        assert found.at(at).expr.xreplace({B: at}) == brute
+    for piece, after in zip(found.pieces, found.pieces[1:], strict=False):
+        assert piece.lower < piece.upper == after.lower
+
+
+def test_a_windowed_model_over_its_context():
+    f = cg.compile("mistral-7b", "h100", "fuse").tpot
+    found = f.regimes("T", B=4)
+    assert 4096 in found.breakpoints
+    for context in (1, 100, 4095, 4096, 9000):
+        value = found.at(context).expr.xreplace({T: Integer(context)})
+        assert float(value) == pytest.approx(f.evaluate(B=4, T=context), rel=1e-12)
