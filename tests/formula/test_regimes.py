@@ -240,7 +240,7 @@ def test_lengths_that_stop_growing_are_breakpoints(lines, window):
 
 
 def test_a_windowed_model_over_its_context():
-    f = cg.compile("mistral-7b", "h100", "fuse").tpot
+    f = cg.compile("mistral-7b", "h100").tpot
     found = f.regimes("T", B=4)
     assert 4096 in found.breakpoints
     for context in (1, 100, 4095, 4096, 9000):
