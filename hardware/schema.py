@@ -147,7 +147,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     if "memory.bandwidth" not in figures:
         raise file.fail("missing key 'memory.bandwidth'")
     onchip = _section(file, data, "onchip", ONCHIP, figures)
-    tiers = _tiers(file, data, figures)
+    tiers = _tiers(file, data, figures, onchip.get("l2"))
     links = _links(file, data, figures)
     node = _section(file, data, "node", NODE, figures)
     topology = _section(file, data, "topology", TOPOLOGY, figures)
@@ -230,8 +230,11 @@ def _named(file: _File, data: Mapping[str, Any], section: str) -> dict[str, Mapp
     return {name: file.table(table, name) for name in table}
 
 
-def _tiers(file: _File, data: Mapping[str, Any], figures: dict[str, Figure]) -> dict[str, Tier]:
-    tiers: dict[str, Tier] = {}
+def _tiers(
+    file: _File, data: Mapping[str, Any], figures: dict[str, Figure], l2: Expr | None
+) -> dict[str, Tier]:
+    """Levels by name; the size of the second-level cache stands in ``onchip.l2``."""
+    tiers: dict[str, Tier] = {} if l2 is None else {"l2": Tier(capacity=l2)}
     for name, table in _named(file, data, "tiers").items():
         where = f"tiers.{name}"
         if name == "memory":
@@ -243,7 +246,10 @@ def _tiers(file: _File, data: Mapping[str, Any], figures: dict[str, Figure]) -> 
             raise file.fail(f"[{where}]: state a bandwidth, a capacity or both")
         if peaks and "bandwidth" not in found:
             raise file.fail(f"missing key '{where}.bandwidth': what computes there reads there")
-        tiers[name] = Tier(found.get("bandwidth"), found.get("capacity"), MappingProxyType(peaks))
+        if name in tiers and "capacity" in found:
+            raise file.fail(f"{where}.capacity and onchip.l2 state one size; leave one out")
+        capacity = found.get("capacity", tiers[name].capacity if name in tiers else None)
+        tiers[name] = Tier(found.get("bandwidth"), capacity, MappingProxyType(peaks))
     return tiers
 
 
