@@ -14,7 +14,10 @@ from costgraph.errors import CostgraphError, InputError, clip
 if TYPE_CHECKING:
     from costgraph.api import Compiled
 
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
+METRICS = (
+    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
+    "energy", "energy_per_token", "cost_per_token",
+)  # fmt: skip
 
 EPILOG = """\
 examples:
@@ -108,7 +111,8 @@ def _formula_command(commands: Any) -> None:
         "formula",
         help="a metric as a closed-form formula",
         description="Derive a metric as a formula. ttft: B, S; tpot: B, T; latency, throughput, "
-        "memory, flops, bytes: B, S, N (of a whole request).",
+        "memory, flops, bytes, energy, energy_per_token, cost_per_token: B, S, N (of a whole "
+        "request).",
     )
     _target(command)
     command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")

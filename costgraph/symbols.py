@@ -32,6 +32,7 @@ LEGEND: dict[str, str] = {
     "I": "feed-forward width",
     "V": "vocabulary size",
     "P": "learned positions",
+    "price": "price of the device, USD per hour",
 }
 
 
