@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sympy import Add, Expr, Integer, Max, Min, ceiling, log
+from sympy import Add, Expr, Integer, Min, ceiling, log
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.machine import Link
@@ -29,11 +29,11 @@ ZERO, ONE, TWO = Integer(0), Integer(1), Integer(2)
 
 @dataclass(frozen=True)
 class Steps:
-    """What an algorithm does on the busiest device.
+    """What an algorithm costs along its critical path.
 
     Attributes:
         steps: messages sent one after the other.
-        wire: bytes sent over the device's link, in all steps together.
+        wire: bytes on the wire: of each step the largest message, added up.
     """
 
     steps: Expr
@@ -143,7 +143,16 @@ def bruck_all_to_all(n: Expr, p: Expr) -> Steps:
 
 def direct(n: Expr, p: Expr) -> Steps:
     """One message of ``n`` bytes from one device to another; nothing for one device."""
-    return Steps(_one_if_many(p), n * _one_if_many(p))
+    return Steps(_if_many(p), n * _if_many(p))
+
+
+def in_network_all_reduce(n: Expr, p: Expr) -> Steps:
+    """The switch reduces: each device sends its buffer up and receives the sum, ``n`` bytes.
+
+    Two steps; sending and receiving overlap, so the buffer crosses the link once
+    (Graham et al., SHARP, COMHPC 2016; NVLink SHARP in NVSwitch systems).
+    """
+    return Steps(2 * _if_many(p), n * _if_many(p))
 
 
 #: Algorithms by collective. The first is what large messages use.
@@ -167,6 +176,11 @@ ALGORITHMS: Mapping[str, Mapping[str, Algorithm]] = MappingProxyType(
     }
 )
 
+#: Algorithms that need a switch which computes; asked for by name only.
+IN_NETWORK: Mapping[str, Mapping[str, Algorithm]] = MappingProxyType(
+    {"all-reduce": MappingProxyType({"in-network": in_network_all_reduce})}
+)
+
 
 def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> Steps:
     """Steps and bytes on the wire of a collective.
@@ -180,7 +194,7 @@ def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> 
     Raises:
         InputError: an unknown name, or a size that is not positive.
     """
-    table = _table(kind)
+    table = {**_table(kind), **IN_NETWORK.get(kind, {})}
     if algorithm not in table:
         raise InputError(f"{kind}: unknown algorithm {clip(algorithm)}{nearest(algorithm, table)}")
     n, p = _amount("bytes", bytes), _devices(devices)
@@ -199,8 +213,9 @@ def collective(
     Args:
         kind: ``all-reduce``, ``all-gather``, ``reduce-scatter``, ``all-to-all``,
             ``broadcast`` or ``p2p``.
-        algorithm: ``ring``, ``tree`` …, see :data:`ALGORITHMS`, or ``best`` for the
-            fastest: the smallest of numbers, or their ``Min`` while symbols are free.
+        algorithm: ``ring``, ``tree`` …, see :data:`ALGORITHMS` and :data:`IN_NETWORK`,
+            or ``best`` for the fastest of the former: the smallest of numbers, or their
+            ``Min`` while symbols are free.
         bytes: size of the whole buffer (see the module's text); number or expression.
         devices: how many take part; number or expression.
         link: the connection; without one, ``alpha`` and ``beta`` stay symbols. A link
@@ -287,7 +302,7 @@ def hierarchical(
 
 
 def _table(kind: str) -> Mapping[str, Algorithm]:
-    if kind not in ALGORITHMS:
+    if not isinstance(kind, str) or kind not in ALGORITHMS:
         raise InputError(f"unknown collective {clip(kind)}{nearest(str(kind), ALGORITHMS)}")
     return ALGORITHMS[kind]
 
@@ -339,6 +354,6 @@ def _surplus(p: Expr) -> Expr:
     return TWO if p.is_Integer and _power_below(p) != p else ZERO
 
 
-def _one_if_many(p: Expr) -> Expr:
-    """1 for two devices or more."""
-    return ONE if not p.is_number or p > 1 else Max(ZERO, p - 1)
+def _if_many(p: Expr) -> Expr:
+    """1 for two devices or more, 0 for one."""
+    return Min(ONE, p - 1)
