@@ -209,9 +209,10 @@ class Machine:
         """The (engine, compute type) that executes work stated in ``dtype``.
 
         The stated type if the machine has it, else the next wider one
-        (:data:`WIDENING`). Special functions fall back to the vector engine, and
-        vector work to the tensor engine's widest type, on machines whose file
-        states no separate figure.
+        (:data:`WIDENING`). Element-wise work takes the vector engine's widest type
+        where nothing as wide is stated. Special functions fall back to the vector
+        engine, and vector work to the tensor engine's widest type, on machines whose
+        file states no separate figure.
 
         Raises:
             HardwareError: nothing on the machine can execute the work.
@@ -226,7 +227,8 @@ class Machine:
             for name in chain:
                 if (candidate, name) in self.peaks:
                     return candidate, name
-            if candidate is not engine:  # a stand-in engine: its widest type will do
+            if candidate is not engine or engine is not Engine.TENSOR:
+                # A stand-in, or element-wise work: the engine's widest type will do.
                 for name in ("fp32", "tf32", "fp16", "bf16"):
                     if (candidate, name) in self.peaks:
                         return candidate, name
