@@ -284,13 +284,17 @@ class Machine:
     def link(self, name: str | None = None) -> Link:
         """The connection called ``name``; without a name the widest one.
 
+        Of equally wide ones, one that says how many devices it joins.
+
         Raises:
             HardwareError: the machine states no such link.
         """
         if not self.links:
             raise HardwareError(f"hardware {self.name!r} states no links; add a table [links.NAME]")
         if name is None:
-            return max(self.links.values(), key=lambda link: float(link.bandwidth))
+            return max(
+                self.links.values(), key=lambda x: (float(x.bandwidth), x.devices is not None)
+            )
         if name not in self.links:
             raise HardwareError(
                 f"hardware {self.name!r} has no link {clip(name)}{nearest(name, self.links)}"
