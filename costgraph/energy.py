@@ -125,13 +125,13 @@ def _scaled(compiled: Compiled, factor: Expr) -> tuple[Term, ...]:
 def _per_token(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     """The terms over ``B·N``.
 
-    A count multiplies out where there is no maximum, so that terms of one resource
-    still add up; in front of a maximum it stays.
+    A polynomial count multiplies out where there is no maximum, so that terms of one
+    resource still add up; in front of a maximum, or if it is an expectation, it stays.
     """
     found = []
     for term in terms:
         count = term.count / (B * N)
-        if len(term.arms) == 1 and term.span is None:
+        if len(term.arms) == 1 and term.span is None and term.count.is_polynomial():
             arm = term.arms[0]
             found.append(Term(ONE, (Arm(expand(count * arm.expr), arm.resource),), term.ops))
         else:

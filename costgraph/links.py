@@ -217,7 +217,8 @@ def collective(
             or ``best`` for the fastest of the former: the smallest of numbers, or their
             ``Min`` while symbols are free.
         bytes: size of the whole buffer (see the module's text); number or expression.
-        devices: how many take part; number or expression.
+        devices: how many take part; a number, or an expression, which the tree
+            algorithms then take for a power of two.
         link: the connection; without one, ``alpha`` and ``beta`` stay symbols. A link
             that states no latency counts none.
 

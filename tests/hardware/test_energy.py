@@ -121,6 +121,32 @@ def test_energies_follow_the_passes():
     assert drafted.energy_per_token(**point) == pytest.approx(drafted.energy(**point) / 64)
 
 
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "page-kv{block=16}",
+        "fuse",
+        "speculative{draft=llama-2-7b,gamma=gamma,alpha=0.8}",
+        "speculative{draft=llama-2-7b,alpha=alpha}",
+        "early-exit{p=0.1,every=8}",
+    ],
+)
+@pytest.mark.parametrize("name", ["h100", "a100"])
+def test_per_token_formulas_hold_under_every_kind_of_pass(name, passes):
+    compiled = cg.compile("llama-2-7b", name, passes)
+    point = {"B": 2, "S": 64, "N": 33}
+    more = {"gamma": 4, "alpha": 0.7}
+    given = point | {
+        k: v for k, v in more.items() if k in {s.name for s in compiled.energy.symbols}
+    }
+    whole = compiled.energy(**given)
+    assert compiled.energy_per_token(**given) == pytest.approx(whole / 66, rel=1e-9)
+    cost = compiled.latency(**given) * float(compiled.machine.price.hour) / 3600
+    assert compiled.cost_per_token(**given) == pytest.approx(cost / 66, rel=1e-9)
+    assert compiled.energy_per_token.text()
+    assert compiled.cost_per_token.latex()
+
+
 def test_formulas_stay_symbolic_in_model_and_machine():
     compiled = cg.compile("llama-2-7b", "h100", symbolic_hardware=True)
     names = {s.name for s in compiled.energy.symbols}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,7 @@ from sympy import Integer, Rational
 from costgraph.errors import CostgraphError, HardwareError
 from costgraph.hardware import device_names, load_device_file, load_hardware
 from costgraph.hardware.loader import DEVICES
-from costgraph.hardware.schema import machine_from
+from costgraph.hardware.schema import TOP, machine_from
 from costgraph.machine import Engine, Link, Tier
 
 GOOD = """\
@@ -101,6 +102,14 @@ def test_none_of_it_is_required(tmp_path):
     assert not m.energy.flop
     assert not m.energy.byte
     assert (m.node.devices, m.price.hour, m.topology.clock, m.idle) == (None,) * 4
+
+
+def test_the_example_of_the_documentation_is_a_device_file(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    example = text.split("```toml\n")[1].split("```")[0]
+    m = load_hardware(write(tmp_path, example))
+    assert {*m.tiers} == {"l2", "nvme", "pim"}
+    assert set(tomllib.loads(example)) >= set(TOP) - {"conventions"}
 
 
 def swap(old, new):
