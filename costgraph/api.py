@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
@@ -15,6 +16,7 @@ from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
+from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
@@ -22,6 +24,10 @@ from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, N
+
+if TYPE_CHECKING:
+    from costgraph.explaining import Explanation
+    from costgraph.formula.naming import Named
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
 Hardware = str | os.PathLike[str] | Machine
@@ -41,6 +47,7 @@ class Compiled:
         passes: the pipeline that ran.
         trace: what each pass did.
         bound: the device with its figures, for breakdowns.
+        twin: compiles the same over symbols for the model's dimensions.
     """
 
     program: Program
@@ -49,6 +56,7 @@ class Compiled:
     passes: tuple[Pass, ...] = ()
     trace: Trace = field(default=Trace(), compare=False)
     bound: Machine | None = field(default=None, compare=False)
+    twin: Callable[[], Compiled] | None = field(default=None, compare=False, repr=False)
 
     # --- times ---------------------------------------------------------------
 
@@ -186,6 +194,32 @@ class Compiled:
             InputError: a symbol is missing, or a value is out of range.
         """
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
+
+    def readable(self, metric: str = "tpot", detail: str = "ops") -> Named:
+        """A metric with its constants named and derived; see :mod:`.formula.naming`.
+
+        Args:
+            metric: any metric.
+            detail: ``ops``: every group of operations; ``summary``: one line
+                per resource, which bound the metric from both sides.
+        """
+        from costgraph.formula.naming import named
+
+        twin = None
+        # Pruning candidates of the memory peak in symbols takes seconds.
+        if self.twin is not None and metric != "memory":
+            # Some families and passes keep no symbolic dimensions: no derivations then.
+            with suppress(CostgraphError):
+                twin = self.twin()
+        dims = {} if twin is None else dict(twin.program.dims)
+        other = None if twin is None else getattr(twin, metric)
+        return named(getattr(self, metric), detail, other, dims)
+
+    def explain(self, metric: str = "tpot", **values: Any) -> Explanation:
+        """What bounds a metric at a point and what would change it; see :mod:`.explaining`."""
+        from costgraph.explaining import explain
+
+        return explain(self, metric, **values)
 
     # --- parts ---------------------------------------------------------------
 
@@ -353,4 +387,16 @@ def compile(
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)
     shown = machine.symbolic() if symbolic_hardware else machine
-    return Compiled(program, shown, convention, chosen, trace, machine)
+    twin = None
+    if not symbolic_model and not isinstance(model, Program):
+        twin = partial(
+            compile,
+            model,
+            hardware,
+            passes,
+            accounting=accounting,
+            symbolic_hardware=symbolic_hardware,
+            symbolic_model=True,
+            **options,
+        )
+    return Compiled(program, shown, convention, chosen, trace, machine, twin)

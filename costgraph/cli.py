@@ -9,15 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from costgraph.cli_formula import METRICS, add_commands
 from costgraph.errors import CostgraphError, InputError, clip
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
-
-METRICS = (
-    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
-    "energy", "energy_per_token", "cost_per_token",
-)  # fmt: skip
 
 EPILOG = """\
 examples:
@@ -89,6 +85,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
+    add_commands(commands, _target)
     _list_commands(commands)
     return parser
 
@@ -122,7 +119,18 @@ def _formula_command(commands: Any) -> None:
     command.add_argument(
         "--symbolic-model", action="store_true", help="keep model dimensions as symbols"
     )
-    command.add_argument("--format", choices=("text", "latex", "json"), default="text")
+    command.add_argument(
+        "--format",
+        choices=("text", "latex", "tex", "html", "json"),
+        default="text",
+        help="tex: a document that compiles; html: MathML with a legend",
+    )
+    command.add_argument(
+        "--detail",
+        choices=("summary", "ops"),
+        help="name the constants and derive them from the model's dimensions: per resource "
+        "(summary) or per group of operations (ops)",
+    )
     command.set_defaults(run=_formula)
 
 
@@ -195,7 +203,17 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
 def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
     formula = getattr(compiled, arguments.metric)
-    if arguments.format == "latex":
+    if arguments.detail or arguments.format in ("tex", "html"):
+        if arguments.format == "json":
+            raise InputError("--detail is for text, latex, tex and html")
+        named = compiled.readable(arguments.metric, arguments.detail or "ops")
+        if arguments.format == "html":
+            print(named.mathml())
+        elif arguments.format == "text":
+            print(named.text())
+        else:
+            print(named.latex(document=arguments.format == "tex"))
+    elif arguments.format == "latex":
         print(formula.latex())
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object

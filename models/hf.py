@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from sympy import Expr, Integer, Symbol
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.formula.terms import Limit
-from costgraph.models.decoder import Decoder, build
+from costgraph.models.blocks import Style
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.fields import Fields
 from costgraph.ops.attention import MASKS
 from costgraph.program import Program, autoregressive
-from costgraph.symbols import T, symbol
+from costgraph.symbols import T
 
 LARGEST_FILE = 4 * 2**20
 
@@ -80,17 +79,17 @@ def import_config(
     fields = Fields(name, config)
     reading = FAMILIES[family_of(fields)](fields)
     base = _dtype_of(fields)
-    model = replace(
-        reading.model,
+    style = Style(
         weights=base if weights is None else dtype(weights),
         acts=base if activations is None else dtype(activations),
         kv=(base if activations is None else dtype(activations)) if kv is None else dtype(kv),
         mask=mask,
         logits=logits,
     )
+    model = reading.model
     dims: dict[Symbol, Expr] = {}
     if symbolic:
-        model, dims = _symbolic(model)
+        model, dims = model.symbolic()
     limits: tuple[Limit, ...] = ()
     assumptions: tuple[str, ...] = ()
     if reading.window is not None:
@@ -98,7 +97,7 @@ def import_config(
             Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
         )
         assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
-    return autoregressive(name, build(name, model), assumptions, limits, tuple(dims.items()))
+    return autoregressive(name, model.graph(name, style), assumptions, limits, tuple(dims.items()))
 
 
 def family_of(fields: Fields) -> str:
@@ -139,27 +138,3 @@ def _dtype_of(fields: Fields) -> DType:
     except InputError as error:
         raise ModelError(f"{fields.name}: 'torch_dtype': {error}") from None
     return found if found in (FP16, BF16) else FP16
-
-
-def _symbolic(model: Decoder) -> tuple[Decoder, dict[Symbol, Expr]]:
-    """The model over symbols for its dimensions, and their values."""
-    names = {
-        "layers": "L",
-        "d": "d",
-        "heads": "H",
-        "kv_heads": "Hk",
-        "head_dim": "dh",
-        "ffn": "I",
-        "vocab": "V",
-    }
-    dims: dict[Symbol, Expr] = {}
-    changes: dict[str, Any] = {}
-    for attribute, short in names.items():
-        dims[symbol(short)] = getattr(model, attribute)
-        changes[attribute] = symbol(short)
-    if model.rotary == model.head_dim:
-        changes["rotary"] = symbol("dh")
-    if model.positions is not None:
-        dims[symbol("P")] = model.positions
-        changes["positions"] = symbol("P")
-    return replace(model, **changes), dims

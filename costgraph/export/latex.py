@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Rational, expand, latex
@@ -12,17 +13,31 @@ if TYPE_CHECKING:
     from costgraph.formula import Formula
     from costgraph.formula.terms import Arm, Term
 
-#: Symbols that want a subscript.
-_NAMES = {"Hk": "H_{k}", "dh": "d_{h}", "BW": r"\mathrm{BW}"}
+_NUMBERED = re.compile(r"([A-Za-z])(\d+)\Z")
+#: Dimensions whose second letter is a subscript.
+_SUBSCRIPTED = {"Hk": ("H", "k"), "dh": ("d", "h")}
+
+
+def name_parts(name: str) -> tuple[str, str]:
+    """A symbol name and its subscript: ``F_bf16``, ``W1`` and ``Hk`` have one."""
+    if name in _SUBSCRIPTED:
+        return _SUBSCRIPTED[name]
+    match = _NUMBERED.match(name)
+    if match is not None:
+        return match[1], match[2]
+    head, _, rest = name.partition("_")
+    return head, rest.replace("_", ",")
 
 
 def symbol_latex(name: str) -> str:
     """A symbol name: subscripts from underscores, words upright."""
-    if name in _NAMES:
-        return _NAMES[name]
-    head, *rest = name.split("_")
+    head, rest = name_parts(name)
     base = head if len(head) == 1 else rf"\mathrm{{{head}}}"
-    return base + (rf"_{{\mathrm{{{','.join(rest)}}}}}" if rest else "")
+    if not rest:
+        return base
+    return base + (
+        f"_{{{rest}}}" if len(rest) == 1 or rest.isdigit() else rf"_{{\mathrm{{{rest}}}}}"
+    )
 
 
 def number_latex(value: Rational) -> str:

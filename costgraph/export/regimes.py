@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, oo, sstr
+from sympy import Expr, StrictLessThan, oo, sstr
 
-from costgraph.export.text import expr_text
+from costgraph.export.text import expr_text, number_text, ratio_text
 
 if TYPE_CHECKING:
+    from sympy.core.relational import Relational
+
+    from costgraph.formula.formula import Formula
     from costgraph.formula.regimes import Regimes
+    from costgraph.formula.region_map import RegionMap
+    from costgraph.formula.solve import Solution
 
 
 def end_text(value: Expr) -> str:
@@ -17,7 +22,7 @@ def end_text(value: Expr) -> str:
     if value == oo:
         return "∞"
     if not value.is_number:
-        return str(sstr(value))
+        return ratio_text(value)
     exact = str(sstr(value))
     if value.is_Integer or len(exact) <= 12:
         return exact
@@ -36,5 +41,103 @@ def regimes_text(regimes: Regimes) -> str:
             lines.append(f"      {resource}: {shown}")
     if regimes.conditions:
         lines.append("  while")
-        lines.extend(f"      {sstr(c)}" for c in regimes.conditions)
+        lines.extend(f"      {condition_text(c)}" for c in regimes.conditions)
+    return "\n".join(lines)
+
+
+def condition_text(condition: Relational) -> str:
+    """An inequality; of two terms as one ratio: ``BW / F < 0.0065``."""
+    sign = "<" if isinstance(condition, StrictLessThan) else ">"
+    parts = condition.lhs.expand().as_coefficients_dict()
+    if len(parts) == 2:
+        (above, p), (below, n) = sorted(parts.items(), key=lambda item: bool(item[1] < 0))
+        if p > 0 > n:
+            return f"{ratio_text(above / below)} {sign} {number_text(-n / p)}"
+    return f"{expr_text(condition.lhs)} {sign} 0"
+
+
+def region_map_text(found: RegionMap) -> str:
+    """One block per region: its cells, closed form and operations by bound."""
+    x, y = found.x.name, found.y.name
+    lines = [f"{found.name} [{found.unit}] over {x} and {y}: {len(found)} regions"]
+    for region in found.regions:
+        for cell in region.cells:
+            lines.append(
+                f"  {end_text(cell.left)} <= {x} < {end_text(cell.right)}, "
+                f"{_edge(cell.bottom)} <= {y} < {_edge(cell.top)}"
+            )
+        lines.append(f"      {expr_text(region.expr)}")
+        for resource, ops in sorted(region.bound.items()):
+            shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
+            lines.append(f"      {resource}: {shown}")
+    return "\n".join(lines)
+
+
+def _edge(value: Expr) -> str:
+    return end_text(value) if value.is_number or value == oo else ratio_text(value)
+
+
+def regimes_object(regimes: Regimes) -> dict[str, Any]:
+    """Regimes as plain values; expressions are exact text."""
+    return {
+        "metric": regimes.name,
+        "unit": regimes.unit,
+        "over": regimes.symbol.name,
+        "regimes": [
+            {
+                "from": str(sstr(p.lower)),
+                "to": str(sstr(p.upper)),
+                "expr": str(sstr(p.expr)),
+                "bound": {k: list(v) for k, v in p.bound.items()},
+            }
+            for p in regimes
+        ],
+        "conditions": [str(sstr(c)) for c in regimes.conditions],
+    }
+
+
+def region_map_object(found: RegionMap) -> dict[str, Any]:
+    """A region map as plain values; expressions are exact text."""
+    return {
+        "metric": found.name,
+        "unit": found.unit,
+        "over": [found.x.name, found.y.name],
+        "regions": [
+            {
+                "cells": [
+                    {k: str(sstr(getattr(c, k))) for k in ("left", "right", "bottom", "top")}
+                    for c in region.cells
+                ],
+                "expr": str(sstr(region.expr)),
+                "bound": {k: list(v) for k, v in region.bound.items()},
+            }
+            for region in found.regions
+        ],
+    }
+
+
+def solution_object(found: Solution) -> dict[str, Any]:
+    """A solution as plain values."""
+    return {
+        "intervals": [[str(sstr(a)), str(sstr(b))] for a, b in found.intervals],
+        "largest": found.largest,
+        "certified": None if found.certified is None else [list(c) for c in found.certified],
+    }
+
+
+def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
+    """A solution in a few lines."""
+    lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
+    if found.largest is None:
+        lines.append(f"  no largest {over}: the budget holds however large it is")
+    elif found.largest == 0:
+        lines.append(f"  no whole {over} keeps within the budget")
+    else:
+        lines.append(f"  largest whole {over}: {found.largest}")
+    for lower, upper in found.intervals:
+        closing = f" <= {end_text(upper)}" if upper != oo else ""
+        lines.append(f"  {end_text(lower)} <= {over}{closing}")
+    if found.certified is not None and found.largest:
+        for value, result in found.certified:
+            lines.append(f"  at {over} = {value}: {result:.6g} {formula.unit}")
     return "\n".join(lines)

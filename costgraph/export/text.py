@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Rational, expand, fraction, sstr
+from sympy import Expr, Poly, Rational, expand, fraction, sstr, together
 
 from costgraph.symbols import LEGEND
 
@@ -37,7 +37,12 @@ def _power(text: str) -> str:
 
 
 def expr_text(expr: Expr) -> str:
-    """A polynomial with short coefficients, ``33.55M·B + 16384·B·T``."""
+    """A polynomial with short coefficients, ``33.55M·B + 16384·B·T``.
+
+    An expression over a sum is written as one fraction.
+    """
+    if not expr.is_Add and fraction(expr)[1].is_Add:
+        return ratio_text(expr)
     parts = expand(expr).as_coefficients_dict()
     shown: list[str] = []
     for monomial, coefficient in sorted(
@@ -50,6 +55,24 @@ def expr_text(expr: Expr) -> str:
     return " ".join(shown) or "0"
 
 
+def ratio_text(expr: Expr) -> str:
+    """A rational expression as one fraction with short coefficients."""
+    top, bottom = fraction(together(expr))
+    if bottom == 1:
+        return expr_text(top)
+    # Common sizes cancel: what is left reads as numbers near one.
+    scale = Poly(bottom, *sorted(bottom.free_symbols, key=str)).LC() if bottom.free_symbols else 1
+    if not getattr(scale, "is_Rational", False):
+        scale = 1
+    above, below = (expr_text(expand(part / scale)) for part in (top, bottom))
+
+    def wrapped(text: str) -> str:
+        return f"({text})" if " + " in text or " - " in text else text
+
+    below = f"({below})" if "·" in below and " " not in below else wrapped(below)
+    return f"{wrapped(above)} / {below}"
+
+
 def _monomial_text(size: str, monomial: Expr) -> str:
     """A coefficient's text times a monomial, what divides behind a slash."""
     top, bottom = fraction(monomial)
@@ -57,7 +80,10 @@ def _monomial_text(size: str, monomial: Expr) -> str:
     if size != "1" or not factors:
         factors.insert(0, size)
     body = "·".join(factors)
-    return body if bottom == 1 else f"{body}/({_power(sstr(bottom))})"
+    if bottom == 1:
+        return body
+    below = _power(sstr(bottom))
+    return f"{body}/{below}" if bottom.is_Symbol else f"{body}/({below})"
 
 
 def _factors(monomial: Expr) -> list[Expr]:

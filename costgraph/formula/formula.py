@@ -17,7 +17,10 @@ from costgraph.formula.terms import Limit, Term, collected, make_term, merged
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
+    from costgraph.formula.asymptote import Asymptote
+    from costgraph.formula.local import Local
     from costgraph.formula.regimes import Crossover, Regimes
+    from costgraph.formula.region_map import RegionMap
     from costgraph.formula.solve import Solution
 
 #: What a symbol may be given: a real number, exact or not.
@@ -206,6 +209,12 @@ class Formula:
 
         return crossovers(self, over, at, **values)
 
+    def region_map(self, x: str, y: str, **values: Value) -> RegionMap:
+        """Regimes over two symbols, with exact boundaries; see :mod:`.region_map`."""
+        from costgraph.formula.region_map import region_map
+
+        return region_map(self, x, y, **values)
+
     def solve_for(
         self,
         over: str,
@@ -218,6 +227,20 @@ class Formula:
         from costgraph.formula.solve import solve_for
 
         return solve_for(self, over, budget, at, at_least, **values)
+
+    def local(self, **values: Value) -> Local:
+        """The formula around a point: derivatives, elasticities; see :mod:`.local`."""
+        from costgraph.formula.local import local
+
+        return local(self, **values)
+
+    def asymptote(
+        self, over: str, at: Mapping[str, Value] | None = None, **values: Value
+    ) -> Asymptote:
+        """What the formula tends to for a large symbol; see :mod:`.asymptote`."""
+        from costgraph.formula.asymptote import asymptote
+
+        return asymptote(self, over, at, **values)
 
     # --- algebra -------------------------------------------------------------
 

@@ -6,8 +6,8 @@ breakpoints are exact: rational, algebraic, or closed forms in other symbols.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ import sympy
 from sympy import Add, Expr, Integer, Piecewise, Poly, Rational, Symbol, oo
 from sympy.core.relational import Relational
 
-from costgraph.errors import InputError
-from costgraph.formula.signs import Judge, UndecidedError
+from costgraph.errors import InputError, clip
+from costgraph.formula.signs import Judge, UndecidedError, tightest
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import LEGEND, symbol
 
@@ -76,6 +76,22 @@ class Regimes:
         """The formula as a sympy ``Piecewise``."""
         parts = [(p.expr, self.symbol < p.upper) for p in self.pieces[:-1]]
         return Piecewise(*parts, (self.pieces[-1].expr, True))
+
+    def derivative(self) -> Regimes:
+        """The derivative in each regime; at a breakpoint it jumps."""
+        return self._changed(f"d {self.name} / d {self.symbol}", "", lambda e: e.diff(self.symbol))
+
+    def elasticity(self) -> Regimes:
+        """``d log f / d log x`` in each regime: per cent of change per per cent."""
+        x = self.symbol
+        return self._changed(
+            f"elasticity of {self.name} in {x}", "1", lambda e: sympy.cancel(x * e.diff(x) / e)
+        )
+
+    def _changed(self, name: str, unit: str, f: Callable[[Expr], Expr]) -> Regimes:
+        pieces = tuple(replace(p, expr=f(p.expr)) for p in self.pieces)
+        unit = unit or f"{self.unit} per {self.symbol}"
+        return replace(self, name=name, unit=unit, pieces=pieces)
 
     def at(self, value: Any) -> Regime:
         """The regime that a number falls in (the upper one at a breakpoint)."""
@@ -153,7 +169,7 @@ def regimes(
         if bound.numerator is not None:
             total = bound.numerator / total
         pieces.append(Regime(lower, upper, total, {k: tuple(v) for k, v in groups.items()}))
-    return Regimes(x, formula.name, formula.unit, tuple(pieces), tuple(judge.conditions))
+    return Regimes(x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions))
 
 
 def crossovers(
@@ -192,7 +208,7 @@ def _ladder(term: Term, x: Symbol, judge: Judge) -> _Ladder:
     arms = list(term.arms)
     if len(arms) == 1:
         return _Ladder(term, (), (arms[0],))
-    polys = [as_poly(a.expr, x) for a in arms]
+    polys = as_polys([a.expr for a in arms], x)
     start: Expr = start_of(x)
     current = _largest_from(polys, start, judge)
     cuts: list[Expr] = []
@@ -206,14 +222,35 @@ def _ladder(term: Term, x: Symbol, judge: Judge) -> _Ladder:
         chosen.append(arms[current])
 
 
+def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
+    """Polynomials in ``x`` of the same signs and crossings.
+
+    Powers of ``1/x`` (rates in a denominator) are multiplied out, by the same
+    power everywhere; ``x`` is positive.
+
+    Raises:
+        InputError: an expression is not a polynomial in ``x`` and ``1/x``.
+    """
+    for power in range(4):
+        scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]
+        found = [_poly(e, x) for e in scaled]
+        if all(p is not None for p in found):
+            return [p for p in found if p is not None]
+    bad = next(e for e in exprs if _poly(e, x) is None)
+    raise InputError(f"{clip(str(bad), 120)} is not a polynomial in {x}")
+
+
 def as_poly(expr: Expr, x: Symbol) -> Poly:
+    """One expression as :func:`as_polys` takes it."""
+    return as_polys([expr], x)[0]
+
+
+def _poly(expr: Expr, x: Symbol) -> Poly | None:
     try:
         poly = Poly(expr, x)
     except sympy.PolynomialError:
-        raise InputError(f"{expr} is not a polynomial in {x}") from None
-    if any(c.has(x) for c in poly.coeffs()):
-        raise InputError(f"{expr} is not a polynomial in {x}")
-    return poly
+        return None
+    return None if any(c.has(x) for c in poly.coeffs()) else poly
 
 
 def _coefficients(poly: Poly) -> list[Expr]:
@@ -302,7 +339,7 @@ def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
 def ordered(cuts: set[Expr], judge: Judge) -> list[Expr]:
     """Distinct breakpoints in ascending order; equal ones of different form are one."""
     if all(c.is_number for c in cuts):
-        return sorted(cuts, key=_number_key)
+        return sorted(cuts, key=number_key)
 
     def compare(a: Expr, b: Expr) -> int:
         return judge.sign(a - b)
@@ -310,7 +347,8 @@ def ordered(cuts: set[Expr], judge: Judge) -> list[Expr]:
     return sorted(cuts, key=cmp_to_key(compare))
 
 
-def _number_key(value: Expr) -> Expr:
+def number_key(value: Expr) -> Expr:
+    """What orders exact numbers: themselves where rational, 40 digits otherwise."""
     return value if value.is_Rational else value.evalf(40)
 
 

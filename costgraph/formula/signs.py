@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sympy import Expr, Gt, Lt, Symbol, factor, factor_list, fraction, together
+from sympy import Expr, Gt, Lt, Symbol, factor, factor_list, fraction, sstr, together
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
@@ -88,3 +88,29 @@ def _proved(expr: Expr) -> int | None:
     if below:
         return -1
     return None
+
+
+def tightest(conditions: Iterable[Relational]) -> tuple[Relational, ...]:
+    """The conditions without those that another one of the same ratio implies.
+
+    ``a·x < b·y`` bounds the ratio ``x / y``; of several bounds on one ratio only
+    the closest on either side says something.
+    """
+    kept: list[Relational] = []
+    bounds: dict[tuple[Expr, Expr, bool], tuple[Expr, Relational]] = {}
+    for condition in conditions:
+        parts = condition.lhs.expand().as_coefficients_dict()
+        above = [(m, c) for m, c in parts.items() if c > 0]
+        below = [(m, -c) for m, c in parts.items() if c < 0]
+        if len(above) != 1 or len(below) != 1:
+            kept.append(condition)
+            continue
+        (x, p), (y, n) = above[0], below[0]
+        smaller = isinstance(condition, Lt)  # x / y < n / p
+        bound = n / p
+        if sstr(y) < sstr(x):
+            x, y, bound, smaller = y, x, 1 / bound, not smaller
+        known = bounds.get((x, y, smaller))
+        if known is None or (bound < known[0] if smaller else bound > known[0]):
+            bounds[x, y, smaller] = (bound, condition)
+    return (*kept, *(condition for _, condition in bounds.values()))

@@ -23,6 +23,7 @@ from sympy import (
 )
 from sympy.polys.polyerrors import PolynomialError
 
+from costgraph.formula.staircase import staircase_sum
 from costgraph.formula.terms import Span, Term
 
 
@@ -38,7 +39,9 @@ def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
 
 
 def power_sum(expr: Expr, span: Span) -> Expr | None:
-    """``Σ expr`` over the span in closed form if ``expr`` is a polynomial in it."""
+    """``Σ expr`` over the span in closed form if ``expr`` is a polynomial or staircase in it."""
+    if any(span.symbol in c.free_symbols for c in expr.atoms(ceiling)):
+        return staircase_sum(expr, span.symbol, span.lower, span.upper)
     try:
         poly = Poly(expr, span.symbol)
     except PolynomialError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from sympy import Integer
 
-from costgraph.dtypes import BF16
 from costgraph.models.decoder import Decoder
 
 from .oracle import Shape
@@ -59,9 +58,6 @@ def decoder(m: Shape, **changes: object) -> Decoder:
         "tied": m.tied,
         "parallel": m.parallel,
         "shared_norm": m.parallel,
-        "weights": BF16,
-        "acts": BF16,
-        "kv": BF16,
     }
     return Decoder(**{**values, **changes})  # type: ignore[arg-type]
 

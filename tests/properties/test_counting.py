@@ -13,8 +13,8 @@ from costgraph.count import exact_cost, parameters, rows
 from costgraph.footprint import cache_bytes, footprint
 from costgraph.graph import unrolled
 from costgraph.hardware import load_hardware
+from costgraph.models.blocks import Style
 from costgraph.models.decoder import build
-from costgraph.models.hf import _symbolic
 from costgraph.program import autoregressive
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role
@@ -39,7 +39,7 @@ def test_symbolic_then_substituted_equals_the_integer_oracle(m, batch, queries, 
 @settings(max_examples=25)
 @given(shapes(), sizes, sizes, sizes)
 def test_symbolic_dimensions_substituted_equal_the_integer_oracle(m, batch, queries, cached):
-    described, dims = _symbolic(decoder(m))
+    described, dims = decoder(m).symbolic()
     graph = build("m", described)
     verify(graph)
     values = {**dims, B: Integer(batch), q: Integer(queries), T: Integer(cached + queries)}
@@ -84,7 +84,7 @@ def test_a_repeated_region_equals_its_copies(m, batch, queries, cached):
 @settings(max_examples=30)
 @given(shapes(), sizes, st.integers(1, 12))
 def test_a_prefill_has_the_flops_of_its_decode_steps(m, batch, prompt):
-    graph = build("m", decoder(m, logits="all"))
+    graph = build("m", decoder(m), Style(logits="all"))
     flops = exact_cost(graph).total_flops
     prefill = flops.xreplace({B: Integer(batch), q: Integer(prompt), T: Integer(prompt)})
     single = [

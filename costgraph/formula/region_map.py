@@ -1,0 +1,274 @@
+"""Regimes in two symbols: the plane cut along the curves on which bounds change.
+
+A cylindrical decomposition: between two neighbouring critical values of the
+first symbol the curves keep their order in the second, so every cell is an
+interval times the strip between two curves, all exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
+
+import sympy
+from sympy import QQ, Add, Expr, Poly, Rational, Symbol, oo, sqrt
+
+from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.formula.regimes import inside, number_key, start_of
+from costgraph.formula.terms import Arm, Term
+from costgraph.symbols import symbol
+
+if TYPE_CHECKING:
+    from costgraph.formula.formula import Formula
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``left <= x < right`` and ``bottom(x) <= y < top(x)``, all ends exact."""
+
+    left: Expr
+    right: Expr
+    bottom: Expr
+    top: Expr
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one choice of largest arms holds.
+
+    Attributes:
+        expr: the formula there, without maxima.
+        bound: operations by the resource that bounds them there.
+        cells: the parts of the plane it consists of.
+    """
+
+    expr: Expr
+    bound: Mapping[str, tuple[str, ...]]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class RegionMap:
+    """A formula over the plane of two symbols.
+
+    Attributes:
+        x, y: the symbols, in their order.
+        name, unit: of the formula.
+        regions: every choice of largest arms that occurs.
+        terms: the formula's terms, for looking up a point.
+    """
+
+    x: Symbol
+    y: Symbol
+    name: str
+    unit: str
+    regions: tuple[Region, ...]
+    terms: tuple[Term, ...]
+
+    def at(self, x: Any, y: Any) -> Region:
+        """The region of a point; on a boundary any of its neighbours (they agree there)."""
+        from costgraph.formula.formula import exact
+
+        key = _pattern(self.terms, {self.x: exact(x), self.y: exact(y)})
+        if key in self._by_pattern:
+            return self._by_pattern[key]
+        # On a boundary two arms are equal and the lookup may pick either.
+        value = Add(*(t.count * t.arms[i].expr for t, i in zip(self.terms, key, strict=True)))
+        at = {self.x: exact(x), self.y: exact(y)}
+        return next(r for r in self.regions if r.expr.xreplace(at) == value.xreplace(at))
+
+    @cached_property
+    def _by_pattern(self) -> Mapping[tuple[int, ...], Region]:
+        found = {}
+        for region in self.regions:
+            cell = region.cells[0]
+            x = inside(cell.left, cell.right)
+            bottom, top = (e.xreplace({self.x: x}) for e in (cell.bottom, cell.top))
+            found[_pattern(self.terms, {self.x: x, self.y: inside(bottom, top)})] = region
+        return found
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __str__(self) -> str:
+        from costgraph.export.regimes import region_map_text
+
+        return region_map_text(self)
+
+
+def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
+    """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
+
+    Args:
+        formula: a formula without sums over contexts, polynomial in both symbols.
+        x, y: the two symbols.
+        values: numbers for all other symbols.
+
+    Raises:
+        UnboundSymbolError: another symbol has no value.
+        InputError: the formula is not piecewise polynomial of degree at most
+            two in ``y``, or does not depend on both symbols.
+    """
+    names = {s.name for s in formula.symbols}
+    formula._reject_unknown(values)
+    for name in (x, y):
+        if name not in names:
+            raise InputError(f"{formula.name} does not depend on {name}")
+    if x == y:
+        raise InputError("a map needs two different symbols")
+    if formula.numerator is not None:
+        raise InputError(f"{formula.name} is a rate: map the time it is made from")
+    missing = sorted(names - {x, y} - set(values))
+    if missing:
+        raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
+    bound = formula.bind(**{k: v for k, v in values.items() if k in names})
+    if any(t.span is not None for t in bound.terms):
+        raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
+    first, second = symbol(x), symbol(y)
+    curves = _curves(bound.terms, first, second)
+    cells = _merged(_cells(bound.terms, curves, first, second))
+    regions = []
+    for key, found in cells.items():
+        chosen = [t.arms[i] for t, i in zip(bound.terms, key, strict=True)]
+        regions.append(
+            Region(
+                sympy.expand(
+                    Add(*(t.count * a.expr for t, a in zip(bound.terms, chosen, strict=True)))
+                ),
+                _bounds(bound.terms, chosen),
+                tuple(found),
+            )
+        )
+    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
+
+
+def _bounds(terms: tuple[Term, ...], chosen: list[Arm]) -> Mapping[str, tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for term, arm in zip(terms, chosen, strict=True):
+        groups.setdefault(arm.resource, []).extend(term.ops)
+    return {resource: tuple(ops) for resource, ops in groups.items()}
+
+
+def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> tuple[int, ...]:
+    """Index of the largest arm of each term at a point."""
+    found = []
+    for term in terms:
+        values = [a.expr.xreplace(dict(at)) for a in term.arms]
+        found.append(max(range(len(values)), key=lambda i: values[i]) if len(values) > 1 else 0)
+    return tuple(found)
+
+
+def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
+    """Distinct irreducible curves on which two arms of a term are equal."""
+    found: dict[Poly, None] = {}
+    for term in terms:
+        for a, b in combinations(term.arms, 2):
+            try:
+                difference = Poly(a.expr - b.expr, x, y, domain=QQ)
+            except (sympy.PolynomialError, sympy.CoercionFailed):
+                raise InputError(
+                    f"{clip(str(a.expr - b.expr), 120)} is not a polynomial in {x} and {y}"
+                ) from None
+            for factor, _ in difference.factor_list()[1]:
+                # A factor of one sign on the positive quadrant is no boundary.
+                signs = {c > 0 for c in factor.coeffs()}
+                if len(signs) > 1:
+                    found[factor.primitive()[1]] = None
+    return list(found)
+
+
+def _cells(
+    terms: tuple[Term, ...], curves: list[Poly], x: Symbol, y: Symbol
+) -> list[tuple[tuple[int, ...], Cell]]:
+    floor_y = start_of(y)
+    found = []
+    for left, right in pairwise([start_of(x), *_critical(curves, x, y), oo]):
+        at = inside(left, right)
+        strips: list[tuple[Expr, Expr]] = [(floor_y, floor_y)]
+        for curve in curves:
+            for root, expr in _roots_over(curve, x, y, at):
+                if root > floor_y:
+                    strips.append((root, expr))
+        strips.sort(key=lambda s: number_key(s[0]))
+        levels = [s[0] for s in strips] + [oo]
+        edges = [s[1] for s in strips] + [oo]
+        for (low, high), (bottom, top) in zip(pairwise(levels), pairwise(edges), strict=True):
+            if low == high:
+                continue
+            point = {x: at, y: inside(low, high)}
+            found.append((_pattern(terms, point), Cell(left, right, bottom, top)))
+    return found
+
+
+def _critical(curves: list[Poly], x: Symbol, y: Symbol) -> list[Expr]:
+    """Values of ``x`` at which curves cross, turn, or meet the lower edge."""
+    polys: dict[Poly, None] = {}
+
+    def note(expr: Expr) -> None:
+        poly = Poly(expr, x, domain=QQ)
+        for factor, _ in poly.factor_list()[1] if not poly.is_zero else ():
+            polys[factor.primitive()[1]] = None
+
+    for curve in curves:
+        in_y = Poly(curve.as_expr(), y)
+        note(curve.as_expr().xreplace({y: start_of(y)}))
+        if in_y.degree() > 0:
+            note(in_y.LC())
+        if in_y.degree() > 1:
+            note(in_y.discriminant())
+    for a, b in combinations(curves, 2):
+        if Poly(a.as_expr(), y).degree() > 0 and Poly(b.as_expr(), y).degree() > 0:
+            note(sympy.resultant(a.as_expr(), b.as_expr(), y))
+    floor_x = start_of(x)
+    roots = {r for p in polys for r in p.real_roots() if r > floor_x}
+    return sorted(roots, key=number_key)
+
+
+def _roots_over(curve: Poly, x: Symbol, y: Symbol, at: Rational) -> list[tuple[Expr, Expr]]:
+    """(value at ``x = at``, closed form in ``x``) of the curve's branches."""
+    in_y = Poly(curve.as_expr(), y)
+    if in_y.degree() == 0:
+        return []
+    if in_y.degree() == 1:
+        slope, constant = in_y.all_coeffs()
+        branches = [sympy.cancel(-constant / slope)]
+    elif in_y.degree() == 2:
+        a, b, c = in_y.all_coeffs()
+        root = sqrt(sympy.expand(b**2 - 4 * a * c))
+        branches = [(-b - root) / (2 * a), (-b + root) / (2 * a)]
+    else:
+        raise InputError(f"a boundary of degree {in_y.degree()} in {y} has no simple form")
+    values = [(branch.xreplace({x: at}), branch) for branch in branches]
+    return [(value, branch) for value, branch in values if value.is_real and value.is_finite]
+
+
+def _merged(
+    cells: list[tuple[tuple[int, ...], Cell]],
+) -> dict[tuple[int, ...], list[Cell]]:
+    """Cells by pattern; stacked and neighbouring ones joined where they fit."""
+    found: dict[tuple[int, ...], list[Cell]] = {}
+    for key, cell in cells:
+        known = found.setdefault(key, [])
+        if known and known[-1].left == cell.left and known[-1].top == cell.bottom:
+            known[-1] = Cell(cell.left, cell.right, known[-1].bottom, cell.top)
+        else:
+            known.append(cell)
+    return {key: _joined(parts) for key, parts in found.items()}
+
+
+def _joined(parts: list[Cell]) -> list[Cell]:
+    out: list[Cell] = []
+    for cell in parts:
+        for index, before in enumerate(out):
+            if (before.right, before.bottom, before.top) == (cell.left, cell.bottom, cell.top):
+                out[index] = Cell(before.left, cell.right, cell.bottom, cell.top)
+                break
+        else:
+            out.append(cell)
+    return out
+
+
+__all__ = ["Cell", "Region", "RegionMap", "region_map"]

@@ -1,0 +1,51 @@
+"""The dense feed-forward block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr
+
+from costgraph.models.blocks.style import Maker, Style
+from costgraph.ops import Activation, Multiply, Split
+from costgraph.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Two matrices around an activation, or three with a gate.
+
+    Attributes:
+        d, width: hidden size and feed-forward width.
+        gated: gate and up projection multiplied.
+        bias: biases of all projections.
+        fused_gate_up: gate and up projection are one matrix.
+    """
+
+    d: Expr
+    width: Expr
+    activation: str = "silu"
+    gated: bool = True
+    bias: bool = False
+    fused_gate_up: bool = False
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing shared between layers."""
+        return ()
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+        d, width, bias = self.d, self.width, self.bias
+        if not self.gated:
+            up = m.linear("up_proj", x, width, d, bias)
+            acted = m.add("mlp_act", Activation(self.activation), up)
+            return m.linear("down_proj", acted, d, width, bias)
+        if self.fused_gate_up:
+            packed = m.linear("gate_up_proj", x, 2 * width, d, bias)
+            gate, up = m.add_many("gate_up_split", Split(((width,), (width,))), packed)
+        else:
+            gate = m.linear("gate_proj", x, width, d, bias)
+            up = m.linear("up_proj", x, width, d, bias)
+        acted = m.add("mlp_act", Activation(self.activation), gate)
+        gated = m.add("mlp_mul", Multiply(), acted, up)
+        return m.linear("down_proj", gated, d, width, bias)

@@ -1,0 +1,148 @@
+"""A whole step: embeddings, runs of equal layers, and the projection to logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sympy import Expr, Integer
+
+from costgraph.dtypes import INT64
+from costgraph.graph import Graph, Repeat
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
+from costgraph.symbols import B, q
+from costgraph.tensor import Tensor
+
+
+class Repeatable(Protocol):
+    """What a segment repeats: a layer, or a period of several."""
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Shared operands beside the hidden state."""
+
+    def graph(self, style: Style) -> Graph:
+        """The body: hidden state and shared operands in, hidden state out."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``count`` equal layers in a row, as the region ``name``."""
+
+    name: str
+    layer: Repeatable
+    count: Expr
+
+
+@dataclass(frozen=True)
+class Period:
+    """Several segments that recur together: layer patterns such as five and one."""
+
+    d: Expr
+    segments: tuple[Segment, ...]
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Shared operands of all segments, each once."""
+        return tuple(dict.fromkeys(t for s in self.segments for t in s.layer.operands(style)))
+
+    def graph(self, style: Style) -> Graph:
+        """The body of one period."""
+        m = Maker("period", style)
+        x = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        return m.build(run(m, self.segments, x))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What stands around the layers of a language model.
+
+    Attributes:
+        d, vocab: hidden size and vocabulary.
+        positions: rows of a learned position table, or None.
+        embed_dim: embedding width where it differs from ``d`` (projected).
+        embed_scale: embeddings are multiplied by a constant.
+        embed_norm: normalisation of the embeddings, or None.
+        norm: final normalisation, or None.
+        tied: the projection to logits uses the embedding table.
+        head_bias: bias of that projection.
+        logit_cap: logits pass through a soft cap.
+    """
+
+    d: Expr
+    vocab: Expr
+    positions: Expr | None = None
+    embed_dim: Expr | None = None
+    embed_scale: bool = False
+    embed_norm: Norm | None = None
+    norm: Norm | None = Norm()
+    tied: bool = False
+    head_bias: bool = False
+    logit_cap: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A decoder-only model: ends and segments of layers."""
+
+    ends: Ends
+    segments: tuple[Segment, ...]
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``."""
+        ends = self.ends
+        m = Maker(name, style)
+        hidden, table = _embed(m, ends)
+        hidden = run(m, self.segments, hidden)
+        if ends.norm is not None:
+            hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
+        return m.build(_logits(m, ends, hidden, table))
+
+
+def run(m: Maker, segments: tuple[Segment, ...], hidden: str) -> str:
+    """Adds the segments in order as regions; returns the last hidden state."""
+    for segment in segments:
+        shared = [m.source(t) for t in segment.layer.operands(m.style)]
+        region = Repeat(segment.layer.graph(m.style), segment.count)
+        hidden = m.add(segment.name, region, hidden, *shared)
+    return hidden
+
+
+def _embed(m: Maker, ends: Ends) -> tuple[str, str]:
+    """(hidden state, embedding table)."""
+    acts = m.style.acts
+    width = ends.embed_dim or ends.d
+    ids = m.source(Tensor("ids", (B, q), INT64))
+    table = m.weight("embed.weight", ends.vocab, width)
+    hidden = m.add("embed", Embedding(result=acts), ids, table)
+    if ends.embed_scale:
+        hidden = m.add("embed_scale", Scale(), hidden)
+    if ends.embed_dim is not None:
+        hidden = m.linear("embed_proj", hidden, ends.d, width)
+    if ends.positions is not None:
+        places = m.source(Tensor("position_ids", (q,), INT64))
+        learned = m.weight("positions.weight", ends.positions, ends.d)
+        position = m.add("position_embed", Embedding(result=acts), places, learned)
+        hidden = m.add("position_add", Add(), hidden, position)
+    if ends.embed_norm is not None:
+        hidden = m.norm("embed_norm", hidden, ends.d, ends.embed_norm)
+    return hidden, table
+
+
+def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
+    width = ends.embed_dim or ends.d
+    if ends.embed_dim is not None:
+        hidden = m.linear("output_proj", hidden, width, ends.d)
+    count = Integer(1) if m.style.logits == "last" else q
+    hidden = m.add("last_position", SelectLast(count), hidden)
+    if ends.tied:
+        operands = [hidden, table]
+        if ends.head_bias:
+            operands.append(m.weight("lm_head.bias", ends.vocab))
+        logits = m.add("lm_head", Linear(bias=ends.head_bias), *operands)
+    else:
+        logits = m.linear("lm_head", hidden, ends.vocab, width, ends.head_bias)
+    if ends.logit_cap:
+        logits = m.add("logit_cap", SoftCap(), logits)
+    return m.add("sample", Sample(), logits)

@@ -1,0 +1,84 @@
+"""How a model is counted and stored, and a builder that knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr
+
+from costgraph.dtypes import BF16, DType
+from costgraph.graph import Builder
+from costgraph.ops import LayerNorm, Linear, RMSNorm
+from costgraph.symbols import B, T, q
+from costgraph.tensor import Role, Tensor
+
+
+@dataclass(frozen=True)
+class Style:
+    """Element formats and counting options, the same for every block of a model.
+
+    Attributes:
+        weights, acts, kv: formats of weights, activations and caches.
+        mask: how masked score pairs are counted, see
+            :data:`costgraph.ops.attention.MASKS`.
+        logits: ``last``: only the last position needs logits; ``all``: every one.
+    """
+
+    weights: DType = BF16
+    acts: DType = BF16
+    kv: DType = BF16
+    mask: str = "skip"
+    logits: str = "last"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation: ``rms`` or ``layer``; ``bias`` for the latter."""
+
+    kind: str = "rms"
+    bias: bool = False
+
+
+class Maker(Builder):
+    """A graph builder with a style: weights and caches get their formats."""
+
+    def __init__(self, name: str, style: Style) -> None:
+        super().__init__(name)
+        self.style = style
+
+    def weight(self, name: str, *shape: Expr) -> str:
+        """Declares a weight in the weight format."""
+        return self.source(Tensor(name, shape, self.style.weights, Role.WEIGHT))
+
+    def vector(self, name: str, *shape: Expr) -> str:
+        """Declares a small weight that keeps the compute format (norms, biases)."""
+        return self.source(Tensor(name, shape, self.style.acts, Role.WEIGHT))
+
+    def cache(self, name: str, heads: Expr, width: Expr) -> str:
+        """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``."""
+        return self.source(Tensor(name, (B, T - q, heads, width), self.style.kv, Role.KV))
+
+    def linear(
+        self,
+        name: str,
+        x: str,
+        oc: Expr,
+        ic: Expr,
+        bias: bool = False,
+        split: tuple[Expr, ...] = (),
+        contract: int = 1,
+    ) -> str:
+        """Adds ``y = x Wᵀ (+ b)`` with its weight ``(oc, ic)``."""
+        operands = [x, self.weight(f"{name}.weight", oc, ic)]
+        if bias:
+            operands.append(self.vector(f"{name}.bias", oc))
+        return self.add(name, Linear(bias, contract, split), *operands)
+
+    def norm(self, name: str, x: str, width: Expr, norm: Norm) -> str:
+        """Adds a normalisation over the last ``width`` elements."""
+        operands = [x, self.vector(f"{name}.weight", width)]
+        if norm.kind == "rms":
+            return self.add(name, RMSNorm(), *operands)
+        if norm.bias:
+            operands.append(self.vector(f"{name}.bias", width))
+        return self.add(name, LayerNorm(norm.bias), *operands)

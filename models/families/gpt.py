@@ -1,0 +1,153 @@
+"""Families that grew from GPT: layer norms, plain feed-forward, biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.decoder import Decoder
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    rotary_of,
+)
+from costgraph.models.fields import Fields, divided
+
+
+def _opt(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    bias = fields.flag("enable_bias", True)
+    first = fields.flag("do_layer_norm_before", True)
+    embed = fields.size("word_embed_proj_dim", default=d)
+    model = Decoder(
+        layers=Integer(fields.size("num_hidden_layers")),
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(heads),
+        head_dim=divided(fields, d, heads, "hidden size over heads"),
+        ffn=Integer(fields.size("ffn_dim")),
+        vocab=Integer(fields.size("vocab_size")),
+        activation=activation_of(fields, "activation_function", default="relu"),
+        gated=False,
+        norm="layer",
+        norm_bias=fields.flag("layer_norm_elementwise_affine", True),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bias,
+        # Two extra rows: positions are offset by two in this family.
+        positions=Integer(fields.size("max_position_embeddings") + 2),
+        tied=fields.flag("tie_word_embeddings", True),
+        norm_first=first,
+        final_norm=first and not fields.flag("_remove_final_layer_norm", False),
+        embed_dim=Integer(embed) if embed != d else None,
+    )
+    return Reading(model)
+
+
+def _gpt2(fields: Fields) -> Reading:
+    d = fields.size("n_embd", "hidden_size")
+    heads = fields.size("n_head", "num_attention_heads")
+    fields.refuse("add_cross_attention", "cross-attention is not supported in this family")
+    model = Decoder(
+        layers=Integer(fields.size("n_layer", "num_hidden_layers")),
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(heads),
+        head_dim=divided(fields, d, heads, "hidden size over heads"),
+        ffn=Integer(fields.size("n_inner", default=4 * d)),
+        vocab=Integer(fields.size("vocab_size")),
+        activation=activation_of(fields, "activation_function", default="gelu_new"),
+        gated=False,
+        norm="layer",
+        norm_bias=True,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        positions=Integer(fields.size("n_positions", "max_position_embeddings")),
+        tied=fields.flag("tie_word_embeddings", True),
+        fused_qkv=True,
+    )
+    return Reading(model)
+
+
+def _gptj(fields: Fields) -> Reading:
+    d = fields.size("n_embd", "hidden_size")
+    heads = fields.size("n_head", "num_attention_heads")
+    dh = divided(fields, d, heads, "hidden size over heads")
+    rotary = fields.size("rotary_dim", default=int(dh))
+    if rotary > dh:
+        raise ModelError(f"{fields.name}: 'rotary_dim' = {rotary} exceeds the head size {dh}")
+    model = Decoder(
+        layers=Integer(fields.size("n_layer", "num_hidden_layers")),
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(heads),
+        head_dim=dh,
+        ffn=Integer(fields.size("n_inner", default=4 * d)),
+        vocab=Integer(fields.size("vocab_size")),
+        activation=activation_of(fields, "activation_function", default="gelu_new"),
+        gated=False,
+        norm="layer",
+        norm_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        rotary=Integer(rotary),
+        tied=fields.flag("tie_word_embeddings", False),
+        parallel=True,
+        shared_norm=True,
+    )
+    return Reading(model)
+
+
+def _gpt_neox(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    dh = divided(fields, d, heads, "hidden size over heads")
+    bias = fields.flag("attention_bias", True)
+    model = Decoder(
+        layers=Integer(fields.size("num_hidden_layers")),
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(heads),
+        head_dim=dh,
+        ffn=Integer(fields.size("intermediate_size")),
+        vocab=Integer(fields.size("vocab_size")),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        gated=False,
+        norm="layer",
+        norm_bias=True,
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=True,
+        rotary=rotary_of(fields, dh, 0.25, "rotary_pct"),
+        tied=fields.flag("tie_word_embeddings", False),
+        parallel=fields.flag("use_parallel_residual", True),
+        fused_qkv=True,
+    )
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "opt": _opt,
+        "gpt2": _gpt2,
+        "gptj": _gptj,
+        "gpt_neox": _gpt_neox,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "OPTForCausalLM": "opt",
+        "GPT2LMHeadModel": "gpt2",
+        "GPTJForCausalLM": "gptj",
+        "GPTNeoXForCausalLM": "gpt_neox",
+    }
+)

@@ -1,0 +1,131 @@
+"""explain, regimes and solve on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import costgraph as cg
+from costgraph.cli import main
+from costgraph.errors import InputError
+from costgraph.explaining import explain
+
+
+def out(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_explain_says_what_bounds_and_what_comes_next(capsys):
+    text = out(capsys, "explain", "llama-2-7b", "--on", "a6000", "--at", "B=1,T=2048")
+    assert "18.64 ms" in text
+    assert "100.0%  memory bandwidth" in text
+    assert "B up to 213.465 (213× away): lm_head turns" in text
+
+
+def test_explanation_agrees_with_the_formula_it_explains():
+    compiled = cg.compile("llama-3-8b", "h100", "fuse")
+    for metric, at in (
+        ("tpot", {"B": 300, "T": 500}),
+        ("ttft", {"B": 1, "S": 333}),
+        ("latency", {"B": 8, "S": 200, "N": 50}),
+        ("throughput", {"B": 8, "S": 200, "N": 50}),
+    ):
+        found = compiled.explain(metric, **at)
+        assert found.value == pytest.approx(getattr(compiled, metric).evaluate(**at), rel=1e-12)
+        assert sum(found.bounds.values()) == pytest.approx(1)
+        assert sum(s.share for s in found.shares) == pytest.approx(1)
+        rates = [found.levers[name] for name in found.rates]
+        assert sum(rates) == pytest.approx(1 if metric == "throughput" else -1)
+        for floor in found.floors:  # nothing gets slower on faster hardware
+            assert (
+                (floor.value >= found.value)
+                if metric == "throughput"
+                else (floor.value <= found.value * (1 + 1e-12))
+            )
+
+
+def test_the_next_bound_is_the_nearest_crossover():
+    compiled = cg.compile("llama-2-7b", "a6000")
+    found = explain(compiled, "tpot", B=100, T=64)
+    ahead = [n for n in found.nexts if n.symbol == "B" and n.then > n.now]
+    crossings = [c.value for c in compiled.tpot.crossover("B", T=64) if c.value > 100]
+    assert ahead[0].then == pytest.approx(float(min(crossings)))
+
+
+def test_explain_refuses_what_is_no_time():
+    with pytest.raises(InputError, match="memory"):
+        explain(cg.compile("gpt2", "a6000"), "memory", B=1, S=1, N=1)
+
+
+def test_regimes_in_one_and_two_symbols(capsys):
+    one = out(capsys, "regimes", "llama-2-7b", "--on", "a6000", "--at", "T=2048")
+    assert "4 regimes" in one
+    two = out(capsys, "regimes", "llama-2-7b", "--on", "a6000", "--metric", "ttft", "--over", "B,S")
+    assert "6 regions" in two
+    bend = out(
+        capsys, "regimes", "gpt2", "--on", "a6000", "--at", "T=8", "--show", "elasticity", "--json"
+    )
+    assert json.loads(bend)["unit"] == "1"
+
+
+def test_symbolic_regimes_name_their_conditions(capsys):
+    text = out(
+        capsys, "regimes", "llama-2-7b", "--on", "a6000", "--at", "T=9", "--symbolic-hardware"
+    )
+    assert "while" in text
+    assert "F_fp16 / (BW - 0.0004883·F_fp16)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "largest"),
+    [
+        (("--metric", "memory", "--budget", "80 GB", "--at", "S=1000,N=100"), 239),
+        (("--metric", "tpot", "--budget", "50 ms", "--at", "T=1000"), 414),
+        (("--metric", "tpot", "--budget", "0.05", "--at", "T=1000"), 414),
+    ],
+)
+def test_solve_under_a_budget(capsys, arguments, largest):
+    text = out(capsys, "solve", "llama-3-8b", "--on", "a100-80g", *arguments, "--json")
+    assert json.loads(text)["largest"] == largest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("explain", "gpt2", "--on", "a6000", "--at", "B=1"), "--at 'T=1024'"),
+        (("explain", "gpt2", "--on", "a6000", "--at", "B"), "NAME=NUMBER"),
+        (("explain", "gpt2", "--on", "a6000", "--at", "B=1,B=2,T=3"), "twice"),
+        (("explain", "gpt2", "--on", "a6000", "--at", "B=__import__,T=3"), "not a number"),
+        (("explain", "gpt2", "--on", "a6000", "--at", "B=-1,T=3"), "positive"),
+        (("regimes", "gpt2", "--on", "a6000", "--over", "Q"), "Q"),
+        (("regimes", "gpt2", "--on", "a6000", "--over", "B,T,S"), "one symbol or two"),
+        (("regimes", "gpt2", "--on", "a6000", "--at", "X=3"), "no symbol 'X'"),
+        (("regimes", "gpt2", "--on", "a6000", "--metric", "latency", "--at", "S=0"), "positive"),
+        (("solve", "gpt2", "--on", "a6000", "--budget", "3 kg", "--at", "T=2"), "kg"),
+        (("solve", "gpt2", "--on", "a6000", "--budget", "-3", "--at", "T=2"), "positive"),
+        (("solve", "gpt2", "--on", "a6000", "--over", "S", "--budget", "1", "--at", "T=2"), "S"),
+        (("solve", "gpt2", "--on", "a6000", "--budget", "1 s"), "T"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, says):
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
+
+
+def test_details_and_formats(capsys):
+    summary = out(capsys, "formula", "gpt2", "--on", "a6000", "--detail", "summary")
+    assert "max(t1, t2) <= tpot(B, T)" in summary
+    ops = out(capsys, "formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "latex")
+    assert ops.startswith(r"\begin{aligned}")
+    page = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "tex")
+    assert page.startswith(r"\documentclass")
+    html = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "html")
+    assert "<math" in html
+    with pytest.raises(SystemExit):
+        main(["formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "json"])

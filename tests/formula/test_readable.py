@@ -1,0 +1,162 @@
+"""Formulas in named constants: the same formula, its legend exact, its prints well formed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from xml.etree import ElementTree
+
+import pytest
+from sympy import Add, Integer, Max, expand
+
+import costgraph as cg
+from costgraph.errors import InputError
+from costgraph.export.layout import of_expr, to_latex, to_mathml, to_text
+from costgraph.formula.naming import named
+from costgraph.symbols import B, T, symbol
+
+CASES = [
+    ("llama-2-7b", "a6000", ""),
+    ("llama-3-70b", "h100", "fuse,quantize{preset=w4a16}"),
+    ("gpt2", "v100", "fuse"),
+    ("llama-2-7b", "h100", "page-kv{block=16}"),
+    ("llama-2-7b", "h100", "speculative{draft=heads,gamma=2}"),
+]
+METRICS = ("tpot", "ttft", "latency", "throughput", "flops", "bytes", "memory")
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[" ".join(c) for c in CASES])
+def compiled(request):
+    return cg.compile(*request.param)
+
+
+def rebuilt(found) -> dict:
+    """The named lines with every constant and rate put back."""
+    values = {c.symbol: c.value for c in found.constants} | dict(found.rates)
+    return [
+        (line, [(a if r is None else a / r).xreplace(values) for a, r in line.arms])
+        for line in found.lines
+    ]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_constants_put_back_give_the_formula(compiled, metric):
+    formula = getattr(compiled, metric)
+    found = compiled.readable(metric)
+    at = {s: Integer(7 + i) for i, s in enumerate(formula.symbols)}
+    at |= {T: Integer(11)}
+    for s in formula.symbols:
+        if s.name == "N":
+            at[s] = Integer(1)  # spans are empty: what is left has no sums
+    total = sum(
+        line.count.xreplace(at) * Max(*(a.xreplace(at) for a in arms))
+        for line, arms in rebuilt(found)
+        if line.span is None
+    )
+    value = total if formula.numerator is None else formula.numerator.xreplace(at) / total
+    given = {s.name: at[s] for s in formula.symbols}
+    assert float(value) == pytest.approx(float(formula.evaluate(**given)), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["tpot", "ttft", "latency"])
+def test_derivations_from_the_dimensions_are_exact_and_present(compiled, metric):
+    found = compiled.readable(metric, "summary")
+    dims = dict(found.dims)
+    derived = [c for c in found.constants if c.derivation is not None]
+    for c in derived:
+        assert expand(c.derivation.xreplace(dims) - c.value) == 0
+    assert len(derived) >= 0.6 * len(found.constants)
+    if not compiled.passes:
+        assert len(derived) == len(found.constants)
+
+
+@pytest.mark.parametrize("metric", ["tpot", "ttft", "latency"])
+def test_a_summary_bounds_the_formula_from_both_sides(compiled, metric):
+    formula = getattr(compiled, metric)
+    found = compiled.readable(metric, "summary")
+    for batch in (1, 30, 500):
+        at = {
+            s: Integer({"B": batch, "S": 200, "N": 50, "T": 321}[s.name]) for s in formula.symbols
+        }
+        parts = [float(arms[0].xreplace(at)) for _, arms in rebuilt(found)]
+        value = formula.evaluate(**{s.name: int(v) for s, v in at.items()})
+        assert max(parts) * (1 - 1e-12) <= value <= sum(parts) * (1 + 1e-12)
+
+
+def test_the_whole_decode_step_on_one_line():
+    text = cg.compile("llama-2-7b", "a6000").readable("tpot", "summary").text()
+    assert "max(t1, t2) <= tpot(B, T) <= t1 + t2" in text
+    assert "(W + A·B + K·B·T)/BW" in text
+    assert "exactly the memory line for 1 <= B < 213.465" in text
+    assert "K = 532480 byte per B·T = L·(8·H + 4·Hk·dh)" in text
+
+
+def test_without_a_twin_there_are_values_but_no_derivations():
+    found = named(cg.compile("gpt2", "a6000").tpot)
+    assert found.constants
+    assert all(c.derivation is None for c in found.constants)
+    with pytest.raises(InputError, match="summary"):
+        named(cg.compile("gpt2", "a6000").tpot, "sumary")
+    with pytest.raises(InputError, match="rate"):
+        named(cg.compile("gpt2", "a6000").throughput, "summary")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_mathml_is_well_formed(compiled, metric):
+    html = compiled.readable(metric).mathml()
+    tree = ElementTree.fromstring(html)
+    spaces = {"m": "http://www.w3.org/1998/Math/MathML"}
+    assert tree.findall(".//m:mtable", spaces)
+
+
+def test_hostile_text_is_escaped():
+    from dataclasses import replace
+
+    formula = cg.compile("gpt2", "a6000").tpot
+    evil = replace(formula, name="<script>alert(1)</script>", assumptions=("</ul><b>%$#_&{}\\",))
+    found = named(evil)
+    assert "<script" not in found.mathml()
+    ElementTree.fromstring(found.mathml())
+    assert r"\%\$\#\_\&\{\}\textbackslash{}" in found.latex(document=True)
+
+
+def test_layout_prints_in_three_ways():
+    page = symbol("page")
+    expr = 2 * B * T**2 - (B + 1) / symbol("BW") + (1 - symbol("p")) ** B
+    assert to_text(of_expr(expr)) == "(1 - p)^B + 2·B·T² - (1 + B)/BW"
+    assert to_latex(of_expr(B / symbol("Hk"))) == r"\frac{B}{H_{k}}"
+    from sympy import ceiling
+
+    assert to_text(of_expr(3 * ceiling(T / page))) == "3·ceil(T/page)"
+    for node in (of_expr(expr), of_expr(Max(B, T)), of_expr(Add(B, -T))):
+        ElementTree.fromstring(to_mathml(node))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX installation")
+def test_latex_documents_compile(tmp_path):
+    pages = [
+        cg.compile("llama-2-7b", "a6000").readable("tpot", "summary"),
+        cg.compile("llama-3-70b", "h100", "fuse,quantize{preset=w4a16}").readable("latency"),
+        cg.compile("gpt2", "h100", "page-kv{block=16}").readable("throughput"),
+        cg.compile("gpt2", "h100", "speculative{draft=heads,gamma=2}").readable("memory"),
+    ]
+    for index, page in enumerate(pages):
+        (tmp_path / f"p{index}.tex").write_text(page.latex(document=True), encoding="utf-8")
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"p{index}.tex"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
+    # The formula without its page, in a plain document.
+    body = cg.compile("llama-2-7b", "a6000").latency.latex()
+    text = "\\documentclass{article}\\usepackage{amsmath}\\begin{document}$" + body
+    (tmp_path / "plain.tex").write_text(text + "$\\end{document}", encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "plain.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")

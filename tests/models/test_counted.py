@@ -1,0 +1,121 @@
+"""Parameters, FLOPs and caches against PyTorch's own counter on the real model code."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sympy import Integer
+
+from costgraph.count import parameters, rows
+from costgraph.machine import Engine
+from costgraph.models import load_model
+from costgraph.models.families import FAMILIES
+from costgraph.symbols import B, T, q
+from costgraph.tensor import Role
+
+DATA = Path(__file__).parent / "counted"
+COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())
+
+#: The counter's convention: no masked pair is left out, every position gets logits.
+CONVENTION = {"mask": "compute", "logits": "all"}
+
+#: Where the counter itself counts something else, which of its totals is the model's own.
+INSTEAD = {
+    "llama-4-scout": "total_top_k_experts_only",
+    "llama-4-maverick": "total_top_k_experts_only",
+}
+
+#: Models whose sliding window still limits the context.
+WINDOWED = {"gemma-2-2b", "gemma-2-9b", "mistral-7b-v0.1", "phi-3-medium-14b"}
+
+CASES = [
+    (name, case)
+    for name, entry in COUNTED.items()
+    for case in next(iter(entry["flops"].values()))
+    if re.fullmatch(r"(prefill_b\d+_s\d+|decode_b\d+_l\d+)", case)
+]
+
+
+def config(name: str) -> dict[str, Any]:
+    return json.loads((DATA / "configs" / f"{name}.json").read_text())
+
+
+@cache
+def program(name: str):
+    found = config(name)
+    if found.get("model_type") not in FAMILIES:
+        pytest.skip(f"no family reads {found.get('model_type')}")
+    return load_model(found, **CONVENTION)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_parameters_are_equal(name):
+    assert parameters(program(name).graph) == COUNTED[name]["params"]["total"]
+
+
+def products(graph, values) -> int:
+    """FLOP of matrix products: all that runs on the tensor engine."""
+    total = Integer(0)
+    for row in rows(graph):
+        work = sum(
+            (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR), Integer(0)
+        )
+        total += row.count * work
+    value = total.xreplace(values)
+    assert value.is_Integer, value
+    return int(value)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_products_are_equal(name, case):
+    entry = COUNTED[name]["flops"]
+    counted = entry.get("sdpa", entry.get("eager"))[case]
+    graph = program(name).graph
+    phase, batch, length = re.fullmatch(r"(\w+)_b(\d+)_[sl](\d+)", case).groups()
+    new, context = (int(length),) * 2 if phase == "prefill" else (1, int(length) + 1)
+    values = {B: Integer(batch), q: Integer(new), T: Integer(context)}
+    if name in WINDOWED and context > 2047:
+        pytest.skip("beyond the sliding window")
+    assert products(graph, values) == counted[INSTEAD.get(name, "total")]
+
+
+def stored(graph, values) -> tuple[int, int]:
+    """(bytes of caches before a step, elements of recurrent states)."""
+    from costgraph.graph import Repeat
+
+    caches = states = Integer(0)
+    for tensor in graph.sources:
+        if tensor.role is Role.KV:
+            caches += tensor.bytes
+        elif tensor.role is Role.STATE:
+            states += tensor.numel
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            inner = stored(node.op.body, values)
+            caches += node.op.instances * inner[0]
+            states += node.op.instances * inner[1]
+    return caches.xreplace(values), states.xreplace(values)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, e in COUNTED.items() if e.get("kv_cache", {}).get("prefill")]
+)
+def test_caches_are_equal(name):
+    if name.startswith("falcon"):
+        pytest.skip("the class stores keys and values repeated for all query heads")
+    graph = program(name).graph
+    for case, counted in COUNTED[name]["kv_cache"]["prefill"].items():
+        batch, length = map(int, re.fullmatch(r"b(\d+)_s(\d+)", case).groups())
+        # What the next decode step finds cached.
+        values = {B: Integer(batch), q: Integer(1), T: Integer(length + 1)}
+        if name in WINDOWED and length > 2046:
+            continue  # beyond the sliding window
+        caches, states = stored(graph, values)
+        if counted.get("kv_bytes_bf16") is not None:
+            assert caches == counted["kv_bytes_bf16"], case
+        assert states == counted.get("state_numel", 0), case
