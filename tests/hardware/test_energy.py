@@ -91,6 +91,20 @@ def test_batching_saves_energy_and_money_per_token_down_to_a_floor():
         assert len(formula.regimes("B", S=500, N=100)) >= 2
 
 
+@pytest.mark.parametrize("metric", ["energy_per_token", "cost_per_token"])
+@pytest.mark.parametrize("name", ["a100", "h100", "raspberry-pi-4"])
+def test_batches_within_a_budget_are_those_found_by_trying(name, metric):
+    """Quantities over ``B`` fall as ``B`` grows: the budget is kept from some batch on."""
+    formula = getattr(cg.compile("llama-2-7b", name), metric)
+    point = {"S": 128, "N": 32} | ({"price": 0.1} if "price" in map(str, formula.symbols) else {})
+    tried = {b: formula(B=b, **point) for b in (*range(1, 40), *range(40, 800, 37))}
+    for budget in (tried[1] * 2, tried[3] * 1.001, tried[17] * 1.001, tried[40], tried[1] / 1e4):
+        intervals = formula.solve_for("B", budget, **point).intervals
+        for b, value in tried.items():
+            if abs(value / budget - 1) > 1e-9:
+                assert any(lo <= b <= hi for lo, hi in intervals) == (value < budget), b
+
+
 def test_a_price_that_the_file_lacks_stays_a_symbol_and_binds_later():
     free = cg.compile("gpt2", "b200").cost_per_token
     assert [s.name for s in free.symbols] == ["B", "N", "S", "price"]
