@@ -81,6 +81,14 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
     return body if term.count == 1 else f"({show(term.count)})*({body})"
 
 
+def _added(parts: Sequence[str], width: int = 32) -> str:
+    """A sum in nested groups: a flat one of thousands nests too deep for the parser."""
+    while len(parts) > width:
+        groups = (parts[i : i + width] for i in range(0, len(parts), width))
+        parts = [f"({' + '.join(group)})" for group in groups]
+    return " + ".join(parts)
+
+
 def compile_terms(
     terms: Sequence[Term],
     symbols: Sequence[Symbol],
@@ -92,8 +100,7 @@ def compile_terms(
     The sum of the terms or, with a ``numerator``, the numerator over that sum.
     """
     names = {s: f"x{i}" for i, s in enumerate(symbols)}
-    parts = [_term_code(t, names, exact) for t in terms] or ["0"]
-    body = " + ".join(parts)
+    body = _added([_term_code(t, names, exact) for t in terms] or ["0"])
     if numerator is not None:
         body = f"({_Printer(names, exact).doprint(numerator)})/({body})"
     source = f"lambda {', '.join(names.values())}: {body}"
