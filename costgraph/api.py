@@ -118,6 +118,33 @@ class Compiled:
         limits = self.program.limits if chosen.span is not None else self._limits((chosen,))
         return self._formula(phase, "s", self._steps(phase), limits)
 
+    # --- energy and money ----------------------------------------------------
+
+    @cached_property
+    def energy(self) -> Formula:
+        """Joules of a whole request over ``B``, ``S``, ``N``; see :mod:`costgraph.energy`.
+
+        Raises:
+            HardwareError: the machine states neither energies nor a board power.
+        """
+        from costgraph.energy import energy
+
+        return energy(self)
+
+    @cached_property
+    def energy_per_token(self) -> Formula:
+        """Joules per generated token over ``B``, ``S``, ``N``."""
+        from costgraph.energy import energy_per_token
+
+        return energy_per_token(self)
+
+    @cached_property
+    def cost_per_token(self) -> Formula:
+        """USD per generated token over ``B``, ``S``, ``N``, and ``price`` if none is stated."""
+        from costgraph.energy import cost_per_token
+
+        return cost_per_token(self)
+
     # --- counts --------------------------------------------------------------
 
     @cached_property

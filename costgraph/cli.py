@@ -108,7 +108,8 @@ def _formula_command(commands: Any) -> None:
         "formula",
         help="a metric as a closed-form formula",
         description="Derive a metric as a formula. ttft: B, S; tpot: B, T; latency, throughput, "
-        "memory, flops, bytes: B, S, N (of a whole request).",
+        "memory, flops, bytes, energy, energy_per_token, cost_per_token: B, S, N (of a whole "
+        "request).",
     )
     _target(command)
     command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")
@@ -175,11 +176,13 @@ def _compare_command(commands: Any) -> None:
 def _list_commands(commands: Any) -> None:
     for name, run, text in (
         ("models", _models, "shipped models"),
-        ("hardware", _hardware, "shipped devices, or one device with its sources"),
+        ("hardware", _hardware, "shipped devices, one with its sources, or 'compare A B …'"),
         ("passes", _passes, "optimisation passes, or one pass with its options"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", nargs="?", help="show one in detail")
+        if name == "hardware":
+            command.add_argument("others", nargs="*", help="devices after 'compare'")
         command.add_argument("--json", action="store_true", help="machine-readable")
         command.set_defaults(run=run)
 
@@ -276,9 +279,13 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _hardware(arguments: argparse.Namespace) -> int:
-    from costgraph.export.listing import list_hardware, show_hardware
+    from costgraph.export.machines import compare_hardware, list_hardware, show_hardware
 
-    if arguments.name:
+    if arguments.name == "compare":
+        compare_hardware(arguments.others, arguments.json)
+    elif arguments.others:
+        raise InputError("several devices are shown by: costgraph hardware compare A B")
+    elif arguments.name:
         show_hardware(arguments.name, arguments.json)
     else:
         list_hardware(arguments.json)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from costgraph.api import Compiled
     from costgraph.formula.formula import Formula
 
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
+METRICS = (
+    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
+    "energy", "energy_per_token", "cost_per_token",
+)  # fmt: skip
 
 
 def add_commands(commands: Any, target: Callable[[argparse.ArgumentParser], None]) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import sympy
 
-from costgraph.errors import HardwareError
+from costgraph.errors import HardwareError, clip, nearest
 from costgraph.symbols import symbol
 
 
@@ -66,6 +67,91 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Tier:
+    """A memory level beside the main memory, nearer (cache, SRAM) or farther (DDR, NVMe).
+
+    Attributes:
+        bandwidth: byte/s, or None if not stated.
+        capacity: byte, or None if not stated.
+        peaks: FLOP/s per (engine, compute type) of the units inside the level
+            (processing in memory); empty for plain memory.
+    """
+
+    bandwidth: sympy.Expr | None = None
+    capacity: sympy.Expr | None = None
+    peaks: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _plain(vars(self))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        _restore(self, state)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What connects a device to others (or to its host), as one device sees it.
+
+    Attributes:
+        bandwidth: byte/s in one direction, all lanes of the device together.
+        latency: seconds per message (the alpha of the Hockney model), or None.
+        devices: how many devices such links join directly, or None.
+    """
+
+    bandwidth: sympy.Expr
+    latency: sympy.Expr | None = None
+    devices: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server: ``devices`` in it, or None if not stated."""
+
+    devices: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of work and traffic.
+
+    Attributes:
+        flop: joule per FLOP by (engine, compute type).
+        byte: joule per byte by memory level (``memory``, or a tier's name).
+    """
+
+    flop: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
+    byte: Mapping[str, sympy.Expr] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _plain(vars(self))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        _restore(self, state)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one device costs: ``hour`` in USD per hour of renting it, or None."""
+
+    hour: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How a device is divided; each figure None if not stated.
+
+    Attributes:
+        numa_domains: parts of a device (or host) with memory of their own.
+        cores: independent cores.
+        clock: clock of the compute units in Hz, as the peaks assume it.
+    """
+
+    numa_domains: sympy.Expr | None = None
+    cores: sympy.Expr | None = None
+    clock: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
 class Machine:
     """A device as the roofline sees it.
 
@@ -82,6 +168,15 @@ class Machine:
         figures: every figure of the device file by its key, with its source.
         conventions: figures that a named accounting uses instead, by accounting.
         aliases: other names under which the device is found.
+        kind: ``gpu``, ``cpu``, ``tpu``, ``accelerator``, ``spatial`` (weights in
+            SRAM over many chips), ``pim`` (compute inside memory) or ``fpga``.
+        idle: power without work in watt, or None.
+        tiers: further memory levels by name.
+        links: connections by name (``nvlink``, ``pcie``, ``host`` …).
+        node: the server that the device is usually part of.
+        energy: energy per FLOP and byte, empty if not stated.
+        price: what renting costs.
+        topology: cores, NUMA domains, clock.
     """
 
     name: str
@@ -96,14 +191,28 @@ class Machine:
     conventions: Mapping[str, Mapping[str, sympy.Expr]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     kind: str = "gpu"
+    idle: sympy.Expr | None = None
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    links: Mapping[str, Link] = field(default_factory=dict)
+    node: Node = Node()
+    energy: Energy = Energy()
+    price: Price = Price()
+    topology: Topology = Topology()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _plain(vars(self))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        _restore(self, state)
 
     def resolve(self, engine: Engine, dtype: str) -> tuple[Engine, str]:
         """The (engine, compute type) that executes work stated in ``dtype``.
 
         The stated type if the machine has it, else the next wider one
-        (:data:`WIDENING`). Special functions fall back to the vector engine, and
-        vector work to the tensor engine's widest type, on machines whose file
-        states no separate figure.
+        (:data:`WIDENING`). Element-wise work takes the vector engine's widest type
+        where nothing as wide is stated. Special functions fall back to the vector
+        engine, and vector work to the tensor engine's widest type, on machines whose
+        file states no separate figure.
 
         Raises:
             HardwareError: nothing on the machine can execute the work.
@@ -118,7 +227,8 @@ class Machine:
             for name in chain:
                 if (candidate, name) in self.peaks:
                     return candidate, name
-            if candidate is not engine:  # a stand-in engine: its widest type will do
+            if candidate is not engine or engine is not Engine.TENSOR:
+                # A stand-in, or element-wise work: the engine's widest type will do.
                 for name in ("fp32", "tf32", "fp16", "bf16"):
                     if (candidate, name) in self.peaks:
                         return candidate, name
@@ -135,6 +245,97 @@ class Machine:
     def ridge(self, dtype: str) -> sympy.Expr:
         """Ridge point in FLOP/byte: tensor peak of ``dtype`` over memory bandwidth."""
         return self.peak(Engine.TENSOR, dtype) / self.memory.bandwidth
+
+    def ridges(self) -> dict[str, sympy.Expr]:
+        """Ridge points in FLOP/byte of every type that matrix products run in.
+
+        Machines without matrix units multiply on their vector units.
+        """
+        engine = Engine.TENSOR
+        if not any(e is engine for e, _ in self.peaks):
+            engine = Engine.VECTOR
+        return {
+            dtype: peak / self.memory.bandwidth
+            for (unit, dtype), peak in self.peaks.items()
+            if unit is engine
+        }
+
+    def main_type(self) -> str:
+        """The type by which machines are compared: 16-bit float, else the widest there is."""
+        known = self.ridges()
+        order = ("bf16", "fp16", "fp32", "tf32", "fp8", "int8", "fp4", "int4")
+        return next(t for t in order if t in known)
+
+    def tier(self, name: str) -> Tier:
+        """The memory level called ``name``; ``memory`` is the main memory.
+
+        Raises:
+            HardwareError: the machine states no such level.
+        """
+        if name == "memory":
+            return Tier(self.memory.bandwidth, self.memory.capacity)
+        if name not in self.tiers:
+            known = ("memory", *self.tiers)
+            raise HardwareError(
+                f"hardware {self.name!r} has no memory level {clip(name)}{nearest(name, known)}"
+            )
+        return self.tiers[name]
+
+    def link(self, name: str | None = None) -> Link:
+        """The connection called ``name``; without a name the widest one.
+
+        Of equally wide ones, one that says how many devices it joins.
+
+        Raises:
+            HardwareError: the machine states no such link.
+        """
+        if not self.links:
+            raise HardwareError(f"hardware {self.name!r} states no links; add a table [links.NAME]")
+        if name is None:
+            return max(
+                self.links.values(), key=lambda x: (float(x.bandwidth), x.devices is not None)
+            )
+        if name not in self.links:
+            raise HardwareError(
+                f"hardware {self.name!r} has no link {clip(name)}{nearest(name, self.links)}"
+            )
+        return self.links[name]
+
+    def inside(self, name: str) -> Machine:
+        """The machine that the compute units inside a memory level see.
+
+        Peaks and memory are those of the level: what an operation costs that runs
+        there (processing in memory).
+
+        Raises:
+            HardwareError: no such level, or nothing computes in it.
+        """
+        tier = self.tier(name)
+        if not tier.peaks or tier.bandwidth is None:
+            raise HardwareError(
+                f"hardware {self.name!r}: nothing computes in level {name!r}; "
+                f"state [tiers.{name}.peaks] and a bandwidth"
+            )
+        return replace(
+            self,
+            name=f"{self.name}.{name}",
+            peaks=tier.peaks,
+            memory=Memory(tier.bandwidth, tier.capacity),
+            onchip=None,
+            shared=None,
+            multiprocessors=None,
+            energy=Energy(),
+            power=None,
+            idle=None,
+        )
+
+    def as_tier(self) -> Tier:
+        """The device as a memory level that computes: PIM products are made for this."""
+        return Tier(self.memory.bandwidth, self.memory.capacity, self.peaks)
+
+    def with_tier(self, name: str, tier: Tier) -> Machine:
+        """The machine with one more memory level (or another one of that name)."""
+        return replace(self, tiers=MappingProxyType({**self.tiers, name: tier}))
 
     def symbolic(self) -> Machine:
         """The same machine with each peak and the bandwidth as a symbol.
@@ -183,3 +384,29 @@ class Machine:
 def peak_symbol_name(engine: Engine, dtype: str) -> str:
     """Name of the symbol for one peak: ``F_bf16``, ``F_vector_fp32``."""
     return f"F_{dtype}" if engine is Engine.TENSOR else f"F_{engine.value}_{dtype}"
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes for pickling and copying, which do not take read-only mappings."""
+    return {k: _unwrapped(v) for k, v in state.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):
+        return _ReadOnly({k: _unwrapped(v) for k, v in value.items()})
+    return value
+
+
+class _ReadOnly(dict[Any, Any]):
+    """Marks a mapping that was read-only before pickling."""
+
+
+def _restore(target: object, state: Mapping[str, Any]) -> None:
+    for key, value in state.items():
+        object.__setattr__(target, key, _wrapped(value))
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, _ReadOnly):
+        return MappingProxyType({k: _wrapped(v) for k, v in value.items()})
+    return value

@@ -34,6 +34,7 @@ LEGEND: dict[str, str] = {
     "V": "vocabulary size",
     "P": "learned positions",
     "W": "sliding window, tokens",
+    "price": "price of the device, USD per hour",
 }
 
 

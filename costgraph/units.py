@@ -16,6 +16,7 @@ from sympy import Integer, Rational
 from costgraph.errors import InputError, clip, nearest
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_SMALL = {"m": -3, "u": -6, "µ": -6, "n": -9, "p": -12}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
 _NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?(?![0-9.]|[eE][+-]?[0-9])"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*(\S.*?)?\s*\Z")
@@ -32,6 +33,8 @@ DIMENSIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "time": ("s", ("s",)),
         "frequency": ("Hz", ("Hz",)),
         "price": ("USD/h", ("USD/h",)),
+        "energy per FLOP": ("J/FLOP", ("J/FLOP", "J/OP")),
+        "energy per byte": ("J/B", ("J/B",)),
     }
 )
 
@@ -41,18 +44,25 @@ def _units() -> dict[str, tuple[str, Rational]]:
     table: dict[str, tuple[str, Rational]] = {}
     for dimension, (_, spellings) in DIMENSIONS.items():
         for spelling in spellings:
-            prefixes = {"": 0} if dimension == "price" else _DECIMAL
+            bare = dimension == "price" or dimension.startswith("energy")
+            prefixes = {"": 0} if bare else _DECIMAL
             for prefix, power in prefixes.items():
                 table[prefix + spelling] = (dimension, Integer(10) ** power)
             if dimension in ("size", "bandwidth"):
                 for prefix, power in _BINARY.items():
                     table[prefix + spelling] = (dimension, Integer(1024) ** power)
-    for prefix, power in (("m", -3), ("u", -6), ("µ", -6), ("n", -9)):
-        table[prefix + "s"] = ("time", Rational(10) ** power)
+    for prefix, power in _SMALL.items():
+        if prefix != "p":
+            table[prefix + "s"] = ("time", Rational(10) ** power)
+        for dimension in ("energy per FLOP", "energy per byte"):
+            for spelling in DIMENSIONS[dimension][1]:
+                table[prefix + spelling] = (dimension, Rational(10) ** power)
     return table
 
 
+_JOULES = (("M", 6), ("k", 3), ("", 0), ("m", -3), ("µ", -6), ("n", -9), ("p", -12))
 UNITS: Mapping[str, tuple[str, Rational]] = MappingProxyType(_units())
+_BARE = ("W", "USD/h", "USD/token", "USD", "", "count")
 _EXAMPLES = {
     "rate": "'154.8 TFLOP/s'",
     "bandwidth": "'768 GB/s'",
@@ -61,6 +71,8 @@ _EXAMPLES = {
     "time": "'5 us'",
     "frequency": "'1.8 GHz'",
     "price": "'2.5 USD/h'",
+    "energy per FLOP": "'1.3 pJ/FLOP'",
+    "energy per byte": "'31 pJ/B'",
 }
 
 
@@ -119,12 +131,17 @@ def format_quantity(value: float, unit: str) -> str:
     """A value in a base unit with an SI prefix: ``768 GB/s``, ``4.37 ms``.
 
     Four significant digits. Watts, prices and counts get no prefix, and only
-    times get prefixes below one. Zero, negative and non-finite values print too.
+    times and energies get prefixes below one. Zero, negative and non-finite values print too.
     """
-    if value == 0 or not math.isfinite(value) or unit in ("W", "USD/h", "", "count"):
+    if value == 0 or not math.isfinite(value) or unit in _BARE:
         return f"{value:.4g} {unit}".strip().removesuffix(" count")
     if value < 0:
         return f"-{format_quantity(-value, unit)}"
+    if unit in ("J", "J/FLOP", "J/B", "J/token"):
+        for prefix, power in _JOULES:
+            if float(f"{value:.4g}") >= 10.0**power:
+                return f"{value / 10.0**power:.4g} {prefix}{unit}"
+        return f"{value / 1e-12:.4g} p{unit}"
     rounded = float(f"{value:.4g}")  # so that 999.96 ms becomes 1 s, not 1000 ms
     if unit == "s":
         for power, prefix in ((0, ""), (-3, "m"), (-6, "µ")):

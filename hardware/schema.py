@@ -11,7 +11,19 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError, InputError, nearest
-from costgraph.machine import WIDENING, Engine, Figure, Machine, Memory
+from costgraph.machine import (
+    WIDENING,
+    Energy,
+    Engine,
+    Figure,
+    Link,
+    Machine,
+    Memory,
+    Node,
+    Price,
+    Tier,
+    Topology,
+)
 from costgraph.units import DIMENSIONS, parse_quantity, shown
 
 TOP = (
@@ -23,11 +35,17 @@ TOP = (
     "peaks",
     "memory",
     "onchip",
+    "tiers",
+    "links",
+    "node",
+    "topology",
     "power",
+    "energy",
+    "price",
     "conventions",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-KINDS = ("gpu", "cpu", "tpu", "accelerator")
+KINDS = ("gpu", "cpu", "tpu", "accelerator", "spatial", "pim", "fpga")
 MEMORY = {"bandwidth": "bandwidth", "capacity": "size"}
 ONCHIP = {
     "register_files": "size",
@@ -35,7 +53,11 @@ ONCHIP = {
     "multiprocessors": "count",
     "l2": "size",
 }
-POWER = {"board": "power"}
+POWER = {"board": "power", "idle": "power"}
+LINK = {"bandwidth": "bandwidth", "latency": "time", "devices": "count"}
+NODE = {"devices": "count"}
+TOPOLOGY = {"numa_domains": "count", "cores": "count", "clock": "frequency"}
+PRICE = {"hour": "price"}
 CONVENTION = {"bandwidth": "bandwidth", "capacity": "size", "onchip": "size"}
 
 
@@ -116,12 +138,22 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         hint = nearest(kind, KINDS) if isinstance(kind, str) else f"; known: {', '.join(KINDS)}"
         raise file.fail(f"unknown kind {shown(kind)}{hint}")
     figures: dict[str, Figure] = {}
-    peaks = _peaks(file, data, figures)
+    peaks = _rates(file, data, "peaks", "rate", figures)
+    if all(engine is Engine.SPECIAL for engine, _ in peaks):
+        raise file.fail(
+            "missing key 'peaks.tensor' (or 'peaks.vector'): state at least one peak, such as bf16"
+        )
     memory = _section(file, data, "memory", MEMORY, figures)
     if "memory.bandwidth" not in figures:
         raise file.fail("missing key 'memory.bandwidth'")
     onchip = _section(file, data, "onchip", ONCHIP, figures)
+    tiers = _tiers(file, data, figures, onchip.get("l2"))
+    links = _links(file, data, figures)
+    node = _section(file, data, "node", NODE, figures)
+    topology = _section(file, data, "topology", TOPOLOGY, figures)
     power = _section(file, data, "power", POWER, figures)
+    energy = _energy(file, data, tiers, figures)
+    price = _section(file, data, "price", PRICE, figures)
     return Machine(
         name=name,
         title=title,
@@ -135,6 +167,13 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         conventions=MappingProxyType(_conventions(file, data)),
         aliases=_aliases(file, data),
         kind=kind,
+        idle=power.get("idle"),
+        tiers=MappingProxyType(tiers),
+        links=MappingProxyType(links),
+        node=Node(**node),
+        energy=energy,
+        price=Price(**price),
+        topology=Topology(**topology),
     )
 
 
@@ -151,25 +190,91 @@ def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:
     return dict(table)
 
 
-def _peaks(
-    file: _File, data: Mapping[str, Any], figures: dict[str, Figure]
+def _rates(
+    file: _File,
+    data: Mapping[str, Any],
+    section: str,
+    dimension: str,
+    figures: dict[str, Figure],
+    beside: tuple[str, ...] = (),
 ) -> dict[tuple[Engine, str], Expr]:
-    peaks: dict[tuple[Engine, str], Expr] = {}
+    """Figures by engine and compute type: ``[SECTION.ENGINE] TYPE = { … }``.
+
+    ``section`` is the dotted name of the table, of which ``data`` holds the last
+    part; keys in ``beside`` belong to somebody else.
+    """
+    found: dict[tuple[Engine, str], Expr] = {}
     engines = [e.value for e in Engine]
-    table = file.table(data, "peaks")
-    file.known(table, engines, "peaks")
+    table = file.table(data, section.rpartition(".")[2])
+    file.known(table, (*engines, *beside), section)
     for engine in table:
+        if engine in beside:
+            continue
         rates = file.table(table, engine)
-        file.known(rates, WIDENING, f"peaks.{engine}")
+        file.known(rates, WIDENING, f"{section}.{engine}")
         for dtype, entry in rates.items():
-            where = f"peaks.{engine}.{dtype}"
-            figures[where] = file.figure(entry, "rate", where)
-            peaks[Engine(engine), dtype] = figures[where].value
-    if all(engine is Engine.SPECIAL for engine, _ in peaks):
-        raise file.fail(
-            "missing key 'peaks.tensor' (or 'peaks.vector'): state at least one peak, such as bf16"
-        )
-    return peaks
+            where = f"{section}.{engine}.{dtype}"
+            figures[where] = file.figure(entry, dimension, where)
+            found[Engine(engine), dtype] = figures[where].value
+    return found
+
+
+def _named(file: _File, data: Mapping[str, Any], section: str) -> dict[str, Mapping[str, Any]]:
+    """The tables ``[SECTION.NAME]`` by name."""
+    table = file.table(data, section)
+    for name in table:
+        if not _NAME.match(name):
+            raise file.fail(
+                f"[{section}]: names are letters, digits, '.', '_' and '-', not {shown(name)}"
+            )
+    return {name: file.table(table, name) for name in table}
+
+
+def _tiers(
+    file: _File, data: Mapping[str, Any], figures: dict[str, Figure], l2: Expr | None
+) -> dict[str, Tier]:
+    """Levels by name; the size of the second-level cache stands in ``onchip.l2``."""
+    tiers: dict[str, Tier] = {} if l2 is None else {"l2": Tier(capacity=l2)}
+    for name, table in _named(file, data, "tiers").items():
+        where = f"tiers.{name}"
+        if name == "memory":
+            raise file.fail("[tiers.memory]: the main memory is stated in [memory]")
+        peaks = _rates(file, table, f"{where}.peaks", "rate", figures)
+        sizes = {k: v for k, v in table.items() if k != "peaks"}
+        found = _figures(file, sizes, where, MEMORY, figures, ("peaks",))
+        if not found:
+            raise file.fail(f"[{where}]: state a bandwidth, a capacity or both")
+        if peaks and "bandwidth" not in found:
+            raise file.fail(f"missing key '{where}.bandwidth': what computes there reads there")
+        if name in tiers and "capacity" in found:
+            raise file.fail(f"{where}.capacity and onchip.l2 state one size; leave one out")
+        capacity = found.get("capacity", tiers[name].capacity if name in tiers else None)
+        tiers[name] = Tier(found.get("bandwidth"), capacity, MappingProxyType(peaks))
+    return tiers
+
+
+def _links(file: _File, data: Mapping[str, Any], figures: dict[str, Figure]) -> dict[str, Link]:
+    links: dict[str, Link] = {}
+    for name, table in _named(file, data, "links").items():
+        where = f"links.{name}"
+        found = _figures(file, table, where, LINK, figures)
+        if "bandwidth" not in found:
+            raise file.fail(f"missing key '{where}.bandwidth' (in one direction)")
+        links[name] = Link(found["bandwidth"], found.get("latency"), found.get("devices"))
+    return links
+
+
+def _energy(
+    file: _File,
+    data: Mapping[str, Any],
+    tiers: Mapping[str, Tier],
+    figures: dict[str, Figure],
+) -> Energy:
+    flop = _rates(file, data, "energy", "energy per FLOP", figures, ("byte",))
+    levels = dict.fromkeys(("memory", *tiers), "energy per byte")
+    table = file.table(file.table(data, "energy"), "byte")
+    byte = _figures(file, table, "energy.byte", levels, figures)
+    return Energy(MappingProxyType(flop), MappingProxyType(byte))
 
 
 def _section(
@@ -179,8 +284,19 @@ def _section(
     keys: Mapping[str, str],
     figures: dict[str, Figure],
 ) -> dict[str, Expr]:
-    table = file.table(data, section)
-    file.known(table, keys, section)
+    return _figures(file, file.table(data, section), section, keys, figures)
+
+
+def _figures(
+    file: _File,
+    table: Mapping[str, Any],
+    section: str,
+    keys: Mapping[str, str],
+    figures: dict[str, Figure],
+    beside: tuple[str, ...] = (),
+) -> dict[str, Expr]:
+    """The figures of one table, by key; ``keys`` gives the dimension of each."""
+    file.known(table, (*keys, *beside), section)
     for key, entry in table.items():
         figures[f"{section}.{key}"] = file.figure(entry, keys[key], f"{section}.{key}")
     return {key: figures[f"{section}.{key}"].value for key in table}

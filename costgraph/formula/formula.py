@@ -33,7 +33,7 @@ class Formula:
 
     Attributes:
         name: what the quantity is (``tpot``, ``memory`` …).
-        unit: ``s``, ``FLOP``, ``byte`` or ``token/s``.
+        unit: ``s``, ``FLOP``, ``byte``, ``token/s``, ``J``, ``J/token`` or ``USD/token``.
         terms: the summands, each knowing the operations it came from.
         numerator: if given, the quantity is ``numerator / Σ terms``.
         assumptions: sentences that the formula rests on.

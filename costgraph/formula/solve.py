@@ -92,7 +92,7 @@ def _exact(
 ) -> Solution:
     from costgraph.formula.formula import exact
 
-    excess = _excess(formula, limit, at_least)
+    excess = _cleared(_excess(formula, limit, at_least), symbol(over))
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
@@ -129,6 +129,38 @@ def _excess(formula: Formula, limit: Expr, at_least: bool) -> Formula:
         terms = [replace(t, count=sign * t.count) for t in formula.terms]
         terms.append(replace(top, count=Integer(-1 if at_least else 1)))
     return replace(formula, terms=tuple(terms), numerator=None)
+
+
+def _cleared(formula: Formula, x: Expr) -> Formula:
+    """The formula times the power of ``x`` that clears it from denominators.
+
+    What is compared with zero keeps its sign, since ``x`` is positive; quantities per
+    sequence or token (``a + b / B``) become polynomials.
+    """
+    power = max(
+        (-_lowest(t.count, x) - min(_lowest(a.expr, x) for a in t.arms) for t in formula.terms),
+        default=0,
+    )
+    if power <= 0:
+        return formula
+    factor = x**power
+    terms = []
+    for t in formula.terms:
+        if len(t.arms) == 1 and t.span is None:
+            arm = t.arms[0]
+            whole = sympy.expand(t.count * arm.expr * factor)
+            terms.append(replace(t, count=Integer(1), arms=(replace(arm, expr=whole),)))
+        else:
+            terms.append(replace(t, count=sympy.expand(t.count * factor)))
+    return replace(formula, terms=tuple(terms))
+
+
+def _lowest(expr: Expr, x: Expr) -> int:
+    """The lowest whole power of ``x`` among the summands of ``expr``, at most 0."""
+    powers = (
+        part.as_powers_dict().get(x, Integer(0)) for part in sympy.Add.make_args(sympy.expand(expr))
+    )
+    return min((0, *(int(p) for p in powers if p.is_Integer)))
 
 
 def _largest(intervals: list[tuple[Expr, Expr]]) -> int | None:
