@@ -280,6 +280,12 @@ class Formula:
 
         return formula_text(self)
 
+    def code(self, language: str, name: str | None = None) -> str:
+        """The formula as a standalone function; see :mod:`costgraph.export.code`."""
+        from costgraph.export.code import source
+
+        return source(self, language, name=name)
+
     def __str__(self) -> str:
         return self.text()
 
