@@ -36,7 +36,7 @@ def sum_max(lower, upper, arms):
         end = upper
         for c, d in arms:
             if d > b:  # a steeper arm takes over from the crossing on
-                end = min(end, max(start, math.ceil((a - c) / (d - b)) - 1.0))
+                end = min(end, max(start, np.ceil((a - c) / (d - b)) - 1.0))
         total += (end - start + 1.0) * (a + b * ((start + end) / 2.0))
         start = end + 1.0
     return total

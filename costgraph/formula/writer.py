@@ -41,7 +41,7 @@ class Writer:
 
     def number(self, value: Fraction | float) -> str:
         """A constant; whole numbers stay whole."""
-        if isinstance(value, Fraction) and value.denominator == 1 and abs(value) < 2**200:
+        if isinstance(value, Fraction) and value.denominator == 1 and abs(value) < 2**1000:
             return str(value.numerator)
         return repr(float(value))
 
@@ -210,11 +210,15 @@ class Writer:
         for index in args:
             negated = self._negated(index)
             if negated is not None:
-                shown += f" - {negated}" if shown else self.minus(negated)
+                first = f"-{negated}" if self._is_number(index) else self.minus(negated)
+                shown += f" - {negated}" if shown else first
             else:
                 text = self.text(index, ADD)
                 shown += f" + {text}" if shown else text
         return shown
+
+    def _is_number(self, index: int) -> bool:
+        return self.dag.nodes[index].op == "num"
 
     def _negated(self, index: int) -> str | None:
         """The text of ``−x`` if a node is visibly negative."""
