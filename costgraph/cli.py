@@ -118,7 +118,14 @@ def _formula_command(commands: Any) -> None:
     command.add_argument(
         "--symbolic-model", action="store_true", help="keep model dimensions as symbols"
     )
-    command.add_argument("--format", choices=("text", "latex", "json"), default="text")
+    from costgraph.export.code import LANGUAGES
+
+    command.add_argument(
+        "--format",
+        choices=("text", "latex", "json", *LANGUAGES),
+        default="text",
+        help="text (default), latex, json, or a standalone function in a language",
+    )
     command.set_defaults(run=_formula)
 
 
@@ -203,8 +210,10 @@ def _formula(arguments: argparse.Namespace) -> int:
                 **formula_object(formula),
             }
         )
-    else:
+    elif arguments.format == "text":
         print(formula.text())
+    else:
+        print(formula.code(arguments.format), end="")
     return 0
 
 
