@@ -121,6 +121,8 @@ class Formula:
             return result
         if any(_is_array(value) for value in arguments):
             return self._over_arrays(values)
+        if not isinstance(result, (int, float, Fraction)):  # NumPy's numbers overflow
+            result = function(*(v.item() if hasattr(v, "item") else v for v in arguments))
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
         number: float | int = result

@@ -342,8 +342,11 @@ class _Exact:
                 continue
             count, below = _cleared(term.count)
             common = lcm(*(_cleared(a.expr)[1] for a in term.arms))
-            clear: Callable[[Expr], Expr] = lambda e, k=common: _cleared(e)[0] * (  # noqa: E731
-                k // _cleared(e)[1]
+            clear: Callable[[Expr], Expr] = lambda e, k=common: (
+                _cleared(e)[0]
+                * (  # noqa: E731
+                    k // _cleared(e)[1]
+                )
             )
             scaled.append((below * common, count, term.mapped_arms(clear)))
         # A sum over a range may halve once more (or, of polynomials, divide further).

@@ -101,9 +101,7 @@ class VectorFunction:
             )
         for name in arrays:
             if name not in self.names and name not in LEGEND:
-                raise InputError(
-                    f"{self._title} has no symbol {name!r}{nearest(name, self.names)}"
-                )
+                raise InputError(f"{self._title} has no symbol {name!r}{nearest(name, self.names)}")
         return [self._numbers(name, arrays[name]) for name in self.names]
 
     def _numbers(self, name: str, value: Any) -> Array:

@@ -115,4 +115,6 @@ def _compiled(text: str, inputs: int, outputs: int, helpers: frozenset[str]) -> 
     flat = numba.float64[::1]
     given = numba.types.Array(numba.float64, 1, "C", readonly=True)
     signature = numba.int64(numba.int64, given, *(given,) * inputs, *(flat,) * outputs)
-    return numba.njit(signature, fastmath=set(_FAST), error_model="numpy", nogil=True)(scope["kernel"])
+    return numba.njit(signature, fastmath=set(_FAST), error_model="numpy", nogil=True)(
+        scope["kernel"]
+    )

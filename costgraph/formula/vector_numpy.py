@@ -60,9 +60,7 @@ class _Machine:
             if node.op == "loop" and uses[index]:
                 body = program.dag.depending_on(node.args[2])
                 varying |= body
-                self._inside[index] = [
-                    i for i in sorted(body) if uses[i] and nodes[i].op != "var"
-                ]
+                self._inside[index] = [i for i in sorted(body) if uses[i] and nodes[i].op != "var"]
         self._steps = [
             i for i, n in enumerate(nodes) if uses[i] and i not in varying and n.op != "sym"
         ]
@@ -100,9 +98,7 @@ class _Machine:
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
         """Computes one block; True if a check failed."""
-        bad = any(
-            not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size
-        )
+        bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
         if bad:
             return True

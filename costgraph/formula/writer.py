@@ -117,13 +117,7 @@ class Writer:
                 inside[index] = dag.depending_on(node.args[2])
                 self._temporaries[node.args[2]] = self.fresh(str(dag.nodes[node.args[2]].value))
         varying: set[int] = set().union(*inside.values()) if inside else set()
-        hoisted = {
-            a
-            for i in varying
-            if uses[i]
-            for a in dag.nodes[i].args
-            if a not in varying
-        }
+        hoisted = {a for i in varying if uses[i] for a in dag.nodes[i].args if a not in varying}
         lines: list[str] = []
         for index, node in enumerate(dag.nodes):
             if not uses[index] or index in varying:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Characters that Excel accepts in one formula.
 LONGEST = 8192
 
+# With cells for intermediate values, longer texts get one.
+_LONG = 2000
+
 _CELL = re.compile(r"\$?([A-Za-z]{1,3})\$?([1-9][0-9]{0,6})\Z")
 # Names that a spreadsheet reads as a cell, a row or a column.
 _REFERENCE = re.compile(r"([A-Za-z]{1,3}[0-9]+|[Rr][0-9]*([Cc][0-9]*)?|[Cc][0-9]*)\Z")
@@ -103,9 +106,11 @@ class ExcelWriter(Writer):
                     varying |= self.dag.depending_on(node.args[2])
             leaves = ("num", "sym", "var", "bool")
             for index, node in enumerate(self.dag.nodes):
-                shared = uses[index] > 1 or (uses[index] == 1 and node.op in ("loop", "envelope"))
-                if shared and index not in varying and node.op not in leaves:
-                    text = self._text(index)[0]
+                if not uses[index] or index in varying or node.op in leaves:
+                    continue
+                text = self._text(index)[0]
+                own = uses[index] > 1 or node.op in ("loop", "envelope") or len(text) > _LONG
+                if own and index not in self.dag.outputs:
                     cell = self.place()
                     self._temporaries[index] = cell
                     lines.append(f"{cell}\t={text}")
