@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from math import lcm
 
 from sympy import (
@@ -342,13 +343,8 @@ class _Exact:
                 continue
             count, below = _cleared(term.count)
             common = lcm(*(_cleared(a.expr)[1] for a in term.arms))
-            clear: Callable[[Expr], Expr] = lambda e, k=common: (
-                _cleared(e)[0]
-                * (  # noqa: E731
-                    k // _cleared(e)[1]
-                )
-            )
-            scaled.append((below * common, count, term.mapped_arms(clear)))
+            whole = term.mapped_arms(partial(_over, divisor=common))
+            scaled.append((below * common, count, whole))
         # A sum over a range may halve once more (or, of polynomials, divide further).
         parts: list[tuple[int, int]] = []
         if plain:
@@ -385,6 +381,12 @@ def _rational(expr: Expr) -> bool:
     return isinstance(expr, (Add, Mul, Max, Min, ceiling, floor)) and all(
         _rational(a) for a in expr.args
     )
+
+
+def _over(expr: Expr, divisor: int) -> Expr:
+    """``expr × divisor`` with whole numbers only; the divisor is a multiple of its own."""
+    top, below = _cleared(expr)
+    return top * (divisor // below)
 
 
 def _cleared(expr: Expr) -> tuple[Expr, int]:

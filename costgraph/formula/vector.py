@@ -230,10 +230,12 @@ def _run_blocks(
             part = slice(start, start + step)
             bad |= run([a[part] for a in flat], [a[part] for a in results])
         return bad
+    # NumPy's type hints do not know the flag "contig".
+    flags: Any = [["readonly", "contig"]] * len(inputs) + [["writeonly", "contig"]] * len(outputs)
     blocks = np.nditer(
         [*inputs, *outputs],
         flags=["external_loop", "buffered"],
-        op_flags=[["readonly", "contig"]] * len(inputs) + [["writeonly", "contig"]] * len(outputs),
+        op_flags=flags,
         order="C",
         buffersize=_COMPILED_BLOCK if compiled else BLOCK,
     )

@@ -40,7 +40,7 @@ from costgraph.formula.terms import Limit
 from costgraph.symbols import B, N, S, T, symbol
 
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
-W, I, gamma = symbol("W"), symbol("I"), symbol("gamma")
+W, width, gamma = symbol("W"), symbol("I"), symbol("gamma")
 Results = list[list[float]]
 Point = dict[str, float]
 
@@ -74,7 +74,10 @@ HARD = (
     made("cut", one(B * Min(T, W), T / 5 + 9, span=Span(T, Min(S, W) + 1, Min(S + N, W) - 1))),
     made("twice", one(T**2, 40 * T, span=Span(T, S, S + 3)), one(T, B), one(T**2, 9 * T)),
     made("rate", one(B + T, 3 * T), numerator=B * T, unit="token/s"),
-    made("keywords", one(I * symbol("double") + symbol("function") / symbol("end") + symbol("im"))),
+    made(
+        "keywords",
+        one(width * symbol("double") + symbol("function") / symbol("end") + symbol("im")),
+    ),
     made("cells", one(symbol("R") * symbol("x1") + symbol("h") / symbol("H") + symbol("c"))),
     made("halves", one(B * (S**2 - S * (S - 1) / 2) / 3, 5 * S, count=N - 1), unit="byte"),
     made("kept", one(T / 3 + B, 7 * T / 2, span=Span(T, S + 1, S + N - 1)), unit="byte"),
@@ -279,8 +282,7 @@ def fits(formula: Formula) -> bool:
     """Whether a spreadsheet takes it in one cell."""
     try:
         formula.code("excel")
-    except InputError as error:
-        assert "more than the 8192" in str(error)
+    except InputError:
         return False
     return True
 
@@ -321,9 +323,9 @@ def test_calc_agrees(tmp_path):
 
 @has("soffice")
 def test_calc_agrees_with_values_in_cells_of_their_own(tmp_path):
-    long = tuple(f for f in shipped() if not fits(f))
-    assert long
-    check((*HARD, *long), lambda jobs: run_calc(jobs, tmp_path, column=True), count=2)
+    long = cg.compile("llama-2-7b", "a6000", "early-exit{distribution=geometric,p=0.1}").tpot
+    assert not fits(long)
+    check((*HARD, long), lambda jobs: run_calc(jobs, tmp_path, column=True), count=2)
 
 
 def test_spreadsheet_formulas_agree():
@@ -435,7 +437,7 @@ def test_helpers_are_written_only_where_needed():
 def test_the_header_says_what_it_is_and_cannot_be_escaped(language):
     text = '*/ x\n"""\n=# evil(); // --> </script>\u2028\u202e'
     formula = made(
-        "tpot - tpot", one(B * I), assumptions=(text,), limits=(Limit(B, Integer(9), text),)
+        "tpot - tpot", one(B * width), assumptions=(text,), limits=(Limit(B, Integer(9), text),)
     )
     printed = formula.code(language)
     mark = {"c": "//", "javascript": "//"}.get(language, "#")

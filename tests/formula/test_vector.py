@@ -199,7 +199,7 @@ def test_many_symbols_and_results(engine):
     many = [made(one(a * (i + 1) + B, 3 * a)) for i, a in enumerate(names)]
     agree(many, engine, count=7)
     function = compile_vector(many, engine=engine)
-    values = {n: 2 for n in function.names}
+    values = dict.fromkeys(function.names, 2)
     assert function(**{**values, "B": np.arange(1, 6)})[0].shape == (5,)
 
 
@@ -230,17 +230,18 @@ def test_bad_points_are_named(engine):
 
 @engines
 def test_limits_hold_at_every_point(engine):
-    limited = made(one(B * T), limits=(Limit(S + N, Integer(9), "not this one"),
-                                       Limit(T, Integer(4096), "its window ends there")))  # fmt: skip
+    elsewhere = Limit(S + N, Integer(9), "not this one")
+    window = Limit(T, Integer(4096), "its window ends there")
+    limited = made(one(B * T), limits=(elsewhere, window))
     function = compile_vector([limited], engine=engine)
     assert function(B=[1, 2], T=4096)[0][1] == 8192
     message = r"T = 4097 exceeds 4096: its window ends there \(first at B=2, T=4097\)"
     with pytest.raises(InputError, match=message):
         function(B=[1, 2, 3], T=[4096, 4097, 5000])
-    window = cg.compile("mistral-7b", "h100")
-    if window.tpot.limits:
-        with pytest.raises(InputError, match="exceeds"):
-            window.tpot.evaluate(B=1, T=np.array([1, 10**9]))
+    shipped = cg.compile("mistral-7b", "h100").tpot
+    assert shipped.limits
+    with pytest.raises(InputError, match="exceeds"):
+        shipped.evaluate(B=1, T=np.array([1, 10**9]))
 
 
 def test_bad_requests():

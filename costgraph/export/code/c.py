@@ -7,33 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from costgraph.export.code.header import commented, signature
+from costgraph.export.code.words import C
 from costgraph.formula.lower import lower
 from costgraph.formula.writer import Writer
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
-
-# Keywords, what <math.h> and <complex.h> define (I!), and the names used below.
-_RESERVED = frozenset(
-    """
-    auto break case char const continue default do double else enum extern float for goto if
-    inline int long register restrict return short signed sizeof static struct switch typedef
-    union unsigned void volatile while asm bool true false nullptr typeof constexpr alignas alignof
-    static_assert thread_local
-    and and_eq bitand bitor catch class compl const_cast delete dynamic_cast explicit export friend
-    mutable namespace new not not_eq operator or or_eq private protected public reinterpret_cast
-    static_cast template this throw try typeid typename using virtual wchar_t xor xor_eq
-    I complex imaginary acos asin atan atan2 cos sin tan acosh asinh atanh cosh sinh tanh exp exp2
-    expm1 frexp ilogb ldexp log log10 log1p log2 logb modf scalbn scalbln cbrt fabs hypot pow sqrt
-    erf erfc lgamma tgamma gamma ceil floor nearbyint rint lrint llrint round lround llround trunc
-    fmod remainder remquo copysign nan nextafter nexttoward fdim fmax fmin fma j0 j1 jn y0 y1 yn
-    signgam drem significand scalb finite isinf isnan isfinite isnormal signbit fpclassify div
-    abs labs main NULL NAN INFINITY HUGE_VAL DOMAIN SING OVERFLOW UNDERFLOW PLOSS TLOSS MAXFLOAT
-    FP_NAN FP_INFINITE FP_ZERO FP_SUBNORMAL FP_NORMAL M_E M_PI out sum_max unix linux i386
-    cabs carg cimag creal conj cproj cexp clog cpow csqrt
-    exp10 pow10 double_t float_t sincos
-    """.split()
-)
 
 _SUM_MAX = """\
 /* Sum over t = lower ... upper of the largest a + b*t of n arms {a, b}. */
@@ -62,9 +41,9 @@ static double sum_max(double lower, double upper, int n, const double (*arms)[2]
 
 def c_source(formulas: Sequence[Formula], name: str | None) -> str:
     """A C function; several results go to an array ``out``."""
-    made = signature(formulas, name, _RESERVED)
+    made = signature(formulas, name, C)
     dag, _ = lower(formulas)
-    writer = CWriter(dag, made.names, (*_RESERVED, made.name))
+    writer = CWriter(dag, made.names, (*C, made.name))
     body, results = writer.statements()
     arguments = [f"double {n}" for n in made.names.values()]
     if len(results) == 1:

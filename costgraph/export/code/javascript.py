@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING
 
 from costgraph.export.code.c import CWriter
 from costgraph.export.code.header import commented, signature
+from costgraph.export.code.words import JAVASCRIPT
 from costgraph.formula.lower import lower
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
-
-_RESERVED = frozenset(
-    """
-    abstract arguments await async boolean break byte case catch char class const continue debugger
-    default delete do double else enum eval export extends false final finally float for function
-    get goto if implements import in instanceof int interface let long native new null of package
-    private protected public return set short static super switch synchronized this throw throws
-    transient true try typeof undefined var void volatile while with yield NaN Infinity Math Number
-    Array Object String globalThis window document sumMax
-    """.split()
-)
 
 _SUM_MAX = """\
 // Sum over t = lower ... upper of the largest a + b*t, for arms [a, b].
@@ -49,9 +39,9 @@ def javascript_source(formulas: Sequence[Formula], name: str | None, module: boo
 
     With ``module=False`` nothing is exported, for use inside a page's script.
     """
-    made = signature(formulas, name, _RESERVED)
+    made = signature(formulas, name, JAVASCRIPT)
     dag, _ = lower(formulas)
-    writer = JavascriptWriter(dag, made.names, (*_RESERVED, made.name))
+    writer = JavascriptWriter(dag, made.names, (*JAVASCRIPT, made.name))
     body, results = writer.statements()
     result = results[0] if len(results) == 1 else f"[{', '.join(results)}]"
     lines = [

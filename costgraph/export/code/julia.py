@@ -7,20 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from costgraph.export.code.header import commented, signature
+from costgraph.export.code.words import JULIA
 from costgraph.formula.lower import lower
 from costgraph.formula.writer import Writer
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
-
-_RESERVED = frozenset(
-    """
-    abstract as baremodule begin break catch const continue do else elseif end export false finally
-    for function global if import in isa let local macro module mutable new outer primitive public
-    quote return struct true try type using var where while ccall im pi e Inf NaN nothing missing
-    max min ceil floor trunc sqrt exp log abs div float Float64 Int Base Core Main sum_max error
-    """.split()
-)
 
 _SUM_MAX = """\
 # Sum over t = lower ... upper of the largest a + b*t, for arms (a, b).
@@ -50,9 +42,9 @@ end
 
 def julia_source(formulas: Sequence[Formula], name: str | None) -> str:
     """A Julia function of numbers; several results come as a tuple."""
-    made = signature(formulas, name, _RESERVED)
+    made = signature(formulas, name, JULIA)
     dag, _ = lower(formulas)
-    writer = JuliaWriter(dag, made.names, (*_RESERVED, made.name))
+    writer = JuliaWriter(dag, made.names, (*JULIA, made.name))
     body, results = writer.statements()
     # Whole arguments would compute in Int64, which overflows.
     floats = [f"{n} = Float64({n})" for n in made.names.values()]
