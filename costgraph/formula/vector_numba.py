@@ -64,6 +64,9 @@ class _Writer(Writer):
             return shown
         return f"np.{function}({', '.join(arguments)})"
 
+    def result(self, index: int) -> str:
+        return self.text(index)
+
     def rounded(self, up: bool, top: int, bottom: int) -> str:
         return f"np.{'ceil' if up else 'floor'}({self.ratio(top, bottom)})"
 

@@ -14,6 +14,8 @@ from costgraph.formula.dag import Dag
 ADD, MUL, UNARY, POW, ATOM = range(1, 6)
 CONDITION = 0
 _RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+# Longer results are broken into lines.
+_LONG = 80
 _LEAVES = frozenset(("num", "sym", "var", "bool", *_RELATIONS, "and", "or", "not"))
 
 
@@ -126,7 +128,7 @@ class Writer:
                 lines += self._loop(index, sorted(inside[index]), uses)
             elif node.op not in _LEAVES and (uses[index] > 1 or index in hoisted):
                 lines.append(self._named(index))
-        return lines, [self.text(root) for root in dag.outputs]
+        return lines, [self.result(root) for root in dag.outputs]
 
     def _named(self, index: int) -> str:
         value = self._text(index)[0]
@@ -200,16 +202,33 @@ class Writer:
         return str(value)
 
     def _add(self, args: tuple[int, ...]) -> str:
-        shown = ""
+        return "".join(f" {sign} {text}" if sign else text for sign, text in self._summands(args))
+
+    def _summands(self, args: tuple[int, ...]) -> list[tuple[str, str]]:
+        """(sign, text) of each operand of a sum; the first has no sign."""
+        found: list[tuple[str, str]] = []
         for index in args:
             negated = self._negated(index)
-            if negated is not None:
-                first = f"-{negated}" if self._is_number(index) else self.minus(negated)
-                shown += f" - {negated}" if shown else first
+            if negated is None:
+                found.append(("+" if found else "", self.text(index, ADD)))
+            elif found:
+                found.append(("-", negated))
             else:
-                text = self.text(index, ADD)
-                shown += f" + {text}" if shown else text
-        return shown
+                first = f"-{negated}" if self._is_number(index) else self.minus(negated)
+                found.append(("", first))
+        return found
+
+    def result(self, index: int) -> str:
+        """An output; a long sum in parentheses, one summand a line."""
+        text = self.text(index)
+        node = self.dag.nodes[index]
+        if len(text) <= _LONG or node.op != "add" or index in self._temporaries:
+            return text
+        pad = self.indent * 2
+        lines = f"(\n{pad}"
+        for sign, summand in self._summands(node.args):
+            lines += f" {sign}\n{pad}{summand}" if sign else summand
+        return f"{lines}\n{self.indent})"
 
     def _is_number(self, index: int) -> bool:
         return self.dag.nodes[index].op == "num"

@@ -60,7 +60,8 @@ HARD = (
 
 def compiled(model: str, device: str, passes: str = "", **options: bool) -> list[Formula]:
     whole = cg.compile(model, device, passes, **options)
-    names = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
+    names = ("ttft", "tpot", "latency", "throughput", "flops", "bytes")
+    names += () if options else ("memory",)
     return [getattr(whole, n) for n in names]
 
 
