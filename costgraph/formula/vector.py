@@ -32,7 +32,7 @@ ENGINES = ("numba", "numpy")
 #: Fewer points than this are not worth compiling: they are left to NumPy.
 FEW = 1 << 17
 #: Points per block: inputs, results and intermediate values stay in the cache.
-BLOCK = 1 << 13
+BLOCK = 1 << 14
 _COMPILED_BLOCK = 1 << 15
 _OPERANDS = 30
 

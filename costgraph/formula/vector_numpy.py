@@ -40,11 +40,14 @@ _CONDITIONS = {
 _FREE = frozenset(("num", "sym", "var", "bool", "not", *_CONDITIONS))
 
 
-@lru_cache(maxsize=64)
 def interpreter(program: Program) -> Run:
-    """A runner for blocks of inputs."""
-    machine = _Machine(program)
-    return machine.run
+    """A runner for blocks of inputs, with memory of its own."""
+    return _machine(program).runner()
+
+
+@lru_cache(maxsize=64)
+def _machine(program: Program) -> _Machine:
+    return _Machine(program)
 
 
 class _Machine:
@@ -96,14 +99,26 @@ class _Machine:
         self._count = count
         return place
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
+    def runner(self) -> Run:
+        """A function for blocks; its buffers live as long as it does."""
+        scratch: list[Array] = []
+
+        def run(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
+            length = len(outputs[0])
+            if not scratch or len(scratch[0]) < length:
+                scratch[:] = [np.empty(length) for _ in range(max(self._count, 1))]
+            return self._run(inputs, outputs, [b[:length] for b in scratch])
+
+        return run
+
+    def _run(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], buffers: list[Array]
+    ) -> bool:
         """Computes one block; True if a check failed."""
         bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
         if bad:
             return True
-        length = len(outputs[0])
-        buffers = [np.empty(length) for _ in range(self._count)]
         values: dict[int, Any] = {node: inputs[place] for place, node in self._symbols}
         with np.errstate(all="ignore"):
             for step in self._steps:
