@@ -34,6 +34,11 @@ class Node:
     value: Fraction | float | str | None = None
 
 
+def _fraction(node: Node) -> Fraction:
+    assert isinstance(node.value, Fraction)
+    return node.value
+
+
 class Dag:
     """Nodes without duplicates; built once, then read only."""
 
@@ -63,6 +68,12 @@ class Dag:
         for index in args:
             node = self.nodes[index]
             parts += node.args if node.op == "add" else (index,)
+        whole = [p for p in parts if isinstance(self.nodes[p].value, Fraction)]
+        if len(whole) > 1:  # what bounds put in adds up
+            parts = [p for p in parts if p not in set(whole)]
+            constant = sum((_fraction(self.nodes[p]) for p in whole), Fraction(0))
+            if constant or not parts:
+                parts.insert(0, self.num(constant))
         while len(parts) > WIDEST:
             groups = [parts[i : i + WIDEST] for i in range(0, len(parts), WIDEST)]
             parts = [self.add_node("add", g) if len(g) > 1 else g[0] for g in groups]

@@ -16,7 +16,7 @@ from sympy import Expr, Rational, Symbol, fraction, together
 from sympy.printing.pycode import PythonCodePrinter
 
 from costgraph.formula import runtime
-from costgraph.formula.sums import affine, power_sum
+from costgraph.formula.sums import affine, power_sum, rounded_sum
 from costgraph.formula.terms import Arm, Term
 
 
@@ -80,6 +80,8 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
                 body = f"sum_max({lower}, {upper}, ({arms}))"
         else:
             closed = power_sum(term.arms[0].expr, span) if len(term.arms) == 1 else None
+            if closed is None and len(term.arms) == 1:
+                closed = rounded_sum(term.arms[0].expr, span)
             if closed is not None:
                 body = f"(({show(closed)}) if {upper} >= {lower} else 0)"
             else:

@@ -37,7 +37,7 @@ from costgraph.errors import InputError
 from costgraph.formula.dag import Dag
 from costgraph.formula.envelope import dominates
 from costgraph.formula.formula import Formula
-from costgraph.formula.sums import affine, power_sum, two_lines
+from costgraph.formula.sums import affine, power_sum, rounded_sum, two_lines
 from costgraph.formula.terms import Span, Term, collected, merged
 from costgraph.symbols import N, S
 
@@ -271,8 +271,8 @@ _UPPER = Dummy("upper", positive=True)
 def closed_form(term: Term, span: Span) -> Expr | None:
     """The sum in terms of its two bounds, or None if there is no such form here.
 
-    A single polynomial arm (Faulhaber), or two affine arms of which one is
-    provably the steeper. Ranges that may be empty are guarded.
+    A single polynomial arm (Faulhaber), perhaps with rounded quotients, or two
+    affine arms of which one is provably the steeper. Ranges that may be empty are guarded.
     """
     local = Span(span.symbol, _LOWER, _UPPER)
     n = Max(_UPPER - _LOWER + 1, 0)
@@ -284,6 +284,8 @@ def closed_form(term: Term, span: Span) -> Expr | None:
         if line is not None:
             return n * line[0] + line[1] * n * (_LOWER + _UPPER) / 2
         total = power_sum(term.arms[0].expr, local)
+        if total is None:
+            total = rounded_sum(term.arms[0].expr, local)
     else:
         lines = [affine(a.expr, span.symbol) for a in term.arms]
         first, second, *more = lines

@@ -8,6 +8,7 @@ second sum is an arithmetic series from a clamped crossing to one end.
 from __future__ import annotations
 
 from sympy import (
+    Add,
     Expr,
     Integer,
     Max,
@@ -20,6 +21,7 @@ from sympy import (
     binomial,
     ceiling,
     expand,
+    floor,
 )
 from sympy.polys.polyerrors import PolynomialError
 
@@ -62,6 +64,38 @@ def power_sum(expr: Expr, span: Span) -> Expr | None:
     for (k,), coefficient in poly.terms():
         total += coefficient * (upto(k, span.upper) - upto(k, span.lower - 1))
     return total
+
+
+def rounded_sum(expr: Expr, span: Span) -> Expr | None:
+    """``Σ expr`` in closed form for a polynomial plus multiples of ``⌈(t + k)/m⌉``.
+
+    ``k`` and ``m`` are whole. With ``n = m·q + r``, ``⌈t/m⌉`` adds up to
+    ``m·q·(q + 1)/2 + r·(q + 1)`` from 1 to ``n``: ``q`` full blocks and the rest.
+    """
+
+    def upto(n: Expr, m: Expr) -> Expr:
+        q = floor(n / m)
+        return m * q * (q + 1) / 2 + (n - m * q) * (q + 1)
+
+    rest: Expr = Integer(0)
+    total: Expr = Integer(0)
+    for part in Add.make_args(expand(expr)):
+        factor, varying = part.as_independent(span.symbol, as_Add=False)
+        if not isinstance(varying, ceiling):
+            rest += part
+            continue
+        line = affine(varying.args[0], span.symbol)
+        if line is None or not (1 / line[1]).is_Integer or line[1] < 0:
+            return None
+        m = 1 / line[1]
+        k = m * line[0]
+        if not k.is_Integer:
+            return None
+        total += factor * (upto(span.upper + k, m) - upto(span.lower + k - 1, m))
+    if total == 0:
+        return None
+    polynomial = power_sum(rest, span)
+    return None if polynomial is None else total + polynomial
 
 
 def span_expr(term: Term) -> Expr:

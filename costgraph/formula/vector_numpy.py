@@ -111,9 +111,7 @@ class _Machine:
 
         return run
 
-    def _run(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], buffers: list[Array]
-    ) -> bool:
+    def _run(self, inputs: Sequence[Array], outputs: Sequence[Array], buffers: list[Array]) -> bool:
         """Computes one block; True if a check failed."""
         bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)

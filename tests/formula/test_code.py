@@ -57,6 +57,8 @@ def one(*exprs: object, count: object = Integer(1), span: Span | None = None) ->
     return Term(count, arms(*exprs), ("op",), span)  # type: ignore[arg-type]
 
 
+paged_arm = B * T * 2 + B * ceiling(T / 16) / 3 - ceiling((T + 5) / 7)
+
 #: Every kind of expression and sum that formulas may hold.
 HARD = (
     made("powers", one(1 - (1 - Rational(1, 8)) ** B, B ** Rational(3, 2) / 7 + sqrt(T) / T)),
@@ -71,6 +73,7 @@ HARD = (
     made("two", one(3 * T + B, T + 40, count=N, span=Span(T, Max(S - 20, 1), S + N - 9))),
     made("square", one(T**2 * B - T / 7, span=Span(T, S + 9, S + Min(N, W)))),
     made("paged", one(B * ceiling(T / 16) / 3, T / 5, span=Span(T, S + 9, S + N - 1))),
+    made("pages", one(paged_arm, span=Span(T, S + 9, S + N - 1)), unit="byte"),
     made("cut", one(B * Min(T, W), T / 5 + 9, span=Span(T, Min(S, W) + 1, Min(S + N, W) - 1))),
     made("twice", one(T**2, 40 * T, span=Span(T, S, S + 3)), one(T, B), one(T**2, 9 * T)),
     made("rate", one(B + T, 3 * T), numerator=B * T, unit="token/s"),
