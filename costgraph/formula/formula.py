@@ -117,16 +117,16 @@ class Formula:
             if not any(_is_array(value) for value in arguments):
                 raise
             return self._over_arrays(values)
-        if type(result) is float:
+        if type(result) is float or type(result) is int:
             return result
-        if any(_is_array(value) for value in arguments):
-            return self._over_arrays(values)
-        if not isinstance(result, (int, float, Fraction)):  # NumPy's numbers overflow
+        if not isinstance(result, Fraction):
+            if any(_is_array(value) for value in arguments):
+                return self._over_arrays(values)
+            # NumPy's whole numbers overflow, Python's do not.
             result = function(*(v.item() if hasattr(v, "item") else v for v in arguments))
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
-        number: float | int = result
-        return number
+        return result
 
     def _over_arrays(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         from costgraph.formula.vector import compile_vector
