@@ -26,11 +26,13 @@ bench:              ## speed, as ratios measured in one run
 	python benchmarks/startup.py
 	python benchmarks/compile.py
 	python benchmarks/regimes.py
+	python benchmarks/evaluators.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
 	python benchmarks/compile.py --runs 3
 	python benchmarks/regimes.py --runs 3 --largest 1000
+	python benchmarks/evaluators.py --runs 3 --points 100000
 
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py

@@ -119,11 +119,14 @@ def _formula_command(commands: Any) -> None:
     command.add_argument(
         "--symbolic-model", action="store_true", help="keep model dimensions as symbols"
     )
+    from costgraph.export.code import LANGUAGES
+
     command.add_argument(
         "--format",
-        choices=("text", "latex", "tex", "html", "json"),
+        choices=("text", "latex", "tex", "html", "json", *LANGUAGES),
         default="text",
-        help="tex: a document that compiles; html: MathML with a legend",
+        help="text (default), latex, tex (a document that compiles), html (MathML with a legend), "
+        "json, or a standalone function in a language",
     )
     command.add_argument(
         "--detail",
@@ -227,8 +230,10 @@ def _formula(arguments: argparse.Namespace) -> int:
                 **formula_object(formula),
             }
         )
-    else:
+    elif arguments.format == "text":
         print(formula.text())
+    else:
+        print(formula.code(arguments.format), end="")
     return 0
 
 

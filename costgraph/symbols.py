@@ -37,6 +37,9 @@ LEGEND: dict[str, str] = {
     "price": "price of the device, USD per hour",
 }
 
+#: Symbols that are whole numbers of something, hence at least one.
+SIZES = frozenset(LEGEND) - {"price"}
+
 
 @cache
 def symbol(name: str) -> sympy.Symbol:

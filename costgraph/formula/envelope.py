@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from sympy import Expr, Max, Min, Symbol, ceiling, expand, floor
 
-from costgraph.symbols import LEGEND, symbol
+from costgraph.symbols import SIZES, symbol
 
 #: Minima and maxima that are decided case by case in one difference.
 _MOST_CASES = 3
@@ -22,7 +22,7 @@ _MOST_CASES = 3
 
 @lru_cache(maxsize=1)
 def _shift() -> dict[Symbol, Expr]:
-    return {symbol(name): symbol(name) + 1 for name in LEGEND}
+    return {symbol(name): symbol(name) + 1 for name in SIZES}
 
 
 def _at_least_zero(part: Expr) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from sympy import Expr, Rational, Symbol
+from sympy import Expr, Rational, Symbol, fraction, together
 from sympy.printing.pycode import PythonCodePrinter
 
 from costgraph.formula import runtime
@@ -44,6 +44,15 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
 
     def _print_Min(self, expr: Expr) -> str:
         return f"min({', '.join(self._print(a) for a in expr.args)})"
+
+    def _print_ceiling(self, expr: Expr) -> str:
+        # Divided by one whole number: S·(1/49) need not be 1 at S = 49.
+        top, bottom = fraction(together(expr.args[0]))
+        return f"(-(-({self._print(top)}) // ({self._print(bottom)})))"
+
+    def _print_floor(self, expr: Expr) -> str:
+        top, bottom = fraction(together(expr.args[0]))
+        return f"(({self._print(top)}) // ({self._print(bottom)}))"
 
     def _print_LambertW(self, expr: Expr) -> str:
         raise NotImplementedError("LambertW has no place in a compiled formula")

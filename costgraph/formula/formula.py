@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
@@ -17,6 +17,9 @@ from costgraph.formula.terms import Limit, Term, collected, make_term, merged
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
     from costgraph.formula.asymptote import Asymptote
     from costgraph.formula.local import Local
     from costgraph.formula.regimes import Crossover, Regimes
@@ -71,15 +74,23 @@ class Formula:
 
     # --- numbers -------------------------------------------------------------
 
-    def evaluate(self, **values: Value) -> float | int:
+    @overload
+    def evaluate(self, **values: Value) -> float | int: ...
+
+    @overload
+    def evaluate(self, **values: Value | ArrayLike) -> NDArray[np.float64]: ...
+
+    def evaluate(self, **values: Any) -> Any:
         """The value for concrete symbols.
 
         Args:
-            values: one positive number per free symbol, by name.
+            values: one positive number per free symbol, by name; or arrays (or
+                lists) of them, which broadcast against each other.
 
         Returns:
             Seconds or rates as a float; FLOP and bytes exactly, as an int when
-            the result is whole.
+            the result is whole. For arrays, an array of floats; see
+            :func:`costgraph.formula.vector.compile_vector`.
 
         Raises:
             UnboundSymbolError: a symbol has no value.
@@ -95,18 +106,35 @@ class Formula:
                 f"{self.name}: no value for {', '.join(missing)} "
                 f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
             ) from None
-        for value in arguments:
-            if not 0 < value < math.inf:
-                self._reject(names, arguments)
-        if len(values) != len(names):
-            self._reject_unknown(values)
-        for check in checks:
-            check(arguments)
-        result = function(*arguments)
+        # Arrays have no truth value: they surface here at no cost to numbers.
+        try:
+            for value in arguments:
+                if not 0 < value < math.inf:
+                    self._reject(names, arguments)
+            if len(values) != len(names):
+                self._reject_unknown(values)
+            for check in checks:
+                check(arguments)
+            result = function(*arguments)
+        except (TypeError, ValueError):
+            if not any(_is_array(value) for value in arguments):
+                raise
+            return self._over_arrays(values)
+        if type(result) is float or type(result) is int:
+            return result
+        if not isinstance(result, Fraction):
+            if any(_is_array(value) for value in arguments):
+                return self._over_arrays(values)
+            # NumPy's whole numbers overflow, Python's do not.
+            result = function(*(v.item() if hasattr(v, "item") else v for v in arguments))
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
-        number: float | int = result
-        return number
+        return result
+
+    def _over_arrays(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
+        from costgraph.formula.vector import compile_vector
+
+        return compile_vector((self,))(**values)[0]
 
     __call__ = evaluate
 
@@ -143,7 +171,7 @@ class Formula:
 
         def check(arguments: list[Any]) -> None:
             for i, name in places:
-                if arguments[i] != int(arguments[i]):
+                if arguments[i] % 1 != 0:
                     raise InputError(f"{self.name}: {name} must be a whole number of tokens")
 
         return [check] if places else []
@@ -303,6 +331,12 @@ class Formula:
 
         return formula_text(self)
 
+    def code(self, language: str, name: str | None = None) -> str:
+        """The formula as a standalone function; see :mod:`costgraph.export.code`."""
+        from costgraph.export.code import source
+
+        return source(self, language, name=name)
+
     def __str__(self) -> str:
         return self.text()
 
@@ -315,6 +349,13 @@ class Formula:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/plain": self.text(), "text/latex": self._repr_latex_()}
+
+
+def _is_array(value: object) -> bool:
+    """Whether a value is several numbers: a list, or an array (not NumPy's scalars)."""
+    return isinstance(value, (list, tuple)) or (
+        hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0
+    )
 
 
 def exact(value: Value | Expr) -> Expr:

@@ -144,7 +144,8 @@ class _Namer:
             detail = "ops"  # amounts have no rates to compare
         lines = self._summary() if detail == "summary" else self._ops()
         notes = self._notes() if detail == "summary" else ()
-        lines, constants = _shortened(lines, self.made)
+        taken = {s.name for s in (*self.formula.symbols, *self.dims)}
+        lines, constants = _shortened(lines, self.made, taken)
         found = set().union(*(c.derivation.free_symbols for c in constants if c.derivation), set())
         dims = {s: v for s, v in self.dims.items() if s in found}
         return Named(self.formula, detail, lines, constants, self._rates(), dims, notes)
@@ -292,14 +293,16 @@ def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Exp
 
 
 def _shortened(
-    lines: tuple[Line, ...], made: list[Constant]
+    lines: tuple[Line, ...], made: list[Constant], taken: set[str]
 ) -> tuple[tuple[Line, ...], tuple[Constant, ...]]:
-    """Letters that occur once lose their number."""
+    """Letters that occur once lose their number, unless a symbol has that name."""
     letters: dict[str, list[Constant]] = {}
     for constant in made:
         letters.setdefault(constant.symbol.name.rstrip("0123456789"), []).append(constant)
     renames = {
-        group[0].symbol: symbol(letter) for letter, group in letters.items() if len(group) == 1
+        group[0].symbol: symbol(letter)
+        for letter, group in letters.items()
+        if len(group) == 1 and letter not in taken
     }
     constants = tuple(replace(c, symbol=renames.get(c.symbol, c.symbol)) for c in made)
     shown = tuple(

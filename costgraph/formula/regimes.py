@@ -20,7 +20,7 @@ from costgraph.errors import InputError, clip
 from costgraph.formula.kinks import kink
 from costgraph.formula.signs import Judge, UndecidedError, tightest
 from costgraph.formula.terms import Arm, Term
-from costgraph.symbols import LEGEND, symbol
+from costgraph.symbols import SIZES, symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -305,7 +305,7 @@ def _coefficients(poly: Poly) -> list[Expr]:
 
 def start_of(x: Symbol) -> Expr:
     """Where a symbol's values begin: one for sizes, zero otherwise."""
-    return ONE if x.name in LEGEND else ZERO
+    return ONE if x.name in SIZES else ZERO
 
 
 def _largest_from(polys: list[Poly], start: Expr, judge: Judge) -> int:

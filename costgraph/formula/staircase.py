@@ -1,59 +1,50 @@
-"""Sums of staircases: expressions with ``ceiling(t / p)``, as paged caches bring."""
+"""Sums of staircases: polynomials with ``ceiling((t + k) / m)``, as paged caches bring."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from sympy import Expr, Integer, Poly, Symbol, ceiling, expand, floor
-from sympy.polys.polyerrors import PolynomialError
+from sympy import Add, Expr, Integer, ceiling, expand, floor
 
-ZERO = Integer(0)
-
-
-@dataclass(frozen=True)
-class Staircase:
-    """``flat + slope·t + rise·ceiling(t / period)``."""
-
-    flat: Expr
-    slope: Expr
-    rise: Expr
-    period: Expr
+from costgraph.formula.terms import Span
 
 
-def staircase(expr: Expr, t: Symbol) -> Staircase | None:
-    """``expr`` as a staircase in ``t``, or None if it is not one."""
-    steps = [c for c in expr.atoms(ceiling) if t in c.free_symbols]
-    if len(steps) != 1:
-        return None
-    period = expand(t / steps[0].args[0])
-    if t in period.free_symbols:
-        return None
-    try:
-        poly = Poly(expr, t, steps[0])
-    except PolynomialError:
-        return None
-    found = dict(poly.terms())
-    if any(sum(powers) > 1 for powers in found) or any(c.has(t, steps[0]) for c in found.values()):
-        return None
-    return Staircase(
-        found.get((0, 0), ZERO), found.get((1, 0), ZERO), found.get((0, 1), ZERO), period
-    )
+def staircase_sum(
+    expr: Expr, span: Span, polynomial: Callable[[Expr, Span], Expr | None]
+) -> Expr | None:
+    """``Σ expr`` in closed form for a polynomial plus multiples of ``⌈(t + k)/m⌉``.
 
+    ``k`` is whole; ``m`` is whole or a symbol. With ``n = m·q + r``, ``⌈t/m⌉``
+    adds up to ``m·q·(q + 1)/2 + r·(q + 1)`` from 1 to ``n``: ``q`` full steps
+    and the rest.
 
-def staircase_sum(expr: Expr, t: Symbol, lower: Expr, upper: Expr) -> Expr | None:
-    """``Σ expr`` for ``t = lower … upper`` in closed form, or None.
-
-    ``Σ ceiling(t/p)`` for ``t = 1 … n`` is ``p·m(m+1)/2 + (n − p·m)(m+1)`` with
-    ``m = floor(n/p)`` full steps (``p`` a whole number).
+    Args:
+        expr: the summand.
+        span: the range of ``t``.
+        polynomial: sums what has no ceilings in ``t``.
     """
-    found = staircase(expr, t)
-    if found is None:
-        return None
 
-    def upto(n: Expr) -> Expr:
-        m = floor(n / found.period)
-        return found.period * m * (m + 1) / 2 + (n - found.period * m) * (m + 1)
+    def upto(n: Expr, m: Expr) -> Expr:
+        full = floor(n / m)
+        return m * full * (full + 1) / 2 + (n - m * full) * (full + 1)
 
-    count = upper - lower + 1
-    line = count * found.flat + found.slope * count * (lower + upper) / 2
-    return line + found.rise * (upto(upper) - upto(lower - 1))
+    t = span.symbol
+    rest: Expr = Integer(0)
+    total: Expr = Integer(0)
+    for part in Add.make_args(expand(expr)):
+        factor, varying = part.as_independent(t, as_Add=False)
+        if not isinstance(varying, ceiling):
+            rest += part
+            continue
+        inner = expand(varying.args[0])
+        slope = inner.coeff(t, 1)
+        offset = expand(inner - slope * t)
+        if slope == 0 or t in slope.free_symbols or t in offset.free_symbols:
+            return None
+        m = 1 / slope
+        k = expand(m * offset)
+        if not (k.is_Integer and m.is_positive and (m.is_Integer or m.is_Symbol)):
+            return None
+        total += factor * (upto(span.upper + k, m) - upto(span.lower + k - 1, m))
+    summed = polynomial(rest, span)
+    return None if summed is None else total + summed

@@ -41,7 +41,11 @@ def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
 def power_sum(expr: Expr, span: Span) -> Expr | None:
     """``Σ expr`` over the span in closed form if ``expr`` is a polynomial or staircase in it."""
     if any(span.symbol in c.free_symbols for c in expr.atoms(ceiling)):
-        return staircase_sum(expr, span.symbol, span.lower, span.upper)
+        return staircase_sum(expr, span, _polynomial_sum)
+    return _polynomial_sum(expr, span)
+
+
+def _polynomial_sum(expr: Expr, span: Span) -> Expr | None:
     try:
         poly = Poly(expr, span.symbol)
     except PolynomialError:
@@ -80,7 +84,7 @@ def span_expr(term: Term) -> Expr:
         lines = [affine(arm.expr, span.symbol) for arm in term.arms]
         first, second = lines
         if first is not None and second is not None:
-            closed = _two_lines(span, first, second)
+            closed = two_lines(span, first, second)
             if closed is not None:
                 return closed
     return Sum(term.value, (span.symbol, span.lower, span.upper))
@@ -93,7 +97,7 @@ def series(lower: Expr, upper: Expr, line: tuple[Expr, Expr]) -> Expr:
     return n * a + b * n * (lower + upper) / 2
 
 
-def _two_lines(span: Span, a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> Expr | None:
+def two_lines(span: Span, a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> Expr | None:
     """``Σ max(a, b)`` in closed form if the order of the slopes is decided."""
     slope = (a[1] - b[1]).factor()
     if slope.is_negative:

@@ -86,6 +86,10 @@ class Term:
             f(self.count), tuple(Arm(f(a.expr), a.resource) for a in self.arms), self.ops, span
         )
 
+    def mapped_arms(self, f: Callable[[Expr], Expr]) -> Term:
+        """``f`` applied to every arm; the count becomes one."""
+        return Term(ONE, tuple(Arm(f(a.expr), a.resource) for a in self.arms), self.ops, self.span)
+
 
 def make_term(
     count: Expr, arms: Iterable[Arm], ops: tuple[str, ...] = (), span: Span | None = None

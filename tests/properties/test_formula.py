@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Max, Rational
+from sympy import Integer, Max, Rational, ceiling
 
 from costgraph.formula import Arm, Formula, Span, Term
 from costgraph.formula.envelope import dominates, pruned
@@ -123,3 +123,26 @@ def test_polynomials_sum_in_closed_form(c, prompt, generated):
     )
     assert closed is not None
     assert closed.subs({S: prompt, N: generated}) == loop
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(-20, 20),
+    st.integers(-1, 40),
+    st.integers(1, 9),
+    st.integers(-9, 9),
+    st.integers(-3, 3),
+)
+def test_rounded_quotients_add_up_as_by_brute_force(lower, length, m, k, slope):
+    upper = lower + length
+    expr = B * ceiling((T + k) / m) + slope * T**2 - ceiling(T / 3)
+    closed = power_sum(expr, Span(T, symbol("a"), symbol("b")))
+    brute = sum(5 * -(-(t + k) // m) + slope * t * t + (-t // 3) for t in range(lower, upper + 1))
+    values = {symbol("a"): Integer(lower), symbol("b"): Integer(upper), B: Integer(5)}
+    assert closed.xreplace(values) == brute
+
+
+def test_other_rounded_summands_have_no_such_form():
+    span = Span(T, S, N)
+    for expr in (ceiling(2 * T / 3), ceiling(T / 4 + S), T * ceiling(T / 4)):
+        assert power_sum(expr, span) is None

@@ -1,0 +1,412 @@
+"""From structured formulas to a :class:`~costgraph.formula.dag.Dag`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
+from math import lcm
+
+from sympy import (
+    Abs,
+    Add,
+    Dummy,
+    E,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Mul,
+    Piecewise,
+    Poly,
+    Pow,
+    Rational,
+    Symbol,
+    ceiling,
+    exp,
+    floor,
+    fraction,
+    log,
+    together,
+)
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import And, Boolean, BooleanFalse, BooleanTrue, Not, Or
+from sympy.polys.polyerrors import PolynomialError
+
+from costgraph.errors import InputError
+from costgraph.formula.dag import Dag
+from costgraph.formula.envelope import dominates
+from costgraph.formula.formula import Formula
+from costgraph.formula.sums import affine, power_sum, two_lines
+from costgraph.formula.terms import Span, Term, collected, merged
+from costgraph.symbols import N, S
+
+_RELATIONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
+_CALLS = {exp: "exp", log: "log", Abs: "abs"}
+
+
+def lower(formulas: Sequence[Formula], *, exact: bool = False) -> tuple[Dag, tuple[int, ...]]:
+    """The graph of several formulas, one output each.
+
+    Args:
+        formulas: at least one formula.
+        exact: keep amounts (FLOP, byte) whole: every such output is then a whole
+            number times the divisor that belongs to it.
+
+    Returns:
+        The graph and a divisor per output (all one unless ``exact``; zero marks
+        an amount that cannot be kept whole and is therefore an ordinary number).
+
+    Raises:
+        InputError: an expression has no counterpart in code.
+    """
+    lowering = Lowering()
+    outputs, divisors = [], []
+    for formula in formulas:
+        whole = exact and formula.unit in ("FLOP", "byte") and formula.numerator is None
+        if whole:
+            made = _Exact(lowering).formula(formula)
+            if made is not None:
+                outputs.append(made[0])
+                divisors.append(made[1])
+                continue
+        outputs.append(lowering.formula(formula))
+        divisors.append(0 if whole else 1)
+    lowering.dag.outputs = tuple(outputs)
+    return lowering.dag, tuple(divisors)
+
+
+class Lowering:
+    """Expressions and terms as nodes of one graph."""
+
+    def __init__(self) -> None:
+        self.dag = Dag()
+        self._known: dict[Expr, int] = {}
+        self._loops = 0
+
+    # --- formulas --------------------------------------------------------------
+
+    def formula(self, formula: Formula) -> int:
+        """A formula in floating point: contents of counts go into the arms."""
+        groups: dict[Expr, list[int]] = {}
+        plain: list[Expr] = []
+        for term in collected(formula.terms):
+            content, primitive = term.count.as_content_primitive()
+            if primitive == 1 and len(term.arms) == 1 and term.span is None:
+                plain.append(_times(content, term.arms[0].expr))
+            else:
+                groups.setdefault(primitive, []).append(self._scaled(term, content))
+        parts = [self.expr(Add(*plain))] if plain else []
+        parts += [
+            self.dag.product(self.expr(factor), self.dag.sum(values))
+            for factor, values in groups.items()
+        ]
+        total = self.dag.sum(parts)
+        if formula.numerator is None:
+            return total
+        return self.dag.quotient(self.expr(formula.numerator), total)
+
+    def _scaled(self, term: Term, factor: Expr) -> int:
+        """``factor × Max(arms)``, summed over the span."""
+        if factor < 0 and len(term.arms) > 1:
+            return self.dag.product(self.expr(factor), self.summed(term))
+        return self.summed(term.mapped_arms(lambda e: _times(factor, e)))
+
+    def summed(self, term: Term) -> int:
+        """The term without its count."""
+        if term.span is None:
+            return self._largest([self.expr(a.expr) for a in term.arms])
+        return self._span(term, term.span)
+
+    def _largest(self, parts: list[int]) -> int:
+        kept = list(dict.fromkeys(parts))
+        return kept[0] if len(kept) == 1 else self.dag.add_node("max", kept)
+
+    def _span(self, term: Term, span: Span) -> int:
+        closed = closed_form(term, span)
+        if closed is not None:
+            return self.closed(closed, span)
+        bounds = self._bound(span.lower), self._bound(span.upper)
+        lines = [affine(a.expr, span.symbol) for a in term.arms]
+        if all(line is not None for line in lines):
+            pairs = [self.expr(x) for line in lines if line is not None for x in line]
+            return self.dag.add_node("envelope", (*bounds, *pairs))
+        self._loops += 1
+        index = self.dag.add_node("var", (), f"t{self._loops}")
+        free = self._known.get(span.symbol)
+        self._forget(span.symbol)
+        self._known[span.symbol] = index
+        try:
+            summand = self._largest([self.expr(a.expr) for a in term.arms])
+        finally:
+            self._forget(span.symbol)
+            if free is not None:
+                self._known[span.symbol] = free
+        return self.dag.add_node("loop", (*bounds, index, summand))
+
+    def closed(self, closed: Expr, span: Span) -> int:
+        """A closed form of :func:`closed_form` with the span's bounds put in."""
+        # A bound that is not whole is cut first, as in Formula.evaluate.
+        self._known |= {_LOWER: self._bound(span.lower), _UPPER: self._bound(span.upper)}
+        try:
+            return self.expr(closed)
+        finally:
+            self._forget(_LOWER, _UPPER)
+
+    def _forget(self, *symbols: Symbol) -> None:
+        """Drops what was lowered under a meaning of the symbols that ends here."""
+        gone = set(symbols)
+        self._known = {e: n for e, n in self._known.items() if not e.free_symbols & gone}
+
+    def _bound(self, bound: Expr) -> int:
+        node = self.expr(bound)
+        return node if _whole(bound) else self.dag.add_node("trunc", (node,))
+
+    # --- expressions -------------------------------------------------------------
+
+    def expr(self, expr: Expr | Boolean) -> int:
+        """The node of an expression.
+
+        Raises:
+            InputError: it contains a function that has no counterpart in code.
+        """
+        known = self._known.get(expr)
+        if known is None:
+            known = self._expr(expr)
+            self._known[expr] = known
+        return known
+
+    def _expr(self, expr: Expr | Boolean) -> int:
+        dag = self.dag
+        if isinstance(expr, Rational):
+            return dag.num(Fraction(expr.p, expr.q))
+        if isinstance(expr, Symbol):
+            return dag.add_node("sym", (), expr.name)
+        if isinstance(expr, Add):
+            return dag.sum([self.expr(a) for a in expr.args])
+        if isinstance(expr, Mul):
+            return self._mul(expr)
+        if isinstance(expr, Pow) and expr.base != E:
+            return self._pow(expr.base, expr.exp)
+        if isinstance(expr, Pow):
+            return dag.add_node("exp", (self.expr(expr.exp),))
+        if isinstance(expr, (Max, Min)):
+            arms = [self.expr(a) for a in expr.args]
+            return dag.add_node("max" if isinstance(expr, Max) else "min", arms)
+        if isinstance(expr, (ceiling, floor)):
+            # Over one divisor of whole numbers, the quotient is whole exactly
+            # when it should be: S·(1/49) is not 1 at S = 49, S/49 is.
+            top, bottom = fraction(together(expr.args[0]))
+            op = "ceildiv" if isinstance(expr, ceiling) else "floordiv"
+            return dag.add_node(op, (self.expr(top), self.expr(bottom)))
+        if isinstance(expr, Piecewise):
+            return self._piecewise(expr)
+        if expr.func in _CALLS and len(expr.args) == 1:
+            return dag.add_node(_CALLS[expr.func], (self.expr(expr.args[0]),))
+        if isinstance(expr, Boolean):
+            return self._boolean(expr)
+        if expr.is_number and expr.is_real:
+            return dag.num(float(expr))
+        raise InputError(f"no code for {expr.func.__name__} in {expr}")
+
+    def _mul(self, expr: Mul) -> int:
+        coefficient, factors = expr.as_coeff_mul()
+        over = [f for f in factors if _divides(f)]
+        top = self._factors([f for f in factors if not _divides(f)], coefficient)
+        if not over:
+            return top
+        bottom = self._factors([1 / f for f in over], Integer(1))
+        return self.dag.quotient(top, bottom)
+
+    def _factors(self, factors: list[Expr], coefficient: Rational) -> int:
+        """A product, symbols first and in order: products share their beginnings."""
+        plain: list[int] = []
+        for factor in sorted(factors, key=lambda f: (not f.free_symbols, not _power(f), str(f))):
+            base, exponent = factor.as_base_exp()
+            if _power(factor):
+                plain += [self.expr(base)] * int(exponent)
+            else:
+                plain.append(self.expr(factor))
+        if not plain:
+            return self.expr(coefficient)
+        node = plain[0]
+        for other in plain[1:]:
+            node = self.dag.product(node, other)
+        return self.dag.product(self.expr(coefficient), node)
+
+    def _pow(self, base: Expr, exponent: Expr) -> int:
+        if exponent == Rational(1, 2):
+            return self.dag.add_node("sqrt", (self.expr(base),))
+        if exponent.is_Rational and exponent < 0:
+            return self.dag.quotient(self.dag.num(1), self.expr(Pow(base, -exponent)))
+        if exponent.is_Integer and exponent <= 8:
+            return self._factors([Pow(base, exponent)], Integer(1))
+        return self.dag.add_node("pow", (self.expr(base), self.expr(exponent)))
+
+    def _piecewise(self, expr: Piecewise) -> int:
+        if expr.args[-1][1] != True:  # noqa: E712  (a sympy value)
+            raise InputError(f"{expr} leaves some values undefined")
+        node = self.expr(expr.args[-1][0])
+        for value, condition in reversed(expr.args[:-1]):
+            node = self.dag.add_node("select", (self.expr(condition), self.expr(value), node))
+        return node
+
+    def _boolean(self, expr: Boolean) -> int:
+        if isinstance(expr, (BooleanTrue, BooleanFalse)):
+            return self.dag.add_node("bool", (), "true" if bool(expr) else "false")
+        if isinstance(expr, Relational) and expr.rel_op in _RELATIONS:
+            sides = (self.expr(expr.lhs), self.expr(expr.rhs))
+            return self.dag.add_node(_RELATIONS[expr.rel_op], sides)
+        for kind, op in ((And, "and"), (Or, "or"), (Not, "not")):
+            if isinstance(expr, kind):
+                return self.dag.add_node(op, [self.expr(a) for a in expr.args])
+        raise InputError(f"no code for the condition {expr}")
+
+
+# Stand for the two bounds of the span that is being lowered.
+_LOWER = Dummy("lower", positive=True)
+_UPPER = Dummy("upper", positive=True)
+
+
+def closed_form(term: Term, span: Span) -> Expr | None:
+    """The sum in terms of its two bounds, or None if there is no such form here.
+
+    A single polynomial arm (Faulhaber), perhaps with rounded quotients, or two
+    affine arms of which one is provably the steeper. Ranges that may be empty are guarded.
+    """
+    local = Span(span.symbol, _LOWER, _UPPER)
+    n = Max(_UPPER - _LOWER + 1, 0)
+    never_empty = dominates(span.upper - span.lower + 1, Integer(0))
+    if never_empty:
+        n = _UPPER - _LOWER + 1
+    if len(term.arms) == 1:
+        line = affine(term.arms[0].expr, span.symbol)
+        if line is not None:
+            return n * line[0] + line[1] * n * (_LOWER + _UPPER) / 2
+        total = power_sum(term.arms[0].expr, local)
+    else:
+        lines = [affine(a.expr, span.symbol) for a in term.arms]
+        first, second, *more = lines
+        if more or first is None or second is None:
+            return None
+        total = two_lines(local, first, second)
+    if total is None or never_empty:
+        return total
+    return Piecewise((total, _UPPER >= _LOWER), (Integer(0), True))
+
+
+def _power(factor: Expr) -> bool:
+    """A small whole power, written as repeated products."""
+    exponent = factor.as_base_exp()[1]
+    return bool(exponent.is_Integer and 1 <= exponent <= 8)
+
+
+def _divides(factor: Expr) -> bool:
+    exponent = factor.as_base_exp()[1]
+    return bool(exponent.is_Rational and exponent < 0)
+
+
+def _times(factor: Expr, expr: Expr) -> Expr:
+    """A number times an expression, multiplied into the summands of a sum."""
+    return Add(*(factor * a for a in expr.args)) if isinstance(expr, Add) else factor * expr
+
+
+def _whole(bound: Expr) -> bool:
+    """Whether a bound is whole for whole S and N."""
+    if isinstance(bound, (Max, Min)):
+        return all(_whole(a) for a in bound.args)
+    if isinstance(bound, (ceiling, floor)) or bound.is_Integer:
+        return True
+    if not bound.free_symbols <= {S, N}:
+        return False
+    try:
+        return all(c.is_Integer for c in Poly(bound, *bound.free_symbols).coeffs())
+    except PolynomialError:
+        return False
+
+
+class _Exact:
+    """Amounts as whole numbers over one divisor."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self._lowering = lowering
+
+    def formula(self, formula: Formula) -> tuple[int, int] | None:
+        """(node, divisor) with value = node / divisor; None if not expressible."""
+        scaled: list[tuple[int, Expr, Term]] = []
+        plain: list[Expr] = []
+        for term in merged(formula.terms):
+            if not all(_rational(e) for e in (term.count, *(a.expr for a in term.arms))):
+                return None
+            if term.span is None and len(term.arms) == 1:
+                plain.append(term.count * term.arms[0].expr)
+                continue
+            count, below = _cleared(term.count)
+            common = lcm(*(_cleared(a.expr)[1] for a in term.arms))
+            whole = term.mapped_arms(partial(_over, divisor=common))
+            scaled.append((below * common, count, whole))
+        # A sum over a range may halve once more (or, of polynomials, divide further).
+        parts: list[tuple[int, int]] = []
+        if plain:
+            top, below = _cleared(Add(*plain).expand())
+            parts.append((self._lowering.expr(top), below))
+        for below, count, term in scaled:
+            value, again = self._summed(term)
+            node = self._lowering.dag.product(self._lowering.expr(count), value)
+            parts.append((node, below * again))
+        divisor = lcm(*(p[1] for p in parts)) if parts else 1
+        dag = self._lowering.dag
+        nodes = [dag.product(dag.num(divisor // below), node) for node, below in parts]
+        return dag.sum(nodes), divisor
+
+    def _summed(self, term: Term) -> tuple[int, int]:
+        if term.span is None or closed_form(term, term.span) is None:
+            return self._lowering.summed(term), 1
+        closed = closed_form(term, term.span)
+        assert closed is not None
+        if isinstance(closed, Piecewise):
+            top, below = _cleared(closed.args[0][0])
+            closed = Piecewise((top, closed.args[0][1]), (Integer(0), True))
+        else:
+            closed, below = _cleared(closed)
+        return self._lowering.closed(closed, term.span), below
+
+
+def _rational(expr: Expr) -> bool:
+    """Built from whole numbers by +, −, ×, whole powers, maxima and rounding."""
+    if isinstance(expr, (Symbol, Rational)):
+        return True
+    if isinstance(expr, Pow):
+        return bool(expr.exp.is_Integer and expr.exp > 0) and _rational(expr.base)
+    return isinstance(expr, (Add, Mul, Max, Min, ceiling, floor)) and all(
+        _rational(a) for a in expr.args
+    )
+
+
+def _over(expr: Expr, divisor: int) -> Expr:
+    """``expr × divisor`` with whole numbers only; the divisor is a multiple of its own."""
+    top, below = _cleared(expr)
+    return top * (divisor // below)
+
+
+def _cleared(expr: Expr) -> tuple[Expr, int]:
+    """``(whole, divisor)`` with ``expr = whole / divisor``, all numbers whole."""
+    if isinstance(expr, Rational):
+        return Integer(expr.p), int(expr.q)
+    if isinstance(expr, (Add, Max, Min)):
+        parts = [_cleared(a) for a in expr.args]
+        divisor = lcm(*(p[1] for p in parts))
+        tops = [top * (divisor // below) for top, below in parts]
+        if isinstance(expr, Add):
+            return Add(*tops), divisor
+        return expr.func(*tops, evaluate=False), divisor
+    if isinstance(expr, Mul):
+        parts = [_cleared(a) for a in expr.args]
+        divisor = 1
+        for _, below in parts:
+            divisor *= below
+        return Mul(*(top for top, _ in parts)), divisor
+    if isinstance(expr, Pow):
+        top, below = _cleared(expr.base)
+        return Pow(top, expr.exp), below ** int(expr.exp)
+    return expr, 1

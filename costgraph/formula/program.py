@@ -1,0 +1,30 @@
+"""What the engines for arrays compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costgraph.formula.dag import Dag
+from costgraph.symbols import N, S
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A graph with its inputs, results and checks.
+
+    Attributes:
+        dag: the operations; its outputs are the results and the checks.
+        names: the symbols, in the order of the inputs.
+        results: the node of each result.
+        checks: conditions that must hold nowhere.
+    """
+
+    dag: Dag
+    names: tuple[str, ...]
+    results: tuple[int, ...]
+    checks: tuple[int, ...]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Places of the inputs that must be whole numbers (tokens)."""
+        return tuple(i for i, n in enumerate(self.names) if n in (S.name, N.name))

@@ -1,0 +1,178 @@
+"""The program of formulas run by NumPy, one operation at a time over a block.
+
+Blocks are small enough for the cache, and the memory of intermediate values is
+used again as soon as nothing needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from costgraph.formula.program import Program
+from costgraph.formula.snippets import SUM_MAX_ARRAYS
+
+if TYPE_CHECKING:
+    from costgraph.formula.vector import Array, Run
+
+_MANY = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "div": np.divide,
+    "pow": np.power,
+}
+_ONE = {"sqrt": np.sqrt, "exp": np.exp, "log": np.log, "abs": np.abs, "trunc": np.trunc}
+_CONDITIONS = {
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+}
+_FREE = frozenset(("num", "sym", "var", "bool", "not", *_CONDITIONS))
+
+
+def interpreter(program: Program) -> Run:
+    """A runner for blocks of inputs, with memory of its own."""
+    return _machine(program).runner()
+
+
+@lru_cache(maxsize=64)
+def _machine(program: Program) -> _Machine:
+    return _Machine(program)
+
+
+class _Machine:
+    """Steps of a program and the buffer that each result goes to."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        nodes = program.dag.nodes
+        uses = program.dag.used()
+        self._inside: dict[int, list[int]] = {}
+        varying: set[int] = set()
+        for index, node in enumerate(nodes):
+            if node.op == "loop" and uses[index]:
+                body = program.dag.depending_on(node.args[2])
+                varying |= body
+                self._inside[index] = [i for i in sorted(body) if uses[i] and nodes[i].op != "var"]
+        self._steps = [
+            i for i, n in enumerate(nodes) if uses[i] and i not in varying and n.op != "sym"
+        ]
+        self._symbols = [
+            (program.names.index(str(n.value)), i)
+            for i, n in enumerate(nodes)
+            if n.op == "sym" and uses[i]
+        ]
+        self._place = self._buffers(varying)
+
+    def _buffers(self, varying: set[int]) -> dict[int, int]:
+        """A buffer per step, shared by values that are never needed together."""
+        nodes = self._program.dag.nodes
+        last: dict[int, int] = {}
+        for step in self._steps:
+            body = self._inside.get(step, [])
+            for operand in (*nodes[step].args, *(a for i in body for a in nodes[i].args)):
+                last[operand] = step
+        forever = set(self._program.dag.outputs)
+        place: dict[int, int] = {}
+        free: list[int] = []
+        count = 0
+        for step in self._steps:
+            if nodes[step].op not in _FREE:
+                if not free:
+                    free.append(count)
+                    count += 1
+                place[step] = free.pop()
+            done = {a for a in last if last[a] == step and a in place and a not in forever}
+            free += [place[a] for a in done]
+            for a in done:
+                del last[a]
+        self._count = count
+        return place
+
+    def runner(self) -> Run:
+        """A function for blocks; its buffers live as long as it does."""
+        scratch: list[Array] = []
+
+        def run(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
+            length = len(outputs[0])
+            if not scratch or len(scratch[0]) < length:
+                scratch[:] = [np.empty(length) for _ in range(max(self._count, 1))]
+            return self._run(inputs, outputs, [b[:length] for b in scratch])
+
+        return run
+
+    def _run(self, inputs: Sequence[Array], outputs: Sequence[Array], buffers: list[Array]) -> bool:
+        """Computes one block; True if a check failed."""
+        bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
+        bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
+        if bad:
+            return True
+        values: dict[int, Any] = {node: inputs[place] for place, node in self._symbols}
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                place = self._place.get(step)
+                values[step] = self._step(step, values, None if place is None else buffers[place])
+        for output, root in zip(outputs, self._program.results, strict=True):
+            output[...] = values[root]
+        return any(bool(np.any(values[c])) for c in self._program.checks)
+
+    def _step(self, step: int, values: dict[int, Any], out: Array | None) -> Any:
+        node = self._program.dag.nodes[step]
+        if node.op == "num":
+            return float(node.value)  # type: ignore[arg-type]
+        if node.op == "bool":
+            return node.value == "true"
+        if node.op == "loop":
+            return self._loop(step, values, out)
+        given = [values[a] for a in node.args]
+        if node.op in _MANY:
+            function = _MANY[node.op]
+            result = function(given[0], given[1], out=out)
+            for other in given[2:]:
+                result = function(result, other, out=out)
+            return result
+        if node.op in _ONE:
+            return _ONE[node.op](given[0], out=out)
+        if node.op in ("ceildiv", "floordiv"):
+            ratio = np.divide(given[0], given[1], out=out)
+            return (np.ceil if node.op == "ceildiv" else np.floor)(ratio, out=out)
+        if node.op == "not":
+            return np.logical_not(given[0])
+        if node.op in _CONDITIONS:
+            truth = _CONDITIONS[node.op](given[0], given[1])
+            for other in given[2:]:
+                truth = _CONDITIONS[node.op](truth, other)
+            return truth
+        if node.op == "select":
+            return np.where(*given)
+        assert node.op == "envelope"
+        arms = tuple(zip(given[2::2], given[3::2], strict=True))
+        return _sum_max()(given[0], given[1], arms)
+
+    def _loop(self, step: int, values: dict[int, Any], out: Array | None) -> Any:
+        lower, upper, variable, summand = self._program.dag.nodes[step].args
+        low, high = values[lower], values[upper]
+        total: Any = 0.0
+        for t in range(int(np.min(low)), int(np.max(high)) + 1):
+            values[variable] = float(t)
+            for inner in self._inside[step]:
+                values[inner] = self._step(inner, values, None)
+            total = total + np.where((low <= t) & (t <= high), values[summand], 0.0)
+        return total
+
+
+@lru_cache(maxsize=1)
+def _sum_max() -> Any:
+    scope: dict[str, Any] = {"np": np}
+    exec(SUM_MAX_ARRAYS, scope)
+    return scope["sum_max"]
