@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from costgraph.cli_sweep import add_commands
 from costgraph.errors import CostgraphError, InputError, clip
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
+    add_commands(commands)
     _list_commands(commands)
     return parser
 
