@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from costgraph.errors import InputError, clip
@@ -155,7 +156,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         _print_sweep(sweep(*choices, **about))
         return 0
-    path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
+    try:
+        path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
+    except KeyboardInterrupt:
+        print("costgraph: interrupted; the same command continues the sweep", file=sys.stderr)
+        return 130
     print(f"wrote {path}")
     return 0
 

@@ -344,9 +344,9 @@ def _combinations(
     from costgraph.models import load_model
 
     figures = find_accounting(accounting).device_figures
-    programs = [load_model(m, **options) for m in _listed(model, "model")]
-    machines = [load_hardware(h) for h in _listed(hardware, "hardware")]
-    pipelines = [_pipeline(p) for p in _listed(passes, "passes")]
+    programs = [load_model(m, **options) for m in listed(model, "model")]
+    machines = [load_hardware(h) for h in listed(hardware, "hardware")]
+    pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     axes = (
         _labels("model", [p.name for p in programs], len(programs) > 1),
         _labels("hardware", [m.name for m in machines], _is_list(hardware)),
@@ -379,7 +379,8 @@ def _is_list(value: Any) -> bool:
     return not (value and all(isinstance(v, Pass) for v in value))
 
 
-def _listed(value: Any, what: str) -> list[Any]:
+def listed(value: Any, what: str) -> list[Any]:
+    """The choices as a list; one choice is a list of one."""
     if not _is_list(value):
         return [value]
     if not value:
@@ -387,7 +388,7 @@ def _listed(value: Any, what: str) -> list[Any]:
     return list(value)
 
 
-def _pipeline(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
+def pipeline_of(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
     """A pipeline's label and the pipeline; the text is parsed here, so that errors come first."""
     if not isinstance(passes, str):
         return text_of(tuple(passes)) or "none", tuple(passes)

@@ -81,7 +81,12 @@ class PartialStore:
         self.root.mkdir(exist_ok=True)
         self._lock = self._locked()
         try:
-            self._check_or_create(create)
+            try:
+                self._check_or_create(create)
+            except BaseException:
+                if not self._manifest.is_file():  # nothing worth keeping was begun
+                    self.discard()
+                raise
             self.done = self._read_journal()
             self._journal = self._finished.open("a", encoding="ascii")
         except BaseException:
