@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -80,14 +80,20 @@ class Bound:
         """Whether values keep the limit; elementwise for arrays."""
         return value >= self.value if self.line.larger_is_better else value <= self.value
 
+    def keeps(self, batch: int, wanted: bool) -> bool:
+        """Whether keeping the limit at a batch is as ``wanted``."""
+        return bool(self.kept(self.line.at(batch))) is wanted
+
     def broken_at(self, batch: int) -> str | None:
         """How the limit is broken at a batch, or None."""
         value = self.line.at(batch)
         if self.kept(value):
             return None
         sign = "<" if self.line.larger_is_better else ">"
-        shown = self.line.shown
-        return f"{self.line.formula.name} {shown(value)} {sign} {shown(self.value)} at B={batch}"
+        got, end = self.line.shown(value), self.line.shown(self.value)
+        if got == end:  # too close for four digits
+            got, end = f"{value:.15g}", f"{self.value:.15g} {self.line.formula.unit}"
+        return f"{self.line.formula.name} {got} {sign} {end} at B={batch}"
 
 
 @dataclass(frozen=True)
@@ -155,12 +161,12 @@ def narrowed(bounds: Sequence[Bound], batches: Range) -> tuple[Range | None, lis
             left.append(bound)
             continue
         if bound.line.larger_is_better:
-            first = _first(lambda b, x=bound: bool(x.kept(x.line.at(b))), low, high)
+            first = _first(partial(bound.keeps, wanted=True), low, high)
             if first is None:
                 return None, left
             low = first
         else:
-            after = _first(lambda b, x=bound: not x.kept(x.line.at(b)), low, high)
+            after = _first(partial(bound.keeps, wanted=False), low, high)
             if after == low:
                 return None, left
             high = high if after is None else after - 1

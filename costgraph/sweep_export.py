@@ -23,7 +23,7 @@ ROWS = 2**18
 def write_netcdf(data: xarray.Dataset, path: Path) -> None:
     """NetCDF-4, chunk by chunk where the data is lazy."""
     require("h5netcdf")
-    import dask
+    dask = require("dask")
 
     # One chunk at a time: memory stays bounded, and no cluster is asked.
     with dask.config.set(scheduler="synchronous"):

@@ -18,6 +18,7 @@ from costgraph.formula import Arm, Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.formula.vector import VectorFunction, compile_vector
 from costgraph.sweep_plan import Plan, Task
+from costgraph.sweep_store import require
 
 Array: TypeAlias = npt.NDArray[np.float64]
 #: Blocks sent to a cluster ahead of those that came back, per worker thread.
@@ -38,7 +39,7 @@ def evaluate(plan: Plan, tasks: Iterable[Task], client: Any = None) -> Iterator[
 
 
 def _on_cluster(plan: Plan, tasks: Iterable[Task], client: Any) -> Iterator[tuple[Task, Any]]:
-    from distributed import as_completed
+    as_completed = require("distributed").as_completed
 
     sent: dict[Any, Task] = {}
     payloads: dict[tuple[int, int], Any] = {}

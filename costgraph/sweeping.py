@@ -87,14 +87,14 @@ def sweep(
             compiled, results too large for memory, or a store that cannot be
             written.
     """
-    plan = _plan(model, hardware, passes, metrics, accounting, chunks, errors, options, symbols)
-    if store is None:
-        return _in_memory(plan, client, progress)
-    target = check_target(store, force=False)
-    if target.suffix not in (".zarr", ".nc"):
+    target = None if store is None else check_target(store, force=False)
+    if target is not None and target.suffix not in (".zarr", ".nc"):
         raise InputError(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
+    plan = _plan(model, hardware, passes, metrics, accounting, chunks, errors, options, symbols)
+    if target is None:
+        return _in_memory(plan, client, progress)
     _on_disk(plan, target, client, progress)
     return open_sweep(target)
 
@@ -222,7 +222,7 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
 
 def _create(plan: Plan, path: Path) -> None:
     """An empty store with all coordinates, whose chunks are the plan's blocks."""
-    import dask.array as da
+    da = require("dask.array")
 
     def empty(name: str) -> Any:
         metric = "memory" if name == "fits" else name
@@ -296,7 +296,8 @@ def _formulas(plan: Plan, metric: str) -> str:
     texts = [(c.label, c.formulas[metric]) for c in plan.cells if metric in c.formulas]
     if len(texts) == 1:
         return texts[0][1].text()[:TEXT]
-    shown, length = [], 0
+    shown: list[str] = []
+    length = 0
     for label, formula in texts:
         text = f"[{label}]\n{formula.text()}"
         length += len(text)
