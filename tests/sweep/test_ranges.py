@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,5 +80,5 @@ def test_arithmetic_ranges_are_python_ranges(first, length, step):
 def test_geometric_ranges_multiply(first, length, factor):
     found = parse_values(f"{first}:{first + length}:x{factor}", "-B")
     assert found[0] == first
-    assert all(b == a * factor for a, b in zip(found, found[1:], strict=False))
+    assert all(b == a * factor for a, b in pairwise(found))
     assert found[-1] <= first + length < found[-1] * factor

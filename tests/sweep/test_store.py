@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import costgraph as cg
@@ -28,6 +27,10 @@ CALL = ("gpt2", ["a6000", "h100"], ["", "fuse"])
 GRID = {"B": [1, 2, 7, 9], "T": [3, 600], "S": 12, "N": [1, 5, 30]}
 
 
+SMALL = ("gpt2", ["a6000", "h100"])
+LESS = {"metrics": ["tpot", "memory"], "B": [1, 2, 7, 9], "T": [3, 600], "S": 12, "N": [1, 5]}
+
+
 class Interrupted(Exception):
     """Stands for a crash in the middle."""
 
@@ -43,6 +46,11 @@ def stop_after(blocks):
 @pytest.fixture(scope="module")
 def whole():
     return cg.sweep(*CALL, **GRID)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return cg.sweep(*SMALL, **LESS)
 
 
 def read(path: Path):
@@ -128,76 +136,73 @@ def test_a_sweep_of_one_point_can_be_stored(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".zarr", ".parquet"])
 @pytest.mark.parametrize("blocks", [1, 9])
-def test_an_interrupted_sweep_continues(tmp_path, whole, suffix, blocks):
+def test_an_interrupted_sweep_continues(tmp_path, small, suffix, blocks):
     path = tmp_path / f"out{suffix}"
     with pytest.raises(Interrupted):
-        write_sweep(path, *CALL, **GRID, chunks=3, progress=stop_after(blocks))
+        write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(blocks))
     assert os.listdir(tmp_path) == [path.name + ".partial"]
     seen = []
-    write_sweep(path, *CALL, **GRID, chunks=3, progress=lambda done, total: seen.append(done))
+    write_sweep(path, *SMALL, **LESS, chunks=3, progress=lambda done, total: seen.append(done))
     assert seen[0] == blocks + 1  # what was finished is not done again
     assert os.listdir(tmp_path) == [path.name]
-    found = read(path)
-    assert np.array_equal(
-        found.memory.sel(hardware="h100", passes="fuse").isel(B=-1, N=-1).values.ravel()[0],
-        whole.memory.sel(hardware="h100", passes="fuse").isel(B=-1, N=-1).item(),
-    )
     if suffix == ".zarr":
-        xr.testing.assert_identical(found, whole)
+        xr.testing.assert_identical(read(path), small)
+        return
+    uninterrupted = write_sweep(tmp_path / "other.parquet", *SMALL, **LESS)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(uninterrupted))
 
 
-def test_an_interruption_between_block_and_journal_costs_one_block(tmp_path, whole):
+def test_an_interruption_between_block_and_journal_costs_one_block(tmp_path, small):
     path = tmp_path / "out.zarr"
     with pytest.raises(Interrupted):
-        write_sweep(path, *CALL, **GRID, chunks=3, progress=stop_after(6))
+        write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(6))
     journal = tmp_path / "out.zarr.partial" / "finished"
     lines = journal.read_text().splitlines()
     assert lines == ["0", "1", "2", "3", "4", "5"]
     journal.write_text("\n".join(lines) + "\n2")  # cut off while being written
-    write_sweep(path, *CALL, **GRID, chunks=3)
-    xr.testing.assert_identical(read(path), whole)
+    write_sweep(path, *SMALL, **LESS, chunks=3)
+    xr.testing.assert_identical(read(path), small)
 
 
-def test_an_interrupted_preparation_starts_afresh(tmp_path, whole):
+def test_an_interrupted_preparation_starts_afresh(tmp_path, small):
     partial = tmp_path / "out.zarr.partial"
     (partial / "store.zarr").mkdir(parents=True)
     (partial / "store.zarr" / ".zgroup").write_text("{")
-    write_sweep(tmp_path / "out.zarr", *CALL, **GRID, chunks=3)
-    xr.testing.assert_identical(read(tmp_path / "out.zarr"), whole)
+    write_sweep(tmp_path / "out.zarr", *SMALL, **LESS, chunks=3)
+    xr.testing.assert_identical(read(tmp_path / "out.zarr"), small)
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"B": [1, 2, 7, 10]}, "values of B"),
-        ({"B": 2}, "values of B"),
         ({"chunks": 4}, "chunks"),
         ({"metrics": ["memory", "tpot"]}, "metrics"),
         ({"accounting": "survey"}, "accounting"),
         ({"options": {"weights": "fp32"}}, "formulas"),
-        ({"passes": ["", "page-kv"]}, "values of passes"),
+        ({"passes": [""]}, "values of passes"),
     ],
 )
-def test_a_partial_sweep_of_other_inputs_is_refused(tmp_path, whole, change, word):
+def test_a_partial_sweep_of_other_inputs_is_refused(tmp_path, small, change, word):
     path = tmp_path / "out.zarr"
     with pytest.raises(Interrupted):
-        write_sweep(path, *CALL, **GRID, chunks=3, progress=stop_after(2))
+        write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(2))
     arguments = {
-        "model": CALL[0], "hardware": CALL[1], "passes": CALL[2], "chunks": 3, **GRID, **change,
+        "model": SMALL[0], "hardware": SMALL[1], "chunks": 3, **LESS, **change,
     }  # fmt: skip
     with pytest.raises(InputError, match=rf"unfinished sweep \(different: .*{word}"):
         write_sweep(path, **arguments)
-    write_sweep(path, *CALL, **GRID, chunks=3)  # the refusal harmed nothing
-    xr.testing.assert_identical(read(path), whole)
+    write_sweep(path, *SMALL, **LESS, chunks=3)  # the refusal harmed nothing
+    xr.testing.assert_identical(read(path), small)
 
 
 def test_a_broken_manifest_is_refused(tmp_path):
     path = tmp_path / "out.zarr"
     with pytest.raises(Interrupted):
-        write_sweep(path, *CALL, **GRID, chunks=3, progress=stop_after(2))
+        write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(2))
     (tmp_path / "out.zarr.partial" / "manifest.json").write_text("[1]")
     with pytest.raises(InputError, match="not a manifest"):
-        write_sweep(path, *CALL, **GRID, chunks=3)
+        write_sweep(path, *SMALL, **LESS, chunks=3)
 
 
 def test_two_sweeps_do_not_write_to_one_place(tmp_path):
@@ -205,9 +210,9 @@ def test_two_sweeps_do_not_write_to_one_place(tmp_path):
 
     def meddle(done, total):
         with pytest.raises(InputError, match="another sweep is writing"):
-            write_sweep(path, *CALL, **GRID, chunks=3)
+            write_sweep(path, *SMALL, **LESS, chunks=3)
 
-    write_sweep(path, *CALL, **GRID, chunks=20, progress=meddle)
+    write_sweep(path, *SMALL, **LESS, chunks=100, progress=meddle)
     assert path.is_dir()
 
 
@@ -250,12 +255,12 @@ def report(done, total):
     print(done, flush=True)
     time.sleep(0.05)
 
-write_sweep(sys.argv[1], "gpt2", ["a6000", "h100"], ["", "fuse"],
-            B=range(1, 40), T=range(1, 30), chunks=29, progress=report)
+write_sweep(sys.argv[1], "gpt2", ["a6000", "h100"], metrics=["tpot"],
+            B=range(1, 12), T=range(1, 9), chunks=8, progress=report)
 """
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+@pytest.mark.parametrize("suffix", [".zarr", pytest.param(".nc", marks=pytest.mark.slow)])
 def test_a_killed_process_continues(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     process = subprocess.Popen(
@@ -264,7 +269,7 @@ def test_a_killed_process_continues(tmp_path, suffix):
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if int(line) >= 10:
+            if int(line) >= 5:
                 os.kill(process.pid, signal.SIGKILL)
                 break
         assert process.wait(timeout=60) == -signal.SIGKILL
@@ -274,11 +279,11 @@ def test_a_killed_process_continues(tmp_path, suffix):
         process.stdout.close()
     assert os.listdir(tmp_path) == [path.name + ".partial"]
     seen = []
-    call = ("gpt2", ["a6000", "h100"], ["", "fuse"])
-    grid = {"B": range(1, 40), "T": range(1, 30)}
-    write_sweep(path, *call, **grid, chunks=29, progress=lambda d, t: seen.append((d, t)))
-    assert seen[0][0] >= 11  # formulas are the same in both processes
-    assert seen[-1] == (4 * 39, 4 * 39)
+    call = ("gpt2", ["a6000", "h100"])
+    grid = {"metrics": ["tpot"], "B": range(1, 12), "T": range(1, 9)}
+    write_sweep(path, *call, **grid, chunks=8, progress=lambda d, t: seen.append((d, t)))
+    assert seen[0][0] >= 6  # formulas are the same in both processes
+    assert seen[-1] == (22, 22)
     xr.testing.assert_identical(read(path), cg.sweep(*call, **grid))
 
 
