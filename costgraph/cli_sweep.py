@@ -170,12 +170,14 @@ def _print_sweep(data: Any) -> None:
     from costgraph.export.terminal import print_table
     from costgraph.sweep_export import columns, frames, row_count
 
+    data = data.squeeze()  # what has one value stands above the table
     frame = next(frames(data, SHOWN)).head(SHOWN)
     names = columns(data)
     varying = [n for n in names if n in data.sizes or n in data.data_vars]
+    units = [str(data[name].attrs.get("units", "")) for name in varying]
     cells = [
-        tuple(_cell(value, str(data[name].attrs.get("units", ""))) for name, value in row)
-        for row in (list(zip(varying, values, strict=True)) for values in frame[varying].values)
+        tuple(_cell(value, unit) for value, unit in zip(row, units, strict=True))
+        for row in frame[varying].itertuples(index=False, name=None)
     ]
     fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
     print_table(varying, cells, fixed)

@@ -192,7 +192,7 @@ def test_refused_pipelines_are_listed_and_all_refused_is_an_error():
     result = cg.search("opt-125m", "h100", ["", "page-kv,page-kv"], S=8, N=8)
     assert [c.feasible for c in result.candidates] == [True, False]
     assert "paged already" in result.candidates[1].binding[0]
-    with pytest.raises(InputError, match="no candidate can be compiled: .*paged already"):
+    with pytest.raises(InputError, match=r"no candidate can be compiled: .*paged already"):
         cg.search("opt-125m", "h100", "page-kv,page-kv", S=8, N=8)
 
 
