@@ -88,16 +88,19 @@ def _arrays(plan: Plan, task: Task) -> tuple[Array, ...]:
 @lru_cache(maxsize=32)
 def _compiled(
     data: bytes,
-) -> tuple[tuple[str, ...], tuple[str, ...], VectorFunction, tuple[tuple[_Check, ...], ...]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], VectorFunction | None, tuple[tuple[_Check, ...], ...]]:
     formulas, symbols = pickle.loads(data)  # made by `payload`, never read from outside
     plain = [replace(f, limits=()) for _, f in formulas]
     checks = tuple(tuple(limit_checks(f)) for _, f in formulas)
-    return tuple(m for m, _ in formulas), symbols, compile_vector(plain), checks
+    function = compile_vector(plain) if plain else None
+    return tuple(m for m, _ in formulas), symbols, function, checks
 
 
 def block_values(data: bytes, arrays: Sequence[Array]) -> dict[str, Array]:
     """Metric to values over the product of ``arrays``; NaN outside a formula's limits."""
     metrics, symbols, function, checks = _compiled(data)
+    if function is None:  # every formula of the block was refused
+        return {}
     shape = tuple(len(a) for a in arrays)
     grid = dict(zip(symbols, np.ix_(*arrays), strict=True)) if arrays else {}
     results = function(**{n: grid[n] for n in function.names})
