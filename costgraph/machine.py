@@ -8,9 +8,10 @@ by a symbol, so that a formula can be derived first and bound to a device last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import sympy
 
@@ -156,6 +157,14 @@ class Machine:
             values[symbol("M")] = self.memory.capacity
         return values
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields with tables as plain dicts, because read-only views do not pickle."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, _read_only(value))
+
     def under(self, convention: str) -> Machine:
         """The machine with the figures that the named accounting uses instead.
 
@@ -183,3 +192,15 @@ class Machine:
 def peak_symbol_name(engine: Engine, dtype: str) -> str:
     """Name of the symbol for one peak: ``F_bf16``, ``F_vector_fp32``."""
     return f"F_{dtype}" if engine is Engine.TENSOR else f"F_{engine.value}_{dtype}"
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dicts, at every depth."""
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _read_only(value: Any) -> Any:
+    """Dicts as read-only views, at every depth."""
+    if not isinstance(value, dict):
+        return value
+    return MappingProxyType({k: _read_only(v) for k, v in value.items()})

@@ -66,6 +66,8 @@ class Line:
     def shown(self, value: float) -> str:
         """A value with its unit."""
         unit = {"byte": "B"}.get(self.formula.unit, self.formula.unit)
+        if unit == "token/s":  # no ktoken/s
+            return f"{value:.4g} {unit}" if value < 10**4 else f"{value:,.0f} {unit}"
         return format_quantity(value, unit)
 
 

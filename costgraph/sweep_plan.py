@@ -269,7 +269,10 @@ def _axis(name: str, values: Any) -> Axis:
         raise InputError(f"{name!r} is a result, not a symbol to sweep")
     if isinstance(values, str):
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):  # lists of unequal lengths
+        array = np.empty((0, 0))
     if array.ndim > 1 or array.dtype.kind not in "iuf":
         raise InputError(f"{name}: give a positive number or a list of them, not {clip(values)}")
     if array.size == 0:

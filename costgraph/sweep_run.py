@@ -32,8 +32,11 @@ def evaluate(plan: Plan, tasks: Iterable[Task], client: Any = None) -> Iterator[
     in any order; only a bounded number is under way at a time.
     """
     if client is None:
-        for task in tasks:
-            yield task, block_values(payload(plan, task), _arrays(plan, task))
+        key, data = (-1, -1), b""
+        for task in tasks:  # those of one cell and group follow one another
+            if key != (task.cell, task.group):
+                key, data = (task.cell, task.group), payload(plan, task)
+            yield task, block_values(data, _arrays(plan, task))
     else:
         yield from _on_cluster(plan, tasks, client)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from costgraph.api import Hardware, Model
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.pipeline import Pass
 from costgraph.sweep_plan import TITLES, Plan, Task, make_plan
 from costgraph.sweep_run import Report, evaluate, reporter
@@ -135,8 +136,14 @@ def write_sweep(
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """A stored sweep (``.zarr`` or ``.nc``), read lazily."""
+    """A stored sweep (``.zarr`` or ``.nc``), read lazily.
+
+    Raises:
+        InputError: there is no such file.
+    """
     xr = require("xarray")
+    if not Path(path).exists():
+        raise InputError(f"no such file: {clip(str(path))}")
     engine = "zarr" if Path(path).suffix == ".zarr" else "h5netcdf"
     found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
     return found
@@ -244,13 +251,14 @@ def _run(
     report, stop = reporter(progress, total)
     todo = (t for t in plan.tasks() if t.number not in done)
     try:
-        for task, values in evaluate(plan, todo, client):
-            capacity = plan.cells[task.cell].capacity
-            if plan.fits_known and "memory" in values and capacity is not None:
-                values = {**values, "fits": values["memory"] <= capacity}
-            keep(task, values)
-            finished += 1
-            report(finished, total)
+        with closing(evaluate(plan, todo, client)) as results:
+            for task, values in results:
+                capacity = plan.cells[task.cell].capacity
+                if plan.fits_known and "memory" in values and capacity is not None:
+                    values = {**values, "fits": values["memory"] <= capacity}
+                keep(task, values)
+                finished += 1
+                report(finished, total)
     finally:
         stop()
 

@@ -35,6 +35,20 @@ def test_a_cluster_gives_the_same_sweep(client, tmp_path):
     xr.testing.assert_identical(stored.compute(), expected)
 
 
+def test_machines_pickle_and_stay_read_only():
+    import pickle
+
+    from costgraph.hardware import device_names, load_hardware
+
+    for name in device_names():
+        machine = load_hardware(name)
+        copy = pickle.loads(pickle.dumps(machine))
+        assert copy == machine
+        assert copy.under("survey") == machine.under("survey")
+        with pytest.raises(TypeError):
+            copy.peaks["x"] = 1
+
+
 @pytest.mark.slow
 def test_work_runs_in_other_processes(client):
     import os

@@ -67,7 +67,7 @@ def problems(draw):
 
 
 @given(problems())
-@settings(max_examples=60)
+@settings(max_examples=30)
 @example(("early-exit", "h100", "throughput", {}, 1, 60))
 @example(("", "h100", "throughput", {"memory": 1.0}, 1, 60))
 def test_the_best_batch_is_that_of_brute_force(problem):

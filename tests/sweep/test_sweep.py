@@ -168,6 +168,8 @@ def test_points_outside_a_model_are_refused_or_empty():
         ({"B": [float("nan")], "T": 1}, "above 0"),
         ({"B": "1:3", "T": 1}, "not the text"),
         ({"B": [[1]], "T": 1}, "list of them"),
+        ({"B": [[1], [2, 3]], "T": 1}, "list of them"),
+        ({"B": {1, 2}, "T": 1}, "list of them"),
         ({"B": [True], "T": 1}, "list of them"),
         ({"B": 1, "T": 1, "tpot": 3}, "a result, not a symbol"),
         ({"B": 1, "T": 1, "metrics": []}, "no metrics"),
