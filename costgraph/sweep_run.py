@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -25,7 +25,9 @@ Array: TypeAlias = npt.NDArray[np.float64]
 AHEAD = 4
 
 
-def evaluate(plan: Plan, tasks: Iterable[Task], client: Any = None) -> Iterator[tuple[Task, Any]]:
+def evaluate(
+    plan: Plan, tasks: Iterable[Task], client: Any = None
+) -> Generator[tuple[Task, Any], None, None]:
     """Each task with its results: metric to an array of the block's shape.
 
     With a ``dask.distributed`` client, blocks run on its workers and come back
