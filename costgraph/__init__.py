@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
+    from costgraph.searching import search
+    from costgraph.sweeping import sweep
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,8 @@ _HOMES = {
     "Formula": "costgraph.formula",
     "load_hardware": "costgraph.hardware",
     "load_model": "costgraph.models",
+    "search": "costgraph.searching",
+    "sweep": "costgraph.sweeping",
 }
 
 __all__ = [
@@ -40,6 +44,8 @@ __all__ = [
     "compile",
     "load_hardware",
     "load_model",
+    "search",
+    "sweep",
     "wins",
 ]
 

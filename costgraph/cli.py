@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from costgraph.cli_formula import METRICS, add_commands
+from costgraph import cli_formula, cli_sweep
+from costgraph.cli_formula import METRICS
 from costgraph.errors import CostgraphError, InputError, clip
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
-    add_commands(commands, _target)
+    cli_formula.add_commands(commands, _target)
+    cli_sweep.add_commands(commands)
     _list_commands(commands)
     return parser
 

@@ -1,0 +1,91 @@
+"""Search results as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from costgraph.export.table import plain_table, seconds, si
+
+if TYPE_CHECKING:
+    from costgraph.search_front import FrontPoint
+    from costgraph.searching import SearchResult
+
+_SECONDS = ("ttft", "tpot", "latency")
+
+
+def value_text(metric: str, value: float) -> str:
+    """A metric's value with its unit, as in tables."""
+    if metric in _SECONDS:
+        return seconds(value)
+    return si(value) + {"memory": "B", "bytes": "B", "flops": "FLOP"}.get(metric, "")
+
+
+def search_text(result: SearchResult) -> str:
+    """A search as plain text: ranked candidates, then the front."""
+    from costgraph.searching import direction
+
+    symbols = ", ".join(f"{n}={v:g}" for n, v in result.symbols.items())
+    limits = ", ".join(_limit(m, v) for m, v in result.limits.items()) or "none"
+    low, high = result.batches
+    lines = [
+        f"{result.model} ({symbols}), {direction(result.objective)} {result.objective}, "
+        f"B from {low} to {high}",
+        f"limits: {limits}",
+        "",
+    ]
+    metrics = list(
+        dict.fromkeys([result.objective, *result.limits, "ttft", "tpot", "latency", "throughput"])
+    )
+    head = ["hardware", "passes", "B", *metrics, "stopped by"]
+    rows = [
+        [
+            c.hardware,
+            c.passes,
+            "–" if c.batch is None else str(c.batch),
+            *(value_text(m, c.values[m]) if m in c.values else "–" for m in metrics),
+            "; ".join(c.binding) + ("" if c.exact != "all batches tried" else " (all tried)"),
+        ]
+        for c in result.candidates
+    ]
+    lines.append(plain_table(head, rows))
+    if result.best is None:
+        lines += ["", "no candidate keeps the limits"]
+    if result.pareto is not None:
+        lines += ["", f"Pareto front of {result.pareto[0]} and {result.pareto[1]}", ""]
+        lines.append(_front(result.front, result.pareto))
+    return "\n".join(lines)
+
+
+def _limit(metric: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return f"{metric} within the {value}'s capacity"
+    sign = "≥" if metric == "throughput" else "≤"
+    return f"{metric} {sign} {value_text(metric, value)}"
+
+
+def _front(points: tuple[FrontPoint, ...], metrics: tuple[str, str]) -> str:
+    """Neighbouring batches of one candidate in one line."""
+    groups: list[list[FrontPoint]] = []
+    for point in points:
+        last = groups[-1][-1] if groups else None
+        same = last is not None and (last.hardware, last.passes) == (point.hardware, point.passes)
+        if last is not None and same and abs(point.batch - last.batch) == 1:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    rows = []
+    for group in groups:
+        first, last = group[0], group[-1]
+        one = len(group) == 1
+        rows.append(
+            [
+                first.hardware,
+                first.passes,
+                str(first.batch) if one else f"{first.batch} … {last.batch}",
+                *(
+                    value_text(m, a) if one else f"{value_text(m, a)} … {value_text(m, b)}"
+                    for m, a, b in zip(metrics, first.values, last.values, strict=True)
+                ),
+            ]
+        )
+    return plain_table(["hardware", "passes", "B", *metrics], rows) if rows else "(empty)"

@@ -1,0 +1,456 @@
+"""What a sweep evaluates: axes, combinations, metrics and the blocks of work."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from costgraph.api import Compiled, Hardware, Model, compile
+from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.formula import Formula
+from costgraph.pipeline import Pass, text_of
+
+#: Metrics of a compiled model, in the order in which they are shown.
+METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
+TITLES: Mapping[str, str] = {
+    "ttft": "time to first token",
+    "tpot": "time per output token at context T",
+    "latency": "end-to-end time of a request",
+    "throughput": "generated tokens per second",
+    "memory": "peak memory",
+    "flops": "FLOP of a whole request",
+    "bytes": "bytes moved by a whole request",
+}
+#: The symbols that a metric rests on before any pass brings in its own.
+NEEDS: Mapping[str, frozenset[str]] = {
+    "ttft": frozenset("BS"),
+    "tpot": frozenset("BT"),
+    **dict.fromkeys(METRICS[2:], frozenset("BSN")),
+}
+#: Symbols that count sequences or tokens: only whole numbers make sense.
+WHOLE = ("B", "S", "N", "T")
+#: Points of one block unless the caller chooses.
+BLOCK = 2**18
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One coordinate: a name, its values, and whether it is a dimension."""
+
+    name: str
+    values: tuple[Any, ...]
+    is_dim: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of model, hardware and pipeline.
+
+    Attributes:
+        index: its place along the model, hardware and passes axes.
+        label: what it is, for messages.
+        formulas: its formulas by metric; a metric that failed is missing.
+        errors: messages by metric.
+        capacity: bytes of the device's memory, or None.
+    """
+
+    index: tuple[int, int, int]
+    label: str
+    formulas: Mapping[str, Formula]
+    errors: Mapping[str, str]
+    capacity: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics over the same symbols, evaluated together."""
+
+    metrics: tuple[str, ...]
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One block of one group in one combination."""
+
+    number: int
+    cell: int
+    group: int
+    slices: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a sweep will evaluate; holds no results."""
+
+    choices: tuple[Axis, Axis, Axis]
+    axes: tuple[Axis, ...]
+    metrics: tuple[str, ...]
+    units: Mapping[str, str]
+    cells: tuple[Cell, ...]
+    groups: tuple[Group, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    accounting: str
+
+    def axis(self, name: str) -> Axis:
+        """The axis of a symbol."""
+        return next(a for a in self.axes if a.name == name)
+
+    def group_of(self, metric: str) -> int:
+        """The place of the group that evaluates ``metric``."""
+        return next(i for i, g in enumerate(self.groups) if metric in g.metrics)
+
+    def dims(self, metric: str) -> tuple[str, ...]:
+        """Dimensions of a metric's variable, in order."""
+        symbols = self.groups[self.group_of(metric)].symbols
+        return tuple(a.name for a in (*self.choices, *map(self.axis, symbols)) if a.is_dim)
+
+    def shape(self, metric: str) -> tuple[int, ...]:
+        """Sizes along :meth:`dims`."""
+        sizes = {a.name: len(a.values) for a in (*self.choices, *self.axes)}
+        return tuple(sizes[d] for d in self.dims(metric))
+
+    def chunk(self, metric: str) -> tuple[int, ...]:
+        """Sizes of one block along :meth:`dims`; combinations never share a block."""
+        at = self.group_of(metric)
+        group, block = self.groups[at], self.blocks[at]
+        sizes = {
+            **{a.name: 1 for a in self.choices},
+            **dict(zip(group.symbols, block, strict=True)),
+        }
+        return tuple(sizes[d] for d in self.dims(metric))
+
+    def region(self, task: Task, metric: str) -> dict[str, slice]:
+        """Where a task's result belongs in a metric's variable."""
+        group = self.groups[task.group]
+        place: dict[str, slice] = {
+            a.name: slice(i, i + 1)
+            for a, i in zip(self.choices, self.cells[task.cell].index, strict=True)
+        }
+        place.update(zip(group.symbols, task.slices, strict=True))
+        return {d: place[d] for d in self.dims(metric)}
+
+    def tasks(self) -> Iterator[Task]:
+        """All blocks, in a fixed order, numbered from zero."""
+        number = 0
+        for cell in range(len(self.cells)):
+            for at, group in enumerate(self.groups):
+                lengths = [len(self.axis(s).values) for s in group.symbols]
+                cuts = [
+                    [slice(i, min(i + b, n)) for i in range(0, n, b)]
+                    for n, b in zip(lengths, self.blocks[at], strict=True)
+                ]
+                for slices in product(*cuts):
+                    yield Task(number, cell, at, slices)
+                    number += 1
+
+    @property
+    def task_count(self) -> int:
+        """Number of blocks."""
+        per_cell = sum(
+            math.prod(-(-len(self.axis(s).values) // b) for s, b in zip(g.symbols, k, strict=True))
+            for g, k in zip(self.groups, self.blocks, strict=True)
+        )
+        return per_cell * len(self.cells)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all results."""
+        return sum(8 * math.prod(self.shape(m)) for m in self.metrics)
+
+    @property
+    def fits_known(self) -> bool:
+        """True when every device's capacity is known and memory is asked for."""
+        return "memory" in self.metrics and all(c.capacity is not None for c in self.cells)
+
+    def description(self) -> dict[str, Any]:
+        """Plain values that decide every number of the sweep, for a manifest."""
+        coordinates = {
+            a.name: hashlib.sha256(repr((a.is_dim, a.values)).encode()).hexdigest()[:16]
+            for a in (*self.choices, *self.axes)
+        }
+        texts = [
+            f"{c.index} {m} {_formula_key(c.formulas[m]) if m in c.formulas else c.errors[m]}"
+            for c in self.cells
+            for m in self.metrics
+        ]
+        texts += [f"{c.index} {c.capacity}" for c in self.cells]
+        return {
+            **{f"values of {name}": digest for name, digest in coordinates.items()},
+            "metrics": list(self.metrics),
+            "accounting": self.accounting,
+            "formulas": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
+            "chunks": [list(b) for b in self.blocks],
+        }
+
+
+def _formula_key(formula: Formula) -> str:
+    """A text that equal formulas share, also between processes."""
+    terms = sorted(
+        f"{t.count}*{sorted(str(a.expr) for a in t.arms)}"
+        + (f"@{t.span.symbol}:{t.span.lower}:{t.span.upper}" if t.span else "")
+        for t in formula.terms
+    )
+    limits = sorted(f"{x.expr}<={x.bound}" for x in formula.limits)
+    return f"{formula.unit} {formula.numerator} {terms} {limits}"
+
+
+def make_plan(
+    model: Model | Sequence[Model],
+    hardware: Hardware | Sequence[Hardware],
+    passes: str | Sequence[str | tuple[Pass, ...]],
+    *,
+    metrics: Sequence[str] | None,
+    accounting: str,
+    chunks: int | Mapping[str, int] | None,
+    errors: str,
+    options: Mapping[str, Any],
+    symbols: Mapping[str, Any],
+) -> Plan:
+    """The plan of a sweep; arguments as for :func:`costgraph.sweeping.sweep`."""
+    if errors not in ("raise", "nan"):
+        raise InputError(f"errors must be 'raise' or 'nan', not {clip(errors)}")
+    axes = tuple(_axis(name, values) for name, values in symbols.items())
+    wanted = _wanted(metrics)
+    combinations, choices = _combinations(model, hardware, passes, accounting, options)
+    given = {a.name for a in axes}
+    # Without a wish, only what the symbols allow is derived, or everything for a message.
+    tried = wanted or tuple(m for m in METRICS if NEEDS[m] <= given) or METRICS
+    cells = tuple(_cell(c, tried, errors) for c in combinations)
+    needs = {
+        m: {s.name for c in cells if m in c.formulas for s in c.formulas[m].symbols} for m in tried
+    }
+    chosen = _chosen(wanted, needs, given)
+    used = {name for m in chosen for name in needs[m]}
+    for name in symbols:
+        if name not in used:
+            known = {n for names in needs.values() for n in names}
+            hint = "" if name in known else nearest(name, known)
+            raise InputError(f"none of {', '.join(chosen)} depends on {name}{hint}")
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for metric in chosen:
+        groups.setdefault(tuple(a.name for a in axes if a.name in needs[metric]), []).append(metric)
+    kept = tuple(
+        replace(
+            c,
+            formulas={m: f for m, f in c.formulas.items() if m in chosen},
+            errors={m: e for m, e in c.errors.items() if m in chosen},
+        )
+        for c in cells
+    )
+    units = {m: f.unit for c in kept for m, f in c.formulas.items()}
+    plan = Plan(
+        choices,
+        axes,
+        chosen,
+        units,
+        kept,
+        tuple(Group(tuple(ms), s) for s, ms in groups.items()),
+        tuple(_cut(s, {a.name: len(a.values) for a in axes}, chunks) for s in groups),
+        accounting,
+    )
+    if errors == "raise":
+        from costgraph.sweep_run import check_limits
+
+        check_limits(plan)
+    return plan
+
+
+def _axis(name: str, values: Any) -> Axis:
+    """Checked values of one symbol."""
+    if name in METRICS or name in ("fits", "capacity"):
+        raise InputError(f"{name!r} is a result, not a symbol to sweep")
+    if isinstance(values, str):
+        raise InputError(f"{name}: give numbers, not the text {clip(values)}")
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):  # lists of unequal lengths
+        array = np.empty((0, 0))
+    if array.ndim > 1 or array.dtype.kind not in "iuf":
+        raise InputError(f"{name}: give a positive number or a list of them, not {clip(values)}")
+    if array.size == 0:
+        raise InputError(f"{name}: no values")
+    flat = array.reshape(-1)
+    if not (np.isfinite(flat).all() and (flat > 0).all() and (flat <= 10**12).all()):
+        raise InputError(f"{name}: every value must be above 0 and at most 1e12")
+    whole = bool((flat == np.floor(flat)).all())
+    if name in WHOLE and not whole:
+        raise InputError(f"{name}: every value must be a whole number")
+    listed = tuple(flat.astype(np.int64 if whole else np.float64).tolist())
+    if len(set(listed)) != len(listed):
+        raise InputError(f"{name}: a value is given twice")
+    return Axis(name, listed, array.ndim == 1)
+
+
+def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
+    if metrics is None:
+        return None
+    listed = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    if not listed:
+        raise InputError("no metrics asked for")
+    for metric in listed:
+        check_metric(metric)
+    if len(set(listed)) != len(listed):
+        raise InputError("a metric is given twice")
+    return listed
+
+
+def check_metric(metric: str) -> None:
+    """Refuses names that are no metric.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    if metric not in METRICS:
+        raise InputError(f"unknown metric {clip(metric)}{nearest(str(metric), METRICS)}")
+
+
+def _chosen(
+    wanted: tuple[str, ...] | None, needs: Mapping[str, set[str]], given: set[str]
+) -> tuple[str, ...]:
+    if wanted is None:
+        chosen = tuple(m for m in needs if needs[m] and needs[m] <= given)
+        if chosen:
+            return chosen
+        lines = "; ".join(f"{m} needs {', '.join(sorted(n))}" for m, n in needs.items())
+        raise InputError(f"values for {', '.join(sorted(given)) or 'no symbol'} only: {lines}")
+    for metric in wanted:
+        missing = sorted(needs[metric] - given)
+        if missing:
+            raise InputError(f"{metric} needs values for {', '.join(missing)}")
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One combination before it is compiled."""
+
+    index: tuple[int, int, int]
+    label: str
+    make: Callable[[], Compiled]
+    capacity: float | None
+
+
+def _combinations(
+    model: Any, hardware: Any, passes: Any, accounting: str, options: Mapping[str, Any]
+) -> tuple[list[_Choice], tuple[Axis, Axis, Axis]]:
+    """Every combination, ready to be compiled, and the axes they lie on."""
+    from costgraph.accounting import accounting as find_accounting
+    from costgraph.hardware import load_hardware
+    from costgraph.models import load_model
+
+    figures = find_accounting(accounting).device_figures
+    programs = [load_model(m, **options) for m in listed(model, "model")]
+    machines = [load_hardware(h) for h in listed(hardware, "hardware")]
+    pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
+    axes = (
+        _labels("model", [p.name for p in programs], len(programs) > 1),
+        _labels("hardware", [m.name for m in machines], _is_list(hardware)),
+        _labels("passes", [label for label, _ in pipelines], _is_list(passes)),
+    )
+    found = []
+    for (i, p), (j, h), (k, (label, text)) in product(
+        enumerate(programs), enumerate(machines), enumerate(pipelines)
+    ):
+
+        def make(p: Any = p, h: Any = h, text: Any = text) -> Compiled:
+            return compile(p, h, text, accounting=accounting)
+
+        capacity = h.under(figures).memory.capacity
+        found.append(
+            _Choice(
+                (i, j, k),
+                f"{p.name} on {h.name}, passes {label}",
+                make,
+                None if capacity is None else float(capacity),
+            )
+        )
+    return found, axes
+
+
+def _is_list(value: Any) -> bool:
+    """True for a list of choices; a tuple of passes is one pipeline."""
+    if isinstance(value, (str, os.PathLike, Mapping)) or not isinstance(value, Sequence):
+        return False
+    return not (value and all(isinstance(v, Pass) for v in value))
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """The choices as a list; one choice is a list of one."""
+    if not _is_list(value):
+        return [value]
+    if not value:
+        raise InputError(f"no {what} given")
+    return list(value)
+
+
+def pipeline_of(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
+    """A pipeline's label and the pipeline; the text is parsed here, so that errors come first."""
+    if not isinstance(passes, str):
+        return text_of(tuple(passes)) or "none", tuple(passes)
+    if not passes.strip():
+        return "none", ""
+    from costgraph.passes import PASSES
+    from costgraph.pipeline import parse
+
+    parse(passes, PASSES)
+    return passes.strip(), passes
+
+
+def _labels(name: str, labels: list[str], is_dim: bool) -> Axis:
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            raise InputError(f"{name} {clip(label)} is given twice")
+    return Axis(name, tuple(labels), is_dim)
+
+
+def _cell(choice: _Choice, metrics: Sequence[str], errors: str) -> Cell:
+    formulas: dict[str, Formula] = {}
+    failed: dict[str, str] = {}
+    compiled: Compiled | None = None
+    for metric in metrics:
+        try:
+            compiled = compiled or choice.make()
+            formulas[metric] = getattr(compiled, metric)
+        except CostgraphError as error:
+            if errors == "raise":
+                raise InputError(f"{choice.label}: {metric}: {error}") from error
+            failed[metric] = str(error)
+    return Cell(choice.index, choice.label, formulas, failed, choice.capacity)
+
+
+def _cut(
+    symbols: tuple[str, ...], sizes: Mapping[str, int], chunks: int | Mapping[str, int] | None
+) -> tuple[int, ...]:
+    """Sizes of a group's blocks as the caller chose them."""
+    if isinstance(chunks, Mapping):
+        for name, length in chunks.items():
+            if name not in sizes:
+                raise InputError(f"chunks: no swept symbol {clip(name)}{nearest(name, sizes)}")
+            _positive(length)
+        return tuple(min(chunks.get(s, sizes[s]), sizes[s]) for s in symbols)
+    return block_shape([sizes[s] for s in symbols], _positive(BLOCK if chunks is None else chunks))
+
+
+def block_shape(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+    """Sizes of blocks of at most ``most`` points: whole trailing axes, a part of one."""
+    found: list[int] = []
+    room = most
+    for whole in reversed(lengths):
+        length = min(whole, room)
+        found.append(length)
+        room = room // length if length == whole else 1
+    return tuple(reversed(found))
+
+
+def _positive(length: Any) -> int:
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise InputError(f"chunks: {clip(length)} is not a positive whole number")
+    return length

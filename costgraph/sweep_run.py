@@ -1,0 +1,198 @@
+"""Evaluating the blocks of a sweep: here, or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sympy import Integer
+
+from costgraph.errors import InputError
+from costgraph.formula import Arm, Formula, Term
+from costgraph.formula.terms import Limit
+from costgraph.formula.vector import VectorFunction, compile_vector
+from costgraph.sweep_plan import Plan, Task
+from costgraph.sweep_store import require
+
+Array: TypeAlias = npt.NDArray[np.float64]
+#: Blocks sent to a cluster ahead of those that came back, per worker thread.
+AHEAD = 4
+
+
+def evaluate(
+    plan: Plan, tasks: Iterable[Task], client: Any = None
+) -> Generator[tuple[Task, Any], None, None]:
+    """Each task with its results: metric to an array of the block's shape.
+
+    With a ``dask.distributed`` client, blocks run on its workers and come back
+    in any order; only a bounded number is under way at a time.
+    """
+    if client is None:
+        key, data = (-1, -1), b""
+        for task in tasks:  # those of one cell and group follow one another
+            if key != (task.cell, task.group):
+                key, data = (task.cell, task.group), payload(plan, task)
+            yield task, block_values(data, _arrays(plan, task))
+    else:
+        yield from _on_cluster(plan, tasks, client)
+
+
+def _on_cluster(plan: Plan, tasks: Iterable[Task], client: Any) -> Iterator[tuple[Task, Any]]:
+    as_completed = require("distributed").as_completed
+
+    sent: dict[Any, Task] = {}
+    payloads: dict[tuple[int, int], Any] = {}
+
+    def submit(task: Task) -> Any:
+        key = (task.cell, task.group)
+        if key not in payloads:
+            # One copy a worker, however many blocks need it.
+            payloads[key] = client.scatter(payload(plan, task), broadcast=True, hash=False)
+        future = client.submit(block_values, payloads[key], _arrays(plan, task), pure=False)
+        sent[future] = task
+        return future
+
+    waiting = iter(tasks)
+    threads = max(1, sum(client.nthreads().values()))
+    running = as_completed([submit(t) for t in islice(waiting, AHEAD * threads)])
+    try:
+        for future in running:
+            task = sent.pop(future)
+            result = future.result()
+            future.release()
+            for following in islice(waiting, 1):
+                running.add(submit(following))
+            yield task, result
+    finally:
+        client.cancel(list(sent))
+
+
+def payload(plan: Plan, task: Task) -> bytes:
+    """The formulas of a task's group and cell as bytes, for a process that has no model."""
+    group, cell = plan.groups[task.group], plan.cells[task.cell]
+    present = tuple((m, cell.formulas[m]) for m in group.metrics if m in cell.formulas)
+    # Copies without what a formula has cached: compiled functions do not pickle.
+    return pickle.dumps((tuple((m, replace(f, rates={})) for m, f in present), group.symbols))
+
+
+def _arrays(plan: Plan, task: Task) -> tuple[Array, ...]:
+    """The symbols' values in a block, one axis each."""
+    symbols = plan.groups[task.group].symbols
+    return tuple(
+        np.asarray(plan.axis(s).values[cut], dtype=np.float64)
+        for s, cut in zip(symbols, task.slices, strict=True)
+    )
+
+
+@lru_cache(maxsize=32)
+def _compiled(
+    data: bytes,
+) -> tuple[tuple[str, ...], tuple[str, ...], VectorFunction | None, tuple[tuple[_Check, ...], ...]]:
+    formulas, symbols = pickle.loads(data)  # made by `payload`, never read from outside
+    plain = [replace(f, limits=()) for _, f in formulas]
+    checks = tuple(tuple(limit_checks(f)) for _, f in formulas)
+    function = compile_vector(plain) if plain else None
+    return tuple(m for m, _ in formulas), symbols, function, checks
+
+
+def block_values(data: bytes, arrays: Sequence[Array]) -> dict[str, Array]:
+    """Metric to values over the product of ``arrays``; NaN outside a formula's limits."""
+    metrics, symbols, function, checks = _compiled(data)
+    if function is None:  # every formula of the block was refused
+        return {}
+    shape = tuple(len(a) for a in arrays)
+    grid = dict(zip(symbols, np.ix_(*arrays), strict=True)) if arrays else {}
+    results = function(**{n: grid[n] for n in function.names})
+    found = {}
+    for metric, values, limits in zip(metrics, results, checks, strict=True):
+        full = np.array(np.broadcast_to(values, shape), dtype=np.float64)
+        for limit, reached in limits:
+            (got,) = reached(**{n: grid[n] for n in reached.names})
+            full[np.broadcast_to(got > float(limit.bound), shape)] = np.nan
+        found[metric] = full
+    return found
+
+
+_Check: TypeAlias = tuple[Limit, VectorFunction]
+
+
+def limit_checks(formula: Formula) -> Iterator[_Check]:
+    """The limits of a formula over its own symbols, with functions of what they bound."""
+    for limit in formula.limits:
+        if limit.expr.free_symbols <= set(formula.symbols):
+            term = Term(Integer(1), (Arm(limit.expr, "limit"),))
+            yield limit, compile_vector([Formula("limit", "", (term,))])
+
+
+def check_limits(plan: Plan) -> None:
+    """Refuses a plan with points outside a formula's limits.
+
+    Raises:
+        InputError: naming the combination, the metric and the largest value.
+    """
+    for cell in plan.cells:
+        for metric, formula in cell.formulas.items():
+            for limit, reached in limit_checks(formula):
+                top = _largest(reached, plan)
+                if top > float(limit.bound):
+                    raise InputError(
+                        f"{cell.label}: {metric}: {limit.expr} = {top:g} exceeds {limit.bound}: "
+                        f"{limit.why}"
+                    )
+
+
+def _largest(function: VectorFunction, plan: Plan) -> float:
+    """The largest value over the sweep, one slab of the first symbol at a time."""
+    axes = [np.asarray(plan.axis(n).values, dtype=np.float64) for n in function.names]
+    if not axes:
+        return float(function()[0])
+    top = -np.inf
+    for value in axes[0]:
+        grid = np.ix_(np.array([value]), *axes[1:])
+        (got,) = function(**dict(zip(function.names, grid, strict=True)))
+        top = max(top, float(np.max(got)))
+    return top
+
+
+Report: TypeAlias = Callable[[int, int], None]
+
+
+def reporter(progress: bool | Report | None, blocks: int) -> tuple[Report, Callable[[], None]]:
+    """A function to call after each block, and one to call at the end.
+
+    A bar on standard error: when asked for, or by default on a terminal when
+    there is more than one block.
+    """
+    import sys
+
+    if callable(progress):
+        return progress, lambda: None
+    shown = sys.stderr.isatty() and blocks > 1 if progress is None else progress
+    if not shown:
+        return lambda done, total: None, lambda: None
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("sweep"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("blocks"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task("sweep", total=blocks)
+    bar.start()
+    return lambda done, total: bar.update(task, completed=done, total=total), bar.stop
