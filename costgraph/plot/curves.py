@@ -1,0 +1,254 @@
+"""A metric along one symbol, with its regimes shaded and its crossovers marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from sympy import oo
+
+from costgraph.errors import InputError, clip
+from costgraph.formula import Formula
+from costgraph.formula.bounds import bound_shares
+from costgraph.formula.regimes import Crossover, Regimes
+from costgraph.plot.style import (
+    LINES,
+    METRIC,
+    PALETTE,
+    axis_title,
+    axis_unit,
+    log_ticks,
+    new_figure,
+    number,
+    plain,
+    powers_of_two,
+    styled,
+    unit_axis,
+)
+
+#: Light fills with a hatch each: resources told apart without colour.
+SHADES = (
+    ("#CFE5F2", ""),
+    ("#F9DCC8", "///"),
+    ("#CDEBDF", "..."),
+    ("#F3DCE8", "\\\\\\"),
+    ("#F5ECC2", "xxx"),
+    ("#E2E2E2", "---"),
+)
+_WHOLE = ("S", "N")
+_POINTS = 240
+
+
+def sample(over: str, lower: float, upper: float, log: bool, points: int = _POINTS) -> list[float]:
+    """Values of a symbol for drawing; whole ones where only these have a meaning."""
+    steps = [i / (points - 1) for i in range(points)]
+    if log:
+        found = [lower * (upper / lower) ** s for s in steps]
+    else:
+        found = [lower + (upper - lower) * s for s in steps]
+    if over in _WHOLE:
+        return [float(v) for v in sorted({max(1, round(v)) for v in found})]
+    return found
+
+
+def check_range(over: str, lower: float, upper: float) -> None:
+    """Raises InputError unless ``0 < lower < upper``."""
+    if not (math.isfinite(lower) and math.isfinite(upper) and 0 < lower < upper):
+        raise InputError(f"{over}: the range {clip(lower)} … {clip(upper)} must rise from above 0")
+
+
+def evaluated(formula: Formula, over: str, at: Sequence[float], values: Mapping[str, Any]) -> list[float]:
+    """The formula at each value of the symbol."""
+    wanted = {s.name for s in formula.symbols}
+    fixed = {k: v for k, v in values.items() if k in wanted and k != over}
+    if over not in wanted:
+        names = ", ".join(s.name for s in formula.symbols)
+        raise InputError(f"{formula.name} does not depend on {clip(over)}; it depends on {names}")
+    whole = over in _WHOLE
+    return [float(formula.evaluate(**fixed, **{over: int(v) if whole else v})) for v in at]
+
+
+@styled
+def curve(
+    formulas: Mapping[str, Formula],
+    over: str,
+    lower: float,
+    upper: float,
+    *,
+    log: bool = True,
+    width: str = "slide",
+    title: str = "",
+    **values: Any,
+) -> Figure:
+    """One metric of one or several pipelines along a symbol.
+
+    With one formula its regimes are shaded by the resource that takes the
+    largest share of the time, and each crossover is a thin line, labelled where
+    the operations that cross take at least 3 % of the time.
+
+    Args:
+        formulas: formulas of one unit by what the legend calls them.
+        over: the symbol on the horizontal axis.
+        lower, upper: its range.
+        log: logarithmic axes.
+        width: ``column`` or ``slide``.
+        title: head line.
+        values: numbers for the other symbols.
+    """
+    check_range(over, lower, upper)
+    if not formulas:
+        raise InputError("nothing to draw: no formula is given")
+    first = next(iter(formulas.values()))
+    figure, (axes,) = new_figure()
+    at = sample(over, lower, upper, log)
+    highest, lowest = 0.0, math.inf
+    for index, (name, formula) in enumerate(formulas.items()):
+        if formula.unit != first.unit:
+            raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
+        y = evaluated(formula, over, at, values)
+        highest, lowest = max(highest, *y), min(lowest, *y)
+        axes.plot(
+            at, y, color=PALETTE[index % len(PALETTE)], linestyle=LINES[index % len(LINES)],
+            label=plain(name), zorder=3, gid=f"curve-{index}",
+        )  # fmt: skip
+    axes.set_xlim(lower, upper)
+    if log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        if axis_unit(over) == "":
+            log_ticks(axes, "x", powers_of_two(lower, upper, 8 if width == "column" else 14))
+        if highest / max(lowest, 1e-300) < 12:
+            _fine_ticks(axes)
+    else:
+        axes.set_ylim(0, highest * 1.08)
+    unit_axis(axes, "x", axis_unit(over))
+    unit_axis(axes, "y", {"byte": "B"}.get(first.unit, first.unit))
+    axes.set_xlabel(axis_title(over))
+    axes.set_ylabel(METRIC.get(first.name, plain(first.name)))
+    axes.grid(True, which="major", color="#E3E3E3", zorder=0)
+    handles, _ = axes.get_legend_handles_labels()
+    note = ""
+    if len(formulas) == 1:
+        shades, note = _shade(axes, first, over, lower, upper, values, width)
+        handles = shades
+    if handles:
+        axes.legend(handles=handles, loc="best")
+    axes.set_title("\n".join(filter(None, (plain(title), note))))
+    return figure
+
+
+def _fine_ticks(axes: Axes) -> None:
+    """More than the powers of ten on a short logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def regimes_between(
+    formula: Formula, over: str, lower: float, upper: float, values: Mapping[str, Any]
+) -> tuple[Regimes, list[tuple[float, float]]]:
+    """The formula's regimes, and the parts of them inside a range."""
+    wanted = {s.name for s in formula.symbols} - {over}
+    fixed = {k: v for k, v in values.items() if k in wanted}
+    found = formula.regimes(over, **fixed)
+    spans = []
+    for piece in found:
+        start = max(lower, float(piece.lower))
+        end = upper if piece.upper == oo else min(upper, float(piece.upper))
+        if start < end:
+            spans.append((start, end))
+    return found, spans
+
+
+def _shade(
+    axes: Axes,
+    formula: Formula,
+    over: str,
+    lower: float,
+    upper: float,
+    values: Mapping[str, Any],
+    width: str,
+) -> tuple[list[Patch], str]:
+    """Shades regimes and marks crossovers; returns the legend and a note."""
+    wanted = {s.name for s in formula.symbols} - {over}
+    fixed = {k: v for k, v in values.items() if k in wanted}
+    try:
+        _, spans = regimes_between(formula, over, lower, upper, values)
+        crossings = formula.crossover(over, **fixed)
+    except InputError:
+        return [], "regimes not shaded: the metric sums over contexts"
+    colours: dict[str, tuple[str, str]] = {}
+    for index, (start, end) in enumerate(spans):
+        middle = math.sqrt(start * end)
+        probe: float = max(1, round(middle)) if over in _WHOLE else middle
+        shares = bound_shares(formula, {**fixed, over: probe})
+        resource = max(sorted(shares), key=lambda r: shares[r])
+        colour, hatch = colours.setdefault(resource, SHADES[len(colours) % len(SHADES)])
+        axes.axvspan(
+            start, end, facecolor=colour, edgecolor="#FFFFFF", hatch=hatch, linewidth=0,
+            zorder=0.5, gid=f"regime-{index}",
+        )  # fmt: skip
+    _mark(axes, formula, over, lower, upper, fixed, crossings, width)
+    legend = [
+        Patch(facecolor=c, edgecolor="#999999", hatch=h, label=f"mostly {r}")
+        for r, (c, h) in colours.items()
+    ]
+    count = f"{len(spans)} regime{'s' if len(spans) != 1 else ''}"
+    return legend, f"{count} in this range, shaded by the resource with the largest share"
+
+
+def _mark(
+    axes: Axes,
+    formula: Formula,
+    over: str,
+    lower: float,
+    upper: float,
+    fixed: Mapping[str, Any],
+    crossings: Sequence[Crossover],
+    width: str,
+) -> None:
+    by_place: dict[float, list[Crossover]] = {}
+    for crossing in crossings:
+        if lower < float(crossing.value) < upper:
+            by_place.setdefault(float(crossing.value), []).append(crossing)
+    last = -math.inf
+    for place, group in sorted(by_place.items()):
+        axes.axvline(place, color="#555555", linewidth=0.5, linestyle=(0, (4, 2)), zorder=2)
+        ops = [op for c in group for op in c.ops]
+        share = _share(formula, over, place, fixed, set(ops))
+        spot = axes.transLimits.transform(axes.transScale.transform((place, 1.0)))[0]
+        if share < 0.03 or spot - last < (0.075 if width == "column" else 0.04):
+            continue
+        last = spot
+        names = ", ".join(dict.fromkeys(plain(op.rsplit(".", 1)[-1]) for op in ops[:2]))
+        names += f" +{len(ops) - 2}" if len(ops) > 2 else ""
+        shown = number(place, axis_unit(over)) if axis_unit(over) else f"{place:.4g}"
+        text = f"{over}={shown}: {names} → {group[0].above.split(':')[0]}"
+        axes.annotate(
+            text, (place, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0),
+            textcoords="offset points", rotation=90, ha="right", va="bottom", zorder=5,
+            fontsize=axes.xaxis.label.get_fontsize() * 0.78, color="#333333",
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
+        )  # fmt: skip
+
+
+def _share(
+    formula: Formula, over: str, place: float, fixed: Mapping[str, Any], ops: set[str]
+) -> float:
+    from costgraph.formula.evaluate import compile_expr
+
+    symbols = formula.symbols
+    given = [place if s.name == over else fixed[s.name] for s in symbols]
+    mine = whole = 0.0
+    for term in formula.terms:
+        size = max(float(compile_expr(a.expr, symbols)(*given)) for a in term.arms)
+        value = size * float(compile_expr(term.count, symbols)(*given))
+        whole += value
+        if ops & set(term.ops):
+            mine += value
+    return mine / whole if whole else 0.0
