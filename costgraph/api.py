@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
@@ -22,6 +22,9 @@ from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, N
+
+if TYPE_CHECKING:
+    from costgraph.draw import Drawing
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
 Hardware = str | os.PathLike[str] | Machine
@@ -159,6 +162,15 @@ class Compiled:
             InputError: a symbol is missing, or a value is out of range.
         """
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
+
+    def draw(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Drawing:
+        """A picture of the graph, saved to ``path`` if given; see :func:`costgraph.draw.draw`."""
+        from costgraph.draw import draw
+
+        drawing = draw(self, **options)
+        if path is not None:
+            drawing.save(path)
+        return drawing
 
     # --- parts ---------------------------------------------------------------
 

@@ -80,12 +80,14 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from costgraph import __version__
+    from costgraph.cli_draw import add_picture_commands
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
+    add_picture_commands(commands)
     _list_commands(commands)
     return parser
 

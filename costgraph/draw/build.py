@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -116,8 +117,7 @@ def _region(
                 end = clean(f"{name}/{user}")
                 found.links.append(Link(result, end, (carrier(entry),), carried=True))
     return {
-        t.name: inside[result]
-        for t, result in zip(node.outputs, region.body.outputs, strict=True)
+        t.name: inside[result] for t, result in zip(node.outputs, region.body.outputs, strict=True)
     }
 
 
@@ -188,7 +188,7 @@ def program_scene(program: Program, title: str = "", subtitle: str = "") -> Scen
         vertices.append(
             Vertex(clean(phase.name), clean(phase.name), "phase", lines=tuple(filter(None, lines)))
         )
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in itertools.pairwise(names):
         links.append(Link(before, after, text="then"))
     if stepping:
         links.append(Link(stepping[-1], stepping[0], carried=True, text="next step"))

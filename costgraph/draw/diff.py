@@ -98,8 +98,8 @@ def _phase_fact(phase: Phase) -> object:
 def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scene:
     change = compare_graphs(old.graph, new.graph)
     before, after = graph_scene(old.graph), graph_scene(new.graph)
-    mark = {p: "erased" for p in change.erased} | {p: "changed" for p in change.changed}
-    mark |= {p: "kept" for p in change.kept}
+    mark = dict.fromkeys(change.erased, "erased") | dict.fromkeys(change.changed, "changed")
+    mark |= dict.fromkeys(change.kept, "kept")
     group: dict[str, str] = {}
     frames = []
     where = {v.id: v.cluster for v in before.vertices}
@@ -108,9 +108,7 @@ def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scen
         members = tuple(m for m in members if m not in group)
         if not members:
             continue
-        frames.append(
-            Cluster(name, path.rsplit("/", 1)[-1], where.get(members[0], ""), "created")
-        )
+        frames.append(Cluster(name, path.rsplit("/", 1)[-1], where.get(members[0], ""), "created"))
         group.update((m, name) for m in members)
     vertices = [
         replace(v, mark=mark.get(v.id, ""), cluster=group.get(v.id, v.cluster))
@@ -126,8 +124,7 @@ def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scen
     vertices += [v if not v.is_source else replace(v, mark="") for v in fresh]
     added = {v.id for v in fresh}
     links = [
-        replace(link, mark="erased" if _erased(link, mark, group) else "")
-        for link in before.links
+        replace(link, mark="erased" if _erased(link, mark, group) else "") for link in before.links
     ]
     present = {v.id for v in vertices}
     links += [
@@ -139,9 +136,7 @@ def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scen
     ]
     result = _with_new_weights(vertices, after)
     clusters = (*before.clusters, *frames)
-    clusters += tuple(
-        c for c in after.clusters if c.id not in {b.id for b in before.clusters}
-    )
+    clusters += tuple(c for c in after.clusters if c.id not in {b.id for b in before.clusters})
     counts = (
         f"{len(change.erased)} erased, {len(change.created)} created, "
         f"{len(change.changed)} changed, {len(change.kept)} kept"
@@ -197,9 +192,7 @@ def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
     ]
     now = {(x.start, x.end, x.carried) for x in after.links}
     links += [
-        replace(x, mark="erased")
-        for x in before.links
-        if (x.start, x.end, x.carried) not in now
+        replace(x, mark="erased") for x in before.links if (x.start, x.end, x.carried) not in now
     ]
     gone = [n for n in old if n not in new]
     made = [n for n in new if n not in old]
@@ -207,13 +200,13 @@ def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
     return Scene(title, subtitle, (), tuple(vertices), tuple(links), tuple(notes), True)
 
 
-def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
-    """All passes of a pipeline in one scene, a frame for each, in order."""
+def trace_scene(trace: Trace, title: str, subtitle: str = "", first: int = 1) -> Scene:
+    """All passes of a pipeline in one scene, a frame for each, counted from ``first``."""
     clusters: list[Cluster] = []
     vertices: list[Vertex] = []
     links: list[Link] = []
     notes: list[str] = []
-    for index, step in enumerate(trace.steps, 1):
+    for index, step in enumerate(trace.steps, first):
         name = clean(step.made_by.spec(), 120)
         parts = step_scene(step, title, subtitle)
         if not parts:
@@ -234,8 +227,10 @@ def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
             links += [replace(x, start=prefix + x.start, end=prefix + x.end) for x in part.links]
             notes += [f"{index}. {name}: {part.notes[0]}", *(f"      {n}" for n in part.notes[1:])]
         for miss in step.misses:
-            notes.append(f"{index}. {name}: {clean(miss.rule)} did not apply at "
-                         f"{clean(miss.node)}: {clean(miss.reason)}")
+            notes.append(
+                f"{index}. {name}: {clean(miss.rule)} did not apply at "
+                f"{clean(miss.node)}: {clean(miss.reason)}"
+            )
     return Scene(
         title, subtitle, tuple(clusters), tuple(vertices), tuple(links), tuple(notes), True
     )

@@ -216,7 +216,9 @@ def _legend(graph: Any, scene: Scene) -> None:
     """A small sample graph: the roles, bounds and marks that occur, each named."""
     roles = {t.role for link in scene.links for t in link.tensors}
     roles |= {v.role for v in scene.vertices if v.is_source}
-    bounds = [b for b in ("compute", "memory", "overhead") if any(v.bound == b for v in scene.vertices)]
+    bounds = [
+        b for b in ("compute", "memory", "overhead") if any(v.bound == b for v in scene.vertices)
+    ]
     marks = [m for m in MARKS if scene.marks and _marked(scene, m)]
     if not (roles or bounds or marks):
         return

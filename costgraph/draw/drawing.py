@@ -20,6 +20,7 @@ from costgraph.draw.scene import Scene, Vertex, clean
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
 from costgraph.graph import Graph
+from costgraph.pipeline import Trace
 from costgraph.program import Phase, Program
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ class Drawing:
 
     def __repr__(self) -> str:
         scene = self.scene
-        return f"<Drawing {scene.title!r}: {len(scene.vertices)} vertices, {len(scene.links)} links>"
+        return (
+            f"<Drawing {scene.title!r}: {len(scene.vertices)} vertices, {len(scene.links)} links>"
+        )
 
 
 def draw(
@@ -151,6 +154,7 @@ def draw(
     level: str = "op",
     phase: str | None = None,
     diff: bool = False,
+    step: int | None = None,
     B: int | None = None,
     T: int | None = None,
     S: int | None = None,
@@ -166,6 +170,7 @@ def draw(
         phase: whose step graph; by default the last stepping phase if ``T`` is
             given, the first phase otherwise.
         diff: what each pass erased, changed, created and kept (compiled models).
+        step: with ``diff``, only this pass of the pipeline, counted from 1.
         B, T, S, symbols: with ``T`` or ``S``, operations are coloured by bound
             and sized by their share of the step's time.
         limit: vertices above which a picture is collapsed, with a note.
@@ -190,7 +195,12 @@ def draw(
     if diff:
         if compiled is None or not compiled.trace.steps:
             raise InputError("a difference needs a model that was compiled with passes")
-        whole = trace_scene(compiled.trace, title, _passes(compiled))
+        trace = compiled.trace
+        if step is not None:
+            if isinstance(step, bool) or not 1 <= step <= len(trace.steps):
+                raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
+            trace = Trace(trace.steps[step - 1 : step])
+        whole = trace_scene(trace, title, _passes(compiled), 1 if step is None else step)
         return Drawing(whole, whole)
     if level == "model":
         scene = _model(program, compiled, title, given)

@@ -63,7 +63,7 @@ def _folded(scene: Scene, cluster: str) -> Scene:
         frame = f"{template[0]}…"
         made.append(Cluster(frame, f"{run.period} operations × {run.copies}", cluster))
         inside.update((name, frame) for name in template)
-        first = {name for name in template}
+        first = set(template)
         for name in template:
             for source in operands[name]:
                 if by_id[source].is_source and users[source] <= first:
@@ -192,9 +192,7 @@ def find_runs(
     return tuple(sorted(result, key=lambda r: r.start))
 
 
-def _runs_of(
-    period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]
-) -> list[Run]:
+def _runs_of(period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]) -> list[Run]:
     found: list[Run] = []
     start = 0
     size = len(signatures)

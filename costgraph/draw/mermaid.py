@@ -96,9 +96,7 @@ def _arrow(link: Link) -> str:
 def _classes(scene: Scene) -> list[str]:
     used = {_class(v) for v in scene.vertices}
     known = {"plain": "fill:#F7F7F7,stroke:#555555", "note": "fill:#FFFFFF,stroke:#FFFFFF"}
-    known |= {
-        f"bound_{b}": f"fill:{BOUND_FILL[b]},stroke:{BOUND_EDGE[b]}" for b in BOUND_FILL if b
-    }
+    known |= {f"bound_{b}": f"fill:{BOUND_FILL[b]},stroke:{BOUND_EDGE[b]}" for b in BOUND_FILL if b}
     known |= {f"role_{r}": f"fill:{fill},stroke:#777777" for r, fill in SOURCE_FILL.items()}
     for mark, style in MARK_STYLE.items():
         dashes = ",stroke-dasharray:5 3" if mark == "erased" else ""

@@ -11,12 +11,25 @@ from matplotlib.figure import Figure
 from costgraph.api import Compiled
 from costgraph.comparison import Comparison
 from costgraph.errors import InputError, clip
-from costgraph.plot.style import HATCHES, PALETTE, axis_title, new_figure, number, plain
-from costgraph.plot.style import styled, unit_axis
+from costgraph.plot.style import (
+    HATCHES,
+    PALETTE,
+    axis_title,
+    head,
+    new_figure,
+    number,
+    plain,
+    styled,
+    unit_axis,
+)
 
 _KINDS = 6
 _GREY = "#BBBBBB"
-MEMORY = (("weight_bytes", "weights"), ("kv_bytes", "KV cache"), ("activation_bytes", "activations"))
+MEMORY = (
+    ("weight_bytes", "weights"),
+    ("kv_bytes", "KV cache"),
+    ("activation_bytes", "activations"),
+)
 
 
 @styled
@@ -51,8 +64,11 @@ def breakdown(
             series = kinds.setdefault(row.kind, [0.0] * len(tables))
             series[index] += row.seconds * float(row.count)
     ranked = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
-    shown = {plain(k): kinds[k] for k in ranked[:_KINDS] if any(kinds[k])}
-    rest = [sum(kinds[k][i] for k in ranked[_KINDS:]) for i in range(len(tables))]
+    sums = [float(t.totals["seconds"]) for t in tables]
+    large = [k for k in ranked if any(v > 0.01 * s for v, s in zip(kinds[k], sums, strict=True))]
+    shown = {plain(k): kinds[k] for k in large[:_KINDS]}
+    small = [k for k in ranked if k not in large[:_KINDS]]
+    rest = [sum(kinds[k][i] for k in small) for i in range(len(tables))]
     if any(rest):
         shown["other"] = rest
     figure, (left, right) = new_figure(*((1, 2) if width == "column" else (2, 1)))
@@ -62,10 +78,7 @@ def breakdown(
     stack(left, names, shown)
     left.set_ylabel(f"time of a {phase} step")
     unit_axis(left, "y", "s")
-    uses = {
-        name: [float(t.totals[key]) for t in tables]
-        for key, name in MEMORY
-    }
+    uses = {name: [float(t.totals[key]) for t in tables] for key, name in MEMORY}
     stack(right, names, uses)
     right.set_ylabel("memory")
     unit_axis(right, "y", "B")
@@ -149,10 +162,10 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     for place, end in enumerate(ends):
         if 0 < place < last:
             change = steps[place - 1].change
-            text = f"{'−' if change < 0 else '+'}{number(abs(change), 's')}"
+            text = f"{'−' if change < 0 else '+'}{_rounded(abs(change))}"
             end = max(end, end - change)
         else:
-            text = number(end, "s")
+            text = _rounded(end)
         axes.annotate(text, (place, end), xytext=(0, 2), textcoords="offset points",
                       ha="center", va="bottom", zorder=5)  # fmt: skip
     axes.set_xticks(range(len(names)), names)
@@ -162,9 +175,11 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
     at = ", ".join(f"{k}={v}" for k, v in comparison.bindings.items())
     ratio = start / steps[-1].latency
-    axes.set_title(
-        f"{plain(comparison.model)} on {plain(comparison.hardware)}, {at}: {ratio:.2f}×"
-        f" {'faster' if ratio >= 1 else 'as fast'}"
+    head(
+        axes,
+        width,
+        f"{plain(comparison.model)} on {plain(comparison.hardware)}, {at}: "
+        f"{ratio:.2f}× the speed without passes",
     )
     return figure
 
@@ -172,6 +187,12 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
 def _bar(axes: Axes, place: int, low: float, height: float, colour: str, hatch: str) -> None:
     axes.bar(place, height, bottom=low, color=colour, hatch=hatch, edgecolor="white",
              width=0.72, zorder=3, linewidth=0.4)  # fmt: skip
+    # A change too small to see is still a line of its colour.
+    axes.plot([place - 0.36, place + 0.36], [low, low], color=colour, zorder=2.5)
+
+
+def _rounded(seconds: float) -> str:
+    return number(float(f"{seconds:.3g}"), "s")
 
 
 def _spec(text: str, width: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,6 +22,8 @@ from costgraph.plot.style import (
     PALETTE,
     axis_title,
     axis_unit,
+    decades,
+    head,
     log_ticks,
     new_figure,
     number,
@@ -61,7 +64,9 @@ def check_range(over: str, lower: float, upper: float) -> None:
         raise InputError(f"{over}: the range {clip(lower)} … {clip(upper)} must rise from above 0")
 
 
-def evaluated(formula: Formula, over: str, at: Sequence[float], values: Mapping[str, Any]) -> list[float]:
+def evaluated(
+    formula: Formula, over: str, at: Sequence[float], values: Mapping[str, Any]
+) -> list[float]:
     """The formula at each value of the symbol."""
     wanted = {s.name for s in formula.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted and k != over}
@@ -110,10 +115,14 @@ def curve(
         if formula.unit != first.unit:
             raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
         y = evaluated(formula, over, at, values)
+        # Later lines are thinner, so that lines that coincide all show.
+        wide = matplotlib.rcParams["lines.linewidth"] * max(
+            0.7, 1 + 0.35 * (len(formulas) - 1 - index)
+        )
         highest, lowest = max(highest, *y), min(lowest, *y)
         axes.plot(
             at, y, color=PALETTE[index % len(PALETTE)], linestyle=LINES[index % len(LINES)],
-            label=plain(name), zorder=3, gid=f"curve-{index}",
+            label=plain(name), zorder=3, gid=f"curve-{index}", linewidth=wide,
         )  # fmt: skip
     axes.set_xlim(lower, upper)
     if log:
@@ -121,8 +130,9 @@ def curve(
         axes.set_yscale("log")
         if axis_unit(over) == "":
             log_ticks(axes, "x", powers_of_two(lower, upper, 8 if width == "column" else 14))
-        if highest / max(lowest, 1e-300) < 12:
-            _fine_ticks(axes)
+        else:
+            decades(axes, "x")
+        decades(axes, "y")
     else:
         axes.set_ylim(0, highest * 1.08)
     unit_axis(axes, "x", axis_unit(over))
@@ -137,16 +147,8 @@ def curve(
         handles = shades
     if handles:
         axes.legend(handles=handles, loc="best")
-    axes.set_title("\n".join(filter(None, (plain(title), note))))
+    head(axes, width, plain(title), note)
     return figure
-
-
-def _fine_ticks(axes: Axes) -> None:
-    """More than the powers of ten on a short logarithmic axis."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def regimes_between(
@@ -216,25 +218,46 @@ def _mark(
     for crossing in crossings:
         if lower < float(crossing.value) < upper:
             by_place.setdefault(float(crossing.value), []).append(crossing)
-    last = -math.inf
+    near = 0.075 if width == "column" else 0.04
+    shown: list[tuple[float, float, float, list[Crossover]]] = []
     for place, group in sorted(by_place.items()):
         axes.axvline(place, color="#555555", linewidth=0.5, linestyle=(0, (4, 2)), zorder=2)
-        ops = [op for c in group for op in c.ops]
-        share = _share(formula, over, place, fixed, set(ops))
+        share = _share(formula, over, place, fixed, {op for c in group for op in c.ops})
         spot = axes.transLimits.transform(axes.transScale.transform((place, 1.0)))[0]
-        if share < 0.03 or spot - last < (0.075 if width == "column" else 0.04):
+        if share < 0.03:
             continue
-        last = spot
-        names = ", ".join(dict.fromkeys(plain(op.rsplit(".", 1)[-1]) for op in ops[:2]))
-        names += f" +{len(ops) - 2}" if len(ops) > 2 else ""
-        shown = number(place, axis_unit(over)) if axis_unit(over) else f"{place:.4g}"
-        text = f"{over}={shown}: {names} → {group[0].above.split(':')[0]}"
-        axes.annotate(
-            text, (place, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0),
-            textcoords="offset points", rotation=90, ha="right", va="bottom", zorder=5,
-            fontsize=axes.xaxis.label.get_fontsize() * 0.78, color="#333333",
-            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
-        )  # fmt: skip
+        if shown and spot - shown[-1][0] < near:  # of lines close together the weightiest
+            if share <= shown[-1][1]:
+                continue
+            shown.pop()
+        shown.append((spot, share, place, group))
+    for _, _, place, group in shown:
+        _name(axes, formula, over, place, fixed, group)
+
+
+def _name(
+    axes: Axes,
+    formula: Formula,
+    over: str,
+    place: float,
+    fixed: Mapping[str, Any],
+    group: Sequence[Crossover],
+) -> None:
+    """The label of a crossover, above or below the curve, wherever there is more room."""
+    ops = [op for c in group for op in c.ops]
+    names = ", ".join(dict.fromkeys(plain(op.rsplit(".", 1)[-1]) for op in ops[:2]))
+    names += f" +{len(ops) - 2}" if len(ops) > 2 else ""
+    value = number(place, axis_unit(over)) if axis_unit(over) else f"{place:.4g}"
+    height = evaluated(formula, over, [place], fixed)[0]
+    spot = axes.transLimits.transform(axes.transScale.transform((place, height)))[1]
+    low = spot > 0.5
+    axes.annotate(
+        f"{over}={value}: {names} → {group[0].above.split(':')[0]}",
+        (place, 0.02 if low else 0.98), xycoords=("data", "axes fraction"), xytext=(-2, 0),
+        textcoords="offset points", rotation=90, ha="right", va="bottom" if low else "top",
+        fontsize=axes.xaxis.label.get_fontsize() * 0.78, color="#333333", zorder=5,
+        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
+    )  # fmt: skip
 
 
 def _share(

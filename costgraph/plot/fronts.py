@@ -6,11 +6,24 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from sympy import Integer
 
 from costgraph.api import Compiled
 from costgraph.errors import InputError
 from costgraph.plot.labels import Point, line_boxes, place_labels
-from costgraph.plot.style import LINES, MARKERS, PALETTE, new_figure, plain, styled, unit_axis
+from costgraph.plot.style import (
+    LINES,
+    MARKERS,
+    PALETTE,
+    decades,
+    head,
+    new_figure,
+    plain,
+    styled,
+    unit_axis,
+)
+from costgraph.roofline import phase_memory
+from costgraph.symbols import symbol
 
 Place = tuple[float, float, int, bool]
 
@@ -18,19 +31,19 @@ Place = tuple[float, float, int, bool]
 def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Place]:
     """(time per output token, tokens per second, batch, fits in memory) over batches.
 
-    Context ``T`` in ``values`` is that of the decode step; the memory is what a
-    request of that context needs.
+    ``T`` in ``values`` is the context of the decode step. The memory is what
+    decoding holds there: weights, caches and live activations.
     """
     capacity = (compiled.bound or compiled.machine).memory.capacity
     wanted = {s.name for s in compiled.tpot.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted}
-    memory = {s.name for s in compiled.memory.symbols}
+    stepping = [p for p in compiled.program.phases if p.span is not None]
+    candidates = [m for p in stepping for m in phase_memory(p, compiled.accounting, at_end=False)]
     found = []
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
-        length = {"S": max(values.get("T", 2) - 1, 1), "N": 2, "B": batch, **values}
-        need = compiled.memory.evaluate(**{k: v for k, v in length.items() if k in memory})
-        fits = capacity is None or need <= float(capacity)
+        at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
+        fits = capacity is None or max(float(m.xreplace(at)) for m in candidates) <= float(capacity)
         found.append((seconds, batch / seconds, batch, fits))
     return found
 
@@ -108,7 +121,9 @@ def pareto(
     unit_axis(axes, "x", "s")
     unit_axis(axes, "y", "token/s")
     axes.grid(True, which="both", color="#EBEBEB", zorder=0)
-    axes.set_title(plain(title))
+    decades(axes, "x")
+    decades(axes, "y")
+    head(axes, width, plain(title))
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip
     figure.draw_without_rendering()

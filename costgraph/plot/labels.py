@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 #: Directions tried in this order, in degrees.
@@ -71,6 +72,7 @@ def place_labels(
             continue
         options = {} if size is None else {"fontsize": size}
         text = axes.text(point.x, point.y, point.text, zorder=6, **options)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.85)])
         box = text.get_window_extent(renderer)
         wide, high = box.width, box.height
         best: tuple[float, float, float] | None = None

@@ -22,10 +22,13 @@ from costgraph.plot.style import (
     LINES,
     axis_title,
     axis_unit,
+    decades,
+    head,
     log_ticks,
     new_figure,
     plain,
     powers_of_two,
+    short,
     styled,
     unit_axis,
 )
@@ -98,11 +101,10 @@ def regime_map(
             xs, ys, inside, levels=[0.5, 1.5], colors=[colour], hatches=[hatch], zorder=1
         )
         filled.set_edgecolor("#FFFFFF")
-        share = 100 * float(np.mean(inside))
         handles.append(
             Patch(
                 facecolor=colour, edgecolor="#999999", hatch=hatch,
-                label=f"mostly {plain(name)} ({share:.0f}% of the area)",
+                label=f"mostly {plain(name)}",
             )
         )  # fmt: skip
         _name_area(axes, xs, ys, inside, name.split(":")[0])
@@ -114,10 +116,12 @@ def regime_map(
     for which, name, span in (("x", x, x_range), ("y", y, y_range)):
         if axis_unit(name) == "":
             log_ticks(axes, which, powers_of_two(*span, 8 if width == "column" else 12))
+        else:
+            decades(axes, which)
         unit_axis(axes, which, axis_unit(name))
     axes.set_xlabel(axis_title(x))
     axes.set_ylabel(axis_title(y))
-    axes.set_title(plain(title))
+    head(axes, width, plain(title))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if width == "column" else 2)
     return figure
 
@@ -209,10 +213,10 @@ def _exact_lines(
             continue
         value = np.where(seen, value, np.nan)
         style = LINES[(len(handles) + 1) % len(LINES)]
-        names = ", ".join(plain(op) for op in term.ops[:3])
-        names += f" +{len(term.ops) - 3}" if len(term.ops) > 3 else ""
+        names = ", ".join(plain(short(op)) for op in term.ops[:2])
+        names += f" +{len(term.ops) - 2}" if len(term.ops) > 2 else ""
         sides = " = ".join(plain(a.resource.split(":")[0]) for a in term.arms)
-        label = f"exact: {names}: {sides}"
+        label = f"{names}: {sides}"
         places = (free, value) if unknown == y else (value, free)
         (line,) = axes.plot(*places, color="#000000", linestyle=style, zorder=4, label=label)
         line.set_gid(f"boundary-{len(handles)}")

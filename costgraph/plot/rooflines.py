@@ -16,7 +16,18 @@ from costgraph.breakdown import Breakdown
 from costgraph.errors import InputError
 from costgraph.machine import Engine, Machine
 from costgraph.plot.labels import Point, line_boxes, place_labels
-from costgraph.plot.style import BOUND, LINES, PALETTE, new_figure, number, plain, styled, unit_axis
+from costgraph.plot.style import (
+    BOUND,
+    LINES,
+    PALETTE,
+    head,
+    new_figure,
+    number,
+    plain,
+    short,
+    styled,
+    unit_axis,
+)
 
 Place = tuple[float, float]
 
@@ -47,9 +58,7 @@ def roofs_of(machine: Machine, dtypes: Sequence[str]) -> tuple[Roof, ...]:
         names = by_peak.setdefault(peak, [])
         if shown not in names:
             names.append(shown)
-    return tuple(
-        Roof(", ".join(names), peak, bandwidth) for peak, names in sorted(by_peak.items())
-    )
+    return tuple(Roof(", ".join(names), peak, bandwidth) for peak, names in sorted(by_peak.items()))
 
 
 def dtypes_used(compiled: Compiled, phase: str) -> list[str]:
@@ -105,10 +114,10 @@ def roofline(
     axes.set_ylim(low / 4, roofs[-1].peak * 6)
     marks = []
     if after is not None:
-        _scatter(axes, first, hollow=True)
+        scatter(axes, first, hollow=True)
         _arrows(axes, after, first, shown)
         marks = [Point(*_at(r), "", 3.0) for r in first if r.flops and r.seconds]
-    labelled = _scatter(axes, shown, hollow=False)
+    labelled = scatter(axes, shown, hollow=False, least=0.01 if width == "column" else 0.0)
     _bound_legend(axes, shown, after is not None)
     size = {} if width == "slide" else {"size": 6.0}
     points = [*ridge_points(axes, roofs), *labelled, *marks]
@@ -122,10 +131,12 @@ def roofline(
     rest = 100 * silent / shown.totals["seconds"]
     at = ", ".join(f"{k}={v}" for k, v in values.items())
     passes = plain(shown.passes or "no passes")
-    separator = "\n" if width == "column" else " · "
-    axes.set_title(
-        f"{plain(shown.model)} on {plain(machine.name)}{separator}{phase}, {at}, {passes}"
-        + (f" ({rest:.1f}% of the time without FLOPs)" if rest >= 0.05 else "")
+    rest_text = f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
+    head(
+        axes,
+        width,
+        f"{plain(shown.model)} on {plain(machine.name)}, {phase}, {at}, {passes}",
+        rest_text,
     )
     return figure
 
@@ -178,8 +189,11 @@ def _at(row: object) -> Place:
     return float(row.intensity), float(row.performance)  # type: ignore[attr-defined]
 
 
-def _scatter(axes: Axes, table: Breakdown, hollow: bool) -> list[Point]:
-    """Markers for operations that do FLOPs; returns their labels, largest share first."""
+def scatter(axes: Axes, table: Breakdown, hollow: bool, least: float = 0.0) -> list[Point]:
+    """Markers for operations that do FLOPs; returns their labels, largest share first.
+
+    Operations with less than ``least`` of the time have a marker but no text.
+    """
     total = float(table.totals["seconds"])
     groups: dict[tuple[int, int, str], list[tuple[str, float, Place]]] = {}
     for row in table:
@@ -202,19 +216,16 @@ def _scatter(axes: Axes, table: Breakdown, hollow: bool) -> list[Point]:
             facecolors="none" if hollow else colour, edgecolors=colour if hollow else "white",
             alpha=0.55 if hollow else 0.85,
         )  # fmt: skip
-        points.append((share, Point(x, y, _named(members, share), math.sqrt(area) / 2)))
+        text = _named(members, share) if share >= least else ""
+        points.append((share, Point(x, y, text, math.sqrt(area) / 2)))
     return [p for _, p in sorted(points, key=lambda item: -item[0])]
 
 
 def _named(members: Sequence[tuple[str, float, Place]], share: float) -> str:
-    names = [plain(_short(m[0])) for m in members]
-    text = ", ".join(names[:3]) + (f" +{len(names) - 3}" if len(names) > 3 else "")
+    names = [plain(short(m[0])) for m in members]
+    most = max(1, next((i for i in range(1, 4) if len(", ".join(names[:i])) > 30), 4) - 1)
+    text = ", ".join(names[:most]) + (f" +{len(names) - most}" if len(names) > most else "")
     return f"{text} {100 * share:.0f}%" if share >= 0.005 else text
-
-
-def _short(name: str) -> str:
-    parts = name.split("+")
-    return name if len(parts) < 3 else f"{parts[0]}+…+{parts[-1]}"
 
 
 def _arrows(axes: Axes, after: Compiled, first: Breakdown, shown: Breakdown) -> None:
@@ -252,5 +263,9 @@ def _bound_legend(axes: Axes, table: Breakdown, both: bool) -> None:
             Line2D([], [], color=PALETTE[-1], marker="o", markerfacecolor="none", linestyle="",
                    label="before the passes")
         )  # fmt: skip
-    axes.legend(handles=handles, loc="lower right", title="area: share of time",
-                title_fontsize=axes.xaxis.label.get_fontsize() * 0.8)
+    axes.legend(
+        handles=handles,
+        loc="lower right",
+        title="area: share of time",
+        title_fontsize=axes.xaxis.label.get_fontsize() * 0.8,
+    )

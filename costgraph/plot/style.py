@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -113,6 +114,12 @@ def plain(text: object) -> str:
     return clean(text, 160).replace("$", r"\$")
 
 
+def short(name: str) -> str:
+    """The name of an operation; of a fused one its first and last part."""
+    parts = name.split("+")
+    return name if len(parts) < 3 else f"{parts[0]}+…+{parts[-1]}"
+
+
 def number(value: float, unit: str = "") -> str:
     """A value with an SI prefix, as labels and ticks show it."""
     known = {"byte": "B", "token/s": "token/s", "tokens": ""}
@@ -177,6 +184,26 @@ def log_ticks(axes: Axes, which: str, values: list[float]) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
+
+
+def decades(axes: Axes, which: str) -> None:
+    """Ticks of a logarithmic axis: 1, 2 and 5 where powers of ten alone would be few."""
+    from matplotlib.ticker import LogLocator
+
+    axis, (low, high) = (
+        (axes.xaxis, axes.get_xlim()) if which == "x" else (axes.yaxis, axes.get_ylim())
+    )
+    span = high / max(low, 1e-300)
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if span < 12 else (1.0, 2.0, 5.0) if span < 400 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def head(axes: Axes, width: str, *parts: str) -> None:
+    """The title, in lines that fit the width."""
+    most = 46 if width == "column" else 86
+    lines = [line for part in parts if part for line in textwrap.wrap(part, most)]
+    axes.set_title("\n".join(lines))
 
 
 def powers_of_two(lower: float, upper: float, most: int = 8) -> list[float]:
