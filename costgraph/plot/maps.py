@@ -96,9 +96,11 @@ def regime_map(
         inside = (winner == index).astype(float)
         if not inside.any():
             continue
+        others = [totals[n] for n in names if n != name] or [np.zeros_like(whole)]
+        lead = (totals[name] - np.maximum.reduce(others)) / whole
         colour, hatch = SHADES[index % len(SHADES)]
         filled = axes.contourf(
-            xs, ys, inside, levels=[0.5, 1.5], colors=[colour], hatches=[hatch], zorder=1
+            xs, ys, lead, levels=[0.0, 2.0], colors=[colour], hatches=[hatch], zorder=1
         )
         filled.set_edgecolor("#FFFFFF")
         handles.append(
@@ -109,7 +111,7 @@ def regime_map(
         )  # fmt: skip
         _name_area(axes, xs, ys, inside, name.split(":")[0])
         if 0 < inside.sum() < inside.size:
-            axes.contour(xs, ys, inside, levels=[0.5], colors="#333333", linewidths=0.8, zorder=2)
+            axes.contour(xs, ys, lead, levels=[0.0], colors="#333333", linewidths=0.8, zorder=2)
     handles += _exact_lines(axes, weights, symbols, x_range, y_range)
     axes.set_xlim(*x_range)
     axes.set_ylim(*y_range)

@@ -20,6 +20,7 @@ from costgraph.plot.style import (
     BOUND,
     LINES,
     PALETTE,
+    font_size,
     head,
     new_figure,
     number,
@@ -203,7 +204,7 @@ def scatter(axes: Axes, table: Breakdown, hollow: bool, least: float = 0.0) -> l
             key = (round(math.log10(place[0]) * 8), round(math.log10(place[1]) * 8), row.bound)
             share = row.seconds * float(row.count) / total
             groups.setdefault(key, []).append((row.name, share, place))
-    font = axes.xaxis.label.get_fontsize()
+    font = font_size(axes)
     points = []
     for (_, _, bound), members in groups.items():
         share = sum(m[1] for m in members)
@@ -267,5 +268,5 @@ def _bound_legend(axes: Axes, table: Breakdown, both: bool) -> None:
         handles=handles,
         loc="lower right",
         title="area: share of time",
-        title_fontsize=axes.xaxis.label.get_fontsize() * 0.8,
+        title_fontsize=font_size(axes) * 0.8,
     )

@@ -26,7 +26,7 @@ SUFFIXES = (".svg", ".pdf", ".png")
 #: Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is too light for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 2)))
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 2)))
 HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 #: Colour, hatch and marker of what bounds an operation.
 BOUND = {
@@ -112,6 +112,11 @@ def plain(text: object) -> str:
     from costgraph.draw.scene import clean
 
     return clean(text, 160).replace("$", r"\$")
+
+
+def font_size(axes: Axes) -> float:
+    """Points of the axes' label font, which others are set in proportion to."""
+    return float(axes.xaxis.label.get_fontsize())
 
 
 def short(name: str) -> str:
@@ -227,7 +232,11 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     """A figure as ``svg``, ``pdf`` or ``png``."""
     stream = BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    settings = {"svg.hashsalt": "costgraph", "svg.fonttype": "path", "pdf.fonttype": 42}
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "costgraph",
+        "svg.fonttype": "path",
+        "pdf.fonttype": 42,
+    }
     with matplotlib.rc_context(settings):
         figure.savefig(stream, format=kind, dpi=160, metadata=metadata)
     return stream.getvalue()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,6 +27,7 @@ from costgraph.plot.style import (
     MARKERS,
     PALETTE,
     axis_title,
+    font_size,
     head,
     log_ticks,
     new_figure,
@@ -55,7 +57,7 @@ GB = 1e9
 
 @functools.lru_cache(maxsize=32)
 def _compiled(name: str, passes: str = "", model: str = MODEL) -> Compiled:
-    return compile(model, DEVICE, passes, accounting="survey", **FORMATS[name])
+    return compile(model, DEVICE, passes, accounting="survey", **dict[str, Any](FORMATS[name]))
 
 
 def _step(compiled: Compiled, phase: str, batch: int, tokens: int) -> Breakdown:
@@ -122,7 +124,7 @@ def figure_7(*, width: str = "slide") -> Figure:
             }
             stack(here, names, series)
             here.set_ylim(0, 1.12)
-            small = here.xaxis.label.get_fontsize() * 0.8
+            small = font_size(here) * 0.8
             for place, table in enumerate(tables):
                 fraction = table["memory_bytes"] / whole
                 here.annotate(f"{fraction:.2f}", (place, fraction), xytext=(0, 1.5), fontsize=small,
@@ -272,8 +274,10 @@ def figure_19(*, width: str = "slide") -> Figure:
         here.set_xlim(1, 127)
         here.grid(True, color="#E3E3E3")
     axes[2].axhline(48 * GB, color="#B3261E", linestyle="--", linewidth=0.8)
-    axes[2].annotate("48 GB", (0, 48 * GB), xycoords=("axes fraction", "data"), xytext=(2, 1),
-                     textcoords="offset points", ha="left", va="bottom", color="#B3261E")  # fmt: skip
+    axes[2].annotate(
+        "48 GB", (0, 48 * GB), xycoords=("axes fraction", "data"), xytext=(2, 1),
+        textcoords="offset points", ha="left", va="bottom", color="#B3261E",
+    )  # fmt: skip
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 if width == "column" else 4)
     return figure
