@@ -64,10 +64,6 @@ def _folded(scene: Scene, cluster: str) -> Scene:
         made.append(Cluster(frame, f"{run.period} operations × {run.copies}", cluster))
         inside.update((name, frame) for name in template)
         first = set(template)
-        for name in template:
-            for source in operands[name]:
-                if by_id[source].is_source and users[source] <= first:
-                    inside[source] = frame
         for copy in range(1, run.copies):
             begin = run.start + copy * run.period
             block = order[begin : begin + run.period]
@@ -77,6 +73,8 @@ def _folded(scene: Scene, cluster: str) -> Scene:
                 for source, its in zip(operands[name], operands[like], strict=True):
                     if source != its and by_id[source].is_source and users[source] <= own:
                         where[source] = its
+                        if users[its] <= first:
+                            inside[its] = frame
         if run.copies > 1:
             second = set(order[run.start + run.period : run.start + 2 * run.period])
             back += [
@@ -224,7 +222,7 @@ def _alike(
     if len(a) != len(b):
         return False
     for x, y in zip(a, b, strict=True):
-        if x == y:
+        if x == y and (isinstance(x, str) or x < start):
             continue
         if isinstance(y, str):
             return False

@@ -31,20 +31,13 @@ from costgraph.plot.style import (
     number,
     plain,
     powers_of_two,
+    shades,
+    short,
     styled,
     unit_axis,
 )
 from costgraph.symbols import symbol
 
-#: Light fills with a hatch each: resources told apart without colour.
-SHADES = (
-    ("#CFE5F2", ""),
-    ("#F9DCC8", "///"),
-    ("#CDEBDF", "..."),
-    ("#F3DCE8", "\\\\\\"),
-    ("#F5ECC2", "xxx"),
-    ("#E2E2E2", "---"),
-)
 _WHOLE = ("S", "N")
 _POINTS = 240
 
@@ -134,7 +127,7 @@ def curve(
         if axis_unit(over) == "":
             log_ticks(axes, "x", powers_of_two(lower, upper, 8 if width == "column" else 14))
         else:
-            decades(axes, "x")
+            decades(axes, "x", width)
         decades(axes, "y")
     else:
         axes.set_ylim(0, highest * 1.08)
@@ -205,13 +198,15 @@ def _shade(
         spans, crossings = regimes_between(formula, over, lower, upper, values)
     except InputError as error:
         return [], plain(f"regimes not shaded: {error}")
-    colours: dict[str, tuple[str, str]] = {}
-    for index, (start, end) in enumerate(spans):
+    largest = []
+    for start, end in spans:
         middle = math.sqrt(start * end)
         probe: float = max(1, round(middle)) if over in _WHOLE else middle
         shares = bound_shares(formula, {**fixed, over: probe})
-        resource = max(sorted(shares), key=lambda r: shares[r])
-        colour, hatch = colours.setdefault(resource, SHADES[len(colours) % len(SHADES)])
+        largest.append(max(sorted(shares), key=lambda r: shares[r]))
+    looks = shades(list(dict.fromkeys(largest)))
+    for index, ((start, end), resource) in enumerate(zip(spans, largest, strict=True)):
+        colour, hatch = looks[resource]
         axes.axvspan(
             start, end, facecolor=colour, edgecolor="#FFFFFF", hatch=hatch, linewidth=0,
             zorder=0.5, gid=f"regime-{index}",
@@ -219,7 +214,7 @@ def _shade(
     _mark(axes, formula, over, fixed, crossings, width)
     legend = [
         Patch(facecolor=c, edgecolor="#999999", hatch=h, label=f"mostly {r}")
-        for r, (c, h) in colours.items()
+        for r, (c, h) in looks.items()
     ]
     count = f"{len(spans)} regime{'s' if len(spans) != 1 else ''}"
     return legend, f"{count} in this range, shaded by the resource with the largest share"
@@ -250,7 +245,7 @@ def _mark(
             shown.pop()
         shown.append((spot, share, place, group))
     for _, _, place, group in shown:
-        _name(axes, formula, over, place, fixed, group)
+        _name(axes, formula, over, place, fixed, group, width)
 
 
 def _name(
@@ -260,22 +255,27 @@ def _name(
     place: float,
     fixed: Mapping[str, Any],
     group: Sequence[Crossover],
+    width: str,
 ) -> None:
     """The label of a crossover, above or below the curve, wherever there is more room."""
     ops = [op for c in group for op in c.ops]
-    names = ", ".join(dict.fromkeys(plain(op.rsplit(".", 1)[-1]) for op in ops[:2]))
-    names += f" +{len(ops) - 2}" if len(ops) > 2 else ""
+    shown = list(dict.fromkeys(plain(short(op.rsplit(".", 1)[-1])) for op in ops))
+    names = shown[0] + (f" +{len(shown) - 1}" if len(shown) > 1 else "")
     value = number(place, axis_unit(over)) if axis_unit(over) else f"{place:.4g}"
     height = evaluated(formula, over, [place], fixed)[0]
     spot = axes.transLimits.transform(axes.transScale.transform((place, height)))[1]
     low = spot > 0.5
-    axes.annotate(
-        f"{over}={value}: {names} → {group[0].above.split(':')[0]}",
+    text = f"{value}: {names}"
+    if width != "column":
+        text = f"{over}={text} → {group[0].above.split(':')[0]}"
+    label = axes.annotate(
+        text,
         (place, 0.02 if low else 0.98), xycoords=("data", "axes fraction"), xytext=(-2, 0),
         textcoords="offset points", rotation=90, ha="right", va="bottom" if low else "top",
         fontsize=font_size(axes) * 0.78, color="#333333", zorder=5,
         bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
     )  # fmt: skip
+    label.set_in_layout(False)
 
 
 def _share(

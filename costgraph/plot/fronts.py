@@ -122,7 +122,7 @@ def pareto(
     unit_axis(axes, "x", "s")
     unit_axis(axes, "y", "token/s")
     axes.grid(True, which="both", color="#EBEBEB", zorder=0)
-    decades(axes, "x")
+    decades(axes, "x", width)
     decades(axes, "y")
     head(axes, width, plain(title))
     figure.legend(handles=handles, loc="outside lower center",

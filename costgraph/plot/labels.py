@@ -73,6 +73,7 @@ def place_labels(
             continue
         options: dict[str, Any] = {} if size is None else {"fontsize": size}
         text = axes.text(point.x, point.y, point.text, zorder=6, **options)
+        text.set_in_layout(False)  # the axes must stay where the labels were placed
         text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.85)])
         box = text.get_window_extent(renderer)
         wide, high = box.width, box.height

@@ -17,7 +17,7 @@ from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Term
-from costgraph.plot.curves import SHADES, check_range
+from costgraph.plot.curves import check_range
 from costgraph.plot.style import (
     LINES,
     axis_title,
@@ -28,6 +28,7 @@ from costgraph.plot.style import (
     new_figure,
     plain,
     powers_of_two,
+    shades,
     short,
     styled,
     unit_axis,
@@ -92,13 +93,14 @@ def regime_map(
     axes.set_xscale("log")
     axes.set_yscale("log")
     handles: list[Any] = []
+    looks = shades(names)
     for index, name in enumerate(names):
         inside = (winner == index).astype(float)
         if not inside.any():
             continue
         others = [totals[n] for n in names if n != name] or [np.zeros_like(whole)]
         lead = (totals[name] - np.maximum.reduce(others)) / whole
-        colour, hatch = SHADES[index % len(SHADES)]
+        colour, hatch = looks[name]
         filled = axes.contourf(
             xs, ys, lead, levels=[0.0, 2.0], colors=[colour], hatches=[hatch], zorder=1
         )
@@ -119,7 +121,7 @@ def regime_map(
         if axis_unit(name) == "":
             log_ticks(axes, which, powers_of_two(*span, 8 if width == "column" else 12))
         else:
-            decades(axes, which)
+            decades(axes, which, width)
         unit_axis(axes, which, axis_unit(name))
     axes.set_xlabel(axis_title(x))
     axes.set_ylabel(axis_title(y))

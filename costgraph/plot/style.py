@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from io import BytesIO
@@ -35,9 +35,28 @@ BOUND = {
     "overhead": ("#CC79A7", "..", "^"),
     "none": ("#999999", "", "x"),
 }
+#: Light fills with a hatch for areas, by what bounds there.
+SHADE = {
+    "memory": ("#CFE5F2", ""),
+    "tensor": ("#F9DCC8", "///"),
+    "vector": ("#CDEBDF", "..."),
+    "special": ("#F3DCE8", "\\\\\\"),
+}
+_MORE_SHADES = (("#F5ECC2", "xxx"), ("#E2E2E2", "---"), ("#D9D4EC", "+++"), ("#E9F2C6", "ooo"))
 #: Inches and font size.
 WIDTHS = {"column": ((3.3, 2.45), 7.0), "slide": ((10.0, 5.625), 13.0)}
 _P = ParamSpec("_P")
+
+
+def shades(resources: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Fill and hatch of each resource (``memory``, ``tensor:bf16`` …), the same in all figures."""
+    found: dict[str, tuple[str, str]] = {}
+    more = iter(_MORE_SHADES * (1 + len(resources)))
+    for resource in resources:
+        usual = SHADE.get(resource.split(":")[0])
+        taken = usual is None or usual in found.values()
+        found[resource] = next(more) if usual is None or taken else usual
+    return found
 
 
 @contextmanager
@@ -191,7 +210,7 @@ def log_ticks(axes: Axes, which: str, values: list[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def decades(axes: Axes, which: str) -> None:
+def decades(axes: Axes, which: str, width: str = "slide") -> None:
     """Ticks of a logarithmic axis: 1, 2 and 5 where powers of ten alone would be few."""
     from matplotlib.ticker import LogLocator
 
@@ -200,6 +219,8 @@ def decades(axes: Axes, which: str) -> None:
     )
     span = high / max(low, 1e-300)
     subs = (1.0, 2.0, 3.0, 5.0, 7.0) if span < 12 else (1.0, 2.0, 5.0) if span < 400 else (1.0,)
+    if which == "x" and width == "column":
+        subs = (1.0, 3.0) if span < 100 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_minor_formatter(NullFormatter())
 
