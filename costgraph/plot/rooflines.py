@@ -13,8 +13,8 @@ from matplotlib.transforms import Bbox
 
 from costgraph.api import Compiled
 from costgraph.breakdown import Breakdown
-from costgraph.errors import InputError
-from costgraph.machine import Engine, Machine
+from costgraph.errors import InputError, clip, nearest
+from costgraph.machine import WIDENING, Engine, Machine
 from costgraph.plot.labels import Point, line_boxes, place_labels
 from costgraph.plot.style import (
     BOUND,
@@ -49,7 +49,15 @@ class Roof:
 
 
 def roofs_of(machine: Machine, dtypes: Sequence[str]) -> tuple[Roof, ...]:
-    """The roofs of tensor work in ``dtypes``; equal ones are one."""
+    """The roofs of tensor work in ``dtypes``; equal ones are one.
+
+    Raises:
+        InputError: a compute type is unknown.
+    """
+    known = {*WIDENING, *(kind for _, kind in machine.peaks)}
+    for dtype in dtypes:
+        if dtype not in known:
+            raise InputError(f"unknown compute type {clip(dtype)}{nearest(dtype, known)}")
     bandwidth = float(machine.memory.bandwidth)
     by_peak: dict[float, list[str]] = {}
     for dtype in dict.fromkeys(dtypes):

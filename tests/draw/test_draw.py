@@ -74,7 +74,7 @@ def chain(copies: int, tail: int = 3) -> Graph:
     return builder.build(here)
 
 
-# --- snapshots -------------------------------------------------------------------
+# --- snapshots -----------------------------------------------------------------------
 
 
 def snapshot(name: str, text: str) -> None:
@@ -105,7 +105,7 @@ def test_equal_graphs_give_equal_texts(tiny):
     assert (first.dot, first.mermaid, first.json) == (again.dot, again.mermaid, again.json)
 
 
-# --- what a drawing holds -----------------------------------------------------------
+# --- what a drawing holds ------------------------------------------------------------
 
 
 def test_layers_are_clusters_with_their_count(tiny):
@@ -170,7 +170,7 @@ def test_every_model_is_a_dag_apart_from_carried_links(name, passes):
     assert {x.start for x in scene.links} | {x.end for x in scene.links} <= set(ids)
 
 
-# --- formats --------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [lambda t, f: draw(t), lambda t, f: draw(f, B=1, T=64),
@@ -264,7 +264,7 @@ def test_bad_places_and_suffixes(tiny, tmp_path):
         draw(tiny).save(tmp_path / "d.dot")
 
 
-# --- hostile names ----------------------------------------------------------------------
+# --- hostile names -------------------------------------------------------------------
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -320,7 +320,7 @@ def test_hostile_names_do_nothing_in_pictures(name, tiny):
         assert "<script>alert(1)</script>" in texts.replace("\xa0", " ")
 
 
-# --- folding -----------------------------------------------------------------------------
+# --- folding -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copies", [2, 5, 40])
@@ -406,7 +406,7 @@ def test_large_graphs_are_always_within_the_limit():
     assert sum(int(v.lines[0].split()[0]) for v in scene.vertices if v.kind == "part") >= 700
 
 
-# --- differences ---------------------------------------------------------------------------
+# --- differences ---------------------------------------------------------------------
 
 
 def test_fusion_is_erasures_with_their_origin(tiny, fused):
@@ -471,7 +471,7 @@ def test_a_pass_without_effect_says_so():
     assert scene.notes == ("1. idle: nothing changed in a graph or phase",)
 
 
-# --- bad requests -----------------------------------------------------------------------------
+# --- bad requests --------------------------------------------------------------------
 
 
 def test_bad_requests(tiny, fused):
@@ -489,7 +489,7 @@ def test_bad_requests(tiny, fused):
         draw(tiny, limit=0)
 
 
-# --- command line ----------------------------------------------------------------------------
+# --- command line --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
