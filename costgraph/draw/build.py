@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sympy import Expr, Integer
 
@@ -21,8 +22,13 @@ _FEW = 3
 
 def carrier(tensor: Tensor) -> Carrier:
     """A tensor as texts."""
-    shape = ", ".join(clean(d, 60) for d in tensor.shape)
+    shape = ", ".join(_dimension(d) for d in tensor.shape)
     return Carrier(clean(tensor.name), shape, clean(tensor.dtype, 60), tensor.role.value)
+
+
+@lru_cache(maxsize=4096)
+def _dimension(size: Expr) -> str:
+    return clean(size, 60)  # printing an expression is slow, and few differ
 
 
 def graph_scene(
@@ -150,7 +156,7 @@ def _operation(
     found: _Parts, graph: Graph, node: Node, name: str, cluster: str, count: Expr
 ) -> Vertex:
     row = next(found.rows, None) if found.rows is not None else None
-    operands = "; ".join(str(carrier(t)) for t in graph.operands(node))
+    operands = "; ".join(f"{t.role.value} {carrier(t)}" for t in graph.operands(node))
     results = "; ".join(str(carrier(t)) for t in node.outputs)
     attributes = describe(node.op)
     inside = node.op.body.nodes if isinstance(node.op, Fused) else ()

@@ -6,13 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from costgraph.draw.scene import Cluster, Link, Scene, Vertex, joined
+from costgraph.draw.scene import Cluster, Scene, Vertex, joined
 
 #: Above this many vertices a picture of operations is collapsed on its own.
 LIMIT = 300
 #: Candidate periods that the search for repeated parts tries.
 _PERIODS = 24
 _SHORTEST = 2
+_FRAMES = 16
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,11 @@ def fold_repeats(scene: Scene) -> Scene:
     search takes time linear in the size of the scene: it compares the order of
     operations with itself at the few distances at which equal ones recur.
     """
-    for cluster in ("", *(c.id for c in scene.clusters)):
-        scene = _folded(scene, cluster)
+    sizes = Counter(v.cluster for v in scene.vertices if not v.is_source)
+    # Each search reads the whole scene: only the largest frames are worth one.
+    for cluster, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_FRAMES]:
+        if size >= 2 * _SHORTEST:
+            scene = _folded(scene, cluster)
     return scene
 
 
@@ -57,12 +62,13 @@ def _folded(scene: Scene, cluster: str) -> Scene:
     inside: dict[str, str] = {}
     seconds: dict[str, float] = {}
     share: dict[str, float] = {}
-    back: list[Link] = []
+    spot: dict[str, tuple[str, int]] = {}
     for run in runs:
         template = order[run.start : run.start + run.period]
         frame = f"{template[0]}…"
         made.append(Cluster(frame, f"{run.period} operations × {run.copies}", cluster))
         inside.update((name, frame) for name in template)
+        spot.update((name, (frame, 0)) for name in template)
         first = set(template)
         for copy in range(1, run.copies):
             begin = run.start + copy * run.period
@@ -70,18 +76,12 @@ def _folded(scene: Scene, cluster: str) -> Scene:
             own = set(block)
             for name, like in zip(block, template, strict=True):
                 where[name] = like
+                spot[name] = (frame, copy)
                 for source, its in zip(operands[name], operands[like], strict=True):
                     if source != its and by_id[source].is_source and users[source] <= own:
                         where[source] = its
                         if users[its] <= first:
                             inside[its] = frame
-        if run.copies > 1:
-            second = set(order[run.start + run.period : run.start + 2 * run.period])
-            back += [
-                replace(link, carried=True)
-                for link in scene.links
-                if link.start in first and link.end in second
-            ]
     for v in scene.vertices:
         if v.seconds is not None:
             place = where.get(v.id, v.id)
@@ -97,22 +97,21 @@ def _folded(scene: Scene, cluster: str) -> Scene:
         for v in scene.vertices
         if v.id not in where
     )
-    # What one copy hands to the next would close a cycle: it is drawn as carried.
-    block_of = {name: i for i, name in enumerate(order)}
-    forward = [link for link in scene.links if not _between_copies(link, runs, block_of)]
-    links = joined([*forward, *back], where)
-    return replace(scene, clusters=(*scene.clusters, *made), vertices=vertices, links=links)
-
-
-def _between_copies(link: Link, runs: tuple[Run, ...], position: Mapping[str, int]) -> bool:
-    start, end = position.get(link.start), position.get(link.end)
-    if start is None or end is None or link.carried:
-        return False
-    for run in runs:
-        a, b = (start - run.start) // run.period, (end - run.start) // run.period
-        if 0 <= a < run.copies and 0 <= b < run.copies:
-            return a != b
-    return False
+    # What one copy hands to the next would close a cycle: it is drawn once, as carried.
+    links = []
+    for link in scene.links:
+        start, end = spot.get(link.start), spot.get(link.end)
+        if end is None or end[1] == 0 or link.carried:
+            links.append(link)
+        elif end[1] == 1 and start == (end[0], 0):
+            links.append(replace(link, carried=True))
+        # What else enters a later copy enters the first one likewise.
+    return replace(
+        scene,
+        clusters=(*scene.clusters, *made),
+        vertices=vertices,
+        links=joined(links, where),
+    )
 
 
 def _by_need(names: list[str], operands: Mapping[str, list[str]]) -> list[str]:
@@ -159,21 +158,12 @@ def find_runs(
         shortest: least number of operations in a part.
     """
     gaps: Counter[int] = Counter()
-    last: dict[str, int] = {}
-    for index, signature in enumerate(signatures):
-        if signature in last:
-            gaps[index - last[signature]] += 1
-        last[signature] = index
-    # A part may hold several equal operations; its period is then a sum of gaps.
-    sums: Counter[int] = Counter(gaps)
-    recent: dict[str, list[int]] = defaultdict(list)
-    for index, signature in enumerate(signatures):
-        earlier = recent[signature]
-        for before in earlier[:-1]:
-            sums[index - before] += 1
-        earlier.append(index)
-        del earlier[:-8]
-    chosen = [p for p, _ in sorted(sums.items(), key=lambda i: (-i[1], i[0]))[:_PERIODS]]
+    names: dict[object, int] = {}
+    shades = [names.setdefault(s, len(names)) for s in signatures]
+    for _ in range(_ROUNDS + 1):
+        gaps += _gaps(shades)
+        shades = _refined(shades, wiring)
+    chosen = [p for p, _ in sorted(gaps.items(), key=lambda i: (-i[1], i[0]))[:_PERIODS]]
     found = [
         run
         for period in sorted(chosen)
@@ -188,6 +178,42 @@ def find_runs(
             taken[span] = [True] * (run.copies * run.period)
             result.append(run)
     return tuple(sorted(result, key=lambda r: r.start))
+
+
+def _gaps(shades: list[int]) -> Counter[int]:
+    """How often each distance lies between an operation and the few before it that are alike.
+
+    A part may hold several alike operations; its period is then a sum of gaps.
+    """
+    gaps: Counter[int] = Counter()
+    recent: dict[int, list[int]] = defaultdict(list)
+    for index, shade in enumerate(shades):
+        earlier = recent[shade]
+        gaps.update(index - before for before in earlier)
+        earlier.append(index)
+        del earlier[:-8]
+    return gaps
+
+
+def _refined(shades: list[int], wiring: list[tuple[int | str, ...]]) -> list[int]:
+    """A finer division: alike operations with alike operands and users stay together."""
+    users: list[list[int]] = [[] for _ in shades]
+    for index, operands in enumerate(wiring):
+        for operand in operands:
+            if isinstance(operand, int):
+                users[operand].append(shades[index])
+    names: dict[object, int] = {}
+    return [
+        names.setdefault(
+            (
+                shade,
+                tuple(shades[o] if isinstance(o, int) else o for o in wiring[index]),
+                tuple(sorted(users[index])),
+            ),
+            len(names),
+        )
+        for index, shade in enumerate(shades)
+    ]
 
 
 def _runs_of(period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]) -> list[Run]:

@@ -196,12 +196,12 @@ def joined(links: Iterable[Link], where: Mapping[str, str] | None = None) -> tup
     """
     places = where or {}
     kept: dict[tuple[str, str, bool, str], Link] = {}
+    tensors: dict[tuple[str, str, bool, str], dict[Carrier, None]] = {}
     for link in links:
         start, end = places.get(link.start, link.start), places.get(link.end, link.end)
         if start == end:
             continue
         key = (start, end, link.carried, link.mark)
-        known = kept.get(key)
-        tensors = link.tensors if known is None else (*known.tensors, *link.tensors)
-        kept[key] = replace(link, start=start, end=end, tensors=tuple(dict.fromkeys(tensors)))
-    return tuple(kept.values())
+        kept.setdefault(key, replace(link, start=start, end=end))
+        tensors.setdefault(key, {}).update(dict.fromkeys(link.tensors))
+    return tuple(replace(link, tensors=tuple(tensors[key])) for key, link in kept.items())

@@ -10,7 +10,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 #: Directions tried in this order, in degrees.
@@ -74,7 +73,7 @@ def place_labels(
         options: dict[str, Any] = {} if size is None else {"fontsize": size}
         text = axes.text(point.x, point.y, point.text, zorder=6, **options)
         text.set_in_layout(False)  # the axes must stay where the labels were placed
-        text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.85)])
+        text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4})
         box = text.get_window_extent(renderer)
         wide, high = box.width, box.height
         best: tuple[float, float, float] | None = None
