@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick readme ci
+.PHONY: install test lint format types bench bench-quick gallery readme ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -25,10 +25,15 @@ types:              ## strict type check of an installed copy
 bench:              ## speed, as ratios measured in one run
 	python benchmarks/startup.py
 	python benchmarks/compile.py
+	python benchmarks/drawing.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
 	python benchmarks/compile.py --runs 3
+	python benchmarks/drawing.py --runs 1
+
+gallery:            ## the pictures of docs/gallery.md, made anew
+	python docs/tools/gallery.py
 
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py

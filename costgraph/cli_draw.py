@@ -202,10 +202,11 @@ def _given(arguments: argparse.Namespace) -> dict[str, int]:
     return {k: v for k, v in found.items() if v is not None}
 
 
-def _title(arguments: argparse.Namespace, passes: str, *more: str) -> str:
+def _title(arguments: argparse.Namespace, passes: str | None, *more: str) -> str:
     parts = [f"{arguments.model} on {', '.join(arguments.on)}", *more]
     parts += [f"{k}={v}" for k, v in _given(arguments).items()]
-    return ", ".join((*parts, passes or "no passes"))
+    parts += [] if passes is None else [passes or "no passes"]
+    return ", ".join(parts)
 
 
 def _phase(arguments: argparse.Namespace, over: str = "") -> str:
@@ -252,8 +253,8 @@ def _curve(arguments: argparse.Namespace) -> Figure:
     if over != "B" and "B" in names:
         values.setdefault("B", 1)
     lower, upper = _range(arguments, over, values)
-    title = _title(arguments, arguments.passes[0] if len(arguments.passes) == 1 else "several"
-                   if arguments.passes else "")  # fmt: skip
+    several = len(arguments.passes) > 1  # then the legend names them
+    title = _title(arguments, None if several else (arguments.passes or [""])[0])
     return curve(
         formulas, over, lower, upper,
         log=not arguments.linear, width=arguments.width, title=title,

@@ -112,6 +112,8 @@ def stack(axes: Axes, names: Sequence[str], series: dict[str, list[float]]) -> N
         )  # fmt: skip
         base = [b + v for b, v in zip(base, values, strict=True)]
     axes.set_xticks(range(len(names)), names)
+    if len(names) > 4 and sum(map(len, names)) > 30:
+        axes.tick_params(axis="x", labelrotation=60)
     axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
     axes.set_ylim(0, max(base) * 1.06 or 1)
 
@@ -126,6 +128,7 @@ def _capacity(axes: Axes, capacity: float) -> None:
         f"capacity {number(capacity, 'B')}", (0.01, capacity),
         xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
         ha="left", va="bottom", color="#B3261E", zorder=5,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6},
     )  # fmt: skip
 
 

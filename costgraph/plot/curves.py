@@ -17,6 +17,7 @@ from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.formula.regimes import Crossover
+from costgraph.formula.signs import UndecidedError
 from costgraph.plot.style import (
     LINES,
     METRIC,
@@ -196,8 +197,10 @@ def _shade(
     fixed = {k: v for k, v in values.items() if k in wanted}
     try:
         spans, crossings = regimes_between(formula, over, lower, upper, values)
-    except InputError as error:
-        return [], plain(f"regimes not shaded: {error}")
+    except UndecidedError:
+        return [], "regimes not shaded: their order is not decided"
+    except InputError:
+        return [], f"regimes not shaded: not piecewise polynomial in {over}"
     largest = []
     for start, end in spans:
         middle = math.sqrt(start * end)

@@ -72,7 +72,7 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "curve-prompt.svg",
-            "plot curve llama-3-70b --on h100 --metric ttft --over S --passes fuse",
+            "plot curve llama-3-70b --on h100 --metric ttft --over S",
             "Time to first token over the prompt: regimes shaded, crossovers marked. Breakpoints "
             "are exact, from `formula.regimes`.",
         ),
