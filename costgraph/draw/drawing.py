@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.draw.build import graph_scene, program_scene
 from costgraph.draw.diff import trace_scene
-from costgraph.draw.fold import LIMIT, within
+from costgraph.draw.fold import LIMIT, near_changes, within
 from costgraph.draw.scene import Scene, Vertex, clean
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
@@ -201,7 +201,7 @@ def draw(
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
             trace = Trace(trace.steps[step - 1 : step])
         whole = trace_scene(trace, title, _passes(compiled), 1 if step is None else step)
-        return Drawing(whole, whole)
+        return Drawing(near_changes(whole, limit), whole)
     if level == "model":
         scene = _model(program, compiled, title, given)
         return Drawing(scene, scene)

@@ -349,6 +349,27 @@ def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
     return contract(replace(scene, clusters=()), group, made)
 
 
+def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
+    """A difference made small: what is kept and touches no change is left out, then blocks."""
+    size = len(scene.vertices)
+    if size <= limit:
+        return scene
+    loud = {v.id for v in scene.vertices if v.mark not in ("", "kept")}
+    near = loud | {x.start for x in scene.links if x.end in loud}
+    near |= {x.end for x in scene.links if x.start in loud}
+    scene = replace(
+        scene,
+        vertices=tuple(v for v in scene.vertices if v.id in near),
+        links=tuple(x for x in scene.links if x.start in near and x.end in near),
+    ).noting(f"{size} vertices are more than {limit}: only changes and their neighbours are drawn")
+    if len(scene.vertices) > limit:
+        size = len(scene.vertices)
+        scene = blocks(scene, limit).noting(
+            f"{size} vertices are more than {limit}: consecutive operations are drawn as blocks"
+        )
+    return scene
+
+
 def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:
     """The scene at a level, made small enough for a picture, with a note if that took more.
 

@@ -218,6 +218,7 @@ def decades(axes: Axes, which: str, width: str = "slide") -> None:
         (axes.xaxis, axes.get_xlim()) if which == "x" else (axes.yaxis, axes.get_ylim())
     )
     span = high / max(low, 1e-300)
+    subs: tuple[float, ...]
     subs = (1.0, 2.0, 3.0, 5.0, 7.0) if span < 12 else (1.0, 2.0, 5.0) if span < 400 else (1.0,)
     if which == "x" and width == "column":
         subs = (1.0, 3.0) if span < 100 else (1.0,)

@@ -448,6 +448,15 @@ def test_speculation_replaces_phases():
     assert sum("pass 2: speculative" in c.title for c in both.clusters) == 1
 
 
+@pytest.mark.parametrize(("limit", "note"), [(600, "neighbours"), (40, "blocks")])
+def test_large_differences_stay_within_the_limit(limit, note):
+    program = cg.load_model("gpt2")
+    flat = program.with_graphs({p.name: unrolled(p.graph) for p in program.phases})
+    drawing = draw(cg.compile(flat, "a6000", "fuse{attention=none}"), diff=True, limit=limit)
+    assert len(drawing.whole.vertices) > limit >= len(drawing.scene.vertices)
+    assert note in drawing.scene.notes[-1]
+
+
 def test_counts_add_up(tiny, fused):
     change = compare_graphs(tiny.graph, fused.graph)
     before = {v.id for v in draw(tiny).scene.operations if v.kind != "result"}
