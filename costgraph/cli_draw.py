@@ -101,6 +101,10 @@ def _draw(arguments: argparse.Namespace) -> int:
     timed = any(v is not None for v in (arguments.batch, arguments.context, arguments.prompt))
     if timed and arguments.on is None:
         raise InputError("draw: --batch, --context and --prompt need --on HARDWARE")
+    if arguments.batch is not None and arguments.context is None and arguments.prompt is None:
+        raise InputError("draw: --batch needs --context T (decode) or --prompt S (prefill)")
+    if arguments.step is not None and not arguments.diff:
+        raise InputError("draw: --step needs --diff")
     compiled = compile(
         arguments.model,
         arguments.on or _ANY_DEVICE,

@@ -518,6 +518,8 @@ def test_command_writes_each_format(suffix, tmp_path, capsys):
     [
         (["gpt2", "-o", "x.txt"], "suffix names the format"),
         (["gpt2", "--batch", "1", "-o", "x.dot"], "need --on"),
+        (["gpt2", "--on", "a6000", "--batch", "1", "-o", "x.dot"], "--batch needs --context"),
+        (["gpt2", "--step", "1", "-o", "x.dot"], "--step needs --diff"),
         (["gpt2", "--on", "a6000", "--passes", "fuze", "-o", "x.dot"], "unknown pass"),
         (["gpt2", "--level", "ops", "-o", "x.dot"], "unknown level"),
         (["gpt9", "-o", "x.dot"], "gpt9"),
