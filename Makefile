@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick readme ci
+.PHONY: install test lint format types bench bench-quick gallery readme ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -27,12 +27,17 @@ bench:              ## speed, as ratios measured in one run
 	python benchmarks/compile.py
 	python benchmarks/regimes.py
 	python benchmarks/evaluators.py
+	python benchmarks/drawing.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
 	python benchmarks/compile.py --runs 3
 	python benchmarks/regimes.py --runs 3 --largest 1000
 	python benchmarks/evaluators.py --runs 3 --points 100000
+	python benchmarks/drawing.py --runs 1
+
+gallery:            ## the pictures of docs/gallery.md, made anew
+	python docs/tools/gallery.py
 
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py

@@ -26,6 +26,7 @@ from costgraph.program import Phase, Program
 from costgraph.symbols import B, N
 
 if TYPE_CHECKING:
+    from costgraph.draw import Drawing
     from costgraph.explaining import Explanation
     from costgraph.formula.naming import Named
 
@@ -229,6 +230,15 @@ class Compiled:
         from costgraph.explaining import explain
 
         return explain(self, metric, **values)
+
+    def draw(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Drawing:
+        """A picture of the graph, saved to ``path`` if given; see :func:`costgraph.draw.draw`."""
+        from costgraph.draw import draw
+
+        drawing = draw(self, **options)
+        if path is not None:
+            drawing.save(path)
+        return drawing
 
     # --- parts ---------------------------------------------------------------
 

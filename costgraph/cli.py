@@ -80,6 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from costgraph import __version__
+    from costgraph.cli_draw import add_picture_commands
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
@@ -88,6 +89,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _compare_command(commands)
     cli_formula.add_commands(commands, _target)
     cli_sweep.add_commands(commands)
+    add_picture_commands(commands)
     _list_commands(commands)
     return parser
 

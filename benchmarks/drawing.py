@@ -1,0 +1,86 @@
+"""Seconds to draw, as ratios to compiling llama-3-70b in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+from sympy import Integer
+
+import costgraph as cg
+from costgraph.draw import Drawing, draw
+from costgraph.draw.render import can_render
+from costgraph.graph import Graph, Node
+from costgraph.ops.elementwise import Add
+from costgraph.tensor import Role, Tensor
+
+
+def synthetic(nodes: int, alike: bool) -> Graph:
+    """A flat graph of ``nodes`` additions, in layers of ten with a bypass around each.
+
+    Unless ``alike``, every layer has a width of its own, so that nothing folds.
+    """
+    dtype = cg.compile("gpt2", "a6000").graph.nodes[0].outputs[0].dtype
+    sources = [Tensor("x", (Integer(8),), dtype)]
+    made: list[Node] = []
+    here = "x"
+    for layer in range(nodes // 10):
+        entry = here
+        for index in range(10):
+            name = f"l{layer}.{index}"
+            other = entry
+            if index < 9:
+                # Only drawn, never counted: shapes need not fit together.
+                other = f"{name}.w"
+                shape = (Integer(8),) if alike else (Integer(layer + 1),)
+                sources.append(Tensor(other, shape, dtype, Role.WEIGHT))
+            out = Tensor(name, (Integer(8),), dtype)
+            made.append(Node(name, Add(), (here, other), (out,)))
+            here = name
+    return Graph("synthetic", tuple(sources), tuple(made), (here,))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    runs = parser.parse_args().runs
+    compiled = cg.compile("llama-3-70b", "h100", "fuse")
+    repeated, different = synthetic(5000, True), synthetic(5000, False)
+    cases: dict[str, Callable[[], Drawing]] = {
+        "llama-3-70b": lambda: draw(compiled),
+        "llama-3-70b, times": lambda: draw(compiled, B=1, T=4096),
+        "llama-3-70b, difference": lambda: draw(compiled, diff=True),
+        "5,000 nodes that repeat": lambda: draw(repeated),
+        "5,000 nodes that differ": lambda: draw(different),
+    }
+    work: dict[str, Callable[[], object]] = {
+        "compile llama-3-70b": lambda: cg.compile("llama-3-70b", "h100", "fuse").tpot
+    }
+    for name, make in cases.items():
+        work[f"DOT of {name}"] = lambda make=make: make().dot
+        if can_render("svg"):
+            drawing = make()
+            work[f"SVG of {name} ({len(drawing.scene.vertices)} vertices)"] = (
+                lambda drawing=drawing: Drawing(drawing.scene, drawing.whole).svg
+            )
+    samples: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(runs):  # interleaved, so that drift hits all alike
+        for name, call in work.items():
+            samples[name].append(seconds(call))
+    base = statistics.median(samples["compile llama-3-70b"])
+    for name, values in samples.items():
+        median = statistics.median(values)
+        print(f"{name:52} {median * 1e3:8.1f} ms   {median / base:6.2f} x compiling")
+
+
+if __name__ == "__main__":
+    main()

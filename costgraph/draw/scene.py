@@ -1,0 +1,207 @@
+"""What a picture of a graph shows, before any output format.
+
+A :class:`Scene` holds plain values only: texts that were cleaned of control
+characters, numbers, and identifiers in a stable order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import networkx
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]+")
+
+#: Roles in the order in which legends show them.
+ROLES = ("activation", "weight", "kv", "state")
+MARKS = ("kept", "changed", "created", "erased")
+
+
+def clean(text: object, limit: int = 400) -> str:
+    """One line of text: control characters become a space, what is too long is cut."""
+    shown = _CONTROL.sub(" ", str(text))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A tensor on a link: name, shape, format and role as texts."""
+
+    name: str
+    shape: str
+    dtype: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{self.shape}]"
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """An operation, a source, a folded part or a phase.
+
+    Attributes:
+        id: path, unique in the scene.
+        name: what the picture calls it.
+        kind: operation kind, or ``source``, ``part``, ``phase``.
+        role: role of a source's tensor; empty for everything else.
+        cluster: id of the cluster that holds it, or empty.
+        lines: further lines of the label.
+        count: executions per step, as text.
+        bound: ``memory``, ``compute``, ``overhead`` or ``none``, where times are known.
+        seconds: time of all executions in the step, or None.
+        share: share of the step's time, or None.
+        mark: ``kept``, ``changed``, ``created`` or ``erased`` in a difference.
+        made_by, origin: the pass that made it and the operations it replaces.
+        signature: equal for operations that do the same to like operands.
+    """
+
+    id: str
+    name: str
+    kind: str
+    role: str = ""
+    cluster: str = ""
+    lines: tuple[str, ...] = ()
+    count: str = "1"
+    bound: str = ""
+    seconds: float | None = None
+    share: float | None = None
+    mark: str = ""
+    made_by: str = ""
+    origin: tuple[str, ...] = ()
+    signature: str = ""
+
+    @property
+    def is_source(self) -> bool:
+        """True for inputs, weights and caches."""
+        return self.kind == "source"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Tensors that go from one vertex to another.
+
+    ``carried`` links feed the next round of a repeated part; they close cycles.
+    """
+
+    start: str
+    end: str
+    tensors: tuple[Carrier, ...] = ()
+    carried: bool = False
+    mark: str = ""
+    text: str = ""
+
+    @property
+    def role(self) -> str:
+        """The role that the line's style shows: the least common one on it."""
+        return max((t.role for t in self.tensors), key=ROLES.index, default="activation")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A frame around vertices; ``mark`` as for vertices."""
+
+    id: str
+    title: str
+    parent: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's content.
+
+    Attributes:
+        title, subtitle: head lines.
+        clusters: outer ones before inner ones.
+        vertices, links: in a stable order.
+        notes: sentences under the picture.
+    """
+
+    title: str
+    subtitle: str = ""
+    clusters: tuple[Cluster, ...] = ()
+    vertices: tuple[Vertex, ...] = ()
+    links: tuple[Link, ...] = ()
+    notes: tuple[str, ...] = ()
+    marks: bool = field(default=False)
+
+    def noting(self, *sentences: str) -> Scene:
+        """The scene with further notes."""
+        return replace(self, notes=(*self.notes, *sentences))
+
+    @property
+    def operations(self) -> tuple[Vertex, ...]:
+        """Everything but sources."""
+        return tuple(v for v in self.vertices if not v.is_source)
+
+    def to_networkx(self) -> networkx.MultiDiGraph[str]:
+        """Vertices and links with their attributes as plain texts and numbers.
+
+        Carried links and links that differ in their mark are parallel edges,
+        told apart by their key.
+        """
+        import networkx
+
+        found: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(
+            title=self.title, subtitle=self.subtitle, notes="\n".join(self.notes)
+        )
+        titles = {c.id: c.title for c in self.clusters}
+        for v in self.vertices:
+            attributes: dict[str, object] = {
+                "name": v.name,
+                "kind": v.kind,
+                "count": v.count,
+                "lines": "\n".join(v.lines),
+            }
+            optional = {
+                "role": v.role,
+                "cluster": v.cluster,
+                "cluster_title": titles.get(v.cluster, ""),
+                "bound": v.bound,
+                "mark": v.mark,
+                "made_by": v.made_by,
+                "origin": "\n".join(v.origin),
+            }
+            attributes |= {k: text for k, text in optional.items() if text}
+            if v.seconds is not None:
+                attributes["seconds"] = v.seconds
+            if v.share is not None:
+                attributes["share"] = v.share
+            found.add_node(v.id, **attributes)
+        for link in self.links:
+            key = "carried" if link.carried else "data"
+            key = f"{key}:{link.mark}" if link.mark else key
+            found.add_edge(
+                link.start,
+                link.end,
+                key=key,
+                role=link.role,
+                carried=link.carried,
+                tensors="\n".join(t.name for t in link.tensors),
+                shapes="\n".join(t.shape for t in link.tensors),
+                dtypes="\n".join(t.dtype for t in link.tensors),
+            )
+        return found
+
+
+def joined(links: Iterable[Link], where: Mapping[str, str] | None = None) -> tuple[Link, ...]:
+    """Links with equal ends (after the renaming ``where``) as one; loops disappear.
+
+    A carried link that would run beside a plain one stays apart.
+    """
+    places = where or {}
+    kept: dict[tuple[str, str, bool, str], Link] = {}
+    tensors: dict[tuple[str, str, bool, str], dict[Carrier, None]] = {}
+    for link in links:
+        start, end = places.get(link.start, link.start), places.get(link.end, link.end)
+        if start == end:
+            continue
+        key = (start, end, link.carried, link.mark)
+        kept.setdefault(key, replace(link, start=start, end=end))
+        tensors.setdefault(key, {}).update(dict.fromkeys(link.tensors))
+    return tuple(replace(link, tensors=tuple(tensors[key])) for key, link in kept.items())

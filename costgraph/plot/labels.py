@@ -1,0 +1,119 @@
+"""Labels beside points that cover neither each other nor the points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+#: Directions tried in this order, in degrees.
+_DIRECTIONS = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 70, 110, 250, 290)
+_RADII = (0.9, 1.8, 3.0, 4.5, 6.5, 9.0, 12.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point in data coordinates with the text beside it and its marker's radius in points."""
+
+    x: float
+    y: float
+    text: str
+    radius: float = 2.0
+    directions: tuple[int, ...] = _DIRECTIONS
+
+
+def line_boxes(axes: Axes, x: Sequence[float], y: Sequence[float], step: float = 6.0) -> list[Bbox]:
+    """Small boxes along a line in data coordinates, for labels to keep off it."""
+    places = axes.transData.transform(list(zip(x, y, strict=True)))
+    found = []
+    for (ax, ay), (bx, by) in pairwise(places):
+        parts = max(1, int(math.dist((ax, ay), (bx, by)) / step))
+        for k in range(parts + 1):
+            px, py = ax + (bx - ax) * k / parts, ay + (by - ay) * k / parts
+            found.append(Bbox.from_bounds(px - 2, py - 2, 4, 4))
+    return found
+
+
+def place_labels(
+    axes: Axes, points: Sequence[Point], avoid: Sequence[Bbox] = (), size: float | None = None
+) -> list[Any]:
+    """Put a text beside each point, the first ones first, where nothing is covered.
+
+    For each label places on rings around its point are tried, near ones first;
+    the first free place inside the axes wins, else the place with the least
+    overlap. Labels away from their point get a thin line.
+
+    Args:
+        axes: with its final limits.
+        points: with labels, the most important first. Empty texts are obstacles.
+        avoid: further boxes in display coordinates.
+        size: font size in points; by default that of the axes.
+    """
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    scale = figure.dpi / 72
+    inside = axes.get_window_extent(renderer)
+    taken: list[Bbox] = list(avoid)
+    centres = [axes.transData.transform((p.x, p.y)) for p in points]
+    for point, (cx, cy) in zip(points, centres, strict=True):
+        reach = point.radius * scale
+        taken.append(Bbox.from_bounds(cx - reach, cy - reach, 2 * reach, 2 * reach))
+    made = []
+    for point, (cx, cy) in zip(points, centres, strict=True):
+        if not point.text:
+            continue
+        options: dict[str, Any] = {} if size is None else {"fontsize": size}
+        text = axes.text(point.x, point.y, point.text, zorder=6, **options)
+        text.set_in_layout(False)  # the axes must stay where the labels were placed
+        text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4})
+        box = text.get_window_extent(renderer)
+        wide, high = box.width, box.height
+        best: tuple[float, float, float] | None = None
+        line = high / max(1, point.text.count("\n") + 1)
+        for ring in _RADII:
+            for degrees in point.directions:
+                angle = math.radians(degrees)
+                gap = point.radius * scale + ring * line * 0.45
+                x = cx + math.cos(angle) * (gap + wide / 2)
+                y = cy + math.sin(angle) * (gap + high / 2)
+                here = Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high)
+                cost = sum(_overlap(here, other) for other in taken)
+                cost += 4 * (wide * high - _overlap(here, inside))
+                if best is None or cost < best[0] - 1e-9:
+                    best = (cost, x, y)
+            if best is not None and best[0] < 0.5:
+                break
+        assert best is not None
+        _, x, y = best
+        taken.append(Bbox.from_bounds(x - wide / 2 - 1, y - high / 2 - 1, wide + 2, high + 2))
+        place = axes.transData.inverted().transform((x, y))
+        text.set_position((place[0], place[1]))
+        text.set_horizontalalignment("center")
+        text.set_verticalalignment("center")
+        away = (max(abs(x - cx) - wide / 2, 0.0), max(abs(y - cy) - high / 2, 0.0))
+        if math.hypot(*away) > point.radius * scale + 1.3 * line:
+            edge = (
+                x - math.copysign(wide / 2, x - cx) if away[0] else cx,
+                y - math.copysign(high / 2, y - cy) if away[1] else y,
+            )
+            there = axes.transData.inverted().transform(edge)
+            axes.plot(
+                [point.x, there[0]], [point.y, there[1]],
+                color="#777777", linewidth=0.5, zorder=2, scalex=False, scaley=False,
+            )  # fmt: skip
+        made.append(text)
+    return made
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+    high = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return wide * high if wide > 0 and high > 0 else 0.0

@@ -1,0 +1,189 @@
+"""Makes every picture of docs/gallery.md anew, and the page itself.
+
+python docs/tools/gallery.py            all pictures and the page
+python docs/tools/gallery.py --page     the page alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from costgraph.cli import main as costgraph
+
+DOCS = Path(__file__).resolve().parents[1]
+FOLDER = DOCS / "gallery"
+
+#: Section: (file, command after ``costgraph``, what it shows).
+GALLERY: dict[str, list[tuple[str, str, str]]] = {
+    "Graphs": [
+        (
+            "graph-ops.svg",
+            "draw llama-2-7b --on a6000 --batch 1 --context 2048",
+            "Every operation of a decode step. Fill and label tell what bounds an operation, size "
+            "its share of the time; line style and shape tell weights, activations and caches.",
+        ),
+        (
+            "graph-layer.svg",
+            "draw llama-2-7b --level layer --on a6000 --batch 1 --context 2048",
+            "The same with the layers as one vertex.",
+        ),
+        (
+            "graph-70b-fused.svg",
+            "draw llama-3-70b --passes fuse,quantize{weights=int4} --on h100 --batch 16 "
+            "--context 4096",
+            "A 70B model after fusion and quantisation: 80 layers are one frame.",
+        ),
+        (
+            "graph-phases.svg",
+            "draw llama-3-70b --passes fuse,speculative --level model --on h100 --batch 1 "
+            "--prompt 512 --context 2048",
+            "Phases of speculative decoding, each with the time of one step.",
+        ),
+        (
+            "diff-fuse.svg",
+            "draw llama-3-70b --passes fuse --diff",
+            "What fusion did: erased operations (✕, dashed) in the frame of what was created "
+            "from them (+), and why a rule did not apply.",
+        ),
+        (
+            "diff-quantize.svg",
+            "draw llama-2-7b --passes quantize{weights=int4} --diff",
+            "What quantisation did: nothing erased, formats changed (~).",
+        ),
+        (
+            "diff-speculative.svg",
+            "draw llama-2-7b --passes fuse,speculative --diff --step 2",
+            "What speculative decoding did: one phase erased, two created.",
+        ),
+    ],
+    "Figures": [
+        (
+            "roofline.svg",
+            "plot roofline llama-2-7b --on a6000 --batch 1 --prompt 2048 --dtypes int8",
+            "Operations of a prefill under two roofs.",
+        ),
+        (
+            "roofline-fuse.svg",
+            "plot roofline llama-2-7b --on a6000 --batch 1 --prompt 2048 --passes fuse",
+            "Where fusion moves each operation.",
+        ),
+        (
+            "curve-prompt.svg",
+            "plot curve llama-3-70b --on h100 --metric ttft --over S",
+            "Time to first token over the prompt: regimes shaded, crossovers marked. Breakpoints "
+            "are exact, from `formula.regimes`.",
+        ),
+        (
+            "curve-bandwidth.svg",
+            "plot curve llama-3-70b --on h100 --over BW --batch 256 --context 1024 --passes fuse",
+            "Time per token over the memory bandwidth.",
+        ),
+        (
+            "curve-pipelines.svg",
+            "plot curve llama-3-8b --on h100 --over B --context 2048 --passes '' "
+            "--passes 'quantize{weights=int8}' --passes 'quantize{weights=int4}'",
+            "Several pipelines over the batch.",
+        ),
+        (
+            "map.svg",
+            "plot map llama-3-70b --on h100 --passes fuse --over B,T --to 4096,131072",
+            "Which resource takes the most time over batch and context. Areas come from a grid; "
+            "the lines are exact crossovers of single operations.",
+        ),
+        (
+            "map-bandwidth.svg",
+            "plot map llama-2-7b --on a6000 --over S,BW",
+            "The same over prompt and bandwidth.",
+        ),
+        (
+            "breakdown.svg",
+            "plot breakdown llama-2-7b --on a6000 --context 2048",
+            "Time by operation kind and memory by use over the batch.",
+        ),
+        (
+            "waterfall.svg",
+            "plot waterfall llama-3-70b --on h100 --passes fuse,quantize{weights=int4},speculative",
+            "What each pass adds to the latency of a request.",
+        ),
+        (
+            "pareto.svg",
+            "plot pareto llama-3-8b --on a100-80g --on h100 --context 8192 --passes '' "
+            "--passes 'quantize{weights=int4}'",
+            "Throughput against time per token over the batch; hollow markers exceed the memory.",
+        ),
+    ],
+    "Figures of the survey": [
+        ("fig5.svg", "plot survey-fig5", "Figure 5: roofline of the A6000 in FP16."),
+        ("fig6.svg", "plot survey-fig6", "Figure 6: the INT8 roof beside it."),
+        ("fig7.svg", "plot survey-fig7", "Figure 7: relative memory of quantised Llama-2-13b."),
+        ("fig8.svg", "plot survey-fig8", "Figure 8: decode time over the batch by weight format."),
+        ("fig9.svg", "plot survey-fig9", "Figure 9: prefill time over the prompt length."),
+        ("fig11.svg", "plot survey-fig11", "Figure 11: decode memory over the context."),
+        (
+            "fig16.svg",
+            "plot survey-fig16",
+            "Figure 16: what fused attention saves. The heights differ from the published bars: "
+            "those come from an early version of the survey's tool that counted K or V, not both. "
+            "The figure here shows the survey's later count and the exact count.",
+        ),
+        ("fig18.svg", "plot survey-fig18", "Figure 18: roofline of offloading."),
+        ("fig19.svg", "plot survey-fig19", "Figure 19: throughput, step time and memory, W8A8KV8."),
+        ("fig20.svg", "plot survey-fig20", "Figure 20: effect of the memory bandwidth."),
+    ],
+}
+
+HEAD = """\
+# Gallery
+
+Every picture here is made by the command above it. `python docs/tools/gallery.py` makes all of
+them anew. `-o` also takes `.pdf` and `.png`, and for graphs `.html`, `.dot`, `.mmd`, `.json` and
+`.graphml`; `--width column` makes figures for a text column of 3.3 in.
+
+Graphs need the program `dot` of Graphviz, or `pip install 'costgraph[draw]'` for `.svg` and
+`.html`. Figures need `pip install 'costgraph[plot]'`.
+"""
+
+SURVEY = """\
+The figures of "LLM Inference Unveiled" (arXiv 2402.16363) that show numbers. Settings are those of
+the captions; costs are counted by `--accounting survey`. Figures 1–4, 10, 12–15 and 17 are
+diagrams without data and are not made.
+"""
+
+
+def page() -> str:
+    """The text of docs/gallery.md."""
+    parts = [HEAD]
+    for section, pictures in GALLERY.items():
+        parts.append(f"\n## {section}\n")
+        if section == "Figures of the survey":
+            parts.append("\n" + SURVEY)
+        for file, command, caption in pictures:
+            parts.append(
+                f"\n{caption}\n\n```sh\n{shell(command, file)}\n```\n\n"
+                f"![{caption.split('.')[0]}](gallery/{file})\n"
+            )
+    return "".join(parts)
+
+
+def shell(command: str, file: str) -> str:
+    """The command as it is typed; braces are quoted."""
+    return shlex.join(["costgraph", *shlex.split(command), "-o", file])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--page", action="store_true", help="write the page alone")
+    only_page = parser.parse_args().page
+    if not only_page:
+        FOLDER.mkdir(exist_ok=True)
+        for pictures in GALLERY.values():
+            for file, command, _ in pictures:
+                costgraph([*shlex.split(command), "-o", str(FOLDER / file)])
+    (DOCS / "gallery.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
