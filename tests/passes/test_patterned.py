@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from sympy import Integer, Min
 
-import costgraph as cg
+from costgraph import api
+from costgraph.accounting import EXACT
 from costgraph.count import exact_cost, parameters, rows
 from costgraph.errors import CostgraphError
 from costgraph.footprint import cache_bytes
@@ -33,7 +34,7 @@ VALUES = {B: Integer(2), q: Integer(3), T: Integer(20)}
 
 def passed(passes: str, model: Decoder = MODEL):
     program = autoregressive("m", build("m", model, Style()))
-    chosen = cg.api._parsed(passes)
+    chosen = api._parsed(passes)
     return run(program, chosen, load_hardware("a6000"))[0]
 
 
@@ -108,16 +109,16 @@ def test_passes_work_inside_patterns(passes):
 
 
 def test_a_long_prefill_holds_the_rows_of_one_layer_beyond_its_window():
-    compiled = cg.api.Compiled(
+    compiled = api.Compiled(
         autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=()), Style())),
-        load_hardware("a6000"), cg.accounting.EXACT,
+        load_hardware("a6000"), EXACT,
     )  # fmt: skip
     peaks = compiled.breakdown("prefill", B=1, S=40).totals
     row = 2 * 2 * 4  # KV heads, head size, two bytes
     assert peaks["kv_bytes"] == 8 * 2 * 8 * row
-    wide = cg.api.Compiled(
+    wide = api.Compiled(
         autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=(), window=None))),
-        load_hardware("a6000"), cg.accounting.EXACT,
+        load_hardware("a6000"), EXACT,
     ).breakdown("prefill", B=1, S=40).totals  # fmt: skip
     # The 32 oldest positions live while their own layer runs; at the peak, the
     # softmax, their keys are no longer needed.
