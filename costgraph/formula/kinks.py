@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sympy import Expr, Max, Min, Symbol, floor
+from sympy import Expr, Max, Min, Symbol, expand, floor
 
 from costgraph.formula.envelope import dominates
 from costgraph.formula.sums import affine
 from costgraph.formula.terms import Arm, Span
+from costgraph.symbols import LEGEND
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,20 @@ def _pieces(piece: _Piece) -> Iterator[_Piece]:
         yield from _pieces(_replaced(piece, high, piece.span))
         return
     span = piece.span
-    whole = at if at.is_integer or at.free_symbols else floor(at)
-    cut = Max(span.lower - 1, Min(span.upper, whole))
+    cut = Max(span.lower - 1, Min(span.upper, at if _is_whole(at) else floor(at)))
     first = _Piece(piece.arms, Span(span.symbol, span.lower, cut), (*piece.above, at), piece.below)
     yield from _pieces(_replaced(first, low, first.span))
     second = _Piece(
         piece.arms, Span(span.symbol, cut + 1, span.upper), piece.above, (*piece.below, at)
     )
     yield from _pieces(_replaced(second, high, second.span))
+
+
+def _is_whole(value: Expr) -> bool:
+    """True for sums of whole multiples of sizes, which are whole numbers."""
+    sizes = all(s.name in LEGEND for s in value.free_symbols)
+    parts = expand(value).as_coefficients_dict().items()
+    return sizes and all(c.is_Integer and m.is_polynomial() for m, c in parts)
 
 
 def _replaced(piece: _Piece, values: dict[Expr, Expr], span: Span) -> _Piece:

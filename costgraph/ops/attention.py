@@ -86,15 +86,15 @@ class KVAppend(Op):
     kind: ClassVar[str] = "kv-append"
     window: Expr | None = None
 
-    def _kept(self, length: Expr) -> Expr:
+    def kept(self, length: Expr) -> Expr:
         """How many of ``length`` rows stay in the cache."""
         return length if self.window is None else least(length, self.window)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes a cache and new rows")
         cache, new = inputs
-        require(cache.role is Role.KV, self, f"{cache} is not a cache")
-        require(len(cache.shape) == len(new.shape) == 4, self, f"cannot append {new} to {cache}")
+        require(cache.role is Role.KV, self, "{} is not a cache", cache)
+        require(len(cache.shape) == len(new.shape) == 4, self, "cannot append {} to {}", new, cache)
         for axis in (0, 2, 3):
             require_same(self, cache.shape[axis], new.shape[axis], f"axis {axis}")
         length = cache.shape[1] + new.shape[1]
@@ -102,7 +102,7 @@ class KVAppend(Op):
         spec = Spec(shape, cache.dtype, Role.KV)
         if self.window is None:
             return (spec,)
-        return (replace(spec, stored=spec.named("").bytes / length * self._kept(length)),)
+        return (replace(spec, stored=spec.named("").bytes / length * self.kept(length)),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         cache, new = inputs
@@ -118,7 +118,7 @@ class KVAppend(Op):
     def _written(self, new: Tensor) -> Expr:
         """Elements that are written."""
         batch, length, *rest = new.shape
-        return Mul(batch, self._kept(length), *rest)
+        return Mul(batch, self.kept(length), *rest)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class AttentionScores(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes queries and keys")
         query, keys = inputs
-        require(len(query.shape) == len(keys.shape) == 4, self, f"{query} against {keys}")
+        require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
         require_same(self, query.shape[0], keys.shape[0], "batch")
         require_same(self, query.shape[3], keys.shape[3], "head size")
         b, q, h, _ = query.shape
@@ -167,7 +167,7 @@ class Softmax(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
-        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -191,7 +191,7 @@ class Alibi(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
-        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -218,7 +218,7 @@ class AttentionValues(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes probabilities and values")
         p, values = inputs
-        require(len(p.shape) == len(values.shape) == 4, self, f"{p} against {values}")
+        require(len(p.shape) == len(values.shape) == 4, self, "{} against {}", p, values)
         require_same(self, p.shape[0], values.shape[0], "batch")
         require_same(self, p.shape[3], values.shape[1], "context")
         b, h, q, _ = p.shape

@@ -94,6 +94,17 @@ def test_a_window_caps_cache_and_step():
     assert compiled.breakdown("decode", B=1, T=9000).totals["kv_bytes"] == 131_072 * 4096
 
 
+def test_the_survey_counts_what_a_windowed_step_sees():
+    from costgraph.models.catalog import config_of
+
+    config = dict(config_of("mistral-7b"))
+    full = {**config, "sliding_window": None}
+    narrow, wide = (cg.compile(c, "a6000", accounting="survey") for c in (config, full))
+    assert narrow.tpot.evaluate(B=2, T=4000) == wide.tpot.evaluate(B=2, T=4000)
+    assert narrow.tpot.evaluate(B=2, T=9000) == wide.tpot.evaluate(B=2, T=4096)
+    assert narrow.ttft.evaluate(B=1, S=9000) == wide.ttft.evaluate(B=1, S=9000)
+
+
 def test_missing_and_wrong_values_explain_themselves():
     formula = cg.compile("gpt2", "a6000").tpot
     with pytest.raises(UnboundSymbolError, match="T"):
