@@ -9,6 +9,8 @@ ReLU                    1 (comparison)
 SiLU                    exp; negate, add, divide, (multiply folded) = 3 + 1 special
 GELU (erf)              erf; 4 = scale, add, multiply, multiply, + 1 special
 GELU (tanh)             tanh; 8 = two for x³, three for the argument, three after, + 1
+clamped gate            sigmoid of a scaled, clamped gate: 5 + 1 special; the clamped,
+                        shifted other half: 3
 soft cap                tanh; divide, multiply = 2 + 1 special
 RMSNorm                 4 per element: square, sum, scale, weight; 3 per row
 LayerNorm               7 per element: mean, subtract, square, sum, scale, weight,
@@ -48,6 +50,8 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "quick_gelu": (4, 1),
     "sigmoid": (2, 1),
     "tanh": (0, 1),
+    "clamped_gate": (5, 1),
+    "clamped_up": (3, 0),
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
+from costgraph.errors import InputError
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
@@ -98,6 +101,57 @@ class Stack:
         if ends.norm is not None:
             hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
         return m.build(_logits(m, ends, hidden, table))
+
+    def symbolic(self) -> tuple[Stack, dict[Symbol, Expr]]:
+        """Refused: only uniform dense decoders keep symbolic dimensions.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
+
+
+def segmented(d: Expr, layers: Sequence[Repeatable], longest: int = 12) -> tuple[Segment, ...]:
+    """Layers one by one as segments: runs of equal layers, and recurring patterns.
+
+    From the front, the pattern of at most ``longest`` layers that covers most of
+    what is left by recurring at once (the shortest such) becomes a region.
+    """
+    found: list[tuple[Sequence[Repeatable], int]] = []
+    start = 0
+    while start < len(layers):
+        length, count = _pattern(layers[start:], longest)
+        found.append((layers[start : start + length], count))
+        start += length * count
+    segments = []
+    for index, (pattern, count) in enumerate(found):
+        name = "layers" if len(found) == 1 else f"layers_{index}"
+        body: Repeatable = pattern[0]
+        if len(pattern) > 1:
+            inner = _runs(pattern)
+            body = Period(
+                d,
+                tuple(Segment(f"part_{i}", part, Integer(n)) for i, (part, n) in enumerate(inner)),
+            )
+        segments.append(Segment(name, body, Integer(count)))
+    return tuple(segments)
+
+
+def _pattern(layers: Sequence[Repeatable], longest: int) -> tuple[int, int]:
+    """(length, repetitions) of the pattern at the front that covers most."""
+    best = (1, _runs(layers)[0][1])
+    for length in range(2, min(longest, len(layers) // 2) + 1):
+        count = 1
+        while layers[count * length : (count + 1) * length] == layers[:length]:
+            count += 1
+        if count > 1 and length * count > best[0] * best[1]:
+            best = (length, count)
+    return best
+
+
+def _runs(layers: Sequence[Repeatable]) -> list[tuple[Repeatable, int]]:
+    """Equal neighbours with their number."""
+    return [(layer, len(list(group))) for layer, group in groupby(layers)]
 
 
 def run(m: Maker, segments: tuple[Segment, ...], hidden: str) -> str:

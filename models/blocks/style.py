@@ -9,6 +9,7 @@ from sympy import Expr
 from costgraph.dtypes import BF16, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
+from costgraph.ops.experts import BALANCED, Routing
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -22,6 +23,9 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.attention.MASKS`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
+        routing: which experts the tokens of a step choose.
+        mla: form of latent attention, see
+            :class:`costgraph.models.blocks.mla.LatentAttention`.
     """
 
     weights: DType = BF16
@@ -29,6 +33,8 @@ class Style:
     kv: DType = BF16
     mask: str = "skip"
     logits: str = "last"
+    routing: Routing = BALANCED
+    mla: str = "absorbed"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from costgraph.tensor import Role
 DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())
 
-#: The counter's convention: no masked pair is left out, every position gets logits.
-CONVENTION = {"mask": "compute", "logits": "all"}
+#: The counter's convention: no masked pair is left out, every position gets logits,
+#: latent attention expands the whole cache in every step.
+CONVENTION = {"mask": "compute", "logits": "all", "mla": "naive"}
 
 #: Where the counter itself counts something else, which of its totals is the model's own.
 INSTEAD = {
