@@ -104,8 +104,8 @@ def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Wo
     """Work of converting a stored operand to the type in which it meets ``other``.
 
     Two FLOP per stored element, or for ``elements`` of them (subtract the zero
-    point or look up, multiply by the scale) where the formats differ in width and the stored one is not what
-    the engine takes; nothing otherwise.
+    point or look up, multiply by the scale), where the formats differ in width and
+    the stored one is not what the engine takes; nothing otherwise.
     """
     a, b = stored.dtype, other.dtype
     if a.bits == b.bits or a.compute == compute_type(a, b):

@@ -21,6 +21,7 @@ from costgraph.ops import (
 from costgraph.tensor import Tensor
 
 ONE = Integer(1)
+ROUTE = Route()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Experts:
     width: Expr
     experts: Expr
     chosen: Expr
-    route: Route = Route()
+    route: Route = ROUTE
     activation: str = "silu"
     gated: bool = True
     up_activation: str | None = None

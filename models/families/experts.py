@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer
+from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import (
