@@ -90,7 +90,7 @@ class Routing:
             return ("experts: all tokens of a step choose the same ones, the least traffic",)
         how = "balanced routing"
         if self.zipf is not None:
-            how = f"popularity falling as 1/i^{self.zipf}"
+            how = f"popularity falling as 1/i^{float(self.zipf):g}"
         elif self.popularity:
             how = "the given popularity"
         return (
@@ -127,17 +127,15 @@ class Routing:
 @lru_cache(maxsize=64)
 def _inclusion(weights: tuple[Expr, ...], chosen: int) -> tuple[Expr, ...]:
     always: set[int] = set()
-    if sum(w > 0 for w in weights) < chosen:
+    if sum(bool(w > 0) for w in weights) < chosen:
         raise VerifyError(f"fewer than {chosen} experts are ever chosen")
     while True:
         rest: Expr = sum((w for i, w in enumerate(weights) if i not in always), ZERO)
         left = chosen - len(always)
         over = {i for i, w in enumerate(weights) if i not in always and left * w > rest}
         if not over:
-            return tuple(
-                ONE if i in always or left * w == rest else left * w / rest
-                for i, w in enumerate(weights)
-            )
+            scale = ZERO if left == 0 else left / rest
+            return tuple(ONE if i in always else scale * w for i, w in enumerate(weights))
         always |= over
 
 
@@ -230,6 +228,7 @@ class ExpertLinear(Linear):
         if self.bias:
             require(len(inputs[3].shape) == 1, self, f"bias {inputs[3]} is not a vector")
             require_same(self, inputs[3].shape[0], experts * oc, "bias and output width")
+        self.touched(inputs)  # refuses a popularity of other experts
         return (Spec((*numbers.shape, oc), x.dtype),)
 
     def touched(self, inputs: Tensors) -> Expr:
