@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Expr, Rational, Symbol
 
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
-from costgraph.formula.terms import Limit
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
+from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.fields import Fields
+from costgraph.models.known import COUNTED, not_understood
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
-from costgraph.program import Program, autoregressive
-from costgraph.symbols import T
+from costgraph.program import Program, autoregressive, denoising
 
 LARGEST_FILE = 4 * 2**20
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?\Z")
+#: Keys that a message lists before it only counts them.
+MOST_SHOWN = 12
+
+#: How a request runs through a step graph, by the name in a :class:`Reading`.
+PHASES: Mapping[str, Callable[..., Program]] = MappingProxyType(
+    {"autoregressive": autoregressive, "denoising": denoising}
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,7 +104,8 @@ def import_config(
     if mla not in ("auto", *FORMS):
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
     fields = Fields(name, config)
-    reading = FAMILIES[family_of(fields)](fields)
+    family = family_of(fields)
+    reading = FAMILIES[family](fields)
     base = _dtype_of(fields)
     style = Style(
         weights=base if weights is None else dtype(weights),
@@ -111,24 +120,28 @@ def import_config(
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
-    limits: tuple[Limit, ...] = ()
-    assumptions: tuple[str, ...] = ()
-    if reading.window is not None:
-        limits = (
-            Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
-        )
-        assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
     try:
         graph = model.graph(name, style)
     except VerifyError as error:
         raise ModelError(f"{name}: {error}") from None
-    decode = None
+    options: dict[str, Any] = {"dims": tuple(dims.items())}
     found = kinds(graph)
     if mla == "auto" and SplitScores.kind in found:
-        decode = model.graph(name, replace(style, mla="absorbed"))
+        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     if ExpertLinear.kind in found:
-        assumptions += style.routing.assumptions
-    return autoregressive(name, graph, assumptions, limits, tuple(dims.items()), decode)
+        made = made.assuming(*style.routing.assumptions)
+    left = not_understood(fields.unread)
+    if isinstance(model, Decoder):
+        for key in left:
+            if key in COUNTED and config[key]:
+                raise ModelError(
+                    f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
+                    f"{family!r} does not have"
+                )
+    if not left:
+        return made
+    return replace(made, notes=(f"keys of the configuration that play no part: {_list(left)}",))
 
 
 def kinds(graph: Graph) -> frozenset[str]:
@@ -183,8 +196,29 @@ def family_of(fields: Fields) -> str:
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
-    hint = nearest(str(kind), FAMILIES) or "; known: " + ", ".join(sorted(FAMILIES))
-    raise ModelError(f"{fields.name}: unknown model_type {clip(kind)}{hint}")
+    raise ModelError(
+        f"{fields.name}: unknown model_type {clip(kind)}{nearest(str(kind), FAMILIES)}"
+        f"{_as_llama(fields)}; docs/families.md says how to add a family, "
+        "costgraph models lists what there is"
+    )
+
+
+def _as_llama(fields: Fields) -> str:
+    """What a reading as a Llama would understand of an unknown configuration."""
+    copy = Fields(fields.name, dict(fields.values))
+    try:
+        FAMILIES["llama"](copy)
+        verdict = "a reading as 'llama' would understand"
+    except ModelError:
+        verdict = "even a reading as 'llama' fails; it understands"
+    read = [k for k in copy.read if k not in ("model_type", "architectures")]
+    left = not_understood(k for k in copy.unread if k not in ("model_type", "architectures"))
+    return f"; {verdict} {_list(read)}" + (f", and not {_list(left)}" if left else "")
+
+
+def _list(keys: Sequence[str]) -> str:
+    shown = ", ".join(clip(k) for k in keys[:MOST_SHOWN]) or "nothing"
+    return shown + (f" and {len(keys) - MOST_SHOWN} more" if len(keys) > MOST_SHOWN else "")
 
 
 def _dtype_of(fields: Fields) -> DType:

@@ -9,7 +9,14 @@ from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 
 from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
-from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax, SplitScores
+from costgraph.ops import (
+    Alibi,
+    AttentionScores,
+    AttentionValues,
+    SoftCap,
+    Softmax,
+    SplitScores,
+)
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
@@ -224,14 +231,15 @@ class Flash:
         if not isinstance(node.op, AttentionScores):
             return None
         chain: list[Node] = [node]
-        cap = False
+        cap = alibi = False
         while not isinstance(chain[-1].op, AttentionValues):
             users = graph.consumers[chain[-1].output]
             if len(users) != 1 or chain[-1].output in graph.outputs:
                 return Miss(self.name, node.name, "an intermediate is needed elsewhere")
-            if not isinstance(users[0].op, (Softmax, SoftCap, AttentionValues)):
+            if not isinstance(users[0].op, (Softmax, SoftCap, Alibi, AttentionValues)):
                 return Miss(self.name, node.name, f"{users[0].op.kind} between scores and values")
             cap = cap or isinstance(users[0].op, SoftCap)
+            alibi = alibi or isinstance(users[0].op, Alibi)
             chain.append(users[0])
         values = chain[-1]
         query, keys = graph.operands(node)[0], graph.operands(node)[len(node.inputs) // 2]
@@ -251,9 +259,17 @@ class Flash:
                 self.name, node.name, "tiles this small read K and V more than scores would move"
             )
         op = FlashAttention(
-            node.op.mask, rows, self.causal_traffic, cap, self.splits, node.op.paging
+            node.op.mask,
+            rows,
+            self.causal_traffic,
+            cap,
+            self.splits,
+            node.op.paging,
+            node.op.window,
+            alibi,
         )
-        inputs = (node.inputs[0], keys.name, values.inputs[1])
+        sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
         return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))
 
     def _split(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Rational, expand, fraction, sstr
+from sympy import Expr, Rational, expand, fraction
+from sympy.printing.str import StrPrinter
 
 from costgraph.symbols import LEGEND
 
@@ -28,6 +29,25 @@ def number_text(value: Rational) -> str:
         if size >= scale:
             return f"{float(value / scale):.4g}{prefix}"
     return f"{float(value):.4g}"
+
+
+class _Plain(StrPrinter):  # type: ignore[misc]
+    """Minima and maxima as in prose, ``min(T, 4096)``: symbols before numbers."""
+
+    def _print_Min(self, expr: Expr) -> str:
+        return self._clipped("min", expr)
+
+    def _print_Max(self, expr: Expr) -> str:
+        return self._clipped("max", expr)
+
+    def _clipped(self, name: str, expr: Expr) -> str:
+        parts = sorted(expr.args, key=lambda a: (a.is_number, str(a)))
+        return f"{name}({', '.join(self._print(a) for a in parts)})"
+
+
+def sstr(expr: Expr) -> str:
+    """An expression in plain text."""
+    return str(_Plain().doprint(expr))
 
 
 def _power(text: str) -> str:

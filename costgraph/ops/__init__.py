@@ -1,6 +1,6 @@
 """Operation kinds; each owns its shape rule, its work and its memory traffic."""
 
-from costgraph.ops.attention import AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.base import Op, Spec
 from costgraph.ops.elementwise import (
     Activation,
@@ -21,6 +21,7 @@ from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 __all__ = [
     "Activation",
     "Add",
+    "Alibi",
     "AttentionScores",
     "AttentionValues",
     "Combine",

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import ceiling
-
 from costgraph.cost import Access, Direction, Work
 from costgraph.dtypes import compute_type
 from costgraph.machine import Engine
@@ -123,12 +121,7 @@ class SplitFlash(FlashAttention):
         query, query2, keys, keys2, values = inputs
         new, heads = query.shape[1:3]
         context, key_heads = keys.shape[1:3]
-        positions = self.rows * key_heads / heads
-        blocks = ceiling(new / positions)
-        keys_read = blocks * context
-        if self.mask == "skip" and self.causal_traffic:
-            keys_read += -(blocks - 1) * new + positions * blocks * (blocks - 1) / 2
-        share = keys_read / context
+        share = self._keys_read(new, context, self.rows * key_heads / heads) / context
         again = key_heads / keys2.shape[2]
         found = [
             read(query),

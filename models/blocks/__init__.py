@@ -5,7 +5,8 @@ from costgraph.models.blocks.experts import Experts
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.layer import Block, Layer
 from costgraph.models.blocks.mla import LatentAttention
-from costgraph.models.blocks.stack import Ends, Period, Segment, Stack, segmented
+from costgraph.models.blocks.pattern import arranged
+from costgraph.models.blocks.stack import Ends, Period, Segment, Stack
 from costgraph.models.blocks.style import Maker, Norm, Style
 
 __all__ = [
@@ -22,5 +23,5 @@ __all__ = [
     "Segment",
     "Stack",
     "Style",
-    "segmented",
+    "arranged",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Protocol
 
 from sympy import Expr, Integer, Symbol
@@ -71,6 +69,9 @@ class Ends:
         tied: the projection to logits uses the embedding table.
         head_bias: bias of that projection.
         logit_cap: logits pass through a soft cap.
+        logit_scale: logits are multiplied by a constant.
+        head_scale: the hidden state is, in front of that projection.
+        all_logits: every position needs logits, whatever the style says.
     """
 
     d: Expr
@@ -83,6 +84,9 @@ class Ends:
     tied: bool = False
     head_bias: bool = False
     logit_cap: bool = False
+    logit_scale: bool = False
+    head_scale: bool = False
+    all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,49 +113,6 @@ class Stack:
             InputError: always.
         """
         raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
-
-
-def segmented(d: Expr, layers: Sequence[Repeatable], longest: int = 12) -> tuple[Segment, ...]:
-    """Layers one by one as segments: runs of equal layers, and recurring patterns.
-
-    From the front, the pattern of at most ``longest`` layers that covers most of
-    what is left by recurring at once (the shortest such) becomes a region.
-    """
-    found: list[tuple[Sequence[Repeatable], int]] = []
-    start = 0
-    while start < len(layers):
-        length, count = _pattern(layers[start:], longest)
-        found.append((layers[start : start + length], count))
-        start += length * count
-    segments = []
-    for index, (pattern, count) in enumerate(found):
-        name = "layers" if len(found) == 1 else f"layers_{index}"
-        body: Repeatable = pattern[0]
-        if len(pattern) > 1:
-            inner = _runs(pattern)
-            body = Period(
-                d,
-                tuple(Segment(f"part_{i}", part, Integer(n)) for i, (part, n) in enumerate(inner)),
-            )
-        segments.append(Segment(name, body, Integer(count)))
-    return tuple(segments)
-
-
-def _pattern(layers: Sequence[Repeatable], longest: int) -> tuple[int, int]:
-    """(length, repetitions) of the pattern at the front that covers most."""
-    best = (1, _runs(layers)[0][1])
-    for length in range(2, min(longest, len(layers) // 2) + 1):
-        count = 1
-        while layers[count * length : (count + 1) * length] == layers[:length]:
-            count += 1
-        if count > 1 and length * count > best[0] * best[1]:
-            best = (length, count)
-    return best
-
-
-def _runs(layers: Sequence[Repeatable]) -> list[tuple[Repeatable, int]]:
-    """Equal neighbours with their number."""
-    return [(layer, len(list(group))) for layer, group in groupby(layers)]
 
 
 def run(m: Maker, segments: tuple[Segment, ...], hidden: str) -> str:
@@ -188,8 +149,10 @@ def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
     width = ends.embed_dim or ends.d
     if ends.embed_dim is not None:
         hidden = m.linear("output_proj", hidden, width, ends.d)
-    count = Integer(1) if m.style.logits == "last" else q
-    hidden = m.add("last_position", SelectLast(count), hidden)
+    last = m.style.logits == "last" and not ends.all_logits
+    hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
+    if ends.head_scale:
+        hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:
         operands = [hidden, table]
         if ends.head_bias:
@@ -197,6 +160,8 @@ def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         logits = m.add("lm_head", Linear(bias=ends.head_bias), *operands)
     else:
         logits = m.linear("lm_head", hidden, ends.vocab, width, ends.head_bias)
+    if ends.logit_scale:
+        logits = m.add("logit_scale", Scale(), logits)
     if ends.logit_cap:
         logits = m.add("logit_cap", SoftCap(), logits)
     return m.add("sample", Sample(), logits)

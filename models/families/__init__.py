@@ -9,10 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from costgraph.models.families import deepseek, experts, gpt, llama
+from costgraph.models.families import (
+    alibi,
+    cohere,
+    deepseek,
+    diffusion,
+    experts,
+    gemma,
+    glm,
+    gpt,
+    llama,
+    olmo,
+    qwen,
+)
 from costgraph.models.families.common import Family, Model, Reading
 
-_FILES = (llama, gpt, experts, deepseek)
+_FILES = (llama, qwen, gemma, gpt, alibi, cohere, olmo, glm, diffusion, experts, deepseek)
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(

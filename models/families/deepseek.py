@@ -13,10 +13,8 @@ from costgraph.models.blocks import LatentAttention
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.experts import (
     corrected_route,
-    ends_of,
     feed_forward_of,
-    shared_layers,
-    stacked,
+    shared_stack,
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
@@ -44,8 +42,7 @@ def _read(fields: Fields, route: Route) -> Reading:
             "1 (experts in every layer after the dense ones) is understood"
         )
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
-    layers = shared_layers(fields, latent_attention_of(fields), dense, route)
-    return Reading(stacked(ends_of(fields), layers))
+    return Reading(shared_stack(fields, latent_attention_of(fields), dense, route))
 
 
 def _deepseek_v3(fields: Fields) -> Reading:

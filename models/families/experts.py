@@ -20,7 +20,7 @@ from costgraph.models.blocks import (
     Norm,
     Segment,
     Stack,
-    segmented,
+    arranged,
 )
 from costgraph.models.families.common import (
     Family,
@@ -82,24 +82,22 @@ def ends_of(fields: Fields, tied: bool = False, **changes: Any) -> Ends:
     return replace(ends, **changes)
 
 
-def stacked(ends: Ends, layers: Sequence[Layer]) -> Stack:
-    """A model of the given layers."""
-    return Stack(ends, segmented(ends.d, layers))
+def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Layer]) -> Stack:
+    """A model whose layer ``i`` is ``layers[kinds[i]]``."""
+    return Stack(ends, arranged(ends.d, kinds, layers))
 
 
-def layers_of(fields: Fields, key: str = "num_hidden_layers") -> int:
+def layers_of(fields: Fields) -> int:
     """The number of layers, bounded: patterns are searched layer by layer."""
-    count = fields.size(key)
+    count = fields.size("num_hidden_layers")
     if count > 4096:
-        raise ModelError(f"{fields.name}: {key!r} = {count}: more than 4096 layers")
+        raise ModelError(f"{fields.name}: 'num_hidden_layers' = {count}: more than 4096 layers")
     return count
 
 
-def uniform(fields: Fields, mixer: Attention, channel: Experts, **changes: Any) -> Stack:
+def uniform(ends: Ends, layer: Layer, count: int) -> Stack:
     """A model whose layers are all alike."""
-    layer = replace(Layer(mixer.d, mixer, channel, RMS), **changes)
-    count = Integer(fields.size("num_hidden_layers"))
-    return Stack(ends_of(fields), (Segment("layers", layer, count),))
+    return Stack(ends, (Segment("layers", layer, Integer(count)),))
 
 
 def numbers_of(fields: Fields, key: str) -> list[int]:
@@ -121,27 +119,44 @@ def numbers_of(fields: Fields, key: str) -> list[int]:
 def _mixtral(fields: Fields) -> Reading:
     route = Route(normalise=True)
     experts = experts_of(fields, fields.size("intermediate_size"), route, "num_local_experts")
-    return Reading(uniform(fields, attention_of(fields), experts), window_of(fields))
+    attention = attention_of(fields, window=window_of(fields))
+    layer = Layer(attention.d, attention, experts)
+    return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
-def _sparse(fields: Fields, count: int) -> list[bool]:
-    """Which layers hold experts (Qwen): every so many, without the named ones."""
-    step = fields.size("decoder_sparse_step", default=1)
-    dense = set(numbers_of(fields, "mlp_only_layers"))
-    return [(i + 1) % step == 0 and i not in dense for i in range(count)]
+def _olmoe(fields: Fields) -> Reading:
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(
+        fields,
+        qkv_bias=bias,
+        out_bias=bias,
+        qk_norm=RMS,
+        qk_norm_over="all",
+        clip=fields.values.get("clip_qkv") is not None,
+    )
+    route = Route(normalise=fields.flag("norm_topk_prob", False))
+    experts = experts_of(fields, fields.size("intermediate_size"), route, "num_experts")
+    layer = Layer(attention.d, attention, experts)
+    return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
 def _qwen_moe(fields: Fields, attention: Attention, experts: Experts) -> Reading:
+    """Experts in every so many layers, without the named ones."""
     d, count = attention.d, layers_of(fields)
-    pattern = _sparse(fields, count)
-    sparse = Layer(d, attention, experts, RMS)
-    layers = [sparse] * count
-    if not all(pattern):
-        feed_forward = feed_forward_of(fields, fields.size("intermediate_size"))
-        dense = Layer(d, attention, feed_forward, RMS)
-        layers = [sparse if held else dense for held in pattern]
-    window = window_of(fields) if fields.flag("use_sliding_window", False) else None
-    return Reading(stacked(ends_of(fields), layers), window)
+    step = fields.size("decoder_sparse_step", default=1)
+    dense = set(numbers_of(fields, "mlp_only_layers"))
+    kinds = ["dense" if (i + 1) % step or i in dense else "experts" for i in range(count)]
+    if fields.flag("use_sliding_window", False):
+        attention = replace(attention, window=window_of(fields, 4096))
+        if fields.size("max_window_layers", default=count) < count:
+            raise ModelError(
+                f"{fields.name}: 'max_window_layers': windows in some layers only are unknown here"
+            )
+    layers = {"experts": Layer(d, attention, experts)}
+    if "dense" in kinds:
+        width = fields.size("intermediate_size")
+        layers["dense"] = Layer(d, attention, feed_forward_of(fields, width))
+    return Reading(stacked(ends_of(fields), kinds, layers))
 
 
 def _qwen2_moe(fields: Fields) -> Reading:
@@ -162,59 +177,42 @@ def _qwen3_moe(fields: Fields) -> Reading:
 
 
 def _granitemoe(fields: Fields) -> Reading:
-    # Embedding, residual and logit multipliers are folded into neighbouring products.
-    route = Route(after=True)
     width = fields.size("intermediate_size")
-    experts = experts_of(fields, width, route, "num_local_experts", packed=True)
-    shared = fields.values.get("shared_intermediate_size")
-    if shared:
+    experts = experts_of(fields, width, Route(after=True), "num_local_experts", packed=True)
+    if fields.values.get("shared_intermediate_size"):
         block = feed_forward_of(fields, fields.size("shared_intermediate_size"))
         experts = replace(experts, shared=replace(block, fused_gate_up=True))
     bias = fields.flag("attention_bias", False)
-    return Reading(uniform(fields, attention_of(fields, qkv_bias=bias, out_bias=bias), experts))
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
+    scaled = fields.number("residual_multiplier", 1.0) != 1
+    layer = Layer(attention.d, attention, experts, residual_scale=scaled)
+    ends = ends_of(
+        fields,
+        embed_scale=fields.number("embedding_multiplier", 1.0) != 1,
+        logit_scale=fields.number("logits_scaling", 1.0) != 1,
+    )
+    return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))
 
 
 def _dbrx(fields: Fields) -> Reading:
-    d = fields.size("d_model")
-    heads = fields.size("n_heads")
-    inner, outer = (nested(fields, key) for key in ("ffn_config", "attn_config"))
-    activation = nested(inner, "ffn_act_fn") if inner.values.get("ffn_act_fn") else inner
-    kv_heads = outer.size("kv_n_heads", default=1)
-    if d % heads or heads % kv_heads:
-        raise ModelError(f"{fields.name}: {d} / {heads} / {kv_heads} heads do not divide")
-    dh = Integer(d // heads)
+    inner, outer = fields.section("ffn_config"), fields.section("attn_config")
+    named = fields.renamed(
+        hidden_size="d_model", num_attention_heads="n_heads", num_hidden_layers="n_layers"
+    ).with_values(num_key_value_heads=outer.size("kv_n_heads", default=1))
     norm = Norm("layer")
-    attention = Attention(
-        Integer(d), Integer(heads), Integer(kv_heads), dh, rotary=dh, fused_qkv=True
-    )
+    attention = attention_of(named, fused_qkv=True, clip=outer.values.get("clip_qkv") is not None)
+    activation = inner.section("ffn_act_fn") if inner.values.get("ffn_act_fn") else inner
+    normalised = inner.values.get("moe_normalize_expert_weights", 1) is not None
     experts = Experts(
-        d=Integer(d),
+        d=attention.d,
         width=Integer(inner.size("ffn_hidden_size")),
         experts=Integer(inner.size("moe_num_experts")),
         chosen=Integer(inner.size("moe_top_k")),
-        route=Route(normalise=inner.values.get("moe_normalize_expert_weights", 1) is not None),
+        route=Route(normalise=normalised),
         activation=activation_of(activation, "name", default="silu"),
     )
-    ends = Ends(
-        Integer(d),
-        Integer(fields.size("vocab_size")),
-        norm=norm,
-        tied=fields.flag("tie_word_embeddings", False),
-    )
-    layer = Layer(Integer(d), attention, experts, norm)
-    return Reading(Stack(ends, (Segment("layers", layer, Integer(fields.size("n_layers"))),)))
-
-
-def nested(fields: Fields, key: str) -> Fields:
-    """The object under ``key`` as fields of its own.
-
-    Raises:
-        ModelError: there is none.
-    """
-    value = fields.values.get(key)
-    if not isinstance(value, Mapping):
-        raise ModelError(f"{fields.name}: {key!r} must be an object, not {clip(value)}")
-    return Fields(f"{fields.name}: {key}", value)
+    layer = Layer(attention.d, attention, experts, norm)
+    return Reading(uniform(ends_of(named, norm=norm), layer, named.size("num_hidden_layers")))
 
 
 def _phimoe(fields: Fields) -> Reading:
@@ -222,25 +220,38 @@ def _phimoe(fields: Fields) -> Reading:
     norm = Norm("layer", True)
     # Its router (SparseMixer) takes a softmax over masked logits for each choice; one is counted.
     experts = experts_of(fields, fields.size("intermediate_size"), Route(), "num_local_experts")
-    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias, window=window_of(fields))
     layer = Layer(attention.d, attention, experts, norm)
     ends = ends_of(fields, norm=norm, head_bias=fields.flag("lm_head_bias", False))
-    count = Integer(fields.size("num_hidden_layers"))
-    return Reading(Stack(ends, (Segment("layers", layer, count),)), window_of(fields))
+    return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))
+
+
+def _minimax_m2(fields: Fields) -> Reading:
+    # Its modules for multi-token prediction (num_mtp_modules) are no part of the decoder.
+    if fields.values.get("shared_intermediate_size"):
+        raise ModelError(f"{fields.name}: 'shared_intermediate_size': shared experts are unknown")
+    normed = fields.flag("use_qk_norm", True)
+    attention = attention_of(
+        fields, qk_norm=RMS if normed else None, qk_norm_over="all" if normed else "head"
+    )
+    if fields.values.get("rotary_dim") is not None:
+        attention = replace(attention, rotary=Integer(fields.size("rotary_dim")))
+    route = Route(score="sigmoid", normalise=True, correction=True)
+    experts = experts_of(fields, fields.size("intermediate_size"), route, "num_local_experts")
+    layer = Layer(attention.d, attention, experts)
+    return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
 def _glm4_moe(fields: Fields) -> Reading:
-    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    dh = fields.size("head_dim", default=d // heads)
+    _, _, dh = heads_of(fields, fields.size("hidden_size"))
     attention = attention_of(
         fields,
-        rotary=rotary_of(fields, Integer(dh), 0.5),
+        rotary=rotary_of(fields, dh, 0.5),
         qkv_bias=fields.flag("attention_bias", False),
         qk_norm=RMS if fields.flag("use_qk_norm", False) else None,
     )
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
-    layers = shared_layers(fields, attention, dense, corrected_route(fields))
-    return Reading(stacked(ends_of(fields), layers))
+    return Reading(shared_stack(fields, attention, dense, corrected_route(fields)))
 
 
 def corrected_route(fields: Fields) -> Route:
@@ -255,7 +266,7 @@ def corrected_route(fields: Fields) -> Route:
     )
 
 
-def shared_layers(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> list[Layer]:
+def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> Stack:
     """Layers as DeepSeek-V3 has them: first dense ones, then experts with shared ones.
 
     Extra layers for multi-token prediction (``num_nextn_predict_layers``) are no
@@ -263,8 +274,7 @@ def shared_layers(fields: Fields, mixer: Block, dense: FeedForward, route: Route
     """
     width = fields.size("moe_intermediate_size")
     experts = experts_of(fields, width, route, "n_routed_experts")
-    shared = fields.values.get("n_shared_experts")
-    if shared:
+    if fields.values.get("n_shared_experts"):
         block = replace(dense, width=Integer(width * fields.size("n_shared_experts")))
         experts = replace(experts, shared=block)
     first, count = fields.values.get("first_k_dense_replace", 0), layers_of(fields)
@@ -272,8 +282,9 @@ def shared_layers(fields: Fields, mixer: Block, dense: FeedForward, route: Route
         raise ModelError(
             f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"
         )
-    front, back = (Layer(dense.d, mixer, channel, RMS) for channel in (dense, experts))
-    return [front] * first + [back] * (count - first)
+    layers = {"dense": Layer(dense.d, mixer, dense), "experts": Layer(dense.d, mixer, experts)}
+    kinds = ["dense"] * first + ["experts"] * (count - first)
+    return stacked(ends_of(fields), kinds, layers)
 
 
 #: ``model_type`` to the function that reads it.
@@ -285,6 +296,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "granitemoe": _granitemoe,
         "granitemoeshared": _granitemoe,
         "dbrx": _dbrx,
+        "minimax_m2": _minimax_m2,
+        "olmoe": _olmoe,
         "phimoe": _phimoe,
         "glm4_moe": _glm4_moe,
     }
@@ -299,6 +312,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "GraniteMoeForCausalLM": "granitemoe",
         "GraniteMoeSharedForCausalLM": "granitemoeshared",
         "DbrxForCausalLM": "dbrx",
+        "MiniMaxM2ForCausalLM": "minimax_m2",
+        "OlmoeForCausalLM": "olmoe",
         "PhimoeForCausalLM": "phimoe",
         "PhiMoEForCausalLM": "phimoe",
         "Glm4MoeForCausalLM": "glm4_moe",
