@@ -125,6 +125,11 @@ class Routing:
 
 
 @lru_cache(maxsize=64)
+def _touched(routing: Routing, experts: Expr, chosen: Expr, tokens: Expr) -> Expr:
+    return routing.touched(experts, chosen, tokens)
+
+
+@lru_cache(maxsize=64)
 def _inclusion(weights: tuple[Expr, ...], chosen: int) -> tuple[Expr, ...]:
     always: set[int] = set()
     if sum(bool(w > 0) for w in weights) < chosen:
@@ -234,7 +239,7 @@ class ExpertLinear(Linear):
     def touched(self, inputs: Tensors) -> Expr:
         """Experts whose weights are read in one execution."""
         w, numbers = inputs[1:3]
-        return self.routing.touched(w.shape[0], numbers.shape[-1], Mul(*numbers.shape[:-1]))
+        return _touched(self.routing, w.shape[0], numbers.shape[-1], Mul(*numbers.shape[:-1]))
 
     def gemm(self, inputs: Tensors) -> tuple[Expr, Expr, Expr, Expr]:
         """(groups, rows of each, ic, oc): the products as a grouped GEMM sees them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,7 @@ from costgraph.models.blocks import (
     Stack,
     arranged,
 )
+from costgraph.models.blocks.pattern import period_of
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -34,6 +36,9 @@ from costgraph.models.fields import Fields
 from costgraph.ops import Route
 
 RMS = Norm()
+#: Runs of equal layers up to which no pattern behind first layers is looked for,
+#: and how many first layers there may be.
+MOST_RUNS, MOST_FIRST = 4, 4
 
 
 def attention_of(fields: Fields, **changes: Any) -> Attention:
@@ -83,7 +88,20 @@ def ends_of(fields: Fields, tied: bool = False, **changes: Any) -> Ends:
 
 
 def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Layer]) -> Stack:
-    """A model whose layer ``i`` is ``layers[kinds[i]]``."""
+    """A model whose layer ``i`` is ``layers[kinds[i]]``.
+
+    Where a pattern recurs only after a few first layers, those stand apart.
+    """
+    runs = sum(1 for _ in groupby(kinds))
+    if runs > MOST_RUNS and period_of(kinds) == len(kinds):
+        for start in range(1, MOST_FIRST + 1):
+            rest = kinds[start:]
+            if period_of(rest) < len(rest):
+                front = tuple(
+                    replace(s, name=f"first_{s.name}")
+                    for s in arranged(ends.d, kinds[:start], layers)
+                )
+                return Stack(ends, (*front, *arranged(ends.d, rest, layers)))
     return Stack(ends, arranged(ends.d, kinds, layers))
 
 
