@@ -311,7 +311,7 @@ def _survey_flash(kv_reads: int) -> Rule:
     """
 
     def rule(site: Site) -> Cost:
-        query, keys, _ = site.operands
+        query, keys = site.operands[:2]
         b, q, h, dh = query.shape
         t, a = keys.shape[1], query.dtype.bytes_per_element
         reads = kv_reads * ceiling(q / dh) * t * dh * b * h * keys.dtype.bytes_per_element

@@ -125,10 +125,15 @@ def autoregressive(
     assumptions: tuple[str, ...] = (),
     limits: tuple[Limit, ...] = (),
     dims: tuple[tuple[Symbol, Expr], ...] = (),
+    decode_graph: Graph | None = None,
 ) -> Program:
-    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph."""
+    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph.
+
+    With a ``decode_graph``, decode steps run another form of the same model: its
+    weights and caches are the same, in memory once.
+    """
     prefill = Phase("prefill", graph, ((q, S), (T, S)))
-    decode = Phase("decode", graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
+    decode = Phase("decode", decode_graph or graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
     return Program(name, (prefill, decode), assumptions, limits, dims)
 
 

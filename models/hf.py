@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Symbol
+from sympy import Expr, Rational, Symbol
 
 from costgraph.dtypes import BF16, FP16, DType, dtype
-from costgraph.errors import InputError, ModelError, clip, nearest
+from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
+from costgraph.formula.formula import exact
+from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks import Style
+from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
 from costgraph.ops.attention import MASKS
+from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
 
 LARGEST_FILE = 4 * 2**20
+_NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?\Z")
 #: Keys that a message lists before it only counts them.
 MOST_SHOWN = 12
 
@@ -65,6 +73,8 @@ def import_config(
     mask: str = "skip",
     logits: str = "last",
     symbolic: bool = False,
+    mla: str = "auto",
+    routing: str | Sequence[float | Fraction] | Routing = "balanced",
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -76,6 +86,12 @@ def import_config(
         logits: ``last`` position only in prefill, or ``all``.
         symbolic: keep ``d``, ``L``, ``H`` … as symbols; their values are in
             the program's ``dims``.
+        mla: form of latent attention, ``absorbed``, ``naive`` or ``expanded``
+            (:class:`~costgraph.models.blocks.mla.LatentAttention`); ``auto`` is
+            naive in the prefill and absorbed in decode steps, as engines do.
+        routing: how tokens choose experts: ``balanced``; the relative popularity
+            of each expert as a list, or ``zipf:1.2``; or the bounds ``all`` and
+            ``least`` (:class:`~costgraph.ops.experts.Routing`).
 
     Raises:
         ModelError: a key is missing or wrong, or the architecture is unknown.
@@ -85,6 +101,8 @@ def import_config(
         raise InputError(f"unknown mask {clip(mask)}{nearest(str(mask), MASKS)}")
     if logits not in ("last", "all"):
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
+    if mla not in ("auto", *FORMS):
+        raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
     fields = Fields(name, config)
     family = family_of(fields)
     reading = FAMILIES[family](fields)
@@ -95,12 +113,24 @@ def import_config(
         kv=(base if activations is None else dtype(activations)) if kv is None else dtype(kv),
         mask=mask,
         logits=logits,
+        routing=routing_of(routing),
+        mla="naive" if mla == "auto" else mla,
     )
     model = reading.model
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
-    made = PHASES[reading.phases](name, model.graph(name, style), dims=tuple(dims.items()))
+    try:
+        graph = model.graph(name, style)
+    except VerifyError as error:
+        raise ModelError(f"{name}: {error}") from None
+    options: dict[str, Any] = {"dims": tuple(dims.items())}
+    found = kinds(graph)
+    if mla == "auto" and SplitScores.kind in found:
+        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
+    if ExpertLinear.kind in found:
+        made = made.assuming(*style.routing.assumptions)
     left = not_understood(fields)
     if isinstance(model, Decoder):
         for key in left:
@@ -112,6 +142,39 @@ def import_config(
     if not left:
         return made
     return replace(made, notes=(f"keys of the configuration that play no part: {_list(left)}",))
+
+
+def kinds(graph: Graph) -> frozenset[str]:
+    """Kinds of the operations in a graph and its regions."""
+    inner = (kinds(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat))
+    return frozenset(n.op.kind for n in graph.nodes).union(*inner)
+
+
+def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
+    """The routing that an option asks for.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(spec, Routing):
+        return spec
+    if isinstance(spec, str):
+        if spec == "balanced":
+            return Routing()
+        if spec in ("all", "least"):
+            return Routing(count=spec)
+        name, _, power = spec.partition(":")
+        if name == "zipf" and _NUMBER.match(power):
+            return Routing(zipf=Rational(power))
+        known = ("balanced", "all", "least", "zipf:1")
+        raise InputError(f"unknown routing {clip(spec)}{nearest(spec, known)}")
+    try:
+        given = tuple(exact(value) for value in spec)
+    except (TypeError, InputError):
+        raise InputError(f"routing must be a name or a list of numbers, not {clip(spec)}") from None
+    if not given or any(value < 0 for value in given):
+        raise InputError("routing: the popularity of experts must not be negative")
+    return Routing(popularity=given)
 
 
 def family_of(fields: Fields) -> str:

@@ -51,9 +51,9 @@ def sstr(expr: Expr) -> str:
 
 
 def _power(text: str) -> str:
-    """Powers as superscripts: ``B**2`` is ``B²``."""
+    """Powers as superscripts: ``B**2`` is ``B²``; ``(3/4)^B`` where they are symbols."""
     shown = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_SUPERSCRIPT), text)
-    return shown.replace("*", "·")
+    return shown.replace("**", "^").replace("*", "·")
 
 
 def expr_text(expr: Expr) -> str:

@@ -12,8 +12,10 @@ from costgraph.ops.elementwise import (
     Scale,
     SoftCap,
 )
+from costgraph.ops.experts import Combine, ExpertLinear, Route, Routing, RowScale
+from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import NarrowResult, QuantizeTo, QuantLinear
+from costgraph.ops.quant import NarrowResult, QuantExpertLinear, QuantizeTo, QuantLinear
 from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 
 __all__ = [
@@ -22,17 +24,24 @@ __all__ = [
     "Alibi",
     "AttentionScores",
     "AttentionValues",
+    "Combine",
     "Embedding",
+    "ExpertLinear",
+    "HeadLinear",
     "KVAppend",
     "LayerNorm",
     "Linear",
     "Multiply",
     "NarrowResult",
     "Op",
+    "QuantExpertLinear",
     "QuantLinear",
     "QuantizeTo",
     "RMSNorm",
     "Rope",
+    "Route",
+    "Routing",
+    "RowScale",
     "Sample",
     "Scale",
     "SelectLast",
@@ -40,4 +49,5 @@ __all__ = [
     "Softmax",
     "Spec",
     "Split",
+    "SplitScores",
 ]

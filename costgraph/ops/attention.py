@@ -159,20 +159,29 @@ class AttentionScores(Op):
 
 @dataclass(frozen=True)
 class Softmax(Op):
-    """Softmax over the last dimension of scores ``(B, H, q, T)``; 5 FLOP per computed pair."""
+    """Softmax over the last dimension of scores ``(B, H, q, T)``; 5 FLOP per computed pair.
+
+    A second operand ``(H)`` holds sinks: one more logit per head that takes part in
+    every row and gets no value.
+    """
 
     kind: ClassVar[str] = "softmax"
     mask: str = "skip"
     window: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
+        require(len(inputs) in (1, 2), self, "takes scores, and sinks if there are any")
         require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
+        for sinks in inputs[1:]:
+            require(len(sinks.shape) == 1, self, "sinks {} are not a vector", sinks)
+            require_same(self, sinks.shape[0], inputs[0].shape[1], "sinks and heads")
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[0].shape
         n = b * h * score_pairs(q, t, self.mask, self.window)
+        if len(inputs) == 2:
+            n += b * h * q
         return vector_special(4 * n, n)
 
 

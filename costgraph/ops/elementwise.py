@@ -9,6 +9,8 @@ ReLU                    1 (comparison)
 SiLU                    exp; negate, add, divide, (multiply folded) = 3 + 1 special
 GELU (erf)              erf; 4 = scale, add, multiply, multiply, + 1 special
 GELU (tanh)             tanh; 8 = two for x³, three for the argument, three after, + 1
+clamped gate            sigmoid of a scaled, clamped gate: 5 + 1 special; the clamped,
+                        shifted other half: 3
 soft cap                tanh; divide, multiply = 2 + 1 special
 RMSNorm                 4 per element: square, sum, scale, weight; 3 per row
 LayerNorm               7 per element: mean, subtract, square, sum, scale, weight,
@@ -49,6 +51,8 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "quick_gelu": (4, 1),
     "sigmoid": (2, 1),
     "tanh": (0, 1),
+    "clamped_gate": (5, 1),
+    "clamped_up": (3, 0),
     "clip": (2, 0),
 }
 
@@ -144,22 +148,23 @@ def _check_norm(op: Op, inputs: Tensors, operands: int) -> tuple[Spec, ...]:
 
 @dataclass(frozen=True)
 class RMSNorm(Op):
-    """Root-mean-square normalisation over the last dimension, with a weight.
+    """Root-mean-square normalisation over the last dimension, with an optional weight.
 
     Inputs ``x (…, d)``, ``weight (d)`` or, with one per head, ``(heads, d)``. 4 FLOP
-    per element (square, sum, scale, weight) and 3 per row (mean, epsilon,
-    reciprocal root).
+    per element (square, sum, scale, weight), 3 without weight, and 3 per row (mean,
+    epsilon, reciprocal root).
     """
 
     kind: ClassVar[str] = "rms-norm"
+    weight: bool = True
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _check_norm(self, inputs, 2)
+        return _check_norm(self, inputs, 1 + self.weight)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x = inputs[0]
         rows = Mul(*x.shape[:-1])
-        return vector_special(4 * x.numel + 2 * rows, rows)
+        return vector_special((3 + self.weight) * x.numel + 2 * rows, rows)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class FlashAttention(Op):
     not modelled). With ``causal_traffic`` a block stops at its last visible key:
     ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2`` keys. With a
     sliding window it also starts at its first visible key: a block that ends at
-    position ``e`` reads ``Min(e, W + p − 1)`` keys.
+    position ``e`` reads ``Min(e, W + p − 1)`` keys. A fourth operand ``(H)`` holds
+    the sinks of the softmax.
 
     Attributes:
         mask: as in :data:`costgraph.ops.attention.MASKS`.
@@ -52,17 +53,17 @@ class FlashAttention(Op):
     alibi: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 3, self, "takes queries, keys and values")
-        query, keys, values = inputs
+        require(len(inputs) in (3, 4), self, "takes queries, keys and values, and sinks")
+        query, keys, values = inputs[:3]
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
         return AttentionValues(self.mask).infer((scores, values))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        query, keys, values = inputs
+        query, keys, values = inputs[:3]
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
         parts = [
             AttentionScores(self.mask, window=self.window).work((query, keys), (scores,)),
-            Softmax(self.mask, self.window).work((scores,), (scores,)),
+            Softmax(self.mask, self.window).work((scores, *inputs[3:]), (scores,)),
             AttentionValues(self.mask, window=self.window).work((scores, values), outputs),
         ]
         if self.soft_cap:
@@ -74,7 +75,7 @@ class FlashAttention(Op):
         return merged(*parts)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        query, keys, values = inputs
+        query, keys, values = inputs[:3]
         b, q, h, _ = query.shape
         t, hk = keys.shape[1], keys.shape[2]
         share = self._keys_read(q, t, self.rows * hk / h) / t
@@ -82,6 +83,7 @@ class FlashAttention(Op):
             read(query),
             read(keys, keys.bytes * share),
             read(values, values.bytes * share),
+            *(read(sinks) for sinks in inputs[3:]),
             write(outputs[0]),
         ]
         if self.splits != 1:

@@ -14,6 +14,7 @@ from costgraph.ops import (
     AttentionValues,
     KVAppend,
     Rope,
+    Scale,
     SoftCap,
     Softmax,
     Split,
@@ -40,6 +41,10 @@ class Attention:
         alibi: linear biases on the scores.
         clip: projections are clipped to a range.
         causal: False for attention in both directions, which has no cache.
+        v_dim: size of values per head where it differs from ``head_dim``.
+        value_scale: values are multiplied by a constant.
+        query_scale: queries are multiplied by a number per position.
+        sinks: the softmax has one learned logit per head more.
         table: name of the rotary table; another one for another width.
     """
 
@@ -58,6 +63,10 @@ class Attention:
     clip: bool = False
     causal: bool = True
     qk_norm_over: str = "head"
+    v_dim: Expr | None = None
+    value_scale: bool = False
+    query_scale: bool = False
+    sinks: bool = False
     table: str = "rope_table"
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
@@ -76,20 +85,28 @@ class Attention:
         for table in self.operands(m.style):
             query = m.add("q_rope", Rope(), query, table.name)
             key = m.add("k_rope", Rope(), key, table.name)
+        if self.query_scale:
+            query = m.add("q_scale", Scale(), query)
+        if self.value_scale:
+            value = m.add("v_scale", Scale(), value)
         hk, dh, window = self.kv_heads, self.head_dim, self.window
+        dv = dh if self.v_dim is None else self.v_dim
         keys, values, mask = key, value, "none"
         if self.causal:
             append, mask = KVAppend(window), m.style.mask
             keys = m.add("k_append", append, m.cache("k_cache", hk, dh, window), key)
-            values = m.add("v_append", append, m.cache("v_cache", hk, dh, window), value)
+            values = m.add("v_append", append, m.cache("v_cache", hk, dv, window), value)
         scores = m.add("qk_matmul", AttentionScores(mask, window=window), query, keys)
         if self.score_cap:
             scores = m.add("score_cap", SoftCap(), scores)
         if self.alibi:
             scores = m.add("alibi", Alibi(mask, window), scores)
-        probabilities = m.add("softmax", Softmax(mask, window), scores)
+        logits = [scores]
+        if self.sinks:
+            logits.append(m.vector("sinks.weight", self.heads))
+        probabilities = m.add("softmax", Softmax(mask, window), *logits)
         mixed = m.add("sv_matmul", AttentionValues(mask, window=window), probabilities, values)
-        return m.linear("o_proj", mixed, self.d, self.heads * dh, self.out_bias, contract=2)
+        return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
         query, key, value = self._products(m, x)
@@ -118,7 +135,7 @@ class Attention:
             )
             return query, key, value
         query, key, value = (
-            m.linear(f"{n}_proj", x, heads * dh, self.d, self.qkv_bias, (heads, dh))
-            for n, heads in (("q", h), ("k", hk), ("v", hk))
+            m.linear(f"{n}_proj", x, heads * width, self.d, self.qkv_bias, (heads, width))
+            for n, heads, width in (("q", h, dh), ("k", hk, dh), ("v", hk, self.v_dim or dh))
         )
         return query, key, value

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
+from costgraph.errors import InputError
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
@@ -104,6 +105,14 @@ class Stack:
         if ends.norm is not None:
             hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
         return m.build(_logits(m, ends, hidden, table))
+
+    def symbolic(self) -> tuple[Stack, dict[Symbol, Expr]]:
+        """Refused: only uniform dense decoders keep symbolic dimensions.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
 
 
 def run(m: Maker, segments: tuple[Segment, ...], hidden: str) -> str:

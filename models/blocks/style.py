@@ -10,6 +10,7 @@ from costgraph.dtypes import BF16, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
 from costgraph.ops.attention import extended
+from costgraph.ops.experts import BALANCED, Routing
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -23,6 +24,9 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.attention.MASKS`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
+        routing: which experts the tokens of a step choose.
+        mla: form of latent attention, see
+            :class:`costgraph.models.blocks.mla.LatentAttention`.
     """
 
     weights: DType = BF16
@@ -30,11 +34,13 @@ class Style:
     kv: DType = BF16
     mask: str = "skip"
     logits: str = "last"
+    routing: Routing = BALANCED
+    mla: str = "absorbed"
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation: ``rms`` or ``layer``; ``bias`` and ``weight`` for the latter."""
+    """A normalisation: ``rms`` or ``layer``; the latter may have a ``bias``, both a ``weight``."""
 
     kind: str = "rms"
     bias: bool = False
@@ -90,7 +96,7 @@ class Maker(Builder):
         if norm.weight:
             operands.append(self.vector(f"{name}.weight", *shape))
         if norm.kind == "rms":
-            return self.add(name, RMSNorm(), *operands)
+            return self.add(name, RMSNorm(norm.weight), *operands)
         if norm.bias:
             operands.append(self.vector(f"{name}.bias", *shape))
         return self.add(name, LayerNorm(norm.bias, norm.weight), *operands)

@@ -11,8 +11,11 @@ from types import MappingProxyType
 
 from costgraph.models.families import (
     alibi,
+    alternating,
     cohere,
+    deepseek,
     diffusion,
+    experts,
     gemma,
     glm,
     gpt,
@@ -22,7 +25,20 @@ from costgraph.models.families import (
 )
 from costgraph.models.families.common import Family, Model, Reading
 
-_FILES = (llama, qwen, gemma, gpt, alibi, cohere, olmo, glm, diffusion)
+_FILES = (
+    llama,
+    qwen,
+    gemma,
+    gpt,
+    alibi,
+    cohere,
+    olmo,
+    glm,
+    diffusion,
+    experts,
+    alternating,
+    deepseek,
+)
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(

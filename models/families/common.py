@@ -51,11 +51,12 @@ class Reading:
     """What a family read: the model, and how a request runs through it.
 
     ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
-    whole sequence in steps.
+    whole sequence in steps. ``assumptions`` are sentences that its counts rest on.
     """
 
     model: Model
     phases: str = "autoregressive"
+    assumptions: tuple[str, ...] = ()
 
 
 Family = Callable[[Fields], Reading]
