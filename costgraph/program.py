@@ -122,8 +122,13 @@ def autoregressive(
     assumptions: tuple[str, ...] = (),
     limits: tuple[Limit, ...] = (),
     dims: tuple[tuple[Symbol, Expr], ...] = (),
+    decode_graph: Graph | None = None,
 ) -> Program:
-    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph."""
+    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph.
+
+    ``decode_graph`` is given where single tokens run through other kernels than
+    prompts do (scans over matrix states); weights and states are the same.
+    """
     prefill = Phase("prefill", graph, ((q, S), (T, S)))
-    decode = Phase("decode", graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
+    decode = Phase("decode", decode_graph or graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
     return Program(name, (prefill, decode), assumptions, limits, dims)

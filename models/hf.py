@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def import_config(
             Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
         )
         assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
-    return autoregressive(name, model.graph(name, style), assumptions, limits, tuple(dims.items()))
+    assumptions += reading.notes
+    graph = model.graph(name, style)
+    decode = model.graph(name, replace(style, scan="recurrent")) if reading.scans else None
+    return autoregressive(name, graph, assumptions, limits, tuple(dims.items()), decode)
 
 
 def family_of(fields: Fields) -> str:

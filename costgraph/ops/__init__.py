@@ -2,6 +2,7 @@
 
 from costgraph.ops.attention import AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.base import Op, Spec
+from costgraph.ops.conv import CausalConv1d, Conv
 from costgraph.ops.elementwise import (
     Activation,
     Add,
@@ -14,17 +15,35 @@ from costgraph.ops.elementwise import (
 )
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import NarrowResult, QuantizeTo, QuantLinear
-from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
+from costgraph.ops.recurrent import (
+    WKV,
+    BlockLinear,
+    GatedDelta,
+    GatedLinearRecurrence,
+    MatrixWKV,
+    TokenShift,
+)
+from costgraph.ops.scan import SelectiveScan, StateSpaceDual
+from costgraph.ops.tokens import Concat, Embedding, KVStore, Sample, SelectLast, Split
 
 __all__ = [
+    "WKV",
     "Activation",
     "Add",
     "AttentionScores",
     "AttentionValues",
+    "BlockLinear",
+    "CausalConv1d",
+    "Concat",
+    "Conv",
     "Embedding",
+    "GatedDelta",
+    "GatedLinearRecurrence",
     "KVAppend",
+    "KVStore",
     "LayerNorm",
     "Linear",
+    "MatrixWKV",
     "Multiply",
     "NarrowResult",
     "Op",
@@ -35,8 +54,11 @@ __all__ = [
     "Sample",
     "Scale",
     "SelectLast",
+    "SelectiveScan",
     "SoftCap",
     "Softmax",
     "Spec",
     "Split",
+    "StateSpaceDual",
+    "TokenShift",
 ]

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Mul
+from sympy import Expr, Integer, Mul
 
 from costgraph.cost import Work
 from costgraph.errors import VerifyError
@@ -144,18 +144,22 @@ class RMSNorm(Op):
     """Root-mean-square normalisation over the last dimension, with a weight.
 
     Inputs ``x (…, d)``, ``weight (d)``. 4 FLOP per element (square, sum, scale,
-    weight) and 3 per row (mean, epsilon, reciprocal root).
+    weight) and 3 per row (mean, epsilon, reciprocal root). With ``groups`` each
+    row is normalised in that many parts; ``scaled=False`` has no weight (one
+    operand, 3 FLOP per element).
     """
 
     kind: ClassVar[str] = "rms-norm"
+    groups: Expr = Integer(1)
+    scaled: bool = True
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _check_norm(self, inputs, 2)
+        return _check_norm(self, inputs, 1 + self.scaled)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x = inputs[0]
-        rows = Mul(*x.shape[:-1])
-        return vector_special(4 * x.numel + 2 * rows, rows)
+        rows = Mul(*x.shape[:-1]) * self.groups
+        return vector_special((3 + self.scaled) * x.numel + 2 * rows, rows)
 
 
 @dataclass(frozen=True)

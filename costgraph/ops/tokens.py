@@ -9,8 +9,9 @@ from sympy import Add as Sum
 from sympy import Expr
 
 from costgraph.cost import ONE, Access, Work
-from costgraph.dtypes import INT64, DType
-from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
+from costgraph.dtypes import BF16, INT64, DType
+from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, vector, write
+from costgraph.tensor import Role
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,45 @@ class Split(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Operands side by side in the last dimension; no arithmetic, but the copy moves."""
+
+    kind: ClassVar[str] = "concat"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 2, self, "takes two operands or more")
+        first = inputs[0]
+        for other in inputs[1:]:
+            require(len(other.shape) == len(first.shape), self, f"{first} beside {other}")
+            for a, b in zip(first.shape[:-1], other.shape[:-1], strict=True):
+                require_same(self, a, b, f"shapes of {first} and {other}")
+        width = Sum(*(t.shape[-1] for t in inputs))
+        return (Spec((*first.shape[:-1], width), first.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+
+@dataclass(frozen=True)
+class KVStore(Op):
+    """Stores keys or values that later steps read: ``x`` in a cache's format and role.
+
+    Storing in another width costs 3 FLOP per element, as appending to a cache does.
+    """
+
+    kind: ClassVar[str] = "kv-store"
+    dtype: DType = BF16
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        return (Spec(inputs[0].shape, self.dtype, Role.KV),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        same_width = inputs[0].dtype.bits == self.dtype.bits
+        return {} if same_width else vector(3 * inputs[0].numel)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from costgraph.dtypes import BF16, DType
+from costgraph.dtypes import BF16, FP32, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
 from costgraph.symbols import B, T, q
@@ -22,6 +22,10 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.attention.MASKS`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
+        scan: how scans over matrix states run: ``chunked`` products for many
+            tokens at once, ``recurrent`` for few; see
+            :data:`costgraph.ops.scan.FORMS`.
+        states: format of recurrent states that accumulate.
     """
 
     weights: DType = BF16
@@ -29,6 +33,14 @@ class Style:
     kv: DType = BF16
     mask: str = "skip"
     logits: str = "last"
+    scan: str = "chunked"
+    states: DType = FP32
+
+    @property
+    def scan_form(self) -> str:
+        """The form of scans: chunks count whole where masked pairs are computed."""
+        whole = self.scan == "chunked" and self.mask == "compute"
+        return "dense" if whole else self.scan
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,10 @@ class Maker(Builder):
     def cache(self, name: str, heads: Expr, width: Expr) -> str:
         """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``."""
         return self.source(Tensor(name, (B, T - q, heads, width), self.style.kv, Role.KV))
+
+    def state(self, name: str, *shape: Expr, dtype: DType | None = None) -> str:
+        """Declares a recurrent state of one layer, in the style's state format."""
+        return self.source(Tensor(name, shape, dtype or self.style.states, Role.STATE))
 
     def linear(
         self,

@@ -49,11 +49,15 @@ class Reading:
     """What a family read: the model, and the context its attention is full for.
 
     ``window`` is the sliding window in tokens, or None without one. Up to that
-    context a windowed layer attends everything, and counts are exact.
+    context a windowed layer attends everything, and counts are exact. ``scans``:
+    the model scans over matrix states, in chunks for a prompt and token by
+    token after it. ``notes`` are sentences that results rest on.
     """
 
     model: Model
     window: int | None = None
+    scans: bool = False
+    notes: tuple[str, ...] = ()
 
 
 Family = Callable[[Fields], Reading]
