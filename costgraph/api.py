@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from sympy import Expr
+from sympy import Add, Expr
 
 from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
+from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
@@ -66,7 +67,11 @@ class Compiled:
 
         ``T`` counts the new token. Where steps emit several tokens, the time of
         one step over the expected tokens.
+
+        Raises:
+            InputError: the model generates no tokens.
         """
+        self._require_tokens("tpot")
         terms = tuple(
             Term(t.count * p.weight, t.arms, self._labelled(p, t.ops), t.span)
             for p in self._decode
@@ -84,7 +89,12 @@ class Compiled:
 
     @cached_property
     def throughput(self) -> Formula:
-        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``."""
+        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("throughput")
         return Formula(
             "throughput",
             "token/s",
@@ -125,7 +135,7 @@ class Compiled:
     @cached_property
     def parameters(self) -> Expr:
         """Number of parameters, shared tensors once."""
-        return parameters(self.program.graph)
+        return Add(*(parameters(g) for g in self.program.weight_graphs))
 
     # --- structure -----------------------------------------------------------
 
@@ -161,6 +171,13 @@ class Compiled:
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
     # --- parts ---------------------------------------------------------------
+
+    def _require_tokens(self, metric: str) -> None:
+        if not self._decode:
+            raise InputError(
+                f"{self.program.name} generates no tokens, so it has no {metric}; "
+                "ask for latency, the time of one forward pass"
+            )
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:

@@ -76,6 +76,8 @@ class Program:
         assumptions: sentences that every result rests on.
         limits: bounds outside which the graph does not describe the model.
         dims: values of symbolic model dimensions, where the graph keeps them.
+        parts: names of resident graphs that hold the rest of this model's
+            weights (a decoder beside the encoder's phase).
     """
 
     name: str
@@ -83,6 +85,7 @@ class Program:
     assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     dims: tuple[tuple[Symbol, Expr], ...] = ()
+    parts: tuple[str, ...] = ()
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.
@@ -101,6 +104,12 @@ class Program:
     def graph(self) -> Graph:
         """The model's step graph: that of the first phase."""
         return self.phases[0].graph
+
+    @property
+    def weight_graphs(self) -> tuple[Graph, ...]:
+        """Graphs that together hold each of the model's weights once."""
+        first = self.phases[0]
+        return (first.graph, *(g for g in first.resident if g.name in self.parts))
 
     def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
         """The program with other step graphs, by phase name."""

@@ -15,6 +15,7 @@ from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.formula.terms import Limit
 from costgraph.models.blocks import Style
 from costgraph.models.families import ARCHITECTURES, FAMILIES
+from costgraph.models.families.common import Programmed
 from costgraph.models.fields import Fields
 from costgraph.ops.attention import MASKS
 from costgraph.program import Program, autoregressive
@@ -99,6 +100,9 @@ def import_config(
         )
         assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
     assumptions += reading.notes
+    if isinstance(model, Programmed):
+        program = model.program(name, style).assuming(*assumptions)
+        return replace(program, limits=program.limits + limits)
     graph = model.graph(name, style)
     decode = model.graph(name, replace(style, scan="recurrent")) if reading.scans else None
     return autoregressive(name, graph, assumptions, limits, tuple(dims.items()), decode)

@@ -14,6 +14,7 @@ from costgraph.ops.elementwise import (
     SoftCap,
 )
 from costgraph.ops.linear import Linear
+from costgraph.ops.position import AsSequence, RelativeBias
 from costgraph.ops.quant import NarrowResult, QuantizeTo, QuantLinear
 from costgraph.ops.recurrent import (
     WKV,
@@ -30,6 +31,7 @@ __all__ = [
     "WKV",
     "Activation",
     "Add",
+    "AsSequence",
     "AttentionScores",
     "AttentionValues",
     "BlockLinear",
@@ -50,6 +52,7 @@ __all__ = [
     "QuantLinear",
     "QuantizeTo",
     "RMSNorm",
+    "RelativeBias",
     "Rope",
     "Sample",
     "Scale",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from sympy import Expr
+
 from costgraph.models.blocks.style import Maker
 from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 
 
 def cached(m: Maker, key: str, value: str) -> tuple[str, str]:
@@ -32,3 +35,10 @@ def attended(
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
     probabilities = m.add(f"{prefix}softmax", Softmax(mask), scores)
     return m.add(f"{prefix}sv_matmul", AttentionValues(mask), probabilities, values)
+
+
+def attended_near(m: Maker, query: str, keys: str, values: str, reach: Expr) -> str:
+    """The same between positions at most ``reach`` apart, in both directions."""
+    scores = m.add("qk_matmul", LocalScores(reach), query, keys)
+    probabilities = m.add("softmax", LocalSoftmax(reach), scores)
+    return m.add("sv_matmul", LocalValues(reach), probabilities, values)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from costgraph.models.families import gpt, hybrid, llama, state_space
+from costgraph.models.families import encoders, gpt, hybrid, llama, state_space
 from costgraph.models.families.common import Family, Model, Reading
 
-_FILES = (llama, gpt, state_space, hybrid)
+_FILES = (llama, gpt, state_space, hybrid, encoders)
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sympy import Expr, Integer, Symbol
 
@@ -13,6 +13,7 @@ from costgraph.errors import ModelError, clip, nearest
 from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.fields import Fields, divided
+from costgraph.program import Program
 
 #: Names of activation functions in configurations, and ours.
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
@@ -42,6 +43,14 @@ class Model(Protocol):
         Raises:
             InputError: this model keeps no symbolic dimensions.
         """
+
+
+@runtime_checkable
+class Programmed(Protocol):
+    """A model with phases of its own: an encoder, or an encoder with a decoder."""
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of the model."""
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,19 @@ INSTEAD = {
 #: Models whose sliding window still limits the context.
 WINDOWED = {"gemma-2-2b", "gemma-2-9b", "mistral-7b-v0.1", "phi-3-medium-14b"}
 
-#: Models whose class computes some parts otherwise: test_counted_scans.py takes them apart.
-SCANS = {
+#: Models that other files compare: test_counted_scans.py takes the scans' parts
+#: apart, test_counted_encoders.py knows phases other than prefill and decode.
+ELSEWHERE = {
+    "flan-t5-xxl",
     "mamba-codestral-7b",
+    "modernbert-base",
     "nemotron-h-56b",
     "qwen3.5-27b",
     "rwkv-4-169m",
     "rwkv-4-7b",
+    "t5-small",
+    "whisper-large-v3",
+    "whisper-tiny",
     "zamba2-classdefault",
 }
 
@@ -58,8 +64,8 @@ def config(name: str) -> dict[str, Any]:
 @cache
 def program(name: str):
     found = config(name)
-    if name in SCANS:
-        pytest.skip("compared part by part in test_counted_scans.py")
+    if name in ELSEWHERE:
+        pytest.skip("compared in a file of its own")
     if found.get("model_type") not in FAMILIES:
         pytest.skip(f"no family reads {found.get('model_type')}")
     return load_model(found, **CONVENTION)

@@ -67,7 +67,7 @@ def tensor_work(found, values) -> dict[str, int]:
     return totals
 
 
-@pytest.mark.parametrize("name", (*MODELS, *RWKV))
+@pytest.mark.parametrize("name", [*MODELS, *RWKV])
 def test_parameters_are_equal(name):
     counted = COUNTED[name]["params"]["total"] - VISION.get(name, 0)
     assert parameters(graph(name, "chunked")) == parameters(graph(name, "recurrent")) == counted
@@ -118,7 +118,7 @@ def stored(g, values) -> tuple[int, int]:
     return kv.xreplace(values), state.xreplace(values)
 
 
-@pytest.mark.parametrize("name", (*MODELS, *RWKV))
+@pytest.mark.parametrize("name", [*MODELS, *RWKV])
 def test_caches_and_states_are_equal(name):
     for case, counted in COUNTED[name]["kv_cache"]["prefill"].items():
         batch, length = map(int, re.fullmatch(r"b(\d+)_s(\d+)", case).groups())
