@@ -241,7 +241,8 @@ class Flash:
             node.op.mask, rows, self.causal_traffic, cap, self.splits, node.op.paging
         )
         inputs = (node.inputs[0], keys.name, values.inputs[1])
-        return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))
+        name = f"{node.name.removesuffix('qk_matmul')}attention"
+        return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
 
 def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:
