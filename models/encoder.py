@@ -215,7 +215,8 @@ class EncoderDecoder:
             Phase(
                 "encode",
                 encode,
-                ((q, S), (T, S)),
+                # No decoder position is attended yet; the limit on T is not one on S.
+                ((q, S), (T, ONE)),
                 tokens=Integer(0),
                 resident=(resting_decoder,),
             ),

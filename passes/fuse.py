@@ -15,6 +15,7 @@ from costgraph.ops.fused import Fused
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
+from costgraph.tensor import Role
 
 #: Rows and columns of an output tile of a matrix product, and its accumulator's bytes.
 TILE = Integer(128)
@@ -293,7 +294,9 @@ def merge(
     needed = tuple(
         name
         for name in dict.fromkeys(t.name for n in nodes for t in n.outputs)
-        if name in graph.outputs or any(u.name not in names for u in graph.consumers[name])
+        if name in graph.outputs
+        or tensors[name].role in (Role.KV, Role.STATE)  # later steps read it
+        or any(u.name not in names for u in graph.consumers[name])
     )
     sources = dict.fromkeys(i for n in inner for i in n.inputs if i not in made)
     body = Graph(

@@ -25,7 +25,7 @@ from costgraph.ops.recurrent import (
     TokenShift,
 )
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
-from costgraph.ops.tokens import Concat, Embedding, KVStore, Sample, SelectLast, Split
+from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 
 __all__ = [
     "WKV",
@@ -42,7 +42,6 @@ __all__ = [
     "GatedDelta",
     "GatedLinearRecurrence",
     "KVAppend",
-    "KVStore",
     "LayerNorm",
     "Linear",
     "MatrixWKV",

@@ -9,9 +9,8 @@ from sympy import Add as Sum
 from sympy import Expr
 
 from costgraph.cost import ONE, Access, Work
-from costgraph.dtypes import BF16, INT64, DType
-from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, vector, write
-from costgraph.tensor import Role
+from costgraph.dtypes import INT64, DType
+from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
 
 
 @dataclass(frozen=True)
@@ -83,25 +82,6 @@ class Concat(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}
-
-
-@dataclass(frozen=True)
-class KVStore(Op):
-    """Stores keys or values that later steps read: ``x`` in a cache's format and role.
-
-    Storing in another width costs 3 FLOP per element, as appending to a cache does.
-    """
-
-    kind: ClassVar[str] = "kv-store"
-    dtype: DType = BF16
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        return (Spec(inputs[0].shape, self.dtype, Role.KV),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        same_width = inputs[0].dtype.bits == self.dtype.bits
-        return {} if same_width else vector(3 * inputs[0].numel)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph.graph import Graph
 from costgraph.models.blocks.attend import attended, attended_near, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Add, KVStore, Rope, Split
+from costgraph.ops import Add, KVAppend, Rope, Split
 from costgraph.symbols import B, S, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -195,5 +195,7 @@ class CrossCache:
         x = m.source(Tensor("hidden", (B, q, self.cross.d), style.acts))
         for name in ("k", "v"):
             made = self.cross.project(m, name, x, "cross_")
-            m.add(f"cross_{name}_store", KVStore(style.kv), made)
+            shape = (B, Integer(0), self.cross.heads, self.cross.head_dim)
+            empty = m.source(Tensor(f"cross_{name}_cache", shape, style.kv, Role.KV))
+            m.add(f"cross_{name}_append", KVAppend(), empty, made)
         return m.build(x)
