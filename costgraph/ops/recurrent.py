@@ -123,7 +123,7 @@ class GatedDelta(Op):
     ``dt_bias (H)``, state ``(B, H, K, V)``; results ``(B, q, H, V)`` and the state.
 
     In every form, per query and key element: L2 norm (square, sum, scale) and,
-    for queries, the scale 1/√K; a reciprocal root per row. Per token and head:
+    for queries, the scale 1/√K; per row epsilon and a reciprocal root. Per token and head:
     ``sigmoid(b)`` (2 and an exponential), bias, softplus, ``·(−exp A_log)``,
     exponential.
 
