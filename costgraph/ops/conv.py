@@ -39,7 +39,8 @@ def whole_floor(expr: Expr) -> Expr:
     Terms that are whole for whole symbols leave the floor, so that
     ``floor(S − 1/2)`` becomes ``S − 1``.
     """
-    outside, inside = [], []
+    outside: list[Expr] = []
+    inside: list[Expr] = []
     for term in Add.make_args(expr.expand()):
         coefficient, rest = term.as_coeff_Mul()
         powers = rest.as_powers_dict()

@@ -27,8 +27,9 @@ BARE = "the encoder alone: no head for a task"
 
 def _is_masked(fields: Fields) -> bool:
     classes = fields.values.get("architectures")
-    named = isinstance(classes, list) and bool(classes)
-    return named and str(classes[0]).endswith("ForMaskedLM")
+    if not isinstance(classes, list) or not classes:
+        return False
+    return str(classes[0]).endswith("ForMaskedLM")
 
 
 def _bert_like(fields: Fields, offset: int) -> Reading:

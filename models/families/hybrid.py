@@ -13,6 +13,7 @@ from costgraph.errors import InputError, ModelError, clip
 from costgraph.graph import Graph
 from costgraph.models.blocks import (
     Attention,
+    Block,
     Ends,
     FeedForward,
     Layer,
@@ -220,7 +221,7 @@ def _qwen_delta(fields: Fields, fused: bool) -> Reading:
         bias=text.flag("attention_bias", False),
     )
     feed = FeedForward(Integer(d), Integer(text.size("intermediate_size")))
-    mixers = {"delta": net, "attention": attention}
+    mixers: dict[str, Block] = {"delta": net, "attention": attention}
     segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
     notes: tuple[str, ...] = (GATHERED,)
     if text is not fields and fields.values.get("vision_config"):
@@ -274,7 +275,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
         activation=act,
         bias=True,
     )
-    mixers = {"recurrent": recurrent, "attention": attention}
+    mixers: dict[str, Block] = {"recurrent": recurrent, "attention": attention}
     segments = gathered(
         (kind, Layer(Integer(d), mixers[kind], feed))
         for kind in (pattern[i % len(pattern)] for i in range(layers))
@@ -319,7 +320,7 @@ def _lfm2(fields: Fields) -> Reading:
         Integer(d), Integer(fields.size("conv_L_cache", default=3)), fields.flag("conv_bias", False)
     )
     feed = FeedForward(Integer(d), Integer(width))
-    mixers = {"conv": conv, "attention": attention}
+    mixers: dict[str, Block] = {"conv": conv, "attention": attention}
     segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
     return Reading(Stacked(Stack(ends_of(fields, d, tied=True), segments)), notes=(GATHERED,))
 
