@@ -288,6 +288,7 @@ _SURVEY = Accounting(
             "scale": _not_counted,
             "soft-cap": _not_counted,
             "rope": _not_counted,
+            "alibi": _not_counted,
             "kv-append": _not_counted,
             "embedding": _not_counted,
             "split": _not_counted,
@@ -310,7 +311,7 @@ def _survey_flash(kv_reads: int) -> Rule:
     """
 
     def rule(site: Site) -> Cost:
-        query, keys, _ = site.operands
+        query, keys = site.operands[:2]
         b, q, h, dh = query.shape
         t, a = keys.shape[1], query.dtype.bytes_per_element
         reads = kv_reads * ceiling(q / dh) * t * dh * b * h * keys.dtype.bytes_per_element

@@ -66,12 +66,21 @@ class Compiled:
         """Time per output token in seconds over ``B``, ``T``: a decode step at context ``T``.
 
         ``T`` counts the new token. Where steps emit several tokens, the time of
-        one step over the expected tokens.
+        one step over the expected tokens; so it is, over ``S`` and ``N``, for
+        programs without decode steps whose steps emit tokens.
 
         Raises:
             InputError: the model generates no tokens.
         """
         self._require_tokens("tpot")
+        if not self._decode:
+            terms = tuple(
+                Term(t.count / p.tokens, t.arms, t.ops, t.span)
+                for p in self.program.phases
+                if p.tokens != 0
+                for t in self._steps(p.name)
+            )
+            return self._formula("tpot", "s", terms)
         terms = tuple(
             Term(t.count * p.weight, t.arms, self._labelled(p, t.ops), t.span)
             for p in self._decode
@@ -173,7 +182,7 @@ class Compiled:
     # --- parts ---------------------------------------------------------------
 
     def _require_tokens(self, metric: str) -> None:
-        if not self._decode:
+        if all(p.tokens == 0 for p in self.program.phases):
             raise InputError(
                 f"{self.program.name} generates no tokens, so it has no {metric}; "
                 "ask for latency, the time of one forward pass"

@@ -17,7 +17,8 @@ from sympy import Expr, Integer, Symbol
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
-from costgraph.symbols import N, S, T, q
+from costgraph.least import folded
+from costgraph.symbols import K, N, S, T, q
 
 ONE = Integer(1)
 
@@ -62,8 +63,8 @@ class Phase:
         return bool(self.query == 1)
 
     def bind(self, expr: Expr) -> Expr:
-        """``expr`` with this phase's bindings applied."""
-        return expr.xreplace(self.substitution)
+        """``expr`` with this phase's bindings applied, clipped lengths folded."""
+        return folded(expr.xreplace(self.substitution))
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Program:
         dims: values of symbolic model dimensions, where the graph keeps them.
         parts: names of resident graphs that hold the rest of this model's
             weights (a decoder beside the encoder's phase).
+        notes: remarks on how the model was read that change no result.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Program:
     limits: tuple[Limit, ...] = ()
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     parts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.
@@ -135,9 +138,26 @@ def autoregressive(
 ) -> Program:
     """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph.
 
-    ``decode_graph`` is given where single tokens run through other kernels than
-    prompts do (scans over matrix states); weights and states are the same.
+    With a ``decode_graph``, decode steps run another form of the same model (absorbed
+    latent attention, scans token by token): its weights and caches are the same, in memory once.
     """
     prefill = Phase("prefill", graph, ((q, S), (T, S)))
     decode = Phase("decode", decode_graph or graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
     return Program(name, (prefill, decode), assumptions, limits, dims)
+
+
+def denoising(
+    name: str,
+    graph: Graph,
+    assumptions: tuple[str, ...] = (),
+    limits: tuple[Limit, ...] = (),
+    dims: tuple[tuple[Symbol, Expr], ...] = (),
+) -> Program:
+    """``K`` steps over the whole sequence, prompt and answer: ``q = T = S + N``.
+
+    Each step emits ``N / K`` tokens; nothing is cached between steps (diffusion
+    language models, Nie et al., arXiv 2502.09992).
+    """
+    whole = S + N
+    phase = Phase("denoise", graph, ((q, whole), (T, whole)), None, N / K, K)
+    return Program(name, (phase,), assumptions, limits, dims)

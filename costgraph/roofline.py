@@ -8,7 +8,7 @@ lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sympy import Add, Expr, Integer, expand
 
@@ -16,8 +16,9 @@ from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Cost
 from costgraph.count import Row, rows
 from costgraph.footprint import footprint
+from costgraph.formula.kinks import split
 from costgraph.formula.sums import power_sum
-from costgraph.formula.terms import Arm, Term, make_term, merged
+from costgraph.formula.terms import Arm, Span, Term, make_term, merged
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
@@ -75,23 +76,33 @@ def spanned(phase: Phase, terms: Iterable[Term]) -> tuple[Term, ...]:
 
     What does not depend on the context is counted as often as the phase steps;
     a single polynomial arm is summed in closed form. Only maxima whose arms
-    change with the context keep a sum.
+    change with the context keep a sum, one per range on which no clipped length
+    (sliding windows) changes its form.
     """
-    return tuple(_spanned(phase, t) for t in terms)
+    return tuple(part for t in terms for part in _spanned(phase, t))
 
 
-def _spanned(phase: Phase, term: Term) -> Term:
+def _spanned(phase: Phase, term: Term) -> Iterator[Term]:
     ops = tuple(f"{phase.name}.{op}" for op in term.ops)
-    count, span = term.count * phase.weight, phase.span
-    if span is None:
-        return Term(count, term.arms, ops)
+    count = term.count * phase.weight
+    if phase.span is None:
+        yield Term(count, term.arms, ops)
+        return
+    for arms, span in split(term.arms, phase.span):
+        part = make_term(count, arms, ops, span)
+        if part is not None:
+            yield _closed(part, span)
+
+
+def _closed(term: Term, span: Span) -> Term:
+    """A term over a span without it, where the sum has a closed form."""
     if not any(span.symbol in arm.expr.free_symbols for arm in term.arms):
-        return Term(count * (span.upper - span.lower + 1), term.arms, ops)
+        return Term(term.count * (span.upper - span.lower + 1), term.arms, term.ops)
     if len(term.arms) == 1:
         closed = power_sum(term.arms[0].expr, span)
         if closed is not None:
-            return Term(count, (Arm(expand(closed), term.arms[0].resource),), ops)
-    return Term(count, term.arms, ops, span)
+            return Term(term.count, (Arm(expand(closed), term.arms[0].resource),), term.ops)
+    return term
 
 
 def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term, ...]:

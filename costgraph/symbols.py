@@ -24,6 +24,7 @@ LEGEND: dict[str, str] = {
     "T": "context: positions attended, cached plus new, per sequence",
     "S": "prompt length, tokens per sequence",
     "N": "generated tokens per sequence",
+    "K": "denoising steps",
     "L": "decoder layers",
     "d": "hidden size",
     "H": "query heads",
@@ -32,6 +33,7 @@ LEGEND: dict[str, str] = {
     "I": "feed-forward width",
     "V": "vocabulary size",
     "P": "learned positions",
+    "W": "sliding window, tokens",
 }
 
 
@@ -58,3 +60,4 @@ q = symbol("q")
 T = symbol("T")
 S = symbol("S")
 N = symbol("N")
+K = symbol("K")

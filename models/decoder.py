@@ -1,7 +1,8 @@
-"""The uniform dense decoder: one flat description, composed from blocks.
+"""The dense decoder: one flat description, composed from blocks.
 
 A :class:`Decoder` says what varies between decoder-only transformers whose
-layers are all alike. Dimensions may be numbers or symbols.
+layers are all alike, or differ in a few attributes. Dimensions may be numbers
+or symbols.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ from costgraph.models.blocks import (
     Segment,
     Stack,
     Style,
+    arranged,
 )
 from costgraph.symbols import symbol
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layer: the attributes of a :class:`Decoder` that it changes."""
+
+    name: str
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,10 @@ class Decoder:
     Dimensions: ``layers`` decoder layers, hidden size ``d``, ``heads`` query
     heads and ``kv_heads`` key/value heads of size ``head_dim``, feed-forward
     width ``ffn``, ``vocab`` tokens, ``positions`` learned positions (or None).
-    The other attributes are those of :class:`~costgraph.models.blocks.Attention`,
-    ``FeedForward``, ``Layer`` and ``Ends``.
+    Where layers differ, ``kinds`` says in what, and ``pattern`` names the kind of
+    each layer. The other attributes are those of
+    :class:`~costgraph.models.blocks.Attention`, ``FeedForward``, ``Layer`` and
+    ``Ends``.
     """
 
     layers: Expr
@@ -47,29 +59,44 @@ class Decoder:
     gated: bool = True
     norm: str = "rms"
     norm_bias: bool = False
+    norm_weight: bool = True
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
+    qk_norm_bias: bool | None = None
+    qk_norm_over: str = "head"
     rotary: Expr | None = None
     positions: Expr | None = None
     tied: bool = False
     parallel: bool = False
     shared_norm: bool = False
     post_norms: bool = False
+    pre_norms: bool = True
     norm_first: bool = True
     final_norm: bool = True
+    residual_scale: bool = False
     embed_scale: bool = False
+    embed_norm: bool = False
     embed_dim: Expr | None = None
     score_cap: bool = False
     logit_cap: bool = False
+    logit_scale: bool = False
+    head_scale: bool = False
+    all_logits: bool = False
+    alibi: bool = False
+    clip: bool = False
+    causal: bool = True
     fused_qkv: bool = False
     fused_gate_up: bool = False
+    window: Expr | None = None
+    kinds: tuple[Kind, ...] = ()
+    pattern: tuple[str, ...] = ()
 
-    def stack(self) -> Stack:
-        """The model as blocks."""
-        norm = Norm(self.norm, self.norm_bias)
+    def layer(self) -> Layer:
+        """One layer, of the kind that the attributes describe."""
+        norm = Norm(self.norm, self.norm_bias, self.norm_weight)
         attention = Attention(
             d=self.d,
             heads=self.heads,
@@ -78,9 +105,14 @@ class Decoder:
             rotary=self.rotary,
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
-            qk_norm=norm if self.qk_norm else None,
+            qk_norm=self._qk_norm(norm) if self.qk_norm else None,
+            qk_norm_over=self.qk_norm_over,
             score_cap=self.score_cap,
             fused_qkv=self.fused_qkv,
+            window=self.window,
+            alibi=self.alibi,
+            clip=self.clip,
+            causal=self.causal,
         )
         feed_forward = FeedForward(
             d=self.d,
@@ -90,7 +122,7 @@ class Decoder:
             bias=self.mlp_bias,
             fused_gate_up=self.fused_gate_up,
         )
-        layer = Layer(
+        return Layer(
             d=self.d,
             mixer=attention,
             channel=feed_forward,
@@ -99,19 +131,36 @@ class Decoder:
             shared_norm=self.shared_norm,
             post_norms=self.post_norms,
             norm_first=self.norm_first,
+            pre_norms=self.pre_norms,
+            residual_scale=self.residual_scale,
         )
+
+    def _qk_norm(self, norm: Norm) -> Norm:
+        bias = self.norm_bias if self.qk_norm_bias is None else self.qk_norm_bias
+        return replace(norm, bias=bias, weight=True)
+
+    def stack(self) -> Stack:
+        """The model as blocks."""
+        norm = Norm(self.norm, self.norm_bias, self.norm_weight)
         ends = Ends(
             d=self.d,
             vocab=self.vocab,
             positions=self.positions,
             embed_dim=self.embed_dim,
             embed_scale=self.embed_scale,
+            embed_norm=norm if self.embed_norm else None,
             norm=norm if self.final_norm else None,
             tied=self.tied,
             head_bias=self.head_bias,
             logit_cap=self.logit_cap,
+            logit_scale=self.logit_scale,
+            head_scale=self.head_scale,
+            all_logits=self.all_logits,
         )
-        return Stack(ends, (Segment("layers", layer, self.layers),))
+        if not self.pattern:
+            return Stack(ends, (Segment("layers", self.layer(), self.layers),))
+        layers = {k.name: replace(self, **dict(k.changes)).layer() for k in self.kinds}
+        return Stack(ends, arranged(self.d, self.pattern, layers, self.layers))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -135,6 +184,9 @@ class Decoder:
             changes[attribute] = symbol(short)
         if self.rotary == self.head_dim:
             changes["rotary"] = symbol("dh")
+        if self.window is not None:
+            dims[symbol("W")] = self.window
+            changes["window"] = symbol("W")
         if self.positions is not None:
             dims[symbol("P")] = self.positions
             changes["positions"] = symbol("P")

@@ -160,7 +160,8 @@ class Encoder:
 
     def program(self, name: str, style: Style) -> Program:
         """The program of one phase, ``forward``."""
-        phase = Phase("forward", self.graph(name, style), ((q, S), (T, S)))
+        graph = self.graph(name, style)
+        phase = Phase("forward", graph, ((q, S), (T, S)), tokens=Integer(0))
         return Program(name, (phase,), limits=_limits(S, self.longest))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,108 @@ from costgraph.errors import ModelError, clip, nearest
 LARGEST = 10**9
 
 
+class Watched(Mapping[str, Any]):
+    """A configuration that remembers which keys were looked up."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self.seen: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen.add(key)
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+class _Overlay(Mapping[str, Any]):
+    """A configuration with further keys in front; look-ups behind are remembered there."""
+
+    def __init__(self, values: Mapping[str, Any], front: Mapping[str, Any]) -> None:
+        self._values, self._front = values, front
+
+    def __getitem__(self, key: str) -> Any:
+        return self._front[key] if key in self._front else self._values[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._front or key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._values), **self._front})
+
+    def __len__(self) -> int:
+        return len({*self._values, *self._front})
+
+
 @dataclass(frozen=True)
 class Fields:
-    """A configuration with its name, for messages."""
+    """A configuration with its name, for messages.
+
+    Every look-up is remembered, so that keys which nothing looked at can be told.
+    """
 
     name: str
     values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", Watched(self.values))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Keys of the configuration that were looked up, in its order."""
+        assert isinstance(self.values, Watched)
+        return tuple(key for key in self.values if key in self.values.seen)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Keys of the configuration that nothing has looked up, in its order."""
+        assert isinstance(self.values, Watched)
+        return tuple(key for key in self.values if key not in self.values.seen)
+
+    def number(self, key: str, default: float) -> float:
+        """The number under ``key``."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise ModelError(f"{self.name}: {key!r} must be a number, not {clip(value)}")
+        return float(value) if abs(value) < LARGEST else float(LARGEST)
+
+    def renamed(self, **names: str) -> Fields:
+        """The same with keys of another name: ``renamed(hidden_size="n_embd")``.
+
+        A key that is there under its usual name keeps it.
+        """
+        watched = self.values
+        given = {k: watched[v] for k, v in names.items() if k not in self.values and v in watched}
+        return Fields(self.name, _Overlay(watched, given))
+
+    def with_values(self, **values: Any) -> Fields:
+        """The same with other values for some keys."""
+        return Fields(self.name, _Overlay(self.values, values))
+
+    def with_defaults(self, **values: Any) -> Fields:
+        """The same with values for keys that are absent or null."""
+        missing = {k: v for k, v in values.items() if self.values.get(k) is None}
+        return Fields(self.name, _Overlay(self.values, missing))
+
+    def section(self, key: str) -> Fields:
+        """The object under ``key``, as a configuration of its own.
+
+        Raises:
+            ModelError: it is missing, or no object.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, Mapping):
+            raise ModelError(f"{self.name}: {key!r} must be an object, not {clip(value)}")
+        return Fields(f"{self.name}: {key}", value)
 
     def size(self, *keys: str, default: int | None = None) -> int:
         """The positive integer under the first of ``keys`` that is present and not null.

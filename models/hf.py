@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Rational, Symbol
 
 from costgraph.dtypes import BF16, FP16, DType, dtype
-from costgraph.errors import InputError, ModelError, clip, nearest
-from costgraph.formula.terms import Limit
+from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
+from costgraph.formula.formula import exact
+from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks import Style
+from costgraph.models.blocks.mla import FORMS
+from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed
 from costgraph.models.fields import Fields
+from costgraph.models.known import COUNTED, not_understood
 from costgraph.ops.attention import MASKS
-from costgraph.program import Program, autoregressive
-from costgraph.symbols import T
+from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.ops.latent import SplitScores
+from costgraph.program import Program, autoregressive, denoising
 
 LARGEST_FILE = 4 * 2**20
+_NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?\Z")
+#: Keys that a message lists before it only counts them.
+MOST_SHOWN = 12
+
+#: How a request runs through a step graph, by the name in a :class:`Reading`.
+PHASES: Mapping[str, Callable[..., Program]] = MappingProxyType(
+    {"autoregressive": autoregressive, "denoising": denoising}
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,6 +74,8 @@ def import_config(
     mask: str = "skip",
     logits: str = "last",
     symbolic: bool = False,
+    mla: str = "auto",
+    routing: str | Sequence[float | Fraction] | Routing = "balanced",
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -69,6 +87,12 @@ def import_config(
         logits: ``last`` position only in prefill, or ``all``.
         symbolic: keep ``d``, ``L``, ``H`` … as symbols; their values are in
             the program's ``dims``.
+        mla: form of latent attention, ``absorbed``, ``naive`` or ``expanded``
+            (:class:`~costgraph.models.blocks.mla.LatentAttention`); ``auto`` is
+            naive in the prefill and absorbed in decode steps, as engines do.
+        routing: how tokens choose experts: ``balanced``; the relative popularity
+            of each expert as a list, or ``zipf:1.2``; or the bounds ``all`` and
+            ``least`` (:class:`~costgraph.ops.experts.Routing`).
 
     Raises:
         ModelError: a key is missing or wrong, or the architecture is unknown.
@@ -78,8 +102,11 @@ def import_config(
         raise InputError(f"unknown mask {clip(mask)}{nearest(str(mask), MASKS)}")
     if logits not in ("last", "all"):
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
+    if mla not in ("auto", *FORMS):
+        raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
     fields = Fields(name, config)
-    reading = FAMILIES[family_of(fields)](fields)
+    family = family_of(fields)
+    reading = FAMILIES[family](fields)
     base = _dtype_of(fields)
     style = Style(
         weights=base if weights is None else dtype(weights),
@@ -87,25 +114,79 @@ def import_config(
         kv=(base if activations is None else dtype(activations)) if kv is None else dtype(kv),
         mask=mask,
         logits=logits,
+        routing=routing_of(routing),
+        mla="naive" if mla == "auto" else mla,
     )
     model = reading.model
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
-    limits: tuple[Limit, ...] = ()
-    assumptions: tuple[str, ...] = ()
-    if reading.window is not None:
-        limits = (
-            Limit(T, Integer(reading.window), "beyond its sliding window the model attends less"),
-        )
-        assumptions = (f"contexts up to the sliding window of {reading.window} tokens",)
-    assumptions += reading.notes
     if isinstance(model, Programmed):
-        program = model.program(name, style).assuming(*assumptions)
-        return replace(program, limits=program.limits + limits)
-    graph = model.graph(name, style)
-    decode = model.graph(name, replace(style, scan="recurrent")) if reading.scans else None
-    return autoregressive(name, graph, assumptions, limits, tuple(dims.items()), decode)
+        program = model.program(name, style).assuming(*reading.assumptions)
+        left = not_understood(fields.unread)
+        return _noted(program, left)
+    try:
+        graph = model.graph(name, style)
+    except VerifyError as error:
+        raise ModelError(f"{name}: {error}") from None
+    options: dict[str, Any] = {"dims": tuple(dims.items())}
+    found = kinds(graph)
+    if mla == "auto" and SplitScores.kind in found:
+        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    if reading.scans:
+        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
+    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
+    if ExpertLinear.kind in found:
+        made = made.assuming(*style.routing.assumptions)
+    left = not_understood(fields.unread)
+    if isinstance(model, Decoder):
+        for key in left:
+            if key in COUNTED and config[key]:
+                raise ModelError(
+                    f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
+                    f"{family!r} does not have"
+                )
+    return _noted(made, left)
+
+
+def _noted(program: Program, left: Sequence[str]) -> Program:
+    """The program with a note on keys that nothing read."""
+    if not left:
+        return program
+    return replace(program, notes=(f"keys of the configuration that play no part: {_list(left)}",))
+
+
+def kinds(graph: Graph) -> frozenset[str]:
+    """Kinds of the operations in a graph and its regions."""
+    inner = (kinds(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat))
+    return frozenset(n.op.kind for n in graph.nodes).union(*inner)
+
+
+def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
+    """The routing that an option asks for.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(spec, Routing):
+        return spec
+    if isinstance(spec, str):
+        if spec == "balanced":
+            return Routing()
+        if spec in ("all", "least"):
+            return Routing(count=spec)
+        name, _, power = spec.partition(":")
+        if name == "zipf" and _NUMBER.match(power):
+            return Routing(zipf=Rational(power))
+        known = ("balanced", "all", "least", "zipf:1")
+        raise InputError(f"unknown routing {clip(spec)}{nearest(spec, known)}")
+    try:
+        given = tuple(exact(value) for value in spec)
+    except (TypeError, InputError):
+        raise InputError(f"routing must be a name or a list of numbers, not {clip(spec)}") from None
+    if not given or any(value < 0 for value in given):
+        raise InputError("routing: the popularity of experts must not be negative")
+    return Routing(popularity=given)
 
 
 def family_of(fields: Fields) -> str:
@@ -127,8 +208,29 @@ def family_of(fields: Fields) -> str:
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
-    hint = nearest(str(kind), FAMILIES) or "; known: " + ", ".join(sorted(FAMILIES))
-    raise ModelError(f"{fields.name}: unknown model_type {clip(kind)}{hint}")
+    raise ModelError(
+        f"{fields.name}: unknown model_type {clip(kind)}{nearest(str(kind), FAMILIES)}"
+        f"{_as_llama(fields)}; docs/families.md says how to add a family, "
+        "costgraph models lists what there is"
+    )
+
+
+def _as_llama(fields: Fields) -> str:
+    """What a reading as a Llama would understand of an unknown configuration."""
+    copy = Fields(fields.name, dict(fields.values))
+    try:
+        FAMILIES["llama"](copy)
+        verdict = "a reading as 'llama' would understand"
+    except ModelError:
+        verdict = "even a reading as 'llama' fails; it understands"
+    read = [k for k in copy.read if k not in ("model_type", "architectures")]
+    left = not_understood(k for k in copy.unread if k not in ("model_type", "architectures"))
+    return f"; {verdict} {_list(read)}" + (f", and not {_list(left)}" if left else "")
+
+
+def _list(keys: Sequence[str]) -> str:
+    shown = ", ".join(clip(k) for k in keys[:MOST_SHOWN]) or "nothing"
+    return shown + (f" and {len(keys) - MOST_SHOWN} more" if len(keys) > MOST_SHOWN else "")
 
 
 def _dtype_of(fields: Fields) -> DType:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer, Mul, Symbol, ceiling, true
+from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 
 from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
-from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
+from costgraph.ops import (
+    Alibi,
+    AttentionScores,
+    AttentionValues,
+    SoftCap,
+    Softmax,
+    SplitScores,
+)
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
+from costgraph.ops.latent import SplitFlash
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
@@ -21,7 +29,11 @@ from costgraph.tensor import Role
 TILE = Integer(128)
 ACCUMULATOR = Integer(4)
 
-ELEMENTWISE = frozenset({"activation", "multiply", "add", "scale", "soft-cap"})
+ELEMENTWISE = frozenset({"activation", "multiply", "add", "scale", "soft-cap", "row-scale"})
+#: Matrix products; those of experts are one kernel grouped by expert.
+PRODUCTS = frozenset({"linear", "expert-linear"})
+#: Sums over a token's experts: they start a kernel, but need whole rows of all products.
+SUMS = frozenset({"combine"})
 NORMS = frozenset({"rms-norm", "layer-norm"})
 MOVES = frozenset({"rope", "kv-append", "paged-kv-append", "quantize", "split", "select"})
 GATHERS = frozenset({"embedding"})
@@ -91,16 +103,16 @@ def kinds(node: Node) -> frozenset[str]:
 def family(node: Node) -> str:
     """What a node is to the rules: the heaviest thing inside it."""
     inside = kinds(node)
-    if inside <= ELEMENTWISE:
+    light = ELEMENTWISE | SUMS
+    if inside <= light:
         return "elementwise"
-    if "linear" in inside:
-        known = ELEMENTWISE | NORMS | MOVES | {"linear"}
-        return "product" if inside <= known else "other"
-    if inside <= GATHERS | ELEMENTWISE | NORMS | MOVES and inside & GATHERS:
+    if inside & PRODUCTS:
+        return "product" if inside <= ELEMENTWISE | NORMS | MOVES | PRODUCTS else "other"
+    if inside <= GATHERS | light | NORMS | MOVES and inside & GATHERS:
         return "gather"
-    if inside <= NORMS | ELEMENTWISE | MOVES and inside & NORMS:
+    if inside <= NORMS | light | MOVES and inside & NORMS:
         return "norm"
-    if inside <= MOVES | ELEMENTWISE:
+    if inside <= MOVES | light:
         return "move"
     return "other"
 
@@ -181,13 +193,17 @@ class Siblings:
 
     def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
-        if node.op.kind != "linear":
+        if node.op.kind not in PRODUCTS:
             return None
-        x = node.inputs[0]
+        x, alike = node.inputs[0], frozenset({node.op.kind})
+        grouped_by = node.inputs[2:3] if node.op.kind == "expert-linear" else ()
         group = tuple(
             u
             for u in graph.consumers[x]
-            if u.inputs[0] == x and kinds(u) == {"linear"} and not _depends(graph, u, node)
+            if u.inputs[0] == x
+            and kinds(u) == alike
+            and (not grouped_by or u.inputs[2:3] == grouped_by)
+            and not _depends(graph, u, node)
         )
         if len(group) < 2:
             return None
@@ -216,22 +232,27 @@ class Flash:
         if not isinstance(node.op, AttentionScores):
             return None
         chain: list[Node] = [node]
-        cap = False
+        cap = alibi = False
         while not isinstance(chain[-1].op, AttentionValues):
             users = graph.consumers[chain[-1].output]
             if len(users) != 1 or chain[-1].output in graph.outputs:
                 return Miss(self.name, node.name, "an intermediate is needed elsewhere")
-            if not isinstance(users[0].op, (Softmax, SoftCap, AttentionValues)):
+            if not isinstance(users[0].op, (Softmax, SoftCap, Alibi, AttentionValues)):
                 return Miss(self.name, node.name, f"{users[0].op.kind} between scores and values")
             cap = cap or isinstance(users[0].op, SoftCap)
+            alibi = alibi or isinstance(users[0].op, Alibi)
             chain.append(users[0])
         values = chain[-1]
-        query, keys = graph.operands(node)
-        head = query.shape[3].xreplace(dict(self.dims))
+        query, keys = graph.operands(node)[0], graph.operands(node)[len(node.inputs) // 2]
+        # Queries and keys in two parts (latent attention) are as wide as both together.
+        parts = graph.operands(node)[: len(node.inputs) // 2]
+        head = Add(*(t.shape[3] for t in parts)).xreplace(dict(self.dims))
         width = query.dtype.bytes_per_element
         rows = tile_rows(head, width, machine.shared)
         if rows is None:
             return Miss(self.name, node.name, "no tile fits the shared memory")
+        if isinstance(node.op, SplitScores):
+            return self._split(node, tuple(chain), head * keys.dtype.bytes_per_element, rows, width)
         # Reading K and V again per block must cost no more than the scores it saves:
         # 2·dh·(kv bytes)/rows per pair against 4·(activation bytes).
         if (head * keys.dtype.bytes_per_element <= 2 * rows * width) is not true:
@@ -239,11 +260,37 @@ class Flash:
                 self.name, node.name, "tiles this small read K and V more than scores would move"
             )
         op = FlashAttention(
-            node.op.mask, rows, self.causal_traffic, cap, self.splits, node.op.paging
+            node.op.mask,
+            rows,
+            self.causal_traffic,
+            cap,
+            self.splits,
+            node.op.paging,
+            node.op.window,
+            alibi,
         )
-        inputs = (node.inputs[0], keys.name, values.inputs[1])
+        sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
         name = f"{node.name.removesuffix('qk_matmul')}attention"
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
+
+    def _split(
+        self, node: Node, chain: tuple[Node, ...], key_bytes: Expr, rows: Expr, width: Expr
+    ) -> Replacement | Miss:
+        """Latent attention as one kernel."""
+        assert isinstance(node.op, SplitScores)
+        values = chain[-1].inputs[1]
+        if any(isinstance(n.op, SoftCap) for n in chain):
+            return Miss(self.name, node.name, "no kernel caps scores of queries in two parts")
+        # Latent vectors that are keys and values at once serve all heads of a position:
+        # where few positions are processed, as this form is made for, they are read once.
+        shared = values == node.inputs[2]
+        if not shared and (key_bytes <= 2 * rows * width) is not true:
+            return Miss(
+                self.name, node.name, "tiles this small read K and V more than scores would move"
+            )
+        op = SplitFlash(node.op.mask, rows, self.causal_traffic, False, self.splits, node.op.paging)
+        return Replacement(chain, Node("attention", op, (*node.inputs, values), chain[-1].outputs))
 
 
 def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:

@@ -60,7 +60,7 @@ class PageKV(Pass):
                 raise PipelineError("page-kv: the caches are paged already")
             if isinstance(op, KVAppend):
                 hits.append(node.name)
-                return PagedKVAppend(paging)
+                return PagedKVAppend(op.window, paging)
             if isinstance(op, (AttentionScores, AttentionValues, FlashAttention)):
                 hits.append(node.name)
                 return replace(op, paging=paging)

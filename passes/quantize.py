@@ -13,8 +13,15 @@ from costgraph.dtypes import DType, compute_type
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.graph import Graph, Node, Origin, Repeat
 from costgraph.machine import Engine, Machine
+from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import COMPUTE_BITS, NarrowResult, QuantizeTo, QuantLinear
+from costgraph.ops.quant import (
+    COMPUTE_BITS,
+    NarrowResult,
+    QuantExpertLinear,
+    QuantizeTo,
+    QuantLinear,
+)
 from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
 from costgraph.passes.layers import Keep, parse_keep, segments
 from costgraph.pipeline import Miss, Outcome, Pass, option
@@ -84,7 +91,7 @@ class Quantize(Pass):
     )
     keep: str = option(
         "word",
-        "lm_head|embed|positions",
+        "lm_head|embed|positions|router",
         "what stays wide: parts of names, A|B, each optionally NAME:3 or NAME:0-3 for layers; "
         "'none' for nothing",
     )
@@ -384,6 +391,8 @@ class _Rewrite:
             return op
         if isinstance(op, QuantLinear):
             return replace(op, **changes)
+        if isinstance(op, ExpertLinear):
+            return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
         return QuantLinear(op.bias, op.contract, op.split, **changes)
 
     # --- layers
@@ -434,13 +443,14 @@ class _Rewrite:
 
 
 def _users(graph: Graph, name: str) -> tuple[str, ...]:
-    """Names of the nodes that use a tensor, those inside fused groups included."""
+    """Names of the nodes that use a tensor; of a fused group, those inside that do."""
     found: list[str] = []
     for node in graph.consumers[name]:
-        found.append(node.name)
         body = getattr(node.op, "body", None)
         if isinstance(body, Graph) and name in body.consumers:
             found.extend(_users(body, name))
+        else:
+            found.append(node.name)
     return tuple(found)
 
 

@@ -148,7 +148,7 @@ class Speculative(Pass):
         return Round(gamma, ONE, gamma + 1, chain_tokens(alpha, gamma))
 
     def _rewritten(self, program: Program, phase: Phase, round_: Round) -> list[Phase]:
-        draft = self._draft(program, phase.graph)
+        draft = self._draft(phase)
         own_memory = self.draft != "skip"
         beside = (draft,) if own_memory else ()
         if phase.span is None:
@@ -188,15 +188,19 @@ class Speculative(Pass):
         )
         return [drafting, verifying]
 
-    def _draft(self, program: Program, target: Graph) -> Graph:
+    def _draft(self, phase: Phase) -> Graph:
+        target = phase.graph
         if self.draft == "skip":
             return _fewer_layers(target, self.layers)
         if self.draft == "heads":
             return _heads(target, self.round().steps)
         try:
-            return load_model(self.draft).graph
+            model = load_model(self.draft)
         except InputError as error:
             raise PipelineError(f"draft: {error}") from None
+        # A model may run its decode steps in another form than its prefill.
+        alike = (p.graph for p in model.phases if (p.span is None) == (phase.span is None))
+        return next(alike, model.graph)
 
 
 def _tree(text: str) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Rational, expand, fraction, sstr
+from sympy import Expr, Rational, expand, fraction
+from sympy.printing.str import StrPrinter
 
 from costgraph.symbols import LEGEND
 
@@ -30,10 +31,29 @@ def number_text(value: Rational) -> str:
     return f"{float(value):.4g}"
 
 
+class _Plain(StrPrinter):  # type: ignore[misc]
+    """Minima and maxima as in prose, ``min(T, 4096)``: symbols before numbers."""
+
+    def _print_Min(self, expr: Expr) -> str:
+        return self._clipped("min", expr)
+
+    def _print_Max(self, expr: Expr) -> str:
+        return self._clipped("max", expr)
+
+    def _clipped(self, name: str, expr: Expr) -> str:
+        parts = sorted(expr.args, key=lambda a: (a.is_number, str(a)))
+        return f"{name}({', '.join(self._print(a) for a in parts)})"
+
+
+def sstr(expr: Expr) -> str:
+    """An expression in plain text."""
+    return str(_Plain().doprint(expr))
+
+
 def _power(text: str) -> str:
-    """Powers as superscripts: ``B**2`` is ``B²``."""
+    """Powers as superscripts: ``B**2`` is ``B²``; ``(3/4)^B`` where they are symbols."""
     shown = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_SUPERSCRIPT), text)
-    return shown.replace("*", "·")
+    return shown.replace("**", "^").replace("*", "·")
 
 
 def expr_text(expr: Expr) -> str:

@@ -2,7 +2,9 @@
 
 All symbols are positive; sizes (batch, tokens, dimensions) are at least one.
 ``a`` dominates ``b`` if every coefficient of ``a − b`` is non-negative once each
-size ``x`` is written as ``1 + x'``: a sufficient test, never a guess.
+size ``x`` is written as ``1 + x'``: a sufficient test, never a guess. A minimum
+or maximum inside equals one of its arguments, so it is decided case by case; one
+argument is enough where the difference can only be smaller there.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from sympy import Expr, Symbol, expand
+from sympy import Expr, Max, Min, Symbol, ceiling, expand, floor
 
 from costgraph.symbols import LEGEND, symbol
+
+#: Minima and maxima that are decided case by case in one difference.
+_MOST_CASES = 3
 
 
 @lru_cache(maxsize=1)
@@ -20,11 +25,22 @@ def _shift() -> dict[Symbol, Expr]:
     return {symbol(name): symbol(name) + 1 for name in LEGEND}
 
 
+def _at_least_zero(part: Expr) -> bool:
+    """True if a product is proved non-negative."""
+    if part.is_nonnegative:
+        return True
+    if part.is_Mul:
+        return all(_at_least_zero(f) for f in part.args)
+    if isinstance(part, (floor, ceiling)):
+        return dominates(part.args[0], part.args[0] * 0)
+    return False
+
+
 def _signs(difference: Expr) -> tuple[bool, bool]:
     """(any negative or undecided coefficient, any positive coefficient)."""
     negative = positive = False
     for part, coefficient in difference.as_coefficients_dict().items():
-        sign = coefficient if part.is_nonnegative else None
+        sign = coefficient if _at_least_zero(part) else None
         if sign is None or not sign.is_number or sign < 0:
             negative = True
         elif sign > 0:
@@ -37,17 +53,41 @@ def dominates(a: Expr, b: Expr) -> bool:
     """True if ``a >= b`` is proved for every admissible value of the symbols."""
     if a == b:
         return True
-    difference = expand(a - b)
+    return _nonnegative(expand(a - b), _MOST_CASES)
+
+
+def _nonnegative(difference: Expr, cases: int) -> bool:
+    """True if an expanded expression is proved non-negative."""
     negative, positive = _signs(difference)
     if not negative:
         return True
-    if not positive:
+    chosen = difference.atoms(Min, Max) if cases else set()
+    if not positive and not chosen:
         return False
     shift = _shift()
     local = {s: shift[s] for s in difference.free_symbols if s in shift}
-    if not local:
-        return False
-    return not _signs(expand(difference.xreplace(local)))[0]
+    if local and not _signs(expand(difference.xreplace(local)))[0]:
+        return True
+    for atom in sorted(chosen, key=str):
+        if any(other is not atom and other.has(atom) for other in chosen):
+            continue
+        return _by_cases(difference, atom, cases - 1)
+    return False
+
+
+def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
+    """``difference`` with a minimum or maximum replaced by its arguments."""
+
+    def holds(argument: Expr) -> bool:
+        return _nonnegative(expand(difference.xreplace({atom: argument})), cases)
+
+    slope = difference.coeff(atom, 1)
+    if not (difference - slope * atom).expand().has(atom):
+        # A minimum is at most each argument, a maximum at least.
+        falls = -slope if isinstance(atom, Min) else slope
+        if not _signs(expand(falls))[0]:
+            return any(holds(argument) for argument in atom.args)
+    return all(holds(argument) for argument in atom.args)
 
 
 def pruned(candidates: Iterable[Expr]) -> tuple[Expr, ...]:

@@ -39,6 +39,12 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
     def _print_Half(self, expr: Rational) -> str:
         return self._print_Rational(expr)
 
+    def _print_Pow(self, expr: Expr, rational: bool = False) -> str:
+        # Exact powers with large exponents (tokens of a prefill) have millions of digits.
+        if self._exact and expr.base.is_Rational and not expr.exp.is_number:
+            return f"power({self._print(expr.base)}, {self._print(expr.exp)})"
+        return str(super()._print_Pow(expr, rational=rational))
+
     def _print_Max(self, expr: Expr) -> str:
         return f"max({', '.join(self._print(a) for a in expr.args)})"
 
@@ -109,6 +115,7 @@ def compile_terms(
         "sqrt": math.sqrt,
         "log": math.log,
         "exp": math.exp,
+        "power": runtime.power,
         "sum_affine": runtime.sum_affine,
         "sum_max": runtime.sum_max,
         "sum_loop": runtime.sum_loop,

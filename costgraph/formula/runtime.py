@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 Number = Any  # int, float or Fraction: all of Python's exact and inexact reals
@@ -40,6 +41,25 @@ def sum_max(lower: int, upper: int, arms: tuple[tuple[Number, Number], ...]) -> 
         total = total + sum_affine(start, end, a, b)
         start = end + 1
     return total
+
+
+#: Bits up to which a power is kept exact.
+EXACT_BITS = 65536
+
+
+def power(base: Fraction, exponent: Number) -> Number:
+    """``base ** exponent``, exact up to :data:`EXACT_BITS` bits.
+
+    Beyond them a power of a base below one is its value in double precision, off
+    by less than 1e-16 / (1 − base).
+    """
+    whole = isinstance(exponent, int) or exponent == int(exponent)
+    if whole:
+        exponent = int(exponent)
+        if abs(base) >= 1 or exponent * base.denominator.bit_length() <= EXACT_BITS:
+            return base**exponent
+        return Fraction(float(base) ** exponent)
+    return base**exponent
 
 
 def sum_loop(lower: int, upper: int, f: Callable[[int], Number]) -> Number:

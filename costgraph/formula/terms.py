@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sympy import Add, Expr, Integer, Max, Symbol
+from sympy import Add, Expr, Integer, Max, Min, Symbol
 
 from costgraph.formula.envelope import dominates
+from costgraph.symbols import symbol
 
 ONE = Integer(1)
 
@@ -141,7 +142,8 @@ def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 def _kept_factor(count: Expr) -> Expr:
     """The part of a count that stays in front: what is no polynomial (expectations)."""
-    if count.is_number or count.is_polynomial():
+    clipped = dict.fromkeys(count.atoms(Max, Min), symbol("x"))
+    if count.is_number or count.xreplace(clipped).is_polynomial():
         return ONE
     factor: Expr = count.as_content_primitive()[1]
     return factor

@@ -1,6 +1,6 @@
 """Operation kinds; each owns its shape rule, its work and its memory traffic."""
 
-from costgraph.ops.attention import AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.base import Op, Spec
 from costgraph.ops.conv import CausalConv1d, Conv
 from costgraph.ops.elementwise import (
@@ -13,9 +13,11 @@ from costgraph.ops.elementwise import (
     Scale,
     SoftCap,
 )
+from costgraph.ops.experts import Combine, ExpertLinear, Route, Routing, RowScale
+from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.linear import Linear
 from costgraph.ops.position import AsSequence, RelativeBias
-from costgraph.ops.quant import NarrowResult, QuantizeTo, QuantLinear
+from costgraph.ops.quant import NarrowResult, QuantExpertLinear, QuantizeTo, QuantLinear
 from costgraph.ops.recurrent import (
     WKV,
     BlockLinear,
@@ -31,16 +33,20 @@ __all__ = [
     "WKV",
     "Activation",
     "Add",
+    "Alibi",
     "AsSequence",
     "AttentionScores",
     "AttentionValues",
     "BlockLinear",
     "CausalConv1d",
+    "Combine",
     "Concat",
     "Conv",
     "Embedding",
+    "ExpertLinear",
     "GatedDelta",
     "GatedLinearRecurrence",
+    "HeadLinear",
     "KVAppend",
     "LayerNorm",
     "Linear",
@@ -48,11 +54,15 @@ __all__ = [
     "Multiply",
     "NarrowResult",
     "Op",
+    "QuantExpertLinear",
     "QuantLinear",
     "QuantizeTo",
     "RMSNorm",
     "RelativeBias",
     "Rope",
+    "Route",
+    "Routing",
+    "RowScale",
     "Sample",
     "Scale",
     "SelectLast",
@@ -61,6 +71,7 @@ __all__ = [
     "Softmax",
     "Spec",
     "Split",
+    "SplitScores",
     "StateSpaceDual",
     "TokenShift",
 ]

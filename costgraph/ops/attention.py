@@ -3,18 +3,23 @@
 Layouts: queries ``(B, q, H, dh)``; caches ``(B, T, Hk, dh)``; scores
 ``(B, H, q, T)``. Grouped-query attention reads each cached head once, however
 many query heads share it.
+
+With a sliding window a position sees itself and the ``W − 1`` before it. A step
+finds only what one of its queries can still see, ``Min(T, W + q − 1) − q``
+positions, so ``T`` in these layouts is ``Min(T, W + q − 1)``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from sympy import Expr
+from sympy import Expr, Mul
 
 from costgraph.cost import Access, Work
 from costgraph.dtypes import compute_type
 from costgraph.errors import VerifyError
+from costgraph.least import least
 from costgraph.machine import Engine
 from costgraph.ops.base import (
     Op,
@@ -29,7 +34,7 @@ from costgraph.ops.base import (
     vector_special,
     write,
 )
-from costgraph.tensor import Role
+from costgraph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
     from costgraph.ops.paged import Paging
@@ -40,17 +45,29 @@ if TYPE_CHECKING:
 MASKS = ("skip", "compute", "none")
 
 
-def score_pairs(q: Expr, t: Expr, mask: str) -> Expr:
+def extended(q: Expr, t: Expr, window: Expr | None = None) -> Expr:
+    """Positions that ``q`` new tokens at context ``t`` can see: ``Min(t, W + q − 1)``."""
+    return t if window is None else least(t, window + q - 1)
+
+
+def score_pairs(q: Expr, t: Expr, mask: str, window: Expr | None = None) -> Expr:
     """(query, key) pairs that are computed, per head and sequence.
 
     With a causal mask query ``i`` (of ``q``) attends ``t − q + i`` positions:
-    ``q·t − q(q−1)/2`` useful pairs.
+    ``q·t − q(q−1)/2`` useful pairs. With a sliding window ``t`` counts only
+    positions that some query sees (see :func:`extended`), and a query at position
+    ``p`` of them attends ``Min(p, W)``: with ``c = Min(t, W)`` and ``r = t − q``,
+    ``(c(c+1) − r(r+1))/2 + (t − c)·W`` useful pairs.
     """
     if mask not in MASKS:
         raise VerifyError(f"unknown mask {mask!r}; known: {', '.join(MASKS)}")
-    if mask == "skip":
+    if mask != "skip":
+        return q * t
+    if window is None:
         return q * t - q * (q - 1) / 2
-    return q * t
+    within, before = least(t, window), t - q
+    rising = (within * (within + 1) - before * (before + 1)) / 2
+    return rising + (t - within) * window
 
 
 @dataclass(frozen=True)
@@ -60,9 +77,18 @@ class KVAppend(Op):
     The result ``(B, T, Hk, dh)`` shares memory with the cache, so only the new
     rows move: read as activations, written in the cache's format. Storing in a
     narrower format costs 3 FLOP per element (absolute maximum, scale, round).
+
+    With a sliding ``window`` only the last ``Min(T, W)`` rows stay after the step,
+    so only ``Min(q, W)`` new ones are written; earlier rows of a long prefill are
+    seen by its own queries alone.
     """
 
     kind: ClassVar[str] = "kv-append"
+    window: Expr | None = None
+
+    def _kept(self, length: Expr) -> Expr:
+        """How many of ``length`` rows stay in the cache."""
+        return length if self.window is None else least(length, self.window)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes a cache and new rows")
@@ -73,17 +99,26 @@ class KVAppend(Op):
             require_same(self, cache.shape[axis], new.shape[axis], f"axis {axis}")
         length = cache.shape[1] + new.shape[1]
         shape = (cache.shape[0], length, *cache.shape[2:])
-        return (Spec(shape, cache.dtype, Role.KV),)
+        spec = Spec(shape, cache.dtype, Role.KV)
+        if self.window is None:
+            return (spec,)
+        return (replace(spec, stored=spec.named("").bytes / length * self._kept(length)),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         cache, new = inputs
         if cache.dtype.bits == new.dtype.bits:
             return {}
-        return vector(3 * new.numel)
+        return vector(3 * self._written(new))
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         cache, new = inputs
-        return (read(new), write(outputs[0], new.numel * cache.dtype.bytes_per_element))
+        amount = self._written(new) * cache.dtype.bytes_per_element
+        return (read(new), write(outputs[0], amount))
+
+    def _written(self, new: Tensor) -> Expr:
+        """Elements that are written."""
+        batch, length, *rest = new.shape
+        return Mul(batch, self._kept(length), *rest)
 
 
 @dataclass(frozen=True)
@@ -97,6 +132,7 @@ class AttentionScores(Op):
     kind: ClassVar[str] = "qk-matmul"
     mask: str = "skip"
     paging: Paging | None = None
+    window: Expr | None = None
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         found = super().accesses(inputs, outputs)
@@ -114,7 +150,7 @@ class AttentionScores(Op):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         query, keys = inputs
         b, q, h, dh = query.shape
-        pairs = score_pairs(q, keys.shape[1], self.mask)
+        pairs = score_pairs(q, keys.shape[1], self.mask, self.window)
         product: Work = {
             (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * b * h * dh * pairs
         }
@@ -123,10 +159,44 @@ class AttentionScores(Op):
 
 @dataclass(frozen=True)
 class Softmax(Op):
-    """Softmax over the last dimension of scores ``(B, H, q, T)``; 5 FLOP per computed pair."""
+    """Softmax over the last dimension of scores ``(B, H, q, T)``; 5 FLOP per computed pair.
+
+    A second operand ``(H)`` holds sinks: one more logit per head that takes part in
+    every row and gets no value.
+    """
 
     kind: ClassVar[str] = "softmax"
     mask: str = "skip"
+    window: Expr | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) in (1, 2), self, "takes scores, and sinks if there are any")
+        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        for sinks in inputs[1:]:
+            require(len(sinks.shape) == 1, self, f"sinks {sinks} are not a vector")
+            require_same(self, sinks.shape[0], inputs[0].shape[1], "sinks and heads")
+        return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = inputs[0].shape
+        n = b * h * score_pairs(q, t, self.mask, self.window)
+        if len(inputs) == 2:
+            n += b * h * q
+        return vector_special(4 * n, n)
+
+
+@dataclass(frozen=True)
+class Alibi(Op):
+    """Linear biases on scores ``(B, H, q, T)``: ``x + slope·distance`` (ALiBi).
+
+    2 FLOP per computed pair. The ``H`` slopes are constants of the kernel and the
+    distances are made on the fly, so nothing but the scores moves.
+    Source: Press et al., arXiv 2108.12409.
+    """
+
+    kind: ClassVar[str] = "alibi"
+    mask: str = "skip"
+    window: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
@@ -135,8 +205,7 @@ class Softmax(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[0].shape
-        n = b * h * score_pairs(q, t, self.mask)
-        return vector_special(4 * n, n)
+        return vector(2 * b * h * score_pairs(q, t, self.mask, self.window))
 
 
 @dataclass(frozen=True)
@@ -149,6 +218,7 @@ class AttentionValues(Op):
     kind: ClassVar[str] = "sv-matmul"
     mask: str = "skip"
     paging: Paging | None = None
+    window: Expr | None = None
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         found = super().accesses(inputs, outputs)
@@ -166,7 +236,7 @@ class AttentionValues(Op):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         p, values = inputs
         b, h, q, t = p.shape
-        pairs = score_pairs(q, t, self.mask)
+        pairs = score_pairs(q, t, self.mask, self.window)
         product: Work = {
             (Engine.TENSOR, compute_type(p.dtype, values.dtype)): 2
             * b

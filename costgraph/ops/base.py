@@ -100,17 +100,17 @@ def vector_special(flops: Expr, special: Expr) -> Work:
     return {(Engine.VECTOR, "fp32"): flops, (Engine.SPECIAL, "fp32"): special}
 
 
-def expansion(stored: Tensor, other: Tensor) -> Work:
+def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
     """Work of converting a stored operand to the type in which it meets ``other``.
 
-    Two FLOP per stored element (subtract the zero point or look up, multiply by
-    the scale) where the formats differ in width and the stored one is not what
-    the engine takes; nothing otherwise.
+    Two FLOP per stored element, or for ``elements`` of them (subtract the zero
+    point or look up, multiply by the scale), where the formats differ in width and
+    the stored one is not what the engine takes; nothing otherwise.
     """
     a, b = stored.dtype, other.dtype
     if a.bits == b.bits or a.compute == compute_type(a, b):
         return {}
-    return vector(2 * stored.numel)
+    return vector(2 * (stored.numel if elements is None else elements))
 
 
 def merged(*works: Work) -> Work:

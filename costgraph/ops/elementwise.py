@@ -9,10 +9,13 @@ ReLU                    1 (comparison)
 SiLU                    exp; negate, add, divide, (multiply folded) = 3 + 1 special
 GELU (erf)              erf; 4 = scale, add, multiply, multiply, + 1 special
 GELU (tanh)             tanh; 8 = two for x³, three for the argument, three after, + 1
+clamped gate            sigmoid of a scaled, clamped gate: 5 + 1 special; the clamped,
+                        shifted other half: 3
 soft cap                tanh; divide, multiply = 2 + 1 special
 RMSNorm                 4 per element: square, sum, scale, weight; 3 per row
 LayerNorm               7 per element: mean, subtract, square, sum, scale, weight,
-                        bias (6 without bias); 4 per row
+                        bias (one less without weight or bias); 4 per row
+clip                    2 (two comparisons)
 rotary                  3 per rotated element: two products, one sum
 softmax                 5 per useful score: max, subtract, exp, sum, divide
 ======================  =======================================================
@@ -48,6 +51,9 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "quick_gelu": (4, 1),
     "sigmoid": (2, 1),
     "tanh": (0, 1),
+    "clamped_gate": (5, 1),
+    "clamped_up": (3, 0),
+    "clip": (2, 0),
 }
 
 
@@ -134,52 +140,55 @@ def _check_norm(op: Op, inputs: Tensors, operands: int) -> tuple[Spec, ...]:
     require(len(inputs) == operands, op, f"takes {operands} operands")
     x = inputs[0]
     for p in inputs[1:]:
-        if not (len(p.shape) == 1 and same(p.shape[0], x.shape[-1])):
+        last = x.shape[len(x.shape) - len(p.shape) :]
+        if not p.shape or not all(same(a, b) for a, b in zip(p.shape, last, strict=False)):
             raise VerifyError(f"{op.kind}: parameter {p} does not match {x}")
     return (Spec(x.shape, x.dtype),)
 
 
 @dataclass(frozen=True)
 class RMSNorm(Op):
-    """Root-mean-square normalisation over the last dimension, with a weight.
+    """Root-mean-square normalisation over the last dimension, with an optional weight.
 
-    Inputs ``x (…, d)``, ``weight (d)``. 4 FLOP per element (square, sum, scale,
-    weight) and 3 per row (mean, epsilon, reciprocal root). With ``groups`` each
-    row is normalised in that many parts; ``scaled=False`` has no weight (one
-    operand, 3 FLOP per element).
+    Inputs ``x (…, d)``, ``weight (d)`` or, with one per head, ``(heads, d)``. 4 FLOP
+    per element (square, sum, scale, weight), 3 without weight, and 3 per row (mean,
+    epsilon, reciprocal root). With ``groups`` each row is normalised in that many
+    parts.
     """
 
     kind: ClassVar[str] = "rms-norm"
+    weight: bool = True
     groups: Expr = Integer(1)
-    scaled: bool = True
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _check_norm(self, inputs, 1 + self.scaled)
+        return _check_norm(self, inputs, 1 + self.weight)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x = inputs[0]
         rows = Mul(*x.shape[:-1]) * self.groups
-        return vector_special((3 + self.scaled) * x.numel + 2 * rows, rows)
+        return vector_special((3 + self.weight) * x.numel + 2 * rows, rows)
 
 
 @dataclass(frozen=True)
 class LayerNorm(Op):
-    """Layer normalisation over the last dimension, with weight and optional bias.
+    """Layer normalisation over the last dimension, with optional weight and bias.
 
     Inputs ``x (…, d)``, ``weight (d)``, ``bias (d)``. 7 FLOP per element with
-    bias, 6 without, and 4 per row (mean, variance, epsilon, reciprocal root).
+    both, one less without each, and 4 per row (mean, variance, epsilon,
+    reciprocal root).
     """
 
     kind: ClassVar[str] = "layer-norm"
     bias: bool = True
+    weight: bool = True
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _check_norm(self, inputs, 2 + self.bias)
+        return _check_norm(self, inputs, 1 + self.weight + self.bias)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x = inputs[0]
         rows = Mul(*x.shape[:-1])
-        return vector_special((6 + self.bias) * x.numel + 3 * rows, rows)
+        return vector_special((5 + self.weight + self.bias) * x.numel + 3 * rows, rows)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer, ceiling
+from sympy import Expr, Integer, ceiling, floor
 
 from costgraph.cost import ONE, Access, Direction, Work
-from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
+from costgraph.least import least
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Softmax
 from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
@@ -26,13 +27,17 @@ class FlashAttention(Op):
     where the ``H/Hk`` query heads that share a cached head are packed into one
     block (Dao, arXiv 2307.08691; reuse between blocks through the L2 cache is
     not modelled). With ``causal_traffic`` a block stops at its last visible key:
-    ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2`` keys.
+    ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2`` keys. With a
+    sliding window it also starts at its first visible key: a block that ends at
+    position ``e`` reads ``Min(e, W + p − 1)`` keys. A fourth operand ``(H)`` holds
+    the sinks of the softmax.
 
     Attributes:
         mask: as in :data:`costgraph.ops.attention.MASKS`.
         rows: query rows of one block.
         causal_traffic: blocks past the diagonal are not read.
         soft_cap: scores pass through a soft cap.
+        alibi: scores get linear biases.
         splits: pieces of the context reduced in a second step (Flash-Decoding);
             each writes and reads back ``dh + 2`` FP32 numbers per query head.
     """
@@ -44,41 +49,41 @@ class FlashAttention(Op):
     soft_cap: bool = False
     splits: Expr = ONE
     paging: Paging | None = None
+    window: Expr | None = None
+    alibi: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 3, self, "takes queries, keys and values")
-        query, keys, values = inputs
+        require(len(inputs) in (3, 4), self, "takes queries, keys and values, and sinks")
+        query, keys, values = inputs[:3]
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
         return AttentionValues(self.mask).infer((scores, values))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        query, keys, values = inputs
+        query, keys, values = inputs[:3]
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
         parts = [
-            AttentionScores(self.mask).work((query, keys), (scores,)),
-            Softmax(self.mask).work((scores,), (scores,)),
-            AttentionValues(self.mask).work((scores, values), outputs),
+            AttentionScores(self.mask, window=self.window).work((query, keys), (scores,)),
+            Softmax(self.mask, self.window).work((scores, *inputs[3:]), (scores,)),
+            AttentionValues(self.mask, window=self.window).work((scores, values), outputs),
         ]
         if self.soft_cap:
             parts.append(SoftCap().work((scores,), (scores,)))
+        if self.alibi:
+            parts.append(Alibi(self.mask, self.window).work((scores,), (scores,)))
         if self.splits != 1:
             parts.append(vector(3 * self.splits * query.numel))
         return merged(*parts)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        query, keys, values = inputs
+        query, keys, values = inputs[:3]
         b, q, h, _ = query.shape
         t, hk = keys.shape[1], keys.shape[2]
-        positions = self.rows * hk / h
-        blocks = ceiling(q / positions)
-        keys_read = blocks * t
-        if self.mask == "skip" and self.causal_traffic:
-            keys_read += -(blocks - 1) * q + positions * blocks * (blocks - 1) / 2
-        share = keys_read / t
+        share = self._keys_read(q, t, self.rows * hk / h) / t
         found = [
             read(query),
             read(keys, keys.bytes * share),
             read(values, values.bytes * share),
+            *(read(sinks) for sinks in inputs[3:]),
             write(outputs[0]),
         ]
         if self.splits != 1:
@@ -90,3 +95,22 @@ class FlashAttention(Op):
         if self.paging is not None:
             return self.paging.reads(tuple(found), keys)
         return tuple(found)
+
+    def _keys_read(self, q: Expr, t: Expr, positions: Expr) -> Expr:
+        """Keys read by all blocks of ``positions`` query positions."""
+        blocks = ceiling(q / positions)
+        if self.mask != "skip" or not self.causal_traffic:
+            return blocks * t
+        if self.window is None:
+            return blocks * t - (blocks - 1) * q + positions * blocks * (blocks - 1) / 2
+        # Blocks before the last end at r + p, r + 2p, …; the first `rising` of them
+        # end within what a window and a block reach.
+        before, reach = t - q, self.window + positions - 1
+        rising = least(blocks - 1, 1 + floor((self.window - 1 - before) / positions))
+        last = least(t, self.window + q - (blocks - 1) * positions - 1)
+        return (
+            rising * before
+            + positions * rising * (rising + 1) / 2
+            + (blocks - 1 - rising) * reach
+            + last
+        )

@@ -56,9 +56,17 @@ class Linear(Op):
         require_same(self, Mul(*tail), oc, "split and output width")
         return (Spec((*x.shape[: -self.contract], *tail), x.dtype),)
 
+    def product(self, inputs: Tensors, outputs: Tensors) -> Expr:
+        """FLOP of the multiplications and additions."""
+        return 2 * inputs[0].numel * inputs[1].shape[0]
+
+    def loaded(self, inputs: Tensors) -> Expr:
+        """Elements of the weight that one execution loads."""
+        return inputs[1].numel
+
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, w = inputs[:2]
-        oc = w.shape[0]
-        product: Work = {(Engine.TENSOR, compute_type(x.dtype, w.dtype)): 2 * x.numel * oc}
+        compute = compute_type(x.dtype, w.dtype)
+        product: Work = {(Engine.TENSOR, compute): self.product(inputs, outputs)}
         added: Work = vector(outputs[0].numel) if self.bias else {}
-        return merged(product, added, expansion(w, x))
+        return merged(product, added, expansion(w, x, self.loaded(inputs)))

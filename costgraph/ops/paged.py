@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer, Min, ceiling, floor
@@ -73,7 +73,11 @@ class Paging:
 
 @dataclass(frozen=True)
 class PagedKVAppend(KVAppend):
-    """:class:`KVAppend` into blocks: the same traffic, another amount set aside."""
+    """:class:`KVAppend` into blocks: the same traffic, another amount set aside.
+
+    A windowed cache sets aside whole blocks for the ``Min(T, W)`` tokens that stay:
+    blocks are taken to begin at the window's first token.
+    """
 
     kind: ClassVar[str] = "kv-append"
     paging: Paging = Paging(ONE)
@@ -81,8 +85,8 @@ class PagedKVAppend(KVAppend):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         (spec,) = super().infer(inputs)
         tensor = spec.named("")
-        batch, tokens = tensor.shape[:2]
-        per_token = tensor.bytes / (batch * tokens)
+        batch, length = tensor.shape[:2]
+        per_token = tensor.bytes / (batch * length)
+        tokens = self._kept(length)
         held = batch * self.paging.allocated(tokens) - self.paging.saved(batch, tokens)
-        stored = held * per_token
-        return (Spec(spec.shape, spec.dtype, spec.role, stored),)
+        return (replace(spec, stored=held * per_token),)

@@ -26,6 +26,7 @@ from costgraph.cost import ZERO, Access, Work
 from costgraph.dtypes import DType, compute_type
 from costgraph.machine import Engine
 from costgraph.ops.base import Op, Spec, Tensors, merged, require, vector
+from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
 from costgraph.tensor import Tensor
 
@@ -114,17 +115,24 @@ class QuantLinear(Linear):
         x, w = inputs[:2]
         out = outputs[0]
         executing = self.compute or compute_type(x.dtype, w.dtype)
-        dense = 2 * x.numel * w.shape[0]
+        dense = self.product(inputs, outputs)
         wide = compute_type(out.dtype, out.dtype)
         return merged(
             {(Engine.TENSOR, executing): dense * (1 - self.outliers)},
             {(Engine.TENSOR, wide): dense * self.outliers} if self.outliers != 0 else {},
             vector(out.numel) if self.bias else {},
             vector(dense * self.sparse) if self.sparse != 0 else {},
-            _conversion(w, executing),
-            _conversion(x, executing),
+            _conversion(w, executing, self.loaded(inputs)),
+            _conversion(x, executing, x.numel),
             _rescaling(x, w, out, executing),
         )
+
+
+@dataclass(frozen=True)
+class QuantExpertLinear(QuantLinear, ExpertLinear):
+    """:class:`ExpertLinear` with operands stored narrow: as :class:`QuantLinear`."""
+
+    kind: ClassVar[str] = "expert-linear"
 
 
 def _converted(dtype: DType, executing: str) -> bool:
@@ -134,8 +142,8 @@ def _converted(dtype: DType, executing: str) -> bool:
     return COMPUTE_BITS.get(dtype.compute) != COMPUTE_BITS.get(executing)
 
 
-def _conversion(stored: Tensor, executing: str) -> Work:
-    return vector(2 * stored.numel) if _converted(stored.dtype, executing) else {}
+def _conversion(stored: Tensor, executing: str, elements: Expr) -> Work:
+    return vector(2 * elements) if _converted(stored.dtype, executing) else {}
 
 
 def _rescaling(x: Tensor, w: Tensor, out: Tensor, executing: str) -> Work:

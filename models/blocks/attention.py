@@ -8,10 +8,13 @@ from sympy import Expr
 
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
+    Activation,
+    Alibi,
     AttentionScores,
     AttentionValues,
     KVAppend,
     Rope,
+    Scale,
     SoftCap,
     Softmax,
     Split,
@@ -29,9 +32,20 @@ class Attention:
         heads, kv_heads: query heads and key/value heads, of size ``head_dim``.
         rotary: rotated width per head, or None without rotary embedding.
         qkv_bias, out_bias: biases of the projections.
-        qk_norm: normalisation of queries and keys per head, or None.
+        qk_norm: normalisation of queries and keys, or None.
+        qk_norm_over: ``head``: per head; ``heads``: per head, with parameters of its
+            own for each; ``all``: over all heads together.
         score_cap: scores pass through a soft cap.
         fused_qkv: the three projections are one matrix.
+        window: positions that each one sees, itself included; None for all.
+        alibi: linear biases on the scores.
+        clip: projections are clipped to a range.
+        causal: False for attention in both directions, which has no cache.
+        v_dim: size of values per head where it differs from ``head_dim``.
+        value_scale: values are multiplied by a constant.
+        query_scale: queries are multiplied by a number per position.
+        sinks: the softmax has one learned logit per head more.
+        table: name of the rotary table; another one for another width.
     """
 
     d: Expr
@@ -44,34 +58,76 @@ class Attention:
     qk_norm: Norm | None = None
     score_cap: bool = False
     fused_qkv: bool = False
+    window: Expr | None = None
+    alibi: bool = False
+    clip: bool = False
+    causal: bool = True
+    qk_norm_over: str = "head"
+    v_dim: Expr | None = None
+    value_scale: bool = False
+    query_scale: bool = False
+    sinks: bool = False
+    table: str = "rope_table"
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
         if self.rotary is None:
             return ()
-        return (Tensor("rope_table", (q, self.rotary), style.acts),)
+        return (Tensor(self.table, (q, self.rotary), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
         query, key, value = self._project(m, x)
-        if self.qk_norm is not None:
-            query = m.norm("q_norm", query, self.head_dim, self.qk_norm)
-            key = m.norm("k_norm", key, self.head_dim, self.qk_norm)
+        if self.qk_norm is not None and self.qk_norm_over != "all":
+            dh, own = self.head_dim, self.qk_norm_over == "heads"
+            query = m.norm("q_norm", query, (self.heads, dh) if own else dh, self.qk_norm)
+            key = m.norm("k_norm", key, (self.kv_heads, dh) if own else dh, self.qk_norm)
         for table in self.operands(m.style):
             query = m.add("q_rope", Rope(), query, table.name)
             key = m.add("k_rope", Rope(), key, table.name)
-        hk, dh, mask = self.kv_heads, self.head_dim, m.style.mask
-        keys = m.add("k_append", KVAppend(), m.cache("k_cache", hk, dh), key)
-        values = m.add("v_append", KVAppend(), m.cache("v_cache", hk, dh), value)
-        scores = m.add("qk_matmul", AttentionScores(mask), query, keys)
+        if self.query_scale:
+            query = m.add("q_scale", Scale(), query)
+        if self.value_scale:
+            value = m.add("v_scale", Scale(), value)
+        hk, dh, window = self.kv_heads, self.head_dim, self.window
+        dv = dh if self.v_dim is None else self.v_dim
+        keys, values, mask = key, value, "none"
+        if self.causal:
+            append, mask = KVAppend(window), m.style.mask
+            keys = m.add("k_append", append, m.cache("k_cache", hk, dh, window), key)
+            values = m.add("v_append", append, m.cache("v_cache", hk, dv, window), value)
+        scores = m.add("qk_matmul", AttentionScores(mask, window=window), query, keys)
         if self.score_cap:
             scores = m.add("score_cap", SoftCap(), scores)
-        probabilities = m.add("softmax", Softmax(mask), scores)
-        mixed = m.add("sv_matmul", AttentionValues(mask), probabilities, values)
-        return m.linear("o_proj", mixed, self.d, self.heads * dh, self.out_bias, contract=2)
+        if self.alibi:
+            scores = m.add("alibi", Alibi(mask, window), scores)
+        logits = [scores]
+        if self.sinks:
+            logits.append(m.vector("sinks.weight", self.heads))
+        probabilities = m.add("softmax", Softmax(mask, window), *logits)
+        mixed = m.add("sv_matmul", AttentionValues(mask, window=window), probabilities, values)
+        return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
+        query, key, value = self._products(m, x)
+        if self.clip:
+            query, key, value = (
+                m.add(f"{n}_clip", Activation("clip"), y)
+                for n, y in (("q", query), ("k", key), ("v", value))
+            )
+        return query, key, value
+
+    def _products(self, m: Maker, x: str) -> tuple[str, str, str]:
         h, hk, dh = self.heads, self.kv_heads, self.head_dim
+        if self.qk_norm is not None and self.qk_norm_over == "all":
+            made = []
+            for n, heads in (("q", h), ("k", hk), ("v", hk)):
+                y = m.linear(f"{n}_proj", x, heads * dh, self.d, self.qkv_bias)
+                if n != "v":
+                    y = m.norm(f"{n}_norm", y, heads * dh, self.qk_norm)
+                made.append(m.add(f"{n}_split", Split(((heads, dh),)), y))
+            query, key, value = made
+            return query, key, value
         if self.fused_qkv:
             packed = m.linear("qkv_proj", x, (h + 2 * hk) * dh, self.d, self.qkv_bias)
             query, key, value = m.add_many(
@@ -79,7 +135,7 @@ class Attention:
             )
             return query, key, value
         query, key, value = (
-            m.linear(f"{n}_proj", x, heads * dh, self.d, self.qkv_bias, (heads, dh))
-            for n, heads in (("q", h), ("k", hk), ("v", hk))
+            m.linear(f"{n}_proj", x, heads * width, self.d, self.qkv_bias, (heads, width))
+            for n, heads, width in (("q", h, dh), ("k", hk, dh), ("v", hk, self.v_dim or dh))
         )
         return query, key, value

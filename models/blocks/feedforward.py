@@ -33,19 +33,22 @@ class FeedForward:
         """Nothing shared between layers."""
         return ()
 
-    def add(self, m: Maker, x: str) -> str:
-        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+    def add(self, m: Maker, x: str, prefix: str = "") -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``.
+
+        ``prefix`` stands in front of all names, for a second block in a layer.
+        """
         d, width, bias = self.d, self.width, self.bias
         if not self.gated:
-            up = m.linear("up_proj", x, width, d, bias)
-            acted = m.add("mlp_act", Activation(self.activation), up)
-            return m.linear("down_proj", acted, d, width, bias)
+            up = m.linear(f"{prefix}up_proj", x, width, d, bias)
+            acted = m.add(f"{prefix}mlp_act", Activation(self.activation), up)
+            return m.linear(f"{prefix}down_proj", acted, d, width, bias)
         if self.fused_gate_up:
-            packed = m.linear("gate_up_proj", x, 2 * width, d, bias)
-            gate, up = m.add_many("gate_up_split", Split(((width,), (width,))), packed)
+            packed = m.linear(f"{prefix}gate_up_proj", x, 2 * width, d, bias)
+            gate, up = m.add_many(f"{prefix}gate_up_split", Split(((width,), (width,))), packed)
         else:
-            gate = m.linear("gate_proj", x, width, d, bias)
-            up = m.linear("up_proj", x, width, d, bias)
-        acted = m.add("mlp_act", Activation(self.activation), gate)
-        gated = m.add("mlp_mul", Multiply(), acted, up)
-        return m.linear("down_proj", gated, d, width, bias)
+            gate = m.linear(f"{prefix}gate_proj", x, width, d, bias)
+            up = m.linear(f"{prefix}up_proj", x, width, d, bias)
+        acted = m.add(f"{prefix}mlp_act", Activation(self.activation), gate)
+        gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
+        return m.linear(f"{prefix}down_proj", gated, d, width, bias)

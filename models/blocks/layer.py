@@ -9,7 +9,7 @@ from sympy import Expr
 
 from costgraph.graph import Graph
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Add
+from costgraph.ops import Add, Scale
 from costgraph.symbols import B, q
 from costgraph.tensor import Tensor
 
@@ -38,6 +38,8 @@ class Layer:
         post_norms: norms after each block, before the residual addition.
         norm_first: norms in front of the blocks (the usual case); without them
             and without ``post_norms``, norms follow the residual additions.
+        residual_scale: what the blocks make is multiplied by a constant before it
+            is added.
         pre_norms: False leaves out the norms in front (post-norm-only layers).
     """
 
@@ -50,6 +52,7 @@ class Layer:
     post_norms: bool = False
     norm_first: bool = True
     pre_norms: bool = True
+    residual_scale: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Shared operands of both blocks, each once."""
@@ -72,8 +75,9 @@ class Layer:
         if self.parallel and self.channel is not None:
             second = normed if self.shared_norm or not before else self._norm(m, "mlp_norm", x)
             both = m.add("attn_add", Add(), self.channel.add(m, second), mixed)
+            both = self._scaled(m, "branch_scale", both)
             return m.build(m.add("mlp_add", Add(), both, x))
-        x = m.add("attn_add", Add(), mixed, x)
+        x = m.add("attn_add", Add(), self._scaled(m, "attn_scale", mixed), x)
         if not self.norm_first:
             x = self._norm(m, "attn_norm", x)
         if self.channel is None:
@@ -81,10 +85,13 @@ class Layer:
         fed = self.channel.add(m, self._norm(m, "mlp_norm", x) if before else x)
         if self.post_norms:
             fed = self._norm(m, "mlp_post_norm", fed)
-        x = m.add("mlp_add", Add(), fed, x)
+        x = m.add("mlp_add", Add(), self._scaled(m, "mlp_scale", fed), x)
         if not self.norm_first:
             x = self._norm(m, "mlp_norm", x)
         return m.build(x)
+
+    def _scaled(self, m: Maker, name: str, x: str) -> str:
+        return m.add(name, Scale(), x) if self.residual_scale else x
 
     def _norm(self, m: Maker, name: str, x: str) -> str:
         return m.norm(name, x, self.d, self.norm)

@@ -87,7 +87,7 @@ class Mamba:
         if self.norms == "none":
             return x
         if self.norms == "plain":
-            return m.add(name, RMSNorm(scaled=False), x)
+            return m.add(name, RMSNorm(weight=False), x)
         return m.add(name, RMSNorm(), x, m.vector(f"{name}.weight", width))
 
 
@@ -145,5 +145,5 @@ class Mamba2:
         y = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation("silu"), gate))
         if self.gated_norm:
             weight = m.vector("gated_norm.weight", inner)
-            y = m.add("gated_norm", RMSNorm(self.norm_groups), y, weight)
+            y = m.add("gated_norm", RMSNorm(groups=self.norm_groups), y, weight)
         return m.linear("out_proj", y, self.d, inner, self.bias)

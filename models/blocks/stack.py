@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
+from costgraph.errors import InputError
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
@@ -68,6 +69,9 @@ class Ends:
         tied: the projection to logits uses the embedding table.
         head_bias: bias of that projection.
         logit_cap: logits pass through a soft cap.
+        logit_scale: logits are multiplied by a constant.
+        head_scale: the hidden state is, in front of that projection.
+        all_logits: every position needs logits, whatever the style says.
     """
 
     d: Expr
@@ -80,6 +84,9 @@ class Ends:
     tied: bool = False
     head_bias: bool = False
     logit_cap: bool = False
+    logit_scale: bool = False
+    head_scale: bool = False
+    all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,14 @@ class Stack:
         hidden, table = embed(m, ends)
         hidden = run(m, self.segments, hidden)
         return m.build(close(m, ends, hidden, table))
+
+    def symbolic(self) -> tuple[Stack, dict[Symbol, Expr]]:
+        """Refused: only uniform dense decoders keep symbolic dimensions.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
 
 
 def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> str:
@@ -140,8 +155,10 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
     width = ends.embed_dim or ends.d
     if ends.embed_dim is not None:
         hidden = m.linear("output_proj", hidden, width, ends.d)
-    count = Integer(1) if m.style.logits == "last" else q
-    hidden = m.add("last_position", SelectLast(count), hidden)
+    last = m.style.logits == "last" and not ends.all_logits
+    hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
+    if ends.head_scale:
+        hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:
         operands = [hidden, table]
         if ends.head_bias:
@@ -149,6 +166,8 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         logits = m.add("lm_head", Linear(bias=ends.head_bias), *operands)
     else:
         logits = m.linear("lm_head", hidden, ends.vocab, width, ends.head_bias)
+    if ends.logit_scale:
+        logits = m.add("logit_scale", Scale(), logits)
     if ends.logit_cap:
         logits = m.add("logit_cap", SoftCap(), logits)
     return m.add("sample", Sample(), logits)

@@ -9,6 +9,8 @@ from sympy import Expr
 from costgraph.dtypes import BF16, FP32, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
+from costgraph.ops.attention import extended
+from costgraph.ops.experts import BALANCED, Routing
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -26,6 +28,9 @@ class Style:
             tokens at once, ``recurrent`` for few; see
             :data:`costgraph.ops.scan.FORMS`.
         states: format of recurrent states that accumulate.
+        routing: which experts the tokens of a step choose.
+        mla: form of latent attention, see
+            :class:`costgraph.models.blocks.mla.LatentAttention`.
     """
 
     weights: DType = BF16
@@ -33,6 +38,8 @@ class Style:
     kv: DType = BF16
     mask: str = "skip"
     logits: str = "last"
+    routing: Routing = BALANCED
+    mla: str = "absorbed"
     scan: str = "chunked"
     states: DType = FP32
 
@@ -45,10 +52,11 @@ class Style:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation: ``rms`` or ``layer``; ``bias`` for the latter."""
+    """A normalisation: ``rms`` or ``layer``; the latter may have a ``bias``, both a ``weight``."""
 
     kind: str = "rms"
     bias: bool = False
+    weight: bool = True
 
 
 class Maker(Builder):
@@ -66,9 +74,13 @@ class Maker(Builder):
         """Declares a small weight that keeps the compute format (norms, biases)."""
         return self.source(Tensor(name, shape, self.style.acts, Role.WEIGHT))
 
-    def cache(self, name: str, heads: Expr, width: Expr) -> str:
-        """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``."""
-        return self.source(Tensor(name, (B, T - q, heads, width), self.style.kv, Role.KV))
+    def cache(self, name: str, heads: Expr, width: Expr, window: Expr | None = None) -> str:
+        """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``.
+
+        With a sliding ``window``, of those that the step can still see.
+        """
+        length = extended(q, T, window) - q
+        return self.source(Tensor(name, (B, length, heads, width), self.style.kv, Role.KV))
 
     def state(self, name: str, *shape: Expr, dtype: DType | None = None) -> str:
         """Declares a recurrent state of one layer, in the style's state format."""
@@ -90,11 +102,17 @@ class Maker(Builder):
             operands.append(self.vector(f"{name}.bias", oc))
         return self.add(name, Linear(bias, contract, split), *operands)
 
-    def norm(self, name: str, x: str, width: Expr, norm: Norm) -> str:
-        """Adds a normalisation over the last ``width`` elements."""
-        operands = [x, self.vector(f"{name}.weight", width)]
+    def norm(self, name: str, x: str, width: Expr | tuple[Expr, ...], norm: Norm) -> str:
+        """Adds a normalisation over the last ``width`` elements.
+
+        A tuple is the shape of the parameters where they differ per head.
+        """
+        shape = width if isinstance(width, tuple) else (width,)
+        operands = [x]
+        if norm.weight:
+            operands.append(self.vector(f"{name}.weight", *shape))
         if norm.kind == "rms":
-            return self.add(name, RMSNorm(), *operands)
+            return self.add(name, RMSNorm(norm.weight), *operands)
         if norm.bias:
-            operands.append(self.vector(f"{name}.bias", width))
-        return self.add(name, LayerNorm(norm.bias), *operands)
+            operands.append(self.vector(f"{name}.bias", *shape))
+        return self.add(name, LayerNorm(norm.bias, norm.weight), *operands)

@@ -9,10 +9,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from costgraph.models.families import encoders, gpt, hybrid, llama, state_space
+from costgraph.models.families import (
+    alibi,
+    alternating,
+    cohere,
+    deepseek,
+    diffusion,
+    encoders,
+    experts,
+    gemma,
+    glm,
+    gpt,
+    hybrid,
+    llama,
+    olmo,
+    qwen,
+    state_space,
+)
 from costgraph.models.families.common import Family, Model, Reading
 
-_FILES = (llama, gpt, state_space, hybrid, encoders)
+_FILES = (
+    llama,
+    qwen,
+    gemma,
+    gpt,
+    alibi,
+    cohere,
+    olmo,
+    glm,
+    diffusion,
+    experts,
+    alternating,
+    deepseek,
+    state_space,
+    hybrid,
+    encoders,
+)
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.graph import Graph
 from costgraph.models.blocks import Style
+from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.fields import Fields, divided
 from costgraph.program import Program
 
@@ -20,6 +21,7 @@ ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "silu": "silu",
         "swish": "silu",
+        "swiglu": "silu",
         "relu": "relu",
         "relu2": "relu2",
         "gelu": "gelu",
@@ -55,18 +57,18 @@ class Programmed(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a family read: the model, and the context its attention is full for.
+    """What a family read: the model, and how a request runs through it.
 
-    ``window`` is the sliding window in tokens, or None without one. Up to that
-    context a windowed layer attends everything, and counts are exact. ``scans``:
-    the model scans over matrix states, in chunks for a prompt and token by
-    token after it. ``notes`` are sentences that results rest on.
+    ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
+    whole sequence in steps. ``assumptions`` are sentences that its counts rest on.
+    ``scans``: the model scans over matrix states, in chunks for a prompt and token
+    by token after it.
     """
 
     model: Model
-    window: int | None = None
+    phases: str = "autoregressive"
+    assumptions: tuple[str, ...] = ()
     scans: bool = False
-    notes: tuple[str, ...] = ()
 
 
 Family = Callable[[Fields], Reading]
@@ -96,6 +98,9 @@ def heads_of(fields: Fields, d: int) -> tuple[int, int, Expr]:
 
 
 def rotary_of(fields: Fields, dh: Expr, default: float, key: str = "partial_rotary_factor") -> Expr:
+    nested = fields.values.get("rope_parameters")
+    if fields.values.get(key) is None and isinstance(nested, Mapping) and nested.get(key):
+        fields = fields.section("rope_parameters")
     share = fields.fraction(key, default)
     width = int(int(dh) * share)
     if width < 2 or width % 2:
@@ -103,7 +108,58 @@ def rotary_of(fields: Fields, dh: Expr, default: float, key: str = "partial_rota
     return Integer(width)
 
 
-def window_of(fields: Fields) -> int | None:
-    if fields.values.get("sliding_window") is None:
+def window_of(fields: Fields, default: int | None = None) -> Expr | None:
+    """The sliding window in tokens under ``sliding_window``, or None.
+
+    ``default`` stands where the key is absent; an explicit null is no window.
+    """
+    if "sliding_window" not in fields.values:
+        return None if default is None else Integer(default)
+    if fields.values["sliding_window"] is None:
         return None
-    return fields.size("sliding_window")
+    return Integer(fields.size("sliding_window"))
+
+
+SLIDING, FULL = "sliding", "full"
+#: Names in ``layer_types``, and ours.
+LAYER_TYPES: Mapping[str, str] = MappingProxyType(
+    {"sliding_attention": SLIDING, "full_attention": FULL}
+)
+
+
+def layer_types(fields: Fields, default: Callable[[int], bool] | None = None) -> tuple[str, ...]:
+    """``sliding`` or ``full`` per layer, from ``layer_types`` or by number.
+
+    Args:
+        fields: the configuration.
+        default: True for the layers, counted from zero, that slide where the
+            configuration has no list; none slides without it.
+
+    Raises:
+        ModelError: the list has another length than layers, or an unknown kind.
+    """
+    count = fields.size("num_hidden_layers")
+    found = fields.values.get("layer_types")
+    if found is None:
+        return tuple(SLIDING if default is not None and default(i) else FULL for i in range(count))
+    if not isinstance(found, list) or len(found) != count:
+        raise ModelError(f"{fields.name}: 'layer_types' must be a list of {count} names")
+    for kind in found:
+        if not isinstance(kind, str) or kind not in LAYER_TYPES:
+            raise ModelError(f"{fields.name}: 'layer_types': unknown kind {clip(kind)}")
+    return tuple(LAYER_TYPES[kind] for kind in found)
+
+
+def alternating(
+    model: Decoder, kinds: tuple[str, ...], window: Expr | None, **full: object
+) -> Decoder:
+    """``model`` with the sliding window on the layers that ``kinds`` says.
+
+    ``full`` are further changes of the layers without a window.
+    """
+    if window is None or SLIDING not in kinds:
+        return replace(model, **full) if FULL in kinds else model  # type: ignore[arg-type]
+    if FULL not in kinds:
+        return replace(model, window=window)
+    changes = (("window", None), *full.items())
+    return replace(model, window=window, kinds=(Kind(SLIDING), Kind(FULL, changes)), pattern=kinds)

@@ -69,7 +69,7 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
         head=head,
         longest=positions - offset,
     )
-    return Reading(model, notes=() if head else (BARE,))
+    return Reading(model, assumptions=() if head else (BARE,))
 
 
 def _bert(fields: Fields) -> Reading:
@@ -124,7 +124,7 @@ def _modernbert(fields: Fields) -> Reading:
         head=head,
         longest=fields.size("max_position_embeddings", default=8192),
     )
-    return Reading(model, notes=() if head else (BARE,))
+    return Reading(model, assumptions=() if head else (BARE,))
 
 
 def _t5(fields: Fields) -> Reading:

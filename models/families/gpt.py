@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
@@ -13,8 +14,11 @@ from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
+    heads_of,
     rotary_of,
+    window_of,
 )
+from costgraph.models.families.llama import llama_like
 from costgraph.models.fields import Fields, divided
 
 
@@ -132,6 +136,91 @@ def _gpt_neox(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _gpt_bigcode(fields: Fields) -> Reading:
+    d = fields.size("n_embd", "hidden_size")
+    heads = fields.size("n_head", "num_attention_heads")
+    fields.refuse("add_cross_attention", "cross-attention is not supported in this family")
+    model = Decoder(
+        layers=Integer(fields.size("n_layer", "num_hidden_layers")),
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(1 if fields.flag("multi_query", True) else heads),
+        head_dim=divided(fields, d, heads, "hidden size over heads"),
+        ffn=Integer(fields.size("n_inner", default=4 * d)),
+        vocab=Integer(fields.size("vocab_size")),
+        activation=activation_of(fields, "activation_function", default="gelu_pytorch_tanh"),
+        gated=False,
+        norm="layer",
+        norm_bias=True,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        positions=Integer(fields.size("n_positions", "max_position_embeddings")),
+        tied=fields.flag("tie_word_embeddings", True),
+        fused_qkv=True,
+    )
+    return Reading(model)
+
+
+def _codegen(fields: Fields) -> Reading:
+    # GPT-J with one matrix for queries, keys and values.
+    found = _gptj(fields)
+    assert isinstance(found.model, Decoder)
+    return Reading(replace(found.model, fused_qkv=True))
+
+
+def _plain(fields: Fields, activation: str) -> Decoder:
+    """Layer norms with bias and two matrices, otherwise as a Llama."""
+    return replace(
+        llama_like(fields, activation=activation), norm="layer", norm_bias=True, gated=False
+    )
+
+
+def _starcoder2(fields: Fields) -> Reading:
+    bias = fields.flag("use_bias", True)
+    for key, known in (("norm_type", "layer_norm"), ("mlp_type", "default")):
+        if fields.word(key, default=known) != known:
+            raise ModelError(f"{fields.name}: {key!r} is not {known!r}: not supported here")
+    model = replace(
+        _plain(fields, "gelu_pytorch_tanh"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bias,
+        tied=fields.flag("tie_word_embeddings", True),
+        window=window_of(fields),
+    )
+    return Reading(model)
+
+
+def _phi(fields: Fields) -> Reading:
+    _, _, dh = heads_of(fields, fields.size("hidden_size"))
+    model = replace(
+        _plain(fields, "gelu_new"),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        parallel=True,
+        shared_norm=True,
+        qk_norm=fields.flag("qk_layernorm", False),
+        rotary=rotary_of(fields, dh, 0.5),
+    )
+    return Reading(model)
+
+
+def _nemotron(fields: Fields) -> Reading:
+    _, _, dh = heads_of(fields, fields.size("hidden_size"))
+    bias = fields.flag("attention_bias", False)
+    model = replace(
+        _plain(fields, "relu2"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", False),
+        rotary=rotary_of(fields, dh, 0.5),
+    )
+    return Reading(model)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -139,6 +228,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gpt2": _gpt2,
         "gptj": _gptj,
         "gpt_neox": _gpt_neox,
+        "gpt_bigcode": _gpt_bigcode,
+        "codegen": _codegen,
+        "starcoder2": _starcoder2,
+        "phi": _phi,
+        "nemotron": _nemotron,
     }
 )
 
@@ -149,5 +243,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "GPT2LMHeadModel": "gpt2",
         "GPTJForCausalLM": "gptj",
         "GPTNeoXForCausalLM": "gpt_neox",
+        "GPTBigCodeForCausalLM": "gpt_bigcode",
+        "CodeGenForCausalLM": "codegen",
+        "Starcoder2ForCausalLM": "starcoder2",
+        "PhiForCausalLM": "phi",
+        "NemotronForCausalLM": "nemotron",
     }
 )

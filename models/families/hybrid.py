@@ -29,7 +29,7 @@ from costgraph.models.blocks.scan import Mamba2
 from costgraph.models.blocks.shared import SharedBlock
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.models.families.common import Family, Reading, activation_of, heads_of, rotary_of
-from costgraph.models.families.stacked import Stacked, gathered
+from costgraph.models.families.gathered import gathered
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
 
@@ -104,7 +104,7 @@ def _nemotron_h(fields: Fields) -> Reading:
         "-": ("mlp", Layer(Integer(d), feed, None)),
     }
     segments = gathered(kinds[letter] for letter in pattern)
-    return Reading(Stacked(Stack(ends_of(fields, d), segments)), scans=True, notes=(GATHERED,))
+    return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _zamba2(fields: Fields) -> Reading:
     )
     plain = Segment("mamba", Layer(Integer(d), mixer, None), Integer(len(kinds) - places))
     model = Zamba(ends_of(fields, d, tied=True), plain, hybrid, Integer(places))
-    return Reading(model, scans=True, notes=(GATHERED,))
+    return Reading(model, scans=True, assumptions=(GATHERED,))
 
 
 def _text_of(fields: Fields) -> Fields:
@@ -226,7 +226,7 @@ def _qwen_delta(fields: Fields, fused: bool) -> Reading:
     notes: tuple[str, ...] = (GATHERED,)
     if text is not fields and fields.values.get("vision_config"):
         notes += ("the language model alone: no vision tower",)
-    return Reading(Stacked(Stack(ends_of(text, d), segments)), scans=True, notes=notes)
+    return Reading(Stack(ends_of(text, d), segments), scans=True, assumptions=notes)
 
 
 def _qwen3_5(fields: Fields) -> Reading:
@@ -267,6 +267,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
         rotary=rotary_of(fields, head_dim, 0.5),
         qkv_bias=bias,
         out_bias=True,
+        window=Integer(fields.size("attention_window_size", default=2048)),
     )
     # The configured width counts gate and up projection together.
     feed = FeedForward(
@@ -287,8 +288,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
         tied=fields.flag("tie_word_embeddings", True),
         logit_cap=fields.values.get("logits_soft_cap") is not None,
     )
-    window = fields.size("attention_window_size", default=2048)
-    return Reading(Stacked(Stack(ends, segments)), window, notes=(GATHERED,))
+    return Reading(Stack(ends, segments), assumptions=(GATHERED,))
 
 
 def _lfm2(fields: Fields) -> Reading:
@@ -322,7 +322,7 @@ def _lfm2(fields: Fields) -> Reading:
     feed = FeedForward(Integer(d), Integer(width))
     mixers: dict[str, Block] = {"conv": conv, "attention": attention}
     segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
-    return Reading(Stacked(Stack(ends_of(fields, d, tied=True), segments)), notes=(GATHERED,))
+    return Reading(Stack(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
 
 
 #: ``model_type`` to the function that reads it.

@@ -8,13 +8,15 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
-from costgraph.models.decoder import Decoder
+from costgraph.errors import ModelError, clip
+from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
+    alternating,
     heads_of,
+    layer_types,
     rotary_of,
     window_of,
 )
@@ -51,58 +53,142 @@ def _llama(fields: Fields) -> Reading:
 
 
 def _mistral(fields: Fields) -> Reading:
-    return Reading(llama_like(fields, activation="silu"), window_of(fields))
+    # The class slides over 4096 tokens unless the configuration says otherwise.
+    model = replace(llama_like(fields, activation="silu"), window=window_of(fields, 4096))
+    return Reading(model)
 
 
-def _qwen2(fields: Fields) -> Reading:
-    window = window_of(fields) if fields.flag("use_sliding_window", False) else None
-    return Reading(replace(llama_like(fields, activation="silu"), qkv_bias=True), window)
-
-
-def _qwen3(fields: Fields) -> Reading:
+def _granite(fields: Fields) -> Reading:
     bias = fields.flag("attention_bias", False)
-    window = window_of(fields) if fields.flag("use_sliding_window", False) else None
     model = replace(
-        llama_like(fields, activation="silu"), qk_norm=True, qkv_bias=bias, out_bias=bias
+        llama_like(fields, tied=True, activation="silu"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", False),
+        embed_scale=fields.number("embedding_multiplier", 1.0) != 1,
+        residual_scale=fields.number("residual_multiplier", 1.0) != 1,
+        logit_scale=fields.number("logits_scaling", 1.0) != 1,
     )
-    if fields.values.get("head_dim") is None:
-        # The architecture's own default is 128, not hidden size over heads.
-        model = replace(model, head_dim=Integer(128), rotary=Integer(128))
-    return Reading(model, window)
+    return Reading(model)
 
 
-def _gemma_like(fields: Fields) -> Decoder:
-    if fields.values.get("head_dim") is None:
-        raise ModelError(f"{fields.name}: missing key 'head_dim' (Gemma states it apart)")
-    # The first releases name an exact GELU that the published code replaces by tanh.
-    key = "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
-    activation = activation_of(fields, key, default="gelu_pytorch_tanh")
-    return replace(
-        llama_like(fields, tied=True, activation="gelu_pytorch_tanh"),
-        activation="gelu_tanh" if activation == "gelu" else activation,
-        embed_scale=True,
+def _minicpm(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    model = replace(
+        llama_like(fields, tied=True, activation="silu"),
         qkv_bias=fields.flag("attention_bias", False),
-        out_bias=fields.flag("attention_bias", False),
+        embed_scale=fields.number("scale_emb", 1.0) != 1,
+        # Branches are multiplied by scale_depth / sqrt(layers).
+        residual_scale=fields.values.get("scale_depth") is not None,
+        # The hidden state in front of the head is divided by d / dim_model_base.
+        head_scale=fields.size("dim_model_base", default=d) != d,
     )
+    return Reading(model)
 
 
-def _gemma(fields: Fields) -> Reading:
-    return Reading(_gemma_like(fields))
-
-
-def _gemma2(fields: Fields) -> Reading:
+def _smollm3(fields: Fields) -> Reading:
+    bias = fields.flag("attention_bias", False)
     model = replace(
-        _gemma_like(fields),
-        post_norms=True,
-        score_cap=fields.values.get("attn_logit_softcapping") is not None,
-        logit_cap=fields.values.get("final_logit_softcapping") is not None,
+        llama_like(fields, tied=True, activation="silu"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", False),
     )
-    return Reading(model, window_of(fields))
+    if fields.flag("use_sliding_window", False):
+        raise ModelError(f"{fields.name}: 'use_sliding_window' is not supported in this family")
+    count = fields.size("num_hidden_layers")
+    interval = fields.size("no_rope_layer_interval", default=4)
+    rotated = fields.values.get("no_rope_layers")  # 1 where a layer does rotate
+    if rotated is None:
+        rotated = [int((i + 1) % interval != 0) for i in range(count)]
+    valid = isinstance(rotated, list) and all(type(v) is int and v in (0, 1) for v in rotated)
+    if not valid or len(rotated) != count:
+        raise ModelError(f"{fields.name}: 'no_rope_layers' must be a list of {count} times 0 or 1")
+    pattern = tuple("rotary" if v else "plain" for v in rotated)
+    kinds = (Kind("rotary"), Kind("plain", (("rotary", None),)))
+    return Reading(replace(model, kinds=kinds, pattern=pattern))
+
+
+def _exaone(fields: Fields) -> Reading:
+    return Reading(llama_like(_renamed_exaone(fields), activation="silu"))
+
+
+def _renamed_exaone(fields: Fields) -> Fields:
+    return fields.renamed(num_hidden_layers="num_layers", hidden_act="activation_function")
+
+
+def _exaone4(fields: Fields) -> Reading:
+    model = replace(
+        llama_like(fields, activation="silu"), qk_norm=True, pre_norms=False, post_norms=True
+    )
+    window = window_of(fields)
+    if window is None:
+        return Reading(model)
+    every = _pattern_length(fields)
+    last = fields.size("num_hidden_layers") - 1
+    kinds = layer_types(fields, lambda i: (i + 1) % every != 0 and i != last)
+    # With a window, layers that see everything do not rotate.
+    return Reading(alternating(model, kinds, window, rotary=None))
+
+
+def _pattern_length(fields: Fields) -> int:
+    """The period of ``sliding_window_pattern``: a number, or letters such as ``LLLG``."""
+    found = fields.values.get("sliding_window_pattern")
+    if isinstance(found, str):
+        if found and set(found[:-1]) == {"L"} and found[-1] == "G":
+            return len(found)
+        raise ModelError(f"{fields.name}: 'sliding_window_pattern' {clip(found)} is not like LLLG")
+    return fields.size("sliding_window_pattern", default=4)
+
+
+def _internlm2(fields: Fields) -> Reading:
+    bias = fields.flag("bias", False)
+    model = replace(
+        llama_like(fields, activation="silu"), qkv_bias=bias, out_bias=bias, fused_qkv=True
+    )
+    return Reading(model)
+
+
+def _baichuan(fields: Fields) -> Reading:
+    model = replace(llama_like(fields, activation="silu"), fused_qkv=True)
+    # One model_type for both: 7B rotates; 13B has linear biases and states no table of positions.
+    if fields.values.get("max_position_embeddings") is None:
+        if fields.values.get("model_max_length") is None:
+            raise ModelError(
+                f"{fields.name}: neither 'max_position_embeddings' (rotary, 7B) nor "
+                "'model_max_length' (linear biases, 13B)"
+            )
+        model = replace(model, rotary=None, alibi=True)
+    return Reading(model)
+
+
+def _stablelm(fields: Fields) -> Reading:
+    parallel = fields.flag("use_parallel_residual", False)
+    d = fields.size("hidden_size")
+    _, _, dh = heads_of(fields, d)
+    model = replace(
+        llama_like(fields, activation="silu"),
+        norm="layer",
+        norm_bias=True,
+        rotary=rotary_of(fields, dh, 0.25),
+        qkv_bias=fields.flag("use_qkv_bias", False),
+        qk_norm=fields.flag("qk_layernorm", False),
+        qk_norm_bias=False,
+        qk_norm_over="heads",
+        parallel=parallel,
+        shared_norm=parallel,
+    )
+    return Reading(model)
 
 
 def _phi3(fields: Fields) -> Reading:
-    model = replace(llama_like(fields, activation="silu"), fused_qkv=True, fused_gate_up=True)
-    return Reading(model, window_of(fields))
+    model = replace(
+        llama_like(fields, activation="silu"),
+        fused_qkv=True,
+        fused_gate_up=True,
+        window=window_of(fields),
+    )
+    return Reading(model)
 
 
 #: ``model_type`` to the function that reads it.
@@ -110,11 +196,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": _llama,
         "mistral": _mistral,
-        "qwen2": _qwen2,
-        "qwen3": _qwen3,
-        "gemma": _gemma,
-        "gemma2": _gemma2,
         "phi3": _phi3,
+        "granite": _granite,
+        "minicpm": _minicpm,
+        "smollm3": _smollm3,
+        "exaone": _exaone,
+        "exaone4": _exaone4,
+        "internlm2": _internlm2,
+        "baichuan": _baichuan,
+        "stablelm": _stablelm,
     }
 )
 
@@ -124,10 +214,15 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "LlamaForCausalLM": "llama",
         "LLaMAForCausalLM": "llama",
         "MistralForCausalLM": "mistral",
-        "Qwen2ForCausalLM": "qwen2",
-        "Qwen3ForCausalLM": "qwen3",
-        "GemmaForCausalLM": "gemma",
-        "Gemma2ForCausalLM": "gemma2",
         "Phi3ForCausalLM": "phi3",
+        "GraniteForCausalLM": "granite",
+        "MiniCPMForCausalLM": "minicpm",
+        "SmolLM3ForCausalLM": "smollm3",
+        "ExaoneForCausalLM": "exaone",
+        "Exaone4ForCausalLM": "exaone4",
+        "InternLM2ForCausalLM": "internlm2",
+        "BaichuanForCausalLM": "baichuan",
+        "BaiChuanForCausalLM": "baichuan",
+        "StableLmForCausalLM": "stablelm",
     }
 )

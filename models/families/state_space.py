@@ -13,7 +13,6 @@ from costgraph.models.blocks import Ends, Layer, Norm, Segment, Stack
 from costgraph.models.blocks.rwkv import ChannelMix, TimeMix
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.stacked import Stacked
 from costgraph.models.fields import Fields
 
 
@@ -53,7 +52,7 @@ def _mamba_like(fields: Fields, norms: str, tied: bool) -> Reading:
     )
     layers = Integer(fields.size("num_hidden_layers", "n_layer"))
     layer = Layer(d=Integer(d), mixer=mixer, channel=None)
-    return Reading(Stacked(Stack(ends_of(fields, d, tied), (Segment("layers", layer, layers),))))
+    return Reading(Stack(ends_of(fields, d, tied), (Segment("layers", layer, layers),)))
 
 
 def _mamba(fields: Fields) -> Reading:
@@ -88,7 +87,7 @@ def _mamba2(fields: Fields) -> Reading:
     layer = Layer(d=Integer(d), mixer=mixer, channel=None)
     layers = Integer(fields.size("num_hidden_layers"))
     stack = Stack(ends_of(fields, d), (Segment("layers", layer, layers),))
-    return Reading(Stacked(stack), scans=True)
+    return Reading(stack, scans=True)
 
 
 def _rwkv(fields: Fields) -> Reading:
@@ -108,7 +107,7 @@ def _rwkv(fields: Fields) -> Reading:
         tied=fields.flag("tie_word_embeddings", False),
     )
     layers = Integer(fields.size("num_hidden_layers"))
-    return Reading(Stacked(Stack(ends, (Segment("layers", layer, layers),))))
+    return Reading(Stack(ends, (Segment("layers", layer, layers),)))
 
 
 #: ``model_type`` to the function that reads it.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sympy import Min
 
 import costgraph as cg
 from costgraph.count import parameters, rows
@@ -85,17 +86,12 @@ def test_dense_masks_and_all_logits_are_options():
     assert eager["lm_head"].flops == 64 * lazy["lm_head"].flops
 
 
-def test_a_window_limits_the_context():
+def test_a_window_caps_cache_and_step():
     compiled = cg.compile("mistral-7b", "h100")
-    compiled.tpot.evaluate(B=1, T=4096)
-    with pytest.raises(InputError, match="4096"):
-        compiled.tpot.evaluate(B=1, T=4097)
-    with pytest.raises(InputError, match="4096"):
-        compiled.ttft.evaluate(B=1, S=5000)
-    with pytest.raises(InputError, match="4096"):
-        compiled.latency.evaluate(B=1, S=4000, N=1000)
-    compiled.latency.evaluate(B=1, S=4000, N=97)
-    assert any("4096" in sentence for sentence in compiled.assumptions)
+    assert compiled.tpot.evaluate(B=1, T=4095) < compiled.tpot.evaluate(B=1, T=4096)
+    assert compiled.tpot.evaluate(B=1, T=4096) == compiled.tpot.evaluate(B=1, T=9000)
+    assert cache_bytes(compiled.graph) == 131_072 * B * Min(T, 4096)
+    assert compiled.breakdown("decode", B=1, T=9000).totals["kv_bytes"] == 131_072 * 4096
 
 
 def test_missing_and_wrong_values_explain_themselves():

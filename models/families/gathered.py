@@ -1,32 +1,14 @@
-"""Models that are a stack of blocks, without symbolic dimensions."""
+"""Layers of several kinds as segments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 
-from sympy import Expr, Integer, Symbol
+from sympy import Integer
 
-from costgraph.errors import InputError
-from costgraph.graph import Graph
-from costgraph.models.blocks import Segment, Stack, Style
+from costgraph.models.blocks import Segment
 from costgraph.models.blocks.stack import Repeatable
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A :class:`Stack` as a model."""
-
-    stack: Stack
-
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
-        return self.stack.graph(name, style)
-
-    def symbolic(self) -> tuple[Stacked, dict[Symbol, Expr]]:
-        """Refused: layers differ, their dimensions have no common names."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 def gathered(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:

@@ -1,0 +1,106 @@
+"""Experts in place of a feed-forward block: a router, routed experts, shared ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sympy import Expr, Integer
+
+from costgraph.models.blocks.feedforward import FeedForward
+from costgraph.models.blocks.style import Maker, Style
+from costgraph.ops import (
+    Activation,
+    Add,
+    Combine,
+    ExpertLinear,
+    Multiply,
+    Route,
+    RowScale,
+    Split,
+)
+from costgraph.tensor import Tensor
+
+ONE = Integer(1)
+ROUTE = Route()
+
+
+@dataclass(frozen=True)
+class Experts:
+    """``k`` of ``E`` expert feed-forward blocks per token, and shared ones for all.
+
+    The router multiplies by a ``(E, d)`` matrix and chooses (:class:`Route`).
+    Corrections that only bias the choice are buffers of the router, not
+    parameters: their additions are counted, not their bytes.
+
+    Attributes:
+        d, width: hidden size and width of one expert.
+        experts, chosen: ``E`` and ``k``.
+        route: how the router chooses; its ``chosen`` is set to ``k``.
+        activation, gated, bias: of the experts, as in :class:`FeedForward`.
+        up_activation: a function of the up projection, or None.
+        router_bias: bias of the router.
+        shared: a feed-forward block that every token passes, or None;
+            ``shared_gate``: its result times the sigmoid of a learned number.
+        packed: gate and up projection of an expert are one matrix.
+    """
+
+    d: Expr
+    width: Expr
+    experts: Expr
+    chosen: Expr
+    route: Route = ROUTE
+    activation: str = "silu"
+    gated: bool = True
+    up_activation: str | None = None
+    bias: bool = False
+    router_bias: bool = False
+    shared: FeedForward | None = None
+    shared_gate: bool = False
+    packed: bool = False
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing shared between layers."""
+        return ()
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+        logits = m.linear("router", x, self.experts, self.d, self.router_bias)
+        weights, numbers = m.add_many("route", self._route(), logits)
+        routed = m.add("combine", Combine(), self._experts(m, x, numbers), weights)
+        if self.shared is None:
+            return routed
+        shared = self.shared.add(m, x, "shared_")
+        if self.shared_gate:
+            gate = m.linear("shared_gate", x, ONE, self.d)
+            gate = m.add("shared_sigmoid", Activation("sigmoid"), gate)
+            shared = m.add("shared_scale", RowScale(), shared, gate)
+        return m.add("shared_add", Add(), routed, shared)
+
+    def _route(self) -> Route:
+        return replace(self.route, chosen=self.chosen)
+
+    def _experts(self, m: Maker, x: str, numbers: str) -> str:
+        """Rows ``(B, q, k, d)`` of the chosen experts."""
+        d, width = self.d, self.width
+        if not self.gated:
+            up = self._linear(m, "expert_up", x, numbers, width, d)
+            acted = m.add("expert_act", Activation(self.activation), up)
+            return self._linear(m, "expert_down", acted, numbers, d, width)
+        if self.packed:
+            both = self._linear(m, "expert_gate_up", x, numbers, 2 * width, d)
+            gate, up = m.add_many("expert_split", Split(((width,), (width,))), both)
+        else:
+            gate = self._linear(m, "expert_gate", x, numbers, width, d)
+            up = self._linear(m, "expert_up", x, numbers, width, d)
+        acted = m.add("expert_act", Activation(self.activation), gate)
+        if self.up_activation is not None:
+            up = m.add("expert_up_act", Activation(self.up_activation), up)
+        gated = m.add("expert_mul", Multiply(), acted, up)
+        return self._linear(m, "expert_down", gated, numbers, d, width)
+
+    def _linear(self, m: Maker, name: str, x: str, numbers: str, oc: Expr, ic: Expr) -> str:
+        operands = [x, m.weight(f"{name}.weight", self.experts, oc, ic), numbers]
+        if self.bias:
+            # One vector for all experts: biases keep the compute format.
+            operands.append(m.vector(f"{name}.bias", self.experts * oc))
+        return m.add(name, ExpertLinear(self.bias, routing=m.style.routing), *operands)

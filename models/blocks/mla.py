@@ -1,0 +1,138 @@
+"""Multi-head latent attention: keys and values made from one cached vector per position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import (
+    AttentionValues,
+    HeadLinear,
+    KVAppend,
+    QuantLinear,
+    Rope,
+    Softmax,
+    Split,
+    SplitScores,
+)
+from costgraph.symbols import q
+from costgraph.tensor import Tensor
+
+ONE = Integer(1)
+
+#: Forms of latent attention: how keys and values come from the latent vectors.
+#: All give the same result from the same weights.
+FORMS = ("absorbed", "naive", "expanded")
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+
+    A position caches a latent vector of ``kv_rank`` and a rotary key of
+    ``rope_dim`` that all heads share. Three forms:
+
+    * ``absorbed``: the projections that would make keys and values are applied to
+      queries and results instead. Scores run over ``kv_rank + rope_dim``, values
+      over ``kv_rank``, and the latent vectors are read once for all heads.
+    * ``naive``: each step makes keys and values of all ``T`` positions from the
+      latent vectors, then attends them over ``nope_dim + rope_dim`` and ``v_dim``.
+    * ``expanded``: keys and values are made once and cached for every head.
+
+    Absorbing saves traffic where few positions are processed and costs
+    ``(2·kv_rank + rope_dim) / (nope_dim + rope_dim + v_dim)`` times the
+    attention work; in a prefill without a cached prefix ``naive`` is cheaper.
+
+    Attributes:
+        d, heads: hidden size and heads.
+        kv_rank, rope_dim: widths of the latent vector and the rotary key.
+        nope_dim, v_dim: content width of keys, and width of values, per head.
+        q_rank: width of the queries' latent vector, or None for a full projection.
+        bias: of the projections to latent vectors and of the output.
+        norm: of the latent vectors.
+    """
+
+    d: Expr
+    heads: Expr
+    kv_rank: Expr
+    rope_dim: Expr
+    nope_dim: Expr
+    v_dim: Expr
+    q_rank: Expr | None = None
+    bias: bool = False
+    norm: Norm = Norm()
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Tensors that every layer shares: the rotary table."""
+        return (Tensor("rope_table", (q, self.rope_dim), style.acts),)
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+        (table,) = self.operands(m.style)
+        content, rotary = self._queries(m, x)
+        rotary = m.add("q_rope", Rope(), rotary, table.name)
+        packed = m.linear("kv_a_proj", x, self.kv_rank + self.rope_dim, self.d, self.bias)
+        parts = ((self.kv_rank,), (ONE, self.rope_dim))
+        latent, key = m.add_many("kv_split", Split(parts), packed)
+        latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
+        key = m.add("k_rope", Rope(), key, table.name)
+        keys = m.add("rope_append", KVAppend(), m.cache("rope_cache", ONE, self.rope_dim), key)
+        mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys)
+        return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)
+
+    def _queries(self, m: Maker, x: str) -> tuple[str, str]:
+        """Content and rotary parts of the queries, ``(B, q, H, …)``."""
+        h, width = self.heads, self.nope_dim + self.rope_dim
+        split = (h, width)
+        if self.q_rank is None:
+            packed = m.linear("q_proj", x, h * width, self.d, split=split)
+        else:
+            low = m.linear("q_a_proj", x, self.q_rank, self.d, self.bias)
+            low = m.norm("q_norm", low, self.q_rank, self.norm)
+            packed = m.linear("q_b_proj", low, h * width, self.q_rank, split=split)
+        content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
+        return content, rotary
+
+    def _attend(
+        self, m: Maker, content: str, rotary: str, keys: str, rope_keys: str, values: str
+    ) -> str:
+        mask = m.style.mask
+        scores = m.add("qk_matmul", SplitScores(mask), content, rotary, keys, rope_keys)
+        probabilities = m.add("softmax", Softmax(mask), scores)
+        return m.add("sv_matmul", AttentionValues(mask), probabilities, values)
+
+    def _latents(self, m: Maker, latent: str) -> str:
+        """The cache of latent vectors, extended: ``(B, T, 1, kv_rank)``."""
+        row = m.add("latent_row", Split(((ONE, self.kv_rank),)), latent)
+        return m.add("latent_append", KVAppend(), m.cache("latent_cache", ONE, self.kv_rank), row)
+
+    def _absorbed(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+        h, latents = self.heads, self._latents(m, latent)
+        w_k = m.weight("k_up.weight", h, self.kv_rank, self.nope_dim)
+        w_v = m.weight("v_up.weight", h, self.v_dim, self.kv_rank)
+        content = m.add("q_absorb", HeadLinear(), content, w_k)
+        mixed = self._attend(m, content, rotary, latents, keys, latents)
+        return m.add("v_absorb", HeadLinear(), mixed, w_v)
+
+    def _naive(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+        made, values = self._expand(m, self._latents(m, latent), 2)
+        return self._attend(m, content, rotary, made, keys, values)
+
+    def _expanded(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+        h = self.heads
+        made, values = self._expand(m, latent, 1)
+        made = m.add("k_append", KVAppend(), m.cache("k_cache", h, self.nope_dim), made)
+        values = m.add("v_append", KVAppend(), m.cache("v_cache", h, self.v_dim), values)
+        return self._attend(m, content, rotary, made, keys, values)
+
+    def _expand(self, m: Maker, latent: str, contract: int) -> tuple[str, str]:
+        """Keys and values of every head from latent vectors."""
+        made = []
+        for name, width in (("k", self.nope_dim), ("v", self.v_dim)):
+            weight = m.weight(f"{name}_up.weight", self.heads * width, self.kv_rank)
+            # A cache stored narrow is converted; what is made of it is not narrow.
+            op = QuantLinear(False, contract, (self.heads, width), result=m.style.acts)
+            made.append(m.add(f"{name}_up", op, latent, weight))
+        return made[0], made[1]

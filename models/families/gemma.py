@@ -1,0 +1,99 @@
+"""The Gemma family: scaled embeddings, norms on both sides, windows on some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from costgraph.errors import ModelError
+from costgraph.models.decoder import Decoder
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    alternating,
+    layer_types,
+    window_of,
+)
+from costgraph.models.families.llama import llama_like
+from costgraph.models.fields import Fields
+
+
+def _gemma_like(fields: Fields) -> Decoder:
+    if fields.values.get("head_dim") is None:
+        raise ModelError(f"{fields.name}: missing key 'head_dim' (Gemma states it apart)")
+    # The first releases name an exact GELU that the published code replaces by tanh.
+    key = "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
+    activation = activation_of(fields, key, default="gelu_pytorch_tanh")
+    return replace(
+        llama_like(fields, tied=True, activation="gelu_pytorch_tanh"),
+        activation="gelu_tanh" if activation == "gelu" else activation,
+        embed_scale=True,
+        qkv_bias=fields.flag("attention_bias", False),
+        out_bias=fields.flag("attention_bias", False),
+    )
+
+
+def _gemma(fields: Fields) -> Reading:
+    return Reading(_gemma_like(fields))
+
+
+def _gemma2(fields: Fields) -> Reading:
+    model = replace(
+        _gemma_like(fields),
+        post_norms=True,
+        score_cap=fields.values.get("attn_logit_softcapping") is not None,
+        logit_cap=fields.values.get("final_logit_softcapping") is not None,
+    )
+    # Every second layer slides, the first one included.
+    kinds = layer_types(fields, lambda i: i % 2 == 0)
+    return Reading(alternating(model, kinds, window_of(fields, 4096)))
+
+
+def _gemma3_text(fields: Fields) -> Reading:
+    model = replace(
+        _gemma_like(fields.with_defaults(head_dim=256)),
+        post_norms=True,
+        qk_norm=True,
+        score_cap=fields.values.get("attn_logit_softcapping") is not None,
+        logit_cap=fields.values.get("final_logit_softcapping") is not None,
+    )
+    # Five layers slide, the sixth sees everything.
+    every = fields.size("sliding_window_pattern", default=6)
+    kinds = layer_types(fields, lambda i: (i + 1) % every != 0)
+    return Reading(alternating(model, kinds, window_of(fields, 4096)))
+
+
+#: What the text part of a Gemma 3 configuration leaves out.
+_TEXT: Mapping[str, Any] = MappingProxyType(
+    {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+)
+
+
+def _gemma3(fields: Fields) -> Reading:
+    """The text part of the models that also see; the vision tower is left out."""
+    fields.values.get("vision_config")
+    return _gemma3_text(fields.section("text_config").with_defaults(**_TEXT))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "gemma": _gemma,
+        "gemma2": _gemma2,
+        "gemma3_text": _gemma3_text,
+        "gemma3": _gemma3,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "GemmaForCausalLM": "gemma",
+        "Gemma2ForCausalLM": "gemma2",
+        "Gemma3ForCausalLM": "gemma3_text",
+        "Gemma3ForConditionalGeneration": "gemma3",
+    }
+)

@@ -1,0 +1,109 @@
+"""Keys of configurations that no family needs to understand, and keys that none may miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+#: Keys without influence on what a step computes, moves or stores.
+HARMLESS = frozenset(
+    {
+        "architectures",
+        "attention_multiplier",
+        "attention_sink_size",
+        "attention_softmax_in_fp32",
+        "auto_map",
+        "bias_dropout_fusion",
+        "cache_implementation",
+        "chunk_size_feed_forward",
+        "context_window_size",
+        "dtype",
+        "fp32_residual_connection",
+        "id2label",
+        "init_method",
+        "init_std",
+        "initializer_factor",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "is_llama_config",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "layerdrop",
+        "masked_softmax_fusion",
+        "max_length",
+        "max_position_embeddings",
+        "max_seq_len",
+        "max_seq_length",
+        "max_sequence_length",
+        "max_window_layers",
+        "model_max_length",
+        "model_type",
+        "n_positions",
+        "name_or_path",
+        "offset_alibi",
+        "original_max_position_embeddings",
+        "original_rope",
+        "prefill_chunk_size",
+        "prefix",
+        "pretraining_tp",
+        "problem_type",
+        "query_pre_attn_scalar",
+        "quantization",
+        "return_dict",
+        "rotary_emb_base",
+        "runner_max_sequence_length",
+        "scale_attention_softmax_in_fp32",
+        "scale_attn_by_inverse_layer_idx",
+        "scale_attn_weights",
+        "seq_length",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+        "slow_but_exact",
+        "sliding_window",
+        "sliding_window_pattern",
+        "sliding_window_size",
+        "task_specific_params",
+        "tensor_parallel_shards",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+    }
+)
+
+#: Beginnings and ends of names of the same kind.
+_PREFIXES = ("_", "rope_", "output_", "summary_", "initializer_", "pretrain")
+_SUFFIXES = (
+    "_token_id", "_token_index", "_dropout", "dropout", "_dropout_prob", "_pdrop", "_eps",
+    "_epsilon", "_loss_coef",
+)  # fmt: skip
+
+#: Keys that change the count where they are set; a dense decoder that did not look refuses.
+COUNTED: Mapping[str, str] = MappingProxyType(
+    {
+        "add_cross_attention": "cross-attention",
+        "hidden_size_per_layer_input": "embeddings per layer",
+        "kv_lora_rank": "compressed caches",
+        "mamba_d_state": "state-space layers",
+        "moe_num_experts": "experts",
+        "n_routed_experts": "experts",
+        "num_experts": "experts",
+        "num_kv_shared_layers": "caches shared between layers",
+        "num_local_experts": "experts",
+        "q_lora_rank": "compressed queries",
+    }
+)
+
+
+def harmless(key: str) -> bool:
+    """True for keys that are known not to change a count."""
+    return key in HARMLESS or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)
+
+
+def not_understood(unread: Iterable[str]) -> tuple[str, ...]:
+    """Of the keys that a family did not look at, those that might have meant something."""
+    return tuple(key for key in unread if not harmless(key))
