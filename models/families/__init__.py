@@ -21,6 +21,7 @@ from costgraph.models.families import (
     glm,
     gpt,
     hybrid,
+    hybrid_experts,
     llama,
     olmo,
     qwen,
@@ -43,6 +44,7 @@ _FILES = (
     deepseek,
     state_space,
     hybrid,
+    hybrid_experts,
     encoders,
 )
 

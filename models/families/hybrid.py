@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from sympy import Expr, Integer, Rational, Symbol
 
@@ -178,21 +177,22 @@ def _zamba2(fields: Fields) -> Reading:
     return Reading(model, scans=True, assumptions=(GATHERED,))
 
 
-def _text_of(fields: Fields) -> Fields:
+def text_of(fields: Fields) -> Fields:
     """The language model's part of a multimodal configuration."""
-    inner = fields.values.get("text_config")
-    if not isinstance(inner, dict):
+    if fields.values.get("text_config") is None:
         return fields
-    outer = {k: v for k, v in fields.values.items() if k in ("tie_word_embeddings",)}
-    return Fields(fields.name, {**outer, **inner})
+    return fields.section("text_config").with_defaults(
+        tie_word_embeddings=fields.values.get("tie_word_embeddings")
+    )
 
 
-def _qwen_delta(fields: Fields, fused: bool) -> Reading:
-    text = _text_of(fields)
+def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Reading:
+    """Gated delta nets and gated attention, with a dense feed-forward block or ``experts``."""
+    text = text_of(fields)
     d = text.size("hidden_size")
     require_silu(text, "hidden_act")
-    for key in ("num_experts", "num_local_experts"):
-        text.refuse(key, "experts are not supported in this family")
+    if experts is None:
+        text.refuse("num_experts", "experts are not supported in this family")
     heads, kv_heads, head_dim = heads_of(text, d)
     known = {"linear_attention": "delta", "full_attention": "attention"}
     if text.values.get("layer_types") is not None:
@@ -210,8 +210,7 @@ def _qwen_delta(fields: Fields, fused: bool) -> Reading:
         conv=Integer(text.size("linear_conv_kernel_dim", default=4)),
         fused=fused,
     )
-    rope: Any = text.values.get("rope_parameters") or {}
-    shares = Fields(text.name, {**rope, **text.values})
+    shares = text.section("rope_parameters") if text.values.get("rope_parameters") else text
     attention = GatedAttention(
         d=Integer(d),
         heads=Integer(heads),
@@ -220,7 +219,7 @@ def _qwen_delta(fields: Fields, fused: bool) -> Reading:
         rotary=rotary_of(shares, head_dim, 0.25),
         bias=text.flag("attention_bias", False),
     )
-    feed = FeedForward(Integer(d), Integer(text.size("intermediate_size")))
+    feed = experts or FeedForward(Integer(d), Integer(text.size("intermediate_size")))
     mixers: dict[str, Block] = {"delta": net, "attention": attention}
     segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
     notes: tuple[str, ...] = (GATHERED,)
@@ -230,11 +229,7 @@ def _qwen_delta(fields: Fields, fused: bool) -> Reading:
 
 
 def _qwen3_5(fields: Fields) -> Reading:
-    return _qwen_delta(fields, fused=False)
-
-
-def _qwen3_next(fields: Fields) -> Reading:
-    return _qwen_delta(fields, fused=True)
+    return qwen_delta(fields, fused=False)
 
 
 def _recurrent_gemma(fields: Fields) -> Reading:
@@ -332,7 +327,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "zamba2": _zamba2,
         "qwen3_5": _qwen3_5,
         "qwen3_5_text": _qwen3_5,
-        "qwen3_next": _qwen3_next,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
     }
@@ -345,7 +339,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Zamba2ForCausalLM": "zamba2",
         "Qwen3_5ForConditionalGeneration": "qwen3_5",
         "Qwen3_5ForCausalLM": "qwen3_5_text",
-        "Qwen3NextForCausalLM": "qwen3_next",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",
     }
