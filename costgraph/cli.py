@@ -173,10 +173,16 @@ def _list_commands(commands: Any) -> None:
         command.set_defaults(run=run)
 
 
+def _remark(notes: tuple[str, ...]) -> None:
+    """Remarks on the input, beside the output that programs read."""
+    for note in notes:
+        print(f"costgraph: note: {note}", file=sys.stderr)
+
+
 def _compiled(arguments: argparse.Namespace) -> Compiled:
     from costgraph.api import compile
 
-    return compile(
+    compiled = compile(
         arguments.model,
         arguments.on,
         arguments.passes,
@@ -184,6 +190,8 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
     )
+    _remark(compiled.program.notes)
+    return compiled
 
 
 def _formula(arguments: argparse.Namespace) -> int:
@@ -245,10 +253,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from costgraph.export.listing import list_models, show_model
+    from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        show_model(arguments.name, arguments.json)
+        _remark(show_model(arguments.name, arguments.json))
     else:
         list_models(arguments.json)
     return 0

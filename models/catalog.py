@@ -77,6 +77,11 @@ def find(name: str) -> str:
     )
 
 
+def config_of(name: str) -> Mapping[str, Any]:
+    """The shipped configuration that ``name`` means."""
+    return read_json(CONFIGS / f"{find(name)}.json")
+
+
 def load_model(
     spec: str | os.PathLike[str] | Mapping[str, Any] | Program, **options: Any
 ) -> Program:

@@ -138,7 +138,7 @@ def import_config(
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     if ExpertLinear.kind in found:
         made = made.assuming(*style.routing.assumptions)
-    left = not_understood(fields.unread)
+    left = not_understood(fields)
     if isinstance(model, Decoder):
         for key in left:
             if key in COUNTED and config[key]:
@@ -224,7 +224,7 @@ def _as_llama(fields: Fields) -> str:
     except ModelError:
         verdict = "even a reading as 'llama' fails; it understands"
     read = [k for k in copy.read if k not in ("model_type", "architectures")]
-    left = not_understood(k for k in copy.unread if k not in ("model_type", "architectures"))
+    left = not_understood(copy)
     return f"; {verdict} {_list(read)}" + (f", and not {_list(left)}" if left else "")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
+
+from costgraph.models.fields import Fields
 
 #: Keys without influence on what a step computes, moves or stores.
 HARMLESS = frozenset(
     {
+        "activation_function",
+        "apply_query_key_layer_scaling",
         "architectures",
         "attention_multiplier",
         "attention_sink_size",
@@ -51,6 +55,7 @@ HARMLESS = frozenset(
         "query_pre_attn_scalar",
         "quantization",
         "return_dict",
+        "rotary",
         "rotary_emb_base",
         "runner_max_sequence_length",
         "scale_attention_softmax_in_fp32",
@@ -104,6 +109,9 @@ def harmless(key: str) -> bool:
     return key in HARMLESS or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)
 
 
-def not_understood(unread: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys that a family did not look at, those that might have meant something."""
-    return tuple(key for key in unread if not harmless(key))
+def not_understood(fields: Fields) -> tuple[str, ...]:
+    """Keys that a family did not look at and that might mean something.
+
+    What is null or false is switched off, and empty things say nothing.
+    """
+    return tuple(key for key in fields.unread if fields.values[key] and not harmless(key))

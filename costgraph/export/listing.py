@@ -1,4 +1,4 @@
-"""What there is: models, devices and passes, as tables or JSON."""
+"""What there is: devices and passes, as tables or JSON; models have a module of their own."""
 
 from __future__ import annotations
 
@@ -12,87 +12,6 @@ from costgraph.export.terminal import print_table
 
 def _print(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def list_models(as_json: bool) -> None:
-    """Every shipped configuration with its size and source."""
-    from costgraph.count import parameters
-    from costgraph.models import entries, load_model, model_names
-
-    index = entries()
-    found = []
-    for name in model_names():
-        entry = index[name]
-        program = load_model(name)
-        found.append(
-            {
-                "name": name,
-                "title": entry.title,
-                "parameters": int(parameters(program.graph)),
-                "hub": list(entry.hub),
-                "source": entry.source,
-            }
-        )
-    if as_json:
-        _print(found)
-        return
-    rows = [
-        (
-            str(m["name"]),
-            str(m["title"]),
-            si(int(str(m["parameters"]))),
-            ", ".join(index[str(m["name"])].hub),
-        )
-        for m in found
-    ]
-    print_table(("name", "model", "parameters", "also found as"), rows)
-
-
-def show_model(name: str, as_json: bool) -> None:
-    """One model: its parameters, cache per token and the operations of its step."""
-    from costgraph.count import parameters, rows
-    from costgraph.footprint import cache_bytes
-    from costgraph.models import load_model
-    from costgraph.symbols import T
-
-    program = load_model(name)
-    graph = program.graph
-    per_token = cache_bytes(graph).expand().coeff(T, 1)
-    found = rows(graph)
-    if as_json:
-        _print(
-            {
-                "name": program.name,
-                "parameters": int(parameters(graph)),
-                "kv_bytes_per_token": str(per_token),
-                "assumptions": list(program.assumptions),
-                "ops": [
-                    {
-                        "name": r.name,
-                        "kind": r.kind,
-                        "count": str(r.count),
-                        "results": [str(t) for t in r.node.outputs],
-                        "flops": str(r.cost.total_flops),
-                        "bytes": str(r.cost.total_bytes),
-                    }
-                    for r in found
-                ],
-            }
-        )
-        return
-    print(f"{program.name}: {int(parameters(graph)):,} parameters, KV {per_token} byte per token")
-    cells = [
-        (
-            r.name,
-            r.kind,
-            str(r.count),
-            ", ".join(f"{t.dtype}[{', '.join(map(str, t.shape))}]" for t in r.node.outputs),
-            str(r.cost.total_flops),
-            str(r.cost.total_bytes),
-        )
-        for r in found
-    ]
-    print_table(("op", "kind", "count", "result", "FLOP", "bytes"), cells)
 
 
 def list_hardware(as_json: bool) -> None:

@@ -93,8 +93,8 @@ class KVAppend(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes a cache and new rows")
         cache, new = inputs
-        require(cache.role is Role.KV, self, f"{cache} is not a cache")
-        require(len(cache.shape) == len(new.shape) == 4, self, f"cannot append {new} to {cache}")
+        require(cache.role is Role.KV, self, "{} is not a cache", cache)
+        require(len(cache.shape) == len(new.shape) == 4, self, "cannot append {} to {}", new, cache)
         for axis in (0, 2, 3):
             require_same(self, cache.shape[axis], new.shape[axis], f"axis {axis}")
         length = cache.shape[1] + new.shape[1]
@@ -141,7 +141,7 @@ class AttentionScores(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes queries and keys")
         query, keys = inputs
-        require(len(query.shape) == len(keys.shape) == 4, self, f"{query} against {keys}")
+        require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
         require_same(self, query.shape[0], keys.shape[0], "batch")
         require_same(self, query.shape[3], keys.shape[3], "head size")
         b, q, h, _ = query.shape
@@ -171,9 +171,9 @@ class Softmax(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) in (1, 2), self, "takes scores, and sinks if there are any")
-        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
         for sinks in inputs[1:]:
-            require(len(sinks.shape) == 1, self, f"sinks {sinks} are not a vector")
+            require(len(sinks.shape) == 1, self, "sinks {} are not a vector", sinks)
             require_same(self, sinks.shape[0], inputs[0].shape[1], "sinks and heads")
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
@@ -200,7 +200,7 @@ class Alibi(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
-        require(len(inputs[0].shape) == 4, self, f"{inputs[0]} is not a score tensor")
+        require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -227,7 +227,7 @@ class AttentionValues(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes probabilities and values")
         p, values = inputs
-        require(len(p.shape) == len(values.shape) == 4, self, f"{p} against {values}")
+        require(len(p.shape) == len(values.shape) == 4, self, "{} against {}", p, values)
         require_same(self, p.shape[0], values.shape[0], "batch")
         require_same(self, p.shape[3], values.shape[1], "context")
         b, h, q, _ = p.shape

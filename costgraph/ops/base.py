@@ -127,13 +127,18 @@ def same(a: Expr, b: Expr) -> bool:
     return bool(a == b) or bool(expand(a - b) == 0)
 
 
-def require(condition: bool, op: Op, message: str) -> None:
-    """Raise :class:`VerifyError` naming the operation unless ``condition``."""
+def require(condition: bool, op: Op, message: str, *about: object) -> None:
+    """Raise :class:`VerifyError` naming the operation unless ``condition``.
+
+    ``about`` fills the braces of ``message``, only when it is needed: printing
+    shapes takes longer than checking them.
+    """
     if not condition:
-        raise VerifyError(f"{op.kind}: {message}")
+        raise VerifyError(f"{op.kind}: {message.format(*about) if about else message}")
 
 
-def require_same(op: Op, a: Expr, b: Expr, what: str) -> None:
-    """Require two dimensions to be provably equal."""
+def require_same(op: Op, a: Expr, b: Expr, what: str, *about: object) -> None:
+    """Require two dimensions to be provably equal; see :func:`require`."""
     if not same(a, b):
-        raise VerifyError(f"{op.kind}: {what} disagree: {a} against {b}")
+        shown = what.format(*about) if about else what
+        raise VerifyError(f"{op.kind}: {shown} disagree: {a} against {b}")

@@ -84,9 +84,9 @@ class Binary(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes two operands")
         x, y = inputs
-        require(len(y.shape) <= len(x.shape), self, f"cannot broadcast {y} to {x}")
+        require(len(y.shape) <= len(x.shape), self, "cannot broadcast {} to {}", y, x)
         for a, b in zip(reversed(x.shape), reversed(y.shape), strict=False):
-            require_same(self, a, b, f"shapes of {x} and {y}")
+            require_same(self, a, b, "shapes of {} and {}", x, y)
         return (Spec(x.shape, x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -205,7 +205,9 @@ class Rope(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes x and a table")
         x, table = inputs
-        require(len(x.shape) == 4 and len(table.shape) == 2, self, f"cannot rotate {x} by {table}")
+        require(
+            len(x.shape) == 4 and len(table.shape) == 2, self, "cannot rotate {} by {}", x, table
+        )
         require_same(self, x.shape[1], table.shape[0], "positions of x and table")
         return (Spec(x.shape, x.dtype),)
 

@@ -173,11 +173,11 @@ class Route(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes logits")
-        require(self.score in SCORES, self, f"unknown score {self.score!r}")
+        require(self.score in SCORES, self, "unknown score {!r}", self.score)
         x = inputs[0]
         experts = x.shape[-1]
         fits = not (experts - self.chosen).is_negative
-        require(fits, self, f"cannot choose {self.chosen} of {experts} experts")
+        require(fits, self, "cannot choose {} of {} experts", self.chosen, experts)
         shape = (*x.shape[:-1], self.chosen)
         return Spec(shape, x.dtype), Spec(shape, INT32)
 
@@ -215,18 +215,18 @@ class ExpertLinear(Linear):
     routing: Routing = BALANCED
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 3 + self.bias, self, f"takes {3 + self.bias} operands")
+        require(len(inputs) == 3 + self.bias, self, "takes {} operands", 3 + self.bias)
         x, w, numbers = inputs[:3]
-        require(len(w.shape) == 3, self, f"weight {w} is not a stack of matrices")
+        require(len(w.shape) == 3, self, "weight {} is not a stack of matrices", w)
         require(self.contract == 1 and not self.split, self, "sums over one dimension, unsplit")
         experts, oc, ic = w.shape
-        require_same(self, x.shape[-1], ic, f"contraction of {x} and {w}")
+        require_same(self, x.shape[-1], ic, "contraction of {} and {}", x, w)
         lead = numbers.shape if len(x.shape) == len(numbers.shape) + 1 else numbers.shape[:-1]
-        require(len(x.shape) == len(lead) + 1, self, f"rows of {x} do not match {numbers}")
+        require(len(x.shape) == len(lead) + 1, self, "rows of {} do not match {}", x, numbers)
         for a, b in zip(x.shape, lead, strict=False):
-            require_same(self, a, b, f"rows of {x} and {numbers}")
+            require_same(self, a, b, "rows of {} and {}", x, numbers)
         if self.bias:
-            require(len(inputs[3].shape) == 1, self, f"bias {inputs[3]} is not a vector")
+            require(len(inputs[3].shape) == 1, self, "bias {} is not a vector", inputs[3])
             require_same(self, inputs[3].shape[0], experts * oc, "bias and output width")
         self.touched(inputs)  # refuses a popularity of other experts
         return (Spec((*numbers.shape, oc), x.dtype),)
@@ -277,9 +277,9 @@ class Combine(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes rows and weights")
         y, weights = inputs
-        require(len(y.shape) == len(weights.shape) + 1, self, f"{y} against {weights}")
+        require(len(y.shape) == len(weights.shape) + 1, self, "{} against {}", y, weights)
         for a, b in zip(y.shape, weights.shape, strict=False):
-            require_same(self, a, b, f"shapes of {y} and {weights}")
+            require_same(self, a, b, "shapes of {} and {}", y, weights)
         return (Spec((*y.shape[:-2], y.shape[-1]), y.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -295,9 +295,9 @@ class RowScale(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes x and one number per row")
         x, s = inputs
-        require(len(x.shape) == len(s.shape) and s.shape[-1] == 1, self, f"{x} against {s}")
+        require(len(x.shape) == len(s.shape) and s.shape[-1] == 1, self, "{} against {}", x, s)
         for a, b in zip(x.shape[:-1], s.shape[:-1], strict=True):
-            require_same(self, a, b, f"rows of {x} and {s}")
+            require_same(self, a, b, "rows of {} and {}", x, s)
         return (Spec(x.shape, x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

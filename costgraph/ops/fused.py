@@ -42,7 +42,7 @@ class Fused(Op):
                 f"{given} is given for {wanted}",
             )
             for a, b in zip(given.shape, wanted.shape, strict=True):
-                require_same(self, a, b, f"shapes of {given} and {wanted}")
+                require_same(self, a, b, "shapes of {} and {}", given, wanted)
         results = (self.body.tensors[name] for name in self.body.outputs)
         return tuple(Spec(t.shape, t.dtype, t.role, t.stored) for t in results)
 

@@ -42,9 +42,9 @@ class HeadLinear(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes x and a stack of matrices")
         x, w = inputs
-        require(len(x.shape) == 4 and len(w.shape) == 3, self, f"{x} against {w}")
+        require(len(x.shape) == 4 and len(w.shape) == 3, self, "{} against {}", x, w)
         require_same(self, x.shape[2], w.shape[0], "heads")
-        require_same(self, x.shape[3], w.shape[2], f"contraction of {x} and {w}")
+        require_same(self, x.shape[3], w.shape[2], "contraction of {} and {}", x, w)
         return (Spec((*x.shape[:3], w.shape[1]), x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -74,7 +74,7 @@ class SplitScores(AttentionScores):
         whole = AttentionScores(self.mask)
         (spec,), (other,) = whole.infer((query, keys)), whole.infer((query2, keys2))
         for axis, (a, b) in enumerate(zip(spec.shape, other.shape, strict=True)):
-            require_same(self, a, b, f"axis {axis} of the two parts")
+            require_same(self, a, b, "axis {} of the two parts", axis)
         return (spec,)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

@@ -46,11 +46,11 @@ class Linear(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
         x, w = inputs[:2]
-        require(len(w.shape) == 2, self, f"weight {w} is not a matrix")
+        require(len(w.shape) == 2, self, "weight {} is not a matrix", w)
         oc, ic = w.shape
-        require_same(self, Mul(*x.shape[-self.contract :]), ic, f"contraction of {x} and {w}")
+        require_same(self, Mul(*x.shape[-self.contract :]), ic, "contraction of {} and {}", x, w)
         if self.bias:
-            require(len(inputs[2].shape) == 1, self, f"bias {inputs[2]} is not a vector")
+            require(len(inputs[2].shape) == 1, self, "bias {} is not a vector", inputs[2])
             require_same(self, inputs[2].shape[0], oc, "bias and output width")
         tail = self.split or (oc,)
         require_same(self, Mul(*tail), oc, "split and output width")

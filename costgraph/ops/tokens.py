@@ -28,7 +28,7 @@ class Embedding(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes indices and a table")
         ids, table = inputs
-        require(len(table.shape) == 2, self, f"{table} is not a table")
+        require(len(table.shape) == 2, self, "{} is not a table", table)
         return (Spec((*ids.shape, table.shape[1]), self.result or table.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
@@ -57,7 +57,7 @@ class Split(Op):
         x = inputs[0]
         specs = tuple(Spec((*x.shape[:-1], *part), x.dtype) for part in self.parts)
         sizes = Sum(*(s.named("").numel for s in specs))
-        require_same(self, sizes, x.numel, f"parts and size of {x}")
+        require_same(self, sizes, x.numel, "parts and size of {}", x)
         return specs
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

@@ -121,10 +121,23 @@ def window_of(fields: Fields, default: int | None = None) -> Expr | None:
 
 
 SLIDING, FULL = "sliding", "full"
+#: No real model is near this; more layers would only take long to list.
+MOST_LAYERS = 10_000
 #: Names in ``layer_types``, and ours.
 LAYER_TYPES: Mapping[str, str] = MappingProxyType(
     {"sliding_attention": SLIDING, "full_attention": FULL}
 )
+
+
+def layer_count(fields: Fields) -> int:
+    """The number of layers, where each of them is looked at."""
+    count = fields.size("num_hidden_layers")
+    if count > MOST_LAYERS:
+        raise ModelError(
+            f"{fields.name}: 'num_hidden_layers' = {count} is beyond {MOST_LAYERS}, the most "
+            "for a model whose layers differ"
+        )
+    return count
 
 
 def layer_types(fields: Fields, default: Callable[[int], bool] | None = None) -> tuple[str, ...]:
@@ -138,7 +151,7 @@ def layer_types(fields: Fields, default: Callable[[int], bool] | None = None) ->
     Raises:
         ModelError: the list has another length than layers, or an unknown kind.
     """
-    count = fields.size("num_hidden_layers")
+    count = layer_count(fields)
     found = fields.values.get("layer_types")
     if found is None:
         return tuple(SLIDING if default is not None and default(i) else FULL for i in range(count))

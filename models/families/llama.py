@@ -16,6 +16,7 @@ from costgraph.models.families.common import (
     activation_of,
     alternating,
     heads_of,
+    layer_count,
     layer_types,
     rotary_of,
     window_of,
@@ -96,7 +97,7 @@ def _smollm3(fields: Fields) -> Reading:
     )
     if fields.flag("use_sliding_window", False):
         raise ModelError(f"{fields.name}: 'use_sliding_window' is not supported in this family")
-    count = fields.size("num_hidden_layers")
+    count = layer_count(fields)
     interval = fields.size("no_rope_layer_interval", default=4)
     rotated = fields.values.get("no_rope_layers")  # 1 where a layer does rotate
     if rotated is None:

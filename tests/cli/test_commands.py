@@ -97,6 +97,47 @@ def test_one_model_and_one_device_in_detail(capsys):
     assert json.loads(printed(capsys, "hardware", "a6000", "--json"))["bandwidth"] == 768e9
 
 
+def test_the_list_of_models_says_what_they_keep(capsys):
+    listed = {m["name"]: m for m in json.loads(printed(capsys, "models", "--json"))}
+    assert listed["llama-3-8b"]["kv_bytes_per_token"] == "131,072"
+    assert listed["mistral-7b"]["kv_bytes_per_token"] == "131,072; 0 past 4096"
+    assert listed["gemma-3-27b-text"]["kv_bytes_per_token"] == "507,904; 81,920 past 1024"
+    assert listed["gemma-3-27b-text"]["kv_bytes"] == "81920*T + 425984*min(T, 1024)"
+    assert listed["opt-13b"]["context"] == 2048
+    assert all(m["context"] for m in listed.values() if m["family"] not in ("bloom",))
+    text = printed(capsys, "models")
+    assert "families: " in text
+    assert "gemma3_text" in text
+
+
+def test_a_model_shows_its_layers_and_constants(capsys):
+    text = printed(capsys, "models", "gemma-3-27b-text")
+    assert "sliding × 5, window 1024" in text
+    assert "last_sliding × 2" in text
+    assert "W = 1024 (sliding window, tokens)" in text
+    assert "507,904; 81,920 past 1024 byte per token" in text
+    assert "L·(2·d + 3·I·d + 2·H·d·dh + 2·Hk·d·dh) + d + 2·V·d = 8,030,261,248" in printed(
+        capsys, "models", "llama-3-8b"
+    )
+    found = json.loads(printed(capsys, "models", "llama-3-8b", "--json"))
+    assert "d = 4096 (hidden size)" in found["constants"]
+    assert found["layers"][0].startswith("layers × 32")
+
+
+def test_keys_without_a_part_are_told_beside_the_output(capsys, tmp_path):
+    from costgraph.models.catalog import config_of
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config_of("gpt2"), "wibble": 3}))
+    main(["analyze", str(path), "--on", "a6000", "--context", "10", "--json"])
+    seen = capsys.readouterr()
+    json.loads(seen.out)
+    assert seen.err.count("\n") == 1
+    assert "'wibble'" in seen.err
+    main(["models", "gpt2"])
+    assert capsys.readouterr().err == ""
+
+
 def test_help_needs_no_symbolic_mathematics():
     script = (
         "import sys, costgraph.cli as c\n"

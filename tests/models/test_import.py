@@ -126,7 +126,9 @@ def test_every_shipped_model_gives_every_metric(name):
     assert compiled.throughput.evaluate(**values) * latency == pytest.approx(20)
     assert compiled.memory.evaluate(**values) > 2 * int(compiled.parameters)
     assert isinstance(compiled.flops.evaluate(**values), int)
-    assert isinstance(compiled.bytes.evaluate(**values), int)
+    moved = compiled.bytes.evaluate(**values)
+    # Expected numbers of experts are fractions.
+    assert isinstance(moved, int) or any(a.startswith("experts:") for a in compiled.assumptions)
     step = compiled.breakdown("decode", B=2, T=100)
     assert step.totals["seconds"] == pytest.approx(compiled.tpot.evaluate(B=2, T=100), rel=1e-12)
 
