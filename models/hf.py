@@ -123,7 +123,7 @@ def import_config(
         model, dims = model.symbolic()
     if isinstance(model, Programmed):
         program = model.program(name, style).assuming(*reading.assumptions)
-        left = not_understood(fields.unread)
+        left = not_understood(fields)
         return _noted(program, left)
     try:
         graph = model.graph(name, style)
