@@ -16,6 +16,8 @@ from costgraph.cost import Direction
 from costgraph.count import rows
 from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph, Node, Repeat
+from costgraph.ops.attention import KVAppend
+from costgraph.ops.fused import Fused
 from costgraph.tensor import Role
 
 ZERO = Integer(0)
@@ -67,7 +69,22 @@ def cache_bytes(graph: Graph) -> Expr:
 
 
 def _transient(graph: Graph, names: Iterable[str]) -> Expr:
-    return Add(*(graph.tensors[n].bytes for n in names if graph.tensors[n].role is Role.ACTIVATION))
+    return Add(*(_passing(graph, name) for name in names))
+
+
+def _passing(graph: Graph, name: str) -> Expr:
+    """Bytes of a live tensor that no cache, weight or state accounts for."""
+    tensor = graph.tensors[name]
+    if tensor.role is Role.ACTIVATION:
+        return tensor.bytes
+    node = graph.producer.get(name)
+    if node is not None and isinstance(node.op, Fused):
+        node = node.op.body.producer[name]
+    if node is None or not isinstance(node.op, KVAppend):
+        return ZERO
+    # Rows that a sliding window drops live as long as their own step needs them.
+    length = tensor.shape[1]
+    return tensor.bytes / length * (length - node.op.kept(length))
 
 
 def _base(graph: Graph, name: str) -> str:

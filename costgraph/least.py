@@ -8,9 +8,10 @@ does not look through sums; here the proofs of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import lru_cache
 
-from sympy import Add, Expr, Integer, Max, Min, expand
+from sympy import Add, Expr, Integer, Max, Min, Symbol, expand
 
 from costgraph.formula.envelope import dominates
 
@@ -19,12 +20,12 @@ ZERO = Integer(0)
 
 def least(*values: Expr) -> Expr:
     """``Min`` of sizes: provably larger ones left out, common addends in front."""
-    return _chosen(Min, values)
+    return _chosen(Min, tuple(values))
 
 
 def most(*values: Expr) -> Expr:
     """``Max`` of sizes: provably smaller ones left out, common addends in front."""
-    return _chosen(Max, values)
+    return _chosen(Max, tuple(values))
 
 
 def folded(expr: Expr) -> Expr:
@@ -37,16 +38,34 @@ def folded(expr: Expr) -> Expr:
     return expand(_folded(expr), power_base=False, power_exp=False, log=False)
 
 
+def bound(expr: Expr, values: Mapping[Symbol, Expr]) -> Expr:
+    """``expr`` with symbols replaced, its minima and maxima folded as in :func:`folded`."""
+    clipped = expr.atoms(Min, Max)
+    if not clipped:
+        return expr.xreplace(values)
+    items = tuple(values.items())
+    # A replaced minimum is not taken apart: making one anew is slow.
+    known = {atom: _bound(atom, items) for atom in clipped}
+    replaced = expr.xreplace({**values, **known})
+    return expand(replaced, power_base=False, power_exp=False, log=False)
+
+
+@lru_cache(maxsize=4096)
+def _bound(atom: Expr, items: tuple[tuple[Symbol, Expr], ...]) -> Expr:
+    return _folded(atom.func(*(a.xreplace(dict(items)) for a in atom.args), evaluate=False))
+
+
 def _folded(expr: Expr) -> Expr:
     if not expr.args or not expr.has(Min, Max):
         return expr
-    args = [_folded(a) for a in expr.args]
+    args = tuple(_folded(a) for a in expr.args)
     if isinstance(expr, (Min, Max)):
         return _chosen(type(expr), args)
     return expr.func(*args)
 
 
-def _chosen(kind: type[Min] | type[Max], values: Iterable[Expr]) -> Expr:
+@lru_cache(maxsize=4096)
+def _chosen(kind: type[Min] | type[Max], values: tuple[Expr, ...]) -> Expr:
     flat: list[Expr] = []
     for value in values:
         flat.extend(value.args if isinstance(value, kind) else (value,))

@@ -17,7 +17,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
-from costgraph.least import folded
+from costgraph.least import bound
 from costgraph.symbols import K, N, S, T, q
 
 ONE = Integer(1)
@@ -64,7 +64,7 @@ class Phase:
 
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
-        return folded(expr.xreplace(self.substitution))
+        return bound(expr, self.substitution)
 
 
 @dataclass(frozen=True)

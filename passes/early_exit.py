@@ -111,6 +111,8 @@ class EarlyExit(Pass):
             raise PipelineError("early-exit needs a model whose layers are all alike")
         node, region = regions[0], regions[0].op
         assert isinstance(region, Repeat)
+        if any(isinstance(n.op, Repeat) for n in region.body.nodes):
+            raise PipelineError("early-exit needs a model whose layers are all alike")
         if not region.count.is_Integer or not region.traffic.is_full:
             raise PipelineError(f"early-exit cannot split {region.count} layers: use numbers")
         nodes: list[Node] = []

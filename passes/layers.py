@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from sympy import Expr, Integer
 
 from costgraph.errors import InputError, clip
+from costgraph.graph import Graph, Node, Repeat
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
 ZERO = Integer(0)
@@ -96,3 +97,59 @@ def segments(
         found[name] = parts
         offset += count
     return found
+
+
+def patterned(graph: Graph) -> bool:
+    """True if a region of the graph repeats several layers at once."""
+    return any(
+        isinstance(n.op, Repeat) and any(isinstance(m.op, Repeat) for m in n.op.body.nodes)
+        for n in graph.nodes
+    )
+
+
+def written_out(graph: Graph) -> Graph:
+    """The graph with repeated patterns as runs of layers, so that layers can be numbered.
+
+    Raises:
+        InputError: a pattern recurs a symbolic number of times, or holds more than
+            regions.
+    """
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        region = node.op
+        if not isinstance(region, Repeat) or not patterned(replace(graph, nodes=(node,))):
+            nodes.append(node)
+            continue
+        body = region.body
+        simple = (
+            region.count.is_Integer
+            and region.carried == len(node.outputs) == len(body.outputs)
+            and region.shared_instances is None
+            and region.traffic.is_full
+            and not body.persistent
+            and all(isinstance(n.op, Repeat) for n in body.nodes)
+        )
+        if not simple:
+            raise InputError(
+                f"layers cannot be numbered in {node.name!r}: its pattern is not a plain one "
+                "that recurs a number of times"
+            )
+        names = dict(zip((t.name for t in body.inputs), node.inputs, strict=True))
+        last = int(region.count) - 1
+        for index in range(last + 1):
+            for inner in body.nodes:
+                inputs = tuple(names[i] for i in inner.inputs)
+                ends = index == last and inner is body.nodes[-1]
+                made = (
+                    node.outputs
+                    if ends
+                    else tuple(t.renamed(f"{node.name}.{index}.{t.name}") for t in inner.outputs)
+                )
+                names.update(
+                    zip((t.name for t in inner.outputs), (t.name for t in made), strict=True)
+                )
+                label = f"{node.name}.{index}.{inner.name}"
+                nodes.append(replace(inner, name=label, inputs=inputs, outputs=made))
+            carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
+            names.update({old: names[new] for old, new in carried})
+    return replace(graph, nodes=tuple(nodes))

@@ -23,7 +23,7 @@ from costgraph.ops.quant import (
     QuantLinear,
 )
 from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
-from costgraph.passes.layers import Keep, parse_keep, segments
+from costgraph.passes.layers import Keep, parse_keep, patterned, segments, written_out
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.tensor import Role, Tensor
@@ -232,6 +232,12 @@ class _Plan:
     kv: Scheme | None
     keep: tuple[Keep, ...]
 
+    @property
+    def numbers_layers(self) -> bool:
+        """True when layers are told apart by their number."""
+        ends = (self.made_by.first, self.made_by.last)
+        return any(e != 0 for e in ends) or any(k.layers for k in self.keep)
+
     def stays(self, names: tuple[str, ...], layer: tuple[Expr, Expr] | None) -> bool:
         """True when the keep list names one of ``names`` in a layer range."""
         return any(k.holds(name, layer) for k in self.keep for name in names)
@@ -247,6 +253,8 @@ class _Rewrite:
     layer: tuple[Expr, Expr] | None = None
 
     def graph(self, graph: Graph) -> Graph:
+        if self.top and self.plan.numbers_layers and patterned(graph):
+            graph = written_out(graph)
         sources = tuple(self._source(t, _users(graph, t.name)) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         feeds = self._feeds(graph)

@@ -237,6 +237,8 @@ def _fewer_layers(graph: Graph, layers: Expr) -> Graph:
         raise PipelineError("draft=skip needs a model whose layers are all alike")
     region = regions[0].op
     assert isinstance(region, Repeat)
+    if any(isinstance(n.op, Repeat) for n in region.body.nodes):
+        raise PipelineError("draft=skip needs a model whose layers are all alike")
     kept = layers if layers != 0 else region.count / 2
     if kept.is_number and region.count.is_number and kept > region.count:
         raise PipelineError(f"layers: the model has only {region.count} layers")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from sympy import Expr, Max, Min, Symbol, ceiling, expand, floor
+from sympy import Expr, Integer, Max, Min, Symbol, ceiling, expand, floor
 
 from costgraph.symbols import LEGEND, symbol
 
@@ -58,21 +58,31 @@ def dominates(a: Expr, b: Expr) -> bool:
 
 def _nonnegative(difference: Expr, cases: int) -> bool:
     """True if an expanded expression is proved non-negative."""
-    negative, positive = _signs(difference)
+    clipped = difference.atoms(Min, Max)
+    outer = sorted(
+        (a for a in clipped if not any(o is not a and o.has(a) for o in clipped)), key=str
+    )
+    # To the sign tests a positive minimum is a symbol like any other.
+    names = {a: symbol(f"clipped_{i}") for i, a in enumerate(outer) if a.is_positive}
+    plain = difference.xreplace(names)
+    negative, positive = _signs(plain)
     if not negative:
         return True
-    chosen = difference.atoms(Min, Max) if cases else set()
-    if not positive and not chosen:
+    if not positive and not outer:
         return False
     shift = _shift()
-    local = {s: shift[s] for s in difference.free_symbols if s in shift}
-    if local and not _signs(expand(difference.xreplace(local)))[0]:
+    local = {s: shift[s] for s in plain.free_symbols if s in shift}
+    local.update({name: name + 1 for atom, name in names.items() if _is_size(atom)})
+    if local and not _signs(expand(plain.xreplace(local)))[0]:
         return True
-    for atom in sorted(chosen, key=str):
-        if any(other is not atom and other.has(atom) for other in chosen):
-            continue
-        return _by_cases(difference, atom, cases - 1)
-    return False
+    return bool(outer) and cases > 0 and _by_cases(difference, outer[0], cases - 1)
+
+
+@lru_cache(maxsize=1024)
+def _is_size(atom: Expr) -> bool:
+    """True if a minimum or maximum is proved to be at least one."""
+    proofs = (dominates(a, Integer(1)) for a in atom.args)
+    return all(proofs) if isinstance(atom, Min) else any(proofs)
 
 
 def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:

@@ -86,7 +86,7 @@ class KVAppend(Op):
     kind: ClassVar[str] = "kv-append"
     window: Expr | None = None
 
-    def _kept(self, length: Expr) -> Expr:
+    def kept(self, length: Expr) -> Expr:
         """How many of ``length`` rows stay in the cache."""
         return length if self.window is None else least(length, self.window)
 
@@ -102,7 +102,7 @@ class KVAppend(Op):
         spec = Spec(shape, cache.dtype, Role.KV)
         if self.window is None:
             return (spec,)
-        return (replace(spec, stored=spec.named("").bytes / length * self._kept(length)),)
+        return (replace(spec, stored=spec.named("").bytes / length * self.kept(length)),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         cache, new = inputs
@@ -118,7 +118,7 @@ class KVAppend(Op):
     def _written(self, new: Tensor) -> Expr:
         """Elements that are written."""
         batch, length, *rest = new.shape
-        return Mul(batch, self._kept(length), *rest)
+        return Mul(batch, self.kept(length), *rest)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,6 @@ class PagedKVAppend(KVAppend):
         tensor = spec.named("")
         batch, length = tensor.shape[:2]
         per_token = tensor.bytes / (batch * length)
-        tokens = self._kept(length)
+        tokens = self.kept(length)
         held = batch * self.paging.allocated(tokens) - self.paging.saved(batch, tokens)
         return (replace(spec, stored=held * per_token),)

@@ -32,6 +32,8 @@ class Shape:
     positions: int
     tied: bool
     parallel: bool
+    window: int = 0
+    alibi: bool = False
 
 
 def norm(m: Shape, rows: int, width: int, layer: bool | None = None) -> tuple[int, int]:
@@ -61,7 +63,10 @@ def step(m: Shape, B: int, q: int, T: int, all_logits: bool = False) -> tuple[in
         add((rows * m.d, (2 * rows * m.d + q * m.d) * BYTES))
     L, wide = m.layers, m.heads * m.head_dim
     narrow = m.kv_heads * m.head_dim
-    pairs = sum(T - q + i for i in range(1, q + 1))
+    window = m.window or T
+    pairs = sum(min(T - q + i, window) for i in range(1, q + 1))
+    # Positions that the first query can still see, and those after it.
+    seen = q + min(T - q, window - 1)
     add(norm(m, rows, m.d), L)
     if not m.parallel:
         add(norm(m, rows, m.d), L)
@@ -74,9 +79,12 @@ def step(m: Shape, B: int, q: int, T: int, all_logits: bool = False) -> tuple[in
         for heads in (m.heads, m.kv_heads):
             n = rows * heads * m.head_dim
             add((3 * rows * heads * m.rotary, (2 * n + q * m.rotary) * BYTES), L)
-    add((0, 2 * rows * narrow * BYTES), 2 * L)  # append keys, append values
-    score = B * m.heads * q * T
-    cached = B * T * narrow
+    # Append keys, append values: all read, those within the window written.
+    add((0, (rows + B * min(q, window)) * narrow * BYTES), 2 * L)
+    score = B * m.heads * q * seen
+    cached = B * seen * narrow
+    if m.alibi:
+        add((2 * B * m.heads * pairs, 2 * score * BYTES), L)
     for _ in range(2):
         add((2 * B * m.heads * m.head_dim * pairs, (rows * wide + score + cached) * BYTES), L)
     add((5 * B * m.heads * pairs, 2 * score * BYTES), L)

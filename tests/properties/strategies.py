@@ -32,6 +32,8 @@ def shapes(draw) -> Shape:
         positions=0 if rotary else draw(st.integers(8, 64)),
         tied=draw(st.booleans()),
         parallel=draw(st.booleans()),
+        window=draw(st.sampled_from([0, 0, 1, 3, 7, 100])),
+        alibi=draw(st.booleans()),
     )
 
 
@@ -58,6 +60,8 @@ def decoder(m: Shape, **changes: object) -> Decoder:
         "tied": m.tied,
         "parallel": m.parallel,
         "shared_norm": m.parallel,
+        "window": Integer(m.window) if m.window else None,
+        "alibi": m.alibi,
     }
     return Decoder(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -1,0 +1,124 @@
+"""Passes on models whose layers recur in a pattern of several kinds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sympy import Integer, Min
+
+import costgraph as cg
+from costgraph.count import exact_cost, parameters, rows
+from costgraph.errors import CostgraphError
+from costgraph.footprint import cache_bytes
+from costgraph.graph import Repeat, unrolled
+from costgraph.hardware import load_hardware
+from costgraph.models.blocks import Style
+from costgraph.models.decoder import Decoder, Kind, build
+from costgraph.passes.layers import patterned, written_out
+from costgraph.pipeline import run
+from costgraph.program import autoregressive
+from costgraph.symbols import B, T, q
+from costgraph.verify import verify
+
+KINDS = (Kind("sliding"), Kind("full", (("window", None), ("rotary", None))))
+MODEL = Decoder(
+    layers=Integer(8), d=Integer(16), heads=Integer(4), kv_heads=Integer(2), head_dim=Integer(4),
+    ffn=Integer(24), vocab=Integer(50), rotary=Integer(4), window=Integer(8), kinds=KINDS,
+    pattern=("sliding", "sliding", "full") * 2 + ("sliding", "sliding"),
+)  # fmt: skip
+GRAPH = build("m", MODEL, Style())
+VALUES = {B: Integer(2), q: Integer(3), T: Integer(20)}
+
+
+def passed(passes: str, model: Decoder = MODEL):
+    program = autoregressive("m", build("m", model, Style()))
+    chosen = cg.api._parsed(passes)
+    return run(program, chosen, load_hardware("a6000"))[0]
+
+
+def totals(graph):
+    cost = exact_cost(graph)
+    return cost.total_flops.xreplace(VALUES), cost.total_bytes.xreplace(VALUES)
+
+
+def test_a_pattern_written_out_or_unrolled_costs_the_same():
+    assert patterned(GRAPH)
+    flat = written_out(GRAPH)
+    verify(flat)
+    assert not patterned(flat)
+    regions = [(n.name, n.op.count) for n in flat.nodes if isinstance(n.op, Repeat)]
+    assert regions == [
+        ("layers.0.sliding", 2), ("layers.0.full", 1), ("layers.1.sliding", 2),
+        ("layers.1.full", 1), ("last_sliding", 2),
+    ]  # fmt: skip
+    for other in (flat, unrolled(GRAPH)):
+        assert totals(other) == totals(GRAPH)
+        assert parameters(other) == parameters(GRAPH)
+        same = cache_bytes(other) - cache_bytes(GRAPH)
+        assert same.expand() == 0
+
+
+def wide_products(graph):
+    """Layers whose up projection keeps its 16-bit weight."""
+    found = [r for r in rows(graph) if r.name.endswith("up_proj")]
+    return sum(r.count for r in found if r.graph.tensors[r.node.inputs[1]].dtype.bits == 16)
+
+
+def test_first_and_last_layers_are_layers_not_patterns():
+    graph = passed("quantize{weights=int8,keep=none,first=1,last=1}").graph
+    verify(graph)
+    assert wide_products(graph) == 2
+    assert sum(r.count for r in rows(graph) if r.name.endswith("up_proj")) == 8
+    kept = passed("quantize{weights=int8,keep=up_proj:2-3}").graph
+    assert wide_products(kept) == 2
+
+
+def test_without_numbers_a_pattern_stays_one():
+    graph = passed("quantize{weights=int8}").graph
+    assert [n.name for n in graph.nodes if isinstance(n.op, Repeat)] == ["layers", "last_sliding"]
+
+
+@pytest.mark.parametrize(
+    "passes", ["early-exit{p=0.5}", "speculative{draft=skip,gamma=2,alpha=0.5}"]
+)
+@pytest.mark.parametrize("pattern", [MODEL.pattern, ("sliding", "full") * 4])
+def test_passes_that_count_layers_refuse_patterns(passes, pattern):
+    with pytest.raises(CostgraphError, match="all alike"):
+        passed(passes, replace(MODEL, pattern=pattern))
+
+
+@pytest.mark.parametrize(
+    "passes", ["fuse", "page-kv", "quantize{kv=int8}", "fuse,page-kv{block=4},quantize{kv=int8}"]
+)
+def test_passes_work_inside_patterns(passes):
+    graph = passed(passes).graph
+    verify(graph)
+    kinds = {r.kind for r in rows(graph)}
+    assert ("flash-attention" in kinds) == ("fuse" in passes)
+    cache = cache_bytes(graph).xreplace({B: Integer(1), q: Integer(1), T: Integer(17)})
+    bytes_each = 1 if "int8" in passes else 2
+    full = {"page-kv": 32, "fuse,page-kv{block=4},quantize{kv=int8}": 20}.get(passes, 17)
+    slide = 16 if passes == "page-kv" else 8
+    assert cache_bytes(graph).has(Min)
+    if "int8" in passes:
+        assert cache > 2 * 8 * bytes_each * (6 * slide + 2 * full)  # scales on top
+    else:
+        assert cache == 2 * 8 * bytes_each * (6 * slide + 2 * full)
+
+
+def test_a_long_prefill_holds_the_rows_of_one_layer_beyond_its_window():
+    compiled = cg.api.Compiled(
+        autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=()), Style())),
+        load_hardware("a6000"), cg.accounting.EXACT,
+    )  # fmt: skip
+    peaks = compiled.breakdown("prefill", B=1, S=40).totals
+    row = 2 * 2 * 4  # KV heads, head size, two bytes
+    assert peaks["kv_bytes"] == 8 * 2 * 8 * row
+    wide = cg.api.Compiled(
+        autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=(), window=None))),
+        load_hardware("a6000"), cg.accounting.EXACT,
+    ).breakdown("prefill", B=1, S=40).totals  # fmt: skip
+    # The 32 oldest positions live while their own layer runs; at the peak, the
+    # softmax, their keys are no longer needed.
+    assert peaks["activation_bytes"] == wide["activation_bytes"] + 32 * row
