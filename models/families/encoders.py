@@ -142,6 +142,10 @@ def _t5(fields: Fields) -> Reading:
     cross = Heads(d, heads, at.head_dim)
     layers = fields.size("num_layers")
     buckets = Buckets(Integer(fields.size("relative_attention_num_buckets", default=32)), heads)
+    # With a tied head the last hidden state is scaled by 1/√d, which the final norm's
+    # weight takes in; the gate and the activation repeat ``feed_forward_proj``.
+    for key in ("scale_decoder_outputs", "is_gated_act", "dense_act_fn"):
+        fields.values.get(key)
     tied = fields.flag("tie_word_embeddings", True)
     encoder = Encoder(
         front=TextFront(Ends(d=d, vocab=vocab)),

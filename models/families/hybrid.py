@@ -141,10 +141,15 @@ def _zamba2(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
     heads = fields.size("n_mamba_heads", default=8)
     inner = fields.size("mamba_expand", default=2) * d
+    wide = divided(fields, inner, heads, "Mamba's inner width over heads")
+    if fields.size("mamba_headdim", default=int(wide)) != wide:
+        raise ModelError(
+            f"{fields.name}: 'mamba_headdim' is not {wide}, {inner} over {heads} heads"
+        )
     mixer = Mamba2(
         d=Integer(d),
         heads=Integer(heads),
-        head_dim=divided(fields, inner, heads, "Mamba's inner width over heads"),
+        head_dim=wide,
         states=Integer(fields.size("mamba_d_state", default=64)),
         groups=Integer(fields.size("mamba_ngroups", default=1)),
         conv=Integer(fields.size("mamba_d_conv", default=4)),
@@ -155,14 +160,14 @@ def _zamba2(fields: Fields) -> Reading:
     query_heads = fields.size("num_attention_heads")
     if fields.size("num_key_value_heads", default=query_heads) != query_heads:
         raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
-    wide = fields.size("attention_hidden_size", default=2 * d)
+    double = fields.size("attention_hidden_size", default=2 * d)
     head_dim = fields.size(
         "attention_head_dim",
-        default=int(divided(fields, wide, query_heads, "attention width over heads")),
+        default=int(divided(fields, double, query_heads, "attention width over heads")),
     )
     hybrid = SharedBlock(
         d=Integer(d),
-        wide=Integer(wide),
+        wide=Integer(double),
         heads=Integer(query_heads),
         head_dim=Integer(head_dim),
         rotary=Integer(head_dim) if fields.flag("use_mem_rope", False) else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sympy import Integer
 
@@ -166,3 +168,24 @@ def test_bare_encoders_and_bad_configurations():
     with pytest.raises(InputError, match="symbolic"):
         load_model(config, symbolic=True)
     assert S in headed.phases[0].bind(T).free_symbols
+
+
+def test_the_command_line_knows_the_phases(capsys):
+    from costgraph.cli import main
+
+    assert (
+        main(["analyze", "bert-base", "--on", "h100", "--phase", "forward", "--prompt", "9"]) == 0
+    )
+    assert main(["analyze", "t5-small", "--on", "h100", "--phase", "encode", "--prompt", "9"]) == 0
+    wanted = ["analyze", "t5-small", "--on", "h100", "--context", "5", "--prompt", "9", "--json"]
+    capsys.readouterr()
+    assert main(wanted) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "decode"
+    assert main(["models", "t5-small", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 60_506_624
+    with pytest.raises(SystemExit):
+        main(["analyze", "bert-base", "--on", "h100", "--context", "9"])
+    assert "no phase 'decode'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["formula", "bert-base", "--on", "h100"])
+    assert "generates no tokens" in capsys.readouterr().err

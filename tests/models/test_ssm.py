@@ -32,8 +32,24 @@ RECURRENT = [
     "rwkv-4-169m",
     "rwkv-4-7b",
 ]
-HYBRID = ["lfm2-1.2b", "nemotron-h-56b", "qwen3.5-27b", "recurrentgemma-2b", "zamba2-default"]
-SCANNING = ["mamba-codestral-7b", "nemotron-h-56b", "qwen3.5-27b", "zamba2-default"]
+HYBRID = [
+    "granite-4.0-h-micro",
+    "jamba-v0.1",
+    "lfm2-1.2b",
+    "nemotron-h-56b",
+    "qwen3-next-80b-a3b",
+    "qwen3.5-27b",
+    "recurrentgemma-2b",
+    "zamba2-default",
+]
+SCANNING = [
+    "granite-4.0-h-micro",
+    "mamba-codestral-7b",
+    "nemotron-h-56b",
+    "qwen3-next-80b-a3b",
+    "qwen3.5-27b",
+    "zamba2-default",
+]
 
 
 def config(name: str) -> dict:
@@ -75,6 +91,12 @@ SIZES = {
     "recurrentgemma-2b": (8 * 2 * 256 * 2, 18 * (2560 * 4 + 2560 * 4 * 2)),
     # 6 × 2 × 8 × 64 × 2 B; 10 × 2048·3 × 2 B
     "lfm2-1.2b": (6 * 2 * 8 * 64 * 2, 10 * 2048 * 3 * 2),
+    # 4 × 2 × 8 × 128 × 2 B; 28 × (8192·16 × 4 B + 8192·4 × 2 B)
+    "jamba-v0.1": (4 * 2 * 8 * 128 * 2, 28 * (8192 * 16 * 4 + 8192 * 4 * 2)),
+    # 12 × 2 × 2 × 256 × 2 B; 36 × (32·128·128 × 4 B + 8192·4 × 2 B)
+    "qwen3-next-80b-a3b": (12 * 2 * 2 * 256 * 2, 36 * (32 * 128 * 128 * 4 + 8192 * 4 * 2)),
+    # 4 × 2 × 8 × 64 × 2 B; 36 × (64·64·128 × 4 B + 4352·4 × 2 B)
+    "granite-4.0-h-micro": (4 * 2 * 8 * 64 * 2, 36 * (64 * 64 * 128 * 4 + 4352 * 4 * 2)),
     "mamba-2.8b": (0, 64 * (5120 * 16 * 4 + 5120 * 4 * 2)),
     "rwkv-4-169m": (0, 12 * 768 * (3 * 4 + 2 * 2)),
 }
