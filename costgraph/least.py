@@ -60,7 +60,7 @@ def _folded(expr: Expr) -> Expr:
         return expr
     args = tuple(_folded(a) for a in expr.args)
     if isinstance(expr, (Min, Max)):
-        return _chosen(type(expr), args)
+        return _chosen(expr.func, args)
     return expr.func(*args)
 
 
