@@ -21,7 +21,7 @@ from costgraph.symbols import LEGEND, B, T, q, symbol
 #: Keys under which configurations state the longest context, in order of preference.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
-    "model_max_length",
+    "model_max_length", "context_length",
 )  # fmt: skip
 
 
