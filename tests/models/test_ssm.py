@@ -263,3 +263,10 @@ def test_local_attention_stops_growing_at_its_window():
     per_token, state = SIZES["recurrentgemma-2b"]
     assert at(2048) == at(9000) == 2048 * per_token + state
     assert at(1000) == 1000 * per_token + state
+
+
+def test_speculation_says_what_it_assumes_about_states():
+    spec = "speculative{gamma=3,alpha=0.7,layers=3}"
+    for name, told in (("mamba-130m", True), ("gpt2", False)):
+        sentences = cg.compile(name, "h100", spec).assumptions
+        assert any("states are restored" in s for s in sentences) is told
