@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr
+from sympy import Add, Expr
 
 from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
-from costgraph.errors import CostgraphError
+from costgraph.errors import CostgraphError, InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
@@ -76,7 +76,11 @@ class Compiled:
         ``T`` counts the new token. Where steps emit several tokens, the time of
         one step over the expected tokens; so it is, over ``S`` and ``N``, for
         programs without decode steps whose steps emit tokens.
+
+        Raises:
+            InputError: the model generates no tokens.
         """
+        self._require_tokens("tpot")
         if not self._decode:
             terms = tuple(
                 Term(t.count / p.tokens, t.arms, t.ops, t.span)
@@ -102,7 +106,12 @@ class Compiled:
 
     @cached_property
     def throughput(self) -> Formula:
-        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``."""
+        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("throughput")
         return Formula(
             "throughput",
             "token/s",
@@ -170,7 +179,7 @@ class Compiled:
     @cached_property
     def parameters(self) -> Expr:
         """Number of parameters, shared tensors once."""
-        return parameters(self.program.graph)
+        return Add(*(parameters(g) for g in self.program.weight_graphs))
 
     # --- structure -----------------------------------------------------------
 
@@ -241,6 +250,13 @@ class Compiled:
         return drawing
 
     # --- parts ---------------------------------------------------------------
+
+    def _require_tokens(self, metric: str) -> None:
+        if all(p.tokens == 0 for p in self.program.phases):
+            raise InputError(
+                f"{self.program.name} generates no tokens, so it has no {metric}; "
+                "ask for latency, the time of one forward pass"
+            )
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:

@@ -149,7 +149,10 @@ def _analyze_command(commands: Any) -> None:
         "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
     )
     _target(command)
-    command.add_argument("--phase", choices=("prefill", "decode"), default="decode")
+    command.add_argument(
+        "--phase", choices=("prefill", "decode", "encode", "forward"), default="decode",
+        help="default: decode; encode: of encoder-decoders, forward: of encoders",
+    )  # fmt: skip
     command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens (prefill)")
     command.add_argument(
@@ -250,8 +253,8 @@ def _formula(arguments: argparse.Namespace) -> int:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    if arguments.phase == "prefill" and arguments.prompt is None:
-        raise InputError("analyze --phase prefill needs --prompt S")
+    if arguments.phase != "decode" and arguments.prompt is None:
+        raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and arguments.context is None:
         raise InputError("analyze --phase decode needs --context T")
     table = _compiled(arguments).breakdown(

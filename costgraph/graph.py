@@ -124,7 +124,7 @@ class Graph:
         for node in self.nodes:
             if isinstance(node.op, Repeat):
                 for tensor, count in node.op.body.weights():
-                    yield tensor, count * node.op.instances
+                    yield tensor, count * node.op.weight_sets
 
     def with_nodes(self, nodes: Iterable[Node]) -> Graph:
         """The same graph with other nodes; sources no longer used are dropped."""
@@ -184,6 +184,8 @@ class Repeat(Op):
     The first ``carried`` results of the body become its first ``carried``
     operands in the next round. Weights and caches of the body are one set per
     round: the region holds ``instances`` sets (``count`` unless rounds share).
+    ``shared_weights`` says how many sets of weights alone it holds where places
+    share weights but not caches: a fraction inside another region.
 
     Cost: ``count`` times the cost of the body, kept in that form.
     """
@@ -194,11 +196,17 @@ class Repeat(Op):
     carried: int = 1
     traffic: Traffic = Traffic()
     shared_instances: Expr | None = None
+    shared_weights: Expr | None = None
 
     @property
     def instances(self) -> Expr:
         """How many sets of weights and caches the region holds."""
         return self.count if self.shared_instances is None else self.shared_instances
+
+    @property
+    def weight_sets(self) -> Expr:
+        """How many sets of weights the region holds."""
+        return self.instances if self.shared_weights is None else self.shared_weights
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         results = [self.body.tensors[name] for name in self.body.outputs]

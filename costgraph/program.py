@@ -77,6 +77,8 @@ class Program:
         assumptions: sentences that every result rests on.
         limits: bounds outside which the graph does not describe the model.
         dims: values of symbolic model dimensions, where the graph keeps them.
+        parts: names of resident graphs that hold the rest of this model's
+            weights (a decoder beside the encoder's phase).
         notes: remarks on how the model was read that change no result.
     """
 
@@ -85,6 +87,7 @@ class Program:
     assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     dims: tuple[tuple[Symbol, Expr], ...] = ()
+    parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def phase(self, name: str) -> Phase:
@@ -104,6 +107,12 @@ class Program:
     def graph(self) -> Graph:
         """The model's step graph: that of the first phase."""
         return self.phases[0].graph
+
+    @property
+    def weight_graphs(self) -> tuple[Graph, ...]:
+        """Graphs that together hold each of the model's weights once."""
+        first = self.phases[0]
+        return (first.graph, *(g for g in first.resident if g.name in self.parts))
 
     def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
         """The program with other step graphs, by phase name."""
@@ -129,8 +138,8 @@ def autoregressive(
 ) -> Program:
     """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph.
 
-    With a ``decode_graph``, decode steps run another form of the same model: its
-    weights and caches are the same, in memory once.
+    With a ``decode_graph``, decode steps run another form of the same model (absorbed
+    latent attention, scans token by token): its weights and caches are the same, in memory once.
     """
     prefill = Phase("prefill", graph, ((q, S), (T, S)))
     decode = Phase("decode", decode_graph or graph, ((q, ONE),), Span(T, S + 1, S + N - 1))

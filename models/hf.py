@@ -21,6 +21,7 @@ from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
+from costgraph.models.families.common import Programmed
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
 from costgraph.ops.attention import MASKS
@@ -120,6 +121,10 @@ def import_config(
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
+    if isinstance(model, Programmed):
+        program = model.program(name, style).assuming(*reading.assumptions)
+        left = not_understood(fields)
+        return _noted(program, left)
     try:
         graph = model.graph(name, style)
     except VerifyError as error:
@@ -128,6 +133,8 @@ def import_config(
     found = kinds(graph)
     if mla == "auto" and SplitScores.kind in found:
         options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    if reading.scans:
+        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     if ExpertLinear.kind in found:
         made = made.assuming(*style.routing.assumptions)
@@ -139,9 +146,14 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
+    return _noted(made, left)
+
+
+def _noted(program: Program, left: Sequence[str]) -> Program:
+    """The program with a note on keys that nothing read."""
     if not left:
-        return made
-    return replace(made, notes=(f"keys of the configuration that play no part: {_list(left)}",))
+        return program
+    return replace(program, notes=(f"keys of the configuration that play no part: {_list(left)}",))
 
 
 def kinds(graph: Graph) -> frozenset[str]:

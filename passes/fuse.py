@@ -23,6 +23,7 @@ from costgraph.ops.latent import SplitFlash
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
+from costgraph.tensor import Role
 
 #: Rows and columns of an output tile of a matrix product, and its accumulator's bytes.
 TILE = Integer(128)
@@ -270,7 +271,8 @@ class Flash:
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
         inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
-        return Replacement(tuple(chain), Node("attention", op, inputs, values.outputs))
+        name = f"{node.name.removesuffix('qk_matmul')}attention"
+        return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
     def _split(
         self, node: Node, chain: tuple[Node, ...], key_bytes: Expr, rows: Expr, width: Expr
@@ -339,7 +341,9 @@ def merge(
     needed = tuple(
         name
         for name in dict.fromkeys(t.name for n in nodes for t in n.outputs)
-        if name in graph.outputs or any(u.name not in names for u in graph.consumers[name])
+        if name in graph.outputs
+        or tensors[name].role in (Role.KV, Role.STATE)  # later steps read it
+        or any(u.name not in names for u in graph.consumers[name])
     )
     sources = dict.fromkeys(i for n in inner for i in n.inputs if i not in made)
     body = Graph(

@@ -164,15 +164,19 @@ class Quantize(Pass):
         log = _Log()
         plan = _Plan(self, machine, *schemes, parse_keep(self.keep))
         done: dict[int, Graph] = {}
-        graphs: dict[str, Graph] = {}
-        for phase in program.phases:
-            key = id(phase.graph)
-            if key not in done:
-                done[key] = _Rewrite(plan, log, top=True).graph(phase.graph)
-            graphs[phase.name] = done[key]
-        return Outcome(
-            program.with_graphs(graphs), tuple(dict.fromkeys(log.hits)), tuple(log.misses)
+
+        def new(graph: Graph) -> Graph:
+            if id(graph) not in done:
+                done[id(graph)] = _Rewrite(plan, log, top=True).graph(graph)
+            return done[id(graph)]
+
+        phases = tuple(
+            # What rests beside a phase is stored in the same formats.
+            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
+            for p in program.phases
         )
+        made = replace(program, phases=phases)
+        return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 
 
 def _number(name: str, value: Any, kind: str) -> Expr:

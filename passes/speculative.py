@@ -111,6 +111,10 @@ class Speculative(Pass):
             made for phase in program.phases for made in self._rewritten(program, phase, round_)
         )
         made = replace(program, phases=phases)
+        if any(_has_state(phase.graph) for phase in program.phases):
+            made = made.assuming(
+                "recurrent states are restored without cost where drafted tokens are rejected"
+            )
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",))
 
     def round(self) -> Round:
@@ -201,6 +205,12 @@ class Speculative(Pass):
         # A model may run its decode steps in another form than its prefill.
         alike = (p.graph for p in model.phases if (p.span is None) == (phase.span is None))
         return next(alike, model.graph)
+
+
+def _has_state(graph: Graph) -> bool:
+    """True if some operation of the graph or its regions keeps a recurrent state."""
+    inside = (n.op.body for n in graph.nodes if isinstance(n.op, Repeat))
+    return any(t.role is Role.STATE for t in graph.sources) or any(map(_has_state, inside))
 
 
 def _tree(text: str) -> list[int]:

@@ -21,7 +21,7 @@ from costgraph.symbols import LEGEND, B, T, q, symbol
 #: Keys under which configurations state the longest context, in order of preference.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
-    "model_max_length",
+    "model_max_length", "context_length",
 )  # fmt: skip
 
 
@@ -64,9 +64,14 @@ def growth_text(cache: Expr) -> str:
     return "; ".join(shown)
 
 
+def _parameters(program: Program) -> int:
+    from costgraph.count import parameters
+
+    return sum(int(parameters(graph)) for graph in program.weight_graphs)
+
+
 def list_models(as_json: bool) -> None:
     """Every shipped configuration with its size, cache and context, and the known families."""
-    from costgraph.count import parameters
     from costgraph.models import entries, load_model, model_names
     from costgraph.models.catalog import config_of
     from costgraph.models.families import FAMILIES
@@ -75,14 +80,14 @@ def list_models(as_json: bool) -> None:
     found: list[dict[str, Any]] = []
     for name in model_names():
         config = config_of(name)
-        graph = load_model(name).graph
-        cache = cache_per_sequence(graph)
+        program = load_model(name)
+        cache = cache_per_sequence(program.phases[-1].graph)
         found.append(
             {
                 "name": name,
                 "title": index[name].title,
                 "family": config.get("model_type"),
-                "parameters": int(parameters(graph)),
+                "parameters": _parameters(program),
                 "kv_bytes_per_token": growth_text(cache),
                 "kv_bytes": sstr(cache),
                 "context": context_of(config),
@@ -122,11 +127,12 @@ def show_model(name: str, as_json: bool) -> tuple[str, ...]:
     Returns:
         Remarks on how the configuration was read.
     """
-    from costgraph.count import parameters, rows
+    from costgraph.count import rows
     from costgraph.models import load_model
 
     program = load_model(name)
-    graph = program.graph
+    # What generates tokens is the last phase's graph; encoders have only one.
+    graph = program.phases[-1].graph
     cache = cache_per_sequence(graph)
     constants = derived(name)
     found = rows(graph)
@@ -134,7 +140,7 @@ def show_model(name: str, as_json: bool) -> tuple[str, ...]:
         _print(
             {
                 "name": program.name,
-                "parameters": int(parameters(graph)),
+                "parameters": _parameters(program),
                 "kv_bytes_per_token": growth_text(cache),
                 "kv_bytes": sstr(cache),
                 "constants": constants,
@@ -154,7 +160,7 @@ def show_model(name: str, as_json: bool) -> tuple[str, ...]:
             }
         )
         return program.notes
-    print(f"{program.name}: {int(parameters(graph)):,} parameters")
+    print(f"{program.name}: {_parameters(program):,} parameters")
     print("\nlayers")
     for line in structure(graph):
         print(f"    {line}")

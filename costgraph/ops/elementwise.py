@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Mul
+from sympy import Expr, Integer, Mul
 
 from costgraph.cost import Work
 from costgraph.errors import VerifyError
@@ -152,18 +152,20 @@ class RMSNorm(Op):
 
     Inputs ``x (…, d)``, ``weight (d)`` or, with one per head, ``(heads, d)``. 4 FLOP
     per element (square, sum, scale, weight), 3 without weight, and 3 per row (mean,
-    epsilon, reciprocal root).
+    epsilon, reciprocal root). With ``groups`` each row is normalised in that many
+    parts.
     """
 
     kind: ClassVar[str] = "rms-norm"
     weight: bool = True
+    groups: Expr = Integer(1)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         return _check_norm(self, inputs, 1 + self.weight)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x = inputs[0]
-        rows = Mul(*x.shape[:-1])
+        rows = Mul(*x.shape[:-1]) * self.groups
         return vector_special((3 + self.weight) * x.numel + 2 * rows, rows)
 
 

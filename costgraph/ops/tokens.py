@@ -65,6 +65,26 @@ class Split(Op):
 
 
 @dataclass(frozen=True)
+class Concat(Op):
+    """Operands side by side in the last dimension; no arithmetic, but the copy moves."""
+
+    kind: ClassVar[str] = "concat"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 2, self, "takes two operands or more")
+        first = inputs[0]
+        for other in inputs[1:]:
+            require(len(other.shape) == len(first.shape), self, f"{first} beside {other}")
+            for a, b in zip(first.shape[:-1], other.shape[:-1], strict=True):
+                require_same(self, a, b, f"shapes of {first} and {other}")
+        width = Sum(*(t.shape[-1] for t in inputs))
+        return (Spec((*first.shape[:-1], width), first.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+
+@dataclass(frozen=True)
 class SelectLast(Op):
     """A view of the last ``count`` positions of ``x (B, q, d)``: those that need logits."""
 

@@ -100,11 +100,9 @@ class Stack:
         """The step graph over ``B``, ``q`` and ``T``."""
         ends = self.ends
         m = Maker(name, style)
-        hidden, table = _embed(m, ends)
+        hidden, table = embed(m, ends)
         hidden = run(m, self.segments, hidden)
-        if ends.norm is not None:
-            hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
-        return m.build(_logits(m, ends, hidden, table))
+        return m.build(close(m, ends, hidden, table))
 
     def symbolic(self) -> tuple[Stack, dict[Symbol, Expr]]:
         """Refused: only uniform dense decoders keep symbolic dimensions.
@@ -115,17 +113,22 @@ class Stack:
         raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
 
 
-def run(m: Maker, segments: tuple[Segment, ...], hidden: str) -> str:
-    """Adds the segments in order as regions; returns the last hidden state."""
+def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> str:
+    """Adds the segments in order as regions; returns the last hidden state.
+
+    Shared operands are sources of the graph, except those that ``given`` names
+    tensors for.
+    """
     for segment in segments:
-        shared = [m.source(t) for t in segment.layer.operands(m.style)]
+        wanted = segment.layer.operands(m.style)
+        shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
         region = Repeat(segment.layer.graph(m.style), segment.count)
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 
 
-def _embed(m: Maker, ends: Ends) -> tuple[str, str]:
-    """(hidden state, embedding table)."""
+def embed(m: Maker, ends: Ends) -> tuple[str, str]:
+    """Adds the embeddings: (hidden state, embedding table)."""
     acts = m.style.acts
     width = ends.embed_dim or ends.d
     ids = m.source(Tensor("ids", (B, q), INT64))
@@ -145,7 +148,10 @@ def _embed(m: Maker, ends: Ends) -> tuple[str, str]:
     return hidden, table
 
 
-def _logits(m: Maker, ends: Ends, hidden: str, table: str) -> str:
+def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
+    """Adds the final norm and the projection to logits; returns the sampled tokens."""
+    if ends.norm is not None:
+        hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
     width = ends.embed_dim or ends.d
     if ends.embed_dim is not None:
         hidden = m.linear("output_proj", hidden, width, ends.d)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from costgraph.dtypes import BF16, DType
+from costgraph.dtypes import BF16, FP32, DType
 from costgraph.graph import Builder
 from costgraph.ops import LayerNorm, Linear, RMSNorm
 from costgraph.ops.attention import extended
@@ -24,6 +24,10 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.attention.MASKS`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
+        scan: how scans over matrix states run: ``chunked`` products for many
+            tokens at once, ``recurrent`` for few; see
+            :data:`costgraph.ops.scan.FORMS`.
+        states: format of recurrent states that accumulate.
         routing: which experts the tokens of a step choose.
         mla: form of latent attention, see
             :class:`costgraph.models.blocks.mla.LatentAttention`.
@@ -36,6 +40,14 @@ class Style:
     logits: str = "last"
     routing: Routing = BALANCED
     mla: str = "absorbed"
+    scan: str = "chunked"
+    states: DType = FP32
+
+    @property
+    def scan_form(self) -> str:
+        """The form of scans: chunks count whole where masked pairs are computed."""
+        whole = self.scan == "chunked" and self.mask == "compute"
+        return "dense" if whole else self.scan
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,10 @@ class Maker(Builder):
         """
         length = extended(q, T, window) - q
         return self.source(Tensor(name, (B, length, heads, width), self.style.kv, Role.KV))
+
+    def state(self, name: str, *shape: Expr, dtype: DType | None = None) -> str:
+        """Declares a recurrent state of one layer, in the style's state format."""
+        return self.source(Tensor(name, shape, dtype or self.style.states, Role.STATE))
 
     def linear(
         self,

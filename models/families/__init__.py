@@ -15,13 +15,17 @@ from costgraph.models.families import (
     cohere,
     deepseek,
     diffusion,
+    encoders,
     experts,
     gemma,
     glm,
     gpt,
+    hybrid,
+    hybrid_experts,
     llama,
     olmo,
     qwen,
+    state_space,
 )
 from costgraph.models.families.common import Family, Model, Reading
 
@@ -38,6 +42,10 @@ _FILES = (
     experts,
     alternating,
     deepseek,
+    state_space,
+    hybrid,
+    hybrid_experts,
+    encoders,
 )
 
 #: ``model_type`` to the function that reads it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sympy import Expr, Integer, Symbol
 
@@ -14,6 +14,7 @@ from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.fields import Fields, divided
+from costgraph.program import Program
 
 #: Names of activation functions in configurations, and ours.
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
@@ -46,17 +47,28 @@ class Model(Protocol):
         """
 
 
+@runtime_checkable
+class Programmed(Protocol):
+    """A model with phases of its own: an encoder, or an encoder with a decoder."""
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of the model."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a family read: the model, and how a request runs through it.
 
     ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
     whole sequence in steps. ``assumptions`` are sentences that its counts rest on.
+    ``scans``: the model scans over matrix states, in chunks for a prompt and token
+    by token after it.
     """
 
     model: Model
     phases: str = "autoregressive"
     assumptions: tuple[str, ...] = ()
+    scans: bool = False
 
 
 Family = Callable[[Fields], Reading]

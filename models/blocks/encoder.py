@@ -1,0 +1,201 @@
+"""Blocks of encoders and of decoders that attend to an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.graph import Graph
+from costgraph.models.blocks.attend import attended, attended_near, cached
+from costgraph.models.blocks.layer import Block
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import Add, KVAppend, Rope, Split
+from costgraph.symbols import B, S, T, q
+from costgraph.tensor import Role, Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Projections around attention with ``heads`` heads of ``head_dim`` each.
+
+    Attributes:
+        d: hidden size.
+        qv_bias, k_bias, out_bias: biases (Whisper has none on its keys).
+        fused: queries, keys and values come from one matrix.
+        rotary: rotated width per head, or None.
+        relative: scores get a position bias that all layers share.
+    """
+
+    d: Expr
+    heads: Expr
+    head_dim: Expr
+    qv_bias: bool = False
+    k_bias: bool = False
+    out_bias: bool = False
+    fused: bool = False
+    rotary: Expr | None = None
+    relative: bool = False
+
+    @property
+    def width(self) -> Expr:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
+
+    def shared(self, style: Style, context: Expr) -> tuple[Tensor, ...]:
+        """Rotary table and position bias, where there are any."""
+        found: tuple[Tensor, ...] = ()
+        if self.rotary is not None:
+            found += (Tensor("rope_table", (q, self.rotary), style.acts),)
+        if self.relative:
+            found += (Tensor("position_bias", (self.heads, q, context), style.acts),)
+        return found
+
+    def project(self, m: Maker, name: str, x: str, prefix: str = "") -> str:
+        """Adds the projection to queries, keys or values, split into heads."""
+        bias = self.k_bias if name == "k" else self.qv_bias
+        split = (self.heads, self.head_dim)
+        return m.linear(f"{prefix}{name}_proj", x, self.width, self.d, bias, split)
+
+    def all(self, m: Maker, x: str) -> tuple[str, str, str]:
+        """Adds queries, keys and values of ``x``, rotated."""
+        if self.fused:
+            parts = ((self.heads, self.head_dim),) * 3
+            packed = m.linear("qkv_proj", x, 3 * self.width, self.d, self.qv_bias)
+            query, key, value = m.add_many("qkv_split", Split(parts), packed)
+        else:
+            query, key, value = (self.project(m, name, x) for name in ("q", "k", "v"))
+        if self.rotary is not None:
+            query = m.add("q_rope", Rope(), query, "rope_table")
+            key = m.add("k_rope", Rope(), key, "rope_table")
+        return query, key, value
+
+    def out(self, m: Maker, mixed: str, prefix: str = "") -> str:
+        """Adds the projection back to the hidden size."""
+        return m.linear(f"{prefix}o_proj", mixed, self.d, self.width, self.out_bias, contract=2)
+
+    @property
+    def bias_name(self) -> str:
+        """Name of the shared position bias, or an empty string."""
+        return "position_bias" if self.relative else ""
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """Self-attention in both directions; nothing is cached.
+
+    ``reach`` is how far apart positions may be that see each other, or None. A
+    style that computes masked pairs computes all of them.
+    """
+
+    at: Heads
+    reach: Expr | None = None
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Rotary table and position bias."""
+        return self.at.shared(style, q)
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+        query, key, value = self.at.all(m, x)
+        if self.reach is not None and m.style.mask != "compute":
+            mixed = attended_near(m, query, key, value, self.reach)
+        else:
+            mixed = attended(m, query, key, value, "none", self.at.bias_name)
+        return self.at.out(m, mixed)
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A block behind a norm of its own, for layers whose other block has none."""
+
+    block: Block
+    d: Expr
+    norm: Norm
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Those of the block."""
+        return self.block.operands(style)
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds norm and block."""
+        return self.block.add(m, m.norm("block_norm", x, self.d, self.norm))
+
+
+@dataclass(frozen=True)
+class CrossLayer:
+    """A decoder layer: causal self-attention, attention to the encoder, feed-forward.
+
+    Keys and values of the encoder's ``S`` positions are computed once, by
+    :class:`CrossCache`, and read from their cache in every step.
+
+    Attributes:
+        d: hidden size.
+        own: heads of the self-attention; ``cross``: of the other.
+        channel: the feed-forward block.
+        norm: of all three blocks; ``norm_first``: in front of them, or after
+            the residual additions.
+    """
+
+    d: Expr
+    own: Heads
+    cross: Heads
+    channel: Block
+    norm: Norm
+    norm_first: bool = True
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Position bias of the self-attention, and what the feed-forward shares."""
+        return tuple(dict.fromkeys((*self.own.shared(style, T), *self.channel.operands(style))))
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: hidden state and shared operands in, hidden state out."""
+        m = Maker("layer", style)
+        x = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        for name in ("attn", "cross", "mlp"):
+            inner = m.norm(f"{name}_norm", x, self.d, self.norm) if self.norm_first else x
+            x = m.add(f"{name}_add", Add(), self._block(m, name, inner), x)
+            if not self.norm_first:
+                x = m.norm(f"{name}_norm", x, self.d, self.norm)
+        return m.build(x)
+
+    def _block(self, m: Maker, name: str, x: str) -> str:
+        if name == "mlp":
+            return self.channel.add(m, x)
+        if name == "attn":
+            query, key, value = self.own.all(m, x)
+            keys, values = cached(m, key, value)
+            mixed = attended(m, query, keys, values, m.style.mask, self.own.bias_name)
+            return self.own.out(m, mixed)
+        at = self.cross
+        shape = (B, S, at.heads, at.head_dim)
+        keys, values = (
+            m.source(Tensor(f"cross_{part}_cache", shape, m.style.kv, Role.KV)) for part in "kv"
+        )
+        query = at.project(m, "q", x, "cross_")
+        mixed = attended(m, query, keys, values, "none", prefix="cross_")
+        return at.out(m, mixed, "cross_")
+
+
+@dataclass(frozen=True)
+class CrossCache:
+    """One decoder layer's keys and values of the encoder's result, computed and stored."""
+
+    cross: Heads
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing beside the encoder's result."""
+        return ()
+
+    def graph(self, style: Style) -> Graph:
+        """The body: the encoder's result in, and out unchanged for the next layer."""
+        m = Maker("cross", style)
+        x = m.source(Tensor("hidden", (B, q, self.cross.d), style.acts))
+        for name in ("k", "v"):
+            made = self.cross.project(m, name, x, "cross_")
+            shape = (B, Integer(0), self.cross.heads, self.cross.head_dim)
+            empty = m.source(Tensor(f"cross_{name}_cache", shape, style.kv, Role.KV))
+            m.add(f"cross_{name}_append", KVAppend(), empty, made)
+        return m.build(x)

@@ -1,0 +1,98 @@
+"""Zamba 2: a transformer block whose weights several places share, in front of Mamba layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.graph import Graph, Repeat
+from costgraph.models.blocks.attend import attended, cached
+from costgraph.models.blocks.layer import Block
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import Activation, Add, Concat, Multiply, Rope, Split
+from costgraph.symbols import B, q
+from costgraph.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class SharedBlock:
+    """A hybrid layer: a shared transformer block feeds a Mamba layer.
+
+    The shared block reads the hidden state beside the embeddings (``2d``). Its
+    result passes a projection of the layer's own and is added to the input of
+    the layer's mixer. Its feed-forward projection has low-rank adapters that
+    belong to the layer.
+
+    Attributes:
+        d: hidden size.
+        wide: width of hidden state and embeddings side by side.
+        heads, head_dim, rotary: of the shared attention.
+        width, activation: the shared feed-forward's.
+        rank: of the adapters.
+        sets: sets of shared weights per place (1/9: nine places share one).
+        mixer: the layer's own mixer.
+    """
+
+    d: Expr
+    wide: Expr
+    heads: Expr
+    head_dim: Expr
+    rotary: Expr | None
+    width: Expr
+    activation: str
+    rank: Expr
+    sets: Expr
+    mixer: Block
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The embeddings, and the attention's rotary table."""
+        embeddings = Tensor("embeddings", (B, q, self.d), style.acts)
+        if self.rotary is None:
+            return (embeddings,)
+        return (embeddings, Tensor("rope_table", (q, self.rotary), style.acts))
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: hidden state, embeddings (and rotary table) in, hidden state out."""
+        m = Maker("layer", style)
+        hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+        shared = [m.source(t) for t in self.operands(style)]
+        first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets)
+        normed = m.add("shared_attention", first, hidden, *shared)
+        low = m.linear("adapter_down", normed, self.rank, self.d)
+        adapted = m.linear("adapter_up", low, 2 * self.width, self.rank)
+        second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets)
+        fed = m.add("shared_mlp", second, normed, adapted)
+        own = m.linear("own_proj", fed, self.d, self.d)
+        x = m.norm("mixer_norm", m.add("shared_add", Add(), hidden, own), self.d, Norm())
+        return m.build(m.add("mixer_add", Add(), self.mixer.add(m, x), hidden))
+
+    def _attend(self, style: Style) -> Graph:
+        m = Maker("shared_attention", style)
+        hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+        embeddings, *tables = (m.source(t) for t in self.operands(style))
+        both = m.add("beside", Concat(), hidden, embeddings)
+        x = m.norm("attn_norm", both, self.wide, Norm())
+        inner, split = self.heads * self.head_dim, (self.heads, self.head_dim)
+        query, key, value = (
+            m.linear(f"{name}_proj", x, inner, self.wide, split=split) for name in ("q", "k", "v")
+        )
+        for table in tables:
+            query = m.add("q_rope", Rope(), query, table)
+            key = m.add("k_rope", Rope(), key, table)
+        keys, values = cached(m, key, value)
+        x = attended(m, query, keys, values, m.style.mask)
+        x = m.linear("o_proj", x, self.d, inner, contract=2)
+        return m.build(m.norm("mlp_norm", x, self.d, Norm()))
+
+    def _feed(self, style: Style) -> Graph:
+        m = Maker("shared_mlp", style)
+        x = m.source(Tensor("normed", (B, q, self.d), style.acts))
+        adapted = m.source(Tensor("adapted", (B, q, 2 * self.width), style.acts))
+        packed = m.linear("gate_up_proj", x, 2 * self.width, self.d)
+        packed = m.add("adapter_add", Add(), packed, adapted)
+        gate, up = m.add_many("gate_up_split", Split(((self.width,), (self.width,))), packed)
+        gate = m.add("mlp_act", Activation(self.activation), gate)
+        return m.build(
+            m.linear("down_proj", m.add("mlp_mul", Multiply(), gate, up), self.d, self.width)
+        )

@@ -1,0 +1,273 @@
+"""Encoders, and encoders with a decoder, as programs.
+
+An encoder has one phase, ``forward``, over ``B`` sequences of ``S`` tokens. An
+encoder–decoder has three: ``encode`` (``S`` source positions, and the keys and
+values that the decoder's cross-attention reads later), ``prefill`` (the start
+token) and ``decode``, whose step ``i = 1 … N−1`` attends ``T = 1 + i`` decoder
+positions and ``S`` source positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.dtypes import INT64
+from costgraph.errors import InputError
+from costgraph.formula.terms import Limit, Span
+from costgraph.graph import Graph, Node, Repeat
+from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
+from costgraph.models.blocks.encoder import CrossCache, CrossLayer
+from costgraph.models.blocks.stack import close, embed, run
+from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
+from costgraph.program import Phase, Program
+from costgraph.symbols import B, N, S, T, q
+from costgraph.tensor import Role, Tensor
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """A relative position bias: ``count`` buckets for each of ``heads`` heads."""
+
+    count: Expr
+    heads: Expr
+
+    def add(self, m: Maker, context: Expr) -> str:
+        """Adds the bias ``(H, q, context)`` that all layers share."""
+        table = m.vector("relative_bias.weight", self.count, self.heads)
+        return m.add("position_bias", RelativeBias(q, context), table)
+
+
+@dataclass(frozen=True)
+class TextFront:
+    """Token embeddings, with what is added to them.
+
+    Attributes:
+        ends: embeddings, positions and their norm.
+        types: rows of a token type table, or 0.
+    """
+
+    ends: Ends
+    types: int = 0
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the embeddings: (hidden state, embedding table)."""
+        if not self.types:
+            return embed(m, self.ends)
+        hidden, table = embed(m, replace(self.ends, embed_norm=None))
+        ids = m.source(Tensor("type_ids", (B, q), INT64))
+        types = m.weight("types.weight", Integer(self.types), self.ends.d)
+        kind = m.add("type_embed", Embedding(result=m.style.acts), ids, types)
+        hidden = m.add("type_add", Add(), hidden, kind)
+        if self.ends.embed_norm is not None:
+            hidden = m.norm("embed_norm", hidden, self.ends.d, self.ends.embed_norm)
+        return hidden, table
+
+
+@dataclass(frozen=True)
+class AudioFront:
+    """Whisper's front: two convolutions over a spectrogram, the second of stride 2.
+
+    ``2q`` frames of ``mels`` bands become ``q`` positions; ``positions`` rows of
+    a table are added.
+    """
+
+    d: Expr
+    mels: Expr
+    positions: Expr
+    activation: str = "gelu"
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the front: (hidden state, no table)."""
+        d = self.d
+        x = m.source(Tensor("spectrogram", (B, self.mels, 2 * q), m.style.acts))
+        for index, (channels, stride) in enumerate(((self.mels, 1), (d, 2)), start=1):
+            name = f"conv{index}"
+            op = Conv((Integer(stride),), (ONE,), (ONE,), bias=True)
+            kernel = m.weight(f"{name}.weight", d, channels, Integer(3))
+            x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", d))
+            x = m.add(f"{name}_act", Activation(self.activation), x)
+        x = m.add("as_sequence", AsSequence(), x)
+        places = m.source(Tensor("position_ids", (q,), INT64))
+        table = m.weight("positions.weight", self.positions, d)
+        position = m.add("position_embed", Embedding(result=m.style.acts), places, table)
+        return m.add("position_add", Add(), x, position), ""
+
+
+@dataclass(frozen=True)
+class MaskedHead:
+    """Prediction of masked tokens: a product, an activation, a norm, the tied projection.
+
+    ``bias`` says whether the first product has one; the last always does.
+    """
+
+    d: Expr
+    vocab: Expr
+    activation: str
+    norm: Norm
+    bias: bool = True
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; every position gets logits."""
+        x = m.linear("head_proj", hidden, self.d, self.d, self.bias)
+        x = m.add("head_act", Activation(self.activation), x)
+        x = m.norm("head_norm", x, self.d, self.norm)
+        return m.add("lm_head", Linear(bias=True), x, table, m.vector("lm_head.bias", self.vocab))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder: a front, layers that see both ways, a final norm, a head.
+
+    Attributes:
+        front: makes the first hidden state.
+        segments: runs of equal layers.
+        d, norm: hidden size and final normalisation, or None.
+        head: what follows, or None.
+        buckets: relative position bias, or None.
+        longest: most positions, where a table bounds them.
+    """
+
+    front: TextFront | AudioFront
+    segments: tuple[Segment, ...]
+    d: Expr
+    norm: Norm | None = None
+    head: MaskedHead | None = None
+    buckets: Buckets | None = None
+    longest: int | None = None
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The graph over ``B`` and ``q``."""
+        m = Maker(name, style)
+        hidden, table = self.body(m)
+        return m.build(hidden if self.head is None else self.head.add(m, hidden, table))
+
+    def body(self, m: Maker) -> tuple[str, str]:
+        """Adds everything but the head: (last hidden state, embedding table)."""
+        hidden, table = self.front.add(m)
+        given = {} if self.buckets is None else {"position_bias": self.buckets.add(m, q)}
+        hidden = run(m, self.segments, hidden, **given)
+        if self.norm is not None:
+            hidden = m.norm("final_norm", hidden, self.d, self.norm)
+        return hidden, table
+
+    def symbolic(self) -> tuple[Encoder, dict[Symbol, Expr]]:
+        """Refused: encoders keep no symbolic dimensions."""
+        raise InputError("encoders keep no symbolic dimensions")
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of one phase, ``forward``."""
+        graph = self.graph(name, style)
+        phase = Phase("forward", graph, ((q, S), (T, S)), tokens=Integer(0))
+        return Program(name, (phase,), limits=_limits(S, self.longest))
+
+
+@dataclass(frozen=True)
+class EncoderDecoder:
+    """An encoder and a decoder that attends to it.
+
+    Attributes:
+        encoder: without a head.
+        layer, layers: the decoder's layers.
+        ends: the decoder's embeddings, final norm and projection to logits.
+        buckets: relative position bias of the decoder, or None.
+        shared: names of weights that both parts use (the embedding table).
+        longest: most decoder positions, where a table bounds them.
+    """
+
+    encoder: Encoder
+    layer: CrossLayer
+    layers: Expr
+    ends: Ends
+    buckets: Buckets | None = None
+    shared: tuple[str, ...] = ("embed.weight",)
+    longest: int | None = None
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The decoder's step graph over ``B``, ``q``, ``T`` and ``S``."""
+        m = Maker(name, style)
+        hidden, table = embed(m, self.ends)
+        given = {} if self.buckets is None else {"position_bias": self.buckets.add(m, T)}
+        segment = Segment("decoder", self.layer, self.layers)
+        hidden = run(m, (segment,), hidden, **given)
+        return m.build(close(m, self.ends, hidden, table))
+
+    def encode_graph(self, name: str, style: Style) -> Graph:
+        """The encoder over ``B`` and ``q``, and the decoder's view of its result."""
+        m = Maker(name, style)
+        hidden, _ = self.encoder.body(m)
+        segment = Segment("cross", CrossCache(self.layer.cross), self.layers)
+        return m.build(run(m, (segment,), hidden))
+
+    def symbolic(self) -> tuple[EncoderDecoder, dict[Symbol, Expr]]:
+        """Refused: two parts, no common names for dimensions."""
+        raise InputError("encoder–decoders keep no symbolic dimensions")
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of three phases: ``encode``, ``prefill``, ``decode``."""
+        encode = self.encode_graph(f"{name} encoder", style)
+        step = self.graph(name, style)
+        resting_encoder = at_rest(encode, self.shared)
+        resting_decoder = at_rest(step, self.shared)
+        phases = (
+            Phase(
+                "encode",
+                encode,
+                # No decoder position is attended yet; the limit on T is not one on S.
+                ((q, S), (T, ONE)),
+                tokens=Integer(0),
+                resident=(resting_decoder,),
+            ),
+            Phase("prefill", step, ((q, ONE), (T, ONE)), resident=(resting_encoder,)),
+            Phase(
+                "decode",
+                step,
+                ((q, ONE),),
+                Span(T, Integer(2), N),
+                resident=(resting_encoder,),
+            ),
+        )
+        limits = (*_limits(S, self.encoder.longest), *_limits(T, self.longest))
+        notes = ("the decoder starts from one token; S counts the encoder's positions",)
+        return Program(name, phases, notes, limits, parts=(resting_decoder.name,))
+
+
+def _limits(symbol: Symbol, longest: int | None) -> tuple[Limit, ...]:
+    if longest is None:
+        return ()
+    return (Limit(symbol, Integer(longest), "the model has no positions beyond"),)
+
+
+def at_rest(graph: Graph, without: tuple[str, ...] = ()) -> Graph:
+    """What of ``graph`` stays in memory while it does not run: its weights.
+
+    Nodes that use weights are kept, each on its own, so that passes treat the
+    weights as they treat them in the running graph. Caches are left out, and
+    the weights named in ``without``.
+    """
+    kept: list[Node] = []
+    sources: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            body = at_rest(node.op.body)
+            inputs = []
+            for tensor in body.inputs:
+                outside = tensor.renamed(f"{node.name}.{tensor.name}")
+                sources[outside.name] = outside
+                inputs.append(outside.name)
+            op = replace(node.op, body=body, carried=0)
+            kept.append(replace(node, op=op, inputs=tuple(inputs), outputs=()))
+            continue
+        operands = graph.operands(node)
+        weights = [t for t in operands if t.role is Role.WEIGHT]
+        if not weights or any(t.name in without for t in weights):
+            continue
+        used = [
+            t if t.role is Role.WEIGHT else t.renamed(f"{node.name}.x.{t.name}") for t in operands
+        ]
+        sources.update((t.name, t) for t in used)
+        kept.append(replace(node, inputs=tuple(t.name for t in used)))
+    return Graph(f"{graph.name} at rest", tuple(sources.values()), tuple(kept), ())

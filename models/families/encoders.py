@@ -1,0 +1,275 @@
+"""Encoders and encoder–decoders: BERT, RoBERTa, ModernBERT, T5, BART, Whisper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
+from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads, Normed
+from costgraph.models.encoder import (
+    AudioFront,
+    Buckets,
+    Encoder,
+    EncoderDecoder,
+    MaskedHead,
+    TextFront,
+)
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.fields import Fields, divided
+
+LAYER_NORM = Norm("layer", True)
+BARE = "the encoder alone: no head for a task"
+
+
+def _is_masked(fields: Fields) -> bool:
+    classes = fields.values.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        return False
+    return str(classes[0]).endswith("ForMaskedLM")
+
+
+def _bert_like(fields: Fields, offset: int) -> Reading:
+    d = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    fields.refuse("is_decoder", "only the encoder is supported in this family")
+    fields.refuse("add_cross_attention", "cross-attention is not supported in this family")
+    places = fields.word("position_embedding_type", default="absolute")
+    if places != "absolute":
+        raise ModelError(f"{fields.name}: 'position_embedding_type' = {places!r} is not supported")
+    act = activation_of(fields, "hidden_act", default="gelu")
+    vocab = Integer(fields.size("vocab_size"))
+    at = Heads(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=divided(fields, d, heads, "hidden size over heads"),
+        qv_bias=True,
+        k_bias=True,
+        out_bias=True,
+    )
+    layer = Layer(
+        d=Integer(d),
+        mixer=Bidirectional(at),
+        channel=FeedForward(
+            Integer(d), Integer(fields.size("intermediate_size")), act, gated=False, bias=True
+        ),
+        norm=LAYER_NORM,
+        norm_first=False,
+    )
+    positions = fields.size("max_position_embeddings")
+    ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
+    head = MaskedHead(Integer(d), vocab, act, LAYER_NORM) if _is_masked(fields) else None
+    model = Encoder(
+        front=TextFront(ends, types=fields.size("type_vocab_size")),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=Integer(d),
+        head=head,
+        longest=positions - offset,
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
+def _bert(fields: Fields) -> Reading:
+    return _bert_like(fields, 0)
+
+
+def _roberta(fields: Fields) -> Reading:
+    # Positions start behind the padding index, so two rows are never used.
+    return _bert_like(fields, 2)
+
+
+def _modernbert(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    head_dim = divided(fields, d, heads, "hidden size over heads")
+    vocab = Integer(fields.size("vocab_size"))
+    for key in ("attention_bias", "mlp_bias", "norm_bias"):
+        fields.refuse(key, "biases are not supported in this family")
+    norm = Norm("layer")
+    layers = fields.size("num_hidden_layers")
+    every = fields.size("global_attn_every_n_layers", default=3)
+    reach = fields.size("local_attention", default=128) // 2
+    act = activation_of(fields, "hidden_activation", default="gelu")
+    feed = FeedForward(
+        Integer(d), Integer(fields.size("intermediate_size")), act, fused_gate_up=True
+    )
+
+    def mixer(index: int) -> Bidirectional:
+        whole = index % every == 0
+        at = Heads(Integer(d), Integer(heads), head_dim, fused=True, rotary=head_dim)
+        return Bidirectional(at, None if whole else Integer(reach))
+
+    first = Layer(
+        d=Integer(d),
+        mixer=mixer(0),
+        channel=Normed(feed, Integer(d), norm),
+        norm=norm,
+        pre_norms=False,
+    )
+    whole = len(range(every, layers, every))
+    parts = [
+        Segment("first", first, Integer(1)),
+        Segment("global", Layer(Integer(d), mixer(0), feed, norm), Integer(whole)),
+        Segment("local", Layer(Integer(d), mixer(1), feed, norm), Integer(layers - 1 - whole)),
+    ]
+    head = MaskedHead(Integer(d), vocab, act, norm, bias=False) if _is_masked(fields) else None
+    model = Encoder(
+        front=TextFront(Ends(d=Integer(d), vocab=vocab, embed_norm=norm)),
+        segments=tuple(p for p in parts if p.count != 0),
+        d=Integer(d),
+        norm=norm,
+        head=head,
+        longest=fields.size("max_position_embeddings", default=8192),
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
+def _t5(fields: Fields) -> Reading:
+    d = Integer(fields.size("d_model"))
+    vocab = Integer(fields.size("vocab_size"))
+    heads = Integer(fields.size("num_heads"))
+    projection = fields.word("feed_forward_proj", default="relu")
+    gated = projection.startswith("gated-")
+    name = projection.removeprefix("gated-")
+    # The published code reads "gated-gelu" as the tanh form.
+    name = "gelu_new" if projection == "gated-gelu" else name
+    act = activation_of(Fields(fields.name, {"feed_forward_proj": name}), "feed_forward_proj")
+    feed = FeedForward(d, Integer(fields.size("d_ff")), act, gated)
+    at = Heads(d, heads, Integer(fields.size("d_kv")), relative=True)
+    cross = Heads(d, heads, at.head_dim)
+    layers = fields.size("num_layers")
+    buckets = Buckets(Integer(fields.size("relative_attention_num_buckets", default=32)), heads)
+    # With a tied head the last hidden state is scaled by 1/√d, which the final norm's
+    # weight takes in; the gate and the activation repeat ``feed_forward_proj``.
+    for key in ("scale_decoder_outputs", "is_gated_act", "dense_act_fn"):
+        fields.values.get(key)
+    tied = fields.flag("tie_word_embeddings", True)
+    encoder = Encoder(
+        front=TextFront(Ends(d=d, vocab=vocab)),
+        segments=(Segment("encoder", Layer(d, Bidirectional(at), feed), Integer(layers)),),
+        d=d,
+        norm=Norm(),
+        buckets=buckets,
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(d, at, cross, feed, Norm()),
+        layers=Integer(fields.size("num_decoder_layers", default=layers)),
+        ends=Ends(d=d, vocab=vocab, tied=tied),
+        buckets=buckets,
+    )
+    return Reading(model)
+
+
+def _sides(
+    fields: Fields, d: int, activation: str, k_bias: bool
+) -> list[tuple[Heads, FeedForward]]:
+    found = []
+    for side in ("encoder", "decoder"):
+        heads = fields.size(f"{side}_attention_heads")
+        at = Heads(
+            d=Integer(d),
+            heads=Integer(heads),
+            head_dim=divided(fields, d, heads, f"hidden size over {side} heads"),
+            qv_bias=True,
+            k_bias=k_bias,
+            out_bias=True,
+        )
+        width = Integer(fields.size(f"{side}_ffn_dim"))
+        found.append((at, FeedForward(Integer(d), width, activation, gated=False, bias=True)))
+    return found
+
+
+def _bart(fields: Fields) -> Reading:
+    d = fields.size("d_model")
+    act = activation_of(fields, "activation_function", default="gelu")
+    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=True)
+    positions = fields.size("max_position_embeddings")
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        # Two extra rows: positions are offset by two in this family.
+        positions=Integer(positions + 2),
+        embed_scale=fields.flag("scale_embedding", False),
+        embed_norm=LAYER_NORM,
+        norm=None,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM, norm_first=False)
+    encoder = Encoder(
+        front=TextFront(ends),
+        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
+        d=Integer(d),
+        longest=positions,
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM, norm_first=False),
+        layers=Integer(fields.size("decoder_layers")),
+        ends=ends,
+        longest=positions,
+    )
+    return Reading(model)
+
+
+def _whisper(fields: Fields) -> Reading:
+    d = fields.size("d_model")
+    act = activation_of(fields, "activation_function", default="gelu")
+    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=False)
+    heard = fields.size("max_source_positions", default=1500)
+    said = fields.size("max_target_positions", default=448)
+    layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
+    encoder = Encoder(
+        front=AudioFront(Integer(d), Integer(fields.size("num_mel_bins")), Integer(heard), act),
+        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
+        d=Integer(d),
+        norm=LAYER_NORM,
+        longest=heard,
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM),
+        layers=Integer(fields.size("decoder_layers")),
+        ends=Ends(
+            d=Integer(d),
+            vocab=Integer(fields.size("vocab_size")),
+            positions=Integer(said),
+            embed_scale=fields.flag("scale_embedding", False),
+            norm=LAYER_NORM,
+            tied=fields.flag("tie_word_embeddings", True),
+        ),
+        shared=(),
+        longest=said,
+    )
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "bert": _bert,
+        "roberta": _roberta,
+        "modernbert": _modernbert,
+        "t5": _t5,
+        "bart": _bart,
+        "whisper": _whisper,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "BertForMaskedLM": "bert",
+        "BertModel": "bert",
+        "RobertaForMaskedLM": "roberta",
+        "RobertaModel": "roberta",
+        "ModernBertForMaskedLM": "modernbert",
+        "ModernBertModel": "modernbert",
+        "T5ForConditionalGeneration": "t5",
+        "BartForConditionalGeneration": "bart",
+        "WhisperForConditionalGeneration": "whisper",
+    }
+)

@@ -1,0 +1,350 @@
+"""Hybrid families: scans or recurrences beside attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sympy import Expr, Integer, Rational, Symbol
+
+from costgraph.errors import InputError, ModelError, clip
+from costgraph.graph import Graph
+from costgraph.models.blocks import (
+    Attention,
+    Block,
+    Ends,
+    FeedForward,
+    Layer,
+    Maker,
+    Norm,
+    Segment,
+    Stack,
+    Style,
+)
+from costgraph.models.blocks.delta import GatedAttention, GatedDeltaNet
+from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
+from costgraph.models.blocks.scan import Mamba2
+from costgraph.models.blocks.shared import SharedBlock
+from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.families.common import Family, Reading, activation_of, heads_of, rotary_of
+from costgraph.models.families.gathered import gathered
+from costgraph.models.families.state_space import ends_of, require_silu
+from costgraph.models.fields import Fields, divided
+
+GATHERED = "equal layers stand together: the order of layers changes neither time nor memory"
+
+
+def words(fields: Fields, key: str, known: Mapping[str, str]) -> list[str]:
+    """The list of layer kinds under ``key``, in our names."""
+    value = fields.values.get(key)
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ModelError(f"{fields.name}: {key!r} must be a list of texts, not {clip(value)}")
+    for kind in value:
+        if kind not in known:
+            raise ModelError(
+                f"{fields.name}: {key!r}: unknown kind {clip(kind)}; known: {', '.join(known)}"
+            )
+    layers = fields.size("num_hidden_layers", default=len(value))
+    if layers != len(value):
+        raise ModelError(f"{fields.name}: {key!r} has {len(value)} entries for {layers} layers")
+    return [known[kind] for kind in value]
+
+
+def _nemotron_h(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "mamba_hidden_act")
+    pattern = fields.word("hybrid_override_pattern")
+    unknown = set(pattern) - set("M*-")
+    if unknown:
+        raise ModelError(
+            f"{fields.name}: 'hybrid_override_pattern' has {clip(min(unknown))}; "
+            "known: M (Mamba 2), * (attention), - (feed-forward)"
+        )
+    count = fields.size("num_hidden_layers", default=len(pattern))
+    if count != len(pattern):
+        raise ModelError(
+            f"{fields.name}: 'hybrid_override_pattern' has {len(pattern)} entries "
+            f"for {count} layers"
+        )
+    groups = Integer(fields.size("n_groups"))
+    heads = Integer(fields.size("num_attention_heads"))
+    mixer = Mamba2(
+        d=Integer(d),
+        heads=Integer(fields.size("mamba_num_heads")),
+        head_dim=Integer(fields.size("mamba_head_dim")),
+        states=Integer(fields.size("ssm_state_size")),
+        groups=groups,
+        conv=Integer(fields.size("conv_kernel", default=4)),
+        bias=fields.flag("mamba_proj_bias", False),
+        conv_bias=fields.flag("use_conv_bias", True),
+        chunk=Integer(fields.size("chunk_size", default=128)),
+        norm_groups=groups,
+    )
+    bias = fields.flag("attention_bias", False)
+    attention = Attention(
+        d=Integer(d),
+        heads=heads,
+        kv_heads=Integer(fields.size("num_key_value_heads", default=int(heads))),
+        head_dim=Integer(fields.size("attention_head_dim", "head_dim")),
+        qkv_bias=bias,
+        out_bias=bias,
+    )
+    feed = FeedForward(
+        d=Integer(d),
+        width=Integer(fields.size("intermediate_size")),
+        activation=activation_of(fields, "mlp_hidden_act", default="relu2"),
+        gated=False,
+        bias=fields.flag("mlp_bias", False),
+    )
+    kinds = {
+        "M": ("mamba", Layer(Integer(d), mixer, None)),
+        "*": ("attention", Layer(Integer(d), attention, None)),
+        "-": ("mlp", Layer(Integer(d), feed, None)),
+    }
+    segments = gathered(kinds[letter] for letter in pattern)
+    return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
+
+
+@dataclass(frozen=True)
+class Zamba:
+    """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
+
+    ends: Ends
+    plain: Segment
+    hybrid: SharedBlock
+    places: Expr
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``."""
+        m = Maker(name, style)
+        first, table = embed(m, self.ends)
+        hidden = run(m, (self.plain,), first)
+        # The embeddings are an operand of every hybrid layer, beside the hidden state.
+        hidden = run(m, (Segment("hybrid", self.hybrid, self.places),), hidden, embeddings=first)
+        return m.build(close(m, self.ends, hidden, table))
+
+    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
+        """Refused: layers differ."""
+        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
+
+
+def _zamba2(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    fields.refuse("add_bias_linear", "biases are not supported in this family")
+    fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
+    fields.refuse("use_long_context", "scaled rotary tables are not supported")
+    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
+    kinds = words(fields, "layers_block_type", known)
+    places = kinds.count("hybrid")
+    if not places:
+        raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
+    heads = fields.size("n_mamba_heads", default=8)
+    inner = fields.size("mamba_expand", default=2) * d
+    wide = divided(fields, inner, heads, "Mamba's inner width over heads")
+    if fields.size("mamba_headdim", default=int(wide)) != wide:
+        raise ModelError(
+            f"{fields.name}: 'mamba_headdim' is not {wide}, {inner} over {heads} heads"
+        )
+    mixer = Mamba2(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=wide,
+        states=Integer(fields.size("mamba_d_state", default=64)),
+        groups=Integer(fields.size("mamba_ngroups", default=1)),
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        conv_bias=fields.flag("use_conv_bias", True),
+        chunk=Integer(fields.size("chunk_size", default=256)),
+        norm_groups=Integer(fields.size("mamba_ngroups", default=1)),
+    )
+    query_heads = fields.size("num_attention_heads")
+    if fields.size("num_key_value_heads", default=query_heads) != query_heads:
+        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    double = fields.size("attention_hidden_size", default=2 * d)
+    head_dim = fields.size(
+        "attention_head_dim",
+        default=int(divided(fields, double, query_heads, "attention width over heads")),
+    )
+    hybrid = SharedBlock(
+        d=Integer(d),
+        wide=Integer(double),
+        heads=Integer(query_heads),
+        head_dim=Integer(head_dim),
+        rotary=Integer(head_dim) if fields.flag("use_mem_rope", False) else None,
+        width=Integer(fields.size("intermediate_size", default=4 * d)),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        rank=Integer(fields.size("adapter_rank", default=128)),
+        sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
+        mixer=mixer,
+    )
+    plain = Segment("mamba", Layer(Integer(d), mixer, None), Integer(len(kinds) - places))
+    model = Zamba(ends_of(fields, d, tied=True), plain, hybrid, Integer(places))
+    return Reading(model, scans=True, assumptions=(GATHERED,))
+
+
+def text_of(fields: Fields) -> Fields:
+    """The language model's part of a multimodal configuration."""
+    if fields.values.get("text_config") is None:
+        return fields
+    return fields.section("text_config").with_defaults(
+        tie_word_embeddings=fields.values.get("tie_word_embeddings")
+    )
+
+
+def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Reading:
+    """Gated delta nets and gated attention, with a dense feed-forward block or ``experts``."""
+    text = text_of(fields)
+    d = text.size("hidden_size")
+    require_silu(text, "hidden_act")
+    if experts is None:
+        text.refuse("num_experts", "experts are not supported in this family")
+    heads, kv_heads, head_dim = heads_of(text, d)
+    known = {"linear_attention": "delta", "full_attention": "attention"}
+    if text.values.get("layer_types") is not None:
+        kinds = words(text, "layer_types", known)
+    else:
+        every = text.size("full_attention_interval", default=4)
+        layers = text.size("num_hidden_layers")
+        kinds = ["delta" if (i + 1) % every else "attention" for i in range(layers)]
+    net = GatedDeltaNet(
+        d=Integer(d),
+        key_heads=Integer(text.size("linear_num_key_heads")),
+        key_dim=Integer(text.size("linear_key_head_dim")),
+        value_heads=Integer(text.size("linear_num_value_heads")),
+        value_dim=Integer(text.size("linear_value_head_dim")),
+        conv=Integer(text.size("linear_conv_kernel_dim", default=4)),
+        fused=fused,
+    )
+    shares = text.section("rope_parameters") if text.values.get("rope_parameters") else text
+    attention = GatedAttention(
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(kv_heads),
+        head_dim=head_dim,
+        rotary=rotary_of(shares, head_dim, 0.25),
+        bias=text.flag("attention_bias", False),
+    )
+    feed = experts or FeedForward(Integer(d), Integer(text.size("intermediate_size")))
+    mixers: dict[str, Block] = {"delta": net, "attention": attention}
+    segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
+    notes: tuple[str, ...] = (GATHERED,)
+    if text is not fields and fields.values.get("vision_config"):
+        notes += ("the language model alone: no vision tower",)
+    return Reading(Stack(ends_of(text, d), segments), scans=True, assumptions=notes)
+
+
+def _qwen3_5(fields: Fields) -> Reading:
+    return qwen_delta(fields, fused=False)
+
+
+def _recurrent_gemma(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    width = fields.size("lru_width", default=d)
+    pattern = words(
+        Fields(fields.name, {"block_types": fields.values.get("block_types")}),
+        "block_types",
+        {"recurrent": "recurrent", "attention": "attention"},
+    )
+    layers = fields.size("num_hidden_layers")
+    act = activation_of(fields, "hidden_activation", default="gelu_pytorch_tanh")
+    head_dim = Integer(fields.size("head_dim", default=d // heads))
+    recurrent = RecurrentBlock(
+        d=Integer(d),
+        width=Integer(width),
+        heads=Integer(heads),
+        conv=Integer(fields.size("conv1d_width", default=4)),
+        activation=act,
+    )
+    if width % heads:
+        raise ModelError(f"{fields.name}: 'lru_width' = {width} is not divisible by {heads} heads")
+    bias = fields.flag("attention_bias", False)
+    attention = Attention(
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(fields.size("num_key_value_heads", default=heads)),
+        head_dim=head_dim,
+        rotary=rotary_of(fields, head_dim, 0.5),
+        qkv_bias=bias,
+        out_bias=True,
+        window=Integer(fields.size("attention_window_size", default=2048)),
+    )
+    # The configured width counts gate and up projection together.
+    feed = FeedForward(
+        d=Integer(d),
+        width=divided(fields, fields.size("intermediate_size"), 2, "'intermediate_size'"),
+        activation=act,
+        bias=True,
+    )
+    mixers: dict[str, Block] = {"recurrent": recurrent, "attention": attention}
+    segments = gathered(
+        (kind, Layer(Integer(d), mixers[kind], feed))
+        for kind in (pattern[i % len(pattern)] for i in range(layers))
+    )
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        embed_scale=True,
+        tied=fields.flag("tie_word_embeddings", True),
+        logit_cap=fields.values.get("logits_soft_cap") is not None,
+    )
+    return Reading(Stack(ends, segments), assumptions=(GATHERED,))
+
+
+def _lfm2(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    heads, kv_heads, head_dim = heads_of(fields, d)
+    kinds = words(fields, "layer_types", {"conv": "conv", "full_attention": "attention"})
+    width = fields.size("intermediate_size", "block_ff_dim")
+    if fields.flag("block_auto_adjust_ff_dim", True):
+        # As the published code: two thirds, a multiplier, rounded up to a multiple.
+        width = 2 * width // 3
+        multiplier = fields.values.get("block_ffn_dim_multiplier", 1.0)
+        if multiplier is not None:
+            if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+                raise ModelError(
+                    f"{fields.name}: 'block_ffn_dim_multiplier' must be a number, "
+                    f"not {clip(multiplier)}"
+                )
+            step = fields.size("block_multiple_of", default=256)
+            width = step * -(-int(multiplier * width) // step)
+    attention = Attention(
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(kv_heads),
+        head_dim=head_dim,
+        rotary=head_dim,
+        qk_norm=Norm(),
+    )
+    conv = ShortConv(
+        Integer(d), Integer(fields.size("conv_L_cache", default=3)), fields.flag("conv_bias", False)
+    )
+    feed = FeedForward(Integer(d), Integer(width))
+    mixers: dict[str, Block] = {"conv": conv, "attention": attention}
+    segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
+    return Reading(Stack(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "nemotron_h": _nemotron_h,
+        "zamba2": _zamba2,
+        "qwen3_5": _qwen3_5,
+        "qwen3_5_text": _qwen3_5,
+        "recurrent_gemma": _recurrent_gemma,
+        "lfm2": _lfm2,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "NemotronHForCausalLM": "nemotron_h",
+        "Zamba2ForCausalLM": "zamba2",
+        "Qwen3_5ForConditionalGeneration": "qwen3_5",
+        "Qwen3_5ForCausalLM": "qwen3_5_text",
+        "RecurrentGemmaForCausalLM": "recurrent_gemma",
+        "Lfm2ForCausalLM": "lfm2",
+    }
+)

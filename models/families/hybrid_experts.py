@@ -1,0 +1,193 @@
+"""Hybrid families with experts or with Mamba 2 in every other respect like Llama.
+
+Jamba, Qwen3-Next, Qwen3.5 with experts, Granite 4 hybrids and Bamba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Attention, Block, Experts, FeedForward, Layer, Stack
+from costgraph.models.blocks.scan import Mamba, Mamba2
+from costgraph.models.families.common import Family, Reading, heads_of, rotary_of
+from costgraph.models.families.experts import (
+    attention_of,
+    ends_of,
+    experts_of,
+    feed_forward_of,
+    layers_of,
+    numbers_of,
+)
+from costgraph.models.families.gathered import gathered
+from costgraph.models.families.hybrid import GATHERED, qwen_delta, text_of, words
+from costgraph.models.families.state_space import require_silu, step_rank
+from costgraph.models.fields import Fields
+from costgraph.ops import Route
+
+
+def _every(fields: Fields, what: str, period: int, offset: int, index: int) -> bool:
+    step = fields.size(f"{what}_period", default=period)
+    start = fields.values.get(f"{what}_offset", offset)
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < step:
+        raise ModelError(f"{fields.name}: '{what}_offset' must be from 0 to {step - 1}")
+    return index % step == start
+
+
+def _jamba(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_act")
+    mamba = Mamba(
+        d=Integer(d),
+        inner=Integer(fields.size("mamba_expand", default=2) * d),
+        states=Integer(fields.size("mamba_d_state", default=16)),
+        rank=step_rank(fields, "mamba_dt_rank", d),
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        bias=fields.flag("mamba_proj_bias", False),
+        conv_bias=fields.flag("mamba_conv_bias", True),
+        norms="weighted",
+    )
+    width = fields.size("intermediate_size")
+    mixers: dict[bool, Block] = {True: attention_of(fields, rotary=None), False: mamba}
+    channels: dict[bool, Block] = {False: feed_forward_of(fields, width)}
+    if fields.size("num_experts", default=16) > 1:
+        defaults = fields.with_defaults(num_experts=16, num_experts_per_tok=2)
+        channels[True] = experts_of(defaults, width, Route(), "num_experts")
+    kinds = []
+    for index in range(layers_of(fields)):
+        attends = _every(fields, "attn_layer", 8, 4, index)
+        routed = True in channels and _every(fields, "expert_layer", 2, 1, index)
+        name = ("attention" if attends else "mamba") + ("_experts" if routed else "_mlp")
+        kinds.append((name, Layer(Integer(d), mixers[attends], channels[routed])))
+    # Chunks play no part: the scan of Mamba 1 has one form.
+    return Reading(Stack(ends_of(fields), gathered(kinds)), assumptions=(GATHERED,))
+
+
+def _qwen_experts(fields: Fields, fused: bool) -> Reading:
+    text = text_of(fields)
+    if text.size("decoder_sparse_step", default=1) != 1 or numbers_of(text, "mlp_only_layers"):
+        raise ModelError(f"{text.name}: dense layers among those with experts are not supported")
+    route = Route(normalise=text.flag("norm_topk_prob", True))
+    shared = feed_forward_of(text, text.size("shared_expert_intermediate_size"))
+    width = text.size("moe_intermediate_size")
+    experts = experts_of(text, width, route, "num_experts", shared=shared, shared_gate=True)
+    return qwen_delta(fields, fused, experts)
+
+
+def _qwen3_next(fields: Fields) -> Reading:
+    if fields.values.get("num_experts"):
+        return _qwen_experts(fields, fused=True)
+    return qwen_delta(fields, fused=True)
+
+
+def _qwen3_5_moe(fields: Fields) -> Reading:
+    return _qwen_experts(fields, fused=False)
+
+
+def _mamba2(fields: Fields, groups: int, chunk: int) -> Mamba2:
+    """Mamba 2 under the key names that Granite and Bamba share."""
+    d = fields.size("hidden_size")
+    inner = fields.size("mamba_expand", default=2) * d
+    heads = fields.size("mamba_n_heads", default=128)
+    width = inner // heads
+    if fields.values.get("mamba_d_head", "auto") != "auto":
+        width = fields.size("mamba_d_head")
+    if heads * width != inner:
+        raise ModelError(
+            f"{fields.name}: 'mamba_n_heads' · 'mamba_d_head' = {heads * width} "
+            f"is not 'mamba_expand' · 'hidden_size' = {inner}"
+        )
+    return Mamba2(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=Integer(width),
+        states=Integer(fields.size("mamba_d_state", default=256)),
+        groups=Integer(fields.size("mamba_n_groups", default=groups)),
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        bias=fields.flag("mamba_proj_bias", False),
+        conv_bias=fields.flag("mamba_conv_bias", True),
+        chunk=Integer(fields.size("mamba_chunk_size", default=chunk)),
+    )
+
+
+def _granite_hybrid(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_act")
+    kinds = words(fields, "layer_types", {"mamba": "mamba", "attention": "attention"})
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
+    if fields.values.get("position_embedding_type") != "rope":
+        attention = replace(attention, rotary=None)
+    block = feed_forward_of(fields, fields.size("shared_intermediate_size"))
+    shared = replace(block, fused_gate_up=True)
+    channel: FeedForward | Experts = shared
+    if fields.values.get("num_local_experts"):
+        width = fields.size("intermediate_size")
+        channel = experts_of(
+            fields, width, Route(after=True), "num_local_experts", packed=True, shared=shared
+        )
+    mixers: dict[str, Block] = {"mamba": _mamba2(fields, 1, 256), "attention": attention}
+    scaled = fields.number("residual_multiplier", 1.0) != 1
+    segments = gathered(
+        (kind, Layer(Integer(d), mixers[kind], channel, residual_scale=scaled)) for kind in kinds
+    )
+    ends = ends_of(
+        fields,
+        tied=True,
+        embed_scale=fields.number("embedding_multiplier", 1.0) != 1,
+        logit_scale=fields.number("logits_scaling", 1.0) != 1,
+    )
+    return Reading(Stack(ends, segments), scans=True, assumptions=(GATHERED,))
+
+
+def _bamba(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_act")
+    heads, kv_heads, head_dim = heads_of(fields, d)
+    where = numbers_of(fields, "attn_layer_indices")
+    rotary = fields.size("attn_rotary_emb", default=int(rotary_of(fields, head_dim, 0.5)))
+    attention = Attention(
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(kv_heads),
+        head_dim=head_dim,
+        rotary=Integer(rotary),
+        qkv_bias=fields.flag("attention_bias", False),
+        out_bias=fields.flag("attention_bias", False),
+    )
+    feed = replace(
+        feed_forward_of(fields, fields.size("intermediate_size")),
+        bias=fields.flag("mlp_bias", False),
+    )
+    mixers: dict[str, Block] = {"mamba": _mamba2(fields, 1, 256), "attention": attention}
+    kinds = ["attention" if i in where else "mamba" for i in range(layers_of(fields))]
+    segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
+    return Reading(Stack(ends_of(fields), segments), scans=True, assumptions=(GATHERED,))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "jamba": _jamba,
+        "qwen3_next": _qwen3_next,
+        "qwen3_5_moe": _qwen3_5_moe,
+        "qwen3_5_moe_text": _qwen3_5_moe,
+        "granitemoehybrid": _granite_hybrid,
+        "bamba": _bamba,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "JambaForCausalLM": "jamba",
+        "Qwen3NextForCausalLM": "qwen3_next",
+        "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
+        "GraniteMoeHybridForCausalLM": "granitemoehybrid",
+        "BambaForCausalLM": "bamba",
+    }
+)

@@ -1,0 +1,126 @@
+"""State-space and recurrent families: Mamba, Falcon Mamba, Mamba 2, RWKV-4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Ends, Layer, Norm, Segment, Stack
+from costgraph.models.blocks.rwkv import ChannelMix, TimeMix
+from costgraph.models.blocks.scan import Mamba, Mamba2
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.fields import Fields
+
+
+def require_silu(fields: Fields, *keys: str) -> None:
+    if activation_of(fields, *keys, default="silu") != "silu":
+        raise ModelError(f"{fields.name}: {keys[0]!r} must be silu in this family")
+
+
+def ends_of(fields: Fields, d: int, tied: bool = False) -> Ends:
+    return Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        tied=fields.flag("tie_word_embeddings", tied),
+    )
+
+
+def step_rank(fields: Fields, key: str, d: int) -> Integer:
+    """Rank of the step size's projection; ``auto`` is a sixteenth of the hidden size."""
+    if fields.values.get(key, "auto") == "auto":
+        return Integer(math.ceil(d / 16))
+    return Integer(fields.size(key))
+
+
+def _mamba_like(fields: Fields, norms: str, tied: bool) -> Reading:
+    d = fields.size("hidden_size", "d_model")
+    require_silu(fields, "hidden_act")
+    inner = fields.size("intermediate_size", default=fields.size("expand", default=2) * d)
+    mixer = Mamba(
+        d=Integer(d),
+        inner=Integer(inner),
+        states=Integer(fields.size("state_size", default=16)),
+        rank=step_rank(fields, "time_step_rank", d),
+        conv=Integer(fields.size("conv_kernel", default=4)),
+        bias=fields.flag("use_bias", False),
+        conv_bias=fields.flag("use_conv_bias", True),
+        norms=norms,
+    )
+    layers = Integer(fields.size("num_hidden_layers", "n_layer"))
+    layer = Layer(d=Integer(d), mixer=mixer, channel=None)
+    return Reading(Stack(ends_of(fields, d, tied), (Segment("layers", layer, layers),)))
+
+
+def _mamba(fields: Fields) -> Reading:
+    return _mamba_like(fields, "none", tied=True)
+
+
+def _falcon_mamba(fields: Fields) -> Reading:
+    return _mamba_like(fields, "plain", tied=True)
+
+
+def _mamba2(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_act")
+    heads, width = fields.size("num_heads", default=128), fields.size("head_dim", default=64)
+    expanded = fields.size("expand", default=2) * d
+    if heads * width != expanded:
+        raise ModelError(
+            f"{fields.name}: 'num_heads' · 'head_dim' = {heads * width} "
+            f"is not 'expand' · 'hidden_size' = {expanded}"
+        )
+    mixer = Mamba2(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=Integer(width),
+        states=Integer(fields.size("state_size", default=128)),
+        groups=Integer(fields.size("n_groups", default=8)),
+        conv=Integer(fields.size("conv_kernel", default=4)),
+        bias=fields.flag("use_bias", False),
+        conv_bias=fields.flag("use_conv_bias", True),
+        chunk=Integer(fields.size("chunk_size", default=256)),
+    )
+    layer = Layer(d=Integer(d), mixer=mixer, channel=None)
+    layers = Integer(fields.size("num_hidden_layers"))
+    stack = Stack(ends_of(fields, d), (Segment("layers", layer, layers),))
+    return Reading(stack, scans=True)
+
+
+def _rwkv(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    norm = Norm("layer", True)
+    layer = Layer(
+        d=Integer(d),
+        mixer=TimeMix(Integer(d), Integer(fields.size("attention_hidden_size", default=d))),
+        channel=ChannelMix(Integer(d), Integer(fields.size("intermediate_size", default=4 * d))),
+        norm=norm,
+    )
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        embed_norm=norm,
+        norm=norm,
+        tied=fields.flag("tie_word_embeddings", False),
+    )
+    layers = Integer(fields.size("num_hidden_layers"))
+    return Reading(Stack(ends, (Segment("layers", layer, layers),)))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"mamba": _mamba, "falcon_mamba": _falcon_mamba, "mamba2": _mamba2, "rwkv": _rwkv}
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "MambaForCausalLM": "mamba",
+        "FalconMambaForCausalLM": "falcon_mamba",
+        "Mamba2ForCausalLM": "mamba2",
+        "RwkvForCausalLM": "rwkv",
+    }
+)

@@ -1,0 +1,191 @@
+"""Encoders and encoder–decoders as programs: phases, metrics, memory, passes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sympy import Integer
+
+import costgraph as cg
+from costgraph.cost import Direction
+from costgraph.count import parameters, rows
+from costgraph.errors import InputError, ModelError
+from costgraph.footprint import cache_bytes, footprint
+from costgraph.models import load_model, model_names
+from costgraph.ops.local import local_pairs
+from costgraph.symbols import B, N, S, T, q
+from costgraph.tensor import Role
+from costgraph.verify import verify, verify_program
+
+FIRST = {name: load_model(name).phases[0].name for name in model_names()}
+ENCODERS = [n for n, phase in FIRST.items() if phase == "forward"]
+BOTH = [n for n, phase in FIRST.items() if phase == "encode"]
+
+
+def test_there_are_encoders_of_both_kinds():
+    assert {"bert-base", "modernbert-base"} <= set(ENCODERS)
+    assert {"t5-small", "bart-large", "whisper-tiny"} <= set(BOTH)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_has_a_latency_and_no_tokens(name):
+    compiled = cg.compile(name, "h100")
+    one = compiled.latency.evaluate(B=2, S=100)
+    assert one == compiled.ttft.evaluate(B=2, S=100) > 0
+    assert compiled.memory.evaluate(B=2, S=100) > 2 * int(compiled.parameters)
+    assert isinstance(compiled.flops.evaluate(B=2, S=100), int)
+    step = compiled.breakdown("forward", B=2, S=100)
+    assert step.totals["seconds"] == pytest.approx(one, rel=1e-12)
+    assert step.totals["kv_bytes"] == 0
+    for metric in ("tpot", "throughput"):
+        with pytest.raises(InputError, match="generates no tokens"):
+            getattr(compiled, metric)
+    assert N not in compiled.latency.symbols
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_an_encoder_decoder_adds_up(name):
+    compiled = cg.compile(name, "h100")
+    verify_program(compiled.program)
+    latency = compiled.latency.evaluate(B=2, S=100, N=10)
+    loop = compiled.ttft.evaluate(B=2, S=100) + sum(
+        compiled.tpot.evaluate(B=2, S=100, T=1 + i) for i in range(1, 10)
+    )
+    assert latency == pytest.approx(loop, rel=1e-12)
+    encode = compiled.time("encode").evaluate(B=2, S=100)
+    start = compiled.breakdown("prefill", B=2, S=100).totals["seconds"]
+    assert compiled.ttft.evaluate(B=2, S=100) == pytest.approx(encode + start)
+    assert compiled.tpot.evaluate(B=2, S=100, T=7) == pytest.approx(
+        compiled.breakdown("decode", B=2, S=100, T=7).totals["seconds"]
+    )
+    # Both parts' weights stay in memory in every phase.
+    assert compiled.memory.evaluate(B=1, S=10, N=2) > 2 * int(compiled.parameters)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_cross_attention_reads_what_the_encoder_stored(name):
+    program = load_model(name)
+    encode, decode = program.phase("encode"), program.phase("decode")
+    stored = encode.bind(cache_bytes(encode.graph))
+    cached = cache_bytes(decode.graph)
+    assert (cached.xreplace({T: Integer(0)}) - stored).expand() == 0
+    written = sum(
+        (r.count * r.cost.bytes_of(Role.KV, Direction.WRITE) for r in rows(encode.graph)),
+        Integer(0),
+    )
+    assert (encode.bind(written) - stored).expand() == 0
+    read = sum(
+        (
+            r.count * r.cost.bytes_of(Role.KV, Direction.READ)
+            for r in rows(decode.graph)
+            if r.name.startswith("cross_")
+        ),
+        Integer(0),
+    )
+    assert (read - stored).expand() == 0
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_what_rests_beside_a_phase_is_the_rest_of_the_weights(name):
+    program = load_model(name)
+    total = sum(parameters(g) for g in program.weight_graphs)
+    for phase in program.phases:
+        held = [phase.graph, *phase.resident]
+        for graph in phase.resident:
+            verify(graph)
+            assert footprint(graph).kv == 0
+        assert sum(parameters(g) for g in held) == total
+
+
+@pytest.mark.parametrize("name", ["t5-small", "whisper-tiny", "modernbert-base"])
+def test_passes_keep_the_caches_and_save_memory(name):
+    values = {"B": 4, "S": 200} | ({} if name in ENCODERS else {"N": 20})
+    plain = cg.compile(name, "h100")
+    fused = cg.compile(name, "h100", "fuse")
+    small = cg.compile(name, "h100", "quantize{weights=int8}")
+    assert fused.bytes.evaluate(**values) < plain.bytes.evaluate(**values)
+    assert fused.flops.evaluate(**values) == plain.flops.evaluate(**values)
+    assert small.parameters == plain.parameters
+    for p in plain.program.phases:
+        other = fused.program.phase(p.name)
+        assert (cache_bytes(p.graph) - cache_bytes(other.graph)).expand() == 0
+    if name in BOTH:
+        halved = cg.compile(name, "h100", "quantize{kv=int8}").program
+        encode, decode = halved.phase("encode"), halved.phase("decode")
+        stored = encode.bind(cache_bytes(encode.graph))
+        assert (cache_bytes(decode.graph).xreplace({T: Integer(0)}) - stored).expand() == 0
+        # Weights that rest beside a phase are stored as where they run.
+        encode, decode = small.program.phase("encode"), small.program.phase("decode")
+        table = next(t for t in decode.graph.sources if t.name == "embed.weight")
+        shared = table.bytes if name == "t5-small" else Integer(0)
+        for running, beside in ((encode, decode), (decode, encode)):
+            resting = footprint(beside.resident[0]).weights
+            assert resting + shared == footprint(running.graph).weights
+            assert resting < footprint(plain.program.phase(beside.name).resident[0]).weights
+
+
+def test_tables_bound_the_positions():
+    whisper = cg.compile("whisper-tiny", "h100")
+    whisper.latency.evaluate(B=1, S=1500, N=448)
+    with pytest.raises(InputError, match="1500"):
+        whisper.latency.evaluate(B=1, S=1501, N=10)
+    with pytest.raises(InputError, match="448"):
+        whisper.latency.evaluate(B=1, S=1500, N=449)
+    with pytest.raises(InputError, match="512"):
+        cg.compile("bert-base", "h100").latency.evaluate(B=1, S=513)
+
+
+def test_local_layers_compute_the_pairs_within_reach():
+    for n in (1, 5, 64, 65, 66, 200):
+        for reach in (1, 4, 64):
+            pairs = sum(abs(i - j) <= reach for i in range(n) for j in range(n))
+            assert local_pairs(q, Integer(reach)).xreplace({q: Integer(n)}) == pairs
+    graph = load_model("modernbert-base").graph
+    scores = next(r for r in rows(graph) if r.kind == "local-qk-matmul")
+    values = {B: Integer(1), q: Integer(300)}
+    pairs = sum(abs(i - j) <= 64 for i in range(300) for j in range(300))
+    assert scores.count == 14
+    assert scores.cost.total_flops.xreplace(values) == 2 * 12 * 64 * pairs
+    assert scores.cost.bytes_of(Role.ACTIVATION, Direction.WRITE).xreplace(values) == 24 * pairs
+
+
+def test_bare_encoders_and_bad_configurations():
+    config = {
+        "model_type": "bert", "hidden_size": 64, "num_attention_heads": 4,
+        "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 100,
+        "max_position_embeddings": 32, "type_vocab_size": 2,
+    }  # fmt: skip
+    bare = load_model(config)
+    assert any("no head" in sentence for sentence in bare.assumptions)
+    headed = load_model({**config, "architectures": ["BertForMaskedLM"]})
+    extra = parameters(headed.graph) - parameters(bare.graph)
+    assert extra == 64 * 64 + 64 + 2 * 64 + 100
+    with pytest.raises(ModelError, match="relative"):
+        load_model({**config, "position_embedding_type": "relative_key"})
+    with pytest.raises(ModelError, match="divisible"):
+        load_model({**config, "num_attention_heads": 5})
+    with pytest.raises(InputError, match="symbolic"):
+        load_model(config, symbolic=True)
+    assert S in headed.phases[0].bind(T).free_symbols
+
+
+def test_the_command_line_knows_the_phases(capsys):
+    from costgraph.cli import main
+
+    assert (
+        main(["analyze", "bert-base", "--on", "h100", "--phase", "forward", "--prompt", "9"]) == 0
+    )
+    assert main(["analyze", "t5-small", "--on", "h100", "--phase", "encode", "--prompt", "9"]) == 0
+    wanted = ["analyze", "t5-small", "--on", "h100", "--context", "5", "--prompt", "9", "--json"]
+    capsys.readouterr()
+    assert main(wanted) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "decode"
+    assert main(["models", "t5-small", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 60_506_624
+    with pytest.raises(SystemExit):
+        main(["analyze", "bert-base", "--on", "h100", "--context", "9"])
+    assert "no phase 'decode'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["formula", "bert-base", "--on", "h100"])
+    assert "generates no tokens" in capsys.readouterr().err
