@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
@@ -22,6 +22,9 @@ from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, N
+
+if TYPE_CHECKING:
+    from costgraph.fidelity.apply import Calibrated
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
 Hardware = str | os.PathLike[str] | Machine
@@ -41,6 +44,7 @@ class Compiled:
         passes: the pipeline that ran.
         trace: what each pass did.
         bound: the device with its figures, for breakdowns.
+        timing: how operations take time, where it is not the roofline's bound.
     """
 
     program: Program
@@ -49,6 +53,7 @@ class Compiled:
     passes: tuple[Pass, ...] = ()
     trace: Trace = field(default=Trace(), compare=False)
     bound: Machine | None = field(default=None, compare=False)
+    timing: Calibrated | None = field(default=None, compare=False)
 
     # --- times ---------------------------------------------------------------
 
@@ -68,7 +73,7 @@ class Compiled:
         one step over the expected tokens.
         """
         terms = tuple(
-            Term(t.count * p.weight, t.arms, self._labelled(p, t.ops), t.span)
+            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -90,9 +95,9 @@ class Compiled:
             "token/s",
             self.latency.terms,
             B * N,
-            self.program.assumptions,
+            self.assumptions,
             self.latency.limits,
-            self._rates,
+            self._rates if self.timing is None else {},
         )
 
     def time(self, phase: str) -> Formula:
@@ -137,7 +142,8 @@ class Compiled:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences that the formulas rest on."""
-        return self.program.assumptions
+        said = () if self.timing is None else self.timing.assumptions(self)
+        return (*self.program.assumptions, *said)
 
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
@@ -199,7 +205,10 @@ class Compiled:
     def _steps(self, phase: str) -> tuple[Term, ...]:
         if phase not in self._step_cache:
             self._step_cache[phase] = roofline.step_terms(
-                self.program.phase(phase), self.rows[phase], self.machine
+                self.program.phase(phase),
+                self.rows[phase],
+                self.machine,
+                None if self.timing is None else self.timing.on(self.machine),
             )
         return self._step_cache[phase]
 
@@ -247,9 +256,9 @@ class Compiled:
             unit,
             terms,
             None,
-            self.program.assumptions,
+            self.assumptions if unit == "s" else self.program.assumptions,
             self._limits(self.program.phases) if limits is None else limits,
-            self._rates if unit == "s" else {},
+            self._rates if unit == "s" and self.timing is None else {},
         )
 
     def _repr_html_(self) -> str:
@@ -295,6 +304,8 @@ def compile(
     accounting: str | Accounting = "exact",
     symbolic_hardware: bool = False,
     symbolic_model: bool = False,
+    fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a model for a machine, optionally through a pipeline of passes.
@@ -308,6 +319,10 @@ def compile(
         symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
             ``BW`` …) in the formulas.
         symbolic_model: keep model dimensions as symbols (``d``, ``L``, ``H`` …).
+        fidelity: ``ideal`` (the roofline, a lower bound), ``calibrated`` (forms
+            fitted on measured timings), or ``low``, ``median``, ``high``: the
+            calibrated time at the 10, 50 and 90 % quantiles of its errors.
+        calibration: a calibration file in place of the shipped one.
         options: importer options (``weights``, ``activations``, ``kv``,
             ``mask``, ``logits``), see :func:`costgraph.models.import_config`.
 
@@ -326,4 +341,9 @@ def compile(
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)
     shown = machine.symbolic() if symbolic_hardware else machine
-    return Compiled(program, shown, convention, chosen, trace, machine)
+    timing = None
+    if fidelity != "ideal" or calibration is not None:
+        from costgraph.fidelity.apply import calibrated
+
+        timing = calibrated(fidelity, machine, hardware, calibration)
+    return Compiled(program, shown, convention, chosen, trace, machine, timing)

@@ -8,7 +8,8 @@ lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from sympy import Add, Expr, Integer, expand
 
@@ -22,6 +23,8 @@ from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
 ONE = Integer(1)
+#: The terms of one operation in a phase, its count included.
+Timing = Callable[[Phase, Row], Iterable[Term]]
 
 
 def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
@@ -48,8 +51,15 @@ def phase_rows(phase: Phase, accounting: Accounting = EXACT) -> tuple[Row, ...]:
     return rows(phase.graph, accounting, phase.is_single_query)
 
 
-def step_terms(phase: Phase, found: Iterable[Row], machine: Machine) -> tuple[Term, ...]:
-    """Time of one step of ``phase`` in seconds, one term per distinct operation."""
+def step_terms(
+    phase: Phase, found: Iterable[Row], machine: Machine, timing: Timing | None = None
+) -> tuple[Term, ...]:
+    """Time of one step of ``phase`` in seconds, one term per distinct operation.
+
+    ``timing`` replaces the roofline where it is given.
+    """
+    if timing is not None:
+        return merged(term for row in found for term in timing(phase, row))
     terms = (
         make_term(phase.bind(row.count), arms(row.cost.mapped(phase.bind), machine), (row.name,))
         for row in found
@@ -84,14 +94,14 @@ def _spanned(phase: Phase, term: Term) -> Term:
     ops = tuple(f"{phase.name}.{op}" for op in term.ops)
     count, span = term.count * phase.weight, phase.span
     if span is None:
-        return Term(count, term.arms, ops)
+        return replace(term, count=count, ops=ops)
     if not any(span.symbol in arm.expr.free_symbols for arm in term.arms):
-        return Term(count * (span.upper - span.lower + 1), term.arms, ops)
+        return replace(term, count=count * (span.upper - span.lower + 1), ops=ops)
     if len(term.arms) == 1:
         closed = power_sum(term.arms[0].expr, span)
         if closed is not None:
             return Term(count, (Arm(expand(closed), term.arms[0].resource),), ops)
-    return Term(count, term.arms, ops, span)
+    return replace(term, count=count, ops=ops, span=span)
 
 
 def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term, ...]:

@@ -137,7 +137,7 @@ def _prefill(f: Values, v: Values) -> Parts:
 
 def _decode(f: Values, v: Values) -> Parts:
     return Parts(
-        v["t0"] + v["ts"] * f["T"] / (1 + f["T"] / v["s0"]),
+        v["t0"] + v["ts"] * v["s0"] * f["T"] / (f["T"] + v["s0"]),
         f["C"] / v["ec"] + v["tw"] * f["groups"] / f["sm"] + v["tt"] * f["T"] * f["dh"] / 128,
         resident_time(f, v),
         v["p"],
@@ -210,7 +210,7 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "decode",
-            "t0 + ts·T/(1 + T/s0) + ‖C/ec + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
+            "t0 + ts·s0·T/(T + s0) + ‖C/ec + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.3),
@@ -297,4 +297,4 @@ def roofline3(f: Values, v: Values) -> Any:
 
     if "V" in f:
         return v["t0"] + f["V"] / v["em"]
-    return v["t0"] + np.maximum(f["C"] / v["ec"], f["M"] / v["em"])
+    return v["t0"] + np.maximum(f["C"] / v.get("ec", 1.0), f["M"] / v["em"])
