@@ -81,7 +81,7 @@ def general(studies: list[Study]) -> Calibration:
     for s in studies:
         if s.kind == "allreduce":
             continue
-        s = s.where(~np.char.endswith(s.labels["variant"], "@host-sync"))
+        s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)
         made = fit(model, parameters, s.f, s.seconds, s.labels)
         unseen, _ = leave_one_out(s)

@@ -20,6 +20,7 @@ from costgraph.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.fidelity.calibration import Calibration, Fit, load_calibration, shipped, transfer
 from costgraph.fidelity.forms import Parts, form_of
+from costgraph.fidelity.table import RIDGE
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
 from costgraph.graph import Node
@@ -76,11 +77,12 @@ class Calibrated:
 
     def terms(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
         """The terms of one operation: its floor, and the norm of its arms."""
-        arms = roofline.arms(row.cost.mapped(phase.bind), machine)
+        cost = row.cost.mapped(phase.bind)
+        arms = roofline.arms(cost, machine)
         if not arms:
             return
         kind, variants, facts = classify(phase, row, self.machine)
-        fit, _ = self.fit(kind, variants, facts.speed)
+        fit, _ = self.fit(kind, variants, facts.ridge)
         values: dict[str, Any] = {k: exact(v) for k, v in fit.values.items()}
         tensor = [a for a in arms if a.resource.startswith("tensor:")]
         memory = [a for a in arms if a.resource == "memory"]
@@ -89,6 +91,7 @@ class Calibrated:
             "C": Add(*(a.expr for a in tensor)),
             "M": Add(*(a.expr for a in memory)),
             "Q": Integer(0),
+            "quant": Integer(0),
             "resident": Integer(0),
         }
         if kind == "elementwise":
@@ -97,7 +100,12 @@ class Calibrated:
         name = tensor[0].resource if tensor else "latency"
         combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
         # The fitted arms absorb vector work; it counts only where it could exceed them.
-        combined += [a for a in others if not any(dominates(c.expr, a.expr) for c in combined)]
+        # Decided on the device's figures, so that its symbols change nothing.
+        figures = self.machine.bindings()
+        sizes = [c.expr.xreplace(figures) for c in combined]
+        combined += [
+            a for a in others if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
+        ]
         count = phase.bind(row.count)
         if FIDELITIES[self.fidelity]:
             count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
@@ -108,7 +116,7 @@ class Calibrated:
             if made is not None:
                 yield made
 
-    def fit(self, kind: str, variants: tuple[str, ...], speed: float) -> tuple[Fit, bool]:
+    def fit(self, kind: str, variants: tuple[str, ...], ridge: float) -> tuple[Fit, bool]:
         """The parameters for an operation, and whether they are transferred.
 
         Raises:
@@ -131,7 +139,7 @@ class Calibrated:
         slope = general.slope.get(kind)
         if slope is None or "ec" not in found.values:
             return found, True
-        moved = min(found.values["ec"] * speed**-slope, 1.0)
+        moved = min(found.values["ec"] * ridge**-slope, 1.0)
         return replace(found, values={**found.values, "ec": moved}), True
 
     def assumptions(self, compiled: Compiled) -> tuple[str, ...]:
@@ -142,7 +150,7 @@ class Calibrated:
                 if not row.cost.bytes and not row.cost.flops:
                     continue
                 kind, variants, facts = classify(phase, row, self.machine)
-                fit, moved = self.fit(kind, variants, facts.speed)
+                fit, moved = self.fit(kind, variants, facts.ridge)
                 held = fit.heldout
                 key = f"{kind} {fit.variant}"
                 shown[key] = (
@@ -165,10 +173,10 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Facts:
-    """Sizes of an operation that its form takes, and its peak in PFLOP/s."""
+    """Sizes of an operation that its form takes, and its ridge point in units of 300 FLOP/byte."""
 
     features: dict[str, Any]
-    speed: float = 1.0
+    ridge: float = 1.0
 
 
 def exact(value: float) -> Rational:
@@ -182,18 +190,18 @@ def classify(phase: Phase, row: Row, machine: Machine) -> tuple[str, tuple[str, 
     if not types:
         return "elementwise", ("any",), Facts({})
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
-    speed = float(machine.peak(Engine.TENSOR, types[0])) / 1e15
+    ridge = float(machine.ridge(types[0])) / RIDGE
     operands = row.graph.operands(row.node)
     op = row.node.op
     if isinstance(op, FlashAttention):
-        return _attention(phase, operands, compute, machine, speed)
+        return _attention(phase, operands, compute, machine, ridge)
     k, n = _product(row.node, operands)
-    facts = Facts({"k": phase.bind(k), "n": phase.bind(n)}, speed)
+    facts = Facts({"k": phase.bind(k), "n": phase.bind(n)}, ridge)
     return "gemm", GEMM.get(compute, ("bf16",)), facts
 
 
 def _attention(
-    phase: Phase, operands: tuple[Tensor, ...], compute: str, machine: Machine, speed: float
+    phase: Phase, operands: tuple[Tensor, ...], compute: str, machine: Machine, ridge: float
 ) -> tuple[str, tuple[str, ...], Facts]:
     query, keys = operands[:2]
     b, q, h, dh = (phase.bind(x) for x in query.shape)
@@ -205,7 +213,7 @@ def _attention(
         )
     sm = machine.multiprocessors or ONE
     facts = Facts(
-        {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}, speed
+        {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}, ridge
     )
     kind = "decode" if q == 1 else "prefill"
     return kind, attention_variants(compute, keys.dtype.bits), facts

@@ -58,7 +58,7 @@ class Calibration:
         device: the device's name, or ``transfer``.
         provenance: where the timings come from.
         fits: by kind and variant.
-        slope: by kind, how ``ec`` falls with peak between devices (transfer only).
+        slope: by kind, how ``ec`` falls with the ridge point between devices (transfer only).
     """
 
     device: str
@@ -150,7 +150,7 @@ def calibration_text(made: Calibration) -> str:
     lines = [f'device = "{made.device}"', f'provenance = "{made.provenance}"']
     if made.slope:
         pairs = (f"{k} = {_shown(v)}" for k, v in sorted(made.slope.items()))
-        lines += ["", "# ec = ec1 * (peak in PFLOP/s)^-slope", "[slope]", *pairs]
+        lines += ["", "# ec = ec1 * (ridge point / 300 FLOP/byte)^-slope", "[slope]", *pairs]
     for (kind, variant), fit in sorted(made.fits.items()):
         lines += ["", f'[{kind}."{variant}"]']
         lines += [f"{name} = {_shown(value)}" for name, value in fit.values.items()]

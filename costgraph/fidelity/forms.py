@@ -118,7 +118,7 @@ def resident_time(f: Values, v: Values) -> Any:
 def _gemm(f: Values, v: Values) -> Parts:
     ramp = 1 + v["k0"] / f["k"] + f["k"] * f["n"] / v["w1"]
     return Parts(
-        v["t0"] + f["Q"] / v["eq"],
+        v["t0"] + f["quant"] * v["tq"] + f["Q"] / v["eq"],
         f["C"] / v["ec"] * ramp + v["tk"] * f["k"],
         resident_time(f, v),
         v["p"],
@@ -177,7 +177,7 @@ FORMS: Mapping[str, Form] = {
     for form in (
         Form(
             "gemm",
-            "t0 + Q/eq + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
+            "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
             (
                 _t0(4e-6),
                 _ec(0.75),
@@ -187,9 +187,10 @@ FORMS: Mapping[str, Form] = {
                 Parameter("tk", 5e-10, 1e-12, 1e-8, "s", "latency per summed element"),
                 Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
                 _l2(),
+                Parameter("tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"),
                 Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
             ),
-            ("C", "M", "Q", "k", "n", "resident"),
+            ("C", "M", "Q", "quant", "k", "n", "resident"),
             _gemm,
         ),
         Form(

@@ -13,8 +13,8 @@ from costgraph.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
 from costgraph.fidelity.forms import Form, Parameter, form_of, roofline3, value
 from costgraph.fidelity.table import Array, Datasheet, Table, features
 
-#: How the efficiency of compute falls with peak (PFLOP/s) between devices.
-SLOPE = Parameter("slope", 0.1, 1e-4, 0.8, "1", "exponent of peak in ec, between devices", "shared")
+#: How the efficiency of compute falls with the ridge point between devices.
+SLOPE = Parameter("slope", 0.2, 1e-4, 1.0, "1", "exponent of the ridge point in ec, between devices", "shared")
 #: Data types told apart by bytes and engine.
 VARIANT = {"fp16": "bf16"}
 
@@ -30,6 +30,7 @@ class Study:
         labels: labels per scope (``group``, ``device``, ``shared``), and
             ``variant``: the group without its device.
         fold: fold per row.
+        held: parameters held at their lower limit, where they take nothing.
     """
 
     kind: str
@@ -37,16 +38,30 @@ class Study:
     f: Mapping[str, Array]
     labels: Mapping[str, Strings]
     fold: npt.NDArray[np.int64] = field(repr=False)
+    held: tuple[str, ...] = ()
 
     @property
     def form(self) -> Form:
         """The form of the kind."""
-        return form_of(self.kind)
+        form = form_of(self.kind)
+        limited = tuple(
+            replace(p, start=p.low, high=p.low * 1.0001) if p.name in self.held else p
+            for p in form.parameters
+        )
+        return replace(form, parameters=limited)
 
     @property
     def seconds(self) -> Array:
         """Measured seconds."""
         return self.table.seconds
+
+    @property
+    def kernel_timed(self) -> npt.NDArray[np.bool_]:
+        """Rows that the device's clock timed: a host's clock adds launches of its own."""
+        source, hw = self.table.columns["source"], self.labels["device"]
+        attention = self.kind in ("prefill", "decode", "mla")
+        by_host = (source == "llmcompass") | ((source == "infersim") & attention & (hw == "h20"))
+        return np.asarray(~by_host)
 
     @property
     def cold(self) -> npt.NDArray[np.bool_]:
@@ -62,6 +77,7 @@ class Study:
             {k: v[mask] for k, v in self.f.items()},
             {k: v[mask] for k, v in self.labels.items()},
             self.fold[mask],
+            self.held,
         )
 
     def roofline(self) -> Array:
@@ -83,7 +99,9 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
         "shared": np.full(len(table), "all"),
     }
     found = features(table, sheets)
-    return Study(table.kind, table, found, labels, folds(table.shapes))
+    # One framework splits long contexts and another does not: pooled, no slope serves both.
+    held = ("tt",) if table.kind == "decode" and not by_backend else ()
+    return Study(table.kind, table, found, labels, folds(table.shapes), held)
 
 
 def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool = False) -> str:
@@ -141,12 +159,12 @@ def baseline(s: Study) -> tuple[Array, int]:
 
 
 def _count(parameters: Sequence[Parameter], s: Study) -> int:
-    return sum(len(np.unique(s.labels[p.scope])) for p in parameters)
+    return sum(len(np.unique(s.labels[p.scope])) for p in parameters if p.name not in s.held)
 
 
 #: Ingredients: the value of a parameter that takes its part out of the form.
 NEUTRAL = {
-    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30, "d0": 0.0,
+    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30, "d0": 0.0,
     "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "ec": 1.0,
     "em": 1.0,
 }  # fmt: skip
@@ -161,7 +179,7 @@ def reduced(form: Form, drop: Sequence[str] = ()) -> tuple[Model, tuple[Paramete
 
 
 def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
-    """The form with parameters per variant only; ``ec`` falls with the device's peak."""
+    """The form with parameters per variant only; ``ec`` falls with the device's ridge point."""
     full = form_model(form)
     parameters = tuple(
         replace(p, scope="shared" if p.scope == "shared" else "variant") for p in form.parameters
@@ -172,8 +190,8 @@ def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
 
 
 def efficiency(f: Mapping[str, Any], v: Mapping[str, Any]) -> Any:
-    """``ec`` of a device: ``ec₁·(peak / PFLOP/s)^−slope``, at most one."""
-    return np.minimum(v["ec"] * f["speed"] ** -v["slope"], 1.0)
+    """``ec`` of a device: ``ec₁·(ridge / 300 FLOP/byte)^−slope``, at most one."""
+    return np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
 
 
 def leave_one_out(s: Study) -> tuple[Array, dict[str, Fitted]]:
@@ -184,7 +202,7 @@ def leave_one_out(s: Study) -> tuple[Array, dict[str, Fitted]]:
     fits = {}
     for name in np.unique(s.labels["device"]):
         unseen = s.labels["device"] == name
-        seen = ~unseen
+        seen = ~unseen & s.kernel_timed
         if not seen.any():
             out[unseen] = np.nan
             continue

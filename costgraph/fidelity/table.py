@@ -25,6 +25,8 @@ Labels: TypeAlias = npt.NDArray[np.str_]
 
 #: Bytes of one stored element by data type; block formats with their scales.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5625}
+#: FLOP/byte in which ridge points are stated.
+RIDGE = 300.0
 #: The peak that a data type of a table computes at.
 PEAK = {
     "fp32": "fp32",
@@ -223,7 +225,7 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     """What the form of the table's kind takes, per row; times at the datasheet's rates.
 
     ``C`` and ``M`` are seconds of work at peak and of traffic at full bandwidth:
-    the roofline's arms. ``speed`` is the peak in PFLOP/s.
+    the roofline's arms. ``ridge`` is peak over bandwidth in units of 300 FLOP/byte.
 
     Raises:
         InputError: a device has no datasheet.
@@ -239,9 +241,9 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     if table.kind == "allreduce":
         g = c["n_gpus"]
         link = np.array([s.link for s in own])
-        return {**found, "V": 2 * (g - 1) / g * c["bytes"] / link, "speed": link / 1e12}
+        return {**found, "V": 2 * (g - 1) / g * c["bytes"] / link, "ridge": 1 + 0 * link}
     peak = np.array([s.peak(str(d)) for s, d in zip(own, c["dtype"], strict=True)])
-    found["speed"] = peak / 1e15
+    found["ridge"] = peak / bandwidth / RIDGE
     found["resident"] = np.asarray(c["warm_l2"], float)
     work, moved, more = _COUNTS[table.kind](c)
     found["C"], found["M"] = work / peak, moved / bandwidth
@@ -259,7 +261,7 @@ def _gemm(c: Mapping[str, Any]) -> _Counts:
     # Results are 16 bit or as wide as the operands.
     moved = (m * k + k * n) * b + m * n * np.maximum(b, 2.0)
     quantised = c["quant_included"] * m * k * (2 + b)
-    return 2 * m * n * k, moved, {"Q": quantised, "k": k, "n": n, "m": m}
+    return 2 * m * n * k, moved, {"Q": quantised, "quant": c["quant_included"], "k": k, "n": n, "m": m}
 
 
 def _attention(c: Mapping[str, Any]) -> _Counts:
