@@ -155,9 +155,7 @@ class Layers:
             value(form.build(part(f, i), {**v, "eq": 1.0, "l2": 1.0, "tq": 0.0})) for i in range(4)
         )
         self.simple = lambda f, v: sum(roofline3(part(f, i), v) for i in range(4))
-        self.ideal = sum(
-            np.maximum(self.f[f"C{i}"], self.f[f"M{i}"]) for i in range(4)
-        )
+        self.ideal = sum(np.maximum(self.f[f"C{i}"], self.f[f"M{i}"]) for i in range(4))
 
     def score(self) -> list[tuple[str, ...]]:
         """Rows for the table: folds by shape, and by leaving out whole models."""

@@ -178,14 +178,14 @@ def _this_machine(arguments: argparse.Namespace) -> int:
 
     target = Path(arguments.output or "this-machine.toml")
     if target.suffix != ".toml" or not target.parent.is_dir():
-        raise InputError(f"{clip(str(target))}: give a file that ends in .toml in a folder there is")
+        raise InputError(
+            f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
+        )
     total = sum(1 for _ in measure.cases())
     seconds = 60 * _minutes(arguments.minutes) / total * 0.7
     with Progress(transient=True) as bar:
         task = bar.add_task("measuring", total=total)
-        made = measure.measure(
-            seconds, lambda text: bar.update(task, advance=1, description=text)
-        )
+        made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))
     peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
     print(f"fp32 {peak / 1e9:.1f} GFLOP/s, memory {bandwidth / 1e9:.2f} GB/s (best reached)\n")
     sheets = {made.name: made.sheet}

@@ -212,9 +212,7 @@ def _attention(
             "state onchip.multiprocessors in its file"
         )
     sm = machine.multiprocessors or ONE
-    facts = Facts(
-        {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}, ridge
-    )
+    facts = Facts({"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}, ridge)
     kind = "decode" if q == 1 else "prefill"
     return kind, attention_variants(compute, keys.dtype.bits), facts
 

@@ -75,12 +75,7 @@ def fit(
         labels: by scope, a label per row.
         starts: starting points; the best result counts.
         centres: known centres of parameters (a prior), by name.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
     """
-    from scipy import sparse
-
     where, names, n = [], [], 0
     for p in parameters:
         kinds, inverse = np.unique(labels[p.scope], return_inverse=True)

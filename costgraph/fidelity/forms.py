@@ -187,7 +187,9 @@ FORMS: Mapping[str, Form] = {
                 Parameter("tk", 5e-10, 1e-12, 1e-8, "s", "latency per summed element"),
                 Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
                 _l2(),
-                Parameter("tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"),
+                Parameter(
+                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"
+                ),
                 Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
             ),
             ("C", "M", "Q", "quant", "k", "n", "resident"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from costgraph.fidelity import kernels
-from costgraph.fidelity.table import Array, Datasheet, Table
+from costgraph.fidelity.table import Datasheet, Table
 
 #: Work sizes of the products: rows, and (summed, width) of weight matrices.
 ROWS = (1, 4, 16, 64, 256)
@@ -67,12 +67,14 @@ def measure(seconds: float = 0.15, progress: Callable[[str], None] = lambda _: N
     """
     random = np.random.default_rng(0)
     pool = random.standard_normal(1 << 25, dtype=np.float32)  # 128 MiB
-    bandwidth, gemm, light = 0.0, [], []
+    bandwidth = 0.0
+    gemm: list[tuple[Any, ...]] = []
+    light: list[tuple[Any, ...]] = []
     for kind, shape in cases():
         progress(f"{kind} {'x'.join(map(str, shape))}")
         if kind == "stream":
             target = np.empty_like(pool)
-            bandwidth = 2 * pool.nbytes / best(lambda t=target: np.copyto(t, pool), 4 * seconds)
+            bandwidth = 2 * pool.nbytes / best(_copy(pool, target), 4 * seconds)
             del target
         elif kind == "gemm":
             gemm.append((*shape, best(_product(pool, shape), seconds)))
@@ -89,7 +91,11 @@ def measure(seconds: float = 0.15, progress: Callable[[str], None] = lambda _: N
     return Measured(name, sheet, _gemm_table(name, gemm), _light_table(name, light), cores)
 
 
-def _product(pool: Array, shape: tuple[int, ...]) -> Callable[[], Any]:
+def _copy(source: Any, target: Any) -> Callable[[], Any]:
+    return lambda: np.copyto(target, source)
+
+
+def _product(pool: Any, shape: tuple[int, ...]) -> Callable[[], Any]:
     m, n, k = shape
     random = np.random.default_rng(1)
     x = random.standard_normal((m, k), dtype=np.float32)

@@ -14,7 +14,9 @@ from costgraph.fidelity.forms import Form, Parameter, form_of, roofline3, value
 from costgraph.fidelity.table import Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
-SLOPE = Parameter("slope", 0.2, 1e-4, 1.0, "1", "exponent of the ridge point in ec, between devices", "shared")
+SLOPE = Parameter(
+    "slope", 0.2, 1e-4, 1.0, "1", "exponent of the ridge point in ec, between devices", "shared"
+)
 #: Data types told apart by bytes and engine.
 VARIANT = {"fp16": "bf16"}
 
@@ -164,7 +166,8 @@ def _count(parameters: Sequence[Parameter], s: Study) -> int:
 
 #: Ingredients: the value of a parameter that takes its part out of the form.
 NEUTRAL = {
-    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30, "d0": 0.0,
+    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30,
+    "d0": 0.0,
     "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "ec": 1.0,
     "em": 1.0,
 }  # fmt: skip

@@ -185,7 +185,9 @@ def read_table(path: str | Path, kind: str = "") -> Table:
     for name in ("dtype", "kv_dtype"):
         if name in columns:
             _known_types(columns[name], name, where)
-    seconds = np.array([_number(r, "seconds", where, i, whole=False) for i, r in enumerate(rows, 2)])
+    seconds = np.array(
+        [_number(r, "seconds", where, i, whole=False) for i, r in enumerate(rows, 2)]
+    )
     return Table(kind, columns, seconds)
 
 
@@ -261,7 +263,11 @@ def _gemm(c: Mapping[str, Any]) -> _Counts:
     # Results are 16 bit or as wide as the operands.
     moved = (m * k + k * n) * b + m * n * np.maximum(b, 2.0)
     quantised = c["quant_included"] * m * k * (2 + b)
-    return 2 * m * n * k, moved, {"Q": quantised, "quant": c["quant_included"], "k": k, "n": n, "m": m}
+    return (
+        2 * m * n * k,
+        moved,
+        {"Q": quantised, "quant": c["quant_included"], "k": k, "n": n, "m": m},
+    )
 
 
 def _attention(c: Mapping[str, Any]) -> _Counts:

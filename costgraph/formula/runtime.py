@@ -53,7 +53,8 @@ def norm(p: float, *arms: Number) -> float:
     top = max(arms)
     if not top > 0:
         return 0.0
-    return float(top) * math.fsum((a / top) ** p for a in arms) ** (1 / p)
+    total: float = math.fsum((a / top) ** p for a in arms) ** (1 / p)
+    return float(top) * total
 
 
 #: Relative tolerance of a quadrature over a piece of a range; sums keep well below 1e-9.

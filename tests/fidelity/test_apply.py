@@ -16,10 +16,6 @@ from costgraph.formula.runtime import norm, sum_loop, sum_smooth
 PIPELINES = ("", "fuse", "fuse,quantize{weights=int4,group=128}", "quantize{weights=int8}")
 
 
-
-
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(PIPELINES),
@@ -92,9 +88,7 @@ def test_assumptions_say_what_was_fitted_and_what_was_transferred() -> None:
 
 
 def test_symbols_of_the_hardware_stay_symbols() -> None:
-    formula = cg.compile(
-        "llama-2-7b", "h100", fidelity="calibrated", symbolic_hardware=True
-    ).tpot
+    formula = cg.compile("llama-2-7b", "h100", fidelity="calibrated", symbolic_hardware=True).tpot
     names = {s.name for s in formula.symbols}
     assert {"BW", "F_fp16"} <= names or {"BW", "F_bf16"} <= names
     numbers = cg.compile("llama-2-7b", "h100", fidelity="calibrated")

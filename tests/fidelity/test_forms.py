@@ -68,8 +68,7 @@ def test_no_form_falls_below_its_roofline(kind: str, data: st.DataObject) -> Non
     f = {n: np.array([data.draw(SIZES) * (1e-6 if n in "CM" else 1.0)]) for n in form.features}
     f |= {n: np.array([0.0]) for n in ("resident", "quant") if n in f}
     v = {
-        p.name: np.exp(data.draw(st.floats(np.log(p.low), np.log(p.high))))
-        for p in form.parameters
+        p.name: np.exp(data.draw(st.floats(np.log(p.low), np.log(p.high)))) for p in form.parameters
     }
     assert value(form.build(f, v))[0] >= max(f["C"][0], f["M"][0]) * (1 - 1e-12)
 
