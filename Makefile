@@ -25,10 +25,12 @@ types:              ## strict type check of an installed copy
 bench:              ## speed, as ratios measured in one run
 	python benchmarks/startup.py
 	python benchmarks/compile.py
+	python benchmarks/fidelity.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
 	python benchmarks/compile.py --runs 3
+	python benchmarks/fidelity.py --quick
 
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py

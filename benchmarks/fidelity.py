@@ -165,8 +165,11 @@ class Layers:
         for name, fold in (("layer linears", self.fold), ("  unseen models", self.model_fold)):
             made = held_out(self.model, self.parameters, self.f, self.seconds, self.labels, fold)
             devices = np.unique(self.labels["device"])
-            out.append(row(name, "all", self.seconds, self.ideal, base, made,
-                           np.ones(len(made), bool), 3 * len(devices), 6 * len(devices) + 1))  # fmt: skip
+            n = len(devices)
+            cold = np.ones(len(made), bool)
+            out.append(
+                row(name, "all", self.seconds, self.ideal, base, made, cold, 3 * n, 6 * n + 1)
+            )
         return out
 
 
@@ -290,8 +293,8 @@ def main() -> None:
         for d in np.unique(device):
             m = device == d
             here = s.where(m)
-            moved.append(("", str(d), pair(errors(made[m], s.seconds[m])), pair(_cold(made[m], here))
-                          if here.cold.any() else "-"))  # fmt: skip
+            cold_text = pair(_cold(made[m], here)) if here.cold.any() else "-"
+            moved.append(("", str(d), pair(errors(made[m], s.seconds[m])), cold_text))
     print(plain_table(("kind", "left out", "all rows", "cold rows"), moved))
     print("\nmeasurements faster than the lower bound")
     for name, s in studies.items():

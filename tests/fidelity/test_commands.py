@@ -100,3 +100,10 @@ def test_this_machine_is_measured_and_validated(
     monkeypatch.setattr(validate, "PREFILL", ((1, 16),))
     main(["validate", "--on", str(target), "--minutes", "0.02"])
     assert "mean absolute error: ideal" in capsys.readouterr().out
+
+
+def test_residuals_are_plotted(table: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "residuals.svg"
+    main(["calibrate", "--from", str(table), "--device", "a40", "--plot", str(target)])
+    assert "<svg" in target.read_text()
