@@ -186,12 +186,13 @@ def exact(value: float) -> Rational:
 
 def classify(phase: Phase, row: Row, machine: Machine) -> tuple[str, tuple[str, ...], Facts]:
     """The kind of an operation, the variants that serve it, and what its form takes."""
-    types = [d for (e, d), flops in row.cost.flops.items() if e is Engine.TENSOR and flops != 0]
+    operands = row.graph.operands(row.node)
+    # Some accountings count element-wise work at tensor peaks: the operation itself decides.
+    types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
     if not types:
         return "elementwise", ("any",), Facts({})
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     ridge = float(machine.ridge(types[0])) / RIDGE
-    operands = row.graph.operands(row.node)
     op = row.node.op
     if isinstance(op, FlashAttention):
         return _attention(phase, operands, compute, machine, ridge)

@@ -193,7 +193,7 @@ def _fitted(
 ) -> Fitted:
     cost, x, curvature = best
     spread = 2 * cost / max(rows - n, 1)
-    variance = np.diag(np.linalg.pinv(curvature, rcond=1e-12)) * spread
+    variance = np.diag(np.linalg.inv(curvature + 1e-12 * np.eye(len(x)))) * spread
     stated = np.sqrt(np.clip(variance, 0, None))
     values: dict[str, dict[str, float]] = {}
     error: dict[str, dict[str, float]] = {}

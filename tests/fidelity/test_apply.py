@@ -135,3 +135,25 @@ def test_the_command_line_takes_a_fidelity(capsys: pytest.CaptureFixture[str]) -
         main([*command, "--fidelity", "exact"])
     assert error.value.code == 2
     assert "unknown fidelity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        "speculative{draft=llama-2-7b,alpha=0.8,gamma=4}",
+        "fuse,page-kv{block=16}",
+        "early-exit",
+        "fuse,quantize{weights=fp8,activations=fp8,kv=fp8}",
+    ],
+)
+def test_passes_keep_the_bound(pipeline: str) -> None:
+    ideal = cg.compile("llama-2-7b", "h100", pipeline).latency
+    fitted = cg.compile("llama-2-7b", "h100", pipeline, fidelity="calibrated").latency
+    assert fitted(B=2, S=300, N=200) > ideal(B=2, S=300, N=200)
+
+
+def test_other_accountings_can_be_calibrated() -> None:
+    fitted = cg.compile("llama-2-7b", "h100", fidelity="calibrated", accounting="survey")
+    assert fitted.tpot(B=1, T=100) > 0
+    symbolic = cg.compile("llama-2-7b", "h100", fidelity="calibrated", symbolic_model=True)
+    assert "d" in {s.name for s in symbolic.tpot.symbols}
