@@ -28,6 +28,7 @@ from costgraph.symbols import B, N
 if TYPE_CHECKING:
     from costgraph.draw import Drawing
     from costgraph.explaining import Explanation
+    from costgraph.fidelity.apply import Calibrated
     from costgraph.formula.naming import Named
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
@@ -49,6 +50,7 @@ class Compiled:
         trace: what each pass did.
         bound: the device with its figures, for breakdowns.
         twin: compiles the same over symbols for the model's dimensions.
+        timing: how operations take time, where it is not the roofline's bound.
     """
 
     program: Program
@@ -58,6 +60,7 @@ class Compiled:
     trace: Trace = field(default=Trace(), compare=False)
     bound: Machine | None = field(default=None, compare=False)
     twin: Callable[[], Compiled] | None = field(default=None, compare=False, repr=False)
+    timing: Calibrated | None = field(default=None, compare=False)
 
     # --- times ---------------------------------------------------------------
 
@@ -83,14 +86,14 @@ class Compiled:
         self._require_tokens("tpot")
         if not self._decode:
             terms = tuple(
-                Term(t.count / p.tokens, t.arms, t.ops, t.span)
+                replace(t, count=t.count / p.tokens)
                 for p in self.program.phases
                 if p.tokens != 0
                 for t in self._steps(p.name)
             )
             return self._formula("tpot", "s", terms)
         terms = tuple(
-            Term(t.count * p.weight, t.arms, self._labelled(p, t.ops), t.span)
+            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -117,9 +120,9 @@ class Compiled:
             "token/s",
             self.latency.terms,
             B * N,
-            self.program.assumptions,
+            self.assumptions,
             self.latency.limits,
-            self._rates,
+            self._rates if self.timing is None else {},
         )
 
     def time(self, phase: str) -> Formula:
@@ -191,7 +194,8 @@ class Compiled:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences that the formulas rest on."""
-        return self.program.assumptions
+        said = () if self.timing is None else self.timing.assumptions(self)
+        return (*self.program.assumptions, *said)
 
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
@@ -295,7 +299,10 @@ class Compiled:
     def _steps(self, phase: str) -> tuple[Term, ...]:
         if phase not in self._step_cache:
             self._step_cache[phase] = roofline.step_terms(
-                self.program.phase(phase), self.rows[phase], self.machine
+                self.program.phase(phase),
+                self.rows[phase],
+                self.machine,
+                None if self.timing is None else self.timing.on(self.machine),
             )
         return self._step_cache[phase]
 
@@ -343,9 +350,9 @@ class Compiled:
             unit,
             terms,
             None,
-            self.program.assumptions,
+            self.assumptions if unit == "s" else self.program.assumptions,
             self._limits(self.program.phases) if limits is None else limits,
-            self._rates if unit == "s" else {},
+            self._rates if unit == "s" and self.timing is None else {},
         )
 
     def _repr_html_(self) -> str:
@@ -391,6 +398,8 @@ def compile(
     accounting: str | Accounting = "exact",
     symbolic_hardware: bool = False,
     symbolic_model: bool = False,
+    fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a model for a machine, optionally through a pipeline of passes.
@@ -404,6 +413,10 @@ def compile(
         symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
             ``BW`` …) in the formulas.
         symbolic_model: keep model dimensions as symbols (``d``, ``L``, ``H`` …).
+        fidelity: ``ideal`` (the roofline, a lower bound), ``calibrated`` (forms
+            fitted on measured timings), or ``low``, ``median``, ``high``: the
+            calibrated time at the 10, 50 and 90 % quantiles of its errors.
+        calibration: a calibration file in place of the shipped one.
         options: importer options (``weights``, ``activations``, ``kv``,
             ``mask``, ``logits``), see :func:`costgraph.models.import_config`.
 
@@ -422,6 +435,11 @@ def compile(
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)
     shown = machine.symbolic() if symbolic_hardware else machine
+    timing = None
+    if fidelity != "ideal" or calibration is not None:
+        from costgraph.fidelity.apply import calibrated
+
+        timing = calibrated(fidelity, machine, hardware, calibration)
     twin = None
     if not symbolic_model and not isinstance(model, Program):
         twin = partial(
@@ -432,6 +450,8 @@ def compile(
             accounting=accounting,
             symbolic_hardware=symbolic_hardware,
             symbolic_model=True,
+            fidelity=fidelity,
+            calibration=calibration,
             **options,
         )
-    return Compiled(program, shown, convention, chosen, trace, machine, twin)
+    return Compiled(program, shown, convention, chosen, trace, machine, twin, timing)

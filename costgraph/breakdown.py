@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol
@@ -13,6 +13,7 @@ from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.footprint import footprint
+from costgraph.formula.terms import Term
 from costgraph.machine import Machine
 from costgraph.program import Phase
 from costgraph.symbols import LEGEND, B, T, q
@@ -120,10 +121,14 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
     by_role: dict[Role, Expr] = {role: Integer(0) for role in ROLES}
     seconds = 0.0
+    timed = None if compiled.timing is None else compiled.timing.on(machine)
     for row in compiled.rows[phase.name]:
         cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
         count = phase.bind(row.count).xreplace(values)
         made = _row(row.name, row.kind, count, cost, machine)
+        if timed is not None:
+            terms = [t.mapped(lambda e: e.xreplace(values)) for t in timed(phase, row)]
+            made = _timed(made, terms)
         rows.append(made)
         seconds += float(count) * made.seconds
         sums["flops"] += count * cost.total_flops
@@ -185,6 +190,20 @@ def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpR
         0.0 if slowest is None else float(slowest.expr),
         bound,
     )
+
+
+def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
+    """The row with the seconds of the terms that formulas use, and what bounds them."""
+    sizes: dict[str, float] = {}
+    seconds = 0.0
+    for term in terms:
+        share = float(term.count) / row.count if row.count else 0.0
+        seconds += share * float(term.value)
+        for arm in term.arms:
+            sizes[arm.resource] = max(sizes.get(arm.resource, 0.0), share * float(arm.expr))
+    slowest = max(sizes, key=lambda r: sizes[r], default="none")
+    bound = slowest if slowest in ("memory", "latency", "none") else "compute"
+    return replace(row, seconds=seconds, bound=bound)
 
 
 def _values(

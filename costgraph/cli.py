@@ -91,6 +91,9 @@ def _build_parser() -> argparse.ArgumentParser:
     cli_sweep.add_commands(commands)
     add_picture_commands(commands)
     _list_commands(commands)
+    from costgraph import cli_calibrate
+
+    cli_calibrate.add_commands(commands)
     return parser
 
 
@@ -104,6 +107,16 @@ def _target(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
+    )
+    _fidelity(command)
+
+
+def _fidelity(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fidelity",
+        default="ideal",
+        help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
+        "timings; low, median, high: its error bands",
     )
 
 
@@ -179,6 +192,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--prompt", type=whole, default=1024, metavar="S", help="tokens (1024)")
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
+    _fidelity(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -213,6 +227,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         accounting=arguments.accounting,
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
+        fidelity=arguments.fidelity,
     )
     _remark(compiled.program.notes)
     return compiled
@@ -280,6 +295,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         S=arguments.prompt,
         N=arguments.generate,
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
     )
     if arguments.json:
         _print_json(table.to_dict())

@@ -8,7 +8,8 @@ lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from sympy import Add, Expr, Integer, expand
 
@@ -23,6 +24,8 @@ from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
 ONE = Integer(1)
+#: The terms of one operation in a phase, its count included.
+Timing = Callable[[Phase, Row], Iterable[Term]]
 
 
 def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
@@ -49,8 +52,15 @@ def phase_rows(phase: Phase, accounting: Accounting = EXACT) -> tuple[Row, ...]:
     return rows(phase.graph, accounting, phase.is_single_query)
 
 
-def step_terms(phase: Phase, found: Iterable[Row], machine: Machine) -> tuple[Term, ...]:
-    """Time of one step of ``phase`` in seconds, one term per distinct operation."""
+def step_terms(
+    phase: Phase, found: Iterable[Row], machine: Machine, timing: Timing | None = None
+) -> tuple[Term, ...]:
+    """Time of one step of ``phase`` in seconds, one term per distinct operation.
+
+    ``timing`` replaces the roofline where it is given.
+    """
+    if timing is not None:
+        return merged(term for row in found for term in timing(phase, row))
     terms = (
         make_term(phase.bind(row.count), arms(row.cost.mapped(phase.bind), machine), (row.name,))
         for row in found
@@ -86,10 +96,10 @@ def _spanned(phase: Phase, term: Term) -> Iterator[Term]:
     ops = tuple(f"{phase.name}.{op}" for op in term.ops)
     count = term.count * phase.weight
     if phase.span is None:
-        yield Term(count, term.arms, ops)
+        yield replace(term, count=count, ops=ops)
         return
     for arms, span in split(term.arms, phase.span):
-        part = make_term(count, arms, ops, span)
+        part = make_term(count, arms, ops, span, term.norm)
         if part is not None:
             yield _closed(part, span)
 
@@ -97,7 +107,7 @@ def _spanned(phase: Phase, term: Term) -> Iterator[Term]:
 def _closed(term: Term, span: Span) -> Term:
     """A term over a span without it, where the sum has a closed form."""
     if not any(span.symbol in arm.expr.free_symbols for arm in term.arms):
-        return Term(term.count * (span.upper - span.lower + 1), term.arms, term.ops)
+        return replace(term, count=term.count * (span.upper - span.lower + 1), span=None)
     if len(term.arms) == 1:
         closed = power_sum(term.arms[0].expr, span)
         if closed is not None:

@@ -23,6 +23,8 @@ def _value(explanation: Explanation, value: float) -> str:
 def _resource(name: str) -> str:
     if name == "memory":
         return "memory bandwidth"
+    if name == "latency":
+        return "launch latency"
     engine, _, kind = name.partition(":")
     return f"{kind} {'special-function' if engine == 'special' else engine} compute"
 

@@ -87,7 +87,12 @@ def _term(term: Term, formula: Formula) -> str:
         if "frac" not in body and term.count != 1:
             body = rf"\left({body}\right)"
     else:
-        body = r"\max\left(" + r",\; ".join(arms) + r"\right)"
+        inner = r",\; ".join(arms)
+        body = (
+            rf"\max\left({inner}\right)"
+            if term.norm is None
+            else rf"\left\lVert {inner}\right\rVert_{{{float(term.norm):.3g}}}"
+        )
     if term.span is not None:
         lower, upper = expr_latex(term.span.lower), expr_latex(term.span.upper)
         body = rf"\sum_{{{term.span.symbol}={lower}}}^{{{upper}}} {body}"

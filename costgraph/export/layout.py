@@ -67,6 +67,14 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """``‖a, b‖ₚ = (aᵖ + bᵖ)^(1/p)`` of arguments."""
+
+    arguments: tuple[Node, ...]
+    exponent: Rational
+
+
+@dataclass(frozen=True)
 class Series:
     """A sum over a range."""
 
@@ -76,7 +84,7 @@ class Series:
     body: Node
 
 
-Node: TypeAlias = "Number | Name | Product | Total | Ratio | Power | Call | Series"
+Node: TypeAlias = "Number | Name | Product | Total | Ratio | Power | Call | Norm | Series"
 
 _CALLS = {Max: "max", Min: "min", ceiling: "ceil", floor: "floor"}
 
@@ -127,6 +135,7 @@ def _degree(expr: Expr) -> int:
 
 # --- text ------------------------------------------------------------------------------
 
+_SUB = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _SUPER = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -155,6 +164,9 @@ def to_text(node: Node) -> str:
             return f"{head}^{_inner(exponent, (Total, Product, Ratio))}"
         case Call(function, arguments):
             return f"{function}({', '.join(to_text(a) for a in arguments)})"
+        case Norm(arguments, exponent):
+            below = f"{float(exponent):.3g}".translate(_SUB)
+            return f"‖{', '.join(to_text(a) for a in arguments)}‖{below}"
         case Series(index, lower, upper, body):
             ends = f"{to_text(index)} = {to_text(lower)} … {to_text(upper)}"
             return f"Σ[{ends}] {_inner(body, (Total,))}"
@@ -199,6 +211,9 @@ def to_latex(node: Node) -> str:
             word = _LATEX_CALLS.get(function, rf"\operatorname{{{function}}}")
             inner = r",\; ".join(to_latex(a) for a in arguments)
             return rf"{word}\left({inner}\right)"
+        case Norm(arguments, exponent):
+            inner = r",\; ".join(to_latex(a) for a in arguments)
+            return rf"\left\Vert {inner}\right\Vert_{{{float(exponent):.3g}}}"
         case Series(index, lower, upper, body):
             ends = f"_{{{to_latex(index)}={to_latex(lower)}}}^{{{to_latex(upper)}}}"
             return rf"\sum{ends} {_bracketed(body, (Total,))}"
@@ -245,6 +260,10 @@ def to_mathml(node: Node) -> str:
         case Call(function, arguments):
             inner = _joined([to_mathml(a) for a in arguments], "<mo>,</mo>")
             return _row(f"<mi>{_escaped(function)}</mi>", "<mo>(</mo>", *inner, "<mo>)</mo>")
+        case Norm(arguments, exponent):
+            inner = _joined([to_mathml(a) for a in arguments], "<mo>,</mo>")
+            whole = _row("<mo>&#x2016;</mo>", *inner, "<mo>&#x2016;</mo>")
+            return f"<msub>{whole}<mn>{float(exponent):.3g}</mn></msub>"
         case Series(index, lower, upper, body):
             start = _row(to_mathml(index), "<mo>=</mo>", to_mathml(lower))
             sign = f"<munderover><mo>&#x2211;</mo>{start}{to_mathml(upper)}</munderover>"

@@ -23,6 +23,7 @@ def formula_object(formula: Formula) -> dict[str, Any]:
             {
                 "count": sstr(term.count),
                 "arms": [{"resource": a.resource, "expr": sstr(a.expr)} for a in term.arms],
+                "norm": None if term.norm is None else float(term.norm),
                 "sum": None
                 if term.span is None
                 else {

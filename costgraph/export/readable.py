@@ -11,6 +11,7 @@ from costgraph.export.layout import (
     Call,
     Name,
     Node,
+    Norm,
     Product,
     Ratio,
     Series,
@@ -36,7 +37,9 @@ def _line(line: Line) -> Node:
     for amount, rate in line.arms:
         top = of_expr(amount)
         arms.append(top if rate is None else Ratio(top, Name(rate.name)))
-    body: Node = arms[0] if len(arms) == 1 else Call("max", tuple(arms))
+    body: Node = arms[0]
+    if len(arms) > 1:
+        body = Call("max", tuple(arms)) if line.norm is None else Norm(tuple(arms), line.norm)
     if line.span is not None:
         ends = (of_expr(line.span.lower), of_expr(line.span.upper))
         body = Series(Name(line.span.symbol.name), *ends, body)

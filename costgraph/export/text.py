@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from costgraph.formula.terms import Arm, Term
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
+
+
+_NORM = "(aᵖ + bᵖ)^(1/p), a smooth maximum; seconds"
 
 
 def number_text(value: Rational) -> str:
@@ -25,7 +29,7 @@ def number_text(value: Rational) -> str:
     if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
         return f"{value.p}/{value.q}"
     size = abs(value)
-    for scale, prefix in _PREFIXES:
+    for scale, prefix in _PREFIXES if size < 10**18 else ():
         if size >= scale:
             return f"{float(value / scale):.4g}{prefix}"
     return f"{float(value):.4g}"
@@ -153,7 +157,8 @@ def term_text(term: Term, formula: Formula) -> str:
         if term.count != 1 and (" + " in body or " / " in body):
             body = f"({body})"
     else:
-        body = "max( " + " , ".join(arm_text(a, formula) for a in term.arms) + " )"
+        inner = " , ".join(arm_text(a, formula) for a in term.arms)
+        body = f"max( {inner} )" if term.norm is None else f"‖ {inner} ‖{norm_text(term.norm)}"
     if term.span is not None:
         span = term.span
         body = f"Σ[{span.symbol} = {_bound(span.lower)} … {_bound(span.upper)}] {body}"
@@ -161,6 +166,11 @@ def term_text(term: Term, formula: Formula) -> str:
         return body
     count = expr_text(term.count)
     return f"{count} · {body}" if " " not in count else f"({count}) · {body}"
+
+
+def norm_text(norm: Expr) -> str:
+    """The exponent of a norm as a subscript: ``₁.₈``."""
+    return f"{float(norm):.3g}".translate(_SUBSCRIPT)
 
 
 def _bound(expr: Expr) -> str:
@@ -198,9 +208,11 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
         lines.append("    )")
     if legend:
         known = [s.name for s in formula.symbols if s.name in LEGEND]
+        if any(t.norm is not None and len(t.arms) > 1 for t in terms):
+            known.append("‖a, b‖ₚ")
         if known:
             lines.append("where")
-            lines.extend(f"    {name}: {LEGEND[name]}" for name in known)
+            lines.extend(f"    {name}: {LEGEND.get(name, _NORM)}" for name in known)
         bounds = [f"{x.expr} <= {x.bound} ({x.why})" for x in formula.limits]
         if formula.assumptions or bounds:
             lines.append("assuming")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from costgraph.formula.evaluate import compile_expr
+from costgraph.formula.runtime import norm
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -29,6 +30,8 @@ def bound_shares(formula: Formula, values: Mapping[str, Any]) -> dict[str, float
         count = float(compile_expr(term.count, symbols)(*given))
         sizes = [(float(compile_expr(a.expr, symbols)(*given)), a.resource) for a in term.arms]
         size, resource = max(sizes)
+        if term.norm is not None:
+            size = norm(float(term.norm), *(s for s, _ in sizes))
         totals[resource] = totals.get(resource, 0.0) + count * size
     whole = sum(totals.values()) or 1.0
     return {resource: value / whole for resource, value in totals.items()}

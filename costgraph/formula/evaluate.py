@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from sympy import Expr, Rational, Symbol, fraction, together
+from sympy import Expr, Max, Min, Rational, Symbol, ceiling, floor, fraction, together
 from sympy.printing.pycode import PythonCodePrinter
 
 from costgraph.formula import runtime
@@ -71,13 +71,13 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
         return str(printer.doprint(expr))
 
     if term.span is None:
-        parts = [show(a.expr) for a in term.arms]
-        body = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+        body = _combined([show(a.expr) for a in term.arms], term.norm)
     else:
         span = term.span
         lower, upper = f"int({show(span.lower)})", f"int({show(span.upper)})"
         lines = [affine(a.expr, span.symbol) for a in term.arms]
-        if all(line is not None for line in lines):
+        plain = term.norm is None or len(term.arms) == 1
+        if plain and all(line is not None for line in lines):
             pairs = [(show(line[0]), show(line[1])) for line in lines if line is not None]
             if len(pairs) == 1:
                 body = f"sum_affine({lower}, {upper}, {pairs[0][0]}, {pairs[0][1]})"
@@ -90,9 +90,9 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
                 body = f"(({show(closed)}) if {upper} >= {lower} else 0)"
             else:
                 local = _Printer({**names, span.symbol: "t"}, exact)
-                parts = [str(local.doprint(a.expr)) for a in term.arms]
-                inner = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
-                body = f"sum_loop({lower}, {upper}, lambda t: {inner})"
+                inner = _combined([str(local.doprint(a.expr)) for a in term.arms], term.norm)
+                adder = "sum_smooth" if not exact and _is_smooth(term) else "sum_loop"
+                body = f"{adder}({lower}, {upper}, lambda t: {inner})"
     return body if term.count == 1 else f"({show(term.count)})*({body})"
 
 
@@ -102,6 +102,21 @@ def _added(parts: Sequence[str], width: int = 32) -> str:
         groups = (parts[i : i + width] for i in range(0, len(parts), width))
         parts = [f"({' + '.join(group)})" for group in groups]
     return " + ".join(parts)
+
+
+def _combined(parts: list[str], norm: Expr | None) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    if norm is not None:
+        return f"norm({float(norm)!r}, {', '.join(parts)})"
+    return f"max({', '.join(parts)})"
+
+
+def _is_smooth(term: Term) -> bool:
+    """True if the summand has no kinks or jumps along the span."""
+    if len(term.arms) > 1 and term.norm is None:
+        return False
+    return not any(a.expr.has(ceiling, floor, Max, Min) for a in term.arms)
 
 
 def compile_terms(
@@ -135,6 +150,8 @@ def compile_terms(
         "sum_affine": runtime.sum_affine,
         "sum_max": runtime.sum_max,
         "sum_loop": runtime.sum_loop,
+        "sum_smooth": runtime.sum_smooth,
+        "norm": runtime.norm,
     }
     # The text is generated from expression trees; symbols appear as x0, x1, … only.
     function: Callable[..., Any] = eval(source, scope)

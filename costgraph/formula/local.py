@@ -151,10 +151,32 @@ def local(formula: Formula, **values: Any) -> Local:
 def _active(term: Term, point: Mapping[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
     """The largest arms at the point, each with what it contributes."""
     at = dict(point)
+    if term.norm is not None and len(term.arms) > 1:
+        return _active_norm(term, at)
     if term.span is None:
         arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(at)))
         return [(arm, arm.expr)]
     return _active_over(term, term.span, at)
+
+
+def _active_norm(term: Term, at: dict[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
+    """A norm is smooth: all of it, under the name of its largest arm.
+
+    Over a span the largest arm at the middle of the range gives the name.
+    """
+    point = dict(at)
+    if term.span is not None:
+        lower, upper = (e.xreplace(at) for e in (term.span.lower, term.span.upper))
+        if upper < lower:
+            return []
+        point[term.span.symbol] = (lower + upper) / 2
+    arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(point)))
+    if term.span is None:
+        return [(arm, term.value)]
+    raise InputError(
+        f"{', '.join(term.ops)}: a sum of norms over contexts has no derivative in closed form; "
+        "take tpot at a context instead"
+    )
 
 
 def _number(value: Expr) -> Expr:

@@ -115,20 +115,32 @@ class Lowering:
     def summed(self, term: Term) -> int:
         """The term without its count."""
         if term.span is None:
-            return self._largest([self.expr(a.expr) for a in term.arms])
+            return self._combined(term)
         return self._span(term, term.span)
+
+    def _combined(self, term: Term) -> int:
+        """The maximum of the arms, or their norm."""
+        parts = [self.expr(a.expr) for a in term.arms]
+        if term.norm is None or len(parts) == 1:
+            return self._largest(parts)
+        # Scaled by the largest, as in Formula.evaluate, so that powers never underflow.
+        top, p = self._largest(parts), self.dag.num(float(term.norm))
+        shares = [self.dag.add_node("pow", (self.dag.quotient(x, top), p)) for x in parts]
+        root = self.dag.add_node("pow", (self.dag.sum(shares), self.dag.num(1 / float(term.norm))))
+        return self.dag.product(top, root)
 
     def _largest(self, parts: list[int]) -> int:
         kept = list(dict.fromkeys(parts))
         return kept[0] if len(kept) == 1 else self.dag.add_node("max", kept)
 
     def _span(self, term: Term, span: Span) -> int:
-        closed = closed_form(term, span)
+        smooth = term.norm is not None and len(term.arms) > 1
+        closed = None if smooth else closed_form(term, span)
         if closed is not None:
             return self.closed(closed, span)
         bounds = self._bound(span.lower), self._bound(span.upper)
         lines = [affine(a.expr, span.symbol) for a in term.arms]
-        if all(line is not None for line in lines):
+        if not smooth and all(line is not None for line in lines):
             pairs = [self.expr(x) for line in lines if line is not None for x in line]
             return self.dag.add_node("envelope", (*bounds, *pairs))
         self._loops += 1
@@ -137,7 +149,7 @@ class Lowering:
         self._forget(span.symbol)
         self._known[span.symbol] = index
         try:
-            summand = self._largest([self.expr(a.expr) for a in term.arms])
+            summand = self._combined(term)
         finally:
             self._forget(span.symbol)
             if free is not None:

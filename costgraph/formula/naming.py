@@ -49,12 +49,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Line:
-    """``count × max(amount / rate …)``, with a span its sum over contexts."""
+    """``count × max(amount / rate …)``, or a norm; with a span its sum over contexts."""
 
     count: Expr
     arms: tuple[tuple[Expr, Expr | None], ...]
     ops: tuple[str, ...]
     span: Span | None = None
+    norm: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,9 @@ class _Namer:
     def named(self, detail: str) -> Named:
         if detail not in DETAILS:
             raise InputError(f"unknown detail {detail!r}{nearest(detail, DETAILS)}")
-        if self.formula.unit != "s" and self.formula.numerator is None:
-            detail = "ops"  # amounts have no rates to compare
+        smooth = any(t.norm is not None and len(t.arms) > 1 for t in self.formula.terms)
+        if (self.formula.unit != "s" or smooth) and self.formula.numerator is None:
+            detail = "ops"  # amounts have no rates to compare, norms no such bounds
         lines = self._summary() if detail == "summary" else self._ops()
         notes = self._notes() if detail == "summary" else ()
         taken = {s.name for s in (*self.formula.symbols, *self.dims)}
@@ -156,7 +158,7 @@ class _Namer:
         lines = []
         for term in collected(self.formula.terms):
             arms = tuple(self._arm(term, arm) for arm in term.arms)
-            lines.append(Line(term.count, arms, term.ops, term.span))
+            lines.append(Line(term.count, arms, term.ops, term.span, term.norm))
         return tuple(lines)
 
     def _summary(self) -> tuple[Line, ...]:

@@ -153,6 +153,11 @@ def regimes(
         InputError: the formula is not piecewise polynomial in the symbol.
     """
     x, bound, judge = _prepared(formula, over, at, values)
+    if any(t.norm is not None and len(t.arms) > 1 for t in bound.terms):
+        raise InputError(
+            f"{formula.name} is calibrated: its arms combine by a norm, which is smooth and has "
+            "no regimes; ask for its crossovers, or compile with fidelity='ideal'"
+        )
     ladders = [_ladder(t, x, judge) for t in bound.terms]
     cuts = ordered({c for ladder in ladders for c in ladder.cuts}, judge)
     ends = [start_of(x), *cuts, oo]

@@ -80,7 +80,7 @@ def span_expr(term: Term) -> Expr:
         closed = power_sum(term.arms[0].expr, span)
         if closed is not None:
             return closed
-    elif len(term.arms) == 2:
+    elif len(term.arms) == 2 and term.norm is None:
         lines = [affine(arm.expr, span.symbol) for arm in term.arms]
         first, second = lines
         if first is not None and second is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sympy import Add, Expr, Integer, Max, Min, Symbol
+from sympy import Add, Expr, Float, Integer, Max, Min, Symbol
 
 from costgraph.formula.envelope import dominates
 from costgraph.symbols import symbol
@@ -47,17 +47,22 @@ class Limit:
 class Term:
     """``count × Max(arms)``, or with a span ``count × Σ Max(arms)``.
 
+    With a ``norm`` ``p`` the arms combine as ``(Σ armᵖ)^(1/p)``, a smooth maximum
+    that is never below the largest arm.
+
     Attributes:
         count: multiplicity; may be symbolic or negative (in differences).
         arms: candidates of the maximum, none provably dominated.
         ops: names of the operations that the term accounts for.
         span: summation over a range, or None.
+        norm: exponent of the norm that combines the arms; None for their maximum.
     """
 
     count: Expr
     arms: tuple[Arm, ...]
     ops: tuple[str, ...] = ()
     span: Span | None = None
+    norm: Expr | None = None
 
     @property
     def symbols(self) -> set[Symbol]:
@@ -75,6 +80,10 @@ class Term:
         """``Max(arms)`` as a sympy expression, without count and span."""
         if len(self.arms) == 1:
             return self.arms[0].expr
+        if self.norm is not None:
+            # A float exponent: exact roots of exact numbers are never wanted.
+            p = Float(self.norm)
+            return Add(*(arm.expr**p for arm in self.arms)) ** (1 / p)
         return Max(*(arm.expr for arm in self.arms), evaluate=False)
 
     def mapped(self, f: Callable[[Expr], Expr]) -> Term:
@@ -82,19 +91,28 @@ class Term:
         span = self.span
         if span is not None:
             span = Span(span.symbol, f(span.lower), f(span.upper))
-        return Term(
-            f(self.count), tuple(Arm(f(a.expr), a.resource) for a in self.arms), self.ops, span
-        )
+        arms = tuple(Arm(f(a.expr), a.resource) for a in self.arms)
+        return Term(f(self.count), arms, self.ops, span, self.norm)
 
     def mapped_arms(self, f: Callable[[Expr], Expr]) -> Term:
         """``f`` applied to every arm; the count becomes one."""
-        return Term(ONE, tuple(Arm(f(a.expr), a.resource) for a in self.arms), self.ops, self.span)
+        return replace(self, count=ONE, arms=tuple(Arm(f(a.expr), a.resource) for a in self.arms))
 
 
 def make_term(
-    count: Expr, arms: Iterable[Arm], ops: tuple[str, ...] = (), span: Span | None = None
+    count: Expr,
+    arms: Iterable[Arm],
+    ops: tuple[str, ...] = (),
+    span: Span | None = None,
+    norm: Expr | None = None,
 ) -> Term | None:
-    """A term with dominated arms left out; None if nothing is left to count."""
+    """A term with dominated arms left out; None if nothing is left to count.
+
+    Every arm adds to a norm, so there only arms of zero are left out.
+    """
+    if norm is not None:
+        added = tuple(arm for arm in arms if arm.expr != 0)
+        return Term(count, added, ops, span, norm) if added and count != 0 else None
     kept: list[Arm] = []
     for arm in arms:
         if arm.expr == 0 or any(dominates(k.expr, arm.expr) for k in kept):
@@ -110,7 +128,7 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Terms with equal arms and span added up; what cancels disappears."""
     groups: dict[object, Term] = {}
     for term in terms:
-        key = (frozenset(a.expr for a in term.arms), term.span)
+        key = (frozenset(a.expr for a in term.arms), term.span, term.norm)
         known = groups.get(key)
         if known is None:
             groups[key] = term

@@ -160,3 +160,26 @@ def test_latex_documents_compile(tmp_path):
         timeout=60,
     )
     assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
+
+
+def test_norms_print_as_norms_and_stay_exact():
+    compiled = cg.compile("llama-3-8b", "h100", "fuse", fidelity="calibrated")
+    found = compiled.readable("tpot", "summary")
+    assert found.detail == "ops"  # a norm is not between the arms' maximum and their sum
+    assert "‖" in found.text()
+    assert r"\Vert" in found.latex()
+    ElementTree.fromstring(found.mathml())
+    at = {B: 8, T: 1000}
+    total = 0.0
+    for line, arms in rebuilt(found):
+        values = [float(a.xreplace(at)) for a in arms]
+        p = 1.0 if line.norm is None else float(line.norm)
+        total += float(line.count) * sum(v**p for v in values) ** (1 / p)
+    assert total == pytest.approx(compiled.tpot.evaluate(B=8, T=1000), rel=1e-12)
+    assert compiled.tpot.local(B=8, T=1000).value == pytest.approx(total, rel=1e-12)
+    code: dict = {}
+    exec(compiled.tpot.code("python"), code)
+    assert code["tpot"](8, 1000) == pytest.approx(total, rel=1e-12)
+    array = compiled.latency.evaluate(B=[8, 9], S=500, N=[40, 41])
+    scalars = [compiled.latency.evaluate(B=b, S=500, N=n) for b, n in ((8, 40), (9, 41))]
+    assert array == pytest.approx(scalars, rel=1e-9)

@@ -1,0 +1,97 @@
+"""Writes the shipped calibrations from the measured timings (see fidelity.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from costgraph.fidelity.calibration import Calibration, Fit, calibration_text, write_text
+from costgraph.fidelity.fit import errors, fit
+from costgraph.fidelity.study import (
+    Study,
+    crossfit,
+    form_model,
+    leave_one_out,
+    transferred,
+)
+
+FOLDER = Path(__file__).parent.parent / "hardware" / "calibrations"
+#: Devices of the tables by their shipped name. Rows of a card that two sources
+#: measured differ in data type (fp16, bf16), so both fit in one file.
+DEVICES = {
+    "a100_sxm": "a100-80g", "a100_80g": "a100-80g", "a100_dgx": "a100-80g", "a40": "a40",
+    "h100_sxm": "h100", "h100_dgx": "h100", "h200_sxm": "h200", "h20": "h20",
+    "b200_sxm": "b200", "l40s": "l40s", "mi210": "mi210",
+}  # fmt: skip
+SOURCE = (
+    "published timings: NVIDIA aiconfigurator 095f58a (Apache-2.0), vidur 7d47513 (MIT), "
+    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0)"
+)
+
+
+def quantiles(ratio: np.ndarray) -> dict[str, float]:
+    low, mid, high = np.quantile(ratio, (0.1, 0.5, 0.9))
+    return {"q10": float(low), "q50": float(mid), "q90": float(high)}
+
+
+def summary(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
+    mean, median = errors(predicted, seconds)
+    return {"rows": len(seconds), "mean": mean, "median": median,
+            **quantiles(seconds / predicted)}  # fmt: skip
+
+
+def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
+    """A fit per device and variant, with errors of rows that folds left out."""
+    made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
+    unseen, _ = crossfit(s)
+    found = {}
+    for label in np.unique(s.labels["group"]):
+        m = s.labels["group"] == label
+        device, variant = str(s.labels["device"][m][0]), str(s.labels["variant"][m][0])
+        at = {"group": str(label), "device": device, "shared": "all"}
+        values = {p.name: made.values[p.name][at[p.scope]] for p in s.form.parameters}
+        stderr = {p.name: made.errors[p.name][at[p.scope]] for p in s.form.parameters}
+        found[device, s.kind, variant] = Fit(
+            s.kind, variant, values, summary(unseen[m], s.seconds[m]), stderr
+        )
+    return found
+
+
+def write_all(sheets: dict, studies: dict[str, Study], light: Study) -> None:
+    """Every device's file, and the file for devices that were never fitted."""
+    found: dict[tuple[str, str, str], Fit] = {}
+    for s in (*studies.values(), light):
+        found |= groups(s)
+    for name in sorted(set(DEVICES.values())):
+        own = {
+            (kind, variant): f
+            for (device, kind, variant), f in found.items()
+            if DEVICES[device] == name
+        }
+        made = Calibration(name, SOURCE, own)
+        write_text(FOLDER / f"{name}.toml", calibration_text(made))
+    pooled = [s for n, s in studies.items() if s.kind not in ("prefill", "decode") or "pooled" in n]
+    write_text(FOLDER / "transfer.toml", calibration_text(general([*pooled, light])))
+
+
+def general(studies: list[Study]) -> Calibration:
+    """Parameters per variant over all devices, with errors of devices left out."""
+    fits, slope = {}, {}
+    for s in studies:
+        if s.kind == "allreduce":
+            continue
+        s = s.where(s.kernel_timed)
+        model, parameters = transferred(s.form)
+        made = fit(model, parameters, s.f, s.seconds, s.labels)
+        unseen, _ = leave_one_out(s)
+        for variant in np.unique(s.labels["variant"]):
+            m = s.labels["variant"] == variant
+            at = {"variant": str(variant), "shared": "all"}
+            values = {p.name: made.values[p.name][at[p.scope]] for p in parameters}
+            if "slope" in values:
+                slope[s.kind] = values.pop("slope")
+            fits[s.kind, str(variant)] = Fit(
+                s.kind, str(variant), values, summary(unseen[m], s.seconds[m])
+            )
+    return Calibration("transfer", f"every device of the {SOURCE}", fits, slope)

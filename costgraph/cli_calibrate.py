@@ -1,0 +1,204 @@
+"""Commands that fit calibrations and check them on the machine they run on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from costgraph.errors import InputError, clip
+
+if TYPE_CHECKING:
+    from costgraph.fidelity.calibration import Calibration
+    from costgraph.fidelity.study import Study
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``calibrate`` and ``validate``."""
+    command = commands.add_parser(
+        "calibrate",
+        help="fit the calibrated forms to timings, or to this machine",
+        description="Fit the forms to tables of timings (columns: docs/fidelity.md), or measure "
+        "this machine. Prints parameters with their uncertainty and errors on unseen shapes.",
+    )
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from", dest="tables", nargs="+", metavar="CSV", help="tables")
+    source.add_argument("--this-machine", action="store_true", help="measure through NumPy")
+    command.add_argument("--device", metavar="NAME", help="device of the timings (with --from)")
+    command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
+    command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
+    command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
+    command.set_defaults(run=_calibrate)
+    command = commands.add_parser(
+        "validate",
+        help="measure a small transformer here and compare with predictions",
+        description="Runs a small decoder in NumPy over batches and contexts, and prints measured "
+        "time against the roofline and the calibrated formula of the device file.",
+    )
+    command.add_argument("--on", required=True, metavar="FILE", help="file of calibrate")
+    command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
+    command.set_defaults(run=_validate)
+
+
+def _minutes(value: float) -> float:
+    if not 0.02 <= value <= 60:
+        raise InputError(f"--minutes must be from 0.02 to 60, not {value:g}")
+    return value
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.this_machine:
+        return _this_machine(arguments)
+    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.study import study
+    from costgraph.fidelity.table import read_table
+    from costgraph.hardware import load_hardware
+
+    if not arguments.device:
+        raise InputError("calibrate --from needs --device NAME (or a device's TOML file)")
+    machine = load_hardware(arguments.device)
+    sheet = sheet_of(machine)
+    studies = []
+    for path in arguments.tables:
+        table = read_table(path)
+        studies.append(study(table, {str(h): sheet for h in set(table.columns["hw"])}))
+    kinds = [s.kind for s in studies]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise InputError(f"two tables of kind {kind!r}: put their rows into one file")
+    made = _fitted(machine.name, studies, f"timings of {', '.join(map(str, arguments.tables))}")
+    if arguments.plot:
+        _plot(arguments.plot, made, studies)
+    if arguments.output:
+        write_text(Path(arguments.output), calibration_text(made))
+    return 0
+
+
+def sheet_of(machine: Any) -> Any:
+    """What tables of timings need to know of a device."""
+    from costgraph.fidelity.table import Datasheet
+    from costgraph.machine import Engine
+
+    names = {"fp16": "16", "bf16": "16", "fp8": "fp8", "fp4": "fp4", "fp32": "fp32"}
+    peaks = {
+        names[kind]: float(rate)
+        for (engine, kind), rate in machine.peaks.items()
+        if engine is Engine.TENSOR and kind in names
+    }
+    l2 = machine.figures.get("onchip.l2")
+    return Datasheet(
+        peaks,
+        float(machine.memory.bandwidth),
+        float(machine.multiprocessors or 1),
+        1.0 if l2 is None else float(l2.value),
+    )
+
+
+def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
+    """Fit every study, print what came out, and return the calibration."""
+    import numpy as np
+
+    from costgraph.export.table import plain_table
+    from costgraph.fidelity.calibration import Calibration, Fit
+    from costgraph.fidelity.fit import errors, fit
+    from costgraph.fidelity.study import crossfit, form_model
+
+    fits = {}
+    for s in studies:
+        if len(s.table) < 2 * len(s.form.parameters):
+            raise InputError(
+                f"{len(s.table)} rows of kind {s.kind!r} are too few for "
+                f"{len(s.form.parameters)} parameters: give at least twice as many"
+            )
+        labels = {**s.labels, "group": s.labels["variant"], "device": s.labels["shared"]}
+        made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, labels, starts=3)
+        unseen, _ = crossfit(s)
+        print(f"{s.kind}: {s.form.text}\n")
+        for variant in np.unique(s.labels["variant"]):
+            m = s.labels["variant"] == variant
+            at = {"group": str(variant), "device": "all", "shared": "all"}
+            parameters = s.form.parameters
+            values = {p.name: made.values[p.name][at[p.scope]] for p in parameters}
+            stderr = {p.name: made.errors[p.name][at[p.scope]] for p in parameters}
+            mean, median = errors(unseen[m], s.seconds[m])
+            low, mid, high = np.quantile(s.seconds[m] / unseen[m], (0.1, 0.5, 0.9))
+            held = {"rows": float(m.sum()), "mean": mean, "median": median,
+                    "q10": float(low), "q50": float(mid), "q90": float(high)}  # fmt: skip
+            fits[s.kind, str(variant)] = Fit(s.kind, str(variant), values, held, stderr)
+            rows = [(p.name, f"{values[p.name]:.4g}", _uncertainty(stderr[p.name]), p.meaning)
+                    for p in parameters]  # fmt: skip
+            print(plain_table(("parameter", "value", "error", f"{variant}"), rows))
+            print(
+                f"unseen shapes: {mean:.1f} % mean, {median:.1f} % median error over "
+                f"{int(m.sum())} rows; 80 % of times are {low:.2f} to {high:.2f} of predicted\n"
+            )
+    return Calibration(name, " ".join(provenance.replace('"', "").split()), fits)
+
+
+def _uncertainty(error: float) -> str:
+    """A relative standard error, or that the rows say nothing about the parameter."""
+    return f"±{100 * error:.0f} %" if error < 2 else "not determined"
+
+
+def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
+    """Measured over predicted time against measured time."""
+    from costgraph.fidelity.forms import value
+
+    if not target.lower().endswith((".png", ".svg")):
+        raise InputError(f"--plot {clip(target)}: give a file that ends in .png or .svg")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("--plot needs matplotlib: pip install 'costgraph[calibrate]'") from None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for s in studies:
+        for variant in sorted(set(s.labels["variant"])):
+            own = s.where(s.labels["variant"] == variant)
+            fit = made.fits[s.kind, str(variant)]
+            predicted = value(own.form.build(own.f, dict(fit.values)))
+            axes.loglog(own.seconds, own.seconds / predicted, ".", label=f"{s.kind} {variant}")
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set_xlabel("measured seconds")
+    axes.set_ylabel("measured / predicted")
+    axes.legend()
+    try:
+        figure.savefig(target)
+    except OSError as error:
+        raise InputError(f"{clip(target)}: cannot be written: {error.strerror}") from None
+
+
+def _this_machine(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from costgraph.fidelity import measure
+    from costgraph.fidelity.apply import beside_of
+    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.study import study
+
+    target = Path(arguments.output or "this-machine.toml")
+    if target.suffix != ".toml" or not target.parent.is_dir():
+        raise InputError(
+            f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
+        )
+    total = sum(1 for _ in measure.cases())
+    seconds = 60 * _minutes(arguments.minutes) / total * 0.7
+    with Progress(transient=True) as bar:
+        task = bar.add_task("measuring", total=total)
+        made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))
+    peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
+    print(f"fp32 {peak / 1e9:.1f} GFLOP/s, memory {bandwidth / 1e9:.2f} GB/s (best reached)\n")
+    sheets = {made.name: made.sheet}
+    studies = [study(t, sheets) for t in (made.gemm, made.elementwise)]
+    fitted = _fitted(made.name, studies, "measured on this machine through NumPy")
+    write_text(target, measure.device_text(made))
+    write_text(beside_of(target), calibration_text(fitted))
+    print(f"wrote {target} and {beside_of(target)}")
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from costgraph.fidelity.validate import validate
+
+    print(validate(arguments.on, 60 * _minutes(arguments.minutes)))
+    return 0

@@ -1,0 +1,303 @@
+"""The calibrated forms: one closed form per kind of operation.
+
+Every form has the same shape,
+
+    T = floor + ‖compute, memory‖_p,     ‖a, b‖_p = (a^p + b^p)^(1/p),
+
+a floor (launch, tails, bookkeeping) plus the smooth maximum of a compute arm and
+a memory arm. An arm is the roofline's time over an efficiency of at most one,
+times ramps of at least one, plus latencies, so no form falls below the roofline.
+
+A form is written once, in plain arithmetic. It takes NumPy arrays when
+parameters are fitted and sympy expressions when a formula is derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from costgraph.errors import InputError, nearest
+
+#: Arrays, floats or sympy expressions by name.
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a form: positive, fitted on a logarithmic scale.
+
+    Attributes:
+        name: as in calibration files.
+        start, low, high: where a fit starts and its limits.
+        unit: ``s``, ``1`` or what the parameter counts.
+        meaning: one line for tables.
+        scope: ``group`` (a device and data type), ``device``, or ``shared``.
+        spread: expected spread between groups (natural logarithm), for shrinkage.
+    """
+
+    name: str
+    start: float
+    low: float
+    high: float
+    unit: str
+    meaning: str
+    scope: str = "group"
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The value of a form: ``floor + ‖compute, memory‖_norm`` in seconds."""
+
+    floor: Any
+    compute: Any
+    memory: Any
+    norm: Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """The closed form of one kind of operation.
+
+    Attributes:
+        kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``allreduce``,
+            ``elementwise``.
+        text: the form as a line of text.
+        parameters: what a fit determines.
+        features: what the form takes of an operation (see :mod:`.table`).
+        build: features and parameters to parts.
+    """
+
+    kind: str
+    text: str
+    parameters: tuple[Parameter, ...]
+    features: tuple[str, ...]
+    build: Callable[[Values, Values], Parts]
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter called ``name``.
+
+        Raises:
+            InputError: the form has no such parameter.
+        """
+        for item in self.parameters:
+            if item.name == name:
+                return item
+        known = [p.name for p in self.parameters]
+        raise InputError(f"form {self.kind!r} has no parameter {name!r}{nearest(name, known)}")
+
+
+def _t0(start: float) -> Parameter:
+    return Parameter("t0", start, 1e-8, 1e-3, "s", "launch and latency floor")
+
+
+def _ec(start: float) -> Parameter:
+    return Parameter("ec", start, 0.003, 1.0, "1", "efficiency of compute")
+
+
+def _em(start: float) -> Parameter:
+    return Parameter("em", start, 0.02, 1.0, "1", "efficiency of memory bandwidth")
+
+
+def _norm(start: float = 1.8) -> Parameter:
+    return Parameter("p", start, 1.0, 12.0, "1", "exponent of the norm that combines the arms")
+
+
+def _l2(scope: str = "device") -> Parameter:
+    return Parameter("l2", 2.0, 1.0, 20.0, "1", "L2 bandwidth over memory bandwidth", scope)
+
+
+def resident_time(f: Values, v: Values) -> Any:
+    """Memory time: ``resident`` (0 or 1) operations read at the L2 cache's bandwidth."""
+    r = f["resident"]
+    return f["M"] / v["em"] * (1 - r + r / v["l2"])
+
+
+def _gemm(f: Values, v: Values) -> Parts:
+    ramp = 1 + v["k0"] / f["k"] + f["k"] * f["n"] / v["w1"]
+    return Parts(
+        v["t0"] + f["quant"] * v["tq"] + f["Q"] / v["eq"],
+        f["C"] / v["ec"] * ramp + v["tk"] * f["k"],
+        resident_time(f, v),
+        v["p"],
+    )
+
+
+def _prefill(f: Values, v: Values) -> Parts:
+    ramp = (1 + v["d0"] / f["dh"]) * (1 + v["q0"] / f["q"])
+    return Parts(
+        v["t0"] + v["tt"] * f["T"],
+        f["C"] / v["ec"] * ramp + v["tw"] * f["heads"] / f["sm"],
+        f["M"] / v["em"],
+        v["p"],
+    )
+
+
+def _decode(f: Values, v: Values) -> Parts:
+    return Parts(
+        v["t0"] + v["ts"] * v["s0"] * f["T"] / (f["T"] + v["s0"]),
+        f["C"] / v["ec"] + v["tw"] * f["groups"] / f["sm"] + v["tt"] * f["T"] * f["dh"] / 128,
+        resident_time(f, v),
+        v["p"],
+    )
+
+
+def _mla(f: Values, v: Values) -> Parts:
+    return Parts(
+        v["t0"] + v["tt"] * f["T"] + v["tn"] * f["tokens"],
+        f["C"] / v["ec"],
+        resident_time(f, v),
+        v["p"],
+    )
+
+
+def _moe(f: Values, v: Values) -> Parts:
+    ramp = (1 + v["k0"] / f["inner"]) * (1 + v["m0"] / f["rows"])
+    return Parts(
+        v["t0"] + v["tn"] * f["tokens"], f["C"] / v["ec"] * ramp, resident_time(f, v), v["p"]
+    )
+
+
+def _allreduce(f: Values, v: Values) -> Parts:
+    return Parts(0.0 * f["V"], v["t0"] + 0.0 * f["V"], f["V"] / v["em"], v["p"])
+
+
+def _elementwise(f: Values, v: Values) -> Parts:
+    return Parts(v["t0"], f["C"], resident_time(f, v), 4)
+
+
+_TW = Parameter("tw", 1e-7, 1e-11, 1e-5, "s", "time per wave of work units over multiprocessors")
+_TT = Parameter("tt", 1e-9, 1e-14, 1e-7, "s", "time per attended token")
+_TN = Parameter("tn", 1e-9, 1e-14, 1e-6, "s", "time per token")
+
+FORMS: Mapping[str, Form] = {
+    form.kind: form
+    for form in (
+        Form(
+            "gemm",
+            "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
+            (
+                _t0(4e-6),
+                _ec(0.75),
+                _em(0.8),
+                _norm(),
+                Parameter("k0", 75, 1, 2000, "elements", "ramp in the summed dimension"),
+                Parameter("tk", 5e-10, 1e-12, 1e-8, "s", "latency per summed element"),
+                Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
+                _l2(),
+                Parameter(
+                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"
+                ),
+                Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
+            ),
+            ("C", "M", "Q", "quant", "k", "n", "resident"),
+            _gemm,
+        ),
+        Form(
+            "prefill",
+            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/q) + tw·B·H/SM, M/em‖_p",
+            (
+                _t0(9e-6),
+                _ec(0.5),
+                _em(0.7),
+                _norm(1.5),
+                Parameter("d0", 40, 0.1, 500, "elements", "ramp in head size (softmax)"),
+                Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
+                _TT,
+                _TW,
+            ),
+            ("C", "M", "dh", "q", "T", "heads", "sm"),
+            _prefill,
+        ),
+        Form(
+            "decode",
+            "t0 + ts·s0·T/(T + s0) + ‖C/ec + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
+            (
+                _t0(9e-6),
+                _ec(0.3),
+                _em(0.9),
+                _norm(2.0),
+                _l2("group"),
+                Parameter("tw", 5e-7, 1e-9, 1e-5, "s", _TW.meaning),
+                Parameter("tt", 1e-10, 1e-13, 1e-7, "s", _TT.meaning),
+                Parameter("ts", 1e-8, 1e-11, 1e-6, "s", "first splits of the context, per token"),
+                Parameter("s0", 500, 30, 1e4, "tokens", "where splitting levels off", "shared"),
+            ),
+            ("C", "M", "T", "dh", "groups", "sm", "resident"),
+            _decode,
+        ),
+        Form(
+            "mla",
+            "t0 + tt·T + tn·B·q + ‖C/ec, M/em‖_p",
+            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _l2(), _TT, _TN),
+            ("C", "M", "T", "tokens", "resident"),
+            _mla,
+        ),
+        Form(
+            "moe",
+            "t0 + tn·tokens + ‖C/ec·(1 + k0/inner)(1 + m0/rows), M/em‖_p",
+            (
+                _t0(3e-5),
+                _ec(0.4),
+                _em(0.7),
+                _norm(1.5),
+                Parameter("k0", 100, 0.1, 3000, "elements", "ramp in the expert width"),
+                Parameter("m0", 32, 0.1, 500, "tokens", "ramp in tokens per touched expert"),
+                _TN,
+                _l2(),
+            ),
+            ("C", "M", "inner", "rows", "tokens", "resident"),
+            _moe,
+        ),
+        Form(
+            "allreduce",
+            "‖t0, V/em‖_p with p < 1: t0 + V/em and a ramp between them",
+            (
+                _t0(1e-5),
+                Parameter("em", 0.7, 0.001, 1.5, "1", "efficiency of the link"),
+                Parameter("p", 0.6, 0.25, 4.0, "1", "exponent of the norm"),
+            ),
+            ("V",),
+            _allreduce,
+        ),
+        Form(
+            "elementwise",
+            "t0 + ‖C, M/em‖_4",
+            (_t0(4e-6), _em(0.7), _l2("group")),
+            ("C", "M", "resident"),
+            _elementwise,
+        ),
+    )
+}
+
+
+def form_of(kind: str) -> Form:
+    """The form of a kind.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind not in FORMS:
+        raise InputError(f"no calibrated form {kind!r}{nearest(kind, FORMS)}")
+    return FORMS[kind]
+
+
+def value(parts: Parts) -> Any:
+    """Seconds of parts made of NumPy arrays or floats."""
+    import numpy as np
+
+    large = np.maximum(parts.compute, parts.memory)
+    small = np.minimum(parts.compute, parts.memory)
+    # Scaled by the larger arm: no underflow of tiny times to high powers.
+    return parts.floor + large * (1 + (small / large) ** parts.norm) ** (1 / parts.norm)
+
+
+def roofline3(f: Values, v: Values) -> Any:
+    """The baseline: a floor and two efficiencies, ``t0 + max(C/ec, M/em)``."""
+    import numpy as np
+
+    if "V" in f:
+        return v["t0"] + f["V"] / v["em"]
+    return v["t0"] + np.maximum(f["C"] / v.get("ec", 1.0), f["M"] / v["em"])
