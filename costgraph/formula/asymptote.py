@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from sympy import Expr, Symbol, fraction, together
 
+from costgraph.errors import InputError
 from costgraph.formula.regimes import regimes
 
 if TYPE_CHECKING:
@@ -49,7 +50,18 @@ def asymptote(
     """
     found = regimes(formula, over, at, **values)
     x, last = found.symbol, found.pieces[-1]
-    top, bottom = (sympy.Poly(p, x) for p in fraction(together(last.expr)))
+    try:
+        top, bottom = (sympy.Poly(p, x) for p in fraction(together(_settled(last.expr, x))))
+    except sympy.PolynomialError:
+        raise InputError(f"{formula.name}: no leading power of {x} in {last.expr}") from None
     leading = sympy.cancel(top.LC() / bottom.LC())
     order = int(top.degree() - bottom.degree())
     return Asymptote(x, last.lower, last.expr, order, leading, last.bound, found.conditions)
+
+
+def _settled(expr: Expr, x: Symbol) -> Expr:
+    """``expr`` without powers ``r**x`` of numbers below one: they die out."""
+    return expr.replace(
+        lambda e: e.is_Pow and e.base.is_number and e.exp.has(x) and bool(abs(e.base) < 1),
+        lambda e: sympy.Integer(0),
+    )

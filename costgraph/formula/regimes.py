@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cmp_to_key
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -17,6 +17,7 @@ from sympy import Add, Expr, Integer, Piecewise, Poly, Rational, Symbol, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError, clip
+from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
 from costgraph.formula.signs import Judge, UndecidedError, tightest
 from costgraph.formula.terms import Arm, Term
@@ -259,7 +260,11 @@ def _climb(
     if len(arms) == 1:
         chosen.append(arms[0])
         return
-    polys = as_polys([a.expr for a in arms], x)
+    try:
+        polys = as_polys([a.expr for a in arms], x)
+    except InputError:
+        _climb_smooth(arms, x, lower, upper, cuts, chosen)
+        return
     start = lower
     current = _largest_from(polys, start, judge)
     chosen.append(arms[current])
@@ -270,6 +275,29 @@ def _climb(
         start, current = step
         cuts.append(start)
         chosen.append(arms[current])
+
+
+def _climb_smooth(
+    arms: tuple[Arm, ...],
+    x: Symbol,
+    lower: Expr,
+    upper: Expr,
+    cuts: list[Expr],
+    chosen: list[Arm],
+) -> None:
+    """Arms with powers such as ``(31/32)**B``: crossings enclosed, not solved."""
+    found: set[Expr] = set()
+    for a, b in combinations(arms, 2):
+        found.update(sign_changes(sympy.expand(a.expr - b.expr), x, lower))
+    inner = [r for r in sorted(found) if upper == oo or r < upper]
+    for left, right in pairwise([lower, *inner, upper]):
+        at = {x: inside(left, right)}
+        best = max(arms, key=lambda arm: number_key(arm.expr.xreplace(at)))
+        if chosen and left != lower:
+            if chosen[-1] is best:
+                continue
+            cuts.append(left)
+        chosen.append(best)
 
 
 def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:

@@ -1,0 +1,69 @@
+"""Sign changes of powers with a symbol in the exponent, against fine sampling."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Integer, Rational, exp, sin
+
+import costgraph as cg
+from costgraph.errors import InputError
+from costgraph.formula.isolate import sign_changes
+from costgraph.symbols import B, T
+
+small = st.integers(-9, 9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, small, small, st.integers(1, 30), st.integers(0, 6))
+def test_no_change_is_missed_and_none_invented(a, b, c, k, bend):
+    expr = a + b * B + 40 * c * Rational(k, k + 1) ** B - Rational(bend, 50) * B**2
+    if not expr.has(B):
+        return
+
+    def value(x: float) -> float:
+        return a + b * x + 40 * c * (k / (k + 1)) ** x - bend / 50 * x * x
+
+    found = [float(r) for r in sign_changes(expr, B, Integer(1))]
+    grid = [1 + i / 64 for i in range(1, 64 * 400)]
+    signs = [math.copysign(1, v) if abs(v) > 1e-9 else 0 for v in map(value, grid)]
+    for (x, s), (y, t) in zip(
+        zip(grid, signs, strict=True), zip(grid[1:], signs[1:], strict=True), strict=False
+    ):
+        if s * t < 0:
+            assert any(x <= r <= y for r in found)
+    for r in found:
+        assert value(r * (1 - 1e-9)) * value(r * (1 + 1e-9)) <= 1e-6 or r > 400
+
+
+def test_a_known_crossing():
+    # 2^-B·8 = 1 at B = 3.
+    (root,) = sign_changes(8 * Rational(1, 2) ** B - 1, B, Integer(1))
+    assert abs(root - 3) < Rational(1, 10**12)
+    (root,) = sign_changes(exp(B) - 20, B, Integer(1))
+    assert float(root) == pytest.approx(math.log(20), rel=1e-13)
+
+
+def test_what_it_cannot_enclose():
+    with pytest.raises(InputError, match="bind T"):
+        sign_changes(T**B - 2, B, Integer(1))
+    with pytest.raises(InputError, match="polynomial"):
+        sign_changes(sin(B) - 2, B, Integer(1))
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-30b-a3b"])
+def test_regimes_of_experts_along_the_batch(name):
+    f = cg.compile(name, "h100", "fuse").tpot
+    found = f.regimes("B", T=2048)
+    assert len(found) > 3
+    for batch in (1, 2, 9, 100, 400, 1500, 20000):
+        value = found.at(batch).expr.xreplace({B: Integer(batch)})
+        assert float(value) == pytest.approx(f.evaluate(B=batch, T=2048), rel=1e-12)
+    for piece, after in zip(found.pieces, found.pieces[1:], strict=False):
+        at = {B: piece.upper}
+        edges = [float(p.expr.xreplace(at)) for p in (piece, after)]
+        assert edges[0] == pytest.approx(edges[1], rel=1e-11)
+    assert f.asymptote("B", T=2048).order == 1
