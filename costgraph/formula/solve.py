@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import sympy
 from sympy import Expr, Integer, oo
 
 from costgraph.errors import InputError
-from costgraph.formula.regimes import as_poly, inside, ordered, positive_roots, regimes
+from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
+from costgraph.formula.stretches import stretches
 from costgraph.formula.terms import Arm, make_term
 from costgraph.symbols import symbol
 
@@ -96,21 +96,13 @@ def _exact(
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
-    for piece in found:
-        poly = as_poly(piece.expr, found.symbol)
-        cuts = [
-            r
-            for r in positive_roots(poly, judge)
-            if judge.sign(r - piece.lower) > 0
-            and (piece.upper == oo or judge.sign(r - piece.upper) < 0)
-        ]
-        for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
-            middle = inside(lower, upper) if lower.is_number else lower + 1
-            if judge.sign(poly.as_expr().xreplace({found.symbol: middle})) <= 0:
-                if inner and inner[-1][1] == lower:
-                    inner[-1] = (inner[-1][0], upper)
-                else:
-                    inner.append((lower, upper))
+    for part in stretches(found, judge):
+        if part.sign > 0:
+            continue
+        if inner and inner[-1][1] == part.lower:
+            inner[-1] = (inner[-1][0], part.upper)
+        else:
+            inner.append((part.lower, part.upper))
     return Solution(tuple(inner), _largest(inner))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from sympy import Expr, oo
@@ -12,8 +11,9 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
-from costgraph.formula.regimes import as_poly, inside, ordered, positive_roots, regimes, start_of
+from costgraph.formula.regimes import regimes, start_of
 from costgraph.formula.signs import Judge
+from costgraph.formula.stretches import stretches
 from costgraph.symbols import symbol
 
 
@@ -86,26 +86,12 @@ def wins(
         return (Interval(start, oo, (whole,), tuple(judge.conditions)),)
     found = regimes(difference, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
-    pieces: list[Piece] = []
-    for piece in found:
-        poly = as_poly(piece.expr, found.symbol)
-        cuts = [
-            root
-            for root in positive_roots(poly, judge)
-            if judge.sign(root - piece.lower) > 0
-            and (piece.upper == oo or judge.sign(root - piece.upper) < 0)
-        ]
-        for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
-            if judge.sign(poly.as_expr().xreplace({found.symbol: _between(lower, upper)})) < 0:
-                pieces.append(Piece(lower, upper, piece.expr))
+    pieces = [
+        Piece(part.lower, part.upper, part.expr)
+        for part in stretches(found, judge)
+        if part.sign < 0
+    ]
     return tuple(_joined(pieces, tuple(judge.conditions)))
-
-
-def _between(lower: Expr, upper: Expr) -> Expr:
-    """A value strictly inside an interval, rational where the ends are numbers."""
-    if lower.is_number and (upper == oo or upper.is_number):
-        return inside(lower, upper)
-    return lower + 1 if upper == oo else (lower + upper) / 2
 
 
 def _joined(pieces: list[Piece], conditions: tuple[Relational, ...]) -> Iterator[Interval]:

@@ -1,0 +1,79 @@
+"""Stretches of a symbol on which an expression keeps its sign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sympy import Expr, Integer, Symbol, fraction, oo, together
+
+from costgraph.errors import InputError
+from costgraph.formula.envelope import dominates
+from costgraph.formula.isolate import sign_changes
+from costgraph.formula.regimes import Regimes, as_poly, inside, ordered, positive_roots
+from costgraph.formula.signs import Judge
+
+ZERO = Integer(0)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """``lower < x < upper``: the sign of ``expr`` there is ``sign``."""
+
+    lower: Expr
+    upper: Expr
+    sign: int
+    expr: Expr
+
+
+def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
+    """Every regime cut at the zeros of its expression, in order.
+
+    Raises:
+        UndecidedError: the order depends on symbols without a value.
+        InputError: the zeros can be neither solved for nor enclosed.
+    """
+    x = found.symbol
+    for piece in found:
+        tested, zeros = _zeros(piece.expr, x, piece.lower, judge)
+        cuts = [
+            r
+            for r in zeros
+            if judge.sign(r - piece.lower) > 0
+            and (piece.upper == oo or judge.sign(r - piece.upper) < 0)
+        ]
+        for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
+            at = tested.xreplace({x: between(lower, upper)})
+            yield Stretch(lower, upper, judge.sign(at), piece.expr)
+
+
+def between(lower: Expr, upper: Expr) -> Expr:
+    """A value strictly inside an interval, rational where the ends are numbers."""
+    if lower.is_number and (upper == oo or upper.is_number):
+        return inside(lower, upper)
+    return lower + 1 if upper == oo else (lower + upper) / 2
+
+
+def _zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr, list[Expr]]:
+    """An expression of the same sign, and where it may change."""
+    try:
+        poly = as_poly(expr, x)
+    except InputError:
+        return _other_zeros(expr, x, lower, judge)
+    return poly.as_expr(), positive_roots(poly, judge)
+
+
+def _other_zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr, list[Expr]]:
+    """Of a quotient with a denominator of one sign; else enclosed numerically."""
+    top, bottom = fraction(together(expr))
+    if bottom.has(x):
+        if dominates(ZERO, bottom):
+            top = -top
+        elif not dominates(bottom, ZERO):
+            raise InputError(f"the sign of {bottom} along {x} is not decided")
+    try:
+        poly = as_poly(top, x)
+    except InputError:
+        return top, list(sign_changes(top, x, lower))
+    return poly.as_expr(), positive_roots(poly, judge)
