@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Poly, Rational, expand, fraction, together
+from sympy import Expr, Poly, PolynomialError, Pow, Rational, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
 from costgraph.symbols import LEGEND
@@ -81,11 +81,13 @@ def expr_text(expr: Expr) -> str:
 
 def ratio_text(expr: Expr) -> str:
     """A rational expression as one fraction with short coefficients."""
-    top, bottom = fraction(together(expr))
+    # Powers such as (31/32)**B would fall apart into a quotient of powers.
+    powers = any(p.exp.free_symbols for p in expr.atoms(Pow))
+    top, bottom = fraction(expr if powers else together(expr))
     if bottom == 1:
         return expr_text(top)
     # Common sizes cancel: what is left reads as numbers near one.
-    scale = Poly(bottom, *sorted(bottom.free_symbols, key=str)).LC() if bottom.free_symbols else 1
+    scale = _leading(bottom)
     if not getattr(scale, "is_Rational", False):
         scale = 1
     above, below = (expr_text(expand(part / scale)) for part in (top, bottom))
@@ -95,6 +97,14 @@ def ratio_text(expr: Expr) -> str:
 
     below = f"({below})" if "·" in below and " " not in below else wrapped(below)
     return f"{wrapped(above)} / {below}"
+
+
+def _leading(expr: Expr) -> Expr:
+    """The leading coefficient, or the largest one where there are powers of symbols."""
+    try:
+        return Poly(expr, *sorted(expr.free_symbols, key=str)).LC() if expr.free_symbols else 1
+    except PolynomialError:
+        return max(abs(c) for c in expand(expr).as_coefficients_dict().values())
 
 
 def _monomial_text(size: str, monomial: Expr) -> str:

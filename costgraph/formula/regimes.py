@@ -87,7 +87,7 @@ class Regimes:
         """``d log f / d log x`` in each regime: per cent of change per per cent."""
         x = self.symbol
         return self._changed(
-            f"elasticity of {self.name} in {x}", "1", lambda e: sympy.cancel(x * e.diff(x) / e)
+            f"elasticity of {self.name} in {x}", "1", lambda e: _quotient(x * e.diff(x), e)
         )
 
     def _changed(self, name: str, unit: str, f: Callable[[Expr], Expr]) -> Regimes:
@@ -208,6 +208,13 @@ def _prepared(
         raise InputError(f"{formula.name} does not depend on {over}")
     point = {symbol(k): exact(v) for k, v in (at or {}).items()}
     return symbol(over), formula.bind(**known), Judge(point)
+
+
+def _quotient(top: Expr, bottom: Expr) -> Expr:
+    """``top / bottom`` in lowest terms; where there are powers of symbols as it stands."""
+    if any(p.exp.free_symbols for p in bottom.atoms(sympy.Pow)):
+        return sympy.expand(top) / bottom
+    return sympy.cancel(top / bottom)
 
 
 def _ladder(term: Term, x: Symbol, judge: Judge) -> _Ladder:
