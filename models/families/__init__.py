@@ -26,6 +26,7 @@ from costgraph.models.families import (
     olmo,
     qwen,
     state_space,
+    vision,
 )
 from costgraph.models.families.common import Family, Model, Reading
 
@@ -46,6 +47,7 @@ _FILES = (
     hybrid,
     hybrid_experts,
     encoders,
+    vision,
 )
 
 #: ``model_type`` to the function that reads it.
