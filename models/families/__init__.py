@@ -14,6 +14,7 @@ from costgraph.models.families import (
     alternating,
     cohere,
     deepseek,
+    denoisers,
     diffusion,
     encoders,
     experts,
@@ -48,6 +49,7 @@ _FILES = (
     hybrid_experts,
     encoders,
     vision,
+    denoisers,
 )
 
 #: ``model_type`` to the function that reads it.
