@@ -24,6 +24,7 @@ from costgraph.models.families import (
     hybrid,
     hybrid_experts,
     llama,
+    multimodal,
     olmo,
     qwen,
     state_space,
@@ -50,6 +51,7 @@ _FILES = (
     encoders,
     vision,
     denoisers,
+    multimodal,
 )
 
 #: ``model_type`` to the function that reads it.
