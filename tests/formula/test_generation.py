@@ -22,7 +22,7 @@ def test_closed_form_equals_the_loop(model):
         compiled = cg.compile(program, machine)
         step = compiled.tpot
         for batch in (1, 64):
-            at = {"B": batch, "S": 512}
+            at = {"B": batch, "S": 512, "G": 256}
             whole = compiled.latency.evaluate(**at, N=STEPS + 1)
             names = {s.name for s in step.symbols}
             given = {k: v for k, v in at.items() if k in names}

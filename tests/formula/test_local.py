@@ -160,7 +160,14 @@ def strictly(cell, x, y):
 
 @pytest.mark.parametrize("name", model_names()[::4])
 def test_maps_of_shipped_models(name):
-    f = cg.compile(name, "a6000").ttft
+    compiled = cg.compile(name, "a6000")
+    f = compiled.ttft
+    if f.symbols != {B, S}:
+        pytest.skip("depends on other sizes than B and S")
+    if any(r.kind == "expert-linear" for r in compiled.rows["prefill"]):
+        with pytest.raises(InputError, match="not a polynomial"):
+            f.region_map("B", "S")
+        return
     found = f.region_map("B", "S")
     assert "regions" in str(found)
     for batch, prompt in ((1, 1), (1, 300), (30, 7), (30, 600), (400, 2)):
