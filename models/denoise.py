@@ -206,9 +206,7 @@ class StableDiffusion3(Denoiser):
         streams = Streams(S, count, self.at, Norm() if self.qk_norm else None)
         feed = FeedForward(d, 4 * d, "gelu_tanh", gated=False, bias=True)
         layer = JointLayer(streams, feed)
-        x, text = two_streams(
-            m, layer, Integer(self.layers - 1), x, text, conditioning=vector
-        )
+        x, text = two_streams(m, layer, Integer(self.layers - 1), x, text, conditioning=vector)
         x = self._end(m, JointLayer(streams, feed, ends=True), x, text, vector)
         across = self.patches.patch
         return m.build(last_layer(m, x, vector, across[0] * across[1] * self.out))

@@ -163,7 +163,9 @@ class UNet(Denoiser):
             waves = m.add("numbers_flat", Reshape((B, self.sizes * self.size_width)), waves)
             pooled = m.source(Tensor("pooled_prompt", (B, self.pooled), m.style.acts))
             both = m.add("pooled_concat", Concat(), pooled, waves)
-            vector = m.add("conditioning", Add(), vector, two_layers(m, "pooled", both, width, width))
+            vector = m.add(
+                "conditioning", Add(), vector, two_layers(m, "pooled", both, width, width)
+            )
         return vector
 
     def _residual(self, m: Maker, part: str, x: str, time: str, out: Expr) -> str:

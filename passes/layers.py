@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError, clip
 from costgraph.graph import Graph, Node, Repeat
+from costgraph.ops.conv import Conv
+from costgraph.tensor import Tensor
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
 ZERO = Integer(0)
@@ -153,3 +155,14 @@ def written_out(graph: Graph) -> Graph:
             carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
             names.update({old: names[new] for old, new in carried})
     return replace(graph, nodes=tuple(nodes))
+
+
+def row_of(graph: Graph, tensor: Tensor) -> Expr:
+    """Elements of ``tensor`` that one result contracts over: what shares scales.
+
+    The last dimension; for the kernel of a convolution all but the first.
+    """
+    users = graph.consumers[tensor.name]
+    if users and all(isinstance(u.op, Conv) and u.inputs[1] == tensor.name for u in users):
+        return Mul(*tensor.shape[1:])
+    return tensor.shape[-1]

@@ -109,9 +109,7 @@ class Pool(Op):
         require(axes >= 1 and given == {axes}, self, "{} does not fit the kernel", x)
         sizes = (
             output_size(n, k, s, p, ONE)
-            for n, k, s, p in zip(
-                x.shape[2:], self.kernel, self.stride, self.padding, strict=True
-            )
+            for n, k, s, p in zip(x.shape[2:], self.kernel, self.stride, self.padding, strict=True)
         )
         return (Spec((*x.shape[:2], *sizes), x.dtype),)
 

@@ -62,9 +62,7 @@ def last_layer(m: Maker, x: str, vector: str, out: Expr) -> str:
 
 
 def _hidden(m: Maker, *parts: tuple[str, Expr], d: Expr) -> tuple[str, ...]:
-    return tuple(
-        m.source(Tensor(name, (B, count, d), m.style.acts)) for name, count in parts
-    )
+    return tuple(m.source(Tensor(name, (B, count, d), m.style.acts)) for name, count in parts)
 
 
 def _vector(d: Expr, style: Style) -> Tensor:
@@ -176,8 +174,7 @@ class JointLayer:
         z = modulated(m, "text_attn", text, *own[:2])
         pairs = zip(s.projected(m, z, "text_"), s.projected(m, y), strict=True)
         joined = (
-            m.add(f"{name}_join", Join(), *pair)
-            for name, pair in zip("qkv", pairs, strict=True)
+            m.add(f"{name}_join", Join(), *pair) for name, pair in zip("qkv", pairs, strict=True)
         )
         mixed = s.attended(m, *joined)
         from_text, from_image = m.add_many("streams", Cut((s.text, s.image)), mixed)

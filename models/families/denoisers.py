@@ -48,9 +48,7 @@ def _dit(fields: Fields) -> Reading:
     empty = fields.number("class_dropout_prob", 0.1) > 0
     model = ClassTransformer(
         # The positions are fixed sines, kept as a parameter of the published class.
-        patches=Patches(
-            Integer(d), Integer(channels), (Integer(patch),) * 2, rows=Integer(grid)
-        ),
+        patches=Patches(Integer(d), Integer(channels), (Integer(patch),) * 2, rows=Integer(grid)),
         at=at,
         feed=FeedForward(Integer(d), width, "gelu_tanh", gated=False, bias=True),
         layers=Integer(fields.size("depth", default=28)),
@@ -113,7 +111,9 @@ def _per_level(fields: Fields, key: str, count: int, default: int) -> tuple[int,
     """A number per level under ``key``: a list, or one for all."""
     given = fields.values.get(key)
     found = (
-        sizes(fields, key) if isinstance(given, list) else (fields.size(key, default=default),) * count
+        sizes(fields, key)
+        if isinstance(given, list)
+        else (fields.size(key, default=default),) * count
     )
     if len(found) != count or max(found) > 2**20:
         raise ModelError(f"{fields.name}: {key!r} must hold {count} sizes, not {clip(given)}")

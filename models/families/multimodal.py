@@ -145,9 +145,7 @@ def _qwen3_eyes(seen: Fields) -> PatchTower:
         layers=layers,
         rows=Integer(seen.size("num_position_embeddings", default=2304)),
         deepstack=_indexes(seen, "deepstack_visual_indexes", layers, (8, 16, 24)),
-        **_common(
-            seen.with_defaults(patch_size=16), seen.size("out_hidden_size", default=3584)
-        ),
+        **_common(seen.with_defaults(patch_size=16), seen.size("out_hidden_size", default=3584)),
     )
 
 

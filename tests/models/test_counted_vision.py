@@ -118,7 +118,9 @@ def test_the_tower_is_equal_module_by_module():
     assert found == counted["by_module"]
 
 
-@pytest.mark.parametrize("case", list(COUNTED["qwen3-vl-8b"].get("kv_cache", {}).get("prefill", {})))
+@pytest.mark.parametrize(
+    "case", list(COUNTED["qwen3-vl-8b"].get("kv_cache", {}).get("prefill", {}))
+)
 def test_caches_are_equal(case):
     counted = COUNTED["qwen3-vl-8b"]["kv_cache"]["prefill"][case]["kv_bytes_bf16"]
     batch, length = map(int, re.fullmatch(r"b(\d+)_s(\d+)", case).groups())
