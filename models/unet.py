@@ -20,7 +20,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, conv, group_norm, picture
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.denoise import Denoiser, latent, sequence
+from costgraph.models.denoise import Denoiser, latent
 from costgraph.models.vision import Size
 from costgraph.ops import Add, AsSequence, Concat
 from costgraph.ops.image import AddChannels, AsImage, Join, Reshape, Sinusoid, Upsample

@@ -12,6 +12,7 @@ from sympy import Expr, Integer, Mul
 from costgraph.errors import InputError, clip
 from costgraph.graph import Graph, Node, Repeat
 from costgraph.ops.conv import Conv
+from costgraph.ops.fused import Fused
 from costgraph.tensor import Tensor
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
@@ -162,7 +163,15 @@ def row_of(graph: Graph, tensor: Tensor) -> Expr:
 
     The last dimension; for the kernel of a convolution all but the first.
     """
-    users = graph.consumers[tensor.name]
-    if users and all(isinstance(u.op, Conv) and u.inputs[1] == tensor.name for u in users):
-        return Mul(*tensor.shape[1:])
-    return tensor.shape[-1]
+    return Mul(*tensor.shape[1:]) if _is_kernel(graph, tensor.name) else tensor.shape[-1]
+
+
+def _is_kernel(graph: Graph, name: str) -> bool:
+    """True when only convolutions use a tensor, as their kernel; fused ones are opened."""
+    users = graph.consumers[name]
+    return bool(users) and all(
+        _is_kernel(u.op.body, name)
+        if isinstance(u.op, Fused)
+        else isinstance(u.op, Conv) and u.inputs[1] == name
+        for u in users
+    )

@@ -43,9 +43,9 @@ def modulation(m: Maker, name: str, vector: str, d: Expr, parts: int) -> tuple[s
     return m.add_many(f"{name}_split", Split(((d,),) * parts), packed)
 
 
-def modulated(m: Maker, name: str, x: str, shift: str, scale: str, norm: Norm = BARE) -> str:
+def modulated(m: Maker, name: str, x: str, shift: str, scale: str) -> str:
     """Adds a norm without parameters and its modulation."""
-    normed = m.norm(f"{name}_norm", x, m.shape(x)[-1], norm)
+    normed = m.norm(f"{name}_norm", x, m.shape(x)[-1], BARE)
     return m.add(f"{name}_modulate", Modulate(), normed, shift, scale)
 
 

@@ -81,7 +81,9 @@ class PatchTower:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """One image; full windows."""
-        found = ("one image per sequence, of G tokens, which the prompt's S tokens include",)
+        found: tuple[str, ...] = (
+            "one image per sequence, of G tokens, which the prompt's S tokens include",
+        )
         if self.window is not None:
             found += ("windows of the vision tower are full",)
         return found

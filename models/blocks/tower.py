@@ -60,17 +60,17 @@ class TowerLayer:
         return m.build(m.add("mlp_add", Add(), self._scaled(m, "mlp_scale", fed), x))
 
     def _attention(self, m: Maker, x: str) -> str:
-        parts = self.at.all(m, x)
+        query, key, value = self.at.all(m, x)
         mask = m.style.mask if self.causal else "none"
         if self.windows is None:
-            return self.at.out(m, attended(m, *parts, mask))
+            return self.at.out(m, attended(m, query, key, value, mask))
         tail = (self.at.heads, self.at.head_dim)
         each = (self.batch * self.windows, self.length / self.windows, *tail)
-        cut = (
+        query, key, value = (
             m.add(f"{name}_windows", Reshape(each), part)
-            for name, part in zip("qkv", parts, strict=True)
+            for name, part in (("q", query), ("k", key), ("v", value))
         )
-        mixed = attended(m, *cut, mask)
+        mixed = attended(m, query, key, value, mask)
         whole = (self.batch, self.length, *tail)
         return self.at.out(m, m.add("whole", Reshape(whole), mixed))
 

@@ -165,7 +165,7 @@ def _unet(fields: Fields) -> Reading:
     for key, allowed in _PLAIN.items():
         if fields.values.get(key) not in allowed:
             raise ModelError(
-                f"{fields.name}: {key!r} = {clip(fields.values[key])} is not supported in this family"
+                f"{fields.name}: {key!r} = {clip(fields.values[key])} is not supported here"
             )
     widths = sizes(fields, "block_out_channels", (320, 640, 1280, 1280))
     count = len(widths)
