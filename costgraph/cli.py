@@ -163,13 +163,21 @@ def _analyze_command(commands: Any) -> None:
     )
     _target(command)
     command.add_argument(
-        "--phase", choices=("prefill", "decode", "encode", "forward"), default="decode",
-        help="default: decode; encode: of encoder-decoders, forward: of encoders",
+        "--phase", default="decode",
+        choices=("prefill", "decode", "encode", "forward", "vision", "denoise"),
+        help="default: decode; encode: of encoder-decoders, forward: of encoders and vision "
+        "models, vision: of multimodal models, denoise: of diffusion models",
     )  # fmt: skip
     command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens (prefill)")
     command.add_argument(
         "--context", type=whole, metavar="T", help="attended tokens, the new one included (decode)"
+    )
+    command.add_argument(
+        "--images",
+        type=whole,
+        metavar="G",
+        help="image tokens per sequence (multimodal, diffusion)",
     )
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
@@ -268,12 +276,16 @@ def _formula(arguments: argparse.Namespace) -> int:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    if arguments.phase != "decode" and arguments.prompt is None:
+    if arguments.phase in ("prefill", "encode") and arguments.prompt is None:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and arguments.context is None:
         raise InputError("analyze --phase decode needs --context T")
     table = _compiled(arguments).breakdown(
-        arguments.phase, B=arguments.batch, S=arguments.prompt, T=arguments.context
+        arguments.phase,
+        B=arguments.batch,
+        S=arguments.prompt,
+        T=arguments.context,
+        G=arguments.images,
     )
     if arguments.json:
         _print_json(table.to_dict())

@@ -25,6 +25,7 @@ LEGEND: dict[str, str] = {
     "S": "prompt length, tokens per sequence",
     "N": "generated tokens per sequence",
     "K": "denoising steps",
+    "G": "image tokens per sequence",
     "L": "decoder layers",
     "d": "hidden size",
     "H": "query heads",
@@ -65,3 +66,4 @@ T = symbol("T")
 S = symbol("S")
 N = symbol("N")
 K = symbol("K")
+G = symbol("G")

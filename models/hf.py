@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Rational, Symbol
+from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
@@ -30,6 +30,8 @@ from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
 
 LARGEST_FILE = 4 * 2**20
+#: Pixels; no model takes images near this size.
+LARGEST_SIDE = 2**16
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?\Z")
 #: Keys that a message lists before it only counts them.
 MOST_SHOWN = 12
@@ -76,6 +78,8 @@ def import_config(
     symbolic: bool = False,
     mla: str = "auto",
     routing: str | Sequence[float | Fraction] | Routing = "balanced",
+    image: int | Sequence[int] | None = None,
+    images: bool = True,
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -116,13 +120,18 @@ def import_config(
         logits=logits,
         routing=routing_of(routing),
         mla="naive" if mla == "auto" else mla,
+        image=image_size(image),
+        images=bool(images),
     )
     model = reading.model
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
     if isinstance(model, Programmed):
-        program = model.program(name, style).assuming(*reading.assumptions)
+        try:
+            program = model.program(name, style).assuming(*reading.assumptions)
+        except VerifyError as error:
+            raise ModelError(f"{name}: {error}") from None
         left = not_understood(fields)
         return _noted(program, left)
     try:
@@ -189,6 +198,23 @@ def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
     return Routing(popularity=given)
 
 
+def image_size(given: int | Sequence[int] | None) -> tuple[Expr, Expr] | None:
+    """Height and width in pixels that an option asks for.
+
+    Raises:
+        InputError: they are no sizes.
+    """
+    if given is None:
+        return None
+    sides = (given, given) if isinstance(given, int) else tuple(given)
+    if len(sides) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIDE for n in sides):
+        raise InputError(
+            f"image must be a side, or height and width, of 1 to {LARGEST_SIDE} pixels, "
+            f"not {clip(given)}"
+        )
+    return Integer(sides[0]), Integer(sides[1])
+
+
 def family_of(fields: Fields) -> str:
     """The family that reads a configuration.
 
@@ -197,7 +223,8 @@ def family_of(fields: Fields) -> str:
     """
     kind = fields.values.get("model_type")
     if kind is None:
-        classes = fields.values.get("architectures")
+        # Diffusion models name their class under a key of its own.
+        classes = fields.values.get("architectures") or [fields.values.get("_class_name")]
         first = classes[0] if isinstance(classes, list) and classes else None
         if isinstance(first, str):
             if first in ARCHITECTURES:

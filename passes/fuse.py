@@ -29,9 +29,16 @@ from costgraph.tensor import Role
 TILE = Integer(128)
 ACCUMULATOR = Integer(4)
 
-ELEMENTWISE = frozenset({"activation", "multiply", "add", "scale", "soft-cap", "row-scale"})
+ELEMENTWISE = frozenset(
+    {
+        "activation", "multiply", "add", "scale", "soft-cap", "row-scale",
+        "batch-norm", "add-channels", "modulate", "gate",
+    }
+)  # fmt: skip
 #: Matrix products; those of experts are one kernel grouped by expert.
-PRODUCTS = frozenset({"linear", "expert-linear"})
+MATRIX_PRODUCTS = frozenset({"linear", "expert-linear"})
+#: Kernels that take element-wise work behind them: convolutions run as implicit products.
+PRODUCTS = MATRIX_PRODUCTS | {"conv"}
 #: Sums over a token's experts: they start a kernel, but need whole rows of all products.
 SUMS = frozenset({"combine"})
 NORMS = frozenset({"rms-norm", "layer-norm"})
@@ -193,7 +200,7 @@ class Siblings:
 
     def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
-        if node.op.kind not in PRODUCTS:
+        if node.op.kind not in MATRIX_PRODUCTS:
             return None
         x, alike = node.inputs[0], frozenset({node.op.kind})
         grouped_by = node.inputs[2:3] if node.op.kind == "expert-linear" else ()
@@ -314,7 +321,8 @@ def working_set(p: Node, c: Node) -> Expr:
     tensor it touches.
     """
     if family(p) == "product" or family(c) == "product":
-        extra = len(c.inputs)
+        # A batch norm's weight and bias are two rows, not tiles.
+        extra = len(c.inputs) - 2 * (c.op.kind == "batch-norm")
         return TILE * TILE * ACCUMULATOR * (1 + extra)
     row = [t.shape[-1] * ACCUMULATOR for t in (*p.outputs, *c.outputs) if t.shape]
     return sum(row, Integer(0)) * 2

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError, clip
 from costgraph.graph import Graph, Node, Repeat
+from costgraph.ops.conv import Conv
+from costgraph.ops.fused import Fused
+from costgraph.tensor import Tensor
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
 ZERO = Integer(0)
@@ -153,3 +156,22 @@ def written_out(graph: Graph) -> Graph:
             carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
             names.update({old: names[new] for old, new in carried})
     return replace(graph, nodes=tuple(nodes))
+
+
+def row_of(graph: Graph, tensor: Tensor) -> Expr:
+    """Elements of ``tensor`` that one result contracts over: what shares scales.
+
+    The last dimension; for the kernel of a convolution all but the first.
+    """
+    return Mul(*tensor.shape[1:]) if _is_kernel(graph, tensor.name) else tensor.shape[-1]
+
+
+def _is_kernel(graph: Graph, name: str) -> bool:
+    """True when only convolutions use a tensor, as their kernel; fused ones are opened."""
+    users = graph.consumers[name]
+    return bool(users) and all(
+        _is_kernel(u.op.body, name)
+        if isinstance(u.op, Fused)
+        else isinstance(u.op, Conv) and u.inputs[1] == name
+        for u in users
+    )

@@ -23,7 +23,7 @@ from costgraph.ops.quant import (
     QuantLinear,
 )
 from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
-from costgraph.passes.layers import Keep, parse_keep, patterned, segments, written_out
+from costgraph.passes.layers import Keep, parse_keep, patterned, row_of, segments, written_out
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.tensor import Role, Tensor
@@ -255,7 +255,9 @@ class _Rewrite:
     def graph(self, graph: Graph) -> Graph:
         if self.top and self.plan.numbers_layers and patterned(graph):
             graph = written_out(graph)
-        sources = tuple(self._source(t, _users(graph, t.name)) for t in graph.sources)
+        sources = tuple(
+            self._source(t, _users(graph, t.name), row_of(graph, t)) for t in graph.sources
+        )
         tensors = {t.name: t for t in sources}
         feeds = self._feeds(graph)
         folded = {} if self.plan.made_by.dynamic else self._foldable(graph, feeds)
@@ -310,7 +312,7 @@ class _Rewrite:
 
     # --- sources
 
-    def _source(self, tensor: Tensor, users: tuple[str, ...]) -> Tensor:
+    def _source(self, tensor: Tensor, users: tuple[str, ...], row: Expr) -> Tensor:
         scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
             return tensor
@@ -320,7 +322,7 @@ class _Rewrite:
         if not _is_wide(tensor.dtype):
             self._miss(tensor.name, f"already stored as {tensor.dtype}")
             return tensor
-        made = scheme.over(tensor.shape[-1])
+        made = scheme.over(row)
         fraction = self.plan.made_by.outliers
         if tensor.role is Role.WEIGHT and fraction != 0:
             if self.plan.activations is not None:
@@ -346,6 +348,8 @@ class _Rewrite:
         if self.plan.weights is None and self.plan.activations is None:
             return found
         for node in graph.nodes:
+            if self.plan.activations is not None and node.op.kind == "conv":
+                self._miss(node.name, "convolutions keep their activations wide")
             if not isinstance(node.op, Linear):
                 continue
             x, w = graph.operands(node)[:2]

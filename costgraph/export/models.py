@@ -86,7 +86,7 @@ def list_models(as_json: bool) -> None:
             {
                 "name": name,
                 "title": index[name].title,
-                "family": config.get("model_type"),
+                "family": config.get("model_type") or config.get("_class_name"),
                 "parameters": _parameters(program),
                 "kv_bytes_per_token": growth_text(cache),
                 "kv_bytes": sstr(cache),

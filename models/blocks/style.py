@@ -24,6 +24,9 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.attention.MASKS`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
+        image: height and width of images in pixels where the import asks for others
+            than the configuration's.
+        images: False leaves images out of a request to a multimodal model.
         scan: how scans over matrix states run: ``chunked`` products for many
             tokens at once, ``recurrent`` for few; see
             :data:`costgraph.ops.scan.FORMS`.
@@ -42,6 +45,8 @@ class Style:
     mla: str = "absorbed"
     scan: str = "chunked"
     states: DType = FP32
+    image: tuple[Expr, Expr] | None = None
+    images: bool = True
 
     @property
     def scan_form(self) -> str:

@@ -14,6 +14,7 @@ from costgraph.models.families import (
     alternating,
     cohere,
     deepseek,
+    denoisers,
     diffusion,
     encoders,
     experts,
@@ -23,9 +24,11 @@ from costgraph.models.families import (
     hybrid,
     hybrid_experts,
     llama,
+    multimodal,
     olmo,
     qwen,
     state_space,
+    vision,
 )
 from costgraph.models.families.common import Family, Model, Reading
 
@@ -46,6 +49,9 @@ _FILES = (
     hybrid,
     hybrid_experts,
     encoders,
+    vision,
+    denoisers,
+    multimodal,
 )
 
 #: ``model_type`` to the function that reads it.

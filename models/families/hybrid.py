@@ -330,7 +330,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "nemotron_h": _nemotron_h,
         "zamba2": _zamba2,
-        "qwen3_5": _qwen3_5,
         "qwen3_5_text": _qwen3_5,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
@@ -342,7 +341,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "NemotronHForCausalLM": "nemotron_h",
         "Zamba2ForCausalLM": "zamba2",
-        "Qwen3_5ForConditionalGeneration": "qwen3_5",
         "Qwen3_5ForCausalLM": "qwen3_5_text",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",

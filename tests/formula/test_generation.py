@@ -28,7 +28,7 @@ def test_closed_form_equals_the_loop(model):
         ]
         steps = min([STEPS, *(b - 513 if b > 513 else b - 1 for b in bounds)])
         for batch in (1, 64):
-            at = {"B": batch, "S": 512}
+            at = {"B": batch, "S": 512, "G": 256}
             whole = compiled.latency.evaluate(**at, N=steps + 1)
             names = {s.name for s in step.symbols}
             given = {k: v for k, v in at.items() if k in names}

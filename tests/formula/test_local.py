@@ -163,7 +163,16 @@ DENSE = ["gpt2", "llama-2-7b", "gemma-2b", "qwen3-8b", "falcon-7b", "mistral-7b"
 
 @pytest.mark.parametrize("name", DENSE)
 def test_maps_of_shipped_models(name):
-    f = cg.compile(name, "a6000").ttft
+    compiled = cg.compile(name, "a6000")
+    f = compiled.ttft
+    if set(f.symbols) != {B, S}:
+        pytest.skip("depends on other sizes than B and S")
+    # Experts touched grow as a power, chunks of a scan as a floor: no polynomials.
+    bent = {"expert-linear", "ssd-scan", "gated-delta"}
+    if any(r.kind in bent for r in compiled.rows[compiled.program.phases[0].name]):
+        with pytest.raises(InputError, match="not a polynomial"):
+            f.region_map("B", "S")
+        return
     found = f.region_map("B", "S")
     assert "regions" in str(found)
     for batch, prompt in ((1, 1), (1, 300), (30, 7), (30, 600), (400, 2)):

@@ -29,13 +29,19 @@ CONVENTION = {"mask": "compute", "logits": "all", "mla": "naive"}
 ALL_EXPERTS = {"llama-4-scout", "llama-4-maverick"}
 
 #: Models that other files compare: test_counted_scans.py takes the scans' parts
-#: apart, test_counted_encoders.py knows phases other than prefill and decode.
+#: apart, test_counted_encoders.py knows phases other than prefill and decode, and
+#: test_counted_vision.py knows images.
 ELSEWHERE = {
+    "clip-vit-b-32",
+    "convnext-tiny",
     "flan-t5-xxl",
+    "flux-1-dev",
     "mamba-codestral-7b",
     "modernbert-base",
     "nemotron-h-56b",
+    "qwen3-vl-8b",
     "qwen3.5-27b",
+    "resnet-50",
     "rwkv-4-169m",
     "rwkv-4-7b",
     "t5-small",

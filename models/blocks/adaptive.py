@@ -1,0 +1,218 @@
+"""Blocks of diffusion transformers: conditioning vectors, modulated norms, joint attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.graph import Graph
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.feedforward import FeedForward
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import Activation, Add, Concat, Rope, Split
+from costgraph.ops.image import Cut, Gate, Join, Modulate, Reshape, Sinusoid, steps
+from costgraph.symbols import B
+from costgraph.tensor import Tensor
+
+#: The norm that a modulation takes the place of weight and bias in.
+BARE = Norm("layer", bias=False, weight=False)
+FREQUENCIES = Integer(256)
+
+
+def two_layers(m: Maker, name: str, x: str, inner: Expr, width: Expr, act: str = "silu") -> str:
+    """Adds a product, an activation and a product with biases, ``x (B, ic)`` to ``(B, width)``."""
+    x = m.linear(f"{name}_in", x, inner, m.shape(x)[-1], True)
+    x = m.add(f"{name}_act", Activation(act), x)
+    return m.linear(f"{name}_out", x, width, inner, True)
+
+
+def of_number(
+    m: Maker, name: str, inner: Expr, width: Expr, count: Expr = FREQUENCIES, act: str = "silu"
+) -> str:
+    """Adds the vector ``(B, width)`` of a number per sample, such as the time step."""
+    x = m.source(steps(name, B))
+    return two_layers(m, name, m.add(f"{name}_waves", Sinusoid(count), x), inner, width, act)
+
+
+def modulation(m: Maker, name: str, vector: str, d: Expr, parts: int) -> tuple[str, ...]:
+    """Adds ``parts`` vectors ``(B, d)`` from the conditioning vector: shifts, scales, gates."""
+    acted = m.add(f"{name}_act", Activation("silu"), vector)
+    packed = m.linear(name, acted, parts * d, m.shape(vector)[-1], True)
+    return m.add_many(f"{name}_split", Split(((d,),) * parts), packed)
+
+
+def modulated(m: Maker, name: str, x: str, shift: str, scale: str) -> str:
+    """Adds a norm without parameters and its modulation."""
+    normed = m.norm(f"{name}_norm", x, m.shape(x)[-1], BARE)
+    return m.add(f"{name}_modulate", Modulate(), normed, shift, scale)
+
+
+def gated_add(m: Maker, name: str, y: str, gate: str, x: str) -> str:
+    """Adds ``x + gate·y``."""
+    return m.add(f"{name}_add", Add(), m.add(f"{name}_gate", Gate(), y, gate), x)
+
+
+def last_layer(m: Maker, x: str, vector: str, out: Expr) -> str:
+    """Adds the modulated norm and the projection back to patches."""
+    d = m.shape(x)[-1]
+    shift, scale = modulation(m, "last_modulation", vector, d, 2)
+    return m.linear("last_proj", modulated(m, "last", x, shift, scale), out, d, True)
+
+
+def _hidden(m: Maker, *parts: tuple[str, Expr], d: Expr) -> tuple[str, ...]:
+    return tuple(m.source(Tensor(name, (B, count, d), m.style.acts)) for name, count in parts)
+
+
+def _vector(d: Expr, style: Style) -> Tensor:
+    return Tensor("conditioning", (B, d), style.acts)
+
+
+@dataclass(frozen=True)
+class AdaptiveLayer:
+    """A DiT layer: attention and feed-forward, each modulated and gated (adaLN-Zero)."""
+
+    length: Expr
+    at: Heads
+    feed: FeedForward
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The conditioning vector."""
+        return (_vector(self.at.d, style),)
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: hidden state and conditioning in, hidden state out."""
+        m, d = Maker("layer", style), self.at.d
+        (x,) = _hidden(m, ("hidden", self.length), d=d)
+        vector = m.source(_vector(d, style))
+        mods = modulation(m, "modulation", vector, d, 6)
+        y = modulated(m, "attn", x, *mods[:2])
+        y = self.at.out(m, attended(m, *self.at.all(m, y), "none"))
+        x = gated_add(m, "attn", y, mods[2], x)
+        y = self.feed.add(m, modulated(m, "mlp", x, *mods[3:5]))
+        return m.build(gated_add(m, "mlp", y, mods[5], x))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Sizes of a joint transformer: text and image positions, heads, norms on heads.
+
+    Attributes:
+        text, image: positions per sample.
+        at: the heads; a rotary width asks for a table over both streams.
+        qk_norm: normalisation of queries and keys, or None.
+    """
+
+    text: Expr
+    image: Expr
+    at: Heads
+    qk_norm: Norm | None
+
+    @property
+    def length(self) -> Expr:
+        """Positions of both streams."""
+        return self.text + self.image
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Conditioning vector and rotary table."""
+        found: tuple[Tensor, ...] = (_vector(self.at.d, style),)
+        if self.at.rotary is not None:
+            found += (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+        return found
+
+    def projected(self, m: Maker, x: str, prefix: str = "") -> tuple[str, str, str]:
+        """Queries, keys and values of one stream, normalised."""
+        query, key, value = (self.at.project(m, name, x, prefix) for name in ("q", "k", "v"))
+        if self.qk_norm is not None:
+            query = m.norm(f"{prefix}q_norm", query, self.at.head_dim, self.qk_norm)
+            key = m.norm(f"{prefix}k_norm", key, self.at.head_dim, self.qk_norm)
+        return query, key, value
+
+    def attended(self, m: Maker, query: str, key: str, value: str) -> str:
+        """Rotation and attention over all positions."""
+        if self.at.rotary is not None:
+            query = m.add("q_rope", Rope(), query, "rope_table")
+            key = m.add("k_rope", Rope(), key, "rope_table")
+        return attended(m, query, key, value, "none")
+
+
+@dataclass(frozen=True)
+class JointLayer:
+    """A layer of two streams with weights of their own that attend jointly (MM-DiT).
+
+    Source: Esser et al., arXiv 2403.03206. Text comes first. With ``ends`` the text
+    stream ends in this layer: only its keys and values are needed.
+    """
+
+    streams: Streams
+    feed: FeedForward
+    ends: bool = False
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Conditioning vector and rotary table."""
+        return self.streams.operands(style)
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: image and text in, image and text out."""
+        m, s = Maker("layer", style), self.streams
+        d = s.at.d
+        x, text = _hidden(m, ("image", s.image), ("text", s.text), d=d)
+        for tensor in self.operands(style):
+            m.source(tensor)
+        x, text = self.add(m, x, text)
+        return m.build(x, text)
+
+    def add(self, m: Maker, x: str, text: str) -> tuple[str, str]:
+        """Adds the layer: (image, text); text is unchanged where the stream ends."""
+        s = self.streams
+        d = s.at.d
+        mods = modulation(m, "image_modulation", "conditioning", d, 6)
+        own = modulation(m, "text_modulation", "conditioning", d, 2 if self.ends else 6)
+        y = modulated(m, "image_attn", x, *mods[:2])
+        # A norm that only shifts and scales states its scale first: it costs the same.
+        z = modulated(m, "text_attn", text, *own[:2])
+        pairs = zip(s.projected(m, z, "text_"), s.projected(m, y), strict=True)
+        joined = (
+            m.add(f"{name}_join", Join(), *pair) for name, pair in zip("qkv", pairs, strict=True)
+        )
+        mixed = s.attended(m, *joined)
+        from_text, from_image = m.add_many("streams", Cut((s.text, s.image)), mixed)
+        x = gated_add(m, "image_attn", s.at.out(m, from_image), mods[2], x)
+        y = self.feed.add(m, modulated(m, "image_mlp", x, *mods[3:5]))
+        x = gated_add(m, "image_mlp", y, mods[5], x)
+        if self.ends:
+            return x, text
+        text = gated_add(m, "text_attn", s.at.out(m, from_text, "text_"), own[2], text)
+        z = self.feed.add(m, modulated(m, "text_mlp", text, *own[3:5]), "text_")
+        return x, gated_add(m, "text_mlp", z, own[5], text)
+
+
+@dataclass(frozen=True)
+class SingleLayer:
+    """Flux's layer of one stream: attention and feed-forward side by side, one product out."""
+
+    streams: Streams
+    width: Expr
+    activation: str = "gelu_tanh"
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Conditioning vector and rotary table."""
+        return self.streams.operands(style)
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: hidden state over text and image in and out."""
+        m, s = Maker("layer", style), self.streams
+        d = s.at.d
+        (x,) = _hidden(m, ("hidden", s.length), d=d)
+        for tensor in self.operands(style):
+            m.source(tensor)
+        shift, scale, gate = modulation(m, "modulation", "conditioning", d, 3)
+        y = modulated(m, "attn", x, shift, scale)
+        fed = m.linear("mlp_proj", y, self.width, d, True)
+        fed = m.add("mlp_act", Activation(self.activation), fed)
+        mixed = s.attended(m, *s.projected(m, y))
+        flat = m.add("heads_flat", Reshape((B, s.length, s.at.width)), mixed)
+        both = m.add("concat", Concat(), flat, fed)
+        y = m.linear("out_proj", both, d, s.at.width + self.width, True)
+        return m.build(gated_add(m, "out", y, gate, x))

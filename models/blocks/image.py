@@ -1,0 +1,111 @@
+"""Convolutions and their norms with weights, and the patches that a transformer sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.models.blocks.style import Maker
+from costgraph.ops import Activation, Add, AsSequence, Conv
+from costgraph.ops.image import BatchNorm, GroupNorm, Interpolate, Prepend, Reshape
+from costgraph.tensor import Tensor
+
+ZERO, ONE = Integer(0), Integer(1)
+Size = tuple[Expr, ...]
+
+
+def picture(m: Maker, batch: Expr, channels: Expr, size: Size, name: str = "image") -> str:
+    """Declares the input ``(batch, channels, n…)``."""
+    return m.source(Tensor(name, (batch, channels, *size), m.style.acts))
+
+
+def conv(
+    m: Maker,
+    name: str,
+    x: str,
+    out: Expr,
+    kernel: int | Size,
+    stride: int | Size = 1,
+    padding: int = 0,
+    groups: Expr = ONE,
+    bias: bool = True,
+) -> str:
+    """Adds a convolution over all axes of ``x`` with its weight ``(out, C/groups, k…)``."""
+    axes = len(m.shape(x)) - 2
+    taps = kernel if isinstance(kernel, tuple) else (Integer(kernel),) * axes
+    steps = stride if isinstance(stride, tuple) else (Integer(stride),) * axes
+    op = Conv(steps, (Integer(padding),) * axes, (ONE,) * axes, groups, bias)
+    operands = [x, m.weight(f"{name}.weight", out, m.shape(x)[1] / groups, *taps)]
+    if bias:
+        operands.append(m.vector(f"{name}.bias", out))
+    return m.add(name, op, *operands)
+
+
+def affine(m: Maker, name: str, x: str) -> tuple[str, str, str]:
+    """``x`` with a weight and a bias per channel."""
+    channels = m.shape(x)[1]
+    return x, m.vector(f"{name}.weight", channels), m.vector(f"{name}.bias", channels)
+
+
+def batch_norm(m: Maker, name: str, x: str) -> str:
+    """Adds a batch norm."""
+    return m.add(name, BatchNorm(), *affine(m, name, x))
+
+
+def group_norm(m: Maker, name: str, x: str, groups: Expr) -> str:
+    """Adds a group norm."""
+    return m.add(name, GroupNorm(groups), *affine(m, name, x))
+
+
+def act(m: Maker, name: str, x: str, function: str) -> str:
+    """Adds an activation."""
+    return m.add(name, Activation(function), x)
+
+
+def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> str:
+    """Learned positions ``(count, d)`` from a table of ``rows``, resampled if these differ."""
+    table = m.weight("positions.weight", rows, d)
+    if rows == count:
+        return table
+    return m.add("position_resample", Interpolate(count, taps), table)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A convolution without overlap that turns an image into a sequence of patches.
+
+    Attributes:
+        d, channels: width of a patch's vector, channels of the image.
+        patch: patch size per axis.
+        bias: of the convolution.
+        first: learned tokens in front (the class token).
+        rows: rows of the position table, or None.
+    """
+
+    d: Expr
+    channels: Expr
+    patch: Size
+    bias: bool = True
+    first: int = 0
+    rows: Expr | None = None
+
+    def count(self, size: Size) -> Expr:
+        """Positions of the sequence that an image of ``size`` becomes."""
+        from costgraph.ops.conv import output_size
+
+        axes = (output_size(n, p, p, ZERO, ONE) for n, p in zip(size, self.patch, strict=True))
+        return Mul(*axes) + self.first
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the patches of image ``x``: ``(B, n, d)``."""
+        x = conv(m, "patch_embed", x, self.d, self.patch, self.patch, bias=self.bias)
+        x = m.add("as_sequence", AsSequence(), x)
+        if self.first == 1:
+            token = m.vector("class_token", self.d)
+            token = m.add("class_row", Reshape((ONE, self.d)), token)
+            x = m.add("prepend", Prepend(), token, x)
+        if self.rows is not None:
+            table = positions_of(m, self.rows, m.shape(x)[1], self.d)
+            x = m.add("position_add", Add(), x, table)
+        return x

@@ -1,0 +1,185 @@
+"""Layers of vision towers: attention in both directions over rows of any batch and length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.graph import Graph
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.feedforward import FeedForward
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, RelativeBias, Softmax
+from costgraph.ops.image import Rearrange, Reshape, Resize, WindowMask
+from costgraph.tensor import Tensor
+
+LAYER_NORM = Norm("layer", True)
+
+
+@dataclass(frozen=True)
+class TowerLayer:
+    """A pre-norm layer over ``(batch, length, d)``.
+
+    Attributes:
+        batch, length: sequences and positions of each.
+        at: the heads; a rotary width asks for a table ``(length, width)``.
+        feed: the feed-forward block.
+        norm: of both blocks.
+        causal: positions see earlier ones only.
+        windows: windows of equal length that each sequence attends in, or None.
+        scaled: what the blocks make is multiplied by a vector before it is added.
+    """
+
+    batch: Expr
+    length: Expr
+    at: Heads
+    feed: FeedForward
+    norm: Norm = LAYER_NORM
+    causal: bool = False
+    windows: Expr | None = None
+    scaled: bool = False
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The rotary table."""
+        if self.at.rotary is None:
+            return ()
+        return (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: hidden state and rotary table in, hidden state out."""
+        m = Maker("layer", style)
+        d = self.at.d
+        x = m.source(Tensor("hidden", (self.batch, self.length, d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        mixed = self._attention(m, m.norm("attn_norm", x, d, self.norm))
+        x = m.add("attn_add", Add(), self._scaled(m, "attn_scale", mixed), x)
+        fed = self.feed.add(m, m.norm("mlp_norm", x, d, self.norm))
+        return m.build(m.add("mlp_add", Add(), self._scaled(m, "mlp_scale", fed), x))
+
+    def _attention(self, m: Maker, x: str) -> str:
+        query, key, value = self.at.all(m, x)
+        mask = m.style.mask if self.causal else "none"
+        if self.windows is None:
+            return self.at.out(m, attended(m, query, key, value, mask))
+        tail = (self.at.heads, self.at.head_dim)
+        each = (self.batch * self.windows, self.length / self.windows, *tail)
+        query, key, value = (
+            m.add(f"{name}_windows", Reshape(each), part)
+            for name, part in (("q", query), ("k", key), ("v", value))
+        )
+        mixed = attended(m, query, key, value, mask)
+        whole = (self.batch, self.length, *tail)
+        return self.at.out(m, m.add("whole", Reshape(whole), mixed))
+
+    def _scaled(self, m: Maker, name: str, x: str) -> str:
+        if not self.scaled:
+            return x
+        return m.add(name, Multiply(), x, m.vector(f"{name}.weight", self.at.d))
+
+
+@dataclass(frozen=True)
+class SwinLayer:
+    """A Swin layer: attention in windows of an image, shifted in every other layer.
+
+    Source: Liu et al., arXiv 2103.14030. Windows, and the shift, are one copy in and
+    one copy out; sizes that windows do not divide are padded. The mask of shifted
+    windows is one addition per score, the position bias another; both sit between
+    scores and softmax.
+
+    Attributes:
+        batch, size: images, height and width of the grid.
+        at, feed: heads and feed-forward block.
+        window: side of a window.
+    """
+
+    batch: Expr
+    size: tuple[int, int]
+    at: Heads
+    feed: FeedForward
+    window: int
+
+    @property
+    def side(self) -> int:
+        """Side of the windows: no larger than the grid."""
+        return min(self.window, *self.size)
+
+    @property
+    def shifts(self) -> bool:
+        """True when there is more than one window to shift."""
+        return min(self.size) > self.window
+
+    def add(self, m: Maker, x: str, shifted: bool, prefix: str = "") -> str:
+        """Adds the layer; ``x (batch, n, d)`` in and out."""
+        d, (height, width), side = self.at.d, self.size, self.side
+        tall, wide = -(-height // side) * side, -(-width // side) * side
+        padded = (tall, wide) != self.size
+        count, inside = Integer(tall * wide // side**2), Integer(side * side)
+        start = m.shape(x)
+        y = m.norm(f"{prefix}attn_norm", x, d, LAYER_NORM)
+        if padded:
+            y = m.add(f"{prefix}pad", Resize((self.batch, Integer(tall * wide), d)), y)
+        shape = (self.batch * count, inside, d)
+        if count == 1:
+            y = m.add(f"{prefix}windows", Reshape(shape), y)
+        else:
+            y = m.add(f"{prefix}windows", Rearrange(shape), y)
+        y = self._attention(m, y, shifted and self.shifts, count, prefix)
+        whole = (self.batch, Integer(tall * wide), d)
+        y = m.add(f"{prefix}whole", Reshape(whole) if count == 1 else Rearrange(whole), y)
+        if padded:
+            y = m.add(f"{prefix}crop", Resize(start), y)
+        x = m.add(f"{prefix}attn_add", Add(), y, x)
+        fed = self.feed.add(m, m.norm(f"{prefix}mlp_norm", x, d, LAYER_NORM), prefix)
+        return m.add(f"{prefix}mlp_add", Add(), fed, x)
+
+    def _attention(self, m: Maker, x: str, masked: bool, windows: Expr, prefix: str) -> str:
+        at, inside = self.at, m.shape(x)[1]
+        query, key, value = (at.project(m, name, x, prefix) for name in ("q", "k", "v"))
+        scores = m.add(f"{prefix}qk_matmul", AttentionScores("none"), query, key)
+        table = m.vector(
+            f"{prefix}relative_bias.weight", Integer((2 * self.side - 1) ** 2), at.heads
+        )
+        bias = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), table)
+        scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
+        if masked:
+            mask = m.source(Tensor("window_mask", (windows, inside, inside), m.style.acts))
+            scores = m.add(f"{prefix}mask_add", WindowMask(), scores, mask)
+        probabilities = m.add(f"{prefix}softmax", Softmax("none"), scores)
+        mixed = m.add(f"{prefix}sv_matmul", AttentionValues("none"), probabilities, value)
+        return at.out(m, mixed, prefix)
+
+    @property
+    def mask(self) -> tuple[int, int]:
+        """(windows, positions in each) of the mask of shifted layers."""
+        side = self.side
+        tall, wide = (-(-n // side) for n in self.size)
+        return tall * wide, side * side
+
+
+@dataclass(frozen=True)
+class SwinPair:
+    """A plain layer and a shifted one, as they alternate; or the plain one alone."""
+
+    layer: SwinLayer
+    both: bool = True
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The mask of the shifted layer, where it shifts."""
+        if not (self.both and self.layer.shifts):
+            return ()
+        windows, inside = (Integer(n) for n in self.layer.mask)
+        return (Tensor("window_mask", (windows, inside, inside), style.acts),)
+
+    def graph(self, style: Style) -> Graph:
+        """The layers: hidden state and mask in, hidden state out."""
+        m = Maker("pair" if self.both else "layer", style)
+        layer = self.layer
+        count = Integer(layer.size[0] * layer.size[1])
+        x = m.source(Tensor("hidden", (layer.batch, count, layer.at.d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        x = layer.add(m, x, False)
+        return m.build(layer.add(m, x, True, "shifted_") if self.both else x)

@@ -1,0 +1,301 @@
+"""Convolutional classifiers, and Swin, which works on a pyramid as they do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.graph import Graph
+from costgraph.models.blocks import FeedForward, Maker, Segment, Style
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.image import act, batch_norm, conv, picture
+from costgraph.models.blocks.stack import run
+from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
+from costgraph.models.vision import OnePass, Size
+from costgraph.ops import Add, AsSequence, Multiply
+from costgraph.ops.image import AdaptiveMean, AsImage, MeanPool, Pool, Rearrange, Reshape, Resize
+from costgraph.symbols import B
+from costgraph.tensor import Tensor
+
+ONE, TWO = Integer(1), Integer(2)
+
+
+@dataclass(frozen=True)
+class Pyramid(OnePass):
+    """What classifiers share: an image of a size, classes at the end.
+
+    Attributes:
+        channels, size: of the image, where the import asks for no other size.
+        classes: classes to tell apart.
+    """
+
+    channels: Expr
+    size: Size
+    classes: Expr
+
+    def start(self, m: Maker) -> str:
+        """Adds the image."""
+        return picture(m, B, self.channels, m.style.image or self.size)
+
+    def close(self, m: Maker, x: str) -> Graph:
+        """Adds the classifier of ``x (B, d)``."""
+        return m.build(m.linear("classifier", x, self.classes, m.shape(x)[1], True))
+
+    def positions(self, style: Style) -> Expr:
+        """Positions of the grid that is pooled in the end."""
+        graph = self.graph("", style)
+        pooled = next(n for n in graph.nodes if isinstance(n.op, (MeanPool, AdaptiveMean)))
+        shape = graph.operands(pooled)[0].shape
+        return shape[1] if len(shape) == 3 else Mul(*shape[2:])
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A residual layer of a ResNet, for the region of those that change no size."""
+
+    size: tuple[Expr, ...]
+    width: Expr
+    bottleneck: bool
+    activation: str
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing shared."""
+        return ()
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: image in, image out."""
+        m = Maker("layer", style)
+        x = m.source(Tensor("hidden", (B, self.width, *self.size), style.acts))
+        return m.build(self.add(m, x, 1, 1))
+
+    def add(self, m: Maker, x: str, first: int, second: int, prefix: str = "") -> str:
+        """Adds the layer with the strides of its first and second convolution."""
+        out, name = self.width, self.activation
+        inner = out / 4 if self.bottleneck else out
+        plan = [(inner, 1, first), (inner, 3, second), (out, 1, 1)]
+        if not self.bottleneck:
+            plan = [(inner, 3, first * second), (out, 3, 1)]
+        y = x
+        for index, (width, kernel, stride) in enumerate(plan, start=1):
+            part = f"{prefix}conv{index}"
+            y = conv(m, part, y, width, kernel, stride, kernel // 2, bias=False)
+            y = batch_norm(m, f"{part}_norm", y)
+            if index < len(plan):
+                y = act(m, f"{part}_act", y, name)
+        stride = first * second
+        if stride != 1 or m.shape(x)[1] != out:
+            x = conv(m, f"{prefix}shortcut", x, out, 1, stride, bias=False)
+            x = batch_norm(m, f"{prefix}shortcut_norm", x)
+        return act(m, f"{prefix}act", m.add(f"{prefix}add", Add(), y, x), name)
+
+
+@dataclass(frozen=True)
+class ResNet(Pyramid):
+    """A residual network (He et al., arXiv 1512.03385).
+
+    Attributes:
+        stem: channels behind the first convolution and pooling.
+        widths, depths: channels and layers of each stage.
+        bottleneck: layers of three convolutions, the middle one a quarter as wide.
+        early: stages shrink the image from the first one on.
+        stride_first: the 1×1 convolution of a bottleneck has the stride, not the 3×3.
+        activation: between convolutions.
+    """
+
+    stem: Expr
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    bottleneck: bool = True
+    early: bool = False
+    stride_first: bool = False
+    activation: str = "relu"
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        x = conv(m, "stem", self.start(m), self.stem, 7, 2, 3, bias=False)
+        x = act(m, "stem_act", batch_norm(m, "stem_norm", x), self.activation)
+        three, two = (Integer(3),) * 2, (TWO,) * 2
+        x = m.add("stem_pool", Pool("max", three, two, (ONE, ONE)), x)
+        for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
+            stage = f"stage{index}"
+            stride = 1 if index == 1 and not self.early else 2
+            strides = (stride, 1) if self.stride_first else (1, stride)
+            layer = Residual((), Integer(width), self.bottleneck, self.activation)
+            x = layer.add(m, x, *strides, prefix=f"{stage}_")
+            if depth > 1:
+                size = m.shape(x)[2:]
+                layer = Residual(size, Integer(width), self.bottleneck, self.activation)
+                x = run(m, (Segment(stage, layer, Integer(depth - 1)),), x)
+        return self.close(m, m.add("pool", MeanPool(), x))
+
+
+@dataclass(frozen=True)
+class VGG(Pyramid):
+    """A VGG network (Simonyan and Zisserman, arXiv 1409.1556), from its layer table.
+
+    Attributes:
+        table: output channels of each 3×3 convolution; 0 is a pooling that halves.
+        hidden: widths of the fully connected layers before the classifier.
+        grid: side of the grid that the image is averaged to before them.
+        norms: batch norms behind the convolutions.
+    """
+
+    table: tuple[int, ...]
+    hidden: tuple[int, ...] = (4096, 4096)
+    grid: int = 7
+    norms: bool = False
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        x = self.start(m)
+        two = (TWO, TWO)
+        for index, width in enumerate(self.table, start=1):
+            if width == 0:
+                x = m.add(f"pool{index}", Pool("max", two, two, (Integer(0),) * 2), x)
+                continue
+            x = conv(m, f"conv{index}", x, Integer(width), 3, 1, 1)
+            if self.norms:
+                x = batch_norm(m, f"norm{index}", x)
+            x = act(m, f"act{index}", x, "relu")
+        x = m.add("average", AdaptiveMean((Integer(self.grid),) * 2), x)
+        x = m.add("flat", Reshape((B, Mul(*m.shape(x)[1:]))), x)
+        for index, width in enumerate(self.hidden, start=1):
+            x = m.linear(f"hidden{index}", x, Integer(width), m.shape(x)[1], True)
+            x = act(m, f"hidden{index}_act", x, "relu")
+        return self.close(m, x)
+
+
+@dataclass(frozen=True)
+class ConvNextLayer:
+    """A ConvNeXt layer: a depthwise 7×7 convolution, then a feed-forward per position."""
+
+    size: tuple[Expr, ...]
+    width: Expr
+    activation: str
+    scaled: bool
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing shared."""
+        return ()
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: image in, image out."""
+        m, d = Maker("layer", style), self.width
+        x = m.source(Tensor("hidden", (B, d, *self.size), style.acts))
+        y = conv(m, "dwconv", x, d, 7, 1, 3, groups=d)
+        y = m.norm("norm", m.add("as_sequence", AsSequence(), y), d, LAYER_NORM)
+        y = FeedForward(d, 4 * d, self.activation, gated=False, bias=True).add(m, y)
+        if self.scaled:
+            y = m.add("layer_scale", Multiply(), y, m.vector("layer_scale.weight", d))
+        y = m.add("as_image", AsImage(self.size), y)
+        return m.build(m.add("add", Add(), y, x))
+
+
+@dataclass(frozen=True)
+class ConvNext(Pyramid):
+    """ConvNeXt (Liu et al., arXiv 2201.03545).
+
+    Attributes:
+        widths, depths: channels and layers of each stage.
+        patch: side and stride of the first convolution.
+        activation: of the feed-forward blocks.
+        scaled: layers end with a learned scale per channel.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    patch: int = 4
+    activation: str = "gelu"
+    scaled: bool = True
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        x = conv(m, "stem", self.start(m), Integer(self.widths[0]), self.patch, self.patch)
+        x = self._normed(m, "stem_norm", x)
+        for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
+            if index > 1:
+                x = self._normed(m, f"shrink{index}_norm", x)
+                x = conv(m, f"shrink{index}", x, Integer(width), 2, 2)
+            size = m.shape(x)[2:]
+            layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled)
+            x = run(m, (Segment(f"stage{index}", layer, Integer(depth)),), x)
+        x = m.add("pool", MeanPool(), x)
+        return self.close(m, m.norm("final_norm", x, m.shape(x)[1], LAYER_NORM))
+
+    def _normed(self, m: Maker, name: str, x: str) -> str:
+        """A layer norm over the channels of an image."""
+        size, d = m.shape(x)[2:], m.shape(x)[1]
+        x = m.norm(name, m.add(f"{name}_in", AsSequence(), x), d, LAYER_NORM)
+        return m.add(f"{name}_out", AsImage(size), x)
+
+
+@dataclass(frozen=True)
+class Swin(Pyramid):
+    """Swin (Liu et al., arXiv 2103.14030): windowed attention on a pyramid.
+
+    Attributes:
+        width: of the first stage; each later one is twice as wide.
+        depths, heads: layers and heads of each stage.
+        patch, window: sides in pixels and positions.
+        ratio: feed-forward width over width.
+        bias: of queries, keys and values.
+        activation: of the feed-forward blocks.
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    patch: int = 4
+    window: int = 7
+    ratio: Expr = Integer(4)
+    bias: bool = True
+    activation: str = "gelu"
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        x = conv(m, "patch_embed", self.start(m), Integer(self.width), self.patch, self.patch)
+        height, wide = (int(n) for n in m.shape(x)[2:])
+        x = m.add("as_sequence", AsSequence(), x)
+        x = m.norm("patch_norm", x, Integer(self.width), LAYER_NORM)
+        for index, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), 1):
+            d = Integer(self.width * 2 ** (index - 1))
+            if index > 1:
+                height, wide = (height + 1) // 2, (wide + 1) // 2
+                x = self._merged(m, index, x, (height, wide), d)
+            layer = self._layer(d, heads, (height, wide))
+            parts = [Segment(f"stage{index}", SwinPair(layer), Integer(depth // 2))]
+            if depth % 2:
+                parts.append(Segment(f"stage{index}_last", SwinPair(layer, False), ONE))
+            x = run(m, tuple(p for p in parts if p.count != 0), x, **self._mask(m, index, layer))
+        x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
+        return self.close(m, m.add("pool", MeanPool(sequence=True), x))
+
+    def _layer(self, d: Expr, heads: int, size: tuple[int, int]) -> SwinLayer:
+        at = Heads(
+            d=d,
+            heads=Integer(heads),
+            head_dim=d / heads,
+            qv_bias=self.bias,
+            k_bias=self.bias,
+            out_bias=True,
+        )
+        feed = FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True)
+        return SwinLayer(B, size, at, feed, self.window)
+
+    def _mask(self, m: Maker, index: int, layer: SwinLayer) -> dict[str, str]:
+        """The mask of a stage under a name of its own."""
+        if not layer.shifts or self.depths[index - 1] < 2:
+            return {}
+        windows, inside = (Integer(n) for n in layer.mask)
+        shape = (windows, inside, inside)
+        return {"window_mask": m.source(Tensor(f"window_mask{index}", shape, m.style.acts))}
+
+    def _merged(self, m: Maker, index: int, x: str, size: tuple[int, int], d: Expr) -> str:
+        """Four neighbours become one position: a norm and a product over all four."""
+        name, count = f"merge{index}", Integer(size[0] * size[1])
+        if m.shape(x)[1] != 4 * count:
+            x = m.add(f"{name}_pad", Resize((B, 4 * count, d / 2)), x)
+        x = m.add(name, Rearrange((B, count, 2 * d)), x)
+        x = m.norm(f"{name}_norm", x, 2 * d, LAYER_NORM)
+        return m.linear(f"{name}_proj", x, d, 2 * d)

@@ -1,0 +1,233 @@
+"""Language models that see: Qwen's VL models and 3.5, LLaVA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer, Rational
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward, Norm, Stack
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import FixedTower, PatchTower
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.decoder import Decoder
+from costgraph.models.families import hybrid, llama, qwen
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
+from costgraph.models.fields import Fields, divided
+from costgraph.models.multimodal import Seeing
+
+RMS = Norm()
+#: Vision layers that are believed.
+MOST_LAYERS = 1024
+
+
+def text_of(fields: Fields) -> Fields:
+    """The language model's keys: a section of their own, or the configuration itself."""
+    return hybrid.text_of(fields)
+
+
+def _stack(fields: Fields, reading: Reading) -> Stack:
+    model = reading.model
+    if isinstance(model, Decoder):
+        return model.stack()
+    if isinstance(model, Stack):
+        return model
+    raise ModelError(f"{fields.name}: a vision tower in front of this language model")
+
+
+def _indexes(fields: Fields, key: str, layers: int, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of layers, rising, under ``key``."""
+    given = fields.values.get(key)
+    if given is None:
+        given = list(default)
+    if not isinstance(given, list) or len(given) > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {key!r} must be a list of layers, not {clip(given)}")
+    if any(type(i) is not int or not 0 <= i < layers for i in given):
+        raise ModelError(f"{fields.name}: {key!r} = {clip(given)}: there are {layers} layers")
+    if given != sorted(set(given)):
+        raise ModelError(f"{fields.name}: {key!r} = {clip(given)} must rise")
+    return tuple(given)
+
+
+def _heads(seen: Fields, d: int) -> Heads:
+    heads = seen.size("num_heads", default=16)
+    width = divided(seen, d, heads, "vision width over heads")
+    return Heads(Integer(d), Integer(heads), width, True, True, True, fused=True, rotary=width)
+
+
+def _depth(seen: Fields, default: int) -> int:
+    layers = seen.size("depth", default=default)
+    if layers > MOST_LAYERS:
+        raise ModelError(f"{seen.name}: 'depth' = {layers} is beyond {MOST_LAYERS}")
+    return layers
+
+
+def _common(seen: Fields, out: int) -> dict[str, Any]:
+    return {
+        "channels": Integer(seen.size("in_channels", "in_chans", default=3)),
+        "patch": Integer(seen.size("patch_size", default=14)),
+        "frames": Integer(seen.size("temporal_patch_size", default=2)),
+        "merge": Integer(seen.size("spatial_merge_size", default=2)),
+        "out": Integer(out),
+    }
+
+
+def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
+    text = _stack(fields, reading)
+    if text.ends.d != eyes.out:
+        raise ModelError(
+            f"{fields.name}: the vision tower makes rows of {eyes.out}, "
+            f"the language model takes {text.ends.d}"
+        )
+    if eyes.deep > int(text.segments[0].count):
+        raise ModelError(f"{fields.name}: more places of deepstack than equal first layers")
+    model = Seeing(eyes, text, reading.scans)
+    return Reading(model, assumptions=reading.assumptions, scans=reading.scans)
+
+
+def _qwen2_vl(fields: Fields) -> Reading:
+    seen = fields.section("vision_config")
+    text = text_of(fields)
+    d = seen.size("embed_dim", default=1280)
+    act = activation_of(seen, "hidden_act", default="quick_gelu")
+    width = Rational(str(seen.number("mlp_ratio", 4.0))) * d
+    if not (width.is_Integer and width > 0):
+        raise ModelError(f"{seen.name}: 'mlp_ratio' of {d} gives no whole width")
+    eyes = PatchTower(
+        at=_heads(seen, d),
+        feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
+        norm=LAYER_NORM,
+        layers=_depth(seen, 32),
+        bias=False,
+        **_common(seen, seen.size("hidden_size", default=3584)),
+    )
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text))
+
+
+def _qwen2_5_vl(fields: Fields) -> Reading:
+    seen = fields.section("vision_config")
+    d = seen.size("hidden_size", default=1280)
+    layers = _depth(seen, 32)
+    common = _common(seen, seen.size("out_hidden_size", default=3584))
+    side = seen.size("window_size", default=112)
+    across = side // (int(common["patch"]) * int(common["merge"])) * int(common["merge"])
+    if not across:
+        raise ModelError(f"{seen.name}: 'window_size' = {side} holds no token")
+    act = activation_of(seen, "hidden_act", default="silu")
+    eyes = PatchTower(
+        at=_heads(seen, d),
+        feed=FeedForward(
+            Integer(d), Integer(seen.size("intermediate_size", default=3420)), act, bias=True
+        ),
+        norm=RMS,
+        layers=layers,
+        bias=False,
+        window=Integer(across**2),
+        whole=_indexes(seen, "fullatt_block_indexes", layers, (7, 15, 23, 31)),
+        **common,
+    )
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
+
+
+def _qwen3_eyes(seen: Fields) -> PatchTower:
+    d = seen.size("hidden_size", default=1152)
+    layers = _depth(seen, 27)
+    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
+    width = Integer(seen.size("intermediate_size", default=4304))
+    return PatchTower(
+        at=_heads(seen, d),
+        feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
+        norm=LAYER_NORM,
+        layers=layers,
+        rows=Integer(seen.size("num_position_embeddings", default=2304)),
+        deepstack=_indexes(seen, "deepstack_visual_indexes", layers, (8, 16, 24)),
+        **_common(seen.with_defaults(patch_size=16), seen.size("out_hidden_size", default=3584)),
+    )
+
+
+def _qwen3_vl(fields: Fields) -> Reading:
+    eyes = _qwen3_eyes(fields.section("vision_config"))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields)))
+
+
+def _qwen3_5(fields: Fields) -> Reading:
+    if not fields.values.get("vision_config"):
+        return hybrid.qwen_delta(fields, fused=False)
+    seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
+    reading = hybrid.qwen_delta(text_of(fields), fused=False)
+    return _seeing(fields, _qwen3_eyes(seen), reading)
+
+
+#: What LLaVA's configurations leave to the defaults of the classes that they name.
+_LLAMA: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32000,
+    }
+)
+
+
+def _llava(fields: Fields) -> Reading:
+    seen, text = fields.section("vision_config"), text_of(fields)
+    kind = seen.word("model_type", default="clip_vision_model")
+    if kind != "clip_vision_model":
+        raise ModelError(f"{seen.name}: 'model_type' = {clip(kind)}: only CLIP's tower is known")
+    for key, usual in (("vision_feature_layer", -2), ("vision_feature_select_strategy", "default")):
+        if fields.values.get(key, usual) != usual:
+            raise ModelError(
+                f"{fields.name}: {key!r} = {clip(fields.values[key])}: only {usual!r} is supported"
+            )
+    read = text.word("model_type", default="llama")
+    if read == "llama":
+        reading = llama.FAMILIES["llama"](text.with_defaults(**_LLAMA))
+    elif read in llama.FAMILIES:
+        reading = llama.FAMILIES[read](text)
+    elif read in qwen.FAMILIES:
+        reading = qwen.FAMILIES[read](text)
+    else:
+        raise ModelError(f"{text.name}: 'model_type' = {clip(read)} behind a LLaVA tower")
+    model = _stack(fields, reading)
+    tower = clip_tower(
+        seen.with_defaults(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        )
+    )
+    if tower.layers < 2:
+        raise ModelError(f"{seen.name}: 'num_hidden_layers' = {tower.layers}: two or more")
+    eyes = FixedTower(
+        tower=tower,
+        out=model.ends.d,
+        activation=activation_of(fields, "projector_hidden_act", default="gelu"),
+        bias=fields.flag("multimodal_projector_bias", True),
+    )
+    return Reading(Seeing(eyes, model, reading.scans), assumptions=reading.assumptions)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "qwen2_vl": _qwen2_vl,
+        "qwen2_5_vl": _qwen2_5_vl,
+        "qwen3_vl": _qwen3_vl,
+        "qwen3_5": _qwen3_5,
+        "llava": _llava,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Qwen2VLForConditionalGeneration": "qwen2_vl",
+        "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+        "Qwen3VLForConditionalGeneration": "qwen3_vl",
+        "Qwen3_5ForConditionalGeneration": "qwen3_5",
+        "LlavaForConditionalGeneration": "llava",
+    }
+)

@@ -1,0 +1,295 @@
+"""Image classifiers and CLIP: ViT, Swin, ConvNeXt, ResNet, VGG, CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer, Rational
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Ends, FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
+from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.fields import Fields, divided
+from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
+from costgraph.symbols import B, S
+
+#: Longest lists of stages or layers that a configuration may have, and largest entry.
+MOST_ENTRIES, LARGEST_ENTRY = 64, 2**20
+#: Pixels a side.
+LARGEST_IMAGE = 2**16
+FOLDED = "running statistics are folded into the weights of batch norms, which stay apart"
+
+
+def pixels(fields: Fields, default: int = 224, key: str = "image_size") -> Size:
+    """Height and width under ``key``: a number, or a list of two."""
+    given = fields.values.get(key)
+    if isinstance(given, list):
+        sides = sizes(fields, key)
+        if len(sides) == 2 and max(sides) <= LARGEST_IMAGE:
+            return Integer(sides[0]), Integer(sides[1])
+        raise ModelError(f"{fields.name}: {key!r} must be height and width, not {clip(given)}")
+    side = fields.size(key, default=default)
+    if side > LARGEST_IMAGE:
+        raise ModelError(f"{fields.name}: {key!r} = {side} is beyond {LARGEST_IMAGE} pixels")
+    return Integer(side), Integer(side)
+
+
+def sizes(fields: Fields, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The list of positive numbers under ``key``."""
+    given = fields.values.get(key)
+    if given is None and default is not None:
+        return default
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {key!r} must be a list of sizes, not {clip(given)}")
+    for value in given:
+        if type(value) is not int or not 0 < value <= LARGEST_ENTRY:
+            raise ModelError(f"{fields.name}: {key!r} must hold whole numbers, not {clip(value)}")
+    return tuple(given)
+
+
+def stages(fields: Fields, *keys: str) -> tuple[tuple[int, ...], ...]:
+    """Lists under ``keys`` with one entry per stage each."""
+    found = tuple(sizes(fields, key) for key in keys)
+    if len({len(f) for f in found}) != 1:
+        raise ModelError(f"{fields.name}: {' and '.join(map(repr, keys))} differ in length")
+    return found
+
+
+def classes_of(fields: Fields) -> Integer:
+    """Classes of the classifier; the published code has two where nothing is said."""
+    labels = fields.values.get("id2label")
+    if isinstance(labels, Mapping) and labels:
+        return Integer(len(labels))
+    return Integer(fields.size("num_labels", "num_classes", default=2))
+
+
+def _is_classifier(fields: Fields) -> bool:
+    classes = fields.values.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        return True
+    return str(classes[0]).endswith("ForImageClassification")
+
+
+def _classifier(fields: Fields) -> None:
+    if not _is_classifier(fields):
+        raise ModelError(
+            f"{fields.name}: 'architectures' = {clip(fields.values['architectures'])}: "
+            "only the classifier is supported in this family"
+        )
+
+
+def tower_of(fields: Fields, act: str, **changes: object) -> tuple[Heads, FeedForward]:
+    """Heads with all biases and a plain feed-forward block."""
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    bias = fields.flag("qkv_bias", True)
+    at = Heads(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=divided(fields, d, heads, "hidden size over heads"),
+        qv_bias=bias,
+        k_bias=bias,
+        out_bias=True,
+    )
+    width = Integer(fields.size("intermediate_size"))
+    return at, FeedForward(Integer(d), width, act, gated=False, bias=True)
+
+
+def _grid(fields: Fields, size: Size, patch: int) -> int:
+    grid = (int(size[0]) // patch) * (int(size[1]) // patch)
+    if not grid:
+        raise ModelError(f"{fields.name}: 'patch_size' = {patch} exceeds the image")
+    return grid
+
+
+def _vit(fields: Fields) -> Reading:
+    at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="gelu"))
+    size, patch = pixels(fields), fields.size("patch_size", default=16)
+    patches = Patches(
+        d=at.d,
+        channels=Integer(fields.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=1,
+        rows=Integer(_grid(fields, size, patch) + 1),
+    )
+    layers = Integer(fields.size("num_hidden_layers"))
+    tower = Tower(patches, at, feed, layers, size)
+    classes = classes_of(fields) if _is_classifier(fields) else None
+    return Reading(VisionTransformer(tower, classes, pooler=classes is None))
+
+
+def clip_tower(fields: Fields) -> Tower:
+    """CLIP's vision tower: patches without bias, norms in front and behind."""
+    at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="quick_gelu"))
+    size, patch = pixels(fields), fields.size("patch_size", default=32)
+    patches = Patches(
+        d=at.d,
+        channels=Integer(fields.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        bias=False,
+        first=1,
+        rows=Integer(_grid(fields, size, patch) + 1),
+    )
+    layers = Integer(fields.size("num_hidden_layers"))
+    return Tower(patches, at, feed, layers, size, front=LAYER_NORM)
+
+
+#: What configurations of CLIP leave out.
+_SEEN: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    }
+)
+_READ: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+    }
+)
+
+
+def _clip(fields: Fields) -> Reading:
+    seen = fields.section("vision_config").with_defaults(**_SEEN)
+    read = fields.section("text_config").with_defaults(**_READ)
+    at, feed = tower_of(read, activation_of(read, "hidden_act", default="quick_gelu"))
+    longest = read.size("max_position_embeddings")
+    ends = Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest))
+    model = ImageText(
+        tower=clip_tower(seen),
+        text=ends,
+        layer=TowerLayer(B, S, at, feed, causal=True),
+        layers=Integer(read.size("num_hidden_layers")),
+        width=Integer(fields.size("projection_dim", default=512)),
+        longest=longest,
+    )
+    return Reading(model)
+
+
+def _convnext(fields: Fields) -> Reading:
+    _classifier(fields)
+    widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
+    depths = sizes(fields, "depths", (3, 3, 9, 3))
+    if len(widths) != len(depths):
+        raise ModelError(f"{fields.name}: 'hidden_sizes' and 'depths' differ in length")
+    if fields.size("num_stages", default=len(widths)) != len(widths):
+        raise ModelError(f"{fields.name}: 'num_stages' is not the number of 'hidden_sizes'")
+    model = ConvNext(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        widths=widths,
+        depths=depths,
+        patch=fields.size("patch_size", default=4),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        scaled=fields.number("layer_scale_init_value", 1e-6) > 0,
+    )
+    return Reading(model)
+
+
+def _resnet(fields: Fields) -> Reading:
+    _classifier(fields)
+    widths, depths = stages(fields, "hidden_sizes", "depths")
+    kind = fields.word("layer_type", default="bottleneck")
+    if kind not in ("basic", "bottleneck"):
+        raise ModelError(f"{fields.name}: 'layer_type' must be basic or bottleneck, not {kind!r}")
+    if kind == "bottleneck" and any(width % 4 for width in widths):
+        raise ModelError(f"{fields.name}: 'hidden_sizes' of bottlenecks must be multiples of 4")
+    model = ResNet(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        stem=Integer(fields.size("embedding_size", default=64)),
+        widths=widths,
+        depths=depths,
+        bottleneck=kind == "bottleneck",
+        early=fields.flag("downsample_in_first_stage", False),
+        stride_first=fields.flag("downsample_in_bottleneck", False),
+        activation=activation_of(fields, "hidden_act", default="relu"),
+    )
+    return Reading(model, assumptions=(FOLDED,))
+
+
+def _vgg(fields: Fields) -> Reading:
+    given = fields.values.get("layer_table")
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: 'layer_table' must be a list of channels and 'M'")
+    table: list[int] = []
+    for entry in given:
+        if entry != "M" and (type(entry) is not int or not 0 < entry <= LARGEST_ENTRY):
+            raise ModelError(f"{fields.name}: 'layer_table': {clip(entry)} is no number and no 'M'")
+        table.append(0 if entry == "M" else entry)
+    norms = fields.flag("batch_norm", False)
+    model = VGG(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        table=tuple(table),
+        hidden=sizes(fields, "classifier_widths", (4096, 4096)),
+        grid=fields.size("pooled_size", default=7),
+        norms=norms,
+    )
+    return Reading(model, assumptions=(FOLDED,) if norms else ())
+
+
+def _swin(fields: Fields) -> Reading:
+    _classifier(fields)
+    fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
+    depths, heads = stages(fields, "depths", "num_heads")
+    width = fields.size("embed_dim")
+    if width > LARGEST_ENTRY or len(depths) > 8:
+        raise ModelError(f"{fields.name}: 'embed_dim' = {width} over {len(depths)} stages")
+    ratio = Rational(str(fields.number("mlp_ratio", 4.0)))
+    for index, count in enumerate(heads):
+        divided(fields, width * 2**index, count, f"width of stage {index + 1} over heads")
+        if not (ratio * width * 2**index).is_Integer or ratio <= 0:
+            raise ModelError(f"{fields.name}: 'mlp_ratio' = {ratio} gives no whole width")
+    model = Swin(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        width=width,
+        depths=depths,
+        heads=heads,
+        patch=fields.size("patch_size", default=4),
+        window=fields.size("window_size", default=7),
+        ratio=ratio,
+        bias=fields.flag("qkv_bias", True),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+    )
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "vit": _vit,
+        "clip": _clip,
+        "swin": _swin,
+        "convnext": _convnext,
+        "resnet": _resnet,
+        "vgg": _vgg,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "ViTForImageClassification": "vit",
+        "ViTModel": "vit",
+        "CLIPModel": "clip",
+        "SwinForImageClassification": "swin",
+        "ConvNextForImageClassification": "convnext",
+        "ResNetForImageClassification": "resnet",
+    }
+)

@@ -1,0 +1,92 @@
+"""Language models that see: a ``vision`` phase over the images, then prefill and decode.
+
+The prompt's ``S`` tokens include ``G`` image tokens, whose rows the vision tower makes
+and which take the places of embeddings in the prefill. With ``images=False`` a request
+has none: the tower's weights only rest in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import InputError
+from costgraph.graph import Graph
+from costgraph.models.blocks import Maker, Segment, Stack, Style
+from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.encoder import at_rest
+from costgraph.ops.image import InsertRows
+from costgraph.program import Phase, Program, autoregressive
+from costgraph.symbols import B, G, T, q
+from costgraph.tensor import Tensor
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """A decoder with eyes.
+
+    Attributes:
+        eyes: the vision tower.
+        text: the language model.
+        scans: it scans over matrix states, see :class:`.families.common.Reading`.
+    """
+
+    eyes: Eyes
+    text: Stack
+    scans: bool = False
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The language model's step graph over ``B``, ``q`` and ``T``."""
+        return self.text.graph(name, style)
+
+    def symbolic(self) -> tuple[Seeing, dict[Symbol, Expr]]:
+        """Refused: two models, no common names for dimensions."""
+        raise InputError("multimodal models keep no symbolic dimensions")
+
+    def vision_graph(self, name: str, style: Style) -> Graph:
+        """The tower over ``B`` and ``G``."""
+        m = Maker(name, style)
+        return m.build(*self.eyes.add(m))
+
+    def prompt_graph(self, name: str, style: Style) -> Graph:
+        """The step graph of a prompt that holds images.
+
+        Rows of the tower take the places of embeddings, and further ones are added
+        behind the first layers where the tower makes some.
+        """
+        m = Maker(name, style)
+        ends = self.text.ends
+        shape = (B, G, ends.d)
+        x, table = embed(m, ends)
+        rows = m.source(Tensor("image_rows", shape, style.acts))
+        x = m.add("image_insert", InsertRows(), x, rows)
+        first, *rest = self.text.segments
+        for index in range(1, self.eyes.deep + 1):
+            x = run(m, (Segment(f"layer{index}", first.layer, ONE),), x)
+            rows = m.source(Tensor(f"deep_rows{index}", shape, style.acts))
+            x = m.add(f"deep_add{index}", InsertRows(added=True), x, rows)
+        left = replace(first, count=first.count - self.eyes.deep)
+        parts = (left, *rest) if left.count != 0 else tuple(rest)
+        return m.build(close(m, ends, run(m, parts, x), table))
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
+        seen = self.vision_graph(f"{name} vision", style)
+        step = self.graph(name, style)
+        later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
+        eyes = at_rest(seen)
+        if not style.images:
+            plain = autoregressive(name, step, decode_graph=later)
+            phases = tuple(replace(p, resident=(eyes,)) for p in plain.phases)
+            return replace(plain, phases=phases, parts=(eyes.name,))
+        count, rest = self.eyes.positions(style), at_rest(step)
+        vision = Phase(
+            "vision", seen, ((q, count), (T, count)), tokens=Integer(0), resident=(rest,)
+        )
+        made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
+        phases = (vision, *(replace(p, resident=(eyes,)) for p in made.phases))
+        return Program(name, phases, self.eyes.assumptions, parts=(rest.name,))

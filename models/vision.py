@@ -1,0 +1,190 @@
+"""Vision models as programs of one phase, ``forward``: ViT, CLIP and classifiers.
+
+``B`` is images. Their size is that of the configuration, or the one that the import
+asks for; positions that a learned table does not have are interpolated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import InputError
+from costgraph.formula.terms import Limit
+from costgraph.graph import Graph
+from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.feedforward import FeedForward
+from costgraph.models.blocks.image import Patches, picture
+from costgraph.models.blocks.stack import embed, run
+from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
+from costgraph.ops import Activation, SelectLast
+from costgraph.ops.image import Reshape, Similarity
+from costgraph.program import Phase, Program
+from costgraph.symbols import B, S, q
+from costgraph.symbols import T as CONTEXT
+
+ONE = Integer(1)
+Size = tuple[Expr, Expr]
+
+
+class OnePass(ABC):
+    """A model whose every request is one pass over its graph."""
+
+    @abstractmethod
+    def graph(self, name: str, style: Style) -> Graph:
+        """The graph over ``B``, and ``S`` where there is text."""
+
+    @abstractmethod
+    def positions(self, style: Style) -> Expr:
+        """Positions of the sequence or of the last grid, per image."""
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Bounds outside which the graph does not describe the model."""
+        return ()
+
+    def symbolic(self) -> tuple[OnePass, dict[Symbol, Expr]]:
+        """Refused: dimensions of vision models stay numbers."""
+        raise InputError("vision and diffusion models keep no symbolic dimensions")
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of one phase, ``forward``."""
+        count = self.positions(style)
+        bindings = ((q, count), (CONTEXT, count))
+        phase = Phase("forward", self.graph(name, style), bindings, tokens=Integer(0))
+        return Program(name, (phase,), limits=self.limits())
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision transformer: patches, layers, norms around them.
+
+    Attributes:
+        patches: makes the first hidden state.
+        at, feed: heads and feed-forward block of the layers.
+        layers: their number.
+        channels, size: of the image, where the import asks for no other.
+        front, back: norm in front of the layers and after them, or None.
+        scaled: layers scale what their blocks make.
+    """
+
+    patches: Patches
+    at: Heads
+    feed: FeedForward
+    layers: Expr
+    size: Size
+    front: Norm | None = None
+    back: Norm | None = LAYER_NORM
+    scaled: bool = False
+
+    def sized(self, style: Style) -> Size:
+        """Height and width of an image in pixels."""
+        return style.image or self.size
+
+    def positions(self, style: Style) -> Expr:
+        """Positions per image, the class token included."""
+        return self.patches.count(self.sized(style))
+
+    def add(self, m: Maker, batch: Expr = B) -> str:
+        """Adds the tower over ``batch`` images: ``(batch, n, d)``, before the back norm."""
+        size = self.sized(m.style)
+        x = picture(m, batch, self.patches.channels, size)
+        x = self.patches.add(m, x)
+        if self.front is not None:
+            x = m.norm("front_norm", x, self.at.d, self.front)
+        layer = TowerLayer(batch, m.shape(x)[1], self.at, self.feed, scaled=self.scaled)
+        return run(m, (Segment("vision_layers", layer, self.layers),), x)
+
+
+@dataclass(frozen=True)
+class VisionTransformer(OnePass):
+    """A ViT: the tower, and a classifier or a pooler on its class token.
+
+    Source: Dosovitskiy et al., arXiv 2010.11929.
+    """
+
+    tower: Tower
+    classes: Expr | None
+    pooler: bool = False
+
+    def positions(self, style: Style) -> Expr:
+        return self.tower.positions(style)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        d = self.tower.at.d
+        x = self.tower.add(m)
+        if self.tower.back is not None:
+            x = m.norm("final_norm", x, d, self.tower.back)
+        if self.classes is None and not self.pooler:
+            return m.build(x)
+        # Only the class token is needed; where it stands does not matter to the cost.
+        x = m.add("class_position", SelectLast(ONE), x)
+        x = m.add("class_vector", Reshape((B, d)), x)
+        if self.classes is not None:
+            return m.build(m.linear("classifier", x, self.classes, d, True))
+        x = m.linear("pooler", x, d, d, True)
+        return m.build(m.add("pooler_act", Activation("tanh"), x))
+
+
+@dataclass(frozen=True)
+class ImageText(OnePass):
+    """CLIP: ``B`` images against ``B`` texts of ``S`` tokens.
+
+    Source: Radford et al., arXiv 2103.00020. Both vectors are brought to unit length
+    and every image is compared with every text.
+
+    Attributes:
+        tower: of the images.
+        text, layer, layers: of the texts.
+        width: of the common space.
+        longest: most text tokens.
+    """
+
+    tower: Tower
+    text: Ends
+    layer: TowerLayer
+    layers: Expr
+    width: Expr
+    longest: int
+
+    def positions(self, style: Style) -> Expr:
+        return self.tower.positions(style)
+
+    def limits(self) -> tuple[Limit, ...]:
+        return (Limit(S, Integer(self.longest), "the model has no positions beyond"),)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        d = self.tower.at.d
+        x = m.add("class_position", SelectLast(ONE), self.tower.add(m))
+        x = m.add("class_vector", Reshape((B, d)), x)
+        x = m.norm("vision_norm", x, d, LAYER_NORM)
+        image = self._joint(m, "image", x, d)
+        w = self.text.d
+        y = self._embedded(m)
+        y = run(m, (Segment("text_layers", self.layer, self.layers),), y)
+        y = m.norm("text_norm", y, w, LAYER_NORM)
+        y = m.add("end_position", SelectLast(ONE), y)
+        text = self._joint(m, "text", m.add("end_vector", Reshape((B, w)), y), w)
+        scale = m.vector("logit_scale", ONE)
+        return m.build(m.add("similarity", Similarity(), text, image, scale))
+
+    def _embedded(self, m: Maker) -> str:
+        """Token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
+        inner = Maker("text", m.style)
+        table = embed(inner, self.text)[0]
+        made = inner.build(table)
+        for tensor in made.sources:
+            shape = tuple(n.xreplace({q: S}) for n in tensor.shape)
+            m.source(replace(tensor, name=f"text_{tensor.name}", shape=shape))
+        for node in made.nodes:
+            m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
+        return f"text_{table}"
+
+    def _joint(self, m: Maker, name: str, x: str, d: Expr) -> str:
+        x = m.linear(f"{name}_proj", x, self.width, d)
+        # Unit length is a root mean square up to a constant.
+        return m.norm(f"{name}_unit", x, self.width, Norm("rms", weight=False))

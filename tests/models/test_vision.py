@@ -1,0 +1,227 @@
+"""Vision, multimodal and diffusion models as programs: sizes, phases, passes, bad input."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Integer
+
+import costgraph as cg
+from costgraph.count import parameters, rows
+from costgraph.dtypes import BF16
+from costgraph.errors import CostgraphError, InputError
+from costgraph.machine import Engine
+from costgraph.models import load_model
+from costgraph.models.catalog import CONFIGS
+from costgraph.ops.image import GroupNorm, Join, Pool
+from costgraph.symbols import B, G, S
+from costgraph.tensor import Role, Tensor
+from costgraph.verify import verify_program
+
+CLASSIFIERS = ["vit-base-16", "swin-tiny", "convnext-tiny", "resnet-50", "vgg-16"]
+DENOISERS = ["dit-xl-2", "flux-1-dev", "sd-1.5-unet", "sdxl-unet", "sd3-medium"]
+SEEING = ["qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "llava-1.5-7b"]
+ALL = [*CLASSIFIERS, "clip-vit-b-32", *DENOISERS, *SEEING]
+AT = {"B": 2, "S": 64, "G": 576, "N": 4, "K": 3}
+
+
+def config(name: str) -> dict[str, Any]:
+    return json.loads((CONFIGS / f"{name}.json").read_text())
+
+
+def tensor_flops(program) -> Any:
+    return sum(
+        (
+            r.count * f
+            for r in rows(program.graph)
+            for (engine, _), f in r.cost.flops.items()
+            if engine is Engine.TENSOR
+        ),
+        Integer(0),
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "passes", ["", "fuse", "quantize{weights=int4,group=128}", "fuse,quantize{preset=w8a8}"]
+)
+def test_passes_run_and_formulas_evaluate(name, passes):
+    compiled = cg.compile(name, "h100", passes)
+    verify_program(compiled.program)
+    plain = cg.compile(name, "h100")
+    assert compiled.latency.evaluate(**AT) > 0
+    if passes == "fuse":
+        assert compiled.flops.evaluate(**AT) == plain.flops.evaluate(**AT)
+        assert compiled.bytes.evaluate(**AT) < plain.bytes.evaluate(**AT)
+        assert compiled.latency.evaluate(**AT) < plain.latency.evaluate(**AT)
+    if "quantize" in passes:
+        assert compiled.memory.evaluate(**AT) < plain.memory.evaluate(**AT)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_picture_takes_k_equal_steps(name):
+    compiled = cg.compile(name, "h100")
+    one = compiled.latency.evaluate(**{**AT, "K": 1})
+    assert compiled.latency.evaluate(**{**AT, "K": 28}) == pytest.approx(28 * one)
+    assert compiled.time("denoise").evaluate(**AT) == pytest.approx(one)
+    with pytest.raises(InputError, match="generates no tokens"):
+        _ = compiled.tpot
+    step = compiled.breakdown("denoise", B=2, S=64, G=576)
+    assert step.totals["seconds"] == pytest.approx(one, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_a_request_with_an_image_adds_up(name):
+    compiled = cg.compile(name, "h100")
+    assert [p.name for p in compiled.program.phases] == ["vision", "prefill", "decode"]
+    first = compiled.time("vision").evaluate(**AT) + compiled.time("prefill").evaluate(**AT)
+    assert compiled.ttft.evaluate(**AT) == pytest.approx(first)
+    steps = sum(compiled.tpot.evaluate(B=2, T=64 + i) for i in range(1, 4))
+    assert compiled.latency.evaluate(**AT) == pytest.approx(first + steps)
+    # All weights are in memory in every phase.
+    assert compiled.memory.evaluate(**AT) > 2 * int(compiled.parameters)
+    for phase in compiled.program.phases:
+        held = sum(parameters(g) for g in (phase.graph, *phase.resident))
+        assert held == compiled.parameters, phase.name
+
+
+@pytest.mark.parametrize("name", [*SEEING, "qwen3.5-27b"])
+def test_requests_without_images_keep_the_tower_in_memory(name):
+    whole = load_model(name)
+    plain = load_model(name, images=False)
+    assert [p.name for p in plain.phases] == ["prefill", "decode"]
+    assert sum(map(parameters, plain.weight_graphs)) == sum(map(parameters, whole.weight_graphs))
+    compiled = cg.compile(plain, "h100")
+    assert G not in compiled.latency.symbols
+    assert compiled.ttft.evaluate(B=1, S=900) < cg.compile(whole, "h100").ttft.evaluate(
+        B=1, S=900, G=576
+    )
+
+
+def test_the_size_of_images_is_an_option():
+    for name, ratio in (("resnet-50", 4), ("vgg-16", None), ("convnext-tiny", 4), ("swin-tiny", 4)):
+        small, large = load_model(name), load_model(name, image=448)
+        assert parameters(small.graph) == parameters(large.graph)
+        if ratio is not None:
+            # Heads do not grow; all the rest grows with the pixels.
+            head = 2 * 1000 * {"resnet-50": 2048}.get(name, 768) * B
+            assert tensor_flops(large) - head == ratio * (tensor_flops(small) - head)
+    vit = load_model("vit-base-16", image=(384, 384))
+    assert [n.op.kind for n in vit.graph.nodes].count("interpolate") == 1
+    assert vit.graph.node("position_add").outputs[0].shape[1] == 577
+    unet = load_model("sd-1.5-unet", image=768)
+    assert unet.graph.node("conv_in").outputs[0].shape[2:] == (96, 96)
+
+
+@pytest.mark.parametrize("bad", [0, -3, True, 10**9, (1, 2, 3), (4,), (224, 0)])
+def test_bad_sizes_of_images_are_refused(bad):
+    with pytest.raises(InputError, match="image must be"):
+        load_model("resnet-50", image=bad)
+
+
+def outcome(given: Any, **options: Any) -> str:
+    """An empty text where a configuration is read, else the refusal."""
+    try:
+        verify_program(load_model(given, **options))
+    except CostgraphError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "name", ["vit-base-16", "swin-tiny", "convnext-tiny", "vgg-16", "dit-xl-2"]
+)
+def test_images_too_small_are_refused_in_one_line(name):
+    with pytest.raises(CostgraphError) as error:
+        load_model(name, image=1)
+    assert "\n" not in str(error.value)
+
+
+def test_windows_that_do_not_divide_are_padded():
+    padded = load_model("swin-tiny", image=256)
+    verify_program(padded)
+    assert "resize" in {r.kind for r in rows(padded.graph)}
+
+
+def test_vgg_by_hand():
+    table = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56)]
+    table += [(256, 256, 56)] * 2 + [(256, 512, 28)] + [(512, 512, 28)] * 2 + [(512, 512, 14)] * 3
+    convs = sum(2 * a * b * 9 * n * n for a, b, n in table)
+    dense = 2 * (25088 * 4096 + 4096 * 4096 + 4096 * 1000)
+    assert tensor_flops(load_model("vgg-16")) == (convs + dense) * B
+
+
+def test_depthwise_convolutions_run_on_the_vector_engine():
+    found = {r.name: r for r in rows(load_model("convnext-tiny").graph) if r.kind == "conv"}
+    deep = [r for name, r in found.items() if "dwconv" in name]
+    assert len(deep) == 4
+    for row in deep:
+        assert {engine for engine, _ in row.cost.flops} == {Engine.VECTOR}
+        assert row.cost.total_flops == (2 * 49 + 1) * row.node.outputs[0].numel
+
+
+def test_image_operations_by_hand():
+    x = Tensor("x", (B, Integer(64), Integer(10), Integer(12)), BF16)
+    two, three, one = Integer(2), Integer(3), Integer(1)
+    pool = Pool("max", (three, three), (two, two), (one, one))
+    (spec,) = pool.infer((x,))
+    assert spec.shape == (B, 64, 5, 6)
+    assert pool.cost((x,), (spec.named("y"),)).total_flops == 8 * 64 * 30 * B
+    vector = Tensor("w", (Integer(64),), BF16, Role.WEIGHT)
+    norm = GroupNorm(Integer(32))
+    assert norm.cost((x, vector, vector), (x,)).total_flops == B * (7 * 7680 + 4 * 32)
+    with pytest.raises(CostgraphError, match="groups"):
+        GroupNorm(Integer(7)).infer((x, vector, vector))
+    pair = (x, x.renamed("other"))
+    (spec,) = Join().infer(pair)
+    assert spec.shape == (B, 128, 10, 12)
+    assert Join().cost(pair, (spec.named("y"),)).total_bytes == 4 * x.bytes
+
+
+def test_fusion_takes_norm_and_activation_behind_a_convolution():
+    fused = cg.compile("resnet-50", "h100", "fuse").program.graph
+    assert "stem+stem_norm+stem_act" in {n.name for n in fused.nodes}
+
+
+def test_image_tokens_replace_embeddings():
+    prompt = load_model("qwen3-vl-8b").phase("prefill").graph
+    added = [n for n in prompt.nodes if n.op.kind == "insert-rows"]
+    assert [n.name for n in added] == ["image_insert", "deep_add1", "deep_add2", "deep_add3"]
+    moved = {n.name: n.op.cost(prompt.operands(n), n.outputs) for n in added}
+    assert moved["image_insert"].total_flops == 0
+    assert moved["image_insert"].total_bytes == 2 * 2 * 4096 * B * G
+    assert moved["deep_add1"].total_flops == 4096 * B * G
+    assert S not in moved["deep_add1"].total_bytes.free_symbols
+
+
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 70), st.integers(), st.floats(), st.text(max_size=8),
+    st.sampled_from(["silu", "gelu", "basic", "DownBlock2D", "text_time", "rms_norm"]),
+    st.lists(st.one_of(st.integers(0, 9), st.sampled_from(["M", "DownBlock2D"])), max_size=4),
+    st.dictionaries(st.sampled_from(["0", "model_type"]), st.text(max_size=3), max_size=2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_mutated_configuration_is_read_or_refused(name, data):
+    base = copy.deepcopy(config(name))
+    sections = [base, *(v for v in base.values() if isinstance(v, dict))]
+    for _ in range(data.draw(st.integers(1, 3))):
+        part = data.draw(st.sampled_from(sections))
+        key = data.draw(st.sampled_from(sorted(part) or ["x"]))
+        if key in ("model_type", "_class_name", "architectures"):
+            continue
+        if data.draw(st.booleans()):
+            part.pop(key, None)
+        else:
+            part[key] = data.draw(values)
+    said = outcome(base)
+    assert "\n" not in said
+    assert len(said) < 2000
