@@ -67,7 +67,8 @@ class Contents:
         memory = [_memory_parts(p, compiled) for p in phases]
         values = Values()
         places = [[values.index(e) for e in triple] for triple in memory]
-        limits = [(values.index(x.expr), x) for x in compiled.program.limits]
+        stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
+        limits = [(values.index(x.expr), x) for x in stated]
         shown = (*metrics.values(), *parts)
         for formula in shown:
             self.symbols |= {s.name for s in formula.symbols}
@@ -264,7 +265,7 @@ def _figure_order(item: tuple[str, float]) -> tuple[bool, str]:
 def controls(
     symbols: set[str],
     devices: Sequence[dict[str, Any]],
-    point: Mapping[str, float],
+    point: Mapping[str, int],
     meanings: Mapping[str, tuple[str, str, float]],
 ) -> list[dict[str, Any]]:
     """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""

@@ -13,7 +13,7 @@ from costgraph.count import Row
 from costgraph.draw import Drawing
 from costgraph.draw.build import carrier, graph_scene
 from costgraph.draw.fold import LIMIT, within
-from costgraph.draw.scene import Scene, Vertex, clean
+from costgraph.draw.scene import Vertex, clean
 from costgraph.export.layout import of_expr
 from costgraph.export.readable import math
 from costgraph.graph import Graph
@@ -44,8 +44,9 @@ class Graphs:
         if id(graph) not in self._index:
             self._kept.append(graph)  # an id is only unique while its object lives
             whole = graph_scene(graph)
-            # Weights and caches are listed in the panel of the operation that uses them.
-            drawing = Drawing(within(_bare(whole), "op", LIMIT), whole)
+            # Title and notes stand on the page.
+            small = within(replace(whole, title="", subtitle=""), "op", LIMIT)
+            drawing = Drawing(replace(small, notes=()), whole)
             number = len(self.made)
             svg = inline_svg(drawing, number)
             known = self._pictures.get(drawing.dot)
@@ -61,7 +62,7 @@ class Graphs:
                     "svg": None if svg is None else self._text(svg),
                     "rows": [places.get(name, -1) for name in rows],
                     "vertices": [_vertex(v) for v in drawing.scene.vertices],
-                    "notes": list(drawing.scene.notes),
+                    "notes": list(small.notes),
                 }
             )
             self._index[id(graph)] = number
@@ -108,8 +109,4 @@ def _tensor(tensor: Any) -> tuple[str, str, str, str]:
 
 def _vertex(v: Vertex) -> list[str]:
     return [v.name, v.kind, v.role, "; ".join(v.lines)]
-
-
-def _bare(scene: Scene) -> Scene:
-    return replace(scene, title="", subtitle="")
 

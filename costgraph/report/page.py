@@ -6,12 +6,15 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from sympy import Integer
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import InputError, clip
@@ -24,9 +27,12 @@ from costgraph.report.contents import (
     option_symbols,
     pipeline_label,
 )
+from costgraph.symbols import symbol
 
 #: The page's script, in this order.
 SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
+#: Where the controls start unless something else is said.
+START = {"B": 1, "S": 1024, "N": 256, "T": 2048}
 #: A page with more would be slow to make and to open.
 MOST_VARIANTS = 24
 
@@ -58,10 +64,10 @@ def report(
     hardware: Hardware | Sequence[Hardware],
     pipelines: Sequence[str] = ("",),
     *,
-    B: int = 1,
-    S: int = 1024,
-    N: int = 256,
-    T: int = 2048,
+    B: int | None = None,
+    S: int | None = None,
+    N: int | None = None,
+    T: int | None = None,
     accounting: str = "exact",
     **options: Any,
 ) -> Report:
@@ -72,7 +78,8 @@ def report(
         hardware: a device, or several for a selector.
         pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
             against the first.
-        B, S, N, T: where the controls start.
+        B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
+            where the model has no positions for so many.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
@@ -87,7 +94,7 @@ def report(
             f"{len(devices)} devices and {len(texts)} pipelines make "
             f"{len(devices) * len(texts)} variants; one report holds {MOST_VARIANTS}"
         )
-    point = {"B": B, "S": S, "N": N, "T": T}
+    point = {k: v for k, v in {"B": B, "S": S, "N": N, "T": T}.items() if v is not None}
     for name, value in point.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 10**12:
             raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
@@ -98,10 +105,25 @@ def report(
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, {k: float(v) for k, v in point.items()})
+    return _page(grid, start(grid[0][0], point))
 
 
-def _page(grid: list[list[Compiled]], point: dict[str, float]) -> Report:
+def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
+    """Where the controls start; what is not given is halved until the model has it."""
+    free = {k: v for k, v in START.items() if k not in given}
+    limits = compiled.latency.limits + tuple(
+        x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
+    )
+    while any(free.get(name, 1) > 1 for name in ("S", "N", "T")):
+        values = {symbol(k): Integer(v) for k, v in (START | dict(given) | free).items()}
+        reached = [(x.expr.xreplace(values), x.bound) for x in limits]
+        if not any(value.is_number and value > bound for value, bound in reached):
+            break
+        free |= {k: max(1, free[k] // 2) for k in ("S", "N", "T") if k in free}
+    return START | dict(given) | free
+
+
+def _page(grid: list[list[Compiled]], point: dict[str, int]) -> Report:
     contents = Contents()
     variants = [[contents.variant(c) for c in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
@@ -153,8 +175,6 @@ def assemble(
 
 def _pieces(page: str, keys: tuple[str, ...]) -> list[Any]:
     """The template cut at its marks, so that no inserted text is searched for marks."""
-    import re
-
     pattern = re.compile("|".join(map(re.escape, keys)))
     found: list[Any] = []
     key, last = None, 0

@@ -32,7 +32,7 @@ def inline_svg(drawing: Drawing, graph: int) -> str | None:
     root = ElementTree.fromstring(text[text.index("<svg") :].encode("utf-8"))
     box = root.get("viewBox", "0 0 100 100").split()
     body = "".join(_element(child, drawing.scene.vertices, graph) for child in root)
-    label = escape(f"graph of {drawing.scene.title}")
+    label = escape(f"graph of {drawing.whole.title}")
     width, height = float(box[2]), float(box[3])
     return (
         f'<svg class="graph" role="group" aria-label="{label}" viewBox="{" ".join(box)}" '
@@ -68,7 +68,7 @@ def _group(
         "class": f"node {'source' if vertex.is_source else 'op'}",
         "id": f"g{graph}-{name}",
         "data-vertex": name[1:],
-        "tabindex": "0" if not vertex.is_source else "-1",
+        "tabindex": "-1",
         "role": "button",
         "aria-label": f"{vertex.name}, {vertex.role or vertex.kind}",
     }

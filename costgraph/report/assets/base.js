@@ -11,6 +11,7 @@ function fill(node, attributes, children) {
   node.append(...children.flat().filter((c) => c !== null && c !== undefined));
   return node;
 }
+const put = (node, ...children) => node.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined));
 const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const s = (tag, attributes, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);

@@ -90,13 +90,11 @@ function drawGraph() {
     return;
   }
   $("graph").replaceChildren(own(graph.svg));
-  const nodes = [...$("graph").querySelectorAll("g.node.op")];
+  const nodes = [...$("graph").querySelectorAll("g.node")];
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
-    node.append(s("text", { class: "badge", "text-anchor": "end" }));
     const box = node.getBBox();
-    node.lastChild.setAttribute("x", box.x + box.width);
-    node.lastChild.setAttribute("y", box.y - 3);
+    if (node.classList.contains("op")) node.append(s("text", { class: "badge", "text-anchor": "end", x: box.x + box.width, y: box.y - 3 }));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
     node.addEventListener("keydown", (e) => {
       if (e.key === "Enter" || e.key === " ") { e.preventDefault(); openVertex(Number(node.dataset.vertex), true); }
@@ -133,7 +131,7 @@ function paintGraph(rows) {
     const row = index === undefined ? null : rows[index];
     const [name, kind] = DATA.graphs[drawnGraph].vertices[Number(node.dataset.vertex)];
     node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
-    const text = row && row.seconds > 0 ? `${row.bound === "memory" ? "●" : "■"} ${percent(row.share)}` : "";
+    const text = row && row.seconds > 0 ? `${row.bound === "memory" ? "●" : "■"}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
     const badge = node.querySelector(".badge");
     if (badge && badge.textContent !== text) badge.textContent = text;
     node.setAttribute("aria-label", `${name}, ${kind}${row && row.seconds > 0 ? `, ${percent(row.share)} of the time, bound by ${row.bound}` : ""}`);
@@ -150,8 +148,9 @@ function openVertex(vertex, keyboard) {
   if (index !== undefined) { select(index, keyboard); return; }
   const [name, kind, role, lines] = DATA.graphs[drawnGraph].vertices[vertex];
   state.selected = null;
+  update();
   $("panel-title").textContent = name;
-  $("panel-body").replaceChildren(h("p", {}, [kind, role, lines].filter(Boolean).join("; ")));
+  $("panel-body").replaceChildren(h("p", {}, [kind === "source" ? "" : kind, role, lines].filter(Boolean).join(", ")));
   $("panel").hidden = false;
   if (keyboard) $("panel").focus();
 }
@@ -179,7 +178,7 @@ function drawPanel(rows) {
   const [operands, results, madeBy, origin, inside, region, flops, moved, count] = DATA.nodes[row.node];
   const line = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   $("panel-title").textContent = row.name;
-  $("panel-body").replaceChildren(
+  put($("panel-body"),
     h("dl", {},
       line("kind", row.kind), region ? line("in", region) : [],
       line("time of one", h("output", { "data-field": "seconds", "data-value": row.seconds }, shown(row.seconds, "s"))),
