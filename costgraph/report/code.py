@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer
 
 from costgraph.export.code.javascript import javascript_source
 from costgraph.formula import Formula, Term
@@ -60,8 +60,3 @@ def _function(formulas: Sequence[Formula]) -> str:
     if "</" in code or "<!--" in code:  # comments are the only place for text from outside
         raise AssertionError("generated code must not contain markup")
     return f"(() => {{\n{code}\nreturn values;\n}})()"
-
-
-def free_symbols(formulas: Sequence[Formula]) -> tuple[Symbol, ...]:
-    """Symbols of any of the formulas, sorted by name."""
-    return tuple(sorted({s for f in formulas for s in f.symbols}, key=lambda s: s.name))

@@ -27,9 +27,8 @@ from costgraph.tensor import Role
 
 #: Longer formulas (in characters of MathML) help no reader and slow the page down.
 _LONG = 120_000
-#: Sizes: the end of the slider, and where it starts unless the point says so.
-SIZES = {"B": (1024, 1), "S": (131072, 1024), "N": (32768, 256), "T": (131072, 2048), "K": (1024, 32)}
-_ORDER = "BSNTK"
+#: Sizes, with the end of the slider.
+SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
 #: Where symbolic options of passes start that have no number as their default.
 _STARTS = {"bits": 4.0, "group": 128.0, "kv_group": 128.0, "scale_bits": 16.0, "outliers": 0.01}
 
@@ -87,9 +86,7 @@ class Contents:
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": self._formulas(compiled, metrics),
-            "assumptions": list(
-                dict.fromkeys(a for f in metrics.values() for a in f.assumptions)
-            ),
+            "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
         }
 
     def _phase(self, compiled: Compiled, phase: Phase) -> dict[str, Any]:
@@ -103,20 +100,22 @@ class Contents:
                 bound[expr] = phase.bind(expr).xreplace(dims)
             return bound[expr]
 
-        rows = compiled.rows[phase.name]
-        nodes = self.graphs.nodes(phase.graph, rows, bind)
-        made = []
-        for row, node in zip(rows, nodes, strict=True):
-            work = []
-            for (engine, dtype), flops in row.cost.flops.items():
-                rate = machine.peaks[machine.resolve(engine, dtype)]
-                work.append([str(rate), values.index(bind(flops))])
-            moved = [
-                [role.value, values.index(bind(row.cost.bytes_of(role)))]
+        costs: dict[tuple[Any, ...], int] = {}
+        rows = []
+        for row in compiled.rows[phase.name]:
+            work = tuple(
+                (str(machine.peaks[machine.resolve(engine, dtype)]), values.index(bind(flops)))
+                for (engine, dtype), flops in row.cost.flops.items()
+            )
+            moved = tuple(
+                (role.value, values.index(bind(row.cost.bytes_of(role))))
                 for role in Role
                 if row.cost.bytes_of(role) != 0
-            ]
-            made.append([row.name, row.kind, values.index(bind(row.count)), work, moved, node])
+            )
+            whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
+            shown = tuple(self.graphs.math(bind(e)) for e in whole)
+            cost = (values.index(bind(row.count)), work, moved, *shown)
+            rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
         formulas = values.formulas()
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
@@ -127,7 +126,8 @@ class Contents:
             "graph": self.graphs.index(phase.graph),
             "function": self.scripts.add(formulas) if formulas else None,
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
-            "rows": made,
+            "rows": rows,
+            "costs": list(costs),
         }
 
     # --- formulas ------------------------------------------------------------------
@@ -271,8 +271,9 @@ def controls(
     """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""
     figures = {name for device in devices for name in device["figures"]}
     made = []
-    for name in sorted(symbols - figures, key=lambda n: (_ORDER.find(n) % 99, n)):
-        largest, value = SIZES.get(name, (1024, 1))
+    for name in sorted(symbols - figures, key=_control_order):
+        largest = SIZES.get(name, 1024)
+        value = 1.0
         kind, meaning = "size" if name in SIZES else "number", LEGEND.get(name, "")
         if name in meanings:
             kind, meaning, value = meanings[name]
@@ -287,6 +288,10 @@ def controls(
             }
         )
     return made
+
+
+def _control_order(name: str) -> tuple[int, str]:
+    return (list(SIZES).index(name) if name in SIZES else len(SIZES)), name
 
 
 def option_symbols(everything: Iterable[Compiled]) -> dict[str, tuple[str, str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -68,33 +68,29 @@ class Graphs:
             self._index[id(graph)] = number
         return self._index[id(graph)]
 
-    def nodes(
-        self, graph: Graph, rows: Sequence[Row], bind: Callable[[Expr], Expr]
-    ) -> list[int]:
-        """For each row the index of what its panel shows."""
-        return [self._node(row, bind) for row in rows]
-
-    def _node(self, row: Row, bind: Callable[[Expr], Expr]) -> int:
+    def node(self, row: Row) -> int:
+        """The index of what an operation's panel shows, but for its costs."""
         node = row.node
-        operands = tuple(_tensor(t) for t in row.graph.operands(node)[:_OPERANDS])
-        results = tuple(_tensor(t) for t in node.outputs[:_OPERANDS])
         body = getattr(node.op, "body", None)
         inside = tuple(f"{clean(n.name)} ({clean(n.op.kind)})" for n in body.nodes) if body else ()
         value = (
-            operands,
-            results,
+            clean(row.name),
+            clean(row.kind),
+            tuple(_tensor(t) for t in row.graph.operands(node)[:_OPERANDS]),
+            tuple(_tensor(t) for t in node.outputs[:_OPERANDS]),
             clean(node.origin.made_by),
             tuple(clean(o) for o in node.origin.nodes),
             inside,
             clean(row.region),
-            self._text(_math(bind(row.cost.total_flops))),
-            self._text(_math(bind(row.cost.total_bytes))),
-            self._text(_math(bind(row.count))),
         )
         if value not in self._nodes:
             self._nodes[value] = len(self.nodes_made)
             self.nodes_made.append(value)
         return self._nodes[value]
+
+    def math(self, expr: Expr) -> int:
+        """The index of an expression as MathML."""
+        return self._text(_math(expr))
 
 
 @lru_cache(maxsize=4096)
@@ -109,4 +105,3 @@ def _tensor(tensor: Any) -> tuple[str, str, str, str]:
 
 def _vertex(v: Vertex) -> list[str]:
     return [v.name, v.kind, v.role, "; ".join(v.lines)]
-

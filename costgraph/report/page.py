@@ -32,7 +32,7 @@ from costgraph.symbols import symbol
 #: The page's script, in this order.
 SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
 #: Where the controls start unless something else is said.
-START = {"B": 1, "S": 1024, "N": 256, "T": 2048}
+START = {"B": 1, "S": 1024, "N": 256, "T": 2048, "K": 32}
 #: A page with more would be slow to make and to open.
 MOST_VARIANTS = 24
 
@@ -144,9 +144,7 @@ def _page(grid: list[list[Compiled]], point: dict[str, int]) -> Report:
     return Report(assemble(program.name, data, contents.texts, contents.scripts.source()), notes)
 
 
-def assemble(
-    title: str, data: dict[str, Any], texts: Sequence[str], functions: str
-) -> str:
+def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:
     """The page of data and functions; every text from outside is escaped.
 
     Args:
@@ -169,21 +167,9 @@ def assemble(
         "@SCRIPT@": script,
     }
     page = (here / "page.html").read_text(encoding="utf-8")
-    head, *rest = _pieces(page, tuple(parts))
-    return head + "".join(parts[key] + after for key, after in rest)  # type: ignore[misc]
-
-
-def _pieces(page: str, keys: tuple[str, ...]) -> list[Any]:
-    """The template cut at its marks, so that no inserted text is searched for marks."""
-    pattern = re.compile("|".join(map(re.escape, keys)))
-    found: list[Any] = []
-    key, last = None, 0
-    for match in pattern.finditer(page):
-        text = page[last : match.start()]
-        found.append(text if key is None else (key, text))
-        key, last = match.group(), match.end()
-    found.append((key, page[last:]))
-    return found
+    # Cut at the marks at once, so that no inserted text is searched for marks.
+    pattern = "(" + "|".join(map(re.escape, parts)) + ")"
+    return "".join(parts.get(piece, piece) for piece in re.split(pattern, page))
 
 
 def json_text(data: Any) -> str:

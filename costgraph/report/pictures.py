@@ -12,10 +12,29 @@ from costgraph.errors import CostgraphError
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _KEPT = frozenset(
-    "points d x y cx cy rx ry transform viewBox text-anchor font-size font-weight fill stroke "
-    "stroke-width stroke-dasharray".split()
+    [
+        "points",
+        "d",
+        "x",
+        "y",
+        "cx",
+        "cy",
+        "rx",
+        "ry",
+        "transform",
+        "viewBox",
+        "text-anchor",
+        "font-size",
+        "font-weight",
+        "fill",
+        "stroke",
+        "stroke-width",
+        "stroke-dasharray",
+    ]
 )
-_SHAPES = frozenset("g path polygon polyline ellipse text circle rect line".split())
+_SHAPES = frozenset(
+    ["g", "path", "polygon", "polyline", "ellipse", "text", "circle", "rect", "line"]
+)
 
 
 def inline_svg(drawing: Drawing, graph: int) -> str | None:
@@ -55,9 +74,7 @@ def _element(item: ElementTree.Element, vertices: tuple[Vertex, ...], graph: int
     return f"<{tag}{written}>{content}</{tag}>"
 
 
-def _group(
-    item: ElementTree.Element, vertices: tuple[Vertex, ...], graph: int
-) -> dict[str, str]:
+def _group(item: ElementTree.Element, vertices: tuple[Vertex, ...], graph: int) -> dict[str, str]:
     kind = item.get("class", "")
     title = item.find(f"{_SVG}title")
     name = (title.text or "") if title is not None else ""

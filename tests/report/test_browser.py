@@ -263,9 +263,9 @@ def test_a_click_on_a_node_opens_its_panel(html: str, opening: Callable[..., Ope
         assert text in body
     assert page.page.locator("#panel math").count() == 3
     page.set("B", 2)
-    assert float(page.page.get_attribute("#panel [data-field=flops]", "data-value")) == pytest.approx(
-        2 * row.flops
-    )
+    assert float(
+        page.page.get_attribute("#panel [data-field=flops]", "data-value")
+    ) == pytest.approx(2 * row.flops)
     page.page.click("#panel-close")
     assert page.page.is_hidden("#panel")
     page.clean()

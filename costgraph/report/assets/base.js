@@ -46,7 +46,7 @@ function shown(value, unit) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value === 0) return `0 ${unit}`.trim();
   if (unit === "token/s") return `${digits(value)} token/s`;
-  if (unit === "USD/token") return `${digits(value * 1e6)} USD per million tokens`;
+  if (unit === "USD/token") return `${digits(value * 1e6)} USD`;
   if (["s", "J", "J/token"].includes(unit)) {
     if (unit === "s") return scaled(value, unit, SMALL);
     return scaled(value, unit, Math.abs(value) < 1 ? SMALL : PREFIXES);
@@ -61,8 +61,16 @@ const TITLES = {
   ttft: "time to first token", tpot: "time per output token", latency: "latency of the request",
   throughput: "throughput", memory: "peak memory", flops: "work of the request",
   bytes: "traffic of the request", energy: "energy of the request",
-  energy_per_token: "energy per token", cost_per_token: "price of the tokens",
+  energy_per_token: "energy per token", cost_per_token: "price per million tokens",
 };
+
+const HEADS = {
+  ttft: "TTFT", tpot: "TPOT", latency: "latency", throughput: "throughput", memory: "memory",
+  energy_per_token: "energy/token", cost_per_token: "price/M tokens",
+};
+
+// Text that may be broken behind its commas.
+const breakable = (text) => text.split(/(?<=,)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 
 function figureUnit(name) {
   if (name === "BW") return [1e9, "GB/s", "memory bandwidth"];

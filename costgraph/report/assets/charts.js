@@ -68,7 +68,7 @@ function stackedBars(rows, unit, label) {
     });
     const whole = r.parts.reduce((a, [, v]) => a + v, 0);
     return [s("text", { class: "label", x: 24, y: y + 22, "text-anchor": "end" }, r.letter), ...drawn,
-      s("text", { class: "label", x: x + 8, y: y + 22 }, shown(whole, unit))];
+      s("text", { class: "label", x: x + 8, y: y + 22 }, shown(whole, unit) + r.note)];
   });
   const text = rows.map((r) => `${r.letter}: ${r.parts.map(([n, v]) => `${n} ${shown(v, unit)}`).join(", ")}`).join("; ");
   return [
@@ -82,13 +82,14 @@ const STACKS = { latency: "latency of the request, by phase", kinds: "time of on
 function drawBars(results) {
   const rows = compared().map((p) => {
     const one = variant(p);
-    let parts = [];
+    let parts = [], note = "";
     if (state.stack === "latency") parts = results[p].parts;
     else if (state.stack === "memory") {
       const most = results[p].memory.reduce((a, b) => (b.whole > a.whole ? b : a));
       parts = [["weights", most.weights], ["caches", most.caches], ["activations", most.whole - most.weights - most.caches]];
     } else {
-      const found = one.phases.find((x) => x.name === state.phase) || one.phases[0];
+      const found = one.phases.find((x) => x.name === state.phase) || one.phases.find((x) => (x.context === null) === (phase().context === null)) || one.phases[0];
+      if (found.name !== state.phase) note = ` (${found.name})`;
       const sums = new Map();
       for (const row of step(found).rows) {
         const name = state.stack === "kinds" ? row.kind : row.bound;
@@ -99,7 +100,7 @@ function drawBars(results) {
       const rest = sorted.slice(5).reduce((a, [, v]) => a + v, 0);
       if (rest) parts.push(["all others", rest]);
     }
-    return { letter: letter(p), parts };
+    return { letter: letter(p), parts, note };
   });
   $("bars").replaceChildren(...stackedBars(rows, state.stack === "memory" ? "byte" : "s", STACKS[state.stack]));
 }

@@ -35,7 +35,7 @@ function speak(results) {
 function drawPipelines(results) {
   const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
   const base = results[0].metrics.latency, capacity = valueOf("M");
-  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics.map((n) => TITLES[n]), "speed-up"].map((t) => h("th", { scope: "col" }, t))));
+  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
     return h("tr", { class: p === state.pipeline ? "chosen" : "" },
@@ -45,7 +45,7 @@ function drawPipelines(results) {
         if (!state.compared.size) state.compared.add(p);
         update();
       } })),
-      h("th", { scope: "row" }, `${letter(p)}: ${text}`),
+      h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
       ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && one.metrics[n] > capacity ? h("span", { class: "warning" }, " ⚠ too large") : null)),
       h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
   });
@@ -175,7 +175,7 @@ const tensorLine = ([name, dtype, shape, role]) => h("li", {}, h("b", {}, name),
 function drawPanel(rows) {
   const row = state.selected === null ? null : rows[state.selected];
   if (!row) { if (state.selected !== null) { state.selected = null; $("panel").hidden = true; } return; }
-  const [operands, results, madeBy, origin, inside, region, flops, moved, count] = DATA.nodes[row.node];
+  const [, , operands, results, madeBy, origin, inside, region] = DATA.nodes[row.node], [flops, moved, count] = row.formulas;
   const line = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   $("panel-title").textContent = row.name;
   put($("panel-body"),

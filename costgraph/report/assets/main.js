@@ -27,7 +27,7 @@ function draw() {
 
 function setup() {
   const before = state.phase, names = phases().map((p) => [p.name, p.name]);
-  const preferred = before || (phases().find((p) => p.context !== null) || phases()[0]).name;
+  const preferred = phases().some((p) => p.name === before) ? before : (phases().find((p) => p.context !== null) || phases()[0]).name;
   state.phase = options($("phase"), names, preferred);
   state.selected = null;
   $("panel").hidden = true;

@@ -40,7 +40,8 @@ function step(phase, at) {
   const all = run(phase.function, at);
   const bandwidth = valueOf("BW", at);
   let total = 0;
-  const rows = phase.rows.map(([name, kind, count, work, moved, node], index) => {
+  const rows = phase.rows.map(([node, cost], index) => {
+    const [name, kind] = DATA.nodes[node], [count, work, moved] = phase.costs[cost];
     const engines = new Map();
     let flops = 0, bytes = 0;
     for (const [rate, i] of work) {
@@ -59,7 +60,7 @@ function step(phase, at) {
     return {
       index, name, kind, count: times, flops, bytes, seconds, bound, unit, node,
       total: times * seconds, intensity: bytes ? flops / bytes : NaN,
-      roles: moved.map(([role, i]) => [role, all[i]]), work,
+      roles: moved.map(([role, i]) => [role, all[i]]), work, formulas: phase.costs[cost].slice(3),
     };
   });
   for (const row of rows) row.share = total ? row.total / total : 0;
