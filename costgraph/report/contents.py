@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sympy import Expr, Integer, Max, Symbol
@@ -12,21 +12,17 @@ from sympy import Expr, Integer, Max, Symbol
 from costgraph import roofline
 from costgraph.api import Compiled
 from costgraph.cli_formula import METRICS
-from costgraph.energy import POWER, SECONDS_PER_HOUR
 from costgraph.errors import CostgraphError
-from costgraph.export.layout import of_expr, to_mathml
 from costgraph.footprint import footprint
 from costgraph.formula import Formula
-from costgraph.formula.naming import DETAILS, named
 from costgraph.pipeline import text_of
 from costgraph.program import Phase
 from costgraph.report.code import Scripts, Values
+from costgraph.report.formulas import Printed
 from costgraph.report.graphs import Graphs
-from costgraph.symbols import LEGEND, B, N, symbol
+from costgraph.symbols import LEGEND
 from costgraph.tensor import Role
 
-#: Longer formulas (in characters of MathML) help no reader and slow the page down.
-_LONG = 120_000
 #: Sizes, with the end of the slider.
 SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
 #: Where symbolic options of passes start that have no number as their default.
@@ -47,6 +43,7 @@ class Contents:
 
     def __post_init__(self) -> None:
         self.graphs = Graphs(self.text)
+        self.printed = Printed(self.text)
 
     def text(self, html: str) -> int:
         """The index of a piece of HTML among the page's texts."""
@@ -85,7 +82,7 @@ class Contents:
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
-            "formulas": self._formulas(compiled, metrics),
+            "formulas": self.printed.of(compiled, metrics),
             "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
         }
 
@@ -129,77 +126,6 @@ class Contents:
             "rows": rows,
             "costs": list(costs),
         }
-
-    # --- formulas ------------------------------------------------------------------
-
-    def _formulas(self, compiled: Compiled, metrics: dict[str, Formula]) -> dict[str, Any]:
-        twin = None
-        if compiled.twin is not None:
-            # Some families and passes keep no symbolic dimensions: no derivations then.
-            with suppress(CostgraphError):
-                twin = compiled.twin()
-        dims = {} if twin is None else dict(twin.program.dims)
-        found: dict[str, Any] = {}
-        for metric, formula in metrics.items():
-            # Pruning candidates of the memory peak in symbols takes seconds.
-            other = None
-            if twin is not None and metric != "memory":
-                with suppress(CostgraphError):
-                    other = getattr(twin, metric)
-            found[metric] = {}
-            short = _relation(metric, compiled, formula)
-            if short is not None:
-                found[metric]["ops"] = self.text(short)
-                continue
-            for detail in DETAILS:
-                if detail == "summary" and formula.unit != "s":
-                    continue  # amounts and rates have no lines per resource
-                with suppress(CostgraphError):
-                    # The page lists the rates itself, with their values of the moment.
-                    shown = replace(named(formula, detail, other, dims), rates={})
-                    html = shown.mathml()
-                    if len(html) <= _LONG:
-                        found[metric][detail] = self.text(html)
-                    else:
-                        found[metric][detail] = self.text(_too_long(formula))
-        return found
-
-
-def _too_long(formula: Formula) -> str:
-    return (
-        f"<p>This formula has {len(formula.terms)} terms, too many to read here; "
-        "<code>costgraph formula</code> prints it.</p>"
-    )
-
-
-def _relation(metric: str, compiled: Compiled, formula: Formula) -> str | None:
-    """Metrics that are another one times a factor, as that; None for all others."""
-    machine = compiled.machine
-    tokens = math_of(B * N)
-    if metric == "throughput":
-        return _equation(metric, f"<mfrac>{tokens}<mtext>latency</mtext></mfrac>")
-    if metric == "energy" and POWER in formula.assumptions and machine.power is not None:
-        watt = f"{math_of(machine.power)}<mtext>W</mtext><mo>&#xB7;</mo>"
-        return _equation(metric, f"<mrow>{watt}<mtext>latency</mtext></mrow>")
-    if metric == "energy_per_token":
-        return _equation(metric, f"<mfrac><mtext>energy</mtext>{tokens}</mfrac>")
-    if metric == "cost_per_token":
-        hour = machine.price.hour
-        price = math_of(symbol("price") if hour is None else hour)
-        top = f"<mrow>{price}<mo>&#xB7;</mo><mtext>latency</mtext></mrow>"
-        body = f"<mfrac>{top}{math_of(SECONDS_PER_HOUR * B * N)}</mfrac>"
-        return _equation(metric, body) + "<p>The price is in USD per hour of the device.</p>"
-    return None
-
-
-def math_of(expr: Expr) -> str:
-    """An expression as MathML, without the outermost element."""
-    return to_mathml(of_expr(expr))
-
-
-def _equation(metric: str, right: str) -> str:
-    name = metric.replace("_", " ")
-    return f'<math display="block"><mtext>{name}</mtext><mo>=</mo>{right}</math>'
 
 
 def _metrics(compiled: Compiled) -> dict[str, Formula]:

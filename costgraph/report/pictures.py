@@ -32,6 +32,7 @@ _KEPT = frozenset(
         "stroke-dasharray",
     ]
 )
+_CLASSES = ("cluster", "edge", "node")
 _SHAPES = frozenset(
     ["g", "path", "polygon", "polyline", "ellipse", "text", "circle", "rect", "line"]
 )
@@ -79,7 +80,7 @@ def _group(item: ElementTree.Element, vertices: tuple[Vertex, ...], graph: int) 
     title = item.find(f"{_SVG}title")
     name = (title.text or "") if title is not None else ""
     if kind != "node" or not re.fullmatch(r"n\d+", name):
-        return {"class": kind} if kind in ("cluster", "edge") else {}
+        return {"class": "sample" if kind == "node" else kind} if kind in _CLASSES else {}
     vertex = vertices[int(name[1:])]
     return {
         "class": f"node {'source' if vertex.is_source else 'op'}",

@@ -48,7 +48,7 @@ function crossings(lines, name, metric, xs, whole) {
       }
     }
   }
-  return found.slice(0, 12);
+  return found.sort((a, b) => a.at - b.at).slice(0, 24);
 }
 
 function boundChanges(metric, name, xs, whole) {
@@ -97,19 +97,19 @@ function drawCurve() {
   const parts = frame(x, y, box, `${name}${figure ? "" : `: ${(DATA.controls.find((c) => c.name === name) || {}).meaning || ""}`}`, TITLES[metric] || metric, figure ? (name === "BW" ? "B/s" : "FLOP/s") : "", unit);
   const found = crossings(lines, name, metric, xs, whole);
   for (const { at } of found) parts.push(s("line", { class: "crossing", x1: x.place(at), x2: x.place(at), y1: box.top, y2: box.bottom }));
-  const ends = [];
-  lines.forEach((line) => {
+  let last = -Infinity;
+  const end = (line) => y.place(line.ys[line.ys.length - 1]);
+  [...lines].sort((a, b) => end(a) - end(b)).forEach((line) => {
     const path = xs.map((v, k) => `${x.place(v).toFixed(1)},${y.place(line.ys[k]).toFixed(1)}`).join(" ");
     parts.push(s("polyline", { class: `curve s${line.p % HUES}`, points: path }));
-    let at = y.place(line.ys[line.ys.length - 1]) + 4;
-    while (ends.some((e) => Math.abs(e - at) < 14)) at += 14;
-    ends.push(at);
+    const at = Math.max(end(line) + 4, last + 14); // letters in the lines' order, none on another
+    last = at;
     parts.push(s("text", { class: "label", x: box.right + 8, y: at }, letter(line.p)));
   });
   const now = valueOf(name);
   if (now >= xs[0] && now <= xs[xs.length - 1]) {
     parts.push(s("line", { class: "now", x1: x.place(now), x2: x.place(now), y1: box.top, y2: box.bottom }));
-    parts.push(s("text", { class: "tick", x: x.place(now), y: box.top - 8, "text-anchor": "middle" }, "now"));
+    parts.push(s("text", { class: "tick", x: x.place(now) + 5, y: box.bottom - 6 }, "now"));
     for (const line of lines) {
       const v = evaluate(line.one).metrics[metric];
       parts.push(s("circle", { class: `dot c${line.p % HUES}`, cx: x.place(now), cy: y.place(v), r: 4.5 }, s("title", {}, `${letter(line.p)}: ${shown(v, unit)}`)));
