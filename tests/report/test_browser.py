@@ -443,6 +443,27 @@ def test_text_is_readable_in_both_themes(
     page.clean()
 
 
+def test_print_is_light_and_complete(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html, color_scheme="dark")
+    page.page.emulate_media(media="print")
+    back = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == "rgb(255, 255, 255)"
+    assert page.page.is_hidden("#value-B-slider")
+    assert page.page.is_visible("#sort-total")
+    assert page.page.is_visible("#phase")
+    page.clean()
+
+
+def test_narrow_pages_do_not_scroll_sideways(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    for width in (1400, 800, 400):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.settle()
+        wide = page.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, width
+    page.clean()
+
+
 def test_hostile_names_do_nothing(opening: Callable[..., Opened]) -> None:
     name = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(1)>"
     program = replace(cg.load_model("gpt2"), name=name, assumptions=(name,))

@@ -55,7 +55,8 @@ function boundChanges(metric, name, xs, whole) {
   const wanted = metric === "ttft" ? (p) => p.context === null : metric === "tpot" ? (p) => p.context !== null : null;
   if (!wanted) return [];
   const found = new Map();
-  for (const p of variant().phases.filter(wanted).slice(0, 3)) {
+  const several = variant().phases.filter(wanted).slice(0, 3);
+  for (const p of several) {
     if (p.rows.length > 400) continue;
     const bounds = (v) => step(p, { [name]: v }).rows.map((r) => r.bound);
     let before = bounds(xs[0]);
@@ -66,7 +67,7 @@ function boundChanges(metric, name, xs, whole) {
         const at = change((v) => bounds(v)[i], xs[k - 1], xs[k], whole);
         const id = `${at.toPrecision(6)} ${before[i]} ${bound}`;
         if (!found.has(id)) found.set(id, { at, from: before[i], to: bound, ops: [] });
-        found.get(id).ops.push(DATA.nodes[p.rows[i][0]][0]);
+        found.get(id).ops.push((several.length > 1 ? `${p.name}.` : "") + DATA.nodes[p.rows[i][0]][0]);
       });
       before = now;
     }

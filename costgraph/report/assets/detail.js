@@ -94,7 +94,7 @@ function drawGraph() {
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
     const box = node.getBBox();
-    if (node.classList.contains("op")) node.append(s("text", { class: "badge", "text-anchor": "end", x: box.x + box.width, y: box.y - 3 }));
+    if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
     node.addEventListener("keydown", (e) => {
       if (e.key === "Enter" || e.key === " ") { e.preventDefault(); openVertex(Number(node.dataset.vertex), true); }
