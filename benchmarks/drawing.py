@@ -1,4 +1,4 @@
-"""Seconds to draw, as ratios to compiling llama-3-70b in the same run."""
+"""Seconds to draw and to write reports, as ratios to compiling llama-3-70b in the same run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from sympy import Integer
 import costgraph as cg
 from costgraph.draw import Drawing, draw
 from costgraph.draw.render import can_render
-from costgraph.graph import Graph, Node
+from costgraph.graph import Builder, Graph, Node
 from costgraph.ops.elementwise import Add
+from costgraph.ops.linear import Linear
+from costgraph.program import Program, autoregressive
+from costgraph.report import Report, report
+from costgraph.symbols import B, q
 from costgraph.tensor import Role, Tensor
 
 
@@ -40,6 +44,28 @@ def synthetic(nodes: int, alike: bool) -> Graph:
             made.append(Node(name, Add(), (here, other), (out,)))
             here = name
     return Graph("synthetic", tuple(sources), tuple(made), (here,))
+
+
+def countable(nodes: int, alike: bool) -> Program:
+    """A program of ``nodes`` matrix products in a row; unless ``alike``, of 97 widths."""
+    dtype = cg.compile("gpt2", "a6000").graph.nodes[0].outputs[0].dtype
+
+    def width(index: int) -> int:
+        return 64 if alike else 64 + 8 * (index * index % 97)
+
+    builder = Builder("synthetic")
+    here = builder.source(Tensor("x", (B, q, Integer(width(0))), dtype))
+    for index in range(nodes):
+        shape = (Integer(width(index + 1)), Integer(width(index)))
+        weight = builder.source(Tensor(f"w{index}", shape, dtype, Role.WEIGHT))
+        here = builder.add(f"op{index}", Linear(), here, weight)
+    return autoregressive("synthetic", builder.build(here))
+
+
+def sizes(reports: dict[str, Callable[[], Report]]) -> None:
+    """Size of each report, in megabytes."""
+    for name, make in reports.items():
+        print(f"{name:52} {len(make().html.encode()) / 1e6:8.2f} MB")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -72,6 +98,16 @@ def main() -> None:
             work[f"SVG of {name} ({len(drawing.scene.vertices)} vertices)"] = (
                 lambda drawing=drawing: Drawing(drawing.scene, drawing.whole).svg
             )
+    like, unlike = countable(5000, True), countable(5000, False)
+    reports: dict[str, Callable[[], Report]] = {
+        "report of llama-3-70b": lambda: report("llama-3-70b", "h100"),
+        "report of llama-3-70b, 3 pipelines, 2 devices": lambda: report(
+            "llama-3-70b", ["h100", "a100"], ["", "fuse", "fuse,quantize{weights=int4}"]
+        ),
+        "report of 5,000 operations that repeat": lambda: report(like, "h100"),
+        "report of 5,000 operations that differ": lambda: report(unlike, "h100"),
+    }
+    work |= reports
     samples: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(runs):  # interleaved, so that drift hits all alike
         for name, call in work.items():
@@ -80,6 +116,7 @@ def main() -> None:
     for name, values in samples.items():
         median = statistics.median(values)
         print(f"{name:52} {median * 1e3:8.1f} ms   {median / base:6.2f} x compiling")
+    sizes(reports)
 
 
 if __name__ == "__main__":

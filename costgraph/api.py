@@ -356,7 +356,7 @@ class Compiled:
         )
 
     def _repr_html_(self) -> str:
-        from costgraph.export.table import compiled_html
+        from costgraph.export.notebook import compiled_html
 
         return compiled_html(self)
 

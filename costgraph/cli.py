@@ -81,6 +81,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     from costgraph import __version__
     from costgraph.cli_draw import add_picture_commands
+    from costgraph.cli_report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
@@ -90,6 +91,7 @@ def _build_parser() -> argparse.ArgumentParser:
     cli_formula.add_commands(commands, _target)
     cli_sweep.add_commands(commands)
     add_picture_commands(commands)
+    add_report_command(commands)
     _list_commands(commands)
     from costgraph import cli_calibrate
 

@@ -84,6 +84,11 @@ class Explanation:
 
         return explanation_text(self)
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import explanation_html
+
+        return explanation_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         from dataclasses import asdict

@@ -125,7 +125,9 @@ class Program:
         return replace(self, assumptions=merged)
 
     def _repr_html_(self) -> str:
-        return self.graph._repr_html_()
+        from costgraph.export.notebook import program_html
+
+        return program_html(self)
 
 
 def autoregressive(

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 SMALL = 0.005
 
 
-def _value(explanation: Explanation, value: float) -> str:
+def value_text(explanation: Explanation, value: float) -> str:
+    """A value of the metric with its unit."""
     if explanation.unit == "s":
         return seconds(value)
     return f"{si(value)} {explanation.unit}"
 
 
-def _resource(name: str) -> str:
+def resource_text(name: str) -> str:
+    """A resource in words."""
     if name == "memory":
         return "memory bandwidth"
     if name == "latency":
@@ -34,7 +36,7 @@ def _ops(ops: tuple[str, ...], limit: int = 5) -> str:
     return shown if len(ops) <= limit else f"{shown} and {len(ops) - limit} more"
 
 
-def _figure(name: str, value: float) -> str:
+def figure_text(name: str, value: float) -> str:
     """A symbol's value: whole for sizes, with unit for rates."""
     if name in LEGEND:
         return f"{value:.6g}"
@@ -43,28 +45,29 @@ def _figure(name: str, value: float) -> str:
     return f"{number} {prefix}{'B/s' if name == 'BW' else 'FLOP/s'}"
 
 
-def _change(n: Next) -> str:
+def change_text(n: Next) -> str:
+    """Where a bound changes, as a sentence."""
     direction = "up" if n.then > n.now else "down"
     times = n.then / n.now if n.then > n.now else n.now / n.then
     turn = "turns" if len(n.ops) == 1 else "turn"
     return (
-        f"{n.symbol} {direction} to {_figure(n.symbol, n.then)} ({times:.3g}× away): "
-        f"{_ops(n.ops)} {turn} from {_resource(n.before)} to {_resource(n.after)}"
+        f"{n.symbol} {direction} to {figure_text(n.symbol, n.then)} ({times:.3g}× away): "
+        f"{_ops(n.ops)} {turn} from {resource_text(n.before)} to {resource_text(n.after)}"
     )
 
 
 def explanation_text(e: Explanation) -> str:
     """What bounds the metric, its levers, the next bounds and the floors."""
     point = ", ".join(f"{k}={v}" for k, v in e.point.items())
-    lines = [f"{e.metric} of {e.title} at {point}: {_value(e, e.value)}", ""]
+    lines = [f"{e.metric} of {e.title} at {point}: {value_text(e, e.value)}", ""]
     lines.append("bound by")
     for resource, share in e.bounds.items():
         if share >= SMALL:
-            lines.append(f"    {100 * share:5.1f}%  {_resource(resource)}")
+            lines.append(f"    {100 * share:5.1f}%  {resource_text(resource)}")
     lines.append("made of")
     for part in e.shares[:6]:
         if part.share >= SMALL:
-            text = f"{_ops(part.ops)} ({_resource(part.resource)})"
+            text = f"{_ops(part.ops)} ({resource_text(part.resource)})"
             lines.append(f"    {100 * part.share:5.1f}%  {text}")
     lines.append("one per cent more of")
     for name, value in e.levers.items():
@@ -75,14 +78,14 @@ def explanation_text(e: Explanation) -> str:
         lines.append(f"    {', '.join(idle)}: nothing to speak of")
     if e.nexts:
         lines.append("what bounds it changes with")
-        lines.extend(f"    {_change(n)}" for n in sorted(e.nexts, key=_distance))
+        lines.extend(f"    {change_text(n)}" for n in sorted(e.nexts, key=_distance))
     word = "at most" if e.unit != "s" else "still"
     lines.append("with one rate infinite")
     for floor in e.floors:
         gain = e.value / floor.value if e.unit == "s" else floor.value / e.value
         if gain > 1 + SMALL:
             lines.append(
-                f"    {floor.symbol}: {word} {_value(e, floor.value)} ({gain:.3g}× faster)"
+                f"    {floor.symbol}: {word} {value_text(e, floor.value)} ({gain:.3g}× faster)"
             )
     return "\n".join(lines)
 

@@ -7,7 +7,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled
     from costgraph.breakdown import Breakdown
     from costgraph.graph import Graph
 
@@ -129,10 +128,3 @@ def graph_html(graph: Graph) -> str:
         for row in rows(graph)
     ]
     return html_table(head, cells, graph.name)
-
-
-def compiled_html(compiled: Compiled) -> str:
-    """A compiled model's main formulas as HTML for notebooks."""
-    formulas = (compiled.ttft, compiled.tpot, compiled.memory)
-    body = "".join(f"<pre>{escape(f.text())}</pre>" for f in formulas)
-    return f"<p><b>{escape(repr(compiled))}</b></p>{body}"

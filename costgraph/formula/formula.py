@@ -344,6 +344,11 @@ class Formula:
         arguments = ", ".join(s.name for s in self.symbols)
         return f"<Formula {self.name}({arguments}) in {self.unit}, {len(self.terms)} terms>"
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import formula_html
+
+        return formula_html(self)
+
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
 

@@ -106,6 +106,9 @@ class Named:
     def _repr_html_(self) -> str:
         return self.mathml()
 
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
 
 def named(
     formula: Formula,

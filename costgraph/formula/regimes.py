@@ -107,6 +107,11 @@ class Regimes:
 
         return regimes_text(self)
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import regimes_html
+
+        return regimes_html(self)
+
 
 @dataclass(frozen=True)
 class Crossover:

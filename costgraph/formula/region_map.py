@@ -102,6 +102,11 @@ class RegionMap:
 
         return region_map_text(self)
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import region_map_html
+
+        return region_map_html(self)
+
 
 def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.

@@ -1,0 +1,102 @@
+// Sliders with number fields. A slider steps through round values, so that one key press is one step.
+function stopsUpTo(largest) {
+  const found = [];
+  for (let p = 1; p <= largest; p *= 2) {
+    found.push(p);
+    if (p > 1 && p * 1.5 <= largest) found.push(p * 1.5);
+  }
+  return found;
+}
+
+function stopsOf(control) {
+  if (control.kind === "size") return stopsUpTo(control.largest);
+  if (control.kind === "probability") return Array.from({ length: 19 }, (_, i) => (i + 1) / 20);
+  return [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...stopsUpTo(1024)];
+}
+
+const around = (value) => Array.from({ length: 33 }, (_, i) => (i === 16 ? value : value * 2 ** ((i - 16) / 4)));
+
+function nearest(stops, value) {
+  let best = 0;
+  stops.forEach((stop, i) => {
+    if (Math.abs(Math.log(stop / value)) < Math.abs(Math.log(stops[best] / value))) best = i;
+  });
+  return best;
+}
+
+// One control: label, slider, field. get and set work in base units; scale is the field's.
+function control({ id, label, unit, scale, stops, whole, top, get, set }) {
+  const slider = h("input", { type: "range", id: `${id}-slider`, min: 0, max: stops.length - 1, step: 1, "aria-label": `${label}, slider` });
+  const field = h("input", { type: "number", id, min: whole ? 1 : 0, max: top, step: whole ? 1 : "any", "aria-describedby": `${id}-error` });
+  const error = h("span", { class: "error", id: `${id}-error`, role: "alert" });
+  const text = (v) => (v === null || v === undefined ? "" : String(Number((v / scale).toPrecision(12))));
+  const refresh = (keep) => {
+    const value = get();
+    if (!keep) field.value = text(value);
+    if (value) slider.value = nearest(stops, value);
+    slider.setAttribute("aria-valuetext", value ? `${text(value)} ${unit}`.trim() : "not set");
+    error.textContent = "";
+    field.removeAttribute("aria-invalid");
+  };
+  slider.addEventListener("input", () => { set(stops[Number(slider.value)]); refresh(); update(); });
+  field.addEventListener("input", () => {
+    const value = Number(field.value) * scale;
+    const good = field.value !== "" && value > 0 && Number.isFinite(value) && (!whole || Number.isInteger(value)) && (!top || value <= top * scale);
+    if (!good) {
+      error.textContent = whole ? "a whole number from 1 to 1e12" : top ? `a number above 0, up to ${top}` : "a number above 0";
+      field.setAttribute("aria-invalid", "true");
+      return;
+    }
+    set(value);
+    refresh(true);
+    update();
+  });
+  field.addEventListener("change", () => refresh());
+  refresh();
+  return h("div", { class: "control" },
+    h("label", { for: id }, label), slider,
+    h("span", { class: "field" }, field, unit ? h("span", { class: "unit" }, unit) : null), error);
+}
+
+const SHORT = { B: "batch B", S: "prompt S", N: "generated N", T: "context T (a decode step)", K: "denoising steps K", price: "price, USD per hour" };
+
+function buildControls() {
+  $("sizes").replaceChildren(...DATA.controls.map((c) => control({
+    id: `value-${c.name}`,
+    label: SHORT[c.name] || `${c.name}: ${c.meaning}`,
+    unit: ["S", "N", "T"].includes(c.name) ? "tokens" : c.name === "B" ? "sequences" : "",
+    scale: 1, stops: stopsOf(c), whole: c.kind === "size",
+    top: c.kind === "size" ? 1e12 : c.kind === "probability" ? 1 : undefined,
+    get: () => state.values[c.name], set: (v) => { state.values[c.name] = v; },
+  })));
+  options($("device"), DATA.devices.map((d, i) => [i, d.title === d.name ? d.name : `${d.name} – ${d.title}`]), state.device);
+  $("device").addEventListener("change", () => { state.device = Number($("device").value); buildFigures(); update(); });
+  $("reset").addEventListener("click", () => {
+    const device = DATA.devices[state.device];
+    state.figures[state.device] = { ...device.figures, M: device.capacity };
+    buildFigures();
+    update();
+  });
+  buildFigures();
+  const themes = ["system", "light", "dark"];
+  $("theme").addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme || "system";
+    const next = themes[(themes.indexOf(now) + 1) % themes.length];
+    if (next === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    $("theme").textContent = `Theme: ${next}`;
+  });
+}
+
+function buildFigures() {
+  const device = DATA.devices[state.device];
+  const given = { ...device.figures, M: device.capacity };
+  $("figures").replaceChildren(...Object.entries(given).filter(([, v]) => v !== null).map(([name, value]) => {
+    const [scale, unit, label] = figureUnit(name);
+    return control({
+      id: `figure-${name}`, label, unit, scale, stops: around(value), whole: false,
+      get: () => state.figures[state.device][name],
+      set: (v) => { state.figures[state.device][name] = v; },
+    });
+  }));
+}

@@ -1,0 +1,232 @@
+// Numbers, formulas, the graph with its panel, and the table of operations.
+function drawCards(results) {
+  const one = results[state.pipeline];
+  const capacity = valueOf("M");
+  $("cards").replaceChildren(...variant().metrics.map(([name, unit]) => {
+    const value = one.metrics[name];
+    const extra = [];
+    if (name === "memory" && Number.isFinite(capacity)) {
+      const share = value / capacity;
+      extra.push(h("span", { class: "meter", role: "img", "aria-label": `${percent(share)} of the capacity` }, h("span", { class: share > 1 ? "over" : "", style: `width:${Math.min(100, 100 * share)}%` })));
+      extra.push(h("span", { class: share > 1 ? "warning" : "note" }, share > 1 ? `⚠ does not fit: ${percent(share)} of ${shown(capacity, "byte")}` : `${percent(share)} of ${shown(capacity, "byte")}`));
+    }
+    if (name === "tpot") extra.push(h("span", { class: "note" }, `a decode step at T = ${digits(valueOf("T"), 12)}`));
+    if (name === "cost_per_token" && !Number.isFinite(value)) extra.push(h("span", { class: "note" }, "the device states no price: set one"));
+    return h("div", { class: "card" }, h("h3", {}, TITLES[name] || name),
+      h("output", { "data-metric": name, "data-value": value }, shown(value, unit)), ...extra);
+  }));
+  const limits = one.limits.map((x) => `${x.what} = ${digits(x.value, 12)} exceeds ${digits(x.bound, 12)}: ${x.why}`);
+  $("limits").hidden = limits.length === 0;
+  const text = limits.length ? `Outside what the model describes: ${limits.join("; ")}.` : "";
+  if ($("limits").textContent !== text) $("limits").textContent = text;
+}
+
+let speaking = 0;
+function speak(results) {
+  clearTimeout(speaking);
+  speaking = setTimeout(() => {
+    const one = results[state.pipeline];
+    const wanted = variant().metrics.filter(([n]) => ["ttft", "tpot", "latency", "throughput", "memory"].includes(n));
+    const full = one.metrics.memory > valueOf("M") ? "; the memory does not fit" : "";
+    $("spoken").textContent = wanted.map(([n, unit]) => `${TITLES[n]} ${shown(one.metrics[n], unit)}`).join(", ") + full;
+  }, 500);
+}
+
+function drawPipelines(results) {
+  const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
+  const base = results[0].metrics.latency, capacity = valueOf("M");
+  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const rows = DATA.pipelines.map((text, p) => {
+    const one = results[p];
+    return h("tr", { class: p === state.pipeline ? "chosen" : "" },
+      h("td", {}, h("input", { type: "radio", name: "pipeline", value: p, id: `show-${p}`, checked: p === state.pipeline, "aria-label": `show the details of ${letter(p)}`, onchange: () => { state.pipeline = p; update(true); } })),
+      h("td", {}, h("input", { type: "checkbox", id: `compare-${p}`, checked: state.compared.has(p), "aria-label": `compare ${letter(p)}`, onchange: (e) => {
+        if (e.target.checked) state.compared.add(p); else state.compared.delete(p);
+        if (!state.compared.size) state.compared.add(p);
+        update();
+      } })),
+      h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
+      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && one.metrics[n] > capacity ? h("span", { class: "warning" }, " ⚠ too large") : null)),
+      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
+  });
+  keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));
+}
+
+// Rebuilding a part of the page must not throw the reader out of it.
+function keepFocus(work) {
+  const id = document.activeElement && document.activeElement.id;
+  work();
+  if (id && (!document.activeElement || document.activeElement.id !== id) && $(id)) $(id).focus({ preventScroll: true });
+}
+
+function drawFormula() {
+  const formulas = variant().formulas;
+  const names = Object.keys(formulas).filter((n) => Object.keys(formulas[n]).length);
+  state.metric = options($("formula-metric"), names.map((n) => [n, TITLES[n] || n]), state.metric);
+  const details = Object.keys(formulas[state.metric] || {});
+  const chosen = options($("formula-detail"), details.map((d) => [d, d === "ops" ? "by operations" : "summary: bounds per resource"]), state.detail);
+  if (chosen) $("formula").replaceChildren(own(formulas[state.metric][chosen]));
+  $("assumptions").replaceChildren(...variant().assumptions.map((a) => h("li", {}, a)));
+}
+
+function drawRates() {
+  const figures = Object.keys(DATA.devices[state.device].figures);
+  $("rates").replaceChildren(h("p", { class: "hint" }, "now: ", figures.map((n) => `${n} = ${shown(valueOf(n), n === "BW" ? "B/s" : "FLOP/s")}`).join(", ")));
+}
+
+// --- the graph -------------------------------------------------------------------
+
+let drawnGraph = -1, zoom = 1, byVertex = new Map();
+
+function drawGraph() {
+  const number = phase().graph, graph = DATA.graphs[number];
+  byVertex = new Map();
+  graph.rows.forEach((vertex, row) => { if (vertex >= 0 && !byVertex.has(vertex)) byVertex.set(vertex, row); });
+  if (number === drawnGraph) return;
+  drawnGraph = number;
+  $("graph-notes").replaceChildren(...graph.notes.map((n) => h("li", {}, n)));
+  if (graph.svg === null) {
+    $("graph").replaceChildren(h("p", {}, "No picture: it needs Graphviz when the report is made (the program dot, or pip install 'costgraph[draw]'). The table below lists every operation."));
+    return;
+  }
+  $("graph").replaceChildren(own(graph.svg));
+  const nodes = [...$("graph").querySelectorAll("g.node")];
+  nodes.forEach((node, i) => {
+    node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
+    const box = node.getBBox();
+    if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
+    node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
+    node.addEventListener("keydown", (e) => {
+      if (e.key === "Enter" || e.key === " ") { e.preventDefault(); openVertex(Number(node.dataset.vertex), true); }
+      const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[e.key];
+      const to = e.key === "Home" ? 0 : e.key === "End" ? nodes.length - 1 : by ? i + by : -1;
+      if (to >= 0 && to < nodes.length) { e.preventDefault(); focusNode(nodes, to); }
+    });
+  });
+  fit();
+}
+
+function focusNode(nodes, i) {
+  for (const node of nodes) node.setAttribute("tabindex", -1);
+  nodes[i].setAttribute("tabindex", 0);
+  nodes[i].focus();
+}
+
+function fit() {
+  const svg = $("graph").querySelector("svg");
+  if (!svg) return;
+  zoom = Math.min(1, Math.max(0.3, ($("graph").clientWidth - 8) / (Number(svg.dataset.width) * 4 / 3)));
+  setZoom(zoom);
+}
+
+function setZoom(to) {
+  zoom = Math.min(4, Math.max(0.1, to));
+  const svg = $("graph").querySelector("svg");
+  if (svg) { svg.style.width = `${svg.dataset.width * zoom * 4 / 3}px`; svg.style.height = "auto"; }
+}
+
+function paintGraph(rows) {
+  for (const node of $("graph").querySelectorAll("g.node.op")) {
+    const index = byVertex.get(Number(node.dataset.vertex));
+    const row = index === undefined ? null : rows[index];
+    const [name, kind] = DATA.graphs[drawnGraph].vertices[Number(node.dataset.vertex)];
+    node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
+    const text = row && row.seconds > 0 ? `${row.bound === "memory" ? "●" : "■"}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
+    const badge = node.querySelector(".badge");
+    if (badge && badge.textContent !== text) badge.textContent = text;
+    node.setAttribute("aria-label", `${name}, ${kind}${row && row.seconds > 0 ? `, ${percent(row.share)} of the time, bound by ${row.bound}` : ""}`);
+  }
+}
+
+// --- the panel -------------------------------------------------------------------
+
+let opener = null;
+
+function openVertex(vertex, keyboard) {
+  opener = document.activeElement;
+  const index = byVertex.get(vertex);
+  if (index !== undefined) { select(index, keyboard); return; }
+  const [name, kind, role, lines] = DATA.graphs[drawnGraph].vertices[vertex];
+  state.selected = null;
+  update();
+  $("panel-title").textContent = name;
+  $("panel-body").replaceChildren(h("p", {}, [kind === "source" ? "" : kind, role, lines].filter(Boolean).join(", ")));
+  $("panel").hidden = false;
+  if (keyboard) $("panel").focus();
+}
+
+function select(index, focus) {
+  if (focus) opener = document.activeElement;
+  state.selected = index;
+  update();
+  $("panel").hidden = false;
+  if (focus) $("panel").focus();
+}
+
+function closePanel() {
+  $("panel").hidden = true;
+  state.selected = null;
+  update();
+  if (opener && opener.isConnected) opener.focus();
+}
+
+const tensorLine = ([name, dtype, shape, role]) => h("li", {}, h("b", {}, name), ` ${role}, ${dtype} [${shape}]`);
+
+function drawPanel(rows) {
+  const row = state.selected === null ? null : rows[state.selected];
+  if (!row) { if (state.selected !== null) { state.selected = null; $("panel").hidden = true; } return; }
+  const [, , operands, results, madeBy, origin, inside, region] = DATA.nodes[row.node], [flops, moved, count] = row.formulas;
+  const line = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
+  $("panel-title").textContent = row.name;
+  put($("panel-body"),
+    h("dl", {},
+      line("kind", row.kind), region ? line("in", region) : [],
+      line("time of one", h("output", { "data-field": "seconds", "data-value": row.seconds }, shown(row.seconds, "s"))),
+      line("runs in the step", h("output", { "data-field": "count", "data-value": row.count }, digits(row.count, 8))),
+      line("share of the step", `${percent(row.share)} (${shown(row.total, "s")})`),
+      line("bound by", row.bound + (row.unit ? `, ${row.unit} engine` : "")),
+      line("FLOP", h("output", { "data-field": "flops", "data-value": row.flops }, shown(row.flops, "FLOP"))),
+      line("bytes", h("output", { "data-field": "bytes", "data-value": row.bytes }, shown(row.bytes, "byte")), row.roles.length > 1 ? ` (${row.roles.map(([r, v]) => `${r} ${shown(v, "byte")}`).join(", ")})` : ""),
+      line("FLOP/byte", digits(row.intensity) === "NaN" ? "–" : digits(row.intensity))),
+    h("h4", {}, "Cost of one"),
+    h("dl", {}, line("FLOP", own(flops)), line("bytes", own(moved)), line("runs", own(count))),
+    h("h4", {}, "Operands"), h("ul", {}, operands.map(tensorLine)),
+    h("h4", {}, "Results"), h("ul", {}, results.map(tensorLine)),
+    inside.length ? h("details", {}, h("summary", {}, `made of ${inside.length} operations`), h("ul", {}, inside.map((t) => h("li", {}, t)))) : null,
+    h("h4", {}, "Provenance"),
+    h("p", {}, `made by ${madeBy}${origin.length ? `, from ${origin.join(", ")}` : ""}`));
+}
+
+// --- the table -------------------------------------------------------------------
+
+const COLUMNS = [
+  ["name", "operation"], ["kind", "kind"], ["count", "count"], ["flops", "FLOP"], ["bytes", "bytes"],
+  ["intensity", "FLOP/B"], ["seconds", "time of one"], ["total", "time"], ["share", "share"], ["bound", "bound"],
+];
+const MOST_ROWS = 200;
+
+function drawTable(rows) {
+  const { key: by, down } = state.sort, wanted = state.filter.toLowerCase();
+  const found = rows.filter((r) => `${r.name} ${r.kind} ${r.bound}`.toLowerCase().includes(wanted));
+  const order = (r) => (typeof r[by] === "number" ? (Number.isNaN(r[by]) ? -1 : r[by]) : r[by]);
+  found.sort((a, b) => {
+    const x = order(a), y = order(b);
+    return (x < y ? -1 : x > y ? 1 : a.index - b.index) * (down && x !== y ? -1 : 1);
+  });
+  const some = state.everything ? found : found.slice(0, MOST_ROWS);
+  const head = h("thead", {}, h("tr", {}, COLUMNS.map(([name, text]) => h("th", { scope: "col", "aria-sort": by !== name ? "none" : down ? "descending" : "ascending" },
+    h("button", { type: "button", id: `sort-${name}`, onclick: () => {
+      state.sort = { key: name, down: by === name ? !down : !["name", "kind", "bound"].includes(name) };
+      update();
+    } }, text, by === name ? (down ? " ▼" : " ▲") : "")))));
+  const number = (field, row, text) => h("td", { class: "number", "data-field": field, "data-value": row[field] }, text);
+  const body = some.map((r) => h("tr", { class: r.index === state.selected ? "chosen" : "", "data-row": r.name },
+    h("th", { scope: "row" }, h("button", { type: "button", id: `op-${r.index}`, onclick: () => select(r.index, true) }, r.name)),
+    h("td", {}, r.kind), number("count", r, digits(r.count, 8)), number("flops", r, shown(r.flops, "")), number("bytes", r, shown(r.bytes, "")),
+    number("intensity", r, Number.isNaN(r.intensity) ? "–" : digits(r.intensity)), number("seconds", r, shown(r.seconds, "s")),
+    number("total", r, shown(r.total, "s")), number("share", r, percent(r.share)),
+    h("td", {}, r.bound === "memory" ? "● memory" : r.bound === "compute" ? "■ compute" : "none")));
+  keepFocus(() => $("ops").replaceChildren(head, h("tbody", {}, body)));
+  $("ops-count").textContent = some.length < found.length ? `${some.length} of ${found.length} shown` : `${found.length} of ${rows.length} operations`;
+  $("ops-all").hidden = some.length === found.length;
+}

@@ -1,0 +1,70 @@
+// Wiring: what happens once, and what is redrawn after every change.
+let waiting = 0;
+
+// One redraw a frame; other pipelines also change what there is to choose from.
+function update(structure = false) {
+  if (structure) setup();
+  if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
+}
+
+function draw() {
+  const results = DATA.pipelines.map((_, p) => evaluate(variant(p)));
+  drawCards(results);
+  drawPipelines(results);
+  drawBars(results);
+  drawRates();
+  const now = step(phase());
+  $("step-total").textContent = `all operations: ${shown(now.total, "s")}`;
+  $("step-total").dataset.value = now.total;
+  drawGraph();
+  drawPanel(now.rows);
+  paintGraph(now.rows);
+  keepFocus(() => drawRoofline(now.rows));
+  drawTable(now.rows);
+  drawCurve();
+  speak(results);
+}
+
+function setup() {
+  const before = state.phase, names = phases().map((p) => [p.name, p.name]);
+  const preferred = phases().some((p) => p.name === before) ? before : (phases().find((p) => p.context !== null) || phases()[0]).name;
+  state.phase = options($("phase"), names, preferred);
+  state.selected = null;
+  $("panel").hidden = true;
+  for (const place of document.querySelectorAll(".of-pipeline")) place.textContent = `of ${letter(state.pipeline)}: ${DATA.pipelines[state.pipeline]}`;
+  drawFormula();
+  const metrics = Object.keys(TITLES).filter((n) => unitOf(n));
+  state.curve.metric = options($("curve-metric"), metrics.map((n) => [n, TITLES[n]]), state.curve.metric);
+  const symbols = [...DATA.controls.map((c) => c.name), ...Object.keys(DATA.devices[state.device].figures)].filter((n) => n !== "price");
+  state.curve.symbol = options($("curve-symbol"), symbols.map((n) => [n, n]), state.curve.symbol);
+  options($("stack"), Object.entries(STACKS), state.stack);
+}
+
+function facts() {
+  const count = variant().parameters;
+  const text = `${DATA.devices.map((d) => d.title).join(", ")} · accounting ${DATA.accounting}`;
+  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")}) · ${text}` : text;
+}
+
+buildControls();
+facts();
+setup();
+const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
+follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
+follow("stack", (e) => { state.stack = e.value; });
+follow("curve-metric", (e) => { state.curve.metric = e.value; });
+follow("curve-symbol", (e) => { state.curve.symbol = e.value; });
+follow("curve-log", (e) => { state.curve.log = e.checked; });
+$("formula-metric").addEventListener("change", () => { state.metric = $("formula-metric").value; drawFormula(); });
+$("formula-detail").addEventListener("change", () => { state.detail = $("formula-detail").value; drawFormula(); });
+$("filter").addEventListener("input", () => { state.filter = $("filter").value; update(); });
+$("ops-all").addEventListener("click", () => { state.everything = true; update(); });
+$("zoom-in").addEventListener("click", () => setZoom(zoom * 1.25));
+$("zoom-out").addEventListener("click", () => setZoom(zoom / 1.25));
+$("zoom-fit").addEventListener("click", fit);
+$("panel-close").addEventListener("click", closePanel);
+document.addEventListener("keydown", (e) => { if (e.key === "Escape" && !$("panel").hidden) closePanel(); });
+$("controls").addEventListener("submit", (e) => e.preventDefault());
+$("device").addEventListener("change", () => { facts(); setup(); });
+draw();
+document.documentElement.dataset.ready = "true";

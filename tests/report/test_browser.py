@@ -1,0 +1,506 @@
+"""The live page in a browser: numbers equal Python's, everything works by keyboard, nothing leaks.
+
+Needs the extra ``report-test`` and a Chromium on the path (or named by ``CHROMIUM``);
+skipped otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import costgraph as cg
+from costgraph.draw.render import can_render
+from costgraph.errors import CostgraphError
+from costgraph.report import report
+
+playwright = pytest.importorskip("playwright.sync_api")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium here"),
+    pytest.mark.slow,
+]
+drawn = pytest.mark.skipif(not can_render("svg"), reason="nothing here draws SVG")
+
+MODEL = "llama-3-8b"
+DEVICES = ("h100", "a6000")
+PIPELINES = (
+    "",
+    "fuse",
+    "fuse,quantize{weights=int4,bits=b}",
+    "fuse,speculative{draft=llama-3.2-1b,gamma=4,alpha=a}",
+)
+METRICS = (
+    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
+    "energy", "energy_per_token", "cost_per_token",
+)  # fmt: skip
+
+
+@dataclass
+class Opened:
+    """A page of the browser with what went wrong in it."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def set(self, name: str, value: object, kind: str = "value") -> None:
+        self.page.fill(f"#{kind}-{name}", str(value))
+        self.settle()
+
+    def settle(self) -> None:
+        """Two frames: the redraw has happened."""
+        self.page.evaluate(
+            "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+        )
+
+    def card(self, metric: str) -> float:
+        return float(self.page.get_attribute(f"#cards [data-metric={metric}]", "data-value"))
+
+    def table(self, pipeline: int, metric: str) -> float:
+        row = f"#pipelines tbody tr:nth-child({pipeline + 1}) [data-metric={metric}]"
+        return float(self.page.get_attribute(row, "data-value"))
+
+    def clean(self) -> None:
+        assert self.errors == []
+        assert [u for u in self.requests if not u.startswith("file://")] == []
+        assert len(self.requests) == 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as p:
+        made = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def opened(html: str, **options: Any) -> Opened:
+        target = tmp_path / "report.html"
+        target.write_text(html, encoding="utf-8")
+        context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
+        contexts.append(context)
+        found = Opened(context.new_page())
+        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
+        found.page.on(
+            "console",
+            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
+        found.page.on("request", lambda r: found.requests.append(r.url))
+        found.page.goto(target.as_uri())
+        found.page.wait_for_selector("html[data-ready]")
+        return found
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return report(MODEL, DEVICES, PIPELINES).html
+
+
+def expected(compiled: cg.Compiled, metric: str, values: dict[str, float]) -> float | None:
+    try:
+        formula = getattr(compiled, metric)
+    except CostgraphError:
+        return None
+    wanted = {s.name for s in formula.symbols}
+    if not wanted <= set(values):
+        return None
+    return float(formula.evaluate(**{k: v for k, v in values.items() if k in wanted}))
+
+
+def close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9)
+
+
+POINTS = (
+    {"B": 1, "S": 1024, "N": 256, "T": 2048, "b": 4, "a": 0.7},
+    {"B": 37, "S": 3001, "N": 65, "T": 7777, "b": 3, "a": 0.85},
+    {"B": 512, "S": 16, "N": 1, "T": 33, "b": 2.5, "a": 0.5},
+)
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_every_metric_of_every_pipeline_equals_pythons(
+    device: int, html: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(html)
+    page.page.select_option("#device", str(device))
+    compiled = [cg.compile(MODEL, DEVICES[device], passes) for passes in PIPELINES]
+    checked = 0
+    for point in POINTS:
+        for name, value in point.items():
+            page.set(name, value)
+        for index, one in enumerate(compiled):
+            page.page.check(f"#show-{index}")
+            page.settle()
+            for metric in METRICS:
+                wanted = expected(one, metric, point)
+                if wanted is None:
+                    continue
+                assert close(page.card(metric), wanted), (point, index, metric)
+                checked += 1
+            assert close(page.table(index, "latency"), expected(one, "latency", point) or 0)
+    assert checked >= len(POINTS) * len(PIPELINES) * 9
+    page.clean()
+
+
+def test_figures_of_the_device_move_the_numbers(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    before = page.card("ttft")
+    page.set("BW", 1234.5, "figure")
+    page.set("F_bf16", 321, "figure")
+    page.set("F_vector_fp32", 7, "figure")
+    point: dict[str, float] = {"B": 1, "S": 1024, "N": 256, "T": 2048}
+    rates = {"BW": 1234.5e9, "F_bf16": 321e12, "F_vector_fp32": 7e12}
+    compiled = cg.compile(MODEL, "h100", symbolic_hardware=True)
+    assert compiled.bound is not None
+    stated = {s.name: float(v) for s, v in compiled.bound.bindings().items()}
+    for metric in METRICS[:4]:
+        wanted = expected(compiled, metric, {**stated, **point, **rates})
+        assert wanted is not None
+        assert close(page.card(metric), wanted)
+    page.page.click("#reset")
+    page.settle()
+    assert page.card("ttft") == before
+    page.clean()
+
+
+def test_rows_equal_the_breakdown(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    page.set("B", 8)
+    page.set("T", 5000)
+    table = cg.compile(MODEL, "h100").breakdown("decode", B=8, T=5000)
+    for row in table:
+        for name in ("count", "flops", "bytes", "seconds"):
+            cell = f'#ops tr[data-row="{row.name}"] [data-field={name}]'
+            shown = float(page.page.get_attribute(cell, "data-value"))
+            assert close(shown, float(getattr(row, name))), (row.name, name)
+        bound = page.page.inner_text(f'#ops tr[data-row="{row.name}"] td:last-child')
+        assert row.bound in bound
+    total = float(page.page.get_attribute("#step-total", "data-value"))
+    assert close(total, table.totals["seconds"])
+    page.page.select_option("#phase", "prefill")
+    page.settle()
+    prefill = cg.compile(MODEL, "h100").breakdown("prefill", B=8, S=1024)
+    total = float(page.page.get_attribute("#step-total", "data-value"))
+    assert close(total, prefill.totals["seconds"])
+    page.clean()
+
+
+def test_sliders_step_by_key(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    for key, batch in (("ArrowRight", 2), ("ArrowRight", 3), ("End", 1024), ("Home", 1)):
+        page.page.focus("#value-B-slider")
+        page.page.keyboard.press(key)
+        page.settle()
+        assert page.page.input_value("#value-B") == str(batch)
+        wanted = expected(cg.compile(MODEL, "h100"), "tpot", {"B": batch, "T": 2048})
+        assert wanted is not None
+        assert close(page.card("tpot"), wanted)
+    page.page.focus("#figure-BW-slider")
+    page.page.keyboard.press("ArrowRight")
+    assert page.page.input_value("#figure-BW") != "3350"
+    page.page.keyboard.press("ArrowLeft")
+    assert page.page.input_value("#figure-BW") == "3350"
+    page.clean()
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "", "1e13"])
+def test_wrong_values_are_refused_in_words(
+    text: str, html: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(html)
+    before = page.card("latency")
+    page.set("S", text)
+    assert page.card("latency") == before
+    assert "whole number" in page.page.inner_text("#value-S-error")
+    assert page.page.get_attribute("#value-S", "aria-invalid") == "true"
+    page.set("S", "7")
+    assert page.page.inner_text("#value-S-error") == ""
+    page.clean()
+
+
+def test_what_does_not_fit_is_said(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    assert "does not fit" not in page.page.inner_text("#cards")
+    page.set("M", 10, "figure")
+    assert "does not fit" in page.page.inner_text("#cards")
+    page.page.locator("#spoken", has_text="does not fit").wait_for(state="attached")
+    page.clean()
+
+
+@drawn
+def test_a_click_on_a_node_opens_its_panel(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    assert page.page.is_hidden("#panel")
+    page.page.click("#graph g.node[aria-label^='q_proj, ']")
+    page.settle()
+    assert page.page.inner_text("#panel-title") == "q_proj"
+    row = cg.compile(MODEL, "h100").breakdown("decode", B=1, T=2048)["q_proj"]
+    for name in ("seconds", "flops", "bytes", "count"):
+        shown = page.page.get_attribute(f"#panel [data-field={name}]", "data-value")
+        assert close(float(shown), float(getattr(row, name)))
+    body = page.page.inner_text("#panel-body")
+    for text in ("made by", "q_proj.weight", "bf16", "bound by"):
+        assert text in body
+    assert page.page.locator("#panel math").count() == 3
+    page.set("B", 2)
+    assert float(
+        page.page.get_attribute("#panel [data-field=flops]", "data-value")
+    ) == pytest.approx(2 * row.flops)
+    page.page.click("#panel-close")
+    assert page.page.is_hidden("#panel")
+    page.clean()
+
+
+@drawn
+def test_weights_have_a_panel_too(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    page.page.click("#graph g.node[aria-label^='q_proj.weight, ']")
+    assert page.page.inner_text("#panel-title") == "q_proj.weight"
+    assert "[4096, 4096]" in page.page.inner_text("#panel-body")
+    page.page.click("#graph g.node[aria-label^='q_proj, ']")
+    page.settle()
+    assert page.page.inner_text("#panel-title") == "q_proj"
+    page.clean()
+
+
+@drawn
+def test_the_graph_works_by_keyboard(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    assert page.page.locator("#graph g.node[tabindex='0']").count() == 1
+    page.page.focus("#graph g.node[tabindex='0']")
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("ArrowDown")
+    label = page.page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.page.keyboard.press("Enter")
+    page.settle()
+    title = page.page.inner_text("#panel-title")
+    assert label.startswith(title)
+    assert page.page.evaluate("document.activeElement.id") == "panel"
+    page.page.keyboard.press("Escape")
+    page.settle()
+    assert page.page.is_hidden("#panel")
+    assert page.page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(title)
+    page.clean()
+
+
+def test_everything_can_be_reached_with_tab(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    reached = set()
+    for _ in range(200):
+        page.page.keyboard.press("Tab")
+        reached.add(page.page.evaluate("document.activeElement.id"))
+    wanted = {
+        "theme", "value-B", "value-B-slider", "device", "reset", "figure-BW", "show-0",
+        "compare-1", "stack", "formula-metric", "formula", "phase", "zoom-in", "filter",
+        "sort-total", "curve-metric", "curve-log",
+    }  # fmt: skip
+    assert wanted <= reached
+    page.clean()
+
+
+def test_the_table_sorts_and_filters(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+
+    def column(field: str) -> list[float]:
+        found = page.page.eval_on_selector_all(
+            f"#ops [data-field={field}]", "cells => cells.map(c => Number(c.dataset.value))"
+        )
+        return [float(v) for v in found]
+
+    assert column("total") == sorted(column("total"), reverse=True)
+    page.page.click("#sort-flops")
+    page.settle()
+    assert column("flops") == sorted(column("flops"), reverse=True)
+    page.page.focus("#sort-flops")
+    page.page.keyboard.press("Enter")
+    page.settle()
+    assert column("flops") == sorted(column("flops"))
+    assert page.page.get_attribute("#ops th:nth-child(4)", "aria-sort") == "ascending"
+    assert page.page.evaluate("document.activeElement.id") == "sort-flops"
+    page.page.fill("#filter", "norm")
+    page.settle()
+    names = page.page.eval_on_selector_all("#ops tbody tr", "rows => rows.map(r => r.dataset.row)")
+    assert names
+    assert all("norm" in n for n in names)
+    page.page.fill("#filter", "(")
+    page.settle()
+    assert page.page.locator("#ops tbody tr").count() == 0
+    page.clean()
+
+
+def test_formulas_follow_the_choice(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    for metric in METRICS:
+        page.page.select_option("#formula-metric", metric)
+        for detail in page.page.eval_on_selector_all(
+            "#formula-detail option", "o => o.map(x => x.value)"
+        ):
+            page.page.select_option("#formula-detail", detail)
+            assert page.page.locator("#formula math").count() >= 1
+    page.page.check("#show-2")
+    page.settle()
+    assert "quantize" in page.page.inner_text("section:has(#formula) .of-pipeline")
+    page.clean()
+
+
+def test_curves_cross_where_wins_says(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    for index in (1, 3):
+        page.page.uncheck(f"#compare-{index}")
+    page.settle()
+    text = page.page.inner_text("#crossovers")
+    a = cg.compile(MODEL, "h100").tpot
+    b = cg.compile(MODEL, "h100", "fuse,quantize{weights=int4,bits=b}").tpot.bind(b=4)
+    signs = [a.evaluate(B=n, T=2048) < b.evaluate(B=n, T=2048) for n in range(1, 1025)]
+    changes = [n + 2 for n in range(1023) if signs[n] != signs[n + 1]]
+    for n in changes:
+        assert f"B = {n}:" in text
+    assert text.count("falls below") == len(changes)
+    for symbol in ("T", "BW", "b"):
+        page.page.select_option("#curve-symbol", symbol)
+        page.settle()
+        assert page.page.locator("#curve polyline").count() == 2
+    page.page.select_option("#curve-metric", "memory")
+    page.page.select_option("#curve-symbol", "S")
+    page.page.uncheck("#curve-log")
+    page.settle()
+    assert page.page.locator("#curve polyline").count() == 2
+    page.clean()
+
+
+def test_bars_and_roofline_follow(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    assert page.page.locator("#bars rect").count() >= 8
+    for stack in ("kinds", "bounds", "memory"):
+        page.page.select_option("#stack", stack)
+        page.settle()
+        label = page.page.get_attribute("#bars svg", "aria-label")
+        assert all(f"{x}: " in label for x in "ABCD")
+    first = page.page.locator("#roofline .point").first
+    first.focus()
+    page.page.keyboard.press("Enter")
+    page.settle()
+    assert page.page.is_visible("#panel")
+    page.page.select_option("#phase", "prefill")
+    page.set("S", 100000)
+    assert page.page.locator("#roofline .point.compute").count() > 0
+    page.clean()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_both_themes(
+    scheme: str, html: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(html, color_scheme=scheme)
+
+    def contrast(selector: str) -> float:
+        return float(
+            page.page.evaluate(
+                """selector => {
+  const parse = t => t.match(/[\\d.]+/g).map(Number);
+  const light = c => c.slice(0, 3).map(v => v / 255).map(v =>
+    v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((a, v, i) => a + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const node = document.querySelector(selector);
+  let back = node, colour;
+  do { colour = parse(getComputedStyle(back).backgroundColor); back = back.parentElement; }
+  while (back && colour.length === 4 && colour[3] === 0);
+  const svg = node.namespaceURI.endsWith("svg");
+  const a = light(parse(getComputedStyle(node)[svg ? "fill" : "color"])), b = light(colour);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}""",
+                selector,
+            )
+        )
+
+    for selector in ("h1", ".card output", ".card .note", "#ops td", ".tick", "label", ".hint"):
+        assert contrast(selector) >= 4.5, selector
+    dark = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.page.click("#theme")
+    page.page.click("#theme" if scheme == "light" else "h1")
+    other = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert other != dark
+    page.clean()
+
+
+def test_print_is_light_and_complete(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html, color_scheme="dark")
+    page.page.emulate_media(media="print")
+    back = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == "rgb(255, 255, 255)"
+    assert page.page.is_hidden("#value-B-slider")
+    assert page.page.is_visible("#sort-total")
+    assert page.page.is_visible("#phase")
+    page.clean()
+
+
+def test_narrow_pages_do_not_scroll_sideways(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    for width in (1400, 800, 400):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.settle()
+        wide = page.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, width
+    page.clean()
+
+
+def test_hostile_names_do_nothing(opening: Callable[..., Opened]) -> None:
+    name = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(1)>"
+    program = replace(cg.load_model("gpt2"), name=name, assumptions=(name,))
+    page = opening(report(program, "a6000").html)
+    assert page.page.inner_text("h1") == name
+    assert page.page.title().startswith(name)
+    page.page.click("details summary")
+    assert name in page.page.inner_text("#assumptions")
+    assert page.page.locator("img").count() == 0
+    page.clean()
+
+
+def test_encoders_have_a_page_too(opening: Callable[..., Opened]) -> None:
+    page = opening(report("bert-base", "a6000").html)
+    assert page.page.is_hidden("#limits")
+    page.set("S", 77)
+    wanted = expected(cg.compile("bert-base", "a6000"), "latency", {"B": 1, "S": 77})
+    assert wanted is not None
+    assert close(page.card("latency"), wanted)
+    page.clean()
+
+
+def test_limits_are_shown(opening: Callable[..., Opened]) -> None:
+    page = opening(report("bert-base", "a6000").html)
+    assert page.page.is_hidden("#limits")  # the start is within what the model describes
+    assert page.page.input_value("#value-S") == "512"
+    page.set("S", 513)
+    assert "exceeds 512" in page.page.inner_text("#limits")
+    page.set("S", 100)
+    assert page.page.is_hidden("#limits")
+    page.clean()
+
+
+def test_the_time_to_open_is_reported(
+    html: str, opening: Callable[..., Opened], record_property: Callable[[str, object], None]
+) -> None:
+    start = time.perf_counter()
+    page = opening(html)
+    record_property("seconds to open", time.perf_counter() - start)
+    page.clean()
