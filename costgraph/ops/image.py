@@ -138,25 +138,6 @@ class MeanPool(Op):
 
 
 @dataclass(frozen=True)
-class BlockMean(Op):
-    """Means of blocks of ``count`` positions of ``x (B, n, d)``: ``(B, n/count, d)``.
-
-    Gathers to a fixed number of results likewise. 1 FLOP per element of ``x``.
-    """
-
-    kind: ClassVar[str] = "block-mean"
-    count: Expr
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1 and len(inputs[0].shape) == 3, self, "takes one (B, n, d)")
-        b, n, d = inputs[0].shape
-        return (Spec((b, n / self.count, d), inputs[0].dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return vector(inputs[0].numel)
-
-
-@dataclass(frozen=True)
 class AdaptiveMean(Op):
     """Means over as many windows per axis as ``size`` says; 1 FLOP per element that is read.
 

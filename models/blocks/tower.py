@@ -139,9 +139,9 @@ class SwinLayer:
         at, inside = self.at, m.shape(x)[1]
         query, key, value = (at.project(m, name, x, prefix) for name in ("q", "k", "v"))
         scores = m.add(f"{prefix}qk_matmul", AttentionScores("none"), query, key)
-        table = m.vector(
-            f"{prefix}relative_bias.weight", Integer((2 * self.side - 1) ** 2), at.heads
-        )
+        # The table is made for the configured window, however small the image.
+        offsets = Integer((2 * self.window - 1) ** 2)
+        table = m.vector(f"{prefix}relative_bias.weight", offsets, at.heads)
         bias = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), table)
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
         if masked:

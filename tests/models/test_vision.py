@@ -146,6 +146,8 @@ def test_windows_that_do_not_divide_are_padded():
     padded = load_model("swin-tiny", image=256)
     verify_program(padded)
     assert "resize" in {r.kind for r in rows(padded.graph)}
+    small = load_model("swin-tiny", image=96)
+    assert parameters(small.graph) == parameters(padded.graph) == 28_288_354
 
 
 def test_vgg_by_hand():
