@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,14 @@ def trace(
     """
     if not hasattr(exported, "graph_signature") or not hasattr(exported, "graph"):
         raise ModelError(f"{clip(type(exported).__name__)} is not a program of torch.export")
+    if any(_in_place(n) for n in exported.graph.nodes):
+        exported = exported.run_decompositions({})  # the same program without mutation
     return _Tracer(exported, Dimensions(symbols), name).read()
+
+
+def _in_place(node: Any) -> bool:
+    operator = _operator(str(node.target))
+    return node.op == "call_function" and operator.endswith("_") and not operator.endswith("__")
 
 
 class _Tracer:
@@ -136,6 +143,8 @@ class _Tracer:
         self.name = name
         self.names: dict[str, str] = {}
         self.labels = _stated_names(exported)
+        self.guessed = _guessed_names(exported, {**self.labels, **dims.given})
+        self.labels.update(self.guessed)
 
     def read(self) -> Traced:
         specs = {s.arg.name: s for s in self.exported.graph_signature.input_specs}
@@ -171,15 +180,15 @@ class _Tracer:
                 f"{self.name}: no dimension is called {clip(unused[0])}"
                 f"{nearest(unused[0], self.dims.used)}"
             )
-        notes = (f"{buffers} elements of buffers count as parameters",) if buffers else ()
-        self._share(sources)
+        notes = tuple(
+            f"the dimension {label} is taken as the {meaning}"
+            for label, meaning in self.guessed.items()
+        )
+        if buffers:
+            notes = (*notes, f"{buffers} elements of buffers count as parameters")
         return Traced(
             self.name, "aten", 0, tuple(sources.values()), tuple(calls), tuple(outputs), notes
         )
-
-    def _share(self, sources: dict[str, Source]) -> None:
-        """Weights that are one tensor under several names: all users get the first name."""
-        # torch.export keeps tied parameters as one placeholder; nothing else is merged.
 
     def _outputs(self, node: Any) -> list[str]:
         kinds = {
@@ -202,7 +211,7 @@ class _Tracer:
             base, index = node.args
             self.names[node.name] = f"{self.names[base.name]}.{index}"
             return None
-        operator = target.partition(".")[2] if target.startswith("aten.") else target
+        operator = _operator(target)
         if operator.startswith(_SILENT) or not _has_tensor(value):
             return None
         self.names[node.name] = label
@@ -280,17 +289,48 @@ def _floored(quotient: Expr) -> Expr:
 def _stated_names(exported: Any) -> dict[str, str]:
     """PyTorch's symbols and the names that ``torch.export.Dim`` gave them."""
     found: dict[str, str] = {}
+    for _, _, size in _dynamic(exported):
+        environment = size.node.shape_env
+        given = getattr(environment, "source_name_to_debug_name", None) or {}
+        places = getattr(environment, "var_to_sources", None) or {}
+        for place in places.get(size.node.expr, ()):
+            label = place.name if isinstance(place.name, str) else place.name()
+            if label in given:
+                found.setdefault(str(size.node.expr), str(given[label]))
+    return found
+
+
+def _guessed_names(exported: Any, known: Mapping[str, Any]) -> dict[str, str]:
+    """Symbols without a name that can only be the batch or the sequence.
+
+    The first axis of an operand of two axes or more, and the second of token ids.
+    """
+    found: dict[str, str] = {}
+    for value, axis, size in _dynamic(exported):
+        label = str(size.node.expr)
+        if label in known or label in found or len(value.shape) < 2:
+            continue
+        if axis == 0 and "batch" not in found.values():
+            found[label] = "batch"
+        elif axis == 1 and len(value.shape) == 2 and _kind(value).startswith("int"):
+            found[label] = "sequence"
+    return found
+
+
+def _dynamic(exported: Any) -> Iterator[tuple[Any, int, Any]]:
+    """(operand, axis, size) of each dynamic axis of an operand."""
     for node in exported.graph.nodes:
         value = node.meta.get("val")
-        if node.op != "placeholder" or not hasattr(value, "shape"):
-            continue
-        for size in value.shape:
-            if not isinstance(size, int) and size.node.expr.is_Symbol:
-                found.setdefault(str(size.node.expr), str(size.node.expr))
-    # Names survive in the shape environment's record of where a symbol came from.
-    for size_symbol, given in getattr(exported, "_costgraph_names", {}).items():
-        found[size_symbol] = given
-    return found
+        if node.op == "placeholder" and hasattr(value, "shape"):
+            for axis, size in enumerate(value.shape):
+                if not isinstance(size, int) and size.node.expr.is_Symbol:
+                    yield value, axis, size
+
+
+def _operator(target: str) -> str:
+    """``aten.add.Tensor`` as ``add``; operators of other libraries keep their whole name."""
+    library, _, rest = target.partition(".")
+    return rest.partition(".")[0] if library == "aten" else target
 
 
 def _role(spec: Any) -> str:
