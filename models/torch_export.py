@@ -54,7 +54,7 @@ def from_torch(
         ModelError: the program holds an operator without a rule.
     """
     traced = exported if isinstance(exported, Traced) else trace(exported, symbols, name)
-    return forward(lowered(traced, mask), traced.notes, recognise)
+    return forward(lowered(traced, mask), traced.notes, recognise, mask)
 
 
 #: The same under the name that other loaders follow.

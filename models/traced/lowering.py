@@ -29,6 +29,7 @@ from costgraph.ops.base import Op, same
 from costgraph.ops.maps import FUNCTIONS, Map
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.views import Expand, Reshape, Slice, Transpose
+from costgraph.rewrite import live
 from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
@@ -531,18 +532,6 @@ class Dialect:
 
 
 Rule = Callable[[Lowering, Call], "Value | tuple[Value | None, ...]"]
-
-
-def live(graph: Graph) -> Graph:
-    """The graph without operations that no output needs."""
-    needed = set(graph.outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if any(t.name in needed for t in node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
-    sources = tuple(t for t in graph.sources if t.name in needed)
-    return replace(graph, nodes=tuple(reversed(kept)), sources=sources)
 
 
 def _shown(shape: Sequence[Any]) -> str:

@@ -11,7 +11,9 @@ from costgraph.symbols import S, T, q
 ONE = Integer(1)
 
 
-def forward(graph: Graph, notes: tuple[str, ...] = (), recognise: bool = True) -> Program:
+def forward(
+    graph: Graph, notes: tuple[str, ...] = (), recognise: bool = True, mask: str = "skip"
+) -> Program:
     """The program that runs ``graph`` once: a single phase, ``forward``.
 
     It processes ``S`` positions per sequence where the graph depends on ``S``. No
@@ -25,7 +27,7 @@ def forward(graph: Graph, notes: tuple[str, ...] = (), recognise: bool = True) -
     # Rewriting stands above importing; it is called here as a user would call it.
     from costgraph.passes.recognise import recognised
 
-    return recognised(program)
+    return recognised(program, mask)
 
 
 def _depends_on_length(graph: Graph) -> bool:
