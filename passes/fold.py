@@ -87,11 +87,16 @@ def folded(graph: Graph, shortest: int, hits: list[str], misses: list[Miss]) -> 
 
 
 def by_need(graph: Graph) -> tuple[Node, ...]:
-    """Nodes, operands first, depth first from the results: alike layers come in alike order."""
+    """Nodes, operands first, depth first from the results: alike layers come in alike order.
+
+    What many nodes use and few lead to (rotary tables, masks) comes before all
+    else, or it would stand in the middle of the first layer.
+    """
     seen: set[str] = set()
     order: list[Node] = []
     used = {i for n in graph.nodes for i in n.inputs}
-    roots = [graph.producer[o] for o in graph.outputs if o in graph.producer]
+    roots = [n for n in graph.nodes if _is_table(graph, n)]
+    roots += [graph.producer[o] for o in graph.outputs if o in graph.producer]
     roots += [n for n in graph.nodes if not any(t.name in used for t in n.outputs)]
     for root in roots:
         stack = [(root, False)]
@@ -105,6 +110,22 @@ def by_need(graph: Graph) -> tuple[Node, ...]:
                 before = [graph.producer.get(i) for i in node.inputs]
                 stack.extend((n, False) for n in reversed(before) if n is not None)
     return tuple(order)
+
+
+def _is_table(graph: Graph, node: Node) -> bool:
+    """True if four nodes or more use a result, and few nodes lead to it."""
+    if all(len(graph.consumers[t.name]) < 4 for t in node.outputs):
+        return False
+    most = min(24, len(graph.nodes) // 4)
+    seen: set[str] = {node.name}
+    open_ = [node]
+    while open_ and len(seen) <= most:
+        for name in open_.pop().inputs:
+            before = graph.producer.get(name)
+            if before is not None and before.name not in seen:
+                seen.add(before.name)
+                open_.append(before)
+    return len(seen) <= most
 
 
 # --- finding
