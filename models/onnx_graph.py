@@ -159,7 +159,7 @@ class _Reader:
             self._add(sources, self._stored(tensor))
         weights = set(sources)
         for value in graph.input:
-            if value.name not in weights:
+            if self._text(value.name) not in weights:
                 self._add(sources, self._input(value))
         calls = []
         for index, node in enumerate(graph.node):
@@ -169,7 +169,7 @@ class _Reader:
             else:
                 calls.append(self._call(index, node, sources))
         calls = self._with_stored_fills(calls, sources)
-        outputs = tuple(o.name for o in graph.output)
+        outputs = tuple(self._text(o.name) for o in graph.output)
         if not outputs:
             raise ModelError(f"{self.name}: the graph has no outputs")
         return Traced(
@@ -179,6 +179,12 @@ class _Reader:
     def _version(self) -> int:
         found = [o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")]
         return int(found[0]) if found else 0
+
+    def _text(self, value: Any) -> str:
+        """A text of the file; protobuf hands out bytes where one is not UTF-8."""
+        if not isinstance(value, str):
+            raise ModelError(f"{self.name}: the text {clip(value)} is not UTF-8")
+        return value
 
     def _add(self, sources: dict[str, Source], source: Source) -> None:
         if source.name in sources:
@@ -198,7 +204,7 @@ class _Reader:
             if dim.HasField("dim_value"):
                 shape.append(self._size(dim.dim_value, value.name))
             else:
-                label = dim.dim_param or f"{value.name}_{axis}"
+                label = self._text(dim.dim_param) or f"{value.name}_{axis}"
                 shape.append(self.dims.named(label, f"{self.name}: input {clip(value.name)}"))
         return Source(value.name, tuple(shape), self._type(kind.elem_type, value.name))
 
@@ -214,7 +220,7 @@ class _Reader:
         return found
 
     def _stored(self, tensor: TensorProto, name: str = "") -> Source:
-        label = name or tensor.name
+        label = name or self._text(tensor.name)
         shape = tuple(self._size(d, label) for d in tensor.dims)
         size = math.prod(int(d) for d in shape)
         kind = self._type(tensor.data_type, label)
@@ -258,7 +264,7 @@ class _Reader:
             return None
         for item in node.attribute:
             if item.name == "value":
-                return self._stored(item.t, node.output[0])
+                return self._stored(item.t, self._text(node.output[0]))
         return None
 
     def _with_stored_fills(self, calls: list[Call], sources: dict[str, Source]) -> list[Call]:
@@ -286,11 +292,12 @@ class _Reader:
     # --- calls
 
     def _call(self, index: int, node: NodeProto, sources: Mapping[str, Source]) -> Call:
-        target = node.op_type
-        if node.domain not in _STANDARD:
+        target = self._text(node.op_type)
+        if self._text(node.domain) not in _STANDARD:
             target = f"{node.domain}::{target}"
-        label = node.name or (node.output[0] if node.output else "") or f"{target}_{index}"
-        attributes = {a.name: self._attribute(a) for a in node.attribute}
+        inputs, outputs = ([self._text(v) for v in names] for names in (node.input, node.output))
+        label = self._text(node.name) or (outputs[0] if outputs else "") or f"{target}_{index}"
+        attributes = {self._text(a.name): self._attribute(a) for a in node.attribute}
         if target == "ConstantOfShape":
             attributes = self._fill(node)
         elif target == "Cast":
@@ -301,9 +308,9 @@ class _Reader:
         return Call(
             label,
             target,
-            tuple(Ref(i) if i else None for i in node.input),
+            tuple(Ref(i) if i else None for i in inputs),
             {k: v for k, v in attributes.items() if v is not None},
-            tuple(Result(o) for o in node.output),
+            tuple(Result(o) for o in outputs),
             self._scope(node, sources),
         )
 
@@ -334,7 +341,7 @@ class _Reader:
         """The module of a call: stated, or that of the weight it uses, or from its name."""
         for item in node.metadata_props:
             if item.key == "pkg.torch.onnx.name_scopes":
-                found = _SCOPE.findall(item.value)
+                found = _SCOPE.findall(self._text(item.value))
                 return found[-2] if len(found) > 1 and _INDEXED.match(found[-2]) else ""
         for name in node.input:
             source = sources.get(name)

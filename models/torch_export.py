@@ -98,7 +98,9 @@ def load_pt2(
     try:
         import torch
     except ImportError:
-        raise ModelError("reading exported programs needs: pip install 'costgraph[torch]'") from None
+        raise ModelError(
+            "reading exported programs needs: pip install 'costgraph[torch]'"
+        ) from None
     try:
         if not where.is_file():
             raise ModelError(f"no such file: {shown}")

@@ -277,9 +277,7 @@ def _escaping(
     inside = {n.name for p in parts for n in p}
     found: dict[tuple[int, int], None] = {}
     for name, (k, i, j) in place.items():
-        outside = name in graph.outputs or any(
-            u.name not in inside for u in graph.consumers[name]
-        )
+        outside = name in graph.outputs or any(u.name not in inside for u in graph.consumers[name])
         if not outside:
             continue
         if k != len(parts) - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.graph import Graph, Node, Repeat
 from costgraph.machine import Machine, Memory
@@ -13,12 +13,15 @@ from costgraph.ops.base import same
 from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.fold import Fold
 from costgraph.passes.recognise_attention import (
+    Batched,
+    FlatProduct,
     Grouped,
     HeadsIn,
     HeadsOut,
     RopeLayout,
     Scores,
     TurnedTwice,
+    WeightMatrix,
 )
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
 from costgraph.pipeline import Miss, Outcome, Pass, option
@@ -38,9 +41,7 @@ class Recognise(Pass):
     formula: ClassVar[str] = "the same products; element-wise work counted as one operation"
     source: ClassVar[str] = "patterns of published model code and of exporters' decompositions"
 
-    mask: str = option(
-        "word", "skip", "how causal attention counts", choices=("skip", "compute")
-    )
+    mask: str = option("word", "skip", "how causal attention counts", choices=("skip", "compute"))
 
     def run(self, program: Program, machine: Machine) -> Outcome:
         done: dict[int, Graph] = {}
@@ -64,7 +65,8 @@ class Recognise(Pass):
     def rules(self) -> tuple[tuple[Rule, ...], ...]:
         """The rules in stages; views are tidied up between them."""
         return (
-            (TurnedTwice(), Bias(), Gelu(), Silu(), Norms(), Rotary()),
+            (FlatProduct(), WeightMatrix(), TurnedTwice(), Batched()),
+            (Bias(), Gelu(), Silu(), Norms(), Rotary()),
             (Scores(self.mask),),
             (Grouped(),),
             (RopeLayout(),),
@@ -112,6 +114,8 @@ def tidy(graph: Graph) -> Graph:
             op: Transpose | Reshape = node.op
             if isinstance(op, Transpose) and isinstance(before.op, Transpose):
                 op = Transpose(tuple(before.op.axes[a] for a in op.axes))
+            elif not _changes_nothing(op, graph.tensors[before.inputs[0]].shape):
+                break  # views between two shapes tell rules what axes mean
             node = replace(node, op=op, inputs=before.inputs)
         if isinstance(node.op, (Transpose, Reshape)) and node.output not in graph.outputs:
             base = graph.tensors[node.inputs[0]]
@@ -126,12 +130,9 @@ def tidy(graph: Graph) -> Graph:
     return replace(tidied, sources=inputs)
 
 
-def _changes_nothing(op: Transpose | Reshape, shape: tuple[object, ...]) -> bool:
+def _changes_nothing(op: Transpose | Reshape, shape: tuple[Expr, ...]) -> bool:
     if isinstance(op, Transpose):
         return op.axes == tuple(range(len(op.axes)))
     return len(op.shape) == len(shape) and all(
-        same(a, b)  # type: ignore[arg-type]
-        for a, b in zip(op.shape, shape, strict=True)
+        same(a, b) for a, b in zip(op.shape, shape, strict=True)
     )
-
-

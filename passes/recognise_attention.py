@@ -11,14 +11,14 @@ from costgraph.machine import Machine
 from costgraph.ops import AttentionScores, AttentionValues, Linear, Softmax
 from costgraph.ops.arrays import Cast, Fill, Triangle
 from costgraph.ops.base import Op, same
-from costgraph.ops.maps import SoftmaxOver
+from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.views import Expand, Reshape, Transpose
 from costgraph.passes.recognise_pieces import function, makes, only_inside
 from costgraph.pipeline import Miss
 from costgraph.rewrite import Replacement
-from costgraph.tensor import Tensor
+from costgraph.tensor import Role, Tensor
 
 #: Heads and positions exchanged.
 SWAP = (0, 2, 1, 3)
@@ -54,6 +54,109 @@ class TurnedTwice:
             return None
         new = Node(node.name, Transpose((0, 1, 3, 2)), (x.name,), node.outputs)
         return Replacement((turn, node), new)
+
+
+@dataclass(frozen=True)
+class FlatProduct:
+    """A projection of rows that were made one axis before it and are several again after it."""
+
+    name: str = "rows"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the projection."""
+        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+            return None
+        before, after = graph.producer.get(node.inputs[0]), _sole(graph, node)
+        if before is None or after is None:
+            return None
+        if not isinstance(before.op, Reshape) or not isinstance(after.op, Reshape):
+            return None
+        x = graph.operands(before)[0]
+        lead, tail = x.shape[:-1], after.op.shape[len(x.shape) - 1 :]
+        fits = (
+            same(x.shape[-1], graph.operands(node)[0].shape[-1])
+            and len(after.op.shape) > len(lead)
+            and all(same(a, b) for a, b in zip(lead, after.op.shape, strict=False))
+            and same(Mul(*tail), node.outputs[0].shape[-1])
+        )
+        if not fits:
+            return None
+        op = replace(node.op, split=tail if len(tail) > 1 else ())
+        new = Node(node.name, op, (x.name, *node.inputs[1:]), after.outputs)
+        return Replacement((node, after), new)
+
+
+@dataclass(frozen=True)
+class WeightMatrix:
+    """A batched product by one weight matrix, repeated for every sequence, is a projection."""
+
+    name: str = "weight"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the product."""
+        if not isinstance(node.op, MatMul):
+            return None
+        wide = graph.producer.get(node.inputs[1])
+        turned = wide
+        if wide is not None and isinstance(wide.op, Expand):
+            turned = graph.producer.get(wide.inputs[0])
+        if turned is None or not isinstance(turned.op, Transpose) or turned.op.axes != (1, 0):
+            return None
+        weight = graph.operands(turned)[0]
+        if weight.role is not Role.WEIGHT or weight.name in graph.producer:
+            return None
+        x = graph.operands(node)[0]
+        if len(x.shape) != len(node.outputs[0].shape):
+            return None
+        name = node.name
+        module = name.rpartition(".")[0]
+        # The product stands for its module, as a projection does elsewhere.
+        if (
+            module
+            and all(n.name != module for n in graph.nodes)
+            and weight.name == (f"{module}.weight")
+        ):
+            name = module
+        new = Node(name, Linear(), (x.name, weight.name), node.outputs)
+        return Replacement((node,), new)
+
+
+@dataclass(frozen=True)
+class Batched:
+    """A product of matrices whose two batch axes were made one: over two axes again."""
+
+    name: str = "batched"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the view behind the product."""
+        if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
+            return None
+        product = graph.producer.get(node.inputs[0])
+        if product is None or not isinstance(product.op, MatMul):
+            return None
+        if len(product.outputs[0].shape) != 3 or not only_inside(graph, (product, node), node):
+            return None
+        lead = node.op.shape[:2]
+        if not all(same(a, b) for a, b in zip(node.op.shape[2:], product.outputs[0].shape[1:],
+                                              strict=True)):  # fmt: skip
+            return None
+        operands: list[str] = []
+        also: list[Node] = []
+        for place, tensor in enumerate(graph.operands(product)):
+            flat = graph.producer.get(tensor.name)
+            shape = (*lead, *tensor.shape[1:])
+            if flat is not None and isinstance(flat.op, Reshape):
+                base = graph.operands(flat)[0]
+                if len(base.shape) == 4 and all(
+                    same(a, b) for a, b in zip(base.shape, shape, strict=True)
+                ):
+                    operands.append(base.name)
+                    continue
+            result = replace(tensor, name=f"{node.name}.operand_{place}", shape=shape)
+            also.append(Node(result.name, Reshape(shape), (tensor.name,), (result,)))
+            operands.append(result.name)
+        new = Node(product.name, MatMul(), tuple(operands), node.outputs)
+        return Replacement((product, node), new, tuple(also))
 
 
 @dataclass(frozen=True)
@@ -185,12 +288,45 @@ def _probabilities(graph: Graph, name: str, chain: list[Node]) -> str | None:
                 return None
             chain.append(node)
             return node.inputs[0]
+        guarded = _guarded(graph, node, chain)
+        if guarded is not None:
+            name = guarded
+            continue
         if isinstance(node.op, (Cast, Expand, Reshape)):
             chain.append(node)
             name = node.inputs[0]
             continue
         return None
     return None
+
+
+def _guarded(graph: Graph, node: Node, chain: list[Node]) -> str | None:
+    """Below a choice of zeros for rows that are masked throughout; its nodes pass into ``chain``.
+
+    Frameworks put it behind a softmax so that such rows do not become NaN.
+    """
+    if function(node) != "where":
+        return None
+    chances = [i for i in node.inputs if makes(graph, i, "softmax-over") is not None]
+    if len(chances) != 1:
+        return None
+    goal = graph.producer[chances[0]].inputs[0]
+    found: dict[str, Node] = {node.name: node}
+    open_ = [i for i in node.inputs if i != chances[0]]
+    while open_:
+        at = open_.pop()
+        if at == goal:
+            continue
+        inner = graph.producer.get(at)
+        if inner is None or len(found) > 8:
+            return None
+        any_ = isinstance(inner.op, Reduce) and inner.op.function == "any"
+        if not any_ and function(inner) not in ("fill", "not", "compare_constant"):
+            return None
+        found[inner.name] = inner
+        open_.extend(inner.inputs)
+    chain.extend(found.values())
+    return chances[0]
 
 
 def _leads_to_scores(graph: Graph, name: str) -> bool:
@@ -222,9 +358,13 @@ def _unscaled(graph: Graph, name: str) -> tuple[str, list[Node]]:
 
 
 def is_triangle(graph: Graph, name: str) -> bool:
-    """True if a tensor is made of a triangle and constants alone: a causal mask."""
+    """True if a tensor is a causal mask: made of a triangle and constants alone.
+
+    A single comparison of the difference of two ranges is a triangle, too.
+    """
     seen: set[str] = set()
     open_, found = [name], False
+    compared = subtracted = 0
     while open_:
         at = open_.pop()
         if at in seen:
@@ -233,17 +373,20 @@ def is_triangle(graph: Graph, name: str) -> bool:
         node = graph.producer.get(at)
         if node is None or len(seen) > 40:
             return False
+        kind = function(node)
+        subtracted += kind == "sub" and len(node.inputs) == 2
+        compared += kind == "compare_constant"
         if isinstance(node.op, Triangle):
             found = True
-        elif not isinstance(node.op, Fill) and not (
-            node.op.is_view or function(node) in _OF_MASKS
-        ):
+        elif not isinstance(node.op, Fill) and not (node.op.is_view or function(node) in _OF_MASKS):
             return False
         open_.extend(node.inputs)
-    return found
+    return found or (compared == 1 and subtracted == 1)
 
 
-_OF_MASKS = frozenset({"where", "compare_constant", "cast", "scale", "not", "sub", "constant_div"})
+_OF_MASKS = frozenset(
+    {"where", "compare_constant", "cast", "scale", "not", "sub", "and", "constant_div"}
+)
 
 
 @dataclass(frozen=True)
@@ -376,5 +519,3 @@ class HeadsOut:
         return Replacement(
             (joined, node), Node(node.name, op, (x.name, *node.inputs[1:]), node.outputs)
         )
-
-

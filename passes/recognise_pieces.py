@@ -347,7 +347,7 @@ class Rotary:
             return Miss(self.name, node.name, "its operand does not have four axes")
         padded = (None,) * (4 - len(table)) + table
         # Positions stand in the axis in which the tables differ.
-        axes = [a for a in (1, 2) if padded[a] is not None and same(padded[a], shape[a])]  # type: ignore[arg-type]
+        axes = [a for a in (1, 2) if padded[a] is not None and same(padded[a], shape[a])]
         if len(axes) != 1:
             return Miss(self.name, node.name, f"the tables {table} do not show the positions")
         return replaced(graph, chain, node, RotaryPair(axes[0]), x, cos, sin)

@@ -36,8 +36,12 @@ FUNCTIONS: Mapping[str, tuple[int, int]] = MappingProxyType(
         **dict.fromkeys(("scale", "add_constant", "compare_constant", "not", "neg", "abs"), (1, 0)),
         **dict.fromkeys(("floor", "ceil", "round", "sign", "truncate", "isnan"), (1, 0)),
         **dict.fromkeys(("square", "reciprocal", "relu", "leaky_relu"), (1, 0)),
-        **dict.fromkeys(("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "tanh", "erf"), (0, 1)),
-        **dict.fromkeys(("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), (0, 1)),
+        **dict.fromkeys(
+            ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "tanh", "erf"), (0, 1)
+        ),
+        **dict.fromkeys(
+            ("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"), (0, 1)
+        ),
         "constant_div": (1, 0),
         "cube": (2, 0),
         "pow_constant": (1, 2),

@@ -27,9 +27,7 @@ class MatMul(Op):
         a, b = inputs
         require(min(len(a.shape), len(b.shape)) >= 2, self, "{} times {}", a, b)
         require_same(self, a.shape[-1], b.shape[-2], "contraction of {} and {}", a, b)
-        lead = broadcast(
-            self, [Tensor(t.name, t.shape[:-2], t.dtype) for t in inputs]
-        )
+        lead = broadcast(self, [Tensor(t.name, t.shape[:-2], t.dtype) for t in inputs])
         return (Spec((*lead, a.shape[-2], b.shape[-1]), a.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

@@ -241,20 +241,33 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _conv_transpose),
         **dict.fromkeys(
             (
-                "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d",
-                "avg_pool3d", "max_pool2d_with_indices",
+                "max_pool1d",
+                "max_pool2d",
+                "max_pool3d",
+                "avg_pool1d",
+                "avg_pool2d",
+                "avg_pool3d",
+                "max_pool2d_with_indices",
             ),
             _pool,
-        ),  # fmt: skip
+        ),
         **dict.fromkeys(
             (
-                "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
-                "adaptive_max_pool1d", "adaptive_max_pool2d",
+                "adaptive_avg_pool1d",
+                "adaptive_avg_pool2d",
+                "_adaptive_avg_pool2d",
+                "adaptive_max_pool1d",
+                "adaptive_max_pool2d",
             ),
             _adaptive,
-        ),  # fmt: skip
+        ),
         **dict.fromkeys(
-            ("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d"),
+            (
+                "upsample_nearest2d",
+                "upsample_bilinear2d",
+                "upsample_bicubic2d",
+                "upsample_linear1d",
+            ),
             _upsample,
         ),
         **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),

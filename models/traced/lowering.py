@@ -22,8 +22,16 @@ from costgraph.graph import Builder, Graph
 from costgraph.models.traced.formats import BOOL, FP64, format_of
 from costgraph.models.traced.known import MOST_KNOWN, Numbers, computed
 from costgraph.models.traced.record import Call, Ref, Source, Traced, references
-from costgraph.ops import Activation, Add, AttentionScores, AttentionValues, Linear, Multiply
-from costgraph.ops import Scale, Softmax
+from costgraph.ops import (
+    Activation,
+    Add,
+    AttentionScores,
+    AttentionValues,
+    Linear,
+    Multiply,
+    Scale,
+    Softmax,
+)
 from costgraph.ops.arrays import Cast, Fill
 from costgraph.ops.base import Op, same
 from costgraph.ops.maps import FUNCTIONS, Map
@@ -37,6 +45,8 @@ ZERO = Integer(0)
 _LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
 #: Element-wise functions with an operation of their own.
 _ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "sigmoid", "tanh"})
+#: Powers that take no logarithm.
+_POWERS = {2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "isnan"})
 
 
@@ -420,11 +430,11 @@ class Lowering:
                 return x
             return self.emit(Map("add_constant", kind), x)
         if function == "pow" and behind:
-            special = {2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
             if c == 1 and kind is None:
                 return x
-            key = float(c) if isinstance(c, (float, int, Integer)) else None
-            return self.emit(Map(special.get(key, "pow_constant"), kind), x)  # type: ignore[call-overload]
+            exponent = float(c) if isinstance(c, (float, int, Integer)) else None
+            name = "pow_constant" if exponent is None else _POWERS.get(exponent, "pow_constant")
+            return self.emit(Map(name, kind), x)
         if function in ("max", "min", "mod", "floor_div"):
             return self.emit(Map("compare_constant", result or x.dtype), x)
         return self.emit(Map(function, kind), *operands)

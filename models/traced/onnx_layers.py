@@ -57,9 +57,7 @@ def _gemm(low: Lowering, call: Call) -> Value:
 
 def matrices(call: Call) -> list[str]:
     """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
-    plain = call.target == "MatMul" or (
-        call.target == "Gemm" and not call.attributes.get("transB")
-    )
+    plain = call.target == "MatMul" or (call.target == "Gemm" and not call.attributes.get("transB"))
     b = call.args[1] if plain and len(call.args) > 1 else None
     return [b.name] if isinstance(b, Ref) else []
 
@@ -149,7 +147,9 @@ def _spatial(
                 raise low.wrong(f"auto_pad of {n} positions at a stride of {s} is not known")
             pads.append((total // 2, total - total // 2))
         return stride, dilation, pads
-    flat = _integers((0,) * 2 * axes if auto == "VALID" else attribute(call, "pads", (0,) * 2 * axes))
+    flat = _integers(
+        (0,) * 2 * axes if auto == "VALID" else attribute(call, "pads", (0,) * 2 * axes)
+    )
     if len(flat) != 2 * axes or any(p < 0 for p in flat):
         raise low.wrong("pads need two numbers per axis, none of them negative")
     return stride, dilation, list(zip(flat[:axes], flat[axes:], strict=True))
@@ -351,9 +351,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("Resize", "Upsample"), _resize),
         **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
         **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _rms_norm),
-        **dict.fromkeys(
-            ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm
-        ),
+        **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
         **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), _group_norm),
         **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
         "MatMul": _matmul,

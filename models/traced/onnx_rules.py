@@ -118,6 +118,7 @@ def same_value(low: Lowering, call: Call) -> tuple[Value | None, ...]:
 
 # --- shapes
 
+
 def _shape(low: Lowering, call: Call) -> Value:
     shape = low.value(call.args[0]).shape
     start, end = attribute(call, "start", 0), attribute(call, "end", None)
@@ -289,9 +290,7 @@ def _gather_nd(low: Lowering, call: Call) -> Value:
     lead, last = attribute(call, "batch_dims", 0), indices.shape[-1]
     if not last.is_Integer:
         raise low.wrong("the depth of its indices is not known")
-    return low.emit(
-        GatherElements((*indices.shape[:-1], *x.shape[lead + int(last) :])), x, indices
-    )
+    return low.emit(GatherElements((*indices.shape[:-1], *x.shape[lead + int(last) :])), x, indices)
 
 
 def _scatter(low: Lowering, call: Call) -> Value:
@@ -345,8 +344,9 @@ def _one_hot(low: Lowering, call: Call) -> Value:
     (depth,) = low.numbers(call.args[1], "depth")
     axis = attribute(call, "axis", -1) % (len(x.shape) + 1)
     shape = (*x.shape[:axis], Integer(0) + depth, *x.shape[axis:])
-    return low.emit(Map("eq", kind), low.reshape(x, (*x.shape[:axis], ONE, *x.shape[axis:])),
-                    low.emit(Fill((shape[axis],) + (ONE,) * (len(shape) - 1 - axis), x.dtype)))  # fmt: skip
+    wide = low.reshape(x, (*x.shape[:axis], ONE, *x.shape[axis:]))
+    places = low.emit(Fill((shape[axis], *(ONE,) * (len(shape) - 1 - axis)), x.dtype))
+    return low.emit(Map("eq", kind), wide, places)
 
 
 # --- reductions

@@ -119,7 +119,7 @@ def test_dimensions_map_to_symbols_and_numbers(tmp_path):
     assert shape == (symbol("n_imgs"), symbol("frames"), Integer(3))
     shape = from_onnx(path, dims={"n_imgs": "B", "frames": 16}).graph.tensors["x"].shape
     assert shape == (B, Integer(16), Integer(3))
-    with pytest.raises(ModelError, match="no dimension is called 'frame'.*did you mean 'frames'"):
+    with pytest.raises(ModelError, match=r"no dimension is called 'frame'.*did you mean 'frames'"):
         from_onnx(path, dims={"frame": 16})
     with pytest.raises(CostgraphError, match="from 1 to"):
         from_onnx(path, dims={"frames": 0})
@@ -258,7 +258,7 @@ def test_weights_beside_the_file_are_never_opened(tmp_path, monkeypatch):
 def test_the_command_line_takes_onnx_files(capsys):
     path = str(DATA / "tiny-llama.onnx")
     assert main(["formula", path, "--on", "h100", "--metric", "latency", "--passes", "fuse"]) == 0
-    assert "q_proj" in capsys.readouterr().out
+    assert "self_attn.attention" in capsys.readouterr().out
     assert main(["analyze", path, "--on", "h100", "--phase", "forward", "--prompt", "64"]) == 0
     capsys.readouterr()
     for arguments in (
@@ -281,7 +281,9 @@ def test_options_of_other_importers_are_refused():
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**32), file=st.sampled_from(["tiny-llama", "tiny-encoder", "tiny-conv"]))
+@given(
+    seed=st.integers(0, 2**32), file=st.sampled_from(["tiny-llama", "tiny-encoder", "tiny-conv"])
+)
 def test_damaged_bytes_give_clear_errors(tmp_path_factory, seed, file):
     chance = random.Random(seed)
     data = bytearray((DATA / f"{file}.onnx").read_bytes())
@@ -300,7 +302,9 @@ def test_damaged_bytes_give_clear_errors(tmp_path_factory, seed, file):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**32), file=st.sampled_from(["tiny-llama", "tiny-encoder", "tiny-conv"]))
+@given(
+    seed=st.integers(0, 2**32), file=st.sampled_from(["tiny-llama", "tiny-encoder", "tiny-conv"])
+)
 def test_damaged_structures_give_clear_errors(tmp_path_factory, seed, file):
     """Valid protobuf, nonsense inside."""
     chance = random.Random(seed)
@@ -337,11 +341,13 @@ def test_damaged_structures_give_clear_errors(tmp_path_factory, seed, file):
 
 
 def survives_or_says_why(path):
+    said = "nothing wrong"
     try:
         program = from_onnx(path)
         verify_program(program)
         exact_cost(program.graph)
     except CostgraphError as error:
-        assert str(error)
-        assert "\n" not in str(error)
-        assert len(str(error)) < 2000
+        said = str(error)
+    assert said
+    assert "\n" not in said
+    assert len(said) < 2000

@@ -178,7 +178,7 @@ def test_a_shape_that_does_not_follow_is_refused():
     value = json.loads((DATA / "tiny-llama.traced.json").read_text())
     (linear,) = (c for c in value["calls"] if c["name"] == "linear_3")
     linear["results"][0][1][2] = 63
-    with pytest.raises(ModelError, match="linear_3.*states the shape"):
+    with pytest.raises(ModelError, match=r"linear_3.*states the shape"):
         from_torch(from_json(value))
 
 
