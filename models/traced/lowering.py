@@ -455,6 +455,8 @@ class Lowering:
         self.countable(a, b)
         if len(a.shape) == 1:
             row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias)
+            if len(b.shape) == 1:
+                return self.reshape(row, ())
             return self.reshape(row, (*row.shape[:-2], row.shape[-1]))
         if len(b.shape) == 1:
             column = self.matmul(a, self.reshape(b, (*b.shape, ONE)), bias)

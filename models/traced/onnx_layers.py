@@ -180,8 +180,10 @@ def _conv_transpose(low: Lowering, call: Call) -> Value:
     stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
     extra = _integers(attribute(call, "output_padding", (0,) * len(stride)))
     stated = call.attributes.get("output_shape")
+    if str(attribute(call, "auto_pad", "")).startswith("SAME"):
+        stated = tuple(n * s for n, s in zip(x.shape[2:], stride, strict=True))
     sizes = (
-        _integers(stated)
+        tuple(Integer(0) + s for s in stated)
         if stated
         else tuple(
             (n - 1) * s + d * (k - 1) + 1 + e - a - b
@@ -253,7 +255,12 @@ def _batch_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
 def _layer_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     operands = _operands(low, call)
     x = operands[0]
-    _last_axis(low, x, attribute(call, "axis", -1))
+    axis = low.axis(x, attribute(call, "axis", -1))
+    if axis != len(x.shape) - 1:  # several axes count as one
+        flat = [low.reshape(x, (*x.shape[:axis], Mul(*x.shape[axis:])))]
+        flat += [low.reshape(w, (Mul(*w.shape),)) for w in operands[1:]]
+        made = low.emit(LayerNorm(bias=len(flat) == 3), *flat, name=low.module())
+        return (low.reshape(made, x.shape), None)
     return (low.emit(LayerNorm(bias=len(operands) == 3), *operands, name=low.module()), None)
 
 
