@@ -12,8 +12,8 @@ from costgraph.errors import CostgraphError
 
 pytest.importorskip("onnx")
 
-from costgraph.models.onnx_graph import from_onnx  # noqa: E402
-from costgraph.models.traced.onnx_layers import RULES  # noqa: E402
+from costgraph.models.onnx_graph import from_onnx
+from costgraph.models.traced.onnx_layers import RULES
 
 
 @pytest.mark.slow
