@@ -276,6 +276,10 @@ class Builder:
         """Shape of a tensor made so far."""
         return self._tensors[name].shape
 
+    def tensor(self, name: str) -> Tensor:
+        """A tensor made or declared so far."""
+        return self._tensors[name]
+
     def build(self, *outputs: str) -> Graph:
         """The finished graph."""
         return Graph(

@@ -19,10 +19,14 @@ from costgraph.tensor import Tensor
 
 @dataclass(frozen=True)
 class Replacement:
-    """``nodes`` of a graph give way to ``new``; results keep their names."""
+    """``nodes`` of a graph give way to ``new``; results keep their names.
+
+    ``also`` are further new nodes that lead up to ``new``.
+    """
 
     nodes: tuple[Node, ...]
     new: Node
+    also: tuple[Node, ...] = ()
 
 
 class Rule(Protocol):
@@ -51,6 +55,7 @@ def apply(graph: Graph, found: Replacement, made_by: str) -> Graph:
     last = max(i for i, n in enumerate(graph.nodes) if n.name in gone)
     for index, node in enumerate(graph.nodes):
         if index == last:
+            nodes.extend(replace(n, origin=new.origin) for n in found.also)
             nodes.append(new)
         elif node.name not in gone:
             nodes.append(node)
@@ -84,6 +89,18 @@ def ordered(nodes: Iterable[Node]) -> tuple[Node, ...]:
     if len(result) != len(listed):
         raise VerifyError("the rewritten nodes form a cycle")
     return tuple(result)
+
+
+def live(graph: Graph) -> Graph:
+    """The graph without operations that no output needs."""
+    needed = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(t.name in needed for t in node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    sources = tuple(t for t in graph.sources if t.name in needed)
+    return replace(graph, nodes=tuple(reversed(kept)), sources=sources)
 
 
 def reaches(graph: Graph, starts: Iterable[str], goal: str, without: set[str]) -> bool:

@@ -14,6 +14,8 @@ from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.hf import import_config, read_json
 from costgraph.program import Program
 
+#: Suffixes of files that hold a graph.
+GRAPHS = (".onnx", ".pt2")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -89,8 +91,11 @@ def load_model(
 
     Args:
         spec: a shipped or hub name; a ``config.json`` or a directory holding
-            one; the parsed object; a program, which passes through.
-        options: see :func:`costgraph.models.hf.import_config`.
+            one; the parsed object; an ``.onnx`` or ``.pt2`` file; a program, which
+            passes through.
+        options: see :func:`costgraph.models.hf.import_config`; for graphs
+            :func:`costgraph.models.onnx_graph.from_onnx` and
+            :func:`costgraph.models.torch_export.from_torch`.
 
     Raises:
         ModelError: the model cannot be found or read.
@@ -105,11 +110,35 @@ def load_model(
     if not text.strip() or "\0" in text:
         raise ModelError(f"{clip(text)} is not a model name or path")
     path = Path(text)
+    if path.suffix.lower() in GRAPHS:
+        return _graph(path, options)
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
         return import_config(read_json(path), label or "model", **options)
     name = find(text)
     return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
+
+
+def _graph(path: Path, options: dict[str, Any]) -> Program:
+    """A program from a file that holds a graph; its readers are loaded here only."""
+    if options.pop("symbolic", False):
+        raise ModelError(
+            f"{clip(str(path), 200)}: an exported graph has numbers for its dimensions, no symbols"
+        )
+    suffix = path.suffix.lower()
+    known = {".onnx": ("dims", "name", "mask", "recognise")}.get(
+        suffix, ("symbols", "name", "mask", "recognise")
+    )
+    for key in options:
+        if key not in known:
+            raise ModelError(f"exported graphs have no option {clip(key)}{nearest(key, known)}")
+    if suffix == ".onnx":
+        from costgraph.models.onnx_graph import from_onnx
+
+        return from_onnx(path, **options)
+    from costgraph.models.torch_export import load_pt2
+
+    return load_pt2(path, **options)
 
 
 def _exists(path: Path) -> bool:

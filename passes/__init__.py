@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from costgraph.passes.early_exit import EarlyExit
+from costgraph.passes.fold import Fold
 from costgraph.passes.fuse import Fuse
 from costgraph.passes.page_kv import PageKV
 from costgraph.passes.quantize import Quantize
+from costgraph.passes.recognise import Recognise
 from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, EarlyExit, Speculative)
+_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, EarlyExit, Speculative, Recognise, Fold)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

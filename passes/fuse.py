@@ -32,7 +32,7 @@ ACCUMULATOR = Integer(4)
 ELEMENTWISE = frozenset(
     {
         "activation", "multiply", "add", "scale", "soft-cap", "row-scale",
-        "batch-norm", "add-channels", "modulate", "gate",
+        "batch-norm", "add-channels", "modulate", "gate", "map", "cast",
     }
 )  # fmt: skip
 #: Matrix products; those of experts are one kernel grouped by expert.
@@ -259,7 +259,8 @@ class Flash:
         if rows is None:
             return Miss(self.name, node.name, "no tile fits the shared memory")
         if isinstance(node.op, SplitScores):
-            return self._split(node, tuple(chain), head * keys.dtype.bytes_per_element, rows, width)
+            key_bytes = head * keys.dtype.bytes_per_element
+            return self._split(graph, node, tuple(chain), key_bytes, rows, width)
         # Reading K and V again per block must cost no more than the scores it saves:
         # 2·dh·(kv bytes)/rows per pair against 4·(activation bytes).
         if (head * keys.dtype.bytes_per_element <= 2 * rows * width) is not true:
@@ -278,13 +279,20 @@ class Flash:
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
         inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
-        name = f"{node.name.removesuffix('qk_matmul')}attention"
+        name = _attention_name(graph, node)
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
     def _split(
-        self, node: Node, chain: tuple[Node, ...], key_bytes: Expr, rows: Expr, width: Expr
+        self,
+        graph: Graph,
+        node: Node,
+        chain: tuple[Node, ...],
+        key_bytes: Expr,
+        rows: Expr,
+        width: Expr,
     ) -> Replacement | Miss:
         """Latent attention as one kernel."""
+        name = "attention" if _is_free(graph, "attention") else _attention_name(graph, node)
         assert isinstance(node.op, SplitScores)
         values = chain[-1].inputs[1]
         if any(isinstance(n.op, SoftCap) for n in chain):
@@ -297,7 +305,23 @@ class Flash:
                 self.name, node.name, "tiles this small read K and V more than scores would move"
             )
         op = SplitFlash(node.op.mask, rows, self.causal_traffic, False, self.splits, node.op.paging)
-        return Replacement(chain, Node("attention", op, (*node.inputs, values), chain[-1].outputs))
+        return Replacement(chain, Node(name, op, (*node.inputs, values), chain[-1].outputs))
+
+
+def _attention_name(graph: Graph, node: Node) -> str:
+    """``attention`` under the prefix of the scores, or after them where that is taken."""
+    prefix = node.name.removesuffix("qk_matmul")
+    # Scores under another name are no prefix: ``scores`` becomes ``scores.attention``.
+    name = f"{prefix}attention" if prefix != node.name else f"{node.name}.attention"
+    count = 1
+    while not _is_free(graph, name):
+        count += 1
+        name = f"{node.name}.attention" if count == 2 else f"{node.name}.attention_{count}"
+    return name
+
+
+def _is_free(graph: Graph, name: str) -> bool:
+    return all(n.name != name for n in graph.nodes)
 
 
 def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:

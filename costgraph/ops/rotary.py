@@ -1,0 +1,40 @@
+"""Rotary embedding by separate tables of cosines and sines, in any layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Mul
+
+from costgraph.cost import Work
+from costgraph.ops.base import Op, Spec, Tensors, require, same, vector
+
+
+@dataclass(frozen=True)
+class RotaryPair(Op):
+    """Rotates ``x`` by ``cos`` and ``sin``; positions of ``x`` are its axis ``axis``.
+
+    The tables hold ``rotary`` numbers per position, for all sequences or for each:
+    ``q·rotary`` or ``B·q·rotary`` elements, ``rotary`` in their last axis. 3 FLOP per
+    rotated element (:class:`costgraph.ops.elementwise.Rope`).
+    """
+
+    kind: ClassVar[str] = "rope"
+    axis: int = 1
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 3, self, "takes x and two tables")
+        x, *tables = inputs
+        require(len(x.shape) == 4 and self.axis in (1, 2), self, "cannot rotate {}", x)
+        for table in tables:
+            require(bool(table.shape), self, "{} is no table", table)
+            rows = table.numel / table.shape[-1]
+            per = x.shape[self.axis]
+            fits = same(rows, per) or same(rows, x.shape[0] * per)
+            require(fits, self, "{} does not fit the positions of {}", table, x)
+        return (Spec(x.shape, x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x, cos = inputs[:2]
+        return vector(3 * Mul(*x.shape[:-1]) * cos.shape[-1])

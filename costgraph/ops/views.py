@@ -1,0 +1,103 @@
+"""Views: other shapes and orders of the same memory.
+
+They move nothing and launch nothing. A reordered or broadcast operand is read by
+the kernel that uses it, in whatever order; a copy that a framework would make for
+an awkward layout is not charged, as a lower bound demands. A view of a weight is
+a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.cost import Work
+from costgraph.ops.base import Op, Spec, Tensors, require, require_same
+from costgraph.tensor import Role, Tensor
+
+ONE = Integer(1)
+
+
+def _like(x: Tensor, shape: tuple[Expr, ...]) -> tuple[Spec, ...]:
+    role = Role.WEIGHT if x.role is Role.WEIGHT else Role.ACTIVATION
+    return (Spec(shape, x.dtype, role),)
+
+
+@dataclass(frozen=True)
+class View(Op):
+    """What all views share: one operand, no work, no traffic."""
+
+    is_view: ClassVar[bool] = True
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+
+@dataclass(frozen=True)
+class Reshape(View):
+    """The same elements under another ``shape``."""
+
+    kind: ClassVar[str] = "reshape"
+    shape: tuple[Expr, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        require_same(self, Mul(*self.shape), inputs[0].numel, "sizes of {} and its view", inputs[0])
+        return _like(inputs[0], self.shape)
+
+
+@dataclass(frozen=True)
+class Transpose(View):
+    """Axes in another order: axis ``i`` of the result is axis ``axes[i]`` of the operand."""
+
+    kind: ClassVar[str] = "transpose"
+    axes: tuple[int, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        fits = sorted(self.axes) == list(range(len(x.shape)))
+        require(fits, self, "axes {} do not order {}", self.axes, x)
+        return _like(x, tuple(x.shape[a] for a in self.axes))
+
+
+@dataclass(frozen=True)
+class Expand(View):
+    """Axes of size one repeated, and axes put in front, up to ``shape``."""
+
+    kind: ClassVar[str] = "expand"
+    shape: tuple[Expr, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        require(len(x.shape) <= len(self.shape), self, "cannot expand {} to {}", x, self.shape)
+        for a, b in zip(reversed(x.shape), reversed(self.shape), strict=False):
+            if a != ONE:
+                require_same(self, a, b, "shapes of {} and its expansion", x)
+        return _like(x, self.shape)
+
+
+@dataclass(frozen=True)
+class Slice(View):
+    """``length`` positions of ``axis`` from ``start`` on; ``step`` apart."""
+
+    kind: ClassVar[str] = "slice"
+    axis: int = 0
+    start: Expr = Integer(0)
+    length: Expr = ONE
+    step: Expr = ONE
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        require(0 <= self.axis < len(x.shape), self, "{} has no axis {}", x, self.axis)
+        last = self.start + (self.length - 1) * self.step + 1
+        room = x.shape[self.axis] - last
+        fits = not room.is_number or bool(room >= 0)
+        require(fits, self, "{} positions of {} do not fit", self.length, x)
+        shape = list(x.shape)
+        shape[self.axis] = self.length
+        return _like(x, tuple(shape))

@@ -1,0 +1,133 @@
+"""Element formats of exporters, and how dimensions get their symbols."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Expr, Integer
+
+from costgraph.dtypes import BF16, FP16, FP32, INT32, INT64, DType, dtype
+from costgraph.errors import InputError, ModelError, clip
+from costgraph.symbols import symbol
+
+BOOL = DType("bool", Integer(8), "int8")
+#: No engine is asked for products in this format: rules for products refuse it.
+FP64 = DType("fp64", Integer(64), "fp64")
+
+#: Formats by the names that PyTorch and ONNX use, lower case.
+FORMATS: Mapping[str, DType] = MappingProxyType(
+    {
+        "bool": BOOL,
+        "float64": FP64,
+        "double": FP64,
+        "float32": FP32,
+        "float": FP32,
+        "float16": FP16,
+        "bfloat16": BF16,
+        "int64": INT64,
+        "int32": INT32,
+        "uint64": DType("uint64", Integer(64), "int8"),
+        "uint32": DType("uint32", Integer(32), "int8"),
+        "int16": DType("int16", Integer(16), "int8"),
+        "uint16": DType("uint16", Integer(16), "int8"),
+        "int8": dtype("int8"),
+        "uint8": DType("uint8", Integer(8), "int8"),
+        "int4": dtype("int4"),
+        "uint4": DType("uint4", Integer(4), "int4"),
+        "float8_e4m3fn": dtype("e4m3"),
+        "float8e4m3fn": dtype("e4m3"),
+        "float8_e5m2": dtype("e5m2"),
+        "float8e5m2": dtype("e5m2"),
+    }
+)
+
+
+def format_of(name: str, where: str) -> DType:
+    """The format that an exporter calls ``name``.
+
+    Raises:
+        ModelError: elements of this kind have no size here (texts, complex numbers).
+    """
+    found = FORMATS.get(name.lower().removeprefix("torch."))
+    if found is None:
+        raise ModelError(f"{where}: elements of type {clip(name)} are not supported")
+    return found
+
+
+#: Names that exporters give to the batch and to the sequence.
+BATCH = frozenset({"batch", "batch_size", "batchsize", "bs", "n", "b", "unk__0"})
+SEQUENCE = frozenset(
+    {"seq", "sequence", "seq_len", "seq_length", "sequence_length", "seqlen", "length", "s"}
+)
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+LARGEST = 10**12
+
+
+class Dimensions:
+    """Names of dynamic dimensions to our symbols.
+
+    ``given`` maps a name to a symbol's name or a whole number. Names that mean the
+    batch or the sequence need no entry (``batch`` → ``B``, ``sequence_length`` → ``S``);
+    any other plain name becomes a symbol of its own.
+    """
+
+    def __init__(self, given: Mapping[str, str | int | Expr] | None = None) -> None:
+        self.given = dict(given or {})
+        self.used: dict[str, Expr] = {}
+
+    def named(self, name: str, where: str) -> Expr:
+        """The dimension called ``name``.
+
+        Raises:
+            ModelError: the name cannot be a symbol and is not mapped to one.
+        """
+        if name in self.used:
+            return self.used[name]
+        value = self.given.get(name)
+        made: Expr
+        if value is not None:
+            made = dimension(value, name)
+        elif name.lower() in BATCH:
+            made = symbol("B")
+        elif name.lower() in SEQUENCE:
+            made = symbol("S")
+        else:
+            plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+            if not _PLAIN.match(plain):
+                raise ModelError(
+                    f"{where}: dimension {clip(name)} is no name for a symbol; "
+                    f'give it one: dims={{{clip(name)}: "S"}}'
+                )
+            try:
+                made = symbol(plain)
+            except InputError:
+                made = symbol(f"dim_{plain}"[:40])
+        self.used[name] = made
+        return made
+
+    def unused(self) -> list[str]:
+        """Names that were given and do not occur."""
+        return sorted(n for n in self.given if n not in self.used)
+
+
+def dimension(value: str | int | Expr, name: str) -> Expr:
+    """A symbol or a positive whole number for the dimension ``name``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(value, bool):
+        raise InputError(f"dimension {clip(name)}: {value} is neither a symbol nor a number")
+    if isinstance(value, int):
+        if not 0 < value <= LARGEST:
+            raise InputError(f"dimension {clip(name)} must be from 1 to 1e12, not {value}")
+        return Integer(value)
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, str):
+        if value.isascii() and value.isdigit() and len(value) <= 13:
+            return dimension(int(value), name)
+        return symbol(value)
+    raise InputError(f"dimension {clip(name)}: {clip(value)} is neither a symbol nor a number")

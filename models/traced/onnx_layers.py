@@ -1,0 +1,379 @@
+"""ONNX operators that are layers: products, convolutions, norms, pooling, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.dtypes import INT32, dtype
+from costgraph.models.traced import onnx_rules
+from costgraph.models.traced.lowering import Dialect, Lowering, Rule, Value
+from costgraph.models.traced.onnx_rules import attribute, given
+from costgraph.models.traced.record import Call, Ref
+from costgraph.ops import Conv, LayerNorm, RMSNorm
+from costgraph.ops.arrays import Copy
+from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.pool import (
+    AdaptivePool,
+    BatchNorm,
+    ConvTranspose,
+    GroupNorm,
+    LocalResponseNorm,
+    Pool,
+    Resize,
+)
+
+ONE = Integer(1)
+
+
+def _integers(values: Sequence[int]) -> tuple[Expr, ...]:
+    return tuple(Integer(int(v)) for v in values)
+
+
+def _operands(low: Lowering, call: Call) -> list[Value]:
+    return [low.value(a) for a in call.args if a is not None]
+
+
+# --- products
+
+
+def _matmul(low: Lowering, call: Call) -> Value:
+    a, b = low.value(call.args[0]), low.value(call.args[1])
+    return low.matmul(a, b, name=low.label() if b.source is None else low.module())
+
+
+def _gemm(low: Lowering, call: Call) -> Value:
+    a, b = low.value(call.args[0]), low.value(call.args[1])
+    if attribute(call, "transA", 0):
+        a = low.transpose(a, (1, 0))
+    bias = low.value(call.args[2]) if given(call, 2) else None
+    if attribute(call, "transB", 0):
+        return low.linear(a, b, bias)
+    return low.matmul(a, b, bias, name=low.module())
+
+
+def matrices(call: Call) -> list[str]:
+    """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
+    plain = call.target == "MatMul" or (call.target == "Gemm" and not call.attributes.get("transB"))
+    b = call.args[1] if plain and len(call.args) > 1 else None
+    return [b.name] if isinstance(b, Ref) else []
+
+
+def _einsum(low: Lowering, call: Call) -> Value:
+    equation = str(call.attributes["equation"])
+    return einsum(low, equation, _operands(low, call))
+
+
+def einsum(low: Lowering, equation: str, values: Sequence[Value]) -> Value:
+    """A product of two operands as its letters say: a batched matrix product and views."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != 2 or "." in equation or len(values) != 2:
+        raise low.wrong(f"the equation {equation[:40]!r} is not a product of two operands")
+    a, b = terms
+    fits = len(a) == len(values[0].shape) and len(b) == len(values[1].shape)
+    if not fits or any(len(set(t)) != len(t) for t in (a, b, out)):
+        raise low.wrong(f"the equation {equation[:40]!r} does not fit its operands")
+    batch = [c for c in a if c in b and c in out]
+    summed = [c for c in a if c in b and c not in out]
+    rows, columns = ([c for c in t if c not in o] for t, o in ((a, b), (b, a)))
+    if any(c not in out for c in (*rows, *columns)):
+        raise low.wrong(f"the equation {equation[:40]!r} sums over one operand alone")
+    sizes = dict(zip(a + b, (*values[0].shape, *values[1].shape), strict=True))
+
+    def group(letters: Sequence[str]) -> Expr:
+        return Mul(*(sizes[c] for c in letters))
+
+    x = low.transpose(values[0], [a.index(c) for c in (*batch, *rows, *summed)])
+    y = low.transpose(values[1], [b.index(c) for c in (*batch, *summed, *columns)])
+    if not batch:
+        x = low.reshape(x, (group(rows), group(summed)))
+        if len(y.shape) != 2:
+            y = low.reshape(y, (group(summed), group(columns)))
+    else:
+        x = low.reshape(x, (group(batch), group(rows), group(summed)))
+        y = low.reshape(y, (group(batch), group(summed), group(columns)))
+    product = low.matmul(x, y)
+    order = [*batch, *rows, *columns]
+    full = low.reshape(product, tuple(sizes[c] for c in order))
+    return low.transpose(full, [order.index(c) for c in out])
+
+
+def _quantized_matmul(low: Lowering, call: Call) -> Value:
+    """``MatMulInteger``: 8-bit operands, 32-bit sums."""
+    made = low.matmul(low.value(call.args[0]), low.value(call.args[1]), name=low.module())
+    return low.cast(made, INT32)
+
+
+def _quantize(low: Lowering, call: Call) -> Value:
+    """``QuantizeLinear``: divide, round, add the zero point; 3 FLOP per element."""
+    x = low.value(call.args[0])
+    kind = low.value(call.args[2]).dtype if given(call, 2) else dtype("int8")
+    return low.emit(Map("quantize", kind), x)
+
+
+def _dequantize(low: Lowering, call: Call) -> Value:
+    """``DequantizeLinear``: subtract the zero point, multiply by the scale."""
+    x, scale = low.value(call.args[0]), low.value(call.args[1])
+    return low.emit(Map("dequantize", scale.dtype), x)
+
+
+# --- convolution and pooling
+
+
+def _spatial(
+    low: Lowering, call: Call, sizes: Sequence[Expr], kernel: Sequence[Expr]
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...], list[tuple[Expr, Expr]]]:
+    """Strides, dilations, and padding in front and behind, per axis."""
+    axes = len(kernel)
+    stride = _integers(attribute(call, "strides", (1,) * axes))
+    dilation = _integers(attribute(call, "dilations", (1,) * axes))
+    if len(stride) != axes or len(dilation) != axes:
+        raise low.wrong("strides and dilations need one number per axis")
+    if any(v <= 0 for v in (*stride, *dilation, *(k for k in kernel if k.is_number))):
+        raise low.wrong("windows, strides and dilations must be positive")
+    auto = attribute(call, "auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
+            if n.is_number:
+                total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, Integer(0))
+            elif s == 1:
+                total = d * (k - 1)
+            else:
+                raise low.wrong(f"auto_pad of {n} positions at a stride of {s} is not known")
+            pads.append((total // 2, total - total // 2))
+        return stride, dilation, pads
+    flat = _integers(
+        (0,) * 2 * axes if auto == "VALID" else attribute(call, "pads", (0,) * 2 * axes)
+    )
+    if len(flat) != 2 * axes or any(p < 0 for p in flat):
+        raise low.wrong("pads need two numbers per axis, none of them negative")
+    return stride, dilation, list(zip(flat[:axes], flat[axes:], strict=True))
+
+
+def _conv(low: Lowering, call: Call) -> Value:
+    operands = _operands(low, call)
+    low.countable(*operands)
+    x, w = operands[:2]
+    axes = len(x.shape) - 2
+    if axes < 1 or len(w.shape) != axes + 2:
+        raise low.wrong(f"a weight of {len(w.shape)} axes for an operand of {len(x.shape)}")
+    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
+    op = Conv(
+        stride,
+        tuple((a + b) / 2 for a, b in pads),  # only the sum counts
+        dilation,
+        Integer(attribute(call, "group", 1)),
+        len(operands) == 3,
+    )
+    return low.emit(op, *operands, name=low.module())
+
+
+def _conv_transpose(low: Lowering, call: Call) -> Value:
+    operands = _operands(low, call)
+    low.countable(*operands)
+    x, w = operands[:2]
+    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
+    extra = _integers(attribute(call, "output_padding", (0,) * len(stride)))
+    stated = call.attributes.get("output_shape")
+    if str(attribute(call, "auto_pad", "")).startswith("SAME"):
+        stated = tuple(n * s for n, s in zip(x.shape[2:], stride, strict=True))
+    sizes = (
+        tuple(Integer(0) + s for s in stated)
+        if stated
+        else tuple(
+            (n - 1) * s + d * (k - 1) + 1 + e - a - b
+            for n, k, s, d, e, (a, b) in zip(
+                x.shape[2:], w.shape[2:], stride, dilation, extra, pads, strict=True
+            )
+        )
+    )
+    op = ConvTranspose(sizes, Integer(attribute(call, "group", 1)), len(operands) == 3)
+    return low.emit(op, *operands, name=low.module())
+
+
+def _pool(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    x = low.value(call.args[0])
+    kernel = _integers(call.attributes["kernel_shape"])
+    stride, dilation, pads = _spatial(low, call, x.shape[len(x.shape) - len(kernel) :], kernel)
+    function = "max" if call.target == "MaxPool" else "average"
+    ceil = bool(attribute(call, "ceil_mode", 0))
+    padding = tuple(a + b for a, b in pads)
+    return (low.emit(Pool(kernel, stride, padding, dilation, ceil, function), x), None)
+
+
+def _global_pool(low: Lowering, call: Call) -> Value:
+    x = low.value(call.args[0])
+    function = "max" if "Max" in call.target else "average"
+    return low.emit(AdaptivePool((ONE,) * (len(x.shape) - 2), function), x)
+
+
+def _resize(low: Lowering, call: Call) -> Value:
+    x = low.value(call.args[0])
+    place = 1 if call.target == "Upsample" else 2
+    mode = str(attribute(call, "mode", "nearest"))
+    if given(call, 3):
+        shape = low.numbers(call.args[3], "sizes")
+    elif given(call, place):
+        scales = low.numbers(call.args[place], "scales")
+        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
+    else:
+        scales = call.attributes["scales"]
+        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
+    sizes = tuple(Integer(0) + s for s in shape)
+    return low.emit(Resize(sizes, {"bilinear": "linear"}.get(mode, mode)), x)
+
+
+def _scaled(n: Expr, scale: Any) -> Expr:
+    if float(scale) == int(scale):
+        return n * int(scale)
+    return Integer(int(float(n) * float(scale)))
+
+
+def _depth_to_space(low: Lowering, call: Call) -> Value:
+    b, c, h, w = low.value(call.args[0]).shape
+    n = Integer(call.attributes["blocksize"])
+    shape = (b, c / n**2, h * n, w * n)
+    if call.target == "SpaceToDepth":
+        shape = (b, c * n**2, h / n, w / n)
+    return low.emit(Copy(shape), low.value(call.args[0]))
+
+
+# --- norms
+
+
+def _batch_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    if attribute(call, "training_mode", 0):
+        raise low.wrong("is in training mode; export the model for inference")
+    return (low.emit(BatchNorm(), *_operands(low, call)[:5], name=low.module()), None)
+
+
+def _layer_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    operands = _operands(low, call)
+    x = operands[0]
+    axis = low.axis(x, attribute(call, "axis", -1))
+    if axis != len(x.shape) - 1:  # several axes count as one
+        flat = [low.reshape(x, (*x.shape[:axis], Mul(*x.shape[axis:])))]
+        flat += [low.reshape(w, (Mul(*w.shape),)) for w in operands[1:]]
+        made = low.emit(LayerNorm(bias=len(flat) == 3), *flat, name=low.module())
+        return (low.reshape(made, x.shape), None)
+    return (low.emit(LayerNorm(bias=len(operands) == 3), *operands, name=low.module()), None)
+
+
+def _rms_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    x, weight = (low.value(a) for a in call.args[:2])
+    _last_axis(low, x, attribute(call, "axis", -1))
+    return (low.emit(RMSNorm(), x, weight, name=low.module()), None)
+
+
+def _skip_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    """``SkipLayerNormalization`` and its RMS form: a residual addition and a norm."""
+    x = low.apply("add", low.value(call.args[0]), low.value(call.args[1]))
+    rms = "Simplified" in call.target
+    rest = [low.value(a) for a in call.args[2 : 3 if rms else 4] if a is not None]
+    place = 3 if rms else 4
+    if given(call, place):
+        x = low.apply("add", x, low.value(call.args[place]))
+    op = RMSNorm() if rms else LayerNorm(bias=len(rest) == 2)
+    return (low.emit(op, x, *rest, name=low.module()), None, None, x)
+
+
+def _last_axis(low: Lowering, x: Value, axis: int) -> None:
+    if low.axis(x, axis) != len(x.shape) - 1:
+        raise low.wrong("normalises more than the last axis")
+
+
+def _group_norm(low: Lowering, call: Call) -> Value:
+    operands = _operands(low, call)
+    x = operands[0]
+    groups = x.shape[1]
+    if call.target == "GroupNormalization":
+        groups = Integer(call.attributes["num_groups"])
+    return low.emit(GroupNorm(groups), *operands, name=low.module())
+
+
+def _local_norm(low: Lowering, call: Call) -> Value:
+    size = Integer(call.attributes["size"])
+    return low.emit(LocalResponseNorm(size), low.value(call.args[0]))
+
+
+def _lp_norm(low: Lowering, call: Call) -> Value:
+    x = low.value(call.args[0])
+    axis = low.axis(x, attribute(call, "axis", -1))
+    norm = low.emit(Reduce(f"norm{int(attribute(call, 'p', 2))}", (axis,), True), x)
+    return low.apply("div", x, norm)
+
+
+# --- attention
+
+
+def _softmax(low: Lowering, call: Call) -> Value:
+    x = low.value(call.args[0])
+    log = call.target == "LogSoftmax"
+    old = 0 < low.graph.version < 13
+    axis = low.axis(x, attribute(call, "axis", 1 if old else -1))
+    if old and axis != len(x.shape) - 1 and any(s != 1 for s in x.shape[axis + 1 :]):
+        flat = low.reshape(x, (Mul(*x.shape[:axis]), Mul(*x.shape[axis:])))
+        return low.reshape(low.emit(SoftmaxOver(1, log), flat), x.shape)
+    return low.emit(SoftmaxOver(axis, log), x)
+
+
+def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    """The standard operator ``Attention`` (operator set 23)."""
+    query, keys, values = (low.value(a) for a in call.args[:3])
+    if given(call, 4) or given(call, 5):
+        raise low.wrong("past keys and values are not supported yet")
+    flat = len(query.shape) == 3
+    heads, kv = attribute(call, "q_num_heads", None), attribute(call, "kv_num_heads", None)
+    if flat:
+        if not heads or not kv:
+            raise low.wrong("three axes need q_num_heads and kv_num_heads")
+        query, keys, values = (
+            low.reshape(v, (*v.shape[:2], Integer(n), v.shape[2] / n))
+            for v, n in ((query, heads), (keys, kv), (values, kv))
+        )
+    bias = low.value(call.args[3]) if given(call, 3) else None
+    made = low.attention(
+        query,
+        keys,
+        values,
+        causal=bool(attribute(call, "is_causal", 0)),
+        bias=bias,
+        heads_first=not flat,
+    )
+    if flat:
+        made = low.reshape(made, (*made.shape[:2], Mul(*made.shape[2:])))
+    return (made, None, None, None)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        **onnx_rules.RULES,
+        **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
+        **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+        **dict.fromkeys(("Resize", "Upsample"), _resize),
+        **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
+        **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _rms_norm),
+        **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
+        **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), _group_norm),
+        **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+        "MatMul": _matmul,
+        "Gemm": _gemm,
+        "Einsum": _einsum,
+        "MatMulInteger": _quantized_matmul,
+        "QuantizeLinear": _quantize,
+        "DequantizeLinear": _dequantize,
+        "Conv": _conv,
+        "ConvTranspose": _conv_transpose,
+        "BatchNormalization": _batch_norm,
+        "LayerNormalization": _layer_norm,
+        "LRN": _local_norm,
+        "LpNormalization": _lp_norm,
+        "Attention": _attention,
+    }
+)
+DIALECT = Dialect(RULES, matrices)

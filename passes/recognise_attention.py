@@ -1,0 +1,521 @@
+"""Patterns around attention: scores and values, grouped heads, layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sympy import Mul
+
+from costgraph.graph import Graph, Node
+from costgraph.machine import Machine
+from costgraph.ops import AttentionScores, AttentionValues, Linear, Softmax
+from costgraph.ops.arrays import Cast, Fill, Triangle
+from costgraph.ops.base import Op, same
+from costgraph.ops.maps import Reduce, SoftmaxOver
+from costgraph.ops.matmul import MatMul
+from costgraph.ops.rotary import RotaryPair
+from costgraph.ops.views import Expand, Reshape, Transpose
+from costgraph.passes.recognise_pieces import function, makes, only_inside
+from costgraph.pipeline import Miss
+from costgraph.rewrite import Replacement
+from costgraph.tensor import Role, Tensor
+
+#: Heads and positions exchanged.
+SWAP = (0, 2, 1, 3)
+
+
+def _sole(graph: Graph, node: Node) -> Node | None:
+    """The only consumer of a node with one result."""
+    users = graph.consumers[node.output]
+    return users[0] if len(users) == 1 and node.output not in graph.outputs else None
+
+
+@dataclass(frozen=True)
+class TurnedTwice:
+    """Two batch axes made one, the last two axes exchanged, and the batch axes back."""
+
+    name: str = "turned"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the second reshape."""
+        if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
+            return None
+        turn = graph.producer.get(node.inputs[0])
+        if turn is None or not isinstance(turn.op, Transpose) or turn.op.axes != (0, 2, 1):
+            return None
+        flat = graph.producer.get(turn.inputs[0])
+        if flat is None or not isinstance(flat.op, Reshape):
+            return None
+        x = graph.operands(flat)[0]
+        if len(x.shape) != 4 or not only_inside(graph, (turn, node), node):
+            return None
+        a, b, c, d = x.shape
+        if not all(same(m, n) for m, n in zip((a, b, d, c), node.op.shape, strict=True)):
+            return None
+        new = Node(node.name, Transpose((0, 1, 3, 2)), (x.name,), node.outputs)
+        return Replacement((turn, node), new)
+
+
+@dataclass(frozen=True)
+class FlatProduct:
+    """A projection of rows that were made one axis before it and are several again after it."""
+
+    name: str = "rows"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the projection."""
+        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+            return None
+        before, after = graph.producer.get(node.inputs[0]), _sole(graph, node)
+        if before is None or after is None:
+            return None
+        if not isinstance(before.op, Reshape) or not isinstance(after.op, Reshape):
+            return None
+        x = graph.operands(before)[0]
+        lead, tail = x.shape[:-1], after.op.shape[len(x.shape) - 1 :]
+        fits = (
+            same(x.shape[-1], graph.operands(node)[0].shape[-1])
+            and len(after.op.shape) > len(lead)
+            and all(same(a, b) for a, b in zip(lead, after.op.shape, strict=False))
+            and same(Mul(*tail), node.outputs[0].shape[-1])
+        )
+        if not fits:
+            return None
+        op = replace(node.op, split=tail if len(tail) > 1 else ())
+        new = Node(node.name, op, (x.name, *node.inputs[1:]), after.outputs)
+        return Replacement((node, after), new)
+
+
+@dataclass(frozen=True)
+class WeightMatrix:
+    """A batched product by one weight matrix, repeated for every sequence, is a projection."""
+
+    name: str = "weight"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the product."""
+        if not isinstance(node.op, MatMul):
+            return None
+        wide = graph.producer.get(node.inputs[1])
+        turned = wide
+        if wide is not None and isinstance(wide.op, Expand):
+            turned = graph.producer.get(wide.inputs[0])
+        if turned is None or not isinstance(turned.op, Transpose) or turned.op.axes != (1, 0):
+            return None
+        weight = graph.operands(turned)[0]
+        if weight.role is not Role.WEIGHT or weight.name in graph.producer:
+            return None
+        x = graph.operands(node)[0]
+        if len(x.shape) != len(node.outputs[0].shape):
+            return None
+        name = node.name
+        module = name.rpartition(".")[0]
+        # The product stands for its module, as a projection does elsewhere.
+        if (
+            module
+            and all(n.name != module for n in graph.nodes)
+            and weight.name == (f"{module}.weight")
+        ):
+            name = module
+        new = Node(name, Linear(), (x.name, weight.name), node.outputs)
+        return Replacement((node,), new)
+
+
+@dataclass(frozen=True)
+class Batched:
+    """A product of matrices whose two batch axes were made one: over two axes again."""
+
+    name: str = "batched"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the view behind the product."""
+        if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
+            return None
+        product = graph.producer.get(node.inputs[0])
+        if product is None or not isinstance(product.op, MatMul):
+            return None
+        if len(product.outputs[0].shape) != 3 or not only_inside(graph, (product, node), node):
+            return None
+        lead = node.op.shape[:2]
+        if not all(same(a, b) for a, b in zip(node.op.shape[2:], product.outputs[0].shape[1:],
+                                              strict=True)):  # fmt: skip
+            return None
+        operands: list[str] = []
+        also: list[Node] = []
+        for place, tensor in enumerate(graph.operands(product)):
+            flat = graph.producer.get(tensor.name)
+            shape = (*lead, *tensor.shape[1:])
+            if flat is not None and isinstance(flat.op, Reshape):
+                base = graph.operands(flat)[0]
+                if len(base.shape) == 4 and all(
+                    same(a, b) for a, b in zip(base.shape, shape, strict=True)
+                ):
+                    operands.append(base.name)
+                    continue
+            result = replace(tensor, name=f"{node.name}.operand_{place}", shape=shape)
+            also.append(Node(result.name, Reshape(shape), (tensor.name,), (result,)))
+            operands.append(result.name)
+        new = Node(product.name, MatMul(), tuple(operands), node.outputs)
+        return Replacement((product, node), new, tuple(also))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Product, softmax over keys, product: attention.
+
+    A scale is the product's; a mask made of a triangle is a causal one, any other
+    addend stays. Operands are ``(B, H, positions, dh)``.
+    """
+
+    mask: str = "skip"
+    name: str = "attention"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the second product."""
+        if not isinstance(node.op, MatMul) or len(node.outputs[0].shape) not in (3, 4):
+            return None
+        chain: list[Node] = [node]
+        at = _probabilities(graph, node.inputs[0], chain)
+        if at is None:
+            return None
+        addends: list[str] = []
+        causal = False
+        flat: list[Node] = []
+        while True:
+            below = graph.producer.get(at)
+            if below is None:
+                return None
+            if isinstance(below.op, MatMul):
+                break
+            step = function(below)
+            if step in ("scale", "cast"):
+                at = below.inputs[0]
+            elif isinstance(below.op, Reshape):
+                flat.append(below)
+                at = below.inputs[0]
+            elif step == "add" and len(below.inputs) == 2:
+                sides = [i for i in below.inputs if _leads_to_scores(graph, i)]
+                if len(sides) != 1:
+                    return None
+                (other,) = (i for i in below.inputs if i != sides[0])
+                if is_triangle(graph, other):
+                    causal = True
+                else:
+                    addends.append(other)
+                at = sides[0]
+            else:
+                return None
+            chain.append(below)
+        first = below
+        chain.append(first)
+        if len(first.outputs[0].shape) != 4 and not _flattened(graph, first, node):
+            return None
+        if addends and len(addends) > 1:
+            return Miss(self.name, node.name, "several addends to the scores")
+        query, extra = _unscaled(graph, first.inputs[0])
+        turned, more = _unscaled(graph, first.inputs[1])
+        nodes = [*extra, *more, *chain]
+        if not only_inside(graph, chain, node):
+            return Miss(self.name, node.name, "an intermediate is needed elsewhere")
+        kept = tuple(n for n in nodes if n in chain or only_inside(graph, nodes, node))
+        return self._attention(
+            graph, kept, node, first, query, turned, node.inputs[1], addends, causal
+        )
+
+    def _attention(
+        self,
+        graph: Graph,
+        chain: tuple[Node, ...],
+        node: Node,
+        first: Node,
+        query: str,
+        turned: str,
+        values: str,
+        addends: list[str],
+        causal: bool,
+    ) -> Replacement:
+        prefix = node.name.rpartition(".")[0]
+        prefix = f"{prefix}." if prefix else f"{node.name}."
+        taken = {n.name for n in graph.nodes} | set(graph.tensors)
+        if any(f"{prefix}{s}" in taken for s in ("qk_matmul", "softmax", "sv_matmul")):
+            prefix = f"{node.name}."
+        tensors = dict(graph.tensors)
+        made: list[Node] = []
+
+        def add(name: str, op: Op, *inputs: str, result: str = "") -> str:
+            spec = op.infer(tuple(tensors[i] for i in inputs))[0]
+            tensor: Tensor = spec.named(result or prefix + name)
+            tensors[tensor.name] = tensor
+            made.append(Node(prefix + name, op, inputs, (tensor,)))
+            return tensor.name
+
+        four = len(tensors[query].shape) == 4
+        if not four:  # batch and heads as one axis: heads of one sequence after another
+            query, turned, values = (
+                add(f"{n}_heads", Reshape((t.shape[0] * 0 + 1, *t.shape)), t.name)
+                for n, t in (
+                    ("q", tensors[query]),
+                    ("k", tensors[turned]),
+                    ("v", tensors[values]),
+                )
+            )
+        mask = self.mask if causal else "none"
+        q = add("q_layout", Transpose(SWAP), query)
+        k = add("k_layout", Transpose((0, 3, 1, 2)), turned)
+        v = add("v_layout", Transpose(SWAP), values)
+        scores = add("qk_matmul", AttentionScores(mask), q, k)
+        for other in addends:
+            user = next(n for n in chain if other in n.inputs)
+            scores = add("mask_add", user.op, scores, other)
+        chances = add("softmax", Softmax(mask), scores)
+        mixed = add("sv_matmul", AttentionValues(mask), chances, v)
+        if four:
+            new = Node(node.name, Transpose(SWAP), (mixed,), node.outputs)
+        else:
+            back = add("out_layout", Transpose(SWAP), mixed)
+            new = Node(node.name, Reshape(node.outputs[0].shape), (back,), node.outputs)
+        return Replacement(chain, new, tuple(made))
+
+
+def _probabilities(graph: Graph, name: str, chain: list[Node]) -> str | None:
+    """Below the softmax over the last axis, and whatever guards its rows."""
+    for _ in range(4):
+        node = graph.producer.get(name)
+        if node is None:
+            return None
+        if isinstance(node.op, SoftmaxOver) and not node.op.log:
+            if node.op.axis != len(node.outputs[0].shape) - 1:
+                return None
+            chain.append(node)
+            return node.inputs[0]
+        guarded = _guarded(graph, node, chain)
+        if guarded is not None:
+            name = guarded
+            continue
+        if isinstance(node.op, (Cast, Expand, Reshape)):
+            chain.append(node)
+            name = node.inputs[0]
+            continue
+        return None
+    return None
+
+
+def _guarded(graph: Graph, node: Node, chain: list[Node]) -> str | None:
+    """Below a choice of zeros for rows that are masked throughout; its nodes pass into ``chain``.
+
+    Frameworks put it behind a softmax so that such rows do not become NaN.
+    """
+    if function(node) != "where":
+        return None
+    chances = [i for i in node.inputs if makes(graph, i, "softmax-over") is not None]
+    if len(chances) != 1:
+        return None
+    goal = graph.producer[chances[0]].inputs[0]
+    found: dict[str, Node] = {node.name: node}
+    open_ = [i for i in node.inputs if i != chances[0]]
+    while open_:
+        at = open_.pop()
+        if at == goal:
+            continue
+        inner = graph.producer.get(at)
+        if inner is None or len(found) > 8:
+            return None
+        any_ = isinstance(inner.op, Reduce) and inner.op.function == "any"
+        if not any_ and function(inner) not in ("fill", "not", "compare_constant"):
+            return None
+        found[inner.name] = inner
+        open_.extend(inner.inputs)
+    chain.extend(found.values())
+    return chances[0]
+
+
+def _leads_to_scores(graph: Graph, name: str) -> bool:
+    """True if a product of matrices stands a few steps below."""
+    for _ in range(5):
+        node = graph.producer.get(name)
+        if node is None:
+            return False
+        if isinstance(node.op, MatMul):
+            return True
+        if function(node) not in ("scale", "cast", "add") and not isinstance(node.op, Reshape):
+            return False
+        name = node.inputs[0]
+    return False
+
+
+def _flattened(graph: Graph, first: Node, last: Node) -> bool:
+    """True for products whose batch and head axes are one."""
+    return len(first.outputs[0].shape) == 3 and len(last.outputs[0].shape) == 3
+
+
+def _unscaled(graph: Graph, name: str) -> tuple[str, list[Node]]:
+    """Below scales by constants, and the nodes that scale."""
+    node = makes(graph, name, "scale")
+    if node is None or _sole(graph, node) is None:
+        return name, []
+    below, more = _unscaled(graph, node.inputs[0])
+    return below, [node, *more]
+
+
+def is_triangle(graph: Graph, name: str) -> bool:
+    """True if a tensor is a causal mask: made of a triangle and constants alone.
+
+    A single comparison of the difference of two ranges is a triangle, too.
+    """
+    seen: set[str] = set()
+    open_, found = [name], False
+    compared = subtracted = 0
+    while open_:
+        at = open_.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        node = graph.producer.get(at)
+        if node is None or len(seen) > 40:
+            return False
+        kind = function(node)
+        subtracted += kind == "sub" and len(node.inputs) == 2
+        compared += kind == "compare_constant"
+        if isinstance(node.op, Triangle):
+            found = True
+        elif not isinstance(node.op, Fill) and not (node.op.is_view or function(node) in _OF_MASKS):
+            return False
+        open_.extend(node.inputs)
+    return found or (compared == 1 and subtracted == 1)
+
+
+_OF_MASKS = frozenset(
+    {"where", "compare_constant", "cast", "scale", "not", "sub", "and", "constant_div"}
+)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Keys and values repeated for the query heads that share them: they are read once."""
+
+    name: str = "grouped"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the exchange of heads and positions in front of attention."""
+        if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
+            return None
+        users = graph.consumers[node.output]
+        uses_heads = all(
+            isinstance(u.op, (AttentionScores, AttentionValues))
+            and u.inputs[1] == node.output
+            and u.inputs[0] != node.output
+            for u in users
+        )
+        if not users or not uses_heads or node.output in graph.outputs:
+            return None
+        flat = graph.producer.get(node.inputs[0])
+        wide = None if flat is None else graph.producer.get(flat.inputs[0])
+        if flat is None or wide is None or not isinstance(flat.op, Reshape):
+            return None
+        if not isinstance(wide.op, Expand) or len(wide.op.shape) != 5:
+            return None
+        narrow = graph.operands(wide)[0]
+        b, heads, group, length, size = wide.op.shape
+        expected = (b, heads, 1, length, size)
+        repeats = len(narrow.shape) == 5 and all(
+            same(m, n * 1) if n != 1 else m == 1
+            for m, n in zip(narrow.shape, expected, strict=True)
+        )
+        merged = (b, heads * group, length, size)
+        if not repeats or not all(same(m, n) for m, n in zip(flat.op.shape, merged, strict=True)):
+            return Miss(self.name, node.name, "heads are repeated in an unknown order")
+        first = graph.producer.get(narrow.name)
+        chain = [wide, flat, node]
+        if not only_inside(graph, chain, node):
+            return Miss(self.name, node.name, "the repeated heads are needed elsewhere")
+        # The axis of one goes: (B, Hk, 1, T, dh) as (B, T, Hk, dh).
+        start = narrow.name
+        also: tuple[Node, ...] = ()
+        shape = (b, heads, length, size)
+        if first is not None and isinstance(first.op, Reshape):
+            base = graph.operands(first)[0]
+            if len(base.shape) == 4 and all(
+                same(m, n) for m, n in zip(base.shape, shape, strict=True)
+            ):
+                start = base.name
+        if start == narrow.name:
+            tensor = replace(narrow, name=f"{node.name}.heads", shape=shape)
+            also = (Node(tensor.name, Reshape(shape), (start,), (tensor,)),)
+            start = tensor.name
+        result = replace(node.outputs[0], shape=(b, length, heads, size))
+        return Replacement(
+            tuple(chain), Node(node.name, Transpose(SWAP), (start,), (result,)), also
+        )
+
+
+@dataclass(frozen=True)
+class RopeLayout:
+    """Rotation between two exchanges of heads and positions: neither is needed."""
+
+    name: str = "rope-layout"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the second exchange."""
+        if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
+            return None
+        rope = graph.producer.get(node.inputs[0])
+        if rope is None or not isinstance(rope.op, RotaryPair) or rope.op.axis != 2:
+            return None
+        before = graph.producer.get(rope.inputs[0])
+        if before is None or not isinstance(before.op, Transpose) or before.op.axes != SWAP:
+            return None
+        if not only_inside(graph, (rope, node), node):
+            return Miss(self.name, node.name, "the rotated operand is needed elsewhere")
+        new = Node(rope.name, RotaryPair(1), (before.inputs[0], *rope.inputs[1:]), node.outputs)
+        return Replacement((rope, node), new)
+
+
+@dataclass(frozen=True)
+class HeadsIn:
+    """A projection whose result is cut into heads makes heads."""
+
+    name: str = "heads"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the projection."""
+        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+            return None
+        cut = _sole(graph, node)
+        if cut is None or not isinstance(cut.op, Reshape):
+            return None
+        lead = node.outputs[0].shape[:-1]
+        shape = cut.op.shape
+        fits = len(shape) == len(lead) + 2 and all(
+            same(a, b) for a, b in zip(lead, shape, strict=False)
+        )
+        if not fits:
+            return None
+        op = replace(node.op, split=shape[len(lead) :])
+        return Replacement((node, cut), Node(node.name, op, node.inputs, cut.outputs))
+
+
+@dataclass(frozen=True)
+class HeadsOut:
+    """A projection of joined heads takes them as they are."""
+
+    name: str = "joined-heads"
+
+    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+        """Match at the projection."""
+        if type(node.op) is not Linear or node.op.contract != 1:
+            return None
+        joined = graph.producer.get(node.inputs[0])
+        if joined is None or not isinstance(joined.op, Reshape):
+            return None
+        x, flat = graph.operands(joined)[0], joined.outputs[0]
+        tail = len(x.shape) - len(flat.shape) + 1
+        if tail < 2 or not same(Mul(*x.shape[-tail:]), flat.shape[-1]):
+            return None
+        if not all(same(a, b) for a, b in zip(x.shape[:-tail], flat.shape[:-1], strict=True)):
+            return None
+        if not only_inside(graph, (joined, node), node):
+            return None
+        op = replace(node.op, contract=tail)
+        return Replacement(
+            (joined, node), Node(node.name, op, (x.name, *node.inputs[1:]), node.outputs)
+        )
