@@ -181,6 +181,7 @@ def hardware_figures(compiled: Compiled, used: set[str]) -> dict[str, Any]:
         "title": machine.title,
         "figures": {k: v for k, v in sorted(figures.items(), key=_figure_order) if k in used},
         "capacity": figures.get("M"),
+        "price": None if machine.price.hour is None else float(machine.price.hour),
     }
 
 

@@ -464,6 +464,18 @@ def test_narrow_pages_do_not_scroll_sideways(html: str, opening: Callable[..., O
     page.clean()
 
 
+def test_per_token_figures_of_windowed_models(opening: Callable[..., Opened]) -> None:
+    page = opening(report("mistral-7b", "h100").html)
+    compiled = cg.compile("mistral-7b", "h100")
+    point = {"B": 2, "S": 1024, "N": 100}
+    for name, value in point.items():
+        page.set(name, value)
+    assert close(page.card("energy_per_token"), compiled.energy.evaluate(**point) / 200)
+    dollars = compiled.latency.evaluate(**point) / 3600 * float(compiled.machine.price.hour or 0)
+    assert close(page.card("cost_per_token"), dollars / 200)
+    page.clean()
+
+
 def test_hostile_names_do_nothing(opening: Callable[..., Opened]) -> None:
     name = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(1)>"
     program = replace(cg.load_model("gpt2"), name=name, assumptions=(name,))

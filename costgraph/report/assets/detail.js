@@ -227,6 +227,7 @@ function drawTable(rows) {
     number("total", r, shown(r.total, "s")), number("share", r, percent(r.share)),
     h("td", {}, r.bound === "memory" ? "● memory" : r.bound === "compute" ? "■ compute" : "none")));
   keepFocus(() => $("ops").replaceChildren(head, h("tbody", {}, body)));
-  $("ops-count").textContent = some.length < found.length ? `${some.length} of ${found.length} shown` : `${found.length} of ${rows.length} operations`;
+  const count = some.length < found.length ? `${some.length} of ${found.length} shown` : `${found.length} of ${rows.length} operations`;
+  if ($("ops-count").textContent !== count) $("ops-count").textContent = count;
   $("ops-all").hidden = some.length === found.length;
 }

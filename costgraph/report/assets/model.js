@@ -26,6 +26,12 @@ function evaluate(one, at) {
   const all = run(one.function, at);
   const metrics = {};
   one.metrics.forEach(([name], i) => { metrics[name] = all[i]; });
+  // Written per token, a sum over an empty range of contexts is 0/0: then from the request's total.
+  const tokens = valueOf("B", at) * valueOf("N", at), stated = DATA.devices[state.device].price;
+  if (Number.isNaN(metrics.energy_per_token)) metrics.energy_per_token = metrics.energy / tokens;
+  if (Number.isNaN(metrics.cost_per_token)) {
+    metrics.cost_per_token = (metrics.latency * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
+  }
   const first = one.metrics.length;
   return {
     metrics,
