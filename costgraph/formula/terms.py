@@ -155,7 +155,7 @@ def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
         if len(group) == 1:
             result.append(group[0])
             continue
-        total = Add(*(t.count / factor * t.arms[0].expr for t in group)).expand()
+        total = Add(*(_rest(t.count, factor) * t.arms[0].expr for t in group)).expand()
         if total != 0:
             ops = tuple(dict.fromkeys(op for t in group for op in t.ops))
             result.append(Term(factor, (Arm(total, resource),), ops, span))
@@ -169,3 +169,8 @@ def _kept_factor(count: Expr) -> Expr:
         return ONE
     factor: Expr = count.as_content_primitive()[1]
     return factor
+
+
+def _rest(count: Expr, factor: Expr) -> Expr:
+    """``count / factor`` for a factor of :func:`_kept_factor`, never left as a quotient."""
+    return count if factor == 1 else count.as_content_primitive()[0]

@@ -176,3 +176,13 @@ def test_joules_add_but_not_to_seconds():
     assert twice(**POINT) == pytest.approx(2 * compiled.energy(**POINT))
     with pytest.raises(cg.CostgraphError, match="cannot combine"):
         compiled.energy + compiled.latency
+
+
+@pytest.mark.parametrize("model", ["mistral-7b", "gemma-2-2b"])
+def test_per_token_figures_where_a_windows_range_is_empty(model):
+    compiled = cg.compile(model, "h100")
+    for prompt, generated in ((1024, 256), (4000, 1000), (5000, 10), (1, 1)):
+        at = {"B": 2, "S": prompt, "N": generated}
+        whole = compiled.energy.evaluate(**at)
+        each = compiled.energy_per_token.evaluate(**at)
+        assert each == pytest.approx(whole / (2 * generated), rel=1e-12)
