@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from costgraph.export.table import plain_table, seconds, si
 
 if TYPE_CHECKING:
-    from costgraph.search_front import FrontPoint
     from costgraph.searching import SearchResult
+    from costgraph.searching.front import FrontPoint
 
 _SECONDS = ("ttft", "tpot", "latency")
 

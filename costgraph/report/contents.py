@@ -11,7 +11,7 @@ from sympy import Expr, Integer, Max, Symbol
 
 from costgraph import roofline
 from costgraph.api import Compiled
-from costgraph.cli_formula import METRICS
+from costgraph.cli.formula import METRICS
 from costgraph.errors import CostgraphError
 from costgraph.footprint import footprint
 from costgraph.formula import Formula

@@ -6,8 +6,8 @@ import importlib.util
 import shlex
 from pathlib import Path
 
-from costgraph.cli import _build_parser
-from costgraph.cli_draw import KINDS, SURVEY
+from costgraph.cli.draw import KINDS, SURVEY
+from costgraph.cli.entry import _build_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 

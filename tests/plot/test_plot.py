@@ -445,7 +445,7 @@ def test_command_writes_a_figure(kind, width, tmp_path, capsys):
 
 
 def test_survey_commands_match_the_figures():
-    from costgraph.cli_draw import SURVEY
+    from costgraph.cli.draw import SURVEY
 
     assert set(SURVEY) == set(plot.FIGURES)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costgraph.errors import InputError
-from costgraph.ranges import parse_values
+from costgraph.sweeping.ranges import parse_values
 
 
 @pytest.mark.parametrize(

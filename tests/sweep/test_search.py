@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import costgraph as cg
 from costgraph.errors import InputError
-from costgraph.search_batch import Line, growing
-from costgraph.search_front import Cloud, front_of
+from costgraph.searching.batch import Line, growing
+from costgraph.searching.front import Cloud, front_of
 
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
 PIPELINES = ("", "fuse", "page-kv{block=16}", "early-exit", "quantize{weights=int4}")
@@ -120,7 +120,7 @@ def test_a_metric_that_turns_is_searched_by_trying_every_batch():
     from sympy import Integer
 
     from costgraph.formula import Arm, Formula, Term
-    from costgraph.search_batch import Bound, best_batch
+    from costgraph.searching.batch import Bound, best_batch
     from costgraph.symbols import B
 
     def line(expr):

@@ -98,7 +98,7 @@ def test_tables_have_a_row_a_point_in_order(tmp_path, whole):
 def test_parquet_has_row_groups_units_and_types(tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("costgraph.sweep_export.frames.__defaults__", (10,))
+    monkeypatch.setattr("costgraph.sweeping.export.frames.__defaults__", (10,))
     path = write_sweep(tmp_path / "out.parquet", *CALL, **GRID)
     file = pq.ParquetFile(path)
     assert file.num_row_groups > 4
@@ -293,7 +293,7 @@ def test_memory_stays_bounded(tmp_path):
     code = """
 import resource, sys
 import numpy as np
-import costgraph.sweep_run as run
+import costgraph.sweeping.run as run
 from costgraph.sweeping import write_sweep
 
 class Function:  # stands for the evaluator, whose speed is not tested here

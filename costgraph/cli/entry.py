@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from costgraph import cli_formula, cli_sweep
-from costgraph.cli_formula import METRICS
-from costgraph.errors import CostgraphError, InputError, clip
+from costgraph.cli import formula, sweep
+from costgraph.cli.formula import METRICS
+from costgraph.cli.values import remark, whole
+from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
@@ -43,16 +44,6 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def whole(text: str) -> int:
-    """A positive whole number of at most 12 digits from the command line."""
-    if not text.isascii() or not text.isdigit() or len(text) > 13:
-        raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")
-    value = int(text)
-    if not 0 < value <= 10**12:
-        raise argparse.ArgumentTypeError(f"{clip(text)} is not from 1 to 1e12")
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = _build_parser()
@@ -80,22 +71,22 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from costgraph import __version__
-    from costgraph.cli_draw import add_picture_commands
-    from costgraph.cli_report import add_report_command
+    from costgraph.cli.draw import add_picture_commands
+    from costgraph.cli.report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
-    cli_formula.add_commands(commands, _target)
-    cli_sweep.add_commands(commands)
+    formula.add_commands(commands, _target)
+    sweep.add_commands(commands)
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)
-    from costgraph import cli_calibrate
+    from costgraph.cli import calibrate
 
-    cli_calibrate.add_commands(commands)
+    calibrate.add_commands(commands)
     return parser
 
 
@@ -221,12 +212,6 @@ def _list_commands(commands: Any) -> None:
         command.set_defaults(run=run)
 
 
-def _remark(notes: tuple[str, ...]) -> None:
-    """Remarks on the input, beside the output that programs read."""
-    for note in notes:
-        print(f"costgraph: note: {note}", file=sys.stderr)
-
-
 def _compiled(arguments: argparse.Namespace) -> Compiled:
     from costgraph.api import compile
 
@@ -239,7 +224,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
     )
-    _remark(compiled.program.notes)
+    remark(compiled.program.notes)
     return compiled
 
 
@@ -322,7 +307,7 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        _remark(show_model(arguments.name, arguments.json))
+        remark(show_model(arguments.name, arguments.json))
     else:
         list_models(arguments.json)
     return 0

@@ -54,7 +54,7 @@ def add_picture_commands(commands: Any) -> None:
 
 
 def _workload(command: argparse.ArgumentParser) -> None:
-    from costgraph.cli import whole
+    from costgraph.cli.values import whole
 
     command.add_argument("--batch", type=whole, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens")
@@ -126,7 +126,7 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _plot_command(commands: Any) -> None:
-    from costgraph.cli import whole
+    from costgraph.cli.values import whole
 
     command = commands.add_parser(
         "plot",

@@ -17,8 +17,8 @@ from costgraph.errors import InputError
 from costgraph.formula import Arm, Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.formula.vector import VectorFunction, compile_vector
-from costgraph.sweep_plan import Plan, Task
-from costgraph.sweep_store import require
+from costgraph.sweeping.plan import Plan, Task
+from costgraph.sweeping.store import require
 
 Array: TypeAlias = npt.NDArray[np.float64]
 #: Blocks sent to a cluster ahead of those that came back, per worker thread.

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costgraph.sweep_plan import METRICS, block_shape
-from costgraph.sweep_store import require
+from costgraph.sweeping.plan import METRICS, block_shape
+from costgraph.sweeping.store import require
 
 if TYPE_CHECKING:
     import pandas

@@ -257,7 +257,7 @@ def make_plan(
         accounting,
     )
     if errors == "raise":
-        from costgraph.sweep_run import check_limits
+        from costgraph.sweeping.run import check_limits
 
         check_limits(plan)
     return plan

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from costgraph.errors import InputError, clip
-from costgraph.sweep_plan import Plan, Task
+from costgraph.sweeping.plan import Plan, Task
 
 #: Raised when the layout of a partial sweep changes.
 LAYOUT = 1

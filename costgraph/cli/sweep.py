@@ -106,7 +106,7 @@ def _devices(arguments: argparse.Namespace) -> list[str]:
 
 
 def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
-    from costgraph.ranges import parse_values
+    from costgraph.sweeping.ranges import parse_values
     from costgraph.symbols import symbol
 
     found: dict[str, list[int | float]] = {}
@@ -130,8 +130,8 @@ def _one(values: list[Any]) -> Any:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.ranges import parse_values
     from costgraph.sweeping import sweep, write_sweep
+    from costgraph.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
     for name in "BSNT":
@@ -168,7 +168,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _print_sweep(data: Any) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.export.terminal import print_table
-    from costgraph.sweep_export import columns, frames, row_count
+    from costgraph.sweeping.export import columns, frames, row_count
 
     data = data.squeeze()  # what has one value stands above the table
     frame = next(frames(data, SHOWN)).head(SHOWN)
@@ -205,8 +205,8 @@ def _cell(value: Any, unit: str) -> str:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from costgraph.ranges import parse_values
     from costgraph.searching import search
+    from costgraph.sweeping.ranges import parse_values
 
     limits: dict[str, str] = {}
     for item in arguments.limit:
@@ -251,7 +251,7 @@ def _single(values: list[int | float], where: str) -> int | float:
 
 
 def _batches(text: str) -> int | tuple[int, int]:
-    from costgraph.ranges import parse_values
+    from costgraph.sweeping.ranges import parse_values
 
     low, colon, high = text.partition(":")
     first = int(_single(parse_values(low, "-B"), "-B"))

@@ -10,9 +10,9 @@ from typing import Any
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.pipeline import Pass
-from costgraph.search_batch import Bound, Line, Range, best_batch
-from costgraph.search_front import Cloud, FrontPoint, cloud_of, front_of
-from costgraph.sweep_plan import METRICS, check_metric, listed, pipeline_of
+from costgraph.searching.batch import Bound, Line, Range, best_batch
+from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
+from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
 from costgraph.units import LARGEST, parse_quantity
 
 #: Batches searched unless the caller says otherwise.

@@ -19,7 +19,7 @@ examples:
 
 def add_report_command(commands: Any) -> None:
     """Adds ``report`` to the command line."""
-    from costgraph.cli import whole
+    from costgraph.cli.values import whole
 
     command = commands.add_parser(
         "report",
@@ -51,7 +51,7 @@ def add_report_command(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from costgraph.cli import _remark
+    from costgraph.cli.values import remark
     from costgraph.export.files import suffix_of
     from costgraph.report import report
 
@@ -72,6 +72,6 @@ def _report(arguments: argparse.Namespace) -> int:
         accounting=arguments.accounting,
         **{name: value for name, value in point.items() if value is not None},
     )
-    _remark(made.notes)
+    remark(made.notes)
     print(f"wrote {made.save(arguments.output)}")
     return 0

@@ -14,9 +14,9 @@ import numpy as np
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
 from costgraph.pipeline import Pass
-from costgraph.sweep_plan import TITLES, Plan, Task, make_plan
-from costgraph.sweep_run import Report, evaluate, reporter
-from costgraph.sweep_store import PartialStore, check_target, require
+from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
+from costgraph.sweeping.run import Report, evaluate, reporter
+from costgraph.sweeping.store import PartialStore, check_target, require
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _in_memory(plan: Plan, client: Any, progress: bool | Report | None) -> xarra
 
 def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | None) -> None:
     """Run a plan into a working directory next to ``target``, then give it its name."""
-    from costgraph.sweep_export import write_csv, write_netcdf, write_parquet
+    from costgraph.sweeping.export import write_csv, write_netcdf, write_parquet
 
     # Every library that the format needs, before anything is written.
     for module in (

@@ -1,0 +1,28 @@
+"""Values from the command line, and remarks to whoever runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from costgraph.errors import clip
+
+if TYPE_CHECKING:
+    pass
+
+
+def whole(text: str) -> int:
+    """A positive whole number of at most 12 digits from the command line."""
+    if not text.isascii() or not text.isdigit() or len(text) > 13:
+        raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")
+    value = int(text)
+    if not 0 < value <= 10**12:
+        raise argparse.ArgumentTypeError(f"{clip(text)} is not from 1 to 1e12")
+    return value
+
+
+def remark(notes: tuple[str, ...]) -> None:
+    """Remarks on the input, beside the output that programs read."""
+    for note in notes:
+        print(f"costgraph: note: {note}", file=sys.stderr)
