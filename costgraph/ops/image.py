@@ -34,59 +34,6 @@ ONE = Integer(1)
 
 
 @dataclass(frozen=True)
-class BatchNorm(Op):
-    """Batch normalisation in inference: ``x·a + b`` per channel of ``x (B, C, n…)``.
-
-    Operands: ``x``, weight ``(C)``, bias ``(C)``. The running statistics are folded
-    into these two (``a = γ/√(σ² + ε)``, ``b = β − μ·a``), not into the convolution in
-    front: 2 FLOP per element. Statistics are buffers and count as no parameters.
-    """
-
-    kind: ClassVar[str] = "batch-norm"
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 3 and len(inputs[0].shape) >= 3, self, "takes x, weight, bias")
-        for p in inputs[1:]:
-            require(len(p.shape) == 1, self, "parameter {} is not a vector", p)
-            require_same(self, p.shape[0], inputs[0].shape[1], "channels")
-        return (Spec(inputs[0].shape, inputs[0].dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return vector(2 * outputs[0].numel)
-
-
-@dataclass(frozen=True)
-class GroupNorm(Op):
-    """Group normalisation of ``x (B, C, n…)`` with weight and bias ``(C)``.
-
-    7 FLOP per element and 4 per group, as for a layer norm (Wu and He,
-    arXiv 1803.08494).
-    """
-
-    kind: ClassVar[str] = "group-norm"
-    groups: Expr = Integer(32)
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 3 and len(inputs[0].shape) >= 3, self, "takes x, weight, bias")
-        channels = inputs[0].shape[1]
-        for p in inputs[1:]:
-            require(len(p.shape) == 1, self, "parameter {} is not a vector", p)
-            require_same(self, p.shape[0], channels, "channels")
-        share = channels / self.groups
-        require(
-            not share.is_number or bool(share.is_Integer),
-            self,
-            f"{channels} channels do not split into {self.groups} groups",
-        )
-        return (Spec(inputs[0].shape, inputs[0].dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        x = inputs[0]
-        groups = x.shape[0] * self.groups
-        return vector_special(7 * x.numel + 3 * groups, groups)
-
-
-@dataclass(frozen=True)
 class Pool(Op):
     """Pooling of ``x (B, C, n…)`` over windows of ``kernel``; ``function`` max or mean.
 

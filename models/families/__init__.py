@@ -1,67 +1,73 @@
 """Families of ``config.json``: each reads its keys into a model made of blocks.
 
 A family is a function from :class:`~costgraph.models.fields.Fields` to a
-:class:`Reading`, listed in the tables of its file.
+:class:`Reading`, listed in the tables ``FAMILIES`` and ``ARCHITECTURES`` of its
+file. Files are imported when they are asked for: the common ones come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
 
-from costgraph.models.families import (
-    alibi,
-    alternating,
-    cohere,
-    deepseek,
-    denoisers,
-    diffusion,
-    encoders,
-    experts,
-    gemma,
-    glm,
-    gpt,
-    hybrid,
-    hybrid_experts,
-    llama,
-    multimodal,
-    olmo,
-    qwen,
-    state_space,
-    vision,
-)
 from costgraph.models.families.common import Family, Model, Reading
 
-_FILES = (
-    llama,
-    qwen,
-    gemma,
-    gpt,
-    alibi,
-    cohere,
-    olmo,
-    glm,
-    diffusion,
-    experts,
-    alternating,
-    deepseek,
-    state_space,
-    hybrid,
-    hybrid_experts,
-    encoders,
-    vision,
-    denoisers,
-    multimodal,
+#: The files of this package that hold tables, the most common first.
+FILES = (
+    "llama",
+    "qwen",
+    "gemma",
+    "gpt",
+    "alibi",
+    "cohere",
+    "olmo",
+    "glm",
+    "diffusion",
+    "experts",
+    "alternating",
+    "deepseek",
+    "state_space",
+    "hybrid",
+    "hybrid_experts",
+    "encoders",
+    "vision",
+    "denoisers",
+    "multimodal",
 )
+
+V = TypeVar("V")
+
+
+class _Tables(Mapping[str, V]):
+    """One table of all files as a whole, read file by file until a key is found."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _parts(self) -> Iterator[Mapping[str, Any]]:
+        for file in FILES:
+            yield getattr(import_module(f"costgraph.models.families.{file}"), self._name)
+
+    def __getitem__(self, key: str) -> V:
+        for part in self._parts():
+            if key in part:
+                found: V = part[key]
+                return found
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self._parts():
+            yield from part
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts())
+
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
-)
+FAMILIES: Mapping[str, Family] = _Tables("FAMILIES")
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {name: kind for file in _FILES for name, kind in file.ARCHITECTURES.items()}
-)
+ARCHITECTURES: Mapping[str, str] = _Tables("ARCHITECTURES")
 
-__all__ = ["ARCHITECTURES", "FAMILIES", "Family", "Model", "Reading"]
+__all__ = ["ARCHITECTURES", "FAMILIES", "FILES", "Family", "Model", "Reading"]

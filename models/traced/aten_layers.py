@@ -13,8 +13,9 @@ from costgraph.models.traced.formats import BOOL, format_of
 from costgraph.models.traced.lowering import Lowering, Rule, Value
 from costgraph.models.traced.record import Call, Ref
 from costgraph.ops import Conv, LayerNorm, RMSNorm
+from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.maps import SoftmaxOver
-from costgraph.ops.pool import AdaptivePool, BatchNorm, ConvTranspose, GroupNorm, Pool, Resize
+from costgraph.ops.pool import AdaptivePool, ConvTranspose, Pool, Resize
 
 ONE = Integer(1)
 

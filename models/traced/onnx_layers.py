@@ -15,12 +15,11 @@ from costgraph.models.traced.onnx_rules import attribute, given
 from costgraph.models.traced.record import Call, Ref
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.arrays import Copy
+from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.maps import Map, Reduce, SoftmaxOver
 from costgraph.ops.pool import (
     AdaptivePool,
-    BatchNorm,
     ConvTranspose,
-    GroupNorm,
     LocalResponseNorm,
     Pool,
     Resize,

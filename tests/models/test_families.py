@@ -319,3 +319,17 @@ def test_an_unknown_model_type_says_what_was_understood():
 def test_configurations_survive_a_round_trip():
     config = PUBLISHED["gemma-3-1b"][0]
     assert load_model(json.loads(json.dumps(config))).graph == load_model(config).graph
+
+
+def test_every_file_of_families_is_listed_once():
+    from pathlib import Path
+
+    from costgraph.models import families
+
+    folder = Path(families.__file__).parent
+    holders = {
+        p.stem for p in folder.glob("*.py") if "FAMILIES: Mapping" in p.read_text(encoding="utf-8")
+    }
+    assert holders - {"__init__"} == set(families.FILES)
+    assert len(list(FAMILIES)) == len(set(FAMILIES)) == len(FAMILIES)
+    assert len(list(ARCHITECTURES)) == len(set(ARCHITECTURES))

@@ -18,7 +18,8 @@ from costgraph.errors import CostgraphError, InputError
 from costgraph.machine import Engine
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
-from costgraph.ops.image import GroupNorm, Join, Pool
+from costgraph.ops.channels import GroupNorm
+from costgraph.ops.image import Join, Pool
 from costgraph.symbols import B, G, S
 from costgraph.tensor import Role, Tensor
 from costgraph.verify import verify_program
