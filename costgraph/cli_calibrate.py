@@ -181,8 +181,8 @@ def _this_machine(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )
-    total = sum(1 for _ in measure.cases())
-    seconds = 60 * _minutes(arguments.minutes) / total * 0.7
+    cases = sum(1 for _ in measure.cases())
+    seconds, total = 60 * _minutes(arguments.minutes) / cases * 0.7, cases * measure.ROUNDS
     with Progress(transient=True) as bar:
         task = bar.add_task("measuring", total=total)
         made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Integer, Rational
+from sympy import Add, Integer, Rational, cancel
 
 from costgraph import roofline
+from costgraph.cost import Cost
 from costgraph.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.fidelity.calibration import Calibration, Fit, load_calibration, shipped, transfer
@@ -21,7 +22,8 @@ from costgraph.fidelity.classify import LIGHT, Case, classify
 from costgraph.fidelity.forms import Parts, form_of
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
-from costgraph.machine import Machine
+from costgraph.graph import Node
+from costgraph.machine import Engine, Machine
 from costgraph.program import Phase
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Calibrated:
             return
         if FIDELITIES[self.fidelity]:
             count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
+        if case.kind == "host_elementwise":
+            case = replace(case, features=_passes(row.node, cost, phase, machine))
         parts, combined = self._parts(case, fit, arms)
         floor = (Arm(parts.floor if case.floor else ZERO, "latency"),)
         for made in (
@@ -93,6 +97,10 @@ class Calibrated:
         if case.kind == "quantize":
             moved = features["M"] / min(values["eq"], ONE)
             parts = Parts(values["tq"], ZERO, moved, 4)
+        elif case.kind == "host_elementwise":
+            # Passes take their time one after the other: no arm stands alone.
+            features["C"] = Add(features["C"], *(a.expr for a in others)) - features["X"]
+            parts, others = form_of(case.kind).build(features, values), []
         else:
             if case.kind == "elementwise":
                 features["C"], others = ZERO, others + tensor
@@ -125,6 +133,9 @@ class Calibrated:
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
+        hosted = None if self.own is None else self.own.find(f"host_{kind}", variants)
+        if hosted is not None:
+            return replace(case, kind=hosted.kind), hosted, False
         general = transfer() if self.machine.kind == "gpu" else None
         found = None if general is None else general.find(kind, variants)
         if found is None:
@@ -177,6 +188,17 @@ class Calibrated:
         )
 
 
+def _passes(node: Node, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
+    """Passes over the result that arithmetic makes, and seconds of special functions."""
+    special = (
+        flops / machine.peaks[machine.resolve(engine, dtype)]
+        for (engine, dtype), flops in cost.flops.items()
+        if engine is Engine.SPECIAL
+    )
+    results = Add(*(phase.bind(t.numel) for t in node.outputs))
+    return {"X": Add(*special), "passes": cancel(cost.total_flops / results)}
+
+
 def exact(value: float) -> Rational:
     """A fitted value to six digits as an exact number."""
     return Rational(f"{value:.6g}")
@@ -191,7 +213,8 @@ def calibrated(
     """The calibration that a compile asks for.
 
     ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another
-    framework that was measured) for its attention kernels alone. A file given, else one beside the device's own file (``x.toml``,
+    framework that was measured) for its attention kernels alone. The calibration is
+    a file given, else one beside the device's own file (``x.toml``,
     ``x.calibration.toml``), else the shipped one of the device, else none.
 
     Raises:

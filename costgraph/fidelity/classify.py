@@ -31,6 +31,7 @@ from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
+from costgraph.ops.linear import Linear
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
@@ -109,15 +110,18 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     ridge = float(machine.ridge(types[0])) / RIDGE
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
-    product = Case("gemm", variants, {"k": k, "n": n}, ridge)
     main, given = main_node(row.node, operands)
+    sizes = {"k": k, "n": n}
+    if machine.kind == "cpu":
+        sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
+    product = Case("gemm", variants, sizes, ridge)
     if isinstance(main.op, SplitFlash):
         return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
         return _attention(phase, given, compute, machine, product)
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
-        groups, rows, _, _ = main.op.gemm(given)
+        rows = main.op.gemm(given)[1]
         sizes = {"inner": block.inner, "rows": rows, "tokens": block.tokens}
         return Case(
             "moe",
@@ -140,6 +144,24 @@ def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Ten
             if _has_products(inner, given):
                 return main_node(inner, given)
     return node, operands
+
+
+def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
+    """How many products an operation consists of, and the rows of each."""
+    op, first = node.op, operands[0].shape
+    if isinstance(op, ExpertLinear):
+        groups, rows, _, _ = op.gemm(operands)
+        return {"batch": groups, "m": rows}
+    if isinstance(op, Conv):
+        return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:])}
+    if op.kind in ("sv-matmul", "local-sv-matmul"):
+        return {"batch": first[0] * first[1], "m": first[2]}
+    if "qk-matmul" in op.kind or isinstance(op, FlashAttention):
+        return {"batch": first[0] * first[2], "m": first[1]}
+    if op.kind in ("head-linear", "block-linear"):
+        return {"batch": operands[1].shape[0], "m": first[0] * first[1]}
+    contract = op.contract if isinstance(op, Linear) else 1
+    return {"batch": ONE, "m": Mul(*first[:-contract])}
 
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:

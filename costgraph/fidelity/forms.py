@@ -63,7 +63,7 @@ class Form:
 
     Attributes:
         kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``allreduce``,
-            ``elementwise``.
+            ``elementwise``; ``host_gemm``, ``host_elementwise``: libraries on a host.
         text: the form as a line of text.
         parameters: what a fit determines.
         features: what the form takes of an operation (see :mod:`.table`).
@@ -168,6 +168,22 @@ def _elementwise(f: Values, v: Values) -> Parts:
     return Parts(v["t0"], f["C"], resident_time(f, v), 4)
 
 
+def _host_gemm(f: Values, v: Values) -> Parts:
+    # Libraries pack the second operand for more than one row: m·(m − 1)/m² passes over it.
+    ramp = 1 + v["k0"] / f["k"] + v["m0"] * (f["m"] - 1) / f["m"] ** 2
+    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, f["M"] / v["em"], v["p"])
+
+
+def _host_elementwise(f: Values, v: Values) -> Parts:
+    # One pass over the operand per arithmetic operation, one after the other.
+    return Parts(
+        v["t0"] + v["tc"] * f["passes"],
+        f["C"] / v["ec"] + f["X"] / v["ex"],
+        f["M"] / v["em"],
+        1,
+    )
+
+
 _TW = Parameter("tw", 1e-7, 1e-11, 1e-5, "s", "time per wave of work units over multiprocessors")
 _TT = Parameter("tt", 1e-9, 1e-14, 1e-7, "s", "time per attended token")
 _TN = Parameter("tn", 1e-9, 1e-14, 1e-6, "s", "time per token")
@@ -268,6 +284,34 @@ FORMS: Mapping[str, Form] = {
             (_t0(4e-6), _em(0.7), _l2("group")),
             ("C", "M", "resident"),
             _elementwise,
+        ),
+        Form(
+            "host_gemm",
+            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p",
+            (
+                _t0(2e-6),
+                _ec(0.8),
+                _em(0.8),
+                _norm(),
+                Parameter("k0", 20, 0.1, 2000, "elements", "ramp in the summed dimension"),
+                Parameter("m0", 20, 0.01, 500, "rows", "packing of the second operand"),
+                Parameter("tb", 1e-6, 1e-9, 1e-4, "s", "call per product of a batch"),
+            ),
+            ("C", "M", "k", "m", "batch"),
+            _host_gemm,
+        ),
+        Form(
+            "host_elementwise",
+            "t0 + tc·passes + C/ec + X/ex + M/em",
+            (
+                _t0(1e-6),
+                Parameter("tc", 1e-6, 1e-8, 1e-4, "s", "call per pass over the operand"),
+                Parameter("ec", 0.02, 1e-4, 1.0, "1", "efficiency of arithmetic"),
+                Parameter("ex", 0.02, 1e-4, 1.0, "1", "efficiency of transcendental functions"),
+                _em(0.7),
+            ),
+            ("C", "X", "M", "passes"),
+            _host_elementwise,
         ),
     )
 }

@@ -111,7 +111,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
     if kind == "allreduce":
         return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
-    if kind == "elementwise":
+    if kind in ("elementwise", "host_elementwise"):
         return "any"
     name = cell["dtype"]
     if kind in ("prefill", "decode"):
@@ -168,7 +168,8 @@ def _count(parameters: Sequence[Parameter], s: Study) -> int:
 NEUTRAL = {
     "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30,
     "d0": 0.0,
-    "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "ec": 1.0,
+    "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "tb": 0.0,
+    "tc": 0.0, "ex": 1.0, "ec": 1.0,
     "em": 1.0,
 }  # fmt: skip
 
