@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
     from costgraph.export.table import plain_table
     from costgraph.fidelity.calibration import Calibration, Fit
     from costgraph.fidelity.fit import errors, fit
-    from costgraph.fidelity.study import crossfit, form_model
+    from costgraph.fidelity.study import crossfit, fitted_for, form_model
 
     fits = {}
     for s in studies:
@@ -111,22 +112,21 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
                 f"{len(s.form.parameters)} parameters: give at least twice as many"
             )
         labels = {**s.labels, "group": s.labels["variant"], "device": s.labels["shared"]}
+        labels["origin"] = s.labels["source"]
+        s = replace(s, labels=labels)
         made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, labels, starts=3)
         unseen, _ = crossfit(s)
         print(f"{s.kind}: {s.form.text}\n")
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
-            at = {"group": str(variant), "device": "all", "shared": "all"}
-            parameters = s.form.parameters
-            values = {p.name: made.values[p.name][at[p.scope]] for p in parameters}
-            stderr = {p.name: made.errors[p.name][at[p.scope]] for p in parameters}
+            values, stderr = fitted_for(s, made, m)
             mean, median = errors(unseen[m], s.seconds[m])
             low, mid, high = np.quantile(s.seconds[m] / unseen[m], (0.1, 0.5, 0.9))
             held = {"rows": float(m.sum()), "mean": mean, "median": median,
                     "q10": float(low), "q50": float(mid), "q90": float(high)}  # fmt: skip
             fits[s.kind, str(variant)] = Fit(s.kind, str(variant), values, held, stderr)
             rows = [(p.name, f"{values[p.name]:.4g}", _uncertainty(stderr[p.name]), p.meaning)
-                    for p in parameters]  # fmt: skip
+                    for p in s.form.parameters]  # fmt: skip
             print(plain_table(("parameter", "value", "error", f"{variant}"), rows))
             print(
                 f"unseen shapes: {mean:.1f} % mean, {median:.1f} % median error over "

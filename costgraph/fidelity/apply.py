@@ -19,7 +19,8 @@ from costgraph.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.fidelity.calibration import Calibration, Fit, load_calibration, shipped, transfer
 from costgraph.fidelity.classify import LIGHT, Case, classify
-from costgraph.fidelity.forms import Parts, form_of
+from costgraph.fidelity.forms import Parts, carried, form_of
+from costgraph.fidelity.table import FLOW, RIDGE, UNIT
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
 from costgraph.graph import Node
@@ -152,11 +153,18 @@ class Calibrated:
             raise HardwareError(
                 f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
             )
-        slope = None if general is None else general.slope.get(kind)
-        if slope is None or "ec" not in found.values:
-            return case, found, True
-        moved = min(found.values["ec"] * case.ridge**-slope, 1.0)
-        return case, replace(found, values={**found.values, "ec": moved}), True
+        assert general is not None
+        values = dict(found.values)
+        if kind in general.slope:
+            values["slope"] = general.slope[kind]
+        device = {"ridge": case.ridge, "flow": 1.0, "unit": 1.0}
+        units = self.machine.multiprocessors
+        if units is not None:
+            device["flow"] = float(self.machine.memory.bandwidth / units) / FLOW
+            device["unit"] = case.ridge * RIDGE * device["flow"] * FLOW / UNIT
+        moved = {k: float(x) for k, x in carried(kind, device, values).items()}
+        moved.pop("slope", None)
+        return case, replace(found, values=moved), True
 
     def assumptions(self, compiled: Compiled) -> tuple[str, ...]:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""

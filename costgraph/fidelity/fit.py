@@ -35,11 +35,13 @@ class Fitted:
         values: by parameter, its value per label of its scope.
         errors: likewise, the relative standard error (of the logarithm).
         centres: by parameter, the common centre of its values.
+        scopes: by parameter, its scope.
     """
 
     values: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, Mapping[str, float]]
     centres: Mapping[str, float]
+    scopes: Mapping[str, str]
 
     @property
     def count(self) -> int:
@@ -204,7 +206,7 @@ def _fitted(
         error[p.name] = {k: float(stated[i]) for k, i in zip(labels, index, strict=True)}
         at += len(labels)
     centres = {p.name: float(np.exp(x[n + j])) for j, p in enumerate(parameters)}
-    return Fitted(values, error, centres)
+    return Fitted(values, error, centres, {p.name: p.scope for p in parameters})
 
 
 def held_out(

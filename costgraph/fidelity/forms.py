@@ -33,7 +33,8 @@ class Parameter:
         start, low, high: where a fit starts and its limits.
         unit: ``s``, ``1`` or what the parameter counts.
         meaning: one line for tables.
-        scope: ``group`` (a device and data type), ``device``, or ``shared``.
+        scope: ``group`` (a device and data type), ``device``, ``origin`` (timings of
+            one source on a device), ``variant`` (a data type), or ``shared``.
         spread: expected spread between groups (natural logarithm), for shrinkage.
     """
 
@@ -89,8 +90,8 @@ class Form:
         raise InputError(f"form {self.kind!r} has no parameter {name!r}{nearest(name, known)}")
 
 
-def _t0(start: float) -> Parameter:
-    return Parameter("t0", start, 1e-8, 1e-3, "s", "launch and latency floor")
+def _t0(start: float, scope: str = "group") -> Parameter:
+    return Parameter("t0", start, 1e-8, 1e-3, "s", "launch and latency floor", scope)
 
 
 def _ec(start: float) -> Parameter:
@@ -130,7 +131,7 @@ def _prefill(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["tt"] * f["T"],
         f["C"] / v["ec"] * ramp + v["tw"] * f["heads"] / f["sm"],
-        f["M"] / v["em"],
+        resident_time(f, v),
         v["p"],
     )
 
@@ -195,7 +196,9 @@ FORMS: Mapping[str, Form] = {
             "gemm",
             "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
             (
-                _t0(4e-6),
+                # One floor for all data types that were timed alike: what narrow ones
+                # take longer is then their quantisation, not a floor of their own.
+                _t0(4e-6, "origin"),
                 _ec(0.75),
                 _em(0.8),
                 _norm(),
@@ -204,7 +207,7 @@ FORMS: Mapping[str, Form] = {
                 Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
                 _l2(),
                 Parameter(
-                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"
+                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "variant"
                 ),
                 Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
             ),
@@ -223,8 +226,9 @@ FORMS: Mapping[str, Form] = {
                 Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
                 _TT,
                 _TW,
+                _l2("group"),
             ),
-            ("C", "M", "dh", "q", "T", "heads", "sm"),
+            ("C", "M", "dh", "q", "T", "heads", "sm", "resident"),
             _prefill,
         ),
         Form(
@@ -315,6 +319,27 @@ FORMS: Mapping[str, Form] = {
         ),
     )
 }
+
+
+def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
+    """Transferred parameters on a device that was never fitted.
+
+    ``ec`` falls with the ridge point, ``ec·(ridge / 300 FLOP/byte)^−slope``, at most
+    one. The L2 cache's bandwidth follows the multiprocessors, so its ratio to the
+    memory's falls with ``flow``, memory bandwidth per multiprocessor. Experts need
+    more tokens each to fill a multiprocessor that computes faster: ``m0·unit``, its
+    peak. ``flow`` and ``unit`` are relative to an H100 in 16 bit (:data:`.table.FLOW`).
+    """
+    import numpy as np
+
+    out = dict(v)
+    if "slope" in v:
+        out["ec"] = np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
+    if "l2" in v:
+        out["l2"] = np.maximum(v["l2"] / f["flow"], 1.0)
+    if kind == "moe":
+        out["m0"] = v["m0"] * f["unit"]
+    return out
 
 
 def form_of(kind: str) -> Form:

@@ -27,6 +27,8 @@ Labels: TypeAlias = npt.NDArray[np.str_]
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5625}
 #: FLOP/byte in which ridge points are stated.
 RIDGE = 300.0
+#: Memory bandwidth and 16-bit peak of one multiprocessor of an H100 SXM, byte/s and FLOP/s.
+FLOW, UNIT = 3350e9 / 132, 989e12 / 132
 #: The peak that a data type of a table computes at.
 PEAK = {
     "fp32": "fp32",
@@ -248,6 +250,8 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
         return {**found, "V": 2 * (g - 1) / g * c["bytes"] / link, "ridge": 1 + 0 * link}
     peak = np.array([s.peak(str(d)) for s, d in zip(own, c["dtype"], strict=True)])
     found["ridge"] = peak / bandwidth / RIDGE
+    found["flow"] = bandwidth / found["sm"] / FLOW
+    found["unit"] = peak / found["sm"] / UNIT
     if "warm_l2" in c:
         found["resident"] = np.asarray(c["warm_l2"], float)
     work, moved, more = _COUNTS[table.kind](c)
