@@ -325,15 +325,19 @@ def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
     """Transferred parameters on a device that was never fitted.
 
     ``ec`` falls with the ridge point, ``ec·(ridge / 300 FLOP/byte)^−slope``, at most
-    one. The L2 cache's bandwidth follows the multiprocessors, so its ratio to the
-    memory's falls with ``flow``, memory bandwidth per multiprocessor. Experts need
-    more tokens each to fill a multiprocessor that computes faster: ``m0·unit``, its
-    peak. ``flow`` and ``unit`` are relative to an H100 in 16 bit (:data:`.table.FLOW`).
+    one. Decode attention with few rows does not reach the tensor units' rate: a
+    multiprocessor takes its time whatever their peak, ``ec/unit``. The L2 cache's
+    bandwidth follows the multiprocessors, so its ratio to the memory's falls with
+    ``flow``, memory bandwidth per multiprocessor. Experts need more tokens each to
+    fill a multiprocessor that computes faster: ``m0·unit``. ``flow`` and ``unit``, the
+    peak per multiprocessor, are relative to an H100 in 16 bit (:data:`.table.FLOW`).
     """
     import numpy as np
 
     out = dict(v)
-    if "slope" in v:
+    if kind == "decode":
+        out["ec"] = np.minimum(v["ec"] / f["unit"], 1.0)
+    elif "slope" in v:
         out["ec"] = np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
     if "l2" in v:
         out["l2"] = np.maximum(v["l2"] / f["flow"], 1.0)

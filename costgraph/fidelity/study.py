@@ -202,7 +202,7 @@ def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
     full = form_model(form)
     general = {"shared": "shared", "origin": "source"}
     parameters = tuple(replace(p, scope=general.get(p.scope, "variant")) for p in form.parameters)
-    if any(p.name == "ec" for p in parameters):
+    if form.kind != "decode" and any(p.name == "ec" for p in parameters):
         parameters = (*parameters, SLOPE)
     return (lambda f, v: full(f, carried(form.kind, f, v))), parameters
 
