@@ -24,8 +24,14 @@ def add_commands(commands: Any) -> None:
     )
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="tables", nargs="+", metavar="CSV", help="tables")
-    source.add_argument("--this-machine", action="store_true", help="measure through NumPy")
-    command.add_argument("--device", metavar="NAME", help="device of the timings (with --from)")
+    source.add_argument("--this-machine", action="store_true", help="measure it")
+    command.add_argument(
+        "--device", metavar="NAME", help="device of the timings, or this machine's GPU"
+    )
+    command.add_argument(
+        "--library", choices=("numpy", "torch"), default="numpy",
+        help="what is measured with --this-machine (numpy); torch with --device: its GPU",
+    )  # fmt: skip
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
@@ -171,7 +177,7 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
 def _this_machine(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
-    from costgraph.fidelity import measure
+    from costgraph.fidelity import measure, measure_torch
     from costgraph.fidelity.apply import beside_of
     from costgraph.fidelity.calibration import calibration_text, write_text
     from costgraph.fidelity.study import study
@@ -181,19 +187,47 @@ def _this_machine(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )
+    if arguments.library == "torch" and arguments.device:
+        return _this_gpu(arguments, target)
+    torch = measure_torch.load_torch() if arguments.library == "torch" else None
     cases = sum(1 for _ in measure.cases())
     seconds, total = 60 * _minutes(arguments.minutes) / cases * 0.7, cases * measure.ROUNDS
     with Progress(transient=True) as bar:
         task = bar.add_task("measuring", total=total)
         made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))
+    if torch is not None:
+        (products,) = measure_torch.tables(torch, "cpu", made.name, seconds)
+        made = measure.with_products(made, products)
     peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
     print(f"fp32 {peak / 1e9:.1f} GFLOP/s, memory {bandwidth / 1e9:.2f} GB/s (best reached)\n")
     sheets = {made.name: made.sheet}
     studies = [study(t, sheets) for t in (made.gemm, made.elementwise)]
-    fitted = _fitted(made.name, studies, "measured on this machine through NumPy")
+    library = "NumPy" if torch is None else "PyTorch (products) and NumPy"
+    fitted = _fitted(made.name, studies, f"measured on this machine through {library}")
     write_text(target, measure.device_text(made))
     write_text(beside_of(target), calibration_text(fitted))
     print(f"wrote {target} and {beside_of(target)}")
+    return 0
+
+
+def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
+    """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
+    from costgraph.fidelity import measure_torch
+    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.study import study
+    from costgraph.hardware import load_hardware
+
+    machine = load_hardware(arguments.device)
+    torch = measure_torch.load_torch()
+    if not torch.cuda.is_available():
+        raise InputError("--library torch --device: PyTorch finds no GPU here")
+    sheet = sheet_of(machine)
+    seconds = 60 * _minutes(arguments.minutes) / 90
+    made = measure_torch.tables(torch, "cuda", machine.name, seconds, sheet.l2)
+    studies = [study(t, {machine.name: sheet}) for t in made]
+    fitted = _fitted(machine.name, studies, f"PyTorch {torch.__version__}, CUDA events")
+    write_text(target, calibration_text(fitted))
+    print(f"wrote {target}")
     return 0
 
 

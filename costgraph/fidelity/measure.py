@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,14 @@ def measure(seconds: float = 0.15, progress: Callable[[str], None] = lambda _: N
     return Measured(name, sheet, _gemm_table(name, gemm), _light_table(name, light), cores)
 
 
+def with_products(made: Measured, products: Table) -> Measured:
+    """The same machine with other timings of products, peaks of their types included."""
+    c = products.columns
+    rates = 2 * c["batch"] * c["m"] * c["n"] * c["k"] / products.seconds
+    peaks = {str(t): float(rates[c["dtype"] == t].max()) for t in np.unique(c["dtype"])}
+    return replace(made, gemm=products, sheet=replace(made.sheet, peaks=peaks))
+
+
 def _run(kind: str, shape: tuple[int, ...], pool: Any, random: Any) -> Callable[[], Any]:
     """What one case times."""
     if kind == "stream":
@@ -166,8 +174,12 @@ def _light_table(name: str, rows: list[Any]) -> Table:
 def device_text(made: Measured) -> str:
     """A device file of the measured rates, as :mod:`costgraph.hardware` reads it."""
     peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
+    rates = "\n".join(
+        f'{kind} = {{ value = "{rate / 1e9:.4f} GFLOP/s", source = "measured" }}'
+        for kind, rate in made.sheet.peaks.items()
+    )
     title = (platform.processor() or platform.machine() or "this machine").replace('"', "")
-    source = "measured through NumPy and its BLAS, the best of all cases"
+    source = "measured through this machine's libraries, the best of all cases"
     return f"""name = "{made.name}"
 title = "this machine: {title}"
 kind = "cpu"
@@ -176,7 +188,7 @@ kind = "cpu"
 measured = "{source}"
 
 [peaks.tensor]
-fp32 = {{ value = "{peak / 1e9:.4f} GFLOP/s", source = "measured" }}
+{rates}
 
 [peaks.vector]
 fp32 = {{ value = "{peak / 1e9:.4f} GFLOP/s", source = "measured" }}

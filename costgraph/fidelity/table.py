@@ -53,7 +53,7 @@ class Datasheet:
     def peak(self, dtype: str) -> float:
         """FLOP/s for a data type of a table; the next wider one where it has none."""
         chain = {"fp4": ("fp4", "fp8", "16"), "fp8": ("fp8", "16"), "16": ("16", "fp32")}
-        for name in chain.get(PEAK[dtype], ("fp32", "16")):
+        for name in (dtype, *chain.get(PEAK[dtype], ("fp32", "16"))):
             if name in self.peaks:
                 return self.peaks[name]
         raise InputError(f"the device has no peak for {dtype}")
