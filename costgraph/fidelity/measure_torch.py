@@ -1,9 +1,10 @@
 """Timings of this machine's products and attention through PyTorch, where it is installed.
 
 On the CPU ``matmul`` in fp32 and bf16; with CUDA ``matmul`` in bf16,
-``scaled_dot_product_attention`` of prefills and decode steps, and additions. A GPU is timed by CUDA events around a run of calls, so
-launches overlap as they do in a model; no graph is captured. What is called is
-small and public: ``randn``, ``matmul``, ``add``, ``cuda.Event``.
+``scaled_dot_product_attention`` of prefills and decode steps, and additions. A GPU
+is timed by CUDA events around a run of calls, so launches overlap as they do in a
+model; no graph is captured. What is called is small and public: ``randn``,
+``matmul``, ``add``, ``cuda.Event``.
 """
 
 from __future__ import annotations
