@@ -112,8 +112,9 @@ def _products(
             pool = [torch.randn(k, n, dtype=dtype, device=device)
                     for _ in range(max(1, min(64, (1 << 28) // size)))]  # fmt: skip
             rows.append((label, m, n, k, time(_in_turn(torch.matmul, x, pool), seconds)))
-    label, m, n, k, t = (np.array(c) for c in zip(*rows, strict=True))
-    columns = {"dtype": label, "m": m.astype(float), "n": n.astype(float), "k": k.astype(float)}
+    label, *sizes = zip(*rows, strict=True)
+    m_, n_, k_, t = (np.array(c, float) for c in sizes)
+    columns = {"dtype": np.array(label), "m": m_, "n": n_, "k": k_}
     if device == "cpu":
         return _table("host_gemm", name, {**columns, "batch": np.ones(len(t))}, t)
     flags = {"quant_included": np.zeros(len(t)), "warm_l2": np.zeros(len(t))}
@@ -166,7 +167,7 @@ def _light(torch: Any, time: Any, device: str, name: str, seconds: float, l2: fl
     for rows, cols in SIZES:
         x = torch.randn(rows, cols, dtype=torch.bfloat16, device=device)
         y = torch.randn(rows, cols, dtype=torch.bfloat16, device=device)
-        taken.append(time(lambda x=x, y=y: torch.add(x, y), seconds))  # type: ignore[misc]
+        taken.append(time(lambda x=x, y=y: torch.add(x, y), seconds))
     r, c = np.array(SIZES, float).T
     columns = {"op": np.full(len(taken), "add"), "dtype": np.full(len(taken), "bf16"),
                "rows": r, "cols": c, "warm_l2": _warm(6 * r * c, l2)}  # fmt: skip
