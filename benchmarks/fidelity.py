@@ -140,7 +140,7 @@ class Layers:
                        "warm_l2": zero, "quant_included": zero}  # fmt: skip
             tables.append(features(Table("gemm", columns, self.seconds), sheets))
             self.f |= {f"{key}{i}": x for key, x in tables[-1].items()}
-        self.labels = {"group": hw, "device": hw, "shared": np.full(len(rows), "all")}
+        self.labels = {"group": hw, "device": hw, "origin": hw, "shared": np.full(len(rows), "all")}
         shapes = ["|".join(r[k] for k in (
             "n_head", "n_kv_head", "n_embd", "n_expanded_embd", "tp", "num_tokens"))
             for r in rows]  # fmt: skip

@@ -11,6 +11,7 @@ from costgraph.fidelity.fit import errors, fit
 from costgraph.fidelity.study import (
     Study,
     crossfit,
+    fitted_for,
     form_model,
     leave_one_out,
     transferred,
@@ -49,9 +50,7 @@ def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
     for label in np.unique(s.labels["group"]):
         m = s.labels["group"] == label
         device, variant = str(s.labels["device"][m][0]), str(s.labels["variant"][m][0])
-        at = {"group": str(label), "device": device, "shared": "all"}
-        values = {p.name: made.values[p.name][at[p.scope]] for p in s.form.parameters}
-        stderr = {p.name: made.errors[p.name][at[p.scope]] for p in s.form.parameters}
+        values, stderr = fitted_for(s, made, m)
         found[device, s.kind, variant] = Fit(
             s.kind, variant, values, summary(unseen[m], s.seconds[m]), stderr
         )
@@ -87,8 +86,7 @@ def general(studies: list[Study]) -> Calibration:
         unseen, _ = leave_one_out(s)
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
-            at = {"variant": str(variant), "shared": "all"}
-            values = {p.name: made.values[p.name][at[p.scope]] for p in parameters}
+            values, _ = fitted_for(s, made, m)
             if "slope" in values:
                 slope[s.kind] = values.pop("slope")
             fits[s.kind, str(variant)] = Fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,14 @@ def add_commands(commands: Any) -> None:
     )
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="tables", nargs="+", metavar="CSV", help="tables")
-    source.add_argument("--this-machine", action="store_true", help="measure through NumPy")
-    command.add_argument("--device", metavar="NAME", help="device of the timings (with --from)")
+    source.add_argument("--this-machine", action="store_true", help="measure it")
+    command.add_argument(
+        "--device", metavar="NAME", help="device of the timings, or this machine's GPU"
+    )
+    command.add_argument(
+        "--library", choices=("numpy", "torch"), default="numpy",
+        help="what is measured with --this-machine (numpy); torch with --device: its GPU",
+    )  # fmt: skip
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
@@ -101,7 +108,7 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
     from costgraph.export.table import plain_table
     from costgraph.fidelity.calibration import Calibration, Fit
     from costgraph.fidelity.fit import errors, fit
-    from costgraph.fidelity.study import crossfit, form_model
+    from costgraph.fidelity.study import crossfit, fitted_for, form_model
 
     fits = {}
     for s in studies:
@@ -111,22 +118,21 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
                 f"{len(s.form.parameters)} parameters: give at least twice as many"
             )
         labels = {**s.labels, "group": s.labels["variant"], "device": s.labels["shared"]}
+        labels["origin"] = s.labels["source"]
+        s = replace(s, labels=labels)
         made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, labels, starts=3)
         unseen, _ = crossfit(s)
         print(f"{s.kind}: {s.form.text}\n")
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
-            at = {"group": str(variant), "device": "all", "shared": "all"}
-            parameters = s.form.parameters
-            values = {p.name: made.values[p.name][at[p.scope]] for p in parameters}
-            stderr = {p.name: made.errors[p.name][at[p.scope]] for p in parameters}
+            values, stderr = fitted_for(s, made, m)
             mean, median = errors(unseen[m], s.seconds[m])
             low, mid, high = np.quantile(s.seconds[m] / unseen[m], (0.1, 0.5, 0.9))
             held = {"rows": float(m.sum()), "mean": mean, "median": median,
                     "q10": float(low), "q50": float(mid), "q90": float(high)}  # fmt: skip
             fits[s.kind, str(variant)] = Fit(s.kind, str(variant), values, held, stderr)
             rows = [(p.name, f"{values[p.name]:.4g}", _uncertainty(stderr[p.name]), p.meaning)
-                    for p in parameters]  # fmt: skip
+                    for p in s.form.parameters]  # fmt: skip
             print(plain_table(("parameter", "value", "error", f"{variant}"), rows))
             print(
                 f"unseen shapes: {mean:.1f} % mean, {median:.1f} % median error over "
@@ -171,7 +177,7 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
 def _this_machine(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
-    from costgraph.fidelity import measure
+    from costgraph.fidelity import measure, measure_torch
     from costgraph.fidelity.apply import beside_of
     from costgraph.fidelity.calibration import calibration_text, write_text
     from costgraph.fidelity.study import study
@@ -181,19 +187,47 @@ def _this_machine(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )
-    total = sum(1 for _ in measure.cases())
-    seconds = 60 * _minutes(arguments.minutes) / total * 0.7
+    if arguments.library == "torch" and arguments.device:
+        return _this_gpu(arguments, target)
+    torch = measure_torch.load_torch() if arguments.library == "torch" else None
+    cases = sum(1 for _ in measure.cases())
+    seconds, total = 60 * _minutes(arguments.minutes) / cases * 0.7, cases * measure.ROUNDS
     with Progress(transient=True) as bar:
         task = bar.add_task("measuring", total=total)
         made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))
+    if torch is not None:
+        (products,) = measure_torch.tables(torch, "cpu", made.name, seconds)
+        made = measure.with_products(made, products)
     peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
     print(f"fp32 {peak / 1e9:.1f} GFLOP/s, memory {bandwidth / 1e9:.2f} GB/s (best reached)\n")
     sheets = {made.name: made.sheet}
     studies = [study(t, sheets) for t in (made.gemm, made.elementwise)]
-    fitted = _fitted(made.name, studies, "measured on this machine through NumPy")
+    library = "NumPy" if torch is None else "PyTorch (products) and NumPy"
+    fitted = _fitted(made.name, studies, f"measured on this machine through {library}")
     write_text(target, measure.device_text(made))
     write_text(beside_of(target), calibration_text(fitted))
     print(f"wrote {target} and {beside_of(target)}")
+    return 0
+
+
+def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
+    """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
+    from costgraph.fidelity import measure_torch
+    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.study import study
+    from costgraph.hardware import load_hardware
+
+    machine = load_hardware(arguments.device)
+    torch = measure_torch.load_torch()
+    if not torch.cuda.is_available():
+        raise InputError("--library torch --device: PyTorch finds no GPU here")
+    sheet = sheet_of(machine)
+    seconds = 60 * _minutes(arguments.minutes) / 90
+    made = measure_torch.tables(torch, "cuda", machine.name, seconds, sheet.l2)
+    studies = [study(t, {machine.name: sheet}) for t in made]
+    fitted = _fitted(machine.name, studies, f"PyTorch {torch.__version__}, CUDA events")
+    write_text(target, calibration_text(fitted))
+    print(f"wrote {target}")
     return 0
 
 

@@ -1,60 +1,38 @@
 """Calibrated time of operations, as terms of a formula.
 
-Which form an operation takes follows from its work: fused attention takes the
-decode form with one query and the prefill form otherwise; anything else with
-tensor work takes the gemm form; the rest is element-wise.
+Which form an operation takes is decided in :mod:`costgraph.fidelity.classify`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr, Integer, Rational
+from sympy import Add, Integer, Rational, cancel
 
 from costgraph import roofline
+from costgraph.cost import Cost
 from costgraph.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.fidelity.calibration import Calibration, Fit, load_calibration, shipped, transfer
-from costgraph.fidelity.forms import Parts, form_of
-from costgraph.fidelity.table import RIDGE
+from costgraph.fidelity.classify import LIGHT, Case, classify
+from costgraph.fidelity.forms import Parts, carried, form_of
+from costgraph.fidelity.table import FLOW, RIDGE, UNIT
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
 from costgraph.graph import Node
 from costgraph.machine import Engine, Machine
-from costgraph.ops.flash import FlashAttention
-from costgraph.ops.fused import Fused
 from costgraph.program import Phase
-from costgraph.tensor import Tensor
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
 FIDELITIES = {"ideal": "", "calibrated": "", "low": "q10", "median": "q50", "high": "q90"}
-#: Fitted variants that serve a compute type, the best first.
-GEMM = {
-    "bf16": ("bf16", "fp16", "fp32"),
-    "fp16": ("bf16", "fp16", "fp32"),
-    "fp8": ("fp8", "fp8_block", "bf16", "fp16", "fp32"),
-    "int8": ("fp8", "fp8_block", "bf16", "fp16", "fp32"),
-    "fp4": ("nvfp4", "fp8", "bf16", "fp16", "fp32"),
-    "int4": ("nvfp4", "fp8", "bf16", "fp16", "fp32"),
-    "tf32": ("fp32", "bf16", "fp16"),
-    "fp32": ("fp32", "bf16", "fp16"),
-}
-
-
-def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
-    """Variants of fused attention: compute type and the cache's."""
-    wide = ("bf16-bf16", "fp16-fp16", "fp32-fp32")
-    if compute in ("fp8", "int8"):
-        return ("fp8-fp8", "bf16-fp8", *wide)
-    return ("bf16-fp8", "fp8-fp8", *wide) if cache_bits.is_number and cache_bits <= 8 else wide
 
 
 @dataclass(frozen=True)
@@ -65,11 +43,13 @@ class Calibrated:
         fidelity: a key of :data:`FIDELITIES`.
         machine: the device with its figures.
         own: its calibration; without one, parameters are transferred.
+        framework: whose attention kernels; an empty string pools all of them.
     """
 
     fidelity: str
     machine: Machine
     own: Calibration | None
+    framework: str = ""
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -81,22 +61,51 @@ class Calibrated:
         arms = roofline.arms(cost, machine)
         if not arms:
             return
-        kind, variants, facts = classify(phase, row, self.machine)
-        fit, _ = self.fit(kind, variants, facts.ridge)
+        case, fit, _ = self.fit(classify(phase, row, self.machine))
+        count = phase.bind(row.count)
+        if not case.floor and case.kind == "elementwise":
+            made = make_term(count, arms, (row.name,))
+            if made is not None:
+                yield made
+            return
+        if FIDELITIES[self.fidelity]:
+            count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
+        if case.kind == "host_elementwise":
+            case = replace(case, features=_passes(row.node, cost, phase, machine))
+        parts, combined = self._parts(case, fit, arms)
+        floor = (Arm(parts.floor if case.floor else ZERO, "latency"),)
+        for made in (
+            make_term(count, combined, (row.name,), norm=exact(float(parts.norm))),
+            make_term(count, floor, (row.name,)),
+        ):
+            if made is not None:
+                yield made
+
+    def _parts(self, case: Case, fit: Fit, arms: Sequence[Arm]) -> tuple[Parts, list[Arm]]:
+        """The form's parts for an operation, and the arms to combine."""
         values: dict[str, Any] = {k: exact(v) for k, v in fit.values.items()}
         tensor = [a for a in arms if a.resource.startswith("tensor:")]
         memory = [a for a in arms if a.resource == "memory"]
         others = [a for a in arms if a not in tensor and a not in memory]
-        features = facts.features | {
+        features = case.features | {
             "C": Add(*(a.expr for a in tensor)),
             "M": Add(*(a.expr for a in memory)),
-            "Q": Integer(0),
-            "quant": Integer(0),
-            "resident": Integer(0),
+            # An operation of its own quantises: see "quantize".
+            "Q": ZERO,
+            "quant": ZERO,
+            "resident": ZERO,
         }
-        if kind == "elementwise":
-            features["C"], others = Integer(0), others + tensor
-        parts: Parts = form_of(kind).build(features, values)
+        if case.kind == "quantize":
+            moved = features["M"] / min(values["eq"], ONE)
+            parts = Parts(values["tq"], ZERO, moved, 4)
+        elif case.kind == "host_elementwise":
+            # Passes take their time one after the other: no arm stands alone.
+            features["C"] = Add(features["C"], *(a.expr for a in others)) - features["X"]
+            parts, others = form_of(case.kind).build(features, values), []
+        else:
+            if case.kind == "elementwise":
+                features["C"], others = ZERO, others + tensor
+            parts = form_of(case.kind).build(features, values)
         name = tensor[0].resource if tensor else "latency"
         combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
         # The fitted arms absorb vector work; it counts only where it could exceed them.
@@ -106,41 +115,56 @@ class Calibrated:
         combined += [
             a for a in others if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
         ]
-        count = phase.bind(row.count)
-        if FIDELITIES[self.fidelity]:
-            count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
-        for made in (
-            make_term(count, combined, (row.name,), norm=exact(float(parts.norm))),
-            make_term(count, (Arm(parts.floor, "latency"),), (row.name,)),
-        ):
-            if made is not None:
-                yield made
+        return parts, combined
 
-    def fit(self, kind: str, variants: tuple[str, ...], ridge: float) -> tuple[Fit, bool]:
-        """The parameters for an operation, and whether they are transferred.
+    def fit(self, case: Case) -> tuple[Case, Fit, bool]:
+        """The case to time, its parameters, and whether they are transferred.
+
+        The case changes where nothing was fitted for it: to a product, or to an
+        element-wise operation.
 
         Raises:
             HardwareError: nothing was fitted for operations of this kind.
         """
+        kind, variants = case.kind, case.variants
+        if kind == "quantize":
+            kind = "gemm"
+        elif self.framework:
+            variants = (*(f"{v}@{self.framework}" for v in variants), *variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
-            return found, False
-        if self.machine.kind != "gpu":
-            raise HardwareError(
-                f"no calibration of {kind} operations for {self.machine.name!r}, and those of "
-                "GPUs do not carry over to it; measure it: costgraph calibrate --this-machine"
-            )
-        general = transfer()
-        found = general.find(kind, variants)
+            return case, found, False
+        hosted = None if self.own is None else self.own.find(f"host_{kind}", variants)
+        if hosted is not None:
+            return replace(case, kind=hosted.kind), hosted, False
+        general = transfer() if self.machine.kind == "gpu" else None
+        found = None if general is None else general.find(kind, variants)
         if found is None:
+            if case.kind == "quantize":
+                return self.fit(LIGHT)
+            if case.product is not None:
+                return self.fit(case.product)
+            if general is None:
+                raise HardwareError(
+                    f"no calibration of {kind} operations for {self.machine.name!r}, and those "
+                    "of GPUs do not carry over to it; measure it: costgraph calibrate "
+                    "--this-machine"
+                )
             raise HardwareError(
                 f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
             )
-        slope = general.slope.get(kind)
-        if slope is None or "ec" not in found.values:
-            return found, True
-        moved = min(found.values["ec"] * ridge**-slope, 1.0)
-        return replace(found, values={**found.values, "ec": moved}), True
+        assert general is not None
+        values = dict(found.values)
+        if kind in general.slope:
+            values["slope"] = general.slope[kind]
+        device = {"ridge": case.ridge, "flow": 1.0, "unit": 1.0}
+        units = self.machine.multiprocessors
+        if units is not None:
+            device["flow"] = float(self.machine.memory.bandwidth / units) / FLOW
+            device["unit"] = case.ridge * RIDGE * device["flow"] * FLOW / UNIT
+        moved = {k: float(x) for k, x in carried(kind, device, values).items()}
+        moved.pop("slope", None)
+        return case, replace(found, values=moved), True
 
     def assumptions(self, compiled: Compiled) -> tuple[str, ...]:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""
@@ -149,10 +173,11 @@ class Calibrated:
             for row in compiled.rows[phase.name]:
                 if not row.cost.bytes and not row.cost.flops:
                     continue
-                kind, variants, facts = classify(phase, row, self.machine)
-                fit, moved = self.fit(kind, variants, facts.ridge)
+                case, fit, moved = self.fit(classify(phase, row, self.machine))
+                if not case.floor and case.kind == "elementwise":
+                    continue
                 held = fit.heldout
-                key = f"{kind} {fit.variant}"
+                key = f"{case.kind} {fit.variant}"
                 shown[key] = (
                     f"{key} {'transferred, devices left out' if moved else 'fitted, held out'}: "
                     f"{held['mean']:.0f}/{held['median']:.0f} %"
@@ -171,69 +196,20 @@ class Calibrated:
         )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Sizes of an operation that its form takes, and its ridge point in units of 300 FLOP/byte."""
-
-    features: dict[str, Any]
-    ridge: float = 1.0
+def _passes(node: Node, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
+    """Passes over the result that arithmetic makes, and seconds of special functions."""
+    special = (
+        flops / machine.peaks[machine.resolve(engine, dtype)]
+        for (engine, dtype), flops in cost.flops.items()
+        if engine is Engine.SPECIAL
+    )
+    results = Add(*(phase.bind(t.numel) for t in node.outputs))
+    return {"X": Add(*special), "passes": cancel(cost.total_flops / results)}
 
 
 def exact(value: float) -> Rational:
     """A fitted value to six digits as an exact number."""
     return Rational(f"{value:.6g}")
-
-
-def classify(phase: Phase, row: Row, machine: Machine) -> tuple[str, tuple[str, ...], Facts]:
-    """The kind of an operation, the variants that serve it, and what its form takes."""
-    operands = row.graph.operands(row.node)
-    # Some accountings count element-wise work at tensor peaks: the operation itself decides.
-    types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
-    if not types:
-        return "elementwise", ("any",), Facts({})
-    compute = machine.resolve(Engine.TENSOR, types[0])[1]
-    ridge = float(machine.ridge(types[0])) / RIDGE
-    op = row.node.op
-    if isinstance(op, FlashAttention):
-        return _attention(phase, operands, compute, machine, ridge)
-    k, n = _product(row.node, operands)
-    facts = Facts({"k": phase.bind(k), "n": phase.bind(n)}, ridge)
-    return "gemm", GEMM.get(compute, ("bf16",)), facts
-
-
-def _attention(
-    phase: Phase, operands: tuple[Tensor, ...], compute: str, machine: Machine, ridge: float
-) -> tuple[str, tuple[str, ...], Facts]:
-    query, keys = operands[:2]
-    b, q, h, dh = (phase.bind(x) for x in query.shape)
-    t, hk = phase.bind(keys.shape[1]), phase.bind(keys.shape[2])
-    if machine.multiprocessors is None and machine.kind == "gpu":
-        raise HardwareError(
-            f"calibrated attention needs the number of multiprocessors of {machine.name!r}: "
-            "state onchip.multiprocessors in its file"
-        )
-    sm = machine.multiprocessors or ONE
-    facts = Facts({"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}, ridge)
-    kind = "decode" if q == 1 else "prefill"
-    return kind, attention_variants(compute, keys.dtype.bits), facts
-
-
-def _product(node: Node, operands: tuple[Tensor, ...]) -> tuple[Expr, Expr]:
-    """(summed size, result width) of a product; of siblings in one kernel their joint width."""
-    if isinstance(node.op, Fused):
-        inner = [
-            _product(n, node.op.body.operands(n))
-            for n in node.op.body.nodes
-            if any(engine is Engine.TENSOR for engine, _ in n.op.work(
-                node.op.body.operands(n), n.outputs))
-        ]  # fmt: skip
-        return inner[0][0], Add(*(n for _, n in inner))
-    second = operands[1].shape
-    if node.op.kind == "qk-matmul":
-        return second[3], second[1]
-    if node.op.kind == "sv-matmul":
-        return second[1], second[3]
-    return second[-1], second[0]
 
 
 def calibrated(
@@ -244,24 +220,44 @@ def calibrated(
 ) -> Calibrated:
     """The calibration that a compile asks for.
 
-    A file given, else one beside the device's own file (``x.toml``,
+    ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another
+    framework that was measured) for its attention kernels alone. The calibration is
+    a file given, else one beside the device's own file (``x.toml``,
     ``x.calibration.toml``), else the shipped one of the device, else none.
 
     Raises:
-        InputError: the fidelity is unknown.
+        InputError: the fidelity or the framework is unknown.
         HardwareError: the calibration file is wrong.
     """
+    fidelity, at, framework = str(fidelity).partition("@")
     if fidelity not in FIDELITIES:
-        raise InputError(f"unknown fidelity {clip(fidelity)}{nearest(str(fidelity), FIDELITIES)}")
+        raise InputError(f"unknown fidelity {clip(fidelity)}{nearest(fidelity, FIDELITIES)}")
+    if fidelity == "ideal" and at:
+        raise InputError("fidelity 'ideal' does not depend on a framework: use 'calibrated@…'")
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
+    own = _own(machine, hardware, calibration)
+    if at:
+        known = () if own is None else own.frameworks
+        if framework not in known:
+            there = f"known: {', '.join(known)}" if known else "it has none of any framework"
+            raise InputError(
+                f"no timings of attention by framework {clip(framework)} on {machine.name!r}"
+                f"{nearest(framework, known)}; {there}"
+            )
+    return Calibrated(fidelity, machine, own, framework)
+
+
+def _own(
+    machine: Machine, hardware: Any, calibration: str | os.PathLike[str] | None
+) -> Calibration | None:
     if calibration is not None:
-        return Calibrated(fidelity, machine, load_calibration(Path(os.fsdecode(calibration))))
+        return load_calibration(Path(os.fsdecode(calibration)))
     if isinstance(hardware, (str, os.PathLike)) and str(hardware).endswith(".toml"):
         beside = beside_of(Path(os.fsdecode(hardware)))
         if beside.is_file():
-            return Calibrated(fidelity, machine, load_calibration(beside))
-    return Calibrated(fidelity, machine, shipped(machine.name))
+            return load_calibration(beside)
+    return shipped(machine.name)
 
 
 def beside_of(device: Path) -> Path:

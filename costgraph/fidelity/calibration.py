@@ -24,6 +24,8 @@ from costgraph.fidelity.forms import FORMS, form_of
 
 #: Keys of a ``heldout`` table: errors in percent, quantiles as ratios.
 HELDOUT = ("rows", "mean", "median", "q10", "q50", "q90")
+#: Kinds whose kernels differ between frameworks.
+ATTENTION = ("prefill", "decode")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 
@@ -65,6 +67,13 @@ class Calibration:
     provenance: str
     fits: Mapping[tuple[str, str], Fit]
     slope: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def frameworks(self) -> tuple[str, ...]:
+        """Frameworks whose attention kernels were fitted apart."""
+        return tuple(
+            sorted({v.partition("@")[2] for k, v in self.fits if k in ATTENTION and "@" in v})
+        )
 
     def find(self, kind: str, variants: tuple[str, ...]) -> Fit | None:
         """The fit of the first variant that there is."""

@@ -1,11 +1,10 @@
-"""Fitting forms: robust least squares on logarithms of time.
+"""Fitting forms: robust least squares on logarithms of time, by SciPy.
 
 All groups of a kind are fitted together. A parameter has one value per label of
-its scope; each row of data depends on one value of each parameter, so a Jacobian
-takes one evaluation per parameter, however many values there are, and the normal
-equations are small: Levenberg–Marquardt on them needs no sparse solver. Values of one
-parameter are drawn towards a common centre, fitted as well, by its ``spread``:
-groups with few rows borrow from the others.
+its scope; each row of data depends on one value of each parameter, so a sparse
+Jacobian takes one evaluation per parameter, however many values there are. Values
+of one parameter are drawn towards a common centre, fitted as well, by its
+``spread``: groups with few rows borrow from the others.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from costgraph.errors import InputError
 from costgraph.fidelity.forms import Parameter
 from costgraph.fidelity.table import Array
 
@@ -35,11 +35,13 @@ class Fitted:
         values: by parameter, its value per label of its scope.
         errors: likewise, the relative standard error (of the logarithm).
         centres: by parameter, the common centre of its values.
+        scopes: by parameter, its scope.
     """
 
     values: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, Mapping[str, float]]
     centres: Mapping[str, float]
+    scopes: Mapping[str, str]
 
     @property
     def count(self) -> int:
@@ -110,7 +112,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Robust residuals of a model and quadratic ones that draw values together."""
+    """Residuals of a model, robust, and those that draw values together, plain."""
 
     model: Model
     parameters: Sequence[Parameter]
@@ -124,64 +126,59 @@ class _Problem:
         return {p.name: np.exp(x[i]) for p, i in zip(self.parameters, self.where, strict=True)}
 
     def residuals(self, x: Array) -> Array:
-        out: Array = np.log(self.model(self.f, self.values(x))) - self.goal
+        misses = np.log(self.model(self.f, self.values(x))) - self.goal
+        return np.concatenate([misses, self.pull @ x - self.target])
+
+    def jacobian(self, x: Array) -> Any:
+        """A sparse matrix: one difference quotient per parameter fills all its columns."""
+        from scipy import sparse
+
+        v, h = self.values(x), 1e-6
+        here = np.log(self.model(self.f, v))
+        columns = [
+            (np.log(self.model(self.f, {**v, p.name: v[p.name] * np.exp(h)})) - here) / h
+            for p in self.parameters
+        ]
+        size = len(self.goal)
+        rows = np.tile(np.arange(size), len(columns))
+        at = (rows, np.concatenate(self.where))
+        top = sparse.csr_matrix((np.concatenate(columns), at), shape=(size, len(x)))
+        return sparse.vstack([top, sparse.csr_matrix(self.pull)], format="csr")
+
+    def loss(self, squares: Array) -> Array:
+        """Soft L1 of the rows' squares, the squares themselves of the others (SciPy's rho)."""
+        rows = len(self.goal)
+        out = np.stack([squares, np.ones_like(squares), np.zeros_like(squares)])
+        lifted = 1 + squares[:rows]
+        out[:, :rows] = 2 * (np.sqrt(lifted) - 1), lifted**-0.5, -0.5 * lifted**-1.5
         return out
 
-    def cost(self, r: Array, x: Array) -> float:
-        """Half the soft-L1 loss ``2s²(√(1 + (r/s)²) − 1)`` and the squares that pull."""
-        loss = SOFT**2 * (np.sqrt(1 + (r / SOFT) ** 2) - 1)
-        drawn = self.pull @ x - self.target
-        return float(loss.sum() + drawn @ drawn / 2)
 
-    def normal(self, r: Array, x: Array) -> tuple[Array, Array]:
-        """Weighted normal equations: curvature and gradient."""
-        v, h, total = self.values(x), 1e-6, len(x)
-        columns = []
-        for p in self.parameters:
-            moved = self.model(self.f, {**v, p.name: v[p.name] * np.exp(h)})
-            columns.append((np.log(moved) - self.goal - r) / h)
-        weight = 1 / np.sqrt(1 + (r / SOFT) ** 2)
-        curvature = self.pull.T @ self.pull
-        gradient = self.pull.T @ (self.pull @ x - self.target)
-        flat = curvature.ravel()
-        for a, i in zip(columns, self.where, strict=True):
-            gradient += np.bincount(i, weight * a * r, total)
-            for b, j in zip(columns, self.where, strict=True):
-                # Few distinct cells: add up by cell, not by row.
-                cells, inverse = np.unique(i * total + j, return_inverse=True)
-                flat[cells] += np.bincount(inverse, weight * a * b, len(cells))
-        return flat.reshape(total, total), gradient
-
-
-def _descend(
-    problem: _Problem, x: Array, low: Array, high: Array, steps: int = 60
-) -> tuple[float, Array, Array]:
-    """Levenberg–Marquardt with reweighting; values at a bound stay within it."""
-    damping = 1e-2
-    r = problem.residuals(x)
-    cost = problem.cost(r, x)
-    curvature, gradient = problem.normal(r, x)
-    for _ in range(steps):
-        fixed = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
-        free = np.flatnonzero(~fixed)
-        inner = curvature[np.ix_(free, free)]
-        lifted = inner + np.diag(damping * np.diag(inner) + 1e-12)
-        step = np.zeros_like(x)
-        step[free] = -np.linalg.solve(lifted, gradient[free])
-        moved = np.clip(x + np.clip(step, -1.5, 1.5), low, high)
-        after = problem.residuals(moved)
-        reached = problem.cost(after, moved)
-        if not reached < cost:
-            damping *= 6
-            if damping > 1e8:
-                break
-            continue
-        gain = (cost - reached) / max(cost, 1e-300)
-        x, r, cost, damping = moved, after, reached, max(damping / 5, 1e-9)
-        curvature, gradient = problem.normal(r, x)
-        if gain < 1e-5:
-            break
-    return cost, x, curvature
+def _descend(problem: _Problem, x: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
+    """Cost, values and curvature at the optimum."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise InputError("fitting needs SciPy: pip install 'costgraph[calibrate]'") from None
+    margin = 1e-6 * (high - low)  # the method starts inside the bounds
+    found = least_squares(
+        problem.residuals,
+        np.clip(x, low + margin, high - margin),
+        problem.jacobian,
+        bounds=(low, high),
+        loss=problem.loss,
+        f_scale=SOFT,
+        x_scale="jac",
+        tr_solver="lsmr",
+        ftol=1e-5,
+        max_nfev=60,
+    )
+    jacobian = problem.jacobian(found.x)
+    rows = len(problem.goal)
+    weight = np.ones(jacobian.shape[0])
+    weight[:rows] = 1 / np.sqrt(1 + (problem.residuals(found.x)[:rows] / SOFT) ** 2)
+    curvature = (jacobian.T @ jacobian.multiply(weight[:, None]).tocsr()).toarray()
+    return float(found.cost), found.x, curvature
 
 
 def _fitted(
@@ -204,7 +201,7 @@ def _fitted(
         error[p.name] = {k: float(stated[i]) for k, i in zip(labels, index, strict=True)}
         at += len(labels)
     centres = {p.name: float(np.exp(x[n + j])) for j, p in enumerate(parameters)}
-    return Fitted(values, error, centres)
+    return Fitted(values, error, centres, {p.name: p.scope for p in parameters})
 
 
 def held_out(

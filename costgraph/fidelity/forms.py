@@ -33,7 +33,8 @@ class Parameter:
         start, low, high: where a fit starts and its limits.
         unit: ``s``, ``1`` or what the parameter counts.
         meaning: one line for tables.
-        scope: ``group`` (a device and data type), ``device``, or ``shared``.
+        scope: ``group`` (a device and data type), ``device``, ``origin`` (timings of
+            one source on a device), ``variant`` (a data type), or ``shared``.
         spread: expected spread between groups (natural logarithm), for shrinkage.
     """
 
@@ -63,7 +64,7 @@ class Form:
 
     Attributes:
         kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``allreduce``,
-            ``elementwise``.
+            ``elementwise``; ``host_gemm``, ``host_elementwise``: libraries on a host.
         text: the form as a line of text.
         parameters: what a fit determines.
         features: what the form takes of an operation (see :mod:`.table`).
@@ -89,8 +90,8 @@ class Form:
         raise InputError(f"form {self.kind!r} has no parameter {name!r}{nearest(name, known)}")
 
 
-def _t0(start: float) -> Parameter:
-    return Parameter("t0", start, 1e-8, 1e-3, "s", "launch and latency floor")
+def _t0(start: float, scope: str = "group") -> Parameter:
+    return Parameter("t0", start, 1e-8, 1e-3, "s", "launch and latency floor", scope)
 
 
 def _ec(start: float) -> Parameter:
@@ -130,7 +131,7 @@ def _prefill(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["tt"] * f["T"],
         f["C"] / v["ec"] * ramp + v["tw"] * f["heads"] / f["sm"],
-        f["M"] / v["em"],
+        resident_time(f, v),
         v["p"],
     )
 
@@ -168,6 +169,22 @@ def _elementwise(f: Values, v: Values) -> Parts:
     return Parts(v["t0"], f["C"], resident_time(f, v), 4)
 
 
+def _host_gemm(f: Values, v: Values) -> Parts:
+    # Libraries pack the second operand for more than one row: m·(m − 1)/m² passes over it.
+    ramp = 1 + v["k0"] / f["k"] + v["m0"] * (f["m"] - 1) / f["m"] ** 2
+    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, f["M"] / v["em"], v["p"])
+
+
+def _host_elementwise(f: Values, v: Values) -> Parts:
+    # One pass over the operand per arithmetic operation, one after the other.
+    return Parts(
+        v["t0"] + v["tc"] * f["passes"],
+        f["C"] / v["ec"] + f["X"] / v["ex"],
+        f["M"] / v["em"],
+        1,
+    )
+
+
 _TW = Parameter("tw", 1e-7, 1e-11, 1e-5, "s", "time per wave of work units over multiprocessors")
 _TT = Parameter("tt", 1e-9, 1e-14, 1e-7, "s", "time per attended token")
 _TN = Parameter("tn", 1e-9, 1e-14, 1e-6, "s", "time per token")
@@ -179,7 +196,9 @@ FORMS: Mapping[str, Form] = {
             "gemm",
             "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
             (
-                _t0(4e-6),
+                # One floor for all data types that were timed alike: what narrow ones
+                # take longer is then their quantisation, not a floor of their own.
+                _t0(4e-6, "origin"),
                 _ec(0.75),
                 _em(0.8),
                 _norm(),
@@ -188,7 +207,7 @@ FORMS: Mapping[str, Form] = {
                 Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
                 _l2(),
                 Parameter(
-                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"
+                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "variant"
                 ),
                 Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
             ),
@@ -207,8 +226,9 @@ FORMS: Mapping[str, Form] = {
                 Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
                 _TT,
                 _TW,
+                _l2("group"),
             ),
-            ("C", "M", "dh", "q", "T", "heads", "sm"),
+            ("C", "M", "dh", "q", "T", "heads", "sm", "resident"),
             _prefill,
         ),
         Form(
@@ -269,8 +289,61 @@ FORMS: Mapping[str, Form] = {
             ("C", "M", "resident"),
             _elementwise,
         ),
+        Form(
+            "host_gemm",
+            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p",
+            (
+                _t0(2e-6),
+                _ec(0.8),
+                _em(0.8),
+                _norm(),
+                Parameter("k0", 20, 0.1, 2000, "elements", "ramp in the summed dimension"),
+                Parameter("m0", 20, 0.01, 500, "rows", "packing of the second operand"),
+                Parameter("tb", 1e-6, 1e-9, 1e-4, "s", "call per product of a batch"),
+            ),
+            ("C", "M", "k", "m", "batch"),
+            _host_gemm,
+        ),
+        Form(
+            "host_elementwise",
+            "t0 + tc·passes + C/ec + X/ex + M/em",
+            (
+                _t0(1e-6),
+                Parameter("tc", 1e-6, 1e-8, 1e-4, "s", "call per pass over the operand"),
+                Parameter("ec", 0.02, 1e-4, 1.0, "1", "efficiency of arithmetic"),
+                Parameter("ex", 0.02, 1e-4, 1.0, "1", "efficiency of transcendental functions"),
+                _em(0.7),
+            ),
+            ("C", "X", "M", "passes"),
+            _host_elementwise,
+        ),
     )
 }
+
+
+def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
+    """Transferred parameters on a device that was never fitted.
+
+    ``ec`` falls with the ridge point, ``ec·(ridge / 300 FLOP/byte)^−slope``, at most
+    one. Decode attention with few rows does not reach the tensor units' rate: a
+    multiprocessor takes its time whatever their peak, ``ec/unit``. The L2 cache's
+    bandwidth follows the multiprocessors, so its ratio to the memory's falls with
+    ``flow``, memory bandwidth per multiprocessor. Experts need more tokens each to
+    fill a multiprocessor that computes faster: ``m0·unit``. ``flow`` and ``unit``, the
+    peak per multiprocessor, are relative to an H100 in 16 bit (:data:`.table.FLOW`).
+    """
+    import numpy as np
+
+    out = dict(v)
+    if kind == "decode":
+        out["ec"] = np.minimum(v["ec"] / f["unit"], 1.0)
+    elif "slope" in v:
+        out["ec"] = np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
+    if "l2" in v:
+        out["l2"] = np.maximum(v["l2"] / f["flow"], 1.0)
+    if kind == "moe":
+        out["m0"] = v["m0"] * f["unit"]
+    return out
 
 
 def form_of(kind: str) -> Form:

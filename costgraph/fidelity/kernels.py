@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-#: Operand-sized tensors that each operation moves, as costgraph counts them.
-MOVES = {"rmsnorm": 2.0, "silu_mul": 3.0, "add": 3.0, "softmax": 2.0, "copy": 2.0}
-ELEMENTWISE = tuple(MOVES)
+#: Kernels that are measured; their traffic and work: :data:`.table.ELEMENTWISE`.
+ELEMENTWISE = ("rmsnorm", "silu", "add", "rope", "softmax", "copy")
+
+
+def keep_heap() -> bool:
+    """Let the C library keep freed memory; true where it does.
+
+    NumPy allocates every result anew. A large one otherwise comes straight from
+    the system and faults in page by page, which takes longer than the operation.
+    glibc's ``mallopt`` (M_MMAP_THRESHOLD −3, M_TRIM_THRESHOLD −1); nothing elsewhere.
+    """
+    try:
+        adjust = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(adjust(-3, 1 << 30)) and bool(adjust(-1, (1 << 31) - 1))
 
 
 def rms_norm(x: Any, weight: Any) -> Any:
@@ -33,7 +47,11 @@ def operands(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> 
     x = random.standard_normal(shape, dtype=np.float32)
     if kind == "rmsnorm":
         return x, random.standard_normal(shape[-1], dtype=np.float32)
-    if kind in ("silu_mul", "add"):
+    if kind == "rope":
+        x = x.reshape(1, shape[0], 1, shape[-1])
+        angle = random.standard_normal((shape[0], 1, shape[-1] // 2), dtype=np.float32)
+        return x, np.cos(angle), np.sin(angle)
+    if kind == "add":
         return x, random.standard_normal(shape, dtype=np.float32)
     return (x,)
 
@@ -42,8 +60,9 @@ def call(kind: str, given: tuple[Any, ...]) -> Callable[[], Any]:
     """A call of a kernel on its operands."""
     run: dict[str, Callable[..., Any]] = {
         "rmsnorm": rms_norm,
-        "silu_mul": lambda x, y: silu(x) * y,
+        "silu": silu,
         "add": lambda x, y: x + y,
+        "rope": rotated,
         "softmax": softmax,
         "copy": np.copy,
     }
@@ -100,7 +119,7 @@ class Decoder:
             query, key, value = (
                 (h @ w[n]).reshape(b, q, self.heads, dh).transpose(0, 2, 1, 3) for n in "qkv"
             )
-            query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
+            query, key = rotated(query, cos, sin), rotated(key, cos, sin)
             keys[:, :, t - q :], values[:, :, t - q :] = key, value
             scores = query @ keys.transpose(0, 1, 3, 2)
             if mask is not None:
@@ -114,7 +133,8 @@ class Decoder:
         return np.argmax(last @ self.head, axis=-1)
 
 
-def _rotated(x: Any, cos: Any, sin: Any) -> Any:
+def rotated(x: Any, cos: Any, sin: Any) -> Any:
+    """Rotary embedding of the last axis."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
     return np.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1).astype(np.float32)

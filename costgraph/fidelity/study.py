@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from costgraph.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
-from costgraph.fidelity.forms import Form, Parameter, form_of, roofline3, value
+from costgraph.fidelity.forms import Form, Parameter, carried, form_of, roofline3, value
 from costgraph.fidelity.table import Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
 SLOPE = Parameter(
     "slope", 0.2, 1e-4, 1.0, "1", "exponent of the ridge point in ec, between devices", "shared"
 )
+#: Values and relative standard errors by parameter.
+Stated = tuple[dict[str, float], dict[str, float]]
 #: Data types told apart by bytes and engine.
 VARIANT = {"fp16": "bf16"}
 
@@ -29,8 +31,9 @@ class Study:
         kind: of the form.
         table: the rows.
         f: features per row.
-        labels: labels per scope (``group``, ``device``, ``shared``), and
-            ``variant``: the group without its device.
+        labels: labels per scope: ``group``, ``device``, ``shared``; ``variant``, the
+            group without its device; ``source`` of the timings; ``origin``, the
+            source on a device.
         fold: fold per row.
         held: parameters held at their lower limit, where they take nothing.
     """
@@ -99,6 +102,8 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
         "device": hw,
         "variant": variant,
         "shared": np.full(len(table), "all"),
+        "source": np.asarray(c["source"]),
+        "origin": np.array([f"{a}/{b}" for a, b in zip(hw, c["source"], strict=True)]),
     }
     found = features(table, sheets)
     # One framework splits long contexts and another does not: pooled, no slope serves both.
@@ -111,7 +116,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
     if kind == "allreduce":
         return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
-    if kind == "elementwise":
+    if kind in ("elementwise", "host_elementwise"):
         return "any"
     name = cell["dtype"]
     if kind in ("prefill", "decode"):
@@ -143,6 +148,16 @@ def form_model(form: Form) -> Model:
     return lambda f, v: value(form.build(f, v))
 
 
+def fitted_for(s: Study, made: Fitted, rows: npt.NDArray[np.bool_]) -> Stated:
+    """Values and relative standard errors of a fit for a group's rows (by their first one)."""
+    first = int(np.flatnonzero(rows)[0])
+    values, stated = {}, {}
+    for name, scope in made.scopes.items():
+        label = str(s.labels[scope][first])
+        values[name], stated[name] = made.values[name][label], made.errors[name][label]
+    return values, stated
+
+
 def crossfit(s: Study, drop: Sequence[str] = ()) -> tuple[Array, int]:
     """Held-out predictions of the calibrated form, and its number of values.
 
@@ -168,7 +183,8 @@ def _count(parameters: Sequence[Parameter], s: Study) -> int:
 NEUTRAL = {
     "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30,
     "d0": 0.0,
-    "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "ec": 1.0,
+    "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "tb": 0.0,
+    "tc": 0.0, "ex": 1.0, "ec": 1.0,
     "em": 1.0,
 }  # fmt: skip
 
@@ -182,19 +198,13 @@ def reduced(form: Form, drop: Sequence[str] = ()) -> tuple[Model, tuple[Paramete
 
 
 def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
-    """The form with parameters per variant only; ``ec`` falls with the device's ridge point."""
+    """The form with parameters per variant only, moved between devices by :func:`carried`."""
     full = form_model(form)
-    parameters = tuple(
-        replace(p, scope="shared" if p.scope == "shared" else "variant") for p in form.parameters
-    )
-    if not any(p.name == "ec" for p in parameters):
-        return full, parameters
-    return (lambda f, v: full(f, {**v, "ec": efficiency(f, v)})), (*parameters, SLOPE)
-
-
-def efficiency(f: Mapping[str, Any], v: Mapping[str, Any]) -> Any:
-    """``ec`` of a device: ``ec₁·(ridge / 300 FLOP/byte)^−slope``, at most one."""
-    return np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
+    general = {"shared": "shared", "origin": "source"}
+    parameters = tuple(replace(p, scope=general.get(p.scope, "variant")) for p in form.parameters)
+    if form.kind != "decode" and any(p.name == "ec" for p in parameters):
+        parameters = (*parameters, SLOPE)
+    return (lambda f, v: full(f, carried(form.kind, f, v))), parameters
 
 
 def leave_one_out(s: Study) -> tuple[Array, dict[str, Fitted]]:

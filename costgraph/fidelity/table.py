@@ -27,6 +27,8 @@ Labels: TypeAlias = npt.NDArray[np.str_]
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5625}
 #: FLOP/byte in which ridge points are stated.
 RIDGE = 300.0
+#: Memory bandwidth and 16-bit peak of one multiprocessor of an H100 SXM, byte/s and FLOP/s.
+FLOW, UNIT = 3350e9 / 132, 989e12 / 132
 #: The peak that a data type of a table computes at.
 PEAK = {
     "fp32": "fp32",
@@ -51,7 +53,7 @@ class Datasheet:
     def peak(self, dtype: str) -> float:
         """FLOP/s for a data type of a table; the next wider one where it has none."""
         chain = {"fp4": ("fp4", "fp8", "16"), "fp8": ("fp8", "16"), "16": ("16", "fp32")}
-        for name in chain.get(PEAK[dtype], ("fp32", "16")):
+        for name in (dtype, *chain.get(PEAK[dtype], ("fp32", "16"))):
             if name in self.peaks:
                 return self.peaks[name]
         raise InputError(f"the device has no peak for {dtype}")
@@ -96,6 +98,8 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
     "allreduce": Schema(("n_gpus", "bytes"), (), ()),
     "elementwise": Schema(("rows", "cols"), ("op", "dtype")),
+    "host_gemm": Schema(("batch", "m", "n", "k"), optional=()),
+    "host_elementwise": Schema(("rows", "cols"), ("op", "dtype"), ()),
 }
 
 
@@ -246,10 +250,15 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
         return {**found, "V": 2 * (g - 1) / g * c["bytes"] / link, "ridge": 1 + 0 * link}
     peak = np.array([s.peak(str(d)) for s, d in zip(own, c["dtype"], strict=True)])
     found["ridge"] = peak / bandwidth / RIDGE
-    found["resident"] = np.asarray(c["warm_l2"], float)
+    found["flow"] = bandwidth / found["sm"] / FLOW
+    found["unit"] = peak / found["sm"] / UNIT
+    if "warm_l2" in c:
+        found["resident"] = np.asarray(c["warm_l2"], float)
     work, moved, more = _COUNTS[table.kind](c)
     found["C"], found["M"] = work / peak, moved / bandwidth
     found.update(more)
+    if "X" in found:
+        found["X"] = found["X"] / peak
     if "Q" in found:
         found["Q"] = found["Q"] / bandwidth
     return found
@@ -302,22 +311,42 @@ def _moe(c: Mapping[str, Any]) -> _Counts:
     return 6 * d * inner * pairs, moved, {"inner": inner, "rows": pairs / touched, "tokens": n}
 
 
-#: Tensors of the operand's size that an operation moves, and FLOP per element.
-_ELEMENTWISE = {
-    "layernorm": (2.0, 7.0),
-    "rmsnorm": (2.0, 4.0),
-    "gelu": (2.0, 9.0),
-    "silu_mul": (3.0, 5.0),
-    "add": (3.0, 1.0),
-    "softmax": (2.0, 5.0),
-    "copy": (2.0, 0.0),
+#: Tensors of the operand's size that an operation moves; vector and special FLOP per element.
+ELEMENTWISE = {
+    "layernorm": (2.0, 7.0, 0.0),
+    "rmsnorm": (2.0, 4.0, 0.0),
+    "gelu": (2.0, 8.0, 1.0),
+    "silu": (2.0, 3.0, 1.0),
+    "silu_mul": (3.0, 4.0, 1.0),
+    "add": (3.0, 1.0, 0.0),
+    "rope": (2.0, 3.0, 0.0),
+    "softmax": (2.0, 4.0, 1.0),
+    "copy": (2.0, 0.0, 0.0),
 }
 
 
-def _elementwise(c: Mapping[str, Any]) -> _Counts:
+def _light(c: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+    """Bytes, vector FLOP and special FLOP; operations without an entry add."""
     size = c["rows"] * c["cols"]
-    moves = np.array([_ELEMENTWISE.get(str(o), (2.0, 1.0))[0] for o in c["op"]])
-    return 0.0 * size, size * moves * _by_type(c["dtype"]), {}
+    per = np.array([ELEMENTWISE.get(str(o), (2.0, 1.0, 0.0)) for o in c["op"]]).T
+    return size * per[0] * _by_type(c["dtype"]), size * per[1], size * per[2]
+
+
+def _elementwise(c: Mapping[str, Any]) -> _Counts:
+    moved, _, _ = _light(c)
+    return 0.0 * moved, moved, {}
+
+
+def _host_elementwise(c: Mapping[str, Any]) -> _Counts:
+    moved, plain, special = _light(c)
+    passes = (plain + special) / (c["rows"] * c["cols"])
+    return plain, moved, {"X": special, "passes": passes}
+
+
+def _host_gemm(c: Mapping[str, Any]) -> _Counts:
+    n, m, k, width = (c[x] for x in ("batch", "m", "k", "n"))
+    moved = n * (m * k + k * width + m * width) * _by_type(c["dtype"])
+    return 2 * n * m * k * width, moved, {"m": m, "k": k, "batch": n}
 
 
 _COUNTS = {
@@ -327,4 +356,6 @@ _COUNTS = {
     "mla": _mla,
     "moe": _moe,
     "elementwise": _elementwise,
+    "host_gemm": _host_gemm,
+    "host_elementwise": _host_elementwise,
 }

@@ -85,19 +85,27 @@ def test_this_machine_is_measured_and_validated(
 ) -> None:
     monkeypatch.setattr(measure, "WEIGHTS", ((256, 256), (512, 512), (512, 1024), (1024, 512)))
     monkeypatch.setattr(measure, "ROWS", (1, 4, 16, 64, 128, 256))
+    monkeypatch.setattr(measure, "BATCHES", measure.BATCHES[::6])
     target = tmp_path / "me.toml"
     main(["calibrate", "--this-machine", "-o", str(target), "--minutes", "0.02"])
     assert "GFLOP/s" in capsys.readouterr().out
     machine = cg.load_hardware(target) if hasattr(cg, "load_hardware") else None
     assert machine is None or machine.kind == "cpu"
     assert {k for k, _ in load_calibration(tmp_path / "me.calibration.toml").fits} == {
-        "gemm",
-        "elementwise",
+        "host_gemm",
+        "host_elementwise",
     }
     from costgraph.fidelity import validate
 
     monkeypatch.setattr(validate, "DECODE", ((1, 16),))
     monkeypatch.setattr(validate, "PREFILL", ((1, 16),))
+    # Kinds that were not measured take the product's form: attention, experts.
+    for model in ("llama-2-7b", "mixtral-8x7b", "deepseek-v2-lite", "whisper-tiny"):
+        for pipeline in ("", "fuse"):
+            ideal = cg.compile(model, str(target), pipeline).ttft
+            fitted = cg.compile(model, str(target), pipeline, fidelity="calibrated").ttft
+            at = {k.name: {"B": 2, "S": 50}[k.name] for k in ideal.symbols}
+            assert fitted(**at) >= ideal(**at)
     main(["validate", "--on", str(target), "--minutes", "0.02"])
     assert "mean absolute error: ideal" in capsys.readouterr().out
 

@@ -87,6 +87,7 @@ def test_a_fit_recovers_parameters_in_spite_of_outliers() -> None:
     t = value(form.build(f, truth)) * np.exp(random.normal(0, 0.02, n))
     t[::12] *= 2.5  # one row in twelve is an outlier
     labels = {s: np.full(n, "x") for s in ("group", "device", "shared")}
+    labels |= dict.fromkeys(("origin", "variant"), labels["shared"])
     made = fit(form_model(form), form.parameters, f, t, labels)
     got = {name: table["x"] for name, table in made.values.items()}
     assert got["ec"] == pytest.approx(0.8, rel=0.05)
