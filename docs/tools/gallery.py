@@ -125,9 +125,9 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
         (
             "fig16.svg",
             "plot survey-fig16",
-            "Figure 16: what fused attention saves. The heights differ from the published bars: "
-            "those come from an early version of the survey's tool that counted K or V, not both. "
-            "The figure here shows the survey's later count and the exact count.",
+            "Figure 16: what fused attention saves. The published bars come from a version of the "
+            "survey's tool that counted K or V, not both (`--accounting survey-2024-04`); beside "
+            "them the exact count.",
         ),
         ("fig18.svg", "plot survey-fig18", "Figure 18: roofline of offloading."),
         ("fig19.svg", "plot survey-fig19", "Figure 19: throughput, step time and memory, W8A8KV8."),
