@@ -141,7 +141,7 @@ def _plot_command(commands: Any) -> None:
         "--on", action="append", default=[], metavar="HARDWARE", help="device or TOML file"
     )
     command.add_argument("--passes", action="append", default=[], metavar="P", help="a pipeline")
-    command.add_argument("--metric", default="tpot", help=f"{', '.join(METRICS)} (tpot)")
+    command.add_argument("--metric", help=f"{', '.join(METRICS)} (tpot)")
     command.add_argument("--over", metavar="SYMBOL", help="B, T, S, N, BW, F_bf16 …; a map: B,T")
     command.add_argument("--from", dest="lower", metavar="X", help="start of the range")
     command.add_argument("--to", dest="upper", metavar="X", help="end of the range")
@@ -238,10 +238,9 @@ def _roofline(arguments: argparse.Namespace) -> Figure:
 def _curve(arguments: argparse.Namespace) -> Figure:
     from costgraph.plot import curve
 
-    if arguments.metric not in METRICS:
-        raise InputError(
-            f"plot: unknown metric {clip(arguments.metric)}{nearest(arguments.metric, METRICS)}"
-        )
+    metric = arguments.metric or "tpot"
+    if metric not in METRICS:
+        raise InputError(f"plot: unknown metric {clip(metric)}{nearest(metric, METRICS)}")
     if len(arguments.on) > 1:
         raise InputError("plot curve takes one --on")
     over = arguments.over or "B"
@@ -249,7 +248,7 @@ def _curve(arguments: argparse.Namespace) -> Figure:
     formulas, values = {}, dict[str, Any](_given(arguments))
     for passes in arguments.passes or [""]:
         compiled = _compiled(arguments, passes, symbolic=hardware)
-        formulas[passes or "no passes"] = getattr(compiled, arguments.metric)
+        formulas[passes or "no passes"] = getattr(compiled, metric)
         if hardware:
             machine = compiled.bound or compiled.machine
             values = {s.name: float(v) for s, v in machine.bindings().items()} | values
@@ -293,10 +292,12 @@ def _map(arguments: argparse.Namespace) -> Figure:
     from costgraph.plot import regime_map
 
     passes = _single(arguments)
-    over = (arguments.over or "B,T").split(",")
+    over = (arguments.over or ("B,S" if arguments.metric == "ttft" else "B,T")).split(",")
     if len(over) != 2:
         raise InputError(f"plot map: --over takes two symbols, such as B,T, not {arguments.over!r}")
-    metric = "ttft" if "S" in over else "tpot"
+    metric = arguments.metric or ("ttft" if "S" in over else "tpot")
+    if metric not in ("ttft", "tpot"):
+        raise InputError(f"plot map: a map is of ttft or tpot, not {clip(metric)}")
     hardware = any(o in ("BW", "M") or o.startswith("F_") for o in over)
     compiled = _compiled(arguments, passes, symbolic=hardware)
     values: dict[str, Any] = {}
