@@ -8,7 +8,7 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -117,6 +117,24 @@ class Program:
     def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
         """The program with other step graphs, by phase name."""
         phases = tuple(replace(p, graph=graphs.get(p.name, p.graph)) for p in self.phases)
+        return replace(self, phases=phases)
+
+    def rewritten(self, f: Callable[[Graph], Graph]) -> Program:
+        """``f`` applied once to every step graph, resting ones included.
+
+        Phases that shared a graph still do.
+        """
+        done: dict[int, Graph] = {}
+
+        def new(graph: Graph) -> Graph:
+            if id(graph) not in done:
+                done[id(graph)] = f(graph)
+            return done[id(graph)]
+
+        phases = tuple(
+            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
+            for p in self.phases
+        )
         return replace(self, phases=phases)
 
     def assuming(self, *sentences: str) -> Program:

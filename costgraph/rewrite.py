@@ -163,23 +163,16 @@ def rewrite_program(
 ) -> tuple[Program, tuple[str, ...], tuple[Miss, ...]]:
     """Rewrite every step graph once; phases that shared a graph still do."""
     listed = tuple(rules)
-    done: dict[int, Graph] = {}
     hits: list[str] = []
     misses: list[Miss] = []
 
     def new(graph: Graph) -> Graph:
-        if id(graph) not in done:
-            made, found, missed = rewrite_graph(graph, listed, machine, made_by)
-            done[id(graph)] = made
-            hits.extend(found)
-            misses.extend(missed)
-        return done[id(graph)]
+        made, found, missed = rewrite_graph(graph, listed, machine, made_by)
+        hits.extend(found)
+        misses.extend(missed)
+        return made
 
-    phases = tuple(
-        replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-        for p in program.phases
-    )
-    return replace(program, phases=phases), tuple(hits), tuple(misses)
+    return program.rewritten(new), tuple(hits), tuple(misses)
 
 
 def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op]) -> Graph:

@@ -14,7 +14,9 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
 from costgraph.models.vision import OnePass, Size
 from costgraph.ops import Add, AsSequence, Multiply
-from costgraph.ops.image import AdaptiveMean, AsImage, MeanPool, Pool, Rearrange, Reshape, Resize
+from costgraph.ops.image import AdaptiveMean, AsImage, MeanPool, Pool, Rearrange
+from costgraph.ops.pool import Resize
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 from costgraph.tensor import Tensor
 

@@ -28,7 +28,8 @@ from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Size
 from costgraph.ops import Add, Embedding
-from costgraph.ops.image import Cut, Join
+from costgraph.ops.arrays import Join
+from costgraph.ops.image import Cut
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, G, K, S, T, q
 from costgraph.tensor import Tensor
@@ -148,7 +149,7 @@ class Flux(Denoiser):
         given = {"conditioning": vector}
         feed = FeedForward(d, 4 * d, "gelu_tanh", gated=False, bias=True)
         x, text = two_streams(m, JointLayer(streams, feed), self.joint, x, text, **given)
-        x = m.add("streams_join", Join(), text, x)
+        x = m.add("streams_join", Join(1), text, x)
         layer = SingleLayer(streams, 4 * d)
         x = run(m, (Segment("single_layers", layer, self.single),), x, **given)
         x = m.add_many("streams_cut", Cut((S, G)), x)[1]

@@ -262,12 +262,11 @@ def at_rest(graph: Graph, without: tuple[str, ...] = ()) -> Graph:
             kept.append(replace(node, op=op, inputs=tuple(inputs), outputs=()))
             continue
         operands = graph.operands(node)
-        weights = [t for t in operands if t.role is Role.WEIGHT]
+        # A view of a weight is a weight, too, but it holds nothing of its own.
+        weights = [t for t in operands if t.role is Role.WEIGHT and t.name not in graph.producer]
         if not weights or any(t.name in without for t in weights):
             continue
-        used = [
-            t if t.role is Role.WEIGHT else t.renamed(f"{node.name}.x.{t.name}") for t in operands
-        ]
+        used = [t if t in weights else t.renamed(f"{node.name}.x.{t.name}") for t in operands]
         sources.update((t.name, t) for t in used)
         kept.append(replace(node, inputs=tuple(t.name for t in used)))
     return Graph(f"{graph.name} at rest", tuple(sources.values()), tuple(kept), ())

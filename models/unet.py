@@ -23,7 +23,9 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.denoise import Denoiser, latent
 from costgraph.models.vision import Size
 from costgraph.ops import Add, AsSequence, Concat
-from costgraph.ops.image import AddChannels, AsImage, Join, Reshape, Sinusoid, Upsample
+from costgraph.ops.arrays import Join
+from costgraph.ops.image import AddChannels, AsImage, Sinusoid, Upsample
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B, S
 from costgraph.tensor import Tensor
 
@@ -143,7 +145,7 @@ class UNet(Denoiser):
         for index, level in reversed(list(enumerate(self.levels))):
             for block in range(level.blocks + 1):
                 part = f"up{index + 1}_{block + 1}"
-                x = m.add(f"{part}_join", Join(), x, skips.pop())
+                x = m.add(f"{part}_join", Join(1), x, skips.pop())
                 x = self._residual(m, part, x, time, Integer(level.width))
                 x = self._transformer(m, part, x, level.heads, level.up)
             if index:

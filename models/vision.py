@@ -21,7 +21,8 @@ from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, run
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.ops import Activation, SelectLast
-from costgraph.ops.image import Reshape, Similarity
+from costgraph.ops.image import Similarity
+from costgraph.ops.views import Reshape
 from costgraph.program import Phase, Program
 from costgraph.symbols import B, S, q
 from costgraph.symbols import T as CONTEXT

@@ -33,20 +33,10 @@ class Fold(Pass):
     shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
 
     def run(self, program: Program, machine: Machine) -> Outcome:
-        done: dict[int, Graph] = {}
         hits: list[str] = []
         misses: list[Miss] = []
-
-        def new(graph: Graph) -> Graph:
-            if id(graph) not in done:
-                done[id(graph)] = folded(graph, int(self.shortest), hits, misses)
-            return done[id(graph)]
-
-        phases = tuple(
-            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-            for p in program.phases
-        )
-        return Outcome(replace(program, phases=phases), tuple(hits), tuple(misses))
+        made = program.rewritten(lambda g: folded(g, int(self.shortest), hits, misses))
+        return Outcome(made, tuple(hits), tuple(misses))
 
 
 @dataclass(frozen=True)

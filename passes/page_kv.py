@@ -8,7 +8,7 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
-from costgraph.graph import Graph, Node
+from costgraph.graph import Node
 from costgraph.machine import Machine
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.base import Op
@@ -66,18 +66,7 @@ class PageKV(Pass):
                 return replace(op, paging=paging)
             return op
 
-        done: dict[int, Graph] = {}
-
-        def new(graph: Graph) -> Graph:
-            if id(graph) not in done:
-                done[id(graph)] = rebuild(graph, paged)
-            return done[id(graph)]
-
-        phases = tuple(
-            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-            for p in program.phases
-        )
-        made = replace(program, phases=phases)
+        made = program.rewritten(lambda g: rebuild(g, paged))
         if self.sharers != 1:
             made = made.assuming(
                 "a shared prefix saves memory; its prefill and its reads are still counted "

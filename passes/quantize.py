@@ -163,19 +163,7 @@ class Quantize(Pass):
             return Outcome(program, (), (miss,))
         log = _Log()
         plan = _Plan(self, machine, *schemes, parse_keep(self.keep))
-        done: dict[int, Graph] = {}
-
-        def new(graph: Graph) -> Graph:
-            if id(graph) not in done:
-                done[id(graph)] = _Rewrite(plan, log, top=True).graph(graph)
-            return done[id(graph)]
-
-        phases = tuple(
-            # What rests beside a phase is stored in the same formats.
-            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-            for p in program.phases
-        )
-        made = replace(program, phases=phases)
+        made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 
 

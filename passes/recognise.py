@@ -44,23 +44,16 @@ class Recognise(Pass):
     mask: str = option("word", "skip", "how causal attention counts", choices=("skip", "compute"))
 
     def run(self, program: Program, machine: Machine) -> Outcome:
-        done: dict[int, Graph] = {}
         hits: list[str] = []
         misses: list[Miss] = []
 
         def new(graph: Graph) -> Graph:
-            if id(graph) not in done:
-                made, found, missed = recognised_graph(graph, self.rules(), machine)
-                done[id(graph)] = made
-                hits.extend(found)
-                misses.extend(missed)
-            return done[id(graph)]
+            made, found, missed = recognised_graph(graph, self.rules(), machine)
+            hits.extend(found)
+            misses.extend(missed)
+            return made
 
-        phases = tuple(
-            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-            for p in program.phases
-        )
-        return Outcome(replace(program, phases=phases), tuple(hits), tuple(misses))
+        return Outcome(program.rewritten(new), tuple(hits), tuple(misses))
 
     def rules(self) -> tuple[tuple[Rule, ...], ...]:
         """The rules in stages; views are tidied up between them."""

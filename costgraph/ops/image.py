@@ -127,21 +127,6 @@ def _reshaped(op: Op, inputs: Tensors, shape: tuple[Expr, ...]) -> tuple[Spec, .
 
 
 @dataclass(frozen=True)
-class Reshape(Op):
-    """A view of an operand in another ``shape``."""
-
-    kind: ClassVar[str] = "reshape"
-    is_view: ClassVar[bool] = True
-    shape: tuple[Expr, ...]
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _reshaped(self, inputs, self.shape)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return {}
-
-
-@dataclass(frozen=True)
 class Rearrange(Op):
     """The elements of an operand in another order and ``shape``: read once, written once.
 
@@ -159,27 +144,6 @@ class Rearrange(Op):
 
 
 @dataclass(frozen=True)
-class Resize(Op):
-    """Zeros added to, or positions dropped from, a grid: result ``shape``; no arithmetic."""
-
-    kind: ClassVar[str] = "resize"
-    shape: tuple[Expr, ...]
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        require(len(self.shape) == len(inputs[0].shape), self, "{} does not fit", inputs[0])
-        return (Spec(self.shape, inputs[0].dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return {}
-
-    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        x, y = inputs[0], outputs[0]
-        smaller = (y.numel - x.numel).is_negative
-        return (read(x, y.bytes if smaller else x.bytes), write(y))
-
-
-@dataclass(frozen=True)
 class AsImage(Op):
     """A view of ``x (B, ∏n, C)`` as ``(B, C, n…)``: a sequence becomes an image again."""
 
@@ -192,32 +156,6 @@ class AsImage(Op):
         b, n, c = inputs[0].shape
         require_same(self, Mul(*self.size), n, "positions")
         return (Spec((b, c, *self.size), inputs[0].dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return {}
-
-
-@dataclass(frozen=True)
-class Join(Op):
-    """Operands one after the other along ``axis``; no arithmetic, but the copy moves.
-
-    ``axis`` 1 joins sequences, or the channels of images.
-    """
-
-    kind: ClassVar[str] = "join"
-    axis: int = 1
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) >= 2, self, "takes two operands or more")
-        first = inputs[0]
-        for other in inputs[1:]:
-            require(len(other.shape) == len(first.shape), self, "{} after {}", other, first)
-            for axis, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)):
-                if axis != self.axis:
-                    require_same(self, a, b, f"axis {axis}")
-        whole = Sum(*(t.shape[self.axis] for t in inputs))
-        shape = (*first.shape[: self.axis], whole, *first.shape[self.axis + 1 :])
-        return (Spec(shape, first.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}

@@ -12,7 +12,9 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Concat, Rope, Split
-from costgraph.ops.image import Cut, Gate, Join, Modulate, Reshape, Sinusoid, steps
+from costgraph.ops.arrays import Join
+from costgraph.ops.image import Cut, Gate, Modulate, Sinusoid, steps
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 from costgraph.tensor import Tensor
 
@@ -174,7 +176,7 @@ class JointLayer:
         z = modulated(m, "text_attn", text, *own[:2])
         pairs = zip(s.projected(m, z, "text_"), s.projected(m, y), strict=True)
         joined = (
-            m.add(f"{name}_join", Join(), *pair) for name, pair in zip("qkv", pairs, strict=True)
+            m.add(f"{name}_join", Join(1), *pair) for name, pair in zip("qkv", pairs, strict=True)
         )
         mixed = s.attended(m, *joined)
         from_text, from_image = m.add_many("streams", Cut((s.text, s.image)), mixed)

@@ -19,7 +19,8 @@ from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.vision import Tower
 from costgraph.ops import Activation, Add, SelectLast
-from costgraph.ops.image import Cut, Interpolate, Rearrange, Reshape
+from costgraph.ops.image import Cut, Interpolate, Rearrange
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
 ONE = Integer(1)

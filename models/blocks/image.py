@@ -9,7 +9,8 @@ from sympy import Expr, Integer, Mul
 from costgraph.models.blocks.style import Maker
 from costgraph.ops import Activation, Add, AsSequence, Conv
 from costgraph.ops.channels import BatchNorm, GroupNorm
-from costgraph.ops.image import Interpolate, Prepend, Reshape
+from costgraph.ops.image import Interpolate, Prepend
+from costgraph.ops.views import Reshape
 from costgraph.tensor import Tensor
 
 ZERO, ONE = Integer(0), Integer(1)

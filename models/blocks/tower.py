@@ -12,7 +12,9 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, RelativeBias, Softmax
-from costgraph.ops.image import Rearrange, Reshape, Resize, WindowMask
+from costgraph.ops.image import Rearrange, WindowMask
+from costgraph.ops.pool import Resize
+from costgraph.ops.views import Reshape
 from costgraph.tensor import Tensor
 
 LAYER_NORM = Norm("layer", True)

@@ -18,8 +18,9 @@ from costgraph.errors import CostgraphError, InputError
 from costgraph.machine import Engine
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
+from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
-from costgraph.ops.image import Join, Pool
+from costgraph.ops.image import Pool
 from costgraph.symbols import B, G, S
 from costgraph.tensor import Role, Tensor
 from costgraph.verify import verify_program
@@ -181,9 +182,9 @@ def test_image_operations_by_hand():
     with pytest.raises(CostgraphError, match="groups"):
         GroupNorm(Integer(7)).infer((x, vector, vector))
     pair = (x, x.renamed("other"))
-    (spec,) = Join().infer(pair)
+    (spec,) = Join(1).infer(pair)
     assert spec.shape == (B, 128, 10, 12)
-    assert Join().cost(pair, (spec.named("y"),)).total_bytes == 4 * x.bytes
+    assert Join(1).cost(pair, (spec.named("y"),)).total_bytes == 4 * x.bytes
 
 
 def test_fusion_takes_norm_and_activation_behind_a_convolution():
