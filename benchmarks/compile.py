@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+
+from timing import median
 
 import costgraph as cg
-
-
-def median(action: Callable[[], object], runs: int) -> float:
-    """Median seconds of ``action``."""
-    samples = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        action()
-        samples.append(time.perf_counter() - start)
-    return statistics.median(samples)
 
 
 def main() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import time
-from collections.abc import Callable
 
 from sympy import Integer
+from timing import median
 
 import costgraph as cg
 from costgraph.accounting import EXACT
@@ -20,16 +19,6 @@ from costgraph.models.blocks import Maker, Style
 from costgraph.program import autoregressive
 from costgraph.symbols import B, q
 from costgraph.tensor import Tensor
-
-
-def median(action: Callable[[], object], runs: int) -> float:
-    """Median seconds of ``action``."""
-    samples = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        action()
-        samples.append(time.perf_counter() - start)
-    return statistics.median(samples)
 
 
 def chain(length: int) -> Graph:

@@ -14,6 +14,7 @@ from costgraph.graph import Graph, Node, Origin, Repeat
 from costgraph.machine import Machine
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
+from costgraph.runs import Run, runs_of
 from costgraph.tensor import Role, Tensor
 
 #: Candidate distances between a layer and the next that are tried.
@@ -37,15 +38,6 @@ class Fold(Pass):
         misses: list[Miss] = []
         made = program.rewritten(lambda g: folded(g, int(self.shortest), hits, misses))
         return Outcome(made, tuple(hits), tuple(misses))
-
-
-@dataclass(frozen=True)
-class Run:
-    """``copies`` alike parts of ``period`` nodes each, from ``start`` on."""
-
-    start: int
-    period: int
-    copies: int
 
 
 @dataclass(frozen=True)
@@ -134,21 +126,13 @@ def find_runs(graph: Graph, shortest: int) -> list[Run]:
         del recent[shade][:-12]
     chosen = [p for p, _ in sorted(gaps.items(), key=lambda i: (-i[1], i[0])) if p >= shortest]
     position = {t.name: i for i, n in enumerate(nodes) for t in n.outputs}
-    found = []
+    found: list[Run] = []
     for period in sorted(chosen[:PERIODS]):
-        start = 0
-        while start + 2 * period <= len(nodes):
-            length = 0
-            while start + length + period < len(nodes) and _alike(
-                graph, shades, position, start, start + length, period
-            ):
-                length += 1
-            copies = length // period + 1
-            if copies > 1:
-                found.append(Run(start, period, copies))
-                start += copies * period
-            else:
-                start += length + 1
+
+        def alike(start: int, index: int, period: int = period) -> bool:
+            return _alike(graph, shades, position, start, index, period)
+
+        found += runs_of(len(nodes), period, alike)
     return found
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from costgraph.draw.scene import Cluster, Scene, Vertex, joined
+from costgraph.runs import Run, runs_of
 
 #: Above this many vertices a picture of operations is collapsed on its own.
 LIMIT = 300
@@ -15,15 +16,6 @@ _PERIODS = 24
 _SHORTEST = 2
 _FRAMES = 16
 _ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Run:
-    """``copies`` alike parts in a row, each of ``period`` operations, from ``start`` on."""
-
-    start: int
-    period: int
-    copies: int
 
 
 def fold_repeats(scene: Scene) -> Scene:
@@ -217,22 +209,11 @@ def _refined(shades: list[int], wiring: list[tuple[int | str, ...]]) -> list[int
 
 
 def _runs_of(period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]) -> list[Run]:
-    found: list[Run] = []
-    start = 0
-    size = len(signatures)
-    while start + 2 * period <= size:
-        length = 0
-        while start + length + period < size and _alike(
-            start, start + length, period, signatures, wiring
-        ):
-            length += 1
-        copies = length // period + 1
-        if copies > 1:
-            found.append(Run(start, period, copies))
-            start += copies * period
-        else:
-            start += length + 1
-    return found
+    return runs_of(
+        len(signatures),
+        period,
+        lambda start, index: _alike(start, index, period, signatures, wiring),
+    )
 
 
 def _alike(

@@ -262,3 +262,23 @@ class Writer:
 def _number(value: object) -> Fraction | float:
     assert isinstance(value, (Fraction, float))
     return value
+
+
+class DoubleWriter(Writer):
+    """What C and its like share: one number type, ``?:`` and ``&&``."""
+
+    words = {"and": " && ", "or": " || ", "not": "!"}
+
+    def number(self, value: Fraction | float) -> str:
+        return repr(float(value))
+
+    def rounded(self, up: bool, top: int, bottom: int) -> str:
+        name = "ceil" if up else "floor"
+        return f"{name}({self.ratio(top, bottom)})"
+
+    def select(self, condition: str, then: str, otherwise: str) -> str:
+        return f"({condition} ? {then} : {otherwise})"
+
+    def condition(self, op: str, parts: list[str], value: object) -> str:
+        shown = super().condition(op, parts, value)
+        return shown if op != "not" else f"!({parts[0]})"

@@ -8,29 +8,27 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError
-from costgraph.models.decoder import Decoder
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    biases,
+    plain_decoder,
+)
 from costgraph.models.fields import Fields, divided
 
 
 def _bloom(fields: Fields) -> Reading:
     d = fields.size("hidden_size", "n_embed")
     heads = fields.size("n_head", "num_attention_heads")
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        4 * d,
         layers=Integer(fields.size("n_layer", "num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(heads),
-        head_dim=divided(fields, d, heads, "hidden size over heads"),
-        ffn=Integer(4 * d),
-        vocab=Integer(fields.size("vocab_size")),
         activation="gelu_tanh",
-        gated=False,
-        norm="layer",
-        norm_bias=True,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
+        **biases(True),
         alibi=True,
         embed_norm=True,
         tied=fields.flag("tie_word_embeddings", True),
@@ -65,21 +63,16 @@ def _mpt(fields: Fields) -> Reading:
         ratio = 4
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1000:
         raise ModelError(f"{fields.name}: 'expansion_ratio' must be a number")
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        int(d * ratio),
         layers=Integer(fields.size("n_layers", "num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
         kv_heads=Integer(kv_heads),
-        head_dim=divided(fields, d, heads, "hidden size over heads"),
-        ffn=Integer(int(d * ratio)),
-        vocab=Integer(fields.size("vocab_size")),
         activation="gelu",
-        gated=False,
-        norm="layer",
         norm_bias=bias,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        **biases(bias),
         alibi=alibi,
         clip=attention.number("clip_qkv", 0.0) != 0,
         qk_norm=attention.flag("qk_ln", False),
@@ -108,21 +101,15 @@ def _falcon(fields: Fields) -> Reading:
     dh = divided(fields, d, heads, "hidden size over heads")
     # The new architecture has a norm for each of both blocks, unless it says one.
     norms = fields.size("num_ln_in_parallel_attn", default=2 if new else 1)
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        fields.size("ffn_hidden_size", default=4 * d),
         layers=Integer(fields.size("num_hidden_layers", "n_layer")),
-        d=Integer(d),
-        heads=Integer(heads),
         kv_heads=Integer(kv_heads),
-        head_dim=dh,
-        ffn=Integer(fields.size("ffn_hidden_size", default=4 * d)),
-        vocab=Integer(fields.size("vocab_size")),
         activation=activation_of(fields, "activation", default="gelu"),
-        gated=False,
-        norm="layer",
-        norm_bias=True,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        **biases(bias),
         rotary=None if alibi else dh,
         alibi=alibi,
         parallel=parallel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from sympy import Expr, Integer, Symbol
 
@@ -72,6 +72,30 @@ class Reading:
 
 
 Family = Callable[[Fields], Reading]
+
+
+def plain_decoder(fields: Fields, d: int, heads: int, ffn: int, **rest: Any) -> Decoder:
+    """Layer norms with bias and two matrices: what BLOOM, Falcon, GPT, MPT and OPT share.
+
+    ``rest`` overrides or adds attributes of :class:`Decoder`.
+    """
+    shared: dict[str, Any] = {
+        "d": Integer(d),
+        "heads": Integer(heads),
+        "kv_heads": Integer(heads),
+        "head_dim": divided(fields, d, heads, "hidden size over heads"),
+        "ffn": Integer(ffn),
+        "vocab": Integer(fields.size("vocab_size")),
+        "gated": False,
+        "norm": "layer",
+        "norm_bias": True,
+    }
+    return Decoder(**{**shared, **rest})
+
+
+def biases(flag: bool) -> dict[str, Any]:
+    """All projections of a layer with biases, or none."""
+    return {"qkv_bias": flag, "out_bias": flag, "mlp_bias": flag}
 
 
 def activation_of(fields: Fields, *keys: str, default: str | None = None) -> str:

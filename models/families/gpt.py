@@ -14,7 +14,9 @@ from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
+    biases,
     heads_of,
+    plain_decoder,
     rotary_of,
     window_of,
 )
@@ -28,21 +30,15 @@ def _opt(fields: Fields) -> Reading:
     bias = fields.flag("enable_bias", True)
     first = fields.flag("do_layer_norm_before", True)
     embed = fields.size("word_embed_proj_dim", default=d)
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        fields.size("ffn_dim"),
         layers=Integer(fields.size("num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(heads),
-        head_dim=divided(fields, d, heads, "hidden size over heads"),
-        ffn=Integer(fields.size("ffn_dim")),
-        vocab=Integer(fields.size("vocab_size")),
         activation=activation_of(fields, "activation_function", default="relu"),
-        gated=False,
-        norm="layer",
         norm_bias=fields.flag("layer_norm_elementwise_affine", True),
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        **biases(bias),
         # Two extra rows: positions are offset by two in this family.
         positions=Integer(fields.size("max_position_embeddings") + 2),
         tied=fields.flag("tie_word_embeddings", True),
@@ -53,30 +49,27 @@ def _opt(fields: Fields) -> Reading:
     return Reading(model)
 
 
-def _gpt2(fields: Fields) -> Reading:
+def _gpt2_like(fields: Fields, activation: str) -> Decoder:
+    """GPT-2, and what changed only its activation and its key/value heads."""
     d = fields.size("n_embd", "hidden_size")
     heads = fields.size("n_head", "num_attention_heads")
     fields.refuse("add_cross_attention", "cross-attention is not supported in this family")
-    model = Decoder(
+    return plain_decoder(
+        fields,
+        d,
+        heads,
+        fields.size("n_inner", default=4 * d),
         layers=Integer(fields.size("n_layer", "num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(heads),
-        head_dim=divided(fields, d, heads, "hidden size over heads"),
-        ffn=Integer(fields.size("n_inner", default=4 * d)),
-        vocab=Integer(fields.size("vocab_size")),
-        activation=activation_of(fields, "activation_function", default="gelu_new"),
-        gated=False,
-        norm="layer",
-        norm_bias=True,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
+        activation=activation_of(fields, "activation_function", default=activation),
+        **biases(True),
         positions=Integer(fields.size("n_positions", "max_position_embeddings")),
         tied=fields.flag("tie_word_embeddings", True),
         fused_qkv=True,
     )
-    return Reading(model)
+
+
+def _gpt2(fields: Fields) -> Reading:
+    return Reading(_gpt2_like(fields, "gelu_new"))
 
 
 def _gptj(fields: Fields) -> Reading:
@@ -86,18 +79,13 @@ def _gptj(fields: Fields) -> Reading:
     rotary = fields.size("rotary_dim", default=int(dh))
     if rotary > dh:
         raise ModelError(f"{fields.name}: 'rotary_dim' = {rotary} exceeds the head size {dh}")
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        fields.size("n_inner", default=4 * d),
         layers=Integer(fields.size("n_layer", "num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(heads),
-        head_dim=dh,
-        ffn=Integer(fields.size("n_inner", default=4 * d)),
-        vocab=Integer(fields.size("vocab_size")),
         activation=activation_of(fields, "activation_function", default="gelu_new"),
-        gated=False,
-        norm="layer",
-        norm_bias=True,
         mlp_bias=True,
         head_bias=True,
         rotary=Integer(rotary),
@@ -113,18 +101,13 @@ def _gpt_neox(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads")
     dh = divided(fields, d, heads, "hidden size over heads")
     bias = fields.flag("attention_bias", True)
-    model = Decoder(
+    model = plain_decoder(
+        fields,
+        d,
+        heads,
+        fields.size("intermediate_size"),
         layers=Integer(fields.size("num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(heads),
-        head_dim=dh,
-        ffn=Integer(fields.size("intermediate_size")),
-        vocab=Integer(fields.size("vocab_size")),
         activation=activation_of(fields, "hidden_act", default="gelu"),
-        gated=False,
-        norm="layer",
-        norm_bias=True,
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=True,
@@ -137,28 +120,9 @@ def _gpt_neox(fields: Fields) -> Reading:
 
 
 def _gpt_bigcode(fields: Fields) -> Reading:
-    d = fields.size("n_embd", "hidden_size")
-    heads = fields.size("n_head", "num_attention_heads")
-    fields.refuse("add_cross_attention", "cross-attention is not supported in this family")
-    model = Decoder(
-        layers=Integer(fields.size("n_layer", "num_hidden_layers")),
-        d=Integer(d),
-        heads=Integer(heads),
-        kv_heads=Integer(1 if fields.flag("multi_query", True) else heads),
-        head_dim=divided(fields, d, heads, "hidden size over heads"),
-        ffn=Integer(fields.size("n_inner", default=4 * d)),
-        vocab=Integer(fields.size("vocab_size")),
-        activation=activation_of(fields, "activation_function", default="gelu_pytorch_tanh"),
-        gated=False,
-        norm="layer",
-        norm_bias=True,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        positions=Integer(fields.size("n_positions", "max_position_embeddings")),
-        tied=fields.flag("tie_word_embeddings", True),
-        fused_qkv=True,
-    )
+    model = _gpt2_like(fields, "gelu_pytorch_tanh")
+    if fields.flag("multi_query", True):
+        model = replace(model, kv_heads=Integer(1))
     return Reading(model)
 
 
@@ -183,9 +147,7 @@ def _starcoder2(fields: Fields) -> Reading:
             raise ModelError(f"{fields.name}: {key!r} is not {known!r}: not supported here")
     model = replace(
         _plain(fields, "gelu_pytorch_tanh"),
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        **biases(bias),
         tied=fields.flag("tie_word_embeddings", True),
         window=window_of(fields),
     )
@@ -196,9 +158,7 @@ def _phi(fields: Fields) -> Reading:
     _, _, dh = heads_of(fields, fields.size("hidden_size"))
     model = replace(
         _plain(fields, "gelu_new"),
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
+        **biases(True),
         head_bias=True,
         parallel=True,
         shared_norm=True,

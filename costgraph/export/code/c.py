@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from costgraph.export.code.header import commented, signature
 from costgraph.export.code.words import C
 from costgraph.formula.lower import lower
-from costgraph.formula.writer import Writer
+from costgraph.formula.writer import DoubleWriter
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -57,13 +56,8 @@ def c_source(formulas: Sequence[Formula], name: str | None) -> str:
     return f"{commented(made.comment, '//')}\n#include <math.h>\n\n{helper}{function}\n"
 
 
-class CWriter(Writer):
+class CWriter(DoubleWriter):
     """Expressions in C."""
-
-    words = {"and": " && ", "or": " || ", "not": "!"}
-
-    def number(self, value: Fraction | float) -> str:
-        return repr(float(value))
 
     def call(self, function: str, arguments: list[str]) -> str:
         name = {"max": "fmax", "min": "fmin", "abs": "fabs"}.get(function, function)
@@ -74,19 +68,8 @@ class CWriter(Writer):
             return shown
         return f"{name}({', '.join(arguments)})"
 
-    def rounded(self, up: bool, top: int, bottom: int) -> str:
-        name = "ceil" if up else "floor"
-        return f"{name}({self.ratio(top, bottom)})"
-
     def raised(self, base: int, exponent: int) -> str:
         return f"pow({self.text(base)}, {self.text(exponent)})"
-
-    def select(self, condition: str, then: str, otherwise: str) -> str:
-        return f"({condition} ? {then} : {otherwise})"
-
-    def condition(self, op: str, parts: list[str], value: object) -> str:
-        shown = super().condition(op, parts, value)
-        return shown if op != "not" else f"!({parts[0]})"
 
     def truth(self, value: bool) -> str:
         return "1" if value else "0"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from costgraph.export.code.header import commented, signature
 from costgraph.export.code.words import JULIA
 from costgraph.formula.lower import lower
-from costgraph.formula.writer import Writer
+from costgraph.formula.writer import DoubleWriter
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -59,28 +58,13 @@ def julia_source(formulas: Sequence[Formula], name: str | None) -> str:
     return f"{commented(made.comment, '#')}\n{helper}" + "\n".join(lines) + "\n"
 
 
-class JuliaWriter(Writer):
+class JuliaWriter(DoubleWriter):
     """Expressions in Julia."""
 
     power = "^"
-    words = {"and": " && ", "or": " || ", "not": "!"}
-
-    def number(self, value: Fraction | float) -> str:
-        return repr(float(value))
 
     def call(self, function: str, arguments: list[str]) -> str:
         return f"{function}({', '.join(arguments)})"
-
-    def rounded(self, up: bool, top: int, bottom: int) -> str:
-        name = "ceil" if up else "floor"
-        return f"{name}({self.ratio(top, bottom)})"
-
-    def select(self, condition: str, then: str, otherwise: str) -> str:
-        return f"({condition} ? {then} : {otherwise})"
-
-    def condition(self, op: str, parts: list[str], value: object) -> str:
-        shown = super().condition(op, parts, value)
-        return shown if op != "not" else f"!({parts[0]})"
 
     def truth(self, value: bool) -> str:
         return "true" if value else "false"
