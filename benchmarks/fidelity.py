@@ -25,6 +25,7 @@ import numpy as np
 from costgraph.export.table import plain_table
 from costgraph.fidelity.fit import errors, held_out
 from costgraph.fidelity.forms import form_of, roofline3, value
+from costgraph.fidelity.relatives import figures_of, nearest_first
 from costgraph.fidelity.study import (
     Study,
     baseline,
@@ -66,9 +67,22 @@ def datasheets() -> dict[str, Datasheet]:
                 float(row["sms"]),
                 float(row["l2_mb"]) * 2**20,
                 float(row["link_gbps"] or "nan") * 1e9,
+                float(row["clock_ghz"]) * 1e9,
+                row["instruction"],
             )
     # The DGX names of the all-reduce table are the SXM boards.
     return found | {"a100_dgx": found["a100_sxm"], "h100_dgx": found["h100_sxm"]}
+
+
+def family(sheets: dict[str, Datasheet]) -> dict[str, tuple[str, ...]]:
+    """Relatives of each device; the same card by another source is none."""
+    figures = {name: figures_of(sheet) for name, sheet in sheets.items()}
+    return {
+        name: nearest_first(
+            own, {n: f for n, f in figures.items() if n.split("_")[0] != name.split("_")[0]}
+        )
+        for name, own in figures.items()
+    }
 
 
 def load(name: str, sheets: dict[str, Datasheet]) -> Study:
@@ -140,7 +154,8 @@ class Layers:
                        "warm_l2": zero, "quant_included": zero}  # fmt: skip
             tables.append(features(Table("gemm", columns, self.seconds), sheets))
             self.f |= {f"{key}{i}": x for key, x in tables[-1].items()}
-        self.labels = {"group": hw, "device": hw, "origin": hw, "shared": np.full(len(rows), "all")}
+        alike = np.full(len(rows), "all")
+        self.labels = {"group": hw, "device": hw, "variant": alike, "shared": alike}
         shapes = ["|".join(r[k] for k in (
             "n_head", "n_kv_head", "n_embd", "n_expanded_embd", "tp", "num_tokens"))
             for r in rows]  # fmt: skip
@@ -168,12 +183,10 @@ class Layers:
         out = []
         for name, fold in (("layer linears", self.fold), ("  unseen models", self.model_fold)):
             made = held_out(self.model, self.parameters, self.f, self.seconds, self.labels, fold)
-            devices = np.unique(self.labels["device"])
-            n = len(devices)
+            n = len(np.unique(self.labels["device"]))
+            many = sum(len(np.unique(self.labels[p.scope])) for p in self.parameters)
             cold = np.ones(len(made), bool)
-            out.append(
-                row(name, "all", self.seconds, self.ideal, base, made, cold, 3 * n, 6 * n + 1)
-            )
+            out.append(row(name, "all", self.seconds, self.ideal, base, made, cold, 3 * n, many))
         return out
 
 
@@ -251,7 +264,10 @@ def ablation(name: str, s: Study) -> list[tuple[str, ...]]:
     for p in s.form.parameters:
         if p.name in ("ec", "em", "s0", "tq"):
             continue
-        drop = {"ts": ("ts", "s0"), "eq": ("eq", "tq")}.get(p.name, (p.name,))
+        with_it = {"ts": ("ts", "s0"), "eq": ("eq", "tq")}
+        if s.kind == "gemm":
+            with_it["tk"] = ("tk", "k1")
+        drop = with_it.get(p.name, (p.name,))
         made, many = crossfit(s, drop)
         label = {"p": "p (hard maximum)"}.get(p.name, p.name)
         out.append(("", label, pair(errors(made, s.seconds)), pair(_cold(made, s)), str(many)))
@@ -288,7 +304,7 @@ def main() -> None:
     for name, s in studies.items():
         if "pooled" in name or name == "allreduce":
             continue
-        made, _ = leave_one_out(s)
+        made = leave_one_out(s, family(sheets))
         device = s.labels["device"]
         k = s.kernel_timed
         moved.append((name, "all, kernel timed", pair(errors(made[k], s.seconds[k])),
@@ -307,7 +323,7 @@ def main() -> None:
     if arguments.write:
         from fidelity_write import write_all
 
-        write_all(sheets, studies, elementwise(sheets))
+        write_all(studies, elementwise(sheets), family(sheets))
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

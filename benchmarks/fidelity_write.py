@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ SOURCE = (
 )
 
 
+#: Devices whose parameters others take, by the name of the device that takes them.
+Relatives = Mapping[str, Sequence[str]]
+
+
 def quantiles(ratio: np.ndarray) -> dict[str, float]:
     low, mid, high = np.quantile(ratio, (0.1, 0.5, 0.9))
     return {"q10": float(low), "q50": float(mid), "q90": float(high)}
@@ -57,7 +63,23 @@ def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
     return found
 
 
-def write_all(sheets: dict, studies: dict[str, Study], light: Study) -> None:
+#: Seconds of a launch in a graph (H100, H200, B200, A100: 2.5 to 5 us), for rows that
+#: contain a host's launch and wait.
+LAUNCH = 4e-6
+
+
+def launched(own: dict[tuple[str, str], Fit]) -> dict[tuple[str, str], Fit]:
+    """Products timed by a host's clock only, with the floor of a launch in a graph."""
+    return {
+        (kind, plain): replace(f, variant=plain, values={**f.values, "t0": LAUNCH})
+        for (kind, variant), f in own.items()
+        if variant.endswith("@host-sync")
+        and (plain := variant.removesuffix("@host-sync"))
+        and (kind, plain) not in own
+    }
+
+
+def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> None:
     """Every device's file, and the file for devices that were never fitted."""
     found: dict[tuple[str, str, str], Fit] = {}
     for s in (*studies.values(), light):
@@ -68,13 +90,15 @@ def write_all(sheets: dict, studies: dict[str, Study], light: Study) -> None:
             for (device, kind, variant), f in found.items()
             if DEVICES[device] == name
         }
-        made = Calibration(name, SOURCE, own)
+        made = Calibration(name, SOURCE, own | launched(own))
         write_text(FOLDER / f"{name}.toml", calibration_text(made))
-    pooled = [s for n, s in studies.items() if s.kind not in ("prefill", "decode") or "pooled" in n]
-    write_text(FOLDER / "transfer.toml", calibration_text(general([*pooled, light])))
+    write_text(
+        FOLDER / "transfer.toml",
+        calibration_text(general([*studies.values(), light], relatives)),
+    )
 
 
-def general(studies: list[Study]) -> Calibration:
+def general(studies: list[Study], relatives: Relatives) -> Calibration:
     """Parameters per variant over all devices, with errors of devices left out."""
     fits, slope = {}, {}
     for s in studies:
@@ -83,7 +107,7 @@ def general(studies: list[Study]) -> Calibration:
         s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)
         made = fit(model, parameters, s.f, s.seconds, s.labels)
-        unseen, _ = leave_one_out(s)
+        unseen = leave_one_out(s, relatives)
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
             values, _ = fitted_for(s, made, m)

@@ -151,6 +151,12 @@ class Topology:
     clock: sympy.Expr | None = None
 
 
+#: Kinds of tensor instructions. NVIDIA (PTX ISA): ``mma`` of a warp, ``wgmma`` of a
+#: warp group (Hopper), ``tcgen05`` of a block (Blackwell for data centres); AMD:
+#: ``mfma`` (CDNA), ``wmma`` (RDNA).
+INSTRUCTIONS = ("mma", "wgmma", "tcgen05", "mfma", "wmma")
+
+
 @dataclass(frozen=True)
 class Machine:
     """A device as the roofline sees it.
@@ -177,6 +183,8 @@ class Machine:
         energy: energy per FLOP and byte, empty if not stated.
         price: what renting costs.
         topology: cores, NUMA domains, clock.
+        instruction: kind of tensor instructions, which decides the kernels that run
+            (:data:`INSTRUCTIONS`); empty if not stated.
     """
 
     name: str
@@ -198,6 +206,7 @@ class Machine:
     energy: Energy = Energy()
     price: Price = Price()
     topology: Topology = Topology()
+    instruction: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return _plain(vars(self))

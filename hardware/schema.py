@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError, InputError, nearest
 from costgraph.machine import (
+    INSTRUCTIONS,
     WIDENING,
     Energy,
     Engine,
@@ -30,6 +31,7 @@ TOP = (
     "name",
     "title",
     "kind",
+    "instruction",
     "aliases",
     "sources",
     "peaks",
@@ -91,6 +93,13 @@ class _File:
             raise self.fail(f"{key!r} must be a non-empty text of one line, not {shown(value)}")
         return value.strip()
 
+    def choice(self, data: Mapping[str, Any], key: str, default: str, known: Sequence[str]) -> str:
+        value = data.get(key, default)
+        if key not in data or value in known:
+            return str(value)
+        hint = nearest(value, known) if isinstance(value, str) else f"; known: {', '.join(known)}"
+        raise self.fail(f"unknown {key} {shown(value)}{hint}")
+
     def figure(self, entry: Any, dimension: str, where: str) -> Figure:
         """One figure: ``{ value = "768 GB/s", source = "datasheet" }``."""
         if not isinstance(entry, dict):
@@ -133,10 +142,8 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     name, title = file.text(data, "name"), file.text(data, "title")
     if not _NAME.match(name):
         raise file.fail(f"'name' must be letters, digits, '.', '_' and '-', not {shown(name)}")
-    kind = data.get("kind", "gpu")
-    if kind not in KINDS:
-        hint = nearest(kind, KINDS) if isinstance(kind, str) else f"; known: {', '.join(KINDS)}"
-        raise file.fail(f"unknown kind {shown(kind)}{hint}")
+    kind = file.choice(data, "kind", "gpu", KINDS)
+    instruction = file.choice(data, "instruction", "", INSTRUCTIONS)
     figures: dict[str, Figure] = {}
     peaks = _rates(file, data, "peaks", "rate", figures)
     if all(engine is Engine.SPECIAL for engine, _ in peaks):
@@ -174,6 +181,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         energy=energy,
         price=Price(**price),
         topology=Topology(**topology),
+        instruction=instruction,
     )
 
 

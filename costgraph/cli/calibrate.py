@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,9 @@ def sheet_of(machine: Any) -> Any:
         peaks,
         float(machine.memory.bandwidth),
         float(machine.multiprocessors or 1),
-        1.0 if l2 is None else float(l2.value),
+        math.inf if l2 is None else float(l2.value),
+        clock=math.nan if machine.topology.clock is None else float(machine.topology.clock),
+        instruction=machine.instruction,
     )
 
 
@@ -118,7 +121,6 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
                 f"{len(s.form.parameters)} parameters: give at least twice as many"
             )
         labels = {**s.labels, "group": s.labels["variant"], "device": s.labels["shared"]}
-        labels["origin"] = s.labels["source"]
         s = replace(s, labels=labels)
         made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, labels, starts=3)
         unseen, _ = crossfit(s)

@@ -19,8 +19,8 @@ from costgraph.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.fidelity.calibration import Calibration, Fit, load_calibration, shipped, transfer
 from costgraph.fidelity.classify import LIGHT, Case, classify
-from costgraph.fidelity.forms import Parts, carried, form_of
-from costgraph.fidelity.table import FLOW, RIDGE, UNIT
+from costgraph.fidelity.forms import Parts, form_of
+from costgraph.fidelity.relatives import inherited
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
 from costgraph.graph import Node
@@ -137,34 +137,23 @@ class Calibrated:
         hosted = None if self.own is None else self.own.find(f"host_{kind}", variants)
         if hosted is not None:
             return replace(case, kind=hosted.kind), hosted, False
-        general = transfer() if self.machine.kind == "gpu" else None
-        found = None if general is None else general.find(kind, variants)
-        if found is None:
-            if case.kind == "quantize":
-                return self.fit(LIGHT)
-            if case.product is not None:
-                return self.fit(case.product)
-            if general is None:
-                raise HardwareError(
-                    f"no calibration of {kind} operations for {self.machine.name!r}, and those "
-                    "of GPUs do not carry over to it; measure it: costgraph calibrate "
-                    "--this-machine"
-                )
+        gpu = self.machine.kind == "gpu"
+        found = inherited(self.machine, case.dtype, kind, variants) if gpu else None
+        if found is not None:
+            return case, found, True
+        if case.kind == "quantize":
+            return self.fit(LIGHT)
+        if case.product is not None:
+            return self.fit(case.product)
+        if not gpu:
             raise HardwareError(
-                f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
+                f"no calibration of {kind} operations for {self.machine.name!r}, and those "
+                "of GPUs do not carry over to it; measure it: costgraph calibrate "
+                "--this-machine"
             )
-        assert general is not None
-        values = dict(found.values)
-        if kind in general.slope:
-            values["slope"] = general.slope[kind]
-        device = {"ridge": case.ridge, "flow": 1.0, "unit": 1.0}
-        units = self.machine.multiprocessors
-        if units is not None:
-            device["flow"] = float(self.machine.memory.bandwidth / units) / FLOW
-            device["unit"] = case.ridge * RIDGE * device["flow"] * FLOW / UNIT
-        moved = {k: float(x) for k, x in carried(kind, device, values).items()}
-        moved.pop("slope", None)
-        return case, replace(found, values=moved), True
+        raise HardwareError(
+            f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
+        )
 
     def assumptions(self, compiled: Compiled) -> tuple[str, ...]:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""
@@ -238,7 +227,8 @@ def calibrated(
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     own = _own(machine, hardware, calibration)
     if at:
-        known = () if own is None else own.frameworks
+        source = transfer() if own is None and machine.kind == "gpu" else own
+        known = () if source is None else source.frameworks
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
             raise InputError(

@@ -23,7 +23,6 @@ from sympy import Add, Expr, Integer, Mul
 from costgraph.count import Row
 from costgraph.errors import HardwareError
 from costgraph.fidelity.expert_block import block_of, is_member
-from costgraph.fidelity.table import RIDGE
 from costgraph.graph import Node
 from costgraph.machine import Engine, Machine
 from costgraph.ops.conv import Conv
@@ -64,7 +63,7 @@ class Case:
         kind: of the form.
         variants: fitted variants that serve it, the best first.
         features: sizes that the form takes.
-        ridge: the device's ridge point for it in units of 300 FLOP/byte.
+        dtype: data type of its products.
         floor: False where another operation carries the floor of their block.
         product: the same operation in the gemm form, for devices on which
             nothing was fitted for ``kind``.
@@ -73,7 +72,7 @@ class Case:
     kind: str
     variants: tuple[str, ...]
     features: dict[str, Any]
-    ridge: float = 1.0
+    dtype: str = "bf16"
     floor: bool = True
     product: Case | None = None
 
@@ -107,14 +106,13 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return replace(LIGHT, floor=False)
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
-    ridge = float(machine.ridge(types[0])) / RIDGE
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
     main, given = main_node(row.node, operands)
     sizes = {"k": k, "n": n}
     if machine.kind == "cpu":
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
-    product = Case("gemm", variants, sizes, ridge)
+    product = Case("gemm", variants, sizes, types[0])
     if isinstance(main.op, SplitFlash):
         return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
@@ -122,12 +120,12 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
-        sizes = {"inner": block.inner, "rows": rows, "tokens": block.tokens}
+        sizes = {"inner": block.inner, "rows": rows, "tokens": block.tokens, "d": block.hidden}
         return Case(
             "moe",
             variants,
             {name: phase.bind(size) for name, size in sizes.items()},
-            ridge,
+            types[0],
             floor=block.first == row.node.name,
             product=product,
         )
@@ -183,7 +181,7 @@ def _attention(
     sizes = {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}
     kind = "decode" if q == 1 else "prefill"
     variants = attention_variants(compute, keys.dtype.bits)
-    return Case(kind, variants, sizes, product.ridge, product=product)
+    return Case(kind, variants, sizes, product.dtype, product=product)
 
 
 def _latent(phase: Phase, operands: tuple[Tensor, ...], product: Case) -> Case:
@@ -194,7 +192,7 @@ def _latent(phase: Phase, operands: tuple[Tensor, ...], product: Case) -> Case:
     stored = ("fp8", "bf16") if bits.is_number and bits <= 8 else ("bf16", "fp8")
     sizes = {"T": phase.bind(keys.shape[1]), "tokens": b * q, "q": q}
     variants = tuple(f"{form}-bf16-{x}" for x in stored)
-    return Case("mla", variants, sizes, product.ridge, product=product)
+    return Case("mla", variants, sizes, product.dtype, product=product)
 
 
 def product_sizes(node: Node, operands: tuple[Tensor, ...]) -> tuple[Expr, Expr]:

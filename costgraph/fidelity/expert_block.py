@@ -29,11 +29,13 @@ class Block:
     Attributes:
         first: name of the node with the first grouped product.
         inner: width of an expert.
+        hidden: width of a token.
         tokens: tokens that choose experts.
     """
 
     first: str
     inner: Expr
+    hidden: Expr
     tokens: Expr
 
 
@@ -46,11 +48,11 @@ def block_of(graph: Graph, node: Node) -> Block:
         for operands in _products(graph, other)
         if operands[2].name == numbers.name
     ]
-    width = shared[0][1][1].shape[1]
+    _, width, hidden = shared[0][1][1].shape
     for _, (x, weight, *_rest) in shared:
         if len(x.shape) == len(numbers.shape) + 1:  # a row per expert: the second product
             width = weight.shape[2]
-    return Block(shared[0][0], width, Mul(*numbers.shape[:-1]))
+    return Block(shared[0][0], width, hidden, Mul(*numbers.shape[:-1]))
 
 
 def is_member(graph: Graph, node: Node) -> bool:

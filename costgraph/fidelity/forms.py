@@ -15,7 +15,7 @@ parameters are fitted and sympy expressions when a formula is derived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from costgraph.errors import InputError, nearest
@@ -33,8 +33,8 @@ class Parameter:
         start, low, high: where a fit starts and its limits.
         unit: ``s``, ``1`` or what the parameter counts.
         meaning: one line for tables.
-        scope: ``group`` (a device and data type), ``device``, ``origin`` (timings of
-            one source on a device), ``variant`` (a data type), or ``shared``.
+        scope: ``group`` (a device and data type), ``device``, ``variant`` (a data
+            type), ``kernel`` (likewise, in transfer), or ``shared``.
         spread: expected spread between groups (natural logarithm), for shrinkage.
     """
 
@@ -98,12 +98,12 @@ def _ec(start: float) -> Parameter:
     return Parameter("ec", start, 0.003, 1.0, "1", "efficiency of compute")
 
 
-def _em(start: float) -> Parameter:
-    return Parameter("em", start, 0.02, 1.0, "1", "efficiency of memory bandwidth")
+def _em(start: float, scope: str = "group") -> Parameter:
+    return Parameter("em", start, 0.02, 1.0, "1", "efficiency of memory bandwidth", scope)
 
 
-def _norm(start: float = 1.8) -> Parameter:
-    return Parameter("p", start, 1.0, 12.0, "1", "exponent of the norm that combines the arms")
+def _norm(start: float = 1.8, scope: str = "group") -> Parameter:
+    return Parameter("p", start, 1.0, 12.0, "1", "exponent of the norm of the arms", scope)
 
 
 def _l2(scope: str = "device") -> Parameter:
@@ -118,9 +118,11 @@ def resident_time(f: Values, v: Values) -> Any:
 
 def _gemm(f: Values, v: Values) -> Parts:
     ramp = 1 + v["k0"] / f["k"] + f["k"] * f["n"] / v["w1"]
+    # Long sums are split between multiprocessors: their latency levels off.
+    latency = v["tk"] * f["k"] * v["k1"] / (f["k"] + v["k1"])
     return Parts(
         v["t0"] + f["quant"] * v["tq"] + f["Q"] / v["eq"],
-        f["C"] / v["ec"] * ramp + v["tk"] * f["k"],
+        f["C"] / v["ec"] * ramp + latency,
         resident_time(f, v),
         v["p"],
     )
@@ -157,7 +159,10 @@ def _mla(f: Values, v: Values) -> Parts:
 def _moe(f: Values, v: Values) -> Parts:
     ramp = (1 + v["k0"] / f["inner"]) * (1 + v["m0"] / f["rows"])
     return Parts(
-        v["t0"] + v["tn"] * f["tokens"], f["C"] / v["ec"] * ramp, resident_time(f, v), v["p"]
+        v["t0"] + v["tn"] * f["tokens"] + v["tk"] * f["d"],
+        f["C"] / v["ec"] * ramp,
+        resident_time(f, v),
+        v["p"],
     )
 
 
@@ -194,22 +199,25 @@ FORMS: Mapping[str, Form] = {
     for form in (
         Form(
             "gemm",
-            "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k, M/em‖_p",
+            "t0 + [quantises]·(tq + Q/eq) + ‖C/ec·(1 + k0/k + k·n/w1) + tk·k·k1/(k + k1), M/em‖_p",
             (
-                # One floor for all data types that were timed alike: what narrow ones
-                # take longer is then their quantisation, not a floor of their own.
-                _t0(4e-6, "origin"),
+                # Close to one floor for all data types: what narrow ones take longer is
+                # then their quantisation, not a floor of their own.
+                replace(_t0(4e-6), spread=0.2),
                 _ec(0.75),
                 _em(0.8),
-                _norm(),
-                Parameter("k0", 75, 1, 2000, "elements", "ramp in the summed dimension"),
+                _norm(scope="device"),
+                Parameter("k0", 75, 1, 2000, "elements", "ramp in the summed dimension", "variant"),
                 Parameter("tk", 5e-10, 1e-12, 1e-8, "s", "latency per summed element"),
-                Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising operands"),
+                Parameter(
+                    "k1", 1e4, 100, 1e7, "elements", "where splitting sums sets in", "shared"
+                ),
+                Parameter("eq", 0.5, 0.05, 4.0, "1", "efficiency of quantising", "device"),
                 _l2(),
                 Parameter(
-                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "variant"
+                    "tq", 2.5e-6, 1e-7, 2e-5, "s", "launch that quantises operands", "shared"
                 ),
-                Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "shared"),
+                Parameter("w1", 9e10, 1e8, 1e14, "elements", "weights that spill L2", "variant"),
             ),
             ("C", "M", "Q", "quant", "k", "n", "resident"),
             _gemm,
@@ -221,12 +229,12 @@ FORMS: Mapping[str, Form] = {
                 _t0(9e-6),
                 _ec(0.5),
                 _em(0.7),
-                _norm(1.5),
+                _norm(1.5, "shared"),
                 Parameter("d0", 40, 0.1, 500, "elements", "ramp in head size (softmax)"),
                 Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
-                _TT,
+                replace(_TT, scope="device"),
                 _TW,
-                _l2("group"),
+                _l2(),
             ),
             ("C", "M", "dh", "q", "T", "heads", "sm", "resident"),
             _prefill,
@@ -251,24 +259,25 @@ FORMS: Mapping[str, Form] = {
         Form(
             "mla",
             "t0 + tt·T + tn·B·q + ‖C/ec, M/em‖_p",
-            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _l2(), _TT, _TN),
+            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _l2("shared"), _TT, _TN),
             ("C", "M", "T", "tokens", "resident"),
             _mla,
         ),
         Form(
             "moe",
-            "t0 + tn·tokens + ‖C/ec·(1 + k0/inner)(1 + m0/rows), M/em‖_p",
+            "t0 + tn·tokens + tk·d + ‖C/ec·(1 + k0/inner)(1 + m0/rows), M/em‖_p",
             (
                 _t0(3e-5),
                 _ec(0.4),
-                _em(0.7),
-                _norm(1.5),
+                _em(0.7, "device"),
+                _norm(1.5, "shared"),
                 Parameter("k0", 100, 0.1, 3000, "elements", "ramp in the expert width"),
                 Parameter("m0", 32, 0.1, 500, "tokens", "ramp in tokens per touched expert"),
                 _TN,
+                Parameter("tk", 3e-9, 1e-11, 1e-7, "s", "latency per element of a token", "device"),
                 _l2(),
             ),
-            ("C", "M", "inner", "rows", "tokens", "resident"),
+            ("C", "M", "inner", "rows", "tokens", "d", "resident"),
             _moe,
         ),
         Form(
@@ -321,28 +330,47 @@ FORMS: Mapping[str, Form] = {
 }
 
 
-def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
-    """Transferred parameters on a device that was never fitted.
+#: Figures of a device that parameters follow.
+FIGURES = ("ridge", "flow", "unit", "clock")
+#: How transferred parameters follow a device's figures, by kind: exponents of figures.
+#: ``ridge``: FLOP/byte; ``clock``: of the multiprocessors; ``flow`` and ``unit``: memory
+#: bandwidth and peak per multiprocessor. ``slope`` is a fitted exponent.
+CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
+    # Latencies are clock cycles.
+    "gemm": {
+        "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "t0": {"clock": -1}, "tk": {"clock": -1},
+    },
+    # Exponentials take a rate per clock; of a launch, part is memory's latency.
+    "prefill": {
+        "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "d0": {"clock": -1},
+    },
+    # With few rows a multiprocessor takes its time, whatever its tensor units' peak.
+    "decode": {"ec": {"unit": -1}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5}},
+    "mla": {"ec": {"ridge": "slope"}, "l2": {"flow": -1}},
+    # A multiprocessor that computes faster needs more tokens per expert.
+    "moe": {"ec": {"ridge": "slope"}, "l2": {"flow": -1}, "m0": {"unit": 1}},
+    "elementwise": {"l2": {"flow": -1}},
+}  # fmt: skip
 
-    ``ec`` falls with the ridge point, ``ec·(ridge / 300 FLOP/byte)^−slope``, at most
-    one. Decode attention with few rows does not reach the tensor units' rate: a
-    multiprocessor takes its time whatever their peak, ``ec/unit``. The L2 cache's
-    bandwidth follows the multiprocessors, so its ratio to the memory's falls with
-    ``flow``, memory bandwidth per multiprocessor. Experts need more tokens each to
-    fill a multiprocessor that computes faster: ``m0·unit``. ``flow`` and ``unit``, the
-    peak per multiprocessor, are relative to an H100 in 16 bit (:data:`.table.FLOW`).
+
+def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
+    """Parameters moved to another device by its figures, relative to those they stand for.
+
+    A parameter becomes ``value · Π figureᵉ`` with the exponents of :data:`CARRIED`;
+    efficiencies stay at most one, and the L2 cache at least as fast as memory.
+    ``f`` holds the figures ``ridge``, ``flow``, ``unit`` and ``clock`` as ratios.
     """
     import numpy as np
 
     out = dict(v)
-    if kind == "decode":
-        out["ec"] = np.minimum(v["ec"] / f["unit"], 1.0)
-    elif "slope" in v:
-        out["ec"] = np.minimum(v["ec"] * f["ridge"] ** -v["slope"], 1.0)
-    if "l2" in v:
-        out["l2"] = np.maximum(v["l2"] / f["flow"], 1.0)
-    if kind == "moe":
-        out["m0"] = v["m0"] * f["unit"]
+    for name, figures in CARRIED.get(kind, {}).items():
+        for figure, exponent in figures.items():
+            power = -v[exponent] if isinstance(exponent, str) else exponent
+            out[name] = out[name] * f[figure] ** power
+    if "ec" in out:
+        out["ec"] = np.minimum(out["ec"], 1.0)
+    if "l2" in out:
+        out["l2"] = np.maximum(out["l2"], 1.0)
     return out
 
 

@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from costgraph.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
-from costgraph.fidelity.forms import Form, Parameter, carried, form_of, roofline3, value
+from costgraph.fidelity.forms import (
+    CARRIED,
+    FIGURES,
+    Form,
+    Parameter,
+    carried,
+    form_of,
+    roofline3,
+    value,
+)
 from costgraph.fidelity.table import Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
@@ -32,8 +41,8 @@ class Study:
         table: the rows.
         f: features per row.
         labels: labels per scope: ``group``, ``device``, ``shared``; ``variant``, the
-            group without its device; ``source`` of the timings; ``origin``, the
-            source on a device.
+            group without its device; ``kernel``, the variant of a library's usual
+            kernel.
         fold: fold per row.
         held: parameters held at their lower limit, where they take nothing.
     """
@@ -102,13 +111,17 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
         "device": hw,
         "variant": variant,
         "shared": np.full(len(table), "all"),
-        "source": np.asarray(c["source"]),
-        "origin": np.array([f"{a}/{b}" for a, b in zip(hw, c["source"], strict=True)]),
+        "kernel": np.array([v + _apart(table.kind, c, i) for i, v in enumerate(variant)]),
     }
     found = features(table, sheets)
     # One framework splits long contexts and another does not: pooled, no slope serves both.
     held = ("tt",) if table.kind == "decode" and not by_backend else ()
     return Study(table.kind, table, found, labels, folds(table.shapes), held)
+
+
+def _apart(kind: str, columns: Mapping[str, Any], row: int) -> str:
+    """Marks rows whose kernel says nothing of other devices: experts in untuned Triton."""
+    return "@triton" if kind == "moe" and "triton" in str(columns["backend"][row]) else ""
 
 
 def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool = False) -> str:
@@ -181,7 +194,7 @@ def _count(parameters: Sequence[Parameter], s: Study) -> int:
 
 #: Ingredients: the value of a parameter that takes its part out of the form.
 NEUTRAL = {
-    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "eq": 1e9, "l2": 1.0, "w1": 1e30,
+    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "k1": 1e30, "eq": 1e9, "l2": 1.0, "w1": 1e30,
     "d0": 0.0,
     "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "tb": 0.0,
     "tc": 0.0, "ex": 1.0, "ec": 1.0,
@@ -197,24 +210,41 @@ def reduced(form: Form, drop: Sequence[str] = ()) -> tuple[Model, tuple[Paramete
     return (lambda f, v: full(f, {**v, **fixed})), kept
 
 
+#: Parameters that transfer with one value for all data types, by kind.
+POOLED = {
+    "gemm": ("p", "tq", "eq", "k1"),
+    "prefill": ("ec", "p"),
+    "decode": ("l2", "ts", "s0"),
+    "mla": ("l2",),
+    "moe": ("k0", "m0", "p"),
+}
+
+
 def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
-    """The form with parameters per variant only, moved between devices by :func:`carried`."""
+    """The form with parameters per data type only, moved between devices by :func:`carried`."""
     full = form_model(form)
-    general = {"shared": "shared", "origin": "source"}
-    parameters = tuple(replace(p, scope=general.get(p.scope, "variant")) for p in form.parameters)
-    if form.kind != "decode" and any(p.name == "ec" for p in parameters):
+    pooled = POOLED.get(form.kind, ())
+    parameters = tuple(
+        replace(p, scope="shared" if p.name in pooled else "kernel") for p in form.parameters
+    )
+    if "slope" in CARRIED.get(form.kind, {}).get("ec", {}).values():
         parameters = (*parameters, SLOPE)
     return (lambda f, v: full(f, carried(form.kind, f, v))), parameters
 
 
-def leave_one_out(s: Study) -> tuple[Array, dict[str, Fitted]]:
-    """Predictions of each device by a fit that has seen none of its rows."""
+def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
+    """Predictions of each device by fits that have seen none of its rows.
+
+    A device with ``relatives`` takes the parameters of the first that was fitted for
+    a variant, any other those of all devices together, both moved by :func:`carried`.
+    """
     model, parameters = transferred(s.form)
+    own = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
     out = np.empty(len(s.table))
     scopes = {p.name: p.scope for p in parameters}
-    fits = {}
-    for name in np.unique(s.labels["device"]):
-        unseen = s.labels["device"] == name
+    device, variant = s.labels["device"], s.labels["variant"]
+    for name in np.unique(device):
+        unseen = device == name
         seen = ~unseen & s.kernel_timed
         if not seen.any():
             out[unseen] = np.nan
@@ -222,6 +252,33 @@ def leave_one_out(s: Study) -> tuple[Array, dict[str, Fitted]]:
         there = s.where(seen)
         made = fit(model, parameters, there.f, there.seconds, there.labels)
         here = s.where(unseen)
-        out[unseen] = model(here.f, made.rows(here.labels, scopes))
-        fits[str(name)] = made
-    return out, fits
+        out[unseen] = model(here.f, made.rows({**here.labels, "kernel": variant[unseen]}, scopes))
+        for label in np.unique(variant[unseen]):
+            rows = unseen & (variant == label)
+            for relative in relatives.get(str(name), ()):
+                known = (device == relative) & (variant == label) & s.kernel_timed
+                if known.sum() < ENOUGH:
+                    continue
+                values, _ = fitted_for(s, own, known)
+                out[rows] = _moved(s, values, made, known, rows)
+                break
+    return out
+
+
+#: Rows from which a relative's parameters are taken.
+ENOUGH = 20
+
+
+def _moved(
+    s: Study,
+    values: Mapping[str, float],
+    general: Fitted,
+    known: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.bool_],
+) -> Array:
+    """Predictions of ``rows`` by the parameters of a relative, fitted on ``known``."""
+    first = int(np.flatnonzero(known)[0])
+    ratios = {name: s.f[name][rows] / s.f[name][first] for name in FIGURES if name in s.f}
+    slope = {k: v["all"] for k, v in general.values.items() if k == "slope"}
+    moved = carried(s.kind, ratios, {**values, **slope})
+    return np.asarray(form_model(s.form)({k: v[rows] for k, v in s.f.items()}, moved))

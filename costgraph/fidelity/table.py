@@ -29,6 +29,10 @@ BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "n
 RIDGE = 300.0
 #: Memory bandwidth and 16-bit peak of one multiprocessor of an H100 SXM, byte/s and FLOP/s.
 FLOW, UNIT = 3350e9 / 132, 989e12 / 132
+#: Boost clock of an H100 SXM in Hz.
+CLOCK = 1.98e9
+#: Operands up to this many times the L2 cache's size can come from it.
+WARM = 1.25
 #: The peak that a data type of a table computes at.
 PEAK = {
     "fp32": "fp32",
@@ -42,13 +46,25 @@ PEAK = {
 
 @dataclass(frozen=True)
 class Datasheet:
-    """What a device promises: FLOP/s by peak (``16``, ``fp8``, ``fp4``), byte/s, units."""
+    """What a device promises.
+
+    Attributes:
+        peaks: FLOP/s by peak: ``16``, ``fp8``, ``fp4``, ``fp32``.
+        bandwidth: of memory, byte/s.
+        multiprocessors: how many.
+        l2: bytes of the L2 cache.
+        link: byte/s to other devices, one direction.
+        clock: boost clock in Hz.
+        instruction: kind of tensor instructions, for which kernels are written.
+    """
 
     peaks: Mapping[str, float]
     bandwidth: float
     multiprocessors: float
     l2: float
     link: float = math.nan
+    clock: float = math.nan
+    instruction: str = ""
 
     def peak(self, dtype: str) -> float:
         """FLOP/s for a data type of a table; the next wider one where it has none."""
@@ -252,9 +268,12 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     found["ridge"] = peak / bandwidth / RIDGE
     found["flow"] = bandwidth / found["sm"] / FLOW
     found["unit"] = peak / found["sm"] / UNIT
-    if "warm_l2" in c:
-        found["resident"] = np.asarray(c["warm_l2"], float)
+    clock = np.array([s.clock for s in own])
+    found["clock"] = np.where(np.isnan(clock), 1.0, clock / CLOCK)
     work, moved, more = _COUNTS[table.kind](c)
+    if "warm_l2" in c:
+        cache = np.array([s.l2 for s in own])
+        found["resident"] = np.asarray(c["warm_l2"], float) * (moved <= WARM * cache)
     found["C"], found["M"] = work / peak, moved / bandwidth
     found.update(more)
     if "X" in found:
@@ -306,9 +325,12 @@ def _moe(c: Mapping[str, Any]) -> _Counts:
     n, d, b = c["num_tokens"], c["hidden_size"], _by_type(c["dtype"])
     inner, experts = c["inter_size"] / c["moe_tp_size"], c["num_experts"] / c["moe_ep_size"]
     pairs = n * c["topk"] / c["moe_ep_size"]
-    touched = np.minimum(experts, pairs)
+    # With fewer pairs than ranks, the rank that is waited for still has one.
+    touched = np.maximum(np.minimum(experts, pairs), 1.0)
+    rows = np.maximum(pairs / touched, 1.0)
     moved = touched * 3 * d * inner * b + 4 * n * d + pairs * d * (b + 2)
-    return 6 * d * inner * pairs, moved, {"inner": inner, "rows": pairs / touched, "tokens": n}
+    more = {"inner": inner, "rows": rows, "tokens": n, "d": d}
+    return 6 * d * inner * pairs, moved, more
 
 
 #: Tensors of the operand's size that an operation moves; vector and special FLOP per element.
