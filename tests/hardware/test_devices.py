@@ -41,8 +41,8 @@ def test_the_datasheet_wins_outside_the_convention():
 
 #: Devices whose makers state no buffer that a fused kernel could tile in.
 WITHOUT_ONCHIP = {
-    "arc-a770", "arc-b580", "arc-pro-b60", "b300", "gddr6-aim", "groqchip1", "hbm-pim",
-    "ipu-gc200", "m1-ultra", "m2-ultra", "m3-max", "m4-max", "tpu-v5p", "tpu-v6e", "upmem-dimm",
+    "arc-a770", "arc-b580", "arc-pro-b60", "gddr6-aim", "groqchip1", "hbm-pim", "ipu-gc200",
+    "m1-ultra", "m2-ultra", "m3-max", "m4-max", "upmem-dimm",
 }  # fmt: skip
 #: Pairs that do not get faster with fewer bits: no INT8 matrix units to speak of.
 SLOWER_NARROW = {("v100", "int8"), ("v100-sxm2", "int8"), ("b300", "int8")}
