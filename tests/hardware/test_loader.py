@@ -399,7 +399,7 @@ def test_every_figure_is_exact_positive_and_sourced(name):
 @pytest.mark.parametrize("name", device_names())
 def test_register_files_are_256_kib_per_multiprocessor(name):
     machine = load_hardware(name)
-    if "NVIDIA" in machine.title and name != "b300":  # its number of SMs is not stated
+    if "NVIDIA" in machine.title:
         assert machine.onchip == machine.multiprocessors * 256 * 1024
 
 
