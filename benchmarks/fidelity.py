@@ -25,7 +25,7 @@ import numpy as np
 from costgraph.export.table import plain_table
 from costgraph.fidelity.fit import errors, held_out
 from costgraph.fidelity.forms import form_of, roofline3, value
-from costgraph.fidelity.relatives import figures_of, nearest_first
+from costgraph.fidelity.relatives import figures_of, nearest_first, sheet_of
 from costgraph.fidelity.study import (
     Study,
     baseline,
@@ -34,6 +34,7 @@ from costgraph.fidelity.study import (
     study,
 )
 from costgraph.fidelity.table import Datasheet, Table, features, read_table
+from costgraph.hardware import load_hardware
 
 DATA = Path(__file__).parent / "data" / "timings"
 #: Tables, and whether attention kernels of different frameworks are told apart.
@@ -49,38 +50,25 @@ FILES = {
 }
 
 
+#: Devices of the tables by their shipped name. Rows of a card that two sources
+#: measured differ in data type (fp16, bf16), so both fit in one calibration.
+DEVICES = {
+    "a100_sxm": "a100-80g", "a100_80g": "a100-80g", "a100_dgx": "a100-80g", "a40": "a40",
+    "h100_sxm": "h100", "h100_dgx": "h100", "h200_sxm": "h200", "h20": "h20",
+    "b200_sxm": "b200", "l40s": "l40s", "mi210": "mi210",
+}  # fmt: skip
+
+
 def datasheets() -> dict[str, Datasheet]:
     """Datasheet figures of the measured devices."""
-    found = {}
-    with (DATA / "hardware.csv").open() as file:
-        for row in csv.DictReader(file):
-            peaks = {
-                name: float(row[column]) * 1e12
-                for name, column in (
-                    ("16", "bf16_tflops"), ("fp8", "fp8_tflops"), ("fp4", "fp4_tflops"),
-                )
-                if row[column]
-            }  # fmt: skip
-            found[row["hw"]] = Datasheet(
-                peaks,
-                float(row["mem_gbps"]) * 1e9,
-                float(row["sms"]),
-                float(row["l2_mb"]) * 2**20,
-                float(row["link_gbps"] or "nan") * 1e9,
-                float(row["clock_ghz"]) * 1e9,
-                row["instruction"],
-            )
-    # The DGX names of the all-reduce table are the SXM boards.
-    return found | {"a100_dgx": found["a100_sxm"], "h100_dgx": found["h100_sxm"]}
+    return {name: sheet_of(load_hardware(device)) for name, device in DEVICES.items()}
 
 
 def family(sheets: dict[str, Datasheet]) -> dict[str, tuple[str, ...]]:
-    """Relatives of each device; the same card by another source is none."""
+    """Relatives of each device; the same card in another table is none."""
     figures = {name: figures_of(sheet) for name, sheet in sheets.items()}
     return {
-        name: nearest_first(
-            own, {n: f for n, f in figures.items() if n.split("_")[0] != name.split("_")[0]}
-        )
+        name: nearest_first(own, {n: f for n, f in figures.items() if DEVICES[n] != DEVICES[name]})
         for name, own in figures.items()
     }
 

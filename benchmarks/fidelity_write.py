@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from fidelity import DEVICES
 
 from costgraph.fidelity.calibration import Calibration, Fit, calibration_text, write_text
 from costgraph.fidelity.fit import errors, fit
@@ -20,13 +21,6 @@ from costgraph.fidelity.study import (
 )
 
 FOLDER = Path(__file__).parent.parent / "hardware" / "calibrations"
-#: Devices of the tables by their shipped name. Rows of a card that two sources
-#: measured differ in data type (fp16, bf16), so both fit in one file.
-DEVICES = {
-    "a100_sxm": "a100-80g", "a100_80g": "a100-80g", "a100_dgx": "a100-80g", "a40": "a40",
-    "h100_sxm": "h100", "h100_dgx": "h100", "h200_sxm": "h200", "h20": "h20",
-    "b200_sxm": "b200", "l40s": "l40s", "mi210": "mi210",
-}  # fmt: skip
 SOURCE = (
     "published timings: NVIDIA aiconfigurator 095f58a (Apache-2.0), vidur 7d47513 (MIT), "
     "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0)"

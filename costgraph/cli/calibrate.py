@@ -58,6 +58,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.this_machine:
         return _this_machine(arguments)
     from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.relatives import sheet_of
     from costgraph.fidelity.study import study
     from costgraph.fidelity.table import read_table
     from costgraph.hardware import load_hardware
@@ -80,28 +81,6 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_text(Path(arguments.output), calibration_text(made))
     return 0
-
-
-def sheet_of(machine: Any) -> Any:
-    """What tables of timings need to know of a device."""
-    from costgraph.fidelity.table import Datasheet
-    from costgraph.machine import Engine
-
-    names = {"fp16": "16", "bf16": "16", "fp8": "fp8", "fp4": "fp4", "fp32": "fp32"}
-    peaks = {
-        names[kind]: float(rate)
-        for (engine, kind), rate in machine.peaks.items()
-        if engine is Engine.TENSOR and kind in names
-    }
-    l2 = machine.figures.get("onchip.l2")
-    return Datasheet(
-        peaks,
-        float(machine.memory.bandwidth),
-        float(machine.multiprocessors or 1),
-        math.inf if l2 is None else float(l2.value),
-        clock=math.nan if machine.topology.clock is None else float(machine.topology.clock),
-        instruction=machine.instruction,
-    )
 
 
 def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
@@ -216,6 +195,7 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
     from costgraph.fidelity import measure_torch
     from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.relatives import sheet_of
     from costgraph.fidelity.study import study
     from costgraph.hardware import load_hardware
 
@@ -224,8 +204,9 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     if not torch.cuda.is_available():
         raise InputError("--library torch --device: PyTorch finds no GPU here")
     sheet = sheet_of(machine)
+    cache = sheet.l2 if math.isfinite(sheet.l2) else 0.0
     seconds = 60 * _minutes(arguments.minutes) / 90
-    made = measure_torch.tables(torch, "cuda", machine.name, seconds, sheet.l2)
+    made = measure_torch.tables(torch, "cuda", machine.name, seconds, cache)
     studies = [study(t, {machine.name: sheet}) for t in made]
     fitted = _fitted(machine.name, studies, f"PyTorch {torch.__version__}, CUDA events")
     write_text(target, calibration_text(fitted))

@@ -227,8 +227,9 @@ def calibrated(
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     own = _own(machine, hardware, calibration)
     if at:
-        source = transfer() if own is None and machine.kind == "gpu" else own
-        known = () if source is None else source.frameworks
+        known = () if own is None else own.frameworks
+        if not known and machine.kind == "gpu":
+            known = transfer().frameworks
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
             raise InputError(

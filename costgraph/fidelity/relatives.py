@@ -59,6 +59,26 @@ class Figures:
         return {n: getattr(self, n) / (1.0 if other is None else getattr(other, n)) for n in names}
 
 
+def sheet_of(machine: Machine) -> Datasheet:
+    """What tables of timings need to know of a device."""
+    names = {"fp16": "16", "bf16": "16", "fp8": "fp8", "fp4": "fp4", "fp32": "fp32"}
+    peaks = {
+        names[kind]: float(rate)
+        for (engine, kind), rate in machine.peaks.items()
+        if engine is Engine.TENSOR and kind in names
+    }
+    l2, clock = machine.figures.get("onchip.l2"), machine.topology.clock
+    return Datasheet(
+        peaks,
+        float(machine.memory.bandwidth),
+        float(machine.multiprocessors or 1),
+        math.inf if l2 is None else float(l2.value),
+        float(machine.link().bandwidth) if machine.links else math.nan,
+        math.nan if clock is None else float(clock),
+        machine.instruction,
+    )
+
+
 def figures_of(sheet: Datasheet) -> Figures:
     """The figures of a datasheet, with its 16-bit peak."""
     return _figures(

@@ -194,11 +194,9 @@ def _count(parameters: Sequence[Parameter], s: Study) -> int:
 
 #: Ingredients: the value of a parameter that takes its part out of the form.
 NEUTRAL = {
-    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "k1": 1e30, "eq": 1e9, "l2": 1.0, "w1": 1e30,
-    "d0": 0.0,
-    "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0, "m0": 0.0, "tb": 0.0,
-    "tc": 0.0, "ex": 1.0, "ec": 1.0,
-    "em": 1.0,
+    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "k1": 1e30, "eq": 1e9, "l2": 1.0,
+    "w1": 1e30, "d0": 0.0, "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0,
+    "m0": 0.0, "tb": 0.0, "tc": 0.0, "ex": 1.0, "ec": 1.0, "em": 1.0,
 }  # fmt: skip
 
 

@@ -175,15 +175,16 @@ def test_a_separate_quantisation_and_its_product_add_up_to_the_fitted_time() -> 
     assert total == pytest.approx(number(phase.bind(row.count)) * share, rel=1e-3)
 
 
-def test_data_types_timed_alike_share_a_floor() -> None:
+def test_data_types_timed_alike_have_nearly_one_floor() -> None:
     for device in ("h100", "h200", "b200", "l40s"):
         own = shipped(device)
         assert own is not None
-        floors = {
+        floors = [
             f.values["t0"] for (k, v), f in own.fits.items()
             if k == "gemm" and v in ("bf16", "fp8", "fp8_block", "nvfp4")
-        }  # fmt: skip
-        assert len(floors) == 1
+        ]  # fmt: skip
+        # What narrow types take longer is their quantisation, in a parameter of its own.
+        assert max(floors) < 2 * min(floors)
 
 
 def test_frameworks_have_kernels_of_their_own() -> None:
@@ -195,7 +196,7 @@ def test_frameworks_have_kernels_of_their_own() -> None:
     with pytest.raises(InputError, match="did you mean 'vllm'"):
         cg.compile("llama-2-7b", "h100", fidelity="calibrated@vlm")
     with pytest.raises(InputError, match="none of any framework"):
-        cg.compile("llama-2-7b", "rtx-4090", fidelity="calibrated@vllm")
+        cg.compile("llama-2-7b", "xeon-8480p", fidelity="calibrated@vllm")
     with pytest.raises(InputError, match="does not depend"):
         cg.compile("llama-2-7b", "h100", fidelity="ideal@vllm")
     band = cg.compile("llama-2-7b", "h100", fidelity="high@vllm")
