@@ -151,7 +151,7 @@ def _mla(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["tt"] * f["T"] + v["tn"] * f["tokens"],
         f["C"] / v["ec"],
-        resident_time(f, v),
+        f["M"] / v["em"],
         v["p"],
     )
 
@@ -259,8 +259,8 @@ FORMS: Mapping[str, Form] = {
         Form(
             "mla",
             "t0 + tt·T + tn·B·q + ‖C/ec, M/em‖_p",
-            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _l2("shared"), _TT, _TN),
-            ("C", "M", "T", "tokens", "resident"),
+            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _TT, _TN),
+            ("C", "M", "T", "tokens"),
             _mla,
         ),
         Form(
@@ -346,7 +346,7 @@ CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
     },
     # With few rows a multiprocessor takes its time, whatever its tensor units' peak.
     "decode": {"ec": {"unit": -1}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5}},
-    "mla": {"ec": {"ridge": "slope"}, "l2": {"flow": -1}},
+    "mla": {"ec": {"ridge": "slope"}},
     # A multiprocessor that computes faster needs more tokens per expert.
     "moe": {"ec": {"ridge": "slope"}, "l2": {"flow": -1}, "m0": {"unit": 1}},
     "elementwise": {"l2": {"flow": -1}},

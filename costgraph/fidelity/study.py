@@ -213,7 +213,6 @@ POOLED = {
     "gemm": ("p", "tq", "eq", "k1"),
     "prefill": ("ec", "p"),
     "decode": ("l2", "ts", "s0"),
-    "mla": ("l2",),
     "moe": ("k0", "m0", "p"),
 }
 
