@@ -14,8 +14,8 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
 from costgraph.models.vision import OnePass, Size
 from costgraph.ops import Add, AsSequence, Multiply
-from costgraph.ops.image import AdaptiveMean, AsImage, MeanPool, Pool, Rearrange
-from costgraph.ops.pool import Resize
+from costgraph.ops.image import AsImage, MeanPool, Rearrange
+from costgraph.ops.pool import AdaptivePool, Pool, Resize
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 from costgraph.tensor import Tensor
@@ -47,7 +47,7 @@ class Pyramid(OnePass):
     def positions(self, style: Style) -> Expr:
         """Positions of the grid that is pooled in the end."""
         graph = self.graph("", style)
-        pooled = next(n for n in graph.nodes if isinstance(n.op, (MeanPool, AdaptiveMean)))
+        pooled = next(n for n in graph.nodes if isinstance(n.op, (MeanPool, AdaptivePool)))
         shape = graph.operands(pooled)[0].shape
         return shape[1] if len(shape) == 3 else Mul(*shape[2:])
 
@@ -118,7 +118,7 @@ class ResNet(Pyramid):
         x = conv(m, "stem", self.start(m), self.stem, 7, 2, 3, bias=False)
         x = act(m, "stem_act", batch_norm(m, "stem_norm", x), self.activation)
         three, two = (Integer(3),) * 2, (TWO,) * 2
-        x = m.add("stem_pool", Pool("max", three, two, (ONE, ONE)), x)
+        x = m.add("stem_pool", Pool(three, two, two, (ONE, ONE)), x)
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
             stage = f"stage{index}"
             stride = 1 if index == 1 and not self.early else 2
@@ -154,13 +154,13 @@ class VGG(Pyramid):
         two = (TWO, TWO)
         for index, width in enumerate(self.table, start=1):
             if width == 0:
-                x = m.add(f"pool{index}", Pool("max", two, two, (Integer(0),) * 2), x)
+                x = m.add(f"pool{index}", Pool(two, two, (Integer(0),) * 2, (ONE, ONE)), x)
                 continue
             x = conv(m, f"conv{index}", x, Integer(width), 3, 1, 1)
             if self.norms:
                 x = batch_norm(m, f"norm{index}", x)
             x = act(m, f"act{index}", x, "relu")
-        x = m.add("average", AdaptiveMean((Integer(self.grid),) * 2), x)
+        x = m.add("average", AdaptivePool((Integer(self.grid),) * 2), x)
         x = m.add("flat", Reshape((B, Mul(*m.shape(x)[1:]))), x)
         for index, width in enumerate(self.hidden, start=1):
             x = m.linear(f"hidden{index}", x, Integer(width), m.shape(x)[1], True)

@@ -1,4 +1,4 @@
-"""Operations on images: normalisation per channel, pooling, resizing, moving patches.
+"""Operations on images: means, enlarging, moving patches, modulation.
 
 Images are ``(B, C, n…)``, sequences ``(B, n, d)``. Both are kept channels-last in
 memory, as fast convolution kernels want them, so turning one into the other is a
@@ -27,42 +27,9 @@ from costgraph.ops.base import (
     vector_special,
     write,
 )
-from costgraph.ops.conv import output_size
 from costgraph.tensor import Tensor
 
 ONE = Integer(1)
-
-
-@dataclass(frozen=True)
-class Pool(Op):
-    """Pooling of ``x (B, C, n…)`` over windows of ``kernel``; ``function`` max or mean.
-
-    ``∏k − 1`` comparisons per result for ``max``; ``∏k`` FLOP for ``mean`` (sums and
-    one scaling).
-    """
-
-    kind: ClassVar[str] = "pool"
-    function: str
-    kernel: tuple[Expr, ...]
-    stride: tuple[Expr, ...]
-    padding: tuple[Expr, ...]
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        require(self.function in ("max", "mean"), self, f"unknown function {self.function!r}")
-        x = inputs[0]
-        axes = len(x.shape) - 2
-        given = {len(self.kernel), len(self.stride), len(self.padding)}
-        require(axes >= 1 and given == {axes}, self, "{} does not fit the kernel", x)
-        sizes = (
-            output_size(n, k, s, p, ONE)
-            for n, k, s, p in zip(x.shape[2:], self.kernel, self.stride, self.padding, strict=True)
-        )
-        return (Spec((*x.shape[:2], *sizes), x.dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        each = Mul(*self.kernel) - (self.function == "max")
-        return vector(each * outputs[0].numel)
 
 
 @dataclass(frozen=True)
@@ -79,26 +46,6 @@ class MeanPool(Op):
         require(len(inputs) == 1 and len(inputs[0].shape) >= 3, self, "takes one operand")
         x = inputs[0]
         return (Spec((x.shape[0], x.shape[-1 if self.sequence else 1]), x.dtype),)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return vector(inputs[0].numel)
-
-
-@dataclass(frozen=True)
-class AdaptiveMean(Op):
-    """Means over as many windows per axis as ``size`` says; 1 FLOP per element that is read.
-
-    Windows that overlap (where sizes do not divide) count their elements once.
-    """
-
-    kind: ClassVar[str] = "adaptive-mean"
-    size: tuple[Expr, ...]
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        x = inputs[0]
-        require(len(x.shape) == len(self.size) + 2, self, "{} does not fit", x)
-        return (Spec((*x.shape[:2], *self.size), x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return vector(inputs[0].numel)

@@ -50,13 +50,16 @@ def pooled_size(
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """Maximum or average over windows of ``x (B, C, n…)``: 1 FLOP per tap.
+    """Maximum or average over windows of ``x (B, C, n…)``.
+
+    ``∏k − 1`` comparisons per result for ``max``; ``∏k`` FLOP for ``average`` (sums and
+    one scaling).
 
     Attributes:
         kernel, stride, dilation: per spatial axis.
         padding: both ends together, per spatial axis.
         ceil: sizes are rounded up.
-        function: ``max`` or ``average``, which also divides once per result.
+        function: ``max`` or ``average``.
     """
 
     kind: ClassVar[str] = "pool"
@@ -69,6 +72,7 @@ class Pool(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
+        require(self.function in ("max", "average"), self, f"unknown function {self.function!r}")
         x = inputs[0]
         axes = len(self.kernel)
         given = {len(self.stride), len(self.padding), len(self.dilation)}
@@ -82,13 +86,17 @@ class Pool(Op):
         return (Spec((*x.shape[:-axes], *sizes), x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        taps = Mul(*self.kernel) + (self.function == "average")
-        return vector(taps * outputs[0].numel)
+        each = Mul(*self.kernel) - (self.function == "max")
+        return vector(each * outputs[0].numel)
 
 
 @dataclass(frozen=True)
 class AdaptivePool(Op):
-    """Average or maximum of ``x (B, C, n…)`` into ``sizes`` windows: each element once."""
+    """Average or maximum of ``x (B, C, n…)`` in as many windows per axis as ``sizes`` says.
+
+    1 FLOP per element (sums and one scaling), for the maximum less one per result.
+    Windows that overlap (where sizes do not divide) count their elements once.
+    """
 
     kind: ClassVar[str] = "adaptive-pool"
     sizes: tuple[Expr, ...] = ()
@@ -101,8 +109,8 @@ class AdaptivePool(Op):
         return (Spec((*x.shape[: -len(self.sizes)], *self.sizes), x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        divided = outputs[0].numel if self.function == "average" else Integer(0)
-        return vector(inputs[0].numel + divided)
+        spared = outputs[0].numel if self.function == "max" else Integer(0)
+        return vector(inputs[0].numel - spared)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
-from costgraph.ops.image import Pool
+from costgraph.ops.pool import AdaptivePool, Pool
 from costgraph.symbols import B, G, S
 from costgraph.tensor import Role, Tensor
 from costgraph.verify import verify_program
@@ -172,10 +172,18 @@ def test_depthwise_convolutions_run_on_the_vector_engine():
 def test_image_operations_by_hand():
     x = Tensor("x", (B, Integer(64), Integer(10), Integer(12)), BF16)
     two, three, one = Integer(2), Integer(3), Integer(1)
-    pool = Pool("max", (three, three), (two, two), (one, one))
-    (spec,) = pool.infer((x,))
-    assert spec.shape == (B, 64, 5, 6)
-    assert pool.cost((x,), (spec.named("y"),)).total_flops == 8 * 64 * 30 * B
+    # Padding of one at either end.
+    for function, each in (("max", 8), ("average", 9)):
+        pool = Pool((three,) * 2, (two,) * 2, (two,) * 2, (one,) * 2, function=function)
+        (spec,) = pool.infer((x,))
+        assert spec.shape == (B, 64, 5, 6)
+        assert pool.cost((x,), (spec.named("y"),)).total_flops == each * 64 * 30 * B
+    for function, flops in (("max", 120 - 4), ("average", 120)):
+        windows = AdaptivePool((two, two), function)
+        (spec,) = windows.infer((x,))
+        assert windows.cost((x,), (spec.named("y"),)).total_flops == flops * 64 * B
+    with pytest.raises(CostgraphError, match="unknown function 'sum'"):
+        Pool((two,), (two,), (one,), (one,), function="sum").infer((x,))
     vector = Tensor("w", (Integer(64),), BF16, Role.WEIGHT)
     norm = GroupNorm(Integer(32))
     assert norm.cost((x, vector, vector), (x,)).total_flops == B * (7 * 7680 + 4 * 32)
