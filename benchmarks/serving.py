@@ -1,0 +1,313 @@
+"""Scores formulas of a loaded server on published serving runs; see docs/serving.md.
+
+    python benchmarks/serving.py            all tables (minutes)
+    python benchmarks/serving.py --one      runs on one GPU only
+    python benchmarks/serving.py --rows     also every run with its prediction
+    python benchmarks/serving.py --layer    one layer of GPT-3 only
+
+A run states the mean time to first token and time per output token of a closed
+loop with ``c`` requests in flight. No parameter is fitted to the runs, but for one
+that is reported apart: host time per step and framework, fitted on half of the runs.
+How GPUs in parallel are modelled: serving_model.py. Data:
+benchmarks/data/timings/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from serving_model import Prediction, predict, server
+
+from costgraph.errors import CostgraphError
+from costgraph.export.table import plain_table
+
+DATA = Path(__file__).parent / "data" / "timings"
+DEVICES = {"h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200"}
+MODELS = {
+    "Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "Llama-3.1-8B-Instruct-FP8": "llama-3.1-8b",
+    "Llama-3.1-70B": "llama-3.1-70b",
+    "Qwen3-32B": "qwen3-32b",
+    "Qwen3-32B-NVFP4": "qwen3-32b",
+    "gpt-oss-120b": "gpt-oss-120b",
+    "Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
+    "MiniMax-M2.5": "minimax-m2.5",
+    "DeepSeek-R1": "deepseek-r1",
+    "DeepSeek-V3": "deepseek-v3",
+}
+#: Lengths of the runs of one benchmark suite (InferenceMAX) are drawn evenly from 0.8
+#: to 1 times these; its README states the ratio. Other runs have equal lengths.
+DRAWN = ((1024, 1024), (1024, 8192), (8192, 1024))
+FIDELITIES = ("ideal", "calibrated", "framework")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured run; times in seconds."""
+
+    device: str
+    framework: str
+    model: str
+    precision: str
+    S: int
+    N: int
+    c: int
+    gpus: int
+    moe_tp: int
+    moe_ep: int
+    ttft: float
+    tpot: float
+
+    @property
+    def half(self) -> int:
+        """0 or 1 by a hash of everything but the times."""
+        text = repr(replace(self, ttft=0.0, tpot=0.0))
+        return hashlib.sha256(text.encode()).digest()[0] % 2
+
+    @property
+    def passes(self) -> str:
+        """The pipeline that stands for the run's formats.
+
+        gpt-oss keeps attention in 16 bit; its experts are MXFP4 with 16-bit
+        activations, on B200 with 8-bit ones. Caches are in 8 bit with TensorRT-LLM
+        and on B200 wherever weights are narrow, else in 16 bit (the runs do not say).
+        """
+        if not self.precision:
+            return "fuse"
+        narrow = self.framework == "trtllm" or self.device == "b200"
+        kv = ",kv=fp8" if narrow else ""
+        if self.model == "gpt-oss-120b":
+            wide = "lm_head|embed|positions|router|q_proj|k_proj|v_proj|o_proj"
+            act = ",activations=mxfp8" if self.device == "b200" else ""
+            return f"fuse,quantize{{weights=mxfp4{act}{kv},keep={wide}}}"
+        preset = {"fp8": "fp8", "fp4": "nvfp4"}[self.precision]
+        return f"fuse,quantize{{preset={preset}{kv}}}"
+
+    def predicted(self, fidelity: str) -> Prediction:
+        made = server(
+            self.model, self.device, self.passes, self.gpus, self.moe_tp, self.moe_ep,
+            fidelity, self.framework,
+        )  # fmt: skip
+        return predict(made, self.c, self.S, self.N)
+
+
+def rows() -> list[dict[str, str]]:
+    """The table of serving runs."""
+    with gzip.open(DATA / "serving_e2e.csv.gz", "rt") as file:
+        return list(csv.DictReader(file))
+
+
+def read(row: dict[str, str]) -> Run | str:
+    """A run, or why it cannot be expressed."""
+    if row["mode"] != "agg":
+        return "prefill and decode on different GPUs"
+    if row["model"] not in MODELS:
+        return "model or variant not shipped"
+    if not row["concurrency"]:
+        return "no concurrency stated"
+    gpus = int(row["tp_size"])
+    if int(row["pp_size"] or 1) > 1 or int(row["attention_dp_size"] or 1) > 1:
+        return "attention or layers split over GPUs"
+    if gpus > 8:
+        return "more than one node"
+    moe_tp, moe_ep = int(row["moe_tp_size"] or 1), int(row["moe_ep_size"] or 1)
+    model = MODELS[row["model"]]
+    if model in ("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b"):
+        moe_tp = moe_ep = 1
+    elif moe_tp * moe_ep != gpus:
+        return "experts on fewer or more GPUs than attention"
+    S, N = int(row["isl"]), int(row["osl"])
+    if (S, N) in DRAWN:
+        S, N = round(0.9 * S), round(0.9 * N)
+    return Run(
+        DEVICES[row["hw"]], row["backend"], model, row["precision"], S, N,
+        int(row["concurrency"]), gpus, moe_tp, moe_ep,
+        float(row["ttft_s"] or "nan"), float(row["tpot_s"]),
+    )  # fmt: skip
+
+
+def runs(most_gpus: int = 8) -> tuple[list[Run], Counter[str]]:
+    """Runs that can be expressed, and how many were left out and why."""
+    kept, left = [], Counter()
+    for row in rows():
+        made = read(row)
+        if isinstance(made, str):
+            left[made] += 1
+        elif made.gpus > most_gpus:
+            left["several GPUs (--one)"] += 1
+        else:
+            kept.append(made)
+    return kept, left
+
+
+class Scored:
+    """Runs with their predictions at every fidelity."""
+
+    def __init__(self, given: Iterable[Run]) -> None:
+        self.runs: list[Run] = []
+        self.failed: Counter[str] = Counter()
+        found: dict[str, list[Prediction]] = {f: [] for f in FIDELITIES}
+        for run in sorted(given, key=repr):
+            try:
+                made = {f: run.predicted(f) for f in FIDELITIES}
+            except CostgraphError as error:
+                self.failed[f"{run.model}: {error}"] += 1
+                continue
+            self.runs.append(run)
+            for f in FIDELITIES:
+                found[f].append(made[f])
+        self.made = found
+        self.tpot = np.array([r.tpot for r in self.runs])
+        self.limited = np.array([p.batch < p.c for p in found["ideal"]])
+
+    def values(self, fidelity: str, of: Callable[[Prediction], float]) -> np.ndarray:
+        return np.array([of(p) for p in self.made[fidelity]])
+
+    def column(self, of: Callable[[Run], object]) -> np.ndarray:
+        return np.array([of(r) for r in self.runs])
+
+
+def pair(predicted: np.ndarray, measured: np.ndarray) -> str:
+    """Mean/median absolute error and bias (median signed error) in percent."""
+    signed = 100 * (predicted / measured - 1)
+    size = np.abs(signed)
+    return f"{size.mean():.0f}/{np.median(size):.0f} {np.median(signed):+.0f}"
+
+
+def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
+    """Errors of TPOT by group."""
+    columns = [s.values(f, lambda p: p.tpot()) for f in FIDELITIES]
+    columns += [
+        s.values("framework", lambda p: p.tpot(0.5)),
+        s.values("framework", lambda p: p.shared),
+        columns[2] + overhead,
+    ]
+    out = []
+
+    def line(group: str, name: str, m: np.ndarray) -> None:
+        if m.any():
+            out.append((group, name, str(m.sum()), *(pair(c[m], s.tpot[m]) for c in columns)))
+
+    everything = np.ones(len(s.tpot), bool)
+    line("all", "", everything)
+    line("memory", "room for all c", ~s.limited)
+    line("", "caches limit c", s.limited)
+    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+        ("device", lambda r: r.device),
+        ("framework", lambda r: r.framework),
+        ("GPUs", lambda r: f"{r.gpus}"),
+        ("model", lambda r: f"{r.model} {r.precision or 'bf16'}"),
+        ("c", lambda r: "%3d to %3d" % band(r.c)),
+        ("prompt over answer", lambda r: f"{r.S / r.N:.2g}"[:4] if r.S / r.N in () else ratio(r)),
+    )
+    for group, of in groups:
+        labels = s.column(of)
+        for i, label in enumerate(np.unique(labels)):
+            line(group if i == 0 else "", str(label), labels == label)
+    return out
+
+
+def band(c: int) -> tuple[int, int]:
+    """The factor of four that ``c`` is in."""
+    low = 1
+    while c >= 4 * low:
+        low *= 4
+    return low, 4 * low - 1
+
+
+def ratio(run: Run) -> str:
+    x = run.S / run.N
+    return "below 1/2" if x < 0.5 else "1/2 to 2" if x <= 2 else "2 to 8" if x <= 8 else "above 8"
+
+
+def host(s: Scored) -> tuple[np.ndarray, dict[str, float]]:
+    """Host seconds per step by framework, for runs of the half that did not fit them.
+
+    The value that makes the median absolute relative error least, on each half;
+    every run takes the other half's. Runs whose caches limit c do not fit.
+    """
+    base = s.values("framework", lambda p: p.tpot())
+    half, framework = s.column(lambda r: r.half), s.column(lambda r: r.framework)
+    out, found = np.zeros(len(base)), {}
+    grid = np.arange(-2e-3, 10e-3, 2e-5)
+    for name in np.unique(framework):
+        for h in (0, 1):
+            m = (framework == name) & (half == h) & ~s.limited
+            if not m.any():
+                continue
+            error = [np.median(np.abs((base[m] + t) / s.tpot[m] - 1)) for t in grid]
+            best = float(grid[int(np.argmin(error))])
+            found[f"{name}, half {h}"] = best
+            out[(framework == name) & (half != h)] = best
+    return out, found
+
+
+def latencies(s: Scored) -> list[tuple[str, ...]]:
+    """Whole requests, first tokens, and who is inside the bands."""
+    out = []
+    ttft = s.column(lambda r: r.ttft)
+    whole = ttft + s.column(lambda r: r.N - 1) * s.tpot
+    known = np.isfinite(ttft) & ~s.limited
+    for f in FIDELITIES:
+        low, high = (s.values(f, lambda p, i=i: p.ttft[i]) for i in (0, 1))
+        latency = s.values(f, lambda p: p.latency)
+        inside = (ttft >= low) & (ttft <= high)
+        out.append(
+            (f, str(known.sum()), pair(latency[known], whole[known]), pair(low[known], ttft[known]),
+             f"{100 * inside[known].mean():.0f} %", f"{100 * (ttft < low)[known].mean():.0f} %")
+        )  # fmt: skip
+    return out
+
+
+HEAD = ("by", "", "runs", "ideal", "calibrated", "framework", "in step", "shared", "+ host time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--one", action="store_true", help="runs on one GPU only")
+    parser.add_argument("--rows", action="store_true", help="every run")
+    parser.add_argument("--layer", action="store_true", help="one layer of GPT-3 only")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    kept, left = runs(1 if arguments.one else 8)
+    s = Scored(kept)
+    overhead, found = host(s)
+    print(f"{len(s.runs)} runs of {len(rows())}; left out:")
+    for why, count in (left + s.failed).most_common():
+        print(f"  {count:4d} {why}")
+    print("\nerror of TPOT: mean/median absolute, median signed, in percent\n")
+    print(plain_table(HEAD, table(s, overhead)))
+    print("\nhost time per step in ms:", {k: round(1e3 * x, 2) for k, x in found.items()})
+    print("\nruns with room for all c: latency of a whole request; time to first token\n")
+    print(plain_table(("fidelity", "runs", "latency", "ttft without wait", "inside band", "faster"),
+                      latencies(s)))  # fmt: skip
+    if arguments.rows:
+        lines = []
+        for i, r in enumerate(s.runs):
+            p, q = s.made["framework"][i], s.made["ideal"][i]
+            lines.append(
+                (r.model, r.precision, r.device, r.framework, f"{r.gpus}:{r.moe_tp}x{r.moe_ep}",
+                 str(r.S), str(r.N), f"{r.c}" + (f">{p.batch}" if p.batch < r.c else ""),
+                 *(f"{1e3 * x:.2f}" for x in (r.tpot, q.tpot(), p.tpot(), p.step, p.shared)),
+                 f"{100 * (p.tpot() / r.tpot - 1):+.0f}",
+                 *(f"{1e3 * x:.0f}" for x in (r.ttft, *p.ttft)))
+            )  # fmt: skip
+        print(plain_table(("model", "", "device", "framework", "gpus", "S", "N", "c", "measured",
+                           "ideal", "tpot", "step", "shared", "%", "ttft", "low", "high"), lines))  # fmt: skip
+    print(f"\n{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
