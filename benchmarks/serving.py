@@ -91,9 +91,9 @@ class Run:
         if self.model == "gpt-oss-120b":
             wide = "lm_head|embed|positions|router|q_proj|k_proj|v_proj|o_proj"
             act = ",activations=mxfp8" if self.device == "b200" else ""
-            return f"fuse,quantize{{weights=mxfp4{act}{kv},keep={wide}}}"
+            return f"quantize{{weights=mxfp4{act}{kv},keep={wide}}},fuse"
         preset = {"fp8": "fp8", "fp4": "nvfp4"}[self.precision]
-        return f"fuse,quantize{{preset={preset}{kv}}}"
+        return f"quantize{{preset={preset}{kv}}},fuse"
 
     def predicted(self, fidelity: str) -> Prediction:
         made = server(
