@@ -8,14 +8,14 @@ one; of routed experts split over GPUs, each holds ``E/ep`` and each token meets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
 import costgraph as cg
 from costgraph.api import Compiled
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import InputError
 from costgraph.fidelity.apply import calibrated
 from costgraph.fidelity.calibration import shipped
 from costgraph.fidelity.forms import form_of, value
@@ -26,17 +26,16 @@ from costgraph.serving import Serving, shared_tpot
 
 #: Share of a device's memory that servers give to weights and caches.
 MEMORY_SHARE = 0.9
-DIVIDED = ("num_attention_heads", "intermediate_size", "vocab_size")
+DIVIDED = ("num_attention_heads", "intermediate_size", "ffn_dim", "vocab_size")
 EXPERT_WIDTHS = ("moe_intermediate_size",)
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 #: Families whose ``intermediate_size`` is an expert's width.
 EXPERTS_ONLY = ("gpt_oss", "minimax_m2")
 
 
+@cache
 def read_config(model: str) -> dict[str, Any]:
     """A shipped configuration."""
-    import json
-
     return json.loads((CONFIGS / f"{find(model)}.json").read_text())
 
 
@@ -62,7 +61,7 @@ def share(config: dict[str, Any], tp: int, moe_tp: int, moe_ep: int) -> dict[str
         made[name] //= parts
     if "kv_lora_rank" in made:
         made["num_key_value_heads"] = made["num_attention_heads"]
-    else:
+    elif "num_key_value_heads" in made:
         made["num_key_value_heads"] = max(1, made["num_key_value_heads"] // tp)
     if moe_ep > 1 and "n_group" in made:
         made |= {"n_group": 1, "topk_group": 1}
@@ -120,25 +119,11 @@ class Server:
         """Seconds of a step's all-reduces: two of the hidden states per layer."""
         if self.gpus == 1:
             return 0.0
-        layers, width = _layers(self.model)
-        return 2 * layers * self.reduce_time(2 * width * tokens)
-
-    def reduce_time(self, size: int) -> float:
-        """Seconds of an all-reduce of ``size`` bytes; a ring, or the fitted form."""
-        g = self.gpus
+        config = read_config(self.model)
+        size = 2 * config["hidden_size"] * tokens
         link = float(self.compiled.machine.link("nvlink").bandwidth)
-        wire = 2 * (g - 1) / g * size / link
-        if self.fidelity == "ideal":
-            return wire
-        own = shipped(self.device)
-        names = {"trtllm": "trtllm", "vllm": "vllm-graph", "sglang": "sglang-graph"}
-        found = None
-        if own is not None:
-            kinds = (f"{g}-gpus@{names[self.framework]}", f"{g}-gpus@vllm-graph", f"{g}-gpus@nccl")
-            found = own.find("allreduce", kinds)
-        if found is None:
-            raise InputError(f"no all-reduce of {g} GPUs was measured on {self.device}")
-        return float(value(form_of("allreduce").build({"V": wire}, found.values)))
+        once = all_reduce(self.fidelity, self.device, self.framework, self.gpus, size, link)
+        return 2 * config["num_hidden_layers"] * once
 
     def room(self, S: int, N: int) -> int:
         """Requests whose caches fit beside the weights.
@@ -161,10 +146,28 @@ def _compiled(
     return cg.compile(share(read_config(model), gpus, moe_tp, moe_ep), device, passes)
 
 
-@cache
-def _layers(model: str) -> tuple[int, int]:
-    config = read_config(model)
-    return config["num_hidden_layers"], config["hidden_size"]
+#: Fitted all-reduces in CUDA graphs by framework.
+REDUCES = {"trtllm": "trtllm", "vllm": "vllm-graph", "sglang": "sglang-graph"}
+
+
+def all_reduce(
+    fidelity: str, device: str, framework: str, gpus: int, size: int, link: float
+) -> float:
+    """Seconds to reduce ``size`` bytes: a ring over the link, or the fitted form.
+
+    Raises:
+        InputError: none was measured.
+    """
+    wire = 2 * (gpus - 1) / gpus * size / link
+    if fidelity == "ideal":
+        return wire
+    own = shipped(device)
+    names = (REDUCES.get(framework, "nccl"), "vllm-graph", "nccl")
+    kinds = tuple(f"{gpus}-gpus@{name}" for name in names)
+    found = None if own is None else own.find("allreduce", kinds)
+    if found is None:
+        raise InputError(f"no all-reduce of {gpus} GPUs was measured on {device}")
+    return float(value(form_of("allreduce").build({"V": wire}, found.values)))
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class Prediction:
     prefill: float
     batch: int
     c: int
+    S: int
     N: int
 
     def tpot(self, share: float = 1.0) -> float:
@@ -193,6 +197,16 @@ class Prediction:
         return own * self.c / self.batch
 
     @property
+    def least(self) -> float:
+        """No request is faster at an ideal prediction's seconds, however steps overlap.
+
+        Decode steps of fewer requests advance fewer; prompts take their products' time
+        (below 512 tokens they could share the weights' transfer, so none is asked).
+        """
+        prompts = self.c * self.prefill if self.S >= 512 else 0.0
+        return max((self.N - 1) * self.step * self.c / self.batch, prompts)
+
+    @property
     def ttft(self) -> tuple[float, float]:
         """Least, and with all requests in step."""
         return self.prefill, self.prefill * (self.batch + 1) / 2
@@ -200,10 +214,17 @@ class Prediction:
 
 @cache
 def server(*key: Any) -> Server:
+    """One object per server, so that formulas are derived once."""
     return Server(*key)
 
 
 def predict(made: Server, c: int, S: int, N: int) -> Prediction:
-    """A run of ``c`` requests in flight."""
-    batch = max(1, min(c, made.room(S, N)))
-    return Prediction(made.step(batch, S, N), made.prefill(S), batch, c, N)
+    """A run of ``c`` requests in flight.
+
+    Raises:
+        InputError: the weights and one request do not fit in memory.
+    """
+    batch = min(c, made.room(S, N))
+    if batch < 1:
+        raise InputError(f"weights do not fit {MEMORY_SHARE:.0%} of the memory")
+    return Prediction(made.step(batch, S, N), made.prefill(S), batch, c, S, N)
