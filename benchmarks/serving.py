@@ -48,6 +48,7 @@ MODELS = {
     "MiniMax-M2.5": "minimax-m2.5",
     "DeepSeek-V3": "deepseek-v3",
 }
+DENSE = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b")
 #: Runs that drafted tokens cannot be told from others: the same setting stands twice
 #: with times 1.4 to 2.2 apart.
 DRAFTED = ("DeepSeek-R1",)
@@ -137,7 +138,7 @@ def read(row: dict[str, str]) -> Run | str:
         return "more than one node"
     moe_tp, moe_ep = int(row["moe_tp_size"] or 1), int(row["moe_ep_size"] or 1)
     model = MODELS[row["model"]]
-    if model in ("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b"):
+    if model in DENSE:
         moe_tp = moe_ep = 1
     elif moe_tp * moe_ep != gpus:
         return "experts on fewer or more GPUs than attention"
@@ -232,7 +233,8 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
         ("GPUs", lambda r: f"{r.gpus}"),
         ("model", lambda r: f"{r.model} {r.precision or 'bf16'}"),
         ("lengths", lambda r: "drawn" if r.drawn else "equal"),
-        ("c", lambda r: "%3d to %4d" % band(r.c)),
+        ("experts", experts),
+        ("c", lambda r: band(r.c)),
         ("prompt over answer", ratio),
     )
     for group, of in groups:
@@ -242,12 +244,21 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
     return out
 
 
-def band(c: int) -> tuple[int, int]:
+def band(c: int) -> str:
     """The factor of four that ``c`` is in."""
     low = 1
     while c >= 4 * low:
         low *= 4
-    return low, 4 * low - 1
+    return f"{low:3d} to {4 * low - 1:4d}"
+
+
+def experts(run: Run) -> str:
+    """How the experts' weights are stored."""
+    if run.model in DENSE:
+        return "none"
+    if run.model == "gpt-oss-120b":
+        return "mxfp4"
+    return {"": "bf16", "fp4": "nvfp4"}.get(run.precision, run.precision)
 
 
 def ratio(run: Run) -> str:
@@ -295,6 +306,8 @@ def first_tokens(s: Scored) -> list[tuple[str, ...]]:
     return out
 
 
+EVERY = ("model", "", "device", "framework", "gpus", "S", "N", "c", "measured", "ideal", "tpot",
+         "step", "shared", "%", "ttft", "low", "high")  # fmt: skip
 #: Operations of the table of one GPT-3 layer, as rows of a breakdown.
 OPS = {
     "Q_K_V": ("q_proj", "k_proj", "v_proj"),
@@ -385,8 +398,7 @@ def main() -> None:
                  f"{100 * (p.tpot() / r.tpot - 1):+.0f}",
                  *(f"{1e3 * x:.0f}" for x in (r.ttft, *p.ttft)))
             )  # fmt: skip
-        print(plain_table(("model", "", "device", "framework", "gpus", "S", "N", "c", "measured",
-                           "ideal", "tpot", "step", "shared", "%", "ttft", "low", "high"), lines))  # fmt: skip
+        print(plain_table(EVERY, lines))
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -20,7 +20,6 @@ from costgraph.fidelity.apply import calibrated
 from costgraph.fidelity.calibration import shipped
 from costgraph.fidelity.forms import form_of, value
 from costgraph.footprint import cache_bytes, footprint
-from costgraph.hardware import load_hardware
 from costgraph.models.catalog import CONFIGS, find
 from costgraph.serving import Serving, shared_tpot
 

@@ -68,6 +68,8 @@ class Case:
         floor: False where another operation carries the floor of their block.
         product: the same operation in the gemm form, for devices on which
             nothing was fitted for ``kind``.
+        once: bytes with every operand moved once, where the form was fitted on these:
+            blocks of a prompt read keys and values again, but out of the L2 cache.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Case:
     ridge: float = 1.0
     floor: bool = True
     product: Case | None = None
+    once: Expr | None = None
 
 
 LIGHT = Case("elementwise", ("any",), {})
@@ -120,9 +123,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
     product = Case("gemm", variants, sizes, ridge)
     if isinstance(main.op, SplitFlash):
-        return _latent(phase, given, product)
+        made = _latent(phase, given, product)
+        return replace(made, once=_once(phase, main, given))
     if isinstance(main.op, FlashAttention):
-        return _attention(phase, given, compute, machine, product)
+        made = _attention(phase, given, compute, machine, product)
+        return replace(made, once=_once(phase, main, given))
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -170,6 +175,14 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:
     return any(engine is Engine.TENSOR for engine, _ in node.op.work(operands, node.outputs))
+
+
+def _once(phase: Phase, node: Node, operands: tuple[Tensor, ...]) -> Expr | None:
+    """Bytes of attention over a whole prompt with every operand moved once, else None."""
+    keys = operands[2] if isinstance(node.op, SplitFlash) else operands[1]
+    if phase.bind(operands[0].shape[1]) != phase.bind(keys.shape[1]):
+        return None
+    return phase.bind(Add(*(t.bytes for t in {*operands, *node.outputs})))
 
 
 def _attention(
