@@ -41,7 +41,7 @@ def scored(bench, model, precision, device):
     [("qwen3-32b", "fp8", "h100", 20, 0.06), ("llama-3.1-8b", "", "h100", 19, 0.07)],
 )
 def test_time_per_token_of_measured_runs(bench, model, precision, device, runs, bound):
-    """Measured: 1 and 3 % where nothing was fitted to these runs; the lower bound 40 and 25 %."""
+    """Medians seen: 3 and 2 %, nothing fitted to these runs; the lower bound 40 and 25 %."""
     count, ideal, calibrated = scored(bench, model, precision, device)
     assert count == runs
     assert calibrated < bound
