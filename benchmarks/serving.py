@@ -1,6 +1,6 @@
 """Scores formulas of a loaded server on published serving runs; see docs/serving.md.
 
-    python benchmarks/serving.py            all tables (minutes)
+    python benchmarks/serving.py            all tables (about a minute)
     python benchmarks/serving.py --one      runs on one GPU only
     python benchmarks/serving.py --rows     also every run with its prediction
     python benchmarks/serving.py --layer    one layer of GPT-3 only
