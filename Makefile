@@ -29,6 +29,7 @@ bench:              ## speed, as ratios measured in one run
 	python benchmarks/evaluators.py
 	python benchmarks/drawing.py
 	python benchmarks/fidelity.py
+	python benchmarks/serving.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
@@ -37,6 +38,7 @@ bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/evaluators.py --runs 3 --points 100000
 	python benchmarks/drawing.py --runs 1
 	python benchmarks/fidelity.py --quick
+	python benchmarks/serving.py --layer
 
 gallery:            ## the pictures of docs/gallery.md, made anew
 	python docs/tools/gallery.py

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
     from costgraph.searching import search
+    from costgraph.serving import Serving
     from costgraph.sweeping import sweep
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOMES = {
     "load_hardware": "costgraph.hardware",
     "load_model": "costgraph.models",
     "search": "costgraph.searching",
+    "Serving": "costgraph.serving",
     "sweep": "costgraph.sweeping",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "Compiled",
     "CostgraphError",
     "Formula",
+    "Serving",
     "__version__",
     "compare",
     "compile",

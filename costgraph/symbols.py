@@ -26,6 +26,7 @@ LEGEND: dict[str, str] = {
     "N": "generated tokens per sequence",
     "K": "denoising steps",
     "G": "image tokens per sequence",
+    "c": "concurrency: requests in flight on a server",
     "L": "decoder layers",
     "d": "hidden size",
     "H": "query heads",

@@ -70,6 +70,9 @@ class Calibrated:
             return
         if FIDELITIES[self.fidelity]:
             count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
+        if case.once is not None and case.kind in ("prefill", "mla"):
+            read = Arm(case.once / machine.memory.bandwidth, "memory")
+            arms = (*(a for a in arms if a.resource != "memory"), read)
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
         parts, combined = self._parts(case, fit, arms)

@@ -67,6 +67,8 @@ class Case:
         floor: False where another operation carries the floor of their block.
         product: the same operation in the gemm form, for devices on which
             nothing was fitted for ``kind``.
+        once: bytes with every operand moved once, where the form was fitted on these:
+            blocks of a prompt read keys and values again, but out of the L2 cache.
     """
 
     kind: str
@@ -75,17 +77,22 @@ class Case:
     dtype: str = "bf16"
     floor: bool = True
     product: Case | None = None
+    once: Expr | None = None
 
 
 LIGHT = Case("elementwise", ("any",), {})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
-    """Variants of fused attention: compute type and the cache's."""
+    """Variants of fused attention: compute type and the cache's.
+
+    Wide attention over a narrow cache never takes the parameters of narrow attention:
+    their efficiency is a share of another peak.
+    """
     wide = ("bf16-bf16", "fp16-fp16", "fp32-fp32")
     if compute in ("fp8", "int8"):
         return ("fp8-fp8", "bf16-fp8", *wide)
-    return ("bf16-fp8", "fp8-fp8", *wide) if cache_bits.is_number and cache_bits <= 8 else wide
+    return ("bf16-fp8", *wide) if cache_bits.is_number and cache_bits <= 8 else wide
 
 
 def classify(phase: Phase, row: Row, machine: Machine) -> Case:
@@ -99,11 +106,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
     op = row.node.op
     if not types or isinstance(op, SCANS):
+        if is_member(row.graph, row.node):
+            return replace(LIGHT, floor=False)
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
-        if is_member(row.graph, row.node):
-            return replace(LIGHT, floor=False)
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
@@ -114,9 +121,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
     product = Case("gemm", variants, sizes, types[0])
     if isinstance(main.op, SplitFlash):
-        return _latent(phase, given, product)
+        made = _latent(phase, given, product)
+        return replace(made, once=_once(phase, main, given))
     if isinstance(main.op, FlashAttention):
-        return _attention(phase, given, compute, machine, product)
+        made = _attention(phase, given, compute, machine, product)
+        return replace(made, once=_once(phase, main, given))
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -164,6 +173,14 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:
     return any(engine is Engine.TENSOR for engine, _ in node.op.work(operands, node.outputs))
+
+
+def _once(phase: Phase, node: Node, operands: tuple[Tensor, ...]) -> Expr | None:
+    """Bytes of attention over a whole prompt with every operand moved once, else None."""
+    keys = operands[2] if isinstance(node.op, SplitFlash) else operands[1]
+    if phase.bind(operands[0].shape[1]) != phase.bind(keys.shape[1]):
+        return None
+    return phase.bind(Add(*(t.bytes for t in {*operands, *node.outputs})))
 
 
 def _attention(

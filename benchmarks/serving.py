@@ -1,0 +1,406 @@
+"""Scores formulas of a loaded server on published serving runs; see docs/serving.md.
+
+    python benchmarks/serving.py            all tables (about a minute)
+    python benchmarks/serving.py --one      runs on one GPU only
+    python benchmarks/serving.py --rows     also every run with its prediction
+    python benchmarks/serving.py --layer    one layer of GPT-3 only
+
+A run states the mean time to first token and time per output token of a closed
+loop with ``c`` requests in flight. No parameter is fitted to the runs, but for one
+that is reported apart: host time per step and framework, fitted on half of the runs.
+How GPUs in parallel are modelled: serving_model.py. Data:
+benchmarks/data/timings/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from serving_model import Prediction, all_reduce, predict, server, share
+
+import costgraph as cg
+from costgraph.errors import CostgraphError
+from costgraph.export.table import plain_table
+
+DATA = Path(__file__).parent / "data" / "timings"
+DEVICES = {"h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200"}
+MODELS = {
+    "Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "Llama-3.1-8B-Instruct-FP8": "llama-3.1-8b",
+    "Llama-3.1-70B": "llama-3.1-70b",
+    "Qwen3-32B": "qwen3-32b",
+    "Qwen3-32B-NVFP4": "qwen3-32b",
+    "gpt-oss-120b": "gpt-oss-120b",
+    "Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
+    "MiniMax-M2.5": "minimax-m2.5",
+    "DeepSeek-V3": "deepseek-v3",
+}
+DENSE = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b")
+#: Runs that drafted tokens cannot be told from others: 13 settings stand twice, with
+#: times up to 1.7 apart.
+DRAFTED = ("DeepSeek-R1",)
+#: Lengths of the runs of one benchmark suite (InferenceMAX) are drawn evenly from 0.8
+#: to 1 times these; its README states the ratio. Other runs have equal lengths.
+DRAWN = ((1024, 1024), (1024, 8192), (8192, 1024))
+FIDELITIES = ("ideal", "calibrated", "framework")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured run; times in seconds."""
+
+    device: str
+    framework: str
+    model: str
+    precision: str
+    S: int
+    N: int
+    c: int
+    gpus: int
+    moe_tp: int
+    moe_ep: int
+    ttft: float
+    tpot: float
+    drawn: bool
+
+    @property
+    def whole(self) -> float:
+        """Seconds from arrival to the last token."""
+        first = 0.0 if math.isnan(self.ttft) else self.ttft
+        return first + (self.N - 1) * self.tpot
+
+    @property
+    def half(self) -> int:
+        """0 or 1 by a hash of everything but the times."""
+        text = repr(replace(self, ttft=0.0, tpot=0.0))
+        return hashlib.sha256(text.encode()).digest()[0] % 2
+
+    @property
+    def passes(self) -> str:
+        """The pipeline that stands for the run's formats.
+
+        gpt-oss keeps attention in 16 bit; its experts are MXFP4 with 16-bit
+        activations, on B200 with 8-bit ones. Caches are in 8 bit with TensorRT-LLM
+        and on B200 wherever weights are narrow, else in 16 bit (the runs do not say).
+        """
+        if not self.precision:
+            return "fuse"
+        narrow = self.framework == "trtllm" or self.device == "b200"
+        kv = ",kv=fp8" if narrow else ""
+        if self.model == "gpt-oss-120b":
+            wide = "lm_head|embed|positions|router|q_proj|k_proj|v_proj|o_proj"
+            act = ",activations=mxfp8" if self.device == "b200" else ""
+            return f"quantize{{weights=mxfp4{act}{kv},keep={wide}}},fuse"
+        preset = {"fp8": "fp8", "fp4": "nvfp4"}[self.precision]
+        return f"quantize{{preset={preset}{kv}}},fuse"
+
+    def predicted(self, fidelity: str) -> Prediction:
+        made = server(
+            self.model, self.device, self.passes, self.gpus, self.moe_tp, self.moe_ep,
+            fidelity, self.framework,
+        )  # fmt: skip
+        return predict(made, self.c, self.S, self.N)
+
+
+def rows() -> list[dict[str, str]]:
+    """The table of serving runs."""
+    with gzip.open(DATA / "serving_e2e.csv.gz", "rt") as file:
+        return list(csv.DictReader(file))
+
+
+def read(row: dict[str, str]) -> Run | str:
+    """A run, or why it cannot be expressed."""
+    if row["mode"] != "agg":
+        return "prefill and decode on different GPUs"
+    if row["model"] in DRAFTED:
+        return "some drafted tokens, unlabelled"
+    if row["model"] not in MODELS:
+        return "model or variant not shipped"
+    if not row["concurrency"]:
+        return "no concurrency stated"
+    gpus = int(row["tp_size"])
+    if int(row["pp_size"] or 1) > 1 or int(row["attention_dp_size"] or 1) > 1:
+        return "attention or layers split over GPUs"
+    if gpus > 8:
+        return "more than one node"
+    moe_tp, moe_ep = int(row["moe_tp_size"] or 1), int(row["moe_ep_size"] or 1)
+    model = MODELS[row["model"]]
+    if model in DENSE:
+        moe_tp = moe_ep = 1
+    elif moe_tp * moe_ep != gpus:
+        return "experts on fewer or more GPUs than attention"
+    S, N = int(row["isl"]), int(row["osl"])
+    drawn = (S, N) in DRAWN
+    if drawn:
+        S, N = round(0.9 * S), round(0.9 * N)
+    return Run(
+        DEVICES[row["hw"]], row["backend"], model, row["precision"], S, N,
+        int(row["concurrency"]), gpus, moe_tp, moe_ep,
+        float(row["ttft_s"] or "nan"), float(row["tpot_s"]), drawn,
+    )  # fmt: skip
+
+
+def runs(most_gpus: int = 8) -> tuple[list[Run], Counter[str]]:
+    """Runs that can be expressed, and how many were left out and why."""
+    kept, left = [], Counter()
+    for row in rows():
+        made = read(row)
+        if isinstance(made, str):
+            left[made] += 1
+        elif made.gpus > most_gpus:
+            left["several GPUs (--one)"] += 1
+        else:
+            kept.append(made)
+    return kept, left
+
+
+class Scored:
+    """Runs with their predictions at every fidelity."""
+
+    def __init__(self, given: Iterable[Run]) -> None:
+        self.runs: list[Run] = []
+        self.failed: Counter[str] = Counter()
+        self.faster: list[Run] = []
+        found: dict[str, list[Prediction]] = {f: [] for f in FIDELITIES}
+        for run in sorted(given, key=repr):
+            try:
+                made = {f: run.predicted(f) for f in FIDELITIES}
+            except CostgraphError as error:
+                self.failed[f"{run.model} {run.precision}: {error}"] += 1
+                continue
+            # Prompts that were cached, tokens that were drafted, fewer at a time than stated.
+            if run.whole < 0.98 * made["ideal"].least or run.tpot < 0.98 * made["ideal"].step:
+                self.faster.append(run)
+                continue
+            self.runs.append(run)
+            for f in FIDELITIES:
+                found[f].append(made[f])
+        self.made = found
+        self.tpot = np.array([r.tpot for r in self.runs])
+        self.limited = np.array([p.batch < p.c for p in found["ideal"]])
+
+    def values(self, fidelity: str, of: Callable[[Prediction], float]) -> np.ndarray:
+        return np.array([of(p) for p in self.made[fidelity]])
+
+    def column(self, of: Callable[[Run], object]) -> np.ndarray:
+        return np.array([of(r) for r in self.runs])
+
+
+def pair(predicted: np.ndarray, measured: np.ndarray) -> str:
+    """Mean/median absolute error and bias (median signed error) in percent."""
+    signed = 100 * (predicted / measured - 1)
+    size = np.abs(signed)
+    return f"{size.mean():.0f}/{np.median(size):.0f} {np.median(signed):+.0f}"
+
+
+def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
+    """Errors of TPOT by group."""
+    columns = [s.values(f, lambda p: p.tpot()) for f in FIDELITIES]
+    columns += [
+        s.values("framework", lambda p: p.tpot(0.5)),
+        s.values("framework", lambda p: p.shared),
+        columns[2] + overhead,
+    ]
+    latency = s.values("framework", lambda p: p.latency)
+    whole = s.column(lambda r: r.whole)
+    out = []
+
+    def line(group: str, name: str, m: np.ndarray) -> None:
+        if m.any():
+            made = (pair(c[m], s.tpot[m]) for c in columns)
+            out.append((group, name, str(m.sum()), *made, pair(latency[m], whole[m])))
+
+    everything = np.ones(len(s.tpot), bool)
+    line("all", "", everything)
+    line("memory", "room for all c", ~s.limited)
+    line("", "caches limit c", s.limited)
+    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+        ("device", lambda r: r.device),
+        ("framework", lambda r: r.framework),
+        ("GPUs", lambda r: f"{r.gpus}"),
+        ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
+        ("lengths", lambda r: "drawn" if r.drawn else "equal"),
+        ("experts", experts),
+        ("c", lambda r: band(r.c)),
+        ("prompt over answer", ratio),
+    )
+    for group, of in groups:
+        labels = s.column(of)
+        for i, label in enumerate(np.unique(labels)):
+            line(group if i == 0 else "", str(label), labels == label)
+    return out
+
+
+def band(c: int) -> str:
+    """The factor of four that ``c`` is in."""
+    low = 1
+    while c >= 4 * low:
+        low *= 4
+    return f"{low:3d} to {4 * low - 1:4d}"
+
+
+def experts(run: Run) -> str:
+    """How the experts' weights are stored."""
+    if run.model in DENSE:
+        return "none"
+    if run.model == "gpt-oss-120b":
+        return "mxfp4"
+    return {"": "bf16", "fp4": "nvfp4"}.get(run.precision, run.precision)
+
+
+def ratio(run: Run) -> str:
+    x = run.S / run.N
+    return "below 1/2" if x < 0.5 else "1/2 to 2" if x <= 2 else "2 to 8" if x <= 8 else "above 8"
+
+
+def host(s: Scored) -> tuple[np.ndarray, dict[str, float]]:
+    """Host seconds per step by framework, for runs of the half that did not fit them.
+
+    The value that makes the median absolute relative error least, on each half;
+    every run takes the other half's. Runs whose caches limit c do not fit.
+    """
+    base = s.values("framework", lambda p: p.tpot())
+    half, framework = s.column(lambda r: r.half), s.column(lambda r: r.framework)
+    out, found = np.zeros(len(base)), {}
+    grid = np.arange(-2e-3, 10e-3, 2e-5)
+    for name in np.unique(framework):
+        for h in (0, 1):
+            m = (framework == name) & (half == h) & ~s.limited
+            if not m.any():
+                continue
+            error = [np.median(np.abs((base[m] + t) / s.tpot[m] - 1)) for t in grid]
+            best = float(grid[int(np.argmin(error))])
+            found[f"{name}, half {h}"] = best
+            out[(framework == name) & (half != h)] = best
+    return out, found
+
+
+def first_tokens(s: Scored) -> list[tuple[str, ...]]:
+    """Time to first token: its least, and how many runs are inside the band."""
+    out = []
+    ttft = s.column(lambda r: r.ttft)
+    known = np.isfinite(ttft) & ~s.limited
+    for f in FIDELITIES:
+        low, high = (s.values(f, lambda p, i=i: p.ttft[i]) for i in (0, 1))
+        out.append((
+            f,
+            str(known.sum()),
+            pair(low[known], ttft[known]),
+            pair(high[known], ttft[known]),
+            *(f"{100 * x[known].mean():.0f} %" for x in (
+                ttft < low, (ttft >= low) & (ttft <= high), ttft > high)),
+        ))  # fmt: skip
+    return out
+
+
+EVERY = ("model", "", "device", "framework", "gpus", "S", "N", "c", "measured", "ideal", "tpot",
+         "step", "shared", "%", "ttft", "low", "high")  # fmt: skip
+#: Operations of the table of one GPT-3 layer, as rows of a breakdown.
+OPS = {
+    "Q_K_V": ("q_proj", "k_proj", "v_proj"),
+    "Q_mul_K": ("qk_matmul",),
+    "Softmax": ("softmax",),
+    "Wo_proj": ("o_proj",),
+    "W1_proj": ("up_proj",),
+    "W2_proj": ("down_proj",),
+    "LayerNorm_MHA": ("attn_norm",),
+    "LayerNorm_FFN": ("mlp_norm",),
+}
+#: GPT-3's shapes, in a family that states the head size and so can be divided; of the
+#: gated feed-forward only the products that GPT-3 has are read.
+GPT3 = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 12288,
+    "num_hidden_layers": 96, "num_attention_heads": 96, "num_key_value_heads": 96,
+    "intermediate_size": 49152, "vocab_size": 50272, "max_position_embeddings": 4096,
+    "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+}  # fmt: skip
+#: Launch and synchronisation in the host's clock, per call (the data's README).
+HOST_CALL = 20e-6
+LAYER = ("phase", "operation", "measured us", "ideal", "calibrated", "+ 20 us a call", "errors %")
+
+
+def layer() -> list[tuple[str, ...]]:
+    """One layer of GPT-3 on a quarter of its heads and widths, per operation."""
+    out = []
+    quarter = share(GPT3, 4, 1, 1)
+    models = {f: cg.compile(quarter, "a100-80g", fidelity=f) for f in FIDELITIES[:2]}
+    link = float(models["ideal"].machine.link("nvlink").bandwidth)
+    with gzip.open(DATA / "layer_gpt3.csv.gz", "rt") as file:
+        table = list(csv.DictReader(file))
+    for row in table:
+        batch, tokens, op = int(row["batch"]), int(row["q_len"]), row["op"]
+        sizes = {"B": batch, "T" if row["phase"] == "decode" else "S": int(row["kv_len"])}
+        measured, calls = float(row["seconds"]), len(OPS.get(op, ("",)))
+        if op in OPS:
+            rows = [m.breakdown(row["phase"], **sizes) for m in models.values()]
+            times = [sum(r[name].seconds for name in OPS[op]) for r in rows]
+        else:
+            size = 2 * GPT3["hidden_size"] * batch * tokens
+            times = [all_reduce(f, "a100-80g", "", 4, size, link) for f in models]
+        times.append(times[1] + calls * HOST_CALL)
+        errors = "/".join(f"{100 * (t / measured - 1):+.0f}" for t in times)
+        seconds = (f"{1e6 * t:.0f}" for t in (measured, *times))
+        out.append((row["phase"], op, *seconds, errors))
+    return out
+
+
+HEAD = ("by", "", "runs", "ideal", "calibrated", "framework", "in step", "shared", "+ host time",
+        "latency")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--one", action="store_true", help="runs on one GPU only")
+    parser.add_argument("--rows", action="store_true", help="every run")
+    parser.add_argument("--layer", action="store_true", help="one layer of GPT-3 only")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    print(plain_table(LAYER, layer()))
+    if arguments.layer:
+        return
+    kept, left = runs(1 if arguments.one else 8)
+    s = Scored(kept)
+    overhead, found = host(s)
+    print(f"{len(s.runs)} runs of {len(rows())}; left out:")
+    for why, count in (left + s.failed).most_common():
+        print(f"  {count:4d} {why}")
+    print(f"  {len(s.faster):4d} faster than the lower bound of the stated setting:")
+    faster = Counter(f"{r.model} {r.precision} {r.device} {r.framework}" for r in s.faster)
+    for what, count in faster.most_common():
+        print(f"         {count:4d} {what}")
+    print("\nerror of TPOT: mean/median absolute, median signed, in percent\n")
+    print(plain_table(HEAD, table(s, overhead)))
+    print("\nhost time per step in ms:", {k: round(1e3 * x, 2) for k, x in found.items()})
+    print("\ntime to first token, runs with room for all c\n")
+    print(plain_table(("fidelity", "runs", "no wait", "in step", "below", "between", "above"),
+                      first_tokens(s)))  # fmt: skip
+    if arguments.rows:
+        lines = []
+        for i, r in enumerate(s.runs):
+            p, q = s.made["framework"][i], s.made["ideal"][i]
+            lines.append(
+                (r.model, r.precision, r.device, r.framework, f"{r.gpus}:{r.moe_tp}x{r.moe_ep}",
+                 str(r.S), str(r.N), f"{r.c}" + (f">{p.batch}" if p.batch < r.c else ""),
+                 *(f"{1e3 * x:.2f}" for x in (r.tpot, q.tpot(), p.tpot(), p.step, p.shared)),
+                 f"{100 * (p.tpot() / r.tpot - 1):+.0f}",
+                 *(f"{1e3 * x:.0f}" for x in (r.ttft, *p.ttft)))
+            )  # fmt: skip
+        print(plain_table(EVERY, lines))
+    print(f"\n{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
