@@ -78,12 +78,14 @@ class Case:
     product: Case | None = None
 
 
-LIGHT = Case("elementwise", ("any",), {})
+LIGHT = Case("elementwise", ("any", "fp32", "bf16"), {})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
     """Variants of fused attention: compute type and the cache's."""
     wide = ("bf16-bf16", "fp16-fp16", "fp32-fp32")
+    if compute in ("fp32", "tf32"):
+        return wide[::-1]
     if compute in ("fp8", "int8"):
         return ("fp8-fp8", "bf16-fp8", *wide)
     return ("bf16-fp8", "fp8-fp8", *wide) if cache_bits.is_number and cache_bits <= 8 else wide
@@ -105,6 +107,8 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         if is_member(row.graph, row.node):
             return replace(LIGHT, floor=False)
+        if machine.kind == "cpu":
+            return replace(LIGHT, variants=_stored(row))
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     ridge = float(machine.ridge(types[0])) / RIDGE
@@ -147,21 +151,27 @@ def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Ten
 
 
 def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
-    """How many products an operation consists of, and the rows of each."""
+    """How many products an operation consists of, whether in a batch, and the rows of each."""
     op, first = node.op, operands[0].shape
     if isinstance(op, ExpertLinear):
         groups, rows, _, _ = op.gemm(operands)
-        return {"batch": groups, "m": rows}
+        return {"batch": groups, "m": rows, "many": ONE}
     if isinstance(op, Conv):
-        return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:])}
+        return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:]), "many": ZERO}
     if op.kind in ("sv-matmul", "local-sv-matmul"):
-        return {"batch": first[0] * first[1], "m": first[2]}
+        return {"batch": first[0] * first[1], "m": first[2], "many": ONE}
     if "qk-matmul" in op.kind or isinstance(op, FlashAttention):
-        return {"batch": first[0] * first[2], "m": first[1]}
+        return {"batch": first[0] * first[2], "m": first[1], "many": ONE}
     if op.kind in ("head-linear", "block-linear"):
-        return {"batch": operands[1].shape[0], "m": first[0] * first[1]}
+        return {"batch": operands[1].shape[0], "m": first[0] * first[1], "many": ONE}
     contract = op.contract if isinstance(op, Linear) else 1
-    return {"batch": ONE, "m": Mul(*first[:-contract])}
+    return {"batch": ONE, "m": Mul(*first[:-contract]), "many": ZERO}
+
+
+def _stored(row: Row) -> tuple[str, ...]:
+    """Variants of element-wise kernels of a host: the type of the results, then any."""
+    bits = max((t.dtype.bits for t in row.node.outputs if t.dtype.bits.is_number), default=ZERO)
+    return ("fp32", "bf16", "any") if bits > 16 else ("bf16", "fp32", "any")
 
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:

@@ -172,15 +172,20 @@ def _elementwise(f: Values, v: Values) -> Parts:
 def _host_gemm(f: Values, v: Values) -> Parts:
     # Libraries pack the second operand for more than one row: m·(m − 1)/m² passes over it.
     ramp = 1 + v["k0"] / f["k"] + v["m0"] * (f["m"] - 1) / f["m"] ** 2
-    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, f["M"] / v["em"], v["p"])
+    # Many small operands, as cached keys of each head, are read slower than one large one.
+    memory = f["M"] * ((1 - f["many"]) / v["em"] + f["many"] / v["eb"])
+    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, memory, v["p"])
 
 
 def _host_elementwise(f: Values, v: Values) -> Parts:
-    # One pass over the operand per arithmetic operation, one after the other.
+    # One pass over the operand per arithmetic operation, one after the other. Each
+    # pass reads and writes: all of them are faster where the operand stays in a cache.
+    r = f["resident"]
+    where = 1 - r + r / v["l2"]
     return Parts(
         v["t0"] + v["tc"] * f["passes"],
-        f["C"] / v["ec"] + f["X"] / v["ex"],
-        f["M"] / v["em"],
+        (f["C"] / v["ec"] + f["X"] / v["ex"]) * where,
+        f["M"] / v["em"] * where,
         1,
     )
 
@@ -291,7 +296,7 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "host_gemm",
-            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p",
+            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p, eb for em in batches",
             (
                 _t0(2e-6),
                 _ec(0.8),
@@ -300,21 +305,23 @@ FORMS: Mapping[str, Form] = {
                 Parameter("k0", 20, 0.1, 2000, "elements", "ramp in the summed dimension"),
                 Parameter("m0", 20, 0.01, 500, "rows", "packing of the second operand"),
                 Parameter("tb", 1e-6, 1e-9, 1e-4, "s", "call per product of a batch"),
+                Parameter("eb", 0.5, 0.02, 1.0, "1", "efficiency of bandwidth, batches"),
             ),
-            ("C", "M", "k", "m", "batch"),
+            ("C", "M", "k", "m", "batch", "many"),
             _host_gemm,
         ),
         Form(
             "host_elementwise",
-            "t0 + tc·passes + C/ec + X/ex + M/em",
+            "t0 + tc·passes + (C/ec + X/ex + M/em)·[in cache: 1/l2]",
             (
                 _t0(1e-6),
                 Parameter("tc", 1e-6, 1e-8, 1e-4, "s", "call per pass over the operand"),
                 Parameter("ec", 0.02, 1e-4, 1.0, "1", "efficiency of arithmetic"),
                 Parameter("ex", 0.02, 1e-4, 1.0, "1", "efficiency of transcendental functions"),
                 _em(0.7),
+                Parameter("l2", 2.0, 1.0, 20.0, "1", "rate in a cache over that in memory"),
             ),
-            ("C", "X", "M", "passes"),
+            ("C", "X", "M", "passes", "resident"),
             _host_elementwise,
         ),
     )

@@ -116,7 +116,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
     if kind == "allreduce":
         return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
-    if kind in ("elementwise", "host_elementwise"):
+    if kind == "elementwise":
         return "any"
     name = cell["dtype"]
     if kind in ("prefill", "decode"):
