@@ -35,7 +35,9 @@ def add_commands(commands: Any) -> None:
         "--library", choices=("numpy", "torch"),
         help="what is measured with --this-machine (numpy); torch with --device: its GPU",
     )  # fmt: skip
-    command.add_argument("--threads", type=int, metavar="N", help="threads of the library (its own)")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the library (its own)"
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
@@ -50,7 +52,9 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--library", choices=("numpy", "torch"), help="what runs it (what FILE was measured with)"
     )
-    command.add_argument("--threads", type=int, metavar="N", help="threads of the library (as FILE)")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the library (as FILE)"
+    )
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.set_defaults(run=_validate)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr, Integer, Rational, cancel, expand
+from sympy import Add, Expr, Integer, Rational, cancel
 
 from costgraph import roofline
 from costgraph.cost import Cost
@@ -122,21 +122,21 @@ class Calibrated:
     def _on_host(
         self, count: Expr, case: Case, fit: Fit, arms: Sequence[Arm], name: str, machine: Machine
     ) -> Iterator[Term]:
-        """An element-wise operation of a host: its operands are in the last cache up to its size.
+        """An element-wise operation of a host, its operands in the last cache up to its size.
 
-        With ``E`` the fitted time of operands in memory, ``E/l2`` where they fit; what
-        does not fit takes ``E`` per byte. Never below the traffic at full bandwidth: the
-        roofline stays a lower bound.
+        With ``A`` the time of its arithmetic and ``Z`` bytes of cache, the larger of
+        ``A + M/(em·l2)`` and ``A + M/em − (1 − 1/l2)·Z/(em·BW)``: bytes beyond the
+        cache come from memory. Never below ``M``: the roofline stays a lower bound.
         """
         parts, (bound,) = self._parts(case, fit, arms)
-        full, faster = parts.compute + parts.memory, exact(fit.values["l2"])
+        work, moved, faster = parts.compute, parts.memory, exact(fit.values["l2"])
         sizes = [t.capacity for t in self.machine.tiers.values() if t.capacity is not None]
-        if sizes and bound.expr != 0:
-            kept = max(sizes) / machine.memory.bandwidth * cancel(full / bound.expr)
-            beyond = expand(full - (1 - 1 / faster) * kept)
-            times = [bound, Arm(expand(full / faster), "latency"), Arm(beyond, "memory")]
-        else:
-            times = [Arm(full, "latency")]
+        times = [Arm(work + moved, "memory")]
+        if sizes:
+            gain = (1 - 1 / faster) / exact(fit.values["em"])
+            saved = gain * max(sizes) / machine.memory.bandwidth
+            near = Arm(work + moved / faster, "latency")
+            times = [bound, near, Arm(work + moved - saved, "memory")]
         for some in (times, [Arm(parts.floor, "latency")]):
             made = make_term(count, some, (name,))
             if made is not None:

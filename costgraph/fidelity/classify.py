@@ -78,7 +78,7 @@ class Case:
     product: Case | None = None
 
 
-LIGHT = Case("elementwise", ("any", "fp32", "bf16"), {})
+LIGHT = Case("elementwise", ("any", "fp32-add", "bf16-add"), {})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
@@ -169,9 +169,33 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
 
 
 def _stored(row: Row) -> tuple[str, ...]:
-    """Variants of element-wise kernels of a host: the type of the results, then any."""
+    """Measured kernels of a host that stand for an element-wise operation, the best first."""
+    op = row.node.op
+    if isinstance(op, Fused):  # the heaviest of what it merges
+        names = [_LIKE.get(n.op.kind, "add") for n in op.body.nodes]
+        name = next(x for x in _HEAVY if x in names)
+    else:
+        name = _LIKE.get(op.kind, "add")
     bits = max((t.dtype.bits for t in row.node.outputs if t.dtype.bits.is_number), default=ZERO)
-    return ("fp32", "bf16", "any") if bits > 16 else ("bf16", "fp32", "any")
+    types = ("fp32", "bf16") if bits > 16 else ("bf16", "fp32")
+    return (*(f"{t}-{name}" for t in types), "any")
+
+
+#: Kernels measured on a host, by the kind of operation they stand for; the others take ``add``.
+_LIKE = {
+    kind: name
+    for name, kinds in (
+        ("softmax", "softmax local-softmax softmax-over"),
+        ("rope", "rope"),
+        ("rmsnorm", "rms-norm layer-norm batch-norm group-norm local-response-norm"),
+        ("silu", "activation gate soft-cap rg-lru gated-delta wkv matrix-wkv"),
+        ("silu", "selective-scan ssd-scan"),
+        ("copy", "kv-append paged-kv-append copy cast embedding gather gather-elements scatter"),
+        ("copy", "concat transpose reshape split slice select expand join rearrange"),
+    )
+    for kind in kinds.split()
+}
+_HEAVY = ("softmax", "rope", "rmsnorm", "silu", "add", "copy")
 
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:

@@ -153,7 +153,9 @@ def _openblas(verb: str) -> Any:
         for prefix in ("scipy_", ""):
             for suffix in ("64_", ""):
                 try:
-                    return getattr(ctypes.CDLL(path), f"{prefix}openblas_{verb}_num_threads{suffix}")
+                    return getattr(
+                        ctypes.CDLL(path), f"{prefix}openblas_{verb}_num_threads{suffix}"
+                    )
                 except (AttributeError, OSError):
                     continue
     return None

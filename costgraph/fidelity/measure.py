@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from costgraph.fidelity.kernels import ELEMENTWISE, Library, kernel
-from costgraph.fidelity.table import BYTES, ELEMENTWISE as COUNTS, Datasheet, Table
+from costgraph.fidelity.table import BYTES, Datasheet, Table
+from costgraph.fidelity.table import ELEMENTWISE as COUNTS
 
 #: Times that all cases are gone through: bursts of other work hit few of them.
 ROUNDS = 3
@@ -80,26 +81,49 @@ class Measured:
 
 
 def typical(
-    run: Callable[[], Any], seconds: float, prepare: Callable[[], Any] | None = None
+    run: Callable[[], Any],
+    seconds: float,
+    prepare: Callable[[], Any] | None = None,
+    threads: int | None = None,
 ) -> float:
     """The median time of a call over repeats that fill ``seconds``, after a first one.
 
-    ``prepare`` runs before each repeat; its time counts towards ``seconds`` only.
+    A repeat that the system interrupted to run something else does not count; of a call
+    in one thread, its time on the core counts instead. If all were interrupted, the
+    least counts. ``prepare`` runs before each repeat, its time towards ``seconds`` only.
     """
-    clock = time.perf_counter
-    taken: list[float] = []
-    begin = clock()
+    wall, core = time.perf_counter, time.thread_time
+    kept: list[float] = []
+    lost: list[float] = []
+    begin = wall()
     for repeat in range(2000):
         if prepare is not None:
             prepare()
-        start = clock()
+        switches, spent = _interruptions(), core()
+        start = wall()
         run()
-        end = clock()
-        if repeat:  # the first one warms up
-            taken.append(end - start)
-            if end - begin >= seconds:
-                break
-    return median(taken)
+        end = wall()
+        spent = core() - spent
+        if not repeat:  # warms up
+            continue
+        if _interruptions() == switches:
+            kept.append(end - start)
+        elif threads == 1:
+            kept.append(min(spent, end - start))
+        else:
+            lost.append(end - start)
+        if end - begin >= seconds:
+            break
+    return median(kept) if kept else min(lost)
+
+
+def _interruptions() -> int:
+    """How often the system took a core from this process to run another one."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def cache_sizes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[int, int]:
@@ -160,7 +184,8 @@ def measure(
                 kind, dtype, shape = key
                 steps = len(todo) * ROUNDS
                 progress(f"{kind} {dtype} {'x'.join(map(str, shape))}", steps)
-                took = typical(*_timed(library, key, pools[dtype], share))
+                run, prepare = _timed(library, key, pools[dtype])
+                took = typical(run, share, prepare, library.threads)
                 least[key] = min(took, least.get(key, took))
     name = "this-" + "".join(c if c.isalnum() else "-" for c in platform.machine().lower())
     tables = _tables(name, library, least, cache)
@@ -192,18 +217,18 @@ def _best_rates(tables: tuple[Table, ...], stream: float, units: float, cache: f
     return Datasheet(peaks, bandwidth, units, cache or 1.0)
 
 
-def _timed(library: Library, key: Key, pool: Any, share: float) -> tuple[Any, ...]:
-    """Arguments of :func:`typical` for one case."""
+def _timed(library: Library, key: Key, pool: Any) -> tuple[Callable[[], Any], Any]:
+    """What one case times, and what runs before each repeat or None."""
     kind, dtype, shape = key
     if kind == "stream":
         target = pool + 0
-        return lambda: library.copy(target, pool), share
+        return lambda: library.copy(target, pool), None
     if kind in ("prefill", "decode"):
-        return _attention(library, dtype, shape, pool), share
+        return _attention(library, dtype, shape, pool), None
     if kind == "gemm" and shape[0] > 1:
-        return _batch(library, dtype, shape, pool), share
+        return _batch(library, dtype, shape, pool), None
     if kind == "gemm":
-        return _product(library, dtype, shape[1:], pool), share
+        return _product(library, dtype, shape[1:], pool), None
     source, written = library.random(shape, dtype), library.random(shape, dtype)
     between = _product(library, dtype, (1, 1408, 512), pool)
 
@@ -211,7 +236,7 @@ def _timed(library: Library, key: Key, pool: Any, share: float) -> tuple[Any, ..
         between()
         library.copy(written, source)
 
-    return kernel(library, kind, written, dtype), share, prepare
+    return kernel(library, kind, written, dtype), prepare
 
 
 def _pieces(pool: Any, *sizes: int) -> Iterator[list[Any]]:
@@ -226,9 +251,7 @@ def _pieces(pool: Any, *sizes: int) -> Iterator[list[Any]]:
         yield made
 
 
-def _product(
-    library: Library, dtype: str, shape: tuple[int, ...], pool: Any
-) -> Callable[[], Any]:
+def _product(library: Library, dtype: str, shape: tuple[int, ...], pool: Any) -> Callable[[], Any]:
     m, n, k = shape
     x = library.random((m, k), dtype)
     stored = (k, n) if library.weights == "kn" else (n, k)
@@ -269,9 +292,7 @@ _NAMES = {
 }
 
 
-def _tables(
-    name: str, library: Library, least: dict[Key, float], cache: int
-) -> tuple[Table, ...]:
+def _tables(name: str, library: Library, least: dict[Key, float], cache: int) -> tuple[Table, ...]:
     """The timings as tables, one of each kind that was timed."""
     rows: dict[str, list[tuple[Key, float]]] = {}
     for key, took in least.items():

@@ -119,6 +119,8 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     if kind == "elementwise":
         return "any"
     name = cell["dtype"]
+    if kind == "host_elementwise":
+        return f"{name}-{cell['op']}"
     if kind in ("prefill", "decode"):
         name = f"{name}-{cell['kv_dtype']}"
     if kind == "mla":
@@ -130,7 +132,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     return name
 
 
-_NAMED = ("dtype", "kv_dtype", "phase", "backend", "source")
+_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source")
 
 
 def short_backend(text: str) -> str:

@@ -38,7 +38,7 @@ def validate(
     points = [("prefill", *p) for p in PREFILL] + [("decode", *p) for p in DECODE]
     todo = [(dtype, *point) for dtype in library.types for point in points]
     least = dict.fromkeys(todo, float("inf"))
-    begin = time.perf_counter()
+    begin, share = time.perf_counter(), 0.8 * budget / len(todo) / ROUNDS
     with library.quiet():
         decoders = {t: Decoder(SHAPE, library, t) for t in library.types}
         for turn in range(ROUNDS):
@@ -50,7 +50,7 @@ def validate(
                 caches = decoders[dtype].caches(b, t)
                 ids = np.ones((b, t if phase == "prefill" else 1), int)
                 run = partial(decoders[dtype].step, ids, caches)
-                least[key] = min(least[key], typical(run, budget / len(todo) / ROUNDS))
+                least[key] = min(least[key], typical(run, share, None, library.threads))
     tables = []
     for dtype in library.types:
         own = {k[1:]: v for k, v in least.items() if k[0] == dtype}
