@@ -254,18 +254,23 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
     from costgraph.fidelity import measure_torch
     from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.kernels_torch import load_torch
     from costgraph.fidelity.study import study
     from costgraph.hardware import load_hardware
 
     machine = load_hardware(arguments.device)
-    torch = measure_torch.load_torch()
+    torch = load_torch()
     if not torch.cuda.is_available():
         raise InputError("--library torch --device: PyTorch finds no GPU here")
     sheet = sheet_of(machine)
-    seconds = 60 * _minutes(arguments.minutes) / 90
-    made = measure_torch.tables(torch, "cuda", machine.name, seconds, sheet.l2)
+    seconds = 60 * _minutes(arguments.minutes) / 120
+    with _steps() as step:
+        made = measure_torch.tables(torch, machine.name, seconds, sheet.l2, step)
     studies = [study(t, {machine.name: sheet}) for t in made]
-    fitted = _fitted(machine.name, studies, f"PyTorch {torch.__version__}, CUDA events")
+    what = f"PyTorch {torch.__version__}, CUDA graphs, {torch.cuda.get_device_name()}"
+    fitted = _fitted(machine.name, studies, what)
+    if arguments.plot:
+        _plot(arguments.plot, fitted, studies)
     write_text(target, calibration_text(fitted))
     print(f"wrote {target}")
     return 0
