@@ -57,6 +57,9 @@ class Library(Protocol):
     def random(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Normal numbers, the same in every call."""
 
+    def ids(self, batch: int, tokens: int) -> Any:
+        """Some tokens ``(batch, tokens)``."""
+
     def copy(self, target: Any, source: Any) -> Any:
         """Write ``source`` into ``target``."""
 
@@ -109,6 +112,9 @@ class NumPy:
     def random(self, shape: tuple[int, ...], dtype: str) -> Any:
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
+    def ids(self, batch: int, tokens: int) -> Any:
+        return np.ones((batch, tokens), int)
+
     def copy(self, target: Any, source: Any) -> Any:
         np.copyto(target, source)
 
@@ -129,7 +135,7 @@ class NumPy:
 
     def attend(self, query: Any, keys: Any, values: Any) -> Any:
         q, t = query.shape[2], keys.shape[2]
-        scores = query @ keys.swapaxes(2, 3)
+        scores = (query * query.shape[3] ** -0.5) @ keys.swapaxes(2, 3)
         if q > 1:
             scores[..., t - q :] += np.triu(np.full((q, q), -1e9, np.float32), 1)
         return softmax(scores) @ values
@@ -261,6 +267,7 @@ class Decoder:
         ]  # fmt: skip
         self.embedding = library.random((shape["vocab_size"], d), dtype)
         self.head = weight(shape["vocab_size"], d)
+        self.angles: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def caches(self, batch: int, context: int) -> list[tuple[Any, Any]]:
         """Key and value caches of ``context`` positions, per layer."""
@@ -275,7 +282,9 @@ class Decoder:
         t = caches[0][0].shape[2]
         dh = self.d // self.heads
         x = self.embedding[ids]
-        cos, sin = lib.angles(t - q, t, dh, self.dtype)
+        if (t - q, t) not in self.angles:  # a table, as weights are
+            self.angles[t - q, t] = lib.angles(t - q, t, dh, self.dtype)
+        cos, sin = self.angles[t - q, t]
         for w, (keys, values) in zip(self.layers, caches, strict=True):
             h = lib.rms_norm(x, w["norm"]).reshape(b * q, self.d)
             query, key, value = (

@@ -76,6 +76,9 @@ class Torch:
         made = self.torch.Generator().manual_seed(0)
         return self.torch.randn(shape, generator=made).to(self._type(dtype))
 
+    def ids(self, batch: int, tokens: int) -> Any:
+        return self.torch.ones((batch, tokens), dtype=self.torch.long)
+
     def copy(self, target: Any, source: Any) -> Any:
         target.copy_(source)
 

@@ -3,8 +3,8 @@
 A timing is the median of a round's repeats, the least over the rounds: bursts of
 other work fall into few rounds, and a repeat in a model is an ordinary one. Weights
 and caches come in turn from a pool larger than the last cache, as layers have
-them; before a kernel runs, weights are read and its operand is written, as the
-products around it do.
+them. Before a kernel runs, weights of about a layer are read and its operand is
+written, as the products around it do: its code and tables have left the near caches.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ DECODE = tuple((b, 1, t, *h) for b in (1, 4, 16) for t in (64, 256, 1024) for h 
 #: Element-wise sizes; one beyond the last cache is added.
 SIZES = ((1, 512), (8, 512), (16, 1408), (64, 512), (64, 1408), (256, 512), (256, 1408),
          (512, 1408), (512, 4096), (4096, 512))  # fmt: skip
+#: Bytes of weights that are read between two calls of a kernel: about a layer's.
+BETWEEN = 12 << 20
 #: Bytes of the pool: four last caches, within these limits.
 POOL = (1 << 27, 1 << 30)
 
@@ -223,14 +225,14 @@ def _timed(library: Library, key: Key, pool: Any) -> tuple[Callable[[], Any], An
     if kind == "stream":
         target = pool + 0
         return lambda: library.copy(target, pool), None
-    if kind in ("prefill", "decode"):
-        return _attention(library, dtype, shape, pool), None
-    if kind == "gemm" and shape[0] > 1:
-        return _batch(library, dtype, shape, pool), None
-    if kind == "gemm":
+    if kind == "gemm" and shape[0] == 1:
         return _product(library, dtype, shape[1:], pool), None
+    between = _product(library, dtype, (1, BETWEEN // int(BYTES[dtype]) // 2048, 2048), pool)
+    if kind in ("prefill", "decode"):
+        return _attention(library, dtype, shape, pool), between
+    if kind == "gemm":
+        return _batch(library, dtype, shape, pool), between
     source, written = library.random(shape, dtype), library.random(shape, dtype)
-    between = _product(library, dtype, (1, 1408, 512), pool)
 
     def prepare() -> None:
         between()

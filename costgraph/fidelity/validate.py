@@ -48,7 +48,7 @@ def validate(
                 dtype, phase, b, t = key
                 progress(f"{phase} {dtype} {b}x{t}", len(todo) * ROUNDS)
                 caches = decoders[dtype].caches(b, t)
-                ids = np.ones((b, t if phase == "prefill" else 1), int)
+                ids = library.ids(b, t if phase == "prefill" else 1)
                 run = partial(decoders[dtype].step, ids, caches)
                 least[key] = min(least[key], typical(run, share, None, library.threads))
     tables = []
