@@ -138,7 +138,7 @@ def _attention(torch: Any, randn: Any, time: Any, name: str, kind: str) -> Table
     cases = PREFILL if kind == "prefill" else DECODE
     found = []
     for case in cases:
-        b, q, t, h, hk, dh = case
+        h, hk = case[3:5]
 
         def made(case: tuple[int, ...] = case) -> tuple[Any, ...]:
             b, q, t, h, hk, dh = case
