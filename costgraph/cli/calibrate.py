@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
-    command.set_defaults(run=_calibrate)
+    command.set_defaults(run=_stoppable(_calibrate))
     command = commands.add_parser(
         "validate",
         help="measure a small transformer here and compare with predictions",
@@ -56,7 +57,20 @@ def add_commands(commands: Any) -> None:
         "--threads", type=int, metavar="N", help="threads of the library (as FILE)"
     )
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
-    command.set_defaults(run=_validate)
+    command.set_defaults(run=_stoppable(_validate))
+
+
+def _stoppable(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that ends in one line when it is interrupted; files are written last."""
+
+    def stoppable(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except KeyboardInterrupt:
+            print("costgraph: interrupted", file=sys.stderr)
+            return 130
+
+    return stoppable
 
 
 def _minutes(value: float) -> float:
@@ -282,6 +296,11 @@ def _validate(arguments: argparse.Namespace) -> int:
 
     seconds = 60 * _minutes(arguments.minutes)
     machine = load_hardware(arguments.on)
+    if machine.kind != "cpu":
+        raise InputError(
+            f"validate measures this machine's CPU, and {machine.name!r} is of kind "
+            f"{machine.kind!r}: give the file that calibrate --this-machine wrote"
+        )
     measured = machine.figures["memory.bandwidth"].source
     name = arguments.library or ("torch" if "PyTorch" in measured else "numpy")
     cores, threads = machine.topology.cores, arguments.threads

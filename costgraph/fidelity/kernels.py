@@ -93,7 +93,7 @@ class NumPy:
 
     name = "NumPy"
     version = np.__version__
-    types = ("fp32",)
+    types: tuple[str, ...] = ("fp32",)
     tiled = False
     weights = "kn"
 

@@ -337,7 +337,7 @@ title = "this machine: {title}"
 kind = "cpu"
 
 [sources]
-measured = "measured through {made.library}, {made.threads} threads: the best of all cases"
+measured = "{made.library}, {made.threads} of its threads: the best rate of all cases"
 system = "the operating system"
 
 [peaks.tensor]

@@ -164,16 +164,26 @@ def test_a_model_is_measured_within_about_its_time(monkeypatch: pytest.MonkeyPat
     assert np.isfinite(made.sheet.bandwidth)
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "typical", stop)
     monkeypatch.setattr(measure, "POOL", (1 << 20, 1 << 20))
     target = tmp_path / "me.toml"
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        main(["calibrate", "--this-machine", "-o", str(target), "--minutes", "0.02"])
+    code = main(["calibrate", "--this-machine", "-o", str(target), "--minutes", "0.02"])
+    assert code == 130
+    assert capsys.readouterr().err == "costgraph: interrupted\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_is_not_validated_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["validate", "--on", "h100", "--minutes", "0.02"])
+    assert error.value.code == 2
+    assert "'h100' is of kind 'gpu'" in capsys.readouterr().err
 
 
 def test_threads_are_set_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
