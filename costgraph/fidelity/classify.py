@@ -151,21 +151,21 @@ def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Ten
 
 
 def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
-    """How many products an operation consists of, whether in a batch, and the rows of each."""
+    """How many products an operation consists of, and the rows of each."""
     op, first = node.op, operands[0].shape
     if isinstance(op, ExpertLinear):
         groups, rows, _, _ = op.gemm(operands)
-        return {"batch": groups, "m": rows, "many": ONE}
+        return {"batch": groups, "m": rows}
     if isinstance(op, Conv):
-        return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:]), "many": ZERO}
+        return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:])}
     if op.kind in ("sv-matmul", "local-sv-matmul"):
-        return {"batch": first[0] * first[1], "m": first[2], "many": ONE}
+        return {"batch": first[0] * first[1], "m": first[2]}
     if "qk-matmul" in op.kind or isinstance(op, FlashAttention):
-        return {"batch": first[0] * first[2], "m": first[1], "many": ONE}
+        return {"batch": first[0] * first[2], "m": first[1]}
     if op.kind in ("head-linear", "block-linear"):
-        return {"batch": operands[1].shape[0], "m": first[0] * first[1], "many": ONE}
+        return {"batch": operands[1].shape[0], "m": first[0] * first[1]}
     contract = op.contract if isinstance(op, Linear) else 1
-    return {"batch": ONE, "m": Mul(*first[:-contract]), "many": ZERO}
+    return {"batch": ONE, "m": Mul(*first[:-contract])}
 
 
 def _stored(row: Row) -> tuple[str, ...]:

@@ -172,9 +172,7 @@ def _elementwise(f: Values, v: Values) -> Parts:
 def _host_gemm(f: Values, v: Values) -> Parts:
     # Libraries pack the second operand for more than one row: m·(m − 1)/m² passes over it.
     ramp = 1 + v["k0"] / f["k"] + v["m0"] * (f["m"] - 1) / f["m"] ** 2
-    # Many small operands, as cached keys of each head, are read slower than one large one.
-    memory = f["M"] * ((1 - f["many"]) / v["em"] + f["many"] / v["eb"])
-    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, memory, v["p"])
+    return Parts(v["t0"] + v["tb"] * f["batch"], f["C"] / v["ec"] * ramp, f["M"] / v["em"], v["p"])
 
 
 def _host_elementwise(f: Values, v: Values) -> Parts:
@@ -293,7 +291,7 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "host_gemm",
-            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p, eb for em in batches",
+            "t0 + tb·batch + ‖C/ec·(1 + k0/k + m0·(m − 1)/m²), M/em‖_p",
             (
                 _t0(2e-6),
                 _ec(0.8),
@@ -302,9 +300,8 @@ FORMS: Mapping[str, Form] = {
                 Parameter("k0", 20, 0.1, 2000, "elements", "ramp in the summed dimension"),
                 Parameter("m0", 20, 0.01, 500, "rows", "packing of the second operand"),
                 Parameter("tb", 1e-6, 1e-9, 1e-4, "s", "call per product of a batch"),
-                Parameter("eb", 0.5, 0.02, 1.0, "1", "efficiency of bandwidth, batches"),
             ),
-            ("C", "M", "k", "m", "batch", "many"),
+            ("C", "M", "k", "m", "batch"),
             _host_gemm,
         ),
         Form(

@@ -349,8 +349,7 @@ def _host_elementwise(c: Mapping[str, Any]) -> _Counts:
 def _host_gemm(c: Mapping[str, Any]) -> _Counts:
     n, m, k, width = (c[x] for x in ("batch", "m", "k", "n"))
     moved = n * (m * k + k * width + m * width) * _by_type(c["dtype"])
-    more = {"m": m, "k": k, "batch": n, "many": (n > 1).astype(float)}
-    return 2 * n * m * k * width, moved, more
+    return 2 * n * m * k * width, moved, {"m": m, "k": k, "batch": n}
 
 
 _COUNTS = {

@@ -48,7 +48,7 @@ def sheets() -> dict[str, Datasheet]:
 def test_the_sympy_form_equals_the_numpy_form(kind: str, data: st.DataObject) -> None:
     form = FORMS[kind]
     f = {n: data.draw(SIZES) * (1e-6 if n in "CMQV" else 1.0) for n in form.features}
-    f |= {n: 0.0 for n in ("resident", "quant", "many") if n in f}
+    f |= {n: 0.0 for n in ("resident", "quant") if n in f}
     v = {p.name: p.start for p in form.parameters}
     arrays = {n: np.array([x]) for n, x in f.items()}
     numeric = float(value(form.build(arrays, v))[0])
@@ -66,7 +66,7 @@ def test_the_sympy_form_equals_the_numpy_form(kind: str, data: st.DataObject) ->
 def test_no_form_falls_below_its_roofline(kind: str, data: st.DataObject) -> None:
     form = FORMS[kind]
     f = {n: np.array([data.draw(SIZES) * (1e-6 if n in "CM" else 1.0)]) for n in form.features}
-    f |= {n: np.array([0.0]) for n in ("resident", "quant", "many") if n in f}
+    f |= {n: np.array([0.0]) for n in ("resident", "quant") if n in f}
     v = {
         p.name: np.exp(data.draw(st.floats(np.log(p.low), np.log(p.high)))) for p in form.parameters
     }
