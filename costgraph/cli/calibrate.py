@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +15,7 @@ from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
     from costgraph.fidelity.calibration import Calibration
+    from costgraph.fidelity.kernels import Library
     from costgraph.fidelity.study import Study
 
 
@@ -30,22 +34,44 @@ def add_commands(commands: Any) -> None:
         "--device", metavar="NAME", help="device of the timings, or this machine's GPU"
     )
     command.add_argument(
-        "--library", choices=("numpy", "torch"), default="numpy",
+        "--library", choices=("numpy", "torch"),
         help="what is measured with --this-machine (numpy); torch with --device: its GPU",
     )  # fmt: skip
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the library (its own)"
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
-    command.set_defaults(run=_calibrate)
+    command.set_defaults(run=_stoppable(_calibrate))
     command = commands.add_parser(
         "validate",
         help="measure a small transformer here and compare with predictions",
-        description="Runs a small decoder in NumPy over batches and contexts, and prints measured "
-        "time against the roofline and the calibrated formula of the device file.",
+        description="Runs a small decoder over batches and contexts, and prints measured time "
+        "against the roofline and the calibrated formula of the device file.",
     )
     command.add_argument("--on", required=True, metavar="FILE", help="file of calibrate")
+    command.add_argument(
+        "--library", choices=("numpy", "torch"), help="what runs it (what FILE was measured with)"
+    )
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the library (as FILE)"
+    )
     command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
-    command.set_defaults(run=_validate)
+    command.set_defaults(run=_stoppable(_validate))
+
+
+def _stoppable(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that ends in one line when it is interrupted; files are written last."""
+
+    def stoppable(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except KeyboardInterrupt:
+            print("costgraph: interrupted", file=sys.stderr)
+            return 130
+
+    return stoppable
 
 
 def _minutes(value: float) -> float:
@@ -156,9 +182,7 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
 
 
 def _this_machine(arguments: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
-    from costgraph.fidelity import measure, measure_torch
+    from costgraph.fidelity import measure
     from costgraph.fidelity.apply import beside_of
     from costgraph.fidelity.calibration import calibration_text, write_text
     from costgraph.fidelity.study import study
@@ -168,47 +192,82 @@ def _this_machine(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )
-    if arguments.library == "torch" and arguments.device:
+    if arguments.device and arguments.library == "torch":
         return _this_gpu(arguments, target)
-    torch = measure_torch.load_torch() if arguments.library == "torch" else None
-    cases = sum(1 for _ in measure.cases())
-    seconds, total = 60 * _minutes(arguments.minutes) / cases * 0.7, cases * measure.ROUNDS
-    with Progress(transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-        made = measure.measure(seconds, lambda text: bar.update(task, advance=1, description=text))
-    if torch is not None:
-        (products,) = measure_torch.tables(torch, "cpu", made.name, seconds)
-        made = measure.with_products(made, products)
-    peak, bandwidth = made.sheet.peaks["fp32"], made.sheet.bandwidth
-    print(f"fp32 {peak / 1e9:.1f} GFLOP/s, memory {bandwidth / 1e9:.2f} GB/s (best reached)\n")
-    sheets = {made.name: made.sheet}
-    studies = [study(t, sheets) for t in (made.gemm, made.elementwise)]
-    library = "NumPy" if torch is None else "PyTorch (products) and NumPy"
-    fitted = _fitted(made.name, studies, f"measured on this machine through {library}")
-    write_text(target, measure.device_text(made))
-    write_text(beside_of(target), calibration_text(fitted))
+    if arguments.device:
+        raise InputError("--this-machine --device measures a GPU: add --library torch")
+    seconds = 60 * _minutes(arguments.minutes)
+    library = _library(arguments.library or "numpy", arguments.threads)
+    with _steps() as step:
+        made = measure.measure(library, 0.8 * seconds, step)
+    what = f"{made.library}, {_count(made.threads, 'thread')}"
+    rates = ", ".join(f"{t} {rate / 1e9:.1f} GFLOP/s" for t, rate in made.sheet.peaks.items())
+    print(f"{what}: {rates}, memory {made.sheet.bandwidth / 1e9:.2f} GB/s (best reached)\n")
+    studies = [study(t, {made.name: made.sheet}) for t in made.tables]
+    fitted = _fitted(made.name, studies, f"measured on this machine through {what}")
+    if arguments.plot:
+        _plot(arguments.plot, fitted, studies)
+    device, calibration = measure.device_text(made), calibration_text(fitted)
+    write_text(target, device)
+    write_text(beside_of(target), calibration)
     print(f"wrote {target} and {beside_of(target)}")
     return 0
+
+
+def _library(name: str, threads: int | None) -> Library:
+    """The library of a host to measure, with its threads set if they are given."""
+    if threads is not None and not 1 <= threads <= 4096:
+        raise InputError(f"--threads must be from 1 to 4096, not {threads}")
+    if name == "torch":
+        from costgraph.fidelity.kernels_torch import Torch
+
+        return Torch(threads)
+    from costgraph.fidelity.kernels import NumPy
+
+    return NumPy(threads)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int], None]]:
+    """A progress bar, as a function of what begins and of how many steps there are."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("measuring", total=None)
+
+        def step(text: str, total: int) -> None:
+            bar.update(task, advance=1, total=total, description=text)
+
+        yield step
 
 
 def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
     from costgraph.fidelity import measure_torch
     from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.kernels_torch import load_torch
     from costgraph.fidelity.relatives import sheet_of
     from costgraph.fidelity.study import study
     from costgraph.hardware import load_hardware
 
     machine = load_hardware(arguments.device)
-    torch = measure_torch.load_torch()
+    torch = load_torch()
     if not torch.cuda.is_available():
         raise InputError("--library torch --device: PyTorch finds no GPU here")
     sheet = sheet_of(machine)
     cache = sheet.l2 if math.isfinite(sheet.l2) else 0.0
-    seconds = 60 * _minutes(arguments.minutes) / 90
-    made = measure_torch.tables(torch, "cuda", machine.name, seconds, cache)
+    seconds = 60 * _minutes(arguments.minutes) / 120
+    with _steps() as step:
+        made = measure_torch.tables(torch, machine.name, seconds, cache, step)
     studies = [study(t, {machine.name: sheet}) for t in made]
-    fitted = _fitted(machine.name, studies, f"PyTorch {torch.__version__}, CUDA events")
+    what = f"PyTorch {torch.__version__}, CUDA graphs, {torch.cuda.get_device_name()}"
+    fitted = _fitted(machine.name, studies, what)
+    if arguments.plot:
+        _plot(arguments.plot, fitted, studies)
     write_text(target, calibration_text(fitted))
     print(f"wrote {target}")
     return 0
@@ -216,6 +275,27 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
 
 def _validate(arguments: argparse.Namespace) -> int:
     from costgraph.fidelity.validate import validate
+    from costgraph.hardware import load_hardware
 
-    print(validate(arguments.on, 60 * _minutes(arguments.minutes)))
+    seconds = 60 * _minutes(arguments.minutes)
+    machine = load_hardware(arguments.on)
+    if machine.kind != "cpu":
+        raise InputError(
+            f"validate measures this machine's CPU, and {machine.name!r} is of kind "
+            f"{machine.kind!r}: give the file that calibrate --this-machine wrote"
+        )
+    measured = machine.figures["memory.bandwidth"].source
+    name = arguments.library or ("torch" if "PyTorch" in measured else "numpy")
+    cores, threads = machine.topology.cores, arguments.threads
+    if threads is None and cores is not None and machine.kind == "cpu":
+        threads = int(cores)
+    try:
+        library = _library(name, threads)
+    except InputError:
+        if arguments.threads is not None:
+            raise
+        library = _library(name, None)
+    with _steps() as step:
+        text = validate(arguments.on, seconds, library, step)
+    print(text)
     return 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Integer, Rational, cancel
+from sympy import Add, Expr, Integer, Rational, cancel
 
 from costgraph import roofline
 from costgraph.cost import Cost
@@ -75,6 +75,8 @@ class Calibrated:
             arms = (*(a for a in arms if a.resource != "memory"), read)
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
+            yield from self._on_host(count, case, fit, arms, row.name, machine)
+            return
         parts, combined = self._parts(case, fit, arms)
         floor = (Arm(parts.floor if case.floor else ZERO, "latency"),)
         for made in (
@@ -104,7 +106,7 @@ class Calibrated:
         elif case.kind == "host_elementwise":
             # Passes take their time one after the other: no arm stands alone.
             features["C"] = Add(features["C"], *(a.expr for a in others)) - features["X"]
-            parts, others = form_of(case.kind).build(features, values), []
+            return form_of(case.kind).build(features, values), [Arm(features["M"], "memory")]
         else:
             if case.kind == "elementwise":
                 features["C"], others = ZERO, others + tensor
@@ -119,6 +121,29 @@ class Calibrated:
             a for a in others if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
         ]
         return parts, combined
+
+    def _on_host(
+        self, count: Expr, case: Case, fit: Fit, arms: Sequence[Arm], name: str, machine: Machine
+    ) -> Iterator[Term]:
+        """An element-wise operation of a host, its operands in the last cache up to its size.
+
+        With ``A`` the time of its arithmetic and ``Z`` bytes of cache, the larger of
+        ``A + M/(em·l2)`` and ``A + M/em − (1 − 1/l2)·Z/(em·BW)``: bytes beyond the
+        cache come from memory. Never below ``M``: the roofline stays a lower bound.
+        """
+        parts, (bound,) = self._parts(case, fit, arms)
+        work, moved, faster = parts.compute, parts.memory, exact(fit.values["l2"])
+        sizes = [t.capacity for t in self.machine.tiers.values() if t.capacity is not None]
+        times = [Arm(work + moved, "memory")]
+        if sizes:
+            gain = (1 - 1 / faster) / exact(fit.values["em"])
+            saved = gain * max(sizes) / machine.memory.bandwidth
+            near = Arm(work + moved / faster, "latency")
+            times = [bound, near, Arm(work + moved - saved, "memory")]
+        for some in (times, [Arm(parts.floor, "latency")]):
+            made = make_term(count, some, (name,))
+            if made is not None:
+                yield made
 
     def fit(self, case: Case) -> tuple[Case, Fit, bool]:
         """The case to time, its parameters, and whether they are transferred.

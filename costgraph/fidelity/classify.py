@@ -80,7 +80,7 @@ class Case:
     once: Expr | None = None
 
 
-LIGHT = Case("elementwise", ("any",), {})
+LIGHT = Case("elementwise", ("any", "fp32-add", "bf16-add"), {})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
@@ -90,6 +90,8 @@ def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
     their efficiency is a share of another peak.
     """
     wide = ("bf16-bf16", "fp16-fp16", "fp32-fp32")
+    if compute in ("fp32", "tf32"):
+        return wide[::-1]
     if compute in ("fp8", "int8"):
         return ("fp8-fp8", "bf16-fp8", *wide)
     return ("bf16-fp8", *wide) if cache_bits.is_number and cache_bits <= 8 else wide
@@ -111,6 +113,8 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
+        if machine.kind == "cpu":
+            return replace(LIGHT, variants=_stored(row))
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
@@ -169,6 +173,36 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
         return {"batch": operands[1].shape[0], "m": first[0] * first[1]}
     contract = op.contract if isinstance(op, Linear) else 1
     return {"batch": ONE, "m": Mul(*first[:-contract])}
+
+
+def _stored(row: Row) -> tuple[str, ...]:
+    """Measured kernels of a host that stand for an element-wise operation, the best first."""
+    op = row.node.op
+    if isinstance(op, Fused):  # the heaviest of what it merges
+        names = [_LIKE.get(n.op.kind, "add") for n in op.body.nodes]
+        name = next(x for x in _HEAVY if x in names)
+    else:
+        name = _LIKE.get(op.kind, "add")
+    bits = max((t.dtype.bits for t in row.node.outputs if t.dtype.bits.is_number), default=ZERO)
+    types = ("fp32", "bf16") if bits > 16 else ("bf16", "fp32")
+    return (*(f"{t}-{name}" for t in types), "any")
+
+
+#: Kernels measured on a host, by the kind of operation they stand for; the others take ``add``.
+_LIKE = {
+    kind: name
+    for name, kinds in (
+        ("softmax", "softmax local-softmax softmax-over"),
+        ("rope", "rope"),
+        ("rmsnorm", "rms-norm layer-norm batch-norm group-norm local-response-norm"),
+        ("silu", "activation gate soft-cap rg-lru gated-delta wkv matrix-wkv"),
+        ("silu", "selective-scan ssd-scan"),
+        ("copy", "kv-append paged-kv-append copy cast embedding gather gather-elements scatter"),
+        ("copy", "concat transpose reshape split slice select expand join rearrange"),
+    )
+    for kind in kinds.split()
+}
+_HEAVY = ("softmax", "rope", "rmsnorm", "silu", "add", "copy")
 
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:

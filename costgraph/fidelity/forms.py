@@ -185,7 +185,7 @@ def _host_elementwise(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["tc"] * f["passes"],
         f["C"] / v["ec"] + f["X"] / v["ex"],
-        f["M"] / v["em"],
+        resident_time(f, v),
         1,
     )
 
@@ -315,15 +315,21 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "host_elementwise",
-            "t0 + tc·passes + C/ec + X/ex + M/em",
+            "t0 + tc·passes + C/ec + X/ex + M/em, in a cache M/(em·l2)",
             (
-                _t0(1e-6),
+                # What a library makes of an operation differs between operations.
+                _t0(1e-6, "device"),
                 Parameter("tc", 1e-6, 1e-8, 1e-4, "s", "call per pass over the operand"),
                 Parameter("ec", 0.02, 1e-4, 1.0, "1", "efficiency of arithmetic"),
-                Parameter("ex", 0.02, 1e-4, 1.0, "1", "efficiency of transcendental functions"),
+                Parameter(
+                    "ex", 0.02, 1e-4, 1.0, "1", "efficiency of transcendental functions", "device"
+                ),
                 _em(0.7),
+                Parameter(
+                    "l2", 2.0, 1.0, 20.0, "1", "rate in a cache over that in memory", "device"
+                ),
             ),
-            ("C", "X", "M", "passes"),
+            ("C", "X", "M", "passes", "resident"),
             _host_elementwise,
         ),
     )

@@ -1,21 +1,21 @@
-"""Timings of this machine's products and attention through PyTorch, where it is installed.
+"""Timings of a GPU's products, attention and additions through PyTorch, in bf16.
 
-On the CPU ``matmul`` in fp32 and bf16; with CUDA ``matmul`` in bf16,
-``scaled_dot_product_attention`` of prefills and decode steps, and additions. A GPU
-is timed by CUDA events around a run of calls, so launches overlap as they do in a
-model; no graph is captured. What is called is small and public: ``randn``,
-``matmul``, ``add``, ``cuda.Event``.
+As in the tables that calibrations are shipped from, calls are captured in a CUDA
+graph and replayed, so that floors hold a kernel's own start and not the host's
+launch. Operands come in turn from copies that exceed the L2 cache together; where
+so many would not fit, rows are marked as read from the cache.
+
+API: https://docs.pytorch.org/docs/stable/notes/cuda.html (graphs, events).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from costgraph.errors import InputError
-from costgraph.fidelity.measure import best
 from costgraph.fidelity.table import Table
 
 #: (rows, width, summed size) of products.
@@ -37,145 +37,133 @@ DECODE = tuple(
     for h, hk, dh in ((32, 32, 128), (32, 8, 128), (16, 16, 64))
 )
 SIZES = tuple((r, c) for r in (1, 16, 256, 4096) for c in (1024, 4096, 14336))
+#: Calls in one graph at least, and copies of operands at most.
+CALLS, COPIES = 16, 64
+#: Copies exceed the L2 cache this many times; less than 1.25 counts as read from it.
+COLD, WARM = 3.0, 1.25
 
 
-def load_torch() -> Any:
-    """The module ``torch``.
+def graphed(torch: Any, run: Callable[[], Any], calls: int) -> Callable[[], Any]:
+    """``calls`` calls as one replay of a CUDA graph; uncaptured where they cannot be.
 
-    Raises:
-        InputError: it is not installed.
+    Work is warmed up on a side stream before its capture, as PyTorch asks for.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError("--library torch needs PyTorch: pip install torch") from None
-    return torch
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            run()
+    replay: Callable[[], Any] = graph.replay
+    return replay
 
 
-def timer(torch: Any, device: str) -> Callable[[Callable[[], Any], float], float]:
-    """How calls are timed on ``device``: a clock of the host, or events of the GPU."""
-    if device == "cpu":
-        return best
-
-    def timed(run: Callable[[], Any], seconds: float, calls: int = 10) -> float:
-        run()
-        torch.cuda.synchronize()
-        least, spent = float("inf"), 0.0
-        while spent < seconds or least == float("inf"):
-            start = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            start.record()
-            for _ in range(calls):
-                run()
-            end.record()
-            end.synchronize()
-            took = start.elapsed_time(end) / 1e3  # milliseconds
-            least, spent = min(least, took / calls), spent + max(took, 1e-4)
-        return least
-
-    return timed
+def timed(torch: Any, run: Callable[[], Any], seconds: float, calls: int) -> float:
+    """Seconds of one of ``calls`` calls in a graph: the median over replays."""
+    replay = graphed(torch, run, calls)
+    taken: list[float] = []
+    spent = 0.0
+    while spent < seconds or len(taken) < 4:
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        start.record()
+        replay()
+        end.record()
+        end.synchronize()
+        took = start.elapsed_time(end) / 1e3  # milliseconds
+        taken.append(took / calls)
+        spent += max(took, 1e-4)
+    return float(np.median(taken[1:]))
 
 
 def tables(
-    torch: Any, device: str, name: str, seconds: float, l2: float = 0.0
+    torch: Any, name: str, seconds: float, l2: float, progress: Callable[[str, int], None]
 ) -> tuple[Table, ...]:
     """Timings of every case, ``seconds`` each, as tables for a fit.
 
     Args:
-        torch: the module.
-        device: ``cpu`` or ``cuda``.
-        name: of the machine in the tables.
-        l2: bytes of its last cache: repeated calls on less do not read memory.
+        torch: the module; it must find a GPU.
+        name: of the device in the tables.
+        l2: bytes of its last cache.
+        progress: takes what is being timed and of how many steps.
     """
-    time = timer(torch, device)
-    if device == "cpu":
-        types = (("fp32", torch.float32), ("bf16", torch.bfloat16))
-        return (_products(torch, time, device, name, seconds, types),)
-    half = (("bf16", torch.bfloat16),)
-    return (
-        _products(torch, time, device, name, seconds, half),
-        _attention(torch, time, device, name, seconds, "prefill", l2),
-        _attention(torch, time, device, name, seconds, "decode", l2),
-        _light(torch, time, device, name, seconds, l2),
-    )
+    steps = len(PRODUCTS) + len(PREFILL) + len(DECODE) + len(SIZES)
+
+    def time(
+        what: str, sizes: tuple[int, ...], made: Callable[[], tuple[Any, ...]], call: Any
+    ) -> tuple[float, float]:
+        """Seconds, and 1 where the operands of all calls fit the cache."""
+        progress(f"{what} {'x'.join(map(str, sizes))}", steps)
+        first = made()
+        size = sum(x.numel() * x.element_size() for x in first)
+        copies = [first, *(made() for _ in range(_copies(size, l2) - 1))]
+        turns = cycle(copies)
+        took = timed(torch, lambda: call(*next(turns)), seconds, max(CALLS, len(copies)))
+        return took, float(size * len(copies) <= WARM * l2)
+
+    def randn(*shape: int) -> Any:
+        return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
+
+    with torch.inference_mode():
+        return (
+            _products(randn, torch.matmul, time, name),
+            _attention(torch, randn, time, name, "prefill"),
+            _attention(torch, randn, time, name, "decode"),
+            _light(randn, torch.add, time, name),
+        )
 
 
-def _products(
-    torch: Any, time: Any, device: str, name: str, seconds: float, types: Iterable[Any]
-) -> Table:
-    rows = []
-    for label, dtype in types:
-        for m, n, k in PRODUCTS:
-            x = torch.randn(m, k, dtype=dtype, device=device)
-            # Weights in turn, as layers have them: more than any cache holds.
-            size = k * n * x.element_size()
-            pool = [torch.randn(k, n, dtype=dtype, device=device)
-                    for _ in range(max(1, min(64, (1 << 28) // size)))]  # fmt: skip
-            rows.append((label, m, n, k, time(_in_turn(torch.matmul, x, pool), seconds)))
-    label, *sizes = zip(*rows, strict=True)
-    m_, n_, k_, t = (np.array(c, float) for c in sizes)
-    columns = {"dtype": np.array(label), "m": m_, "n": n_, "k": k_}
-    if device == "cpu":
-        return _table("host_gemm", name, {**columns, "batch": np.ones(len(t))}, t)
-    flags = {"quant_included": np.zeros(len(t)), "warm_l2": np.zeros(len(t))}
-    return _table("gemm", name, {**columns, **flags}, t)
+def _copies(size: int, l2: float) -> int:
+    """How many copies of operands exceed the cache :data:`COLD` times, at most COPIES."""
+    return int(min(max(np.ceil(COLD * l2 / size), 1), COPIES)) if l2 > 1 else CALLS
 
 
-def _in_turn(call: Callable[..., Any], x: Any, pool: list[Any]) -> Callable[[], Any]:
-    state = {"at": 0}
+def _products(randn: Any, matmul: Any, time: Any, name: str) -> Table:
+    found = [
+        time("gemm", (m, n, k), lambda m=m, n=n, k=k: (randn(m, k), randn(k, n)), matmul)
+        for m, n, k in PRODUCTS
+    ]
+    m, n, k = np.array(PRODUCTS, float).T
+    columns = {"m": m, "n": n, "k": k, "quant_included": np.zeros(len(found))}
+    return _table("gemm", name, columns, found)
 
-    def run() -> Any:
-        state["at"] = (state["at"] + 1) % len(pool)
-        return call(x, pool[state["at"]])
 
-    return run
-
-
-def _attention(
-    torch: Any, time: Any, device: str, name: str, seconds: float, kind: str, l2: float
-) -> Table:
+def _attention(torch: Any, randn: Any, time: Any, name: str, kind: str) -> Table:
     attend = torch.nn.functional.scaled_dot_product_attention
     cases = PREFILL if kind == "prefill" else DECODE
-    taken = []
-    for b, q, t, h, hk, dh in cases:
+    found = []
+    for case in cases:
+        h, hk = case[3:5]
 
-        def made(heads: int, length: int, b: int = b, dh: int = dh) -> Any:
-            return torch.randn(b, heads, length, dh, dtype=torch.bfloat16, device=device)
+        def made(case: tuple[int, ...] = case) -> tuple[Any, ...]:
+            b, q, t, h, hk, dh = case
+            return randn(b, h, q, dh), randn(b, hk, t, dh), randn(b, hk, t, dh)
 
-        query, keys, values = made(h, q), made(hk, t), made(hk, t)
+        def call(x: Any, y: Any, z: Any, grouped: bool = h != hk) -> Any:
+            return attend(x, y, z, is_causal=kind == "prefill", enable_gqa=grouped)
 
-        def run(a: Any = query, k: Any = keys, v: Any = values, grouped: bool = h != hk) -> Any:
-            return attend(a, k, v, is_causal=kind == "prefill", enable_gqa=grouped)
-
-        taken.append(time(run, seconds))
+        found.append(time(kind, case, made, call))
     names = ("batch", "q_len", "kv_len", "n_heads", "n_kv_heads", "head_dim")
     columns: dict[str, Any] = dict(zip(names, np.array(cases, float).T, strict=True))
-    text = np.full(len(taken), "bf16")
-    b, q, t, h, hk, dh = np.array(cases, float).T
-    touched = 2 * b * dh * (2 * q * h + 2 * t * hk)
-    more = {"dtype": text, "kv_dtype": text, "warm_l2": _warm(touched, l2)}
-    return _table(kind, name, {**columns, **more}, np.array(taken))
+    columns["kv_dtype"] = np.full(len(found), "bf16")
+    return _table(kind, name, columns, found)
 
 
-def _warm(touched: Any, l2: float) -> Any:
-    """1 where everything that a timed call touches fits 1.25 times the cache."""
-    return (touched <= 1.25 * l2).astype(float)
+def _light(randn: Any, add: Any, time: Any, name: str) -> Table:
+    found = [time("add", (r, c), lambda r=r, c=c: (randn(r, c), randn(r, c)), add)
+             for r, c in SIZES]  # fmt: skip
+    rows, cols = np.array(SIZES, float).T
+    return _table("elementwise", name, {"op": np.full(len(found), "add"), "rows": rows,
+                                        "cols": cols}, found)  # fmt: skip
 
 
-def _light(torch: Any, time: Any, device: str, name: str, seconds: float, l2: float) -> Table:
-    taken = []
-    for rows, cols in SIZES:
-        x = torch.randn(rows, cols, dtype=torch.bfloat16, device=device)
-        y = torch.randn(rows, cols, dtype=torch.bfloat16, device=device)
-        taken.append(time(lambda x=x, y=y: torch.add(x, y), seconds))
-    r, c = np.array(SIZES, float).T
-    columns = {"op": np.full(len(taken), "add"), "dtype": np.full(len(taken), "bf16"),
-               "rows": r, "cols": c, "warm_l2": _warm(6 * r * c, l2)}  # fmt: skip
-    return _table("elementwise", name, columns, np.array(taken))
-
-
-def _table(kind: str, name: str, columns: dict[str, Any], seconds: Any) -> Table:
-    size = len(seconds)
-    texts = {"hw": name, "backend": "torch", "source": "measured"}
-    labels = {k: np.full(size, v) for k, v in texts.items()}
-    return Table(kind, {**labels, **columns}, np.asarray(seconds, float))
+def _table(kind: str, name: str, columns: dict[str, Any], found: list[Any]) -> Table:
+    seconds, warm = np.array(found, float).T
+    texts = {"hw": name, "backend": "torch", "source": "measured", "dtype": "bf16"}
+    labels = {k: np.full(len(seconds), v) for k, v in texts.items()}
+    return Table(kind, {**labels, **columns, "warm_l2": warm}, seconds)

@@ -129,9 +129,11 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
     if kind == "allreduce":
         return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
-    if kind in ("elementwise", "host_elementwise"):
+    if kind == "elementwise":
         return "any"
     name = cell["dtype"]
+    if kind == "host_elementwise":
+        return f"{name}-{cell['op']}"
     if kind in ("prefill", "decode"):
         name = f"{name}-{cell['kv_dtype']}"
     if kind == "mla":
@@ -143,7 +145,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     return name
 
 
-_NAMED = ("dtype", "kv_dtype", "phase", "backend", "source")
+_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source")
 
 
 def short_backend(text: str) -> str:

@@ -115,7 +115,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "allreduce": Schema(("n_gpus", "bytes"), (), ()),
     "elementwise": Schema(("rows", "cols"), ("op", "dtype")),
     "host_gemm": Schema(("batch", "m", "n", "k"), optional=()),
-    "host_elementwise": Schema(("rows", "cols"), ("op", "dtype"), ()),
+    "host_elementwise": Schema(("rows", "cols"), ("op", "dtype")),
 }
 
 
@@ -277,7 +277,9 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     found["C"], found["M"] = work / peak, moved / bandwidth
     found.update(more)
     if "X" in found:
-        found["X"] = found["X"] / peak
+        # Element-wise work runs in fp32, whatever the type of the operands.
+        wide = np.array([s.peak("fp32") for s in own])
+        found["C"], found["X"] = work / wide, found["X"] / wide
     if "Q" in found:
         found["Q"] = found["Q"] / bandwidth
     return found
@@ -302,7 +304,8 @@ def _attention(c: Mapping[str, Any]) -> _Counts:
     b, q, t = c["batch"], c["q_len"], c["kv_len"]
     h, hk, d, e = c["n_heads"], c["n_kv_heads"], c["head_dim"], _by_type(c["kv_dtype"])
     pairs = q * t - q * (q - 1) / 2
-    io = 2 * b * q * h * d * 2
+    # Queries and results are 16 bit or as wide as the compute type.
+    io = 2 * b * q * h * d * np.maximum(_by_type(c["dtype"]), 2.0)
     more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk}
     return 4 * b * h * d * pairs, 2 * b * t * hk * d * e + io, more
 
