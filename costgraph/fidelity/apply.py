@@ -73,10 +73,11 @@ class Calibrated:
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
         parts, combined = self._parts(case, fit, arms)
-        floor = (Arm(parts.floor if case.floor else ZERO, "latency"),)
+        floor = parts.floor if case.floor else ZERO
+        norm = exact(float(parts.norm))
         for made in (
-            make_term(count, combined, (row.name,), norm=exact(float(parts.norm))),
-            make_term(count, floor, (row.name,)),
+            make_term(count, combined, (row.name,), norm=norm, floor=floor),
+            make_term(count, (Arm(floor, "latency"),), (row.name,)),
         ):
             if made is not None:
                 yield made

@@ -17,7 +17,7 @@ import sympy
 from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, oo, sqrt
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
-from costgraph.formula.regimes import inside, number_key, start_of
+from costgraph.formula.ladder import inside, number_key, start_of
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import symbol
 

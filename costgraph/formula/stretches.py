@@ -11,7 +11,8 @@ from sympy import Expr, Integer, Symbol, fraction, oo, together
 from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_changes
-from costgraph.formula.regimes import Regimes, as_poly, inside, ordered, positive_roots
+from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.regimes import Regimes
 from costgraph.formula.signs import Judge
 
 ZERO = Integer(0)
