@@ -1,7 +1,8 @@
 """Sign changes of smooth expressions that are no polynomials, enclosed with certainty.
 
-Expected numbers of experts bring powers such as ``(31/32)**B``: no closed form
-solves for ``B`` there. Interval arithmetic encloses every sign change instead:
+Expected numbers of experts bring powers such as ``(31/32)**B``, calibrated formulas
+norms with broken exponents: no closed form solves for ``B`` there. Interval arithmetic
+encloses every sign change instead:
 a part of the axis on which the enclosure excludes zero has none, a part on
 which that of the derivative does has at most one.
 """
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import mpmath
-from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol
+from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, oo
 
 from costgraph.errors import InputError, clip
 
@@ -24,8 +25,8 @@ _DIGITS = 30
 _MOST_PARTS = 20_000
 
 
-def sign_changes(expr: Expr, x: Symbol, lower: Expr) -> list[Rational]:
-    """Values of ``x`` above ``lower`` at which ``expr`` changes its sign, in order.
+def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[Rational]:
+    """Values of ``x`` between two bounds at which ``expr`` changes its sign, in order.
 
     Each is given by a rational number within a relative 1e-14 of it. Values
     beyond 2⁴⁰ and points where the sign only touches zero are left out.
@@ -34,6 +35,7 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr) -> list[Rational]:
         expr: built of numbers, ``x``, sums, products and powers.
         x: the only symbol.
         lower: positive.
+        upper: above it.
 
     Raises:
         InputError: the expression has other symbols or functions.
@@ -46,7 +48,7 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr) -> list[Rational]:
     start = Rational(lower) if lower.is_Rational else Rational(str(lower.evalf(_DIGITS)))
     start = max(start, Rational(1, 10**9))
     found: list[Rational] = []
-    todo = [(start, Rational(FARTHEST))]
+    todo = [(start, _end(upper))] if _end(upper) > start else []
     parts = 0
     while todo:
         a, b = todo.pop()
@@ -54,13 +56,14 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr) -> list[Rational]:
         if parts > _MOST_PARTS:
             raise InputError(f"{clip(str(expr), 120)}: its sign changes cannot be separated")
         box = iv.mpf([_number(iv, a).a, _number(iv, b).b])
-        value = _enclosed(expr, x, box, iv)
+        known: dict[Expr, Any] = {}
+        value = _enclosed(expr, x, box, iv, known)
         if value.a > 0 or value.b < 0:
             continue
-        bend = _enclosed(slope, x, box, iv)
+        bend = _enclosed(slope, x, box, iv, known)
         if bend.a > 0 or bend.b < 0:  # monotone: at most one
             root = _bisected(expr, x, a, b, iv)
-            if root is not None and root > lower:
+            if root is not None and root > lower and (upper == oo or root < upper):
                 found.append(root)
             continue
         if b - a <= PRECISION * a:
@@ -71,6 +74,15 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr) -> list[Rational]:
             middle = (a + b) / 2
         todo += [(middle, b), (a, middle)]
     return sorted(found)
+
+
+def _end(upper: Expr) -> Rational:
+    """A rational number at or just above ``upper``, and no farther than any is meant."""
+    if upper == oo or upper > FARTHEST:
+        return Rational(FARTHEST)
+    if upper.is_Rational:
+        return Rational(upper)
+    return Rational(str(upper.evalf(_DIGITS))) * (1 + Rational(1, 10**20))
 
 
 def sign_above(expr: Expr, x: Symbol, start: Expr) -> int:
@@ -117,32 +129,49 @@ def _number(iv: Any, value: Expr) -> Any:
     return iv.mpf(int(value.p)) / iv.mpf(int(value.q))
 
 
-def _enclosed(expr: Expr, x: Symbol, box: Any, iv: Any) -> Any:
-    """An interval that contains every value of ``expr`` over the box."""
+def _enclosed(
+    expr: Expr, x: Symbol, box: Any, iv: Any, known: dict[Expr, Any] | None = None
+) -> Any:
+    """An interval that contains every value of ``expr`` over the box.
+
+    ``known`` holds those of its parts: a slope repeats most of them.
+    """
     if expr == x:
         return box
     if expr.is_Rational:
         return _number(iv, expr)
+    if expr.is_Float:  # the rational number that it is
+        return _number(iv, Rational(expr))
+    known = {} if known is None else known
+    found = known.get(expr)
+    if found is None:
+        found = known[expr] = _composed(expr, x, box, iv, known)
+    return found
+
+
+def _composed(expr: Expr, x: Symbol, box: Any, iv: Any, known: dict[Expr, Any]) -> Any:
     if isinstance(expr, Add):
         total = iv.mpf(0)
         for part in expr.args:
-            total += _enclosed(part, x, box, iv)
+            total += _enclosed(part, x, box, iv, known)
         return total
     if isinstance(expr, Mul):
         product = iv.mpf(1)
         for part in expr.args:
-            product *= _enclosed(part, x, box, iv)
+            product *= _enclosed(part, x, box, iv, known)
         return product
     if isinstance(expr, Pow):
-        base = _enclosed(expr.base, x, box, iv)
+        base = _enclosed(expr.base, x, box, iv, known)
         if isinstance(expr.exp, Integer):
             return base ** int(expr.exp)
         if base.a > 0:
-            return iv.exp(_enclosed(expr.exp, x, box, iv) * iv.log(base))
+            return iv.exp(_enclosed(expr.exp, x, box, iv, known) * iv.log(base))
+        if base.b > 0:  # smaller boxes decide
+            return iv.mpf(["-inf", "inf"])
     if expr.func.__name__ == "log" and len(expr.args) == 1:
-        inner = _enclosed(expr.args[0], x, box, iv)
+        inner = _enclosed(expr.args[0], x, box, iv, known)
         if inner.a > 0:
             return iv.log(inner)
     if expr.func.__name__ == "exp" and len(expr.args) == 1:
-        return iv.exp(_enclosed(expr.args[0], x, box, iv))
+        return iv.exp(_enclosed(expr.args[0], x, box, iv, known))
     raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cmp_to_key, reduce
 from itertools import combinations, pairwise
 
 import sympy
-from sympy import Expr, Integer, Poly, Rational, Symbol, fraction, oo, together
+from sympy import Expr, Integer, Poly, Pow, Rational, Symbol, fraction, oo, together
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.envelope import dominates
@@ -21,6 +21,8 @@ from costgraph.symbols import SIZES
 ZERO, ONE = Integer(0), Integer(1)
 #: The resource of floors.
 LATENCY = "latency"
+#: Digits that numbers are ordered by.
+_DIGITS = 40
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,33 @@ class Ladder:
         return tuple(r.lower for r in self.rungs[1:])
 
 
+def candidates(term: Term) -> tuple[Arm, ...]:
+    """What may bound the operations of a term: its arms, and their floor as ``latency``.
+
+    The value of a plain maximum is its largest arm: no floor stands beside that.
+    """
+    if term.floor == 0 or (len(term.arms) > 1 and not term.is_smooth):
+        return term.arms
+    return (*term.arms, Arm(term.floor, LATENCY))
+
+
+def bounds(found: Iterable[tuple[Term, str]]) -> dict[str, tuple[str, ...]]:
+    """Operations by the resource that bounds them, from terms and their resources.
+
+    An operation with a floor stands once: where its arms and its floor were compared,
+    not again with the term in which floors are counted.
+    """
+    pairs = list(found)
+    compared = {op for term, _ in pairs if term.floor != 0 for op in term.ops}
+    groups: dict[str, dict[str, None]] = {}
+    for term, resource in pairs:
+        counts_floors = resource == LATENCY and term.floor == 0
+        ops = [op for op in term.ops if not (counts_floors and op in compared)]
+        if ops:
+            groups.setdefault(resource, {}).update(dict.fromkeys(ops))
+    return {resource: tuple(ops) for resource, ops in groups.items()}
+
+
 def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
     """The term's largest arms upwards from the start, and where they change.
 
@@ -63,8 +92,7 @@ def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
         raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
     rungs: list[Rung] = []
     plain = len(term.arms) > 1 and not term.is_smooth
-    floor = () if plain or term.floor == 0 else (Arm(term.floor, LATENCY),)
-    for lower, upper, found in _unkinked((*term.arms, *floor), x, start_of(x), oo, judge):
+    for lower, upper, found in _unkinked(candidates(term), x, start_of(x), oo, judge):
         # Of a maximum the form is its largest arm, else it is one on the whole interval.
         form = None if plain else replace(term, arms=found[: len(term.arms)]).value
         cuts: list[Expr] = []
@@ -140,10 +168,10 @@ def _climb_smooth(
     """Arms with powers such as ``(31/32)**B``: crossings enclosed, not solved."""
     found: set[Expr] = set()
     for a, b in combinations(arms, 2):
-        found.update(sign_changes(sympy.expand(a.expr - b.expr), x, lower))
-    inner = [r for r in sorted(found) if upper == oo or r < upper]
-    for left, right in pairwise([lower, *inner, upper]):
-        at = {x: inside(left, right)}
+        found.update(sign_changes(sympy.expand(a.expr - b.expr), x, lower, upper))
+    for left, right in pairwise([lower, *sorted(found), upper]):
+        # In digits: exact powers of this size have a million of them.
+        at = {x: inside(left, right).evalf(_DIGITS)}
         best = max(arms, key=lambda arm: number_key(arm.expr.xreplace(at)))
         if chosen and left != lower:
             if chosen[-1] is best:
@@ -176,6 +204,8 @@ def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
 
 def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None:
     """Rational expressions times a common positive denominator; None if there is none."""
+    if any(p.exp.free_symbols for e in exprs for p in e.atoms(Pow)):  # no rational function
+        return None
     tops, bottoms = zip(*(fraction(together(e)) for e in exprs), strict=True)
     if not all(_poly(e, x) is not None and dominates(e, ZERO) for e in bottoms):
         return None
@@ -294,7 +324,7 @@ def ordered(cuts: set[Expr], judge: Judge) -> list[Expr]:
 
 def number_key(value: Expr) -> Expr:
     """What orders exact numbers: themselves where rational, 40 digits otherwise."""
-    return value if value.is_Rational else value.evalf(40)
+    return value if value.is_Rational else value.evalf(_DIGITS)
 
 
 def inside(lower: Expr, upper: Expr) -> Rational:

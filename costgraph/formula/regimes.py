@@ -21,8 +21,9 @@ from sympy import Add, Expr, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
-from costgraph.formula.ladder import LATENCY, ladder, ordered, start_of
+from costgraph.formula.ladder import bounds, ladder, ordered, start_of
 from costgraph.formula.signs import Judge, tightest
+from costgraph.formula.terms import Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -154,8 +155,6 @@ def regimes(
     """
     x, bound, judge = _prepared(formula, over, at, values)
     ladders = [ladder(t, x, judge) for t in bound.terms]
-    # What pays its floor in a term of its own is bound by the largest of arms and floor.
-    compared = {op for rungs in ladders if rungs.term.floor != 0 for op in rungs.term.ops}
     cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
     ends = [start_of(x), *cuts, oo]
     position = {cut: i for i, cut in enumerate(cuts)}
@@ -163,24 +162,20 @@ def regimes(
     for index, (lower, upper) in enumerate(pairwise(ends)):
         plain: list[Expr] = []
         smooth: list[Expr] = []
-        groups: dict[str, list[str]] = {}
+        resources: list[tuple[Term, str]] = []
         for rungs in ladders:
             rung = rungs.rungs[sum(1 for cut in rungs.cuts if position[cut] < index)]
             kept = smooth if rungs.term.is_smooth else plain
             kept.append(rungs.term.count * rung.expr)
-            ops = rungs.term.ops
-            if rung.resource == LATENCY and rungs.term.floor == 0:
-                ops = tuple(op for op in ops if op not in compared)
-            if ops:
-                groups.setdefault(rung.resource, []).extend(ops)
+            resources.append((rungs.term, rung.resource))
         total = Add(sympy.expand(Add(*plain)), *smooth)
         if bound.numerator is not None:
             total = bound.numerator / total
-        bounds = {k: tuple(dict.fromkeys(v)) for k, v in groups.items()}
-        if pieces and (pieces[-1].expr, pieces[-1].bound) == (total, bounds):
+        bound_by = bounds(resources)
+        if pieces and (pieces[-1].expr, pieces[-1].bound) == (total, bound_by):
             pieces[-1] = replace(pieces[-1], upper=upper)
             continue
-        pieces.append(Regime(lower, upper, total, bounds))
+        pieces.append(Regime(lower, upper, total, bound_by))
     return Regimes(x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions))
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from sympy import Expr, Integer, Symbol, fraction, oo, together
+from sympy import Expr, Integer, Pow, Symbol, fraction, oo, together
 
 from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
-from costgraph.formula.regimes import Regimes
+from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.signs import Judge
 
 ZERO = Integer(0)
@@ -36,8 +36,8 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
         InputError: the zeros can be neither solved for nor enclosed.
     """
     x = found.symbol
-    for piece in found:
-        tested, zeros = _zeros(piece.expr, x, piece.lower, judge)
+    for piece in _forms(found):
+        tested, zeros = _zeros(piece, x, judge)
         cuts = [
             r
             for r in zeros
@@ -56,12 +56,28 @@ def between(lower: Expr, upper: Expr) -> Expr:
     return lower + 1 if upper == oo else (lower + upper) / 2
 
 
-def _zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr, list[Expr]]:
+def _forms(found: Regimes) -> Iterator[Regime]:
+    """The regimes, neighbours of one form (norms) as one."""
+    whole: Regime | None = None
+    for piece in found:
+        if whole is not None and whole.expr == piece.expr:
+            whole = replace(whole, upper=piece.upper)
+            continue
+        if whole is not None:
+            yield whole
+        whole = piece
+    if whole is not None:
+        yield whole
+
+
+def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr]]:
     """An expression of the same sign, and where it may change."""
+    if any(p.exp.is_Float for p in piece.expr.atoms(Pow)):  # norms
+        return piece.expr, list(sign_changes(piece.expr, x, piece.lower, piece.upper))
     try:
-        poly = as_poly(expr, x)
+        poly = as_poly(piece.expr, x)
     except InputError:
-        return _other_zeros(expr, x, lower, judge)
+        return _other_zeros(piece.expr, x, piece.lower, judge)
     return poly.as_expr(), positive_roots(poly, judge)
 
 
