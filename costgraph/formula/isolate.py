@@ -2,13 +2,14 @@
 
 Expected numbers of experts bring powers such as ``(31/32)**B``, calibrated formulas
 norms with broken exponents: no closed form solves for ``B`` there. Interval arithmetic
-encloses every sign change instead:
-a part of the axis on which the enclosure excludes zero has none, a part on
-which that of the derivative does has at most one.
+encloses every sign change instead: a part of the axis on which the enclosure
+excludes zero has none, a part on which that of the derivative does has at most one.
+Doubles are tried first, more digits where they leave a sign open.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +17,14 @@ import mpmath
 from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, oo
 
 from costgraph.errors import InputError, clip
+from costgraph.formula.intervals import enclosure
 
 #: Beyond this no batch or length is meant.
 FARTHEST = 2**40
 #: Relative width of an enclosure.
 PRECISION = Rational(1, 10**14)
+#: Parts of a relative width above this are split before digits are spent on them.
+WIDE = Rational(1, 10**9)
 _DIGITS = 30
 _MOST_PARTS = 20_000
 
@@ -43,8 +47,7 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
     if expr.free_symbols - {x}:
         names = ", ".join(sorted(s.name for s in expr.free_symbols - {x}))
         raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}: bind {names}")
-    iv = _context()
-    slope = expr.diff(x)
+    curve, slope = _Curve(expr, x), _Curve(expr.diff(x), x)
     start = Rational(lower) if lower.is_Rational else Rational(str(lower.evalf(_DIGITS)))
     start = max(start, Rational(1, 10**9))
     found: list[Rational] = []
@@ -55,14 +58,10 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
         parts += 1
         if parts > _MOST_PARTS:
             raise InputError(f"{clip(str(expr), 120)}: its sign changes cannot be separated")
-        box = iv.mpf([_number(iv, a).a, _number(iv, b).b])
-        known: dict[Expr, Any] = {}
-        value = _enclosed(expr, x, box, iv, known)
-        if value.a > 0 or value.b < 0:
+        if curve.sign(a, b) != 0:
             continue
-        bend = _enclosed(slope, x, box, iv, known)
-        if bend.a > 0 or bend.b < 0:  # monotone: at most one
-            root = _bisected(expr, x, a, b, iv)
+        if slope.sign(a, b) != 0:  # monotone: at most one
+            root = _bisected(curve, a, b)
             if root is not None and root > lower and (upper == oo or root < upper):
                 found.append(root)
             continue
@@ -92,8 +91,30 @@ def sign_above(expr: Expr, x: Symbol, start: Expr) -> int:
     return int(value > 0) - int(value < 0)
 
 
-def _bisected(expr: Expr, x: Symbol, a: Rational, b: Rational, iv: Any) -> Rational | None:
-    left, right = _sign(expr, x, a, iv), _sign(expr, x, b, iv)
+class _Curve:
+    """An expression along a symbol: the sign that it keeps over a part of the axis."""
+
+    def __init__(self, expr: Expr, x: Symbol) -> None:
+        self.expr, self.x = expr, x
+        self._fast = enclosure(expr, x)
+
+    def sign(self, a: Rational, b: Rational) -> int:
+        """−1 or 1 if proved for all of ``a … b``; 0 if not, or if it is zero."""
+        if self._fast is not None:
+            low = math.nextafter(int(a.p) / int(a.q), 0)
+            high = math.nextafter(int(b.p) / int(b.q), math.inf)
+            below, above = self._fast(low, high)
+            if below > 0 or above < 0:
+                return 1 if below > 0 else -1
+            if b - a > WIDE * a:  # more digits say no more
+                return 0
+        iv = _context()
+        value = _enclosed(self.expr, self.x, iv.mpf([_number(iv, a).a, _number(iv, b).b]), iv)
+        return int(value.a > 0) - int(value.b < 0)
+
+
+def _bisected(curve: _Curve, a: Rational, b: Rational) -> Rational | None:
+    left, right = curve.sign(a, a), curve.sign(b, b)
     if left == 0:
         return a
     if right == 0:
@@ -105,16 +126,11 @@ def _bisected(expr: Expr, x: Symbol, a: Rational, b: Rational, iv: Any) -> Ratio
         middle = Rational(int(middle * 2**60), 2**60)
         if not a < middle < b:
             break
-        side = _sign(expr, x, middle, iv)
+        side = curve.sign(middle, middle)
         if side == 0:
             return middle
         a, b = (middle, b) if side == left else (a, middle)
     return (a + b) / 2
-
-
-def _sign(expr: Expr, x: Symbol, at: Rational, iv: Any) -> int:
-    value = _enclosed(expr, x, _number(iv, at), iv)
-    return int(value.a > 0) - int(value.b < 0)
 
 
 @lru_cache(maxsize=1)
