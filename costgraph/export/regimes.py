@@ -128,7 +128,9 @@ def solution_object(found: Solution) -> dict[str, Any]:
 def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
     """A solution in a few lines."""
     lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
-    if found.largest is None:
+    if found.largest is None and found.certified is not None:
+        lines.append(f"  smallest whole {over}: {found.certified[1][0]}; none above is too large")
+    elif found.largest is None:
         lines.append(f"  no largest {over}: the budget holds however large it is")
     elif found.largest == 0:
         lines.append(f"  no whole {over} keeps within the budget")
@@ -137,7 +139,7 @@ def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_
     for lower, upper in found.intervals:
         closing = f" <= {end_text(upper)}" if upper != oo else ""
         lines.append(f"  {end_text(lower)} <= {over}{closing}")
-    if found.certified is not None and found.largest:
+    if found.certified is not None and found.largest != 0:
         for value, result in found.certified:
             lines.append(f"  at {over} = {value}: {result:.6g} {formula.unit}")
     return "\n".join(lines)

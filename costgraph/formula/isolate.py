@@ -84,11 +84,9 @@ def _end(upper: Expr) -> Rational:
     return Rational(str(upper.evalf(_DIGITS))) * (1 + Rational(1, 10**20))
 
 
-def sign_above(expr: Expr, x: Symbol, start: Expr) -> int:
-    """The sign of ``expr`` just above ``start``."""
-    at = Rational(str(start.evalf(_DIGITS))) * (1 + Rational(1, 10**11))
-    value = mpmath.mp.mpf(expr.xreplace({x: at}).evalf(_DIGITS))
-    return int(value > 0) - int(value < 0)
+def sign_at(expr: Expr, x: Symbol, at: Rational) -> int:
+    """The sign of ``expr`` at a number: proved, or 0 where it cannot be told from zero."""
+    return _Curve(expr, x).sign(at, at)
 
 
 class _Curve:
