@@ -63,13 +63,15 @@ class Calibrated:
             return
         case, fit, _ = self.fit(classify(phase, row, self.machine))
         count = phase.bind(row.count)
-        if not case.floor and case.kind == "elementwise":
+        member = not case.floor and case.kind == "elementwise"
+        if FIDELITIES[self.fidelity]:
+            of = self.fit(case.block)[1] if member and case.block is not None else fit
+            count *= exact(of.quantile(FIDELITIES[self.fidelity]))
+        if member:
             made = make_term(count, arms, (row.name,))
             if made is not None:
                 yield made
             return
-        if FIDELITIES[self.fidelity]:
-            count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
         parts, combined = self._parts(case, fit, arms)

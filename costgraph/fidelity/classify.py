@@ -22,7 +22,7 @@ from sympy import Add, Expr, Integer, Mul
 
 from costgraph.count import Row
 from costgraph.errors import HardwareError
-from costgraph.fidelity.expert_block import block_of, is_member
+from costgraph.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.fidelity.table import RIDGE
 from costgraph.graph import Node
 from costgraph.machine import Engine, Machine
@@ -68,6 +68,8 @@ class Case:
         floor: False where another operation carries the floor of their block.
         product: the same operation in the gemm form, for devices on which
             nothing was fitted for ``kind``.
+        block: of an operation that is timed by the roofline because the timings of
+            its block cover it: the block's grouped product. Its errors are theirs.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Case:
     ridge: float = 1.0
     floor: bool = True
     product: Case | None = None
+    block: Case | None = None
 
 
 LIGHT = Case("elementwise", ("any",), {})
@@ -104,7 +107,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             narrow = GEMM.get(op.format.compute, ())
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         if is_member(row.graph, row.node):
-            return replace(LIGHT, floor=False)
+            grouped = grouped_product(row.graph)
+            block = (
+                None if grouped is None else classify(phase, replace(row, node=grouped), machine)
+            )
+            return replace(LIGHT, floor=False, block=block)
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     ridge = float(machine.ridge(types[0])) / RIDGE

@@ -89,7 +89,7 @@ def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
     the operations is one more candidate for what bounds them.
     """
     if term.span is not None:
-        raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
+        raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     rungs: list[Rung] = []
     plain = len(term.arms) > 1 and not term.is_smooth
     for lower, upper, found in _unkinked(candidates(term), x, start_of(x), oo, judge):

@@ -134,7 +134,7 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
         raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
     bound = formula.bind(**{k: v for k, v in values.items() if k in names})
     if any(t.span is not None for t in bound.terms):
-        raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
+        raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
     curves = _curves(bound.terms, first, second)
     cells = _merged(_cells(bound.terms, curves, first, second))
