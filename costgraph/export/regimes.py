@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Integer, Mul, StrictLessThan, oo, sstr
+from sympy import Expr, Integer, Mul, StrictLessThan, ceiling, oo, sstr
 
 from costgraph.export.text import expr_text, norm_text, number_text, ratio_text
 from costgraph.symbols import symbol
@@ -179,8 +179,9 @@ def solution_object(found: Solution) -> dict[str, Any]:
 def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
     """A solution in a few lines."""
     lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
-    if found.largest is None and found.certified is not None:
-        lines.append(f"  smallest whole {over}: {found.certified[1][0]}; none above is too large")
+    start = found.intervals[0][0] if len(found.intervals) == 1 else oo
+    if found.largest is None and start.is_number and 1 < start < oo:
+        lines.append(f"  smallest whole {over}: {ceiling(start)}; none above is too large")
     elif found.largest is None:
         lines.append(f"  no largest {over}: the budget holds however large it is")
     elif found.largest == 0:
