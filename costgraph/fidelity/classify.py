@@ -111,7 +111,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             block = (
                 None if grouped is None else classify(phase, replace(row, node=grouped), machine)
             )
-            return replace(LIGHT, floor=False, block=block)
+            return replace(LIGHT, floor=False, block=timed)
         return LIGHT
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     ridge = float(machine.ridge(types[0])) / RIDGE

@@ -85,7 +85,7 @@ class Term:
         if self.is_smooth:
             # A float exponent: exact roots of exact numbers are never wanted.
             p = Float(self.norm)
-            return Add(*(arm.expr**p for arm in self.arms)) ** (1 / p)
+            return _unrooted(Add(*(arm.expr**p for arm in self.arms)) ** (1 / p))
         if len(self.arms) == 1:
             return self.arms[0].expr
         return Max(*(arm.expr for arm in self.arms), evaluate=False)
@@ -106,6 +106,17 @@ class Term:
     def mapped_arms(self, f: Callable[[Expr], Expr]) -> Term:
         """``f`` applied to every arm; the count becomes one."""
         return replace(self, count=ONE, arms=tuple(Arm(f(a.expr), a.resource) for a in self.arms))
+
+
+def _unrooted(norm: Expr) -> Expr:
+    """A norm of multiples of one product: that product, its powers whole again."""
+    if norm.is_Pow and norm.base.is_Add:
+        return norm
+
+    def whole(e: Expr) -> bool:
+        return bool(e.is_Pow and e.exp.is_Float and abs(e.exp - round(e.exp)) < 1e-9)
+
+    return norm.replace(whole, lambda e: e.base ** Integer(round(e.exp)))
 
 
 def make_term(
