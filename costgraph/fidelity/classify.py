@@ -108,7 +108,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         if is_member(row.graph, row.node):
             grouped = grouped_product(row.graph)
-            block = (
+            timed = (
                 None if grouped is None else classify(phase, replace(row, node=grouped), machine)
             )
             return replace(LIGHT, floor=False, block=timed)
