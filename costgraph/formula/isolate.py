@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import mpmath
-from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, oo
+from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, ceiling, floor, oo
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.intervals import enclosure
@@ -188,4 +188,8 @@ def _composed(expr: Expr, x: Symbol, box: Any, iv: Any, known: dict[Expr, Any]) 
             return iv.log(inner)
     if expr.func.__name__ == "exp" and len(expr.args) == 1:
         return iv.exp(_enclosed(expr.args[0], x, box, iv, known))
-    raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}")
+    hint = ": it rounds; ask solve_for for a budget, or local for the trend around a point"
+    raise InputError(
+        f"{clip(str(expr), 120)} is not a polynomial in {x}"
+        + (hint if expr.has(ceiling, floor) else "")
+    )

@@ -183,3 +183,13 @@ def test_the_other_commands_take_a_fidelity_or_say_why_not(capsys, tmp_path):
     assert error.value.code == 2
     assert "no fidelity 'high'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_ceilings_are_refused_with_what_to_ask_instead(capsys):
+    for fidelity in ("ideal", "calibrated"):
+        with pytest.raises(SystemExit):
+            main(
+                ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse", "--metric", "ttft",
+                 "--over", "S", "--at", "B=1", "--fidelity", fidelity]
+            )  # fmt: skip
+        assert "it rounds; ask solve_for" in capsys.readouterr().err
