@@ -25,6 +25,7 @@ FARTHEST = 2**40
 PRECISION = Rational(1, 10**14)
 #: Parts of a relative width above this are split before digits are spent on them.
 WIDE = Rational(1, 10**9)
+_TINY = 1e-280
 _DIGITS = 30
 _MOST_PARTS = 20_000
 
@@ -104,7 +105,8 @@ class _Curve:
             below, above = self._fast(low, high)
             if below > 0 or above < 0:
                 return 1 if below > 0 else -1
-            if b - a > WIDE * a:  # more digits say no more
+            # More digits say no more about a wide part, unless doubles underflowed.
+            if b - a > WIDE * a and below < -_TINY and above > _TINY:
                 return 0
         iv = _context()
         value = _enclosed(self.expr, self.x, iv.mpf([_number(iv, a).a, _number(iv, b).b]), iv)
