@@ -23,7 +23,7 @@ from costgraph.formula.terms import Arm, Span, Term, make_term, merged
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 #: The terms of one operation in a phase, its count included.
 Timing = Callable[[Phase, Row], Iterable[Term]]
 
@@ -99,7 +99,9 @@ def _spanned(phase: Phase, term: Term) -> Iterator[Term]:
         yield replace(term, count=count, ops=ops)
         return
     for arms, span in split(term.arms, phase.span):
-        part = make_term(count, arms, ops, span, term.norm)
+        # A floor that grows with the context is no figure of the sum.
+        floor = ZERO if span.symbol in term.floor.free_symbols else term.floor
+        part = make_term(count, arms, ops, span, term.norm, floor)
         if part is not None:
             yield _closed(part, span)
 

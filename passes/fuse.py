@@ -69,6 +69,10 @@ class Fuse(Pass):
         "word", "skip", "key blocks past the diagonal are skipped or read",
         choices=("skip", "full"),
     )  # fmt: skip
+    reuse: str = option(
+        "word", "cache", "blocks of attention share K and V in a cache, or read them each",
+        choices=("cache", "none"),
+    )  # fmt: skip
     siblings: bool = option("flag", True, "products of one operand as one kernel")
     epilogue: bool = option("flag", True, "element-wise work behind a matrix product")
     elementwise: bool = option("flag", True, "chains of element-wise work and norms")
@@ -87,7 +91,7 @@ class Fuse(Pass):
         """
         found: list[Rule] = []
         if self.attention == "flash":
-            found.append(Flash(self.causal == "skip", self.split, dims))
+            found.append(Flash(self.causal == "skip", self.split, self.reuse == "cache", dims))
         if self.siblings:
             found.append(Siblings())
         if self.epilogue:
@@ -231,6 +235,7 @@ class Flash:
 
     causal_traffic: bool
     splits: Expr
+    cached: bool
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     name: str = "flash"
 
@@ -261,15 +266,11 @@ class Flash:
         if isinstance(node.op, SplitScores):
             key_bytes = head * keys.dtype.bytes_per_element
             return self._split(graph, node, tuple(chain), key_bytes, rows, width)
-        # Reading K and V again per block must cost no more than the scores it saves:
-        # 2·dh·(kv bytes)/rows per pair against 4·(activation bytes).
-        if (head * keys.dtype.bytes_per_element <= 2 * rows * width) is not true:
-            return Miss(
-                self.name, node.name, "tiles this small read K and V more than scores would move"
-            )
+        if not self._saves(head * keys.dtype.bytes_per_element, rows, width):
+            return Miss(self.name, node.name, _SMALL)
         op = FlashAttention(
             node.op.mask,
-            rows,
+            None if self.cached else rows,
             self.causal_traffic,
             cap,
             self.splits,
@@ -300,12 +301,27 @@ class Flash:
         # Latent vectors that are keys and values at once serve all heads of a position:
         # where few positions are processed, as this form is made for, they are read once.
         shared = values == node.inputs[2]
-        if not shared and (key_bytes <= 2 * rows * width) is not true:
-            return Miss(
-                self.name, node.name, "tiles this small read K and V more than scores would move"
-            )
-        op = SplitFlash(node.op.mask, rows, self.causal_traffic, False, self.splits, node.op.paging)
+        if not shared and not self._saves(key_bytes, rows, width):
+            return Miss(self.name, node.name, _SMALL)
+        op = SplitFlash(
+            node.op.mask,
+            None if self.cached else rows,
+            self.causal_traffic,
+            False,
+            self.splits,
+            node.op.paging,
+        )
         return Replacement(chain, Node(name, op, (*node.inputs, values), chain[-1].outputs))
+
+    def _saves(self, key_bytes: Expr, rows: Expr, width: Expr) -> bool:
+        """Reading K and V again per block must cost no more than the scores it saves.
+
+        ``2·dh·(kv bytes)/rows`` per pair against ``4·(activation bytes)``.
+        """
+        return self.cached or (key_bytes <= 2 * rows * width) is true
+
+
+_SMALL = "tiles this small read K and V more than scores would move"
 
 
 def _attention_name(graph: Graph, node: Node) -> str:

@@ -54,12 +54,13 @@ def add_picture_commands(commands: Any) -> None:
 
 
 def _workload(command: argparse.ArgumentParser) -> None:
-    from costgraph.cli.values import whole
+    from costgraph.cli.values import add_fidelity, whole
 
     command.add_argument("--batch", type=whole, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens")
     command.add_argument("--context", type=whole, metavar="T", help="attended tokens")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
+    add_fidelity(command)
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the suffix names the format"
     )
@@ -110,6 +111,7 @@ def _draw(arguments: argparse.Namespace) -> int:
         arguments.on or _ANY_DEVICE,
         arguments.passes,
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
     )
     drawing = draw(
         compiled,
@@ -185,6 +187,7 @@ def _compiled(
         device or arguments.on[0],
         passes,
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
         symbolic_hardware=symbolic,
     )
 
@@ -365,6 +368,7 @@ def _waterfall(arguments: argparse.Namespace) -> Figure:
         S=arguments.prompt or 1024,
         N=arguments.generate or 256,
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
     )
     return waterfall(table, width=arguments.width)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
-from costgraph.cli.values import remark, whole
+from costgraph.cli.values import add_fidelity, remark, whole
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -101,16 +101,7 @@ def _target(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
     )
-    _fidelity(command)
-
-
-def _fidelity(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--fidelity",
-        default="ideal",
-        help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
-        "timings; low, median, high: its error bands",
-    )
+    add_fidelity(command)
 
 
 def _formula_command(commands: Any) -> None:
@@ -193,7 +184,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--prompt", type=whole, default=1024, metavar="S", help="tokens (1024)")
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    _fidelity(command)
+    add_fidelity(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 

@@ -138,6 +138,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         arguments.passes,
         accounting=arguments.accounting,
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
+        fidelity=arguments.fidelity,
     )
 
 

@@ -46,6 +46,7 @@ def add_report_command(commands: Any) -> None:
     ):
         command.add_argument(option, type=whole, metavar=symbol, help=f"start: {meaning}")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
+    command.add_argument("--fidelity", default="ideal", help="ideal, the roofline (default)")
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 
@@ -70,6 +71,7 @@ def _report(arguments: argparse.Namespace) -> int:
         list(dict.fromkeys(devices)),
         arguments.passes or [""],
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
         **{name: value for name, value in point.items() if value is not None},
     )
     remark(made.notes)

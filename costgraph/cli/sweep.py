@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from costgraph.cli.values import add_fidelity
 from costgraph.errors import InputError, clip
 
 #: Rows that ``sweep`` prints.
@@ -43,6 +44,7 @@ def _common(command: argparse.ArgumentParser) -> None:
         "--passes", action="append", metavar="P", help="a pipeline; repeatable ('': none)"
     )
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
+    add_fidelity(command)
 
 
 def _sweep_command(commands: Any) -> None:
@@ -147,6 +149,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     about: dict[str, Any] = {
         "metrics": metrics,
         "accounting": arguments.accounting,
+        "fidelity": arguments.fidelity,
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
@@ -235,6 +238,7 @@ def _search(arguments: argparse.Namespace) -> int:
         pareto=pareto,
         B=None if arguments.B is None else _batches(arguments.B),
         accounting=arguments.accounting,
+        fidelity=arguments.fidelity,
         **symbols,
     )
     if arguments.json:

@@ -26,3 +26,13 @@ def remark(notes: tuple[str, ...]) -> None:
     """Remarks on the input, beside the output that programs read."""
     for note in notes:
         print(f"costgraph: note: {note}", file=sys.stderr)
+
+
+def add_fidelity(command: argparse.ArgumentParser) -> None:
+    """Adds ``--fidelity``."""
+    command.add_argument(
+        "--fidelity",
+        default="ideal",
+        help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
+        "timings; low, median, high: its error bands",
+    )

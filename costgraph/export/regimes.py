@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, StrictLessThan, oo, sstr
+from sympy import Expr, Integer, Mul, StrictLessThan, ceiling, oo, sstr
 
-from costgraph.export.text import expr_text, number_text, ratio_text
+from costgraph.export.text import expr_text, norm_text, number_text, ratio_text
+from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
@@ -33,9 +34,12 @@ def regimes_text(regimes: Regimes) -> str:
     """One block per regime: interval, closed form, operations by their bound."""
     x = regimes.symbol.name
     lines = [f"{regimes.name} [{regimes.unit}] along {x}: {len(regimes)} regimes"]
+    form: Expr | None = None
     for piece in regimes.pieces:
         lines.append(f"  {end_text(piece.lower)} <= {x} < {end_text(piece.upper)}")
-        lines.append(f"      {expr_text(piece.expr)}")
+        # Norms keep their form where only the bound changes.
+        lines.append("      as above" if piece.expr == form else f"      {form_text(piece.expr)}")
+        form = piece.expr
         for resource, ops in sorted(piece.bound.items()):
             shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
             lines.append(f"      {resource}: {shown}")
@@ -43,6 +47,51 @@ def regimes_text(regimes: Regimes) -> str:
         lines.append("  while")
         lines.extend(f"      {condition_text(c)}" for c in regimes.conditions)
     return "\n".join(lines)
+
+
+def form_text(expr: Expr) -> str:
+    """A closed form; norms as ``‖a, b‖ₚ`` with short coefficients."""
+    found: dict[Expr, str] = {}
+
+    def named(e: Expr) -> Expr:
+        arms = _arms(e)
+        name = symbol(f"norm_{len(found)}")
+        found[name] = f"‖{', '.join(map(expr_text, arms))}‖{norm_text(1 / e.exp)}"
+        return name
+
+    text = expr_text(expr.replace(lambda e: bool(_arms(e)), named))
+    # From the last: the name of the first begins the name of the eleventh.
+    for name in reversed(found):
+        text = text.replace(str(name), found[name])
+    return text
+
+
+def _arms(e: Expr) -> tuple[Expr, ...]:
+    """The arms of a norm ``(aᵖ + bᵖ)^(1/p)``; none where it is something else."""
+    if not (e.is_Pow and e.exp.is_Float and e.base.is_Add and e.exp > 0):
+        return ()
+    if not any(_undone(f, e.exp) for part in e.base.args for f in Mul.make_args(part)):
+        return ()
+    return tuple(Mul(*(_root(f, e.exp) for f in Mul.make_args(part))) for part in e.base.args)
+
+
+def _undone(factor: Expr, exponent: Expr) -> bool:
+    """Whether a root undoes a power."""
+    return factor.is_Pow and not factor.is_number and _whole(factor.exp * exponent).is_Integer
+
+
+def _root(factor: Expr, exponent: Expr) -> Expr:
+    """``factor**exponent``, where powers and the root undo each other without rounding."""
+    if factor.is_Pow and not factor.is_number:
+        power = factor.exp * exponent
+        scale, rest = power.as_coeff_Mul()
+        return factor.base ** (_whole(scale) * rest)
+    return factor**exponent
+
+
+def _whole(value: Expr) -> Expr:
+    near = Integer(round(value)) if value.is_number else value
+    return near if value.is_number and abs(value - near) < 1e-9 else value
 
 
 def condition_text(condition: Relational) -> str:
@@ -60,13 +109,15 @@ def region_map_text(found: RegionMap) -> str:
     """One block per region: its cells, closed form and operations by bound."""
     x, y = found.x.name, found.y.name
     lines = [f"{found.name} [{found.unit}] over {x} and {y}: {len(found)} regions"]
+    form: Expr | None = None
     for region in found.regions:
         for cell in region.cells:
             lines.append(
                 f"  {end_text(cell.left)} <= {x} < {end_text(cell.right)}, "
                 f"{_edge(cell.bottom)} <= {y} < {_edge(cell.top)}"
             )
-        lines.append(f"      {expr_text(region.expr)}")
+        lines.append("      as above" if region.expr == form else f"      {form_text(region.expr)}")
+        form = region.expr
         for resource, ops in sorted(region.bound.items()):
             shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
             lines.append(f"      {resource}: {shown}")
@@ -128,7 +179,10 @@ def solution_object(found: Solution) -> dict[str, Any]:
 def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
     """A solution in a few lines."""
     lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
-    if found.largest is None:
+    start = found.intervals[0][0] if len(found.intervals) == 1 else oo
+    if found.largest is None and start.is_number and 1 < start < oo:
+        lines.append(f"  smallest whole {over}: {ceiling(start)}; none above is too large")
+    elif found.largest is None:
         lines.append(f"  no largest {over}: the budget holds however large it is")
     elif found.largest == 0:
         lines.append(f"  no whole {over} keeps within the budget")
@@ -137,7 +191,7 @@ def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_
     for lower, upper in found.intervals:
         closing = f" <= {end_text(upper)}" if upper != oo else ""
         lines.append(f"  {end_text(lower)} <= {over}{closing}")
-    if found.certified is not None and found.largest:
+    if found.certified is not None and found.largest != 0:
         for value, result in found.certified:
             lines.append(f"  at {over} = {value}: {result:.6g} {formula.unit}")
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def sstr(expr: Expr) -> str:
 
 def _power(text: str) -> str:
     """Powers as superscripts: ``B**2`` is ``B²``; ``(3/4)^B`` where they are symbols."""
-    shown = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_SUPERSCRIPT), text)
+    shown = re.sub(r"\*\*(\d+)(?![\d.])", lambda m: m[1].translate(_SUPERSCRIPT), text)
     return shown.replace("**", "^").replace("*", "·")
 
 

@@ -63,25 +63,25 @@ class Calibrated:
             return
         case, fit, _ = self.fit(classify(phase, row, self.machine))
         count = phase.bind(row.count)
-        if not case.floor and case.kind == "elementwise":
+        member = not case.floor and case.kind == "elementwise"
+        if FIDELITIES[self.fidelity]:
+            of = self.fit(case.block)[1] if member and case.block is not None else fit
+            count *= exact(of.quantile(FIDELITIES[self.fidelity]))
+        if member:
             made = make_term(count, arms, (row.name,))
             if made is not None:
                 yield made
             return
-        if FIDELITIES[self.fidelity]:
-            count *= exact(fit.quantile(FIDELITIES[self.fidelity]))
-        if case.once is not None and case.kind in ("prefill", "mla"):
-            read = Arm(case.once / machine.memory.bandwidth, "memory")
-            arms = (*(a for a in arms if a.resource != "memory"), read)
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
             yield from self._on_host(count, case, fit, arms, row.name, machine)
             return
         parts, combined = self._parts(case, fit, arms)
-        floor = (Arm(parts.floor if case.floor else ZERO, "latency"),)
+        floor = parts.floor if case.floor else ZERO
+        norm = exact(float(parts.norm))
         for made in (
-            make_term(count, combined, (row.name,), norm=exact(float(parts.norm))),
-            make_term(count, floor, (row.name,)),
+            make_term(count, combined, (row.name,), norm=norm, floor=floor),
+            make_term(count, (Arm(floor, "latency"),), (row.name,)),
         ):
             if made is not None:
                 yield made

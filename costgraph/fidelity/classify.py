@@ -22,7 +22,7 @@ from sympy import Add, Expr, Integer, Mul
 
 from costgraph.count import Row
 from costgraph.errors import HardwareError
-from costgraph.fidelity.expert_block import block_of, is_member
+from costgraph.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.graph import Node
 from costgraph.machine import Engine, Machine
 from costgraph.ops.conv import Conv
@@ -67,8 +67,8 @@ class Case:
         floor: False where another operation carries the floor of their block.
         product: the same operation in the gemm form, for devices on which
             nothing was fitted for ``kind``.
-        once: bytes with every operand moved once, where the form was fitted on these:
-            blocks of a prompt read keys and values again, but out of the L2 cache.
+        block: of an operation that is timed by the roofline because the timings of
+            its block cover it: the block's grouped product. Its errors are theirs.
     """
 
     kind: str
@@ -77,7 +77,7 @@ class Case:
     dtype: str = "bf16"
     floor: bool = True
     product: Case | None = None
-    once: Expr | None = None
+    block: Case | None = None
 
 
 LIGHT = Case("elementwise", ("any", "fp32-add", "bf16-add"), {})
@@ -109,7 +109,10 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     op = row.node.op
     if not types or isinstance(op, SCANS):
         if is_member(row.graph, row.node):
-            return replace(LIGHT, floor=False)
+            grouped = grouped_product(row.graph)
+            inside = replace(row, node=grouped) if grouped is not None else None
+            timed = None if inside is None else classify(phase, inside, machine)
+            return replace(LIGHT, floor=False, block=timed)
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
@@ -125,11 +128,9 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
     product = Case("gemm", variants, sizes, types[0])
     if isinstance(main.op, SplitFlash):
-        made = _latent(phase, given, product)
-        return replace(made, once=_once(phase, main, given))
+        return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
-        made = _attention(phase, given, compute, machine, product)
-        return replace(made, once=_once(phase, main, given))
+        return _attention(phase, given, compute, machine, product)
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -207,14 +208,6 @@ _HEAVY = ("softmax", "rope", "rmsnorm", "silu", "add", "copy")
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:
     return any(engine is Engine.TENSOR for engine, _ in node.op.work(operands, node.outputs))
-
-
-def _once(phase: Phase, node: Node, operands: tuple[Tensor, ...]) -> Expr | None:
-    """Bytes of attention over a whole prompt with every operand moved once, else None."""
-    keys = operands[2] if isinstance(node.op, SplitFlash) else operands[1]
-    if phase.bind(operands[0].shape[1]) != phase.bind(keys.shape[1]):
-        return None
-    return phase.bind(Add(*(t.bytes for t in {*operands, *node.outputs})))
 
 
 def _attention(

@@ -4,7 +4,8 @@ Timings of experts cover the whole block: the choice, the grouping of tokens, th
 products grouped by expert, the activation, the weighted sum. A graph has an
 operation for each. The block's floor stands once, with its first grouped
 product; each grouped product takes the fitted arms for its own work and traffic;
-the operations between and around them take the roofline's time and no floor.
+the operations between and around them take the roofline's time and no floor. In
+bands they share the errors of the block, which were measured on all of it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def block_of(graph: Graph, node: Node) -> Block:
         if len(x.shape) == len(numbers.shape) + 1:  # a row per expert: the second product
             width = weight.shape[2]
     return Block(shared[0][0], width, hidden, Mul(*numbers.shape[:-1]))
+
+
+def grouped_product(graph: Graph) -> Node | None:
+    """The first node with a grouped product."""
+    return next((n for n in graph.nodes if _products(graph, n)), None)
 
 
 def is_member(graph: Graph, node: Node) -> bool:

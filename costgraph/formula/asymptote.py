@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Symbol, fraction, together
+from sympy import Add, Expr, Float, Integer, Mul, Pow, Symbol, fraction, together
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula.regimes import regimes
 
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
 
     from costgraph.formula.formula import Formula
+
+
+#: Powers closer than this differ by rounding.
+_NEAR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Asymptote:
     Attributes:
         symbol: ``x``.
         start: from here on ``expr`` is not only the limit but exact.
-        expr: the formula beyond ``start``, without maxima.
+        expr: the formula beyond ``start``, without maxima; norms stay.
         order: power of ``x`` that dominates; 0 where the formula saturates.
         leading: coefficient of that power; the limit itself for order 0.
         bound: operations by the resource that bounds them there.
@@ -50,8 +54,13 @@ def asymptote(
     """
     found = regimes(formula, over, at, **values)
     x, last = found.symbol, found.pieces[-1]
+    settled = _settled(last.expr, x)
+    if any(p.exp.is_Float for p in settled.atoms(Pow)):  # norms
+        leading, power = _leading(settled, x)
+        start = next(p.lower for p in found.pieces if p.expr == last.expr)
+        return Asymptote(x, start, last.expr, int(power), leading, last.bound, found.conditions)
     try:
-        top, bottom = (sympy.Poly(p, x) for p in fraction(together(_settled(last.expr, x))))
+        top, bottom = (sympy.Poly(p, x) for p in fraction(together(settled)))
     except sympy.PolynomialError:
         raise InputError(f"{formula.name}: no leading power of {x} in {last.expr}") from None
     leading = sympy.cancel(top.LC() / bottom.LC())
@@ -65,3 +74,46 @@ def _settled(expr: Expr, x: Symbol) -> Expr:
         lambda e: e.is_Pow and e.base.is_number and e.exp.has(x) and bool(abs(e.base) < 1),
         lambda e: sympy.Integer(0),
     )
+
+
+def _leading(expr: Expr, x: Symbol) -> tuple[Expr, Expr]:
+    """``(c, k)`` with ``expr ~ c·x**k`` for large ``x``; of a norm that of its largest arms."""
+    if not expr.has(x):
+        return expr, Integer(0)
+    if expr == x:
+        return Integer(1), Integer(1)
+    if expr.is_Mul:
+        parts = [_leading(e, x) for e in expr.args]
+        return Mul(*(c for c, _ in parts)), _whole(Add(*(k for _, k in parts)))
+    if expr.is_Add:
+        kept, power = _largest(expr, x)
+        total = Add(*(c for _, c in kept))
+        size = Add(*(abs(c) for _, c in kept))
+        if total == 0 or (total.is_Float and abs(total) < size * Float("1e-12")):
+            raise InputError(f"the leading powers of {x} cancel: what is left is not decided")
+        return total, power
+    if expr.is_Pow and not expr.exp.has(x):
+        if expr.base.is_Add:
+            kept, _ = _largest(expr.base, x)
+            inner = kept[0][0]
+            if len(kept) == 1 and inner.is_Pow and not inner.exp.has(x):
+                # One arm leads: its power and the root cancel, exactly.
+                whole = _whole(inner.exp * expr.exp)
+                coefficient, power = _leading(inner.base, x)
+                return coefficient**whole, _whole(power * whole)
+        coefficient, power = _leading(expr.base, x)
+        return coefficient**expr.exp, _whole(power * expr.exp)
+    raise InputError(f"no leading power of {x} in {clip(str(expr), 120)}")
+
+
+def _largest(expr: Expr, x: Symbol) -> tuple[list[tuple[Expr, Expr]], Expr]:
+    """The summands of the largest power with their coefficients, and the power."""
+    parts = [(e, *_leading(e, x)) for e in expr.args]
+    power = max(k for _, _, k in parts)
+    return [(e, c) for e, c, k in parts if abs(power - k) < _NEAR], power
+
+
+def _whole(power: Expr) -> Expr:
+    """A power without the rounding of its factors: roots of floats undo their powers."""
+    nearest = Integer(round(power))
+    return nearest if abs(power - nearest) < _NEAR else power

@@ -210,7 +210,7 @@ class Formula:
         terms = []
         for term in self.terms:
             new = term.mapped(f)
-            made = make_term(new.count, new.arms, new.ops, new.span, new.norm)
+            made = make_term(new.count, new.arms, new.ops, new.span, new.norm, new.floor)
             if made is not None:
                 terms.append(made)
         return replace(

@@ -14,10 +14,10 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
-from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, oo, sqrt
+from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo, sqrt, together
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
-from costgraph.formula.regimes import inside, number_key, start_of
+from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import symbol
 
@@ -76,13 +76,12 @@ class RegionMap:
         """The region of a point; on a boundary any of its neighbours (they agree there)."""
         from costgraph.formula.formula import exact
 
-        key = _pattern(self.terms, {self.x: exact(x), self.y: exact(y)})
+        at = {self.x: exact(x), self.y: exact(y)}
+        key = _pattern(self.terms, at)
         if key in self._by_pattern:
             return self._by_pattern[key]
         # On a boundary two arms are equal and the lookup may pick either.
-        value = Add(*(t.count * a.expr for t, a in zip(self.terms, key, strict=True)))
-        at = {self.x: exact(x), self.y: exact(y)}
-        return next(r for r in self.regions if r.expr.xreplace(at) == value.xreplace(at))
+        return next(r for r in self.regions if any(_holds(c, at) for c in r.cells))
 
     @cached_property
     def _by_pattern(self) -> Mapping[_Pattern, Region]:
@@ -135,41 +134,51 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
         raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
     bound = formula.bind(**{k: v for k, v in values.items() if k in names})
     if any(t.span is not None for t in bound.terms):
-        raise InputError("a sum over contexts has no regimes: bind N and S, or use a step's time")
+        raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
     curves = _curves(bound.terms, first, second)
     cells = _merged(_cells(bound.terms, curves, first, second))
     regions = []
     for key, found in cells.items():
-        chosen = list(key)
-        regions.append(
-            Region(
-                sympy.expand(
-                    Add(*(t.count * a.expr for t, a in zip(bound.terms, chosen, strict=True)))
-                ),
-                _bounds(bound.terms, chosen),
-                tuple(found),
-            )
-        )
+        made = Region(_summed(bound.terms, key), _bounds(bound.terms, key), tuple(found))
+        regions.append(made)
     return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
 
 
-def _bounds(terms: tuple[Term, ...], chosen: list[Arm]) -> Mapping[str, tuple[str, ...]]:
-    groups: dict[str, list[str]] = {}
-    for term, arm in zip(terms, chosen, strict=True):
-        groups.setdefault(arm.resource, []).extend(term.ops)
-    return {resource: tuple(ops) for resource, ops in groups.items()}
+def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:
+    """Whether a point lies in a cell or on its edge."""
+    x, y = at.values()
+    bottom, top = (e.xreplace(dict(at)) for e in (cell.bottom, cell.top))
+    return bool(cell.left <= x) and bool(x <= cell.right) and bool(bottom <= y) and bool(y <= top)
+
+
+def _summed(terms: tuple[Term, ...], key: _Pattern) -> Expr:
+    """The formula of a pattern; norms stand as they are."""
+    smooth = [t.count * a.expr for t, a in zip(terms, key, strict=True) if t.is_smooth]
+    plain = [t.count * a.expr for t, a in zip(terms, key, strict=True) if not t.is_smooth]
+    return Add(sympy.expand(Add(*plain)), *smooth)
+
+
+def _bounds(terms: tuple[Term, ...], key: _Pattern) -> Mapping[str, tuple[str, ...]]:
+    rungs = ((t, a.resource) for t, a in zip(terms, key, strict=True))
+    return bounds(rungs)
 
 
 def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
-    """The largest arm of each term at a point, inner minima and maxima decided there."""
+    """The form of each term at a point, and what bounds it.
+
+    A form is the largest arm, or the norm of all, with inner minima and maxima
+    decided there. What bounds it is the largest of its candidates.
+    """
     point = dict(at)
     found = []
     for term in terms:
-        arm = term.arms[0]
-        if len(term.arms) > 1:
-            arm = max(term.arms, key=lambda a: a.expr.xreplace(point))
-        found.append(Arm(_decided(arm.expr, point), arm.resource))
+        arms = candidates(term)
+        arm = arms[0]
+        if len(arms) > 1:
+            arm = max(arms, key=lambda a: a.expr.xreplace(point))
+        form = arm.expr if arms == term.arms else term.value
+        found.append(Arm(_decided(form, point), arm.resource))
     return tuple(found)
 
 
@@ -189,10 +198,10 @@ def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
     """Distinct irreducible curves on which a choice of arms or of an inner minimum changes."""
     found: dict[Poly, None] = {}
     for term in terms:
-        for variant in _variants(tuple(a.expr for a in term.arms)):
+        for variant in _variants(tuple(a.expr for a in candidates(term))):
             for a, b in combinations(variant, 2):
                 _note(a - b, x, y, found)
-        for arm in term.arms:
+        for arm in candidates(term):
             for atom in arm.expr.atoms(Min, Max):
                 for variant in _variants(atom.args):
                     for a, b in combinations(variant, 2):
@@ -221,6 +230,9 @@ def _variants(exprs: tuple[Expr, ...]) -> list[tuple[Expr, ...]]:
 
 def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> None:
     try:
+        top, bottom = fraction(together(difference))
+        if bottom != 1 and all(c > 0 for c in Poly(bottom, x, y, domain=QQ).coeffs()):
+            difference = top
         poly = Poly(difference, x, y, domain=QQ)
     except (sympy.PolynomialError, sympy.CoercionFailed):
         raise InputError(

@@ -28,13 +28,13 @@ class Solution:
     """The values of a symbol for which a formula keeps within a budget.
 
     Attributes:
-        intervals: exact (lower, upper) ends, in order; empty if a bracket was
-            searched instead.
+        intervals: (lower, upper) ends, in order: exact, of powers and norms within
+            a relative 1e-14; empty if a bracket below the budget was searched instead.
         largest: the largest whole value within the budget; 0 if none, None if
             there is no largest.
         certified: the two neighbouring whole values between which the budget is
             passed, with the formula's value at each; None where ``intervals``
-            are exact.
+            come from closed forms.
     """
 
     intervals: tuple[tuple[Expr, Expr], ...]
@@ -52,8 +52,9 @@ def solve_for(
 ) -> Solution:
     """Where ``formula <= budget`` (or ``>=`` with ``at_least``) along a symbol.
 
-    Exact where the formula is piecewise polynomial in the symbol. Otherwise
-    (ceilings, sums over contexts) a bracket between two neighbouring whole
+    Exact where the formula is piecewise polynomial in the symbol; powers and norms
+    (calibrated formulas) are enclosed, so no end is missed. Otherwise (ceilings, sums
+    over contexts) a bracket between two neighbouring whole
     values, found by doubling and bisection and checked at both; that the
     formula grows between them is assumed there.
 
@@ -180,14 +181,17 @@ def _bracket(
     def within(n: int) -> bool:
         return value(n) >= limit if at_least else value(n) <= limit
 
-    if not within(1):
+    first = within(1)
+    if not first and not at_least:
         return Solution((), 0, ((0, 0.0), (1, value(1))))
     low, high = 1, 2
-    while within(high):
+    while within(high) == first:
         low, high = high, high * 2
         if high > LARGEST:
-            return Solution((), None)
+            return Solution((), None if first else 0)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if within(middle) else (low, middle)
+        low, high = (middle, high) if within(middle) == first else (low, middle)
+    if not first:  # a rate that grows past its floor
+        return Solution(((Integer(high), oo),), None, ((low, value(low)), (high, value(high))))
     return Solution((), low, ((low, value(low)), (high, value(high))))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from sympy import Expr, Integer, Symbol, fraction, oo, together
+from sympy import Expr, Integer, Pow, Symbol, fraction, oo, together
 
 from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
-from costgraph.formula.isolate import sign_changes
-from costgraph.formula.regimes import Regimes, as_poly, inside, ordered, positive_roots
+from costgraph.formula.isolate import sign_at, sign_changes
+from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.signs import Judge
 
 ZERO = Integer(0)
@@ -35,8 +36,8 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
         InputError: the zeros can be neither solved for nor enclosed.
     """
     x = found.symbol
-    for piece in found:
-        tested, zeros = _zeros(piece.expr, x, piece.lower, judge)
+    for piece in _forms(found):
+        tested, zeros, smooth = _zeros(piece, x, judge)
         cuts = [
             r
             for r in zeros
@@ -44,8 +45,10 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
             and (piece.upper == oo or judge.sign(r - piece.upper) < 0)
         ]
         for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
-            at = tested.xreplace({x: between(lower, upper)})
-            yield Stretch(lower, upper, judge.sign(at), piece.expr)
+            at = between(lower, upper)
+            # Exact values of powers have a million digits.
+            sign = sign_at(tested, x, at) if smooth else judge.sign(tested.xreplace({x: at}))
+            yield Stretch(lower, upper, sign, piece.expr)
 
 
 def between(lower: Expr, upper: Expr) -> Expr:
@@ -55,18 +58,34 @@ def between(lower: Expr, upper: Expr) -> Expr:
     return lower + 1 if upper == oo else (lower + upper) / 2
 
 
-def _zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr, list[Expr]]:
-    """An expression of the same sign, and where it may change."""
+def _forms(found: Regimes) -> Iterator[Regime]:
+    """The regimes, neighbours of one form (norms) as one."""
+    whole: Regime | None = None
+    for piece in found:
+        if whole is not None and whole.expr == piece.expr:
+            whole = replace(whole, upper=piece.upper)
+            continue
+        if whole is not None:
+            yield whole
+        whole = piece
+    if whole is not None:
+        yield whole
+
+
+def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:
+    """An expression of the same sign, where it may change, and if that was enclosed."""
+    if any(p.exp.is_Float for p in piece.expr.atoms(Pow)):  # norms
+        return piece.expr, list(sign_changes(piece.expr, x, piece.lower, piece.upper)), True
     try:
-        poly = as_poly(expr, x)
+        poly = as_poly(piece.expr, x)
     except InputError:
-        return _other_zeros(expr, x, lower, judge)
-    return poly.as_expr(), positive_roots(poly, judge)
+        return _other_zeros(piece, x, judge)
+    return poly.as_expr(), positive_roots(poly, judge), False
 
 
-def _other_zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr, list[Expr]]:
+def _other_zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:
     """Of a quotient with a denominator of one sign; else enclosed numerically."""
-    top, bottom = fraction(together(expr))
+    top, bottom = fraction(together(piece.expr))
     if bottom.has(x):
         if dominates(ZERO, bottom):
             top = -top
@@ -75,5 +94,5 @@ def _other_zeros(expr: Expr, x: Symbol, lower: Expr, judge: Judge) -> tuple[Expr
     try:
         poly = as_poly(top, x)
     except InputError:
-        return top, list(sign_changes(top, x, lower))
-    return poly.as_expr(), positive_roots(poly, judge)
+        return top, list(sign_changes(top, x, piece.lower, piece.upper)), True
+    return poly.as_expr(), positive_roots(poly, judge), False

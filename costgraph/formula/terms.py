@@ -10,7 +10,7 @@ from sympy import Add, Expr, Float, Integer, Max, Min, Symbol
 from costgraph.formula.envelope import dominates
 from costgraph.symbols import symbol
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Term:
     """``count × Max(arms)``, or with a span ``count × Σ Max(arms)``.
 
     With a ``norm`` ``p`` the arms combine as ``(Σ armᵖ)^(1/p)``, a smooth maximum
-    that is never below the largest arm.
+    that is never below the largest arm. What each execution pays besides (launch
+    and latency) is a term of its own; ``floor`` repeats it for the question of what
+    bounds the operations, and adds nothing to the value.
 
     Attributes:
         count: multiplicity; may be symbolic or negative (in differences).
@@ -56,6 +58,7 @@ class Term:
         ops: names of the operations that the term accounts for.
         span: summation over a range, or None.
         norm: exponent of the norm that combines the arms; None for their maximum.
+        floor: latency of one execution, counted in another term; zero without one.
     """
 
     count: Expr
@@ -63,6 +66,7 @@ class Term:
     ops: tuple[str, ...] = ()
     span: Span | None = None
     norm: Expr | None = None
+    floor: Expr = ZERO
 
     @property
     def symbols(self) -> set[Symbol]:
@@ -78,25 +82,41 @@ class Term:
     @property
     def value(self) -> Expr:
         """``Max(arms)`` as a sympy expression, without count and span."""
-        if len(self.arms) == 1:
-            return self.arms[0].expr
-        if self.norm is not None:
+        if self.is_smooth:
             # A float exponent: exact roots of exact numbers are never wanted.
             p = Float(self.norm)
-            return Add(*(arm.expr**p for arm in self.arms)) ** (1 / p)
+            return _unrooted(Add(*(arm.expr**p for arm in self.arms)) ** (1 / p))
+        if len(self.arms) == 1:
+            return self.arms[0].expr
         return Max(*(arm.expr for arm in self.arms), evaluate=False)
 
+    @property
+    def is_smooth(self) -> bool:
+        """True if a norm combines several arms."""
+        return self.norm is not None and len(self.arms) > 1
+
     def mapped(self, f: Callable[[Expr], Expr]) -> Term:
-        """``f`` applied to the count, every arm and the span's bounds."""
+        """``f`` applied to the count, every arm, the floor and the span's bounds."""
         span = self.span
         if span is not None:
             span = Span(span.symbol, f(span.lower), f(span.upper))
         arms = tuple(Arm(f(a.expr), a.resource) for a in self.arms)
-        return Term(f(self.count), arms, self.ops, span, self.norm)
+        return Term(f(self.count), arms, self.ops, span, self.norm, f(self.floor))
 
     def mapped_arms(self, f: Callable[[Expr], Expr]) -> Term:
         """``f`` applied to every arm; the count becomes one."""
         return replace(self, count=ONE, arms=tuple(Arm(f(a.expr), a.resource) for a in self.arms))
+
+
+def _unrooted(norm: Expr) -> Expr:
+    """A norm of multiples of one product: that product, its powers whole again."""
+    if norm.is_Pow and norm.base.is_Add:
+        return norm
+
+    def whole(e: Expr) -> bool:
+        return bool(e.is_Pow and e.exp.is_Float and abs(e.exp - round(e.exp)) < 1e-9)
+
+    return norm.replace(whole, lambda e: e.base ** Integer(round(e.exp)))
 
 
 def make_term(
@@ -105,6 +125,7 @@ def make_term(
     ops: tuple[str, ...] = (),
     span: Span | None = None,
     norm: Expr | None = None,
+    floor: Expr = ZERO,
 ) -> Term | None:
     """A term with dominated arms left out; None if nothing is left to count.
 
@@ -112,7 +133,7 @@ def make_term(
     """
     if norm is not None:
         added = tuple(arm for arm in arms if arm.expr != 0)
-        return Term(count, added, ops, span, norm) if added and count != 0 else None
+        return Term(count, added, ops, span, norm, floor) if added and count != 0 else None
     kept: list[Arm] = []
     for arm in arms:
         if arm.expr == 0 or any(dominates(k.expr, arm.expr) for k in kept):
@@ -121,14 +142,14 @@ def make_term(
         kept.append(arm)
     if not kept or count == 0:
         return None
-    return Term(count, tuple(kept), ops, span)
+    return Term(count, tuple(kept), ops, span, floor=floor)
 
 
 def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Terms with equal arms and span added up; what cancels disappears."""
     groups: dict[object, Term] = {}
     for term in terms:
-        key = (frozenset(a.expr for a in term.arms), term.span, term.norm)
+        key = (frozenset(a.expr for a in term.arms), term.span, term.norm, term.floor)
         known = groups.get(key)
         if known is None:
             groups[key] = term

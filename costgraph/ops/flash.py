@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer, ceiling, floor
+from sympy import Expr, ceiling, floor
 
 from costgraph.cost import ONE, Access, Direction, Work
 from costgraph.least import least
@@ -15,26 +15,25 @@ from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
 from costgraph.tensor import Role
 
-_ROWS = Integer(128)
-
 
 @dataclass(frozen=True)
 class FlashAttention(Op):
     """Softmax attention in one kernel: ``Q (B, q, H, dh)``, ``K``, ``V (B, T, Hk, dh)``.
 
     Work is that of scores, softmax and values. ``Q`` is read and the result
-    written once. ``K`` and ``V`` are read once per block of ``rows`` query rows,
+    written once, ``K`` and ``V`` as well: blocks of queries that run at once share
+    what they read through a common cache, as tiles of a matrix product do. Without
+    one (``rows``) ``K`` and ``V`` are read once per block of ``rows`` query rows,
     where the ``H/Hk`` query heads that share a cached head are packed into one
-    block (Dao, arXiv 2307.08691; reuse between blocks through the L2 cache is
-    not modelled). With ``causal_traffic`` a block stops at its last visible key:
-    ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2`` keys. With a
-    sliding window it also starts at its first visible key: a block that ends at
-    position ``e`` reads ``Min(e, W + p − 1)`` keys. A fourth operand ``(H)`` holds
-    the sinks of the softmax.
+    block (Dao, arXiv 2307.08691). With ``causal_traffic`` a block stops at its last
+    visible key: ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2``
+    keys. With a sliding window it also starts at its first visible key: a block that
+    ends at position ``e`` reads ``Min(e, W + p − 1)`` keys. A fourth operand ``(H)``
+    holds the sinks of the softmax.
 
     Attributes:
         mask: as in :data:`costgraph.ops.attention.MASKS`.
-        rows: query rows of one block.
+        rows: query rows of a block that reads on its own; None: blocks share a cache.
         causal_traffic: blocks past the diagonal are not read.
         soft_cap: scores pass through a soft cap.
         alibi: scores get linear biases.
@@ -44,7 +43,7 @@ class FlashAttention(Op):
 
     kind: ClassVar[str] = "flash-attention"
     mask: str = "skip"
-    rows: Expr = _ROWS
+    rows: Expr | None = None
     causal_traffic: bool = True
     soft_cap: bool = False
     splits: Expr = ONE
@@ -78,7 +77,7 @@ class FlashAttention(Op):
         query, keys, values = inputs[:3]
         b, q, h, _ = query.shape
         t, hk = keys.shape[1], keys.shape[2]
-        share = self._keys_read(q, t, self.rows * hk / h) / t
+        share = self._keys_read(q, t, hk / h) / t
         found = [
             read(query),
             read(keys, keys.bytes * share),
@@ -96,8 +95,11 @@ class FlashAttention(Op):
             return self.paging.reads(tuple(found), keys)
         return tuple(found)
 
-    def _keys_read(self, q: Expr, t: Expr, positions: Expr) -> Expr:
-        """Keys read by all blocks of ``positions`` query positions."""
+    def _keys_read(self, q: Expr, t: Expr, packed: Expr) -> Expr:
+        """Keys read by all blocks; ``packed`` positions are one row of a block."""
+        if self.rows is None:
+            return t if self.window is None else least(t, self.window + q - 1)
+        positions = self.rows * packed
         blocks = ceiling(q / positions)
         if self.mask != "skip" or not self.causal_traffic:
             return blocks * t

@@ -90,8 +90,8 @@ class SplitFlash(FlashAttention):
     Operands are those of :class:`SplitScores`, then values; where the latent
     vectors serve as keys and values at once they are given twice and read once.
     The query heads that share a latent vector (all of them) are packed into one
-    block, as in :class:`FlashAttention`. Rotary keys are read again for each of
-    the content's key heads.
+    block, as in :class:`FlashAttention`. Without a common cache rotary keys are read
+    again for each of the content's key heads.
     """
 
     kind: ClassVar[str] = "split-flash-attention"
@@ -121,8 +121,8 @@ class SplitFlash(FlashAttention):
         query, query2, keys, keys2, values = inputs
         new, heads = query.shape[1:3]
         context, key_heads = keys.shape[1:3]
-        share = self._keys_read(new, context, self.rows * key_heads / heads) / context
-        again = key_heads / keys2.shape[2]
+        share = self._keys_read(new, context, key_heads / heads) / context
+        again = ONE if self.rows is None else key_heads / keys2.shape[2]
         found = [
             read(query),
             read(query2),

@@ -285,12 +285,14 @@ def _share(
     formula: Formula, over: str, place: float, fixed: Mapping[str, Any], ops: set[str]
 ) -> float:
     from costgraph.formula.evaluate import compile_expr
+    from costgraph.formula.runtime import norm
 
     symbols = formula.symbols
     given = [place if s.name == over else fixed[s.name] for s in symbols]
     mine = whole = 0.0
     for term in formula.terms:
-        size = max(float(compile_expr(a.expr, symbols)(*given)) for a in term.arms)
+        sizes = [float(compile_expr(a.expr, symbols)(*given)) for a in term.arms]
+        size = max(sizes) if term.norm is None else norm(float(term.norm), *sizes)
         value = size * float(compile_expr(term.count, symbols)(*given))
         whole += value
         if ops & set(term.ops):

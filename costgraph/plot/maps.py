@@ -77,7 +77,11 @@ def regime_map(
     each: list[tuple[Term, Grid]] = []
     for term in bound.terms:
         arms = [_on(a.expr, symbols, grid_x, grid_y) for a in term.arms]
-        size = np.maximum.reduce(arms) * _on(term.count, symbols, grid_x, grid_y)
+        value = np.maximum.reduce(arms)
+        if term.norm is not None:  # over the largest arm: powers of seconds underflow
+            p = float(term.norm)
+            value = value * np.add.reduce([(arm / value) ** p for arm in arms]) ** (1 / p)
+        size = value * _on(term.count, symbols, grid_x, grid_y)
         largest = np.argmax(arms, axis=0)
         for index, arm in enumerate(term.arms):
             part = np.where(largest == index, size, 0.0)

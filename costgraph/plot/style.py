@@ -32,7 +32,7 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 BOUND = {
     "memory": ("#0072B2", "", "o"),
     "compute": ("#D55E00", "//", "s"),
-    "overhead": ("#CC79A7", "..", "^"),
+    "latency": ("#CC79A7", "..", "^"),
     "none": ("#999999", "", "x"),
 }
 #: Light fills with a hatch for areas, by what bounds there.

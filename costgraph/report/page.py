@@ -84,6 +84,12 @@ def report(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
+    fidelity = str(options.get("fidelity", "ideal"))
+    if fidelity != "ideal":
+        raise InputError(
+            "a report recomputes every operation on the roofline as its sliders move: it has no "
+            f"fidelity {clip(fidelity)}; use formula, explain, analyze, sweep or plot"
+        )
     single = isinstance(hardware, (str, os.PathLike)) or not isinstance(hardware, Sequence)
     devices: list[Hardware] = [hardware] if single else list(hardware)  # type: ignore[arg-type, list-item]
     texts = list(dict.fromkeys(pipelines))

@@ -144,6 +144,7 @@ def search(
     limits: Mapping[str, Any] | None = None,
     pareto: Sequence[str] | None = None,
     accounting: str = "exact",
+    fidelity: str = "ideal",
     options: Mapping[str, Any] | None = None,
     **symbols: float,
 ) -> SearchResult:
@@ -169,6 +170,7 @@ def search(
         pareto: two metrics whose Pareto front is wanted, over every whole batch
             of every candidate that keeps the limits.
         accounting: the counting convention.
+        fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
         options: importer options, as for :func:`costgraph.compile`.
         symbols: numbers for symbols that passes brought in.
 
@@ -185,15 +187,16 @@ def search(
     batches = _range(B)
     values = _values(S, N, T, symbols)
     program = load_model(model, **(options or {}))
-    machines = [load_hardware(h) for h in listed(hardware, "hardware")]
+    machines = [(load_hardware(h), h) for h in listed(hardware, "hardware")]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     found: list[Candidate] = []
     clouds: list[Cloud] = []
     refused: CostgraphError | None = None
     used: set[str] = set()
-    for machine, (label, text) in product(machines, pipelines):
+    for (machine, device), (label, text) in product(machines, pipelines):
         try:
-            compiled = compile(program, machine, text, accounting=accounting)
+            # As it was given: a calibration may stand beside the file of a device.
+            compiled = compile(program, device, text, accounting=accounting, fidelity=fidelity)
             formulas = {m: getattr(compiled, m) for m in METRICS}
         except CostgraphError as error:
             refused = refused or error

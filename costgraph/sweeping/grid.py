@@ -43,6 +43,7 @@ def sweep(
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",
+    fidelity: str = "ideal",
     chunks: int | Mapping[str, int] | None = None,
     store: str | os.PathLike[str] | None = None,
     client: Any = None,
@@ -60,6 +61,7 @@ def sweep(
         metrics: of ``ttft``, ``tpot``, ``latency``, ``throughput``, ``memory``,
             ``flops`` and ``bytes``. Default: every one whose symbols are given.
         accounting: the counting convention.
+        fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
         chunks: points of one block of work, or its length along symbols.
         store: a path that ends in ``.zarr`` or ``.nc``: results are written
             there block by block, and the returned dataset reads them lazily.
@@ -93,7 +95,8 @@ def sweep(
         raise InputError(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
-    plan = _plan(model, hardware, passes, metrics, accounting, chunks, errors, options, symbols)
+    counting = accounting, fidelity
+    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
     if target is None:
         return _in_memory(plan, client, progress)
     _on_disk(plan, target, client, progress)
@@ -108,6 +111,7 @@ def write_sweep(
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",
+    fidelity: str = "ideal",
     chunks: int | Mapping[str, int] | None = None,
     client: Any = None,
     progress: bool | Report | None = None,
@@ -130,7 +134,8 @@ def write_sweep(
         InputError: as for :func:`sweep`; or the path exists, or cannot be written.
     """
     target = check_target(path, force)
-    plan = _plan(model, hardware, passes, metrics, accounting, chunks, errors, options, symbols)
+    counting = accounting, fidelity
+    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
     _on_disk(plan, target, client, progress)
     return target
 
@@ -154,7 +159,7 @@ def _plan(
     hardware: Any,
     passes: Any,
     metrics: Any,
-    accounting: str,
+    counting: tuple[str, str],
     chunks: Any,
     errors: str,
     options: Mapping[str, Any] | None,
@@ -166,7 +171,8 @@ def _plan(
         hardware,
         passes,
         metrics=metrics,
-        accounting=accounting,
+        accounting=counting[0],
+        fidelity=counting[1],
         chunks=chunks,
         errors=errors,
         options=options or {},
@@ -294,6 +300,8 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     from costgraph import __version__
 
     attributes = {"accounting": plan.accounting, "costgraph": __version__}
+    if plan.fidelity != "ideal":
+        attributes["fidelity"] = plan.fidelity
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)

@@ -98,6 +98,7 @@ class Plan:
     groups: tuple[Group, ...]
     blocks: tuple[tuple[int, ...], ...]
     accounting: str
+    fidelity: str
 
     def axis(self, name: str) -> Axis:
         """The axis of a symbol."""
@@ -186,6 +187,7 @@ class Plan:
             **{f"values of {name}": digest for name, digest in coordinates.items()},
             "metrics": list(self.metrics),
             "accounting": self.accounting,
+            "fidelity": self.fidelity,
             "formulas": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
             "chunks": [list(b) for b in self.blocks],
         }
@@ -195,6 +197,7 @@ def _formula_key(formula: Formula) -> str:
     """A text that equal formulas share, also between processes."""
     terms = sorted(
         f"{t.count}*{sorted(str(a.expr) for a in t.arms)}"
+        + (f"^{t.norm}" if t.is_smooth else "")
         + (f"@{t.span.symbol}:{t.span.lower}:{t.span.upper}" if t.span else "")
         for t in formula.terms
     )
@@ -209,6 +212,7 @@ def make_plan(
     *,
     metrics: Sequence[str] | None,
     accounting: str,
+    fidelity: str,
     chunks: int | Mapping[str, int] | None,
     errors: str,
     options: Mapping[str, Any],
@@ -219,7 +223,7 @@ def make_plan(
         raise InputError(f"errors must be 'raise' or 'nan', not {clip(errors)}")
     axes = tuple(_axis(name, values) for name, values in symbols.items())
     wanted = _wanted(metrics)
-    combinations, choices = _combinations(model, hardware, passes, accounting, options)
+    combinations, choices = _combinations(model, hardware, passes, accounting, fidelity, options)
     given = {a.name for a in axes}
     # Without a wish, only what the symbols allow is derived, or everything for a message.
     tried = wanted or tuple(m for m in METRICS if NEEDS[m] <= given) or METRICS
@@ -255,6 +259,7 @@ def make_plan(
         tuple(Group(tuple(ms), s) for s, ms in groups.items()),
         tuple(_cut(s, {a.name: len(a.values) for a in axes}, chunks) for s in groups),
         accounting,
+        fidelity,
     )
     if errors == "raise":
         from costgraph.sweeping.run import check_limits
@@ -339,7 +344,12 @@ class _Choice:
 
 
 def _combinations(
-    model: Any, hardware: Any, passes: Any, accounting: str, options: Mapping[str, Any]
+    model: Any,
+    hardware: Any,
+    passes: Any,
+    accounting: str,
+    fidelity: str,
+    options: Mapping[str, Any],
 ) -> tuple[list[_Choice], tuple[Axis, Axis, Axis]]:
     """Every combination, ready to be compiled, and the axes they lie on."""
     from costgraph.accounting import accounting as find_accounting
@@ -348,7 +358,8 @@ def _combinations(
 
     figures = find_accounting(accounting).device_figures
     programs = [load_model(m, **options) for m in listed(model, "model")]
-    machines = [load_hardware(h) for h in listed(hardware, "hardware")]
+    given = listed(hardware, "hardware")
+    machines = [load_hardware(h) for h in given]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     axes = (
         _labels("model", [p.name for p in programs], len(programs) > 1),
@@ -359,9 +370,9 @@ def _combinations(
     for (i, p), (j, h), (k, (label, text)) in product(
         enumerate(programs), enumerate(machines), enumerate(pipelines)
     ):
-
-        def make(p: Any = p, h: Any = h, text: Any = text) -> Compiled:
-            return compile(p, h, text, accounting=accounting)
+        # As it was given: a calibration may stand beside the file of a device.
+        def make(p: Any = p, h: Any = given[j], text: Any = text) -> Compiled:
+            return compile(p, h, text, accounting=accounting, fidelity=fidelity)
 
         capacity = h.under(figures).memory.capacity
         found.append(

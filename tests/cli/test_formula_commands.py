@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -129,3 +130,66 @@ def test_details_and_formats(capsys):
     assert "<math" in html
     with pytest.raises(SystemExit):
         main(["formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "json"])
+
+
+AT = ("llama-3-8b", "--on", "h100", "--passes", "fuse", "--at", "T=2048")
+
+
+def test_regimes_and_solve_take_a_fidelity(capsys):
+    ideal = json.loads(out(capsys, "regimes", *AT, "--json"))
+    fitted = json.loads(out(capsys, "regimes", *AT, "--fidelity", "calibrated", "--json"))
+    assert not any("latency" in r["bound"] for r in ideal["regimes"])
+    assert "latency" in fitted["regimes"][0]["bound"]
+    largest = {
+        f: json.loads(out(capsys, "solve", *AT, "--budget", "20 ms", "--fidelity", f, "--json"))
+        for f in ("ideal", "low", "calibrated", "high")
+    }
+    sizes = [largest[f]["largest"] for f in ("ideal", "low", "calibrated", "high")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 4
+
+
+def test_explain_takes_a_fidelity(capsys):
+    at = ("llama-3-8b", "--on", "h100", "--at", "B=1,T=2048", "--fidelity", "calibrated")
+    text = out(capsys, "explain", *at)
+    assert "launch latency" in text
+    assert "turn from launch latency to memory bandwidth" in text
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_a_growing_rate_passes_its_floor(capsys, fidelity):
+    text = out(
+        capsys, "solve", "llama-3-8b", "--on", "h100", "--metric", "throughput", "--budget",
+        "2000", "--at", "S=1024,N=256", "--fidelity", fidelity,
+    )  # fmt: skip
+    formula = cg.compile("llama-3-8b", "h100", fidelity=fidelity).throughput
+    found = formula.solve_for("B", 2000, at_least=True, S=1024, N=256)
+    first = math.ceil(found.intervals[0][0])
+    assert f"smallest whole B: {first}" in text
+    assert formula(B=first - 1, S=1024, N=256) < 2000 <= formula(B=first, S=1024, N=256)
+
+
+def test_the_other_commands_take_a_fidelity_or_say_why_not(capsys, tmp_path):
+    grid = ("llama-3-8b", "--on", "h100", "-B", "4", "-S", "512", "-N", "32")
+    assert out(capsys, "sweep", *grid) != out(capsys, "sweep", *grid, "--fidelity", "high")
+    search = ("search", "llama-3-8b", "--on", "h100", "--limit", "tpot=30ms", "--json")
+    plain = json.loads(out(capsys, *search))
+    assert plain != json.loads(out(capsys, *search, "--fidelity", "calibrated"))
+    with pytest.raises(SystemExit) as error:
+        main(
+            ["report", "llama-3-8b", "--on", "h100", "--fidelity", "high", "-o",
+             str(tmp_path / "r.html")]
+        )  # fmt: skip
+    assert error.value.code == 2
+    assert "no fidelity 'high'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ceilings_are_refused_with_what_to_ask_instead(capsys):
+    for fidelity in ("ideal", "calibrated"):
+        with pytest.raises(SystemExit):
+            main(
+                ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse", "--metric", "ttft",
+                 "--over", "S", "--at", "B=1", "--fidelity", fidelity]
+            )  # fmt: skip
+        assert "it rounds; ask solve_for" in capsys.readouterr().err

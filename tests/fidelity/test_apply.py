@@ -96,13 +96,6 @@ def test_symbols_of_the_hardware_stay_symbols() -> None:
     assert bound(B=2, T=100) == pytest.approx(numbers.tpot(B=2, T=100), rel=1e-9)
 
 
-def test_norms_have_crossovers_but_no_regimes() -> None:
-    formula = cg.compile("llama-2-7b", "h100", fidelity="calibrated").tpot
-    with pytest.raises(InputError, match="no regimes"):
-        formula.regimes("B", T=1000)
-    assert any(c.below == "memory" for c in formula.crossover("B", T=1000))
-
-
 def test_text_and_latex_show_norms() -> None:
     formula = cg.compile("llama-2-7b", "h100", fidelity="calibrated").tpot
     assert "‖" in formula.text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import costgraph as cg
 from costgraph.errors import InputError
+from costgraph.fidelity.apply import exact
 from costgraph.fidelity.calibration import shipped
 from costgraph.fidelity.classify import Case, classify
 from costgraph.formula import Formula
@@ -51,6 +53,38 @@ def bound_holds(model: str, device: str, pipeline: str, batch: int, tokens: int)
 def test_every_model_is_timed_above_its_roofline(model: str) -> None:
     for device in DEVICES:
         bound_holds(model, device, "fuse", 3, 400)
+
+
+@pytest.mark.parametrize("model", model_names())
+def test_bands_of_every_model_are_in_order(model: str) -> None:
+    for device in DEVICES:
+        times = []
+        for fidelity in ("low", "median", "high"):
+            made = compiled(model, device, fidelity, "fuse")
+            at = [evaluated(made.ttft, 3, 400)]
+            with contextlib.suppress(InputError):  # generates no tokens
+                at.append(evaluated(made.tpot, 3, 400))
+            times.append(at)
+        assert all(low <= mid <= high for low, mid, high in zip(*times, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_operations_around_experts_share_the_band_of_their_block(device: str) -> None:
+    plain = compiled("mixtral-8x7b", device, "calibrated", "fuse")
+    band = compiled("mixtral-8x7b", device, "high", "fuse")
+    found = dict(cases(band, "decode"))
+    members = [n for n, c in found.items() if c.kind == "elementwise" and not c.floor]
+    grouped = next(c for c in found.values() if c.kind == "moe")
+    quantile = exact(band.timing.fit(grouped)[1].quantile("q90"))
+    assert members
+    for name in members:
+        counts = []
+        for made in (plain, band):
+            (phase,) = (p for p in made.program.phases if p.name == "decode")
+            row = next(r for r in made.rows["decode"] if r.name == name)
+            (term,) = made.timing.terms(phase, row, made.machine)
+            counts.append(term.count)
+        assert counts[1] == counts[0] * quantile
 
 
 FEW = ("deepseek-v2-lite", "mixtral-8x7b", "gpt-oss-20b", "whisper-tiny", "mamba-130m",

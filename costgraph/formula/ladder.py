@@ -1,0 +1,342 @@
+"""What bounds one term along a symbol: its largest arms, and where they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cmp_to_key, reduce
+from itertools import combinations, pairwise
+
+import sympy
+from sympy import Expr, Integer, Poly, Pow, Rational, Symbol, fraction, oo, together
+
+from costgraph.errors import InputError, clip
+from costgraph.formula.envelope import dominates
+from costgraph.formula.isolate import sign_changes
+from costgraph.formula.kinks import kink
+from costgraph.formula.signs import Judge, UndecidedError
+from costgraph.formula.terms import Arm, Term
+from costgraph.symbols import SIZES
+
+ZERO, ONE = Integer(0), Integer(1)
+#: The resource of floors.
+LATENCY = "latency"
+#: Digits that numbers are ordered by.
+_DIGITS = 40
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One interval of a term.
+
+    Attributes:
+        lower: where it begins.
+        expr: the term without its count: its largest arm, or the norm of its arms.
+        resource: what bounds it: the resource of its largest arm, or ``latency``
+            where the floor of its operations exceeds every arm.
+    """
+
+    lower: Expr
+    expr: Expr
+    resource: str
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One term along the symbol: intervals in order, to infinity."""
+
+    term: Term
+    rungs: tuple[Rung, ...]
+
+    @property
+    def cuts(self) -> tuple[Expr, ...]:
+        """Where the bound or the form changes."""
+        return tuple(r.lower for r in self.rungs[1:])
+
+
+def candidates(term: Term) -> tuple[Arm, ...]:
+    """What may bound the operations of a term: its arms, and their floor as ``latency``.
+
+    The value of a plain maximum is its largest arm: no floor stands beside that.
+    """
+    if term.floor == 0 or (len(term.arms) > 1 and not term.is_smooth):
+        return term.arms
+    return (*term.arms, Arm(term.floor, LATENCY))
+
+
+def bounds(found: Iterable[tuple[Term, str]]) -> dict[str, tuple[str, ...]]:
+    """Operations by the resource that bounds them, from terms and their resources.
+
+    An operation with a floor stands once: where its arms and its floor were compared,
+    not again with the term in which floors are counted.
+    """
+    pairs = list(found)
+    compared = {op for term, _ in pairs if term.floor != 0 for op in term.ops}
+    groups: dict[str, dict[str, None]] = {}
+    for term, resource in pairs:
+        counts_floors = resource == LATENCY and term.floor == 0
+        ops = [op for op in term.ops if not (counts_floors and op in compared)]
+        if ops:
+            groups.setdefault(resource, {}).update(dict.fromkeys(ops))
+    return {resource: tuple(ops) for resource, ops in groups.items()}
+
+
+def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
+    """The term's largest arms upwards from the start, and where they change.
+
+    Where a clipped length stops growing the arms themselves change form. A norm
+    keeps its form where its largest arm changes; only its bound does. The floor of
+    the operations is one more candidate for what bounds them.
+    """
+    if term.span is not None:
+        raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
+    rungs: list[Rung] = []
+    plain = len(term.arms) > 1 and not term.is_smooth
+    for lower, upper, found in _unkinked(candidates(term), x, start_of(x), oo, judge):
+        # Of a maximum the form is its largest arm, else it is one on the whole interval.
+        form = None if plain else replace(term, arms=found[: len(term.arms)]).value
+        cuts: list[Expr] = []
+        chosen: list[Arm] = []
+        _climb(found, x, lower, upper, judge, cuts, chosen)
+        for begin, arm in zip((lower, *cuts), chosen, strict=True):
+            expr = arm.expr if form is None else form
+            if rungs and (rungs[-1].expr, rungs[-1].resource) == (expr, arm.resource):
+                continue
+            rungs.append(Rung(begin, expr, arm.resource))
+    return Ladder(term, tuple(rungs))
+
+
+def _unkinked(
+    arms: tuple[Arm, ...], x: Symbol, lower: Expr, upper: Expr, judge: Judge
+) -> Iterator[tuple[Expr, Expr, tuple[Arm, ...]]]:
+    """Intervals on which no minimum or maximum inside the arms changes."""
+    found = kink(arms, x)
+    if found is None:
+        yield lower, upper, arms
+        return
+    at, low, high = found
+
+    def replaced(values: dict[Expr, Expr]) -> tuple[Arm, ...]:
+        return tuple(Arm(a.expr.xreplace(values), a.resource) for a in arms)
+
+    if judge.sign(at - lower) > 0:
+        top = at if upper == oo or judge.sign(at - upper) < 0 else upper
+        yield from _unkinked(replaced(low), x, lower, top, judge)
+        lower = top
+    if lower != upper:
+        yield from _unkinked(replaced(high), x, lower, upper, judge)
+
+
+def _climb(
+    arms: tuple[Arm, ...],
+    x: Symbol,
+    lower: Expr,
+    upper: Expr,
+    judge: Judge,
+    cuts: list[Expr],
+    chosen: list[Arm],
+) -> None:
+    """Sweeps polynomial arms upwards, hopping at each crossing below ``upper``."""
+    if len(arms) == 1:
+        chosen.append(arms[0])
+        return
+    try:
+        polys = as_polys([a.expr for a in arms], x)
+    except InputError:
+        _climb_smooth(arms, x, lower, upper, cuts, chosen)
+        return
+    start = lower
+    current = _largest_from(polys, start, judge)
+    chosen.append(arms[current])
+    while True:
+        step = _next_crossing(polys, current, start, judge)
+        if step is None or (upper != oo and judge.sign(step[0] - upper) >= 0):
+            return
+        start, current = step
+        cuts.append(start)
+        chosen.append(arms[current])
+
+
+def _climb_smooth(
+    arms: tuple[Arm, ...],
+    x: Symbol,
+    lower: Expr,
+    upper: Expr,
+    cuts: list[Expr],
+    chosen: list[Arm],
+) -> None:
+    """Arms with powers such as ``(31/32)**B``: crossings enclosed, not solved."""
+    found: set[Expr] = set()
+    for a, b in combinations(arms, 2):
+        found.update(sign_changes(sympy.expand(a.expr - b.expr), x, lower, upper))
+    for left, right in pairwise([lower, *sorted(found), upper]):
+        # In digits: exact powers of this size have a million of them.
+        at = {x: inside(left, right).evalf(_DIGITS)}
+        best = max(arms, key=lambda arm: number_key(arm.expr.xreplace(at)))
+        if chosen and left != lower:
+            if chosen[-1] is best:
+                continue
+            cuts.append(left)
+        chosen.append(best)
+
+
+def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
+    """Polynomials in ``x`` of the same signs and crossings.
+
+    Powers of ``1/x`` (rates in a denominator) are multiplied out, by the same
+    power everywhere; ``x`` is positive. So are other denominators that are proved
+    to be positive, such as ``x + 10000``.
+
+    Raises:
+        InputError: an expression is not rational in ``x`` with positive denominators.
+    """
+    for power in range(4):
+        scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]
+        found = [_poly(e, x) for e in scaled]
+        if all(p is not None for p in found):
+            return [p for p in found if p is not None]
+    whole = _without_denominators(exprs, x)
+    if whole is not None:
+        return whole
+    bad = next(e for e in exprs if _poly(e, x) is None)
+    raise InputError(f"{clip(str(bad), 120)} is not a polynomial in {x}")
+
+
+def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None:
+    """Rational expressions times a common positive denominator; None if there is none."""
+    if any(p.exp.free_symbols for e in exprs for p in e.atoms(Pow)):  # no rational function
+        return None
+    tops, bottoms = zip(*(fraction(together(e)) for e in exprs), strict=True)
+    if not all(_poly(e, x) is not None and dominates(e, ZERO) for e in bottoms):
+        return None
+    common = reduce(sympy.lcm, bottoms)
+    found = [_poly(sympy.cancel(t * common / b), x) for t, b in zip(tops, bottoms, strict=True)]
+    known = [p for p in found if p is not None]
+    return known if len(known) == len(found) else None
+
+
+def as_poly(expr: Expr, x: Symbol) -> Poly:
+    """One expression as :func:`as_polys` takes it."""
+    return as_polys([expr], x)[0]
+
+
+def _poly(expr: Expr, x: Symbol) -> Poly | None:
+    try:
+        poly = Poly(expr, x)
+    except sympy.PolynomialError:
+        return None
+    return None if any(c.has(x) for c in poly.coeffs()) else poly
+
+
+def _coefficients(poly: Poly) -> list[Expr]:
+    """From the constant upwards."""
+    return list(reversed(poly.all_coeffs()))
+
+
+def start_of(x: Symbol) -> Expr:
+    """Where a symbol's values begin: one for sizes, zero otherwise."""
+    return ONE if x.name in SIZES else ZERO
+
+
+def _largest_from(polys: list[Poly], start: Expr, judge: Judge) -> int:
+    """Index of the arm that is largest just above ``start``."""
+    x = polys[0].gen
+    polys = [as_poly(p.as_expr().xreplace({x: x + start}), x) for p in polys]
+    best = 0
+    for i in range(1, len(polys)):
+        difference = polys[i] - polys[best]
+        for coefficient in _coefficients(difference):
+            sign = judge.sign(coefficient)
+            if sign > 0:
+                best = i
+            if sign != 0:
+                break
+    return best
+
+
+def _next_crossing(
+    polys: list[Poly], current: int, start: Expr, judge: Judge
+) -> tuple[Expr, int] | None:
+    """The first crossing above ``start`` at which another arm takes over."""
+    best: tuple[Expr, int] | None = None
+    for i, poly in enumerate(polys):
+        if i == current:
+            continue
+        difference = poly - polys[current]
+        for root in positive_roots(difference, judge):
+            if judge.sign(root - start) <= 0 or not _rises(difference, root, judge):
+                continue
+            if best is None:
+                best = (root, i)
+                continue
+            order = judge.sign(root - best[0])
+            if order < 0 or (order == 0 and _steeper(polys[i], polys[best[1]], root, judge)):
+                best = (root, i)
+            break
+    return best
+
+
+def _rises(difference: Poly, root: Expr, judge: Judge) -> bool:
+    """True if the difference turns positive at the root."""
+    derivative = difference.diff()
+    while not derivative.is_zero:
+        sign = judge.sign(sympy.simplify(derivative.as_expr().xreplace({difference.gen: root})))
+        if sign != 0:
+            return sign > 0
+        derivative = derivative.diff()
+    return False
+
+
+def _steeper(a: Poly, b: Poly, at: Expr, judge: Judge) -> bool:
+    return _rises(a - b, at, judge)
+
+
+def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
+    """Positive real roots in ascending order."""
+    if poly.is_zero or poly.degree() == 0:
+        return []
+    if not poly.free_symbols_in_domain:
+        return [r for r in dict.fromkeys(poly.real_roots()) if r > 0]
+    coefficients = _coefficients(poly)
+    if len(coefficients) == 2:
+        constant, slope = coefficients
+        if judge.sign(constant) * judge.sign(slope) >= 0:
+            return []
+        return [sympy.factor(-constant / slope)]
+    if coefficients[0] == 0:
+        return positive_roots(Poly(poly.as_expr() / poly.gen, poly.gen), judge)
+    raise UndecidedError(
+        f"the roots of {poly.as_expr()} are not decided in symbols; bind "
+        + ", ".join(sorted(s.name for s in poly.free_symbols_in_domain))
+    )
+
+
+def ordered(cuts: set[Expr], judge: Judge) -> list[Expr]:
+    """Distinct breakpoints in ascending order; equal ones of different form are one."""
+    if all(c.is_number for c in cuts):
+        return sorted(cuts, key=number_key)
+
+    def compare(a: Expr, b: Expr) -> int:
+        return judge.sign(a - b)
+
+    return sorted(cuts, key=cmp_to_key(compare))
+
+
+def number_key(value: Expr) -> Expr:
+    """What orders exact numbers: themselves where rational, 40 digits otherwise."""
+    return value if value.is_Rational else value.evalf(_DIGITS)
+
+
+def inside(lower: Expr, upper: Expr) -> Rational:
+    """A rational number strictly between two exact numbers."""
+    if upper == oo:
+        return Rational(sympy.floor(lower) + 1)
+    middle = (lower + upper) / 2
+    if middle.is_Rational:
+        return Rational(middle)
+    digits = 20
+    while True:
+        guess = Rational(str(middle.evalf(digits)))
+        if lower < guess < upper:
+            return guess
+        digits *= 2
