@@ -122,7 +122,7 @@ class SplitFlash(FlashAttention):
         new, heads = query.shape[1:3]
         context, key_heads = keys.shape[1:3]
         share = self._keys_read(new, context, key_heads / heads) / context
-        again = ONE if self.rows is None else key_heads / keys2.shape[2]
+        again = Integer(1) if self.rows is None else key_heads / keys2.shape[2]
         found = [
             read(query),
             read(query2),
