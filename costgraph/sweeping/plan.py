@@ -212,7 +212,7 @@ def make_plan(
     *,
     metrics: Sequence[str] | None,
     accounting: str,
-    fidelity: str,
+    fidelity: str = "ideal",
     chunks: int | Mapping[str, int] | None,
     errors: str,
     options: Mapping[str, Any],
