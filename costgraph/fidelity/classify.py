@@ -23,6 +23,7 @@ from sympy import Add, Expr, Integer, Mul
 from costgraph.count import Row
 from costgraph.errors import HardwareError
 from costgraph.fidelity.expert_block import block_of, grouped_product, is_member
+from costgraph.fidelity.light import stand_ins
 from costgraph.graph import Node
 from costgraph.machine import Engine, Machine
 from costgraph.ops.conv import Conv
@@ -80,7 +81,7 @@ class Case:
     block: Case | None = None
 
 
-LIGHT = Case("elementwise", ("any", "fp32-add", "bf16-add"), {})
+LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
@@ -116,9 +117,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
-        if machine.kind == "cpu":
-            return replace(LIGHT, variants=_stored(row))
-        return LIGHT
+        return replace(LIGHT, variants=stand_ins(row.node, machine))
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
@@ -174,36 +173,6 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
         return {"batch": operands[1].shape[0], "m": first[0] * first[1]}
     contract = op.contract if isinstance(op, Linear) else 1
     return {"batch": ONE, "m": Mul(*first[:-contract])}
-
-
-def _stored(row: Row) -> tuple[str, ...]:
-    """Measured kernels of a host that stand for an element-wise operation, the best first."""
-    op = row.node.op
-    if isinstance(op, Fused):  # the heaviest of what it merges
-        names = [_LIKE.get(n.op.kind, "add") for n in op.body.nodes]
-        name = next(x for x in _HEAVY if x in names)
-    else:
-        name = _LIKE.get(op.kind, "add")
-    bits = max((t.dtype.bits for t in row.node.outputs if t.dtype.bits.is_number), default=ZERO)
-    types = ("fp32", "bf16") if bits > 16 else ("bf16", "fp32")
-    return (*(f"{t}-{name}" for t in types), "any")
-
-
-#: Kernels measured on a host, by the kind of operation they stand for; the others take ``add``.
-_LIKE = {
-    kind: name
-    for name, kinds in (
-        ("softmax", "softmax local-softmax softmax-over"),
-        ("rope", "rope"),
-        ("rmsnorm", "rms-norm layer-norm batch-norm group-norm local-response-norm"),
-        ("silu", "activation gate soft-cap rg-lru gated-delta wkv matrix-wkv"),
-        ("silu", "selective-scan ssd-scan"),
-        ("copy", "kv-append paged-kv-append copy cast embedding gather gather-elements scatter"),
-        ("copy", "concat transpose reshape split slice select expand join rearrange"),
-    )
-    for kind in kinds.split()
-}
-_HEAVY = ("softmax", "rope", "rmsnorm", "silu", "add", "copy")
 
 
 def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:

@@ -20,7 +20,7 @@ from costgraph.fidelity.forms import (
     roofline3,
     value,
 )
-from costgraph.fidelity.table import Array, Datasheet, Table, features
+from costgraph.fidelity.table import CLASSES, Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
 SLOPE = Parameter(
@@ -130,7 +130,7 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     if kind == "allreduce":
         return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
     if kind == "elementwise":
-        return "any"
+        return CLASSES.get(cell["op"], "map")
     name = cell["dtype"]
     if kind == "host_elementwise":
         return f"{name}-{cell['op']}"

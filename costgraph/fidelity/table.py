@@ -349,6 +349,13 @@ ELEMENTWISE = {
     "copy": (2.0, 0.0, 0.0),
 }
 
+#: Classes of element-wise kernels on GPUs: norms go over rows twice, activations
+#: evaluate special functions; the others, ``map``, move data.
+CLASSES = {
+    "layernorm": "norm", "rmsnorm": "norm", "softmax": "norm",
+    "gelu": "activation", "silu": "activation", "silu_mul": "activation",
+}  # fmt: skip
+
 
 def _light(c: Mapping[str, Any]) -> tuple[Array, Array, Array]:
     """Bytes, vector FLOP and special FLOP; operations without an entry add."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sympy import Integer
+
 from costgraph.cost import Access, Direction, Work
 from costgraph.dtypes import compute_type
 from costgraph.machine import Engine

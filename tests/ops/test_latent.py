@@ -85,16 +85,19 @@ def test_a_decode_step_reads_the_latents_once_for_all_heads():
 
 
 def test_blocks_of_a_prefill_read_keys_up_to_their_diagonal():
-    op, given, out = flash(shared=False, causal_traffic=True)
+    op, given, out = flash(shared=False, rows=I(128), causal_traffic=True)
     here = {B: I(1), q: I(256), T: I(256)}
     moved = {a.tensor: a.bytes.xreplace(here) for a in op.accesses(given, (out,))}
     share = Rational(128 + 256)  # two blocks of 128 positions
     assert moved["ka"] == share * HEADS * 128 * 2
     assert moved["v"] == share * HEADS * 128 * 2
     assert moved["kb"] == share * HEADS * ROPE * 2  # for every head of the content keys
-    full, given, out = flash(shared=False, causal_traffic=False)
+    full, given, out = flash(shared=False, rows=I(128), causal_traffic=False)
     moved = {a.tensor: a.bytes.xreplace(here) for a in full.accesses(given, (out,))}
     assert moved["ka"] == 2 * 256 * HEADS * 128 * 2
+    once, given, out = flash(shared=False)
+    for access in once.accesses(given, (out,)):
+        assert access.bytes == next(t.bytes for t in (*given, out) if t.name == access.tensor)
 
 
 def test_narrow_latents_are_converted_once():

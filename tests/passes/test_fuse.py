@@ -102,8 +102,20 @@ def test_causal_blocks_stop_at_the_diagonal():
 
     for s in (1, 100, 128, 129, 1000):
         keys = sum(min(start + 128, s) for start in range(0, s, 128))
-        assert kv("fuse", s) == keys
-        assert kv("fuse{causal=full}", s) == s * -(-s // 128)
+        assert kv("fuse{reuse=none}", s) == keys
+        assert kv("fuse{reuse=none,causal=full}", s) == s * -(-s // 128)
+        assert kv("fuse", s) == s  # blocks that run at once share a cache
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "gpt-oss-20b", "deepseek-v2-lite"])
+def test_a_shared_cache_moves_least(model):
+    shared, apart = (cg.compile(model, "h100", f"fuse{{reuse={x}}}") for x in ("cache", "none"))
+    for s in (1, 300, 5000):
+        moved = [
+            sum(row.bytes for row in c.breakdown("prefill", B=2, S=s).rows) for c in (shared, apart)
+        ]
+        assert moved[0] <= moved[1]
+    assert shared.tpot(B=2, T=3000) == pytest.approx(apart.tpot(B=2, T=3000), rel=1e-12)
 
 
 def test_splitting_the_context_adds_its_reduction():
