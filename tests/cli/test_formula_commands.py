@@ -189,7 +189,7 @@ def test_ceilings_are_refused_with_what_to_ask_instead(capsys):
     for fidelity in ("ideal", "calibrated"):
         with pytest.raises(SystemExit):
             main(
-                ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse", "--metric", "ttft",
-                 "--over", "S", "--at", "B=1", "--fidelity", fidelity]
+                ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse{reuse=none}",
+                 "--metric", "ttft", "--over", "S", "--at", "B=1", "--fidelity", fidelity]
             )  # fmt: skip
         assert "it rounds; ask solve_for" in capsys.readouterr().err

@@ -102,6 +102,13 @@ def test_the_bound_holds_over_batches_and_contexts(
     bound_holds(model, device, pipeline, batch, tokens)
 
 
+@pytest.mark.parametrize("tokens", [4096, 32768, 131072])
+@pytest.mark.parametrize("device", [*DEVICES, "b200"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gpt-oss-20b", "deepseek-v2-lite"])
+def test_the_bound_holds_for_long_prompts(model: str, device: str, tokens: int) -> None:
+    bound_holds(model, device, "fuse", 1, tokens)
+
+
 def cases(made: Any, phase: str) -> list[tuple[str, Case]]:
     (chosen,) = (p for p in made.program.phases if p.name == phase)
     return [

@@ -201,7 +201,7 @@ def test_budgets_on_time_memory_and_rate():
 
 
 def test_ceilings_are_solved_by_a_certified_bracket():
-    f = cg.compile("llama-2-7b", "h100", "fuse").ttft
+    f = cg.compile("llama-2-7b", "h100", "fuse{reuse=none}").ttft
     solution = f.solve_for("S", budget=1.0, B=1)
     assert solution.certified is not None
     (low, below), (high, above) = solution.certified

@@ -234,7 +234,9 @@ def test_tiled_attention_reads_the_blocks_that_a_window_reaches(window, context,
         end = min(start + block - 1, new)
         keys += before + end - max(1, before + start - window + 1) + 1
     op = FlashAttention("skip", whole(block), window=whole(window))
-    assert op._keys_read(whole(new), whole(seen), whole(block)) == keys
+    assert op._keys_read(whole(new), whole(seen), whole(1)) == keys
+    shared = FlashAttention("skip", window=whole(window))
+    assert shared._keys_read(whole(new), whole(seen), whole(1)) == seen
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
