@@ -44,7 +44,7 @@ COLD, WARM = 3.0, 1.25
 
 
 def graphed(torch: Any, run: Callable[[], Any], calls: int) -> Callable[[], Any]:
-    """``calls`` calls as one replay of a CUDA graph; uncaptured where they cannot be.
+    """``calls`` calls as one replay of a CUDA graph.
 
     Work is warmed up on a side stream before its capture, as PyTorch asks for.
     """
