@@ -351,10 +351,15 @@ CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
         "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "d0": {"clock": -1},
     },
     # With few rows a multiprocessor takes its time, whatever its tensor units' peak.
-    "decode": {"ec": {"unit": -1}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5}},
-    "mla": {"ec": {"ridge": "slope"}},
+    "decode": {
+        "ec": {"unit": -1}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5},
+    },
+    # One block of queries passes all keys, at its multiprocessor's rate.
+    "mla": {"ec": {"ridge": "slope"}, "tt": {"unit": -0.5}},
     # A multiprocessor that computes faster needs more tokens per expert.
-    "moe": {"ec": {"ridge": "slope"}, "l2": {"flow": -1}, "m0": {"unit": 1}},
+    "moe": {
+        "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "m0": {"unit": 1}, "t0": {"clock": -0.5},
+    },
     "elementwise": {"l2": {"flow": -1}},
 }  # fmt: skip
 

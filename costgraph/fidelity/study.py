@@ -212,10 +212,11 @@ def reduced(form: Form, drop: Sequence[str] = ()) -> tuple[Model, tuple[Paramete
 
 #: Parameters that transfer with one value for all data types, by kind.
 POOLED = {
-    "gemm": ("p", "tq", "eq", "k1"),
-    "prefill": ("ec", "p"),
-    "decode": ("l2", "ts", "s0"),
-    "moe": ("k0", "m0", "p"),
+    "gemm": ("t0", "ec", "p", "k0", "k1", "tq", "eq"),
+    "prefill": ("ec", "p", "q0", "tw", "l2"),
+    "decode": ("t0", "em", "tw", "l2", "ts", "s0"),
+    "mla": ("em",),
+    "moe": ("t0", "k0", "m0", "tk", "p", "l2"),
 }
 
 
