@@ -73,6 +73,13 @@ def show_hardware(name: str, as_json: bool) -> None:
     for level, tier in m.tiers.items():
         if tier.peaks:
             print(f"inside {level}: " + _ridge_text(m.inside(level)))
+    if m.instruction:
+        print(f"tensor instructions: {m.instruction}")
+    if m.kind == "gpu":
+        from costgraph.fidelity.calibration import calibrated_devices
+
+        own = m.name in calibrated_devices()
+        print(f"calibration: {'timings of its own' if own else 'parameters of other devices'}")
     if m.aliases:
         print("also found as: " + ", ".join(m.aliases))
 
@@ -190,6 +197,7 @@ def machine_object(m: Machine) -> dict[str, Any]:
         "name": m.name,
         "title": m.title,
         "kind": m.kind,
+        "instruction": m.instruction or None,
         "aliases": list(m.aliases),
         "peaks": _rates(m.peaks),
         "bandwidth": float(m.memory.bandwidth),

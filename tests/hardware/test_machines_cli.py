@@ -141,3 +141,16 @@ def test_the_list_does_not_load_the_network_of_models():
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "calibration"),
+    [("h100", "wgmma", "timings of its own"), ("b300", "tcgen05", "parameters of other devices")],
+)
+def test_a_device_says_whose_calibration_it_takes(capsys, name, instruction, calibration):
+    main(["hardware", name])
+    text = capsys.readouterr().out
+    assert f"tensor instructions: {instruction}\n" in text
+    assert f"calibration: {calibration}\n" in text
+    main(["hardware", name, "--json"])
+    assert json.loads(capsys.readouterr().out)["instruction"] == instruction
