@@ -319,13 +319,13 @@ OPS = {
     "LayerNorm_MHA": ("attn_norm",),
     "LayerNorm_FFN": ("mlp_norm",),
 }
-#: GPT-3's shapes, in a family that states the head size and so can be divided; of the
-#: gated feed-forward only the products that GPT-3 has are read.
+#: GPT-3's shapes, in a family with layer norms that states the head size and so can be divided.
 GPT3 = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 12288,
+    "model_type": "starcoder2", "architectures": ["Starcoder2ForCausalLM"], "hidden_size": 12288,
     "num_hidden_layers": 96, "num_attention_heads": 96, "num_key_value_heads": 96,
-    "intermediate_size": 49152, "vocab_size": 50272, "max_position_embeddings": 4096,
-    "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    "head_dim": 128, "intermediate_size": 49152, "vocab_size": 50272,
+    "max_position_embeddings": 4096, "hidden_act": "gelu_pytorch_tanh", "use_bias": True,
+    "norm_epsilon": 1e-5, "tie_word_embeddings": False,
 }  # fmt: skip
 #: Launch and synchronisation in the host's clock, per call (the data's README).
 HOST_CALL = 20e-6
