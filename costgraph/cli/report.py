@@ -19,7 +19,7 @@ examples:
 
 def add_report_command(commands: Any) -> None:
     """Adds ``report`` to the command line."""
-    from costgraph.cli.values import whole
+    from costgraph.cli.values import add_fidelity, whole
 
     command = commands.add_parser(
         "report",
@@ -46,7 +46,7 @@ def add_report_command(commands: Any) -> None:
     ):
         command.add_argument(option, type=whole, metavar=symbol, help=f"start: {meaning}")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    command.add_argument("--fidelity", default="ideal", help="ideal, the roofline (default)")
+    add_fidelity(command)
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 

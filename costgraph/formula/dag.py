@@ -12,7 +12,8 @@ Operations and their operands:
 ``trunc`` the whole part; ``select`` condition, value, other value;
 ``lt``, ``le``, ``gt``, ``ge``, ``eq``, ``ne``, ``and``, ``or``, ``not``; ``bool``;
 ``envelope`` lower, upper, then (intercept, slope) of each arm: the sum of the
-largest arm; ``loop`` lower, upper, index, summand: the sum of the summand.
+largest arm; ``loop`` lower, upper, index, summand: the sum of the summand. Its value
+is ``smooth`` where the summand has no kinks or jumps, and may be integrated.
 """
 
 from __future__ import annotations

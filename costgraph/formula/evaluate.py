@@ -91,7 +91,7 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
             else:
                 local = _Printer({**names, span.symbol: "t"}, exact)
                 inner = _combined([str(local.doprint(a.expr)) for a in term.arms], term.norm)
-                adder = "sum_smooth" if not exact and _is_smooth(term) else "sum_loop"
+                adder = "sum_smooth" if not exact and is_even(term) else "sum_loop"
                 body = f"{adder}({lower}, {upper}, lambda t: {inner})"
     return body if term.count == 1 else f"({show(term.count)})*({body})"
 
@@ -112,7 +112,7 @@ def _combined(parts: list[str], norm: Expr | None) -> str:
     return f"max({', '.join(parts)})"
 
 
-def _is_smooth(term: Term) -> bool:
+def is_even(term: Term) -> bool:
     """True if the summand has no kinks or jumps along the span."""
     if len(term.arms) > 1 and term.norm is None:
         return False

@@ -36,6 +36,7 @@ from sympy.polys.polyerrors import PolynomialError
 from costgraph.errors import InputError
 from costgraph.formula.dag import Dag
 from costgraph.formula.envelope import dominates
+from costgraph.formula.evaluate import is_even
 from costgraph.formula.formula import Formula
 from costgraph.formula.sums import affine, power_sum, two_lines
 from costgraph.formula.terms import Span, Term, collected, merged
@@ -82,7 +83,7 @@ class Lowering:
     def __init__(self) -> None:
         self.dag = Dag()
         self._known: dict[Expr, int] = {}
-        self._loops = 0
+        self._loops: dict[tuple[Term, Span], int] = {}
 
     # --- formulas --------------------------------------------------------------
 
@@ -108,7 +109,9 @@ class Lowering:
 
     def _scaled(self, term: Term, factor: Expr) -> int:
         """``factor × Max(arms)``, summed over the span."""
-        if factor < 0 and len(term.arms) > 1:
+        # Of a norm over a span too, so that formulas share the sum whatever its factor.
+        kept = term.is_smooth and term.span is not None
+        if kept or (factor < 0 and len(term.arms) > 1):
             return self.dag.product(self.expr(factor), self.summed(term))
         return self.summed(term.mapped_arms(lambda e: _times(factor, e)))
 
@@ -143,8 +146,13 @@ class Lowering:
         if not smooth and all(line is not None for line in lines):
             pairs = [self.expr(x) for line in lines if line is not None for x in line]
             return self.dag.add_node("envelope", (*bounds, *pairs))
-        self._loops += 1
-        index = self.dag.add_node("var", (), f"t{self._loops}")
+        key = (Term(Integer(1), term.arms, norm=term.norm), span)
+        if key not in self._loops:
+            self._loops[key] = self._loop(term, span, bounds)
+        return self._loops[key]
+
+    def _loop(self, term: Term, span: Span, bounds: tuple[int, int]) -> int:
+        index = self.dag.add_node("var", (), f"t{len(self._loops) + 1}")
         free = self._known.get(span.symbol)
         self._forget(span.symbol)
         self._known[span.symbol] = index
@@ -154,7 +162,8 @@ class Lowering:
             self._forget(span.symbol)
             if free is not None:
                 self._known[span.symbol] = free
-        return self.dag.add_node("loop", (*bounds, index, summand))
+        value = "smooth" if is_even(term) else None
+        return self.dag.add_node("loop", (*bounds, index, summand), value)
 
     def closed(self, closed: Expr, span: Span) -> int:
         """A closed form of :func:`closed_form` with the span's bounds put in."""

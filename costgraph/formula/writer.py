@@ -95,6 +95,12 @@ class Writer:
             f"{self.indent}{total} += {value}",
         ]
 
+    def smooth(
+        self, total: str, index: str, bounds: list[str], body: list[str], value: str
+    ) -> list[str]:
+        """Like :meth:`loop`, of a summand that may be integrated."""
+        return self.loop(total, index, bounds, body, value)
+
     def variable(self, index: str) -> str:
         """The name of a running index."""
         return index
@@ -145,7 +151,8 @@ class Writer:
         ]
         value = self.text(summand)
         total = self._temporaries[index] = self.fresh(f"v{len(self._temporaries) + 1}")
-        return self.loop(total, self._temporaries[variable], bounds, lines, value)
+        made = self.smooth if self.dag.nodes[index].value == "smooth" else self.loop
+        return made(total, self._temporaries[variable], bounds, lines, value)
 
     def text(self, index: int, level: int = CONDITION) -> str:
         """A node as an expression, in parentheses where ``level`` binds tighter."""

@@ -14,7 +14,7 @@ from costgraph.api import Compiled
 from costgraph.cli.formula import METRICS
 from costgraph.errors import CostgraphError
 from costgraph.footprint import footprint
-from costgraph.formula import Formula
+from costgraph.formula import Formula, Term
 from costgraph.pipeline import text_of
 from costgraph.program import Phase
 from costgraph.report.code import Scripts, Values
@@ -99,6 +99,7 @@ class Contents:
 
         costs: dict[tuple[Any, ...], int] = {}
         rows = []
+        timed = None if compiled.timing is None else compiled.timing.on(machine)
         for row in compiled.rows[phase.name]:
             work = tuple(
                 (str(machine.peaks[machine.resolve(engine, dtype)]), values.index(bind(flops)))
@@ -111,7 +112,10 @@ class Contents:
             )
             whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
             shown = tuple(self.graphs.math(bind(e)) for e in whole)
-            cost = (values.index(bind(row.count)), work, moved, *shown)
+            cost: tuple[Any, ...] = (values.index(bind(row.count)), work, moved, *shown)
+            if timed is not None:
+                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in timed(phase, row)]
+                cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
         formulas = values.formulas()
         for formula in formulas:
@@ -126,6 +130,16 @@ class Contents:
             "rows": rows,
             "costs": list(costs),
         }
+
+
+def _timing(term: Term, values: Values) -> tuple[Any, ...]:
+    """A term of an operation's own time: count, exponent of its norm or None, arms.
+
+    The count is that of the row, times the quantile of a band.
+    """
+    arms = tuple((a.resource, values.index(a.expr)) for a in term.arms)
+    norm = None if term.norm is None else float(term.norm)
+    return values.index(term.count), norm, arms
 
 
 def _metrics(compiled: Compiled) -> dict[str, Formula]:

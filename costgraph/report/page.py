@@ -69,12 +69,13 @@ def report(
     N: int | None = None,
     T: int | None = None,
     accounting: str = "exact",
+    fidelity: str = "ideal",
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
 
     Args:
-        model, accounting, options: as for :func:`costgraph.compile`.
+        model, accounting, fidelity, options: as for :func:`costgraph.compile`.
         hardware: a device, or several for a selector.
         pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
             against the first.
@@ -84,12 +85,6 @@ def report(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    fidelity = str(options.get("fidelity", "ideal"))
-    if fidelity != "ideal":
-        raise InputError(
-            "a report recomputes every operation on the roofline as its sliders move: it has no "
-            f"fidelity {clip(fidelity)}; use formula, explain, analyze, sweep or plot"
-        )
     single = isinstance(hardware, (str, os.PathLike)) or not isinstance(hardware, Sequence)
     devices: list[Hardware] = [hardware] if single else list(hardware)  # type: ignore[arg-type, list-item]
     texts = list(dict.fromkeys(pipelines))
@@ -107,11 +102,17 @@ def report(
 
     def made(device: Hardware, passes: str) -> Compiled:
         return compile(
-            model, device, passes, accounting=accounting, symbolic_hardware=True, **options
+            model,
+            device,
+            passes,
+            accounting=accounting,
+            symbolic_hardware=True,
+            fidelity=fidelity,
+            **options,
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, start(grid[0][0], point))
+    return _page(grid, start(grid[0][0], point), fidelity)
 
 
 def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
@@ -129,7 +130,7 @@ def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
     return START | dict(given) | free
 
 
-def _page(grid: list[list[Compiled]], point: dict[str, int]) -> Report:
+def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> Report:
     contents = Contents()
     variants = [[contents.variant(c) for c in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
@@ -139,6 +140,7 @@ def _page(grid: list[list[Compiled]], point: dict[str, int]) -> Report:
     data = {
         "model": program.name,
         "accounting": first.accounting.name,
+        "fidelity": fidelity,
         "controls": controls(contents.symbols, devices, point, meanings),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],

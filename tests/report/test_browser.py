@@ -205,6 +205,84 @@ def test_rows_equal_the_breakdown(html: str, opening: Callable[..., Opened]) -> 
     page.clean()
 
 
+CALIBRATED = (
+    ("llama-3-8b", "h100", "fuse", "calibrated"),
+    ("mixtral-8x7b", "h100", "", "high"),
+    ("deepseek-v2-lite", "a100", "fuse", "low"),
+    ("mistral-7b", "l40s", "fuse", "calibrated@vllm"),
+)
+
+
+@pytest.mark.parametrize(("model", "device", "passes", "fidelity"), CALIBRATED)
+def test_calibrated_numbers_equal_pythons(
+    model: str, device: str, passes: str, fidelity: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(report(model, device, [passes], fidelity=fidelity).html)
+    compiled = cg.compile(model, device, passes, fidelity=fidelity)
+    assert f"fidelity {fidelity}" in page.page.inner_text("#facts")
+    bounds = set()
+    for B, S, N, T in ((1, 1024, 256, 2048), (37, 3001, 6500, 7777), (512, 16, 1, 33)):
+        point = {"B": B, "S": S, "N": N, "T": T}
+        for name, value in point.items():
+            page.set(name, value)
+        checked = 0
+        for metric in METRICS:
+            wanted = expected(compiled, metric, dict(point))
+            if wanted is not None:
+                assert close(page.card(metric), wanted), (point, metric)
+                checked += 1
+        assert checked >= 9
+        for phase, given in (("decode", {"T": T}), ("prefill", {"S": S})):
+            page.page.select_option("#phase", phase)
+            page.settle()
+            shown = {
+                name: (seconds, bound)
+                for name, seconds, bound in page.page.eval_on_selector_all(
+                    "#ops tbody tr",
+                    "rows => rows.map(r => [r.dataset.row, Number(r.querySelector("
+                    "'[data-field=seconds]').dataset.value), r.lastChild.textContent])",
+                )
+            }
+            table = compiled.breakdown(phase, B=B, **given)
+            assert len(shown) == len(table)
+            for row in table:
+                assert close(shown[row.name][0], row.seconds), (phase, row.name)
+                assert row.bound in shown[row.name][1], (phase, row.name)
+                bounds.add(shown[row.name][1])
+            total = float(page.page.get_attribute("#step-total", "data-value"))
+            assert close(total, table.totals["seconds"])
+    assert {"● memory", "■ compute", "▲ latency"} <= bounds
+    page.clean()
+
+
+def test_a_calibrated_page_says_so_and_follows_the_figures(opening: Callable[..., Opened]) -> None:
+    page = opening(report(MODEL, "h100", ["fuse"], fidelity="calibrated").html)
+    assert "fixed times" in page.page.inner_text("#controls")
+    assert "fitted" in page.page.inner_text("footer")
+    assert page.page.locator("#roofline .point.latency polygon").count() > 0
+    page.page.select_option("#stack", "bounds")
+    page.settle()
+    assert "latency " in page.page.get_attribute("#bars svg", "aria-label")
+    page.set("BW", 1234.5, "figure")
+    page.set("F_bf16", 321, "figure")
+    compiled = cg.compile(MODEL, "h100", "fuse", symbolic_hardware=True, fidelity="calibrated")
+    values: dict[str, float] = {"B": 1, "S": 1024, "N": 256, "T": 2048}
+    values |= {"BW": 1234.5e9, "F_bf16": 321e12}
+    for metric in METRICS[:4]:
+        wanted = expected(compiled, metric, values)
+        assert wanted is not None
+        assert close(page.card(metric), wanted)
+    page.clean()
+
+
+def test_an_ideal_page_knows_no_latency_bound(html: str, opening: Callable[..., Opened]) -> None:
+    page = opening(html)
+    assert "▲ bound by latency" not in page.page.inner_text("main")
+    assert "fidelity" not in page.page.inner_text("#facts")
+    assert "lower bound" in page.page.inner_text("footer")
+    page.clean()
+
+
 def test_sliders_step_by_key(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
     for key, batch in (("ArrowRight", 2), ("ArrowRight", 3), ("End", 1024), ("Home", 1)):

@@ -211,6 +211,9 @@ def test_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--on", "h100", "-o", "r.pdf"], ".html"),
         (["--on", "h100", "--passes", "fusion", "-o", "r.html"], "fusion"),
         (["--on", "h100", "--accounting", "none", "-o", "r.html"], "none"),
+        (["--on", "h100", "--fidelity", "calibratd", "-o", "r.html"], "'calibrated'"),
+        (["--on", "h100", "--fidelity", "calibrated@vlm", "-o", "r.html"], "'vllm'"),
+        (["--on", "h100", "--fidelity", HOSTILE, "-o", "r.html"], "unknown fidelity"),
     ],
 )
 def test_bad_input_writes_nothing(
@@ -226,6 +229,26 @@ def test_bad_input_writes_nothing(
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fidelity", ["calibrated", "low", "median", "high", "calibrated@vllm"])
+def test_command_takes_every_fidelity(fidelity: str, tmp_path: Path) -> None:
+    target = tmp_path / "r.html"
+    arguments = ["report", "llama-3-8b", "--on", "h100", "--passes", "fuse"]
+    assert main([*arguments, "--fidelity", fidelity, "-o", str(target)]) == 0
+    data = data_of(target.read_text(encoding="utf-8"))
+    assert data["fidelity"] == fidelity
+    decode = next(p for p in data["variants"][0][0]["phases"] if p["name"] == "decode")
+    terms = [term for cost in decode["costs"] for term in cost[6]]
+    assert any(norm is not None and len(arms) == 2 for _, norm, arms in terms)
+    assert any(arms[0][0] == "latency" for _, _, arms in terms)
+
+
+def test_an_ideal_page_holds_no_terms(page: str) -> None:
+    data = data_of(page)
+    assert data["fidelity"] == "ideal"
+    costs = [c for v in data["variants"][0] for p in v["phases"] for c in p["costs"]]
+    assert {len(c) for c in costs} == {6}
 
 
 def test_too_much_for_one_page() -> None:

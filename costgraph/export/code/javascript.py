@@ -33,6 +33,59 @@ function sumMax(lower, upper, arms) {
 }
 """
 
+# As costgraph.formula.runtime.sum_smooth, which says how.
+_SUM_SMOOTH = """\
+// Sum over t = lower ... upper of a smooth f: Gauss-Legendre with Euler-Maclaurin end corrections.
+const sumSmooth = (() => {
+  const rule = (n) => Array.from({ length: n }, (_, i) => {
+    let x = Math.cos(Math.PI * (i + 0.75) / (n + 0.5)), slope = 1, step = 1;
+    for (let k = 0; k < 100 && Math.abs(step) >= 1e-16; k++) {
+      let p0 = 1, p1 = x;
+      for (let j = 2; j <= n; j++) [p0, p1] = [p1, ((2 * j - 1) * x * p1 - (j - 1) * p0) / j];
+      slope = n * (x * p1 - p0) / (x * x - 1);
+      step = p1 / slope;
+      x -= step;
+    }
+    return [x, 2 / ((1 - x * x) * slope * slope)];
+  });
+  const few = rule(16), many = rule(32);
+  const gauss = (a, b, f, nodes) => {
+    const center = (a + b) / 2, half = (b - a + 1) / 2;
+    let total = 0;
+    for (const [x, w] of nodes) total += w * f(center + half * x);
+    return half * total;
+  };
+  const plain = (a, b, f) => {
+    let total = 0;
+    for (let t = a; t <= b; t += 1) total += f(t);
+    return total;
+  };
+  const slope = (f, t) => (8 * (f(t + 0.5) - f(t - 0.5)) - (f(t + 1) - f(t - 1))) / 6;
+  const third = (f, t) => (f(t + 2) - 2 * f(t + 1) + 2 * f(t - 1) - f(t - 2)) / 2;
+  const piece = (a, b, f, depth) => {
+    const value = gauss(a, b, f, many);
+    if (Math.abs(gauss(a, b, f, few) - value) <= 1e-11 * Math.abs(value)) return value;
+    if (depth === 0 || b - a < 128) {
+      return plain(a, b, f) + (slope(f, b + 0.5) - slope(f, a - 0.5)) / 24;
+    }
+    const middle = Math.floor((a + b) / 2);
+    return piece(a, middle, f, depth - 1) + piece(middle + 1, b, f, depth - 1);
+  };
+  return (lower, upper, f) => {
+    if (upper - lower < 256) return plain(lower, upper, f);
+    const start = lower + 64, low = start - 0.5, high = upper + 0.5;
+    let total = plain(lower, start - 1, f);
+    for (let a = start; a <= upper;) {
+      const b = Math.min(upper, a + Math.max(a, 64) - 1);
+      total += piece(a, b, f, 12);
+      a = b + 1;
+    }
+    return total - (slope(f, high) - slope(f, low)) / 24
+      + 7 * (third(f, high) - third(f, low)) / 5760;
+  };
+})();
+"""
+
 
 def javascript_source(formulas: Sequence[Formula], name: str | None, module: bool = True) -> str:
     """A JavaScript function of numbers; several results come as an array.
@@ -50,7 +103,8 @@ def javascript_source(formulas: Sequence[Formula], name: str | None, module: boo
         f"  return {result};",
         "}",
     ]
-    helper = f"{_SUM_MAX}\n" if "sumMax" in writer.helpers else ""
+    known = {"sumMax": _SUM_MAX, "sumSmooth": _SUM_SMOOTH}
+    helper = "".join(f"{text}\n" for name, text in known.items() if name in writer.helpers)
     return f"{commented(made.comment, '//')}\n{helper}" + "\n".join(lines) + "\n"
 
 
@@ -91,4 +145,15 @@ class JavascriptWriter(CWriter):
             lines[1].replace("const double ", "const ", 1),
             lines[2].replace("(double ", "(let ", 1),
             *lines[3:],
+        ]
+
+    def smooth(
+        self, total: str, index: str, bounds: list[str], body: list[str], value: str
+    ) -> list[str]:
+        self.helpers.add("sumSmooth")
+        return [
+            f"const {total} = sumSmooth({', '.join(bounds)}, ({index}) => {{",
+            *(self.indent + line for line in body),
+            f"{self.indent}return {value};",
+            "});",
         ]

@@ -37,7 +37,7 @@ JAVASCRIPT = _words(
     get goto if implements import in instanceof int interface let long native new null of package
     private protected public return set short static super switch synchronized this throw throws
     transient true try typeof undefined var void volatile while with yield NaN Infinity Math Number
-    Array Object String globalThis window document sumMax
+    Array Object String globalThis window document sumMax sumSmooth
     """
 )
 

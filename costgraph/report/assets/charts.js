@@ -110,12 +110,14 @@ function drawRoofline(rows) {
   const timed = rows.filter((r) => r.seconds > 0 && r.flops > 0 && r.bytes > 0);
   if (!timed.length) { $("roofline").replaceChildren(h("p", {}, "No operation of this step both computes and moves bytes.")); return; }
   const bandwidth = valueOf("BW");
-  const roofs = [...new Set(timed.flatMap((r) => r.work.map(([rate]) => rate)))].map((rate) => [rate, valueOf(rate)]).sort((a, b) => b[1] - a[1]);
+  const rates = [...new Set(timed.flatMap((r) => r.work.map(([rate]) => rate)))].map((rate) => [rate, valueOf(rate)]);
+  const roofs = rates.filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]);
+  if (!roofs.length) { $("roofline").replaceChildren(h("p", {}, "No operation of this step is timed by a peak: their fitted times depend on bytes alone.")); return; }
   const box = { left: 96, right: 840, top: 30, bottom: 400 };
   const reach = timed.map((r) => r.intensity), ridges = roofs.map(([, v]) => v / bandwidth);
   const x = axis(Math.min(...reach, ...ridges) / 3, Math.max(...reach, ...ridges) * 4, box.left, box.right, true);
-  const rates = timed.map((r) => r.flops / r.seconds);
-  const y = axis(Math.min(...rates, x.low * bandwidth) / 1.5, roofs[0][1] * 2.5, box.bottom, box.top, true);
+  const reached = timed.map((r) => r.flops / r.seconds);
+  const y = axis(Math.min(...reached, x.low * bandwidth) / 1.5, roofs[0][1] * 2.5, box.bottom, box.top, true);
   const parts = frame(x, y, box, "arithmetic intensity, FLOP/byte", "FLOP/s", "", "");
   const highest = roofs[0][1] / bandwidth;
   parts.push(s("line", { class: "roof", x1: x.place(x.low), y1: y.place(x.low * bandwidth), x2: x.place(highest), y2: y.place(roofs[0][1]) }));
@@ -142,6 +144,7 @@ function drawRoofline(rows) {
     const open = () => select(row.index, true);
     const shape = row.bound === "compute"
       ? s("rect", { x: px - size, y: py - size, width: 2 * size, height: 2 * size })
+      : row.bound === "latency" ? s("polygon", { points: `${px},${py - 1.2 * size} ${px + 1.2 * size},${py + size} ${px - 1.2 * size},${py + size}` })
       : s("circle", { cx: px, cy: py, r: size });
     parts.push(s("g", {
       class: `point ${row.bound}${group.some((r) => r.index === state.selected) ? " selected" : ""}`, tabindex: 0, role: "button",
@@ -161,5 +164,5 @@ function drawRoofline(rows) {
   }
   $("roofline").replaceChildren(
     s("svg", { class: "chart", viewBox: "0 0 860 446", role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
-    h("p", { class: "hint" }, "● bound by memory   ■ bound by compute; the area grows with the share of the step’s time. Operations without arithmetic have no place here."));
+    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated ? "   ▲ bound by latency" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
 }

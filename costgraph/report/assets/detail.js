@@ -131,7 +131,7 @@ function paintGraph(rows) {
     const row = index === undefined ? null : rows[index];
     const [name, kind] = DATA.graphs[drawnGraph].vertices[Number(node.dataset.vertex)];
     node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
-    const text = row && row.seconds > 0 ? `${row.bound === "memory" ? "●" : "■"}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
+    const text = row && row.seconds > 0 ? `${MARKS[row.bound]}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
     const badge = node.querySelector(".badge");
     if (badge && badge.textContent !== text) badge.textContent = text;
     node.setAttribute("aria-label", `${name}, ${kind}${row && row.seconds > 0 ? `, ${percent(row.share)} of the time, bound by ${row.bound}` : ""}`);
@@ -184,7 +184,7 @@ function drawPanel(rows) {
       line("time of one", h("output", { "data-field": "seconds", "data-value": row.seconds }, shown(row.seconds, "s"))),
       line("runs in the step", h("output", { "data-field": "count", "data-value": row.count }, digits(row.count, 8))),
       line("share of the step", `${percent(row.share)} (${shown(row.total, "s")})`),
-      line("bound by", row.bound + (row.unit ? `, ${row.unit} engine` : "")),
+      line("bound by", row.bound === "latency" ? "latency: launch and other fixed time" : row.bound + (row.unit ? `, ${row.unit} engine` : "")),
       line("FLOP", h("output", { "data-field": "flops", "data-value": row.flops }, shown(row.flops, "FLOP"))),
       line("bytes", h("output", { "data-field": "bytes", "data-value": row.bytes }, shown(row.bytes, "byte")), row.roles.length > 1 ? ` (${row.roles.map(([r, v]) => `${r} ${shown(v, "byte")}`).join(", ")})` : ""),
       line("FLOP/byte", digits(row.intensity) === "NaN" ? "–" : digits(row.intensity))),
@@ -225,7 +225,7 @@ function drawTable(rows) {
     h("td", {}, r.kind), number("count", r, digits(r.count, 8)), number("flops", r, shown(r.flops, "")), number("bytes", r, shown(r.bytes, "")),
     number("intensity", r, Number.isNaN(r.intensity) ? "–" : digits(r.intensity)), number("seconds", r, shown(r.seconds, "s")),
     number("total", r, shown(r.total, "s")), number("share", r, percent(r.share)),
-    h("td", {}, r.bound === "memory" ? "● memory" : r.bound === "compute" ? "■ compute" : "none")));
+    h("td", {}, r.bound in MARKS ? `${MARKS[r.bound]} ${r.bound}` : "none")));
   keepFocus(() => $("ops").replaceChildren(head, h("tbody", {}, body)));
   const count = some.length < found.length ? `${some.length} of ${found.length} shown` : `${found.length} of ${rows.length} operations`;
   if ($("ops-count").textContent !== count) $("ops-count").textContent = count;

@@ -41,13 +41,46 @@ function evaluate(one, at) {
   };
 }
 
-// One step of a phase: a row per operation; times by the roofline.
+// The largest of the arms, or their norm, scaled by the largest so that powers never underflow.
+function combined(norm, arms) {
+  const top = Math.max(...arms);
+  if (norm === null || arms.length === 1 || !(top > 0)) return top;
+  return top * arms.reduce((sum, x) => sum + (x / top) ** norm, 0) ** (1 / norm);
+}
+
+// Seconds of one execution from terms of its own, and the resource of the largest arm.
+function timed(terms, count, all) {
+  let seconds = 0, most = 0, largest = "none";
+  for (const [times, norm, arms] of terms) {
+    const share = times === count ? 1 : all[count] ? all[times] / all[count] : 0;
+    seconds += share * combined(norm, arms.map(([, i]) => all[i]));
+    for (const [resource, i] of arms) {
+      if (share * all[i] > most) { most = share * all[i]; largest = resource; }
+    }
+  }
+  if (["memory", "latency", "none"].includes(largest)) return { seconds, bound: largest, unit: "" };
+  return { seconds, bound: "compute", unit: largest.split(":")[0] };
+}
+
+// Where the roofline bounds one execution.
+function roofed(engines, moving) {
+  let seconds = 0, bound = "none", unit = "";
+  for (const [engine, time] of engines) {
+    if (time > seconds) { seconds = time; bound = "compute"; unit = engine; }
+  }
+  return moving > seconds ? { seconds: moving, bound: "memory", unit: "" } : { seconds, bound, unit };
+}
+
+const calibrated = DATA.fidelity !== "ideal";
+const MARKS = { memory: "●", compute: "■", latency: "▲" };
+
+// One step of a phase: a row per operation; times by the roofline, or by the calibration's terms.
 function step(phase, at) {
   const all = run(phase.function, at);
   const bandwidth = valueOf("BW", at);
   let total = 0;
   const rows = phase.rows.map(([node, cost], index) => {
-    const [name, kind] = DATA.nodes[node], [count, work, moved] = phase.costs[cost];
+    const [name, kind] = DATA.nodes[node], [count, work, moved, , , , terms] = phase.costs[cost];
     const engines = new Map();
     let flops = 0, bytes = 0;
     for (const [rate, i] of work) {
@@ -56,17 +89,13 @@ function step(phase, at) {
       engines.set(engine, (engines.get(engine) || 0) + all[i] / valueOf(rate, at));
     }
     for (const [, i] of moved) bytes += all[i];
-    let seconds = 0, bound = "none", unit = "";
-    for (const [engine, time] of engines) {
-      if (time > seconds) { seconds = time; bound = "compute"; unit = engine; }
-    }
-    if (bytes / bandwidth > seconds) { seconds = bytes / bandwidth; bound = "memory"; unit = ""; }
+    const { seconds, bound, unit } = terms ? timed(terms, count, all) : roofed(engines, bytes / bandwidth);
     const times = all[count];
     total += times * seconds;
     return {
       index, name, kind, count: times, flops, bytes, seconds, bound, unit, node,
       total: times * seconds, intensity: bytes ? flops / bytes : NaN,
-      roles: moved.map(([role, i]) => [role, all[i]]), work, formulas: phase.costs[cost].slice(3),
+      roles: moved.map(([role, i]) => [role, all[i]]), work, formulas: phase.costs[cost].slice(3, 6),
     };
   });
   for (const row of rows) row.share = total ? row.total / total : 0;
