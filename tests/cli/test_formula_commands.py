@@ -169,20 +169,27 @@ def test_a_growing_rate_passes_its_floor(capsys, fidelity):
     assert formula(B=first - 1, S=1024, N=256) < 2000 <= formula(B=first, S=1024, N=256)
 
 
-def test_the_other_commands_take_a_fidelity_or_say_why_not(capsys, tmp_path):
+def test_the_other_commands_take_a_fidelity(capsys, tmp_path):
     grid = ("llama-3-8b", "--on", "h100", "-B", "4", "-S", "512", "-N", "32")
     assert out(capsys, "sweep", *grid) != out(capsys, "sweep", *grid, "--fidelity", "high")
     search = ("search", "llama-3-8b", "--on", "h100", "--limit", "tpot=30ms", "--json")
     plain = json.loads(out(capsys, *search))
     assert plain != json.loads(out(capsys, *search, "--fidelity", "calibrated"))
+    pages = []
+    for fidelity in ("ideal", "high"):
+        pages.append(tmp_path / f"{fidelity}.html")
+        out(capsys, "report", "llama-3-8b", "--on", "h100", "--fidelity", fidelity, "-o",
+            str(pages[-1]))  # fmt: skip
+    assert "fidelity" in pages[1].read_text(encoding="utf-8")
+    assert len({p.read_text(encoding="utf-8") for p in pages}) == 2
     with pytest.raises(SystemExit) as error:
         main(
-            ["report", "llama-3-8b", "--on", "h100", "--fidelity", "high", "-o",
+            ["report", "llama-3-8b", "--on", "h100", "--fidelity", "hihg", "-o",
              str(tmp_path / "r.html")]
         )  # fmt: skip
     assert error.value.code == 2
-    assert "no fidelity 'high'" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert "unknown fidelity 'hihg'; did you mean 'high'?" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_ceilings_are_refused_with_what_to_ask_instead(capsys):
