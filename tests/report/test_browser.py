@@ -316,6 +316,15 @@ def test_wrong_values_are_refused_in_words(
     page.clean()
 
 
+def test_nothing_is_said_of_an_unknown_memory(opening: Callable[..., Opened]) -> None:
+    machine = cg.load_hardware("a6000")
+    machine = replace(machine, memory=replace(machine.memory, capacity=None))
+    page = opening(report("gpt2", machine).html)
+    assert "too large" not in page.page.inner_text("#pipelines")
+    assert "fit" not in page.page.inner_text("#cards")
+    page.clean()
+
+
 def test_what_does_not_fit_is_said(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
     assert "does not fit" not in page.page.inner_text("#cards")

@@ -27,14 +27,14 @@ function speak(results) {
   speaking = setTimeout(() => {
     const one = results[state.pipeline];
     const wanted = variant().metrics.filter(([n]) => ["ttft", "tpot", "latency", "throughput", "memory"].includes(n));
-    const full = one.metrics.memory > valueOf("M") ? "; the memory does not fit" : "";
+    const full = tooLarge(one.metrics.memory) ? "; the memory does not fit" : "";
     $("spoken").textContent = wanted.map(([n, unit]) => `${TITLES[n]} ${shown(one.metrics[n], unit)}`).join(", ") + full;
   }, 500);
 }
 
 function drawPipelines(results) {
   const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
-  const base = results[0].metrics.latency, capacity = valueOf("M");
+  const base = results[0].metrics.latency;
   const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
@@ -46,7 +46,7 @@ function drawPipelines(results) {
         update();
       } })),
       h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
-      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && one.metrics[n] > capacity ? h("span", { class: "warning" }, " ⚠ too large") : null)),
+      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)),
       h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
   });
   keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));

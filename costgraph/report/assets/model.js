@@ -21,6 +21,12 @@ function run(call, at) {
   return call === null ? [] : FUNCTIONS[call.code](...call.args.map((name) => valueOf(name, at)));
 }
 
+// Whether bytes exceed the device's memory; of a device without a stated capacity nothing is known.
+function tooLarge(bytes) {
+  const capacity = valueOf("M");
+  return Number.isFinite(capacity) && bytes > capacity;
+}
+
 // Everything of one pipeline on the chosen device: metrics by name, parts, memory, limits.
 function evaluate(one, at) {
   const all = run(one.function, at);
