@@ -143,7 +143,7 @@ class Layers:
             tables.append(features(Table("gemm", columns, self.seconds), sheets))
             self.f |= {f"{key}{i}": x for key, x in tables[-1].items()}
         alike = np.full(len(rows), "all")
-        self.labels = {"group": hw, "device": hw, "variant": alike, "shared": alike}
+        self.labels = {"group": hw, "device": hw, "variant": hw, "shared": alike}
         shapes = ["|".join(r[k] for k in (
             "n_head", "n_kv_head", "n_embd", "n_expanded_embd", "tp", "num_tokens"))
             for r in rows]  # fmt: skip
