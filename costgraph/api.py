@@ -292,6 +292,10 @@ class Compiled:
             found[phase.name] = shared[key]
         return found
 
+    def timing_on(self, machine: Machine) -> roofline.Timing | None:
+        """How operations take time on the device or its symbols; None for the roofline."""
+        return None if self.timing is None else self.timing.on(machine)
+
     @cached_property
     def _step_cache(self) -> dict[str, tuple[Term, ...]]:
         return {}
@@ -302,7 +306,7 @@ class Compiled:
                 self.program.phase(phase),
                 self.rows[phase],
                 self.machine,
-                None if self.timing is None else self.timing.on(self.machine),
+                self.timing_on(self.machine),
             )
         return self._step_cache[phase]
 

@@ -121,7 +121,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
     by_role: dict[Role, Expr] = {role: Integer(0) for role in ROLES}
     seconds = 0.0
-    timed = None if compiled.timing is None else compiled.timing.on(machine)
+    timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
         cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
         count = phase.bind(row.count).xreplace(values)

@@ -79,16 +79,12 @@ class Serving:
     def step(self) -> Formula:
         """Mean seconds of a decode step of ``c`` requests, over a request's contexts."""
         compiled = self.compiled
-        timing = None if compiled.timing is None else compiled.timing.on(compiled.machine)
         # Divided term by term: what does not depend on the context loses its N.
         terms = (
             replace(term, count=term.count / (N - 1))
             for phase in compiled.program.phases
             if phase.span is not None
-            for term in roofline.spanned(
-                phase,
-                roofline.step_terms(phase, compiled.rows[phase.name], compiled.machine, timing),
-            )
+            for term in roofline.spanned(phase, compiled.time(phase.name).terms)
         )
         whole = replace(compiled.latency, name="step", terms=merged(terms))
         return whole.substitute({B: c})

@@ -287,7 +287,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     measured = machine.figures["memory.bandwidth"].source
     name = arguments.library or ("torch" if "PyTorch" in measured else "numpy")
     cores, threads = machine.topology.cores, arguments.threads
-    if threads is None and cores is not None and machine.kind == "cpu":
+    if threads is None and cores is not None:
         threads = int(cores)
     try:
         library = _library(name, threads)

@@ -68,9 +68,7 @@ class Calibrated:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
             count *= exact(of.quantile(FIDELITIES[self.fidelity]))
         if member:
-            made = make_term(count, arms, (row.name,))
-            if made is not None:
-                yield made
+            yield from filter(None, (make_term(count, arms, (row.name,)),))
             return
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))
@@ -79,12 +77,11 @@ class Calibrated:
         parts, combined = self._parts(case, fit, arms)
         floor = parts.floor if case.floor else ZERO
         norm = exact(float(parts.norm))
-        for made in (
+        made = (
             make_term(count, combined, (row.name,), norm=norm, floor=floor),
             make_term(count, (Arm(floor, "latency"),), (row.name,)),
-        ):
-            if made is not None:
-                yield made
+        )
+        yield from filter(None, made)
 
     def _parts(self, case: Case, fit: Fit, arms: Sequence[Arm]) -> tuple[Parts, list[Arm]]:
         """The form's parts for an operation, and the arms to combine."""
@@ -140,10 +137,8 @@ class Calibrated:
             saved = gain * max(sizes) / machine.memory.bandwidth
             near = Arm(work + moved / faster, "latency")
             times = [bound, near, Arm(work + moved - saved, "memory")]
-        for some in (times, [Arm(parts.floor, "latency")]):
-            made = make_term(count, some, (name,))
-            if made is not None:
-                yield made
+        floor = [Arm(parts.floor, "latency")]
+        yield from filter(None, (make_term(count, some, (name,)) for some in (times, floor)))
 
     def fit(self, case: Case) -> tuple[Case, Fit, bool]:
         """The case to time, its parameters, and whether they are transferred.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from costgraph.fidelity.calibration import Fit, calibrated_devices, shipped, transfer
-from costgraph.fidelity.forms import carried
+from costgraph.fidelity.forms import FIGURES, carried
 from costgraph.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
 from costgraph.machine import Engine, Machine
 
@@ -45,18 +45,15 @@ class Figures:
         """The largest factor between two figures; infinite for other instructions."""
         if not self.instruction or self.instruction != other.instruction:
             return math.inf
-        pairs = (
-            (self.ridge, other.ridge),
-            (self.flow, other.flow),
-            (self.unit, other.unit),
-            (self.clock, other.clock),
-        )
-        return max(max(a / b, b / a) for a, b in pairs)
+        return max(max(x, 1 / x) for x in self.over(other).values())
 
-    def over(self, other: Figures | None) -> dict[str, float]:
-        """Each figure over another's; over an H100's without one."""
-        names = ("ridge", "flow", "unit", "clock")
-        return {n: getattr(self, n) / (1.0 if other is None else getattr(other, n)) for n in names}
+    def over(self, other: Figures) -> dict[str, float]:
+        """Each figure over another's."""
+        return {n: getattr(self, n) / getattr(other, n) for n in FIGURES}
+
+
+#: What figures are relative to, and pooled parameters stand for.
+REFERENCE = Figures("wgmma", 1.0, 1.0, 1.0, 1.0)
 
 
 def sheet_of(machine: Machine) -> Datasheet:
@@ -127,13 +124,17 @@ def _fitted() -> dict[str, Machine]:
     return {name: load_hardware(name) for name in calibrated_devices()}
 
 
+@lru_cache(maxsize=1)
+def _known() -> dict[str, Figures]:
+    """Figures of the devices with a shipped calibration."""
+    return {name: figures_on(machine, "bf16") for name, machine in _fitted().items()}
+
+
 def relatives(machine: Machine) -> tuple[str, ...]:
     """Fitted devices that are relatives of a machine, the closest first."""
     if not machine.instruction:
         return ()
-    others = {n: m for n, m in _fitted().items() if m.instruction == machine.instruction}
-    known = {name: figures_on(other, "bf16") for name, other in others.items()}
-    return nearest_first(figures_on(machine, "bf16"), known)
+    return nearest_first(figures_on(machine, "bf16"), _known())
 
 
 def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]) -> Fit | None:
@@ -145,19 +146,17 @@ def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]
     general = transfer()
     own = figures_on(machine, dtype)
     slope = {"slope": general.slope[kind]} if kind in general.slope else {}
+    near = [(n, fitted) for n in relatives(machine) if (fitted := shipped(n)) is not None]
     for variant in variants:
         pooled = general.fits.get((kind, variant))
-        found, ratios = pooled, own.over(None)
-        for name in relatives(machine):
-            calibration = shipped(name)
-            fit = None if calibration is None else calibration.fits.get((kind, variant))
-            if fit is not None:
-                found, ratios = fit, own.over(figures_on(_fitted()[name], dtype))
+        found, reference = pooled, REFERENCE
+        for name, calibration in near:
+            if (kind, variant) in calibration.fits:
+                found = calibration.fits[kind, variant]
+                reference = figures_on(_fitted()[name], dtype)
                 break
         if found is not None:
-            moved = {
-                k: float(x) for k, x in carried(kind, ratios, {**found.values, **slope}).items()
-            }
-            moved.pop("slope", None)
-            return replace(found, values=moved, heldout=(pooled or found).heldout)
+            moved = carried(kind, own.over(reference), {**found.values, **slope})
+            values = {name: float(moved[name]) for name in found.values}
+            return replace(found, values=values, heldout=(pooled or found).heldout)
     return None

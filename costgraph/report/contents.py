@@ -99,7 +99,7 @@ class Contents:
 
         costs: dict[tuple[Any, ...], int] = {}
         rows = []
-        timed = None if compiled.timing is None else compiled.timing.on(machine)
+        timed = compiled.timing_on(machine)
         for row in compiled.rows[phase.name]:
             work = tuple(
                 (str(machine.peaks[machine.resolve(engine, dtype)]), values.index(bind(flops)))
