@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from sympy import Expr, Symbol
 
 from costgraph.formula.evaluate import compile_expr
 from costgraph.formula.runtime import norm
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.formula.terms import Term
 
 
 def bound_shares(formula: Formula, values: Mapping[str, Any]) -> dict[str, float]:
@@ -27,11 +30,25 @@ def bound_shares(formula: Formula, values: Mapping[str, Any]) -> dict[str, float
     given = [values[s.name] for s in symbols]
     totals: dict[str, float] = {}
     for term in formula.terms:
-        count = float(compile_expr(term.count, symbols)(*given))
-        sizes = [(float(compile_expr(a.expr, symbols)(*given)), a.resource) for a in term.arms]
-        size, resource = max(sizes)
-        if term.norm is not None:
-            size = norm(float(term.norm), *(s for s, _ in sizes))
-        totals[resource] = totals.get(resource, 0.0) + count * size
+        for resource, value in _bounded(term, symbols, given):
+            totals[resource] = totals.get(resource, 0.0) + value
     whole = sum(totals.values()) or 1.0
     return {resource: value / whole for resource, value in totals.items()}
+
+
+def _bounded(
+    term: Term, symbols: Sequence[Symbol], given: Sequence[Any]
+) -> Iterator[tuple[str, float]]:
+    """The value of a term by resource; of a chain, that of each of its terms."""
+
+    def value(expr: Expr) -> float:
+        return float(compile_expr(expr, symbols)(*given))
+
+    count = value(term.count)
+    sizes = [value(a.expr) for a in term.arms]
+    size, arm = max(zip(sizes, term.arms, strict=True), key=lambda p: (p[0], p[1].resource))
+    for inner in arm.chain:
+        for resource, part in _bounded(inner, symbols, given):
+            yield resource, count * part
+    if not arm.chain:
+        yield arm.resource, count * (size if term.norm is None else norm(float(term.norm), *sizes))

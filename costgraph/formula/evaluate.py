@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +17,8 @@ from sympy import Expr, Max, Min, Rational, Symbol, ceiling, floor, fraction, to
 from sympy.printing.pycode import PythonCodePrinter
 
 from costgraph.formula import runtime
-from costgraph.formula.sums import affine, power_sum
-from costgraph.formula.terms import Arm, Term
+from costgraph.formula.sums import Line, lines, power_sum
+from costgraph.formula.terms import Arm, Span, Term
 
 
 class _Printer(PythonCodePrinter):  # type: ignore[misc]
@@ -71,29 +72,54 @@ def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
         return str(printer.doprint(expr))
 
     if term.span is None:
-        body = _combined([show(a.expr) for a in term.arms], term.norm)
+        body = _largest(term, names, exact)
     else:
-        span = term.span
-        lower, upper = f"int({show(span.lower)})", f"int({show(span.upper)})"
-        lines = [affine(a.expr, span.symbol) for a in term.arms]
-        plain = term.norm is None or len(term.arms) == 1
-        if plain and all(line is not None for line in lines):
-            pairs = [(show(line[0]), show(line[1])) for line in lines if line is not None]
-            if len(pairs) == 1:
-                body = f"sum_affine({lower}, {upper}, {pairs[0][0]}, {pairs[0][1]})"
-            else:
-                arms = ", ".join(f"({a}, {b})" for a, b in pairs)
-                body = f"sum_max({lower}, {upper}, ({arms}))"
-        else:
-            closed = power_sum(term.arms[0].expr, span) if len(term.arms) == 1 else None
-            if closed is not None:
-                body = f"(({show(closed)}) if {upper} >= {lower} else 0)"
-            else:
-                local = _Printer({**names, span.symbol: "t"}, exact)
-                inner = _combined([str(local.doprint(a.expr)) for a in term.arms], term.norm)
-                adder = "sum_smooth" if not exact and is_even(term) else "sum_loop"
-                body = f"{adder}({lower}, {upper}, lambda t: {inner})"
+        body = _summed(term, term.span, names, exact)
     return body if term.count == 1 else f"({show(term.count)})*({body})"
+
+
+def _largest(term: Term, names: dict[Symbol, str], exact: bool) -> str:
+    """The arms of a term, combined."""
+    return _combined([_arm_code(a, names, exact) for a in term.arms], term.norm)
+
+
+def _arm_code(arm: Arm, names: dict[Symbol, str], exact: bool) -> str:
+    if not arm.chain:
+        return str(_Printer(names, exact).doprint(arm.expr))
+    return _added([_term_code(t, names, exact) for t in arm.chain])
+
+
+def _summed(term: Term, span: Span, names: dict[Symbol, str], exact: bool) -> str:
+    """The arms of a term, combined and added up over its span."""
+    printer = _Printer(names, exact)
+
+    def show(expr: Expr) -> str:
+        return str(printer.doprint(expr))
+
+    lower, upper = f"int({show(span.lower)})", f"int({show(span.upper)})"
+    found = None if term.is_smooth else lines(term.arms, span.symbol)
+    if found is not None:
+        pairs = [(_constant(line, names, exact), show(line.b)) for line in found]
+        if len(pairs) == 1:
+            return f"sum_affine({lower}, {upper}, {pairs[0][0]}, {pairs[0][1]})"
+        arms = ", ".join(f"({a}, {b})" for a, b in pairs)
+        return f"sum_max({lower}, {upper}, ({arms}))"
+    closed = power_sum(term.arms[0].expr, span) if len(term.arms) == 1 else None
+    if closed is not None:
+        return f"(({show(closed)}) if {upper} >= {lower} else 0)"
+    inner = _largest(replace(term, span=None), {**names, span.symbol: "t"}, exact)
+    adder = "sum_loop" if exact else "sum_smooth" if is_even(term) else "sum_pieces"
+    if not term.any_smooth and adder == "sum_pieces":
+        adder = "sum_loop"  # steps and kinks: nothing to integrate
+    return f"{adder}({lower}, {upper}, lambda t: {inner})"
+
+
+def _constant(line: Line, names: dict[Symbol, str], exact: bool) -> str:
+    """What does not change along a line."""
+    parts = [_term_code(t, names, exact) for t in line.fixed]
+    if line.a != 0 or not parts:
+        parts.append(str(_Printer(names, exact).doprint(line.a)))
+    return _added(parts)
 
 
 def _added(parts: Sequence[str], width: int = 32) -> str:
@@ -114,7 +140,7 @@ def _combined(parts: list[str], norm: Expr | None) -> str:
 
 def is_even(term: Term) -> bool:
     """True if the summand has no kinks or jumps along the span."""
-    if len(term.arms) > 1 and term.norm is None:
+    if term.is_nested or (len(term.arms) > 1 and term.norm is None):
         return False
     return not any(a.expr.has(ceiling, floor, Max, Min) for a in term.arms)
 
@@ -151,6 +177,7 @@ def compile_terms(
         "sum_max": runtime.sum_max,
         "sum_loop": runtime.sum_loop,
         "sum_smooth": runtime.sum_smooth,
+        "sum_pieces": runtime.sum_pieces,
         "norm": runtime.norm,
     }
     # The text is generated from expression trees; symbols appear as x0, x1, … only.

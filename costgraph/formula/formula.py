@@ -13,7 +13,7 @@ from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError, nearest
 from costgraph.formula.sums import span_expr
-from costgraph.formula.terms import Limit, Term, collected, make_term, merged
+from costgraph.formula.terms import Limit, Term, collected, merged, remade
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
@@ -207,12 +207,7 @@ class Formula:
         def f(expr: Expr) -> Expr:
             return expr.xreplace(dict(replacements))
 
-        terms = []
-        for term in self.terms:
-            new = term.mapped(f)
-            made = make_term(new.count, new.arms, new.ops, new.span, new.norm, new.floor)
-            if made is not None:
-                terms.append(made)
+        terms = (remade(term.mapped(f)) for term in self.terms)
         return replace(
             self,
             terms=merged(terms),

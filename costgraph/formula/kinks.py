@@ -67,7 +67,7 @@ def _is_whole(value: Expr) -> bool:
 
 
 def _replaced(piece: _Piece, values: dict[Expr, Expr], span: Span) -> _Piece:
-    arms = tuple(Arm(a.expr.xreplace(values), a.resource) for a in piece.arms)
+    arms = tuple(a.mapped(lambda e: e.xreplace(values)) for a in piece.arms)
     return _Piece(arms, span, piece.above, piece.below)
 
 
@@ -75,7 +75,8 @@ def kink(
     arms: tuple[Arm, ...], symbol: Symbol
 ) -> tuple[Expr, dict[Expr, Expr], dict[Expr, Expr]] | None:
     """(place, replacements up to it, replacements beyond it) of one kink, or None."""
-    atoms = {a for arm in arms for a in arm.expr.atoms(Min, Max) if a.has(symbol)}
+    leaves = (leaf for arm in arms for leaf in arm.leaves)
+    atoms = {a for leaf in leaves for a in leaf.expr.atoms(Min, Max) if a.has(symbol)}
     for atom in sorted(atoms, key=str):
         if any(inner is not atom and atom.has(inner) for inner in atoms):
             continue  # the innermost first

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cmp_to_key, reduce
 from itertools import combinations, pairwise
+from typing import TypeAlias
 
 import sympy
 from sympy import Expr, Integer, Poly, Pow, Rational, Symbol, fraction, oo, together
@@ -21,6 +22,10 @@ from costgraph.symbols import SIZES
 ZERO, ONE = Integer(0), Integer(1)
 #: The resource of floors.
 LATENCY = "latency"
+#: What stands for a resource in a body that others outlast.
+HIDDEN = "hidden"
+#: Terms and what bounds each.
+Found: TypeAlias = "tuple[tuple[Term, str], ...]"
 #: Digits that numbers are ordered by.
 _DIGITS = 40
 
@@ -32,13 +37,15 @@ class Rung:
     Attributes:
         lower: where it begins.
         expr: the term without its count: its largest arm, or the norm of its arms.
-        resource: what bounds it: the resource of its largest arm, or ``latency``
-            where the floor of its operations exceeds every arm.
+        found: terms and what bounds them: the resource of the term's largest arm, or
+            ``latency`` where the floor of its operations exceeds every arm. Of a maximum
+            of chains these are the terms of its largest chain; those of the others are
+            ``hidden``.
     """
 
     lower: Expr
     expr: Expr
-    resource: str
+    found: Found
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
     """
     if term.span is not None:
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
+    if term.is_nested:
+        return Ladder(term, _nested(term, x, judge))
     rungs: list[Rung] = []
     plain = len(term.arms) > 1 and not term.is_smooth
     for lower, upper, found in _unkinked(candidates(term), x, start_of(x), oo, judge):
@@ -99,11 +108,68 @@ def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
         chosen: list[Arm] = []
         _climb(found, x, lower, upper, judge, cuts, chosen)
         for begin, arm in zip((lower, *cuts), chosen, strict=True):
-            expr = arm.expr if form is None else form
-            if rungs and (rungs[-1].expr, rungs[-1].resource) == (expr, arm.resource):
-                continue
-            rungs.append(Rung(begin, expr, arm.resource))
+            made = Rung(begin, arm.expr if form is None else form, ((term, arm.resource),))
+            _extend(rungs, made)
     return Ladder(term, tuple(rungs))
+
+
+def _extend(rungs: list[Rung], made: Rung) -> None:
+    """Adds a rung, unless it says the same as the one below."""
+    if not rungs or (rungs[-1].expr, rungs[-1].found) != (made.expr, made.found):
+        rungs.append(made)
+
+
+def _nested(term: Term, x: Symbol, judge: Judge) -> tuple[Rung, ...]:
+    """A maximum of chains: the ladders of what is in them, then of the maximum.
+
+    Between two cuts of any chain each arm is one expression; there the largest is found
+    as for a maximum of plain arms.
+    """
+    inner = [
+        tuple(ladder(t, x, judge) for t in arm.chain or (_alone(term, arm),)) for arm in term.arms
+    ]
+    rungs: list[Rung] = []
+    for lower, upper, chosen in joined([rungs for chain in inner for rungs in chain], x, judge):
+        parts = iter(chosen)
+        bodies = [tuple(next(parts) for _ in chain) for chain in inner]
+        arms = tuple(
+            Arm(sympy.expand(_total(chain, body)), str(i))
+            for i, (chain, body) in enumerate(zip(inner, bodies, strict=True))
+        )
+        cuts: list[Expr] = []
+        winners: list[Arm] = []
+        _climb(arms, x, lower, upper, judge, cuts, winners)
+        for begin, arm in zip((lower, *cuts), winners, strict=True):
+            at = int(arm.resource)
+            found = tuple(f for rung in bodies[at] for f in rung.found)
+            if term.arms[at].chain:  # a shared resource bounds every body
+                others = (a for i, a in enumerate(term.arms) if i != at)
+                found += tuple((t, HIDDEN) for a in others for t in a.chain)
+            _extend(rungs, Rung(begin, arm.expr, found))
+    return tuple(rungs)
+
+
+def _alone(term: Term, arm: Arm) -> Term:
+    """One arm of a term: a shared resource that bounds all of its operations."""
+    return Term(ONE, (arm,), term.ops)
+
+
+def _total(chain: tuple[Ladder, ...], body: tuple[Rung, ...]) -> Expr:
+    return sympy.Add(*(c.term.count * r.expr for c, r in zip(chain, body, strict=True)))
+
+
+def joined(
+    ladders: Sequence[Ladder], x: Symbol, judge: Judge
+) -> Iterator[tuple[Expr, Expr, tuple[Rung, ...]]]:
+    """The intervals between all cuts of several ladders, with the rung of each."""
+    cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
+    position = {cut: i for i, cut in enumerate(cuts)}
+    for index, (lower, upper) in enumerate(pairwise([start_of(x), *cuts, oo])):
+        yield (
+            lower,
+            upper,
+            tuple(r.rungs[sum(1 for cut in r.cuts if position[cut] < index)] for r in ladders),
+        )
 
 
 def _unkinked(

@@ -7,17 +7,16 @@ expression: its derivatives and elasticities are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError
-from costgraph.formula.sums import affine, power_sum
+from costgraph.formula.sums import lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.symbols import symbol
 
@@ -131,15 +130,15 @@ def local(formula: Formula, **values: Any) -> Local:
     for s, value in point.items():
         if not value > 0:
             raise InputError(f"{formula.name}: {s} must be positive, not {value}")
-    groups: dict[str, list[tuple[Expr, Term]]] = {}
+    groups: dict[str, list[Part]] = {}
     for term in formula.terms:
-        for arm, expr in _active(term, point):
-            groups.setdefault(arm.resource, []).append((term.count * expr, term))
+        for part in _active(term, point):
+            groups.setdefault(part.resource, []).append(part)
     parts = tuple(
         Part(
             resource,
-            Add(*(e for e, _ in found)),
-            tuple(dict.fromkeys(op for _, t in found for op in t.ops)),
+            Add(*(p.expr for p in found)),
+            tuple(dict.fromkeys(op for p in found for op in p.ops)),
         )
         for resource, found in groups.items()
     )
@@ -148,82 +147,86 @@ def local(formula: Formula, **values: Any) -> Local:
     return Local(formula.name, formula.unit, point, expr, parts)
 
 
-def _active(term: Term, point: Mapping[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
-    """The largest arms at the point, each with what it contributes."""
+def _active(term: Term, point: Mapping[Symbol, Expr]) -> Iterator[Part]:
+    """What a term consists of around the point: its largest arms, chains opened."""
+    for arm, span in _largest_over(term, point):
+        for part in _parts(term, arm, span, point):
+            yield replace(part, expr=term.count * part.expr)
+
+
+def _largest_over(term: Term, point: Mapping[Symbol, Expr]) -> Iterable[tuple[Arm, Span | None]]:
+    """The largest arms, each with the range on which it is."""
+    if term.span is None:
+        return ((_largest(term, point), None),)
+    return _over(term, term.span, point)
+
+
+def _largest(term: Term, point: Mapping[Symbol, Expr]) -> Arm:
+    """The largest arm at the point; all of a norm under the name of its largest arm."""
     at = dict(point)
-    if term.norm is not None and len(term.arms) > 1:
-        return _active_norm(term, at)
-    if term.span is None:
-        arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(at)))
-        return [(arm, arm.expr)]
-    return _active_over(term, term.span, at)
+    arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(at)))
+    return replace(arm, expr=term.value) if term.is_smooth else arm
 
 
-def _active_norm(term: Term, at: dict[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
-    """A norm is smooth: all of it, under the name of its largest arm.
-
-    Over a span the largest arm at the middle of the range gives the name.
-    """
-    point = dict(at)
-    if term.span is not None:
-        lower, upper = (e.xreplace(at) for e in (term.span.lower, term.span.upper))
-        if upper < lower:
-            return []
-        point[term.span.symbol] = (lower + upper) / 2
-    arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(point)))
-    if term.span is None:
-        return [(arm, term.value)]
-    raise InputError(
-        f"{', '.join(term.ops)}: a sum of norms over contexts has no derivative in closed form; "
-        "take tpot at a context instead"
-    )
+def _parts(term: Term, arm: Arm, span: Span | None, point: Mapping[Symbol, Expr]) -> Iterator[Part]:
+    """An arm without its term's count, over a range where there is one."""
+    if arm.chain:
+        for inner in arm.chain:
+            yield from _active(replace(inner, span=span), point)
+        return
+    expr = arm.expr if span is None else power_sum(arm.expr, span)
+    if expr is None:
+        raise InputError(f"{arm.expr}: no closed form over contexts")
+    yield Part(arm.resource, expr, term.ops)
 
 
 def _number(value: Expr) -> Expr:
     return value if value.is_Rational else value.evalf(30)
 
 
-def _active_over(term: Term, span: Span, at: dict[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
-    """A sum over contexts, cut where its largest arm changes.
+def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tuple[Arm, Span]]:
+    """A sum over contexts, cut where its largest arm changes: arms and their ranges.
 
     The outer ends stay symbolic; the cuts between arms are numbers, at which
-    both arms agree up to one step.
+    both arms agree up to one step. Chains are cut again inside.
     """
+    at = dict(point)
     lower, upper = (int(e.xreplace(at)) for e in (span.lower, span.upper))
     if upper < lower:
-        return []
-    lines: list[tuple[Expr, Expr]] = []
+        return
+    if term.is_smooth:
+        raise InputError(
+            f"{', '.join(term.ops)}: a sum of norms over contexts has no derivative in closed "
+            "form; take tpot at a context instead"
+        )
+    owners: list[Arm] = []
+    found: list[tuple[Expr, Expr]] = []
     for arm in term.arms if len(term.arms) > 1 else ():
-        line = affine(arm.expr.xreplace(at), span.symbol)
-        if line is None:
+        opened = lines((arm.mapped(lambda e: e.xreplace(at)),), span.symbol)
+        if opened is None:
             raise InputError(f"{', '.join(term.ops)}: no derivative of this sum over contexts")
-        lines.append(line)
-    cuts = [lower]
-    chosen: list[Arm] = []
+        owners += [arm] * len(opened)
+        found += [(line.constant, line.b) for line in opened]
+    pieces: list[tuple[Arm, int]] = []
     start = lower
     while start <= upper:
         index = 0
-        if lines:
+        if found:
             index = max(
-                range(len(lines)), key=lambda i: (lines[i][0] + lines[i][1] * start, lines[i][1])
+                range(len(found)), key=lambda i: (found[i][0] + found[i][1] * start, found[i][1])
             )
         end = upper
-        for line in lines:
-            if line[1] > lines[index][1]:
-                cross = (lines[index][0] - line[0]) / (line[1] - lines[index][1])
+        for line in found:
+            if line[1] > found[index][1]:
+                cross = (found[index][0] - line[0]) / (line[1] - found[index][1])
                 end = min(end, max(start, int(sympy.ceiling(cross)) - 1))
-        chosen.append(term.arms[index])
-        cuts.append(end + 1)
+        arm = owners[index] if found else term.arms[0]
+        if pieces and pieces[-1][0] is arm:  # another line of the same chain
+            pieces[-1] = (arm, end)
+        else:
+            pieces.append((arm, end))
         start = end + 1
-    found = []
-    for i, ((first, after), arm) in enumerate(zip(pairwise(cuts), chosen, strict=True)):
-        piece = Span(
-            span.symbol,
-            span.lower if i == 0 else Integer(first),
-            span.upper if after == upper + 1 else Integer(after - 1),
-        )
-        closed = power_sum(arm.expr, piece)
-        if closed is None:
-            raise InputError(f"{arm.expr}: no closed form over contexts")
-        found.append((arm, closed))
-    return found
+    first = span.lower
+    for arm, end in pieces:
+        yield arm, Span(span.symbol, first, span.upper if end == upper else Integer(end))
+        first = Integer(end + 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from math import lcm
 
 from sympy import (
@@ -38,8 +38,8 @@ from costgraph.formula.dag import Dag
 from costgraph.formula.envelope import dominates
 from costgraph.formula.evaluate import is_even
 from costgraph.formula.formula import Formula
-from costgraph.formula.sums import affine, power_sum, two_lines
-from costgraph.formula.terms import Span, Term, collected, merged
+from costgraph.formula.sums import Line, affine, lines, power_sum, two_lines
+from costgraph.formula.terms import Arm, Span, Term, collected, merged
 from costgraph.symbols import N, S
 
 _RELATIONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
@@ -94,7 +94,7 @@ class Lowering:
         for term in collected(formula.terms):
             content, primitive = term.count.as_content_primitive()
             if primitive == 1 and len(term.arms) == 1 and term.span is None:
-                plain.append(_times(content, term.arms[0].expr))
+                plain.append(term.arms[0].scaled(content).expr)
             else:
                 groups.setdefault(primitive, []).append(self._scaled(term, content))
         parts = [self.expr(Add(*plain))] if plain else []
@@ -113,7 +113,8 @@ class Lowering:
         kept = term.is_smooth and term.span is not None
         if kept or (factor < 0 and len(term.arms) > 1):
             return self.dag.product(self.expr(factor), self.summed(term))
-        return self.summed(term.mapped_arms(lambda e: _times(factor, e)))
+        arms = tuple(arm.scaled(factor) for arm in term.arms)
+        return self.summed(replace(term, count=Integer(1), arms=arms))
 
     def summed(self, term: Term) -> int:
         """The term without its count."""
@@ -123,7 +124,7 @@ class Lowering:
 
     def _combined(self, term: Term) -> int:
         """The maximum of the arms, or their norm."""
-        parts = [self.expr(a.expr) for a in term.arms]
+        parts = [self._arm(a) for a in term.arms]
         if term.norm is None or len(parts) == 1:
             return self._largest(parts)
         # Scaled by the largest, as in Formula.evaluate, so that powers never underflow.
@@ -131,6 +132,17 @@ class Lowering:
         shares = [self.dag.add_node("pow", (self.dag.quotient(x, top), p)) for x in parts]
         root = self.dag.add_node("pow", (self.dag.sum(shares), self.dag.num(1 / float(term.norm))))
         return self.dag.product(top, root)
+
+    def _arm(self, arm: Arm) -> int:
+        return self._series(arm.chain) if arm.chain else self.expr(arm.expr)
+
+    def _series(self, terms: Iterable[Term]) -> int:
+        """Terms one after the other."""
+        return self.dag.sum([self.dag.product(self.expr(t.count), self.summed(t)) for t in terms])
+
+    def _constant(self, line: Line) -> int:
+        """What does not change along a line."""
+        return self.dag.sum([self.expr(line.a), self._series(line.fixed)])
 
     def _largest(self, parts: list[int]) -> int:
         kept = list(dict.fromkeys(parts))
@@ -142,9 +154,9 @@ class Lowering:
         if closed is not None:
             return self.closed(closed, span)
         bounds = self._bound(span.lower), self._bound(span.upper)
-        lines = [affine(a.expr, span.symbol) for a in term.arms]
-        if not smooth and all(line is not None for line in lines):
-            pairs = [self.expr(x) for line in lines if line is not None for x in line]
+        found = None if smooth else lines(term.arms, span.symbol)
+        if found is not None:
+            pairs = [x for line in found for x in (self._constant(line), self.expr(line.b))]
             return self.dag.add_node("envelope", (*bounds, *pairs))
         key = (Term(Integer(1), term.arms, norm=term.norm), span)
         if key not in self._loops:
@@ -306,9 +318,9 @@ def closed_form(term: Term, span: Span) -> Expr | None:
             return n * line[0] + line[1] * n * (_LOWER + _UPPER) / 2
         total = power_sum(term.arms[0].expr, local)
     else:
-        lines = [affine(a.expr, span.symbol) for a in term.arms]
-        first, second, *more = lines
-        if more or first is None or second is None:
+        opened = [affine(a.expr, span.symbol) for a in term.arms]
+        first, second, *more = opened
+        if term.is_nested or more or first is None or second is None:
             return None
         total = two_lines(local, first, second)
     if total is None or never_empty:
@@ -325,11 +337,6 @@ def _power(factor: Expr) -> bool:
 def _divides(factor: Expr) -> bool:
     exponent = factor.as_base_exp()[1]
     return bool(exponent.is_Rational and exponent < 0)
-
-
-def _times(factor: Expr, expr: Expr) -> Expr:
-    """A number times an expression, multiplied into the summands of a sum."""
-    return Add(*(factor * a for a in expr.args)) if isinstance(expr, Add) else factor * expr
 
 
 def _whole(bound: Expr) -> bool:
@@ -357,15 +364,16 @@ class _Exact:
         scaled: list[tuple[int, Expr, Term]] = []
         plain: list[Expr] = []
         for term in merged(formula.terms):
-            if not all(_rational(e) for e in (term.count, *(a.expr for a in term.arms))):
+            amounts = (term.count, *(a.expr for a in term.arms))
+            if term.is_nested or not all(_rational(e) for e in amounts):
                 return None
             if term.span is None and len(term.arms) == 1:
                 plain.append(term.count * term.arms[0].expr)
                 continue
             count, below = _cleared(term.count)
             common = lcm(*(_cleared(a.expr)[1] for a in term.arms))
-            whole = term.mapped_arms(partial(_over, divisor=common))
-            scaled.append((below * common, count, whole))
+            arms = tuple(Arm(_over(a.expr, common), a.resource) for a in term.arms)
+            scaled.append((below * common, count, replace(term, count=Integer(1), arms=arms)))
         # A sum over a range may halve once more (or, of polynomials, divide further).
         parts: list[tuple[int, int]] = []
         if plain:

@@ -21,9 +21,8 @@ from sympy import Add, Expr, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
-from costgraph.formula.ladder import bounds, ladder, ordered, start_of
+from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.signs import Judge, tightest
-from costgraph.formula.terms import Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ class Regime:
         expr: the formula on the interval, without maxima; norms stand as
             ``(aᵖ + bᵖ)^(1/p)``.
         bound: operations by the resource that bounds them there: that of their
-            largest arm, or ``latency`` where their floor exceeds every arm.
+            largest arm, or ``latency`` where their floor exceeds every arm, or
+            ``hidden`` where another body that runs at the same time takes longer.
     """
 
     lower: Expr
@@ -155,23 +155,16 @@ def regimes(
     """
     x, bound, judge = _prepared(formula, over, at, values)
     ladders = [ladder(t, x, judge) for t in bound.terms]
-    cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
-    ends = [start_of(x), *cuts, oo]
-    position = {cut: i for i, cut in enumerate(cuts)}
     pieces: list[Regime] = []
-    for index, (lower, upper) in enumerate(pairwise(ends)):
+    for lower, upper, rungs in joined(ladders, x, judge):
         plain: list[Expr] = []
         smooth: list[Expr] = []
-        resources: list[tuple[Term, str]] = []
-        for rungs in ladders:
-            rung = rungs.rungs[sum(1 for cut in rungs.cuts if position[cut] < index)]
-            kept = smooth if rungs.term.is_smooth else plain
-            kept.append(rungs.term.count * rung.expr)
-            resources.append((rungs.term, rung.resource))
+        for term, rung in zip(bound.terms, rungs, strict=True):
+            (smooth if term.any_smooth else plain).append(term.count * rung.expr)
         total = Add(sympy.expand(Add(*plain)), *smooth)
         if bound.numerator is not None:
             total = bound.numerator / total
-        bound_by = bounds(resources)
+        bound_by = bounds(pair for rung in rungs for pair in rung.found)
         if pieces and (pieces[-1].expr, pieces[-1].bound) == (total, bound_by):
             pieces[-1] = replace(pieces[-1], upper=upper)
             continue
@@ -187,11 +180,26 @@ def crossovers(
     found = []
     for term in bound.terms:
         for before, after in pairwise(ladder(term, x, judge).rungs):
-            if before.resource == after.resource:  # only the form changes: a clipped length
-                continue
-            found.append(Crossover(term.ops, after.lower, before.resource, after.resource))
+            for (below, above), ops in _changed(before, after).items():
+                found.append(Crossover(ops, after.lower, below, above))
     order = {cut: i for i, cut in enumerate(ordered({c.value for c in found}, judge))}
     return tuple(sorted(found, key=lambda c: order[c.value]))
+
+
+def _changed(before: Rung, after: Rung) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Operations by what bounds them below and above a cut, where that changes.
+
+    Where only the form changes (a clipped length) there are none.
+    """
+    sides = [
+        {op: r for r, ops in bounds(rung.found).items() for op in ops} for rung in (before, after)
+    ]
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for op, below in sides[0].items():
+        above = sides[1].get(op, below)
+        if above != below:
+            found[below, above] = (*found.get((below, above), ()), op)
+    return found
 
 
 def _prepared(

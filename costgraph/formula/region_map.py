@@ -7,8 +7,8 @@ interval times the strip between two curves, all exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,16 +17,24 @@ import sympy
 from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo, sqrt, together
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
-from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
-from costgraph.formula.terms import Arm, Term
+from costgraph.formula.ladder import (
+    HIDDEN,
+    Found,
+    bounds,
+    candidates,
+    inside,
+    number_key,
+    start_of,
+)
+from costgraph.formula.terms import Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
 
 
-#: The largest arm of each term.
-_Pattern: TypeAlias = "tuple[Arm, ...]"
+#: The form of each term, and what bounds it.
+_Pattern: TypeAlias = "tuple[tuple[Expr, Found], ...]"
 
 
 @dataclass(frozen=True)
@@ -136,12 +144,11 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     if any(t.span is not None for t in bound.terms):
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
-    curves = _curves(bound.terms, first, second)
-    cells = _merged(_cells(bound.terms, curves, first, second))
+    cells = _merged(_laid_out(bound.terms, first, second))
     regions = []
     for key, found in cells.items():
-        made = Region(_summed(bound.terms, key), _bounds(bound.terms, key), tuple(found))
-        regions.append(made)
+        bound_by = bounds(pair for _, pairs in key for pair in pairs)
+        regions.append(Region(_summed(bound.terms, key), bound_by, tuple(found)))
     return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
 
 
@@ -154,32 +161,52 @@ def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:
 
 def _summed(terms: tuple[Term, ...], key: _Pattern) -> Expr:
     """The formula of a pattern; norms stand as they are."""
-    smooth = [t.count * a.expr for t, a in zip(terms, key, strict=True) if t.is_smooth]
-    plain = [t.count * a.expr for t, a in zip(terms, key, strict=True) if not t.is_smooth]
+    plain: list[Expr] = []
+    smooth: list[Expr] = []
+    for term, (expr, _) in zip(terms, key, strict=True):
+        (smooth if term.any_smooth else plain).append(term.count * expr)
     return Add(sympy.expand(Add(*plain)), *smooth)
 
 
-def _bounds(terms: tuple[Term, ...], key: _Pattern) -> Mapping[str, tuple[str, ...]]:
-    rungs = ((t, a.resource) for t, a in zip(terms, key, strict=True))
-    return bounds(rungs)
-
-
 def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
-    """The form of each term at a point, and what bounds it.
-
-    A form is the largest arm, or the norm of all, with inner minima and maxima
-    decided there. What bounds it is the largest of its candidates.
-    """
+    """The form of each term at a point, and what bounds it."""
     point = dict(at)
-    found = []
-    for term in terms:
+    return tuple(_form(term, point) for term in terms)
+
+
+def _form(term: Term, point: dict[Symbol, Expr]) -> tuple[Expr, Found]:
+    """The form of a term, its inner minima and maxima decided, and what bounds it.
+
+    A form is the largest arm, or the norm of all. What bounds it is the largest of its
+    candidates, or whatever bounds the terms of its largest chain.
+    """
+    if not term.is_nested:
         arms = candidates(term)
         arm = arms[0]
         if len(arms) > 1:
             arm = max(arms, key=lambda a: a.expr.xreplace(point))
         form = arm.expr if arms == term.arms else term.value
-        found.append(Arm(_decided(form, point), arm.resource))
-    return tuple(found)
+        return _decided(form, point), ((term, arm.resource),)
+    forms = _bodies(term, point)
+    at = max(range(len(forms)), key=lambda i: forms[i][0].xreplace(point))
+    expr, found = forms[at]
+    if term.arms[at].chain:
+        others = (a for i, a in enumerate(term.arms) if i != at)
+        found += tuple((t, HIDDEN) for a in others for t in a.chain)
+    return expr, found
+
+
+def _bodies(term: Term, point: dict[Symbol, Expr]) -> list[tuple[Expr, Found]]:
+    """The form of each arm of a maximum of chains."""
+    forms: list[tuple[Expr, Found]] = []
+    for arm in term.arms:
+        inner = [(t.count, *_form(t, point)) for t in arm.chain]
+        if inner:
+            total = sympy.expand(Add(*(count * expr for count, expr, _ in inner)))
+            forms.append((total, tuple(pair for _, _, found in inner for pair in found)))
+        else:
+            forms.append((_decided(arm.expr, point), ((term, arm.resource),)))
+    return forms
 
 
 def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
@@ -192,6 +219,55 @@ def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
         return pick(e.args, key=lambda a: a.xreplace(point))
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
+
+
+#: A map of more curves than this takes too long to lay out.
+MOST_CURVES = 160
+
+
+def _laid_out(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[tuple[_Pattern, Cell]]:
+    """The plane in cells, each with the pattern that holds in it.
+
+    Which curves part the chains of a maximum depends on what bounds their terms: the
+    plane is cut along the curves of the terms first, then along those of the maxima that
+    occur, until there is nothing to cut.
+    """
+    curves = _curves(tuple(_unnested(terms)), x, y)
+    nested = [t for t in _all(terms) if t.is_nested]
+    while True:
+        if len(curves) > MOST_CURVES:
+            raise InputError("too many bounds change for a map over two symbols: take regimes")
+        cells = _cells(terms, curves, x, y)
+        found = dict.fromkeys(curves)
+        for cell in (cell for _, cell in cells) if nested else ():
+            at = inside(cell.left, cell.right)
+            low, high = (e.xreplace({x: at}) for e in (cell.bottom, cell.top))
+            point = {x: at, y: inside(low, high)}
+            for term in nested:
+                for (a, _), (b, _) in combinations(_bodies(term, point), 2):
+                    _note(a - b, x, y, found)
+        if len(found) == len(curves):
+            return cells
+        curves = list(found)
+
+
+def _all(terms: Iterable[Term]) -> Iterator[Term]:
+    """Terms and those in their chains."""
+    for term in terms:
+        yield term
+        for arm in term.arms:
+            yield from _all(arm.chain)
+
+
+def _unnested(terms: Iterable[Term]) -> Iterator[Term]:
+    """Every maximum of plain arms; of one with chains, each plain arm by itself."""
+    for term in _all(terms):
+        if not term.is_nested:
+            yield term
+            continue
+        for arm in term.arms:
+            if not arm.chain:
+                yield replace(term, arms=(arm,))
 
 
 def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:

@@ -3,11 +3,18 @@
 With affine arms ``a(t)`` and ``b(t)`` the sum of their maximum is
 ``Σ b + Σ max(a − b, 0)``; the difference changes sign at most once, so the
 second sum is an arithmetic series from a clamped crossing to one end.
+
+A chain of maxima of affine arms is itself a maximum of affine arms: one for each way
+of choosing an arm in every maximum that changes with the context.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
 from sympy import (
+    Add,
     Expr,
     Integer,
     Max,
@@ -24,7 +31,11 @@ from sympy import (
 from sympy.polys.polyerrors import PolynomialError
 
 from costgraph.formula.staircase import staircase_sum
-from costgraph.formula.terms import Span, Term
+from costgraph.formula.terms import Arm, Span, Term
+
+ZERO = Integer(0)
+#: Lines that a maximum of chains is opened into at the most.
+MOST_LINES = 64
 
 
 def affine(expr: Expr, symbol: Symbol) -> tuple[Expr, Expr] | None:
@@ -71,6 +82,62 @@ def _polynomial_sum(expr: Expr, span: Span) -> Expr | None:
     return total
 
 
+@dataclass(frozen=True)
+class Line:
+    """``a + b·t`` plus the values of terms that do not change with ``t``."""
+
+    a: Expr = ZERO
+    b: Expr = ZERO
+    fixed: tuple[Term, ...] = ()
+
+    @property
+    def constant(self) -> Expr:
+        """All that does not change with ``t``."""
+        return Add(self.a, *(t.count * t.value for t in self.fixed))
+
+    def __add__(self, other: Line) -> Line:
+        return Line(self.a + other.a, self.b + other.b, (*self.fixed, *other.fixed))
+
+
+def lines(arms: Iterable[Arm], symbol: Symbol) -> tuple[Line, ...] | None:
+    """The affine arms whose maximum is that of ``arms``, chains opened.
+
+    None if an arm is not affine in ``symbol``, a norm changes with it, or there would be
+    more than :data:`MOST_LINES`.
+    """
+    found: list[Line] = []
+    for arm in arms:
+        opened = _opened(arm, symbol)
+        if opened is None or len(found) + len(opened) > MOST_LINES:
+            return None
+        found.extend(opened)
+    return tuple(found)
+
+
+def _opened(arm: Arm, symbol: Symbol) -> tuple[Line, ...] | None:
+    if not arm.chain:
+        line = affine(arm.expr, symbol)
+        return None if line is None else (Line(*line),)
+    found: tuple[Line, ...] = (Line(),)
+    for term in arm.chain:
+        if symbol not in term.symbols:
+            found = tuple(line + Line(fixed=(term,)) for line in found)
+            continue
+        if term.is_smooth or symbol in term.count.free_symbols:
+            return None
+        choices = lines(term.arms, symbol)
+        if choices is None or len(found) * len(choices) > MOST_LINES:
+            return None
+        scaled = tuple(_scaled(choice, term.count) for choice in choices)
+        found = tuple(line + choice for line in found for choice in scaled)
+    return found
+
+
+def _scaled(line: Line, count: Expr) -> Line:
+    fixed = tuple(replace(t, count=t.count * count) for t in line.fixed)
+    return Line(line.a * count, line.b * count, fixed)
+
+
 def span_expr(term: Term) -> Expr:
     """The term's value without its count: its maximum, or the sum of it."""
     if term.span is None:
@@ -80,10 +147,10 @@ def span_expr(term: Term) -> Expr:
         closed = power_sum(term.arms[0].expr, span)
         if closed is not None:
             return closed
-    elif len(term.arms) == 2 and term.norm is None:
-        lines = [affine(arm.expr, span.symbol) for arm in term.arms]
-        first, second = lines
-        if first is not None and second is not None:
+    elif not term.is_smooth:
+        found = lines(term.arms, span.symbol)
+        if found is not None and len(found) == 2:
+            first, second = ((line.constant, line.b) for line in found)
             closed = two_lines(span, first, second)
             if closed is not None:
                 return closed

@@ -1,8 +1,12 @@
-"""The parts of a formula: arms, spans and terms."""
+"""The parts of a formula: arms, spans and terms.
+
+A term is a maximum of arms. An arm is an expression, or a chain: terms that follow one
+another, as in a body that runs beside others. So formulas nest as regions do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Float, Integer, Max, Min, Symbol
@@ -18,11 +22,46 @@ class Arm:
     """One candidate of a maximum: an expression and the resource it stands for.
 
     ``resource`` is ``memory`` or ``ENGINE:TYPE`` for times, a phase name or the
-    like elsewhere.
+    like elsewhere. With a ``chain`` (see :func:`chained`) the arm is a sum of terms:
+    ``expr`` is that sum, its maxima unevaluated, and ``resource`` the name of the
+    body that runs them.
     """
 
     expr: Expr
     resource: str
+    chain: tuple[Term, ...] = ()
+
+    def mapped(self, f: Callable[[Expr], Expr]) -> Arm:
+        """``f`` applied to the expression, or to those of every term of the chain."""
+        if self.chain:
+            return chained((t.mapped(f) for t in self.chain), self.resource)
+        return Arm(f(self.expr), self.resource)
+
+    def scaled(self, factor: Expr) -> Arm:
+        """The arm times a factor, which goes into the counts of a chain."""
+        if self.chain:
+            scaled = (replace(t, count=t.count * factor) for t in self.chain)
+            return chained(scaled, self.resource)
+        return Arm(_times(factor, self.expr), self.resource)
+
+    @property
+    def leaves(self) -> Iterator[Arm]:
+        """The arms without a chain that it is made of, itself or those inside."""
+        if not self.chain:
+            yield self
+        for term in self.chain:
+            yield from term.leaves
+
+
+def _times(factor: Expr, expr: Expr) -> Expr:
+    """A number times an expression, multiplied into the summands of a sum."""
+    return Add(*(factor * a for a in expr.args)) if isinstance(expr, Add) else factor * expr
+
+
+def chained(terms: Iterable[Term], name: str) -> Arm:
+    """The arm of the body ``name``: terms one after the other, none with a span."""
+    chain = tuple(terms)
+    return Arm(Add(*(t.count * t.value for t in chain)), name, chain)
 
 
 @dataclass(frozen=True)
@@ -95,17 +134,29 @@ class Term:
         """True if a norm combines several arms."""
         return self.norm is not None and len(self.arms) > 1
 
+    @property
+    def is_nested(self) -> bool:
+        """True if an arm is a chain of terms."""
+        return any(arm.chain for arm in self.arms)
+
+    @property
+    def leaves(self) -> Iterator[Arm]:
+        """The arms without a chain, here and in chains."""
+        for arm in self.arms:
+            yield from arm.leaves
+
+    @property
+    def any_smooth(self) -> bool:
+        """True if a norm combines arms, here or in a chain."""
+        return self.is_smooth or any(t.any_smooth for arm in self.arms for t in arm.chain)
+
     def mapped(self, f: Callable[[Expr], Expr]) -> Term:
         """``f`` applied to the count, every arm, the floor and the span's bounds."""
         span = self.span
         if span is not None:
             span = Span(span.symbol, f(span.lower), f(span.upper))
-        arms = tuple(Arm(f(a.expr), a.resource) for a in self.arms)
+        arms = tuple(arm.mapped(f) for arm in self.arms)
         return Term(f(self.count), arms, self.ops, span, self.norm, f(self.floor))
-
-    def mapped_arms(self, f: Callable[[Expr], Expr]) -> Term:
-        """``f`` applied to every arm; the count becomes one."""
-        return replace(self, count=ONE, arms=tuple(Arm(f(a.expr), a.resource) for a in self.arms))
 
 
 def _unrooted(norm: Expr) -> Expr:
@@ -129,13 +180,14 @@ def make_term(
 ) -> Term | None:
     """A term with dominated arms left out; None if nothing is left to count.
 
-    Every arm adds to a norm, so there only arms of zero are left out.
+    Every arm adds to a norm, so there only arms of zero are left out. A chain is kept
+    in its normal form (see :func:`_settled`).
     """
     if norm is not None:
         added = tuple(arm for arm in arms if arm.expr != 0)
         return Term(count, added, ops, span, norm, floor) if added and count != 0 else None
     kept: list[Arm] = []
-    for arm in arms:
+    for arm in (a for given in arms for a in _settled(given)):
         if arm.expr == 0 or any(dominates(k.expr, arm.expr) for k in kept):
             continue
         kept = [k for k in kept if not dominates(arm.expr, k.expr)]
@@ -145,10 +197,52 @@ def make_term(
     return Term(count, tuple(kept), ops, span, floor=floor)
 
 
+def _settled(arm: Arm) -> tuple[Arm, ...]:
+    """A chain as it stands in a maximum: nothing, plain arms, or a chain of several terms.
+
+    An empty chain is no arm. A chain of one maximum is the arms of that maximum, and a
+    chain that only ever waits for one resource is an amount of that resource.
+    """
+    if not arm.chain:
+        return (arm,)
+    terms = merged(remade(t) for t in arm.chain)
+    if not terms:
+        return ()
+    if len(terms) == 1 and terms[0].norm is None and dominates(terms[0].count, ZERO):
+        return tuple(a.scaled(terms[0].count) for a in terms[0].arms)
+    resources = {t.arms[0].resource for t in terms}
+    if len(resources) == 1 and all(len(t.arms) == 1 for t in terms):
+        return (Arm(Add(*(t.count * t.arms[0].expr for t in terms)), resources.pop()),)
+    return (chained(terms, arm.resource),)
+
+
+def remade(term: Term) -> Term:
+    """The term with arms that are dominated by now left out; its count may be zero."""
+    made = make_term(term.count, term.arms, term.ops, term.span, term.norm, term.floor)
+    return replace(term, count=ZERO) if made is None else made
+
+
+def overlapped(
+    count: Expr, bodies: Iterable[Arm], shared: Iterable[Arm] = (), span: Span | None = None
+) -> Term | None:
+    """``count`` times the time of bodies that run at once, as one term.
+
+    Args:
+        count: how often they do.
+        bodies: a chain per body.
+        shared: what bodies have in common: the total of each resource that several of
+            them use, which no schedule gets below.
+        span: a sum over contexts.
+    """
+    chains = tuple(bodies)
+    ops = tuple(dict.fromkeys(op for arm in chains for t in arm.chain for op in t.ops))
+    return make_term(count, (*chains, *shared), ops, span)
+
+
 def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Terms with equal arms and span added up; what cancels disappears."""
     groups: dict[object, Term] = {}
-    for term in terms:
+    for term in _series(terms):
         key = (frozenset(a.expr for a in term.arms), term.span, term.norm, term.floor)
         known = groups.get(key)
         if known is None:
@@ -160,6 +254,17 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
                 ops=known.ops + tuple(op for op in term.ops if op not in known.ops),
             )
     return tuple(t for t in groups.values() if t.count != 0)
+
+
+def _series(terms: Iterable[Term]) -> Iterator[Term]:
+    """Terms in series: where one body is left of a maximum, its terms stand for it."""
+    for term in terms:
+        (arm, *more) = term.arms
+        if more or not arm.chain:
+            yield term
+            continue
+        inner = (replace(t, count=t.count * term.count, span=term.span) for t in arm.chain)
+        yield from _series(inner)
 
 
 def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
