@@ -96,11 +96,14 @@ class Link:
         bandwidth: byte/s in one direction, all lanes of the device together.
         latency: seconds per message (the alpha of the Hockney model), or None.
         devices: how many devices such links join directly, or None.
+        in_network: switches on the link add up what they pass on (reductions in the
+            network, such as NVLink SHARP).
     """
 
     bandwidth: sympy.Expr
     latency: sympy.Expr | None = None
     devices: sympy.Expr | None = None
+    in_network: bool = False
 
 
 @dataclass(frozen=True)
