@@ -15,7 +15,7 @@ from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
-from costgraph.count import Row, parameters
+from costgraph.count import Item, Row, flat, parameters
 from costgraph.errors import CostgraphError, InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Limit
@@ -282,13 +282,18 @@ class Compiled:
     @cached_property
     def rows(self) -> Mapping[str, tuple[Row, ...]]:
         """Counted rows by phase, in the graph's own symbols."""
-        found: dict[str, tuple[Row, ...]] = {}
-        shared: dict[tuple[int, bool], tuple[Row, ...]] = {}
+        return {name: flat(items) for name, items in self.items.items()}
+
+    @cached_property
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """Counted rows by phase as they overlap, in the graph's own symbols."""
+        found: dict[str, tuple[Item, ...]] = {}
+        shared: dict[tuple[int, bool], tuple[Item, ...]] = {}
         for phase in self.program.phases:
             sensitive = bool(self.accounting.rules) and phase.is_single_query
             key = (id(phase.graph), sensitive)
             if key not in shared:
-                shared[key] = roofline.phase_rows(phase, self.accounting)
+                shared[key] = roofline.phase_items(phase, self.accounting)
             found[phase.name] = shared[key]
         return found
 
@@ -304,7 +309,7 @@ class Compiled:
         if phase not in self._step_cache:
             self._step_cache[phase] = roofline.step_terms(
                 self.program.phase(phase),
-                self.rows[phase],
+                self.items[phase],
                 self.machine,
                 self.timing_on(self.machine),
             )

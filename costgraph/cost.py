@@ -1,7 +1,7 @@
 """The cost vector: typed, exact, additive.
 
 FLOPs are keyed by (engine, compute type), bytes by (memory level, role,
-direction). Keys of different kinds never add up; expressions stay exact.
+direction), messages by link. Keys of different kinds never add up; expressions stay exact.
 """
 
 from __future__ import annotations
@@ -41,6 +41,33 @@ ONE = Integer(1)
 
 
 @dataclass(frozen=True)
+class Messages:
+    """What an exchange between devices costs along its critical path.
+
+    Attributes:
+        steps: messages sent one after the other.
+        wire: bytes on the wire: of each step the largest message, added up.
+    """
+
+    steps: Expr
+    wire: Expr
+
+    def time(self, alpha: Expr, beta: Expr) -> Expr:
+        """Seconds: ``steps * alpha + wire / beta``."""
+        return self.steps * alpha + self.wire / beta
+
+    def mapped(self, f: Callable[[Expr], Expr]) -> Messages:
+        """``f`` applied to both."""
+        return Messages(f(self.steps), f(self.wire))
+
+    def __add__(self, other: Messages) -> Messages:
+        return Messages(self.steps + other.steps, self.wire + other.wire)
+
+
+_V = TypeVar("_V", Expr, Messages)
+
+
+@dataclass(frozen=True)
 class Access:
     """Bytes of one tensor moved once by an operation, to or from memory."""
 
@@ -58,17 +85,20 @@ class Cost:
         flops: FLOP per (engine, compute type).
         bytes: bytes per (memory level, role, direction).
         launches: kernels launched.
+        links: messages by the name of the link that they cross.
     """
 
     flops: Work = field(default_factory=dict)
     bytes: Mapping[ByteKey, Expr] = field(default_factory=dict)
     launches: Expr = ZERO
+    links: Mapping[str, Messages] = field(default_factory=dict)
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             _added(self.flops, other.flops),
             _added(self.bytes, other.bytes),
             self.launches + other.launches,
+            _added(self.links, other.links),
         )
 
     def scaled(self, factor: Expr) -> Cost:
@@ -81,14 +111,20 @@ class Cost:
             {k: f(v) for k, v in self.flops.items()},
             {k: f(v) for k, v in self.bytes.items()},
             f(self.launches),
+            {k: v.mapped(f) for k, v in self.links.items()},
         )
 
     def weighted(self, work: Expr, by_role: Mapping[Role, Expr]) -> Cost:
-        """FLOPs times ``work`` and bytes times their role's factor (default ``work``)."""
+        """FLOPs times ``work`` and bytes times their role's factor (default ``work``).
+
+        What crosses links are activations.
+        """
+        sent = by_role.get(Role.ACTIVATION, work)
         return Cost(
             {k: v * work for k, v in self.flops.items()},
             {k: v * by_role.get(k[1], work) for k, v in self.bytes.items()},
             self.launches,
+            {k: v.mapped(lambda e: e * sent) for k, v in self.links.items()},
         )
 
     @property
@@ -98,8 +134,13 @@ class Cost:
 
     @property
     def total_bytes(self) -> Expr:
-        """Bytes over all levels, roles and directions."""
+        """Bytes over all levels, roles and directions; what crosses links is not among them."""
         return Add(*self.bytes.values())
+
+    @property
+    def total_wire(self) -> Expr:
+        """Bytes on the wire over all links."""
+        return Add(*(m.wire for m in self.links.values()))
 
     def bytes_of(
         self, role: Role | None = None, direction: Direction | None = None, level: str | None = None
@@ -129,17 +170,22 @@ def total(costs: Iterable[Cost]) -> Cost:
     return reduce(Cost.__add__, costs, Cost())
 
 
-def from_accesses(work: Work, accesses: Iterable[Access], launches: Expr = ONE) -> Cost:
-    """The cost vector of work plus memory accesses."""
+def from_accesses(
+    work: Work,
+    accesses: Iterable[Access],
+    launches: Expr = ONE,
+    links: Mapping[str, Messages] | None = None,
+) -> Cost:
+    """The cost vector of work plus memory accesses and messages over links."""
     moved: dict[ByteKey, Expr] = {}
     for access in accesses:
         key = (MEMORY, access.role, access.direction)
         moved[key] = moved.get(key, ZERO) + access.bytes
     kept = {k: v for k, v in work.items() if v != 0}
-    return Cost(kept, {k: v for k, v in moved.items() if v != 0}, launches)
+    return Cost(kept, {k: v for k, v in moved.items() if v != 0}, launches, links or {})
 
 
-def _added(a: Mapping[_K, Expr], b: Mapping[_K, Expr]) -> dict[_K, Expr]:
+def _added(a: Mapping[_K, _V], b: Mapping[_K, _V]) -> dict[_K, _V]:
     out = dict(a)
     for key, value in b.items():
         out[key] = out[key] + value if key in out else value

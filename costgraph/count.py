@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from sympy import Expr, Integer
 
 from costgraph.accounting import EXACT, Accounting, Facts, Site
-from costgraph.cost import Cost, total
+from costgraph.cost import Cost
 from costgraph.errors import MissingRuleError
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
+from costgraph.regions import Parallel, Region, Traffic
 from costgraph.tensor import Role
 
 ONE = Integer(1)
@@ -27,7 +29,8 @@ class Row:
         count: how often the operation runs in one step.
         cost: cost vector of one execution (expected, inside partial regions).
         node, graph: the node and the graph (region) that holds it.
-        region: name of the innermost repeated region, or an empty string.
+        region: name of the innermost region, or an empty string.
+        unit: who runs it; empty for the device itself.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Row:
     node: Node
     graph: Graph
     region: str
+    unit: str = ""
 
     @property
     def total(self) -> Cost:
@@ -44,10 +48,50 @@ class Row:
         return self.cost.scaled(self.count)
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """Rows that do not all follow one another: bodies that run at the same time.
+
+    Attributes:
+        name: the region's node.
+        count: how often the region runs in one step.
+        bodies: name and rows of each body, counted within one run of the region.
+    """
+
+    name: str
+    count: Expr
+    bodies: tuple[tuple[str, tuple[Item, ...]], ...]
+
+
+Item: TypeAlias = "Row | Overlap"
+
+
 def rows(
     graph: Graph, accounting: Accounting = EXACT, single_query: bool = False
 ) -> tuple[Row, ...]:
     """One row per operation of ``graph``, regions opened, in execution order.
+
+    Arguments and errors as in :func:`counted`.
+    """
+    return flat(counted(graph, accounting, single_query))
+
+
+def flat(items: Iterable[Item], count: Expr = ONE) -> tuple[Row, ...]:
+    """Every row of a count, with how often it runs in one step."""
+    found: list[Row] = []
+    for item in items:
+        if isinstance(item, Row):
+            found.append(item if count == 1 else replace(item, count=count * item.count))
+            continue
+        for _, inner in item.bodies:
+            found.extend(flat(inner, count * item.count))
+    return tuple(found)
+
+
+def counted(
+    graph: Graph, accounting: Accounting = EXACT, single_query: bool = False
+) -> tuple[Item, ...]:
+    """The operations of ``graph`` as rows, and as they overlap.
 
     Args:
         graph: a step graph.
@@ -59,16 +103,25 @@ def rows(
         MissingRuleError: an operation has no rule under this accounting.
     """
     facts = gather_facts(graph)
-    found = tuple(_walk(graph, accounting, single_query, facts, ONE, ""))
-    clashing = {name for name, n in Counter(r.name for r in found).items() if n > 1}
+    found = tuple(_walk(graph, accounting, single_query, facts, ONE, "", ""))
+    names = Counter(r.name for r in flat(found))
+    return _told_apart(found, {name for name, n in names.items() if n > 1})
+
+
+def _told_apart(items: tuple[Item, ...], clashing: set[str]) -> tuple[Item, ...]:
+    """Rows of one name with their region's in front."""
     if not clashing:
-        return found
-    return tuple(
-        Row(f"{r.region}.{r.name}", r.kind, r.count, r.cost, r.node, r.graph, r.region)
-        if r.name in clashing and r.region
-        else r
-        for r in found
-    )
+        return items
+    found: list[Item] = []
+    for item in items:
+        if isinstance(item, Overlap):
+            bodies = tuple((name, _told_apart(inner, clashing)) for name, inner in item.bodies)
+            found.append(replace(item, bodies=bodies))
+        elif item.name in clashing and item.region:
+            found.append(replace(item, name=f"{item.region}.{item.name}"))
+        else:
+            found.append(item)
+    return tuple(found)
 
 
 def _walk(
@@ -78,30 +131,70 @@ def _walk(
     facts: Facts,
     count: Expr,
     region: str,
-) -> Iterator[Row]:
+    unit: str,
+) -> Iterator[Item]:
     for node in graph.nodes:
-        if isinstance(node.op, Repeat):
+        runs_on = node.unit or unit
+        if isinstance(node.op, Parallel):
+            bodies = tuple(
+                (
+                    body.name,
+                    tuple(
+                        _walk(
+                            body.graph,
+                            accounting,
+                            single_query,
+                            facts,
+                            ONE,
+                            f"{node.name}.{body.name}",
+                            body.unit or runs_on,
+                        )
+                    ),
+                )
+                for body in node.op.bodies
+            )
+            yield Overlap(node.name, count, bodies)
+            continue
+        if isinstance(node.op, Region):
             inner = node.op
-            for row in _walk(
-                inner.body, accounting, single_query, facts, count * inner.count, node.name
-            ):
-                if inner.traffic.is_full:
-                    yield row
-                else:
-                    cost = row.cost.weighted(inner.traffic.work, inner.traffic.by_role)
-                    yield Row(row.name, row.kind, row.count, cost, row.node, row.graph, row.region)
+            for body in inner.graphs:
+                yield from _shared(
+                    _walk(
+                        body,
+                        accounting,
+                        single_query,
+                        facts,
+                        count * inner.rounds,
+                        node.name,
+                        runs_on,
+                    ),
+                    inner.share,
+                )
             continue
         site = Site(node, graph, region != "", single_query, facts)
         try:
             cost = accounting.cost(site)
         except MissingRuleError as error:
             raise MissingRuleError(f"node {node.name!r}: {error}") from error
-        yield Row(node.name, node.op.kind, count, cost, node, graph, region)
+        yield Row(node.name, node.op.kind, count, cost, node, graph, region, runs_on)
+
+
+def _shared(items: Iterable[Item], share: Traffic) -> Iterator[Item]:
+    """Items that cost a share of what they would."""
+    if share.is_full:
+        yield from items
+        return
+    for item in items:
+        if isinstance(item, Row):
+            yield replace(item, cost=item.cost.weighted(share.work, share.by_role))
+        else:
+            bodies = tuple((name, tuple(_shared(inner, share))) for name, inner in item.bodies)
+            yield replace(item, bodies=bodies)
 
 
 def exact_cost(graph: Graph) -> Cost:
     """The exact cost vector of a graph, regions included with their counts."""
-    return total(node.op.cost(graph.operands(node), node.outputs) for node in graph.nodes)
+    return graph.cost
 
 
 def parameters(graph: Graph) -> Expr:
@@ -115,8 +208,9 @@ def gather_facts(graph: Graph) -> Facts:
 
     def visit(g: Graph) -> None:
         for node in g.nodes:
-            if isinstance(node.op, Repeat):
-                visit(node.op.body)
+            if isinstance(node.op, Region):
+                for inner in node.op.graphs:
+                    visit(inner)
                 continue
             if node.op.kind == "embedding":
                 continue

@@ -15,9 +15,10 @@ from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Direction
 from costgraph.count import rows
 from costgraph.formula.envelope import pruned
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.regions import Repeat
 from costgraph.tensor import Role
 
 ZERO = Integer(0)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer
 
-from costgraph.cost import Access, Cost, Work
-from costgraph.errors import MissingRuleError, VerifyError
-from costgraph.ops.base import Op, Spec, Tensors
+from costgraph.cost import Cost, total
+from costgraph.errors import VerifyError
+from costgraph.ops.base import Op
+from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation in a graph. ``origin`` takes no part in equality."""
+    """One operation in a graph. ``origin`` takes no part in equality.
+
+    ``unit`` names who runs it; empty for the unit that runs the graph.
+    """
 
     name: str
     op: Op
     inputs: tuple[str, ...]
     outputs: tuple[Tensor, ...]
     origin: Origin = field(default=Origin(), compare=False)
+    unit: str = ""
 
     @property
     def output(self) -> str:
@@ -122,9 +127,15 @@ class Graph:
             if tensor.role is Role.WEIGHT:
                 yield tensor, ONE
         for node in self.nodes:
-            if isinstance(node.op, Repeat):
-                for tensor, count in node.op.body.weights():
-                    yield tensor, count * node.op.weight_sets
+            if isinstance(node.op, Region):
+                for graph in node.op.graphs:
+                    for tensor, count in graph.weights():
+                        yield tensor, count * node.op.weight_sets
+
+    @cached_property
+    def cost(self) -> Cost:
+        """The exact cost vector, regions included with their counts."""
+        return total(node.op.cost(self.operands(node), node.outputs) for node in self.nodes)
 
     def with_nodes(self, nodes: Iterable[Node]) -> Graph:
         """The same graph with other nodes; sources no longer used are dropped."""
@@ -146,86 +157,6 @@ class Graph:
 
     def __str__(self) -> str:
         return f"{self.name}: {len(self.nodes)} nodes"
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Expected share of a region's cost that one execution causes.
-
-    Regions that do not always run entirely (tails after an early exit, experts)
-    cost ``work`` times their FLOPs, and per role a share of their bytes.
-    """
-
-    work: Expr = ONE
-    weight: Expr = ONE
-    activation: Expr = ONE
-    kv: Expr = ONE
-
-    @property
-    def by_role(self) -> Mapping[Role, Expr]:
-        """Shares of bytes by role."""
-        return {
-            Role.WEIGHT: self.weight,
-            Role.ACTIVATION: self.activation,
-            Role.KV: self.kv,
-            Role.STATE: self.kv,
-        }
-
-    @property
-    def is_full(self) -> bool:
-        """True when everything runs: all shares are one."""
-        return self == Traffic()
-
-
-@dataclass(frozen=True)
-class Repeat(Op):
-    """``body`` executed ``count`` times in sequence, results fed back as operands.
-
-    The first ``carried`` results of the body become its first ``carried``
-    operands in the next round. Weights and caches of the body are one set per
-    round: the region holds ``instances`` sets (``count`` unless rounds share).
-    ``shared_weights`` says how many sets of weights alone it holds where places
-    share weights but not caches: a fraction inside another region.
-
-    Cost: ``count`` times the cost of the body, kept in that form.
-    """
-
-    kind: ClassVar[str] = "repeat"
-    body: Graph
-    count: Expr
-    carried: int = 1
-    traffic: Traffic = Traffic()
-    shared_instances: Expr | None = None
-    shared_weights: Expr | None = None
-
-    @property
-    def instances(self) -> Expr:
-        """How many sets of weights and caches the region holds."""
-        return self.count if self.shared_instances is None else self.shared_instances
-
-    @property
-    def weight_sets(self) -> Expr:
-        """How many sets of weights the region holds."""
-        return self.instances if self.shared_weights is None else self.shared_weights
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        results = [self.body.tensors[name] for name in self.body.outputs]
-        return tuple(Spec(t.shape, t.dtype, t.role, t.stored) for t in results)
-
-    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return self.cost(inputs, outputs).flops
-
-    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        raise MissingRuleError("a repeated region is counted by its body, not as one access list")
-
-    def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
-        from costgraph.count import exact_cost
-
-        return (
-            exact_cost(self.body)
-            .weighted(self.traffic.work, self.traffic.by_role)
-            .scaled(self.count)
-        )
 
 
 class Builder:

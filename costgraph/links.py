@@ -15,11 +15,11 @@ in an all-to-all, its own share included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from sympy import Add, Expr, Integer, Min, ceiling, log
 
+from costgraph.cost import Messages
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.machine import Link
 from costgraph.symbols import symbol
@@ -27,27 +27,7 @@ from costgraph.symbols import symbol
 ZERO, ONE, TWO = Integer(0), Integer(1), Integer(2)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What an algorithm costs along its critical path.
-
-    Attributes:
-        steps: messages sent one after the other.
-        wire: bytes on the wire: of each step the largest message, added up.
-    """
-
-    steps: Expr
-    wire: Expr
-
-    def time(self, alpha: Expr, beta: Expr) -> Expr:
-        """Seconds: ``steps * alpha + wire / beta``."""
-        return self.steps * alpha + self.wire / beta
-
-    def __add__(self, other: Steps) -> Steps:
-        return Steps(self.steps + other.steps, self.wire + other.wire)
-
-
-Algorithm = Callable[[Expr, Expr], Steps]
+Algorithm = Callable[[Expr, Expr], Messages]
 
 
 def rounds(p: Expr) -> Expr:
@@ -57,40 +37,40 @@ def rounds(p: Expr) -> Expr:
     return ceiling(log(p, 2))
 
 
-def ring_reduce_scatter(n: Expr, p: Expr) -> Steps:
+def ring_reduce_scatter(n: Expr, p: Expr) -> Messages:
     """Each of ``p - 1`` steps passes ``n / p`` bytes to the next device in the ring."""
-    return Steps(p - 1, n * (p - 1) / p)
+    return Messages(p - 1, n * (p - 1) / p)
 
 
-def ring_all_gather(n: Expr, p: Expr) -> Steps:
+def ring_all_gather(n: Expr, p: Expr) -> Messages:
     """Like the reduce-scatter: ``p - 1`` steps of ``n / p`` bytes."""
-    return Steps(p - 1, n * (p - 1) / p)
+    return Messages(p - 1, n * (p - 1) / p)
 
 
-def ring_all_reduce(n: Expr, p: Expr) -> Steps:
+def ring_all_reduce(n: Expr, p: Expr) -> Messages:
     """Reduce-scatter, then all-gather: ``2 (p - 1)`` steps, ``2 n (p - 1) / p`` bytes."""
     return ring_reduce_scatter(n, p) + ring_all_gather(n, p)
 
 
-def tree_all_reduce(n: Expr, p: Expr) -> Steps:
+def tree_all_reduce(n: Expr, p: Expr) -> Messages:
     """Recursive doubling: ``log2 p`` steps, each exchanging the whole buffer.
 
     For ``p`` that is no power of two, a step before folds the surplus devices into
     others and a step after sends them the result.
     """
     extra = _surplus(p)
-    return Steps(_floor_rounds(p) + extra, n * (_floor_rounds(p) + extra))
+    return Messages(_floor_rounds(p) + extra, n * (_floor_rounds(p) + extra))
 
 
-def binary_tree_all_reduce(n: Expr, p: Expr) -> Steps:
+def binary_tree_all_reduce(n: Expr, p: Expr) -> Messages:
     """Reduce to one device and broadcast, along a binomial tree: ``2 ceil(log2 p)`` steps.
 
     Every step on the longest path carries the whole buffer.
     """
-    return Steps(2 * rounds(p), 2 * n * rounds(p))
+    return Messages(2 * rounds(p), 2 * n * rounds(p))
 
 
-def halving_all_reduce(n: Expr, p: Expr) -> Steps:
+def halving_all_reduce(n: Expr, p: Expr) -> Messages:
     """Rabenseifner: recursive halving, then doubling; ``2 log2 p`` steps, ``2 n (p-1)/p`` bytes.
 
     For ``p`` a power of two; a fold before and after otherwise, as in
@@ -98,38 +78,38 @@ def halving_all_reduce(n: Expr, p: Expr) -> Steps:
     """
     core = _power_below(p)
     extra = _surplus(p)
-    return Steps(2 * _floor_rounds(p) + extra, 2 * n * (core - 1) / core + n * extra)
+    return Messages(2 * _floor_rounds(p) + extra, 2 * n * (core - 1) / core + n * extra)
 
 
-def tree_all_gather(n: Expr, p: Expr) -> Steps:
+def tree_all_gather(n: Expr, p: Expr) -> Messages:
     """Bruck: ``ceil(log2 p)`` steps that double what a device has, ``n (p - 1) / p`` bytes."""
-    return Steps(rounds(p), n * (p - 1) / p)
+    return Messages(rounds(p), n * (p - 1) / p)
 
 
-def tree_reduce_scatter(n: Expr, p: Expr) -> Steps:
+def tree_reduce_scatter(n: Expr, p: Expr) -> Messages:
     """The all-gather in reverse: ``ceil(log2 p)`` steps, ``n (p - 1) / p`` bytes."""
-    return Steps(rounds(p), n * (p - 1) / p)
+    return Messages(rounds(p), n * (p - 1) / p)
 
 
-def tree_broadcast(n: Expr, p: Expr) -> Steps:
+def tree_broadcast(n: Expr, p: Expr) -> Messages:
     """Binomial tree: ``ceil(log2 p)`` steps of the whole buffer."""
-    return Steps(rounds(p), n * rounds(p))
+    return Messages(rounds(p), n * rounds(p))
 
 
-def ring_broadcast(n: Expr, p: Expr) -> Steps:
+def ring_broadcast(n: Expr, p: Expr) -> Messages:
     """Scatter along a binomial tree, then all-gather in a ring (van de Geijn).
 
     ``ceil(log2 p) + p - 1`` steps; the root sends ``n (p - 1) / p`` bytes in each part.
     """
-    return Steps(rounds(p), n * (p - 1) / p) + ring_all_gather(n, p)
+    return Messages(rounds(p), n * (p - 1) / p) + ring_all_gather(n, p)
 
 
-def pairwise_all_to_all(n: Expr, p: Expr) -> Steps:
+def pairwise_all_to_all(n: Expr, p: Expr) -> Messages:
     """``p - 1`` steps; each sends one other device its ``n / p`` bytes directly."""
-    return Steps(p - 1, n * (p - 1) / p)
+    return Messages(p - 1, n * (p - 1) / p)
 
 
-def bruck_all_to_all(n: Expr, p: Expr) -> Steps:
+def bruck_all_to_all(n: Expr, p: Expr) -> Messages:
     """Bruck: ``log2 p`` steps of ``n / 2`` bytes each, for ``p`` a power of two.
 
     For other ``p``, ``ceil(log2 p)`` steps; step ``k`` carries the blocks whose number
@@ -137,22 +117,22 @@ def bruck_all_to_all(n: Expr, p: Expr) -> Steps:
     """
     if p.is_Integer:
         blocks = sum(bin(i).count("1") for i in range(int(p)))
-        return Steps(rounds(p), n * blocks / p)
-    return Steps(rounds(p), n * rounds(p) / 2)
+        return Messages(rounds(p), n * blocks / p)
+    return Messages(rounds(p), n * rounds(p) / 2)
 
 
-def direct(n: Expr, p: Expr) -> Steps:
+def direct(n: Expr, p: Expr) -> Messages:
     """One message of ``n`` bytes from one device to another; nothing for one device."""
-    return Steps(_if_many(p), n * _if_many(p))
+    return Messages(_if_many(p), n * _if_many(p))
 
 
-def in_network_all_reduce(n: Expr, p: Expr) -> Steps:
+def in_network_all_reduce(n: Expr, p: Expr) -> Messages:
     """The switch reduces: each device sends its buffer up and receives the sum, ``n`` bytes.
 
     Two steps; sending and receiving overlap, so the buffer crosses the link once
     (Graham et al., SHARP, COMHPC 2016; NVLink SHARP in NVSwitch systems).
     """
-    return Steps(2 * _if_many(p), n * _if_many(p))
+    return Messages(2 * _if_many(p), n * _if_many(p))
 
 
 #: Algorithms by collective. The first is what large messages use.
@@ -182,7 +162,7 @@ IN_NETWORK: Mapping[str, Mapping[str, Algorithm]] = MappingProxyType(
 )
 
 
-def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> Steps:
+def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> Messages:
     """Steps and bytes on the wire of a collective.
 
     Args:
@@ -198,7 +178,7 @@ def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> 
     if algorithm not in table:
         raise InputError(f"{kind}: unknown algorithm {clip(algorithm)}{nearest(algorithm, table)}")
     n, p = _amount("bytes", bytes), _devices(devices)
-    return Steps(ZERO, ZERO) if p == 1 else table[algorithm](n, p)
+    return Messages(ZERO, ZERO) if p == 1 else table[algorithm](n, p)
 
 
 def collective(

@@ -8,12 +8,13 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from costgraph.errors import VerifyError
-from costgraph.graph import Graph, Node, Origin, Repeat
+from costgraph.graph import Graph, Node, Origin
 from costgraph.machine import Machine
 from costgraph.ops.base import Op
 from costgraph.ops.fused import Fused
 from costgraph.pipeline import Miss
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.tensor import Tensor
 
 

@@ -1,9 +1,10 @@
 """The roofline: cost vectors and a machine to time, as terms of a formula.
 
 An operation's time is the largest of its arms: for each engine the sum over
-compute types of FLOP / peak, and for each memory level bytes / bandwidth. Engines
-and memory overlap perfectly and nothing else costs time, so the result is a
-lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
+compute types of FLOP / peak, for each memory level bytes / bandwidth, and for each
+link messages × latency + bytes / bandwidth. Engines, memory and links overlap perfectly
+and nothing else costs time, so the result is a lower bound on what the machine can do
+(Williams et al., CACM 52(4), 2009).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from sympy import Add, Expr, Integer, expand
 
 from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Cost
-from costgraph.count import Row, rows
+from costgraph.count import Item, Overlap, Row, counted
 from costgraph.footprint import footprint
 from costgraph.formula.kinks import split
 from costgraph.formula.sums import power_sum
-from costgraph.formula.terms import Arm, Span, Term, make_term, merged
+from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
@@ -44,28 +45,98 @@ def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
     ]
     if cost.bytes:
         found.append(Arm(cost.total_bytes / machine.memory.bandwidth, "memory"))
+    found.extend(
+        Arm(m.time(*rates(machine, name)), f"link:{name}") for name, m in cost.links.items()
+    )
     return tuple(found)
 
 
-def phase_rows(phase: Phase, accounting: Accounting = EXACT) -> tuple[Row, ...]:
-    """The rows of a phase's graph, in the graph's own symbols."""
-    return rows(phase.graph, accounting, phase.is_single_query)
+def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:
+    """Seconds per message and byte/s of a link; a latency that is not stated counts as none."""
+    known = machine.link(link)
+    return (ZERO if known.latency is None else known.latency), known.bandwidth
+
+
+def phase_items(phase: Phase, accounting: Accounting = EXACT) -> tuple[Item, ...]:
+    """The counted operations of a phase's graph, in the graph's own symbols."""
+    return counted(phase.graph, accounting, phase.is_single_query)
+
+
+def ideal(machine: Machine) -> Timing:
+    """The roofline: every operation takes as long as its slowest resource."""
+
+    def timing(phase: Phase, row: Row) -> Iterator[Term]:
+        bound = row.cost.mapped(phase.bind)
+        made = make_term(phase.bind(row.count), arms(bound, machine), (row.name,))
+        if made is not None:
+            yield made
+
+    return timing
 
 
 def step_terms(
-    phase: Phase, found: Iterable[Row], machine: Machine, timing: Timing | None = None
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
 ) -> tuple[Term, ...]:
     """Time of one step of ``phase`` in seconds, one term per distinct operation.
 
-    ``timing`` replaces the roofline where it is given.
+    What overlaps is one term whose arms are the chains of its bodies. ``timing`` replaces
+    the roofline where it is given.
     """
-    if timing is not None:
-        return merged(term for row in found for term in timing(phase, row))
-    terms = (
-        make_term(phase.bind(row.count), arms(row.cost.mapped(phase.bind), machine), (row.name,))
-        for row in found
-    )
-    return merged(t for t in terms if t is not None)
+    return merged(_terms(phase, found, timing or ideal(machine)))
+
+
+def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
+    for item in found:
+        if isinstance(item, Row):
+            yield from (on_unit(term, item.unit) for term in timing(phase, item))
+            continue
+        bodies = [
+            chained(merged(_terms(phase, inner, timing)), name) for name, inner in item.bodies
+        ]
+        shared = _contended(_busy(phase, inner, timing) for _, inner in item.bodies)
+        made = overlapped(phase.bind(item.count), bodies, shared)
+        if made is not None:
+            yield made
+
+
+def on_unit(term: Term, unit: str) -> Term:
+    """The term with its resources told apart from those of other units."""
+    if not unit:
+        return term
+    arms = tuple(replace(a, resource=f"{unit}/{a.resource}") for a in term.arms)
+    return replace(term, arms=arms)
+
+
+def _contended(bodies: Iterable[Mapping[str, Expr]]) -> Iterator[Arm]:
+    """The total of each resource that several bodies use: no schedule gets below it."""
+    totals: dict[str, list[Expr]] = {}
+    for body in bodies:
+        for resource, amount in body.items():
+            totals.setdefault(resource, []).append(amount)
+    return (Arm(Add(*parts), name) for name, parts in totals.items() if len(parts) > 1)
+
+
+def _busy(phase: Phase, found: Iterable[Item], timing: Timing) -> dict[str, Expr]:
+    """Seconds for which each resource is busy in one run of a body.
+
+    Latencies are no resource: any number of them may pass at once.
+    """
+    busy: dict[str, Expr] = {}
+
+    def note(resource: str, amount: Expr) -> None:
+        busy[resource] = busy.get(resource, ZERO) + amount
+
+    for item in found:
+        if isinstance(item, Overlap):
+            for _, inner in item.bodies:
+                for resource, amount in _busy(phase, inner, timing).items():
+                    note(resource, phase.bind(item.count) * amount)
+            continue
+        for term in timing(phase, item):
+            for arm in on_unit(term, item.unit).arms:
+                if arm.resource.rpartition("/")[2] != "latency":
+                    note(arm.resource, term.count * arm.expr)
+    return busy
 
 
 def count_terms(phase: Phase, found: Iterable[Row], what: str) -> tuple[Term, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from costgraph.errors import VerifyError
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.ops.base import same
 from costgraph.program import Program
+from costgraph.regions import Repeat
 
 
 def verify_program(program: Program) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sympy import Expr, Integer
 
 from costgraph.dtypes import INT64
-from costgraph.graph import Graph, Repeat
+from costgraph.graph import Graph
 from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
 from costgraph.models.blocks.adaptive import (
     AdaptiveLayer,
@@ -31,6 +31,7 @@ from costgraph.ops import Add, Embedding
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
 from costgraph.program import Phase, Program
+from costgraph.regions import Repeat
 from costgraph.symbols import B, G, K, S, T, q
 from costgraph.tensor import Tensor
 

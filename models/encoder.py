@@ -16,12 +16,13 @@ from sympy import Expr, Integer, Symbol
 from costgraph.dtypes import INT64
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit, Span
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
 from costgraph.program import Phase, Program
+from costgraph.regions import Repeat
 from costgraph.symbols import B, N, S, T, q
 from costgraph.tensor import Role, Tensor
 

@@ -16,7 +16,7 @@ from sympy import Expr, Integer, Rational, Symbol
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
-from costgraph.graph import Graph, Repeat
+from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
@@ -28,6 +28,7 @@ from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
+from costgraph.regions import Repeat
 
 LARGEST_FILE = 4 * 2**20
 #: Pixels; no model takes images near this size.

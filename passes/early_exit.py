@@ -8,12 +8,13 @@ from typing import ClassVar
 from sympy import Expr, Integer, Rational
 
 from costgraph.errors import PipelineError, clip
-from costgraph.graph import Builder, Graph, Node, Origin, Repeat, Traffic
+from costgraph.graph import Builder, Graph, Node, Origin
 from costgraph.machine import Machine
 from costgraph.ops.exits import Confidence
 from costgraph.passes import depth
 from costgraph.pipeline import Option, Outcome, Pass, number, option
 from costgraph.program import Program
+from costgraph.regions import Repeat, Traffic
 from costgraph.symbols import B
 from costgraph.tensor import Role, Tensor
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph, Node, Origin, Repeat
+from costgraph.graph import Graph, Node, Origin
 from costgraph.machine import Machine
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.runs import Run, runs_of
 from costgraph.tensor import Role, Tensor
 

@@ -10,9 +10,10 @@ from itertools import pairwise
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError, clip
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.ops.conv import Conv
 from costgraph.ops.fused import Fused
+from costgraph.regions import Repeat
 from costgraph.tensor import Tensor
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")

@@ -11,7 +11,7 @@ from sympy import Expr, Integer
 
 from costgraph.dtypes import DType, compute_type
 from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.graph import Graph, Node, Origin, Repeat
+from costgraph.graph import Graph, Node, Origin
 from costgraph.machine import Engine, Machine
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
@@ -26,6 +26,7 @@ from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIG
 from costgraph.passes.layers import Keep, parse_keep, patterned, row_of, segments, written_out
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.tensor import Role, Tensor
 
 ZERO = Integer(0)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.machine import Machine, Memory
 from costgraph.ops.base import same
 from costgraph.ops.views import Reshape, Transpose
@@ -26,6 +26,7 @@ from costgraph.passes.recognise_attention import (
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.rewrite import Rule, live, rewrite_graph
 
 #: Above this many operations repeated layers are folded before anything else.

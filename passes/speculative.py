@@ -8,7 +8,7 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.errors import InputError, PipelineError, clip
-from costgraph.graph import Builder, Graph, Repeat
+from costgraph.graph import Builder, Graph
 from costgraph.machine import Machine
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample, SelectLast
@@ -22,6 +22,7 @@ from costgraph.passes.acceptance import (
 )
 from costgraph.pipeline import Miss, Option, Outcome, Pass, number, option
 from costgraph.program import Phase, Program
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 

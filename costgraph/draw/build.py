@@ -11,9 +11,10 @@ from sympy import Expr, Integer
 
 from costgraph.breakdown import OpRow
 from costgraph.draw.scene import Carrier, Cluster, Link, Scene, Vertex, clean, joined
-from costgraph.graph import Graph, Node, Repeat, describe
+from costgraph.graph import Graph, Node, describe
 from costgraph.ops.fused import Fused
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.tensor import Tensor
 
 ONE = Integer(1)

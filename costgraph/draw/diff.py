@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from costgraph.draw.build import graph_scene, program_scene
 from costgraph.draw.scene import Cluster, Link, Scene, Vertex, clean, joined
-from costgraph.graph import Graph, Node, Repeat
+from costgraph.graph import Graph, Node
 from costgraph.pipeline import Step, Trace
 from costgraph.program import Phase
+from costgraph.regions import Repeat
 
 
 @dataclass(frozen=True)

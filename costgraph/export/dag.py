@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Integer
 
-from costgraph.graph import Graph, Repeat, describe
+from costgraph.graph import Graph, describe
+from costgraph.regions import Repeat
 
 if TYPE_CHECKING:
     import networkx

@@ -14,8 +14,9 @@ from costgraph.errors import InputError
 from costgraph.export.table import si
 from costgraph.export.terminal import print_table
 from costgraph.export.text import expr_text, sstr
-from costgraph.graph import Graph, Repeat
+from costgraph.graph import Graph
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.symbols import LEGEND, B, T, q, symbol
 
 #: Keys under which configurations state the longest context, in order of preference.

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sympy import Expr, expand
 
-from costgraph.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
+from costgraph.cost import (
+    ONE,
+    ZERO,
+    Access,
+    Cost,
+    Direction,
+    FlopKey,
+    Messages,
+    Work,
+    from_accesses,
+)
 from costgraph.dtypes import DType, compute_type
 from costgraph.errors import VerifyError
 from costgraph.machine import Engine
@@ -67,12 +77,17 @@ class Op(ABC):
             *(write(t) for t in outputs),
         )
 
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        """Messages to and from other devices by link; none for most operations."""
+        return {}
+
     def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
         """The exact cost vector of one execution."""
         return from_accesses(
             self.work(inputs, outputs),
             self.accesses(inputs, outputs),
             ZERO if self.is_view else ONE,
+            self.messages(inputs, outputs),
         )
 
 

@@ -9,9 +9,10 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
 from costgraph.errors import InputError
-from costgraph.graph import Graph, Repeat
+from costgraph.graph import Graph
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
+from costgraph.regions import Repeat
 from costgraph.symbols import B, q
 from costgraph.tensor import Tensor
 

@@ -13,9 +13,10 @@ from costgraph.accounting import SURVEY
 from costgraph.count import rows
 from costgraph.dtypes import BF16, FP16, FP32, compute_type, dtype, with_groups
 from costgraph.errors import InputError, MissingRuleError, VerifyError
-from costgraph.graph import Builder, Graph, Node, Repeat
+from costgraph.graph import Builder, Graph, Node
 from costgraph.models import load_model
 from costgraph.ops import Add, Linear, Op, Spec
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q, symbol
 from costgraph.tensor import Role, Tensor
 from costgraph.verify import verify, verify_program

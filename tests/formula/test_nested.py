@@ -34,7 +34,7 @@ series = st.lists(trees, min_size=1, max_size=3)
 
 
 def is_leaf(tree):
-    return not tree[1] or isinstance(tree[1][0], tuple) and isinstance(tree[1][0][0], int)
+    return not tree[1] or (isinstance(tree[1][0], tuple) and isinstance(tree[1][0][0], int))
 
 
 def term(tree, name="x"):

@@ -11,7 +11,7 @@ from sympy import Integer, expand
 import costgraph as cg
 from costgraph.count import exact_cost, parameters
 from costgraph.errors import CostgraphError, ModelError
-from costgraph.graph import Repeat, unrolled
+from costgraph.graph import unrolled
 from costgraph.machine import Engine
 from costgraph.models import import_config
 from costgraph.models.torch_export import from_torch, read_traced
@@ -20,6 +20,7 @@ from costgraph.ops import AttentionScores, RMSNorm
 from costgraph.ops.rotary import RotaryPair
 from costgraph.passes import PASSES
 from costgraph.program import Program
+from costgraph.regions import Repeat
 from costgraph.symbols import B, S, T, q
 from costgraph.verify import verify, verify_program
 

@@ -108,7 +108,7 @@ def test_products_are_equal(name, case):
 
 def stored(graph, values) -> tuple[int, int]:
     """(bytes of caches before a step, elements of recurrent states)."""
-    from costgraph.graph import Repeat
+    from costgraph.regions import Repeat
 
     caches = states = Integer(0)
     for tensor in graph.sources:

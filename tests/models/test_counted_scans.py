@@ -18,11 +18,11 @@ import pytest
 from sympy import Integer
 
 from costgraph.count import parameters, rows
-from costgraph.graph import Repeat
 from costgraph.machine import Engine
 from costgraph.models.blocks import Style
 from costgraph.models.families import FAMILIES
 from costgraph.models.fields import Fields
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role
 

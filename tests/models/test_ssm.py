@@ -12,7 +12,7 @@ from costgraph.cost import Direction
 from costgraph.count import exact_cost, parameters, rows
 from costgraph.errors import InputError, ModelError
 from costgraph.footprint import cache_bytes
-from costgraph.graph import Repeat, unrolled
+from costgraph.graph import unrolled
 from costgraph.machine import Engine
 from costgraph.models import load_model
 from costgraph.models.blocks import Segment, Stack, Style
@@ -20,6 +20,7 @@ from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import FAMILIES
 from costgraph.models.families.gathered import gathered, runs
 from costgraph.models.fields import Fields
+from costgraph.regions import Repeat
 from costgraph.symbols import B, S, T, q
 from costgraph.tensor import Role
 from costgraph.verify import verify

@@ -12,9 +12,9 @@ from sympy import Integer, Rational
 
 import costgraph as cg
 from costgraph.errors import PipelineError
-from costgraph.graph import Repeat
 from costgraph.passes import PASSES, depth
 from costgraph.pipeline import parse, text_of
+from costgraph.regions import Repeat
 
 MODEL, DEVICE = "llama-2-7b", "a6000"
 

@@ -11,7 +11,6 @@ import costgraph as cg
 from costgraph.accounting import EXACT
 from costgraph.api import Compiled
 from costgraph.count import exact_cost, parameters
-from costgraph.graph import Repeat
 from costgraph.hardware import load_hardware
 from costgraph.models.decoder import build
 from costgraph.ops.fused import Fused
@@ -19,6 +18,7 @@ from costgraph.passes import PASSES
 from costgraph.passes.fuse import Fuse
 from costgraph.pipeline import parse, text_of
 from costgraph.program import autoregressive
+from costgraph.regions import Repeat
 from costgraph.symbols import B, S, T, q
 from costgraph.verify import verify_program
 from tests.properties.strategies import decoder, shapes, sizes

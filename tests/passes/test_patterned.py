@@ -12,13 +12,14 @@ from costgraph.accounting import EXACT
 from costgraph.count import exact_cost, parameters, rows
 from costgraph.errors import CostgraphError
 from costgraph.footprint import cache_bytes
-from costgraph.graph import Repeat, unrolled
+from costgraph.graph import unrolled
 from costgraph.hardware import load_hardware
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.passes.layers import patterned, written_out
 from costgraph.pipeline import run
 from costgraph.program import autoregressive
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
 from costgraph.verify import verify
 

@@ -18,7 +18,7 @@ from costgraph.count import exact_cost, parameters, rows
 from costgraph.dtypes import dtype
 from costgraph.errors import InputError, PipelineError
 from costgraph.footprint import footprint
-from costgraph.graph import Builder, Graph, Node, Repeat
+from costgraph.graph import Builder, Graph, Node
 from costgraph.machine import Engine, Machine, Memory
 from costgraph.models import load_model
 from costgraph.ops import Linear, NarrowResult, QuantizeTo, QuantLinear
@@ -28,6 +28,7 @@ from costgraph.passes.formats import PRESETS
 from costgraph.passes.quantize import Quantize
 from costgraph.pipeline import parse, run, text_of
 from costgraph.program import autoregressive
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q, symbol
 from costgraph.tensor import Role, Tensor
 from costgraph.verify import verify_program

@@ -1,0 +1,206 @@
+"""Regions: operations that are graphs, run in rounds or side by side.
+
+:class:`Repeat` runs one body several times, one round after the other. :class:`Parallel`
+runs several bodies at once. A region's graphs are kept, never written out.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from sympy import Expr, Integer
+
+from costgraph.cost import Access, Cost, Work, total
+from costgraph.errors import MissingRuleError
+from costgraph.ops.base import Op, Spec, Tensors
+from costgraph.tensor import Role
+
+if TYPE_CHECKING:
+    from costgraph.graph import Graph
+
+ONE = Integer(1)
+_R = TypeVar("_R", bound="Region")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Expected share of a region's cost that one execution causes.
+
+    Regions that do not always run entirely (tails after an early exit, experts)
+    cost ``work`` times their FLOPs, and per role a share of their bytes.
+    """
+
+    work: Expr = ONE
+    weight: Expr = ONE
+    activation: Expr = ONE
+    kv: Expr = ONE
+
+    @property
+    def by_role(self) -> Mapping[Role, Expr]:
+        """Shares of bytes by role."""
+        return {
+            Role.WEIGHT: self.weight,
+            Role.ACTIVATION: self.activation,
+            Role.KV: self.kv,
+            Role.STATE: self.kv,
+        }
+
+    @property
+    def is_full(self) -> bool:
+        """True when everything runs: all shares are one."""
+        return self == Traffic()
+
+
+class Region(Op):
+    """An operation that is made of graphs.
+
+    Cost: that of the graphs, ``count`` times, each the share of it that ``traffic`` says.
+    """
+
+    @property
+    @abstractmethod
+    def graphs(self) -> tuple[Graph, ...]:
+        """The graphs of the region, in the order in which they are counted."""
+
+    @abstractmethod
+    def with_graphs(self: _R, graphs: Sequence[Graph]) -> _R:
+        """The region with other graphs in their places."""
+
+    @property
+    @abstractmethod
+    def takes(self) -> tuple[tuple[int, ...], ...]:
+        """For each graph the region's operand that each of its inputs is."""
+
+    @property
+    def rounds(self) -> Expr:
+        """How often each graph runs in one execution."""
+        return ONE
+
+    @property
+    def share(self) -> Traffic:
+        """The share of the graphs' cost that one execution causes."""
+        return Traffic()
+
+    @property
+    def instances(self) -> Expr:
+        """How many sets of weights and caches the region holds."""
+        return self.rounds
+
+    @property
+    def weight_sets(self) -> Expr:
+        """How many sets of weights the region holds."""
+        return self.instances
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return self.cost(inputs, outputs).flops
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        raise MissingRuleError("a region is counted by its graphs, not as one access list")
+
+    def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
+        inner = total(graph.cost for graph in self.graphs)
+        return inner.weighted(self.share.work, self.share.by_role).scaled(self.rounds)
+
+
+@dataclass(frozen=True)
+class Repeat(Region):
+    """``body`` executed ``count`` times in sequence, results fed back as operands.
+
+    The first ``carried`` results of the body become its first ``carried``
+    operands in the next round. Weights and caches of the body are one set per
+    round: the region holds ``instances`` sets (``count`` unless rounds share).
+    ``shared_weights`` says how many sets of weights alone it holds where places
+    share weights but not caches: a fraction inside another region.
+    """
+
+    kind: ClassVar[str] = "repeat"
+    body: Graph
+    count: Expr
+    carried: int = 1
+    traffic: Traffic = Traffic()
+    shared_instances: Expr | None = None
+    shared_weights: Expr | None = None
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        return (self.body,)
+
+    def with_graphs(self, graphs: Sequence[Graph]) -> Repeat:
+        (body,) = graphs
+        return replace(self, body=body)
+
+    @property
+    def takes(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(len(self.body.inputs))),)
+
+    @property
+    def rounds(self) -> Expr:
+        return self.count
+
+    @property
+    def share(self) -> Traffic:
+        return self.traffic
+
+    @property
+    def instances(self) -> Expr:
+        return self.count if self.shared_instances is None else self.shared_instances
+
+    @property
+    def weight_sets(self) -> Expr:
+        return self.instances if self.shared_weights is None else self.shared_weights
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        return _results(self.body)
+
+
+@dataclass(frozen=True)
+class Body:
+    """One of the graphs of a parallel region.
+
+    Attributes:
+        name: unique in its region.
+        graph: what runs.
+        takes: for each input of the graph, the place of the region's operand that it is.
+        unit: the unit that runs it; empty for the one that runs the region.
+    """
+
+    name: str
+    graph: Graph
+    takes: tuple[int, ...]
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Parallel(Region):
+    """Bodies that start together; the region ends when the last of them does.
+
+    Its results are those of the bodies, in order. No body reads what another makes. Bodies
+    on one unit share its engines and its memory, all bodies share the links: the region
+    takes at least the total of each.
+    """
+
+    kind: ClassVar[str] = "parallel"
+    bodies: tuple[Body, ...]
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        return tuple(b.graph for b in self.bodies)
+
+    def with_graphs(self, graphs: Sequence[Graph]) -> Parallel:
+        made = (replace(b, graph=g) for b, g in zip(self.bodies, graphs, strict=True))
+        return replace(self, bodies=tuple(made))
+
+    @property
+    def takes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(b.takes for b in self.bodies)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        return tuple(spec for b in self.bodies for spec in _results(b.graph))
+
+
+def _results(graph: Graph) -> tuple[Spec, ...]:
+    results = (graph.tensors[name] for name in graph.outputs)
+    return tuple(Spec(t.shape, t.dtype, t.role, t.stored) for t in results)
