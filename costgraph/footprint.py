@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from sympy import Add, Expr, Integer
 
@@ -18,7 +19,7 @@ from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph, Node
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
-from costgraph.regions import Repeat
+from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role
 
 ZERO = Integer(0)
@@ -56,8 +57,8 @@ def cache_bytes(graph: Graph) -> Expr:
     extended: dict[str, str] = {}
     results: list[Expr] = []
     for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            results.append(node.op.instances * cache_bytes(node.op.body))
+        if isinstance(node.op, Region):
+            results.extend(node.op.instances * cache_bytes(g) for g in node.op.graphs)
             continue
         for tensor in node.outputs:
             if tensor.role in (Role.KV, Role.STATE):
@@ -118,7 +119,7 @@ def _peaks(graph: Graph, carried: int | None = None) -> list[Expr]:
         made = [t.name for t in node.outputs if _base(graph, t.name) == t.name]
         live.extend(made)
         here = _transient(graph, live)
-        if isinstance(node.op, Repeat):
+        if isinstance(node.op, Region):
             peaks.extend(_region_peaks(graph, node, node.op, here))
         else:
             peaks.append(here)
@@ -126,14 +127,23 @@ def _peaks(graph: Graph, carried: int | None = None) -> list[Expr]:
     return peaks
 
 
-def _region_peaks(graph: Graph, node: Node, region: Repeat, here: Expr) -> list[Expr]:
-    # The body's own operands and results are the region's: do not count them twice.
-    boundary = _transient(graph, dict.fromkeys(node.inputs)) + _transient(
-        graph, [t.name for t in node.outputs]
-    )
-    # A region that runs once has no next round to keep shared operands for.
-    carried = None if region.count == 1 else region.carried
-    return [here - boundary + peak for peak in _peaks(region.body, carried)]
+def _region_peaks(graph: Graph, node: Node, region: Region, here: Expr) -> list[Expr]:
+    # The bodies' own operands and results are the region's: do not count them twice.
+    boundary = _transient(graph, [t for takes in region.takes for t in _taken(node, takes)])
+    boundary += _transient(graph, [t.name for t in node.outputs])
+    # A region that runs once has no next round to keep shared operands for; what bodies
+    # that run at once read stays until the last of them ends.
+    carried: int | None = 0
+    if isinstance(region, Repeat):
+        carried = None if region.count == 1 else region.carried
+    peaks = [pruned(_peaks(body, carried)) for body in region.graphs]
+    # Bodies that run at once may all be at their peak.
+    return [here - boundary + Add(*choice) for choice in product(*peaks)]
+
+
+def _taken(node: Node, takes: tuple[int, ...]) -> dict[str, None]:
+    """The operands of a region that one of its bodies takes, each once."""
+    return dict.fromkeys(node.inputs[i] for i in takes)
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:

@@ -7,7 +7,7 @@ tensor is produced before it is used, so walking the tuple is walking the DAG;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -229,43 +229,54 @@ def unrolled(graph: Graph) -> Graph:
     renames: dict[str, str] = {}
     for node in graph.nodes:
         inputs = tuple(renames.get(i, i) for i in node.inputs)
-        if not isinstance(node.op, Repeat):
+        region = node.op
+        if not isinstance(region, Region):
             nodes.append(replace(node, inputs=inputs))
             continue
-        region = node.op
-        if not region.count.is_Integer:
-            raise VerifyError(f"cannot write out {node.name!r}: its count is {region.count}")
-        body = unrolled(region.body)
+        if not region.rounds.is_Integer:
+            raise VerifyError(f"cannot write out {node.name!r}: its count is {region.rounds}")
+        results: list[str] = []
         state = list(inputs)
-        for index in range(int(region.count)):
-            local = dict(zip((t.name for t in body.inputs), state, strict=True))
-
-            prefix = f"{node.name}[{index}]."
-
-            def rename(name: str, to: str = prefix, at: dict[str, str] = local) -> str:
-                return at.get(name, to + name)
-
-            for tensor in body.persistent:
-                sources[tensor.renamed(rename(tensor.name))] = None
-            for inner in body.nodes:
-                nodes.append(
-                    Node(
-                        prefix + inner.name,
-                        inner.op,
-                        tuple(rename(i) for i in inner.inputs),
-                        tuple(t.renamed(rename(t.name)) for t in inner.outputs),
-                        inner.origin,
-                    )
+        for body, takes in zip(region.graphs, region.takes, strict=True):
+            for index in range(int(region.rounds)):
+                at = index if isinstance(region, Repeat) else f"{len(results)}:{index}"
+                made = _written_out(
+                    unrolled(body), f"{node.name}[{at}].", [state[i] for i in takes]
                 )
-            results = [rename(name) for name in body.outputs]
-            state[: region.carried] = results[: region.carried]
+                sources.update(dict.fromkeys(made.sources))
+                nodes.extend(made.nodes)
+                if isinstance(region, Repeat):
+                    results = list(made.outputs)
+                    state[: region.carried] = results[: region.carried]
+                else:
+                    results.extend(made.outputs)
         for tensor, name in zip(node.outputs, results, strict=True):
             renames[tensor.name] = name
     outputs = tuple(renames.get(o, o) for o in graph.outputs)
     return Graph(graph.name, tuple(sources), tuple(nodes), outputs)
 
 
+def _written_out(body: Graph, prefix: str, given: Sequence[str]) -> Graph:
+    """One run of a body: its names with a prefix, its inputs those given."""
+    local = dict(zip((t.name for t in body.inputs), given, strict=True))
+
+    def rename(name: str) -> str:
+        return local.get(name, prefix + name)
+
+    nodes = (
+        replace(
+            inner,
+            name=prefix + inner.name,
+            inputs=tuple(rename(i) for i in inner.inputs),
+            outputs=tuple(t.renamed(rename(t.name)) for t in inner.outputs),
+        )
+        for inner in body.nodes
+    )
+    persistent = tuple(t.renamed(rename(t.name)) for t in body.persistent)
+    return Graph(body.name, persistent, tuple(nodes), tuple(rename(o) for o in body.outputs))
+
+
 def describe(op: Op) -> dict[str, Any]:
     """An operation's attributes as plain values, for tables and exports."""
     fields = getattr(op, "__dataclass_fields__", {})
-    return {name: getattr(op, name) for name in fields if name != "body"}
+    return {name: getattr(op, name) for name in fields if name not in ("body", "bodies")}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Rational
 
 from costgraph.cost import Access, Cost, Work, total
 from costgraph.errors import MissingRuleError
@@ -178,12 +178,18 @@ class Parallel(Region):
     """Bodies that start together; the region ends when the last of them does.
 
     Its results are those of the bodies, in order. No body reads what another makes. Bodies
-    on one unit share its engines and its memory, all bodies share the links: the region
-    takes at least the total of each.
+    on one unit share its engines, its memory and its links: the region takes at least the
+    total of each. With ``one_model`` the bodies are one graph at work on parts of a batch:
+    their weights are in memory once.
     """
 
     kind: ClassVar[str] = "parallel"
     bodies: tuple[Body, ...]
+    one_model: bool = False
+
+    @property
+    def weight_sets(self) -> Expr:
+        return Rational(1, len(self.bodies)) if self.one_model else ONE
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

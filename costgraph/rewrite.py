@@ -14,7 +14,7 @@ from costgraph.ops.base import Op
 from costgraph.ops.fused import Fused
 from costgraph.pipeline import Miss
 from costgraph.program import Program
-from costgraph.regions import Repeat
+from costgraph.regions import Region
 from costgraph.tensor import Tensor
 
 
@@ -133,11 +133,14 @@ def rewrite_graph(
     misses: dict[tuple[str, str], Miss] = {}
     nodes = []
     for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            body, inner_hits, inner_misses = rewrite_graph(node.op.body, listed, machine, made_by)
-            hits.extend(f"{hit}" for hit in inner_hits)
-            misses.update({(m.rule, m.node): m for m in inner_misses})
-            node = replace(node, op=replace(node.op, body=body))
+        if isinstance(node.op, Region):
+            bodies = []
+            for inner in node.op.graphs:
+                body, inner_hits, inner_misses = rewrite_graph(inner, listed, machine, made_by)
+                bodies.append(body)
+                hits.extend(inner_hits)
+                misses.update({(m.rule, m.node): m for m in inner_misses})
+            node = replace(node, op=node.op.with_graphs(bodies))
         nodes.append(node)
     graph = replace(graph, nodes=tuple(nodes))
     for rule in listed:
@@ -187,8 +190,8 @@ def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op]) -> Graph:
     for node in graph.nodes:
         operands = tuple(tensors[name] for name in node.inputs)
         op: Op
-        if isinstance(node.op, Repeat):
-            op = replace(node.op, body=rebuild(node.op.body, f))
+        if isinstance(node.op, Region):
+            op = node.op.with_graphs([rebuild(g, f) for g in node.op.graphs])
         elif isinstance(node.op, Fused):
             body = replace(node.op.body, sources=operands)
             op = replace(node.op, body=rebuild(body, f))

@@ -20,12 +20,12 @@ from costgraph.count import Item, Overlap, Row, counted
 from costgraph.footprint import footprint
 from costgraph.formula.kinks import split
 from costgraph.formula.sums import power_sum
-from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped
+from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
 ONE, ZERO = Integer(1), Integer(0)
-#: The terms of one operation in a phase, its count included.
+#: The terms of one operation in a phase, its count included, none of its arms left out.
 Timing = Callable[[Phase, Row], Iterable[Term]]
 
 
@@ -66,10 +66,9 @@ def ideal(machine: Machine) -> Timing:
     """The roofline: every operation takes as long as its slowest resource."""
 
     def timing(phase: Phase, row: Row) -> Iterator[Term]:
-        bound = row.cost.mapped(phase.bind)
-        made = make_term(phase.bind(row.count), arms(bound, machine), (row.name,))
-        if made is not None:
-            yield made
+        found = arms(row.cost.mapped(phase.bind), machine)
+        if found:
+            yield Term(phase.bind(row.count), found, (row.name,))
 
     return timing
 
@@ -88,7 +87,7 @@ def step_terms(
 def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
     for item in found:
         if isinstance(item, Row):
-            yield from (on_unit(term, item.unit) for term in timing(phase, item))
+            yield from (remade(on_unit(term, item.unit)) for term in timing(phase, item))
             continue
         bodies = [
             chained(merged(_terms(phase, inner, timing)), name) for name, inner in item.bodies

@@ -6,7 +6,8 @@ from costgraph.errors import VerifyError
 from costgraph.graph import Graph, Node
 from costgraph.ops.base import same
 from costgraph.program import Program
-from costgraph.regions import Repeat
+from costgraph.regions import Parallel, Region, Repeat
+from costgraph.tensor import Tensor
 
 
 def verify_program(program: Program) -> None:
@@ -58,7 +59,7 @@ def verify(graph: Graph) -> None:
                 raise VerifyError(f"{graph.name}: tensor {tensor.name!r} has two producers")
             made.add(tensor.name)
         _check_results(graph, node)
-        if isinstance(node.op, Repeat):
+        if isinstance(node.op, Region):
             _check_region(graph, node, node.op)
     for name in graph.outputs:
         if name not in made:
@@ -76,37 +77,72 @@ def _check_results(graph: Graph, node: Node) -> None:
             f"its operation makes {len(specs)}"
         )
     for spec, tensor in zip(specs, node.outputs, strict=True):
-        agree = len(spec.shape) == len(tensor.shape) and all(
-            same(a, b) for a, b in zip(spec.shape, tensor.shape, strict=True)
-        )
-        if not agree or spec.dtype != tensor.dtype or spec.role is not tensor.role:
+        if (
+            not _alike(spec.named(tensor.name), tensor)
+            or spec.dtype != tensor.dtype
+            or spec.role is not tensor.role
+        ):
             raise VerifyError(
                 f"{graph.name}: node {node.name!r} states {tensor}, its operation makes "
                 f"{spec.named(tensor.name)}"
             )
 
 
-def _check_region(graph: Graph, node: Node, region: Repeat) -> None:
-    body = region.body
-    verify(body)
+def _check_region(graph: Graph, node: Node, region: Region) -> None:
     operands = graph.operands(node)
-    if len(operands) != len(body.inputs):
+    used: set[int] = set()
+    for body, takes in zip(region.graphs, region.takes, strict=True):
+        verify(body)
+        if len(takes) != len(body.inputs):
+            raise VerifyError(
+                f"{graph.name}: region {node.name!r} takes {len(body.inputs)} operands, "
+                f"not {len(takes)}"
+            )
+        used |= set(takes)
+        for at, wanted in zip(takes, body.inputs, strict=True):
+            if at >= len(operands) or not _alike(operands[at], wanted):
+                given = operands[at] if at < len(operands) else "nothing"
+                raise VerifyError(
+                    f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
+                )
+    if used != set(range(len(operands))):
         raise VerifyError(
-            f"{graph.name}: region {node.name!r} takes {len(body.inputs)} operands, "
-            f"not {len(operands)}"
+            f"{graph.name}: region {node.name!r} takes {len(used)} operands, not {len(operands)}"
         )
+    if isinstance(region, Repeat):
+        _check_rounds(graph, node, region)
+    if isinstance(region, Parallel):
+        _check_bodies(graph, node, region)
+
+
+def _check_rounds(graph: Graph, node: Node, region: Repeat) -> None:
+    body = region.body
     if region.carried > min(len(body.inputs), len(body.outputs)):
         raise VerifyError(f"{graph.name}: region {node.name!r} carries more than it makes")
-    for given, wanted in zip(operands, body.inputs, strict=True):
-        if len(given.shape) != len(wanted.shape) or not all(
-            same(a, b) for a, b in zip(given.shape, wanted.shape, strict=True)
-        ):
-            raise VerifyError(f"{graph.name}: region {node.name!r} is given {given} for {wanted}")
     for index in range(region.carried):
         start, result = body.inputs[index], body.tensors[body.outputs[index]]
-        if len(start.shape) != len(result.shape) or not all(
-            same(a, b) for a, b in zip(start.shape, result.shape, strict=True)
-        ):
+        if not _alike(start, result):
             raise VerifyError(
                 f"{graph.name}: region {node.name!r} carries {result} back as {start}"
             )
+
+
+def _check_bodies(graph: Graph, node: Node, region: Parallel) -> None:
+    names = [b.name for b in region.bodies]
+    if len(set(names)) < len(names):
+        raise VerifyError(f"{graph.name}: region {node.name!r} has two bodies of one name")
+    made = {t: b.name for b in region.bodies for t in b.graph.producer}
+    for body in region.bodies:
+        for tensor in body.graph.sources:
+            maker = made.get(tensor.name)
+            if maker is not None:
+                raise VerifyError(
+                    f"{graph.name}: region {node.name!r}: body {body.name!r} reads "
+                    f"{tensor.name!r}, which body {maker!r} makes: it has to wait for it"
+                )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return len(a.shape) == len(b.shape) and all(
+        same(x, y) for x, y in zip(a.shape, b.shape, strict=True)
+    )

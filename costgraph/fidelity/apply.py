@@ -68,7 +68,7 @@ class Calibrated:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
             count *= exact(of.quantile(FIDELITIES[self.fidelity]))
         if member:
-            yield from filter(None, (make_term(count, arms, (row.name,)),))
+            yield Term(count, arms, (row.name,))
             return
         if case.kind == "host_elementwise":
             case = replace(case, features=_passes(row.node, cost, phase, machine))

