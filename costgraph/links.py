@@ -15,6 +15,7 @@ in an all-to-all, its own share included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from sympy import Add, Expr, Integer, Min, ceiling, log
@@ -25,6 +26,21 @@ from costgraph.machine import Link
 from costgraph.symbols import symbol
 
 ZERO, ONE, TWO = Integer(0), Integer(1), Integer(2)
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One level of a group of devices: ``ranks`` of them joined by one kind of link.
+
+    Attributes:
+        link: the name of the link, as the device knows it.
+        ranks: how many take part on this level.
+        in_network: the switches of this level reduce on the way.
+    """
+
+    link: str
+    ranks: Expr
+    in_network: bool = False
 
 
 Algorithm = Callable[[Expr, Expr], Messages]
@@ -162,6 +178,19 @@ IN_NETWORK: Mapping[str, Mapping[str, Algorithm]] = MappingProxyType(
 )
 
 
+#: By collective, the algorithms of the fewest steps and of the fewest bytes.
+_LEAST: Mapping[str, tuple[Algorithm, Algorithm]] = MappingProxyType(
+    {
+        "all-reduce": (tree_all_reduce, ring_all_reduce),
+        "all-gather": (tree_all_gather, ring_all_gather),
+        "reduce-scatter": (tree_reduce_scatter, ring_reduce_scatter),
+        "all-to-all": (bruck_all_to_all, pairwise_all_to_all),
+        "broadcast": (tree_broadcast, tree_broadcast),
+        "p2p": (direct, direct),
+    }
+)
+
+
 def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> Messages:
     """Steps and bytes on the wire of a collective.
 
@@ -179,6 +208,31 @@ def steps(kind: str, algorithm: str, bytes: Expr | int, devices: Expr | int) -> 
         raise InputError(f"{kind}: unknown algorithm {clip(algorithm)}{nearest(algorithm, table)}")
     n, p = _amount("bytes", bytes), _devices(devices)
     return Messages(ZERO, ZERO) if p == 1 else table[algorithm](n, p)
+
+
+def least(kind: str, bytes: Expr, devices: Expr, in_network: bool = False) -> Messages:
+    """The fewest steps and the fewest bytes that any algorithm needs, each by itself.
+
+    No algorithm is faster than both together allow. ``in_network`` admits the algorithms
+    that need a switch which computes.
+
+    Args:
+        kind: a key of :data:`ALGORITHMS`.
+        bytes: size of the whole buffer.
+        devices: how many take part; as an expression it is taken for a power of two.
+        in_network: the switches reduce on the way.
+    """
+    if devices == 1:
+        return Messages(ZERO, ZERO)
+    table = dict(_table(kind))
+    if in_network:
+        table |= IN_NETWORK.get(kind, {})
+    if not devices.is_number:  # of which is known which is least, whatever the degree
+        by_steps, by_wire = _LEAST[kind]
+        wire = IN_NETWORK[kind]["in-network"] if in_network and kind in IN_NETWORK else by_wire
+        return Messages(by_steps(bytes, devices).steps, wire(bytes, devices).wire)
+    found = [algorithm(ONE, devices) for algorithm in table.values()]
+    return Messages(min(m.steps for m in found), bytes * min(m.wire for m in found))
 
 
 def collective(

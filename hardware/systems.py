@@ -14,6 +14,7 @@ from types import MappingProxyType
 from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
+from costgraph.links import Hop
 from costgraph.machine import Link, Machine, Tier
 
 ONE = Integer(1)
@@ -22,21 +23,6 @@ _COUNTED = re.compile(r"(?:(\d{1,6})x)?(\d{1,6})x(.+)\Z", re.IGNORECASE)
 TO_HOST = ("pcie", "host", "c2c")
 #: The name under which a device sees the network between nodes.
 NETWORK = "network"
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One level of a group of devices: ``ranks`` of them joined by one kind of link.
-
-    Attributes:
-        link: the name of the link, as the device knows it.
-        ranks: how many take part on this level.
-        in_network: the switches of this level reduce on the way.
-    """
-
-    link: str
-    ranks: Expr
-    in_network: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,4 +201,4 @@ def split(text: str) -> tuple[int, int, str, str]:
     return int(match[1] or 1), int(match[2]), match[3].strip(), host.strip()
 
 
-__all__ = ["NETWORK", "Hop", "System", "alone", "counted", "split", "with_host", "with_network"]
+__all__ = ["NETWORK", "System", "alone", "counted", "split", "with_host", "with_network"]

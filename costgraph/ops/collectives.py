@@ -1,0 +1,179 @@
+"""Exchanges between the devices of a group: ordinary operations with messages on links.
+
+A group spans levels of a system (:class:`costgraph.links.Hop`, innermost first): devices of a node, then
+nodes. Bytes and steps are the least that any shipped algorithm needs (:mod:`costgraph.links`),
+so an ideal time stays a lower bound; what libraries reach is a matter of calibration.
+Reductions on the way are free, as in the α–β model. ``n`` is the whole buffer: what every
+device holds before an all-reduce, before a reduce-scatter and after an all-gather.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Mul
+
+from costgraph.cost import ONE, ZERO, Access, Messages, Work
+from costgraph.links import Hop, least
+from costgraph.ops.base import Op, Spec, Tensors, read, require, write
+
+
+@dataclass(frozen=True)
+class Exchange(Op):
+    """What all exchanges share: a group, no arithmetic, the operand read, the result written."""
+
+    hops: tuple[Hop, ...] = ()
+
+    @property
+    def ranks(self) -> Expr:
+        """How many devices take part."""
+        return Mul(*(h.ranks for h in self.hops))
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return (read(inputs[0]), write(outputs[0]))
+
+    @abstractmethod
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        """Steps and bytes on each level."""
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        found: dict[str, Messages] = {}
+        for hop, messages in self.sent(inputs, outputs):
+            known = found.get(hop.link)
+            found[hop.link] = messages if known is None else known + messages
+        return found
+
+    def _one(self, inputs: Tensors) -> None:
+        require(len(inputs) == 1, self, "takes one operand")
+
+
+@dataclass(frozen=True)
+class AllReduce(Exchange):
+    """The sum of every device's operand, on all of them.
+
+    Over nodes: summed within the node to a share per device, each share across nodes, and
+    gathered again; so of ``n`` bytes a level within has ``2n(p−1)/p`` on the wire, one across
+    nodes that of its share ``n/p``.
+    """
+
+    kind: ClassVar[str] = "all-reduce"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        self._one(inputs)
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype),)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        found, share = [], inputs[0].bytes
+        for hop in self.hops:
+            found.append((hop, least("all-reduce", share, hop.ranks, hop.in_network)))
+            share = share / hop.ranks
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class AllGather(Exchange):
+    """Every device's part of ``axis``, put together on all of them.
+
+    ``size`` is the whole length where it is not a multiple of the part (rows that only fill
+    up the last device are left out).
+    """
+
+    kind: ClassVar[str] = "all-gather"
+    axis: int = 0
+    size: Expr | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        self._one(inputs)
+        x = inputs[0]
+        shape = list(x.shape)
+        shape[self.axis] = x.shape[self.axis] * self.ranks if self.size is None else self.size
+        return (Spec(tuple(shape), x.dtype),)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        return _gathered(self.hops, inputs[0].bytes, "all-gather")
+
+
+@dataclass(frozen=True)
+class ReduceScatter(Exchange):
+    """The sum of every device's operand, a part of ``axis`` on each of them."""
+
+    kind: ClassVar[str] = "reduce-scatter"
+    axis: int = 0
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        self._one(inputs)
+        x = inputs[0]
+        shape = list(x.shape)
+        shape[self.axis] = x.shape[self.axis] / self.ranks
+        return (Spec(tuple(shape), x.dtype),)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        return _gathered(self.hops, outputs[0].bytes, "reduce-scatter")
+
+
+def _gathered(hops: tuple[Hop, ...], part: Expr, kind: str) -> tuple[tuple[Hop, Messages], ...]:
+    """Levels of an all-gather or reduce-scatter, of which each device holds a part in bytes.
+
+    Across nodes the parts of one device per node are exchanged, within a node those of all.
+    """
+    found = []
+    for hop in reversed(hops):
+        part = part * hop.ranks
+        found.append((hop, least(kind, part, hop.ranks)))
+    return tuple(reversed(found))
+
+
+@dataclass(frozen=True)
+class AllToAll(Exchange):
+    """Each device sends every other one a part of its own: token rows to their experts and back.
+
+    The operand is what a device holds, the result what it receives, of the shape ``shape``.
+    ``amount`` leaves the device, in equal parts to every other one; what devices of the same
+    node get stays within it.
+
+    Attributes:
+        shape: of the result.
+        amount: bytes that a device sends to others.
+    """
+
+    kind: ClassVar[str] = "all-to-all"
+    shape: tuple[Expr, ...] = ()
+    amount: Expr = ZERO
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 1, self, "takes rows to send")
+        return (Spec(self.shape, inputs[0].dtype),)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        found = []
+        others, inside = self.ranks - 1, ONE
+        for hop in self.hops:
+            # Of the other devices, those that this level is the first to reach.
+            reached = inside * (hop.ranks - 1)
+            steps = least("all-to-all", ONE, hop.ranks).steps
+            found.append((hop, Messages(steps, self.amount * reached / others)))
+            inside = inside * hop.ranks
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Send(Exchange):
+    """The operand to another device, which goes on with it."""
+
+    kind: ClassVar[str] = "send"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        self._one(inputs)
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype, x.role),)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        (hop,) = self.hops
+        return ((hop, Messages(ONE, inputs[0].bytes)),)
