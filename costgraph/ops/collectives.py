@@ -1,7 +1,7 @@
 """Exchanges between the devices of a group: ordinary operations with messages on links.
 
-A group spans levels of a system (:class:`costgraph.links.Hop`, innermost first): devices of a node, then
-nodes. Bytes and steps are the least that any shipped algorithm needs (:mod:`costgraph.links`),
+A group spans levels of a system (:class:`costgraph.links.Hop`, innermost first): devices of
+a node, then nodes. Bytes and steps are the least that any shipped algorithm needs (:mod:`costgraph.links`),
 so an ideal time stays a lower bound; what libraries reach is a matter of calibration.
 Reductions on the way are free, as in the α–β model. ``n`` is the whole buffer: what every
 device holds before an all-reduce, before a reduce-scatter and after an all-gather.
@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Mul
+from sympy import Expr, Integer, Mul
 
 from costgraph.cost import ONE, ZERO, Access, Messages, Work
+from costgraph.dtypes import FP32
 from costgraph.links import Hop, least
-from costgraph.ops.base import Op, Spec, Tensors, read, require, write
+from costgraph.ops.base import Op, Spec, Tensors, read, require, vector, write
 
 
 @dataclass(frozen=True)
@@ -177,3 +178,37 @@ class Send(Exchange):
     def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
         (hop,) = self.hops
         return ((hop, Messages(ONE, inputs[0].bytes)),)
+
+
+@dataclass(frozen=True)
+class RowStatistics(Op):
+    """What a norm needs of each row: ``values`` numbers in FP32 (sum of squares, or sum too).
+
+    ``x (…, d)`` to ``(…, values)``; 2 FLOP per element and number. Made by a device of its
+    part of the row, to be added up over devices.
+    """
+
+    kind: ClassVar[str] = "row-statistics"
+    values: int = 1
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        return (Spec((*inputs[0].shape[:-1], Integer(self.values)), FP32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(2 * self.values * inputs[0].numel)
+
+
+@dataclass(frozen=True)
+class SharedNorm(Op):
+    """A norm over rows that lie on several devices: ``inner``, given the rows' statistics last."""
+
+    kind: ClassVar[str] = "shared-norm"
+    inner: Op
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 2, self, "takes the norm's operands and statistics")
+        return self.inner.infer(inputs[:-1])
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return self.inner.work(inputs[:-1], outputs)

@@ -1,0 +1,7 @@
+"""The pass ``parallel``."""
+
+from __future__ import annotations
+
+
+class Parallelize:
+    """To be written."""
