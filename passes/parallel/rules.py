@@ -334,7 +334,9 @@ def split(site: Site) -> Ruled:
         else:
             local = flat_part(site, result.name)
         parts.append((local, *shape[1:]))
-        places.append(Place(place.axis, local, roots=place.roots))
+        # A part that is not divided lies whole on every device.
+        cut = Place(place.axis, local, roots=place.roots)
+        places.append(WHOLE if local == shape[0] else cut)
     total = Add(*(Mul(*shape) for shape in parts))
     if place.length is None or (total - place.length).expand() != 0:
         raise site.blocked("its parts do not split with the whole", place)

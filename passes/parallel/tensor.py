@@ -233,6 +233,8 @@ class _Level:
             return self._once(name, place, lambda: self._slice(name, place))
         if have.partial and place.is_whole:
             return self._once(name, place, lambda: self._reduced(name))
+        if have.partial:
+            return self.put(self.put(name, WHOLE), place)
         if have.axis is not None and place.is_whole and gathers:
             return self._once(name, place, lambda: self._gathered(name, have))
         # Of two ways to split a weight, the first one stays.
