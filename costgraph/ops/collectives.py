@@ -1,8 +1,9 @@
 """Exchanges between the devices of a group: ordinary operations with messages on links.
 
 A group spans levels of a system (:class:`costgraph.links.Hop`, innermost first): devices of
-a node, then nodes. Bytes and steps are the least that any shipped algorithm needs (:mod:`costgraph.links`),
-so an ideal time stays a lower bound; what libraries reach is a matter of calibration.
+a node, then nodes. Bytes and steps are the least that any shipped algorithm needs (see
+:mod:`costgraph.links`), so an ideal time stays a lower bound; what libraries reach is a
+matter of calibration.
 Reductions on the way are free, as in the α–β model. ``n`` is the whole buffer: what every
 device holds before an all-reduce, before a reduce-scatter and after an all-gather.
 """
@@ -162,6 +163,22 @@ class AllToAll(Exchange):
             found.append((hop, Messages(steps, self.amount * reached / others)))
             inside = inside * hop.ranks
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class Received(Op):
+    """A view of what came with rows from other devices: of the shape ``shape``, at no cost."""
+
+    kind: ClassVar[str] = "received"
+    is_view: ClassVar[bool] = True
+    shape: tuple[Expr, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        return (Spec(self.shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,14 @@ class Routing:
         zipf: popularity ``1/i^zipf`` of the ``i``-th expert instead, or None.
         count: ``expected``; or its bounds: ``all`` experts, or the ``least``
             possible (all tokens choose the same ``k``).
+        chances: the probability that a token chooses each of the experts, where these are
+            known (those of one device); empty otherwise.
     """
 
     popularity: tuple[Expr, ...] = ()
     zipf: Expr | None = None
     count: str = "expected"
+    chances: tuple[Expr, ...] = ()
 
     def touched(self, experts: Expr, chosen: Expr, tokens: Expr) -> Expr:
         """Experts that ``tokens`` tokens touch, choosing ``chosen`` of ``experts`` each.
@@ -74,7 +77,7 @@ class Routing:
             return experts
         if self.count == "least":
             return chosen
-        if not self.popularity and self.zipf is None:
+        if not self.popularity and self.zipf is None and not self.chances:
             return experts * (1 - (1 - chosen / experts) ** tokens)
         groups: dict[Expr, int] = {}
         for share in self.shares(experts, chosen):
@@ -107,9 +110,16 @@ class Routing:
         Raises:
             VerifyError: the popularity is not that of these experts.
         """
+        if self.chances:
+            return self.chances
         if not (experts.is_Integer and chosen.is_Integer):
             raise VerifyError(f"routing by popularity needs numbers, not {experts} experts")
         return _inclusion(self._weights(int(experts)), int(chosen))
+
+    @property
+    def is_skewed(self) -> bool:
+        """Whether experts differ in how often they are chosen."""
+        return bool(self.popularity) or self.zipf is not None or bool(self.chances)
 
     def _weights(self, experts: int) -> tuple[Expr, ...]:
         if self.zipf is not None:

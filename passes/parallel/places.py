@@ -22,12 +22,16 @@ class Place:
         axis: the axis of which each device holds a part, or None.
         length: elements of that axis on one device.
         partial: every device holds a summand of the tensor.
+        tokens: the part is one of the tokens; it is put together wherever it is needed whole.
+        away: rows of tokens at the devices of their experts.
         roots: nodes whose weights began the split; they stay whole if it is in the way.
     """
 
     axis: int | None = None
     length: Expr | None = None
     partial: bool = False
+    tokens: bool = False
+    away: bool = False
     roots: frozenset[str] = frozenset()
 
     @property

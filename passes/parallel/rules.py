@@ -29,6 +29,7 @@ from costgraph.ops.recurrent import (
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 from costgraph.ops.views import Transpose
+from costgraph.passes.parallel.experts import Spread, share
 from costgraph.passes.parallel.places import WHOLE, BlockedError, Place, group_part, part, rows_part
 from costgraph.tensor import Tensor
 
@@ -90,6 +91,8 @@ class Site:
         is_shared: whether several query heads use one head of a tensor.
         is_logits: whether a tensor is logits: no product uses it.
         producer, consumers: what makes the first operand and uses the first result.
+        spread: experts over devices, or None.
+        tokens: where a device has its part of the tokens.
     """
 
     name: str
@@ -104,6 +107,8 @@ class Site:
     is_logits: Callable[[str], bool]
     producer: Op | None
     consumers: tuple[Op, ...]
+    spread: Spread | None = None
+    tokens: Place = WHOLE
 
     def place(self, index: int) -> Place:
         """The place of an operand, whole if it has none yet."""
@@ -141,7 +146,7 @@ Rule = Callable[[Site], Ruled]
 def whole(site: Site) -> Ruled:
     """Everything whole: what stands for operations without a rule."""
     for given in site.places:
-        if given is not None and given.axis is not None:
+        if given is not None and given.axis is not None and not given.tokens:
             raise site.blocked("has no rule for a split operand", given)
     return Ruled(site.op, (WHOLE,) * len(site.inputs), (WHOLE,) * len(site.outputs))
 
@@ -200,7 +205,7 @@ def linear(site: Site) -> Ruled:
     assert isinstance(op, ops.Linear)
     first = len(x.shape) - op.contract
     biases = len(site.inputs) - 2
-    if place.axis is not None:
+    if place.axis is not None and (site.stays or not place.tokens):
         if place.axis < first:  # rows of tokens
             rest = (WHOLE,) * (1 + biases)
             return Ruled(op, (place, *rest), (place,))
@@ -257,11 +262,13 @@ def head_linear(site: Site) -> Ruled:
 
 
 def expert_linear(site: Site) -> Ruled:
-    """The width of every expert, columns first and rows second."""
+    """The width of every expert, columns first and rows second; or whole experts."""
+    if site.spread is not None:
+        return spread_experts(site, site.spread)
     x, w, place = site.inputs[0], site.inputs[1], site.place(0)
     last = len(x.shape) - 1
     biases = len(site.inputs) - 3
-    if place.axis is not None:
+    if place.axis is not None and not place.tokens:
         if place.axis != last:
             raise site.blocked("splits along the experts' width only", place)
         rows = _moved(place, 2)
@@ -271,10 +278,28 @@ def expert_linear(site: Site) -> Ruled:
         return whole(site)
     mine = frozenset({site.name})
     local = columns_part(site, site.outputs[0].name)
+    if local == site.outputs[0].shape[-1]:
+        return whole(site)
     columns = Place(1, local, roots=mine)
     flat = Place(0, w.shape[0] * local, roots=mine)
     out = Place(len(site.outputs[0].shape) - 1, local, roots=mine)
     return Ruled(site.op, (WHOLE, columns, WHOLE, *(flat,) * biases), (out,))
+
+
+def spread_experts(site: Site, spread: Spread) -> Ruled:
+    """The experts of a device, for the tokens that chose them."""
+    op, w, numbers = site.op, site.inputs[1], site.inputs[2]
+    assert isinstance(op, ops.ExpertLinear)
+    held = share(op.routing, w.shape[0], numbers.shape[-1], spread.ranks)
+    choice = len(numbers.shape) - 1
+    mine = Place(0, held.experts)
+    columns = w.shape[1]
+    biases = (Place(0, held.experts * columns),) * (len(site.inputs) - 3)
+    rows = Place(choice, held.chosen, away=spread.exchanges)
+    first = len(site.inputs[0].shape) == len(numbers.shape)
+    x = rows if spread.exchanges or not first else WHOLE
+    made = replace(op, routing=held.routing)
+    return Ruled(made, (x, mine, rows, *biases), (rows,))
 
 
 def embedding(site: Site) -> Ruled:
@@ -283,7 +308,10 @@ def embedding(site: Site) -> Ruled:
     if site.stays or len(ids.shape) < 2:
         return Ruled(site.op, (WHOLE, WHOLE), (WHOLE,))
     mine = frozenset({site.name})
-    rows = Place(0, rows_part(table.shape[0], site.degree), roots=mine)
+    local = rows_part(table.shape[0], site.degree)
+    if local == table.shape[0]:
+        return Ruled(site.op, (WHOLE, WHOLE), (WHOLE,))
+    rows = Place(0, local, roots=mine)
     return Ruled(site.op, (WHOLE, rows), (Place(partial=True, roots=mine),))
 
 
@@ -434,14 +462,20 @@ def softmax(site: Site) -> Ruled:
 def combine(site: Site) -> Ruled:
     """A weighted sum of rows: of partial ones a partial one."""
     place = site.place(0)
+    rank = len(site.inputs[0].shape)
     if place.partial:
         return Ruled(site.op, (place, WHOLE), (place,))
     if place.axis is None:
         return whole(site)
-    if place.axis == len(site.inputs[0].shape) - 1:
+    if place.axis == rank - 1:
         return Ruled(site.op, (place, WHOLE), (_moved(place, place.axis - 1),))
     if place.axis == 0:
         return Ruled(site.op, (place, place), (place,))
+    if place.axis == rank - 2 and place.away:  # they come back first
+        home = site.tokens
+        return Ruled(site.op, (home, home), (home,))
+    if place.axis == rank - 2:
+        return Ruled(site.op, (place, place), (Place(partial=True, roots=place.roots),))
     raise site.blocked("needs all rows of a token", place)
 
 
@@ -453,6 +487,16 @@ def row_scale(site: Site) -> Ruled:
     if place.axis is not None and place.axis == len(site.inputs[0].shape) - 1:
         return Ruled(site.op, (place, WHOLE), (place,))
     return elementwise(site)
+
+
+def by_row(site: Site) -> Ruled:
+    """Rows apart: all axes but the last."""
+    place = site.place(0)
+    if place.axis is not None and place.axis == len(site.inputs[0].shape) - 1:
+        raise site.blocked("needs whole rows", place)
+    if place.partial:
+        return whole(site)
+    return Ruled(site.op, (place,) * len(site.inputs), (place,) * len(site.outputs))
 
 
 def select(site: Site) -> Ruled:
@@ -546,6 +590,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Alibi: elementwise,
     ops.AttentionValues: values,
     FlashAttention: flash,
+    ops.Route: by_row,
     ops.Combine: combine,
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from sympy import Expr, Mul
 
+from costgraph.dtypes import INT32, INT64
 from costgraph.errors import PipelineError
 from costgraph.graph import Graph, Node, Origin
 from costgraph.links import Hop
@@ -21,17 +23,22 @@ from costgraph.ops.base import Op
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
+    AllToAll,
+    Received,
     ReduceScatter,
     RowStatistics,
     SharedNorm,
 )
+from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
 from costgraph.ops.tokens import Sample, Split
 from costgraph.ops.views import Slice
+from costgraph.passes.parallel.experts import Share, Spread, share
 from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place
 from costgraph.passes.parallel.rules import Piece, Ruled, Site, rule_of, shares_heads
 from costgraph.pipeline import Miss
 from costgraph.regions import Region
+from costgraph.symbols import B
 from costgraph.tensor import Role, Tensor
 
 
@@ -43,12 +50,14 @@ class Group:
         degree: how many they are.
         hops: the levels that they span.
         sequence: between products, each device has a part of the tokens.
+        spread: whole experts over devices, or None: their width is split like any other.
         made_by: the pass, for the origin of what it adds.
     """
 
     degree: Expr
     hops: tuple[Hop, ...]
     sequence: bool = False
+    spread: Spread | None = None
     made_by: str = "parallel"
 
 
@@ -73,7 +82,7 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
             reasons.update(dict.fromkeys(fresh, str(error)))
     walk = _Walk(group, frozenset(reasons))
     made = walk.graph(opened, "")
-    if not walk.split:
+    if not walk.split and group.spread is None:
         why = next(iter(reasons.values()), "no product is left to split")
         raise PipelineError(f"{graph.name} has nothing to split over devices: {why}")
     return made, tuple(Miss("split", name, why) for name, why in reasons.items())
@@ -133,23 +142,18 @@ class _Level:
                 self._region(node, node.op)
             else:
                 self._operation(node)
-        wanted = self._between()
-        outputs = tuple(
-            self.put(o, self._wanted(o, wanted), not self.path) for o in self.whole.outputs
-        )
+        outputs = tuple(self.put(o, self._between(o), not self.path) for o in self.whole.outputs)
         sources = tuple(self.local.get(t.name, t) for t in self.whole.sources)
         return Graph(self.whole.name, sources, tuple(self.nodes), outputs)
 
-    def _between(self) -> Place:
-        """Where hidden states lie between layers."""
-        return WHOLE
-
-    def _wanted(self, name: str, place: Place) -> Place:
-        return (
-            place
-            if name in self.local and self.local[name].role is Role.ACTIVATION
-            else (self.places.get(name, WHOLE))
-        )
+    def _between(self, name: str) -> Place:
+        """Where a tensor lies between regions: hidden states as the group keeps them."""
+        tensor = self.whole.tensors[name]
+        if tensor.role is not Role.ACTIVATION:
+            return self.places.get(name, WHOLE)
+        hidden = len(tensor.shape) == 3 and tensor.shape[0] == B
+        inside = self.path or name not in self.whole.outputs
+        return self._tokens(tensor) if self.group.sequence and hidden and inside else WHOLE
 
     # --- nodes -----------------------------------------------------------------
 
@@ -169,6 +173,8 @@ class _Level:
             self._is_logits,
             self._producer(node),
             tuple(user.op for user in self.whole.consumers[node.outputs[0].name]),
+            self.group.spread,
+            self._tokens(operands[0]),
         )
         ruled = rule_of(node.op)(site)
         inputs = tuple(
@@ -192,26 +198,29 @@ class _Level:
         return self._one(f"{name}_statistics_sum", AllReduce(self.group.hops), made)
 
     def _region(self, node: Node, region: Region) -> None:
-        between = self._between()
-        inputs = tuple(self.put(name, self._region_place(name, between)) for name in node.inputs)
+        inputs = tuple(self.put(name, self._between(name)) for name in node.inputs)
         bodies = []
         for body, takes in zip(region.graphs, region.takes, strict=True):
             given = {
-                inner.name: self._region_place(node.inputs[at], between)
+                inner.name: self._between(node.inputs[at])
                 for inner, at in zip(body.inputs, takes, strict=True)
             }
             bodies.append(self.walk.graph(body, f"{self.path}{node.name}/", given))
         names = tuple(t.name for t in node.outputs)
         self._add(node.name, region.with_graphs(bodies), inputs, names, node.origin)
         for name in names:
-            self.places[name] = between
-
-    def _region_place(self, name: str, between: Place) -> Place:
-        return between
+            self.places[name] = self._between(name)
 
     def _producer(self, node: Node) -> Op | None:
         maker = self.whole.producer.get(node.inputs[0]) if node.inputs else None
         return None if maker is None else maker.op
+
+    def _tokens(self, tensor: Tensor) -> Place:
+        """A device's part of the tokens of a tensor whose first axis is the batch."""
+        ways = self.group.degree
+        if ways == 1:
+            return WHOLE
+        return Place(0, tensor.shape[0] / ways, tokens=True)
 
     # --- places ------------------------------------------------------------------
 
@@ -229,13 +238,19 @@ class _Level:
             return name
         if _lies(have) == _lies(place):
             return name
+        if place.away:
+            return self._once(name, place, lambda: self._sent(name, place))
+        if have.away:
+            return self._once(name, place, lambda: self._returned(name, have, place))
         if have.is_whole and place.axis is not None and not self._persistent(name):
             return self._once(name, place, lambda: self._slice(name, place))
+        if have.partial and place.tokens:
+            return self._once(name, place, lambda: self._scattered(name))
         if have.partial and place.is_whole:
             return self._once(name, place, lambda: self._reduced(name))
         if have.partial:
             return self.put(self.put(name, WHOLE), place)
-        if have.axis is not None and place.is_whole and gathers:
+        if have.axis is not None and place.is_whole and (gathers or have.tokens):
             return self._once(name, place, lambda: self._gathered(name, have))
         # Of two ways to split a weight, the first one stays.
         later = place.roots if self._persistent(name) else frozenset[str]()
@@ -256,8 +271,60 @@ class _Level:
         assert place.length is not None
         return self._one(f"{name}_part", Slice(place.axis, length=place.length), name)
 
+    def _sent(self, name: str, place: Place) -> str:
+        """Rows of the tokens of all replicas that chose this device's experts.
+
+        Numbers of experts travel with the rows: as they need no exchange of their own, the
+        ones received are a view.
+        """
+        spread, tensor = self.group.spread, self.whole.tensors[name]
+        assert spread is not None
+        assert place.length is not None
+        home = self.put(name, self._tokens(tensor))
+        batch, *rest = self.local[home].shape
+        received = (batch * spread.ways * spread.replicas, *rest[:1], place.length)
+        if tensor.dtype.name in (INT32.name, INT64.name):
+            return self._one(f"{name}_received", Received(shape=received), home)
+        moved = self._travelling(tensor)
+        op = AllToAll(spread.hops, (*received, tensor.shape[-1]), moved)
+        return self._one(f"{name}_dispatch", op, home)
+
+    def _returned(self, name: str, have: Place, place: Place) -> str:
+        """The rows of a device's own tokens, back from the experts."""
+        spread, tensor = self.group.spread, self.whole.tensors[name]
+        assert spread is not None
+        shape = list(tensor.shape)
+        shape[0] = shape[0] / self.group.degree
+        op = AllToAll(spread.hops, tuple(shape), self._travelling(tensor))
+        return self._one(f"{name}_return", op, name)
+
+    def _travelling(self, tensor: Tensor) -> Expr:
+        """Bytes of the rows of a device's tokens that go to other devices, each once."""
+        spread, experts = self.group.spread, self.experts
+        assert spread is not None
+        assert experts is not None
+        others = 1 - 1 / spread.ranks
+        rows = tensor.shape[0] * tensor.shape[1] / self.group.degree * experts.ranks * others
+        return rows * tensor.shape[-1] * tensor.dtype.bytes_per_element
+
+    @cached_property
+    def experts(self) -> Share | None:
+        """How the experts of this level are shared among devices, if it has any."""
+        spread = self.group.spread
+        for node in self.whole.nodes if spread is not None else ():
+            if isinstance(node.op, ExpertLinear):
+                weight, numbers = self.whole.operands(node)[1:3]
+                routing = node.op.routing
+                return share(routing, weight.shape[0], numbers.shape[-1], spread.ranks)
+        return None
+
     def _reduced(self, name: str) -> str:
         return self._one(f"{name}_sum", AllReduce(self.group.hops), name)
+
+    def _scattered(self, name: str) -> str:
+        made = self._one(f"{name}_scattered", ReduceScatter(self.group.hops, 0), name)
+        self.places[made] = self._tokens(self.whole.tensors[name])
+        return made
 
     def _gathered(self, name: str, have: Place) -> str:
         assert have.axis is not None
@@ -347,8 +414,8 @@ def _passes(user: Node, name: str, tensor: Tensor) -> bool:
     return user.inputs[0] == name and user.outputs[0].shape == tensor.shape
 
 
-def _lies(place: Place) -> tuple[int | None, Expr | None, bool]:
-    return place.axis, place.length, place.partial
+def _lies(place: Place) -> tuple[int | None, Expr | None, bool, bool]:
+    return place.axis, place.length, place.partial, place.away
 
 
 __all__ = ["Group", "ReduceScatter", "shard", "unfused"]
