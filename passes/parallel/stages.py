@@ -1,0 +1,199 @@
+"""Pipeline parallelism: layers in stages, one after the other, each on devices of its own.
+
+The layers of regions are dealt out in their order so that the fullest stage holds as few
+bytes of weights as possible, the embedding and the output layer counted (Huang et al.,
+GPipe, arXiv 1811.06965). What a stage makes for later ones is sent on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sympy import Add, Expr, Integer
+
+from costgraph.errors import PipelineError
+from costgraph.graph import Graph, Node, Origin
+from costgraph.links import Hop
+from costgraph.ops.collectives import Send
+from costgraph.regions import Region, Repeat
+from costgraph.tensor import Role
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rounds of a region, or one operation, that stay together.
+
+    Attributes:
+        node: the node.
+        rounds: how many of its rounds; one for an operation.
+        bytes: of weights, a round.
+    """
+
+    node: Node
+    rounds: int
+    bytes: Expr
+
+
+def stage_name(index: int) -> str:
+    """The unit that runs a stage, from 0 on."""
+    return f"stage {index + 1}"
+
+
+def staged(graph: Graph, stages: int, hop: Hop, made_by: str) -> Graph:
+    """The graph with each node on the unit of its stage, and sends between stages.
+
+    Raises:
+        PipelineError: there are fewer layers than stages, or layers whose number or weights
+            are symbols.
+    """
+    pieces = tuple(_pieces(graph))
+    parts = _dealt(graph.name, pieces, stages)
+    return _built(graph, parts, hop, made_by)
+
+
+def _pieces(graph: Graph) -> Iterator[Piece]:
+    weights = {t.name: t.bytes for t in graph.sources if t.role is Role.WEIGHT}
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            if not node.op.count.is_Integer:
+                raise PipelineError(
+                    f"{graph.name}: {node.op.count} layers cannot be dealt out to stages: "
+                    "their number is a symbol"
+                )
+            inner = Add(*(count * t.bytes for t, count in node.op.body.weights()))
+            share = node.op.weight_sets / node.op.count
+            yield Piece(node, int(node.op.count), inner * share)
+            continue
+        own: Expr = Add(*(weights.get(name, 0) for name in dict.fromkeys(node.inputs)))
+        if isinstance(node.op, Region):
+            own = Add(own, *(c * t.bytes for g in node.op.graphs for t, c in g.weights()))
+        yield Piece(node, 1, own)
+
+
+def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]:
+    """The pieces in ``stages`` consecutive parts, the largest as small as can be."""
+    units = [(i, piece.bytes) for i, piece in enumerate(pieces) for _ in range(piece.rounds)]
+    if not all(size.is_number for _, size in units):
+        raise PipelineError(f"{name}: stages are balanced by bytes of weights, which are symbols")
+    layers = [i for i, (at, _) in enumerate(units) if isinstance(pieces[at].node.op, Repeat)]
+    if len(layers) < stages:
+        raise PipelineError(
+            f"{name} has {len(layers)} layers: not enough for {stages} stages; "
+            f"the most is {len(layers)}"
+        )
+    cuts = _cuts([size for _, size in units], layers, stages)
+    parts: list[list[Piece]] = []
+    for start, end in zip((0, *cuts), (*cuts, len(units)), strict=True):
+        part: list[Piece] = []
+        for at, _ in units[start:end]:
+            if part and part[-1].node is pieces[at].node:
+                part[-1] = replace(part[-1], rounds=part[-1].rounds + 1)
+            else:
+                part.append(replace(pieces[at], rounds=1))
+        parts.append(part)
+    return parts
+
+
+def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int]:
+    """Where stages begin, after the first: in front of layers only.
+
+    The smallest largest stage, by dynamic programming over the places where a cut may be;
+    of equal ones that with the fewest layers in the first stages.
+    """
+    total = [Integer(0)]
+    for size in sizes:
+        total.append(total[-1] + size)
+    # What stands before the first layer belongs to it, what follows the last one to that.
+    starts = [0, *layers[1:]]
+    ends = [*layers[1:], len(sizes)]
+    count = len(starts)
+    best: list[Expr] = [total[ends[i]] - total[0] for i in range(count)]
+    chosen: list[list[int]] = []
+    for stage in range(1, stages):
+        now: list[Expr] = []
+        cut: list[int] = []
+        for last in range(count):
+            found = None
+            for first in range(stage, last + 1):
+                load = max(best[first - 1], total[ends[last]] - total[starts[first]])
+                if found is None or load < found[0]:
+                    found = (load, first)
+            now.append(total[-1] * 2 if found is None else found[0])
+            cut.append(0 if found is None else found[1])
+        best = now
+        chosen.append(cut)
+    cuts: list[int] = []
+    last = count - 1
+    for cut in reversed(chosen):
+        cuts.append(starts[cut[last]])
+        last = cut[last] - 1
+    return cuts[::-1]
+
+
+def _built(graph: Graph, parts: list[list[Piece]], hop: Hop, made_by: str) -> Graph:
+    nodes: list[Node] = []
+    #: The name under which each tensor is known to the stage at hand.
+    known: dict[str, str] = {}
+    done: dict[str, int] = {}
+    for index, part in enumerate(parts):
+        unit = stage_name(index)
+        for piece in part:
+            before = done.get(piece.node.name, 0)
+            done[piece.node.name] = before + piece.rounds
+            made = _part(piece, before, known, unit)
+            nodes.append(made)
+            for tensor, out in zip(piece.node.outputs, made.outputs, strict=True):
+                known[tensor.name] = out.name
+        later = {n for rest in parts[index + 1 :] for p in rest for n in _awaited(p, done)}
+        for name in [n for n in known if n in later]:
+            tensor = graph.tensors[name].renamed(f"{name}_to_{index + 2}")
+            origin = Origin((known[name],), made_by)
+            nodes.append(Node(tensor.name, Send((hop,)), (known[name],), (tensor,), origin, unit))
+            known[name] = tensor.name
+    outputs = tuple(known.get(o, o) for o in graph.outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)
+
+
+def _part(piece: Piece, before: int, known: Mapping[str, str], unit: str) -> Node:
+    """The node of a piece, of which ``before`` rounds ran in earlier stages."""
+    node, region = piece.node, piece.node.op
+    inputs = tuple(known.get(name, name) for name in node.inputs)
+    if not isinstance(region, Repeat) or piece.rounds == int(region.count):
+        return replace(node, inputs=inputs, unit=unit)
+    if before:  # it goes on with what the rounds before carried
+        carried = (known[t.name] for t in node.outputs[: region.carried])
+        inputs = (*carried, *inputs[region.carried :])
+    op = _rounds(region, piece.rounds)
+    if before + piece.rounds == int(region.count):
+        return replace(node, op=op, inputs=inputs, unit=unit)
+    suffix = f"_{unit.rpartition(' ')[2]}"
+    outputs = tuple(t.renamed(t.name + suffix) for t in node.outputs)
+    return Node(node.name + suffix, op, inputs, outputs, node.origin, unit)
+
+
+def _awaited(piece: Piece, done: Mapping[str, int]) -> Iterator[str]:
+    """What a later piece reads of earlier stages: operands, and what its rounds carry on."""
+    node, region = piece.node, piece.node.op
+    if isinstance(region, Repeat) and node.name in done:
+        yield from (t.name for t in node.outputs[: region.carried])
+        yield from node.inputs[region.carried :]
+    else:
+        yield from node.inputs
+
+
+def _rounds(region: Repeat, rounds: int) -> Repeat:
+    """The region with some of its rounds, and their part of what rounds share."""
+    part = Integer(rounds) / region.count
+
+    def share(sets: Expr | None) -> Expr | None:
+        return None if sets is None else sets * part
+
+    return replace(
+        region,
+        count=Integer(rounds),
+        shared_instances=share(region.shared_instances),
+        shared_weights=share(region.shared_weights),
+    )
