@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from costgraph import outside
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.hf import import_config, read_json
 from costgraph.program import Program
+from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
@@ -39,8 +41,7 @@ class Entry:
 @cache
 def entries() -> Mapping[str, Entry]:
     """Shipped configurations by short name."""
-    with (CONFIGS / "INDEX.toml").open("rb") as file:
-        index = tomllib.load(file)
+    index = tomllib.loads(outside.package_text(CONFIGS / "INDEX.toml"))
     return {
         name: Entry(name, item["title"], tuple(item.get("hub", ())), item["source"])
         for name, item in sorted(index.items())
@@ -103,7 +104,7 @@ def load_model(
     if isinstance(spec, Program):
         return spec
     if isinstance(spec, Mapping):
-        return import_config(spec, str(spec.get("_name_or_path") or "model"), **options)
+        return import_config(spec, visible(str(spec.get("_name_or_path") or "model")), **options)
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
     text = os.fspath(spec)
@@ -114,7 +115,7 @@ def load_model(
         return _graph(path, options)
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
-        return import_config(read_json(path), label or "model", **options)
+        return import_config(read_json(path), visible(label) or "model", **options)
     name = find(text)
     return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from sympy import Expr, Integer, Rational, Symbol
 
+from costgraph import outside
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
@@ -48,21 +48,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, is too large, or holds no object.
     """
-    try:
-        if path.is_dir():
-            path = path / "config.json"
-        if not path.is_file():
-            raise ModelError(f"no such file: {clip(str(path), 200)}")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes: not a config.json")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{clip(str(path), 200)}: not readable as JSON: {reason}") from None
+    if path.is_dir():
+        path = path / "config.json"
+    value = outside.read_json(path, LARGEST_FILE, "a JSON configuration", ModelError)
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds {type(value).__name__}, not a JSON object")
+        raise ModelError(
+            f"{outside.label_of(path)}: holds {type(value).__name__}, not a JSON object"
+        )
     return value
 
 

@@ -65,7 +65,7 @@ def from_onnx(
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
     traced = read_onnx(Path(path), Dimensions(dims), name)
-    return forward(lowered(traced, mask), traced.notes, recognise, mask)
+    return forward(lowered(traced, mask), traced, recognise, mask)
 
 
 def lowered(traced: Traced, mask: str = "skip") -> Graph:

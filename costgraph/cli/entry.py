@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
+from costgraph.cli.screen import screened
 from costgraph.cli.values import add_fidelity, remark, whole
 from costgraph.errors import CostgraphError, InputError
 
@@ -44,6 +45,7 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+@screened
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = _build_parser()

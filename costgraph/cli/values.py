@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from costgraph.errors import clip
+from costgraph.quoting import visible
 
 if TYPE_CHECKING:
     pass
@@ -25,7 +26,7 @@ def whole(text: str) -> int:
 def remark(notes: tuple[str, ...]) -> None:
     """Remarks on the input, beside the output that programs read."""
     for note in notes:
-        print(f"costgraph: note: {note}", file=sys.stderr)
+        print(f"costgraph: note: {visible(note)}", file=sys.stderr)
 
 
 def add_fidelity(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from costgraph.quoting import visible
+
 if TYPE_CHECKING:
     from costgraph.breakdown import Breakdown
     from costgraph.graph import Graph
@@ -77,7 +79,8 @@ def is_numeric(column: Sequence[str]) -> bool:
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: figures to the right, text to the left."""
+    """Aligned columns: figures to the right, text to the left; each cell in one line."""
+    head, rows = [visible(c) for c in head], [[visible(c) for c in r] for r in rows]
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
 

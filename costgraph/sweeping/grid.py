@@ -13,7 +13,9 @@ import numpy as np
 
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
+from costgraph.outside import opened
 from costgraph.pipeline import Pass
+from costgraph.sweeping.codecs import check_store
 from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 IN_MEMORY = 2**33
 #: Most characters of formulas in one attribute.
 TEXT = 16_000
+#: Bytes of a NetCDF file.
+LARGEST_STORE = 2**50
 
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
@@ -144,12 +148,18 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
     """A stored sweep (``.zarr`` or ``.nc``), read lazily.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it might do more than hold numbers
+            (:mod:`costgraph.sweeping.codecs`).
     """
     xr = require("xarray")
     if not Path(path).exists():
         raise InputError(f"no such file: {clip(str(path))}")
-    engine = "zarr" if Path(path).suffix == ".zarr" else "h5netcdf"
+    if Path(path).is_dir():
+        check_store(Path(path))
+        engine = "zarr"
+    else:
+        with opened(path, LARGEST_STORE):  # a regular file
+            engine = "h5netcdf"
     found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
     return found
 

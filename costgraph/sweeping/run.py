@@ -176,7 +176,6 @@ def reporter(progress: bool | Report | None, blocks: int) -> tuple[Report, Calla
     shown = sys.stderr.isatty() and blocks > 1 if progress is None else progress
     if not shown:
         return lambda done, total: None, lambda: None
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -185,13 +184,15 @@ def reporter(progress: bool | Report | None, blocks: int) -> tuple[Report, Calla
         TimeRemainingColumn,
     )
 
+    from costgraph.export.terminal import console
+
     bar = Progress(
         TextColumn("sweep"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("blocks"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(errors=True),
     )
     task = bar.add_task("sweep", total=blocks)
     bar.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,14 @@ _ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "si
 #: Powers that take no logarithm.
 _POWERS = {2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "isnan"})
+
+
+class UnknownOperators(ModelError):
+    """Operators have no rule; ``targets`` says which."""
+
+    def __init__(self, message: str, targets: Iterable[str]) -> None:
+        super().__init__(message)
+        self.targets = frozenset(targets)
 
 
 @dataclass(frozen=True)
@@ -125,8 +133,9 @@ class Lowering:
         more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
         hint = nearest(listed[0][0], rules) if len(listed) == 1 and len(rules) > 12 else ""
         hint = "" if "known" in hint else hint.replace("did you mean", "the nearest with one is")
-        raise ModelError(
-            f"{self.graph.name}: operators without a cost rule: {shown}{more}{hint.rstrip('?')}"
+        raise UnknownOperators(
+            f"{self.graph.name}: operators without a cost rule: {shown}{more}{hint.rstrip('?')}",
+            missing,
         )
 
     def _keep(self, call: Call, made: Sequence[Value | None]) -> None:
