@@ -25,9 +25,7 @@ class Archive:
         names: the members.
     """
 
-    def __init__(
-        self, file: IO[bytes], shown: str, what: str, error: type[CostgraphError]
-    ) -> None:
+    def __init__(self, file: IO[bytes], shown: str, what: str, error: type[CostgraphError]) -> None:
         self.shown = shown
         self._error = error
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip, nearest
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.traced.formats import LARGEST, Dimensions
 from costgraph.models.traced.lowering import Lowering
@@ -65,14 +66,16 @@ def from_onnx(
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
     traced = read_onnx(Path(path), Dimensions(dims), name)
-    return forward(lowered(traced, mask), traced, recognise, mask)
+    graph, limits = lowered(traced, mask)
+    return forward(graph, traced, recognise, mask, limits)
 
 
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced ONNX graph."""
+def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
+    """The graph of operations of a traced ONNX graph, and the bounds within which it holds."""
     from costgraph.models.traced.onnx_layers import DIALECT
 
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
+    lowering = Lowering(traced, DIALECT, mask)
+    return lowering.run(DIALECT.rules), lowering.limits
 
 
 def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:

@@ -18,6 +18,7 @@ from typing import Any
 
 from costgraph import outside
 from costgraph.errors import ModelError, clip
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.pt2_file import read_pt2, shared_places
 from costgraph.models.traced.codec import from_json
@@ -34,6 +35,7 @@ LARGEST_JSON = 64 * 2**20
 _ROUNDS = 4
 
 Symbols = Mapping[str, Any]
+Lowered = tuple[Graph, list[Limit]]
 
 
 def from_torch(
@@ -66,21 +68,23 @@ def from_torch(
     """
     given = {**(dims or {}), **(symbols or {})}
     if isinstance(exported, Traced):
-        traced, graph = exported, lowered(exported, mask)
+        traced = exported
+        graph, limits = lowered(exported, mask)
     else:
-        traced, graph = _readable(exported, given, name, mask)
-    return forward(graph, traced, recognise, mask)
+        traced, (graph, limits) = _readable(exported, given, name, mask)
+    return forward(graph, traced, recognise, mask, limits)
 
 
 #: The same under the name that other loaders follow.
 load_traced = from_torch
 
 
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced program."""
+def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
+    """The graph of operations of a traced program, and the bounds within which it holds."""
     from costgraph.models.traced.aten import DIALECT
 
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
+    lowering = Lowering(traced, DIALECT, mask)
+    return lowering.run(DIALECT.rules), lowering.limits
 
 
 def read_traced(path: Path, name: str = "") -> Traced:
@@ -124,7 +128,7 @@ def trace(exported: Any, dims: Symbols | None = None, name: str = "model") -> Tr
     return functional(read_exported(document, Dimensions(dims), name, labels, shared))
 
 
-def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Traced, Graph]:
+def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Traced, Lowered]:
     """The program and its graph, after decompositions where it cannot be read without."""
     first = error = None
     missing: set[str] = set()
@@ -137,7 +141,7 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
             how = "all operators" if whole else ", ".join(sorted(missing))
         try:
             traced = trace(program, given, name)
-            graph = lowered(traced, mask)
+            made = lowered(traced, mask)
         except ModelError as found:
             first, error = first or found, found
             if how == "all operators":
@@ -148,7 +152,7 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
         if how:
             note = f"read after PyTorch decomposed {how}: {clip(str(first), 200)[1:-1]}"
             traced = dataclasses.replace(traced, notes=(*traced.notes, note))
-        return traced, graph
+        return traced, made
     assert first is not None
     raise first
 

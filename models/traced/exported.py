@@ -438,10 +438,9 @@ def _argument_name(spec: Mapping[str, Any]) -> str:
     argument = spec["arg"]
     if "name" in argument:
         return _text(argument["name"])
-    kind, value = _union(argument)
-    return (
-        _text(value.get("name") or value.get("as_name") or "") if isinstance(value, Mapping) else ""
-    )
+    _, value = _union(argument)
+    named = isinstance(value, Mapping)
+    return _text(value.get("name") or value.get("as_name") or "") if named else ""
 
 
 def _role(kind: str, spec: Mapping[str, Any]) -> tuple[str, str]:

@@ -18,7 +18,10 @@ from sympy import Expr, Integer, Mul, cancel
 
 from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
+from costgraph.formula.envelope import dominates
+from costgraph.formula.terms import Limit
 from costgraph.graph import Builder, Graph
+from costgraph.least import least, most
 from costgraph.models.traced.formats import BOOL, FP64, format_of
 from costgraph.models.traced.known import MOST_KNOWN, Numbers, computed
 from costgraph.models.traced.record import Call, Ref, Source, Traced, references
@@ -42,6 +45,8 @@ from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)
+#: Ends of slices that stand for "to the end": exporters write the largest number they have.
+_END = 10**9
 _LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
 #: Element-wise functions with an operation of their own.
 _ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "sigmoid", "tanh"})
@@ -91,7 +96,8 @@ class Lowering:
         self.graph = graph
         self.mask = mask
         self.values: dict[str, Value] = {}
-        self.notes: list[str] = []
+        #: Where the graph holds: what its slices and the like take for granted.
+        self.limits: list[Limit] = []
         self._builder = Builder(graph.name)
         self._made: set[str] = set()
         self._names: set[str] = set()
@@ -333,22 +339,47 @@ class Lowering:
         room = last - first
         if room.is_number and room <= 0:
             raise self.wrong("an empty slice")
-        length = room if step == 1 else -((-room) // step)
+        length = self._stated_length(x, axis)
+        if length is None:
+            if not (last == size and first.is_number and first <= 1):
+                self.require(first, last, "a slice begins before it ends")
+            length = room if step == 1 else -((-room) // step)
         if first == 0 and same(length, size):
             return x
         return self.emit(Slice(axis, first, length, Integer(step)), x)
 
     def _bound(self, place: Any, size: Expr) -> Expr:
+        """A bound of a slice, counted from the front and within the axis."""
         at: Expr = Integer(place) if isinstance(place, int) else place
+        if at.is_negative:
+            at = at + size
+            if at.is_number:
+                return max(at, ZERO)
+            return at if place == -1 else most(ZERO, at)  # an axis holds something
         if at.is_number:
-            if at < 0:
-                at = at + size
-                return at if not at.is_number else max(at, ZERO)
             if size.is_number:
                 return min(at, size)
-            # Beyond anything that can be: "to the end".
-            return size if at >= 2**31 - 1 else at
-        return at
+            # Beyond anything that can be: "to the end". Axes hold at least one position.
+            return size if at >= _END else at if at <= 1 else least(at, size)
+        if not dominates(at, size):
+            self.require(at, size, "a slice ends within its axis")
+            return at
+        return size
+
+    def _stated_length(self, x: Value, axis: int) -> Expr | None:
+        """What the exporter states for the axis that the present call cuts."""
+        call = self._call
+        if call is None or call.target not in ("slice", "narrow") or not call.results:
+            return None
+        shape = call.results[0].shape
+        return None if shape is None or len(shape) != len(x.shape) else shape[axis]
+
+    def require(self, less: Expr, more: Expr, why: str) -> None:
+        """The graph holds only where ``less`` does not exceed ``more``."""
+        if dominates(more, less):
+            return
+        fixed = more if more.is_number else ZERO
+        self.limits.append(Limit(less - more + fixed, fixed, why))
 
     def axis(self, x: Value, axis: int) -> int:
         """``axis`` counted from the front."""

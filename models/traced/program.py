@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sympy import Expr, Integer
 
 from costgraph.formula.terms import Limit
@@ -13,7 +15,13 @@ from costgraph.symbols import S, T, q
 ONE = Integer(1)
 
 
-def forward(graph: Graph, traced: Traced, recognise: bool = True, mask: str = "skip") -> Program:
+def forward(
+    graph: Graph,
+    traced: Traced,
+    recognise: bool = True,
+    mask: str = "skip",
+    limits: Iterable[Limit] = (),
+) -> Program:
     """The program that runs ``graph`` once: a single phase, ``forward``.
 
     It processes ``S`` positions per sequence where the graph depends on ``S``. ``q`` and
@@ -24,12 +32,13 @@ def forward(graph: Graph, traced: Traced, recognise: bool = True, mask: str = "s
     length: Expr = S if S in free else ONE
     bindings = tuple((s, length) for s in (q, T) if s not in free)
     phase = Phase("forward", graph, bindings, tokens=Integer(0))
-    limits = tuple(
+    stated = (
         Limit(e, Integer(most), "the graph was written down for values up to there")
         for e, most in traced.bounds
         if not e.is_number
     )
-    program = Program(graph.name, (phase,), limits=limits, notes=traced.notes)
+    bounds = tuple(dict.fromkeys((*stated, *limits)))
+    program = Program(graph.name, (phase,), limits=bounds, notes=traced.notes)
     if not recognise:
         return program
     # Rewriting stands above importing; it is called here as a user would call it.
