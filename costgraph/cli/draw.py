@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import importing, remark
 from costgraph.errors import InputError, clip, nearest
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ def add_picture_commands(commands: Any) -> None:
 
 
 def _workload(command: argparse.ArgumentParser) -> None:
-    from costgraph.cli.values import add_fidelity, whole
+    from costgraph.cli.values import add_dims, add_fidelity, whole
 
     command.add_argument("--batch", type=whole, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens")
     command.add_argument("--context", type=whole, metavar="T", help="attended tokens")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_dims(command)
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the suffix names the format"
     )
@@ -112,7 +114,9 @@ def _draw(arguments: argparse.Namespace) -> int:
         arguments.passes,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **importing(arguments),
     )
+    remark(compiled.program.notes)
     drawing = draw(
         compiled,
         level=arguments.level,
@@ -189,6 +193,7 @@ def _compiled(
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
         symbolic_hardware=symbolic,
+        **importing(arguments),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
 from costgraph.cli.screen import screened
-from costgraph.cli.values import add_fidelity, remark, whole
+from costgraph.cli.values import add_dims, add_fidelity, importing, remark, whole
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _target(command: argparse.ArgumentParser) -> None:
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
     )
     add_fidelity(command)
+    add_dims(command)
 
 
 def _formula_command(commands: Any) -> None:
@@ -187,6 +188,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_dims(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -202,6 +204,8 @@ def _list_commands(commands: Any) -> None:
         if name == "hardware":
             command.add_argument("others", nargs="*", help="devices after 'compare'")
         command.add_argument("--json", action="store_true", help="machine-readable")
+        if name == "models":
+            add_dims(command)
         command.set_defaults(run=run)
 
 
@@ -216,6 +220,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
+        **importing(arguments),
     )
     remark(compiled.program.notes)
     return compiled
@@ -288,6 +293,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         N=arguments.generate,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **importing(arguments),
     )
     if arguments.json:
         _print_json(table.to_dict())
@@ -300,7 +306,7 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        remark(show_model(arguments.name, arguments.json))
+        remark(show_model(arguments.name, arguments.json, **importing(arguments)))
     else:
         list_models(arguments.json)
     return 0

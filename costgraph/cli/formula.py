@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import importing, remark
 from costgraph.errors import InputError, clip, nearest
 
 if TYPE_CHECKING:
@@ -132,14 +133,17 @@ def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
 def _compiled(arguments: argparse.Namespace) -> Compiled:
     from costgraph.api import compile
 
-    return compile(
+    compiled = compile(
         arguments.model,
         arguments.on,
         arguments.passes,
         accounting=arguments.accounting,
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         fidelity=arguments.fidelity,
+        **importing(arguments),
     )
+    remark(compiled.program.notes)
+    return compiled
 
 
 def _explain(arguments: argparse.Namespace) -> int:

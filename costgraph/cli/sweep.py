@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from costgraph.cli.values import add_fidelity
+from costgraph.cli.values import add_dims, add_fidelity, importing
 from costgraph.errors import InputError, clip
 
 #: Rows that ``sweep`` prints.
@@ -45,6 +45,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_dims(command)
 
 
 def _sweep_command(commands: Any) -> None:
@@ -153,6 +154,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
+        "options": importing(arguments),
         **symbols,
     }
     choices = (arguments.model, _devices(arguments), arguments.passes or [""])
@@ -239,6 +241,7 @@ def _search(arguments: argparse.Namespace) -> int:
         B=None if arguments.B is None else _batches(arguments.B),
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        options=importing(arguments),
         **symbols,
     )
     if arguments.json:

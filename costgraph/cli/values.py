@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
-from costgraph.errors import clip
+from costgraph.errors import InputError, clip
 from costgraph.quoting import visible
 
-if TYPE_CHECKING:
-    pass
+#: Commas between items; one before a number or in parentheses belongs to a size.
+_SEPARATOR = re.compile(r",(?![^()]*\))")
 
 
 def whole(text: str) -> int:
@@ -37,3 +38,31 @@ def add_fidelity(command: argparse.ArgumentParser) -> None:
         help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
         "timings; low, median, high: its error bands",
     )
+
+
+def add_dims(command: argparse.ArgumentParser) -> None:
+    """Adds ``--dims``, for models that are exported graphs."""
+    command.add_argument(
+        "--dims",
+        action="append",
+        default=[],
+        metavar="NAME=X[,NAME=X]",
+        help="dimensions of an .onnx or .pt2 file: a symbol, a number or a size such as T+1",
+    )
+
+
+def importing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Importer options that the arguments state, as :func:`costgraph.compile` takes them.
+
+    Raises:
+        InputError: an item of ``--dims`` is no NAME=X, or names a dimension again.
+    """
+    found: dict[str, str] = {}
+    for item in (part for text in arguments.dims for part in _SEPARATOR.split(text)):
+        name, equals, value = (part.strip() for part in item.rpartition("="))
+        if not (equals and name and value):
+            raise InputError(f"--dims: {clip(item)} is not NAME=X, such as past=T or seq=128")
+        if name in found:
+            raise InputError(f"--dims: {clip(name)} is given twice")
+        found[name] = value
+    return {"dims": found} if found else {}
