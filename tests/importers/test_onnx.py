@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -245,8 +246,8 @@ def test_weights_beside_the_file_are_never_opened(tmp_path, monkeypatch):
     )
     path = saved(tmp_path, made)
     opened = []
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or real(self))
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda p, *a, **k: opened.append(p) or real(p, *a, **k))
     monkeypatch.setattr(
         "onnx.external_data_helper.load_external_data_for_tensor",
         lambda *a, **k: pytest.fail("read external data"),
