@@ -129,28 +129,29 @@ def trace(exported: Any, dims: Symbols | None = None, name: str = "model") -> Tr
 
 
 def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Traced, Lowered]:
-    """The program and its graph, after decompositions where it cannot be read without."""
-    first = error = None
-    missing: set[str] = set()
+    """The program and its graph, after decompositions where it cannot be read without.
+
+    PyTorch first decomposes only what has no rule, so that the other operators keep what
+    they say by being whole; in the end it decomposes all.
+    """
+    first: ModelError | None = None
+    missing: frozenset[str] | None = frozenset()
     for step in range(_ROUNDS + 2):
-        program, how = exported, ""
-        if step:
-            # What has no rule first: the other operators keep what they say by being whole.
-            whole = step > _ROUNDS or not missing
-            program = _decomposed(exported, None if whole else missing)
-            how = "all operators" if whole else ", ".join(sorted(missing))
         try:
+            program = _decomposed(exported, missing) if step else exported
             traced = trace(program, given, name)
             made = lowered(traced, mask)
-        except ModelError as found:
-            first, error = first or found, found
-            if how == "all operators":
+        except ModelError as error:
+            first = first or error
+            if missing is None:
                 break
-            new = error.targets - missing if isinstance(error, UnknownOperators) else frozenset()
-            missing = missing | new if new else set()
+            new = missing | error.targets if isinstance(error, UnknownOperators) else missing
+            # The first repetition may decompose nothing: PyTorch only writes the program anew.
+            missing = new if step < _ROUNDS and (new != missing or not step) else None
             continue
-        if how:
-            note = f"read after PyTorch decomposed {how}: {clip(str(first), 200)[1:-1]}"
+        if first is not None:
+            how = "all operators" if missing is None else ", ".join(sorted(missing)) or "nothing"
+            note = f"read after PyTorch decomposed {how}, since: {clip(str(first), 200)[1:-1]}"
             traced = dataclasses.replace(traced, notes=(*traced.notes, note))
         return traced, made
     assert first is not None
@@ -158,13 +159,17 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
 
 
 def _decomposed(exported: Any, operators: Collection[str] | None) -> Any:
-    """The program with these operators decomposed by PyTorch, or with all."""
+    """The program, written anew by PyTorch with these operators decomposed, or with all.
+
+    Raises:
+        ModelError: PyTorch cannot do it.
+    """
     from torch.export import default_decompositions
 
     table = None
     if operators is not None:
         names = {*operators, *(f"{o}_" for o in operators)}
-        known = default_decompositions().items()
+        known = default_decompositions().items() if operators else ()
         table = {op: how for op, how in known if _operator_name(op) in names}
     try:
         with warnings.catch_warnings():

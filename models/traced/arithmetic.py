@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from sympy import Add, Expr, Integer, Mul, Rational, nan, oo, zoo
+from sympy import Add, Expr, Integer, Max, Min, Mul, Rational, Symbol, nan, oo, zoo
 
 from costgraph.least import least, most
 
@@ -138,6 +138,48 @@ def is_arithmetic(text: str) -> bool:
             if not (number or spaced):
                 return False
     return True
+
+
+Span = Callable[[Symbol], tuple[int, int | None]]
+
+
+def decided(e: Expr, span: Span) -> Expr:
+    """``e`` with the minima and maxima decided that the ranges of its symbols decide.
+
+    Args:
+        e: a size.
+        span: the smallest and the largest value of a symbol; None for no largest.
+    """
+    if not e.has(Min, Max):
+        return e
+    known = {atom: _decided(atom, span) for atom in e.atoms(Min, Max)}
+    return e.xreplace(known).expand()
+
+
+def _decided(atom: Expr, span: Span) -> Expr:
+    """The only candidate that is left of a minimum or maximum, or what it was."""
+    sign = 1 if isinstance(atom, Max) else -1
+    args = [decided(a, span) for a in atom.args]
+    for a in args:
+        if all(_never_negative(sign * (a - b), span) for b in args):
+            return a
+    return atom
+
+
+def _never_negative(difference: Expr, span: Span) -> bool:
+    """True if an affine expression is at least zero wherever its symbols may be."""
+    least_value: Expr = Integer(0)
+    for term, factor in difference.expand().as_coefficients_dict().items():
+        if term == 1:
+            least_value += factor
+            continue
+        if not term.is_Symbol:
+            return False
+        low, high = span(term)
+        if factor < 0 and high is None:
+            return False
+        least_value += factor * (low if factor > 0 else high)
+    return bool(least_value >= 0)
 
 
 def _parsed(text: str) -> ast.expr:

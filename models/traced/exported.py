@@ -17,7 +17,7 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.errors import InputError, ModelError, clip, nearest
-from costgraph.models.traced.arithmetic import NotArithmetic, size
+from costgraph.models.traced.arithmetic import NotArithmetic, decided, size
 from costgraph.models.traced.formats import LARGEST, Dimensions
 from costgraph.models.traced.kinds import with_kinds
 from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
@@ -42,6 +42,10 @@ _PLACEMENT = frozenset({"device", "layout", "pin_memory", "memory_format", "gene
 #: Calls of a graph of its own that change no value: which argument it is.
 _WRAPPERS: Mapping[str, int] = MappingProxyType(
     {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+)
+#: Arguments of which only the kind is kept; no rule reads them.
+_NAMED_ONLY = frozenset(
+    {"as_device", "as_layout", "as_memory_format", "as_operator", "as_graph", "as_custom_obj"}
 )
 #: Bounds of dimensions beyond this are none.
 _UNBOUNDED = 2**31
@@ -198,7 +202,7 @@ class _Reader:
     def _expression(self, text: str) -> Expr:
         if text not in self._sizes:
             try:
-                self._sizes[text] = size(text, self._named)
+                self._sizes[text] = decided(size(text, self._named), self._span)
             except NotArithmetic as error:
                 raise ModelError(
                     f"{self.name}: the dimension {clip(text)} cannot be expressed: {error}"
@@ -215,6 +219,16 @@ class _Reader:
         if kind == "as_expr":
             return self._expression(value["expr_str"])
         raise ModelError(f"{self.name}: a dimension of unknown kind {clip(kind)}")
+
+    def _span(self, symbol: Expr) -> tuple[int, int | None]:
+        """The smallest and the largest value for which the program was exported."""
+        for label, own in self._symbols.items():
+            if own == symbol:
+                bounds = self.ranges.get(label) or {}
+                low, high = bounds.get("min_val"), bounds.get("max_val")
+                low = low if isinstance(low, int) and low > 1 else 1
+                return low, high if isinstance(high, int) and high < _UNBOUNDED else None
+        return 1, None
 
     def _bounds(self) -> tuple[tuple[Expr, int], ...]:
         """The largest values for which the program was exported."""
@@ -385,7 +399,7 @@ class _Reader:
             return tuple(self._number(scope, v) for v in value)
         if kind == "as_scalar_type":
             return f"torch.{FORMATS.get(_int(value), 'unknown')}"
-        if kind in ("as_device", "as_layout", "as_memory_format", "as_operator"):
+        if kind in _NAMED_ONLY:
             return kind.removeprefix("as_")
         raise ModelError(f"{self.name}: an argument of kind {clip(kind)} is not understood")
 

@@ -273,7 +273,7 @@ ARCHIVES = {
     "another compression": (lambda: _zipped({PROGRAM: b"{}"}, zipfile.ZIP_LZMA), "unknown way"),
     "no program": (lambda: _zipped({"archive/data/weights/weight_0": b""}), "no member models"),
     "compiled code": (
-        lambda: _zipped({"a/data/aotinductor/model/x.so": b""}),
+        lambda: _zipped({"a/data/aotinductor/x.so": b""}),
         "compiled code only",
     ),
     "several programs": (
