@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Integer
 
 from costgraph import outside
-from costgraph.errors import ModelError, clip, nearest
+from costgraph.errors import ModelError, clip
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.traced.formats import LARGEST, Dimensions
@@ -94,11 +94,7 @@ def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
         traced = _Reader(label, model, dims).read()
     except RecursionError:
         raise ModelError(f"{label}: nested too deeply") from None
-    unused = dims.unused()
-    if unused:
-        raise ModelError(
-            f"{label}: no dimension is called {clip(unused[0])}{nearest(unused[0], dims.used)}"
-        )
+    dims.check(label)
     return traced
 
 

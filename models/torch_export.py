@@ -23,7 +23,7 @@ from costgraph.graph import Graph
 from costgraph.models.pt2_file import read_pt2, shared_places
 from costgraph.models.traced.codec import from_json
 from costgraph.models.traced.exported import read_exported
-from costgraph.models.traced.formats import Dimensions
+from costgraph.models.traced.formats import DimensionError, Dimensions
 from costgraph.models.traced.inplace import functional
 from costgraph.models.traced.lowering import Lowering, UnknownOperators
 from costgraph.models.traced.program import forward
@@ -141,6 +141,8 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
             program = _decomposed(exported, missing) if step else exported
             traced = trace(program, given, name)
             made = lowered(traced, mask)
+        except DimensionError:
+            raise
         except ModelError as error:
             first = first or error
             if missing is None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.errors import InputError, ModelError, clip, nearest
+from costgraph.errors import InputError, ModelError, clip
 from costgraph.models.traced.arithmetic import NotArithmetic, decided, size
-from costgraph.models.traced.formats import LARGEST, Dimensions
+from costgraph.models.traced.formats import LARGEST, DimensionError, Dimensions
 from costgraph.models.traced.kinds import with_kinds
 from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
 from costgraph.quoting import visible
@@ -144,12 +144,7 @@ class _Reader:
         for index, node in enumerate(nodes):
             self._node(self.top, node, index)
         outputs = self._outputs()
-        unused = self.dims.unused()
-        if unused:
-            known = {**self.dims.used, **self._symbols}
-            raise ModelError(
-                f"{self.name}: no dimension is called {clip(unused[0])}{nearest(unused[0], known)}"
-            )
+        self.dims.check(self.name, self._symbols)
         notes = [
             f"the dimension {label} is taken as the {meaning}"
             for label, meaning in self.guessed.items()
@@ -239,7 +234,7 @@ class _Reader:
             if own is None or not isinstance(most, int) or most >= _UNBOUNDED:
                 continue
             if own.is_number and own > most:
-                raise ModelError(
+                raise DimensionError(
                     f"{self.name}: the dimension {clip(label)} was exported up to {most}, not {own}"
                 )
             found.append((own, most))

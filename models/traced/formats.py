@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from sympy import Expr, Integer
 
 from costgraph.dtypes import BF16, FP16, FP32, INT32, INT64, DType, dtype
-from costgraph.errors import InputError, ModelError, clip
+from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.models.traced.arithmetic import NotArithmetic, is_arithmetic, size
 from costgraph.symbols import symbol
 
@@ -66,6 +66,10 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 #: Names of a machine's symbols; no dimension may be mistaken for one.
 _TAKEN = re.compile(r"(BW|M|price|alpha|beta)\Z|(F|alpha|beta)_")
 LARGEST = 10**12
+
+
+class DimensionError(ModelError):
+    """What a caller gave for dimensions does not fit the graph."""
 
 
 class Dimensions:
@@ -133,9 +137,20 @@ class Dimensions:
             for n, e in short.items()
         )
 
-    def unused(self) -> list[str]:
-        """Names that were given and do not occur."""
-        return sorted(n for n in self.given if n not in self.used)
+    def check(self, where: str, known: Iterable[str] = ()) -> None:
+        """Refuses names that were given and do not occur.
+
+        Args:
+            where: the model.
+            known: names that might have been meant, besides those that occur.
+
+        Raises:
+            DimensionError: a name was given that is no dimension's.
+        """
+        unused = sorted(n for n in self.given if n not in self.used)
+        if unused:
+            hint = nearest(unused[0], (*self.used, *known))
+            raise DimensionError(f"{where}: no dimension is called {clip(unused[0])}{hint}")
 
 
 def dimension(value: str | int | Expr, name: str) -> Expr:
