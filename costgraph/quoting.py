@@ -21,20 +21,14 @@ _TOML = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _FORMULA = tuple("=+-@\t\r\n")
 
 
-def visible(text: str, keep: str = "") -> str:
-    r"""``text`` with the characters escaped that have no shape: ``\n``, ``\x1b``, ``\u202e``.
+def visible(text: str) -> str:
+    r"""``text`` in one line, what cannot be printed escaped: ``\n``, ``\x1b``, ``\u202e``.
 
-    Args:
-        text: any text, lone surrogates included.
-        keep: such characters that stay.
+    The result is printable in Python's sense; of spaces only the plain one is.
     """
     if text.isprintable():
         return text
-    return "".join(c if c in keep or not _unseen(c) else _escape(c) for c in text)
-
-
-def _unseen(c: str) -> bool:
-    return not c.isprintable() and c not in _HARMLESS and unicodedata.category(c) in _UNSEEN
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(c: str) -> str:
@@ -44,13 +38,17 @@ def _escape(c: str) -> str:
 
 
 def printed(text: str) -> str:
-    r"""A whole output for a terminal: as :func:`visible`, its lines and tabs kept.
+    r"""A whole output for a terminal: lines, tabs and spaces kept, what steers it escaped.
 
     Escapes are those of JSON, so that JSON stays what it is: ``\u001b``.
     """
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
-    return "".join(c if c in "\n\t" or not _unseen(c) else _json_escape(c) for c in text)
+    return "".join(c if c in "\n\t" or not _steers(c) else _json_escape(c) for c in text)
+
+
+def _steers(c: str) -> bool:
+    return not c.isprintable() and c not in _HARMLESS and unicodedata.category(c) in _UNSEEN
 
 
 def _json_escape(c: str) -> str:
@@ -90,7 +88,7 @@ def _toml_character(c: str) -> str:
     code = ord(c)
     if 0xD800 <= code < 0xE000:
         return f"\\\\u{code:04x}"
-    if not _unseen(c):
+    if c.isprintable():
         return c
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

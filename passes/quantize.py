@@ -170,7 +170,7 @@ class Quantize(Pass):
 def _number(name: str, value: Any, kind: str) -> Expr:
     try:
         found = sympy.nsimplify(value, rational=True) if isinstance(value, float) else value
-        made = sympy.sympify(found)
+        made = sympy.sympify(found, strict=True)  # never a text
     except (TypeError, ValueError, sympy.SympifyError):
         made = None
     if not isinstance(made, Expr) or isinstance(value, (str, bool)):

@@ -24,7 +24,7 @@ import numpy as np
 from costgraph.fidelity.kernels import ELEMENTWISE, Library, kernel
 from costgraph.fidelity.table import BYTES, Datasheet, Table
 from costgraph.fidelity.table import ELEMENTWISE as COUNTS
-from costgraph.quoting import toml_text
+from costgraph.quoting import toml_text, visible
 
 #: Times that all cases are gone through: bursts of other work hit few of them.
 ROUNDS = 3
@@ -330,10 +330,9 @@ def device_text(made: Measured) -> str:
     )
     vector = made.sheet.peaks["fp32"]
     processor = platform.processor() or platform.machine() or "this machine"
-    title = toml_text(f"this machine: {processor}")
-    library = toml_text(
-        f"{made.library}, {made.threads} of its threads: the best rate of all cases"
-    )
+    title = toml_text(visible(f"this machine: {processor}"))
+    used = f"{made.library}, {made.threads} of its threads: the best rate of all cases"
+    library = toml_text(visible(used))
     figures = [f'multiprocessors = {{ value = {made.threads}, source = "measured" }}']
     if 2 in made.caches:
         figures.append(f'l2 = {{ value = "{made.caches[2]} B", source = "system" }}')

@@ -36,6 +36,8 @@ def check_store(path: Path) -> None:
         places = [path, *(p for p in path.iterdir() if p.is_dir())]
     except OSError as error:
         raise InputError(f"{label_of(path)}: not readable: {error.strerror}") from None
+    if not any((path / name).exists() for name in (".zgroup", "zarr.json")):
+        raise InputError(f"{label_of(path)}: a directory, and no Zarr store")
     for place in places:
         for name in _METADATA:
             if not (place / name).exists():

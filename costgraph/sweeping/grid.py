@@ -13,7 +13,7 @@ import numpy as np
 
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
-from costgraph.outside import opened
+from costgraph.outside import label_of, opened, reason_of
 from costgraph.pipeline import Pass
 from costgraph.sweeping.codecs import check_store
 from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
@@ -160,7 +160,11 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
     else:
         with opened(path, LARGEST_STORE):  # a regular file
             engine = "h5netcdf"
-    found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
+    try:
+        found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
+    except Exception as error:
+        # The libraries below raise what they please on damaged files.
+        raise InputError(f"{label_of(path)}: not a stored sweep: {reason_of(error)}") from None
     return found
 
 
