@@ -29,7 +29,7 @@ class Archive:
         self.shown = shown
         self._error = error
         try:
-            self._zip = zipfile.ZipFile(_Sparing(file))  # type: ignore[arg-type]
+            self._zip = zipfile.ZipFile(_Sparing(file))
         except _TooMuch:
             raise error(f"{shown}: its list of members is too long") from None
         except _DAMAGED as problem:

@@ -160,8 +160,8 @@ def read_json(
 
 def json_value(text: str | bytes, shown: str, error: type[CostgraphError] = InputError) -> Any:
     """The value of a JSON text from the file that messages call ``shown``."""
-    openings = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
-    if sum(text.count(c) for c in openings) > MOST_PARTS:  # type: ignore[arg-type]
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_PARTS:
         raise error(f"{shown}: JSON of more than {MOST_PARTS} parts")
     try:
         return json.loads(text)

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from enum import Enum
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,8 @@ def _decomposed(exported: Any, operators: Collection[str] | None) -> Any:
     table = None
     if operators is not None:
         names = {*operators, *(f"{o}_" for o in operators)}
-        known = default_decompositions().items() if operators else ()
-        table = {op: how for op, how in known if _operator_name(op) in names}
+        known: Any = default_decompositions() if operators else {}
+        table = {op: how for op, how in known.items() if _operator_name(op) in names}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -220,14 +220,15 @@ def _written_down(exported: Any, name: str) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Objects of the schema as what JSON holds."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if hasattr(type(value), "create"):  # a choice
-            return {str(value.type): _plain(value.value)}
+        choice: Any = value
+        if hasattr(type(value), "create"):
+            return {str(choice.type): _plain(choice.value)}
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
-    return int(value) if isinstance(value, Enum) else value
+    return int(value) if isinstance(value, IntEnum) else value
 
 
 def _stated_names(exported: Any) -> dict[str, str]:

@@ -39,7 +39,8 @@ def screened(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*arguments: Any, **options: Any) -> int:
         kept = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (s if s is None else Screen(s) for s in kept)  # type: ignore[assignment]
+        guarded: Any = [s if s is None else Screen(s) for s in kept]
+        sys.stdout, sys.stderr = guarded
         try:
             return main(*arguments, **options)
         finally:

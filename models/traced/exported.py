@@ -171,10 +171,10 @@ class _Reader:
         """
         for item in self.top.graph["inputs"]:
             kind, value = _union(item)
-            meta = (
-                self.top.graph["tensor_values"].get(value["name"]) if kind == "as_tensor" else None
-            )
-            axes = meta["sizes"] if meta else ()
+            if kind != "as_tensor":
+                continue
+            meta = self.top.graph["tensor_values"][value["name"]]
+            axes = meta["sizes"]
             if len(axes) < 2:
                 continue
             for axis, text in enumerate(axes):
