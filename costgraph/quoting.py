@@ -15,6 +15,7 @@ import unicodedata
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: Invisible operators of MathML: they steer nothing.
 _HARMLESS = frozenset("\u2061\u2062\u2063\u2064")
+_SUSPECT = re.compile(r"[^ -~\n\t]")
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _TOML = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 #: Beginnings that spreadsheets take for a formula, and what they skip before one.
@@ -42,9 +43,7 @@ def printed(text: str) -> str:
 
     Escapes are those of JSON, so that JSON stays what it is: ``\u001b``.
     """
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    return "".join(c if c in "\n\t" or not _steers(c) else _json_escape(c) for c in text)
+    return _SUSPECT.sub(lambda m: _json_escape(m[0]) if _steers(m[0]) else m[0], text)
 
 
 def _steers(c: str) -> bool:

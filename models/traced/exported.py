@@ -132,6 +132,7 @@ class _Reader:
         self.labels = dict(labels)
         self.guessed: dict[str, str] = {}
         self.calls: list[Call] = []
+        self.taken: set[str] = set()
         self._sizes: dict[str, Expr] = {}
         self._symbols: dict[str, Expr] = {}
 
@@ -266,11 +267,13 @@ class _Reader:
                 continue
             shape, form = self._tensor(self.top, value["name"])
             role, label = _role(*specs[value["name"]])
-            label = visible(label)
-            label = self.shared.get(label, label)
-            self.top.names[value["name"]] = label
+            stored = role != "input"
+            label = self.shared.get(visible(label), visible(label)) if stored else visible(label)
             # A tensor under two names is one tensor: shared weights count once.
-            if label in sources:
+            known = stored and label in sources
+            label = label if known else self._free(label)
+            self.top.names[value["name"]] = label
+            if known:
                 continue
             sources[label] = Source(label, shape, form, role)
             if role == "weight" and specs[value["name"]][0] == "buffer":
@@ -303,12 +306,13 @@ class _Reader:
         if operator.startswith(_SILENT) and library == "aten":
             return
         outputs = [name for item in node["outputs"] for name in _tensors(item)]
+        named = node.get("name") or next(filter(None, outputs), f"node_{index}")
+        label = scope.prefix + visible(_text(named))
         if library == "higher_order" and operator in _WRAPPERS:
-            self._inline(scope, node, operator, outputs)
+            self._inline(scope, node, operator, f"{label}_", outputs)
             return
         if not outputs and node["outputs"] and library in ("aten", "python"):
             return  # a number: its value stands in a table of the graph
-        label = scope.prefix + visible(_text(node.get("name") or next(iter(outputs), f"n{index}")))
         results = tuple(self._result(scope, name) for name in outputs)
         args, attributes = [], {}
         for item in node["inputs"]:
@@ -326,18 +330,26 @@ class _Reader:
     def _result(self, scope: _Scope, name: str | None) -> Result:
         if name is None or name not in scope.graph["tensor_values"]:
             return Result("")
-        label = scope.prefix + visible(_text(name))
+        label = self._free(scope.prefix + visible(_text(name)))
         scope.names[name] = label
         return Result(label, *self._tensor(scope, name))
+
+    def _free(self, label: str) -> str:
+        """A name that no value has: a buffer may be called as the node that reads it."""
+        while label in self.taken:
+            label = f"{label}_"
+        self.taken.add(label)
+        return label
 
     def _inline(
         self,
         scope: _Scope,
         node: Mapping[str, Any],
         operator: str,
+        prefix: str,
         outputs: Sequence[str | None],
     ) -> None:
-        """The nodes of a graph that is called in place of the call."""
+        """The nodes of a graph that is called, in place of the call."""
         place = _WRAPPERS[operator]
         given = [item["arg"] for item in node["inputs"]]
         if operator == "wrap_with_autocast" and _union(given[2]) != ("as_bool", False):
@@ -348,9 +360,6 @@ class _Reader:
         kind, value = _union(given[place])
         if kind != "as_graph":
             raise ModelError(f"{self.name}: {operator} without a graph")
-        prefix = f"{scope.prefix}{visible(_text(value['name']))}_"
-        while any(c.name.startswith(prefix) for c in self.calls[-1:]):
-            prefix = f"{prefix}_"
         inner = _Scope(with_kinds(value["graph"]), prefix)
         for formal, actual in zip(inner.graph["inputs"], given[place + 1 :], strict=True):
             kind, value = _union(formal)

@@ -100,7 +100,8 @@ class Lowering:
         self.limits: list[Limit] = []
         self._builder = Builder(graph.name)
         self._made: set[str] = set()
-        self._names: set[str] = set()
+        # An operator may be called as a stored value is: theirs is the name.
+        self._names = {s.name for s in graph.sources}
         self._call: Call | None = None
         self._uses = Counter(n for c in graph.calls for n in references(c.args))
         self._matrices = Counter(n for c in graph.calls for n in dialect.matrices(c))

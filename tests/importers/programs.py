@@ -112,6 +112,18 @@ def tied(m, x):
     return m.m[0](x) + m.m[1](x)
 
 
+def called_alike(m, x):
+    return x.cos() + m.cos * m.add + m.x
+
+
+def twice(m, x):
+    for _ in range(2):
+        with torch.no_grad():
+            x = m.m[0](x).cos()
+        x = x + 1
+    return x
+
+
 def _tied() -> nn.Module:
     a, b = nn.Linear(8, 8), nn.Linear(8, 8)
     b.weight = a.weight
@@ -131,5 +143,12 @@ PROGRAMS: Mapping[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "buffered": (lambda: made(buffered, k=torch.zeros(4, 8)), (X,)),
     "without_gradients": (lambda: made(without_gradients, nn.Linear(8, 8)), (X,)),
     "without_autocast": (lambda: made(without_autocast, nn.Linear(8, 8)), (X,)),
+    "twice": (lambda: made(twice, nn.Linear(8, 8)), (X,)),
+    "called_alike": (
+        lambda: made(
+            called_alike, cos=torch.zeros(8), add=torch.zeros(4, 1), x=torch.zeros(4, 8)
+        ),
+        (X,),
+    ),
     "tied": (_tied, (X,)),
 }  # fmt: skip

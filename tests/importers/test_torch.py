@@ -13,6 +13,7 @@ from costgraph.count import exact_cost, parameters
 from costgraph.errors import ModelError
 from costgraph.machine import Engine
 from costgraph.symbols import B, S, symbol
+from costgraph.tensor import Role
 from costgraph.verify import verify_program
 
 torch = pytest.importorskip("torch")
@@ -158,6 +159,14 @@ def test_a_saved_program_is_the_program_in_memory(decoder, core, model, tmp_path
         image = torch.zeros((2, 3, 32, 32))
         exported = torch.export.export(ConvNet().eval(), (image,), dynamic_shapes=shapes)
     assert reread(exported, tmp_path).graph == from_torch(exported).graph
+
+
+def test_a_buffer_may_be_called_as_a_node(tmp_path):
+    module, inputs = PROGRAMS["called_alike"]
+    graph = from_torch(torch.export.export(module(), inputs), recognise=False).graph
+    assert parameters(graph) == 8 + 4 + 32
+    (product,) = (n for n in graph.nodes if set(n.inputs) == {"cos", "add"})
+    assert all(graph.tensors[i].role is Role.WEIGHT for i in product.inputs)
 
 
 def test_weights_that_share_memory_count_once(tmp_path):
