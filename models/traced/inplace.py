@@ -47,7 +47,12 @@ def functional(graph: Traced) -> Traced:
     """
     if not any(writes(c.target) for c in graph.calls):
         return graph
-    return _Rewriter(graph).run()
+    try:
+        return _Rewriter(graph).run()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        # Graphs come from outside: an operand of the wrong kind is their defect.
+        reason = clip(f"{type(error).__name__}: {error}", 90)
+        raise ModelError(f"{graph.name}: what it writes is not understood ({reason})") from None
 
 
 class _Rewriter:

