@@ -217,13 +217,15 @@ class _Reader:
         raise ModelError(f"{self.name}: a dimension of unknown kind {clip(kind)}")
 
     def _span(self, symbol: Expr) -> tuple[int, int | None]:
-        """The smallest and the largest value for which the program was exported."""
+        """One, and the largest value for which the program was exported.
+
+        PyTorch states lower bounds too, but of two where it only left out the case of
+        one; formulas are asked for that case.
+        """
         for label, own in self._symbols.items():
             if own == symbol:
-                bounds = self.ranges.get(label) or {}
-                low, high = bounds.get("min_val"), bounds.get("max_val")
-                low = low if isinstance(low, int) and low > 1 else 1
-                return low, high if isinstance(high, int) and high < _UNBOUNDED else None
+                high = (self.ranges.get(label) or {}).get("max_val")
+                return 1, high if isinstance(high, int) and high < _UNBOUNDED else None
         return 1, None
 
     def _bounds(self) -> tuple[tuple[Expr, int], ...]:
