@@ -185,8 +185,7 @@ def test_a_symbolic_share_stays_a_symbol(plain):
         ("early-exit{distribution=layers}", "shares"),
         ("early-exit{distribution=layers,shares=p80|p80}", "beyond one"),
         ("early-exit{distribution=schedule,low=99}", "low"),
-        ("early-exit,early-exit", "alike"),
-        ("fuse,early-exit{propagate=project}", "before fuse"),
+        ("early-exit,early-exit", "already"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(text, words):
