@@ -30,6 +30,12 @@ from costgraph.tensor import Role
 
 ONE, ZERO = Integer(1), Integer(0)
 TOKENS = B * q
+#: What moves once per sequence, however many of its tokens are there.
+HELD = (
+    (Role.KV, Direction.READ),
+    (Role.STATE, Direction.READ),
+    (Role.STATE, Direction.WRITE),
+)
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,6 @@ class Presence:
         return self.runs * (1 - self._left**TOKENS)
 
     @property
-    def present(self) -> Expr:
-        """Share of the step's tokens that an execution has, on average over executions."""
-        return ONE if self.share == 0 else self.share / self.executions
-
-    @property
     def _left(self) -> Expr:
         return 1 - self.tokens
 
@@ -87,19 +88,16 @@ class Presence:
         sequence = self.runs * (1 - self._left**q)
         if self.together is not None:
             sequence = self.share * q  # each token comes with its own sequence
-        of_bytes = dict.fromkeys(
-            (
-                (Role.KV, Direction.READ),
-                (Role.STATE, Direction.READ),
-                (Role.STATE, Direction.WRITE),
-            ),
-            sequence,
-        )
+        held = dict.fromkeys(HELD, sequence)
         return Cost(
             {k: self._mean(v, self.share) for k, v in cost.flops.items()},
-            {k: self._mean(v, of_bytes.get(k[1:], self.share)) for k, v in cost.bytes.items()},
+            {k: self._mean(v, held.get(k[1:], self.share)) for k, v in cost.bytes.items()},
             cost.launches * self.executions,
         )
+
+    def mean(self, amount: Expr) -> Expr:
+        """The expectation of an amount per token, per execution, or of ``1 − r^n``."""
+        return self._mean(amount, self.share)
 
     def _mean(self, amount: Expr, linear: Expr) -> Expr:
         """The expectation of an amount; ``linear`` weighs what grows with the batch."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr, Integer, Rational, cancel
+from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction
 
 from costgraph import roofline
 from costgraph.cost import Cost
@@ -24,6 +24,7 @@ from costgraph.fidelity.relatives import inherited
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Arm, Term, make_term
 from costgraph.machine import Engine, Machine
+from costgraph.presence import EVERYONE, Presence
 from costgraph.program import Phase
 from costgraph.symbols import B
 
@@ -67,11 +68,7 @@ class Calibrated:
         executions = phase.bind(row.presence.executions)
         if not arms or executions == 0:
             return
-        case, fit, _ = self.fit(classify(phase, row, self.machine))
-        present = phase.bind(row.presence.present)
-        if present != 1:
-            sizes = {k: v.xreplace({B: B * present}) for k, v in case.features.items()}
-            case = replace(case, features=sizes)
+        case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
         count = phase.bind(row.count)
         member = not case.floor and case.kind == "elementwise"
         if FIDELITIES[self.fidelity]:
@@ -208,7 +205,7 @@ class Calibrated:
             for row in compiled.rows[phase.name]:
                 if not row.cost.bytes and not row.cost.flops:
                     continue
-                case, fit, moved = self.fit(classify(phase, row, self.machine))
+                case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
                 if not case.floor and case.kind == "elementwise":
                     continue
                 held = fit.heldout
@@ -243,6 +240,33 @@ def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, A
     return {"X": Add(*special), "passes": cancel(cost.total_flops / results)}
 
 
+#: Executions of an operation per step, until they are known to cancel or not.
+EXECUTIONS = Dummy("executions", positive=True)
+
+
+@dataclass(frozen=True)
+class Average(Phase):
+    """A phase as an average execution of an operation sees it: sizes of who takes part."""
+
+    presence: Presence = EVERYONE
+
+    def bind(self, expr: Expr) -> Expr:
+        """A size, the ratio of expectations where it depends on the tokens."""
+        top, bottom = fraction(expr)
+        if bottom.has(B):
+            expr = self.presence.mean(top) / self.presence.mean(bottom)
+        elif top.has(B):
+            expr = self.presence.share * expr / EXECUTIONS
+        return super().bind(expr)
+
+
+def seen(phase: Phase, row: Row) -> Phase:
+    """The phase with the sizes that an execution of ``row`` has on average."""
+    if row.presence.is_full:
+        return phase
+    return Average(*(getattr(phase, f.name) for f in fields(Phase)), presence=row.presence)
+
+
 def _repeated(
     kind: str, features: dict[str, Any], values: dict[str, Any], executions: Expr
 ) -> Parts:
@@ -254,10 +278,15 @@ def _repeated(
     if executions == 1:
         return parts
     idle = form_of(kind).build(features | {"C": ZERO, "M": ZERO, "X": ZERO}, values)
+
+    def paid(all_: Expr, once: Expr) -> Expr:
+        made = all_ + (EXECUTIONS - 1) * once
+        return (expand(made) if made.has(EXECUTIONS) else made).xreplace({EXECUTIONS: executions})
+
     return Parts(
-        parts.floor * executions,
-        parts.compute + (executions - 1) * idle.compute,
-        parts.memory + (executions - 1) * idle.memory,
+        paid(parts.floor, parts.floor),
+        paid(parts.compute, idle.compute),
+        paid(parts.memory, idle.memory),
         parts.norm,
     )
 
