@@ -200,6 +200,13 @@ class Compiled:
         said = () if self.timing is None else self.timing.assumptions(self)
         return (*self.program.assumptions, *said)
 
+    @cached_property
+    def undone(self) -> tuple[str, ...]:
+        """What the passes did not do, and why, a line for each pass and reason."""
+        from costgraph.export.undone import undone_lines
+
+        return undone_lines(self.trace)
+
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Breakdown:

@@ -215,7 +215,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
     )
-    remark(compiled.program.notes)
+    remark((*compiled.program.notes, *compiled.undone))
     return compiled
 
 
@@ -236,6 +236,7 @@ def _formula(arguments: argparse.Namespace) -> int:
         print(formula.latex())
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object
+        from costgraph.export.undone import undone_objects
 
         _print_json(
             {
@@ -244,6 +245,7 @@ def _formula(arguments: argparse.Namespace) -> int:
                 "passes": ",".join(p.spec() for p in compiled.passes),
                 "accounting": compiled.accounting.name,
                 **formula_object(formula),
+                "not_done": undone_objects(compiled.trace),
             }
         )
     elif arguments.format == "text":
@@ -258,7 +260,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and arguments.context is None:
         raise InputError("analyze --phase decode needs --context T")
-    table = _compiled(arguments).breakdown(
+    compiled = _compiled(arguments)
+    table = compiled.breakdown(
         arguments.phase,
         B=arguments.batch,
         S=arguments.prompt,
@@ -266,7 +269,9 @@ def _analyze(arguments: argparse.Namespace) -> int:
         G=arguments.images,
     )
     if arguments.json:
-        _print_json(table.to_dict())
+        from costgraph.export.undone import undone_objects
+
+        _print_json({**table.to_dict(), "not_done": undone_objects(compiled.trace)})
     else:
         from costgraph.export.terminal import print_breakdown
 

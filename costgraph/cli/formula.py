@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import remark
 from costgraph.errors import InputError, clip, nearest
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
 def _compiled(arguments: argparse.Namespace) -> Compiled:
     from costgraph.api import compile
 
-    return compile(
+    compiled = compile(
         arguments.model,
         arguments.on,
         arguments.passes,
@@ -140,6 +141,8 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         fidelity=arguments.fidelity,
     )
+    remark((*compiled.program.notes, *compiled.undone))
+    return compiled
 
 
 def _explain(arguments: argparse.Namespace) -> int:
