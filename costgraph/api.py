@@ -66,7 +66,10 @@ class Compiled:
 
     @cached_property
     def ttft(self) -> Formula:
-        """Time to first token in seconds over ``B``, ``S``: the prefill."""
+        """Time to first token in seconds over ``B``, ``S``: all that runs before decoding.
+
+        The prefill, the encoder or vision tower in front of it, and the prefill of a draft.
+        """
         phases = self._until_first_token
         terms = (t for p in phases for t in self._steps(p.name))
         limits = self._limits(phases)
@@ -197,6 +200,13 @@ class Compiled:
         said = () if self.timing is None else self.timing.assumptions(self)
         return (*self.program.assumptions, *said)
 
+    @cached_property
+    def undone(self) -> tuple[str, ...]:
+        """What the passes did not do, and why, a line for each pass and reason."""
+        from costgraph.export.undone import undone_lines
+
+        return undone_lines(self.trace)
+
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Breakdown:
@@ -264,8 +274,15 @@ class Compiled:
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:
-        """Phases up to the first that emits a token."""
+        """Phases in front of the decode steps; without any, up to the first emitted token.
+
+        What runs once before decoding starts (a draft that reads the prompt) belongs to
+        the time until the first token, as engines do it: decode steps are then all that
+        further tokens take.
+        """
         phases = self.program.phases
+        if self._decode:
+            return tuple(p for p in phases if p.span is None)
         first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
         return phases[: first + 1]
 
@@ -384,6 +401,8 @@ def _tuner(convention: Accounting) -> pipeline.Resolve:
     def resolve(item: Pass, program: Program, machine: Machine) -> Pass:
         from costgraph.tune import tuned
 
+        item = item.prepared(program, machine)
+
         def compiled(candidate: Pass | None) -> Compiled:
             passes = () if candidate is None else (candidate,)
             made, trace = pipeline.run(program, passes, machine)
@@ -437,7 +456,8 @@ def compile(
     machine = load_hardware(hardware).under(convention.device_figures)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
-    chosen = tuple(step.made_by for step in trace.steps)
+    # As they were written; those that a given program went through before are its own.
+    chosen = trace.passes[len(trace.passes) - len(chosen) :]
     shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:

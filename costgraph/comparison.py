@@ -74,6 +74,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``compare --json`` prints them."""
+        from costgraph.export.undone import undone_objects
+
         return {
             "model": self.model,
             "hardware": self.hardware,
@@ -85,9 +87,15 @@ class Comparison:
                     "waterfall": [asdict(e) for e in fall],
                     "ablation": [asdict(e) for e in ablation],
                     "assumptions": list(assumed),
+                    "not_done": undone_objects(compiled.trace),
                 }
-                for column, fall, ablation, assumed in zip(
-                    self.columns, self.waterfalls, self.ablations, self.assumptions, strict=True
+                for column, fall, ablation, assumed, compiled in zip(
+                    self.columns,
+                    self.waterfalls,
+                    self.ablations,
+                    self.assumptions,
+                    self.compiled,
+                    strict=True,
                 )
             ],
         }

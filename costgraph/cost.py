@@ -83,14 +83,6 @@ class Cost:
             f(self.launches),
         )
 
-    def weighted(self, work: Expr, by_role: Mapping[Role, Expr]) -> Cost:
-        """FLOPs times ``work`` and bytes times their role's factor (default ``work``)."""
-        return Cost(
-            {k: v * work for k, v in self.flops.items()},
-            {k: v * by_role.get(k[1], work) for k, v in self.bytes.items()},
-            self.launches,
-        )
-
     @property
     def total_flops(self) -> Expr:
         """FLOP over all engines and types."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
@@ -12,6 +12,7 @@ from costgraph.accounting import EXACT, Accounting, Facts, Site
 from costgraph.cost import Cost, total
 from costgraph.errors import MissingRuleError
 from costgraph.graph import Graph, Node, Repeat
+from costgraph.presence import EVERYONE, Presence
 from costgraph.tensor import Role
 
 ONE = Integer(1)
@@ -28,6 +29,7 @@ class Row:
         cost: cost vector of one execution (expected, inside partial regions).
         node, graph: the node and the graph (region) that holds it.
         region: name of the innermost repeated region, or an empty string.
+        presence: which of the step's tokens take part, where not all do.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Row:
     node: Node
     graph: Graph
     region: str
+    presence: Presence = EVERYONE
 
     @property
     def total(self) -> Cost:
@@ -64,9 +67,7 @@ def rows(
     if not clashing:
         return found
     return tuple(
-        Row(f"{r.region}.{r.name}", r.kind, r.count, r.cost, r.node, r.graph, r.region)
-        if r.name in clashing and r.region
-        else r
+        replace(r, name=f"{r.region}.{r.name}") if r.name in clashing and r.region else r
         for r in found
     )
 
@@ -85,11 +86,11 @@ def _walk(
             for row in _walk(
                 inner.body, accounting, single_query, facts, count * inner.count, node.name
             ):
-                if inner.traffic.is_full:
+                if inner.presence.is_full:
                     yield row
                 else:
-                    cost = row.cost.weighted(inner.traffic.work, inner.traffic.by_role)
-                    yield Row(row.name, row.kind, row.count, cost, row.node, row.graph, row.region)
+                    cost = inner.presence.expected(row.cost)
+                    yield replace(row, cost=cost, presence=inner.presence)
             continue
         site = Site(node, graph, region != "", single_query, facts)
         try:

@@ -17,6 +17,7 @@ from sympy import Expr, Integer
 from costgraph.cost import Access, Cost, Work
 from costgraph.errors import MissingRuleError, VerifyError
 from costgraph.ops.base import Op, Spec, Tensors
+from costgraph.presence import EVERYONE, Presence
 from costgraph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
@@ -148,33 +149,9 @@ class Graph:
         return f"{self.name}: {len(self.nodes)} nodes"
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Expected share of a region's cost that one execution causes.
-
-    Regions that do not always run entirely (tails after an early exit, experts)
-    cost ``work`` times their FLOPs, and per role a share of their bytes.
-    """
-
-    work: Expr = ONE
-    weight: Expr = ONE
-    activation: Expr = ONE
-    kv: Expr = ONE
-
-    @property
-    def by_role(self) -> Mapping[Role, Expr]:
-        """Shares of bytes by role."""
-        return {
-            Role.WEIGHT: self.weight,
-            Role.ACTIVATION: self.activation,
-            Role.KV: self.kv,
-            Role.STATE: self.kv,
-        }
-
-    @property
-    def is_full(self) -> bool:
-        """True when everything runs: all shares are one."""
-        return self == Traffic()
+#: What the rounds of a region are: layers of the model, one after another; layers of one
+#: kind, gathered from all over the model; no layers.
+ROUNDS = ("layers", "gathered", "other")
 
 
 @dataclass(frozen=True)
@@ -185,18 +162,21 @@ class Repeat(Op):
     operands in the next round. Weights and caches of the body are one set per
     round: the region holds ``instances`` sets (``count`` unless rounds share).
     ``shared_weights`` says how many sets of weights alone it holds where places
-    share weights but not caches: a fraction inside another region.
+    share weights but not caches: a fraction inside another region. ``presence`` says
+    which of a step's tokens take part. ``rounds`` says what the rounds are, one of
+    :data:`ROUNDS`, to passes that number layers and cut between them.
 
-    Cost: ``count`` times the cost of the body, kept in that form.
+    Cost: ``count`` times the expected cost of the body, kept in that form.
     """
 
     kind: ClassVar[str] = "repeat"
     body: Graph
     count: Expr
     carried: int = 1
-    traffic: Traffic = Traffic()
+    presence: Presence = EVERYONE
     shared_instances: Expr | None = None
     shared_weights: Expr | None = None
+    rounds: str = "layers"
 
     @property
     def instances(self) -> Expr:
@@ -221,11 +201,7 @@ class Repeat(Op):
     def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
         from costgraph.count import exact_cost
 
-        return (
-            exact_cost(self.body)
-            .weighted(self.traffic.work, self.traffic.by_role)
-            .scaled(self.count)
-        )
+        return self.presence.expected(exact_cost(self.body)).scaled(self.count)
 
 
 class Builder:

@@ -9,8 +9,9 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol
 
@@ -19,6 +20,9 @@ from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
 from costgraph.least import bound
 from costgraph.symbols import K, N, S, T, q
+
+if TYPE_CHECKING:
+    from costgraph.pipeline import Step
 
 ONE = Integer(1)
 
@@ -80,6 +84,8 @@ class Program:
         parts: names of resident graphs that hold the rest of this model's
             weights (a decoder beside the encoder's phase).
         notes: remarks on how the model was read that change no result.
+        history: the passes it went through, as they ran; see
+            :func:`costgraph.pipeline.history`.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Program:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    history: tuple[Step, ...] = field(default=(), compare=False, repr=False)
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.

@@ -222,7 +222,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         fidelity=arguments.fidelity,
         **importing(arguments),
     )
-    remark(compiled.program.notes)
+    remark((*compiled.program.notes, *compiled.undone))
     return compiled
 
 
@@ -243,6 +243,7 @@ def _formula(arguments: argparse.Namespace) -> int:
         print(formula.latex())
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object
+        from costgraph.export.undone import undone_objects
 
         _print_json(
             {
@@ -251,6 +252,7 @@ def _formula(arguments: argparse.Namespace) -> int:
                 "passes": ",".join(p.spec() for p in compiled.passes),
                 "accounting": compiled.accounting.name,
                 **formula_object(formula),
+                "not_done": undone_objects(compiled.trace),
             }
         )
     elif arguments.format == "text":
@@ -265,7 +267,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and arguments.context is None:
         raise InputError("analyze --phase decode needs --context T")
-    table = _compiled(arguments).breakdown(
+    compiled = _compiled(arguments)
+    table = compiled.breakdown(
         arguments.phase,
         B=arguments.batch,
         S=arguments.prompt,
@@ -273,7 +276,9 @@ def _analyze(arguments: argparse.Namespace) -> int:
         G=arguments.images,
     )
     if arguments.json:
-        _print_json(table.to_dict())
+        from costgraph.export.undone import undone_objects
+
+        _print_json({**table.to_dict(), "not_done": undone_objects(compiled.trace)})
     else:
         from costgraph.export.terminal import print_breakdown
 

@@ -142,7 +142,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         fidelity=arguments.fidelity,
         **importing(arguments),
     )
-    remark(compiled.program.notes)
+    remark((*compiled.program.notes, *compiled.undone))
     return compiled
 
 

@@ -47,7 +47,10 @@ def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
 
 
 def comparison_text(table: Comparison) -> str:
-    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions."""
+    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions.
+
+    And what the passes did not do, with the reasons.
+    """
     lines = [caption(table), "", plain_table(HEAD, cells(table))]
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
@@ -61,6 +64,10 @@ def comparison_text(table: Comparison) -> str:
     if sentences:
         lines += ["", "assuming"]
         lines += [f"    {sentence}" for sentence in sentences]
+    undone = dict.fromkeys(line for compiled in table.compiled for line in compiled.undone)
+    if undone:
+        lines += ["", "not done"]
+        lines += [f"    {line}" for line in undone]
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ class Report:
 
     Attributes:
         html: the page.
-        notes: remarks on how the model was read.
+        notes: remarks on how the model was read, and what passes did not do.
     """
 
     html: str
@@ -148,8 +148,10 @@ def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> R
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
     }
-    notes = tuple(dict.fromkeys(n for c in grid[0] for n in c.program.notes))
-    return Report(assemble(program.name, data, contents.texts, contents.scripts.source()), notes)
+    notes = dict.fromkeys(n for c in grid[0] for n in (*c.program.notes, *c.undone))
+    return Report(
+        assemble(program.name, data, contents.texts, contents.scripts.source()), tuple(notes)
+    )
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:

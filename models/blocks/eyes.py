@@ -135,8 +135,8 @@ class PatchTower:
         # Layers that see windows and those that see all are gathered; each costs the same
         # wherever it stands.
         parts = (
-            Segment("window_layers", near, Integer(self.layers - len(self.whole))),
-            Segment("whole_layers", layer, Integer(len(self.whole))),
+            Segment("window_layers", near, Integer(self.layers - len(self.whole)), True),
+            Segment("whole_layers", layer, Integer(len(self.whole)), True),
         )
         return tuple(p for p in parts if p.count != 0)
 

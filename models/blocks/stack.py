@@ -28,11 +28,15 @@ class Repeatable(Protocol):
 
 @dataclass(frozen=True)
 class Segment:
-    """``count`` equal layers in a row, as the region ``name``."""
+    """``count`` equal layers in a row, as the region ``name``.
+
+    ``gathered`` layers stand in other places of the model, not in a row.
+    """
 
     name: str
     layer: Repeatable
     count: Expr
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> s
     for segment in segments:
         wanted = segment.layer.operands(m.style)
         shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
-        region = Repeat(segment.layer.graph(m.style), segment.count)
+        rounds = "gathered" if segment.gathered else "layers"
+        region = Repeat(segment.layer.graph(m.style), segment.count, rounds=rounds)
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 
