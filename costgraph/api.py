@@ -18,6 +18,7 @@ from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
 from costgraph.errors import CostgraphError, InputError
 from costgraph.formula import Formula, Term
+from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.machine import Machine
@@ -97,7 +98,7 @@ class Compiled:
             for p in self._decode
             for t in self._steps(p.name)
         )
-        return self._formula("tpot", "s", terms, self.program.limits)
+        return self._formula("tpot", "s", terms, self._limits(self._decode, at_end=False))
 
     @cached_property
     def latency(self) -> Formula:
@@ -128,8 +129,7 @@ class Compiled:
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
         chosen = self.program.phase(phase)
-        limits = self.program.limits if chosen.span is not None else self._limits((chosen,))
-        return self._formula(phase, "s", self._steps(phase), limits)
+        return self._formula(phase, "s", self._steps(phase), self._limits((chosen,), at_end=False))
 
     # --- energy and money ----------------------------------------------------
 
@@ -331,15 +331,19 @@ class Compiled:
         rates["memory"] = self.machine.memory.bandwidth
         return rates
 
-    def _limits(self, phases: tuple[Phase, ...]) -> tuple[Limit, ...]:
-        """The program's limits at the longest contexts of ``phases``."""
+    def _limits(self, phases: tuple[Phase, ...], at_end: bool = True) -> tuple[Limit, ...]:
+        """The program's limits in ``phases``, with ``at_end`` at their longest contexts.
+
+        Those that are kept whatever the symbols are left out.
+        """
         found: list[Limit] = []
         for limit in self.program.limits:
             for phase in phases:
-                reached = phase.bind(limit.expr)
-                if phase.span is not None:
-                    reached = reached.xreplace({phase.span.symbol: phase.span.upper})
-                found.append(replace(limit, expr=reached))
+                reached = limit.mapped(phase.bind)
+                if at_end:
+                    reached = reached.mapped(phase.at_end)
+                if not dominates(reached.bound, reached.expr):
+                    found.append(reached)
         return tuple(dict.fromkeys(found))
 
     def _formula(

@@ -11,9 +11,10 @@ from sympy import Expr, Integer, Symbol
 from costgraph import roofline
 from costgraph.cost import Cost
 from costgraph.count import parameters
-from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint
 from costgraph.formula.terms import Term
+from costgraph.given import whole
 from costgraph.machine import Machine
 from costgraph.program import Phase
 from costgraph.symbols import LEGEND, B, T, q
@@ -220,16 +221,11 @@ def _values(
         if value is None:
             meaning = LEGEND.get(symbol.name, "a symbol of a pass")
             raise UnboundSymbolError(f"{phase.name}: no value for {symbol.name} ({meaning})")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")
-        if not 0 < value <= 10**12:
-            raise InputError(f"{symbol.name} must be from 1 to 1e12, not {clip(value)}")
-        values[symbol] = Integer(value)
+        values[symbol] = Integer(whole(value, symbol.name))
     values.update(compiled.program.dims)
     for limit in compiled.program.limits:
-        reached = phase.bind(limit.expr).xreplace(values)
-        if reached.is_number and reached > limit.bound:
-            raise InputError(f"{limit.expr} = {reached} exceeds {limit.bound}: {limit.why}")
+        if (broken := limit.mapped(phase.bind).broken(values)) is not None:
+            raise InputError(f"{phase.name}: {broken}")
     return values
 
 

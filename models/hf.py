@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,16 +16,17 @@ from sympy import Expr, Integer, Rational, Symbol
 from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
+from costgraph.given import is_array, wholes
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
-from costgraph.models.families.common import Programmed
+from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
 from costgraph.ops.attention import MASKS
-from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
 
@@ -123,32 +124,12 @@ def import_config(
         image=image_size(image),
         images=bool(images),
     )
-    model = reading.model
-    dims: dict[Symbol, Expr] = {}
-    if symbolic:
-        model, dims = model.symbolic()
-    if isinstance(model, Programmed):
-        try:
-            program = model.program(name, style).assuming(*reading.assumptions)
-        except VerifyError as error:
-            raise ModelError(f"{name}: {error}") from None
-        left = not_understood(fields)
-        return _noted(program, left)
-    try:
-        graph = model.graph(name, style)
-    except VerifyError as error:
-        raise ModelError(f"{name}: {error}") from None
-    options: dict[str, Any] = {"dims": tuple(dims.items())}
-    found = kinds(graph)
-    if mla == "auto" and SplitScores.kind in found:
-        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans:
-        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
-    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
-    if ExpertLinear.kind in found:
-        made = made.assuming(*style.routing.assumptions)
+    made = _program(name, reading, style, mla == "auto", symbolic)
+    for option, other in _others(style, mla):
+        if _program(name, reading, other, True, symbolic).phases == made.phases:
+            raise InputError(f"{name}: the option {option!r} has no effect on this model")
     left = not_understood(fields)
-    if isinstance(model, Decoder):
+    if isinstance(reading.model, Decoder):
         for key in left:
             if key in COUNTED and config[key]:
                 raise ModelError(
@@ -156,6 +137,43 @@ def import_config(
                     f"{family!r} does not have"
                 )
     return _noted(made, left)
+
+
+def _program(
+    name: str, reading: Reading, style: Style, free: bool, symbolic: bool = False
+) -> Program:
+    """The program of a reading; ``free``: latent attention takes its form by phase."""
+    model = reading.model
+    dims: dict[Symbol, Expr] = {}
+    if symbolic:
+        model, dims = model.symbolic()
+    try:
+        if isinstance(model, Programmed):
+            return model.program(name, style).assuming(*reading.assumptions)
+        graph = model.graph(name, style)
+    except VerifyError as error:
+        raise ModelError(f"{name}: {error}") from None
+    options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
+    found = kinds(graph)
+    if free and SplitScores.kind in found:
+        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    if reading.scans:
+        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
+    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
+    return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
+
+
+def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
+    """Options that were asked for, each with a style that a model which heeds it tells apart."""
+    if style.image is not None:
+        larger = (style.image[0] * 2, style.image[1] * 2)
+        yield "image", replace(style, image=larger)
+    if not style.images:
+        yield "images", replace(style, images=True)
+    if mla != "auto":
+        yield "mla", replace(style, mla="naive")
+    if style.routing != BALANCED:
+        yield "routing", replace(style, routing=BALANCED)
 
 
 def _noted(program: Program, left: Sequence[str]) -> Program:
@@ -198,7 +216,7 @@ def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
     return Routing(popularity=given)
 
 
-def image_size(given: int | Sequence[int] | None) -> tuple[Expr, Expr] | None:
+def image_size(given: Any) -> tuple[Expr, Expr] | None:
     """Height and width in pixels that an option asks for.
 
     Raises:
@@ -206,8 +224,11 @@ def image_size(given: int | Sequence[int] | None) -> tuple[Expr, Expr] | None:
     """
     if given is None:
         return None
-    sides = (given, given) if isinstance(given, int) else tuple(given)
-    if len(sides) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIDE for n in sides):
+    try:
+        sides = wholes(given if is_array(given) else (given, given), "image", LARGEST_SIDE)
+    except InputError:
+        sides = ()
+    if len(sides) != 2:
         raise InputError(
             f"image must be a side, or height and width, of 1 to {LARGEST_SIDE} pixels, "
             f"not {clip(given)}"

@@ -95,7 +95,7 @@ def _search_command(commands: Any) -> None:
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
     command.add_argument("-S", default="1024", metavar="S", help="prompt tokens (1024)")
     command.add_argument("-N", default="256", metavar="N", help="generated tokens (256)")
-    command.add_argument("-T", metavar="T", help="context of tpot (the last step's, S+N-1)")
+    command.add_argument("-T", metavar="T", help="context of tpot (by default the last step's)")
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="symbols of passes"
     )

@@ -7,7 +7,7 @@ interval times the strip between two curves, all exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -18,7 +18,8 @@ from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo,
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
-from costgraph.formula.terms import Arm, Term
+from costgraph.formula.limits import check
+from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class RegionMap:
         name, unit: of the formula.
         regions: every choice of largest arms that occurs.
         terms: the formula's terms, for looking up a point.
+        limits: what no point may exceed.
     """
 
     x: Symbol
@@ -71,12 +73,20 @@ class RegionMap:
     unit: str
     regions: tuple[Region, ...]
     terms: tuple[Term, ...]
+    limits: tuple[Limit, ...] = ()
 
     def at(self, x: Any, y: Any) -> Region:
-        """The region of a point; on a boundary any of its neighbours (they agree there)."""
+        """The region of a point; on a boundary any of its neighbours (they agree there).
+
+        Raises:
+            InputError: the point lies beyond a limit.
+        """
         from costgraph.formula.formula import exact
 
         at = {self.x: exact(x), self.y: exact(y)}
+        for limit in self.limits:
+            if (broken := limit.broken(at)) is not None:
+                raise InputError(f"{self.name}: {broken}")
         key = _pattern(self.terms, at)
         if key in self._by_pattern:
             return self._by_pattern[key]
@@ -110,6 +120,8 @@ class RegionMap:
 def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
 
+    Where the formula has limits they are boundaries, and nothing lies beyond them.
+
     Args:
         formula: a formula without sums over contexts, polynomial in both symbols.
         x, y: the two symbols.
@@ -136,13 +148,17 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     if any(t.span is not None for t in bound.terms):
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
-    curves = _curves(bound.terms, first, second)
-    cells = _merged(_cells(bound.terms, curves, first, second))
+    check(bound, {})
+    limits = tuple(x for x in bound.limits if x.symbols and x.symbols <= {first, second})
+    curves = _curves(bound.terms, limits, first, second)
+    cells = _merged(_cells(bound.terms, limits, curves, first, second))
+    if not cells:
+        raise InputError(f"{formula.name}: no {x} and {y} keep its limits")
     regions = []
     for key, found in cells.items():
         made = Region(_summed(bound.terms, key), _bounds(bound.terms, key), tuple(found))
         regions.append(made)
-    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
+    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms, limits)
 
 
 def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:
@@ -194,9 +210,11 @@ def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 
 
-def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
-    """Distinct irreducible curves on which a choice of arms or of an inner minimum changes."""
+def _curves(terms: tuple[Term, ...], limits: Sequence[Limit], x: Symbol, y: Symbol) -> list[Poly]:
+    """Distinct irreducible curves: a limit, or where arms or an inner minimum change."""
     found: dict[Poly, None] = {}
+    for limit in limits:
+        _note(limit.excess, x, y, found)
     for term in terms:
         for variant in _variants(tuple(a.expr for a in candidates(term))):
             for a, b in combinations(variant, 2):
@@ -247,7 +265,7 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
 
 
 def _cells(
-    terms: tuple[Term, ...], curves: list[Poly], x: Symbol, y: Symbol
+    terms: tuple[Term, ...], limits: Sequence[Limit], curves: list[Poly], x: Symbol, y: Symbol
 ) -> list[tuple[_Pattern, Cell]]:
     floor_y = start_of(y)
     found = []
@@ -265,6 +283,8 @@ def _cells(
             if low == high:
                 continue
             point = {x: at, y: inside(low, high)}
+            if any(limit.broken(point) is not None for limit in limits):
+                continue
             found.append((_pattern(terms, point), Cell(left, right, bottom, top)))
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
+from costgraph.given import number, whole
 from costgraph.pipeline import Pass, text_of
 
 #: Metrics of a compiled model, in the order in which they are shown.
@@ -276,7 +277,10 @@ def _axis(name: str, values: Any) -> Axis:
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
     try:
         array = np.asarray(values)
-    except (ValueError, OverflowError):  # lists of unequal lengths
+        if array.dtype.kind == "O":  # fractions, decimals, integers beyond 64 bits
+            found = [number(v, name) for v in array.reshape(-1)]
+            array = np.asarray([float(v) for v in found]).reshape(array.shape)
+    except (InputError, ValueError, OverflowError):  # lists of unequal lengths
         array = np.empty((0, 0))
     if array.ndim > 1 or array.dtype.kind not in "iuf":
         raise InputError(f"{name}: give a positive number or a list of them, not {clip(values)}")
@@ -454,14 +458,12 @@ def block_shape(lengths: Sequence[int], most: int) -> tuple[int, ...]:
     """Sizes of blocks of at most ``most`` points: whole trailing axes, a part of one."""
     found: list[int] = []
     room = most
-    for whole in reversed(lengths):
-        length = min(whole, room)
+    for full in reversed(lengths):
+        length = min(full, room)
         found.append(length)
-        room = room // length if length == whole else 1
+        room = room // length if length == full else 1
     return tuple(reversed(found))
 
 
 def _positive(length: Any) -> int:
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise InputError(f"chunks: {clip(length)} is not a positive whole number")
-    return length
+    return whole(length, "chunks")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from sympy import Integer
 
@@ -58,8 +60,9 @@ def test_the_share_of_a_prefill_is_continuous() -> None:
     assert prefill_share(Integer(1), T, True) == 0
     assert prefill_share(S, S, True) == 1
     shares = [prefill_share(Integer(q), Integer(500), True) for q in range(1, 501)]
-    assert shares[0] == 0 and shares[-1] == 1
-    assert all(0 < b - a < 0.01 for a, b in zip(shares, shares[1:], strict=False))
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert all(0 < b - a < 0.01 for a, b in itertools.pairwise(shares))
     # Over another sequence queries may outnumber positions.
     assert prefill_share(Integer(600), Integer(500), False) == 1
     assert prefill_share(S, Integer(500), False) == 1
