@@ -7,16 +7,33 @@ interval times the strip between two curves, all exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
-from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo, sqrt, together
+from sympy import (
+    QQ,
+    Add,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Poly,
+    Rational,
+    Symbol,
+    fraction,
+    oo,
+    sqrt,
+    together,
+)
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.formula.evaluate import compile_terms
+from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
 from costgraph.formula.limits import check
 from costgraph.formula.terms import Arm, Limit, Term
@@ -186,26 +203,36 @@ def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
     A form is the largest arm, or the norm of all, with inner minima and maxima
     decided there. What bounds it is the largest of its candidates.
     """
-    point = dict(at)
+    symbols = tuple(at)
+    point = tuple(Fraction(int(v.p), int(v.q)) for v in at.values())
+
+    def value(expr: Expr) -> Any:
+        return _function(expr, symbols)(*point)
+
     found = []
     for term in terms:
         arms = candidates(term)
-        arm = arms[0]
-        if len(arms) > 1:
-            arm = max(arms, key=lambda a: a.expr.xreplace(point))
-        form = arm.expr if arms == term.arms else term.value
-        found.append(Arm(_decided(form, point), arm.resource))
+        arm = max(arms, key=lambda a: value(a.expr)) if len(arms) > 1 else arms[0]
+        whole = term.is_smooth or arms != term.arms
+        form = term.value if whole else arm.expr
+        found.append(Arm(_decided(form, value), arm.resource))
     return tuple(found)
 
 
-def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
+@lru_cache(maxsize=4096)
+def _function(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
+    """Exact values of an expression; of long powers to double precision."""
+    return compile_terms((Term(Integer(1), (Arm(expr, ""),)),), symbols, exact=True)
+
+
+def _decided(expr: Expr, value: Callable[[Expr], Any]) -> Expr:
     """``expr`` with each minimum and maximum replaced by what it is at the point."""
     if not expr.has(Min, Max):
         return expr
 
     def decide(e: Expr) -> Expr:
         pick = max if isinstance(e, Max) else min
-        return pick(e.args, key=lambda a: a.xreplace(point))
+        return pick(e.args, key=value)
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 
@@ -253,15 +280,36 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
             difference = top
         poly = Poly(difference, x, y, domain=QQ)
     except (sympy.PolynomialError, sympy.CoercionFailed):
-        raise InputError(
-            f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}"
-        ) from None
+        for poly in _enclosed(difference, x, y):
+            found[poly] = None
+        return
     if poly.is_zero:
         return
     for factor, _ in poly.factor_list()[1]:
         # A factor of one sign on the positive quadrant is no boundary.
         if len({c > 0 for c in factor.coeffs()}) > 1:
             found[factor.primitive()[1]] = None
+
+
+#: Stands for what an expression without a polynomial form depends on.
+_ONE = symbol("u")
+
+
+def _enclosed(difference: Expr, x: Symbol, y: Symbol) -> list[Poly]:
+    """Curves on which a difference changes its sign that is no polynomial.
+
+    Expected experts bring powers such as ``(31/32)**(B*S)``: of a single amount, one of
+    the symbols or their product (tokens). Its values at sign changes are enclosed as along
+    one symbol (:mod:`.isolate`), and each is a curve.
+    """
+    for replaced, amount in (({y: _ONE / x}, x * y), ({x: _ONE}, x), ({y: _ONE}, y)):
+        along = sympy.expand(difference.xreplace(replaced), power_base=False, power_exp=False)
+        if not along.free_symbols <= {_ONE}:
+            continue
+        least = amount.xreplace({x: start_of(x), y: start_of(y)})
+        roots = sign_changes(along, _ONE, least)
+        return [Poly(amount - root, x, y, domain=QQ).primitive()[1] for root in roots]
+    raise InputError(f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}")
 
 
 def _cells(
