@@ -24,6 +24,7 @@ from costgraph.graph import Graph
 from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
+from costgraph.said import Said
 from costgraph.symbols import B, N
 
 if TYPE_CHECKING:
@@ -196,6 +197,11 @@ class Compiled:
         """Sentences that the formulas rest on."""
         said = () if self.timing is None else self.timing.assumptions(self)
         return (*self.program.assumptions, *said)
+
+    @property
+    def said(self) -> Said:
+        """What every number of this rests on, and how the model was read."""
+        return Said(self.assumptions, self.program.notes)
 
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
@@ -408,6 +414,7 @@ def compile(
     symbolic_model: bool = False,
     fidelity: str = "ideal",
     calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a model for a machine, optionally through a pipeline of passes.
@@ -425,8 +432,11 @@ def compile(
             fitted on measured timings), or ``low``, ``median``, ``high``: the
             calibrated time at the 10, 50 and 90 % quantiles of its errors.
         calibration: a calibration file in place of the shipped one.
+        reserve: memory that the driver and the framework keep, of what the device has
+            for programs: byte, a text (``"2 GB"``) or a share (``"10%"``); default nothing.
         options: importer options (``weights``, ``activations``, ``kv``,
-            ``mask``, ``logits``), see :func:`costgraph.models.import_config`.
+            ``mask``, ``logits``, ``quantization``), see
+            :func:`costgraph.models.import_config`.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
@@ -438,7 +448,7 @@ def compile(
     if symbolic_model:
         options["symbolic"] = True
     program = load_model(model, **options)
-    machine = load_hardware(hardware).under(convention.device_figures)
+    machine = load_hardware(hardware).under(convention.device_figures).reserving(reserve)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
     chosen = tuple(step.made_by for step in trace.steps)
@@ -460,6 +470,7 @@ def compile(
             symbolic_model=True,
             fidelity=fidelity,
             calibration=calibration,
+            reserve=reserve,
             **options,
         )
     return Compiled(program, shown, convention, chosen, trace, machine, twin, timing)

@@ -29,7 +29,7 @@ class Column:
         ttft_bound, tpot_bound: the resource that bounds the largest share of
             the time, with that share; of the step in the middle of the generation.
         speedup: latency of the first pipeline over this one's.
-        fits: whether the memory is within the device's capacity.
+        fits: whether the memory is within what the device has for programs.
     """
 
     passes: str
@@ -75,6 +75,7 @@ class Comparison:
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
     assumptions: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
     compiled: tuple[Compiled, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class Comparison:
             "accounting": self.accounting,
             "bindings": self.bindings,
             "context": self.context,
+            "notes": list(self.notes),
             "pipelines": [
                 {
                     **asdict(column),
@@ -169,6 +171,7 @@ def compare(
         tuple(falls),
         tuple(ablations),
         tuple(c.assumptions for c in everything),
+        first.program.notes,
         everything,
     )
 
@@ -180,7 +183,7 @@ def _column(compiled: Compiled, values: dict[str, int], base: float) -> Column:
     at = {**values, **_middle(compiled, values)}
     tpot = (latency - ttft) / steps if steps else float(_at(compiled.tpot, **at))
     memory = float(_at(compiled.memory, **values))
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = (compiled.bound or compiled.machine).memory.room
     return Column(
         passes=text_of(compiled.passes) or "none",
         ttft=ttft,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sympy import Expr, Integer, Rational, Symbol
 
-from costgraph.dtypes import BF16, FP16, DType, dtype
+from costgraph.dtypes import DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
 from costgraph.given import is_array, wholes
@@ -25,6 +25,7 @@ from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
+from costgraph.models.stored import element_format, narrow
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
@@ -81,6 +82,7 @@ def import_config(
     routing: str | Sequence[float | Fraction] | Routing = "balanced",
     image: int | Sequence[int] | None = None,
     images: bool = True,
+    quantization: str = "refuse",
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -98,9 +100,14 @@ def import_config(
         routing: how tokens choose experts: ``balanced``; the relative popularity
             of each expert as a list, or ``zipf:1.2``; or the bounds ``all`` and
             ``least`` (:class:`~costgraph.ops.experts.Routing`).
+        image: side of images in pixels, or height and width, instead of the configured one.
+        images: False leaves images out of a request to a multimodal model.
+        quantization: what to do where the file says that its weights are narrow and no
+            ``weights`` are given: ``refuse``, or ``ignore`` to count the 16-bit model.
 
     Raises:
-        ModelError: a key is missing or wrong, or the architecture is unknown.
+        ModelError: a key is missing or wrong, the architecture is unknown, or the
+            weights are narrow.
         InputError: an option is unknown.
     """
     if mask not in MASKS:
@@ -112,7 +119,21 @@ def import_config(
     fields = Fields(name, config)
     family = family_of(fields)
     reading = FAMILIES[family](fields)
-    base = _dtype_of(fields)
+    if quantization not in ("refuse", "ignore"):
+        raise InputError(f"quantization must be 'refuse' or 'ignore', not {clip(quantization)}")
+    base, said = element_format(fields)
+    stored = narrow(fields)
+    parts = [n for n, v in (("weights", weights), ("activations", activations)) if v is None]
+    assumed = f"{' and '.join(parts)} are counted in 16 bit; the file {said}"
+    if weights is not None or stored is None:
+        assumed = assumed if parts and said else ""
+    elif quantization == "refuse":
+        raise ModelError(
+            f"{name}: {stored}: narrow checkpoints are not read; quantization='ignore' "
+            "(--quantization ignore) counts the 16-bit model, the quantize pass narrow weights"
+        )
+    else:
+        assumed = f"the 16-bit model is counted: {stored} of the file is not read"
     style = Style(
         weights=base if weights is None else dtype(weights),
         acts=base if activations is None else dtype(activations),
@@ -125,6 +146,7 @@ def import_config(
         images=bool(images),
     )
     made = _program(name, reading, style, mla == "auto", symbolic)
+    made = made.assuming(assumed) if assumed else made
     for option, other in _others(style, mla):
         if _program(name, reading, other, True, symbolic).phases == made.phases:
             raise InputError(f"{name}: the option {option!r} has no effect on this model")
@@ -279,20 +301,3 @@ def _as_llama(fields: Fields) -> str:
 def _list(keys: Sequence[str]) -> str:
     shown = ", ".join(clip(k) for k in keys[:MOST_SHOWN]) or "nothing"
     return shown + (f" and {len(keys) - MOST_SHOWN} more" if len(keys) > MOST_SHOWN else "")
-
-
-def _dtype_of(fields: Fields) -> DType:
-    """The configured compute format; 16 bit where the file names none or fp32.
-
-    Checkpoints stored in fp32 (GPT-2, Pythia …) are run in 16 bit.
-    """
-    configured = fields.values.get("torch_dtype", fields.values.get("dtype"))
-    if configured is None or configured == "auto":
-        return FP16
-    if not isinstance(configured, str):
-        raise ModelError(f"{fields.name}: 'torch_dtype' must be a text, not {clip(configured)}")
-    try:
-        found = dtype(configured)
-    except InputError as error:
-        raise ModelError(f"{fields.name}: 'torch_dtype': {error}") from None
-    return found if found in (FP16, BF16) else FP16

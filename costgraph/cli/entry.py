@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
-from costgraph.cli.values import add_fidelity, remark, whole
+from costgraph.cli.values import add_fidelity, add_reading, reading, remark, whole
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _target(command: argparse.ArgumentParser) -> None:
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
     )
     add_fidelity(command)
+    add_reading(command)
 
 
 def _formula_command(commands: Any) -> None:
@@ -185,6 +186,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_reading(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -214,13 +216,14 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
-    remark(compiled.program.notes)
     return compiled
 
 
 def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
+    remark(compiled.program.notes)
     formula = getattr(compiled, arguments.metric)
     if arguments.detail or arguments.format in ("tex", "html"):
         if arguments.format == "json":
@@ -244,6 +247,7 @@ def _formula(arguments: argparse.Namespace) -> int:
                 "passes": ",".join(p.spec() for p in compiled.passes),
                 "accounting": compiled.accounting.name,
                 **formula_object(formula),
+                "notes": list(compiled.program.notes),
             }
         )
     elif arguments.format == "text":
@@ -286,6 +290,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         N=arguments.generate,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
     if arguments.json:
         _print_json(table.to_dict())

@@ -13,6 +13,7 @@ from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.given import MOST, is_array, number, whole, wholes
 from costgraph.pipeline import Pass
 from costgraph.program import Program
+from costgraph.said import NOTHING, Said
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
@@ -72,6 +73,7 @@ class SearchResult:
         candidates: feasible ones from best to worst, then the others.
         pareto: the two metrics of the front.
         front: points that no other point of the search beats in both.
+        said: what the candidates' numbers rest on, each sentence once.
     """
 
     model: str
@@ -82,6 +84,7 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     pareto: tuple[str, str] | None = None
     front: tuple[FrontPoint, ...] = ()
+    said: Said = NOTHING
 
     @property
     def best(self) -> Candidate | None:
@@ -109,6 +112,7 @@ class SearchResult:
                 }
                 for c in self.candidates
             ],
+            **self.said.to_dict(),
         }
         if self.pareto is not None:
             found["pareto"] = list(self.pareto)
@@ -148,6 +152,7 @@ def search(
     pareto: Sequence[str] | None = None,
     accounting: str = "exact",
     fidelity: str = "ideal",
+    reserve: str | float | None = None,
     options: Mapping[str, Any] | None = None,
     **symbols: float,
 ) -> SearchResult:
@@ -168,12 +173,13 @@ def search(
         objective: a metric; throughput is made large, the others small.
         limits: by metric: seconds, bytes or token/s as a number or as a text
             with its unit (``"80GB"``). An upper end, of throughput a lower one.
-            ``memory`` defaults to ``"device"``, the capacity where it is known;
+            ``memory`` defaults to ``"device"``, what it has for programs if known;
             None or ``"none"`` lifts it.
         pareto: two metrics whose Pareto front is wanted, over every whole batch
             of every candidate that keeps the limits.
         accounting: the counting convention.
         fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
+        reserve: memory that programs do not get, as for :func:`costgraph.compile`.
         options: importer options, as for :func:`costgraph.compile`.
         symbols: numbers for symbols that passes brought in.
 
@@ -196,15 +202,19 @@ def search(
     clouds: list[Cloud] = []
     refused: CostgraphError | None = None
     used: set[str] = set()
+    said: list[Said] = []
     for (machine, device), (label, text) in product(machines, pipelines):
         try:
             # As it was given: a calibration may stand beside the file of a device.
-            compiled = compile(program, device, text, accounting=accounting, fidelity=fidelity)
+            compiled = compile(
+                program, device, text, accounting=accounting, fidelity=fidelity, reserve=reserve
+            )
             formulas = {m: getattr(compiled, m) for m in METRICS}
         except CostgraphError as error:
             refused = refused or error
             found.append(Candidate(machine.name, label, None, {}, (str(error),), ""))
             continue
+        said.append(compiled.said)
         needed = {s.name for f in formulas.values() for s in f.symbols} - {"B"}
         used |= needed
         if missing := sorted(needed - set(values)):
@@ -233,7 +243,15 @@ def search(
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
     return SearchResult(
-        program.name, objective, shown, values, batches, tuple(ranked), wanted, front
+        program.name,
+        objective,
+        shown,
+        values,
+        batches,
+        tuple(ranked),
+        wanted,
+        front,
+        Said.together(said),
     )
 
 
@@ -285,7 +303,7 @@ def _bounds(
     found = []
     for metric, value in limits.items():
         if value == "device":
-            capacity = compiled.machine.memory.capacity
+            capacity = compiled.machine.memory.room
             if capacity is None and memory_asked:
                 raise InputError(
                     f"limit memory: the capacity of {compiled.machine.name} is unknown"
