@@ -66,6 +66,15 @@ class Phase:
         """True when one step processes one position per sequence."""
         return bool(self.query == 1)
 
+    def at_end(self, expr: Expr) -> Expr:
+        """``expr`` at the longest context of the phase, if it has several."""
+        return expr if self.span is None else expr.xreplace({self.span.symbol: self.span.upper})
+
+    def with_binding(self, symbol: Symbol, value: Expr) -> Phase:
+        """The phase with one more symbol bound, in the values of its other bindings as well."""
+        bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
+        return replace(self, bindings=(*bound, (symbol, value)))
+
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
         return bound(expr, self.substitution)
@@ -109,6 +118,21 @@ class Program:
         raise InputError(
             f"no phase {clip(name)} in {self.name!r}{nearest(name, [p.name for p in self.phases])}"
         )
+
+    def contexts(self, prompt: int, generated: int) -> tuple[int, int] | None:
+        """The first and the last context ``T`` of a request's decode steps; None without any.
+
+        How ``T`` grows is the program's own: with the prompt (``S + 1 … S + N − 1``), or
+        from the start token (``2 … N``) where a decoder attends an encoder's result. Every
+        question about a whole request asks here. A request of one token has no decode
+        step: then it is the context that the first would have.
+        """
+        span = next((p.span for p in self.phases if p.span is not None), None)
+        if span is None:
+            return None
+        values = {S: Integer(prompt), N: Integer(generated)}
+        first, last = (int(e.xreplace(values)) for e in (span.lower, span.upper))
+        return first, max(first, last)
 
     @property
     def graph(self) -> Graph:

@@ -8,7 +8,7 @@ lower bound on what the machine can do (Williams et al., CACM 52(4), 2009).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from sympy import Add, Expr, Integer, expand
@@ -138,11 +138,9 @@ def phase_memory(
     With ``at_end``, contexts take the phase's longest value.
     """
     need = footprint(phase.graph, accounting)
-    values: Mapping[Expr, Expr] = {}
-    if at_end and phase.span is not None:
-        values = {phase.span.symbol: phase.span.upper}
+    end = phase.at_end if at_end else (lambda e: e)
     fixed = need.weights + need.kv
     for other in phase.resident:
         beside = footprint(other, accounting)
         fixed += beside.weights + beside.kv
-    return tuple(phase.bind(fixed + a).xreplace(values) for a in need.activations or (Integer(0),))
+    return tuple(end(phase.bind(fixed + a)) for a in need.activations or (Integer(0),))

@@ -127,6 +127,8 @@ def load_model(
         label = path.parent.name if path.name == "config.json" else path.stem
         return import_config(read_json(path), visible(label) or "model", **options)
     name = find(text)
+    # What shipped files say of narrow weights stands in the program's assumptions.
+    options = {"quantization": "ignore", **options}
     return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
 
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
 from costgraph.cli.screen import screened
-from costgraph.cli.values import add_dims, add_fidelity, importing, remark, whole
+from costgraph.cli.values import (
+    add_dims,
+    add_fidelity,
+    add_reading,
+    dims_of,
+    reading,
+    remark,
+    whole,
+)
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -104,7 +112,7 @@ def _target(command: argparse.ArgumentParser) -> None:
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
     )
     add_fidelity(command)
-    add_dims(command)
+    add_reading(command)
 
 
 def _formula_command(commands: Any) -> None:
@@ -188,7 +196,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
-    add_dims(command)
+    add_reading(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -220,7 +228,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
-        **importing(arguments),
+        **reading(arguments),
     )
     remark((*compiled.program.notes, *compiled.undone))
     return compiled
@@ -228,6 +236,7 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
 
 def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
+    remark(compiled.program.notes)
     formula = getattr(compiled, arguments.metric)
     if arguments.detail or arguments.format in ("tex", "html"):
         if arguments.format == "json":
@@ -253,6 +262,7 @@ def _formula(arguments: argparse.Namespace) -> int:
                 "accounting": compiled.accounting.name,
                 **formula_object(formula),
                 "not_done": undone_objects(compiled.trace),
+                "notes": list(compiled.program.notes),
             }
         )
     elif arguments.format == "text":
@@ -298,7 +308,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         N=arguments.generate,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
-        **importing(arguments),
+        **reading(arguments),
     )
     if arguments.json:
         _print_json(table.to_dict())
@@ -311,7 +321,7 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        remark(show_model(arguments.name, arguments.json, **importing(arguments)))
+        remark(show_model(arguments.name, arguments.json, **dims_of(arguments)))
     else:
         list_models(arguments.json)
     return 0

@@ -30,14 +30,21 @@ def remark(notes: tuple[str, ...]) -> None:
         print(f"costgraph: note: {visible(note)}", file=sys.stderr)
 
 
-def add_fidelity(command: argparse.ArgumentParser) -> None:
-    """Adds ``--fidelity``."""
-    command.add_argument(
-        "--fidelity",
-        default="ideal",
-        help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
-        "timings; low, median, high: its error bands",
-    )
+#: Options of :func:`add_reading`, with what they say.
+_READING = (
+    ("weights", "FORMAT", "of weights, instead of the configured one: bf16, fp32, fp8, int4 …"),
+    ("activations", "FORMAT", "of activations"),
+    ("kv", "FORMAT", "of caches"),
+    ("quantization", "refuse|ignore", "narrow checkpoints are refused, or counted in 16 bit"),
+    ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
+)
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Adds how a configuration is read, and how much of a device's memory it gets."""
+    for name, metavar, text in _READING:
+        command.add_argument(f"--{name}", metavar=metavar, help=text)
+    add_dims(command)
 
 
 def add_dims(command: argparse.ArgumentParser) -> None:
@@ -51,11 +58,40 @@ def add_dims(command: argparse.ArgumentParser) -> None:
     )
 
 
-def importing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Importer options that the arguments state, as :func:`costgraph.compile` takes them.
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those options of :func:`add_reading` that are given, as a compile takes them.
 
     Raises:
         InputError: an item of ``--dims`` is no NAME=X, or names a dimension again.
+    """
+    found = {name: getattr(arguments, name) for name, _, _ in _READING}
+    return {
+        **{name: value for name, value in found.items() if value is not None},
+        **dims_of(arguments),
+    }
+
+
+def reading_apart(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same as sweeps and searches take them: importer options on their own."""
+    found = reading(arguments)
+    return {"reserve": found.pop("reserve", None), "options": found}
+
+
+def add_fidelity(command: argparse.ArgumentParser) -> None:
+    """Adds ``--fidelity``."""
+    command.add_argument(
+        "--fidelity",
+        default="ideal",
+        help="ideal: the roofline, a lower bound (default); calibrated: fitted on measured "
+        "timings; low, median, high: its error bands",
+    )
+
+
+def dims_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``--dims`` states, as a compile takes it.
+
+    Raises:
+        InputError: an item is no NAME=X, or names a dimension again.
     """
     found: dict[str, str] = {}
     for item in (part for text in arguments.dims for part in _SEPARATOR.split(text)):

@@ -32,7 +32,7 @@ def print_breakdown(table: Breakdown) -> None:
         return
     styles = [_BOUND_STYLE.get(row.bound, "") for row in table.rows]
     _print_rich(HEAD, breakdown_cells(table), title(table), styles)
-    for line in totals_lines(table):
+    for line in (*table.said.lines(), *totals_lines(table)):
         print(line)
 
 

@@ -306,7 +306,7 @@ def _attention(c: Mapping[str, Any]) -> _Counts:
     pairs = q * t - q * (q - 1) / 2
     # Queries and results are 16 bit or as wide as the compute type.
     io = 2 * b * q * h * d * np.maximum(_by_type(c["dtype"]), 2.0)
-    more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk}
+    more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk, "further": 0.0 * q}
     return 4 * b * h * d * pairs, 2 * b * t * hk * d * e + io, more
 
 

@@ -17,6 +17,7 @@ import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.formula.limits import check
 from costgraph.formula.sums import affine, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.symbols import symbol
@@ -131,6 +132,7 @@ def local(formula: Formula, **values: Any) -> Local:
     for s, value in point.items():
         if not value > 0:
             raise InputError(f"{formula.name}: {s} must be positive, not {value}")
+    check(formula, point)
     groups: dict[str, list[tuple[Expr, Term]]] = {}
     for term in formula.terms:
         for arm, expr in _active(term, point):

@@ -22,6 +22,7 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.ladder import bounds, ladder, ordered, start_of
+from costgraph.formula.limits import last_of
 from costgraph.formula.signs import Judge, tightest
 from costgraph.formula.terms import Term
 from costgraph.symbols import symbol
@@ -35,7 +36,8 @@ class Regime:
     """An interval of a symbol on which no maximum or norm changes its largest arm.
 
     Attributes:
-        lower, upper: exact ends; ``oo`` for no upper end.
+        lower, upper: exact ends; ``oo`` for no upper end. The upper end of the last
+            regime, where it is a number, is the largest value that the model has.
         expr: the formula on the interval, without maxima; norms stand as
             ``(aᵖ + bᵖ)^(1/p)``.
         bound: operations by the resource that bounds them there: that of their
@@ -136,7 +138,7 @@ class Crossover:
 def regimes(
     formula: Formula, over: str, at: Mapping[str, Any] | None = None, **values: Any
 ) -> Regimes:
-    """The regimes of ``formula`` along the symbol ``over``, to infinity.
+    """The regimes of ``formula`` along the symbol ``over``, to infinity or to its limit.
 
     Sizes (batch, tokens, dimensions) start at one, as everywhere; other symbols
     (rates, probabilities) at zero.
@@ -156,7 +158,9 @@ def regimes(
     x, bound, judge = _prepared(formula, over, at, values)
     ladders = [ladder(t, x, judge) for t in bound.terms]
     cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
-    ends = [start_of(x), *cuts, oo]
+    last = last_of(bound, x)
+    ends = [start_of(x), *(c for c in cuts if last is None or judge.sign(c - last) < 0)]
+    ends.append(oo if last is None else last)
     position = {cut: i for i, cut in enumerate(cuts)}
     pieces: list[Regime] = []
     for index, (lower, upper) in enumerate(pairwise(ends)):
@@ -190,6 +194,8 @@ def crossovers(
             if before.resource == after.resource:  # only the form changes: a clipped length
                 continue
             found.append(Crossover(term.ops, after.lower, before.resource, after.resource))
+    last = last_of(bound, x)
+    found = [c for c in found if last is None or judge.sign(c.value - last) <= 0]
     order = {cut: i for i, cut in enumerate(ordered({c.value for c in found}, judge))}
     return tuple(sorted(found, key=lambda c: order[c.value]))
 

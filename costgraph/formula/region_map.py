@@ -7,18 +7,36 @@ interval times the strip between two curves, all exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
-from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo, sqrt, together
+from sympy import (
+    QQ,
+    Add,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Poly,
+    Rational,
+    Symbol,
+    fraction,
+    oo,
+    sqrt,
+    together,
+)
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.formula.evaluate import compile_terms
+from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
-from costgraph.formula.terms import Arm, Term
+from costgraph.formula.limits import check
+from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -63,6 +81,7 @@ class RegionMap:
         name, unit: of the formula.
         regions: every choice of largest arms that occurs.
         terms: the formula's terms, for looking up a point.
+        limits: what no point may exceed.
     """
 
     x: Symbol
@@ -71,12 +90,20 @@ class RegionMap:
     unit: str
     regions: tuple[Region, ...]
     terms: tuple[Term, ...]
+    limits: tuple[Limit, ...] = ()
 
     def at(self, x: Any, y: Any) -> Region:
-        """The region of a point; on a boundary any of its neighbours (they agree there)."""
+        """The region of a point; on a boundary any of its neighbours (they agree there).
+
+        Raises:
+            InputError: the point lies beyond a limit.
+        """
         from costgraph.formula.formula import exact
 
         at = {self.x: exact(x), self.y: exact(y)}
+        for limit in self.limits:
+            if (broken := limit.broken(at)) is not None:
+                raise InputError(f"{self.name}: {broken}")
         key = _pattern(self.terms, at)
         if key in self._by_pattern:
             return self._by_pattern[key]
@@ -110,6 +137,8 @@ class RegionMap:
 def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
 
+    Where the formula has limits they are boundaries, and nothing lies beyond them.
+
     Args:
         formula: a formula without sums over contexts, polynomial in both symbols.
         x, y: the two symbols.
@@ -136,13 +165,17 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     if any(t.span is not None for t in bound.terms):
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
-    curves = _curves(bound.terms, first, second)
-    cells = _merged(_cells(bound.terms, curves, first, second))
+    check(bound, {})
+    limits = tuple(x for x in bound.limits if x.symbols and x.symbols <= {first, second})
+    curves = _curves(bound.terms, limits, first, second)
+    cells = _merged(_cells(bound.terms, limits, curves, first, second))
+    if not cells:
+        raise InputError(f"{formula.name}: no {x} and {y} keep its limits")
     regions = []
     for key, found in cells.items():
         made = Region(_summed(bound.terms, key), _bounds(bound.terms, key), tuple(found))
         regions.append(made)
-    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
+    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms, limits)
 
 
 def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:
@@ -170,33 +203,45 @@ def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
     A form is the largest arm, or the norm of all, with inner minima and maxima
     decided there. What bounds it is the largest of its candidates.
     """
-    point = dict(at)
+    symbols = tuple(at)
+    point = tuple(Fraction(int(v.p), int(v.q)) for v in at.values())
+
+    def value(expr: Expr) -> Any:
+        return _function(expr, symbols)(*point)
+
     found = []
     for term in terms:
         arms = candidates(term)
-        arm = arms[0]
-        if len(arms) > 1:
-            arm = max(arms, key=lambda a: a.expr.xreplace(point))
-        form = arm.expr if arms == term.arms else term.value
-        found.append(Arm(_decided(form, point), arm.resource))
+        arm = max(arms, key=lambda a: value(a.expr)) if len(arms) > 1 else arms[0]
+        whole = term.is_smooth or arms != term.arms
+        form = term.value if whole else arm.expr
+        found.append(Arm(_decided(form, value), arm.resource))
     return tuple(found)
 
 
-def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
+@lru_cache(maxsize=4096)
+def _function(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
+    """Exact values of an expression; of long powers to double precision."""
+    return compile_terms((Term(Integer(1), (Arm(expr, ""),)),), symbols, exact=True)
+
+
+def _decided(expr: Expr, value: Callable[[Expr], Any]) -> Expr:
     """``expr`` with each minimum and maximum replaced by what it is at the point."""
     if not expr.has(Min, Max):
         return expr
 
     def decide(e: Expr) -> Expr:
         pick = max if isinstance(e, Max) else min
-        return pick(e.args, key=lambda a: a.xreplace(point))
+        return pick(e.args, key=value)
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 
 
-def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
-    """Distinct irreducible curves on which a choice of arms or of an inner minimum changes."""
+def _curves(terms: tuple[Term, ...], limits: Sequence[Limit], x: Symbol, y: Symbol) -> list[Poly]:
+    """Distinct irreducible curves: a limit, or where arms or an inner minimum change."""
     found: dict[Poly, None] = {}
+    for limit in limits:
+        _note(limit.excess, x, y, found)
     for term in terms:
         for variant in _variants(tuple(a.expr for a in candidates(term))):
             for a, b in combinations(variant, 2):
@@ -235,9 +280,9 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
             difference = top
         poly = Poly(difference, x, y, domain=QQ)
     except (sympy.PolynomialError, sympy.CoercionFailed):
-        raise InputError(
-            f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}"
-        ) from None
+        for poly in _enclosed(difference, x, y):
+            found[poly] = None
+        return
     if poly.is_zero:
         return
     for factor, _ in poly.factor_list()[1]:
@@ -246,8 +291,29 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
             found[factor.primitive()[1]] = None
 
 
+#: Stands for what an expression without a polynomial form depends on.
+_ONE = symbol("u")
+
+
+def _enclosed(difference: Expr, x: Symbol, y: Symbol) -> list[Poly]:
+    """Curves on which a difference changes its sign that is no polynomial.
+
+    Expected experts bring powers such as ``(31/32)**(B*S)``: of a single amount, one of
+    the symbols or their product (tokens). Its values at sign changes are enclosed as along
+    one symbol (:mod:`.isolate`), and each is a curve.
+    """
+    for replaced, amount in (({y: _ONE / x}, x * y), ({x: _ONE}, x), ({y: _ONE}, y)):
+        along = sympy.expand(difference.xreplace(replaced), power_base=False, power_exp=False)
+        if not along.free_symbols <= {_ONE}:
+            continue
+        least = amount.xreplace({x: start_of(x), y: start_of(y)})
+        roots = sign_changes(along, _ONE, least)
+        return [Poly(amount - root, x, y, domain=QQ).primitive()[1] for root in roots]
+    raise InputError(f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}")
+
+
 def _cells(
-    terms: tuple[Term, ...], curves: list[Poly], x: Symbol, y: Symbol
+    terms: tuple[Term, ...], limits: Sequence[Limit], curves: list[Poly], x: Symbol, y: Symbol
 ) -> list[tuple[_Pattern, Cell]]:
     floor_y = start_of(y)
     found = []
@@ -265,6 +331,8 @@ def _cells(
             if low == high:
                 continue
             point = {x: at, y: inside(low, high)}
+            if any(limit.broken(point) is not None for limit in limits):
+                continue
             found.append((_pattern(terms, point), Cell(left, right, bottom, top)))
     return found
 

@@ -9,10 +9,11 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
 from costgraph.errors import InputError
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
-from costgraph.symbols import B, q
+from costgraph.symbols import B, T, q
 from costgraph.tensor import Tensor
 
 
@@ -66,6 +67,7 @@ class Ends:
     Attributes:
         d, vocab: hidden size and vocabulary.
         positions: rows of a learned position table, or None.
+        unused: rows of that table that stand for no position.
         embed_dim: embedding width where it differs from ``d`` (projected).
         embed_scale: embeddings are multiplied by a constant.
         embed_norm: normalisation of the embeddings, or None.
@@ -81,6 +83,7 @@ class Ends:
     d: Expr
     vocab: Expr
     positions: Expr | None = None
+    unused: int = 0
     embed_dim: Expr | None = None
     embed_scale: bool = False
     embed_norm: Norm | None = None
@@ -92,6 +95,19 @@ class Ends:
     head_scale: bool = False
     all_logits: bool = False
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Contexts are no longer than the table of positions, where there is one."""
+        return () if self.positions is None else positions_end(T, self.positions - self.unused)
+
+
+def positions_end(symbol: Symbol, longest: Expr | int | None) -> tuple[Limit, ...]:
+    """The limit that a table of ``longest`` positions sets; none without one."""
+    if longest is None:
+        return ()
+    end = Integer(longest) if isinstance(longest, int) else longest
+    return (Limit(symbol, end, "the model has no positions beyond"),)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -99,6 +115,11 @@ class Stack:
 
     ends: Ends
     segments: tuple[Segment, ...]
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, ModelError, clip
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks import (
     Attention,
@@ -114,6 +115,11 @@ class Zamba:
     plain: Segment
     hybrid: SharedBlock
     places: Expr
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
