@@ -18,11 +18,13 @@ from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Item, Row, flat, parameters
 from costgraph.errors import CostgraphError, InputError
 from costgraph.formula import Formula, Term
+from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
+from costgraph.said import Said
 from costgraph.symbols import B, N
 
 if TYPE_CHECKING:
@@ -66,7 +68,10 @@ class Compiled:
 
     @cached_property
     def ttft(self) -> Formula:
-        """Time to first token in seconds over ``B``, ``S``: the prefill."""
+        """Time to first token in seconds over ``B``, ``S``: all that runs before decoding.
+
+        The prefill, the encoder or vision tower in front of it, and the prefill of a draft.
+        """
         phases = self._until_first_token
         terms = (t for p in phases for t in self._steps(p.name))
         limits = self._limits(phases)
@@ -97,7 +102,7 @@ class Compiled:
             for p in self._decode
             for t in self._steps(p.name)
         )
-        return self._formula("tpot", "s", terms, self.program.limits)
+        return self._formula("tpot", "s", terms, self._limits(self._decode, at_end=False))
 
     @cached_property
     def latency(self) -> Formula:
@@ -128,8 +133,7 @@ class Compiled:
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
         chosen = self.program.phase(phase)
-        limits = self.program.limits if chosen.span is not None else self._limits((chosen,))
-        return self._formula(phase, "s", self._steps(phase), limits)
+        return self._formula(phase, "s", self._steps(phase), self._limits((chosen,), at_end=False))
 
     # --- energy and money ----------------------------------------------------
 
@@ -196,6 +200,18 @@ class Compiled:
         """Sentences that the formulas rest on."""
         said = () if self.timing is None else self.timing.assumptions(self)
         return (*self.program.assumptions, *said)
+
+    @cached_property
+    def undone(self) -> tuple[str, ...]:
+        """What the passes did not do, and why, a line for each pass and reason."""
+        from costgraph.export.undone import undone_lines
+
+        return undone_lines(self.trace)
+
+    @property
+    def said(self) -> Said:
+        """What every number of this rests on, and how the model was read."""
+        return Said(self.assumptions, self.program.notes)
 
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
@@ -264,8 +280,15 @@ class Compiled:
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:
-        """Phases up to the first that emits a token."""
+        """Phases in front of the decode steps; without any, up to the first emitted token.
+
+        What runs once before decoding starts (a draft that reads the prompt) belongs to
+        the time until the first token, as engines do it: decode steps are then all that
+        further tokens take.
+        """
         phases = self.program.phases
+        if self._decode:
+            return tuple(p for p in phases if p.span is None)
         first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
         return phases[: first + 1]
 
@@ -336,15 +359,19 @@ class Compiled:
         rates["memory"] = self.machine.memory.bandwidth
         return rates
 
-    def _limits(self, phases: tuple[Phase, ...]) -> tuple[Limit, ...]:
-        """The program's limits at the longest contexts of ``phases``."""
+    def _limits(self, phases: tuple[Phase, ...], at_end: bool = True) -> tuple[Limit, ...]:
+        """The program's limits in ``phases``, with ``at_end`` at their longest contexts.
+
+        Those that are kept whatever the symbols are left out.
+        """
         found: list[Limit] = []
         for limit in self.program.limits:
             for phase in phases:
-                reached = phase.bind(limit.expr)
-                if phase.span is not None:
-                    reached = reached.xreplace({phase.span.symbol: phase.span.upper})
-                found.append(replace(limit, expr=reached))
+                reached = limit.mapped(phase.bind)
+                if at_end:
+                    reached = reached.mapped(phase.at_end)
+                if not dominates(reached.bound, reached.expr):
+                    found.append(reached)
         return tuple(dict.fromkeys(found))
 
     def _formula(
@@ -389,6 +416,8 @@ def _tuner(convention: Accounting) -> pipeline.Resolve:
     def resolve(item: Pass, program: Program, machine: Machine) -> Pass:
         from costgraph.tune import tuned
 
+        item = item.prepared(program, machine)
+
         def compiled(candidate: Pass | None) -> Compiled:
             passes = () if candidate is None else (candidate,)
             made, trace = pipeline.run(program, passes, machine)
@@ -409,6 +438,7 @@ def compile(
     symbolic_model: bool = False,
     fidelity: str = "ideal",
     calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a model for a machine, optionally through a pipeline of passes.
@@ -426,8 +456,11 @@ def compile(
             fitted on measured timings), or ``low``, ``median``, ``high``: the
             calibrated time at the 10, 50 and 90 % quantiles of its errors.
         calibration: a calibration file in place of the shipped one.
+        reserve: memory that the driver and the framework keep, of what the device has
+            for programs: byte, a text (``"2 GB"``) or a share (``"10%"``); default nothing.
         options: importer options (``weights``, ``activations``, ``kv``,
-            ``mask``, ``logits``), see :func:`costgraph.models.import_config`.
+            ``mask``, ``logits``, ``quantization``), see
+            :func:`costgraph.models.import_config`.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
@@ -439,10 +472,11 @@ def compile(
     if symbolic_model:
         options["symbolic"] = True
     program = load_model(model, **options)
-    machine = load_hardware(hardware).under(convention.device_figures)
+    machine = load_hardware(hardware).under(convention.device_figures).reserving(reserve)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
     program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
-    chosen = tuple(step.made_by for step in trace.steps)
+    # As they were written; those that a given program went through before are its own.
+    chosen = trace.passes[len(trace.passes) - len(chosen) :]
     shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:
@@ -461,6 +495,7 @@ def compile(
             symbolic_model=True,
             fidelity=fidelity,
             calibration=calibration,
+            reserve=reserve,
             **options,
         )
     return Compiled(program, shown, convention, chosen, trace, machine, twin, timing)

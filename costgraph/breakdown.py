@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Add, Expr, Integer, Symbol
 
 from costgraph import roofline
 from costgraph.cost import Cost
 from costgraph.count import parameters
-from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint
 from costgraph.formula.terms import Term
+from costgraph.given import whole
 from costgraph.machine import Machine
 from costgraph.program import Phase
+from costgraph.said import NOTHING, Said
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.tensor import Role
 
@@ -52,7 +54,11 @@ class OpRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A step of one phase: rows per operation and totals over all executions."""
+    """A step of one phase: rows per operation and totals over all executions.
+
+    Memory in ``totals`` is everything that is there during the step: ``resident_bytes`` of
+    it, weights and caches of graphs that rest (a draft, a vision tower).
+    """
 
     model: str
     hardware: str
@@ -62,6 +68,7 @@ class Breakdown:
     bindings: Mapping[str, int]
     rows: tuple[OpRow, ...]
     totals: Mapping[str, int | float]
+    said: Said = NOTHING
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)
@@ -99,6 +106,7 @@ class Breakdown:
                 for r in self.rows
             ],
             "totals": dict(self.totals),
+            **self.said.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -135,21 +143,27 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["bytes"] += count * cost.total_bytes
         for role in ROLES:
             by_role[role] += count * cost.bytes_of(role)
-    need = footprint(phase.graph, compiled.accounting)
+    graphs = (phase.graph, *phase.resident)
+    need, *beside = (footprint(g, compiled.accounting) for g in graphs)
 
     def number(expr: Expr) -> int | float:
         return plain(phase.bind(expr).xreplace(values))
 
     activations = max((number(a) for a in need.activations), default=0)
-    weights, kv = number(need.weights), number(need.kv)
+    resting = sum(number(part.weights) + number(part.kv) for part in beside)
+    weights, kv = (
+        number(Add(*(getattr(part, kind) for part in (need, *beside))))
+        for kind in ("weights", "kv")
+    )
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "seconds": seconds,
-        "parameters": number(parameters(phase.graph)),
+        "parameters": number(Add(*map(parameters, graphs))),
         "weight_bytes": weights,
         "kv_bytes": kv,
         "activation_bytes": activations,
+        "resident_bytes": resting,
         "memory_bytes": weights + kv + activations,
     }
     # The new positions of the step; the symbol stays out of sight where it is bound.
@@ -167,6 +181,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         bindings,
         tuple(rows),
         totals,
+        compiled.said,
     )
 
 
@@ -220,16 +235,11 @@ def _values(
         if value is None:
             meaning = LEGEND.get(symbol.name, "a symbol of a pass")
             raise UnboundSymbolError(f"{phase.name}: no value for {symbol.name} ({meaning})")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")
-        if not 0 < value <= 10**12:
-            raise InputError(f"{symbol.name} must be from 1 to 1e12, not {clip(value)}")
-        values[symbol] = Integer(value)
+        values[symbol] = Integer(whole(value, symbol.name))
     values.update(compiled.program.dims)
     for limit in compiled.program.limits:
-        reached = phase.bind(limit.expr).xreplace(values)
-        if reached.is_number and reached > limit.bound:
-            raise InputError(f"{limit.expr} = {reached} exceeds {limit.bound}: {limit.why}")
+        if (broken := limit.mapped(phase.bind).broken(values)) is not None:
+            raise InputError(f"{phase.name}: {broken}")
     return values
 
 

@@ -10,6 +10,7 @@ from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.given import whole
 from costgraph.pipeline import text_of
 
 
@@ -21,14 +22,14 @@ class Column:
         passes: the pipeline.
         ttft: seconds to the first token.
         tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``;
-            of one decode step at ``T = S`` where only one token is generated.
+            of one decode step where only one token is generated.
         latency: seconds of the whole request.
         throughput: generated tokens per second.
         memory: peak bytes.
         ttft_bound, tpot_bound: the resource that bounds the largest share of
-            the time, with that share.
+            the time, with that share; of the step in the middle of the generation.
         speedup: latency of the first pipeline over this one's.
-        fits: whether the memory is within the device's capacity.
+        fits: whether the memory is within what the device has for programs.
     """
 
     passes: str
@@ -60,34 +61,49 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pipelines of one model on one device at one workload."""
+    """Pipelines of one model on one device at one workload.
+
+    ``context`` is that of the decode step whose bound the columns state.
+    """
 
     model: str
     hardware: str
     accounting: str
     bindings: dict[str, int]
+    context: int | None
     columns: tuple[Column, ...]
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
     assumptions: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
     compiled: tuple[Compiled, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``compare --json`` prints them."""
+        from costgraph.export.undone import undone_objects
+
         return {
             "model": self.model,
             "hardware": self.hardware,
             "accounting": self.accounting,
             "bindings": self.bindings,
+            "context": self.context,
+            "notes": list(self.notes),
             "pipelines": [
                 {
                     **asdict(column),
                     "waterfall": [asdict(e) for e in fall],
                     "ablation": [asdict(e) for e in ablation],
                     "assumptions": list(assumed),
+                    "not_done": undone_objects(compiled.trace),
                 }
-                for column, fall, ablation, assumed in zip(
-                    self.columns, self.waterfalls, self.ablations, self.assumptions, strict=True
+                for column, fall, ablation, assumed, compiled in zip(
+                    self.columns,
+                    self.waterfalls,
+                    self.ablations,
+                    self.assumptions,
+                    self.compiled,
+                    strict=True,
                 )
             ],
         }
@@ -127,7 +143,7 @@ def compare(
     """
     if not pipelines:
         raise InputError("compare needs at least one pipeline")
-    values = {"B": B, "S": S, "N": N}
+    values = {"B": whole(B, "B"), "S": whole(S, "S"), "N": whole(N, "N")}
 
     def made(passes: Any) -> Compiled:
         return compile(model, hardware, passes, accounting=accounting, **options)
@@ -158,10 +174,12 @@ def compare(
         first.machine.name,
         first.accounting.name,
         values,
+        _middle(first, values).get("T"),
         tuple(_column(c, values, base) for c in everything),
         tuple(falls),
         tuple(ablations),
         tuple(c.assumptions for c in everything),
+        first.program.notes,
         everything,
     )
 
@@ -170,10 +188,10 @@ def _column(compiled: Compiled, values: dict[str, int], base: float) -> Column:
     ttft = float(_at(compiled.ttft, **values))
     latency = float(_at(compiled.latency, **values))
     steps = values["N"] - 1
-    context = values["S"] + max(steps, 1) // 2
-    tpot = (latency - ttft) / steps if steps else float(_at(compiled.tpot, **values, T=context))
+    at = {**values, **_middle(compiled, values)}
+    tpot = (latency - ttft) / steps if steps else float(_at(compiled.tpot, **at))
     memory = float(_at(compiled.memory, **values))
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = (compiled.bound or compiled.machine).memory.room
     return Column(
         passes=text_of(compiled.passes) or "none",
         ttft=ttft,
@@ -182,10 +200,16 @@ def _column(compiled: Compiled, values: dict[str, int], base: float) -> Column:
         throughput=values["B"] * values["N"] / latency,
         memory=memory,
         ttft_bound=_bound(compiled.ttft, **values),
-        tpot_bound=_bound(compiled.tpot, **values, T=context),
+        tpot_bound=_bound(compiled.tpot, **at),
         speedup=base / latency,
         fits=capacity is None or memory <= float(capacity),
     )
+
+
+def _middle(compiled: Compiled, values: dict[str, int]) -> dict[str, int]:
+    """The context in the middle of the request's decode steps."""
+    ends = compiled.program.contexts(values["S"], values["N"])
+    return {} if ends is None else {"T": sum(ends) // 2}
 
 
 def _at(formula: Formula, **values: int) -> float:

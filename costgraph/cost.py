@@ -114,19 +114,6 @@ class Cost:
             {k: v.mapped(f) for k, v in self.links.items()},
         )
 
-    def weighted(self, work: Expr, by_role: Mapping[Role, Expr]) -> Cost:
-        """FLOPs times ``work`` and bytes times their role's factor (default ``work``).
-
-        What crosses links are activations.
-        """
-        sent = by_role.get(Role.ACTIVATION, work)
-        return Cost(
-            {k: v * work for k, v in self.flops.items()},
-            {k: v * by_role.get(k[1], work) for k, v in self.bytes.items()},
-            self.launches,
-            {k: v.mapped(lambda e: e * sent) for k, v in self.links.items()},
-        )
-
     @property
     def total_flops(self) -> Expr:
         """FLOP over all engines and types."""

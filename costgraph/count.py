@@ -13,7 +13,8 @@ from costgraph.accounting import EXACT, Accounting, Facts, Site
 from costgraph.cost import Cost
 from costgraph.errors import MissingRuleError
 from costgraph.graph import Graph, Node
-from costgraph.regions import Parallel, Region, Traffic
+from costgraph.presence import EVERYONE, Presence
+from costgraph.regions import Parallel, Region
 from costgraph.tensor import Role
 
 ONE = Integer(1)
@@ -31,6 +32,7 @@ class Row:
         node, graph: the node and the graph (region) that holds it.
         region: name of the innermost region, or an empty string.
         unit: who runs it; empty for the device itself.
+        presence: which of the step's tokens take part, where not all do.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Row:
     graph: Graph
     region: str
     unit: str = ""
+    presence: Presence = EVERYONE
 
     @property
     def total(self) -> Cost:
@@ -164,11 +167,11 @@ def _walk(
                         accounting,
                         single_query,
                         facts,
-                        count * inner.rounds,
+                        count * inner.times,
                         node.name,
                         runs_on,
                     ),
-                    inner.share,
+                    inner.taking_part,
                 )
             continue
         site = Site(node, graph, region != "", single_query, facts)
@@ -179,16 +182,16 @@ def _walk(
         yield Row(node.name, node.op.kind, count, cost, node, graph, region, runs_on)
 
 
-def _shared(items: Iterable[Item], share: Traffic) -> Iterator[Item]:
-    """Items that cost a share of what they would."""
-    if share.is_full:
+def _shared(items: Iterable[Item], presence: Presence) -> Iterator[Item]:
+    """Items in which only some of the step's tokens take part."""
+    if presence.is_full:
         yield from items
         return
     for item in items:
         if isinstance(item, Row):
-            yield replace(item, cost=item.cost.weighted(share.work, share.by_role))
+            yield replace(item, cost=presence.expected(item.cost), presence=presence)
         else:
-            bodies = tuple((name, tuple(_shared(inner, share))) for name, inner in item.bodies)
+            bodies = tuple((name, tuple(_shared(inner, presence))) for name, inner in item.bodies)
             yield replace(item, bodies=bodies)
 
 

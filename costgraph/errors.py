@@ -10,9 +10,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from costgraph.quoting import visible
+
 
 class CostgraphError(Exception):
-    """Root of all errors caused by input; its text is one line for the user."""
+    """Root of all errors caused by input; its text is one line for the user.
+
+    What a text holds that cannot be shown is escaped: parts of it come from outside.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(visible(a) if isinstance(a, str) else a for a in args))
 
 
 class InputError(CostgraphError):

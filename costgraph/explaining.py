@@ -10,6 +10,7 @@ from sympy import Expr
 
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
+from costgraph.said import NOTHING, Said
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Explanation:
         levers: elasticity by symbol: per cent of change per per cent.
         nexts: nearest changes of bound along each symbol.
         floors: values with one rate infinite.
+        said: what they rest on.
     """
 
     metric: str
@@ -78,6 +80,7 @@ class Explanation:
     levers: Mapping[str, float]
     nexts: tuple[Next, ...]
     floors: tuple[Floor, ...]
+    said: Said = NOTHING
 
     def __str__(self) -> str:
         from costgraph.export.explanation import explanation_text
@@ -93,7 +96,7 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "said"} | self.said.to_dict()
 
 
 def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
@@ -135,6 +138,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         levers=near.elasticities(),
         nexts=tuple(_nexts(formula, near.point)),
         floors=tuple(_floors(formula, rates, near.point)),
+        said=compiled.said,
     )
 
 

@@ -6,8 +6,9 @@ activations do not, because the rounds run one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 from sympy import Add, Expr, Integer
@@ -16,7 +17,7 @@ from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Direction
 from costgraph.count import rows
 from costgraph.formula.envelope import pruned
-from costgraph.graph import Graph, Node
+from costgraph.graph import Graph
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
 from costgraph.regions import Region, Repeat
@@ -70,8 +71,40 @@ def cache_bytes(graph: Graph) -> Expr:
     return Add(*results)
 
 
-def _transient(graph: Graph, names: Iterable[str]) -> Expr:
-    return Add(*(_passing(graph, name) for name in names))
+@dataclass(frozen=True)
+class _Run:
+    """One execution of a graph: which block of memory each tensor lies in.
+
+    Blocks are numbers. A view lies in the block of what it shows; an operand of a region
+    in the block that the surrounding graph made for it.
+
+    Attributes:
+        graph: what runs.
+        owner: block by tensor.
+        rounds: runs of the graphs of each region, by the place of its node: the first, one
+            in the middle and the last round, as far as there are so many; or every body of
+            those that run at once.
+    """
+
+    graph: Graph
+    owner: Mapping[str, int]
+    rounds: Mapping[int, tuple[_Run, ...]]
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """Blocks of the results."""
+        return tuple(self.owner[name] for name in self.graph.outputs)
+
+    @cached_property
+    def last(self) -> Mapping[int, int]:
+        """The last node that reads a block, in regions as well."""
+        found: dict[int, int] = {}
+        for at, node in enumerate(self.graph.nodes):
+            if at in self.rounds:
+                found.update((b, at) for inner in self.rounds[at] for b in inner.last)
+            else:
+                found.update((self.owner[name], at) for name in node.inputs)
+        return found
 
 
 def _passing(graph: Graph, name: str) -> Expr:
@@ -89,61 +122,107 @@ def _passing(graph: Graph, name: str) -> Expr:
     return tensor.bytes / length * (length - node.op.kept(length))
 
 
-def _base(graph: Graph, name: str) -> str:
-    """The tensor that owns the memory of ``name`` (views own none)."""
-    producer = graph.producer.get(name)
-    while producer is not None and producer.op.is_view and producer.op.kind != "sample":
-        name = producer.inputs[0]
-        producer = graph.producer.get(name)
-    return name
+def _run(graph: Graph, sizes: list[Expr], operands: Sequence[int] | None = None) -> _Run:
+    """A run of ``graph``; new blocks are added to ``sizes``.
 
-
-def _peaks(graph: Graph, carried: int | None = None) -> list[Expr]:
-    """Live bytes at each node: operands, results and whatever is used later.
-
-    In a region's body, operands past the ``carried`` ones are needed again in
-    the next round and stay live throughout.
+    Args:
+        graph: what runs.
+        sizes: bytes of every block so far.
+        operands: blocks of its inputs; new ones without.
     """
-    last: dict[str, int] = {}
-    for index, node in enumerate(graph.nodes):
-        for name in node.inputs:
-            last[_base(graph, name)] = index
-    for name in graph.outputs:
-        last[_base(graph, name)] = len(graph.nodes)
-    if carried is not None:
-        for tensor in graph.inputs[carried:]:
-            last[tensor.name] = len(graph.nodes)
-    live = [t.name for t in graph.inputs]
-    peaks: list[Expr] = []
-    for index, node in enumerate(graph.nodes):
-        made = [t.name for t in node.outputs if _base(graph, t.name) == t.name]
-        live.extend(made)
-        here = _transient(graph, live)
-        if isinstance(node.op, Region):
-            peaks.extend(_region_peaks(graph, node, node.op, here))
+
+    def new(name: str) -> int:
+        sizes.append(_passing(graph, name))
+        return len(sizes) - 1
+
+    given = [t.name for t in graph.inputs]
+    owner = dict(zip(given, map(new, given) if operands is None else operands, strict=True))
+    owner |= {t.name: new(t.name) for t in graph.persistent}
+    rounds: dict[int, tuple[_Run, ...]] = {}
+    for place, node in enumerate(graph.nodes):
+        if isinstance(node.op, Repeat):
+            rounds[place] = _rounds(node.op, [owner[i] for i in node.inputs], sizes)
+            blocks: Iterable[int] = rounds[place][-1].results
+        elif isinstance(node.op, Region):
+            rounds[place] = _bodies(node.op, [owner[i] for i in node.inputs], sizes)
+            blocks = [b for run in rounds[place] for b in run.results]
+        elif node.op.is_view and node.op.kind != "sample":
+            blocks = [owner[node.inputs[0]]] * len(node.outputs)
         else:
-            peaks.append(here)
-        live = [n for n in live if last.get(n, -1) > index]
-    return peaks
+            blocks = [new(t.name) for t in node.outputs]
+        owner.update(zip((t.name for t in node.outputs), blocks, strict=True))
+    return _Run(graph, owner, rounds)
 
 
-def _region_peaks(graph: Graph, node: Node, region: Region, here: Expr) -> list[Expr]:
-    # The bodies' own operands and results are the region's: do not count them twice.
-    boundary = _transient(graph, [t for takes in region.takes for t in _taken(node, takes)])
-    boundary += _transient(graph, [t.name for t in node.outputs])
-    # A region that runs once has no next round to keep shared operands for; what bodies
-    # that run at once read stays until the last of them ends.
-    carried: int | None = 0
-    if isinstance(region, Repeat):
-        carried = None if region.count == 1 else region.carried
-    peaks = [pruned(_peaks(body, carried)) for body in region.graphs]
-    # Bodies that run at once may all be at their peak.
-    return [here - boundary + Add(*choice) for choice in product(*peaks)]
+def _rounds(region: Repeat, operands: list[int], sizes: list[Expr]) -> tuple[_Run, ...]:
+    """The rounds of a region that differ: each takes over what the one before hands on."""
+    many = int(region.count) if region.count.is_Integer else 3
+    found = [_run(region.body, sizes, operands)]
+    for _ in range(1, min(many, 3)):
+        carried = found[-1].results[: region.carried]
+        found.append(_run(region.body, sizes, [*carried, *operands[region.carried :]]))
+    return tuple(found)
 
 
-def _taken(node: Node, takes: tuple[int, ...]) -> dict[str, None]:
-    """The operands of a region that one of its bodies takes, each once."""
-    return dict.fromkeys(node.inputs[i] for i in takes)
+def _bodies(region: Region, operands: list[int], sizes: list[Expr]) -> tuple[_Run, ...]:
+    """The graphs of a region that run at once."""
+    pairs = zip(region.graphs, region.takes, strict=True)
+    return tuple(_run(graph, sizes, [operands[i] for i in takes]) for graph, takes in pairs)
+
+
+def _live(
+    run: _Run, held: frozenset[int], given: frozenset[int] = frozenset()
+) -> Iterator[frozenset[int]]:
+    """The blocks in use at each node: made before, needed there or later.
+
+    ``held`` blocks are in use to the end: results that something uses afterwards, and
+    what the surrounding graph needs again; those ``given`` at least at the first node.
+    """
+    nodes, owner, last = run.graph.nodes, run.owner, run.last
+    born = {owner[t.name]: -1 for t in run.graph.inputs}
+    for at, node in enumerate(nodes):
+        for tensor in node.outputs:
+            born.setdefault(owner[tensor.name], at)
+    for at, node in enumerate(nodes):
+        # What nothing reads lives at the node that makes it.
+        here = {b for b, s in born.items() if s <= at <= max(s, last.get(b, -1)) or b in held}
+        here = {b for b in here if born[b] <= at}
+        before = {b for b in held if b not in born}
+        if at > 0:
+            given = frozenset()
+        if at not in run.rounds:
+            yield given | here | before
+            continue
+        later = {b for b in here if last.get(b, -1) > at or b in held} | before
+        if not isinstance(node.op, Repeat):
+            # What bodies read, and what they have made, stays until the last of them ends.
+            kept = {b for b in later if b in before or born[b] < at}
+            kept |= {owner[name] for name in node.inputs}
+            at_once = (
+                tuple(dict.fromkeys(_live(inner, frozenset({*kept, *inner.results}), given)))
+                for inner in run.rounds[at]
+            )
+            yield from (frozenset().union(*choice) for choice in product(*at_once))
+            given = frozenset()
+            continue
+        *some, end = run.rounds[at]
+        shared = {owner[name] for name in node.inputs[node.op.carried :]}
+        for inner in some:
+            # Nothing that only the last round makes is there yet.
+            kept = {b for b in later if b in before or born[b] < at}
+            again = {*kept, *(shared & set(inner.last)), *inner.results[: node.op.carried]}
+            yield from _live(inner, frozenset(again), given)
+            given = frozenset()
+        yield from _live(end, frozenset(later), given)
+
+
+def _peaks(graph: Graph) -> list[Expr]:
+    """Live bytes at each node, of regions at each node of the rounds that differ."""
+    sizes: list[Expr] = []
+    run = _run(graph, sizes)
+    given = frozenset(run.owner[t.name] for t in graph.inputs)
+    found = dict.fromkeys(_live(run, frozenset(run.results), given))
+    return [Add(*(sizes[b] for b in blocks)) for blocks in found]
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:

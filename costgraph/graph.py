@@ -233,12 +233,12 @@ def unrolled(graph: Graph) -> Graph:
         if not isinstance(region, Region):
             nodes.append(replace(node, inputs=inputs))
             continue
-        if not region.rounds.is_Integer:
-            raise VerifyError(f"cannot write out {node.name!r}: its count is {region.rounds}")
+        if not region.times.is_Integer:
+            raise VerifyError(f"cannot write out {node.name!r}: its count is {region.times}")
         results: list[str] = []
         state = list(inputs)
         for body, takes in zip(region.graphs, region.takes, strict=True):
-            for index in range(int(region.rounds)):
+            for index in range(int(region.times)):
                 at = index if isinstance(region, Repeat) else f"{len(results)}:{index}"
                 made = _written_out(
                     unrolled(body), f"{node.name}[{at}].", [state[i] for i in takes]

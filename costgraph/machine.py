@@ -7,16 +7,20 @@ by a symbol, so that a formula can be derived first and bound to a device last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
 import sympy
 
-from costgraph.errors import HardwareError, clip, nearest
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.given import number
 from costgraph.symbols import symbol
+from costgraph.units import parse_quantity
 
 
 class Engine(Enum):
@@ -60,10 +64,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory level: ``bandwidth`` in byte/s, ``capacity`` in byte."""
+    """The main memory.
+
+    Attributes:
+        bandwidth: byte/s.
+        capacity: byte, as the maker states it; None if it does not.
+        usable: byte that programs can have, where known.
+    """
 
     bandwidth: sympy.Expr
     capacity: sympy.Expr | None = None
+    usable: sympy.Expr | None = None
+
+    @property
+    def room(self) -> sympy.Expr | None:
+        """Byte for a program: what is usable, else the capacity; None if neither is known."""
+        return self.capacity if self.usable is None else self.usable
 
 
 @dataclass(frozen=True)
@@ -285,7 +301,7 @@ class Machine:
             HardwareError: the machine states no such level.
         """
         if name == "memory":
-            return Tier(self.memory.bandwidth, self.memory.capacity)
+            return Tier(self.memory.bandwidth, self.memory.room)
         if name not in self.tiers:
             known = ("memory", *self.tiers)
             raise HardwareError(
@@ -343,7 +359,7 @@ class Machine:
 
     def as_tier(self) -> Tier:
         """The device as a memory level that computes: PIM products are made for this."""
-        return Tier(self.memory.bandwidth, self.memory.capacity, self.peaks)
+        return Tier(self.memory.bandwidth, self.memory.room, self.peaks)
 
     def with_tier(self, name: str, tier: Tier) -> Machine:
         """The machine with one more memory level (or another one of that name)."""
@@ -353,20 +369,41 @@ class Machine:
         """The same machine with each peak and the bandwidth as a symbol.
 
         ``F_bf16`` … are tensor peaks, ``F_vector_fp32`` … those of the other
-        engines, ``BW`` the memory bandwidth and ``M`` its capacity.
+        engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have.
         """
         return replace(
             self,
             peaks={key: symbol(peak_symbol_name(*key)) for key in self.peaks},
-            memory=Memory(symbol("BW"), symbol("M") if self.memory.capacity is not None else None),
+            memory=Memory(symbol("BW"), symbol("M") if self.memory.room is not None else None),
         )
+
+    def reserving(self, kept: str | int | float | sympy.Expr | None) -> Machine:
+        """The machine with less usable memory: what the driver and the framework keep.
+
+        Args:
+            kept: byte, as a number or a text with its unit (``"2 GB"``), or a share of
+                what is usable (``"10%"``); None or ``0`` for nothing.
+
+        Raises:
+            InputError: it is neither, or leaves nothing.
+            HardwareError: the machine states no memory.
+        """
+        if kept is None or kept == 0 or kept == "0":
+            return self
+        room = self.memory.room
+        if room is None:
+            raise HardwareError(f"hardware {self.name!r} states no memory to reserve a part of")
+        amount = _kept(kept, room)
+        if not 0 < amount < room:
+            raise InputError(f"reserve: {clip(kept)} of {float(room):.4g} byte leaves nothing")
+        return replace(self, memory=replace(self.memory, usable=room - amount))
 
     def bindings(self) -> dict[sympy.Symbol, sympy.Expr]:
         """Values of the symbols that :meth:`symbolic` introduces."""
         values = {symbol(peak_symbol_name(*key)): value for key, value in self.peaks.items()}
         values[symbol("BW")] = self.memory.bandwidth
-        if self.memory.capacity is not None:
-            values[symbol("M")] = self.memory.capacity
+        if self.memory.room is not None:
+            values[symbol("M")] = self.memory.room
         return values
 
     def under(self, convention: str) -> Machine:
@@ -384,13 +421,24 @@ class Machine:
             if key == "bandwidth":
                 memory = replace(memory, bandwidth=value)
             elif key == "capacity":
-                memory = replace(memory, capacity=value)
+                memory = replace(memory, capacity=value, usable=None)
             elif key == "onchip":
                 onchip = value
             else:
                 engine, dtype = key.split(".")
                 peaks[Engine(engine), dtype] = value
         return replace(self, peaks=peaks, memory=memory, onchip=onchip)
+
+
+def _kept(kept: Any, room: sympy.Expr) -> sympy.Expr:
+    """Bytes that a text or a number asks to keep."""
+    if not isinstance(kept, str):
+        return sympy.Rational(Fraction(number(kept, "reserve")))
+    text = kept.strip()
+    share = text.removesuffix("%").strip()
+    if text != share and re.fullmatch(r"\d{1,2}(\.\d{1,6})?", share):
+        return room * sympy.Rational(share) / 100
+    return parse_quantity(text, "size", "reserve")
 
 
 def peak_symbol_name(engine: Engine, dtype: str) -> str:

@@ -1,8 +1,15 @@
 """Passes as values, pipelines as strings, and running them with checks in between.
 
-A pipeline is written ``fuse,quantize{weights=int4,group=128},page-kv{block=16}``.
-Parsing and printing round-trip. Option values are words, numbers (``16``,
-``1/2``, ``0.8``) or symbols; nothing is ever evaluated as code.
+A pipeline is written ``fuse,quantize{weights=int4,group=128},page-kv{block=16}``; see
+:mod:`costgraph.grammar`. Parsing and printing round-trip. Option values are words,
+texts, pipelines, numbers (``16``, ``1/2``, ``0.8``) or symbols; nothing is ever
+evaluated as code.
+
+A pipeline says what is done to a model, not when: passes run by their :class:`Stage`,
+whatever the order in which they are written, so every order means the same. Only
+passes of one stage run in the written order (of two ``quantize`` the first wins). A
+program remembers the passes it went through, so that a program compiled once more
+takes further passes as if all had been written together.
 """
 
 from __future__ import annotations
@@ -11,20 +18,40 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, ClassVar
 
 from sympy import Expr, Rational
 
+from costgraph import grammar
 from costgraph.errors import CostgraphError, PipelineError, VerifyError, clip, nearest
 from costgraph.machine import Machine
 from costgraph.program import Program
 from costgraph.symbols import symbol
 from costgraph.verify import verify_program
 
-_ITEM = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*)\s*(?:\{([^{}]*)\})?\s*")
 _NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?(?:/\d{1,18})?\Z")
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.|:-]{0,79}\Z")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.|:-]*\Z")
+
+
+class Stage(IntEnum):
+    """When a pass runs: earlier stages first, and what a stage may rely on."""
+
+    #: Operators of an imported graph become the operations of a model.
+    RECOGNITION = 0
+    #: Layers written out become regions.
+    FOLDING = 1
+    #: Tensors get their formats; operations are the model's own, none is fused.
+    FORMATS = 2
+    #: Caches get their layout.
+    CACHES = 3
+    #: Which layers run for which tokens.
+    DEPTH = 4
+    #: Operations become kernels.
+    KERNELS = 5
+    #: Steps become rounds; models that work together are put together.
+    DECODING = 6
 
 
 @dataclass(frozen=True)
@@ -50,7 +77,8 @@ class Option:
     """How an option of a pass is read and explained.
 
     ``kind`` is ``number`` (positive number or symbol), ``probability`` (number
-    in [0, 1] or symbol), ``word`` (one of ``choices`` if given) or ``flag``.
+    in [0, 1] or symbol), ``word`` (one of ``choices`` if given), ``text`` (a name, a path,
+    anything printable), ``pipeline`` (passes, kept as their text) or ``flag``.
     """
 
     kind: str
@@ -69,11 +97,15 @@ class Pass(ABC):
     """A rewrite of programs. Subclasses are frozen dataclasses of options.
 
     Class attributes: ``name`` (kebab case), ``title`` (one line), ``formula``
-    (what it changes, as text), ``source`` and ``assumptions`` (sentences).
+    (what it changes, as text), ``source`` and ``assumptions`` (sentences), ``stage``
+    (when it runs) and ``inherited``: whether a draft that is loaded for the model gets
+    the pass as well, as it does unless its options describe one model alone.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.KERNELS
+    inherited: ClassVar[bool] = True
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     assumptions: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +114,10 @@ class Pass(ABC):
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return False
+
+    def prepared(self, program: Program, machine: Machine) -> Pass:
+        """The pass with everything done that does not depend on what is searched for."""
+        return self
 
     @abstractmethod
     def run(self, program: Program, machine: Machine) -> Outcome:
@@ -103,7 +139,7 @@ class Pass(ABC):
             value = getattr(self, f.name)
             if "option" in f.metadata and value != f.default:
                 shown = str(value).lower() if isinstance(value, bool) else str(value)
-                parts.append(f"{f.name.replace('_', '-')}={shown}")
+                parts.append(f"{f.name.replace('_', '-')}={grammar.quoted(shown)}")
         return self.name + (f"{{{','.join(parts)}}}" if parts else "")
 
     def __str__(self) -> str:
@@ -112,18 +148,28 @@ class Pass(ABC):
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a pipeline as it ran."""
+    """One pass of a pipeline as it ran.
+
+    Attributes:
+        made_by: the pass, its searched options decided.
+        before, after: the program.
+        hits, misses: where it applied, where not and why.
+        machine: for which it ran.
+        place: its place among the passes as they were written, from 0.
+    """
 
     made_by: Pass
     before: Program
     after: Program
     hits: tuple[str, ...]
     misses: tuple[Miss, ...]
+    machine: Machine
+    place: int
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything a pipeline did, step by step."""
+    """Everything a pipeline did, step by step, in the order in which the passes ran."""
 
     steps: tuple[Step, ...] = ()
 
@@ -132,6 +178,11 @@ class Trace:
         """All misses, in order."""
         return tuple(m for step in self.steps for m in step.misses)
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes in the order in which they were written."""
+        return tuple(s.made_by for s in sorted(self.steps, key=lambda s: s.place))
+
 
 def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
     """The passes that ``text`` names.
@@ -139,32 +190,7 @@ def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
     Raises:
         PipelineError: the text does not parse, or names something unknown.
     """
-    if not isinstance(text, str):
-        raise PipelineError(f"a pipeline is a text, not {clip(text)}")
-    if len(text) > 4000:
-        raise PipelineError(f"a pipeline of {len(text)} characters is too long (4000 at most)")
-    passes: list[Pass] = []
-    position = 0
-    while position < len(text):
-        if not text[position:].strip() and not passes:
-            break
-        match = _ITEM.match(text, position)
-        if match is None:
-            raise PipelineError(
-                f"pipeline: expected a pass name at {clip(text[position:], 40)}; "
-                "write name{option=value,…},name…"
-            )
-        name, body = match.groups()
-        passes.append(_make(name, body, known))
-        position = match.end()
-        if position < len(text):
-            if text[position] != "," or not text[position + 1 :].strip():
-                raise PipelineError(
-                    f"pipeline: expected ',' and a pass after {name!r}, "
-                    f"not {clip(text[position:], 40)}"
-                )
-            position += 1
-    return tuple(passes)
+    return tuple(_make(item, known) for item in grammar.read(text))
 
 
 def text_of(passes: tuple[Pass, ...]) -> str:
@@ -172,31 +198,37 @@ def text_of(passes: tuple[Pass, ...]) -> str:
     return ",".join(p.spec() for p in passes)
 
 
-def _make(name: str, body: str | None, known: Mapping[str, type[Pass]]) -> Pass:
+def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
+    name = item.name
     if name not in known:
-        raise PipelineError(f"unknown pass {clip(name)}{nearest(name, known)}")
-    cls = known[name]
-    options = cls.options()
+        raise PipelineError(f"{_at(item)}unknown pass {clip(name)}{nearest(name, known)}")
+    options = known[name].options()
     values: dict[str, Any] = {}
-    for part in (body or "").split(","):
-        if not part.strip():
-            if (body or "").strip():
-                raise PipelineError(f"{name}: empty option in {clip('{' + (body or '') + '}')}")
-            continue
-        key, equals, value = part.partition("=")
-        key, value = key.strip(), value.strip()
+    for given in item.options:
+        key = given.name
         if key not in options:
-            raise PipelineError(f"{name}: unknown option {clip(key)}{nearest(key, options)}")
-        field_name = key.replace("-", "_")
-        if not equals:
-            raise PipelineError(f"{name}: option {key!r} needs a value: {key}=…")
-        if field_name in values:
-            raise PipelineError(f"{name}: option {key!r} is given twice")
-        values[field_name] = _value(f"{name}: {key}", options[key], value)
+            raise PipelineError(
+                f"{_at(given)}{name}: unknown option {clip(key)}{nearest(key, options)}"
+            )
+        attribute = key.replace("-", "_")
+        if attribute in values:
+            raise PipelineError(f"{_at(given)}{name}: option {key!r} is given twice")
+        where = f"{_at(given)}{name}: {key}"
+        if options[key].kind == "pipeline":
+            try:
+                values[attribute] = text_of(parse(given.value, known))
+            except PipelineError as error:
+                raise PipelineError(f"{where}: {error}") from None
+        else:
+            values[attribute] = _value(where, options[key], given.value)
     try:
-        return cls(**values)
+        return known[name](**values)
     except CostgraphError as error:
-        raise PipelineError(f"{name}: {error}") from None
+        raise PipelineError(f"{_at(item)}{name}: {error}") from None
+
+
+def _at(place: grammar.Item | grammar.Given) -> str:
+    return f"pipeline, character {place.at}: "
 
 
 def _value(where: str, spec: Option, text: str) -> Any:
@@ -204,13 +236,15 @@ def _value(where: str, spec: Option, text: str) -> Any:
         if text not in ("true", "false"):
             raise PipelineError(f"{where} must be true or false, not {clip(text)}")
         return text == "true"
-    if spec.choices and text in spec.choices:
+    if spec.kind == "text" or (spec.choices and text in spec.choices):
         return text
     if spec.kind == "word":
         if spec.choices:
             raise PipelineError(f"{where}: unknown {clip(text)}{nearest(text, spec.choices)}")
         if not _WORD.match(text):
-            raise PipelineError(f"{where}: {clip(text)} is not a word")
+            raise PipelineError(
+                f"{where}: {clip(text)} is not a word: a letter, then letters, digits and _.|:-"
+            )
         return text
     return number(where, spec, text)
 
@@ -258,29 +292,62 @@ def run(
     machine: Machine,
     resolve: Resolve | None = None,
 ) -> tuple[Program, Trace]:
-    """Run ``passes`` in order, verifying before the first and after each.
+    """Run ``passes`` by stage, verifying before the first and after each.
+
+    Passes that the program went through already count as written before ``passes``:
+    from the first that would run elsewhere in the order, or that ran for another
+    machine, they run again.
 
     Raises:
         VerifyError: a pass broke an invariant; the text names it and the
             passes before it.
-        PipelineError: a pass cannot follow the ones before it.
+        PipelineError: a pass does not fit the program.
     """
-    verify_program(program)
+    past = history(program)
+    written = (*Trace(past).passes, *passes)
+    order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
     steps: list[Step] = []
-    for given in passes:
-        item = given
-        if given.needs_tuning and resolve is not None:
-            item = resolve(given, program, machine)
-        try:
-            outcome = item.run(program, machine)
-            result = outcome.program.assuming(*item.assumptions)
-            if result.phases != program.phases:
-                verify_program(result)
-        except VerifyError as error:
-            before = ", ".join(s.made_by.name for s in steps) or "none"
-            raise VerifyError(
-                f"after pass {item.name!r} (passes before it: {before}): {error}"
-            ) from error
-        steps.append(Step(item, program, result, outcome.hits, outcome.misses))
-        program = result
-    return program, Trace(tuple(steps))
+    for step, place in zip(past, order, strict=False):
+        if step.made_by != written[place] or step.machine != machine:
+            break
+        steps.append(replace(step, place=place))
+    if len(steps) == len(order):
+        if not past:
+            verify_program(program)
+        return program, Trace(tuple(steps))
+    program = steps[-1].after if steps else past[0].before if past else program
+    verify_program(program)
+    for place in order[len(steps) :]:
+        program = replace(program, history=tuple(steps))
+        steps.append(_step(written[place], program, machine, resolve, place))
+        program = steps[-1].after
+    return replace(program, history=tuple(steps)), Trace(tuple(steps))
+
+
+def history(program: Program) -> tuple[Step, ...]:
+    """The passes that made ``program`` what it is, as they ran.
+
+    None where its phases were changed by other means since.
+    """
+    steps = program.history
+    return steps if steps and steps[-1].after.phases is program.phases else ()
+
+
+def _step(
+    given: Pass, program: Program, machine: Machine, resolve: Resolve | None, place: int
+) -> Step:
+    item = given
+    if given.needs_tuning and resolve is not None:
+        item = resolve(given, program, machine)
+    try:
+        outcome = item.run(program, machine)
+        # What a pass rests on matters where it did something.
+        result = outcome.program.assuming(*(item.assumptions if outcome.hits else ()))
+        if result.phases != program.phases:
+            verify_program(result)
+    except VerifyError as error:
+        before = ", ".join(s.made_by.name for s in program.history) or "none"
+        raise VerifyError(
+            f"after pass {item.name!r} (passes before it: {before}): {error}"
+        ) from error
+    return Step(item, program, result, outcome.hits, outcome.misses, machine, place)

@@ -9,8 +9,9 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol
 
@@ -19,6 +20,9 @@ from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
 from costgraph.least import bound
 from costgraph.symbols import K, N, S, T, q
+
+if TYPE_CHECKING:
+    from costgraph.pipeline import Step
 
 ONE = Integer(1)
 
@@ -62,6 +66,15 @@ class Phase:
         """True when one step processes one position per sequence."""
         return bool(self.query == 1)
 
+    def at_end(self, expr: Expr) -> Expr:
+        """``expr`` at the longest context of the phase, if it has several."""
+        return expr if self.span is None else expr.xreplace({self.span.symbol: self.span.upper})
+
+    def with_binding(self, symbol: Symbol, value: Expr) -> Phase:
+        """The phase with one more symbol bound, in the values of its other bindings as well."""
+        bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
+        return replace(self, bindings=(*bound, (symbol, value)))
+
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
         return bound(expr, self.substitution)
@@ -80,6 +93,8 @@ class Program:
         parts: names of resident graphs that hold the rest of this model's
             weights (a decoder beside the encoder's phase).
         notes: remarks on how the model was read that change no result.
+        history: the passes it went through, as they ran; see
+            :func:`costgraph.pipeline.history`.
     """
 
     name: str
@@ -89,6 +104,7 @@ class Program:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    history: tuple[Step, ...] = field(default=(), compare=False, repr=False)
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.
@@ -102,6 +118,21 @@ class Program:
         raise InputError(
             f"no phase {clip(name)} in {self.name!r}{nearest(name, [p.name for p in self.phases])}"
         )
+
+    def contexts(self, prompt: int, generated: int) -> tuple[int, int] | None:
+        """The first and the last context ``T`` of a request's decode steps; None without any.
+
+        How ``T`` grows is the program's own: with the prompt (``S + 1 … S + N − 1``), or
+        from the start token (``2 … N``) where a decoder attends an encoder's result. Every
+        question about a whole request asks here. A request of one token has no decode
+        step: then it is the context that the first would have.
+        """
+        span = next((p.span for p in self.phases if p.span is not None), None)
+        if span is None:
+            return None
+        values = {S: Integer(prompt), N: Integer(generated)}
+        first, last = (int(e.xreplace(values)) for e in (span.lower, span.upper))
+        return first, max(first, last)
 
     @property
     def graph(self) -> Graph:

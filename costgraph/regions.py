@@ -7,7 +7,7 @@ runs several bodies at once. A region's graphs are kept, never written out.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -16,48 +16,22 @@ from sympy import Expr, Integer, Rational
 from costgraph.cost import Access, Cost, Work, total
 from costgraph.errors import MissingRuleError
 from costgraph.ops.base import Op, Spec, Tensors
-from costgraph.tensor import Role
+from costgraph.presence import EVERYONE, Presence
 
 if TYPE_CHECKING:
     from costgraph.graph import Graph
 
 ONE = Integer(1)
+#: What the rounds of a region are: layers of the model, one after another; layers of one
+#: kind, gathered from all over the model; no layers.
+ROUNDS = ("layers", "gathered", "other")
 _R = TypeVar("_R", bound="Region")
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Expected share of a region's cost that one execution causes.
-
-    Regions that do not always run entirely (tails after an early exit, experts)
-    cost ``work`` times their FLOPs, and per role a share of their bytes.
-    """
-
-    work: Expr = ONE
-    weight: Expr = ONE
-    activation: Expr = ONE
-    kv: Expr = ONE
-
-    @property
-    def by_role(self) -> Mapping[Role, Expr]:
-        """Shares of bytes by role."""
-        return {
-            Role.WEIGHT: self.weight,
-            Role.ACTIVATION: self.activation,
-            Role.KV: self.kv,
-            Role.STATE: self.kv,
-        }
-
-    @property
-    def is_full(self) -> bool:
-        """True when everything runs: all shares are one."""
-        return self == Traffic()
 
 
 class Region(Op):
     """An operation that is made of graphs.
 
-    Cost: that of the graphs, ``count`` times, each the share of it that ``traffic`` says.
+    Cost: the expected cost of each graph, ``times`` over, kept in that form.
     """
 
     @property
@@ -75,19 +49,19 @@ class Region(Op):
         """For each graph the region's operand that each of its inputs is."""
 
     @property
-    def rounds(self) -> Expr:
+    def times(self) -> Expr:
         """How often each graph runs in one execution."""
         return ONE
 
     @property
-    def share(self) -> Traffic:
-        """The share of the graphs' cost that one execution causes."""
-        return Traffic()
+    def taking_part(self) -> Presence:
+        """Which of a step's tokens take part."""
+        return EVERYONE
 
     @property
     def instances(self) -> Expr:
         """How many sets of weights and caches the region holds."""
-        return self.rounds
+        return self.times
 
     @property
     def weight_sets(self) -> Expr:
@@ -102,7 +76,7 @@ class Region(Op):
 
     def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
         inner = total(graph.cost for graph in self.graphs)
-        return inner.weighted(self.share.work, self.share.by_role).scaled(self.rounds)
+        return self.taking_part.expected(inner).scaled(self.times)
 
 
 @dataclass(frozen=True)
@@ -113,16 +87,19 @@ class Repeat(Region):
     operands in the next round. Weights and caches of the body are one set per
     round: the region holds ``instances`` sets (``count`` unless rounds share).
     ``shared_weights`` says how many sets of weights alone it holds where places
-    share weights but not caches: a fraction inside another region.
+    share weights but not caches: a fraction inside another region. ``presence`` says
+    which of a step's tokens take part. ``rounds`` says what the rounds are, one of
+    :data:`ROUNDS`, to passes that number layers and cut between them.
     """
 
     kind: ClassVar[str] = "repeat"
     body: Graph
     count: Expr
     carried: int = 1
-    traffic: Traffic = Traffic()
+    presence: Presence = EVERYONE
     shared_instances: Expr | None = None
     shared_weights: Expr | None = None
+    rounds: str = "layers"
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -137,12 +114,12 @@ class Repeat(Region):
         return (tuple(range(len(self.body.inputs))),)
 
     @property
-    def rounds(self) -> Expr:
+    def times(self) -> Expr:
         return self.count
 
     @property
-    def share(self) -> Traffic:
-        return self.traffic
+    def taking_part(self) -> Presence:
+        return self.presence
 
     @property
     def instances(self) -> Expr:

@@ -208,11 +208,9 @@ def phase_memory(
     With ``at_end``, contexts take the phase's longest value.
     """
     need = footprint(phase.graph, accounting)
-    values: Mapping[Expr, Expr] = {}
-    if at_end and phase.span is not None:
-        values = {phase.span.symbol: phase.span.upper}
+    end = phase.at_end if at_end else (lambda e: e)
     fixed = need.weights + need.kv
     for other in phase.resident:
         beside = footprint(other, accounting)
         fixed += beside.weights + beside.kv
-    return tuple(phase.bind(fixed + a).xreplace(values) for a in need.activations or (Integer(0),))
+    return tuple(end(phase.bind(fixed + a)) for a in need.activations or (Integer(0),))

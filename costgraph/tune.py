@@ -58,8 +58,9 @@ def tuned(item: Pass, compiled: Callable[[Pass | None], Compiled]) -> Pass:
                 break
     at = f"decided at B = {batch}, T = {context}"
     if best == 0:
-        return replace(item, gamma=Integer(0), note=f"gamma = 0 {at}: drafting never pays there")
-    chosen = replace(item, gamma=Integer(best))
+        note = f"gamma = 0 {at}: drafting never pays there"
+        return replace(item, gamma=Integer(0), note=note, ready=None)
+    chosen = replace(item, gamma=Integer(best), ready=None)
     # What a round costs does not depend on the acceptance: undo its expectation.
     ratio = least * float(chosen.round().tokens) / seconds(0)
     even = break_even_alpha(best, Float(ratio))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from sympy import Expr
+
 from costgraph.errors import VerifyError
+from costgraph.formula.envelope import dominates
 from costgraph.graph import Graph, Node
 from costgraph.ops.base import same
 from costgraph.program import Program
 from costgraph.regions import Parallel, Region, Repeat
+from costgraph.symbols import SIZES, T, q
 from costgraph.tensor import Tensor
 
 
 def verify_program(program: Program) -> None:
     """Check every phase's graph, and that phases and names make sense.
+
+    A step's new positions are part of its context: ``q <= T`` for all sizes, or pairs
+    would be counted that are not there.
 
     Raises:
         VerifyError: an invariant is broken; the text says where.
@@ -26,6 +33,25 @@ def verify_program(program: Program) -> None:
         if id(phase.graph) not in checked:
             verify(phase.graph)
             checked.add(id(phase.graph))
+        new, context = (_from_one(phase.bind(symbol)) for symbol in (q, T))
+        if not dominates(context, new) and _attends(phase.graph):
+            raise VerifyError(
+                f"{program.name}: phase {phase.name!r} processes {phase.bind(q)} positions at a "
+                f"context of {phase.bind(T)}, which may be shorter"
+            )
+
+
+def _from_one(length: Expr) -> Expr:
+    """A length with the symbols of options, drafted tokens say, taken to be at least one."""
+    options = [s for s in length.free_symbols if s.name not in SIZES]
+    return length.xreplace({s: s + 1 for s in options})
+
+
+def _attends(graph: Graph) -> bool:
+    """True if some tensor of the graph is as long as the context."""
+    return any(T in size.free_symbols for t in graph.tensors.values() for size in t.shape) or any(
+        _attends(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat)
+    )
 
 
 def verify(graph: Graph) -> None:

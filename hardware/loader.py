@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from costgraph import outside
 from costgraph.errors import HardwareError, clip, nearest
 from costgraph.hardware.schema import machine_from
 from costgraph.machine import Machine
+from costgraph.quoting import visible
 
 DEVICES = Path(__file__).parent / "devices"
 LARGEST_FILE = 2**20
@@ -51,24 +52,8 @@ def load_device_file(path: str | os.PathLike[str]) -> Machine:
         HardwareError: the file cannot be read, is not TOML, or breaks the schema.
     """
     path = Path(os.fsdecode(path))
-    label = clip(str(path), 200)
-    try:
-        if path.is_dir():
-            raise HardwareError(f"no such file: {label} is a directory")
-        if not path.is_file():
-            raise HardwareError(f"no such file: {label}")
-        if path.stat().st_size > LARGEST_FILE:
-            raise HardwareError(f"{label}: larger than {LARGEST_FILE} bytes: not a device file")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:  # its text would repeat the path
-        raise HardwareError(f"{label}: not readable: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise HardwareError(f"{label}: not readable: {error}") from None
-    except RecursionError:
-        raise HardwareError(f"{label}: not readable: nested too deeply") from None
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise HardwareError(f"{label}: not valid TOML: {error}") from None
-    return machine_from(data, path.name if path.name.isprintable() else clip(path.name))
+    data = outside.read_toml(path, LARGEST_FILE, "a device file", HardwareError)
+    return machine_from(data, visible(path.name))
 
 
 def _normal(name: str) -> str:
@@ -106,7 +91,7 @@ def aliases() -> MappingProxyType[str, str]:
     """Other names of the shipped devices, without parsing the files whole."""
     table: dict[str, str] = {}
     for path in sorted(DEVICES.glob("*.toml")):
-        match = _ALIASES.search(path.read_text(encoding="utf-8"))
+        match = _ALIASES.search(outside.package_text(path))
         for alias in re.findall(r'"([^"]+)"', match.group(1)) if match else ():
             table[_normal(alias)] = path.stem
     return MappingProxyType(table)

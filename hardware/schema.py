@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Rational
 
 from costgraph.errors import HardwareError, InputError, nearest
 from costgraph.machine import (
@@ -48,7 +48,7 @@ TOP = (
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 KINDS = ("gpu", "cpu", "tpu", "accelerator", "spatial", "pim", "fpga")
-MEMORY = {"bandwidth": "bandwidth", "capacity": "size"}
+MEMORY = {"bandwidth": "bandwidth", "capacity": "size", "usable_capacity": "size"}
 ONCHIP = {
     "register_files": "size",
     "shared_per_multiprocessor": "size",
@@ -165,7 +165,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         name=name,
         title=title,
         peaks=MappingProxyType(peaks),
-        memory=Memory(memory["bandwidth"], memory.get("capacity")),
+        memory=_memory(file, memory),
         onchip=onchip.get("register_files"),
         shared=onchip.get("shared_per_multiprocessor"),
         multiprocessors=onchip.get("multiprocessors"),
@@ -183,6 +183,14 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         topology=Topology(**topology),
         instruction=instruction,
     )
+
+
+def _memory(file: _File, stated: Mapping[str, Any]) -> Memory:
+    usable, capacity = stated.get("usable_capacity"), stated.get("capacity")
+    # Makers count in GB what is GiB: more than stated can be usable, but not by much.
+    if usable is not None and (capacity is None or usable > capacity * Rational(11, 10)):
+        raise file.fail("memory.usable_capacity needs a memory.capacity of about its size")
+    return Memory(stated["bandwidth"], capacity, usable)
 
 
 def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:

@@ -10,12 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from costgraph import outside
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.hf import import_config, read_json
 from costgraph.program import Program
+from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
+_GRAPH_OPTIONS = ("dims", "mask", "name", "recognise")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -39,8 +42,7 @@ class Entry:
 @cache
 def entries() -> Mapping[str, Entry]:
     """Shipped configurations by short name."""
-    with (CONFIGS / "INDEX.toml").open("rb") as file:
-        index = tomllib.load(file)
+    index = tomllib.loads(outside.package_text(CONFIGS / "INDEX.toml"))
     return {
         name: Entry(name, item["title"], tuple(item.get("hub", ())), item["source"])
         for name, item in sorted(index.items())
@@ -91,54 +93,78 @@ def load_model(
 
     Args:
         spec: a shipped or hub name; a ``config.json`` or a directory holding
-            one; the parsed object; an ``.onnx`` or ``.pt2`` file; a program, which
-            passes through.
+            one; the parsed object; an ``.onnx`` or ``.pt2`` file; an ``ExportedProgram`` of
+            PyTorch; a program, which passes through.
         options: see :func:`costgraph.models.hf.import_config`; for graphs
             :func:`costgraph.models.onnx_graph.from_onnx` and
             :func:`costgraph.models.torch_export.from_torch`.
 
     Raises:
-        ModelError: the model cannot be found or read.
+        ModelError: the model cannot be found or read; nothing in a file is ever run.
     """
     if isinstance(spec, Program):
         return spec
+    if hasattr(spec, "graph_signature"):  # an ExportedProgram, without importing PyTorch
+        from costgraph.models.torch_export import from_torch
+
+        return from_torch(spec, **_graph_options("an exported program", options))
+    path = _path_of(spec)
+    if path is not None and path.suffix.lower() in GRAPHS:
+        return _graph(path, options)
+    if "dims" in options:
+        raise ModelError(
+            f"dims are for exported graphs ({', '.join(GRAPHS)}); a configuration has "
+            "numbers for its dimensions"
+        )
     if isinstance(spec, Mapping):
-        return import_config(spec, str(spec.get("_name_or_path") or "model"), **options)
+        return import_config(spec, visible(str(spec.get("_name_or_path") or "model")), **options)
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
-    text = os.fspath(spec)
-    if not text.strip() or "\0" in text:
+    text = os.fsdecode(spec)
+    if path is None:
         raise ModelError(f"{clip(text)} is not a model name or path")
-    path = Path(text)
-    if path.suffix.lower() in GRAPHS:
-        return _graph(path, options)
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
-        return import_config(read_json(path), label or "model", **options)
+        return import_config(read_json(path), visible(label) or "model", **options)
     name = find(text)
+    # What shipped files say of narrow weights stands in the program's assumptions.
+    options = {"quantization": "ignore", **options}
     return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
 
 
-def _graph(path: Path, options: dict[str, Any]) -> Program:
+def _path_of(spec: Any) -> Path | None:
+    """A name or path as a path; None for what is neither."""
+    if not isinstance(spec, (str, os.PathLike)):
+        return None
+    text = os.fsdecode(spec)
+    return Path(text) if text.strip() and "\0" not in text else None
+
+
+def _graph(path: Path, options: Mapping[str, Any]) -> Program:
     """A program from a file that holds a graph; its readers are loaded here only."""
-    if options.pop("symbolic", False):
-        raise ModelError(
-            f"{clip(str(path), 200)}: an exported graph has numbers for its dimensions, no symbols"
-        )
-    suffix = path.suffix.lower()
-    known = {".onnx": ("dims", "name", "mask", "recognise")}.get(
-        suffix, ("symbols", "name", "mask", "recognise")
-    )
-    for key in options:
-        if key not in known:
-            raise ModelError(f"exported graphs have no option {clip(key)}{nearest(key, known)}")
-    if suffix == ".onnx":
+    known = _graph_options(clip(str(path), 200), options)
+    if path.suffix.lower() == ".onnx":
         from costgraph.models.onnx_graph import from_onnx
 
-        return from_onnx(path, **options)
+        return from_onnx(path, **known)
     from costgraph.models.torch_export import load_pt2
 
-    return load_pt2(path, **options)
+    return load_pt2(path, **known)
+
+
+def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an exported graph."""
+    found = dict(options)
+    if found.pop("symbolic", False):
+        raise ModelError(f"{shown}: an exported graph has numbers for its dimensions, no symbols")
+    if "symbols" in found:  # as from_torch calls them, too
+        found["dims"] = {**found.pop("symbols"), **found.get("dims", {})}
+    for key in found:
+        if key not in _GRAPH_OPTIONS:
+            raise ModelError(
+                f"exported graphs have no option {clip(key)}{nearest(key, _GRAPH_OPTIONS)}"
+            )
+    return found
 
 
 def _exists(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sympy import Expr, Symbol
 
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks import (
     Attention,
@@ -41,7 +42,8 @@ class Decoder:
 
     Dimensions: ``layers`` decoder layers, hidden size ``d``, ``heads`` query
     heads and ``kv_heads`` key/value heads of size ``head_dim``, feed-forward
-    width ``ffn``, ``vocab`` tokens, ``positions`` learned positions (or None).
+    width ``ffn``, ``vocab`` tokens, ``positions`` rows of learned positions (or None), of
+    which ``unused`` stand for none.
     Where layers differ, ``kinds`` says in what, and ``pattern`` names the kind of
     each layer. The other attributes are those of
     :class:`~costgraph.models.blocks.Attention`, ``FeedForward``, ``Layer`` and
@@ -69,6 +71,7 @@ class Decoder:
     qk_norm_over: str = "head"
     rotary: Expr | None = None
     positions: Expr | None = None
+    unused: int = 0
     tied: bool = False
     parallel: bool = False
     shared_norm: bool = False
@@ -146,6 +149,7 @@ class Decoder:
             d=self.d,
             vocab=self.vocab,
             positions=self.positions,
+            unused=self.unused,
             embed_dim=self.embed_dim,
             embed_scale=self.embed_scale,
             embed_norm=norm if self.embed_norm else None,
@@ -161,6 +165,11 @@ class Decoder:
             return Stack(ends, (Segment("layers", self.layer(), self.layers),))
         layers = {k.name: replace(self, **dict(k.changes)).layer() for k in self.kinds}
         return Stack(ends, arranged(self.d, self.pattern, layers, self.layers))
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.stack().limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""

@@ -26,7 +26,7 @@ from costgraph.models.blocks.adaptive import (
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import run
-from costgraph.models.vision import OnePass, Size
+from costgraph.models.vision import OnePass, Size, of_image
 from costgraph.ops import Add, Embedding
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
@@ -57,7 +57,12 @@ class Denoiser(OnePass):
             tokens=Integer(0),
             weight=K,
         )
-        return Program(name, (phase,), ASSUMPTIONS, self.limits())
+        program = Program(name, (phase,), ASSUMPTIONS, self.limits)
+        return of_image(program, self.image_tokens(style), style)
+
+    def image_tokens(self, style: Style) -> Expr | None:
+        """Tokens of an image of the size that is asked for; None where ``G`` is no symbol."""
+        return None
 
 
 def latent(style: Style, size: Size) -> Size:
@@ -136,6 +141,12 @@ class Flux(Denoiser):
 
     def positions(self, style: Style) -> Expr:
         return G + S
+
+    def image_tokens(self, style: Style) -> Expr | None:
+        if style.image is None:
+            return None
+        height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
+        return Integer(height * width)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d

@@ -19,7 +19,7 @@ from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph, Node
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
-from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.blocks.stack import close, embed, positions_end, run
 from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
 from costgraph.program import Phase, Program
 from costgraph.regions import Repeat
@@ -140,6 +140,11 @@ class Encoder:
     buckets: Buckets | None = None
     longest: int | None = None
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The source is no longer than the table of positions."""
+        return positions_end(S, self.longest)
+
     def graph(self, name: str, style: Style) -> Graph:
         """The graph over ``B`` and ``q``."""
         m = Maker(name, style)
@@ -163,7 +168,7 @@ class Encoder:
         """The program of one phase, ``forward``."""
         graph = self.graph(name, style)
         phase = Phase("forward", graph, ((q, S), (T, S)), tokens=Integer(0))
-        return Program(name, (phase,), limits=_limits(S, self.longest))
+        return Program(name, (phase,), limits=self.limits)
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,11 @@ class EncoderDecoder:
     buckets: Buckets | None = None
     shared: tuple[str, ...] = ("embed.weight",)
     longest: int | None = None
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Source and answer are no longer than the tables of positions."""
+        return (*self.encoder.limits, *positions_end(T, self.longest))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The decoder's step graph over ``B``, ``q``, ``T`` and ``S``."""
@@ -231,15 +241,8 @@ class EncoderDecoder:
                 resident=(resting_encoder,),
             ),
         )
-        limits = (*_limits(S, self.encoder.longest), *_limits(T, self.longest))
         notes = ("the decoder starts from one token; S counts the encoder's positions",)
-        return Program(name, phases, notes, limits, parts=(resting_decoder.name,))
-
-
-def _limits(symbol: Symbol, longest: int | None) -> tuple[Limit, ...]:
-    if longest is None:
-        return ()
-    return (Limit(symbol, Integer(longest), "the model has no positions beyond"),)
+        return Program(name, phases, notes, self.limits, parts=(resting_decoder.name,))
 
 
 def at_rest(graph: Graph, without: tuple[str, ...] = ()) -> Graph:

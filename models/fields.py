@@ -23,7 +23,9 @@ class Watched(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
-        return self._values[key]
+        value = self._values[key]
+        # NumPy's scalars, in a configuration that was made in Python.
+        return value.item() if getattr(value, "ndim", None) == 0 else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,19 +12,22 @@ from typing import Any
 
 from sympy import Expr, Integer, Rational, Symbol
 
-from costgraph.dtypes import BF16, FP16, DType, dtype
+from costgraph import outside
+from costgraph.dtypes import DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
+from costgraph.given import is_array, wholes
 from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
-from costgraph.models.families.common import Programmed
+from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
+from costgraph.models.stored import element_format, narrow
 from costgraph.ops.attention import MASKS
-from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
 from costgraph.regions import Repeat
@@ -49,21 +51,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, is too large, or holds no object.
     """
-    try:
-        if path.is_dir():
-            path = path / "config.json"
-        if not path.is_file():
-            raise ModelError(f"no such file: {clip(str(path), 200)}")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes: not a config.json")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{clip(str(path), 200)}: not readable as JSON: {reason}") from None
+    if path.is_dir():
+        path = path / "config.json"
+    value = outside.read_json(path, LARGEST_FILE, "a JSON configuration", ModelError)
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds {type(value).__name__}, not a JSON object")
+        raise ModelError(
+            f"{outside.label_of(path)}: holds {type(value).__name__}, not a JSON object"
+        )
     return value
 
 
@@ -81,6 +75,7 @@ def import_config(
     routing: str | Sequence[float | Fraction] | Routing = "balanced",
     image: int | Sequence[int] | None = None,
     images: bool = True,
+    quantization: str = "refuse",
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -98,9 +93,14 @@ def import_config(
         routing: how tokens choose experts: ``balanced``; the relative popularity
             of each expert as a list, or ``zipf:1.2``; or the bounds ``all`` and
             ``least`` (:class:`~costgraph.ops.experts.Routing`).
+        image: side of images in pixels, or height and width, instead of the configured one.
+        images: False leaves images out of a request to a multimodal model.
+        quantization: what to do where the file says that its weights are narrow and no
+            ``weights`` are given: ``refuse``, or ``ignore`` to count the 16-bit model.
 
     Raises:
-        ModelError: a key is missing or wrong, or the architecture is unknown.
+        ModelError: a key is missing or wrong, the architecture is unknown, or the
+            weights are narrow.
         InputError: an option is unknown.
     """
     if mask not in MASKS:
@@ -112,7 +112,21 @@ def import_config(
     fields = Fields(name, config)
     family = family_of(fields)
     reading = FAMILIES[family](fields)
-    base = _dtype_of(fields)
+    if quantization not in ("refuse", "ignore"):
+        raise InputError(f"quantization must be 'refuse' or 'ignore', not {clip(quantization)}")
+    base, said = element_format(fields)
+    stored = narrow(fields)
+    parts = [n for n, v in (("weights", weights), ("activations", activations)) if v is None]
+    assumed = f"{' and '.join(parts)} are counted in 16 bit; the file {said}"
+    if weights is not None or stored is None:
+        assumed = assumed if parts and said else ""
+    elif quantization == "refuse":
+        raise ModelError(
+            f"{name}: {stored}: narrow checkpoints are not read; quantization='ignore' "
+            "(--quantization ignore) counts the 16-bit model, the quantize pass narrow weights"
+        )
+    else:
+        assumed = f"the 16-bit model is counted: {stored} of the file is not read"
     style = Style(
         weights=base if weights is None else dtype(weights),
         acts=base if activations is None else dtype(activations),
@@ -124,32 +138,13 @@ def import_config(
         image=image_size(image),
         images=bool(images),
     )
-    model = reading.model
-    dims: dict[Symbol, Expr] = {}
-    if symbolic:
-        model, dims = model.symbolic()
-    if isinstance(model, Programmed):
-        try:
-            program = model.program(name, style).assuming(*reading.assumptions)
-        except VerifyError as error:
-            raise ModelError(f"{name}: {error}") from None
-        left = not_understood(fields)
-        return _noted(program, left)
-    try:
-        graph = model.graph(name, style)
-    except VerifyError as error:
-        raise ModelError(f"{name}: {error}") from None
-    options: dict[str, Any] = {"dims": tuple(dims.items())}
-    found = kinds(graph)
-    if mla == "auto" and SplitScores.kind in found:
-        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans:
-        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
-    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
-    if ExpertLinear.kind in found:
-        made = made.assuming(*style.routing.assumptions)
+    made = _program(name, reading, style, mla == "auto", symbolic)
+    made = made.assuming(assumed) if assumed else made
+    for option, other in _others(style, mla):
+        if _program(name, reading, other, True, symbolic).phases == made.phases:
+            raise InputError(f"{name}: the option {option!r} has no effect on this model")
     left = not_understood(fields)
-    if isinstance(model, Decoder):
+    if isinstance(reading.model, Decoder):
         for key in left:
             if key in COUNTED and config[key]:
                 raise ModelError(
@@ -157,6 +152,43 @@ def import_config(
                     f"{family!r} does not have"
                 )
     return _noted(made, left)
+
+
+def _program(
+    name: str, reading: Reading, style: Style, free: bool, symbolic: bool = False
+) -> Program:
+    """The program of a reading; ``free``: latent attention takes its form by phase."""
+    model = reading.model
+    dims: dict[Symbol, Expr] = {}
+    if symbolic:
+        model, dims = model.symbolic()
+    try:
+        if isinstance(model, Programmed):
+            return model.program(name, style).assuming(*reading.assumptions)
+        graph = model.graph(name, style)
+    except VerifyError as error:
+        raise ModelError(f"{name}: {error}") from None
+    options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
+    found = kinds(graph)
+    if free and SplitScores.kind in found:
+        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
+    if reading.scans:
+        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
+    made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
+    return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
+
+
+def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
+    """Options that were asked for, each with a style that a model which heeds it tells apart."""
+    if style.image is not None:
+        larger = (style.image[0] * 2, style.image[1] * 2)
+        yield "image", replace(style, image=larger)
+    if not style.images:
+        yield "images", replace(style, images=True)
+    if mla != "auto":
+        yield "mla", replace(style, mla="naive")
+    if style.routing != BALANCED:
+        yield "routing", replace(style, routing=BALANCED)
 
 
 def _noted(program: Program, left: Sequence[str]) -> Program:
@@ -199,7 +231,7 @@ def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
     return Routing(popularity=given)
 
 
-def image_size(given: int | Sequence[int] | None) -> tuple[Expr, Expr] | None:
+def image_size(given: Any) -> tuple[Expr, Expr] | None:
     """Height and width in pixels that an option asks for.
 
     Raises:
@@ -207,8 +239,11 @@ def image_size(given: int | Sequence[int] | None) -> tuple[Expr, Expr] | None:
     """
     if given is None:
         return None
-    sides = (given, given) if isinstance(given, int) else tuple(given)
-    if len(sides) != 2 or not all(type(n) is int and 0 < n <= LARGEST_SIDE for n in sides):
+    try:
+        sides = wholes(given if is_array(given) else (given, given), "image", LARGEST_SIDE)
+    except InputError:
+        sides = ()
+    if len(sides) != 2:
         raise InputError(
             f"image must be a side, or height and width, of 1 to {LARGEST_SIDE} pixels, "
             f"not {clip(given)}"
@@ -259,20 +294,3 @@ def _as_llama(fields: Fields) -> str:
 def _list(keys: Sequence[str]) -> str:
     shown = ", ".join(clip(k) for k in keys[:MOST_SHOWN]) or "nothing"
     return shown + (f" and {len(keys) - MOST_SHOWN} more" if len(keys) > MOST_SHOWN else "")
-
-
-def _dtype_of(fields: Fields) -> DType:
-    """The configured compute format; 16 bit where the file names none or fp32.
-
-    Checkpoints stored in fp32 (GPT-2, Pythia …) are run in 16 bit.
-    """
-    configured = fields.values.get("torch_dtype", fields.values.get("dtype"))
-    if configured is None or configured == "auto":
-        return FP16
-    if not isinstance(configured, str):
-        raise ModelError(f"{fields.name}: 'torch_dtype' must be a text, not {clip(configured)}")
-    try:
-        found = dtype(configured)
-    except InputError as error:
-        raise ModelError(f"{fields.name}: 'torch_dtype': {error}") from None
-    return found if found in (FP16, BF16) else FP16

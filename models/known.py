@@ -64,7 +64,6 @@ HARMLESS = frozenset(
         "prefix",
         "pretraining_tp",
         "problem_type",
-        "quantization",
         "query_pre_attn_scalar",
         "relative_attention_max_distance",
         "rescale_every",

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import InputError
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.models.encoder import at_rest
+from costgraph.models.vision import of_image
 from costgraph.ops.image import InsertRows
 from costgraph.program import Phase, Program, autoregressive
-from costgraph.symbols import B, G, T, q
+from costgraph.symbols import B, G, S, T, q
 from costgraph.tensor import Tensor
 
 ONE = Integer(1)
@@ -38,6 +40,12 @@ class Seeing:
     eyes: Eyes
     text: Stack
     scans: bool = False
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """A prompt holds its image tokens, and is no longer than a table of positions."""
+        within = Limit(G, S, "the prompt's tokens include those of the images")
+        return (*self.text.limits, within)
 
     def graph(self, name: str, style: Style) -> Graph:
         """The language model's step graph over ``B``, ``q`` and ``T``."""
@@ -80,7 +88,7 @@ class Seeing:
         later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
         eyes = at_rest(seen)
         if not style.images:
-            plain = autoregressive(name, step, decode_graph=later)
+            plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
             phases = tuple(replace(p, resident=(eyes,)) for p in plain.phases)
             return replace(plain, phases=phases, parts=(eyes.name,))
         count, rest = self.eyes.positions(style), at_rest(step)
@@ -89,4 +97,5 @@ class Seeing:
         )
         made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
         phases = (vision, *(replace(p, resident=(eyes,)) for p in made.phases))
-        return Program(name, phases, self.eyes.assumptions, parts=(rest.name,))
+        program = Program(name, phases, self.eyes.assumptions, self.limits, parts=(rest.name,))
+        return of_image(program, self.eyes.image_tokens(style), style)

@@ -11,19 +11,22 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer
 
-from costgraph.errors import ModelError, clip, nearest
+from costgraph import outside
+from costgraph.errors import ModelError, clip
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.traced.formats import LARGEST, Dimensions
 from costgraph.models.traced.lowering import Lowering
 from costgraph.models.traced.program import forward
 from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
 from costgraph.program import Program
+from costgraph.quoting import visible
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 2**31 - 1
 #: Elements of small constants that are read.
 MOST_READ = 64
+#: Functions that call one another.
+_DEEPEST = 50
 _SCOPE = re.compile(r"'([^']*)'")
 _INDEXED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*\Z")
 _STANDARD = frozenset({"", "ai.onnx", "com.microsoft"})
@@ -42,7 +47,7 @@ _CODES |= {12: "I", 13: "Q"}
 
 def from_onnx(
     path: str | os.PathLike[str],
-    dims: Mapping[str, str | int] | None = None,
+    dims: Mapping[str, Any] | None = None,
     *,
     name: str = "",
     mask: str = "skip",
@@ -52,8 +57,8 @@ def from_onnx(
 
     Args:
         path: the file; files with weights beside it are not opened.
-        dims: names of dynamic dimensions to a symbol or a number, for example
-            ``{"batch": "B", "sequence": "S"}``. Usual names of the batch and of
+        dims: names of dynamic dimensions to a symbol, a number or a size such as ``T + 1``,
+            for example ``{"batch": "B", "sequence": "S"}``. Usual names of the batch and of
             the sequence need no entry; any other becomes a symbol of its own name.
         name: what to call the model; the file's name if empty.
         mask: how causal attention counts, see
@@ -65,14 +70,16 @@ def from_onnx(
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
     traced = read_onnx(Path(path), Dimensions(dims), name)
-    return forward(lowered(traced, mask), traced.notes, recognise, mask)
+    graph, limits = lowered(traced, mask)
+    return forward(graph, traced, recognise, mask, limits)
 
 
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced ONNX graph."""
+def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
+    """The graph of operations of a traced ONNX graph, and the bounds within which it holds."""
     from costgraph.models.traced.onnx_layers import DIALECT
 
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
+    lowering = Lowering(traced, DIALECT, mask)
+    return lowering.run(DIALECT.rules), lowering.limits
 
 
 def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
@@ -82,16 +89,12 @@ def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
         ModelError: it cannot be read.
     """
     model = _parsed(path)
-    label = name or path.stem or "model"
+    label = name or visible(path.stem) or "model"
     try:
         traced = _Reader(label, model, dims).read()
     except RecursionError:
         raise ModelError(f"{label}: nested too deeply") from None
-    unused = dims.unused()
-    if unused:
-        raise ModelError(
-            f"{label}: no dimension is called {clip(unused[0])}{nearest(unused[0], dims.used)}"
-        )
+    dims.check(label)
     return traced
 
 
@@ -100,27 +103,55 @@ def _parsed(path: Path) -> ModelProto:
         import onnx
     except ImportError:
         raise ModelError("reading ONNX files needs: pip install 'costgraph[onnx]'") from None
+    shown = outside.label_of(path)
+    data = outside.read_bytes(path, LARGEST_FILE, "an ONNX graph", ModelError)
+    model = onnx.ModelProto()
     try:
-        if not path.is_file():
-            raise ModelError(f"no such file: {clip(str(path), 200)}")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{clip(str(path), 200)}: larger than 2 GiB: not an ONNX graph")
-        model = onnx.ModelProto()
-        model.ParseFromString(path.read_bytes())
-    except ModelError:
-        raise
+        model.ParseFromString(data)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{clip(str(path), 200)}: {_line(error)}") from None
+        raise ModelError(f"{shown}: {_line(error)}") from None
     except Exception as error:
         # protobuf's DecodeError derives from its own Error class, which moved over time.
         if type(error).__name__ != "DecodeError":
             raise
-        raise ModelError(f"{clip(str(path), 200)}: not an ONNX file: {_line(error)}") from None
+        raise ModelError(f"{shown}: not an ONNX file: {_line(error)}") from None
     if not model.HasField("graph") or not model.graph.node:
-        raise ModelError(f"{clip(str(path), 200)}: not an ONNX file, or one without operators")
+        raise ModelError(f"{shown}: not an ONNX file, or one without operators")
     if len(model.functions):
-        model = _inlined(model, str(path))
+        _check_functions(model, shown)
+        model = _inlined(model, shown)
     return model
+
+
+def _check_functions(model: ModelProto, shown: str) -> None:
+    """Refuses functions that call each other in a circle, or write out to very much."""
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    open_: set[tuple[str, str]] = set()
+
+    def count(nodes: Iterable[NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            total += of(key) if key in bodies else 1
+            for item in node.attribute:
+                total += sum(count(g.node) for g in (item.g, *item.graphs))
+            if total > MOST:
+                raise ModelError(f"{shown}: its functions write out to more than {MOST} operators")
+        return total
+
+    def of(key: tuple[str, str]) -> int:
+        if key not in counts:
+            if key in open_ or len(open_) > _DEEPEST:
+                raise ModelError(f"{shown}: its functions call each other without end")
+            open_.add(key)
+            counts[key] = count(bodies[key])
+            open_.discard(key)
+        return counts[key]
+
+    count(model.graph.node)
+    for key in bodies:
+        of(key)
 
 
 def _inlined(model: ModelProto, where: str) -> ModelProto:
@@ -131,7 +162,7 @@ def _inlined(model: ModelProto, where: str) -> ModelProto:
         return inliner.inline_local_functions(model)
     except Exception as error:
         # A checker in C++ reports what is wrong with the file by several unrelated classes.
-        raise ModelError(f"{clip(where, 200)}: its functions: {_line(error)}") from None
+        raise ModelError(f"{where}: its functions: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
@@ -173,7 +204,13 @@ class _Reader:
         if not outputs:
             raise ModelError(f"{self.name}: the graph has no outputs")
         return Traced(
-            self.name, "onnx", self._version(), tuple(sources.values()), tuple(calls), outputs
+            self.name,
+            "onnx",
+            self._version(),
+            tuple(sources.values()),
+            tuple(calls),
+            outputs,
+            self.dims.notes,
         )
 
     def _version(self) -> int:
@@ -184,7 +221,7 @@ class _Reader:
         """A text of the file; protobuf hands out bytes where one is not UTF-8."""
         if not isinstance(value, str):
             raise ModelError(f"{self.name}: the text {clip(value)} is not UTF-8")
-        return value
+        return visible(value)
 
     def _add(self, sources: dict[str, Source], source: Source) -> None:
         if source.name in sources:
@@ -201,12 +238,16 @@ class _Reader:
             raise ModelError(f"{self.name}: input {clip(value.name)} has no stated shape")
         shape = []
         for axis, dim in enumerate(kind.shape.dim):
-            if dim.HasField("dim_value"):
+            if dim.HasField("dim_value") and dim.dim_value != -1:
                 shape.append(self._size(dim.dim_value, value.name))
             else:
-                label = self._text(dim.dim_param) or f"{value.name}_{axis}"
+                # "?" and -1 are no names; nor is nothing.
+                stated = self._text(dim.dim_param)
+                named = any(c.isalnum() for c in stated)
+                label = stated if named else f"{self._text(value.name)}_{axis}"
                 shape.append(self.dims.named(label, f"{self.name}: input {clip(value.name)}"))
-        return Source(value.name, tuple(shape), self._type(kind.elem_type, value.name))
+        name = self._text(value.name)
+        return Source(name, tuple(shape), self._type(kind.elem_type, name))
 
     def _size(self, size: int, where: str) -> Expr:
         if not 0 <= size <= LARGEST:

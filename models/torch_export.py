@@ -1,71 +1,90 @@
 """Importing programs of ``torch.export``.
 
-An exported program is first written down as a neutral traced graph
-(:func:`trace`), which needs no PyTorch to be read again. Weights count by their
-shapes and formats; their values are never looked at.
+A program is first written down as a neutral traced graph: one in memory by
+:func:`trace`, one in a ``.pt2`` file by :func:`costgraph.models.pt2_file.read_pt2`, which
+needs no PyTorch. Both come by the same form, in which PyTorch itself saves programs.
+Weights count by their shapes and formats; their values are never looked at.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from sympy import Add, Expr, Integer, Max, Min, Mul, Pow, Rational, floor
-
-from costgraph.errors import ModelError, clip, nearest
+from costgraph import outside
+from costgraph.errors import ModelError, clip
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
+from costgraph.models.pt2_file import read_pt2, shared_places
 from costgraph.models.traced.codec import from_json
-from costgraph.models.traced.formats import Dimensions
-from costgraph.models.traced.lowering import Lowering
+from costgraph.models.traced.exported import read_exported
+from costgraph.models.traced.formats import DimensionError, Dimensions
+from costgraph.models.traced.inplace import functional
+from costgraph.models.traced.lowering import Lowering, UnknownOperators
 from costgraph.models.traced.program import forward
-from costgraph.models.traced.record import Call, Ref, Result, Source, Traced
+from costgraph.models.traced.record import Traced
 from costgraph.program import Program
 
-LARGEST_FILE = 2**36
 LARGEST_JSON = 64 * 2**20
-#: Calls that only assert or name sizes.
-_SILENT = ("_assert", "sym_constrain", "sym_size", "sym_numel", "sym_stride")
+#: Rounds of decomposing what has no rule, before everything is decomposed.
+_ROUNDS = 4
+
+Symbols = Mapping[str, Any]
+Lowered = tuple[Graph, list[Limit]]
 
 
 def from_torch(
     exported: Any,
-    symbols: Mapping[str, str | int] | None = None,
+    dims: Symbols | None = None,
     *,
+    symbols: Symbols | None = None,
     name: str = "model",
     mask: str = "skip",
     recognise: bool = True,
 ) -> Program:
     """A program of one ``forward`` phase from an ``ExportedProgram``.
 
+    Operators without a rule are decomposed by PyTorch (``run_decompositions``), those
+    first and, if that does not do, all; a note says so.
+
     Args:
         exported: what ``torch.export.export`` returned, or a
             :class:`~costgraph.models.traced.Traced` made from it.
-        symbols: dynamic dimensions to a symbol or a number, for example
-            ``{"batch": "B", "seq": "S"}``: by the name given to ``torch.export.Dim``,
-            or by PyTorch's own name (``s0``). As for
+        dims: dynamic dimensions to a symbol, a number or a size such as ``T + 1``, for
+            example ``{"batch": "B", "seq": "S"}``: by the name given to
+            ``torch.export.Dim``, or by PyTorch's own name (``s0``). As for
             :func:`costgraph.models.onnx_graph.from_onnx`, usual names need no entry.
+        symbols: another name of ``dims``.
         name: what to call the model.
         mask, recognise: see there.
 
     Raises:
         ModelError: the program holds an operator without a rule.
     """
-    traced = exported if isinstance(exported, Traced) else trace(exported, symbols, name)
-    return forward(lowered(traced, mask), traced.notes, recognise, mask)
+    given = {**(dims or {}), **(symbols or {})}
+    if isinstance(exported, Traced):
+        traced = exported
+        graph, limits = lowered(exported, mask)
+    else:
+        traced, (graph, limits) = _readable(exported, given, name, mask)
+    return forward(graph, traced, recognise, mask, limits)
 
 
 #: The same under the name that other loaders follow.
 load_traced = from_torch
 
 
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced program."""
+def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
+    """The graph of operations of a traced program, and the bounds within which it holds."""
     from costgraph.models.traced.aten import DIALECT
 
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
+    lowering = Lowering(traced, DIALECT, mask)
+    return lowering.run(DIALECT.rules), lowering.limits
 
 
 def read_traced(path: Path, name: str = "") -> Traced:
@@ -74,53 +93,29 @@ def read_traced(path: Path, name: str = "") -> Traced:
     Raises:
         ModelError: the file cannot be read or holds something else.
     """
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ModelError(f"{clip(str(path), 200)}: too large for a traced graph")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{clip(str(path), 200)}: not readable as JSON") from None
-    return from_json(value)
+    return from_json(outside.read_json(path, LARGEST_JSON, "a traced graph", ModelError))
 
 
-def load_pt2(
-    path: str | os.PathLike[str], symbols: Mapping[str, str | int] | None = None, **options: Any
-) -> Program:
-    """A program from a file written by ``torch.export.save``.
+def load_pt2(path: str | os.PathLike[str], dims: Symbols | None = None, **options: Any) -> Program:
+    """A program from a file written by ``torch.export.save``; nothing in it is run.
+
+    Arguments as for :func:`from_torch`; dimensions go by PyTorch's names (``s0``), since a
+    file holds no others.
 
     Raises:
-        ModelError: PyTorch is missing, or the file is not such a program.
+        ModelError: the file is not such a program, or holds an operator without a rule.
     """
-    where = Path(path)
-    shown = clip(str(where), 200)
+    given = {**(dims or {}), **(options.pop("symbols", None) or {})}
+    traced = read_pt2(path, Dimensions(given), options.pop("name", ""))
     try:
-        import torch
-    except ImportError:
+        return from_torch(traced, **options)
+    except UnknownOperators as error:
         raise ModelError(
-            "reading exported programs needs: pip install 'costgraph[torch]'"
+            f"{error}; a file is not decomposed: save exported.run_decompositions() instead"
         ) from None
-    try:
-        if not where.is_file():
-            raise ModelError(f"no such file: {shown}")
-        if where.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{shown}: too large")
-        exported = torch.export.load(where)
-    except ModelError:
-        raise
-    except Exception as error:
-        # Archives, JSON and PyTorch's own checks each have error classes of their own.
-        text = str(error).strip().splitlines()
-        reason = clip(text[0] if text else type(error).__name__, 120)[1:-1]
-        raise ModelError(f"{shown}: not a program of torch.export: {reason}") from None
-    options.setdefault("name", where.stem or "model")
-    return from_torch(exported, symbols, **options)
 
 
-def trace(
-    exported: Any, symbols: Mapping[str, str | int] | None = None, name: str = "model"
-) -> Traced:
+def trace(exported: Any, dims: Symbols | None = None, name: str = "model") -> Traced:
     """The neutral form of an ``ExportedProgram``.
 
     Raises:
@@ -128,170 +123,118 @@ def trace(
     """
     if not hasattr(exported, "graph_signature") or not hasattr(exported, "graph"):
         raise ModelError(f"{clip(type(exported).__name__)} is not a program of torch.export")
-    if any(_in_place(n) for n in exported.graph.nodes):
-        exported = exported.run_decompositions({})  # the same program without mutation
-    return _Tracer(exported, Dimensions(symbols), name).read()
+    document = _written_down(exported, name)
+    labels, shared = _stated_names(exported), _shared(exported)
+    return functional(read_exported(document, Dimensions(dims), name, labels, shared))
 
 
-def _in_place(node: Any) -> bool:
-    operator = _operator(str(node.target))
-    return node.op == "call_function" and operator.endswith("_") and not operator.endswith("__")
+def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Traced, Lowered]:
+    """The program and its graph, after decompositions where it cannot be read without.
+
+    PyTorch first decomposes only what has no rule, so that the other operators keep what
+    they say by being whole; in the end it decomposes all.
+    """
+    first: ModelError | None = None
+    missing: frozenset[str] | None = frozenset()
+    for step in range(_ROUNDS + 2):
+        try:
+            program = _decomposed(exported, missing) if step else exported
+            traced = trace(program, given, name)
+            made = lowered(traced, mask)
+        except DimensionError:
+            raise
+        except ModelError as error:
+            first = first or error
+            if missing is None:
+                break
+            new = missing | error.targets if isinstance(error, UnknownOperators) else missing
+            # The first repetition may decompose nothing: PyTorch only writes the program anew.
+            missing = new if step < _ROUNDS and (new != missing or not step) else None
+            continue
+        if first is not None:
+            how = "all operators" if missing is None else ", ".join(sorted(missing)) or "nothing"
+            note = f"read after PyTorch decomposed {how}, since: {clip(str(first), 200)[1:-1]}"
+            traced = dataclasses.replace(traced, notes=(*traced.notes, note))
+        return traced, made
+    assert first is not None
+    raise first
 
 
-class _Tracer:
-    def __init__(self, exported: Any, dims: Dimensions, name: str) -> None:
-        self.exported = exported
-        self.dims = dims
-        self.name = name
-        self.names: dict[str, str] = {}
-        self.labels = _stated_names(exported)
-        self.guessed = _guessed_names(exported, {**self.labels, **dims.given})
-        self.labels.update(self.guessed)
+def _decomposed(exported: Any, operators: Collection[str] | None) -> Any:
+    """The program, written anew by PyTorch with these operators decomposed, or with all.
 
-    def read(self) -> Traced:
-        specs = {s.arg.name: s for s in self.exported.graph_signature.input_specs}
-        sources: dict[str, Source] = {}
-        calls: list[Call] = []
-        outputs: list[str] = []
-        buffers = 0
-        for node in self.exported.graph.nodes:
-            value = node.meta.get("val")
-            if node.op == "placeholder":
-                if not hasattr(value, "shape"):
-                    continue
-                spec = specs[node.name]
-                role = _role(spec)
-                label = node.name if role == "input" else str(spec.target)
-                self.names[node.name] = label
-                source = Source(label, self._shape(value), _kind(value), role)
-                # A tensor under two names is one tensor: shared weights count once.
-                sources.setdefault(label, source)
-                if role == "weight" and "BUFFER" in str(spec.kind):
-                    buffers += int(value.numel())
-            elif node.op == "call_function":
-                call = self._call(node, value)
-                if call is not None:
-                    calls.append(call)
-            elif node.op == "output":
-                outputs = self._outputs(node)
-            else:
-                raise ModelError(f"{self.name}: a node of kind {clip(node.op)}")
-        unused = self.dims.unused()
-        if unused:
-            raise ModelError(
-                f"{self.name}: no dimension is called {clip(unused[0])}"
-                f"{nearest(unused[0], self.dims.used)}"
-            )
-        notes = tuple(
-            f"the dimension {label} is taken as the {meaning}"
-            for label, meaning in self.guessed.items()
-        )
-        if buffers:
-            notes = (*notes, f"{buffers} elements of buffers count as parameters")
-        return Traced(
-            self.name, "aten", 0, tuple(sources.values()), tuple(calls), tuple(outputs), notes
-        )
+    Raises:
+        ModelError: PyTorch cannot do it.
+    """
+    from torch.export import default_decompositions
 
-    def _outputs(self, node: Any) -> list[str]:
-        kinds = {
-            getattr(s.arg, "name", ""): str(s.kind)
-            for s in self.exported.graph_signature.output_specs
-        }
-        found = []
-        for item in _flat(node.args):
-            if hasattr(item, "meta") and hasattr(item.meta.get("val"), "shape"):
-                label = self.names[item.name]
-                # A result that updates a buffer is a result all the same.
-                if kinds.get(item.name, "").endswith(("USER_OUTPUT", "MUTATION")) or not kinds:
-                    found.append(label)
-        return list(dict.fromkeys(found))
-
-    def _call(self, node: Any, value: Any) -> Call | None:
-        target = str(node.target)
-        label = node.name
-        if "getitem" in target:
-            base, index = node.args
-            self.names[node.name] = f"{self.names[base.name]}.{index}"
-            return None
-        operator = _operator(target)
-        if operator.startswith(_SILENT) or not _has_tensor(value):
-            return None
-        self.names[node.name] = label
-        results: tuple[Result, ...]
-        if hasattr(value, "shape"):
-            results = (Result(label, self._shape(value), _kind(value)),)
-        else:
-            results = tuple(
-                Result(f"{label}.{i}", self._shape(v), _kind(v))
-                if hasattr(v, "shape")
-                else Result("")
-                for i, v in enumerate(value)
-            )
-        attributes = {
-            key: self._argument(v)
-            for key, v in node.kwargs.items()
-            if key not in ("device", "layout", "pin_memory", "memory_format", "generator")
-        }
-        arguments = tuple(self._argument(a) for a in node.args)
-        return Call(label, operator, arguments, attributes, results, _scope(node))
-
-    def _argument(self, item: Any) -> Any:
-        if hasattr(item, "meta") and hasattr(item, "op"):
-            value = item.meta.get("val")
-            if value is None or hasattr(value, "shape") or isinstance(value, (list, tuple)):
-                return Ref(self.names[item.name])
-            return self._argument(value)
-        if item is None or isinstance(item, (bool, int, float, str)):
-            return item
-        if isinstance(item, (list, tuple)):
-            return tuple(self._argument(i) for i in item)
-        if hasattr(item, "node"):
-            return self._size(item)
-        # Formats, layouts and devices are told by their names.
-        return str(item)
-
-    def _shape(self, value: Any) -> tuple[Expr, ...]:
-        return tuple(self._size(d) for d in value.shape)
-
-    def _size(self, size: Any) -> Expr:
-        if isinstance(size, int):
-            return Integer(size)
-        return self._expression(size.node.expr)
-
-    def _expression(self, e: Any) -> Expr:
-        """PyTorch's expression in our symbols."""
-        if e.is_Integer:
-            return Integer(int(e))
-        if e.is_Rational:
-            return Rational(int(e.p), int(e.q))
-        if e.is_Symbol:
-            label = self.labels.get(str(e), str(e))
-            if str(e) in self.dims.given:
-                label = str(e)
-            return self.dims.named(label, self.name)
-        args = [self._expression(a) for a in e.args]
-        kind = type(e).__name__
-        if kind in ("FloorDiv", "CleanDiv", "IntTrueDiv"):
-            quotient = args[0] / args[1]
-            return quotient if kind != "FloorDiv" else _floored(quotient)
-        known: dict[str, Any] = {"Add": Add, "Mul": Mul, "Pow": Pow, "Max": Max, "Min": Min}
-        known |= {"floor": floor, "FloorToInt": floor}
-        if kind in known:
-            made: Expr = known[kind](*args)
-            return made
-        raise ModelError(f"{self.name}: the dimension {clip(str(e))} cannot be expressed")
+    table = None
+    if operators is not None:
+        names = {*operators, *(f"{o}_" for o in operators)}
+        known: Any = default_decompositions() if operators else {}
+        table = {op: how for op, how in known.items() if _operator_name(op) in names}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return exported.run_decompositions(table)
+    except Exception as error:
+        # PyTorch traces the program anew, and whatever it cannot trace has its own error.
+        reason = clip(f"{type(error).__name__}: {error}".splitlines()[0], 120)[1:-1]
+        raise ModelError(f"PyTorch cannot decompose the program: {reason}") from None
 
 
-def _floored(quotient: Expr) -> Expr:
-    from costgraph.ops.conv import whole_floor
+def _operator_name(operator: Any) -> str:
+    """``aten.diff.default`` as ``diff``; operators of other libraries by their whole name."""
+    library, _, rest = str(operator).partition(".")
+    return rest.partition(".")[0] if library == "aten" else f"torch.ops.{operator}"
 
-    return whole_floor(quotient)
+
+def _written_down(exported: Any, name: str) -> dict[str, Any]:
+    """The program as PyTorch saves it, without weights and sample inputs."""
+    try:
+        from torch._export.serde import schema, serialize
+    except ImportError:
+        raise ModelError("exported programs need: pip install 'costgraph[torch]'") from None
+    try:
+        writer = serialize.GraphModuleSerializer(exported.graph_signature, [])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = writer.serialize(exported.graph_module)
+            ranges = serialize.serialize_range_constraints(exported.range_constraints)
+    except Exception as error:
+        # PyTorch wraps what it cannot write in one class, with a traceback as its text.
+        cause = error.__cause__ or error
+        reason = clip(f"{type(cause).__name__}: {cause}".splitlines()[0], 160)[1:-1]
+        raise ModelError(f"{name}: PyTorch cannot write the program down: {reason}") from None
+    import torch
+
+    major, minor = schema.SCHEMA_VERSION
+    return {
+        "graph_module": _plain(module),
+        "range_constraints": _plain(ranges),
+        "schema_version": {"major": major, "minor": minor},
+        "torch_version": str(torch.__version__),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Objects of the schema as what JSON holds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        choice: Any = value
+        if hasattr(type(value), "create"):
+            return {str(choice.type): _plain(choice.value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return int(value) if isinstance(value, IntEnum) else value
 
 
 def _stated_names(exported: Any) -> dict[str, str]:
     """PyTorch's symbols and the names that ``torch.export.Dim`` gave them."""
     found: dict[str, str] = {}
-    for _, _, size in _dynamic(exported):
+    for size in _dynamic(exported):
         environment = size.node.shape_env
         given = getattr(environment, "source_name_to_debug_name", None) or {}
         places = getattr(environment, "var_to_sources", None) or {}
@@ -302,68 +245,20 @@ def _stated_names(exported: Any) -> dict[str, str]:
     return found
 
 
-def _guessed_names(exported: Any, known: Mapping[str, Any]) -> dict[str, str]:
-    """Symbols without a name that can only be the batch or the sequence.
-
-    The first axis of an operand of two axes or more, and the second of token ids.
-    """
-    found: dict[str, str] = {}
-    for value, axis, size in _dynamic(exported):
-        label = str(size.node.expr)
-        if label in known or label in found or len(value.shape) < 2:
-            continue
-        if axis == 0 and "batch" not in found.values():
-            found[label] = "batch"
-        elif axis == 1 and len(value.shape) == 2 and _kind(value).startswith("int"):
-            found[label] = "sequence"
-    return found
-
-
-def _dynamic(exported: Any) -> Iterator[tuple[Any, int, Any]]:
-    """(operand, axis, size) of each dynamic axis of an operand."""
+def _dynamic(exported: Any) -> Iterator[Any]:
+    """The sizes of operands that are symbols."""
     for node in exported.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and hasattr(value, "shape"):
-            for axis, size in enumerate(value.shape):
+            for size in value.shape:
                 if not isinstance(size, int) and size.node.expr.is_Symbol:
-                    yield value, axis, size
+                    yield size
 
 
-def _operator(target: str) -> str:
-    """``aten.add.Tensor`` as ``add``; operators of other libraries keep their whole name."""
-    library, _, rest = target.partition(".")
-    return rest.partition(".")[0] if library == "aten" else target
-
-
-def _role(spec: Any) -> str:
-    kind = str(spec.kind)
-    if "PARAMETER" in kind:
-        return "weight"
-    if "BUFFER" in kind:
-        return "weight" if spec.persistent else "table"
-    return "table" if "CONSTANT" in kind else "input"
-
-
-def _kind(value: Any) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _has_tensor(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(hasattr(v, "shape") for v in value)
-    return hasattr(value, "shape")
-
-
-def _scope(node: Any) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = ""
-    for entry in stack.values():
-        if isinstance(entry, tuple) and entry and isinstance(entry[0], str):
-            path = entry[0]
-    return path.removeprefix("L['self'].") if not path.startswith("_empty") else ""
-
-
-def _flat(items: Any) -> list[Any]:
-    if isinstance(items, (list, tuple)):
-        return [x for i in items for x in _flat(i)]
-    return [items]
+def _shared(exported: Any) -> dict[str, str]:
+    """Weights that are another's memory, to the first of that memory."""
+    return shared_places(
+        (name, (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape)))
+        for name, tensor in exported.state_dict.items()
+        if hasattr(tensor, "untyped_storage")
+    )

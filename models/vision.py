@@ -18,13 +18,13 @@ from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
-from costgraph.models.blocks.stack import embed, run
+from costgraph.models.blocks.stack import embed, positions_end, run
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.ops import Activation, SelectLast
 from costgraph.ops.image import Similarity
 from costgraph.ops.views import Reshape
 from costgraph.program import Phase, Program
-from costgraph.symbols import B, S, q
+from costgraph.symbols import B, G, S, q
 from costgraph.symbols import T as CONTEXT
 
 ONE = Integer(1)
@@ -42,6 +42,7 @@ class OnePass(ABC):
     def positions(self, style: Style) -> Expr:
         """Positions of the sequence or of the last grid, per image."""
 
+    @property
     def limits(self) -> tuple[Limit, ...]:
         """Bounds outside which the graph does not describe the model."""
         return ()
@@ -55,7 +56,18 @@ class OnePass(ABC):
         count = self.positions(style)
         bindings = ((q, count), (CONTEXT, count))
         phase = Phase("forward", self.graph(name, style), bindings, tokens=Integer(0))
-        return Program(name, (phase,), limits=self.limits())
+        return Program(name, (phase,), limits=self.limits)
+
+
+def of_image(program: Program, tokens: Expr | None, style: Style) -> Program:
+    """The program with ``G`` bound to the tokens of an image of the size that is asked for."""
+    if tokens is None or style.image is None:
+        return program
+    height, width = style.image
+    phases = tuple(p.with_binding(G, tokens) for p in program.phases)
+    return replace(program, phases=phases).assuming(
+        f"one image of {height} x {width} pixels makes G = {tokens} tokens"
+    )
 
 
 @dataclass(frozen=True)
@@ -154,8 +166,9 @@ class ImageText(OnePass):
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
 
+    @property
     def limits(self) -> tuple[Limit, ...]:
-        return (Limit(S, Integer(self.longest), "the model has no positions beyond"),)
+        return positions_end(S, self.longest)
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)

@@ -12,35 +12,41 @@ from costgraph.graph import Builder, Graph, Node, Origin
 from costgraph.machine import Machine
 from costgraph.ops.exits import Confidence
 from costgraph.passes import depth
-from costgraph.pipeline import Option, Outcome, Pass, number, option
+from costgraph.passes.layers import in_order
+from costgraph.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
+from costgraph.presence import EVERYONE, TOKENS, Presence
 from costgraph.program import Program
-from costgraph.regions import Repeat, Traffic
-from costgraph.symbols import B
+from costgraph.regions import Repeat
 from costgraph.tensor import Role, Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
+STEP = "step"
 
 
 @dataclass(frozen=True)
 class EarlyExit(Pass):
     """Splits the layers where tokens may leave; later parts run for those that are left.
 
-    Only decode steps exit. Weights and caches of all layers stay in memory.
+    Only decode steps exit, each of their tokens on its own. Weights and caches of all
+    layers stay in memory. The options describe one model, so a draft does not get them.
     """
 
     name: ClassVar[str] = "early-exit"
     title: ClassVar[str] = "let tokens leave the stack of layers early, by a distribution"
     formula: ClassVar[str] = (
-        "layers run: sum of 1 - F(l) per token; weights read: 1 - F(l)^B; "
-        "depth of a batch: sum of 1 - F(l)^B"
+        "layers run: sum of 1 - F(l) per token; of n = B·q tokens, weights read: 1 - F(l)^n; "
+        "depth of a batch: sum of 1 - F(l)^n; experts: E·(1 - (1 - (1 - F(l))·k/E)^n)"
     )
     source: ClassVar[str] = (
         "CALM, arXiv 2207.07061; FREE, arXiv 2310.05424; SkipDecode, arXiv 2307.02628"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "sequences of a batch exit independently of one another",
+        "tokens of a step exit independently of one another",
         "expected work and traffic stand inside the maxima: a lower bound of the expected time",
     )
+
+    stage: ClassVar[Stage] = Stage.DEPTH
+    inherited: ClassVar[bool] = False
 
     distribution: str = option(
         "word", "two-exit", "where tokens leave",
@@ -63,7 +69,10 @@ class EarlyExit(Pass):
         "computed later together with other tokens",
         choices=("none", "project", "recompute"),
     )  # fmt: skip
-    together: Expr = option("number", ONE, "recompute: tokens computed at once", minimum=1)
+    together: Expr | str = option(
+        "number", STEP, "recompute: tokens computed at once; 'step': those that left in one step",
+        minimum=1, choices=(STEP,),
+    )  # fmt: skip
     batch: str = option(
         "word", "compact", "those left go on alone, or all run until the last one leaves",
         choices=("compact", "all"),
@@ -77,6 +86,9 @@ class EarlyExit(Pass):
                 continue
             phases.append(replace(phase, graph=self._split(phase.graph)))
             hits.append(phase.name)
+        if not hits:
+            miss = Miss(self.name, program.name, "there are no decode steps to leave early")
+            return Outcome(program, (), (miss,))
         return Outcome(replace(program, phases=tuple(phases)), tuple(hits))
 
     def left(self, layers: int) -> tuple[Expr, ...]:
@@ -107,60 +119,75 @@ class EarlyExit(Pass):
         return depth.two_exit(layers, _int(self.exit) or layers // 2, self.p)
 
     def _split(self, graph: Graph) -> Graph:
-        regions = [n for n in graph.nodes if isinstance(n.op, Repeat)]
-        if len(regions) != 1:
-            raise PipelineError("early-exit needs a model whose layers are all alike")
-        node, region = regions[0], regions[0].op
-        assert isinstance(region, Repeat)
-        if any(isinstance(n.op, Repeat) for n in region.body.nodes):
-            raise PipelineError("early-exit needs a model whose layers are all alike")
-        if not region.count.is_Integer or not region.traffic.is_full:
-            raise PipelineError(f"early-exit cannot split {region.count} layers: use numbers")
+        flat, layers = in_order(graph, self.name)
+        counts = [region.op.count for region in layers if isinstance(region.op, Repeat)]
+        if not all(count.is_Integer for count in counts):
+            raise PipelineError(
+                f"early-exit cannot split {', '.join(map(str, counts))} layers: use numbers"
+            )
+        runs = depth.segments(self.left(sum(map(int, counts))))
         nodes: list[Node] = []
-        for other in graph.nodes:
-            if other is not node:
+        for other in flat.nodes:
+            if other in layers:
+                within = _within(runs, layers, other)
+                nodes.extend(self._parts(flat, other, within, len(layers) == 1))
+            else:
                 nodes.append(other)
-                continue
-            nodes.extend(self._parts(graph, node, region))
-        return replace(graph, nodes=tuple(nodes))
+        return replace(flat, nodes=tuple(nodes))
 
-    def _parts(self, graph: Graph, node: Node, region: Repeat) -> list[Node]:
-        """The layers as runs of equal share, exits and propagation between them."""
-        runs = depth.segments(self.left(int(region.count)))
+    def _parts(
+        self, graph: Graph, node: Node, runs: list[tuple[int, int, Expr, bool]], alone: bool
+    ) -> list[Node]:
+        """One region as runs of equal share, exits and propagation between them.
+
+        ``alone``: it holds all layers of the model.
+        """
+        region = node.op
+        assert isinstance(region, Repeat)
         made: list[Node] = []
         state, previous = node.inputs[0], node.inputs[0]
         origin = Origin((node.name,), self.name)
-        for index, (count, share) in enumerate(runs):
-            final = index == len(runs) - 1
-            name = node.outputs[0].name if final else f"{node.name}.{index}"
+        for place, (index, count, share, ends) in enumerate(runs):
+            final = place == len(runs) - 1
+            name = node.outputs[0].name if final else f"{node.name}.{place}"
             outputs = tuple(t.renamed(name) for t in node.outputs)
-            op = replace(region, count=Integer(count), traffic=self._traffic(share))
-            label = node.name if len(runs) == 1 else f"{node.name}.{index}"
+            op = replace(region, count=Integer(count), presence=self._presence(share))
+            label = node.name if len(runs) == 1 else f"{node.name}.{place}"
             made.append(Node(label, op, (state, *node.inputs[1:]), outputs, origin))
             previous, state = state, name
-            if not final and self.confidence != "none":
-                made.append(self._exit(graph, index, state, previous, self._traffic(share)))
+            if ends and self.confidence != "none":
+                made.append(self._exit(graph, region, index, state, previous, share))
             if share != 0 and self.propagate != "none":
-                made.append(self._caches(node, region, index, count, share, previous))
+                suffix = f"{index}" if alone else f"{index}.{node.name}"
+                made.append(self._caches(node, region, suffix, count, share, previous))
         return made
 
-    def _traffic(self, share: Expr) -> Traffic:
-        """What runs once ``share`` of the tokens has left."""
+    def _presence(self, share: Expr) -> Presence:
+        """Who runs once ``share`` of the tokens has left."""
         if share == 0:
-            return Traffic()
-        stay = 1 - share
+            return EVERYONE
         if self.distribution == "schedule":  # all sequences leave at the same depth
-            return Traffic(stay, stay, stay, stay)
-        some = 1 - share**B
+            return Presence(runs=1 - share)
         if self.batch == "all":
-            return Traffic(some, some, some, some)
-        return Traffic(stay, some, stay, stay)
+            return Presence(runs=1 - share**TOKENS)
+        return Presence(tokens=1 - share)
 
-    def _exit(self, graph: Graph, index: int, state: str, previous: str, traffic: Traffic) -> Node:
+    def _absence(self, share: Expr) -> Presence:
+        """Who is computed later once ``share`` of the tokens has left."""
+        at_once = None if self.propagate == "project" or self.together == STEP else self.together
+        assert at_once is None or isinstance(at_once, Expr)
+        if self.distribution == "schedule":
+            return Presence(runs=share, together=at_once)
+        if self.batch == "all":  # tokens skip a layer only if all of them do
+            return Presence(runs=share**TOKENS, together=at_once)
+        return Presence(tokens=share, together=at_once)
+
+    def _exit(
+        self, graph: Graph, region: Repeat, index: int, state: str, previous: str, share: Expr
+    ) -> Node:
         """The confidence estimate behind one run of layers."""
         head = _head(graph)
         body = Builder("exit")
-        region = next(n.op for n in graph.nodes if isinstance(n.op, Repeat))
         x = body.source(region.body.inputs[0].renamed("state"))
         if self.confidence == "cosine":
             other = body.source(region.body.inputs[0].renamed("previous"))
@@ -172,35 +199,49 @@ class EarlyExit(Pass):
         body.add("confidence", Confidence(self.confidence), x, other)
         # A classifier brings a weight of its own; the head's is counted already.
         own = ONE if self.confidence == "classifier" else ZERO
-        op = Repeat(body.build(x), ONE, 1, traffic, own)
+        op = Repeat(body.build(x), ONE, 1, self._presence(share), own, rounds="other")
         output = region.body.inputs[0].renamed(f"exit.{index}.state")
         return Node(f"exit.{index}", op, operands, (output,), Origin((), self.name))
 
     def _caches(
-        self, node: Node, region: Repeat, index: int, count: int, share: Expr, state: str
+        self, node: Node, region: Repeat, index: str, count: int, share: Expr, state: str
     ) -> Node:
         """Keys and values of skipped layers for the tokens that have left."""
-        together = self.batch == "all" or self.distribution == "schedule"
-        if self.batch == "all":
-            share = share**B  # tokens skip a layer only if all of them do
-        reads = share if together else 1 - (1 - share) ** B
         if self.propagate == "recompute":
-            body = region.body
-            traffic = Traffic(share, reads / self.together, share, share)
-            label = f"recompute.{index}"
+            body, label = region.body, f"recompute.{index}"
         else:
-            body = _cache_part(region.body)
-            traffic = Traffic(share, reads, share, share)
-            label = f"propagate.{index}"
+            body, label = _cache_part(node.name, region.body), f"propagate.{index}"
         wanted = {t.name for t in body.inputs}
         operands = tuple(
             given
             for given, inner in zip((state, *node.inputs[1:]), region.body.inputs, strict=True)
             if inner.name in wanted
         )
-        op = Repeat(body, Integer(count), 1, traffic, ZERO)
+        op = Repeat(body, Integer(count), 1, self._absence(share), ZERO, rounds="other")
         results = tuple(body.tensors[o].renamed(f"{label}.{i}") for i, o in enumerate(body.outputs))
         return Node(label, op, operands, results, Origin((node.name,), self.name))
+
+
+def _within(
+    runs: tuple[tuple[int, Expr], ...], layers: tuple[Node, ...], node: Node
+) -> list[tuple[int, int, Expr, bool]]:
+    """The runs of one region: (number of the run, layers, share that left, exit behind)."""
+    first = 0
+    for region in layers:
+        assert isinstance(region.op, Repeat)
+        last = first + int(region.op.count)
+        if region is node:
+            break
+        first = last
+    found: list[tuple[int, int, Expr, bool]] = []
+    at = 0
+    for index, (count, share) in enumerate(runs):
+        inside = min(at + count, last) - max(at, first)
+        if inside > 0:
+            ends = at + count <= last and index < len(runs) - 1
+            found.append((index, inside, share, ends))
+        at += count
+    return found
 
 
 def _head(graph: Graph) -> Tensor:
@@ -211,17 +252,17 @@ def _head(graph: Graph) -> Tensor:
     raise PipelineError("early-exit: the model has no head to measure confidence with")
 
 
-def _cache_part(body: Graph) -> Graph:
+def _cache_part(region: str, body: Graph) -> Graph:
     """The part of a layer that makes keys and values: what the appends need.
 
     Raises:
-        PipelineError: a fused kernel makes them together with other results.
+        PipelineError: the layer keeps something else, or nothing.
     """
     appends = [n for n in body.nodes if n.op.kind == "kv-append"]
-    if not appends:
+    if not appends or any(t.role is Role.STATE for t in body.sources):
         raise PipelineError(
-            "propagate=project must come before fuse: the layers' projections "
-            "are already one kernel"
+            f"propagate=project: the layers {region!r} keep a state, or no keys and values that "
+            "a token which left could still get"
         )
     needed = {name for n in appends for name in n.inputs}
     kept: list[Node] = []

@@ -12,7 +12,7 @@ from sympy import Expr, Integer
 
 from costgraph.graph import Graph, Node, Origin
 from costgraph.machine import Machine
-from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
 from costgraph.runs import Run, runs_of
@@ -31,6 +31,7 @@ class Fold(Pass):
     title: ClassVar[str] = "repeated layers of an imported graph as one region with a count"
     formula: ClassVar[str] = "cost(layer 1) + … + cost(layer k) = k · cost(layer)"
     source: ClassVar[str] = "exact: equal layers only"
+    stage: ClassVar[Stage] = Stage.FOLDING
 
     shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
 

@@ -20,7 +20,8 @@ from costgraph.ops import (
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
-from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.ops.quant import QuantizeTo
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
 from costgraph.tensor import Role
@@ -60,6 +61,7 @@ class Fuse(Pass):
         "DeepFusion, arXiv 2207.00032"
     )
     assumptions: ClassVar[tuple[str, ...]] = ("fused kernels reach the same peaks as their parts",)
+    stage: ClassVar[Stage] = Stage.KERNELS
 
     attention: str = option(
         "word", "flash", "tiled attention, or scores in memory", choices=("flash", "none")
@@ -111,6 +113,19 @@ def kinds(node: Node) -> frozenset[str]:
     return frozenset({node.op.kind})
 
 
+def _row_wise(node: Node) -> str:
+    """What of a node needs a whole row before it can start: a norm, a scale; or nothing."""
+    inside = node.op.body.nodes if isinstance(node.op, Fused) else (node,)
+    for inner in inside:
+        if inner.op.kind in NORMS:
+            return "a norm"
+        if isinstance(inner.op, QuantizeTo):
+            group = inner.op.format.group
+            if group is None or (group <= TILE) is not true:
+                return "a scale found at run time"
+    return ""
+
+
 def family(node: Node) -> str:
     """What a node is to the rules: the heaviest thing inside it."""
     inside = kinds(node)
@@ -156,8 +171,8 @@ class Chain:
             producer = graph.producer.get(operand)
             if producer is None:
                 continue
-            if family(producer) == "product" and kinds(node) & NORMS:
-                reason = f"a norm needs whole rows, {producer.name!r} makes tiles"
+            if family(producer) == "product" and (what := _row_wise(node)):
+                reason = f"{what} needs whole rows, {producer.name!r} makes tiles"
                 continue
             if family(producer) not in self.producers:
                 continue

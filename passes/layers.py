@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError, PipelineError, clip
 from costgraph.graph import Graph, Node
 from costgraph.ops.conv import Conv
 from costgraph.ops.fused import Fused
@@ -129,7 +129,7 @@ def written_out(graph: Graph) -> Graph:
             region.count.is_Integer
             and region.carried == len(node.outputs) == len(body.outputs)
             and region.shared_instances is None
-            and region.traffic.is_full
+            and region.presence.is_full
             and not body.persistent
             and all(isinstance(n.op, Repeat) for n in body.nodes)
         )
@@ -157,6 +157,41 @@ def written_out(graph: Graph) -> Graph:
             carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
             names.update({old: names[new] for old, new in carried})
     return replace(graph, nodes=tuple(nodes))
+
+
+def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph with its layers as regions, one after the other, and these regions.
+
+    Patterns are written out. ``who`` needs it, for the message.
+
+    Raises:
+        PipelineError: where a layer stands is not known, or layers are no plain chain.
+    """
+    try:
+        flat = written_out(graph) if patterned(graph) else graph
+    except InputError as error:
+        raise PipelineError(f"{who}: {error}") from None
+    found = [(n, n.op) for n in flat.nodes if isinstance(n.op, Repeat) and n.op.rounds != "other"]
+    if not found:
+        raise PipelineError(f"{who}: {graph.name!r} has no repeated layers")
+    for node, region in found:
+        if region.rounds == "gathered":
+            raise PipelineError(
+                f"{who}: layers of {graph.name!r} are gathered by kind ({node.name!r} …): which "
+                "stand early is not known"
+            )
+        if not region.presence.is_full:
+            raise PipelineError(f"{who}: tokens leave the layers of {graph.name!r} early already")
+        if region.shared_instances is not None or not region.carried == len(node.outputs) == 1:
+            raise PipelineError(
+                f"{who}: layers of {node.name!r} share weights or hand on more than one result"
+            )
+    for (before, _), (after, _) in pairwise(found):
+        if after.inputs[0] != before.outputs[0].name:
+            raise PipelineError(
+                f"{who}: something stands between {before.name!r} and {after.name!r}"
+            )
+    return flat, tuple(node for node, _ in found)
 
 
 def row_of(graph: Graph, tensor: Tensor) -> Expr:

@@ -8,13 +8,13 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
-from costgraph.graph import Node
+from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.base import Op
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.paged import PagedKVAppend, Paging
-from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.rewrite import rebuild
 from costgraph.tensor import Tensor
@@ -38,6 +38,7 @@ class PageKV(Pass):
         "Kwon et al., arXiv 2309.06180; kernel factors of 1.20 to 1.26 are measured there"
     )
     assumptions: ClassVar[tuple[str, ...]] = ()
+    stage: ClassVar[Stage] = Stage.CACHES
 
     block: Expr = option("number", Integer(16), "tokens per block", minimum=1)
     waste: str = option(
@@ -54,19 +55,31 @@ class PageKV(Pass):
         )
         hits: list[str] = []
 
-        def paged(node: Node, operands: tuple[Tensor, ...]) -> Op:
-            op = node.op
-            if isinstance(op, PagedKVAppend):
-                raise PipelineError("page-kv: the caches are paged already")
-            if isinstance(op, KVAppend):
-                hits.append(node.name)
-                return PagedKVAppend(op.window, paging)
-            if isinstance(op, (AttentionScores, AttentionValues, FlashAttention)):
+        def rewritten(graph: Graph) -> Graph:
+            caches: set[str] = set()
+
+            def paged(node: Node, operands: tuple[Tensor, ...]) -> Op:
+                op = node.op
+                if isinstance(op, PagedKVAppend):
+                    raise PipelineError("page-kv: the caches are paged already")
+                if isinstance(op, KVAppend):
+                    hits.append(node.name)
+                    caches.update(t.name for t in node.outputs)
+                    return PagedKVAppend(op.window, paging)
+                if not isinstance(op, (AttentionScores, AttentionValues, FlashAttention)):
+                    return op
+                # Attention without a cache, or over one that is written whole, has no table.
+                if caches.isdisjoint(t.name for t in operands):
+                    return op
                 hits.append(node.name)
                 return replace(op, paging=paging)
-            return op
 
-        made = program.rewritten(lambda g: rebuild(g, paged))
+            return rebuild(graph, paged)
+
+        made = program.rewritten(rewritten)
+        if not hits:
+            miss = Miss(self.name, program.name, "no cache grows by the step: nothing to page")
+            return Outcome(program, (), (miss,))
         if self.sharers != 1:
             made = made.assuming(
                 "a shared prefix saves memory; its prefill and its reads are still counted "
@@ -74,5 +87,4 @@ class PageKV(Pass):
             )
         if self.waste == "expected":
             made = made.assuming("sequences end anywhere in their last block with equal chance")
-        misses = () if hits else (Miss(self.name, program.name, "there is no cache to page"),)
-        return Outcome(made, tuple(dict.fromkeys(hits)), misses)
+        return Outcome(made, tuple(dict.fromkeys(hits)))

@@ -22,9 +22,10 @@ from costgraph.ops.quant import (
     QuantizeTo,
     QuantLinear,
 )
+from costgraph.ops.tokens import Embedding
 from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
 from costgraph.passes.layers import Keep, parse_keep, patterned, row_of, segments, written_out
-from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
 from costgraph.tensor import Role, Tensor
@@ -39,9 +40,10 @@ NONE = "none"
 class Quantize(Pass):
     """Stores weights, activations and caches in narrower formats.
 
-    Weights are tensors of role weight with two or more dimensions (projections,
-    embedding tables): norms and biases stay. A weight that meets a wide
-    activation is converted in the kernel that loads it, 2 FLOP per element.
+    Weights are those that products and look-ups convert as they load them (projections,
+    kernels of convolutions, embedding tables): norms, biases, tables of relative
+    positions and parameters of scans stay. A weight that meets a wide activation is
+    converted in the kernel that loads it, 2 FLOP per element.
     Activations are narrowed in front of the projections; results, residuals,
     norms and attention stay in 16 bit. Caches are narrowed as they are
     appended to and converted where attention reads them.
@@ -58,6 +60,8 @@ class Quantize(Pass):
         "quantisation: operands are converted once per kernel, 2 FLOP per element on the "
         "vector engine",
     )
+
+    stage: ClassVar[Stage] = Stage.FORMATS
 
     preset: str = option("word", NONE, "formats by one name", choices=tuple(PRESETS))
     weights: str = option("word", NONE, "format of weights", choices=(NONE, *WEIGHTS))
@@ -171,7 +175,7 @@ class Quantize(Pass):
 def _number(name: str, value: Any, kind: str) -> Expr:
     try:
         found = sympy.nsimplify(value, rational=True) if isinstance(value, float) else value
-        made = sympy.sympify(found)
+        made = sympy.sympify(found, strict=True)  # never a text
     except (TypeError, ValueError, sympy.SympifyError):
         made = None
     if not isinstance(made, Expr) or isinstance(value, (str, bool)):
@@ -244,10 +248,9 @@ class _Rewrite:
     def graph(self, graph: Graph) -> Graph:
         if self.top and self.plan.numbers_layers and patterned(graph):
             graph = written_out(graph)
-        sources = tuple(
-            self._source(t, _users(graph, t.name), row_of(graph, t)) for t in graph.sources
-        )
+        sources = tuple(self._source(graph, t) for t in graph.sources)
         tensors = {t.name: t for t in sources}
+        narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
         feeds = self._feeds(graph)
         folded = {} if self.plan.made_by.dynamic else self._foldable(graph, feeds)
         narrow: dict[str, str] = {name: name for name in folded}
@@ -272,10 +275,14 @@ class _Rewrite:
                 inner = replace(self, top=False).graph(body)
                 add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
                 continue
+            if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:
+                # Rows are converted as they are gathered; they never pass on narrow.
+                result = node.op.result or node.outputs[0].dtype
+                node = replace(node, op=replace(node.op, result=result))
             if node.name not in feeds:
                 if node.outputs and node.outputs[0].name in folded:
-                    narrowed = NarrowResult(node.op, folded[node.outputs[0].name])
-                    node = replace(node, op=narrowed, origin=self._origin(node))
+                    stored = NarrowResult(node.op, folded[node.outputs[0].name])
+                    node = replace(node, op=stored, origin=self._origin(node))
                 add(node)
                 continue
             x = node.inputs[0]
@@ -301,17 +308,20 @@ class _Rewrite:
 
     # --- sources
 
-    def _source(self, tensor: Tensor, users: tuple[str, ...], row: Expr) -> Tensor:
+    def _source(self, graph: Graph, tensor: Tensor) -> Tensor:
         scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
             return tensor
-        if self.plan.stays((tensor.name, *users), self.layer):
+        if self.plan.stays((tensor.name, *_users(graph, tensor.name)), self.layer):
             self._miss(tensor.name, "in the keep list")
+            return tensor
+        if tensor.role is Role.WEIGHT and not _is_converted(graph, tensor.name):
+            self._miss(tensor.name, "no matrix of a product and no table of a look-up")
             return tensor
         if not _is_wide(tensor.dtype):
             self._miss(tensor.name, f"already stored as {tensor.dtype}")
             return tensor
-        made = scheme.over(row)
+        made = scheme.over(row_of(graph, tensor))
         fraction = self.plan.made_by.outliers
         if tensor.role is Role.WEIGHT and fraction != 0:
             if self.plan.activations is not None:
@@ -401,15 +411,22 @@ class _Rewrite:
     def _ranges(self, graph: Graph) -> dict[str, list[tuple[Expr, Expr, bool]]]:
         """Regions to cut: (first layer, layers, stays wide) of each part."""
         made_by, regions = self.plan.made_by, []
+        if not self.top or not self.plan.numbers_layers:
+            return {}
         for node in graph.nodes:
-            if isinstance(node.op, Repeat):
+            if isinstance(node.op, Repeat) and node.op.rounds != "other":
                 regions.append((node.name, node.op.count))
-        if not self.top or not regions:
+                if node.op.rounds == "gathered":
+                    raise InputError(
+                        f"quantize: layers of {graph.name!r} are gathered by kind "
+                        f"({node.name!r} …): their numbers are not known"
+                    )
+        if not regions:
             return {}
         cuts = segments(regions, made_by.first, made_by.last, self.plan.keep)
         for node in graph.nodes:
             region = node.op
-            if not isinstance(region, Repeat) or len(cuts[node.name]) == 1:
+            if not isinstance(region, Repeat) or len(cuts.get(node.name, ())) <= 1:
                 continue
             whole = region.shared_instances is None
             if not whole or region.carried != len(node.outputs):
@@ -453,6 +470,22 @@ def _users(graph: Graph, name: str) -> tuple[str, ...]:
         else:
             found.append(node.name)
     return tuple(found)
+
+
+def _is_converted(graph: Graph, name: str) -> bool:
+    """True if every user of a weight converts it as it loads it; views pass it on."""
+    users = graph.consumers[name]
+    for user in users:
+        body = getattr(user.op, "body", None)
+        if isinstance(body, Graph) and name in body.consumers:
+            if not _is_converted(body, name):
+                return False
+        elif user.op.is_view:
+            if not all(_is_converted(graph, t.name) for t in user.outputs):
+                return False
+        elif any(n == name and i not in user.op.converted for i, n in enumerate(user.inputs)):
+            return False
+    return bool(users)
 
 
 def _is_wide(dtype: DType) -> bool:

@@ -24,7 +24,7 @@ from costgraph.passes.recognise_attention import (
     WeightMatrix,
 )
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
-from costgraph.pipeline import Miss, Outcome, Pass, option
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
 from costgraph.rewrite import Rule, live, rewrite_graph
@@ -41,6 +41,7 @@ class Recognise(Pass):
     title: ClassVar[str] = "find attention, norms, rotary embedding and gates in imported graphs"
     formula: ClassVar[str] = "the same products; element-wise work counted as one operation"
     source: ClassVar[str] = "patterns of published model code and of exporters' decompositions"
+    stage: ClassVar[Stage] = Stage.RECOGNITION
 
     mask: str = option("word", "skip", "how causal attention counts", choices=("skip", "compute"))
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.errors import InputError, PipelineError, clip
-from costgraph.graph import Builder, Graph
+from costgraph import pipeline
+from costgraph.errors import CostgraphError, PipelineError, clip, nearest
+from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
-from costgraph.models import load_model
-from costgraph.ops import Activation, Add, Linear, Sample, SelectLast
+from costgraph.models.encoder import at_rest
+from costgraph.ops import SelectLast
+from costgraph.ops.attention import Branches
+from costgraph.ops.base import Op
 from costgraph.passes.acceptance import (
     chain_tokens,
     independent_tokens,
@@ -20,38 +24,35 @@ from costgraph.passes.acceptance import (
     tree_tokens,
     whole,
 )
-from costgraph.pipeline import Miss, Option, Outcome, Pass, number, option
+from costgraph.passes.drafts import (
+    first_layers,
+    heads,
+    is_windowed,
+    keeps_state,
+    loaded,
+    stepping,
+)
+from costgraph.passes.rounds import Round, branching
+from costgraph.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
 from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
+from costgraph.rewrite import rebuild
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role, Tensor
+from costgraph.tensor import Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round does, per sequence.
-
-    Attributes:
-        steps: draft steps; ``width`` drafted positions in each.
-        verified: positions that the target processes at once.
-        tokens: expected tokens emitted.
-    """
-
-    steps: Expr
-    width: Expr
-    verified: Expr
-    tokens: Expr
+SKIP, HEADS = "skip", "heads"
+#: Longest drafts, and most of them.
+MOST = 1024
 
 
 @dataclass(frozen=True)
 class Speculative(Pass):
-    """Decode steps become rounds of ``γ`` draft steps and one verification.
+    """Decode steps become rounds of draft steps and one verification.
 
-    The draft is a second model, the target with fewer layers, or extra heads.
-    The target verifies at ``q = γ + 1`` in the same step graph; both models and
-    both caches are resident.
+    The draft is a second model, the target with fewer layers, or extra heads. The target
+    verifies the last token and all drafted ones in the same step graph; both models and
+    both caches are resident. Whatever the pipeline does to the target it does to the draft
+    as well, wherever it is written; ``inherit`` and ``draft-passes`` say otherwise.
     """
 
     name: ClassVar[str] = "speculative"
@@ -67,11 +68,16 @@ class Speculative(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "drafted tokens are accepted independently of one another",
         "rounds are counted by their expected number; a draft step costs what it costs at the "
-        "mean context of its round",
+        "mean context of its round, and the first one forwards one token",
     )
+    stage: ClassVar[Stage] = Stage.DECODING
+    inherited: ClassVar[bool] = False
 
     draft: str = option(
-        "word", "skip", "a shipped model, 'skip' (the target with fewer layers) or 'heads'"
+        "text",
+        SKIP,
+        "a shipped model or the path of a config.json; 'skip' (the target with fewer layers) or "
+        "'heads'",
     )
     gamma: Expr | str = option(
         "number", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -82,6 +88,14 @@ class Speculative(Pass):
     drafts: Expr = option("number", ONE, "independent drafts verified together", minimum=1)
     tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
     layers: Expr = option("number", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    draft_passes: str = option(
+        "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
+        "their name",
+    )  # fmt: skip
+    inherit: str = option(
+        "word", "all", "passes of the target that the draft gets as well: all, none, or names: "
+        "fuse|page-kv",
+    )  # fmt: skip
     batch: str = option(
         "word", "ragged", "sequences advance each by its own count, or all by the least",
         choices=("ragged", "sync"),
@@ -91,127 +105,205 @@ class Speculative(Pass):
         "number", Integer(2048), "context at which 'optimal' is decided", minimum=1
     )
 
-    #: How a searched option was decided; no option, and no part of the text.
+    #: How a searched option was decided, and the draft where it is loaded already; no
+    #: options, and no part of the text.
     note: str = ""
+    ready: Program | None = field(default=None, compare=False, repr=False)
 
     @property
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return self.gamma == "optimal"
 
+    def prepared(self, program: Program, machine: Machine) -> Speculative:
+        if self.draft in (SKIP, HEADS):
+            return self
+        return replace(self, ready=self._draft(program, machine, ZERO))
+
     def run(self, program: Program, machine: Machine) -> Outcome:
         if self.gamma == "optimal":
             raise PipelineError("gamma=optimal needs a machine to be decided on; use compile")
-        if any(p.tokens != 1 or p.weight != 1 for p in program.phases):
-            raise PipelineError("speculative: the program already emits several tokens per step")
+        try:
+            target = stepping(program)
+        except PipelineError as error:
+            raise PipelineError(f"speculative: {error}") from None
         round_ = self.round()
-        if round_.steps == 0:
+        if round_.depth == 0:
             reason = self.note or "gamma is 0"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
+        draft = self.ready or self._draft(program, machine, round_.depth)
+        graphs = (target.graph, stepping(draft).graph)
+        stateful = any(map(keeps_state, graphs))
+        if round_.nodes and stateful:
+            raise PipelineError(
+                "speculative: a recurrent state follows one branch: drafts and trees need caches"
+            )
         phases = tuple(
-            made for phase in program.phases for made in self._rewritten(program, phase, round_)
+            made
+            for phase in program.phases
+            for made in (
+                self._beside(phase, draft)
+                if phase.span is None
+                else self._round(phase, stepping(draft), round_)
+            )
         )
-        made = replace(program, phases=phases)
-        if any(_has_state(phase.graph) for phase in program.phases):
+        made = replace(
+            program,
+            phases=phases,
+            limits=tuple(dict.fromkeys((*program.limits, *draft.limits))),
+            notes=(*program.notes, *(f"draft: {n}" for n in draft.notes)),
+        ).assuming(*draft.assumptions)
+        if stateful:
             made = made.assuming(
                 "recurrent states are restored without cost where drafted tokens are rejected"
             )
-        return Outcome(made.assuming(self.note) if self.note else made, ("decode",))
+        if self.draft not in (SKIP, HEADS):
+            made = made.assuming(
+                "the draft reads the prompt before the first token comes out: the time to the "
+                "first token contains it"
+            )
+            if any(s.mask for s in round_.steps) and is_windowed(graphs[1]):
+                made = made.assuming(
+                    "rows of other branches count into the window of the draft's cache"
+                )
+            if {p.name for p in program.phases} - {p.name for p in draft.phases}:
+                made = made.assuming(
+                    "the draft sees no images: their places in its prompt are rows like others"
+                )
+        missed = pipeline.Trace(pipeline.history(draft)).misses
+        misses = tuple(replace(m, node=f"draft: {m.node}") for m in missed)
+        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), misses)
 
     def round(self) -> Round:
-        """Steps, widths and expected tokens of one round.
+        """The steps, nodes and expected tokens of one round.
 
         Raises:
             PipelineError: the options contradict one another.
         """
         alpha, gamma = self.alpha, self.gamma
         assert isinstance(gamma, Expr)
+        for name, value in (("gamma", gamma), ("drafts", self.drafts)):
+            if value.is_number and not (value.is_Integer and value <= MOST):
+                raise PipelineError(f"{name} must be a whole number up to {MOST}, not {value}")
         if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
             raise PipelineError("alphas, tree and drafts exclude one another")
         if self.batch == "sync":
             if self.alphas or self.tree or self.drafts != 1:
                 raise PipelineError("batch=sync is only defined for one chain of constant alpha")
-            return Round(gamma, ONE, gamma + 1, synchronous_tokens(alpha, gamma, B))
+            return Round(gamma, synchronous_tokens(alpha, gamma, B))
         if self.tree:
             widths = _tree(self.tree)
-            nodes = [1]
+            nodes = [ONE]
             for m in widths:
                 nodes.append(nodes[-1] * m)
-            total = sum(nodes[1:])
-            steps = Integer(len(widths))
-            return Round(
-                steps, Integer(total) / steps, Integer(total + 1), tree_tokens(alpha, widths)
-            )
+            return branching(Integer(len(widths)), tree_tokens(alpha, widths), nodes[1:])
         if self.alphas:
             given = _alphas(self.alphas)
-            steps = Integer(len(given))
-            return Round(steps, ONE, steps + 1, position_tokens(given))
+            return Round(Integer(len(given)), position_tokens(given))
         if self.drafts != 1:
-            whole(gamma)
             tokens = independent_tokens(alpha, gamma, self.drafts)
-            return Round(gamma, self.drafts, self.drafts * gamma + 1, tokens)
-        return Round(gamma, ONE, gamma + 1, chain_tokens(alpha, gamma))
+            return branching(gamma, tokens, [self.drafts] * whole(gamma))
+        return Round(gamma, chain_tokens(alpha, gamma))
 
-    def _rewritten(self, program: Program, phase: Phase, round_: Round) -> list[Phase]:
-        draft = self._draft(phase)
-        own_memory = self.draft != "skip"
-        beside = (draft,) if own_memory else ()
-        if phase.span is None:
-            made = [replace(phase, resident=(*phase.resident, *beside))]
-            if own_memory and self.draft != "heads":
-                made.append(
-                    replace(
-                        phase,
-                        name=f"draft-{phase.name}",
-                        graph=draft,
-                        tokens=ZERO,
-                        resident=(phase.graph,),
-                    )
+    # --- the draft
+
+    def _draft(self, program: Program, machine: Machine, depth: Expr) -> Program:
+        """The draft program, as the passes that are meant for it leave it."""
+        if self.draft == SKIP:
+            if self.draft_passes:
+                raise PipelineError(
+                    "draft-passes: a 'skip' draft is made of the target's layers as they are; "
+                    "name the model as its own draft to treat it differently"
                 )
-            return made
+            return first_layers(program, self.layers)
+        past = pipeline.history(program)
+        source = past[0].before if past else program
+        own, inherited = self._own(), self._inherited(past)
+        names = {p.name for p in own}
+        start = heads(source, depth) if self.draft == HEADS else loaded(self.draft, source)
+        passes = (*(p for p in inherited if p.name not in names), *own)
+        try:
+            return pipeline.run(start, passes, machine)[0]
+        except CostgraphError as error:
+            hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
+            raise PipelineError(f"draft: {error}{hint}") from None
+
+    def _own(self) -> tuple[Pass, ...]:
+        from costgraph.passes import PASSES
+
+        own = pipeline.parse(self.draft_passes, PASSES)
+        if any(p.stage is Stage.DECODING for p in own):
+            raise PipelineError("draft-passes: a draft does not speculate itself")
+        return own
+
+    def _inherited(self, past: Sequence[pipeline.Step]) -> tuple[Pass, ...]:
+        """What the draft gets of the target's passes, in the order in which they ran."""
+        found = tuple(s.made_by for s in past if s.made_by.inherited)
+        if self.inherit == "all":
+            return found
+        if self.inherit == "none":
+            return ()
+        names = self.inherit.split("|")
+        there = [p.name for p in found]
+        for name in names:
+            if name not in there:
+                raise PipelineError(
+                    f"inherit: the pipeline has no pass {clip(name)} that a draft could get"
+                    f"{nearest(name, (*there, 'all', 'none'))}"
+                )
+        return tuple(p for p in found if p.name in names)
+
+    # --- phases
+
+    def _beside(self, phase: Phase, draft: Program) -> list[Phase]:
+        """A phase in front of decoding, and the draft's own one behind it."""
+        if self.draft == SKIP:
+            return [phase]  # a draft made of the target's own layers holds nothing besides
+        twin = next((p for p in draft.phases if p.name == phase.name), None)
+        if twin is None:
+            resting = at_rest(stepping(draft).graph)
+            return [replace(phase, resident=(*phase.resident, resting, *stepping(draft).resident))]
+        return [
+            replace(phase, resident=(*phase.resident, twin.graph, *twin.resident)),
+            replace(
+                twin,
+                name=f"draft-{phase.name}",
+                tokens=ZERO,
+                resident=(*twin.resident, phase.graph, *phase.resident),
+            ),
+        ]
+
+    def _round(self, phase: Phase, draft: Phase, round_: Round) -> list[Phase]:
+        """The decode steps as draft steps and verification."""
         share = 1 / round_.tokens
-        heads = self.draft == "heads"
-        middle = ZERO if heads else (round_.steps - 1) / 2
-        drafting = Phase(
-            "draft",
-            draft,
-            ((q, ONE if heads else round_.width), (T, T + middle)),
-            phase.span,
-            ZERO,
-            share if heads else round_.steps * share,
-            # A draft made of the target's own layers holds nothing besides them.
-            (phase.graph,) if own_memory else (),
-        )
+        own = self.draft != SKIP
+        held = (*draft.resident, phase.graph, *phase.resident) if own else phase.resident
+        drafting = []
+        for index, steps in enumerate(round_.steps, start=1):
+            drafting.append(
+                Phase(
+                    "draft" if index == 1 else f"draft-{index}",
+                    _under(draft.graph, steps.mask),
+                    ((q, steps.width), (T, T + steps.behind)),
+                    phase.span,
+                    ZERO,
+                    steps.count * share,
+                    held,
+                )
+            )
+        if self.draft == HEADS:  # all heads work on one hidden state
+            first = drafting[0]
+            drafting = [replace(first, bindings=((q, ONE), (T, T)), weight=share)]
         verifying = Phase(
             "verify",
-            _all_logits(phase.graph),
+            _under(_all_logits(phase.graph), round_.mask),
             ((q, round_.verified), (T, T + round_.verified - 1)),
             phase.span,
             round_.tokens,
             share,
-            beside,
+            (*phase.resident, draft.graph, *draft.resident) if own else phase.resident,
         )
-        return [drafting, verifying]
-
-    def _draft(self, phase: Phase) -> Graph:
-        target = phase.graph
-        if self.draft == "skip":
-            return _fewer_layers(target, self.layers)
-        if self.draft == "heads":
-            return _heads(target, self.round().steps)
-        try:
-            model = load_model(self.draft)
-        except InputError as error:
-            raise PipelineError(f"draft: {error}") from None
-        # A model may run its decode steps in another form than its prefill.
-        alike = (p.graph for p in model.phases if (p.span is None) == (phase.span is None))
-        return next(alike, model.graph)
-
-
-def _has_state(graph: Graph) -> bool:
-    """True if some operation of the graph or its regions keeps a recurrent state."""
-    inside = (n.op.body for n in graph.nodes if isinstance(n.op, Repeat))
-    return any(t.role is Role.STATE for t in graph.sources) or any(map(_has_state, inside))
+        return [*drafting, verifying]
 
 
 def _tree(text: str) -> list[int]:
@@ -232,57 +324,20 @@ def _alphas(text: str) -> list[Expr]:
 
 def _all_logits(graph: Graph) -> Graph:
     """The graph with logits for every processed position, as verification needs."""
-    g = Builder(graph.name)
-    names = {t.name: g.source(t) for t in graph.sources}
-    for node in graph.nodes:
-        op = SelectLast(q) if isinstance(node.op, SelectLast) else node.op
-        made = g.add_many(node.name, op, *(names[i] for i in node.inputs))
-        names.update(zip((t.name for t in node.outputs), made, strict=True))
-    return g.build(*(names[o] for o in graph.outputs))
+
+    def kept(node: Node, operands: tuple[Tensor, ...]) -> Op:
+        return SelectLast(q) if isinstance(node.op, SelectLast) else node.op
+
+    return rebuild(graph, kept)
 
 
-def _fewer_layers(graph: Graph, layers: Expr) -> Graph:
-    """The graph with fewer rounds in its regions; weights and caches are the target's own."""
-    regions = [n for n in graph.nodes if isinstance(n.op, Repeat)]
-    if len(regions) != 1:
-        raise PipelineError("draft=skip needs a model whose layers are all alike")
-    region = regions[0].op
-    assert isinstance(region, Repeat)
-    if any(isinstance(n.op, Repeat) for n in region.body.nodes):
-        raise PipelineError("draft=skip needs a model whose layers are all alike")
-    kept = layers if layers != 0 else region.count / 2
-    if kept.is_number and region.count.is_number and kept > region.count:
-        raise PipelineError(f"layers: the model has only {region.count} layers")
-    nodes = tuple(
-        replace(n, op=replace(region, count=kept)) if n is regions[0] else n for n in graph.nodes
-    )
-    return replace(graph, name=f"{graph.name}-draft", nodes=nodes)
+def _under(graph: Graph, mask: Branches | None) -> Graph:
+    """The graph with useful pairs counted by ``mask`` where attention is causal."""
+    if mask is None:
+        return graph
 
+    def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
+        causal = getattr(node.op, "mask", None) == "skip"
+        return replace(node.op, mask=mask) if causal else node.op  # type: ignore[type-var]
 
-def _heads(target: Graph, count: Expr) -> Graph:
-    """``count`` extra heads on the last hidden state: ``d·d + d·V`` weights each."""
-    head = next(
-        (t for t in target.sources if t.role is Role.WEIGHT and t.name == "lm_head.weight"),
-        None,
-    ) or next(t for t in target.sources if t.name == "embed.weight")
-    vocab, d = head.shape
-    body = Builder("head")
-    x = body.source(Tensor("hidden", (B, ONE, d), head.dtype))
-    mixed = body.add(
-        "head_mix",
-        Linear(),
-        x,
-        body.source(Tensor("head_mix.weight", (d, d), head.dtype, Role.WEIGHT)),
-    )
-    mixed = body.add("head_act", Activation("silu"), mixed)
-    mixed = body.add("head_add", Add(), mixed, x)
-    logits = body.add(
-        "head_out",
-        Linear(),
-        mixed,
-        body.source(Tensor("head_out.weight", (vocab, d), head.dtype, Role.WEIGHT)),
-    )
-    body.add("head_sample", Sample(), logits)
-    g = Builder(f"{target.name}-heads")
-    hidden = g.source(Tensor("hidden", (B, ONE, d), head.dtype))
-    return g.build(g.add("heads", Repeat(body.build(x), count), hidden))
+    return rebuild(graph, masked)

@@ -145,7 +145,7 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
                 f"unseen shapes: {mean:.1f} % mean, {median:.1f} % median error over "
                 f"{int(m.sum())} rows; 80 % of times are {low:.2f} to {high:.2f} of predicted\n"
             )
-    return Calibration(name, " ".join(provenance.replace('"', "").split()), fits)
+    return Calibration(name, provenance, fits)
 
 
 def _uncertainty(error: float) -> str:
@@ -236,7 +236,9 @@ def _steps() -> Iterator[Callable[[str, int], None]]:
     """A progress bar, as a function of what begins and of how many steps there are."""
     from rich.progress import Progress
 
-    with Progress(transient=True) as bar:
+    from costgraph.export.terminal import console
+
+    with Progress(console=console(), transient=True) as bar:
         task = bar.add_task("measuring", total=None)
 
         def step(text: str, total: int) -> None:

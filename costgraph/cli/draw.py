@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import add_fidelity, add_reading, reading, remark, whole
 from costgraph.errors import InputError, clip, nearest
 
 if TYPE_CHECKING:
@@ -54,13 +55,12 @@ def add_picture_commands(commands: Any) -> None:
 
 
 def _workload(command: argparse.ArgumentParser) -> None:
-    from costgraph.cli.values import add_fidelity, whole
-
     command.add_argument("--batch", type=whole, metavar="B", help="sequences (1)")
     command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens")
     command.add_argument("--context", type=whole, metavar="T", help="attended tokens")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_reading(command)
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the suffix names the format"
     )
@@ -112,7 +112,9 @@ def _draw(arguments: argparse.Namespace) -> int:
         arguments.passes,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
+    remark(compiled.program.notes)
     drawing = draw(
         compiled,
         level=arguments.level,
@@ -188,6 +190,7 @@ def _compiled(
         passes,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
         symbolic_hardware=symbolic,
     )
 
@@ -369,6 +372,7 @@ def _waterfall(arguments: argparse.Namespace) -> Figure:
         N=arguments.generate or 256,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
     return waterfall(table, width=arguments.width)
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
-from costgraph.cli.values import add_fidelity, remark, whole
+from costgraph.cli.screen import screened
+from costgraph.cli.values import (
+    add_dims,
+    add_fidelity,
+    add_reading,
+    dims_of,
+    reading,
+    remark,
+    whole,
+)
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+@screened
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = _build_parser()
@@ -102,6 +112,7 @@ def _target(command: argparse.ArgumentParser) -> None:
         "--accounting", default="exact", help="counting convention: exact (default) or survey"
     )
     add_fidelity(command)
+    add_reading(command)
 
 
 def _formula_command(commands: Any) -> None:
@@ -185,6 +196,7 @@ def _compare_command(commands: Any) -> None:
     command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_reading(command)
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -200,6 +212,8 @@ def _list_commands(commands: Any) -> None:
         if name == "hardware":
             command.add_argument("others", nargs="*", help="devices after 'compare'")
         command.add_argument("--json", action="store_true", help="machine-readable")
+        if name == "models":
+            add_dims(command)
         command.set_defaults(run=run)
 
 
@@ -214,13 +228,15 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         symbolic_model=getattr(arguments, "symbolic_model", False),
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
-    remark(compiled.program.notes)
+    remark((*compiled.program.notes, *compiled.undone))
     return compiled
 
 
 def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
+    remark(compiled.program.notes)
     formula = getattr(compiled, arguments.metric)
     if arguments.detail or arguments.format in ("tex", "html"):
         if arguments.format == "json":
@@ -236,6 +252,7 @@ def _formula(arguments: argparse.Namespace) -> int:
         print(formula.latex())
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object
+        from costgraph.export.undone import undone_objects
 
         _print_json(
             {
@@ -244,6 +261,8 @@ def _formula(arguments: argparse.Namespace) -> int:
                 "passes": ",".join(p.spec() for p in compiled.passes),
                 "accounting": compiled.accounting.name,
                 **formula_object(formula),
+                "not_done": undone_objects(compiled.trace),
+                "notes": list(compiled.program.notes),
             }
         )
     elif arguments.format == "text":
@@ -258,7 +277,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and arguments.context is None:
         raise InputError("analyze --phase decode needs --context T")
-    table = _compiled(arguments).breakdown(
+    compiled = _compiled(arguments)
+    table = compiled.breakdown(
         arguments.phase,
         B=arguments.batch,
         S=arguments.prompt,
@@ -266,7 +286,9 @@ def _analyze(arguments: argparse.Namespace) -> int:
         G=arguments.images,
     )
     if arguments.json:
-        _print_json(table.to_dict())
+        from costgraph.export.undone import undone_objects
+
+        _print_json({**table.to_dict(), "not_done": undone_objects(compiled.trace)})
     else:
         from costgraph.export.terminal import print_breakdown
 
@@ -286,6 +308,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         N=arguments.generate,
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
     if arguments.json:
         _print_json(table.to_dict())
@@ -298,7 +321,7 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        remark(show_model(arguments.name, arguments.json))
+        remark(show_model(arguments.name, arguments.json, **dims_of(arguments)))
     else:
         list_models(arguments.json)
     return 0

@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import reading, remark
 from costgraph.errors import InputError, clip, nearest
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
     from costgraph.formula.formula import Formula
+    from costgraph.said import Said
 
 METRICS = (
     "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
@@ -132,14 +134,17 @@ def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
 def _compiled(arguments: argparse.Namespace) -> Compiled:
     from costgraph.api import compile
 
-    return compile(
+    compiled = compile(
         arguments.model,
         arguments.on,
         arguments.passes,
         accounting=arguments.accounting,
         symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
         fidelity=arguments.fidelity,
+        **reading(arguments),
     )
+    remark((*compiled.program.notes, *compiled.undone))
+    return compiled
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -167,7 +172,7 @@ def _regimes(arguments: argparse.Namespace) -> int:
         if arguments.symbolic_hardware:
             raise InputError("regimes over two symbols need numbers for the hardware")
         plane = formula.region_map(*over, **values)
-        _show(plane, region_map_object, arguments.json)
+        _show(plane, region_map_object(plane), compiled.said, arguments.json)
         return 0
     if len(over) != 1:
         raise InputError(f"--over takes one symbol or two, not {clip(arguments.over)}")
@@ -179,12 +184,16 @@ def _regimes(arguments: argparse.Namespace) -> int:
         found = found.derivative()
     elif arguments.show == "elasticity":
         found = found.elasticity()
-    _show(found, regimes_object, arguments.json)
+    _show(found, regimes_object(found), compiled.said, arguments.json)
     return 0
 
 
-def _show(found: Any, as_object: Callable[[Any], dict[str, Any]], as_json: bool) -> None:
-    print(json.dumps(as_object(found), indent=2, ensure_ascii=False) if as_json else found)
+def _show(text: Any, as_object: dict[str, Any], said: Said, as_json: bool) -> None:
+    """Prints an answer and what it rests on."""
+    if as_json:
+        print(json.dumps({**as_object, **said.to_dict()}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([str(text), *said.lines()]))
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.
@@ -195,7 +204,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     from costgraph.export.regimes import solution_object, solution_text
 
     values = parse_values(arguments.at)
-    formula = getattr(_compiled(arguments), arguments.metric)
+    compiled = _compiled(arguments)
+    formula = getattr(compiled, arguments.metric)
     if arguments.over not in [s.name for s in formula.symbols]:
         names = [s.name for s in formula.symbols]
         raise InputError(
@@ -206,10 +216,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     at_least = arguments.at_least or formula.unit == "token/s"
     _known(formula, values)
     found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
-    if arguments.json:
-        print(json.dumps(solution_object(found), indent=2, ensure_ascii=False))
-    else:
-        print(solution_text(found, formula, arguments.over, arguments.budget, at_least))
+    text = solution_text(found, formula, arguments.over, arguments.budget, at_least)
+    _show(text, solution_object(found), compiled.said, arguments.json)
     return 0
 
 

@@ -19,7 +19,7 @@ examples:
 
 def add_report_command(commands: Any) -> None:
     """Adds ``report`` to the command line."""
-    from costgraph.cli.values import add_fidelity, whole
+    from costgraph.cli.values import add_fidelity, add_reading, whole
 
     command = commands.add_parser(
         "report",
@@ -47,12 +47,13 @@ def add_report_command(commands: Any) -> None:
         command.add_argument(option, type=whole, metavar=symbol, help=f"start: {meaning}")
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_reading(command)
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from costgraph.cli.values import remark
+    from costgraph.cli.values import reading, remark
     from costgraph.export.files import suffix_of
     from costgraph.report import report
 
@@ -72,6 +73,7 @@ def _report(arguments: argparse.Namespace) -> int:
         arguments.passes or [""],
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading(arguments),
         **{name: value for name, value in point.items() if value is not None},
     )
     remark(made.notes)

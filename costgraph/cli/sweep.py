@@ -7,8 +7,9 @@ import json
 import sys
 from typing import Any
 
-from costgraph.cli.values import add_fidelity
+from costgraph.cli.values import add_fidelity, add_reading, reading_apart
 from costgraph.errors import InputError, clip
+from costgraph.said import Said
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
@@ -45,6 +46,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--accounting", default="exact", help="exact (default) or survey")
     add_fidelity(command)
+    add_reading(command)
 
 
 def _sweep_command(commands: Any) -> None:
@@ -95,7 +97,7 @@ def _search_command(commands: Any) -> None:
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
     command.add_argument("-S", default="1024", metavar="S", help="prompt tokens (1024)")
     command.add_argument("-N", default="256", metavar="N", help="generated tokens (256)")
-    command.add_argument("-T", metavar="T", help="context of tpot (the last step's, S+N-1)")
+    command.add_argument("-T", metavar="T", help="context of tpot (by default the last step's)")
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="symbols of passes"
     )
@@ -153,6 +155,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
+        **reading_apart(arguments),
         **symbols,
     }
     choices = (arguments.model, _devices(arguments), arguments.passes or [""])
@@ -189,6 +192,14 @@ def _print_sweep(data: Any) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
+    print_said(data)
+
+
+def print_said(data: Any) -> None:
+    """What the numbers of a dataset rest on, as far as it says so."""
+    found = (tuple(str(data.attrs.get(k, "")).split("\n")) for k in ("assumptions", "notes"))
+    for line in Said(*(tuple(filter(None, part)) for part in found)).lines():
+        print(line)
 
 
 def _cell(value: Any, unit: str) -> str:
@@ -239,6 +250,7 @@ def _search(arguments: argparse.Namespace) -> int:
         B=None if arguments.B is None else _batches(arguments.B),
         accounting=arguments.accounting,
         fidelity=arguments.fidelity,
+        **reading_apart(arguments),
         **symbols,
     )
     if arguments.json:

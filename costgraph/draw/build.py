@@ -108,7 +108,7 @@ def _region(
     count: Expr,
     makers: dict[str, str],
 ) -> dict[str, str]:
-    partly = "" if region.traffic.is_full else ", run in part"
+    partly = "" if region.presence.is_full else ", run in part"
     title = f"{clean(node.name)} × {clean(region.count, 60)}{partly}"
     found.clusters.append(Cluster(name, title, cluster))
     feeds = {

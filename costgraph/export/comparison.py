@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from costgraph.export.table import html_table, plain_table, seconds, si
+from costgraph.said import Said
 
 if TYPE_CHECKING:
     from costgraph.comparison import Comparison, Effect
@@ -47,7 +48,10 @@ def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
 
 
 def comparison_text(table: Comparison) -> str:
-    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions."""
+    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions.
+
+    And what the passes did not do, with the reasons.
+    """
     lines = [caption(table), "", plain_table(HEAD, cells(table))]
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
@@ -57,10 +61,12 @@ def comparison_text(table: Comparison) -> str:
             lines += _effects(fall, "to")
             lines += ["  ablation (latency without each pass)"]
             lines += _effects(ablation, "without it")
-    sentences = dict.fromkeys(s for assumed in table.assumptions for s in assumed)
-    if sentences:
-        lines += ["", "assuming"]
-        lines += [f"    {sentence}" for sentence in sentences]
+    said = Said.together(Said(assumed, table.notes) for assumed in table.assumptions).lines()
+    lines += ["", *said] if said else []
+    undone = dict.fromkeys(line for compiled in table.compiled for line in compiled.undone)
+    if undone:
+        lines += ["", "not done"]
+        lines += [f"    {line}" for line in undone]
     return "\n".join(lines)
 
 

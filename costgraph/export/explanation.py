@@ -87,7 +87,7 @@ def explanation_text(e: Explanation) -> str:
             lines.append(
                 f"    {floor.symbol}: {word} {value_text(e, floor.value)} ({gain:.3g}× faster)"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *e.said.lines()])
 
 
 def _distance(n: Next) -> float:

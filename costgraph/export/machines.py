@@ -43,7 +43,7 @@ def list_hardware(as_json: bool) -> None:
                 m.title,
                 f"{si(float(peak))} {best}",
                 f"{si(float(m.memory.bandwidth))}B/s",
-                NONE if m.memory.capacity is None else f"{si(float(m.memory.capacity))}B",
+                NONE if m.memory.room is None else f"{si(float(m.memory.room))}B",
                 f"{float(m.ridges()[best]):.3g}",
                 NONE if m.power is None else f"{float(m.power):.0f} W",
             )
@@ -117,6 +117,7 @@ def comparison_object(m: Machine) -> dict[str, Any]:
         found[f"peak {engine.value}.{dtype}"] = float(rate)
     found["bandwidth"] = float(m.memory.bandwidth)
     found["capacity"] = _number(m.memory.capacity)
+    found["usable"] = _number(m.memory.room)
     for dtype, ridge in m.ridges().items():
         found[f"ridge {dtype}"] = float(ridge)
     link = m.link() if m.links else None
@@ -143,6 +144,7 @@ _UNITS = {
     "peak": "FLOP/s",
     "bandwidth": "B/s",
     "capacity": "B",
+    "usable": "B",
     "on-chip": "B",
     "last-level": "B",
     "link": "B/s",
@@ -159,7 +161,7 @@ def _rows(machines: Sequence[Machine]) -> list[str]:
     peaks = [f"peak {e.value}.{t}" for e in Engine for t in types]
     ridges = [f"ridge {t}" for t in types]
     last = [k for k in comparison_object(machines[0]) if k.split()[0] not in ("peak", "ridge")]
-    head, tail = ["device", "kind", *peaks, "bandwidth", "capacity", *ridges], last
+    head, tail = ["device", "kind", *peaks, "bandwidth", "capacity", "usable", *ridges], last
     ordered = [*head, *(k for k in tail if k not in head and k not in ("name", "main type"))]
     return [k for k in ordered if k in known]
 
@@ -202,6 +204,7 @@ def machine_object(m: Machine) -> dict[str, Any]:
         "peaks": _rates(m.peaks),
         "bandwidth": float(m.memory.bandwidth),
         "capacity": _number(m.memory.capacity),
+        "usable": _number(m.memory.room),
         "ridge": {dtype: float(ridge) for dtype, ridge in m.ridges().items()},
         "onchip": _number(m.onchip),
         "power": _number(m.power),

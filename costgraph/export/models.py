@@ -122,7 +122,7 @@ def _wrapped(title: str, names: list[str], width: int = 96) -> str:
     )
 
 
-def show_model(name: str, as_json: bool) -> tuple[str, ...]:
+def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
     """One model: layers, derived constants as formulas, and the operations of its step.
 
     Returns:
@@ -131,7 +131,7 @@ def show_model(name: str, as_json: bool) -> tuple[str, ...]:
     from costgraph.count import rows
     from costgraph.models import load_model
 
-    program = load_model(name)
+    program = load_model(name, **options)
     # What generates tokens is the last phase's graph; encoders have only one.
     graph = program.phases[-1].graph
     cache = cache_per_sequence(graph)

@@ -36,7 +36,9 @@ def regimes_text(regimes: Regimes) -> str:
     lines = [f"{regimes.name} [{regimes.unit}] along {x}: {len(regimes)} regimes"]
     form: Expr | None = None
     for piece in regimes.pieces:
-        lines.append(f"  {end_text(piece.lower)} <= {x} < {end_text(piece.upper)}")
+        # The last regime holds at its end as well, where it has one.
+        sign = "<=" if piece is regimes.pieces[-1] and piece.upper != oo else "<"
+        lines.append(f"  {end_text(piece.lower)} <= {x} {sign} {end_text(piece.upper)}")
         # Norms keep their form where only the bound changes.
         lines.append("      as above" if piece.expr == form else f"      {form_text(piece.expr)}")
         form = piece.expr

@@ -53,7 +53,8 @@ def search_text(result: SearchResult) -> str:
     if result.pareto is not None:
         lines += ["", f"Pareto front of {result.pareto[0]} and {result.pareto[1]}", ""]
         lines.append(_front(result.front, result.pareto))
-    return "\n".join(lines)
+    said = result.said.lines()
+    return "\n".join([*lines, *(["", *said] if said else [])])
 
 
 def _limit(metric: str, value: float | str) -> str:

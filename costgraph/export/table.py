@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from costgraph.quoting import visible
+
 if TYPE_CHECKING:
     from costgraph.breakdown import Breakdown
     from costgraph.graph import Graph
@@ -63,10 +65,11 @@ def title(table: Breakdown) -> str:
 def totals_lines(table: Breakdown) -> list[str]:
     """Totals over all executions, as lines of text."""
     t = table.totals
+    resting = f", {si(t['resident_bytes'])}B of it resting" if t["resident_bytes"] else ""
     return [
         f"time {seconds(t['seconds'])}   FLOP {si(t['flops'])}   bytes {si(t['bytes'])}",
         f"memory {si(t['memory_bytes'])}B = weights {si(t['weight_bytes'])}B + KV "
-        f"{si(t['kv_bytes'])}B + activations {si(t['activation_bytes'])}B   "
+        f"{si(t['kv_bytes'])}B + activations {si(t['activation_bytes'])}B{resting}   "
         f"parameters {si(t['parameters'])}",
     ]
 
@@ -77,7 +80,8 @@ def is_numeric(column: Sequence[str]) -> bool:
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: figures to the right, text to the left."""
+    """Aligned columns: figures to the right, text to the left; each cell in one line."""
+    head, rows = [visible(c) for c in head], [[visible(c) for c in r] for r in rows]
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
 
@@ -94,7 +98,8 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def breakdown_text(table: Breakdown) -> str:
     """A breakdown as plain text."""
     body = plain_table(HEAD, breakdown_cells(table))
-    return "\n".join([title(table), "", body, "", *totals_lines(table)])
+    said = [*table.said.lines(), ""] if table.said.lines() else []
+    return "\n".join([title(table), "", body, "", *said, *totals_lines(table)])
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
@@ -107,7 +112,8 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str 
 
 def breakdown_html(table: Breakdown) -> str:
     """A breakdown as HTML for notebooks."""
-    foot = "".join(f"<p>{escape(line)}</p>" for line in totals_lines(table))
+    lines = (*totals_lines(table), *(line.strip() for line in table.said.lines()))
+    foot = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return html_table(HEAD, breakdown_cells(table), title(table)) + foot
 
 

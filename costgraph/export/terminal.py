@@ -15,8 +15,11 @@ from costgraph.export.table import (
     title,
     totals_lines,
 )
+from costgraph.quoting import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from costgraph.breakdown import Breakdown
 
 _BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "none": "dim"}
@@ -29,7 +32,7 @@ def print_breakdown(table: Breakdown) -> None:
         return
     styles = [_BOUND_STYLE.get(row.bound, "") for row in table.rows]
     _print_rich(HEAD, breakdown_cells(table), title(table), styles)
-    for line in totals_lines(table):
+    for line in (*table.said.lines(), *totals_lines(table)):
         print(line)
 
 
@@ -39,22 +42,33 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str
         _print_rich(head, rows, caption, [""] * len(rows))
         return
     if caption:
-        print(caption + "\n")
+        print(visible(caption) + "\n")
     print(plain_table(head, rows))
+
+
+def console(errors: bool = False) -> Console:
+    """Rich's console on standard output or on standard error.
+
+    Its colours are escape codes, so it writes past what escapes them in the output of
+    the command line (:mod:`costgraph.cli.screen`): texts must be made visible first.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if errors else sys.stdout
+    return Console(file=getattr(stream, "inner", stream))
 
 
 def _print_rich(
     head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, styles: Sequence[str]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(caption) if caption else None, title_justify="left")
+    table = Table(title=Text(visible(caption)) if caption else None, title_justify="left")
     for index, name in enumerate(head):
         table.add_column(
-            Text(name), justify="right" if is_numeric([r[index] for r in rows]) else "left"
+            Text(visible(name)), justify="right" if is_numeric([r[index] for r in rows]) else "left"
         )
     for cells, style in zip(rows, styles, strict=True):
-        table.add_row(*(Text(c) for c in cells), style=style or None)
-    Console().print(table)
+        table.add_row(*(Text(visible(c)) for c in cells), style=style or None)
+    console().print(table)

@@ -12,15 +12,18 @@ import math
 import os
 import re
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from costgraph import outside
 from costgraph.errors import HardwareError, clip, nearest
 from costgraph.fidelity.forms import FORMS, form_of
+from costgraph.quoting import toml_key, toml_text, visible
+
+LARGEST_FILE = 2**20
 
 #: Keys of a ``heldout`` table: errors in percent, quantiles as ratios.
 HELDOUT = ("rows", "mean", "median", "q10", "q50", "q90")
@@ -118,7 +121,7 @@ def calibration_from(data: Mapping[str, Any], label: str) -> Calibration:
         if kind not in FORMS:
             raise fail(f"[slope]: unknown kind {clip(kind)}{nearest(kind, FORMS)}")
         _number(value, f"slope.{kind}", fail, 0.0, 1.0)
-    return Calibration(device, provenance, fits, dict(slope))
+    return Calibration(device, visible(provenance), fits, dict(slope))
 
 
 def _number(value: Any, where: str, fail: Any, low: float, high: float) -> float:
@@ -156,12 +159,12 @@ def _fit(kind: str, variant: str, table: Mapping[str, Any], fail: Any) -> Fit:
 
 def calibration_text(made: Calibration) -> str:
     """The file of a calibration; :func:`calibration_from` reads it back."""
-    lines = [f'device = "{made.device}"', f'provenance = "{made.provenance}"']
+    lines = [f"device = {toml_text(made.device)}", f"provenance = {toml_text(made.provenance)}"]
     if made.slope:
-        pairs = (f"{k} = {_shown(v)}" for k, v in sorted(made.slope.items()))
+        pairs = (f"{toml_key(k)} = {_shown(v)}" for k, v in sorted(made.slope.items()))
         lines += ["", "# ec = ec1 * (ridge point / 300 FLOP/byte)^-slope", "[slope]", *pairs]
     for (kind, variant), fit in sorted(made.fits.items()):
-        lines += ["", f'[{kind}."{variant}"]']
+        lines += ["", f"[{kind}.{toml_text(variant)}]"]
         lines += [f"{name} = {_shown(value)}" for name, value in fit.values.items()]
         held = ", ".join(f"{k} = {_shown(fit.heldout[k])}" for k in HELDOUT)
         lines.append(f"heldout = {{ {held} }}")
@@ -199,14 +202,8 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         HardwareError: the file cannot be read or breaks the schema.
     """
-    label = clip(path.name)[1:-1]
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HardwareError(f"{label}: not readable: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise HardwareError(f"{label}: not valid TOML: {error}") from None
-    return calibration_from(data, label)
+    data = outside.read_toml(path, LARGEST_FILE, "a calibration file", HardwareError)
+    return calibration_from(data, visible(path.name))
 
 
 def _folder() -> Path:

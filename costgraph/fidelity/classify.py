@@ -2,8 +2,8 @@
 
 Decided by the operation that does the tensor work, opened if it is fused:
 
-* fused attention: ``decode`` with one query per sequence, else ``prefill``; also
-  over the states of an encoder;
+* fused attention: ``decode`` with one query per sequence, ``prefill`` where queries and
+  context are equally long, a share of each between them; also over the states of an encoder;
 * latent attention in tiles: ``mla``; its absorbed variant where the latent
   vectors are keys and values at once, else the one over expanded heads;
 * products grouped by expert: ``moe`` (:mod:`.expert_block`);
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Add, Expr, Integer, Mul
+from sympy import Add, Expr, Integer, Min, Mul
 
 from costgraph.count import Row
 from costgraph.errors import HardwareError
@@ -70,6 +70,8 @@ class Case:
             nothing was fitted for ``kind``.
         block: of an operation that is timed by the roofline because the timings of
             its block cover it: the block's grouped product. Its errors are theirs.
+        long: of attention of a few queries: the same as a prefill.
+        share: of the time that ``long`` takes; the rest is this case's.
     """
 
     kind: str
@@ -79,6 +81,8 @@ class Case:
     floor: bool = True
     product: Case | None = None
     block: Case | None = None
+    long: Case | None = None
+    share: Expr = ZERO
 
 
 LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {})
@@ -129,7 +133,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     if isinstance(main.op, SplitFlash):
         return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
-        return _attention(phase, given, compute, machine, product)
+        return _attention(phase, given, compute, machine, product, main.op.mask != "none")
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -180,7 +184,12 @@ def _has_products(node: Node, operands: tuple[Tensor, ...]) -> bool:
 
 
 def _attention(
-    phase: Phase, operands: tuple[Tensor, ...], compute: str, machine: Machine, product: Case
+    phase: Phase,
+    operands: tuple[Tensor, ...],
+    compute: str,
+    machine: Machine,
+    product: Case,
+    causal: bool,
 ) -> Case:
     query, keys = operands[:2]
     b, q, h, dh = (phase.bind(x) for x in query.shape)
@@ -192,9 +201,28 @@ def _attention(
         )
     sm = machine.multiprocessors or ONE
     sizes = {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}
-    kind = "decode" if q == 1 else "prefill"
     variants = attention_variants(compute, keys.dtype.bits)
-    return Case(kind, variants, sizes, product.dtype, product=product)
+    decode = Case("decode", variants, sizes, product.dtype, product=product)
+    prefill = replace(decode, kind="prefill")
+    share = prefill_share(q, t, causal)
+    if share == 1:
+        return prefill
+    return decode if share == 0 else replace(decode, long=prefill, share=share)
+
+
+def prefill_share(q: Expr, t: Expr, causal: bool) -> Expr:
+    """The share of the prefill form in the time of ``q`` queries over ``t`` positions.
+
+    None for one query, all of it where all positions are new, linear in the queries
+    between: few queries over a long cache are a decode step. Queries that attend
+    another sequence may outnumber its positions: a prefill unless both are numbers.
+    """
+    if q == 1:
+        return ZERO
+    if q == t or not (causal or (q.is_number and t.is_number)):
+        return ONE
+    share: Expr = (q - 1) / (t - 1)
+    return Min(ONE, share) if share.is_number else share
 
 
 def _latent(phase: Phase, operands: tuple[Tensor, ...], product: Case) -> Case:

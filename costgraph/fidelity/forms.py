@@ -141,10 +141,24 @@ def _prefill(f: Values, v: Values) -> Parts:
 def _decode(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["ts"] * v["s0"] * f["T"] / (f["T"] + v["s0"]),
-        f["C"] / v["ec"] + v["tw"] * f["groups"] / f["sm"] + v["tt"] * f["T"] * f["dh"] / 128,
+        f["C"] / v["ec"]
+        + f["further"]
+        + v["tw"] * f["groups"] / f["sm"]
+        + v["tt"] * f["T"] * f["dh"] / 128,
         resident_time(f, v),
         v["p"],
     )
+
+
+def further_queries(f: Values, prefill: Values) -> Any:
+    """Seconds that queries after the first add to the compute arm of a decode step.
+
+    Kernels for few queries pack them, with the query heads that share a cached head, into
+    the rows of one tile (FlashAttention 3 and FlashInfer; TensorRT-LLM's XQA): they add
+    what queries of a long prefill take, with its fitted parameters, and the cache is read once.
+    """
+    each = f["C"] / f["q"]
+    return each * (f["q"] - 1) / prefill["ec"] * (1 + prefill["d0"] / f["dh"])
 
 
 def _mla(f: Values, v: Values) -> Parts:
@@ -241,7 +255,7 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "decode",
-            "t0 + ts·s0·T/(T + s0) + ‖C/ec + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
+            "t0 + ts·s0·T/(T + s0) + ‖C/ec + further + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.3),
@@ -253,7 +267,7 @@ FORMS: Mapping[str, Form] = {
                 Parameter("ts", 1e-8, 1e-11, 1e-6, "s", "first splits of the context, per token"),
                 Parameter("s0", 500, 30, 1e4, "tokens", "where splitting levels off", "shared"),
             ),
-            ("C", "M", "T", "dh", "groups", "sm", "resident"),
+            ("C", "M", "T", "dh", "groups", "sm", "further", "resident"),
             _decode,
         ),
         Form(

@@ -24,6 +24,7 @@ import numpy as np
 from costgraph.fidelity.kernels import ELEMENTWISE, Library, kernel
 from costgraph.fidelity.table import BYTES, Datasheet, Table
 from costgraph.fidelity.table import ELEMENTWISE as COUNTS
+from costgraph.quoting import toml_text, visible
 
 #: Times that all cases are gone through: bursts of other work hit few of them.
 ROUNDS = 3
@@ -328,16 +329,19 @@ def device_text(made: Measured) -> str:
         for kind, rate in made.sheet.peaks.items()
     )
     vector = made.sheet.peaks["fp32"]
-    title = (platform.processor() or platform.machine() or "this machine").replace('"', "")
+    processor = platform.processor() or platform.machine() or "this machine"
+    title = toml_text(visible(f"this machine: {processor}"))
+    used = f"{made.library}, {made.threads} of its threads: the best rate of all cases"
+    library = toml_text(visible(used))
     figures = [f'multiprocessors = {{ value = {made.threads}, source = "measured" }}']
     if 2 in made.caches:
         figures.append(f'l2 = {{ value = "{made.caches[2]} B", source = "system" }}')
-    text = f"""name = "{made.name}"
-title = "this machine: {title}"
+    text = f"""name = {toml_text(made.name)}
+title = {title}
 kind = "cpu"
 
 [sources]
-measured = "{made.library}, {made.threads} of its threads: the best rate of all cases"
+measured = {library}
 system = "the operating system"
 
 [peaks.tensor]

@@ -7,17 +7,18 @@ of one call of one operation on one device, in seconds.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from costgraph import outside
 from costgraph.errors import InputError, clip, nearest
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -27,6 +28,8 @@ Labels: TypeAlias = npt.NDArray[np.str_]
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5625}
 #: FLOP/byte in which ridge points are stated.
 RIDGE = 300.0
+#: Bytes of a table of timings, unpacked, and its rows.
+LARGEST_FILE, MOST_ROWS = 2**25, 500_000
 #: Memory bandwidth and 16-bit peak of one multiprocessor of an H100 SXM, byte/s and FLOP/s.
 FLOW, UNIT = 3350e9 / 132, 989e12 / 132
 #: Boost clock of an H100 SXM in Hz.
@@ -169,19 +172,16 @@ def read_table(path: str | Path, kind: str = "") -> Table:
     """
     path = Path(path)
     where = clip(path.name, 100)[1:-1]
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{where}: not readable: {reason}") from None
+    text = outside.read_text(path, LARGEST_FILE, "a table of timings")
     reader = csv.DictReader(io.StringIO(text))
     try:
         header = [h.strip() for h in reader.fieldnames or []]
         reader.fieldnames = header
-        rows = list(reader)
+        rows = list(islice(reader, MOST_ROWS + 1))
     except csv.Error as error:
         raise InputError(f"{where}: not a CSV table: {error}") from None
+    if len(rows) > MOST_ROWS:
+        raise InputError(f"{where}: more than {MOST_ROWS} rows")
     if not header or not rows:
         raise InputError(f"{where}: no rows; the first line must name the columns")
     kind = kind or kind_of(header, rows[0], where)
@@ -306,7 +306,7 @@ def _attention(c: Mapping[str, Any]) -> _Counts:
     pairs = q * t - q * (q - 1) / 2
     # Queries and results are 16 bit or as wide as the compute type.
     io = 2 * b * q * h * d * np.maximum(_by_type(c["dtype"]), 2.0)
-    more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk}
+    more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk, "further": 0.0 * q}
     return 4 * b * h * d * pairs, 2 * b * t * hk * d * e + io, more
 
 

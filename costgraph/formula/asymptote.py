@@ -54,6 +54,8 @@ def asymptote(
     """
     found = regimes(formula, over, at, **values)
     x, last = found.symbol, found.pieces[-1]
+    if last.upper != sympy.oo:
+        raise InputError(f"{formula.name}: {x} ends at {last.upper}, so it has no limit in {x}")
     settled = _settled(last.expr, x)
     if any(p.exp.is_Float for p in settled.atoms(Pow)):  # norms
         leading, power = _leading(settled, x)

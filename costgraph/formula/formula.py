@@ -14,6 +14,7 @@ from sympy import Add, Expr, Integer, Rational, Symbol
 from costgraph.errors import InputError, UnboundSymbolError, nearest
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, merged, remade
+from costgraph.given import PLAIN, is_array, number
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
@@ -106,35 +107,28 @@ class Formula:
                 f"{self.name}: no value for {', '.join(missing)} "
                 f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
             ) from None
-        # Arrays have no truth value: they surface here at no cost to numbers.
-        try:
-            for value in arguments:
-                if not 0 < value < math.inf:
-                    self._reject(names, arguments)
-            if len(values) != len(names):
-                self._reject_unknown(values)
-            for check in checks:
-                check(arguments)
-            result = function(*arguments)
-        except (TypeError, ValueError):
-            if not any(_is_array(value) for value in arguments):
-                raise
-            return self._over_arrays(values)
-        if type(result) is float or type(result) is int:
-            return result
-        if not isinstance(result, Fraction):
-            if any(_is_array(value) for value in arguments):
-                return self._over_arrays(values)
-            # NumPy's whole numbers overflow, Python's do not.
-            result = function(*(v.item() if hasattr(v, "item") else v for v in arguments))
+        for value in arguments:
+            if type(value) not in PLAIN:
+                return self._of_other_types(names, values)
+            if not 0 < value < math.inf:
+                self._reject(names, arguments)
+        if len(values) != len(names):
+            self._reject_unknown(values)
+        for check in checks:
+            check(arguments)
+        result = function(*arguments)
         if isinstance(result, Fraction):
             return int(result) if result.denominator == 1 else float(result)
         return result
 
-    def _over_arrays(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
-        from costgraph.formula.vector import compile_vector
+    def _of_other_types(self, names: tuple[str, ...], values: Mapping[str, Any]) -> Any:
+        """The value for numbers that are not Python's own, or arrays."""
+        if any(is_array(values[name]) for name in names):
+            from costgraph.formula.vector import compile_vector
 
-        return compile_vector((self,))(**values)[0]
+            return compile_vector((self,))(**values)[0]
+        own = {name: number(values[name], f"{self.name}: {name}") for name in names}
+        return self.evaluate(**{**values, **own})
 
     __call__ = evaluate
 
@@ -154,15 +148,14 @@ class Formula:
     def _limit_check(self, limit: Limit) -> Callable[[list[Any]], None]:
         from costgraph.formula.evaluate import compile_expr
 
-        if not limit.expr.free_symbols <= set(self.symbols):
+        if not limit.symbols <= set(self.symbols):
             return lambda _: None
-        value = compile_expr(limit.expr, self.symbols)
-        bound = int(limit.bound)
+        excess = compile_expr(limit.excess, self.symbols)
 
         def check(arguments: list[Any]) -> None:
-            got = value(*arguments)
-            if got > bound:
-                raise InputError(f"{self.name}: {limit.expr} = {got} exceeds {bound}: {limit.why}")
+            over = excess(*arguments)
+            if over > 0:
+                raise InputError(f"{self.name}: {limit.says(over)}")
 
         return check
 
@@ -212,7 +205,7 @@ class Formula:
             self,
             terms=merged(terms),
             numerator=None if self.numerator is None else f(self.numerator),
-            limits=tuple(replace(x, expr=f(x.expr)) for x in self.limits),
+            limits=tuple(x.mapped(f) for x in self.limits),
             rates={k: f(v) for k, v in self.rates.items()},
         )
 
@@ -351,22 +344,12 @@ class Formula:
         return {"text/plain": self.text(), "text/latex": self._repr_latex_()}
 
 
-def _is_array(value: object) -> bool:
-    """Whether a value is several numbers: a list, or an array (not NumPy's scalars)."""
-    return isinstance(value, (list, tuple)) or (
-        hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0
-    )
-
-
 def exact(value: Value | Expr) -> Expr:
-    """A number as an exact sympy number; expressions pass."""
+    """A number as an exact sympy number; expressions pass.
+
+    Raises:
+        InputError: it is no finite real number.
+    """
     if isinstance(value, Expr):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise InputError(f"{value!r} is not a number")
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InputError(f"{value} is not a finite number")
-        return Rational(Fraction(value).numerator, Fraction(value).denominator)
-    fraction = Fraction(value)
-    return Rational(fraction.numerator, fraction.denominator)
+    return Rational(Fraction(number(value, "a value")))

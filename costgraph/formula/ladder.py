@@ -159,12 +159,16 @@ def _total(chain: tuple[Ladder, ...], body: tuple[Rung, ...]) -> Expr:
 
 
 def joined(
-    ladders: Sequence[Ladder], x: Symbol, judge: Judge
+    ladders: Sequence[Ladder], x: Symbol, judge: Judge, last: Expr | None = None
 ) -> Iterator[tuple[Expr, Expr, tuple[Rung, ...]]]:
-    """The intervals between all cuts of several ladders, with the rung of each."""
+    """The intervals between all cuts of several ladders, with the rung of each.
+
+    They end at ``last``, if the symbol has a largest value.
+    """
     cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
     position = {cut: i for i, cut in enumerate(cuts)}
-    for index, (lower, upper) in enumerate(pairwise([start_of(x), *cuts, oo])):
+    ends = [start_of(x), *(c for c in cuts if last is None or judge.sign(c - last) < 0)]
+    for index, (lower, upper) in enumerate(pairwise([*ends, oo if last is None else last])):
         yield (
             lower,
             upper,

@@ -16,6 +16,7 @@ import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.formula.limits import check
 from costgraph.formula.sums import lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.symbols import symbol
@@ -130,6 +131,7 @@ def local(formula: Formula, **values: Any) -> Local:
     for s, value in point.items():
         if not value > 0:
             raise InputError(f"{formula.name}: {s} must be positive, not {value}")
+    check(formula, point)
     groups: dict[str, list[Part]] = {}
     for term in formula.terms:
         for part in _active(term, point):

@@ -22,6 +22,7 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
+from costgraph.formula.limits import last_of
 from costgraph.formula.signs import Judge, tightest
 from costgraph.symbols import symbol
 
@@ -34,7 +35,8 @@ class Regime:
     """An interval of a symbol on which no maximum or norm changes its largest arm.
 
     Attributes:
-        lower, upper: exact ends; ``oo`` for no upper end.
+        lower, upper: exact ends; ``oo`` for no upper end. The upper end of the last
+            regime, where it is a number, is the largest value that the model has.
         expr: the formula on the interval, without maxima; norms stand as
             ``(aᵖ + bᵖ)^(1/p)``.
         bound: operations by the resource that bounds them there: that of their
@@ -136,7 +138,7 @@ class Crossover:
 def regimes(
     formula: Formula, over: str, at: Mapping[str, Any] | None = None, **values: Any
 ) -> Regimes:
-    """The regimes of ``formula`` along the symbol ``over``, to infinity.
+    """The regimes of ``formula`` along the symbol ``over``, to infinity or to its limit.
 
     Sizes (batch, tokens, dimensions) start at one, as everywhere; other symbols
     (rates, probabilities) at zero.
@@ -155,8 +157,9 @@ def regimes(
     """
     x, bound, judge = _prepared(formula, over, at, values)
     ladders = [ladder(t, x, judge) for t in bound.terms]
+    last = last_of(bound, x)
     pieces: list[Regime] = []
-    for lower, upper, rungs in joined(ladders, x, judge):
+    for lower, upper, rungs in joined(ladders, x, judge, last):
         plain: list[Expr] = []
         smooth: list[Expr] = []
         for term, rung in zip(bound.terms, rungs, strict=True):
@@ -182,6 +185,8 @@ def crossovers(
         for before, after in pairwise(ladder(term, x, judge).rungs):
             for (below, above), ops in _changed(before, after).items():
                 found.append(Crossover(ops, after.lower, below, above))
+    last = last_of(bound, x)
+    found = [c for c in found if last is None or judge.sign(c.value - last) <= 0]
     order = {cut: i for i, cut in enumerate(ordered({c.value for c in found}, judge))}
     return tuple(sorted(found, key=lambda c: order[c.value]))
 

@@ -7,16 +7,33 @@ interval times the strip between two curves, all exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
-from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo, sqrt, together
+from sympy import (
+    QQ,
+    Add,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Poly,
+    Rational,
+    Symbol,
+    fraction,
+    oo,
+    sqrt,
+    together,
+)
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.formula.evaluate import compile_terms
+from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import (
     HIDDEN,
     Found,
@@ -26,7 +43,8 @@ from costgraph.formula.ladder import (
     number_key,
     start_of,
 )
-from costgraph.formula.terms import Term
+from costgraph.formula.limits import check
+from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -71,6 +89,7 @@ class RegionMap:
         name, unit: of the formula.
         regions: every choice of largest arms that occurs.
         terms: the formula's terms, for looking up a point.
+        limits: what no point may exceed.
     """
 
     x: Symbol
@@ -79,12 +98,20 @@ class RegionMap:
     unit: str
     regions: tuple[Region, ...]
     terms: tuple[Term, ...]
+    limits: tuple[Limit, ...] = ()
 
     def at(self, x: Any, y: Any) -> Region:
-        """The region of a point; on a boundary any of its neighbours (they agree there)."""
+        """The region of a point; on a boundary any of its neighbours (they agree there).
+
+        Raises:
+            InputError: the point lies beyond a limit.
+        """
         from costgraph.formula.formula import exact
 
         at = {self.x: exact(x), self.y: exact(y)}
+        for limit in self.limits:
+            if (broken := limit.broken(at)) is not None:
+                raise InputError(f"{self.name}: {broken}")
         key = _pattern(self.terms, at)
         if key in self._by_pattern:
             return self._by_pattern[key]
@@ -118,6 +145,8 @@ class RegionMap:
 def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
 
+    Where the formula has limits they are boundaries, and nothing lies beyond them.
+
     Args:
         formula: a formula without sums over contexts, polynomial in both symbols.
         x, y: the two symbols.
@@ -144,12 +173,16 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     if any(t.span is not None for t in bound.terms):
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
-    cells = _merged(_laid_out(bound.terms, first, second))
+    check(bound, {})
+    limits = tuple(x for x in bound.limits if x.symbols and x.symbols <= {first, second})
+    cells = _merged(_laid_out(bound.terms, limits, first, second))
+    if not cells:
+        raise InputError(f"{formula.name}: no {x} and {y} keep its limits")
     regions = []
     for key, found in cells.items():
         bound_by = bounds(pair for _, pairs in key for pair in pairs)
         regions.append(Region(_summed(bound.terms, key), bound_by, tuple(found)))
-    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
+    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms, limits)
 
 
 def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:
@@ -170,11 +203,18 @@ def _summed(terms: tuple[Term, ...], key: _Pattern) -> Expr:
 
 def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
     """The form of each term at a point, and what bounds it."""
-    point = dict(at)
-    return tuple(_form(term, point) for term in terms)
+    value = _values_at(at)
+    return tuple(_form(term, value) for term in terms)
 
 
-def _form(term: Term, point: dict[Symbol, Expr]) -> tuple[Expr, Found]:
+def _values_at(at: Mapping[Symbol, Expr]) -> Callable[[Expr], Any]:
+    """What gives the exact value of an expression at a point."""
+    symbols = tuple(at)
+    point = tuple(Fraction(int(v.p), int(v.q)) for v in at.values())
+    return lambda expr: _function(expr, symbols)(*point)
+
+
+def _form(term: Term, value: Callable[[Expr], Any]) -> tuple[Expr, Found]:
     """The form of a term, its inner minima and maxima decided, and what bounds it.
 
     A form is the largest arm, or the norm of all. What bounds it is the largest of its
@@ -182,13 +222,12 @@ def _form(term: Term, point: dict[Symbol, Expr]) -> tuple[Expr, Found]:
     """
     if not term.is_nested:
         arms = candidates(term)
-        arm = arms[0]
-        if len(arms) > 1:
-            arm = max(arms, key=lambda a: a.expr.xreplace(point))
-        form = arm.expr if arms == term.arms else term.value
-        return _decided(form, point), ((term, arm.resource),)
-    forms = _bodies(term, point)
-    at = max(range(len(forms)), key=lambda i: forms[i][0].xreplace(point))
+        arm = max(arms, key=lambda a: value(a.expr)) if len(arms) > 1 else arms[0]
+        whole = term.is_smooth or arms != term.arms
+        form = term.value if whole else arm.expr
+        return _decided(form, value), ((term, arm.resource),)
+    forms = _bodies(term, value)
+    at = max(range(len(forms)), key=lambda i: value(forms[i][0]))
     expr, found = forms[at]
     if term.arms[at].chain:
         others = (a for i, a in enumerate(term.arms) if i != at)
@@ -196,27 +235,33 @@ def _form(term: Term, point: dict[Symbol, Expr]) -> tuple[Expr, Found]:
     return expr, found
 
 
-def _bodies(term: Term, point: dict[Symbol, Expr]) -> list[tuple[Expr, Found]]:
+def _bodies(term: Term, value: Callable[[Expr], Any]) -> list[tuple[Expr, Found]]:
     """The form of each arm of a maximum of chains."""
     forms: list[tuple[Expr, Found]] = []
     for arm in term.arms:
-        inner = [(t.count, *_form(t, point)) for t in arm.chain]
+        inner = [(t.count, *_form(t, value)) for t in arm.chain]
         if inner:
             total = sympy.expand(Add(*(count * expr for count, expr, _ in inner)))
             forms.append((total, tuple(pair for _, _, found in inner for pair in found)))
         else:
-            forms.append((_decided(arm.expr, point), ((term, arm.resource),)))
+            forms.append((_decided(arm.expr, value), ((term, arm.resource),)))
     return forms
 
 
-def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
+@lru_cache(maxsize=4096)
+def _function(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
+    """Exact values of an expression; of long powers to double precision."""
+    return compile_terms((Term(Integer(1), (Arm(expr, ""),)),), symbols, exact=True)
+
+
+def _decided(expr: Expr, value: Callable[[Expr], Any]) -> Expr:
     """``expr`` with each minimum and maximum replaced by what it is at the point."""
     if not expr.has(Min, Max):
         return expr
 
     def decide(e: Expr) -> Expr:
         pick = max if isinstance(e, Max) else min
-        return pick(e.args, key=lambda a: a.xreplace(point))
+        return pick(e.args, key=value)
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 
@@ -225,26 +270,28 @@ def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
 MOST_CURVES = 160
 
 
-def _laid_out(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[tuple[_Pattern, Cell]]:
+def _laid_out(
+    terms: tuple[Term, ...], limits: Sequence[Limit], x: Symbol, y: Symbol
+) -> list[tuple[_Pattern, Cell]]:
     """The plane in cells, each with the pattern that holds in it.
 
     Which curves part the chains of a maximum depends on what bounds their terms: the
     plane is cut along the curves of the terms first, then along those of the maxima that
     occur, until there is nothing to cut.
     """
-    curves = _curves(tuple(_unnested(terms)), x, y)
+    curves = _curves(tuple(_unnested(terms)), limits, x, y)
     nested = [t for t in _all(terms) if t.is_nested]
     while True:
         if len(curves) > MOST_CURVES:
             raise InputError("too many bounds change for a map over two symbols: take regimes")
-        cells = _cells(terms, curves, x, y)
+        cells = _cells(terms, limits, curves, x, y)
         found = dict.fromkeys(curves)
         for cell in (cell for _, cell in cells) if nested else ():
             at = inside(cell.left, cell.right)
             low, high = (e.xreplace({x: at}) for e in (cell.bottom, cell.top))
-            point = {x: at, y: inside(low, high)}
+            value = _values_at({x: at, y: inside(low, high)})
             for term in nested:
-                for (a, _), (b, _) in combinations(_bodies(term, point), 2):
+                for (a, _), (b, _) in combinations(_bodies(term, value), 2):
                     _note(a - b, x, y, found)
         if len(found) == len(curves):
             return cells
@@ -270,9 +317,11 @@ def _unnested(terms: Iterable[Term]) -> Iterator[Term]:
                 yield replace(term, arms=(arm,))
 
 
-def _curves(terms: tuple[Term, ...], x: Symbol, y: Symbol) -> list[Poly]:
-    """Distinct irreducible curves on which a choice of arms or of an inner minimum changes."""
+def _curves(terms: tuple[Term, ...], limits: Sequence[Limit], x: Symbol, y: Symbol) -> list[Poly]:
+    """Distinct irreducible curves: a limit, or where arms or an inner minimum change."""
     found: dict[Poly, None] = {}
+    for limit in limits:
+        _note(limit.excess, x, y, found)
     for term in terms:
         for variant in _variants(tuple(a.expr for a in candidates(term))):
             for a, b in combinations(variant, 2):
@@ -311,9 +360,9 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
             difference = top
         poly = Poly(difference, x, y, domain=QQ)
     except (sympy.PolynomialError, sympy.CoercionFailed):
-        raise InputError(
-            f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}"
-        ) from None
+        for poly in _enclosed(difference, x, y):
+            found[poly] = None
+        return
     if poly.is_zero:
         return
     for factor, _ in poly.factor_list()[1]:
@@ -322,8 +371,29 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
             found[factor.primitive()[1]] = None
 
 
+#: Stands for what an expression without a polynomial form depends on.
+_ONE = symbol("u")
+
+
+def _enclosed(difference: Expr, x: Symbol, y: Symbol) -> list[Poly]:
+    """Curves on which a difference changes its sign that is no polynomial.
+
+    Expected experts bring powers such as ``(31/32)**(B*S)``: of a single amount, one of
+    the symbols or their product (tokens). Its values at sign changes are enclosed as along
+    one symbol (:mod:`.isolate`), and each is a curve.
+    """
+    for replaced, amount in (({y: _ONE / x}, x * y), ({x: _ONE}, x), ({y: _ONE}, y)):
+        along = sympy.expand(difference.xreplace(replaced), power_base=False, power_exp=False)
+        if not along.free_symbols <= {_ONE}:
+            continue
+        least = amount.xreplace({x: start_of(x), y: start_of(y)})
+        roots = sign_changes(along, _ONE, least)
+        return [Poly(amount - root, x, y, domain=QQ).primitive()[1] for root in roots]
+    raise InputError(f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}")
+
+
 def _cells(
-    terms: tuple[Term, ...], curves: list[Poly], x: Symbol, y: Symbol
+    terms: tuple[Term, ...], limits: Sequence[Limit], curves: list[Poly], x: Symbol, y: Symbol
 ) -> list[tuple[_Pattern, Cell]]:
     floor_y = start_of(y)
     found = []
@@ -341,6 +411,8 @@ def _cells(
             if low == high:
                 continue
             point = {x: at, y: inside(low, high)}
+            if any(limit.broken(point) is not None for limit in limits):
+                continue
             found.append((_pattern(terms, point), Cell(left, right, bottom, top)))
     return found
 

@@ -10,6 +10,7 @@ import sympy
 from sympy import Expr, Integer, oo
 
 from costgraph.errors import InputError
+from costgraph.formula.limits import last_of
 from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
@@ -184,11 +185,14 @@ def _bracket(
     first = within(1)
     if not first and not at_least:
         return Solution((), 0, ((0, 0.0), (1, value(1))))
-    low, high = 1, 2
+    end = last_of(formula.bind(**given), symbol(over))
+    last = LARGEST if end is None else int(end)
+    low, high = 1, min(2, last)
     while within(high) == first:
-        low, high = high, high * 2
-        if high > LARGEST:
-            return Solution((), None if first else 0)
+        if high == last:
+            kept = ((Integer(1), end),) if first and end is not None else ()
+            return Solution(kept, (None if end is None else last) if first else 0)
+        low, high = high, min(2 * high, last)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if within(middle) == first else (low, middle)

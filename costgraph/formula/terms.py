@@ -6,8 +6,9 @@ another, as in a body that runs beside others. So formulas nest as regions do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sympy import Add, Expr, Float, Integer, Max, Min, Symbol
 
@@ -75,11 +76,44 @@ class Span:
 
 @dataclass(frozen=True)
 class Limit:
-    """``expr`` must not exceed ``bound``; ``why`` completes the sentence."""
+    """``expr`` must not exceed ``bound``; ``why`` completes the sentence.
+
+    The one way in which programs say what their symbols may be: positions that a table
+    has, image tokens that a prompt holds. Every question about a point asks
+    :meth:`broken`, every evaluation the :attr:`excess`.
+    """
 
     expr: Expr
     bound: Expr
     why: str
+
+    @property
+    def excess(self) -> Expr:
+        """By how much the limit is broken; at most zero where it is kept."""
+        return self.expr - self.bound
+
+    @property
+    def symbols(self) -> set[Symbol]:
+        """What the limit is about."""
+        return set(self.excess.free_symbols)
+
+    def mapped(self, f: Callable[[Expr], Expr]) -> Limit:
+        """``f`` applied to both sides."""
+        return Limit(f(self.expr), f(self.bound), self.why)
+
+    def broken(self, values: Mapping[Symbol, Expr]) -> str | None:
+        """How the limit is broken at a point; None if it is kept, or not decided there."""
+        over = self.excess.xreplace(dict(values))
+        return self.says(over) if over.is_number and over > 0 else None
+
+    def says(self, over: Any) -> str:
+        """What is wrong where the limit is exceeded by ``over``."""
+        over = float(over)
+        if self.bound.is_number:
+            got, end = (f"{x:.15g}" for x in (float(self.bound) + over, float(self.bound)))
+            named = got if self.expr.is_number else f"{self.expr} = {got}"
+            return f"{named} exceeds {end}: {self.why}"
+        return f"{self.expr} exceeds {self.bound} by {over:.15g}: {self.why}"
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sympy import Expr
 
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
 from costgraph.formula.formula import Formula
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
-from costgraph.formula.terms import Limit
+from costgraph.formula.terms import ZERO, Limit
+from costgraph.given import number
 from costgraph.symbols import LEGEND, N, S
 
 Array: TypeAlias = NDArray[np.float64]
@@ -110,7 +110,8 @@ class VectorFunction:
             if array.dtype.kind in "iuf":
                 return array.astype(np.float64, copy=False)
             if array.dtype.kind == "O":  # fractions, integers beyond 64 bits
-                return array.astype(np.float64)
+                found = (float(number(v, f"{self._title}: {name}")) for v in array.reshape(-1))
+                return np.fromiter(found, np.float64, array.size).reshape(array.shape)
         except (TypeError, ValueError, OverflowError):
             pass
         raise InputError(f"{self._title}: {name} must be numbers, not {clip(value)}")
@@ -140,22 +141,18 @@ class VectorFunction:
         from costgraph.formula.vector_numpy import interpreter
 
         lowering = Lowering()
-        root = lowering.expr(limit.expr)
+        root = lowering.expr(limit.excess)
         lowering.dag.outputs = (root,)
         values = np.empty(shape)
         run = interpreter(Program(lowering.dag, self.names, (root,), ()))
         _run_blocks(run, inputs, (values,), False)
-        over = values > float(limit.bound)
-        if over.any():
-            at = np.unravel_index(int(np.argmax(over)), shape)
+        if (values > 0).any():
+            at = np.unravel_index(int(np.argmax(values > 0)), shape)
             point = ", ".join(
                 f"{n}={np.broadcast_to(a, shape)[at]:.15g}"
                 for n, a in zip(self.names, inputs, strict=True)
             )
-            raise InputError(
-                f"{self._title}: {limit.expr} = {values[at]:.15g} exceeds {limit.bound}: "
-                f"{limit.why} (first at {point})"
-            )
+            raise InputError(f"{self._title}: {limit.says(values[at])} (first at {point})")
 
 
 def compile_vector(formulas: Sequence[Formula], *, engine: str | None = None) -> VectorFunction:
@@ -196,15 +193,13 @@ def _compiled(formulas: tuple[Formula, ...], engine: str, always: bool) -> Vecto
     symbols = {s for f in formulas for s in f.symbols}
     names = tuple(sorted(s.name for s in symbols))
     limits = tuple(
-        dict.fromkeys(
-            x for f in formulas for x in f.limits if x.expr.free_symbols <= set(f.symbols)
-        )
+        dict.fromkeys(x for f in formulas for x in f.limits if x.symbols <= set(f.symbols))
     )
 
-    def exceeds(expr: Expr, bound: Expr) -> int:
-        return lowering.dag.add_node("gt", (lowering.expr(expr), lowering.expr(bound)))
+    def exceeds(limit: Limit) -> int:
+        return lowering.dag.add_node("gt", (lowering.expr(limit.excess), lowering.expr(ZERO)))
 
-    checks = tuple(exceeds(x.expr, x.bound) for x in limits)
+    checks = tuple(map(exceeds, limits))
     lowering.dag.outputs = (*roots, *checks)
     return VectorFunction(
         names, engine, formulas, Program(lowering.dag, names, roots, checks), limits, always

@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from sympy import Add as Sum
 from sympy import Expr, Mul
 
-from costgraph.cost import Access, Work
+from costgraph.cost import ONE, Access, Work
 from costgraph.dtypes import compute_type
 from costgraph.errors import VerifyError
 from costgraph.least import least
@@ -34,6 +35,7 @@ from costgraph.ops.base import (
     vector_special,
     write,
 )
+from costgraph.symbols import T
 from costgraph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
@@ -45,12 +47,36 @@ if TYPE_CHECKING:
 MASKS = ("skip", "compute", "none")
 
 
+@dataclass(frozen=True)
+class Branches:
+    """A mask under which new positions stand on branches of a tree and see their own only.
+
+    Useful pairs are counted, as under ``skip``.
+
+    Attributes:
+        levels: (positions, hidden) of each depth: so many new positions see all of the
+            graph's ``T`` positions but the hidden ones, which are on other branches.
+    """
+
+    levels: tuple[tuple[Expr, Expr], ...]
+
+    def pairs(self, window: Expr | None = None) -> Expr:
+        """(query, key) pairs per head and sequence; at most ``window`` a query."""
+        return Sum(*(n * extended(ONE, T - hidden, window) for n, hidden in self.levels))
+
+    def __str__(self) -> str:
+        return "branches " + ", ".join(f"{n} × (T - {hidden})" for n, hidden in self.levels)
+
+
+Mask = str | Branches
+
+
 def extended(q: Expr, t: Expr, window: Expr | None = None) -> Expr:
     """Positions that ``q`` new tokens at context ``t`` can see: ``Min(t, W + q − 1)``."""
     return t if window is None else least(t, window + q - 1)
 
 
-def score_pairs(q: Expr, t: Expr, mask: str, window: Expr | None = None) -> Expr:
+def score_pairs(q: Expr, t: Expr, mask: Mask, window: Expr | None = None) -> Expr:
     """(query, key) pairs that are computed, per head and sequence.
 
     With a causal mask query ``i`` (of ``q``) attends ``t − q + i`` positions:
@@ -59,6 +85,8 @@ def score_pairs(q: Expr, t: Expr, mask: str, window: Expr | None = None) -> Expr
     ``p`` of them attends ``Min(p, W)``: with ``c = Min(t, W)`` and ``r = t − q``,
     ``(c(c+1) − r(r+1))/2 + (t − c)·W`` useful pairs.
     """
+    if isinstance(mask, Branches):
+        return mask.pairs(window)
     if mask not in MASKS:
         raise VerifyError(f"unknown mask {mask!r}; known: {', '.join(MASKS)}")
     if mask != "skip":
@@ -130,7 +158,7 @@ class AttentionScores(Op):
     """
 
     kind: ClassVar[str] = "qk-matmul"
-    mask: str = "skip"
+    mask: Mask = "skip"
     paging: Paging | None = None
     window: Expr | None = None
 
@@ -166,7 +194,7 @@ class Softmax(Op):
     """
 
     kind: ClassVar[str] = "softmax"
-    mask: str = "skip"
+    mask: Mask = "skip"
     window: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
@@ -195,7 +223,7 @@ class Alibi(Op):
     """
 
     kind: ClassVar[str] = "alibi"
-    mask: str = "skip"
+    mask: Mask = "skip"
     window: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
@@ -216,7 +244,7 @@ class AttentionValues(Op):
     """
 
     kind: ClassVar[str] = "sv-matmul"
-    mask: str = "skip"
+    mask: Mask = "skip"
     paging: Paging | None = None
     window: Expr | None = None
 

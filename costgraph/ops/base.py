@@ -51,6 +51,9 @@ class Op(ABC):
     kind: ClassVar[str]
     #: True for operations that only rename memory: no traffic, no launch.
     is_view: ClassVar[bool] = False
+    #: Operands that the kernel converts as it loads them: matrices of products and tables of
+    #: look-ups, which alone can be stored narrower than the results are.
+    converted: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:

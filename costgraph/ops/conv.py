@@ -84,6 +84,7 @@ class Conv(Op):
     """
 
     kind: ClassVar[str] = "conv"
+    converted: ClassVar[tuple[int, ...]] = (1,)
     stride: tuple[Expr, ...] = (ONE,)
     padding: tuple[Expr, ...] = (Integer(0),)
     dilation: tuple[Expr, ...] = (ONE,)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from costgraph.cost import Work
 from costgraph.dtypes import FP32, compute_type
 from costgraph.machine import Engine
-from costgraph.ops.base import Op, Spec, Tensors, merged, require, require_same, vector
+from costgraph.ops.base import Op, Spec, Tensors, expansion, merged, require, require_same, vector
 
 #: FLOP per row beyond the product: by method.
 METHODS = ("softmax", "classifier", "cosine")
@@ -43,4 +43,4 @@ class Confidence(Op):
         width = other.shape[0]
         product: Work = {(Engine.TENSOR, compute_type(x.dtype, other.dtype)): 2 * x.numel * width}
         after = 5 * rows * width if self.method == "softmax" else 3 * rows
-        return merged(product, vector(after))
+        return merged(product, vector(after), expansion(other, x))

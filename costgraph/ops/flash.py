@@ -9,7 +9,7 @@ from sympy import Expr, ceiling, floor
 
 from costgraph.cost import ONE, Access, Direction, Work
 from costgraph.least import least
-from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Softmax
+from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Mask, Softmax
 from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
@@ -42,7 +42,7 @@ class FlashAttention(Op):
     """
 
     kind: ClassVar[str] = "flash-attention"
-    mask: str = "skip"
+    mask: Mask = "skip"
     rows: Expr | None = None
     causal_traffic: bool = True
     soft_cap: bool = False

@@ -40,6 +40,7 @@ class HeadLinear(Op):
     """
 
     kind: ClassVar[str] = "head-linear"
+    converted: ClassVar[tuple[int, ...]] = (1,)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes x and a stack of matrices")

@@ -39,6 +39,7 @@ class Linear(Op):
     """
 
     kind: ClassVar[str] = "linear"
+    converted: ClassVar[tuple[int, ...]] = (1,)
     bias: bool = False
     contract: int = 1
     split: tuple[Expr, ...] = ()

@@ -21,6 +21,7 @@ class MatMul(Op):
     """
 
     kind: ClassVar[str] = "matmul"
+    converted: ClassVar[tuple[int, ...]] = (0, 1)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes two operands")

@@ -166,6 +166,7 @@ class ConvTranspose(Op):
     """
 
     kind: ClassVar[str] = "conv-transpose"
+    converted: ClassVar[tuple[int, ...]] = (1,)
     sizes: tuple[Expr, ...] = ()
     groups: Expr = ONE
     bias: bool = False

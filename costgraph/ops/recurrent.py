@@ -246,6 +246,7 @@ class BlockLinear(Op):
     """
 
     kind: ClassVar[str] = "block-linear"
+    converted: ClassVar[tuple[int, ...]] = (1,)
     bias: bool = True
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:

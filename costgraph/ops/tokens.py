@@ -10,18 +10,19 @@ from sympy import Expr
 
 from costgraph.cost import ONE, Access, Work
 from costgraph.dtypes import INT64, DType
-from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
+from costgraph.ops.base import Op, Spec, Tensors, expansion, read, require, require_same, write
 
 
 @dataclass(frozen=True)
 class Embedding(Op):
     """Gathers rows of ``table (V, d)`` by ``ids (…)``: result ``(…, d)``.
 
-    No arithmetic. Only the gathered rows are read: one per index (an upper
-    bound where indices repeat).
+    No arithmetic but the conversion of rows stored narrower than the result. Only the
+    gathered rows are read: one per index (an upper bound where indices repeat).
     """
 
     kind: ClassVar[str] = "embedding"
+    converted: ClassVar[tuple[int, ...]] = (1,)
     #: Format of the result where it is not the table's (tables stored narrower).
     result: DType | None = None
 
@@ -32,7 +33,7 @@ class Embedding(Op):
         return (Spec((*ids.shape, table.shape[1]), self.result or table.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return {}
+        return expansion(inputs[1], outputs[0], outputs[0].numel)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         ids, table = inputs

@@ -83,7 +83,7 @@ def breakdown(
     stack(right, names, uses)
     right.set_ylabel("memory")
     unit_axis(right, "y", "B")
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = (compiled.bound or compiled.machine).memory.room
     if capacity is not None:
         _capacity(right, float(capacity))
     for axes in (left, right):

@@ -35,7 +35,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     ``T`` in ``values`` is the context of the decode step. The memory is what
     decoding holds there: weights, caches and live activations.
     """
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = (compiled.bound or compiled.machine).memory.room
     wanted = {s.name for s in compiled.tpot.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted}
     stepping = [p for p in compiled.program.phases if p.span is not None]

@@ -15,6 +15,7 @@ from costgraph.cli.formula import METRICS
 from costgraph.errors import CostgraphError
 from costgraph.footprint import footprint
 from costgraph.formula import Formula, Term
+from costgraph.formula.terms import ZERO, Limit
 from costgraph.pipeline import text_of
 from costgraph.program import Phase
 from costgraph.report.code import Scripts, Values
@@ -64,7 +65,8 @@ class Contents:
         values = Values()
         places = [[values.index(e) for e in triple] for triple in memory]
         stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
-        limits = [(values.index(x.expr), x) for x in stated]
+        fixed = [x if x.bound.is_number else Limit(x.excess, ZERO, x.why) for x in stated]
+        limits = [(values.index(x.expr), x) for x in fixed]
         shown = (*metrics.values(), *parts)
         for formula in shown:
             self.symbols |= {s.name for s in formula.symbols}

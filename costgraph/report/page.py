@@ -17,8 +17,9 @@ from typing import Any
 from sympy import Integer
 
 from costgraph.api import Compiled, Hardware, Model, compile
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError
 from costgraph.export.files import suffix_of, write_whole
+from costgraph.given import whole
 from costgraph.program import Program
 from costgraph.report.contents import (
     Contents,
@@ -43,7 +44,7 @@ class Report:
 
     Attributes:
         html: the page.
-        notes: remarks on how the model was read.
+        notes: remarks on how the model was read, and what passes did not do.
     """
 
     html: str
@@ -95,10 +96,8 @@ def report(
             f"{len(devices)} devices and {len(texts)} pipelines make "
             f"{len(devices) * len(texts)} variants; one report holds {MOST_VARIANTS}"
         )
-    point = {k: v for k, v in {"B": B, "S": S, "N": N, "T": T}.items() if v is not None}
-    for name, value in point.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 10**12:
-            raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
+    given = {"B": B, "S": S, "N": N, "T": T}
+    point = {k: whole(v, k) for k, v in given.items() if v is not None}
 
     def made(device: Hardware, passes: str) -> Compiled:
         return compile(
@@ -121,13 +120,14 @@ def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
     limits = compiled.latency.limits + tuple(
         x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
     )
-    while any(free.get(name, 1) > 1 for name in ("S", "N", "T")):
+    while True:
         values = {symbol(k): Integer(v) for k, v in (START | dict(given) | free).items()}
-        reached = [(x.expr.xreplace(values), x.bound) for x in limits]
-        if not any(value.is_number and value > bound for value, bound in reached):
-            break
-        free |= {k: max(1, free[k] // 2) for k in ("S", "N", "T") if k in free}
-    return START | dict(given) | free
+        beyond = {s.name for x in limits if x.broken(values) is not None for s in x.symbols}
+        tried = [k for k in ("S", "N", "T") if k in beyond and k in free]
+        smaller: dict[str, int] = {k: max(1, free[k] // 2) for k in tried}
+        if all(free[k] == v for k, v in smaller.items()):
+            return START | dict(given) | free
+        free |= smaller
 
 
 def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> Report:
@@ -148,8 +148,10 @@ def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> R
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
     }
-    notes = tuple(dict.fromkeys(n for c in grid[0] for n in c.program.notes))
-    return Report(assemble(program.name, data, contents.texts, contents.scripts.source()), notes)
+    notes = dict.fromkeys(n for c in grid[0] for n in (*c.program.notes, *c.undone))
+    return Report(
+        assemble(program.name, data, contents.texts, contents.scripts.source()), tuple(notes)
+    )
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.given import MOST, is_array, number, whole, wholes
 from costgraph.pipeline import Pass
+from costgraph.program import Program
+from costgraph.said import NOTHING, Said
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
@@ -69,6 +73,7 @@ class SearchResult:
         candidates: feasible ones from best to worst, then the others.
         pareto: the two metrics of the front.
         front: points that no other point of the search beats in both.
+        said: what the candidates' numbers rest on, each sentence once.
     """
 
     model: str
@@ -79,6 +84,7 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     pareto: tuple[str, str] | None = None
     front: tuple[FrontPoint, ...] = ()
+    said: Said = NOTHING
 
     @property
     def best(self) -> Candidate | None:
@@ -106,6 +112,7 @@ class SearchResult:
                 }
                 for c in self.candidates
             ],
+            **self.said.to_dict(),
         }
         if self.pareto is not None:
             found["pareto"] = list(self.pareto)
@@ -145,6 +152,7 @@ def search(
     pareto: Sequence[str] | None = None,
     accounting: str = "exact",
     fidelity: str = "ideal",
+    reserve: str | float | None = None,
     options: Mapping[str, Any] | None = None,
     **symbols: float,
 ) -> SearchResult:
@@ -160,17 +168,18 @@ def search(
         passes: a pipeline or a list.
         S, N: prompt and generated tokens.
         B: a batch, or the first and last of the range (1 and 65536).
-        T: context of ``tpot``; by default that of the last decode step,
-            ``S + N − 1``, which is the slowest.
+        T: context of ``tpot``; by default that of the last decode step, which is
+            the slowest (see :meth:`costgraph.program.Program.contexts`).
         objective: a metric; throughput is made large, the others small.
         limits: by metric: seconds, bytes or token/s as a number or as a text
             with its unit (``"80GB"``). An upper end, of throughput a lower one.
-            ``memory`` defaults to ``"device"``, the capacity where it is known;
+            ``memory`` defaults to ``"device"``, what it has for programs if known;
             None or ``"none"`` lifts it.
         pareto: two metrics whose Pareto front is wanted, over every whole batch
             of every candidate that keeps the limits.
         accounting: the counting convention.
         fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
+        reserve: memory that programs do not get, as for :func:`costgraph.compile`.
         options: importer options, as for :func:`costgraph.compile`.
         symbols: numbers for symbols that passes brought in.
 
@@ -185,23 +194,27 @@ def search(
     bounds = _limits(limits or {})
     wanted = _pareto(pareto)
     batches = _range(B)
-    values = _values(S, N, T, symbols)
     program = load_model(model, **(options or {}))
+    values = _values(program, S, N, T, symbols)
     machines = [(load_hardware(h), h) for h in listed(hardware, "hardware")]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     found: list[Candidate] = []
     clouds: list[Cloud] = []
     refused: CostgraphError | None = None
     used: set[str] = set()
+    said: list[Said] = []
     for (machine, device), (label, text) in product(machines, pipelines):
         try:
             # As it was given: a calibration may stand beside the file of a device.
-            compiled = compile(program, device, text, accounting=accounting, fidelity=fidelity)
+            compiled = compile(
+                program, device, text, accounting=accounting, fidelity=fidelity, reserve=reserve
+            )
             formulas = {m: getattr(compiled, m) for m in METRICS}
         except CostgraphError as error:
             refused = refused or error
             found.append(Candidate(machine.name, label, None, {}, (str(error),), ""))
             continue
+        said.append(compiled.said)
         needed = {s.name for f in formulas.values() for s in f.symbols} - {"B"}
         used |= needed
         if missing := sorted(needed - set(values)):
@@ -230,7 +243,15 @@ def search(
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
     return SearchResult(
-        program.name, objective, shown, values, batches, tuple(ranked), wanted, front
+        program.name,
+        objective,
+        shown,
+        values,
+        batches,
+        tuple(ranked),
+        wanted,
+        front,
+        Said.together(said),
     )
 
 
@@ -259,19 +280,18 @@ def _amount(metric: str, value: Any) -> float | str | None:
     if isinstance(value, str):
         text = value.strip()
         try:
-            number = float(text) if not text[-1:].isalpha() else None
+            bare = float(text) if not text[-1:].isalpha() else None
         except ValueError:
-            number = None
-        if number is None:
+            bare = None
+        if bare is None:
             if unit not in _DIMENSION:
                 raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
             return float(parse_quantity(text, _DIMENSION[unit], f"limit {metric}"))
-        value = number
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
-    if not 0 < value <= LARGEST:
+        value = bare
+    found = number(value, f"limit {metric}")
+    if not 0 < found <= LARGEST:
         raise InputError(f"limit {metric} must be positive and finite, not {clip(value)}")
-    return float(value)
+    return float(found)
 
 
 def _bounds(
@@ -283,7 +303,7 @@ def _bounds(
     found = []
     for metric, value in limits.items():
         if value == "device":
-            capacity = compiled.machine.memory.capacity
+            capacity = compiled.machine.memory.room
             if capacity is None and memory_asked:
                 raise InputError(
                     f"limit memory: the capacity of {compiled.machine.name} is unknown"
@@ -305,28 +325,31 @@ def _pareto(pareto: Sequence[str] | None) -> tuple[str, str] | None:
     return metrics[0], metrics[1]
 
 
-def _range(batch: int | tuple[int, int] | None) -> Range:
+def _range(batch: Any) -> Range:
     if batch is None:
         return BATCHES
-    ends = (batch, batch) if isinstance(batch, int) else tuple(batch)
-    if len(ends) != 2 or not all(_is_whole(b) for b in ends) or ends[0] > ends[1]:
+    try:
+        ends = wholes(batch, "B") if is_array(batch) else (whole(batch, "B"),) * 2
+    except InputError:
+        ends = ()
+    if len(ends) != 2 or ends[0] > ends[1]:
         raise InputError(f"B: {clip(batch)} is neither a batch nor the two ends of a range")
     return ends[0], ends[1]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**12
-
-
-def _values(S: int, N: int, T: int | None, symbols: Mapping[str, float]) -> dict[str, float]:
-    values: dict[str, float] = {"S": S, "N": N, "T": S + max(N - 1, 1) if T is None else T}
-    for name, value in values.items():
-        if not _is_whole(value):
-            raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
-    for name, value in symbols.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{name}: {clip(value)} is not a number")
-        if not 0 < value <= 10**12:
-            raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}")
-        values[name] = value
+def _values(
+    program: Program, S: int, N: int, T: int | None, symbols: Mapping[str, float]
+) -> dict[str, float]:
+    prompt, generated = whole(S, "S"), whole(N, "N")
+    values: dict[str, float] = {"S": prompt, "N": generated}
+    ends = program.contexts(prompt, generated)
+    if T is not None:
+        values["T"] = whole(T, "T")
+    elif ends is not None:
+        values["T"] = ends[1]
+    for name, given in symbols.items():
+        value = number(given, name)
+        if not 0 < value <= MOST:
+            raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(given)}")
+        values[name] = float(value) if isinstance(value, Fraction) else value
     return values

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.quoting import csv_text
 from costgraph.sweeping.plan import METRICS, block_shape
 from costgraph.sweeping.store import require
 
@@ -77,7 +78,18 @@ def write_csv(data: xarray.Dataset, path: Path) -> None:
     """Comma-separated values with a heading; missing values are empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         for index, frame in enumerate(frames(data)):
-            frame.to_csv(file, header=index == 0, index=False, lineterminator="\n")
+            _plain(frame).to_csv(file, header=index == 0, index=False, lineterminator="\n")
+
+
+def _plain(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with texts that no spreadsheet takes for formulas, headings included."""
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    changed = frame.assign(**{c: texts[c].map(_defused) for c in texts})
+    return changed.rename(columns=_defused)
+
+
+def _defused(value: Any) -> Any:
+    return csv_text(value) if isinstance(value, str) else value
 
 
 def write_parquet(data: xarray.Dataset, path: Path) -> None:

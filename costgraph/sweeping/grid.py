@@ -13,7 +13,10 @@ import numpy as np
 
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
+from costgraph.outside import label_of, opened, reason_of
 from costgraph.pipeline import Pass
+from costgraph.said import Said
+from costgraph.sweeping.codecs import check_store
 from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 IN_MEMORY = 2**33
 #: Most characters of formulas in one attribute.
 TEXT = 16_000
+#: Bytes of a NetCDF file.
+LARGEST_STORE = 2**50
 
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
@@ -49,6 +54,7 @@ def sweep(
     client: Any = None,
     progress: bool | Report | None = None,
     errors: str = "raise",
+    reserve: str | float | None = None,
     options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> xarray.Dataset:
@@ -72,6 +78,7 @@ def sweep(
         errors: ``raise``, or ``nan``: combinations that cannot be compiled and
             points outside a model's limits become NaN; the messages are the
             attribute ``errors``.
+        reserve: memory that programs do not get, as for :func:`costgraph.compile`.
         options: importer options, as for :func:`costgraph.compile`.
         symbols: values by symbol: ``B`` sequences, ``S`` prompt tokens, ``N``
             generated tokens, ``T`` context of a decode step, and symbols that
@@ -81,7 +88,7 @@ def sweep(
     Returns:
         A dataset with one float64 variable a metric, ``units`` in its
         attributes, over the dimensions that the metric depends on, and
-        ``fits`` (memory within the device's capacity) where that is known.
+        ``fits`` (memory within what the device has for programs) where that is known.
         Lists of devices or pipelines make the dimensions ``hardware`` and
         ``passes``, several models ``model``.
 
@@ -95,7 +102,7 @@ def sweep(
         raise InputError(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
-    counting = accounting, fidelity
+    counting = accounting, fidelity, reserve
     plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
     if target is None:
         return _in_memory(plan, client, progress)
@@ -117,6 +124,7 @@ def write_sweep(
     progress: bool | Report | None = None,
     errors: str = "raise",
     force: bool = False,
+    reserve: str | float | None = None,
     options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> Path:
@@ -134,7 +142,7 @@ def write_sweep(
         InputError: as for :func:`sweep`; or the path exists, or cannot be written.
     """
     target = check_target(path, force)
-    counting = accounting, fidelity
+    counting = accounting, fidelity, reserve
     plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
     _on_disk(plan, target, client, progress)
     return target
@@ -144,13 +152,23 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
     """A stored sweep (``.zarr`` or ``.nc``), read lazily.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it might do more than hold numbers
+            (:mod:`costgraph.sweeping.codecs`).
     """
     xr = require("xarray")
     if not Path(path).exists():
         raise InputError(f"no such file: {clip(str(path))}")
-    engine = "zarr" if Path(path).suffix == ".zarr" else "h5netcdf"
-    found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
+    if Path(path).is_dir():
+        check_store(Path(path))
+        engine = "zarr"
+    else:
+        with opened(path, LARGEST_STORE):  # a regular file
+            engine = "h5netcdf"
+    try:
+        found: xarray.Dataset = xr.open_dataset(path, engine=engine, chunks={})
+    except Exception as error:
+        # The libraries below raise what they please on damaged files.
+        raise InputError(f"{label_of(path)}: not a stored sweep: {reason_of(error)}") from None
     return found
 
 
@@ -159,7 +177,7 @@ def _plan(
     hardware: Any,
     passes: Any,
     metrics: Any,
-    counting: tuple[str, str],
+    counting: tuple[str, str, str | float | None],
     chunks: Any,
     errors: str,
     options: Mapping[str, Any] | None,
@@ -173,6 +191,7 @@ def _plan(
         metrics=metrics,
         accounting=counting[0],
         fidelity=counting[1],
+        reserve=counting[2],
         chunks=chunks,
         errors=errors,
         options=options or {},
@@ -302,6 +321,9 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     attributes = {"accounting": plan.accounting, "costgraph": __version__}
     if plan.fidelity != "ideal":
         attributes["fidelity"] = plan.fidelity
+    for head, sentences in Said.together(c.said for c in plan.cells).to_dict().items():
+        if sentences:
+            attributes[head] = "\n".join(sentences)[:TEXT]
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)

@@ -15,7 +15,9 @@ import numpy as np
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
+from costgraph.given import number, whole
 from costgraph.pipeline import Pass, text_of
+from costgraph.said import NOTHING, Said
 
 #: Metrics of a compiled model, in the order in which they are shown.
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
@@ -58,7 +60,8 @@ class Cell:
         label: what it is, for messages.
         formulas: its formulas by metric; a metric that failed is missing.
         errors: messages by metric.
-        capacity: bytes of the device's memory, or None.
+        capacity: bytes of the device's memory that programs can have, or None.
+        said: what its numbers rest on.
     """
 
     index: tuple[int, int, int]
@@ -66,6 +69,7 @@ class Cell:
     formulas: Mapping[str, Formula]
     errors: Mapping[str, str]
     capacity: float | None
+    said: Said = NOTHING
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,7 @@ def make_plan(
     metrics: Sequence[str] | None,
     accounting: str,
     fidelity: str = "ideal",
+    reserve: str | float | None = None,
     chunks: int | Mapping[str, int] | None,
     errors: str,
     options: Mapping[str, Any],
@@ -223,7 +228,9 @@ def make_plan(
         raise InputError(f"errors must be 'raise' or 'nan', not {clip(errors)}")
     axes = tuple(_axis(name, values) for name, values in symbols.items())
     wanted = _wanted(metrics)
-    combinations, choices = _combinations(model, hardware, passes, accounting, fidelity, options)
+    combinations, choices = _combinations(
+        model, hardware, passes, accounting, fidelity, reserve, options
+    )
     given = {a.name for a in axes}
     # Without a wish, only what the symbols allow is derived, or everything for a message.
     tried = wanted or tuple(m for m in METRICS if NEEDS[m] <= given) or METRICS
@@ -276,7 +283,10 @@ def _axis(name: str, values: Any) -> Axis:
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
     try:
         array = np.asarray(values)
-    except (ValueError, OverflowError):  # lists of unequal lengths
+        if array.dtype.kind == "O":  # fractions, decimals, integers beyond 64 bits
+            found = [number(v, name) for v in array.reshape(-1)]
+            array = np.asarray([float(v) for v in found]).reshape(array.shape)
+    except (InputError, ValueError, OverflowError):  # lists of unequal lengths
         array = np.empty((0, 0))
     if array.ndim > 1 or array.dtype.kind not in "iuf":
         raise InputError(f"{name}: give a positive number or a list of them, not {clip(values)}")
@@ -349,6 +359,7 @@ def _combinations(
     passes: Any,
     accounting: str,
     fidelity: str,
+    reserve: str | float | None,
     options: Mapping[str, Any],
 ) -> tuple[list[_Choice], tuple[Axis, Axis, Axis]]:
     """Every combination, ready to be compiled, and the axes they lie on."""
@@ -372,9 +383,9 @@ def _combinations(
     ):
         # As it was given: a calibration may stand beside the file of a device.
         def make(p: Any = p, h: Any = given[j], text: Any = text) -> Compiled:
-            return compile(p, h, text, accounting=accounting, fidelity=fidelity)
+            return compile(p, h, text, accounting=accounting, fidelity=fidelity, reserve=reserve)
 
-        capacity = h.under(figures).memory.capacity
+        capacity = h.under(figures).reserving(reserve).memory.room
         found.append(
             _Choice(
                 (i, j, k),
@@ -434,7 +445,8 @@ def _cell(choice: _Choice, metrics: Sequence[str], errors: str) -> Cell:
             if errors == "raise":
                 raise InputError(f"{choice.label}: {metric}: {error}") from error
             failed[metric] = str(error)
-    return Cell(choice.index, choice.label, formulas, failed, choice.capacity)
+    said = NOTHING if compiled is None else compiled.said
+    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, said)
 
 
 def _cut(
@@ -454,14 +466,12 @@ def block_shape(lengths: Sequence[int], most: int) -> tuple[int, ...]:
     """Sizes of blocks of at most ``most`` points: whole trailing axes, a part of one."""
     found: list[int] = []
     room = most
-    for whole in reversed(lengths):
-        length = min(whole, room)
+    for full in reversed(lengths):
+        length = min(full, room)
         found.append(length)
-        room = room // length if length == whole else 1
+        room = room // length if length == full else 1
     return tuple(reversed(found))
 
 
 def _positive(length: Any) -> int:
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise InputError(f"chunks: {clip(length)} is not a positive whole number")
-    return length
+    return whole(length, "chunks")

@@ -112,9 +112,9 @@ def block_values(data: bytes, arrays: Sequence[Array]) -> dict[str, Array]:
     found = {}
     for metric, values, limits in zip(metrics, results, checks, strict=True):
         full = np.array(np.broadcast_to(values, shape), dtype=np.float64)
-        for limit, reached in limits:
+        for _, reached in limits:
             (got,) = reached(**{n: grid[n] for n in reached.names})
-            full[np.broadcast_to(got > float(limit.bound), shape)] = np.nan
+            full[np.broadcast_to(got > 0, shape)] = np.nan
         found[metric] = full
     return found
 
@@ -123,10 +123,10 @@ _Check: TypeAlias = tuple[Limit, VectorFunction]
 
 
 def limit_checks(formula: Formula) -> Iterator[_Check]:
-    """The limits of a formula over its own symbols, with functions of what they bound."""
+    """The limits of a formula over its own symbols, with functions of their excess."""
     for limit in formula.limits:
-        if limit.expr.free_symbols <= set(formula.symbols):
-            term = Term(Integer(1), (Arm(limit.expr, "limit"),))
+        if limit.symbols <= set(formula.symbols):
+            term = Term(Integer(1), (Arm(limit.excess, "limit"),))
             yield limit, compile_vector([Formula("limit", "", (term,))])
 
 
@@ -140,11 +140,8 @@ def check_limits(plan: Plan) -> None:
         for metric, formula in cell.formulas.items():
             for limit, reached in limit_checks(formula):
                 top = _largest(reached, plan)
-                if top > float(limit.bound):
-                    raise InputError(
-                        f"{cell.label}: {metric}: {limit.expr} = {top:g} exceeds {limit.bound}: "
-                        f"{limit.why}"
-                    )
+                if top > 0:
+                    raise InputError(f"{cell.label}: {metric}: {limit.says(top)}")
 
 
 def _largest(function: VectorFunction, plan: Plan) -> float:
@@ -176,7 +173,6 @@ def reporter(progress: bool | Report | None, blocks: int) -> tuple[Report, Calla
     shown = sys.stderr.isatty() and blocks > 1 if progress is None else progress
     if not shown:
         return lambda done, total: None, lambda: None
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -185,13 +181,15 @@ def reporter(progress: bool | Report | None, blocks: int) -> tuple[Report, Calla
         TimeRemainingColumn,
     )
 
+    from costgraph.export.terminal import console
+
     bar = Progress(
         TextColumn("sweep"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("blocks"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(errors=True),
     )
     task = bar.add_task("sweep", total=blocks)
     bar.start()

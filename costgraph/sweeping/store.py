@@ -14,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from costgraph import outside
 from costgraph.errors import InputError, clip
+from costgraph.sweeping.codecs import check_store
 from costgraph.sweeping.plan import Plan, Task
 
 #: Raised when the layout of a partial sweep changes.
 LAYOUT = 1
+#: Bytes of the files beside the store.
+LARGEST_MANIFEST, LARGEST_JOURNAL = 2**26, 2**31
 SUFFIXES = (".zarr", ".nc", ".parquet", ".csv")
 
 
@@ -110,11 +114,12 @@ class PartialStore:
         wanted = {"layout": LAYOUT, **self.plan.description()}
         if self._manifest.is_file() and self.data.is_dir():
             try:
-                found = json.loads(self._manifest.read_text(encoding="utf-8"))
-            except ValueError:
+                found = outside.read_json(self._manifest, LARGEST_MANIFEST)
+            except InputError:
                 found = None
             if not isinstance(found, dict):
                 raise InputError(f"{self._manifest}: not a manifest; remove {self.root}")
+            check_store(self.data)
             differing = sorted(k for k in wanted | found if wanted.get(k) != found.get(k))
             if differing:
                 raise InputError(
@@ -133,7 +138,8 @@ class PartialStore:
     def _read_journal(self) -> frozenset[int]:
         if not self._finished.is_file():
             return frozenset()
-        lines = self._finished.read_text(encoding="ascii", errors="replace").splitlines(True)
+        journal = outside.read_bytes(self._finished, LARGEST_JOURNAL)
+        lines = journal.decode("ascii", "replace").splitlines(True)
         whole = [line.strip() for line in lines if line.endswith("\n")]
         if lines and not lines[-1].endswith("\n"):  # cut off while being written
             self._finished.write_text("".join(f"{x}\n" for x in whole), encoding="ascii")

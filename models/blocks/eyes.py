@@ -40,6 +40,9 @@ class Eyes(Protocol):
     def positions(self, style: Style) -> Expr:
         """Positions of the tower per sequence."""
 
+    def image_tokens(self, style: Style) -> Expr | None:
+        """Tokens of one image of the size that is asked for; None if ``G`` says so itself."""
+
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows ``(B, G, d)``, those of early layers behind, then what is unused."""
 
@@ -98,6 +101,18 @@ class PatchTower:
         """Patches per sequence."""
         return self.merge**2 * G
 
+    def image_tokens(self, style: Style) -> Expr | None:
+        """Squares of patches: sides are rounded to whole ones, as the image processor does.
+
+        Source: ``smart_resize`` of the published processors; its limits on the number of
+        pixels stand in a file of their own and are not applied.
+        """
+        if style.image is None:
+            return None
+        side = int(self.patch * self.merge)
+        height, width = (max(1, round(int(n) / side)) for n in style.image)
+        return Integer(height * width)
+
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows, then those of early layers."""
         d, count = self.at.d, self.positions(m.style)
@@ -135,8 +150,8 @@ class PatchTower:
         # Layers that see windows and those that see all are gathered; each costs the same
         # wherever it stands.
         parts = (
-            Segment("window_layers", near, Integer(self.layers - len(self.whole))),
-            Segment("whole_layers", layer, Integer(len(self.whole))),
+            Segment("window_layers", near, Integer(self.layers - len(self.whole)), True),
+            Segment("whole_layers", layer, Integer(len(self.whole)), True),
         )
         return tuple(p for p in parts if p.count != 0)
 
@@ -181,6 +196,10 @@ class FixedTower:
     def deep(self) -> int:
         """None."""
         return 0
+
+    def image_tokens(self, style: Style) -> Expr | None:
+        """None: there may be several images of one size."""
+        return None
 
     def tokens(self, style: Style) -> Expr:
         """Image tokens of one image."""

@@ -9,11 +9,12 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.dtypes import INT64
 from costgraph.errors import InputError
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
 from costgraph.regions import Repeat
-from costgraph.symbols import B, q
+from costgraph.symbols import B, T, q
 from costgraph.tensor import Tensor
 
 
@@ -29,11 +30,15 @@ class Repeatable(Protocol):
 
 @dataclass(frozen=True)
 class Segment:
-    """``count`` equal layers in a row, as the region ``name``."""
+    """``count`` equal layers in a row, as the region ``name``.
+
+    ``gathered`` layers stand in other places of the model, not in a row.
+    """
 
     name: str
     layer: Repeatable
     count: Expr
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Ends:
     Attributes:
         d, vocab: hidden size and vocabulary.
         positions: rows of a learned position table, or None.
+        unused: rows of that table that stand for no position.
         embed_dim: embedding width where it differs from ``d`` (projected).
         embed_scale: embeddings are multiplied by a constant.
         embed_norm: normalisation of the embeddings, or None.
@@ -78,6 +84,7 @@ class Ends:
     d: Expr
     vocab: Expr
     positions: Expr | None = None
+    unused: int = 0
     embed_dim: Expr | None = None
     embed_scale: bool = False
     embed_norm: Norm | None = None
@@ -89,6 +96,19 @@ class Ends:
     head_scale: bool = False
     all_logits: bool = False
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Contexts are no longer than the table of positions, where there is one."""
+        return () if self.positions is None else positions_end(T, self.positions - self.unused)
+
+
+def positions_end(symbol: Symbol, longest: Expr | int | None) -> tuple[Limit, ...]:
+    """The limit that a table of ``longest`` positions sets; none without one."""
+    if longest is None:
+        return ()
+    end = Integer(longest) if isinstance(longest, int) else longest
+    return (Limit(symbol, end, "the model has no positions beyond"),)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -96,6 +116,11 @@ class Stack:
 
     ends: Ends
     segments: tuple[Segment, ...]
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -123,7 +148,8 @@ def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> s
     for segment in segments:
         wanted = segment.layer.operands(m.style)
         shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
-        region = Repeat(segment.layer.graph(m.style), segment.count)
+        rounds = "gathered" if segment.gathered else "layers"
+        region = Repeat(segment.layer.graph(m.style), segment.count, rounds=rounds)
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 

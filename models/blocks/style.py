@@ -76,8 +76,11 @@ class Maker(Builder):
         return self.source(Tensor(name, shape, self.style.weights, Role.WEIGHT))
 
     def vector(self, name: str, *shape: Expr) -> str:
-        """Declares a small weight that keeps the compute format (norms, biases)."""
-        return self.source(Tensor(name, shape, self.style.acts, Role.WEIGHT))
+        """Declares a small weight that keeps the compute format, or a wider one (norms, biases)."""
+        wide, acts = self.style.weights, self.style.acts
+        return self.source(
+            Tensor(name, shape, wide if wide.bits > acts.bits else acts, Role.WEIGHT)
+        )
 
     def cache(self, name: str, heads: Expr, width: Expr, window: Expr | None = None) -> str:
         """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``.

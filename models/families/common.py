@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError, clip, nearest
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind
@@ -35,6 +36,10 @@ ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
 
 class Model(Protocol):
     """What a family reads a configuration into: it makes the step graph."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Bounds on the symbols of its graph."""
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""

@@ -112,8 +112,10 @@ def _modernbert(fields: Fields) -> Reading:
     whole = len(range(every, layers, every))
     parts = [
         Segment("first", first, Integer(1)),
-        Segment("global", Layer(Integer(d), mixer(0), feed, norm), Integer(whole)),
-        Segment("local", Layer(Integer(d), mixer(1), feed, norm), Integer(layers - 1 - whole)),
+        Segment("global", Layer(Integer(d), mixer(0), feed, norm), Integer(whole), True),
+        Segment(
+            "local", Layer(Integer(d), mixer(1), feed, norm), Integer(layers - 1 - whole), True
+        ),
     ]
     head = MaskedHead(Integer(d), vocab, act, norm, bias=False) if _is_masked(fields) else None
     model = Encoder(

@@ -21,7 +21,8 @@ def gathered(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:
     for name, layer in layers:
         counts[name] = counts.get(name, 0) + 1
         kinds[name] = layer
-    return tuple(Segment(name, kinds[name], Integer(n)) for name, n in counts.items())
+    several = len(counts) > 1
+    return tuple(Segment(name, kinds[name], Integer(n), several) for name, n in counts.items())
 
 
 def runs(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:

@@ -41,6 +41,7 @@ def _opt(fields: Fields) -> Reading:
         **biases(bias),
         # Two extra rows: positions are offset by two in this family.
         positions=Integer(fields.size("max_position_embeddings") + 2),
+        unused=2,
         tied=fields.flag("tie_word_embeddings", True),
         norm_first=first,
         final_norm=first and not fields.flag("_remove_final_layer_norm", False),

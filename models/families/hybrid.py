@@ -9,6 +9,7 @@ from types import MappingProxyType
 from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, ModelError, clip
+from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.models.blocks import (
     Attention,
@@ -115,13 +116,20 @@ class Zamba:
     hybrid: SharedBlock
     places: Expr
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
+
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
         m = Maker(name, style)
         first, table = embed(m, self.ends)
         hidden = run(m, (self.plain,), first)
         # The embeddings are an operand of every hybrid layer, beside the hidden state.
-        hidden = run(m, (Segment("hybrid", self.hybrid, self.places),), hidden, embeddings=first)
+        hidden = run(
+            m, (Segment("hybrid", self.hybrid, self.places, True),), hidden, embeddings=first
+        )
         return m.build(close(m, self.ends, hidden, table))
 
     def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
@@ -177,7 +185,7 @@ def _zamba2(fields: Fields) -> Reading:
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
     )
-    plain = Segment("mamba", Layer(Integer(d), mixer, None), Integer(len(kinds) - places))
+    plain = Segment("mamba", Layer(Integer(d), mixer, None), Integer(len(kinds) - places), True)
     model = Zamba(ends_of(fields, d, tied=True), plain, hybrid, Integer(places))
     return Reading(model, scans=True, assumptions=(GATHERED,))
 

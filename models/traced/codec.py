@@ -8,6 +8,7 @@ from sympy import Add, Expr, Integer, Max, Min, Mul, Pow, Symbol, floor
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
+from costgraph.quoting import visible
 from costgraph.symbols import symbol
 
 FORMAT = "costgraph-traced"
@@ -32,6 +33,7 @@ def to_json(graph: Traced) -> dict[str, Any]:
         "dialect": graph.dialect,
         "opset": graph.version,
         "notes": list(graph.notes),
+        **({"bounds": [[_expr(e), most] for e, most in graph.bounds]} if graph.bounds else {}),
         "sources": [
             {
                 "name": s.name,
@@ -140,6 +142,7 @@ def from_json(value: Any) -> Traced:
             ),
             tuple(_text(o) for o in value["outputs"]),
             tuple(_text(n) for n in value.get("notes", ())),
+            tuple((_dimension(e), _whole(most)) for e, most in value.get("bounds", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"not a traced graph: {type(error).__name__}: {error}") from None
@@ -148,6 +151,12 @@ def from_json(value: Any) -> Traced:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ModelError(f"not a traced graph: {clip(value)} should be a text")
+    return visible(value)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ModelError(f"not a traced graph: {clip(value)} should be a whole number")
     return value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,10 @@ from sympy import Expr, Integer, Mul, cancel
 
 from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
+from costgraph.formula.envelope import dominates
+from costgraph.formula.terms import Limit
 from costgraph.graph import Builder, Graph
+from costgraph.least import least, most
 from costgraph.models.traced.formats import BOOL, FP64, format_of
 from costgraph.models.traced.known import MOST_KNOWN, Numbers, computed
 from costgraph.models.traced.record import Call, Ref, Source, Traced, references
@@ -42,12 +45,22 @@ from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)
+#: Ends of slices that stand for "to the end": exporters write the largest number they have.
+_END = 10**9
 _LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
 #: Element-wise functions with an operation of their own.
 _ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "sigmoid", "tanh"})
 #: Powers that take no logarithm.
 _POWERS = {2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "isnan"})
+
+
+class UnknownOperators(ModelError):
+    """Operators have no rule; ``targets`` says which."""
+
+    def __init__(self, message: str, targets: Iterable[str]) -> None:
+        super().__init__(message)
+        self.targets = frozenset(targets)
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,12 @@ class Lowering:
         self.graph = graph
         self.mask = mask
         self.values: dict[str, Value] = {}
-        self.notes: list[str] = []
+        #: Where the graph holds: what its slices and the like take for granted.
+        self.limits: list[Limit] = []
         self._builder = Builder(graph.name)
         self._made: set[str] = set()
-        self._names: set[str] = set()
+        # An operator may be called as a stored value is: theirs is the name.
+        self._names = {s.name for s in graph.sources}
         self._call: Call | None = None
         self._uses = Counter(n for c in graph.calls for n in references(c.args))
         self._matrices = Counter(n for c in graph.calls for n in dialect.matrices(c))
@@ -125,8 +140,9 @@ class Lowering:
         more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
         hint = nearest(listed[0][0], rules) if len(listed) == 1 and len(rules) > 12 else ""
         hint = "" if "known" in hint else hint.replace("did you mean", "the nearest with one is")
-        raise ModelError(
-            f"{self.graph.name}: operators without a cost rule: {shown}{more}{hint.rstrip('?')}"
+        raise UnknownOperators(
+            f"{self.graph.name}: operators without a cost rule: {shown}{more}{hint.rstrip('?')}",
+            missing,
         )
 
     def _keep(self, call: Call, made: Sequence[Value | None]) -> None:
@@ -324,22 +340,47 @@ class Lowering:
         room = last - first
         if room.is_number and room <= 0:
             raise self.wrong("an empty slice")
-        length = room if step == 1 else -((-room) // step)
+        length = self._stated_length(x, axis)
+        if length is None:
+            if not (last == size and first.is_number and first <= 1):
+                self.require(first, last, "a slice begins before it ends")
+            length = room if step == 1 else -((-room) // step)
         if first == 0 and same(length, size):
             return x
         return self.emit(Slice(axis, first, length, Integer(step)), x)
 
     def _bound(self, place: Any, size: Expr) -> Expr:
+        """A bound of a slice, counted from the front and within the axis."""
         at: Expr = Integer(place) if isinstance(place, int) else place
+        if at.is_negative:
+            at = at + size
+            if at.is_number:
+                return max(at, ZERO)
+            return at if place == -1 else most(ZERO, at)  # an axis holds something
         if at.is_number:
-            if at < 0:
-                at = at + size
-                return at if not at.is_number else max(at, ZERO)
             if size.is_number:
                 return min(at, size)
-            # Beyond anything that can be: "to the end".
-            return size if at >= 2**31 - 1 else at
-        return at
+            # Beyond anything that can be: "to the end". Axes hold at least one position.
+            return size if at >= _END else at if at <= 1 else least(at, size)
+        if not dominates(at, size):
+            self.require(at, size, "a slice ends within its axis")
+            return at
+        return size
+
+    def _stated_length(self, x: Value, axis: int) -> Expr | None:
+        """What the exporter states for the axis that the present call cuts."""
+        call = self._call
+        if call is None or call.target not in ("slice", "narrow") or not call.results:
+            return None
+        shape = call.results[0].shape
+        return None if shape is None or len(shape) != len(x.shape) else shape[axis]
+
+    def require(self, less: Expr, more: Expr, why: str) -> None:
+        """The graph holds only where ``less`` does not exceed ``more``."""
+        if dominates(more, less):
+            return
+        fixed = more if more.is_number else ZERO
+        self.limits.append(Limit(less - more + fixed, fixed, why))
 
     def axis(self, x: Value, axis: int) -> int:
         """``axis`` counted from the front."""

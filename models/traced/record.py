@@ -86,6 +86,7 @@ class Traced:
         calls: in execution order.
         outputs: names of the results.
         notes: remarks of the importer.
+        bounds: dimensions and the largest value for which the graph was written down.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Traced:
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    bounds: tuple[tuple[Expr, int], ...] = ()
 
 
 def references(value: Any) -> Iterator[str]:

@@ -104,7 +104,7 @@ ARGUMENTS_THAT_FAIL = [
     ("code as pass", ["formula", "gpt2", "--on", "a6000", "--passes", "eval('1')"], ["pass"]),
     ("open brace", ["formula", "gpt2", "--on", "a6000", "--passes", "x{"], ["x"]),
     ("trailing comma", ["formula", "gpt2", "--on", "a6000", "--passes", ","], ["pass name"]),
-    ("long pipeline", ["formula", "gpt2", "--on", "a6000", "--passes", "x" * 5000], ["long"]),
+    ("long pipeline", ["formula", "gpt2", "--on", "a6000", "--passes", "x" * 20000], ["long"]),
     ("unknown accounting", ["analyze", "gpt2", "--on", "a6000", "--accounting", "exat",
                             "--context", "5"], ["exact"]),
     ("no context", ["analyze", "gpt2", "--on", "a6000"], ["--context"]),

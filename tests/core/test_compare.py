@@ -137,3 +137,40 @@ def test_missing_values_and_mixed_units_are_refused():
         compiled.tpot - compiled.memory
     with pytest.raises(InputError, match="at least one"):
         cg.compare("gpt2", "a6000", [])
+
+
+def test_what_passes_did_not_do_is_said_wherever_they_are_compared(capsys):
+    table = cg.compare("llama-3-8b", "h100", ["fuse", "fuse,quantize", "quantize{preset=w4a16}"])
+    text = str(table)
+    said = text[text.index("not done") :]
+    assert "quantize did nothing: no format given: state a preset or a format" in said
+    assert "quantize at embed.weight, lm_head.weight: in the keep list" in said
+    assert said.count("a norm needs whole rows") == 1  # of two pipelines alike
+    made = table.to_dict()["pipelines"][1]["not_done"]
+    assert {
+        "pass": "quantize",
+        "did_something": False,
+        "rule": "quantize",
+        "at": "llama-3-8b",
+        "reason": "no format given: state a preset or a format",
+    } in made
+    # A pass that did nothing rests on nothing.
+    assert not any("quantisation" in a for a in table.assumptions[1])
+    assert any("quantisation" in a for a in table.assumptions[2])
+    for command in (
+        ["formula", "llama-3-8b"], ["analyze", "llama-3-8b", "--context", "9"],
+        ["explain", "llama-3-8b", "--at", "B=1,T=9"], ["solve", "llama-3-8b", "--at", "T=9",
+        "--budget", "9 ms"], ["regimes", "llama-3-8b", "--at", "T=9"],
+    ):  # fmt: skip
+        main([*command, "--on", "h100", "--passes", "quantize"])
+        assert "note: quantize did nothing: no format given" in capsys.readouterr().err
+
+
+def test_many_reasons_are_counted_rather_than_listed():
+    made = cg.compile("sdxl-unet", "h100", "fuse")
+    assert len(made.undone) == 7
+    assert made.undone[-1].startswith("fuse: ")
+    assert made.undone[-1].endswith("more reasons elsewhere")
+    made = cg.compile("resnet-50", "h100", "quantize{preset=w8a8}")
+    (line,) = made.undone
+    assert "stage1_conv2, stage1_conv3 … (20 places): convolutions keep" in line

@@ -43,7 +43,7 @@ def test_a_table_becomes_a_calibration(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "none.csv", "--device", "a40"], "not readable"),
+        (["--from", "none.csv", "--device", "a40"], "no such file"),
         (["--from", "{t}"], "needs --device"),
         (["--from", "{t}", "--device", "a4o"], "unknown hardware"),
         (["--from", "{t}", "{t}", "--device", "a40"], "two tables of kind 'gemm'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_the_roofline_stays_a_lower_bound_in_caches(host: str, batch: int, token
         ):
             assert float(close.seconds) >= float(low.seconds) * (1 - 1e-9)
         assert fitted.tpot(B=batch, T=tokens) >= ideal.tpot(B=batch, T=tokens)
+
+
+@pytest.mark.parametrize("share", ["1/4", "1"])
+def test_layers_that_a_token_leaves_cost_as_often_as_they_run(host: str, share: str) -> None:
+    """With one sequence a layer runs or not: the mean of the models with and without it."""
+    short, whole, exits = (
+        cg.compile(
+            {**MODEL, "num_hidden_layers": layers}, host, passes, fidelity="calibrated", **WIDE
+        ).tpot.evaluate(B=1, T=3000)
+        for layers, passes in ((1, "fuse"), (2, "fuse"), (2, f"fuse,early-exit{{p={share}}}"))
+    )
+    left = float(Fraction(share))
+    # Vector work that is not proved to be absorbed stands in the norm beside the products.
+    assert exits == pytest.approx(left * short + (1 - left) * whole, rel=1e-6)
 
 
 def test_activations_come_from_the_cache_up_to_its_size(host: str) -> None:

@@ -99,7 +99,7 @@ def test_attention_over_long_prompts_in_a_graph(device, framework, tokens, heads
 
 
 def test_quantising_inside_an_expert_block_has_no_floor_of_its_own():
-    pipeline = "fuse,quantize{weights=mxfp4,activations=mxfp8}"
+    pipeline = "quantize{weights=mxfp4,activations=mxfp8}"
     made = [
         cg.compile("gpt-oss-20b", "b200", pipeline, fidelity=f).breakdown("decode", B=4, T=100)
         for f in ("ideal", "calibrated")

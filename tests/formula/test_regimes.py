@@ -144,7 +144,7 @@ def test_regimes_of_every_shipped_model(name):
     plain = cg.compile(name, "h100").tpot  # tiles of fused attention are no polynomials in T
     if T in plain.symbols:
         along = plain.regimes("T", B=3)
-        for context in (100, 5000, 40000):
+        for context in {min(n, along.pieces[-1].upper) for n in (100, 5000, 40000)}:
             exact = along.at(Integer(context)).expr.xreplace({T: Integer(context)})
             assert float(exact) == pytest.approx(plain.evaluate(B=3, T=context), rel=1e-12)
     found = f.regimes("B", T=512)

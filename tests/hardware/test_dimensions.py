@@ -23,7 +23,8 @@ for line in ("FLOP = [work]", "OP = FLOP", "USD = [money]", "octet = [storage]")
 SPELLED = {"B": "octet", "h": "hour", "FLOPS": "FLOP/s", "OPS": "OP/s", "FLOPs": "FLOP"}
 #: Dimension of each figure, by the last part of its key.
 EXPECTED = {
-    "bandwidth": "octet/second", "capacity": "octet", "l2": "octet", "register_files": "octet",
+    "bandwidth": "octet/second", "capacity": "octet", "usable_capacity": "octet", "l2": "octet",
+    "register_files": "octet",
     "shared_per_multiprocessor": "octet", "board": "watt", "idle": "watt", "latency": "second",
     "clock": "hertz", "hour": "USD/hour",
 }  # fmt: skip

@@ -270,7 +270,7 @@ def test_processing_in_memory_is_a_memory_level_with_compute():
         host.link("nvlnk")
     with pytest.raises(cg.CostgraphError, match="states no links"):
         load_hardware("m1-ultra").link()
-    assert host.tier("memory").capacity == host.memory.capacity
+    assert host.tier("memory").capacity == host.memory.room
 
 
 @pytest.mark.parametrize("name", device_names())

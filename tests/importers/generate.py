@@ -2,16 +2,20 @@
 
     python tests/importers/generate.py
 
-The ONNX files keep their structure only: arrays of numbers are left out, as in a
-file whose weights lie beside it.
+The ONNX and .pt2 files keep their structure only: arrays of numbers are left out, as in
+a file whose weights lie beside it. ``tiny-conv-2.6.pt2`` was saved by PyTorch 2.6, in the
+layout that PyTorch had before 2.8.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -70,12 +74,42 @@ def save_trace(name: str, exported: torch.export.ExportedProgram) -> None:
     (DATA / f"{name}.traced.json").write_text(text + "\n", encoding="utf-8")
 
 
+def save_program(name: str, exported: torch.export.ExportedProgram) -> None:
+    """Saves a program without its weights, and without where its lines stand."""
+    whole = io.BytesIO()
+    torch.export.save(exported, whole)
+    kept = (".json", "archive_format", "archive_version", "byteorder", "version")
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(DATA / f"{name}.pt2", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in sorted(source.namelist()):
+            if not member.endswith(kept):
+                continue
+            data = source.read(member)
+            if "/models/" in member or member.startswith("serialized_"):
+                data = without_lines(json.loads(data))
+            about = zipfile.ZipInfo("/".join(["archive", *member.split("/")[1:]]) or member)
+            about.compress_type = zipfile.ZIP_DEFLATED
+            target.writestr(about, data)
+
+
+def without_lines(document: Any) -> bytes:
+    """A saved program whose nodes keep their modules only."""
+    module = document["graph_module"]
+    module["module_call_graph"] = []
+    for node in module["graph"]["nodes"]:
+        node["metadata"] = {k: v for k, v in node["metadata"].items() if k == "nn_module_stack"}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     DATA.mkdir(exist_ok=True)
     llama, ids = tiny_llama.made(), tiny_llama.example()
     exported = tiny_llama.exported(llama, ids)
     save_trace("tiny-llama", exported)
+    save_program("tiny-llama", exported)
     save_trace("tiny-llama-core", exported.run_decompositions())
     save_onnx("tiny-llama", llama, ids, {0: "batch", 1: "seq"})
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -245,14 +246,93 @@ def test_weights_beside_the_file_are_never_opened(tmp_path, monkeypatch):
     )
     path = saved(tmp_path, made)
     opened = []
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or real(self))
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda p, *a, **k: opened.append(p) or real(p, *a, **k))
     monkeypatch.setattr(
         "onnx.external_data_helper.load_external_data_for_tensor",
         lambda *a, **k: pytest.fail("read external data"),
     )
     assert parameters(from_onnx(path).graph) == 32
     assert opened == [path]
+
+
+def function(name: str, *calls: str):
+    """A function of one operand that calls others in turn."""
+    names = ["x", *(f"t{i}" for i in range(1, len(calls))), "y"]
+    nodes = [
+        NODE(c, [a], [b], domain="" if c == "Relu" else "own")
+        for c, a, b in zip(calls, names, names[1:], strict=False)
+    ]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", name, ["x"], ["y"], nodes, opsets)
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ([function("f", "f")], "without end"),
+        ([function("f", "g"), function("g", "f")], "without end"),
+        (
+            [function("f0", *["Relu"] * 10)]
+            + [function(f"f{i}", *[f"f{i - 1}"] * 10) for i in range(1, 12)]
+            + [function("f", "f11")],
+            "more than 500000 operators",
+        ),
+        (
+            [function("f0", "Relu")]
+            + [function(f"f{i}", f"f{i - 1}") for i in range(1, 200)]
+            + [function("f", "f199")],
+            "without end",
+        ),
+    ],
+)
+def test_functions_that_write_out_without_end_are_refused(functions, message, tmp_path):
+    made = model([NODE("f", ["x"], ["y"], domain="own")], [("x", [2])], [("y", None)])
+    made.functions.extend(functions)
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    with pytest.raises(ModelError, match=message) as error:
+        from_onnx(saved(tmp_path, made))
+    assert "\n" not in str(error.value)
+
+
+def test_functions_are_written_out(tmp_path):
+    made = model([NODE("f", ["x"], ["y"], domain="own")], [("x", ["n", 4])], [("y", None)])
+    made.functions.extend([function("f", "g", "g"), function("g", "Relu", "Relu")])
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    assert [n.op.kind for n in from_onnx(saved(tmp_path, made)).graph.nodes] == ["activation"] * 4
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../../secret", "file:///etc/passwd", "\x00"])
+def test_external_data_outside_the_directory_is_not_opened(place, tmp_path, monkeypatch):
+    tensor = weights("w", 8, 4)
+    tensor.ClearField("external_data")
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", place
+    made = model([NODE("MatMul", ["x", "w"], ["y"])], [("x", [2, 8])], [("y", None)], [tensor])
+    path = saved(tmp_path, made)
+    opened = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda p, *a, **k: opened.append(p) or real(p, *a, **k))
+    assert parameters(from_onnx(path).graph) == 32
+    assert opened == [path]
+
+
+def test_axes_without_names_are_named_after_their_input(tmp_path):
+    for size in ("?", -1, ""):
+        given = [("x", [size, 8])]
+        path = saved(tmp_path, model([NODE("Relu", ["x"], ["y"])], given, [("y", None)]))
+        assert from_onnx(path).graph.tensors["x"].shape == (symbol("x_0"), 8)
+        assert from_onnx(path, dims={"x_0": "B"}).graph.tensors["x"].shape == (B, 8)
+
+
+def test_names_that_do_not_say_batch_are_said(tmp_path):
+    given = [("x", ["N", "length", "batch_size", "past"])]
+    path = saved(tmp_path, model([NODE("Relu", ["x"], ["y"])], given, [("y", None)]))
+    assert from_onnx(path).notes == (
+        "the dimension 'N' is taken as the batch (B)",
+        "the dimension 'length' is taken as the sequence (S)",
+    )
+    assert from_onnx(path, dims={"N": "N", "length": 5}).notes == ()
 
 
 def test_the_command_line_takes_onnx_files(capsys):

@@ -162,10 +162,41 @@ def test_projecting_caches_costs_its_share_of_a_layer(model, share):
     assert projected / layer == pytest.approx(share, abs=5e-4)
 
 
-def test_exits_and_fusion_commute(plain):
-    first, second = compiled("early-exit,fuse"), compiled("fuse,early-exit")
+@pytest.mark.parametrize("options", ["", "{propagate=project}", "{propagate=recompute}"])
+def test_exits_and_fusion_commute(plain, options):
+    first, second = compiled(f"early-exit{options},fuse"), compiled(f"fuse,early-exit{options}")
     assert (first.tpot - second.tpot).terms == ()
+    if options:
+        return
     assert first.tpot.evaluate(B=1, T=99) < compiled("early-exit").tpot.evaluate(B=1, T=99)
+
+
+def test_exits_cut_across_regions_of_different_layers():
+    """DeepSeek: three dense layers, then experts; an exit behind the fifth."""
+    made = cg.compile("deepseek-v3", "h200", "early-exit{exit=5,p=1/2,propagate=project}")
+    regions = [
+        (n.name, int(n.op.count), n.op.presence.is_full, n.op.rounds)
+        for n in made.program.phase("decode").graph.nodes
+        if isinstance(n.op, Repeat)
+    ]
+    assert regions == [
+        ("dense", 3, True, "layers"),
+        ("experts.0", 2, True, "layers"),
+        ("experts.1", 56, False, "layers"),
+        ("propagate.1.experts", 56, False, "other"),
+    ]
+    assert made.parameters == cg.compile("deepseek-v3", "h200").parameters
+
+
+def test_models_without_decode_steps_are_left_alone_with_the_reason():
+    made = cg.compile("bert-base", "a100", "early-exit")
+    assert made.undone == ("early-exit did nothing: there are no decode steps to leave early",)
+    assert made.assumptions == cg.compile("bert-base", "a100").assumptions
+
+
+def test_what_a_token_cannot_leave_behind_is_no_cache():
+    with pytest.raises(PipelineError, match="keep a state"):
+        cg.compile("mamba-130m", "a100", "early-exit{propagate=project}")
 
 
 def test_a_symbolic_share_stays_a_symbol(plain):
@@ -185,8 +216,7 @@ def test_a_symbolic_share_stays_a_symbol(plain):
         ("early-exit{distribution=layers}", "shares"),
         ("early-exit{distribution=layers,shares=p80|p80}", "beyond one"),
         ("early-exit{distribution=schedule,low=99}", "low"),
-        ("early-exit,early-exit", "alike"),
-        ("fuse,early-exit{propagate=project}", "before fuse"),
+        ("early-exit,early-exit", "already"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(text, words):

@@ -23,8 +23,8 @@ def config(name: str) -> dict:
     return json.loads((DATA / f"{name}.json").read_text())
 
 
-def compiled(name: str, passes: str, on: str = "h200", **options):
-    return cg.compile(config(name), on, passes, **options)
+def compiled(name: str, passes: str, on: str = "h200", **changes):
+    return cg.compile({**config(name), **changes}, on, passes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +116,7 @@ def test_pages_change_memory_and_tables_only(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_verifying_several_tokens_touches_more_experts(name):
-    made = compiled(name, "speculative{draft=llama-2-7b,gamma=3,alpha=0.8}")
+    made = compiled(name, "speculative{draft=llama-2-7b,gamma=3,alpha=0.8}", vocab_size=32000)
     given = config(name)
     experts = given.get("num_local_experts") or given["n_routed_experts"]
     share = Rational(given["num_experts_per_tok"], experts)
@@ -128,7 +128,8 @@ def test_verifying_several_tokens_touches_more_experts(name):
 
 
 def test_a_draft_with_latent_attention_decodes_in_its_absorbed_form():
-    made = compiled("mixtral-8x7b", "speculative{draft=deepseek-v2-lite,gamma=3,alpha=0.8}")
+    passes = "speculative{draft=deepseek-v2-lite,gamma=3,alpha=0.8}"
+    made = compiled("mixtral-8x7b", passes, vocab_size=102400)
     draft, first = (made.program.phase(p).graph for p in ("draft", "draft-prefill"))
     program = load_model("deepseek-v2-lite")
     assert draft == program.phase("decode").graph
@@ -139,7 +140,7 @@ def test_a_draft_with_latent_attention_decodes_in_its_absorbed_form():
 @pytest.mark.parametrize("name", NAMES)
 def test_many_passes_together(name):
     passes = "fuse,quantize{preset=w4a16},page-kv,speculative{draft=llama-2-7b,gamma=4,alpha=0.8}"
-    made = compiled(name, passes)
+    made = compiled(name, passes, vocab_size=32000)
     plain = compiled(name, "")
     assert made.tpot.evaluate(B=1, T=2000) < plain.tpot.evaluate(B=1, T=2000)
     assert made.memory.evaluate(B=1, S=1000, N=100) < plain.memory.evaluate(B=1, S=1000, N=100)

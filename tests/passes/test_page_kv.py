@@ -93,6 +93,33 @@ def test_both_caches_of_a_speculative_program_are_paged():
     assert cg.compile(MODEL, DEVICE, other).memory.evaluate(**at) > base
 
 
+@pytest.mark.parametrize("order", ["page-kv,fuse", "fuse,page-kv"])
+@pytest.mark.parametrize(
+    ("model", "phase"),
+    [
+        ("bert-base", "forward"), ("vit-base-16", "forward"), ("dit-xl-2", "denoise"),
+        ("mamba-130m", "decode"), ("whisper-small", "encode"), ("llava-1.5-7b", "vision"),
+    ],
+)  # fmt: skip
+def test_attention_without_a_growing_cache_has_no_table(model, phase, order):
+    plain, paged = (cg.compile(model, DEVICE, p) for p in ("fuse", order))
+    for a, b in zip(plain.rows[phase], paged.rows[phase], strict=True):
+        assert a.cost == b.cost, a.name
+    # And the pass says so where there is none at all.
+    grows = model in ("whisper-small", "llava-1.5-7b")
+    assert any("page-kv did nothing: no cache grows" in line for line in paged.undone) != grows
+
+
+def test_of_an_encoder_decoder_only_the_cache_that_grows_is_paged():
+    plain, paged = (cg.compile("t5-small", DEVICE, p) for p in ("", "page-kv"))
+    at = {"B": 3, "T": 40, "S": 100}
+    a, b = (c.breakdown("decode", **at) for c in (plain, paged))
+    table = 3 * 3 * 4  # three blocks of 16 for each of three sequences
+    for row, other in zip(a, b, strict=True):
+        reads = row.name in ("qk_matmul", "sv_matmul")
+        assert other.bytes - row.bytes == (table if reads else 0), row.name
+
+
 def test_a_symbolic_block_stays_a_symbol():
     compiled = cg.compile(MODEL, DEVICE, "page-kv{block=b,waste=expected}")
     assert "b" in {s.name for s in compiled.memory.symbols}
@@ -135,6 +162,8 @@ def test_the_largest_batch_is_a_formula_in_what_is_left():
 def test_paging_twice_is_refused():
     with pytest.raises(PipelineError, match="already"):
         cg.compile("gpt2", "a100", "page-kv,page-kv")
+    with pytest.raises(PipelineError, match="already"):
+        cg.compile("gpt2", "a100", "page-kv,fuse,page-kv{block=8}")
 
 
 @given(st.integers(1, 4096), st.sampled_from(["exact", "expected"]), st.booleans())

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from sympy import Integer, Min
 
+import costgraph as cg
 from costgraph import api
 from costgraph.accounting import EXACT
 from costgraph.count import exact_cost, parameters, rows
@@ -81,13 +82,28 @@ def test_without_numbers_a_pattern_stays_one():
     assert [n.name for n in graph.nodes if isinstance(n.op, Repeat)] == ["layers", "last_sliding"]
 
 
-@pytest.mark.parametrize(
-    "passes", ["early-exit{p=0.5}", "speculative{draft=skip,gamma=2,alpha=0.5}"]
-)
 @pytest.mark.parametrize("pattern", [MODEL.pattern, ("sliding", "full") * 4])
-def test_passes_that_count_layers_refuse_patterns(passes, pattern):
-    with pytest.raises(CostgraphError, match="all alike"):
-        passed(passes, replace(MODEL, pattern=pattern))
+def test_half_of_a_pattern_is_its_first_layers(pattern):
+    model = replace(MODEL, pattern=pattern)
+    windows = [8 if kind == "sliding" else None for kind in pattern]
+
+    def seen(graph):
+        found = [r for r in rows(graph) if r.name.endswith("qk_matmul")]
+        return [(w, full) for r in found for w, full in
+                [(r.node.op.window, r.presence.is_full)] * int(r.count)]  # fmt: skip
+
+    exits = passed("early-exit{p=1/2,exit=4}", model).phase("decode").graph
+    verify(exits)
+    assert seen(exits) == [(w, i < 4) for i, w in enumerate(windows)]
+    draft = passed("speculative{layers=4,gamma=2}", model).phase("draft").graph
+    verify(draft)
+    assert seen(draft) == [(w, True) for w in windows[:4]]
+
+
+@pytest.mark.parametrize("passes", ["early-exit", "speculative", "quantize{weights=int8,first=1}"])
+def test_layers_gathered_by_kind_are_not_counted(passes):
+    with pytest.raises(CostgraphError, match="gathered by kind"):
+        cg.compile("jamba-v0.1", "a100", passes)
 
 
 @pytest.mark.parametrize(

@@ -302,9 +302,9 @@ class Function:  # stands for the evaluator, whose speed is not tested here
         return (B * 1.0 + T,)
 
 run.compile_vector = lambda formulas: Function()
-write_sweep(sys.argv[1] + "/a.nc", "gpt2", "h100", metrics=["tpot"], B=2, T=[1, 2])
+write_sweep(sys.argv[1] + "/a.nc", "pythia-160m", "h100", metrics=["tpot"], B=2, T=[1, 2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write_sweep(sys.argv[1] + "/b.nc", "gpt2", "h100", metrics=["tpot"],
+write_sweep(sys.argv[1] + "/b.nc", "pythia-160m", "h100", metrics=["tpot"],
             B=range(1, 3001), T=range(1, 10001))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

@@ -1,0 +1,84 @@
+"""What a configuration says of how its checkpoint is stored, and what is counted instead.
+
+Graphs are counted in 16 bit unless an option asks for another format: checkpoints in
+32 bit are deployed so, and narrow formats are what the ``quantize`` pass is for. Where
+that is not what the file says, the program's assumptions say it, or the file is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from costgraph.dtypes import BF16, FP16, DType, dtype
+from costgraph.errors import InputError, ModelError, clip
+from costgraph.models.fields import Fields
+
+#: Keys under which files describe narrow weights: Transformers (all its methods), MLX,
+#: and llm-compressor before it moved to the first.
+NARROW_KEYS = ("quantization_config", "quantization", "compression_config")
+#: Sections that hold the language model of a multimodal one.
+_SECTIONS = ("text_config", "llm_config", "language_config")
+
+
+def _levels(fields: Fields) -> Iterator[Mapping[str, Any]]:
+    """The configuration and the sections of its language model."""
+    yield fields.values
+    for key in _SECTIONS:
+        section = fields.values.get(key)
+        if isinstance(section, Mapping):
+            yield section
+
+
+def element_format(fields: Fields) -> tuple[DType, str]:
+    """The 16-bit format to count in, and what the file says where that is something else.
+
+    Raises:
+        ModelError: the data type is no text, or unknown.
+    """
+    found = (level.get(key) for level in _levels(fields) for key in ("torch_dtype", "dtype"))
+    configured = next((v for v in found if v is not None), None)
+    if configured is None or configured == "auto":
+        return FP16, "names no data type"
+    if not isinstance(configured, str):
+        raise ModelError(f"{fields.name}: 'torch_dtype' must be a text, not {clip(configured)}")
+    try:
+        stored = dtype(configured)
+    except InputError as error:
+        raise ModelError(f"{fields.name}: 'torch_dtype': {error}") from None
+    if stored in (FP16, BF16):
+        return stored, ""
+    return FP16, f"says {stored.name}"
+
+
+def narrow(fields: Fields) -> str | None:
+    """How the file says that its weights are narrow: its key and method; None if it does not."""
+    for level in _levels(fields):
+        for key in NARROW_KEYS:
+            stated = level.get(key)
+            if not isinstance(stated, Mapping) or not stated or _off(stated):
+                continue
+            names = (stated.get(k) for k in ("quant_method", "format", "mode"))
+            method = next((n for n in names if isinstance(n, str)), None)
+            bits = stated.get("bits")
+            shown = method or (f"{bits} bit" if type(bits) is int else "")
+            return f"{key!r}" + (f" ({clip(shown, 40)[1:-1]})" if shown else "")
+    for level in _levels(fields):
+        for key in ("torch_dtype", "dtype"):
+            text = level.get(key)
+            if isinstance(text, str) and _is_narrow(text):
+                return f"{key!r} = {clip(text)}"
+    return None
+
+
+def _off(stated: Mapping[str, Any]) -> bool:
+    """Whether a description switches every narrow format off."""
+    flags = [v for k, v in stated.items() if k in ("load_in_4bit", "load_in_8bit")]
+    return bool(flags) and not any(flags)
+
+
+def _is_narrow(text: str) -> bool:
+    try:
+        return bool(dtype(text).bits < 16)
+    except InputError:
+        return False
