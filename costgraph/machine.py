@@ -124,6 +124,7 @@ class Link:
         axes: dimensions of a torus; a device has two links along each.
         wraps: a slice of a torus closes to a ring along an axis whose extent is a
             multiple of this; None if no slice does.
+        cubes: only where all extents are such multiples: slices of whole cubes.
     """
 
     bandwidth: sympy.Expr
@@ -133,6 +134,7 @@ class Link:
     wiring: str = "switch"
     axes: sympy.Expr | None = None
     wraps: sympy.Expr | None = None
+    cubes: bool = False
 
 
 #: How the devices that a link joins are wired to each other.

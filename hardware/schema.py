@@ -62,6 +62,7 @@ LINK = {
     "axes": "count",
     "wraps": "count",
     "in_network": "fact",
+    "cubes": "fact",
 }
 NODE = {"devices": "count"}
 TOPOLOGY = {"numa_domains": "count", "cores": "count", "clock": "frequency"}
@@ -199,8 +200,7 @@ def link_from(
 ) -> Link:
     """The link that one table describes; what it leaves out is that of ``base``."""
     found: dict[str, Any] = dict(file.figures(table, where, LINK, figures, ("wiring",)))
-    if "in_network" in found:
-        found["in_network"] = bool(found["in_network"])
+    found |= {key: bool(found[key]) for key in found if LINK[key] == "fact"}
     if "wiring" in table:
         found["wiring"] = file.choice(table, "wiring", "", WIRINGS)
     if base is None and "bandwidth" not in found:

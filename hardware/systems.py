@@ -224,7 +224,7 @@ def joined(system: System, inner: str) -> System:
 def _slice_note(devices: int, inner: str, link: Link, shape: tuple[int, ...]) -> str:
     part = wiring.share(link, Integer(devices), ONE, shape)
     amount = "all" if part == 1 else str(part)
-    cut = any(e > 1 and not wiring.closes(link, e) for e in shape)
+    cut = any(e > 1 and not wiring.closes(link, e, shape) for e in shape)
     why = "; there is no wrap-around where the torus is cut" if cut else ""
     return (
         f"a slice of {wiring.shown(shape)}: a ring over all of it uses {amount} of a device's "

@@ -54,7 +54,7 @@ def _links(link: Link, ranks: int, stride: int, shape: Sequence[int]) -> Rationa
         if crooked or room % taken or left % taken:
             return ONE  # no block of the torus: a path from neighbour to neighbour
         if taken > 1:
-            ring = taken == room and extent > 2 and closes(link, extent)
+            ring = taken == room and extent > 2 and closes(link, extent, shape)
             # Every ``skip``-th device: as many groups share the links between them.
             found += Rational(2 if ring else 1, skip)
         left, skip = left // taken, 1
@@ -63,9 +63,11 @@ def _links(link: Link, ranks: int, stride: int, shape: Sequence[int]) -> Rationa
     return found
 
 
-def closes(link: Link, extent: int) -> bool:
-    """True where an axis of this extent closes to a ring."""
-    return link.wraps is not None and extent % int(link.wraps) == 0
+def closes(link: Link, extent: int, shape: Sequence[int]) -> bool:
+    """True where an axis of this extent closes to a ring in a slice of this shape."""
+    if link.wraps is None:
+        return False
+    return all(e % int(link.wraps) == 0 for e in (shape if link.cubes else (extent,)))
 
 
 def slice_of(link: Link, count: int) -> tuple[int, ...]:
