@@ -40,13 +40,12 @@ def list_hardware(as_json: bool) -> None:
     rows = []
     for m in machines:
         best = m.main_type()
-        peak = m.ridges()[best] * m.memory.bandwidth
         rows.append(
             (
                 m.name,
                 m.kind,
                 m.title,
-                f"{si(float(peak))} {best}",
+                f"{si(float(main_peak(m)))} {best}",
                 f"{si(float(m.memory.bandwidth))}B/s",
                 NONE if m.memory.capacity is None else f"{si(float(m.memory.capacity))}B",
                 f"{float(m.ridges()[best]):.3g}",
@@ -159,8 +158,7 @@ def _measures(s: System, with_totals: bool) -> dict[str, Any]:
 
 def comparison_object(m: Machine) -> dict[str, Any]:
     """The measures of one device, in base units; None where its file states nothing."""
-    main = m.main_type()
-    peak = m.ridges()[main] * m.memory.bandwidth
+    main, peak = m.main_type(), main_peak(m)
     found: dict[str, Any] = {"name": m.name, "device": m.title, "kind": m.kind, "main type": main}
     for (engine, dtype), rate in m.peaks.items():
         found[f"peak {engine.value}.{dtype}"] = float(rate)
@@ -225,6 +223,11 @@ def _cell(key: str, value: Any) -> str:
         return value
     unit = _UNITS.get(key.removeprefix("all: ").split()[0])
     return f"{value:.4g}" if unit is None else format_quantity(value, unit)
+
+
+def main_peak(m: Machine) -> Expr:
+    """FLOP/s of a device in the type by which devices are compared."""
+    return m.ridges()[m.main_type()] * m.memory.bandwidth
 
 
 def number(value: Expr | None) -> float | int | None:

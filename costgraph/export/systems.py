@@ -6,12 +6,19 @@ from typing import Any
 
 from sympy import Expr
 
-from costgraph.export.machines import NONE, figure_objects, figure_rows, machine_object, number
+from costgraph.export.machines import (
+    NONE,
+    figure_objects,
+    figure_rows,
+    machine_object,
+    main_peak,
+    number,
+)
 from costgraph.export.table import si
 from costgraph.export.terminal import print_table
 from costgraph.hardware.systems import NETWORK, TO_HOST, System
 from costgraph.hardware.wiring import shown
-from costgraph.machine import Figure, Link, Machine
+from costgraph.machine import Figure, Link
 from costgraph.units import format_quantity
 
 HEAD = ("system", "what it is", "devices", "in a node", "between nodes", "FLOP/s", "memory", "host")
@@ -26,6 +33,7 @@ def list_systems() -> None:
 
 def _row(s: System) -> tuple[str, ...]:
     best = s.device.main_type()
+    memory = _all(s, s.device.memory.capacity)
     return (
         s.name,
         s.title,
@@ -33,7 +41,7 @@ def _row(s: System) -> tuple[str, ...]:
         _width(s.inner, s.device.links.get(s.inner)),
         _width("", s.network),
         f"{si(float(s.devices * main_peak(s.device)))} {best}",
-        NONE if s.device.memory.capacity is None else f"{si(float(total_memory(s)))}B",
+        NONE if memory is None else f"{si(float(memory))}B",
         NONE if s.host is None else _times(s.hosts, s.host.name),
     )
 
@@ -50,14 +58,9 @@ def _width(name: str, link: Link | None) -> str:
     return NONE if link is None else f"{name} {si(float(link.bandwidth))}B/s".strip()
 
 
-def main_peak(m: Machine) -> Expr:
-    """FLOP/s of one device in the type by which devices are compared."""
-    return m.ridges()[m.main_type()] * m.memory.bandwidth
-
-
-def total_memory(s: System) -> Expr:
-    """Bytes of all devices' memory together."""
-    return s.devices * s.device.memory.capacity
+def _all(s: System, value: Expr | None) -> Expr | None:
+    """What all devices have together of something that one has."""
+    return None if value is None else s.devices * value
 
 
 def show_system(s: System) -> None:
@@ -181,9 +184,9 @@ def system_object(s: System) -> dict[str, Any]:
         "totals": {
             "peaks": {key: s.devices * rate for key, rate in device["peaks"].items()},
             "bandwidth": s.devices * float(m.memory.bandwidth),
-            "capacity": None if m.memory.capacity is None else number(total_memory(s)),
-            "power": None if m.power is None else number(s.devices * m.power),
-            "price": None if m.price.hour is None else number(s.devices * m.price.hour),
+            "capacity": number(_all(s, m.memory.capacity)),
+            "power": number(_all(s, m.power)),
+            "price": number(_all(s, m.price.hour)),
         },
         "host": None
         if s.host is None
@@ -213,8 +216,8 @@ def system_measures(s: System) -> dict[str, Any]:
         "nodes": s.nodes,
         f"all: peak {m.main_type()}": float(s.devices * main_peak(m)),
         "all: bandwidth": float(s.devices * m.memory.bandwidth),
-        "all: capacity": None if m.memory.capacity is None else number(total_memory(s)),
-        "all: power": None if m.power is None else number(s.devices * m.power),
-        "all: price": None if m.price.hour is None else number(s.devices * m.price.hour),
+        "all: capacity": number(_all(s, m.memory.capacity)),
+        "all: power": number(_all(s, m.power)),
+        "all: price": number(_all(s, m.price.hour)),
         "between nodes": None if s.network is None else float(s.network.bandwidth),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sympy import Integer, Rational
 from costgraph.errors import CostgraphError, HardwareError
 from costgraph.hardware import device_names, load_hardware, load_system, system_names
 from costgraph.hardware.loader import DEVICES
-from costgraph.hardware.system_schema import system_from
+from costgraph.hardware.system_schema import TOP, system_from
 from costgraph.hardware.systems import System
 from costgraph.machine import Tier
 
@@ -107,6 +108,15 @@ def test_only_a_device_is_required(tmp_path):
     s = load_system(write(tmp_path, text))
     assert (s.devices, s.host, s.storage, s.notes) == (1, None, None, ())
     assert s.device == load_hardware("h100")
+
+
+def test_the_example_of_the_documentation_is_a_system_file(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    example = text.split("### A system file")[1].split("```toml\n")[1].split("```")[0]
+    assert set(tomllib.loads(example)) == set(TOP)
+    s = load_system(write(tmp_path, example))
+    assert (s.devices, s.nodes, s.host.name) == (8, 2, "epyc-9654")
+    assert "through the host" in s.notes[1]
 
 
 BAD = {
