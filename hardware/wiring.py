@@ -77,7 +77,7 @@ def slice_of(link: Link, count: int) -> tuple[int, ...]:
         HardwareError: no block of the torus has so many devices; names the nearest that has.
     """
     axes = int(link.axes or 1)
-    pod = min(_blocks(int(link.devices), axes), key=max) if link.devices is not None else None
+    pod = min(_blocks(int(link.devices), axes), key=sum) if link.devices is not None else None
     found = _fitting(count, axes, pod)
     if found is None:
         near = [
@@ -106,7 +106,7 @@ def _fitting(count: int, axes: int, pod: Sequence[int] | None) -> tuple[int, ...
         for block in _blocks(count, axes)
         if pod is None or all(a <= b for a, b in zip(block, pod, strict=True))
     ]
-    return min(blocks, key=lambda block: (max(block), sum(block)), default=None)
+    return min(blocks, key=sum, default=None)
 
 
 def _blocks(count: int, axes: int, least: int = 1) -> Iterator[tuple[int, ...]]:

@@ -256,6 +256,7 @@ def test_a_block_uses_the_links_of_its_corner(shape, wraps, ranks):
         ((8, 16), 16, 8, Fraction(2)),
         ((8, 16), 8, 1, Fraction(1)),
         ((4, 4), 3, 1, Fraction(1)),  # no block: a path
+        ((4, 4), 2, 3, Fraction(1)),
     ],
 )
 def test_groups_of_a_slice_of_tpu_v5e(shape, ranks, stride, links):
@@ -394,6 +395,8 @@ def test_a_device_alone_is_the_system_of_one():
         ("8xa100-pcie", "pcie", 1),  # bridges join pairs only
         ("72xgb200", "nvlink", 18),
         ("256xtpu-v5e", "ici", 32),
+        ("12xtpu-v5e", "ici", 2),
+        ("32xgh200", "nvlink", 1),
         ("8xgaudi-3", "roce", 1),
         ("2xgb10", "roce", 1),
     ],
