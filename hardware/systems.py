@@ -95,7 +95,7 @@ class System(Portable):
 
     @property
     def network(self) -> Link | None:
-        """What connects a device to devices of other nodes; None with one node."""
+        """What connects a device to devices of other nodes, if it is known."""
         return self.device.links.get(NETWORK)
 
     def hops(self, ranks: Expr, stride: Expr = ONE) -> tuple[Hop, ...]:
