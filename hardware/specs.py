@@ -109,10 +109,10 @@ def _counted(text: str) -> System:
 def _known(text: str) -> tuple[System, bool] | None:
     """What a name or path means, and whether it is a system rather than a device.
 
-    None for text that means nothing as it stands, but may after a count.
+    None for text that means nothing as it stands, but whose parts may.
     """
     if is_path(text):
-        if not os.path.exists(text) and _COUNT.match(text):
+        if not os.path.exists(text) and ("+" in text or _COUNT.match(text)):
             return None
         system = _from_file(text)
         return system, not system.is_device
@@ -173,9 +173,7 @@ def _figures_of(device: Machine, link: str) -> dict[str, Figure]:
 
 
 def _unknown(name: str, whole: str) -> HardwareError:
-    known = [
-        *(n for folder in (DEVICES, SYSTEMS) for n in (*names_in(folder), *other_names(folder)))
-    ]
+    known = [n for folder in (DEVICES, SYSTEMS) for n in (*names_in(folder), *other_names(folder))]
     hint = nearest(name[:100], known) or "; see: costgraph hardware"
     place = "" if name == whole else f" in {clip(whole)}"
     return HardwareError(f"unknown hardware {clip(name)}{place}{hint}")

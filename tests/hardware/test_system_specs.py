@@ -200,6 +200,10 @@ def test_paths_stand_wherever_names_do(tmp_path, monkeypatch):
     assert load_system("2xown.toml") == two
     hosted = load_system("2x./own.toml+i9-13900k")
     assert (hosted.name, hosted.host.name) == ("2xown+i9-13900k", "i9-13900k")
+    write(tmp_path, TOY.replace('kind = "gpu"', 'kind = "cpu"'), "a+b.toml")
+    assert load_system("./own.toml+./a+b.toml").host.kind == "cpu"
+    assert load_system("own.toml+13900k").host.name == "i9-13900k"
+    assert load_system("a+b.toml").device.kind == "cpu"
     across = load_system("3x1x./own.toml")
     assert across.network.bandwidth == 5 * 10**9
     assert any("roce of own" in note for note in across.notes)
