@@ -47,21 +47,37 @@ class Messages:
     Attributes:
         steps: messages sent one after the other.
         wire: bytes on the wire: of each step the largest message, added up.
+        carried: bytes that the whole link could carry meanwhile, where an exchange can use
+            a part of it only; None for ``wire``.
     """
 
     steps: Expr
     wire: Expr
+    carried: Expr | None = None
+
+    @property
+    def load(self) -> Expr:
+        """Bytes that the whole link could carry meanwhile."""
+        return self.wire if self.carried is None else self.carried
 
     def time(self, alpha: Expr, beta: Expr) -> Expr:
-        """Seconds: ``steps * alpha + wire / beta``."""
-        return self.steps * alpha + self.wire / beta
+        """Seconds: ``steps * alpha + load / beta``."""
+        return self.steps * alpha + self.load / beta
+
+    def over(self, share: Expr) -> Messages:
+        """The same over a part of the link's bandwidth."""
+        return self if share == 1 else Messages(self.steps, self.wire, self.load / share)
 
     def mapped(self, f: Callable[[Expr], Expr]) -> Messages:
-        """``f`` applied to both."""
-        return Messages(f(self.steps), f(self.wire))
+        """``f`` applied to every amount."""
+        return Messages(
+            f(self.steps), f(self.wire), None if self.carried is None else f(self.carried)
+        )
 
     def __add__(self, other: Messages) -> Messages:
-        return Messages(self.steps + other.steps, self.wire + other.wire)
+        whole = self.carried is None and other.carried is None
+        carried = None if whole else self.load + other.load
+        return Messages(self.steps + other.steps, self.wire + other.wire, carried)
 
 
 _V = TypeVar("_V", Expr, Messages)

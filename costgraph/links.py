@@ -36,11 +36,14 @@ class Hop:
         link: the name of the link, as the device knows it.
         ranks: how many take part on this level.
         in_network: the switches of this level reduce on the way.
+        share: the part of the link's bandwidth that a ring over this level can use
+            (see :mod:`costgraph.hardware.wiring`).
     """
 
     link: str
     ranks: Expr
     in_network: bool = False
+    share: Expr = Integer(1)
 
 
 Algorithm = Callable[[Expr, Expr], Messages]

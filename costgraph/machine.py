@@ -53,6 +53,33 @@ WIDENING: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
+class Portable:
+    """Pickles and copies objects whose attributes hold read-only mappings."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: _unwrapped(v) for k, v in vars(self).items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            object.__setattr__(self, key, _wrapped(value))
+
+
+class _ReadOnly(dict[Any, Any]):
+    """Marks a mapping that was read-only before pickling."""
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):
+        return _ReadOnly({k: _unwrapped(v) for k, v in value.items()})
+    return value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, _ReadOnly):
+        return MappingProxyType({k: _wrapped(v) for k, v in value.items()})
+    return value
+
+
 @dataclass(frozen=True)
 class Figure:
     """One number of a device file with where it comes from."""
@@ -83,7 +110,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Tier:
+class Tier(Portable):
     """A memory level beside the main memory, nearer (cache, SRAM) or farther (DDR, NVMe).
 
     Attributes:
@@ -97,12 +124,6 @@ class Tier:
     capacity: sympy.Expr | None = None
     peaks: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return _plain(vars(self))
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        _restore(self, state)
-
 
 @dataclass(frozen=True)
 class Link:
@@ -114,12 +135,26 @@ class Link:
         devices: how many devices such links join directly, or None.
         in_network: switches on the link add up what they pass on (reductions in the
             network, such as NVLink SHARP).
+        wiring: ``switch`` (any device reaches any other at full bandwidth), ``mesh``
+            (every pair has a link of its own) or ``torus`` (links to neighbours only).
+        axes: dimensions of a torus; a device has two links along each.
+        wraps: a slice of a torus closes to a ring along an axis whose extent is a
+            multiple of this; None if no slice does.
+        cubes: only where all extents are such multiples: slices of whole cubes.
     """
 
     bandwidth: sympy.Expr
     latency: sympy.Expr | None = None
     devices: sympy.Expr | None = None
     in_network: bool = False
+    wiring: str = "switch"
+    axes: sympy.Expr | None = None
+    wraps: sympy.Expr | None = None
+    cubes: bool = False
+
+
+#: How the devices that a link joins are wired to each other.
+WIRINGS = ("switch", "mesh", "torus")
 
 
 @dataclass(frozen=True)
@@ -130,7 +165,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Portable):
     """Energy of work and traffic.
 
     Attributes:
@@ -140,12 +175,6 @@ class Energy:
 
     flop: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
     byte: Mapping[str, sympy.Expr] = field(default_factory=dict)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return _plain(vars(self))
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        _restore(self, state)
 
 
 @dataclass(frozen=True)
@@ -177,7 +206,7 @@ INSTRUCTIONS = ("mma", "wgmma", "tcgen05", "mfma", "wmma")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Portable):
     """A device as the roofline sees it.
 
     Attributes:
@@ -226,12 +255,6 @@ class Machine:
     price: Price = Price()
     topology: Topology = Topology()
     instruction: str = ""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return _plain(vars(self))
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        _restore(self, state)
 
     def resolve(self, engine: Engine, dtype: str) -> tuple[Engine, str]:
         """The (engine, compute type) that executes work stated in ``dtype``.
@@ -444,29 +467,3 @@ def _kept(kept: Any, room: sympy.Expr) -> sympy.Expr:
 def peak_symbol_name(engine: Engine, dtype: str) -> str:
     """Name of the symbol for one peak: ``F_bf16``, ``F_vector_fp32``."""
     return f"F_{dtype}" if engine is Engine.TENSOR else f"F_{engine.value}_{dtype}"
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes for pickling and copying, which do not take read-only mappings."""
-    return {k: _unwrapped(v) for k, v in state.items()}
-
-
-def _unwrapped(value: Any) -> Any:
-    if isinstance(value, MappingProxyType):
-        return _ReadOnly({k: _unwrapped(v) for k, v in value.items()})
-    return value
-
-
-class _ReadOnly(dict[Any, Any]):
-    """Marks a mapping that was read-only before pickling."""
-
-
-def _restore(target: object, state: Mapping[str, Any]) -> None:
-    for key, value in state.items():
-        object.__setattr__(target, key, _wrapped(value))
-
-
-def _wrapped(value: Any) -> Any:
-    if isinstance(value, _ReadOnly):
-        return MappingProxyType({k: _wrapped(v) for k, v in value.items()})
-    return value

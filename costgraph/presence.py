@@ -94,7 +94,11 @@ class Presence:
             {k: self._mean(v, held.get(k[1:], self.share)) for k, v in cost.bytes.items()},
             cost.launches * self.executions,
             {
-                link: Messages(m.steps * self.executions, self._mean(m.wire, self.share))
+                link: Messages(
+                    m.steps * self.executions,
+                    self._mean(m.wire, self.share),
+                    None if m.carried is None else self._mean(m.carried, self.share),
+                )
                 for link, m in cost.links.items()
             },
         )

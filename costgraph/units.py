@@ -134,7 +134,8 @@ def format_quantity(value: float, unit: str) -> str:
     times and energies get prefixes below one. Zero, negative and non-finite values print too.
     """
     if value == 0 or not math.isfinite(value) or unit in _BARE:
-        return f"{value:.4g} {unit}".strip().removesuffix(" count")
+        digits = f"{value:.0f}" if 10**4 <= value < 10**9 else f"{value:.4g}"
+        return f"{digits} {unit}".strip().removesuffix(" count")
     if value < 0:
         return f"-{format_quantity(-value, unit)}"
     if unit in ("J", "J/FLOP", "J/B", "J/token"):

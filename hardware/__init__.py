@@ -1,5 +1,15 @@
-"""Devices: one TOML file each, every figure with its source."""
+"""Devices and systems of them: one TOML file each, every figure with its source."""
 
 from costgraph.hardware.loader import aliases, device_names, load_device_file, load_hardware
+from costgraph.hardware.specs import load_system, system_names
+from costgraph.hardware.systems import System
 
-__all__ = ["aliases", "device_names", "load_device_file", "load_hardware"]
+__all__ = [
+    "System",
+    "aliases",
+    "device_names",
+    "load_device_file",
+    "load_hardware",
+    "load_system",
+    "system_names",
+]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Rational
 
-from costgraph.errors import HardwareError, InputError, nearest
+from costgraph.hardware.tables import NAME, File, opened
 from costgraph.machine import (
     INSTRUCTIONS,
     WIDENING,
+    WIRINGS,
     Energy,
     Engine,
     Figure,
@@ -25,7 +25,7 @@ from costgraph.machine import (
     Tier,
     Topology,
 )
-from costgraph.units import DIMENSIONS, parse_quantity, shown
+from costgraph.units import shown
 
 TOP = (
     "name",
@@ -46,7 +46,6 @@ TOP = (
     "price",
     "conventions",
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 KINDS = ("gpu", "cpu", "tpu", "accelerator", "spatial", "pim", "fpga")
 MEMORY = {"bandwidth": "bandwidth", "capacity": "size", "usable_capacity": "size"}
 ONCHIP = {
@@ -56,74 +55,19 @@ ONCHIP = {
     "l2": "size",
 }
 POWER = {"board": "power", "idle": "power"}
-LINK = {"bandwidth": "bandwidth", "latency": "time", "devices": "count"}
+LINK = {
+    "bandwidth": "bandwidth",
+    "latency": "time",
+    "devices": "count",
+    "axes": "count",
+    "wraps": "count",
+    "in_network": "fact",
+    "cubes": "fact",
+}
 NODE = {"devices": "count"}
 TOPOLOGY = {"numa_domains": "count", "cores": "count", "clock": "frequency"}
 PRICE = {"hour": "price"}
 CONVENTION = {"bandwidth": "bandwidth", "capacity": "size", "onchip": "size"}
-
-
-@dataclass(frozen=True)
-class _File:
-    """A parsed device file: its label for messages, and its source table."""
-
-    label: str
-    sources: Mapping[str, str]
-
-    def fail(self, message: str) -> HardwareError:
-        return HardwareError(f"{self.label}: {message}")
-
-    def known(self, table: Mapping[str, Any], allowed: Any, where: str) -> None:
-        for key in table:
-            if key not in allowed:
-                place = f" in [{where}]" if where else ""
-                raise self.fail(f"unknown key {shown(key)}{place}{nearest(key, allowed)}")
-
-    def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        value = data.get(key, {})
-        if not isinstance(value, dict):
-            raise self.fail(f"{key!r} must be a table [{key}], not {shown(value)}")
-        return value
-
-    def text(self, data: Mapping[str, Any], key: str) -> str:
-        value = data.get(key)
-        if value is None:
-            raise self.fail(f"missing key {key!r}")
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise self.fail(f"{key!r} must be a non-empty text of one line, not {shown(value)}")
-        return value.strip()
-
-    def choice(self, data: Mapping[str, Any], key: str, default: str, known: Sequence[str]) -> str:
-        value = data.get(key, default)
-        if key not in data or value in known:
-            return str(value)
-        hint = nearest(value, known) if isinstance(value, str) else f"; known: {', '.join(known)}"
-        raise self.fail(f"unknown {key} {shown(value)}{hint}")
-
-    def figure(self, entry: Any, dimension: str, where: str) -> Figure:
-        """One figure: ``{ value = "768 GB/s", source = "datasheet" }``."""
-        if not isinstance(entry, dict):
-            raise self.fail(
-                f'{where} must be written {{ value = …, source = "…" }}, not {shown(entry)}'
-            )
-        self.known(entry, ("value", "source"), where)
-        if "value" not in entry:
-            raise self.fail(f"{where}: missing 'value'")
-        key = entry.get("source")
-        if not isinstance(key, str) or key not in self.sources:
-            known = ", ".join(shown(k) for k in sorted(self.sources)[:8])
-            problem = "no source" if key is None else f"unknown source {shown(key)}"
-            raise self.fail(f"{where}: {problem}; name a key of [sources]: {known}")
-        value = entry["value"]
-        if dimension == "count":
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
-                raise self.fail(f"{where} must be a positive whole number, not {shown(value)}")
-            return Figure(Integer(value), "count", self.sources[key])
-        try:
-            exact = parse_quantity(value, dimension, where)
-        except InputError as error:
-            raise self.fail(str(error)) from None
-        return Figure(exact, DIMENSIONS[dimension][0], self.sources[key])
 
 
 def machine_from(data: Mapping[str, Any], label: str) -> Machine:
@@ -137,11 +81,9 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         HardwareError: a key is unknown, missing, or of the wrong type or unit,
             or a figure has no source.
     """
-    file = _File(label, _sources(data, label))
+    file = opened(data, label)
     file.known(data, TOP, "")
-    name, title = file.text(data, "name"), file.text(data, "title")
-    if not _NAME.match(name):
-        raise file.fail(f"'name' must be letters, digits, '.', '_' and '-', not {shown(name)}")
+    name, title = file.name(data), file.text(data, "title")
     kind = file.choice(data, "kind", "gpu", KINDS)
     instruction = file.choice(data, "instruction", "", INSTRUCTIONS)
     figures: dict[str, Figure] = {}
@@ -150,17 +92,17 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         raise file.fail(
             "missing key 'peaks.tensor' (or 'peaks.vector'): state at least one peak, such as bf16"
         )
-    memory = _section(file, data, "memory", MEMORY, figures)
+    memory = file.section(data, "memory", MEMORY, figures)
     if "memory.bandwidth" not in figures:
         raise file.fail("missing key 'memory.bandwidth'")
-    onchip = _section(file, data, "onchip", ONCHIP, figures)
+    onchip = file.section(data, "onchip", ONCHIP, figures)
     tiers = _tiers(file, data, figures, onchip.get("l2"))
-    links = _links(file, data, figures)
-    node = _section(file, data, "node", NODE, figures)
-    topology = _section(file, data, "topology", TOPOLOGY, figures)
-    power = _section(file, data, "power", POWER, figures)
+    links = links_from(file, data, figures)
+    node = file.section(data, "node", NODE, figures)
+    topology = file.section(data, "topology", TOPOLOGY, figures)
+    power = file.section(data, "power", POWER, figures)
     energy = _energy(file, data, tiers, figures)
-    price = _section(file, data, "price", PRICE, figures)
+    price = file.section(data, "price", PRICE, figures)
     return Machine(
         name=name,
         title=title,
@@ -172,7 +114,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         power=power.get("board"),
         figures=MappingProxyType(figures),
         conventions=MappingProxyType(_conventions(file, data)),
-        aliases=_aliases(file, data),
+        aliases=file.texts(data, "aliases"),
         kind=kind,
         idle=power.get("idle"),
         tiers=MappingProxyType(tiers),
@@ -185,7 +127,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     )
 
 
-def _memory(file: _File, stated: Mapping[str, Any]) -> Memory:
+def _memory(file: File, stated: Mapping[str, Any]) -> Memory:
     usable, capacity = stated.get("usable_capacity"), stated.get("capacity")
     # Makers count in GB what is GiB: more than stated can be usable, but not by much.
     if usable is not None and (capacity is None or usable > capacity * Rational(11, 10)):
@@ -193,21 +135,8 @@ def _memory(file: _File, stated: Mapping[str, Any]) -> Memory:
     return Memory(stated["bandwidth"], capacity, usable)
 
 
-def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:
-    table = data.get("sources")
-    if not isinstance(table, dict) or not table:
-        raise HardwareError(f"{label}: missing table [sources]: every figure names its source")
-    for key, value in table.items():
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise HardwareError(
-                f"{label}: source {shown(key)} must be a non-empty text of one line, "
-                f"not {shown(value)}"
-            )
-    return dict(table)
-
-
 def _rates(
-    file: _File,
+    file: File,
     data: Mapping[str, Any],
     section: str,
     dimension: str,
@@ -235,29 +164,17 @@ def _rates(
     return found
 
 
-def _named(file: _File, data: Mapping[str, Any], section: str) -> dict[str, Mapping[str, Any]]:
-    """The tables ``[SECTION.NAME]`` by name."""
-    table = file.table(data, section)
-    for name in table:
-        if not _NAME.match(name):
-            raise file.fail(
-                f"[{section}]: names are letters, digits, '.', '_' and '-', not {shown(name)}"
-            )
-    return {name: file.table(table, name) for name in table}
-
-
 def _tiers(
-    file: _File, data: Mapping[str, Any], figures: dict[str, Figure], l2: Expr | None
+    file: File, data: Mapping[str, Any], figures: dict[str, Figure], l2: Expr | None
 ) -> dict[str, Tier]:
     """Levels by name; the size of the second-level cache stands in ``onchip.l2``."""
     tiers: dict[str, Tier] = {} if l2 is None else {"l2": Tier(capacity=l2)}
-    for name, table in _named(file, data, "tiers").items():
+    for name, table in file.named(data, "tiers").items():
         where = f"tiers.{name}"
         if name == "memory":
             raise file.fail("[tiers.memory]: the main memory is stated in [memory]")
         peaks = _rates(file, table, f"{where}.peaks", "rate", figures)
-        sizes = {k: v for k, v in table.items() if k != "peaks"}
-        found = _figures(file, sizes, where, MEMORY, figures, ("peaks",))
+        found = file.figures(table, where, MEMORY, figures, ("peaks",))
         if not found:
             raise file.fail(f"[{where}]: state a bandwidth, a capacity or both")
         if peaks and "bandwidth" not in found:
@@ -269,19 +186,45 @@ def _tiers(
     return tiers
 
 
-def _links(file: _File, data: Mapping[str, Any], figures: dict[str, Figure]) -> dict[str, Link]:
-    links: dict[str, Link] = {}
-    for name, table in _named(file, data, "links").items():
-        where = f"links.{name}"
-        found = _figures(file, table, where, LINK, figures)
-        if "bandwidth" not in found:
-            raise file.fail(f"missing key '{where}.bandwidth' (in one direction)")
-        links[name] = Link(found["bandwidth"], found.get("latency"), found.get("devices"))
-    return links
+def links_from(
+    file: File,
+    data: Mapping[str, Any],
+    figures: dict[str, Figure],
+    base: Mapping[str, Link] = MappingProxyType({}),
+) -> dict[str, Link]:
+    """The links by name: ``[links.NAME]``; what is not stated is that of ``base``."""
+    return {
+        name: link_from(file, table, f"links.{name}", figures, base.get(name))
+        for name, table in file.named(data, "links").items()
+    }
+
+
+def link_from(
+    file: File,
+    table: Mapping[str, Any],
+    where: str,
+    figures: dict[str, Figure],
+    base: Link | None = None,
+) -> Link:
+    """The link that one table describes; what it leaves out is that of ``base``."""
+    found: dict[str, Any] = dict(file.figures(table, where, LINK, figures, ("wiring",)))
+    found |= {key: bool(found[key]) for key in found if LINK[key] == "fact"}
+    if "wiring" in table:
+        found["wiring"] = file.choice(table, "wiring", "", WIRINGS)
+    if base is None and "bandwidth" not in found:
+        raise file.fail(f"missing key '{where}.bandwidth' (in one direction)")
+    link = Link(**found) if base is None else replace(base, **found)
+    if link.wiring == "torus" and link.axes is None:
+        raise file.fail(f"missing key '{where}.axes': how many dimensions the torus has")
+    if link.wiring == "mesh" and link.devices is None:
+        raise file.fail(f"missing key '{where}.devices': how many the mesh joins")
+    if link.wiring != "torus" and (link.axes is not None or link.wraps is not None):
+        raise file.fail(f'[{where}]: axes and wraps describe a torus; write wiring = "torus"')
+    return link
 
 
 def _energy(
-    file: _File,
+    file: File,
     data: Mapping[str, Any],
     tiers: Mapping[str, Tier],
     figures: dict[str, Figure],
@@ -289,40 +232,15 @@ def _energy(
     flop = _rates(file, data, "energy", "energy per FLOP", figures, ("byte",))
     levels = dict.fromkeys(("memory", *tiers), "energy per byte")
     table = file.table(file.table(data, "energy"), "byte")
-    byte = _figures(file, table, "energy.byte", levels, figures)
+    byte = file.figures(table, "energy.byte", levels, figures)
     return Energy(MappingProxyType(flop), MappingProxyType(byte))
 
 
-def _section(
-    file: _File,
-    data: Mapping[str, Any],
-    section: str,
-    keys: Mapping[str, str],
-    figures: dict[str, Figure],
-) -> dict[str, Expr]:
-    return _figures(file, file.table(data, section), section, keys, figures)
-
-
-def _figures(
-    file: _File,
-    table: Mapping[str, Any],
-    section: str,
-    keys: Mapping[str, str],
-    figures: dict[str, Figure],
-    beside: tuple[str, ...] = (),
-) -> dict[str, Expr]:
-    """The figures of one table, by key; ``keys`` gives the dimension of each."""
-    file.known(table, (*keys, *beside), section)
-    for key, entry in table.items():
-        figures[f"{section}.{key}"] = file.figure(entry, keys[key], f"{section}.{key}")
-    return {key: figures[f"{section}.{key}"].value for key in table}
-
-
-def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, Mapping[str, Expr]]:
+def _conventions(file: File, data: Mapping[str, Any]) -> dict[str, Mapping[str, Expr]]:
     found: dict[str, Mapping[str, Expr]] = {}
     peak_keys = [f"{e.value}.{d}" for e in Engine for d in WIDENING]
     for name in file.table(data, "conventions"):
-        if not _NAME.match(name):
+        if not NAME.match(name):
             raise file.fail(
                 f"[conventions]: {shown(name)} is not a name of an accounting, such as 'survey'"
             )
@@ -336,12 +254,3 @@ def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, Mapping[str,
             }
         )
     return found
-
-
-def _aliases(file: _File, data: Mapping[str, Any]) -> tuple[str, ...]:
-    value = data.get("aliases", [])
-    if not isinstance(value, list) or not all(
-        isinstance(v, str) and v.strip() and v.isprintable() for v in value
-    ):
-        raise file.fail(f"'aliases' must be a list of texts, not {shown(value)}")
-    return tuple(value)

@@ -204,13 +204,13 @@ def _compare_command(commands: Any) -> None:
 def _list_commands(commands: Any) -> None:
     for name, run, text in (
         ("models", _models, "shipped models"),
-        ("hardware", _hardware, "shipped devices, one with its sources, or 'compare A B …'"),
+        ("hardware", _hardware, "devices and systems, one with its sources, or 'compare A B …'"),
         ("passes", _passes, "optimisation passes, or one pass with its options"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", nargs="?", help="show one in detail")
         if name == "hardware":
-            command.add_argument("others", nargs="*", help="devices after 'compare'")
+            command.add_argument("others", nargs="*", help="devices or systems after 'compare'")
         command.add_argument("--json", action="store_true", help="machine-readable")
         if name == "models":
             add_dims(command)

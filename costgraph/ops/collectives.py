@@ -46,8 +46,8 @@ class Exchange(Op):
 
     def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
         found: dict[str, Messages] = {}
-        for hop, messages in self.sent(inputs, outputs):
-            known = found.get(hop.link)
+        for hop, given in self.sent(inputs, outputs):
+            messages, known = given.over(hop.share), found.get(hop.link)
             found[hop.link] = messages if known is None else known + messages
         return found
 

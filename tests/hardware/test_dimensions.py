@@ -7,7 +7,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.energy import step_energy
-from costgraph.hardware import device_names, load_hardware
+from costgraph.hardware import device_names, load_hardware, load_system, system_names
 from costgraph.hardware.schema import CONVENTION
 from costgraph.links import collective
 from costgraph.machine import Engine
@@ -28,7 +28,8 @@ EXPECTED = {
     "shared_per_multiprocessor": "octet", "board": "watt", "idle": "watt", "latency": "second",
     "clock": "hertz", "hour": "USD/hour",
 }  # fmt: skip
-COUNTS = {"multiprocessors", "devices", "cores", "numa_domains"}
+COUNTS = {"multiprocessors", "devices", "cores", "numa_domains", "axes", "wraps", "nodes", "count"}
+FACTS = {"in_network", "cubes"}
 
 
 def unit(text: str) -> pint.Unit:
@@ -64,23 +65,34 @@ def test_the_dimensions_are_all_different():
 
 
 def dimension_of(key: str) -> str | None:
-    """The unit that a figure's key calls for; None for a count."""
+    """The unit that a figure's key calls for; None for a count or a fact."""
     section, last = key.split(".")[0], key.split(".")[-1]
     if section == "peaks" or ".peaks." in key:
         return "FLOP/second"
     if section == "energy":
         return "joule/octet" if ".byte." in key else "joule/FLOP"
-    return None if last in COUNTS else EXPECTED[last]
+    return None if last in COUNTS | FACTS else EXPECTED[last]
+
+
+def check(figures):
+    for key, figure in figures.items():
+        expected = dimension_of(key)
+        if expected is None:
+            assert figure.unit == ("fact" if key.split(".")[-1] in FACTS else "count")
+        else:
+            assert unit(figure.unit).dimensionality == UREG.Unit(expected).dimensionality, key
 
 
 @pytest.mark.parametrize("name", device_names())
 def test_every_figure_of_a_device_has_the_dimension_of_its_key(name):
-    for key, figure in load_hardware(name).figures.items():
-        expected = dimension_of(key)
-        if expected is None:
-            assert figure.unit == "count"
-        else:
-            assert unit(figure.unit).dimensionality == UREG.Unit(expected).dimensionality, key
+    check(load_hardware(name).figures)
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_every_figure_of_a_system_has_the_dimension_of_its_key(name):
+    system = load_system(name)
+    check(system.figures)
+    check({k: f for k, f in system.device.figures.items() if k.startswith("links.")})
 
 
 def quantities(machine):

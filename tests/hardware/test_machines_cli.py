@@ -10,7 +10,7 @@ import pytest
 
 from costgraph.cli import main
 from costgraph.export.machines import KINDS
-from costgraph.hardware import device_names, load_hardware
+from costgraph.hardware import device_names, load_hardware, system_names
 from costgraph.hardware.schema import KINDS as ALLOWED
 
 
@@ -20,8 +20,10 @@ def printed(capsys, *argv):
 
 
 def test_the_list_names_every_device_by_kind(capsys):
-    lines = printed(capsys).splitlines()
+    devices, systems = printed(capsys).split("\n\n")
+    lines = devices.splitlines()
     assert set(KINDS) == set(ALLOWED)
+    assert [line.split()[0] for line in systems.splitlines()[2:]] == system_names()
     rows = [line.split()[:2] for line in lines[2:]]
     assert {name for name, _ in rows} == set(device_names())
     assert rows == sorted(rows, key=lambda r: (KINDS.index(r[1]), r[0]))
@@ -29,11 +31,15 @@ def test_the_list_names_every_device_by_kind(capsys):
 
 def test_the_list_as_json_holds_figures_in_base_units(capsys):
     found = {m["name"]: m for m in json.loads(printed(capsys, "--json"))}
-    assert set(found) == set(device_names())
+    assert [n for n, m in found.items() if m["kind"] == "system"] == system_names()
+    assert {n for n, m in found.items() if m["kind"] != "system"} == set(device_names())
     h100 = found["h100"]
     assert h100["bandwidth"] == 3.35e12
     assert h100["peaks"]["tensor.bf16"] == 989.4e12
-    assert h100["links"]["nvlink"] == {"bandwidth": 450e9, "latency": 1.144e-06, "devices": 8}
+    assert h100["links"]["nvlink"] == {
+        "bandwidth": 450e9, "latency": 1.144e-06, "devices": 8, "in_network": True,
+        "wiring": "switch",
+    }  # fmt: skip
     assert h100["price"] == 4.916
     assert found["gh200"]["tiers"]["ddr"]["bandwidth"] == 512e9
     assert found["a100"]["energy"]["byte"]["memory"] == 31.36e-12
@@ -47,6 +53,7 @@ def test_one_device_shows_every_figure_with_its_source(capsys, name):
     for key, figure in machine.figures.items():
         (line,) = [x for x in text.splitlines() if x.split()[:1] == [key]]
         assert figure.source in line
+        assert figure.unit != "fact" or line.split()[1] == "yes"
     ridges = next(x for x in text.splitlines() if x.startswith("ridge points"))
     for dtype in machine.ridges():
         assert f"{dtype} " in ridges
