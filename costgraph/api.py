@@ -21,6 +21,7 @@ from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
+from costgraph.hardware.systems import System
 from costgraph.machine import Machine
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from costgraph.formula.naming import Named
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
-Hardware = str | os.PathLike[str] | Machine
+Hardware = str | os.PathLike[str] | Machine | System
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class Compiled:
 
     Attributes:
         program: the program after all passes.
-        machine: the device; symbolic if compiled so.
+        machine: the device, or one of several; symbolic if compiled so.
         accounting: the counting convention.
         passes: the pipeline that ran.
         trace: what each pass did.
         bound: the device with its figures, for breakdowns.
         twin: compiles the same over symbols for the model's dimensions.
         timing: how operations take time, where it is not the roofline's bound.
+        system: the devices, with their figures; None for a device alone.
     """
 
     program: Program
@@ -63,6 +65,7 @@ class Compiled:
     bound: Machine | None = field(default=None, compare=False)
     twin: Callable[[], Compiled] | None = field(default=None, compare=False, repr=False)
     timing: Calibrated | None = field(default=None, compare=False)
+    system: System | None = field(default=None, compare=False)
 
     # --- times ---------------------------------------------------------------
 
@@ -111,6 +114,25 @@ class Compiled:
         Prefill emits token 1; decode step ``i = 1 … N−1`` attends ``T = S + i``.
         """
         return self._formula("latency", "s", self._request(self._steps))
+
+    @cached_property
+    def interval(self) -> Formula:
+        """Seconds between two decode steps in steady state over ``B``, ``T``.
+
+        What the busiest unit needs for one: where stages work on different groups of
+        sequences at once, less than the time of a step. Of programs without decode steps,
+        between two forward passes.
+        """
+        phases = self._decode or self.program.phases
+        terms = tuple(
+            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
+            for p in phases
+            for t in roofline.interval_terms(
+                p, self.items[p.name], self.machine, self.timing_on(self.machine)
+            )
+        )
+        limits = self.program.limits if self._decode else self._limits(phases)
+        return self._formula("interval", "s", terms, limits)
 
     @cached_property
     def throughput(self) -> Formula:
@@ -347,7 +369,8 @@ class Compiled:
 
     def _counted(self, name: str, unit: str) -> Formula:
         def steps(phase: str) -> tuple[Term, ...]:
-            return roofline.count_terms(self.program.phase(phase), self.rows[phase], name)
+            width = self.program.width
+            return roofline.count_terms(self.program.phase(phase), self.rows[phase], name, width)
 
         return self._formula(name, unit, self._request(steps))
 
@@ -413,15 +436,16 @@ def _parsed(passes: str) -> tuple[Pass, ...]:
 def _tuner(convention: Accounting) -> pipeline.Resolve:
     """Decides options that wait for a search, on the program as it stands."""
 
-    def resolve(item: Pass, program: Program, machine: Machine) -> Pass:
+    def resolve(item: Pass, program: Program, system: System) -> Pass:
         from costgraph.tune import tuned
 
-        item = item.prepared(program, machine)
+        item = item.prepared(program, system)
 
         def compiled(candidate: Pass | None) -> Compiled:
             passes = () if candidate is None else (candidate,)
-            made, trace = pipeline.run(program, passes, machine)
-            return Compiled(made, machine, convention, passes, trace, machine)
+            made, trace = pipeline.run(program, passes, system)
+            device = system.device
+            return Compiled(made, device, convention, passes, trace, device, system=system)
 
         return tuned(item, compiled)
 
@@ -465,16 +489,18 @@ def compile(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    from costgraph.hardware import load_hardware
+    from costgraph.hardware import load_system
     from costgraph.models import load_model
 
     convention = find_accounting(accounting)
     if symbolic_model:
         options["symbolic"] = True
     program = load_model(model, **options)
-    machine = load_hardware(hardware).under(convention.device_figures).reserving(reserve)
+    system = load_system(hardware)
+    machine = system.device.under(convention.device_figures).reserving(reserve)
+    system = replace(system, device=machine)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
-    program, trace = pipeline.run(program, chosen, machine, _tuner(convention))
+    program, trace = pipeline.run(program, chosen, system, _tuner(convention))
     # As they were written; those that a given program went through before are its own.
     chosen = trace.passes[len(trace.passes) - len(chosen) :]
     shown = machine.symbolic() if symbolic_hardware else machine
@@ -498,4 +524,4 @@ def compile(
             reserve=reserve,
             **options,
         )
-    return Compiled(program, shown, convention, chosen, trace, machine, twin, timing)
+    return Compiled(program, shown, convention, chosen, trace, machine, twin, timing, system)

@@ -59,11 +59,13 @@ class Overlap:
         name: the region's node.
         count: how often the region runs in one step.
         bodies: name and rows of each body, counted within one run of the region.
+        unit: who runs the region.
     """
 
     name: str
     count: Expr
     bodies: tuple[tuple[str, tuple[Item, ...]], ...]
+    unit: str = ""
 
 
 Item: TypeAlias = "Row | Overlap"
@@ -156,7 +158,7 @@ def _walk(
                 )
                 for body in node.op.bodies
             )
-            yield Overlap(node.name, count, bodies)
+            yield Overlap(node.name, count, bodies, runs_on)
             continue
         if isinstance(node.op, Region):
             inner = node.op

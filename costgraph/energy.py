@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ONE = Integer(1)
 SECONDS_PER_HOUR = Integer(3600)
 COMPONENTS = "energy: stated joules per FLOP and per byte; the board's other draw is not counted"
-POWER = "energy: the board draws its full power all the time"
-PRICE = "price: paid for the time of the request alone, for one device"
+POWER = "energy: every board draws its full power all the time"
+PRICE = "price: paid for the time of the request alone, for every device that it uses"
 
 
 def flop_energy(machine: Machine, engine: Engine, dtype: str) -> Expr | None:
@@ -110,7 +110,8 @@ def _components(compiled: Compiled) -> tuple[Term, ...] | None:
             joules = step_energy(row.cost.mapped(phase.bind), compiled.machine)
             if joules is None:
                 return None
-            term = make_term(phase.bind(row.count), (Arm(joules, "energy"),), (row.name,))
+            times = phase.bind(row.count) * phase.rounds * compiled.program.width
+            term = make_term(times, (Arm(joules, "energy"),), (row.name,))
             if term is not None:
                 terms.append(term)
         found.extend(roofline.spanned(phase, merged(terms)))
@@ -118,8 +119,9 @@ def _components(compiled: Compiled) -> tuple[Term, ...] | None:
 
 
 def _scaled(compiled: Compiled, factor: Expr) -> tuple[Term, ...]:
-    """The latency's terms, each times ``factor``."""
-    return tuple(replace(t, count=t.count * factor) for t in compiled.latency.terms)
+    """The latency's terms, each times ``factor`` for every device."""
+    whole = factor * compiled.program.devices
+    return tuple(replace(t, count=t.count * whole) for t in compiled.latency.terms)
 
 
 def _per_token(terms: tuple[Term, ...]) -> tuple[Term, ...]:

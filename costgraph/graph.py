@@ -144,6 +144,17 @@ class Graph:
         sources = tuple(t for t in self.sources if t.name in used or t.role is Role.ACTIVATION)
         return replace(self, nodes=kept, sources=sources)
 
+    def part(self, nodes: Sequence[Node], name: str = "") -> Graph:
+        """Nodes of the graph as one of their own: what they read of others are its inputs."""
+        own = {n.name for n in nodes}
+        inside = {t.name for n in nodes for t in n.outputs}
+        read = dict.fromkeys(i for n in nodes for i in n.inputs if i not in inside)
+        others = (n for n in self.nodes if n.name not in own)
+        used = {i for n in others for i in n.inputs} | set(self.outputs)
+        outputs = tuple(t.name for n in nodes for t in n.outputs if t.name in used)
+        sources = tuple(self.tensors[i] for i in read)
+        return Graph(name or self.name, sources, tuple(nodes), outputs)
+
     def to_networkx(self, nested: bool = False) -> networkx.DiGraph[str]:
         """The DAG as a ``networkx.DiGraph``; see :mod:`costgraph.export.dag`."""
         from costgraph.export.dag import to_networkx

@@ -39,7 +39,7 @@ def side_by_side(
     operands: dict[str, int] = {}
     outputs = []
     for body in groups:
-        made = _part(graph, [n for n in members if owner[n.name] == body], body)
+        made = graph.part([n for n in members if owner[n.name] == body], body)
         takes = tuple(operands.setdefault(t.name, len(operands)) for t in made.inputs)
         bodies.append(Body(body, made, takes, (units or {}).get(body, "")))
         outputs.extend(graph.tensors[o] for o in made.outputs)
@@ -50,18 +50,6 @@ def side_by_side(
     before = [n for n in graph.nodes if n.name not in owner and n.name not in after]
     behind = [n for n in graph.nodes if n.name in after]
     return graph.with_nodes((*before, region, *behind))
-
-
-def _part(graph: Graph, nodes: list[Node], name: str) -> Graph:
-    """Nodes as a graph of their own: what they read from others are its inputs."""
-    inside = {t.name for n in nodes for t in n.outputs}
-    read = dict.fromkeys(i for n in nodes for i in n.inputs if i not in inside)
-    sources = tuple(graph.tensors[i] for i in read)
-    users = {i for n in graph.nodes if not any(m is n for m in nodes) for i in n.inputs} | set(
-        graph.outputs
-    )
-    outputs = tuple(t.name for n in nodes for t in n.outputs if t.name in users)
-    return Graph(name, sources, tuple(nodes), outputs)
 
 
 def _check_apart(graph: Graph, owner: Mapping[str, str], name: str) -> None:

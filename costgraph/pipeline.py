@@ -26,7 +26,7 @@ from sympy import Expr, Rational
 
 from costgraph import grammar
 from costgraph.errors import CostgraphError, PipelineError, VerifyError, clip, nearest
-from costgraph.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.program import Program
 from costgraph.symbols import symbol
 from costgraph.verify import verify_program
@@ -48,10 +48,12 @@ class Stage(IntEnum):
     CACHES = 3
     #: Which layers run for which tokens.
     DEPTH = 4
+    #: Tensors and operations get the devices that hold and run them.
+    PLACEMENT = 5
     #: Operations become kernels.
-    KERNELS = 5
+    KERNELS = 6
     #: Steps become rounds; models that work together are put together.
-    DECODING = 6
+    DECODING = 7
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,13 @@ class Pass(ABC):
         """True while an option waits for a search over compiled programs."""
         return False
 
-    def prepared(self, program: Program, machine: Machine) -> Pass:
+    def prepared(self, program: Program, system: System) -> Pass:
         """The pass with everything done that does not depend on what is searched for."""
         return self
 
     @abstractmethod
-    def run(self, program: Program, machine: Machine) -> Outcome:
-        """The rewritten program. ``machine`` states what the target offers."""
+    def run(self, program: Program, system: System) -> Outcome:
+        """The rewritten program. ``system`` states what the target offers."""
 
     @classmethod
     def options(cls) -> Mapping[str, Option]:
@@ -154,7 +156,7 @@ class Step:
         made_by: the pass, its searched options decided.
         before, after: the program.
         hits, misses: where it applied, where not and why.
-        machine: for which it ran.
+        system: for which it ran.
         place: its place among the passes as they were written, from 0.
     """
 
@@ -163,7 +165,7 @@ class Step:
     after: Program
     hits: tuple[str, ...]
     misses: tuple[Miss, ...]
-    machine: Machine
+    system: System
     place: int
 
 
@@ -283,20 +285,20 @@ def number(where: str, spec: Option, text: str) -> Expr:
 
 
 #: Decides the options of a pass that wait for a search.
-Resolve = Callable[[Pass, Program, Machine], Pass]
+Resolve = Callable[[Pass, Program, System], Pass]
 
 
 def run(
     program: Program,
     passes: tuple[Pass, ...],
-    machine: Machine,
+    system: System,
     resolve: Resolve | None = None,
 ) -> tuple[Program, Trace]:
     """Run ``passes`` by stage, verifying before the first and after each.
 
     Passes that the program went through already count as written before ``passes``:
     from the first that would run elsewhere in the order, or that ran for another
-    machine, they run again.
+    system, they run again.
 
     Raises:
         VerifyError: a pass broke an invariant; the text names it and the
@@ -308,7 +310,7 @@ def run(
     order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
     steps: list[Step] = []
     for step, place in zip(past, order, strict=False):
-        if step.made_by != written[place] or step.machine != machine:
+        if step.made_by != written[place] or step.system != system:
             break
         steps.append(replace(step, place=place))
     if len(steps) == len(order):
@@ -319,7 +321,7 @@ def run(
     verify_program(program)
     for place in order[len(steps) :]:
         program = replace(program, history=tuple(steps))
-        steps.append(_step(written[place], program, machine, resolve, place))
+        steps.append(_step(written[place], program, system, resolve, place))
         program = steps[-1].after
     return replace(program, history=tuple(steps)), Trace(tuple(steps))
 
@@ -334,13 +336,13 @@ def history(program: Program) -> tuple[Step, ...]:
 
 
 def _step(
-    given: Pass, program: Program, machine: Machine, resolve: Resolve | None, place: int
+    given: Pass, program: Program, system: System, resolve: Resolve | None, place: int
 ) -> Step:
     item = given
     if given.needs_tuning and resolve is not None:
-        item = resolve(given, program, machine)
+        item = resolve(given, program, system)
     try:
-        outcome = item.run(program, machine)
+        outcome = item.run(program, system)
         # What a pass rests on matters where it did something.
         result = outcome.program.assuming(*(item.assumptions if outcome.hits else ()))
         if result.phases != program.phases:
@@ -350,4 +352,4 @@ def _step(
         raise VerifyError(
             f"after pass {item.name!r} (passes before it: {before}): {error}"
         ) from error
-    return Step(item, program, result, outcome.hits, outcome.misses, machine, place)
+    return Step(item, program, result, outcome.hits, outcome.misses, system, place)

@@ -41,6 +41,8 @@ class Phase:
         weight: executions per value of the span (below one where a step emits
             several tokens).
         resident: other graphs whose weights and caches stay in memory.
+        rounds: groups of sequences that pass through the graph in one step, one after the
+            other, each on one unit of it at a time. Bindings are those of a group.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Phase:
     tokens: Expr = ONE
     weight: Expr = ONE
     resident: tuple[Graph, ...] = ()
+    rounds: Expr = ONE
 
     @cached_property
     def substitution(self) -> Mapping[Symbol, Expr]:
@@ -95,6 +98,9 @@ class Program:
         notes: remarks on how the model was read that change no result.
         history: the passes it went through, as they ran; see
             :func:`costgraph.pipeline.history`.
+        devices: how many run it together. Graphs are those of one device, or of one
+            device of each stage.
+        stages: how many stages of devices there are, one after the other.
     """
 
     name: str
@@ -105,6 +111,13 @@ class Program:
     parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     history: tuple[Step, ...] = field(default=(), compare=False, repr=False)
+    devices: Expr = ONE
+    stages: int = 1
+
+    @property
+    def width(self) -> Expr:
+        """How many devices do what the graph says at the same time: those of one stage."""
+        return self.devices / self.stages
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.

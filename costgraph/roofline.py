@@ -21,6 +21,7 @@ from costgraph.footprint import footprint
 from costgraph.formula.kinks import split
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
+from costgraph.graph import Graph
 from costgraph.machine import Engine, Machine
 from costgraph.program import Phase, Program
 
@@ -80,8 +81,41 @@ def step_terms(
 
     What overlaps is one term whose arms are the chains of its bodies. ``timing`` replaces
     the roofline where it is given.
+
+    Several groups of sequences (``phase.rounds``) pass through the units of the graph one
+    after the other, each unit at work on one of them. A step that others follow, group by
+    group, takes as long as one group takes through all units, or the busiest unit with all
+    groups; a step by itself what one group takes and the busiest unit with the others.
     """
-    return merged(_terms(phase, found, timing or ideal(machine)))
+    items, by = tuple(found), timing or ideal(machine)
+    series = merged(_terms(phase, items, by))
+    if phase.rounds == 1:
+        return series
+    if phase.span is None:
+        others = overlapped(phase.rounds - 1, _stages(phase, items, by, ONE))
+        return series if others is None else merged((*series, others))
+    through = chained(series, "one group through all stages")
+    made = overlapped(ONE, (through, *_stages(phase, items, by, phase.rounds)))
+    return () if made is None else merged((made,))
+
+
+def interval_terms(
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
+) -> tuple[Term, ...]:
+    """Seconds between two steps of ``phase`` in steady state: the busiest unit's share of one."""
+    stages = _stages(phase, tuple(found), timing or ideal(machine), phase.rounds)
+    made = overlapped(ONE, stages)
+    return () if made is None else merged((made,))
+
+
+def _stages(phase: Phase, items: tuple[Item, ...], timing: Timing, rounds: Expr) -> tuple[Arm, ...]:
+    """What each unit of a graph does in ``rounds`` rounds, as a chain."""
+    units = dict.fromkeys(item.unit for item in items)
+    parts = ((u, merged(_terms(phase, (i for i in items if i.unit == u), timing))) for u in units)
+    return tuple(
+        chained((replace(t, count=t.count * rounds) for t in terms), unit or "device")
+        for unit, terms in parts
+    )
 
 
 def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
@@ -138,11 +172,17 @@ def _busy(phase: Phase, found: Iterable[Item], timing: Timing) -> dict[str, Expr
     return busy
 
 
-def count_terms(phase: Phase, found: Iterable[Row], what: str) -> tuple[Term, ...]:
-    """FLOP or bytes of one step of ``phase``, one term per distinct operation."""
+def count_terms(
+    phase: Phase, found: Iterable[Row], what: str, devices: Expr = ONE
+) -> tuple[Term, ...]:
+    """FLOP or bytes of one step of ``phase``, one term per distinct operation.
+
+    ``devices`` do what the graph says at the same time, in every one of its rounds.
+    """
+    times = devices * phase.rounds
     terms = (
         make_term(
-            phase.bind(row.count),
+            phase.bind(row.count) * times,
             (Arm(phase.bind(getattr(row.cost, f"total_{what}")), what),),
             (row.name,),
         )
@@ -205,12 +245,30 @@ def phase_memory(
 ) -> tuple[Expr, ...]:
     """Candidates for the bytes in memory in ``phase``; the largest one counts.
 
-    With ``at_end``, contexts take the phase's longest value.
+    Of each unit that runs a part of the graph: a device is one of them. With ``at_end``,
+    contexts take the phase's longest value.
     """
-    need = footprint(phase.graph, accounting)
     end = phase.at_end if at_end else (lambda e: e)
-    fixed = need.weights + need.kv
-    for other in phase.resident:
-        beside = footprint(other, accounting)
-        fixed += beside.weights + beside.kv
-    return tuple(end(phase.bind(fixed + a)) for a in need.activations or (Integer(0),))
+    found: list[Expr] = []
+    for unit in _holders(phase.graph):
+        need = footprint(_of_unit(phase.graph, unit), accounting)
+        fixed = need.weights + need.kv * phase.rounds
+        for other in phase.resident:
+            beside = footprint(_of_unit(other, unit), accounting)
+            fixed += beside.weights + beside.kv * phase.rounds
+        found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+    return tuple(found)
+
+
+def _holders(graph: Graph) -> tuple[str, ...]:
+    """The units that run a graph, without those that only pass something on."""
+    units = dict.fromkeys(node.unit for node in graph.nodes)
+    if len(units) < 2:
+        return tuple(units)
+    return tuple(u for u in units if _of_unit(graph, u).persistent)
+
+
+def _of_unit(graph: Graph, unit: str) -> Graph:
+    """What a unit has of a graph: all of it where one unit runs it."""
+    nodes = tuple(node for node in graph.nodes if node.unit == unit)
+    return graph if len(nodes) == len(graph.nodes) else graph.part(nodes)

@@ -9,12 +9,22 @@ from costgraph.passes.early_exit import EarlyExit
 from costgraph.passes.fold import Fold
 from costgraph.passes.fuse import Fuse
 from costgraph.passes.page_kv import PageKV
+from costgraph.passes.parallel import Parallelize
 from costgraph.passes.quantize import Quantize
 from costgraph.passes.recognise import Recognise
 from costgraph.passes.speculative import Speculative
 from costgraph.pipeline import Pass
 
-_ALL: tuple[type[Pass], ...] = (Fuse, Quantize, PageKV, EarlyExit, Speculative, Recognise, Fold)
+_ALL: tuple[type[Pass], ...] = (
+    Fuse,
+    Quantize,
+    PageKV,
+    EarlyExit,
+    Speculative,
+    Parallelize,
+    Recognise,
+    Fold,
+)
 
 #: Every pass by its name.
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})

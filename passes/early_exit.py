@@ -9,7 +9,7 @@ from sympy import Expr, Integer, Rational
 
 from costgraph.errors import PipelineError, clip
 from costgraph.graph import Builder, Graph, Node, Origin
-from costgraph.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.ops.exits import Confidence
 from costgraph.passes import depth
 from costgraph.passes.layers import in_order
@@ -78,7 +78,7 @@ class EarlyExit(Pass):
         choices=("compact", "all"),
     )  # fmt: skip
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         phases, hits = [], []
         for phase in program.phases:
             if phase.span is None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.graph import Graph, Node, Origin
-from costgraph.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
@@ -35,7 +35,7 @@ class Fold(Pass):
 
     shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         hits: list[str] = []
         misses: list[Miss] = []
         made = program.rewritten(lambda g: folded(g, int(self.shortest), hits, misses))

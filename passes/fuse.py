@@ -8,6 +8,7 @@ from typing import ClassVar
 from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 
 from costgraph.graph import Graph, Node
+from costgraph.hardware.systems import System
 from costgraph.machine import Machine
 from costgraph.ops import (
     Alibi,
@@ -80,7 +81,8 @@ class Fuse(Pass):
     elementwise: bool = option("flag", True, "chains of element-wise work and norms")
     prologue: bool = option("flag", False, "a norm in front of a product, recomputed per tile")
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
+        machine = system.device
         made, hits, misses = rewrite_program(program, self.rules(program.dims), machine, self.name)
         if machine.onchip is None and hits:
             made = made.assuming("the on-chip buffer is not stated: taken as large enough")

@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.graph import Graph, Node
-from costgraph.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.base import Op
 from costgraph.ops.flash import FlashAttention
@@ -49,7 +49,7 @@ class PageKV(Pass):
     prefix: Expr = option("number", Integer(0), "tokens of a shared prefix", minimum=0)
     sharers: Expr = option("number", Integer(1), "sequences that share it", minimum=1)
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         paging = Paging(
             self.block, self.waste == "exact", self.table, self.kernel, self.prefix, self.sharers
         )

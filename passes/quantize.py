@@ -12,6 +12,7 @@ from sympy import Expr, Integer
 from costgraph.dtypes import DType, compute_type
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.graph import Graph, Node, Origin
+from costgraph.hardware.systems import System
 from costgraph.machine import Engine, Machine
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
@@ -161,13 +162,13 @@ class Quantize(Pass):
             None if kv == NONE else _changed(KV[kv], kv_changes),
         )
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         schemes = self.schemes
         if schemes == (None, None, None):
             miss = Miss(self.name, program.name, "no format given: state a preset or a format")
             return Outcome(program, (), (miss,))
         log = _Log()
-        plan = _Plan(self, machine, *schemes, parse_keep(self.keep))
+        plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
         made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 

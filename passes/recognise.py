@@ -8,6 +8,7 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.graph import Graph, Node
+from costgraph.hardware.systems import System, alone
 from costgraph.machine import Machine, Memory
 from costgraph.ops.base import same
 from costgraph.ops.views import Reshape, Transpose
@@ -45,12 +46,12 @@ class Recognise(Pass):
 
     mask: str = option("word", "skip", "how causal attention counts", choices=("skip", "compute"))
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         hits: list[str] = []
         misses: list[Miss] = []
 
         def new(graph: Graph) -> Graph:
-            made, found, missed = recognised_graph(graph, self.rules(), machine)
+            made, found, missed = recognised_graph(graph, self.rules(), system.device)
             hits.extend(found)
             misses.extend(missed)
             return made
@@ -72,11 +73,11 @@ class Recognise(Pass):
 def recognised(program: Program, mask: str = "skip") -> Program:
     """The program recognised, its repeated layers folded."""
     # Importing knows no machine, and no rule asks for one.
-    machine = Machine("none", "no machine", {}, Memory(Integer(1)))
+    nothing = alone(Machine("none", "no machine", {}, Memory(Integer(1))))
     if len(program.graph.nodes) > LARGE:
-        program = Fold().run(program, machine).program
-    program = Recognise(mask).run(program, machine).program
-    return Fold().run(program, machine).program
+        program = Fold().run(program, nothing).program
+    program = Recognise(mask).run(program, nothing).program
+    return Fold().run(program, nothing).program
 
 
 def recognised_graph(

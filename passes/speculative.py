@@ -11,7 +11,7 @@ from sympy import Expr, Integer
 from costgraph import pipeline
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
 from costgraph.graph import Graph, Node
-from costgraph.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.models.encoder import at_rest
 from costgraph.ops import SelectLast
 from costgraph.ops.attention import Branches
@@ -115,12 +115,12 @@ class Speculative(Pass):
         """True while an option waits for a search over compiled programs."""
         return self.gamma == "optimal"
 
-    def prepared(self, program: Program, machine: Machine) -> Speculative:
+    def prepared(self, program: Program, system: System) -> Speculative:
         if self.draft in (SKIP, HEADS):
             return self
-        return replace(self, ready=self._draft(program, machine, ZERO))
+        return replace(self, ready=self._draft(program, system, ZERO))
 
-    def run(self, program: Program, machine: Machine) -> Outcome:
+    def run(self, program: Program, system: System) -> Outcome:
         if self.gamma == "optimal":
             raise PipelineError("gamma=optimal needs a machine to be decided on; use compile")
         try:
@@ -131,7 +131,7 @@ class Speculative(Pass):
         if round_.depth == 0:
             reason = self.note or "gamma is 0"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
-        draft = self.ready or self._draft(program, machine, round_.depth)
+        draft = self.ready or self._draft(program, system, round_.depth)
         graphs = (target.graph, stepping(draft).graph)
         stateful = any(map(keeps_state, graphs))
         if round_.nodes and stateful:
@@ -207,7 +207,7 @@ class Speculative(Pass):
 
     # --- the draft
 
-    def _draft(self, program: Program, machine: Machine, depth: Expr) -> Program:
+    def _draft(self, program: Program, system: System, depth: Expr) -> Program:
         """The draft program, as the passes that are meant for it leave it."""
         if self.draft == SKIP:
             if self.draft_passes:
@@ -223,7 +223,7 @@ class Speculative(Pass):
         start = heads(source, depth) if self.draft == HEADS else loaded(self.draft, source)
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
-            return pipeline.run(start, passes, machine)[0]
+            return pipeline.run(start, passes, system)[0]
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None

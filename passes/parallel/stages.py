@@ -42,8 +42,11 @@ def stage_name(index: int) -> str:
     return f"stage {index + 1}"
 
 
-def staged(graph: Graph, stages: int, hop: Hop, made_by: str) -> Graph:
+def staged(graph: Graph, stages: int, hops: Sequence[Hop], made_by: str) -> Graph:
     """The graph with each node on the unit of its stage, and sends between stages.
+
+    ``hops`` are the links behind each stage but the last. A send is a unit of its own: it
+    goes on beside the work of the stages.
 
     Raises:
         PipelineError: there are fewer layers than stages, or layers whose number or weights
@@ -51,7 +54,7 @@ def staged(graph: Graph, stages: int, hop: Hop, made_by: str) -> Graph:
     """
     pieces = tuple(_pieces(graph))
     parts = _dealt(graph.name, pieces, stages)
-    return _built(graph, parts, hop, made_by)
+    return _built(graph, parts, hops, made_by)
 
 
 def _pieces(graph: Graph) -> Iterator[Piece]:
@@ -133,7 +136,7 @@ def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int
     return cuts[::-1]
 
 
-def _built(graph: Graph, parts: list[list[Piece]], hop: Hop, made_by: str) -> Graph:
+def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by: str) -> Graph:
     nodes: list[Node] = []
     #: The name under which each tensor is known to the stage at hand.
     known: dict[str, str] = {}
@@ -151,7 +154,8 @@ def _built(graph: Graph, parts: list[list[Piece]], hop: Hop, made_by: str) -> Gr
         for name in [n for n in known if n in later]:
             tensor = graph.tensors[name].renamed(f"{name}_to_{index + 2}")
             origin = Origin((known[name],), made_by)
-            nodes.append(Node(tensor.name, Send((hop,)), (known[name],), (tensor,), origin, unit))
+            send, way = Send((hops[index],)), f"{unit} to {index + 2}"
+            nodes.append(Node(tensor.name, send, (known[name],), (tensor,), origin, way))
             known[name] = tensor.name
     outputs = tuple(known.get(o, o) for o in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs)

@@ -70,6 +70,8 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
     """
     opened = unfused(graph)
     reasons: dict[str, str] = {}
+    if group.degree == 1:  # tensors stay whole; experts may be shared
+        return _Walk(group, frozenset()).graph(opened, ""), ()
     trial = replace(group, degree=ANY, hops=tuple(replace(h, ranks=ANY) for h in group.hops[:1]))
     while True:
         try:

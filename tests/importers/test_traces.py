@@ -12,6 +12,7 @@ import costgraph as cg
 from costgraph.count import exact_cost, parameters
 from costgraph.errors import CostgraphError, ModelError
 from costgraph.graph import unrolled
+from costgraph.hardware.systems import alone
 from costgraph.machine import Engine
 from costgraph.models import import_config
 from costgraph.models.torch_export import from_torch, read_traced
@@ -101,7 +102,7 @@ def test_folding_changes_no_cost_and_can_be_undone(name):
 
     program = load(name, recognise=False)
     machine = load_hardware("h100")
-    folded = PASSES["fold"]().run(program, machine).program
+    folded = PASSES["fold"]().run(program, alone(machine)).program
     verify_program(folded)
     assert any(isinstance(n.op, Repeat) for n in folded.graph.nodes)
     assert parameters(folded.graph) == parameters(program.graph)
@@ -147,8 +148,8 @@ def test_flat_graphs_with_several_attentions_fuse():
     from costgraph.hardware import load_hardware
 
     machine = load_hardware("h100")
-    found = PASSES["recognise"]().run(program, machine).program
-    fused = PASSES["fuse"]().run(found, machine).program
+    found = PASSES["recognise"]().run(program, alone(machine)).program
+    fused = PASSES["fuse"]().run(found, alone(machine)).program
     verify_program(fused)
     names = [n.name for n in fused.graph.nodes if n.op.kind == "flash-attention"]
     assert names == [f"layers.{i}.self_attn.attention" for i in range(3)]

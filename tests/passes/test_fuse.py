@@ -12,6 +12,7 @@ from costgraph.accounting import EXACT
 from costgraph.api import Compiled
 from costgraph.count import exact_cost, parameters
 from costgraph.hardware import load_hardware
+from costgraph.hardware.systems import alone
 from costgraph.models.decoder import build
 from costgraph.ops.fused import Fused
 from costgraph.passes import PASSES
@@ -152,7 +153,7 @@ def test_provenance_names_what_was_merged():
 def test_fusion_never_adds_work_bytes_or_time(m, batch, queries, cached, device):
     machine = load_hardware(device)
     program = autoregressive("m", build("m", decoder(m)))
-    fused = Fuse().run(program, machine).program
+    fused = Fuse().run(program, alone(machine)).program
     verify_program(fused)
     values = {B: Integer(batch), q: Integer(queries), T: Integer(cached + queries)}
     before, after = exact_cost(program.graph), exact_cost(fused.graph)
@@ -175,7 +176,7 @@ def test_fusion_of_chains_never_adds_memory(m, batch, queries, device):
     # can exceed the peak of the kernels one after another.
     machine = load_hardware(device)
     program = autoregressive("m", build("m", decoder(m)))
-    fused = Fuse(siblings=False).run(program, machine).program
+    fused = Fuse(siblings=False).run(program, alone(machine)).program
     values = {"B": batch, "S": queries, "N": 3}
     before = Compiled(program, machine, EXACT).memory.evaluate(**values)
     assert Compiled(fused, machine, EXACT).memory.evaluate(**values) <= before
