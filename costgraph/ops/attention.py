@@ -68,7 +68,26 @@ class Branches:
         return "branches " + ", ".join(f"{n} × (T - {hidden})" for n, hidden in self.levels)
 
 
-Mask = str | Branches
+@dataclass(frozen=True)
+class Parted:
+    """A mask of which devices have equal parts each: of the queries, or of the keys.
+
+    Parts are such that all have equally many pairs: from both ends of a causal prompt.
+
+    Attributes:
+        mask: of all queries and keys.
+        queries, keys: in how many parts they are.
+    """
+
+    mask: str | Branches
+    queries: Expr = ONE
+    keys: Expr = ONE
+
+    def __str__(self) -> str:
+        return f"{self.mask} / {self.queries * self.keys}"
+
+
+Mask = str | Branches | Parted
 
 
 def extended(q: Expr, t: Expr, window: Expr | None = None) -> Expr:
@@ -85,6 +104,9 @@ def score_pairs(q: Expr, t: Expr, mask: Mask, window: Expr | None = None) -> Exp
     ``p`` of them attends ``Min(p, W)``: with ``c = Min(t, W)`` and ``r = t − q``,
     ``(c(c+1) − r(r+1))/2 + (t − c)·W`` useful pairs.
     """
+    if isinstance(mask, Parted):
+        whole = score_pairs(q * mask.queries, t * mask.keys, mask.mask, window)
+        return whole / (mask.queries * mask.keys)
     if isinstance(mask, Branches):
         return mask.pairs(window)
     if mask not in MASKS:

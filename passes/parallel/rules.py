@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from sympy import Add, Expr, Integer, Mul
 
 from costgraph import ops
-from costgraph.ops.attention import KVAppend
+from costgraph.ops.attention import KVAppend, Parted
 from costgraph.ops.base import Op
+from costgraph.ops.collectives import AllToAll, Exchange, Received, RowStatistics
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import HeadLinear, SplitFlash, SplitScores
@@ -92,6 +93,8 @@ class Site:
         is_logits: whether a tensor is logits: no product uses it.
         producer, consumers: what makes the first operand and uses the first result.
         spread: experts over devices, or None.
+        context: devices among which positions are split; ``decoding``: those of the cache
+            alone, else those of the step.
         tokens: where a device has its part of the tokens.
     """
 
@@ -109,6 +112,8 @@ class Site:
     consumers: tuple[Op, ...]
     spread: Spread | None = None
     tokens: Place = WHOLE
+    context: Expr = ONE
+    decoding: bool = False
 
     def place(self, index: int) -> Place:
         """The place of an operand, whole if it has none yet."""
@@ -268,6 +273,8 @@ def expert_linear(site: Site) -> Ruled:
     x, w, place = site.inputs[0], site.inputs[1], site.place(0)
     last = len(x.shape) - 1
     biases = len(site.inputs) - 3
+    if place.axis == 1:  # rows of tokens, with the experts that they chose
+        return Ruled(site.op, (place, WHOLE, place, *(WHOLE,) * biases), (place,))
     if place.axis is not None and not place.tokens:
         if place.axis != last:
             raise site.blocked("splits along the experts' width only", place)
@@ -305,6 +312,8 @@ def spread_experts(site: Site, spread: Spread) -> Ruled:
 def embedding(site: Site) -> Ruled:
     """Rows of the vocabulary: a device finds the tokens that it has, the sum finds all."""
     ids, table = site.inputs
+    if site.place(0).axis is not None:
+        return Ruled(site.op, (site.place(0), WHOLE), (site.place(0),))
     if site.stays or len(ids.shape) < 2:
         return Ruled(site.op, (WHOLE, WHOLE), (WHOLE,))
     mine = frozenset({site.name})
@@ -342,8 +351,10 @@ def norm(site: Site) -> Ruled:
 
 
 def rope(site: Site) -> Ruled:
-    """Heads are rotated apart; all by one table."""
-    return Ruled(site.op, (site.place(0), WHOLE), (site.place(0),))
+    """Heads are rotated apart, all by one table; positions by their rows of it."""
+    place = site.place(0)
+    table = _moved(place, 0) if place.axis == 1 else WHOLE
+    return Ruled(site.op, (place, table), (place,))
 
 
 def split(site: Site) -> Ruled:
@@ -383,7 +394,11 @@ def concat(site: Site) -> Ruled:
 
 
 def append(site: Site) -> Ruled:
-    """A cache lies as the rows that it is extended by."""
+    """A cache lies as the rows that it is extended by; or each device has a part of both."""
+    if site.context != 1:
+        parts = (Place(1, t.shape[1] / site.context) for t in (*site.inputs, *site.outputs))
+        cache, new, result = parts
+        return Ruled(site.op, (cache, new), (result,))
     place = site.place(1)
     return Ruled(site.op, (place, place), (place,))
 
@@ -399,6 +414,8 @@ def _keys(site: Site, index: int, heads: Expr) -> Place:
 def scores(site: Site) -> Ruled:
     """Query heads, with the key heads that they share."""
     place = site.place(0)
+    if site.context != 1:
+        return over_positions(site, len(site.inputs) // 2, (2, 3))
     if place.axis is None:
         return whole(site)
     if place.axis == 0:
@@ -414,6 +431,8 @@ def scores(site: Site) -> Ruled:
 def values(site: Site) -> Ruled:
     """Probabilities of the heads at hand, with the values that they share."""
     place = site.place(0)
+    if site.context != 1:
+        return over_values(site)
     if place.axis is None:
         return whole(site)
     if place.axis == 0:
@@ -426,6 +445,8 @@ def values(site: Site) -> Ruled:
 def flash(site: Site) -> Ruled:
     """As scores and values together; sinks go with their heads."""
     place = site.place(0)
+    if site.context != 1:
+        return over_positions(site, 2 if isinstance(site.op, SplitFlash) else 1, (1, None))
     if place.axis is None:
         return whole(site)
     if place.axis == 0:
@@ -442,6 +463,63 @@ def flash(site: Site) -> Ruled:
     return Ruled(site.op, tuple(wanted), (place,))
 
 
+def over_positions(site: Site, queries: int, axes: tuple[int, int | None]) -> Ruled:
+    """Attention over positions that lie on several devices.
+
+    Of a prompt, each device has its part of the queries and gathers all keys. Of a cache,
+    each attends its part of the keys: partial results.
+
+    Args:
+        site: of scores, or of attention in one kernel.
+        queries: how many of its operands are queries; keys and values follow.
+        axes: of the result along queries and along keys; None where keys are summed over.
+    """
+    op, c, place = site.op, site.context, site.place(0)
+    if not any(site.place(i).axis == 1 for i in range(queries, len(site.inputs))):
+        return whole(site)  # keys that no cache holds
+    count = len(site.inputs)
+    if not site.decoding:
+        rest = tuple(WHOLE for _ in range(queries, count))
+        made = replace(op, mask=Parted(op.mask, queries=c))  # type: ignore[call-arg,attr-defined]
+        gathers = tuple(range(queries, count))
+        return Ruled(made, (place,) * queries + rest, (_moved(place, axes[0]),), gathers)
+    keys = tuple(
+        Place(1, t.shape[1] / c) if len(t.shape) > 1 else WHOLE for t in site.inputs[queries:]
+    )
+    made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
+    if axes[1] is None:
+        result = Place(partial=True)
+    else:
+        result = Place(axes[1], site.outputs[0].shape[axes[1]] / c)
+    return Ruled(made, (WHOLE,) * queries + keys, (result,))
+
+
+def over_values(site: Site) -> Ruled:
+    """Values over positions that lie on several devices; see :func:`over_positions`."""
+    op, c, place = site.op, site.context, site.place(0)
+    if place.axis is None:
+        return whole(site)
+    if not site.decoding:
+        made = replace(op, mask=Parted(op.mask, queries=c))  # type: ignore[call-arg,attr-defined]
+        return Ruled(made, (place, WHOLE), (_moved(place, 1),), gathers=(1,))
+    made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
+    keys = Place(1, site.inputs[1].shape[1] / c)
+    return Ruled(made, (place, keys), (Place(partial=True),))
+
+
+def exchange(site: Site) -> Ruled:
+    """What devices of another group exchange: of each its part."""
+    place, op = site.place(0), site.op
+    if place.axis == 1 and isinstance(op, (AllToAll, Received)):
+        assert place.length is not None
+        part = place.length / site.inputs[0].shape[1]
+        shape = (op.shape[0], op.shape[1] * part, *op.shape[2:])
+        op = replace(op, shape=shape)
+        if isinstance(op, AllToAll):
+            op = replace(op, amount=op.amount * part)
+    return Ruled(op, (place,), (place,))
+
+
 def elementwise_rows(site: Site, place: Place) -> Ruled:
     """Sequences apart: every operand with a batch has its part of it."""
     wanted = tuple(place if len(t.shape) > 2 else WHOLE for t in site.inputs)
@@ -454,7 +532,14 @@ def softmax(site: Site) -> Ruled:
     if place.axis is None:
         return whole(site)
     if place.axis == len(site.inputs[0].shape) - 1:
-        raise site.blocked("needs whole rows", place)
+        if site.context == 1:
+            raise site.blocked("needs whole rows", place)
+        rest = (WHOLE,) * (len(site.inputs) - 1)
+        made = replace(site.op, mask=Parted(site.op.mask, keys=site.context))  # type: ignore[call-arg,attr-defined]
+        return Ruled(made, (place, *rest), (place,), statistics=2)
+    if site.context != 1 and place.axis == 2:
+        made = replace(site.op, mask=Parted(site.op.mask, queries=site.context))  # type: ignore[call-arg,attr-defined]
+        return Ruled(made, (place, *(WHOLE,) * (len(site.inputs) - 1)), (place,))
     sinks = _moved(place, 0) if place.axis == 1 else WHOLE
     return Ruled(site.op, (place, *(sinks,) * (len(site.inputs) - 1)), (place,))
 
@@ -469,7 +554,7 @@ def combine(site: Site) -> Ruled:
         return whole(site)
     if place.axis == rank - 1:
         return Ruled(site.op, (place, WHOLE), (_moved(place, place.axis - 1),))
-    if place.axis == 0:
+    if place.axis < rank - 2:
         return Ruled(site.op, (place, place), (place,))
     if place.axis == rank - 2 and place.away:  # they come back first
         home = site.tokens
@@ -502,6 +587,8 @@ def by_row(site: Site) -> Ruled:
 def select(site: Site) -> Ruled:
     """Positions of every row; sums pass."""
     place = site.place(0)
+    if place.axis == 1 and site.context != 1:  # the last ones lie on one device
+        return Ruled(site.op, (place,), (WHOLE,))
     if place.axis == 1:
         raise site.blocked("chooses positions", place)
     return Ruled(site.op, (place,), (place,))
@@ -595,6 +682,9 @@ RULES: Mapping[type[Op], Rule] = {
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,
     NarrowResult: elementwise,
+    Exchange: exchange,
+    Received: exchange,
+    RowStatistics: by_row,
     ops.CausalConv1d: convolution,
     SelectiveScan: along(2, 2, None, None, 0, 0, 1, 2, 1),
     StateSpaceDual: along(2, 2, 2, 2, 0, 0, 0, 1, 2, 1),

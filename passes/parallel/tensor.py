@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from sympy import Expr, Mul
+from sympy import Expr, Integer, Mul
 
 from costgraph.dtypes import INT32, INT64
 from costgraph.errors import PipelineError
@@ -38,8 +38,10 @@ from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place
 from costgraph.passes.parallel.rules import Piece, Ruled, Site, rule_of, shares_heads
 from costgraph.pipeline import Miss
 from costgraph.regions import Region
-from costgraph.symbols import B
+from costgraph.symbols import B, q
 from costgraph.tensor import Role, Tensor
+
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Group:
         hops: the levels that they span.
         sequence: between products, each device has a part of the tokens.
         spread: whole experts over devices, or None: their width is split like any other.
+        context: devices among which positions are split, in a walk of its own.
+        decoding: the step has few queries: the positions of caches are split, not its own.
         made_by: the pass, for the origin of what it adds.
     """
 
@@ -58,6 +62,8 @@ class Group:
     hops: tuple[Hop, ...]
     sequence: bool = False
     spread: Spread | None = None
+    context: Expr = ONE
+    decoding: bool = False
     made_by: str = "parallel"
 
 
@@ -136,7 +142,7 @@ class _Level:
 
     def made(self) -> Graph:
         for tensor in self.whole.inputs:
-            place = self.given.get(tensor.name, WHOLE)
+            place = self.given.get(tensor.name, self._at_start(tensor))
             self.local[tensor.name] = self._part(tensor, place)
             self.places[tensor.name] = place
         for node in self.whole.nodes:
@@ -148,11 +154,21 @@ class _Level:
         sources = tuple(self.local.get(t.name, t) for t in self.whole.sources)
         return Graph(self.whole.name, sources, tuple(self.nodes), outputs)
 
+    def _at_start(self, tensor: Tensor) -> Place:
+        """Where an input lies: the step's positions in parts, where they are split."""
+        c = self.group.context
+        if self.path or c == 1 or self.group.decoding or q not in tensor.shape:
+            return WHOLE
+        axis = tensor.shape.index(q)
+        return Place(axis, tensor.shape[axis] / c)
+
     def _between(self, name: str) -> Place:
         """Where a tensor lies between regions: hidden states as the group keeps them."""
         tensor = self.whole.tensors[name]
         if tensor.role is not Role.ACTIVATION:
             return self.places.get(name, WHOLE)
+        if self.group.context != 1:
+            return self.places.get(name, self._at_start(tensor))
         hidden = len(tensor.shape) == 3 and tensor.shape[0] == B
         inside = self.path or name not in self.whole.outputs
         return self._tokens(tensor) if self.group.sequence and hidden and inside else WHOLE
@@ -177,6 +193,8 @@ class _Level:
             tuple(user.op for user in self.whole.consumers[node.outputs[0].name]),
             self.group.spread,
             self._tokens(operands[0]),
+            self.group.context,
+            self.group.decoding,
         )
         ruled = rule_of(node.op)(site)
         inputs = tuple(
