@@ -52,8 +52,10 @@ class Stage(IntEnum):
     PLACEMENT = 5
     #: Operations become kernels.
     KERNELS = 6
+    #: Kernels and exchanges run at the same time.
+    OVERLAP = 7
     #: Steps become rounds; models that work together are put together.
-    DECODING = 7
+    DECODING = 8
 
 
 @dataclass(frozen=True)

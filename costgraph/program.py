@@ -74,9 +74,13 @@ class Phase:
         return expr if self.span is None else expr.xreplace({self.span.symbol: self.span.upper})
 
     def with_binding(self, symbol: Symbol, value: Expr) -> Phase:
-        """The phase with one more symbol bound, in the values of its other bindings as well."""
+        """The phase with ``value`` for a symbol wherever it is still free: in bindings, too.
+
+        A symbol that is bound stays so: what it stands for takes the value.
+        """
         bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
-        return replace(self, bindings=(*bound, (symbol, value)))
+        fresh = () if symbol in self.substitution else ((symbol, value),)
+        return replace(self, bindings=(*bound, *fresh))
 
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from costgraph.passes.early_exit import EarlyExit
 from costgraph.passes.fold import Fold
 from costgraph.passes.fuse import Fuse
+from costgraph.passes.overlap import Overlap
 from costgraph.passes.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.quantize import Quantize
@@ -22,6 +23,7 @@ _ALL: tuple[type[Pass], ...] = (
     EarlyExit,
     Speculative,
     Parallelize,
+    Overlap,
     Recognise,
     Fold,
 )

@@ -80,6 +80,26 @@ class AllReduce(Exchange):
 
 
 @dataclass(frozen=True)
+class MergeAttention(AllReduce):
+    """Attention over keys that lie on several devices, from each one's attention over its own.
+
+    First every device gathers the logarithms of all devices' sums of exponentials, one number
+    in FP32 per row of the operand; then results, weighted by them (2 FLOP per element), are
+    added up (as Flash-Decoding does with pieces of the context).
+    """
+
+    kind: ClassVar[str] = "merge-attention"
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(2 * inputs[0].numel)
+
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+        x = inputs[0]
+        sums = x.numel / x.shape[-1] * FP32.bytes_per_element
+        return (*_gathered(self.hops, sums, "all-gather"), *super().sent(inputs, outputs))
+
+
+@dataclass(frozen=True)
 class AllGather(Exchange):
     """Every device's part of ``axis``, put together on all of them.
 

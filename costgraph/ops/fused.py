@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sympy import Expr, Max
 
-from costgraph.cost import Access, Direction, Work
+from costgraph.cost import Access, Direction, Messages, Work
 from costgraph.ops.base import Op, Spec, Tensors, merged, require, require_same
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Fused(Op):
             factor = factors.get(node.name, 1)
             parts.append({key: value * factor for key, value in inner.items()})
         return merged(*parts)
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        found: dict[str, Messages] = {}
+        for node in self.body.nodes:
+            for link, given in node.op.messages(self.body.operands(node), node.outputs).items():
+                found[link] = found[link] + given if link in found else given
+        return found
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         """What the operations inside access of the body's sources and outputs."""

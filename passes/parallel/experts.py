@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from sympy import Add, Expr, Integer, Mul, binomial
+from sympy import Add, Expr, Integer, Min, Mul, binomial, log, sqrt
 
 from costgraph.errors import PipelineError
+from costgraph.least import least
 from costgraph.links import Hop
 from costgraph.ops.experts import Routing
 from costgraph.passes.parallel.places import part
+from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 
@@ -31,12 +33,38 @@ class Spread:
         ways: how many of the devices hold each token of the step (tensor-parallel ranks,
             each of which sends its part of them).
         replicas: how many of the devices have tokens of their own.
+        busiest: rows are those of the device that has the most.
     """
 
     ranks: Expr
     hops: tuple[Hop, ...]
     ways: Expr = ONE
     replicas: Expr = ONE
+    busiest: bool = False
+
+    def share(self, routing: Routing, weights: Tensor, numbers: Tensor) -> Share:
+        """What a device has of experts ``(E, …)``, whose numbers every token chose ``(…, k)``."""
+        *rows, chosen = numbers.shape
+        tokens = Mul(self.replicas, *rows) if self.busiest else None
+        return share(routing, weights.shape[0], chosen, self.ranks, tokens)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the results rest on."""
+        found = []
+        if self.exchanges:
+            found.append("experts over devices: a token goes once to each device of its experts")
+        if self.busiest:
+            found.append(
+                "experts over devices: the busiest has at most the rows stated, on average over "
+                "choices: an upper bound of the expected maximum"
+            )
+        else:
+            found.append(
+                "experts over devices: rows are the expected ones of the device whose experts are "
+                "chosen most; chance loads one device more (load=busiest bounds that)"
+            )
+        return tuple(found)
 
     @property
     def exchanges(self) -> bool:
@@ -62,18 +90,26 @@ class Share:
 
 
 @lru_cache(maxsize=64)
-def share(routing: Routing, experts: Expr, chosen: Expr, ranks: Expr) -> Share:
+def share(
+    routing: Routing, experts: Expr, chosen: Expr, ranks: Expr, tokens: Expr | None = None
+) -> Share:
     """What one of ``ranks`` devices holds of ``experts``, of which a token chooses ``chosen``.
 
     With a popularity, experts lie in their order, and the device is the one whose experts
-    are chosen most: the others wait for it.
+    are chosen most: the others wait for it. With ``tokens``, how many choose at once, its rows
+    are at most those of the fullest device (see :func:`fullest`).
 
     Raises:
         UnevenError: the experts do not divide.
     """
     mine = part(experts, ranks, "experts")
     if not routing.is_skewed:
-        return Share(mine, chosen / ranks, routing, distinct_ranks(experts, chosen, ranks))
+        held = Share(mine, chosen / ranks, routing, distinct_ranks(experts, chosen, ranks))
+        if tokens is None:
+            return held
+        spread = chosen / ranks * (1 - 1 / ranks) * (experts - chosen) / (experts - 1)
+        most = fullest(held.chosen, spread, least(chosen, mine), tokens, ranks, even=True)
+        return replace(held, chosen=most, routing=_known(routing, mine, chosen / experts))
     if not ranks.is_Integer:
         raise PipelineError(
             f"experts of different popularity are spread over a number of devices, not over {ranks}"
@@ -84,7 +120,39 @@ def share(routing: Routing, experts: Expr, chosen: Expr, ranks: Expr) -> Share:
     busiest = max(groups, key=lambda g: Add(*g))
     meets: Expr = Add(*(ONE - Mul(*(1 - p for p in group)) for group in groups))
     local = replace(routing, popularity=(), zipf=None, chances=busiest)
-    return Share(mine, Add(*busiest), local, meets)
+    rows: Expr = Add(*busiest)
+    if tokens is not None:
+        bound = least(chosen, mine)
+        means: list[Expr] = [Add(*g) for g in groups]
+        spread = max(m * (bound - m) for m in means)
+        rows = fullest(rows, spread, bound, tokens, ranks)
+    return Share(mine, rows, local, meets)
+
+
+def _known(routing: Routing, experts: Expr, chance: Expr) -> Routing:
+    """Routing that counts the experts touched by their own chance, whatever the rows are."""
+    if not experts.is_Integer or not chance.is_number:
+        raise PipelineError("load=busiest needs numbers of experts and of devices, not symbols")
+    return replace(routing, chances=(chance,) * int(experts))
+
+
+def fullest(
+    mean: Expr, variance: Expr, most: Expr, tokens: Expr, ranks: Expr, even: bool = False
+) -> Expr:
+    """Rows per token at the fullest of ``ranks`` devices: no less than the expected ones.
+
+    Of a token a device has ``mean`` rows on average, with ``variance``, and at most ``most``;
+    tokens choose independently of each other. So the rows of ``n`` tokens are sub-gamma, and the
+    expected maximum over ``p`` devices is at most ``n·mean + √(2·n·variance·ln p) +
+    most·ln p/3`` (Boucheron, Lugosi and Massart, Concentration Inequalities, corollary 2.6 with
+    Bernstein's bound). Where all devices are alike (``even``), it is also at most ``n·mean +
+    √(n·variance·(p − 1))`` (Aven, J. Appl. Prob. 22, 1985). It is never more than ``n·most``.
+    """
+    tail = sqrt(2 * variance * log(ranks) / tokens) + most * log(ranks) / (3 * tokens)
+    bounds = [most, mean + tail]
+    if even:
+        bounds.append(mean + sqrt(variance * (ranks - 1) / tokens))
+    return Min(*bounds)
 
 
 def distinct_ranks(experts: Expr, chosen: Expr, ranks: Expr) -> Expr:

@@ -22,6 +22,7 @@ class Place:
         axis: the axis of which each device holds a part, or None.
         length: elements of that axis on one device.
         partial: every device holds a summand of the tensor.
+        weighted: the summands are attention over each device's keys, to be weighted first.
         tokens: the part is one of the tokens; it is put together wherever it is needed whole.
         away: rows of tokens at the devices of their experts.
         roots: nodes whose weights began the split; they stay whole if it is in the way.
@@ -30,6 +31,7 @@ class Place:
     axis: int | None = None
     length: Expr | None = None
     partial: bool = False
+    weighted: bool = False
     tokens: bool = False
     away: bool = False
     roots: frozenset[str] = frozenset()

@@ -30,9 +30,9 @@ from costgraph.ops.recurrent import (
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 from costgraph.ops.views import Transpose
-from costgraph.passes.parallel.experts import Spread, share
+from costgraph.passes.parallel.experts import Spread
 from costgraph.passes.parallel.places import WHOLE, BlockedError, Place, group_part, part, rows_part
-from costgraph.tensor import Tensor
+from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 
@@ -210,6 +210,9 @@ def linear(site: Site) -> Ruled:
     assert isinstance(op, ops.Linear)
     first = len(x.shape) - op.contract
     biases = len(site.inputs) - 2
+    if site.context != 1 and place.axis == 1 and x.role is Role.KV and not site.decoding:
+        # What is cached is less than what is made of it: gathered before, not after.
+        return Ruled(op, (WHOLE,) * len(site.inputs), (WHOLE,), gathers=(0,))
     if place.axis is not None and (site.stays or not place.tokens):
         if place.axis < first:  # rows of tokens
             rest = (WHOLE,) * (1 + biases)
@@ -297,7 +300,7 @@ def spread_experts(site: Site, spread: Spread) -> Ruled:
     """The experts of a device, for the tokens that chose them."""
     op, w, numbers = site.op, site.inputs[1], site.inputs[2]
     assert isinstance(op, ops.ExpertLinear)
-    held = share(op.routing, w.shape[0], numbers.shape[-1], spread.ranks)
+    held = spread.share(op.routing, w, numbers)
     choice = len(numbers.shape) - 1
     mine = Place(0, held.experts)
     columns = w.shape[1]
@@ -475,9 +478,11 @@ def over_positions(site: Site, queries: int, axes: tuple[int, int | None]) -> Ru
         axes: of the result along queries and along keys; None where keys are summed over.
     """
     op, c, place = site.op, site.context, site.place(0)
-    if not any(site.place(i).axis == 1 for i in range(queries, len(site.inputs))):
-        return whole(site)  # keys that no cache holds
     count = len(site.inputs)
+    if site.decoding and not any(site.place(i).axis == 1 for i in range(queries, count)):
+        return whole(site)  # keys that no cache holds
+    if not site.decoding and place.axis != 1:
+        return whole(site)
     if not site.decoding:
         rest = tuple(WHOLE for _ in range(queries, count))
         made = replace(op, mask=Parted(op.mask, queries=c))  # type: ignore[call-arg,attr-defined]
@@ -488,7 +493,7 @@ def over_positions(site: Site, queries: int, axes: tuple[int, int | None]) -> Ru
     )
     made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
     if axes[1] is None:
-        result = Place(partial=True)
+        result = Place(partial=True, weighted=True)
     else:
         result = Place(axes[1], site.outputs[0].shape[axes[1]] / c)
     return Ruled(made, (WHOLE,) * queries + keys, (result,))
@@ -504,7 +509,7 @@ def over_values(site: Site) -> Ruled:
         return Ruled(made, (place, WHOLE), (_moved(place, 1),), gathers=(1,))
     made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
     keys = Place(1, site.inputs[1].shape[1] / c)
-    return Ruled(made, (place, keys), (Place(partial=True),))
+    return Ruled(made, (place, keys), (Place(partial=True, weighted=True),))
 
 
 def exchange(site: Site) -> Ruled:
@@ -536,7 +541,7 @@ def softmax(site: Site) -> Ruled:
             raise site.blocked("needs whole rows", place)
         rest = (WHOLE,) * (len(site.inputs) - 1)
         made = replace(site.op, mask=Parted(site.op.mask, keys=site.context))  # type: ignore[call-arg,attr-defined]
-        return Ruled(made, (place, *rest), (place,), statistics=2)
+        return Ruled(made, (place, *rest), (place,))  # of its own keys; results are weighted
     if site.context != 1 and place.axis == 2:
         made = replace(site.op, mask=Parted(site.op.mask, queries=site.context))  # type: ignore[call-arg,attr-defined]
         return Ruled(made, (place, *(WHOLE,) * (len(site.inputs) - 1)), (place,))

@@ -2,39 +2,50 @@
 
 The layers of regions are dealt out in their order so that the fullest stage holds as few
 bytes of weights as possible, the embedding and the output layer counted (Huang et al.,
-GPipe, arXiv 1811.06965). What a stage makes for later ones is sent on.
+GPipe, arXiv 1811.06965). Layers of several kinds that a graph keeps gathered stand in
+other places of the model: they are dealt out in turn, each kind evenly. What a stage makes
+for later ones is sent on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 
-from sympy import Add, Expr, Integer
+from sympy import Add, Expr, Integer, Rational
 
 from costgraph.errors import PipelineError
 from costgraph.graph import Graph, Node, Origin
 from costgraph.links import Hop
 from costgraph.ops.collectives import Send
 from costgraph.regions import Region, Repeat
-from costgraph.tensor import Role
+from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive rounds of a region, or one operation, that stay together.
+    """Rounds of a region, or one operation, that stay together.
 
     Attributes:
         node: the node.
         rounds: how many of its rounds; one for an operation.
         bytes: of weights, a round.
+        block: the first node of the gathered regions that it is one of, in a row.
     """
 
     node: Node
     rounds: int
     bytes: Expr
+    block: str = ""
+
+    @property
+    def is_layers(self) -> bool:
+        """Whether it may be divided among stages."""
+        return isinstance(self.node.op, Repeat)
 
 
 def stage_name(index: int) -> str:
@@ -59,7 +70,10 @@ def staged(graph: Graph, stages: int, hops: Sequence[Hop], made_by: str) -> Grap
 
 def _pieces(graph: Graph) -> Iterator[Piece]:
     weights = {t.name: t.bytes for t in graph.sources if t.role is Role.WEIGHT}
+    block = ""
     for node in graph.nodes:
+        gathers = isinstance(node.op, Repeat) and node.op.rounds == "gathered"
+        block = (block or node.name) if gathers else ""
         if isinstance(node.op, Repeat):
             if not node.op.count.is_Integer:
                 raise PipelineError(
@@ -68,7 +82,7 @@ def _pieces(graph: Graph) -> Iterator[Piece]:
                 )
             inner = Add(*(count * t.bytes for t, count in node.op.body.weights()))
             share = node.op.weight_sets / node.op.count
-            yield Piece(node, int(node.op.count), inner * share)
+            yield Piece(node, int(node.op.count), inner * share, block)
             continue
         own: Expr = Add(*(weights.get(name, 0) for name in dict.fromkeys(node.inputs)))
         if isinstance(node.op, Region):
@@ -78,10 +92,10 @@ def _pieces(graph: Graph) -> Iterator[Piece]:
 
 def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]:
     """The pieces in ``stages`` consecutive parts, the largest as small as can be."""
-    units = [(i, piece.bytes) for i, piece in enumerate(pieces) for _ in range(piece.rounds)]
+    units = [(at, pieces[at].bytes) for at in _in_turn(pieces)]
     if not all(size.is_number for _, size in units):
         raise PipelineError(f"{name}: stages are balanced by bytes of weights, which are symbols")
-    layers = [i for i, (at, _) in enumerate(units) if isinstance(pieces[at].node.op, Repeat)]
+    layers = [i for i, (at, _) in enumerate(units) if pieces[at].is_layers]
     if len(layers) < stages:
         raise PipelineError(
             f"{name} has {len(layers)} layers: not enough for {stages} stages; "
@@ -90,14 +104,17 @@ def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]
     cuts = _cuts([size for _, size in units], layers, stages)
     parts: list[list[Piece]] = []
     for start, end in zip((0, *cuts), (*cuts, len(units)), strict=True):
-        part: list[Piece] = []
-        for at, _ in units[start:end]:
-            if part and part[-1].node is pieces[at].node:
-                part[-1] = replace(part[-1], rounds=part[-1].rounds + 1)
-            else:
-                part.append(replace(pieces[at], rounds=1))
-        parts.append(part)
+        rounds = Counter(at for at, _ in units[start:end])
+        parts.append([replace(pieces[at], rounds=n) for at, n in sorted(rounds.items())])
     return parts
+
+
+def _in_turn(pieces: Sequence[Piece]) -> Iterator[int]:
+    """The pieces' places, one a round: in order, kinds of a gathered block in turn."""
+    for _, group in groupby(enumerate(pieces), lambda p: p[1].block or p[1].node.name):
+        listed = list(group)
+        turns = [(Rational(2 * i + 1, 2 * p.rounds), at) for at, p in listed for i in range(p.rounds)]
+        yield from (at for _, at in sorted(turns))
 
 
 def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int]:
@@ -140,19 +157,23 @@ def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by:
     nodes: list[Node] = []
     #: The name under which each tensor is known to the stage at hand.
     known: dict[str, str] = {}
-    done: dict[str, int] = {}
+    done: Counter[str] = Counter()
+    flow = _flows(graph, parts)
     for index, part in enumerate(parts):
         unit = stage_name(index)
         for piece in part:
-            before = done.get(piece.node.name, 0)
-            done[piece.node.name] = before + piece.rounds
-            made = _part(piece, before, known, unit)
+            before = done[piece.node.name]
+            done[piece.node.name] += piece.rounds
+            made = _part(piece, before, known, flow, unit)
             nodes.append(made)
-            for tensor, out in zip(piece.node.outputs, made.outputs, strict=True):
+            last = flow.get(piece.node.name, ())
+            for place, (tensor, out) in enumerate(zip(piece.node.outputs, made.outputs, strict=True)):
                 known[tensor.name] = out.name
-        later = {n for rest in parts[index + 1 :] for p in rest for n in _awaited(p, done)}
+                if place < len(last):  # what the block's rounds hand on, whichever kind they are
+                    known[last[place]] = out.name
+        later = {n for rest in parts[index + 1 :] for p in rest for n in _awaited(p, known, flow)}
         for name in [n for n in known if n in later]:
-            tensor = graph.tensors[name].renamed(f"{name}_to_{index + 2}")
+            tensor = _tensor(nodes, known[name]).renamed(f"{name}_to_{index + 2}")
             origin = Origin((known[name],), made_by)
             send, way = Send((hops[index],)), f"{unit} to {index + 2}"
             nodes.append(Node(tensor.name, send, (known[name],), (tensor,), origin, way))
@@ -161,15 +182,58 @@ def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by:
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
 
-def _part(piece: Piece, before: int, known: Mapping[str, str], unit: str) -> Node:
+def _tensor(nodes: Sequence[Node], name: str) -> Tensor:
+    return next(t for n in reversed(nodes) for t in n.outputs if t.name == name)
+
+
+def _flows(graph: Graph, parts: list[list[Piece]]) -> dict[str, tuple[str, ...]]:
+    """For each region in stages the tensors that its rounds hand on, as the last one calls them.
+
+    Regions of a gathered block share them: their rounds stand among one another.
+
+    Raises:
+        PipelineError: something else uses what one kind of layers hands to the next.
+    """
+    blocks: dict[str, list[Node]] = {}
+    for piece in (p for part in parts for p in part if p.is_layers):
+        members = blocks.setdefault(piece.block or piece.node.name, [])
+        if piece.node not in members:
+            members.append(piece.node)
+    found = {}
+    for members in blocks.values():
+        for first, second in pairwise(members):
+            assert isinstance(second.op, Repeat)
+            given = tuple(t.name for t in first.outputs)
+            users = {u.name for name in given for u in graph.consumers[name]}
+            if users != {second.name} or second.inputs[: second.op.carried] != given:
+                raise PipelineError(
+                    f"{graph.name}: {first.name!r} cannot be dealt out to stages in turn with "
+                    f"{second.name!r}: something else uses its result"
+                )
+        last = members[-1]
+        for node in members:
+            assert isinstance(node.op, Repeat)
+            found[node.name] = tuple(t.name for t in last.outputs[: node.op.carried])
+    return found
+
+
+def _part(
+    piece: Piece,
+    before: int,
+    known: Mapping[str, str],
+    flow: Mapping[str, tuple[str, ...]],
+    unit: str,
+) -> Node:
     """The node of a piece, of which ``before`` rounds ran in earlier stages."""
     node, region = piece.node, piece.node.op
     inputs = tuple(known.get(name, name) for name in node.inputs)
-    if not isinstance(region, Repeat) or piece.rounds == int(region.count):
+    if not isinstance(region, Repeat):
         return replace(node, inputs=inputs, unit=unit)
-    if before:  # it goes on with what the rounds before carried
-        carried = (known[t.name] for t in node.outputs[: region.carried])
-        inputs = (*carried, *inputs[region.carried :])
+    handed = flow[node.name]
+    if all(name in known for name in handed):  # it goes on with what rounds before handed on
+        inputs = (*(known[name] for name in handed), *inputs[region.carried :])
+    if piece.rounds == int(region.count):
+        return replace(node, inputs=inputs, unit=unit)
     op = _rounds(region, piece.rounds)
     if before + piece.rounds == int(region.count):
         return replace(node, op=op, inputs=inputs, unit=unit)
@@ -178,11 +242,14 @@ def _part(piece: Piece, before: int, known: Mapping[str, str], unit: str) -> Nod
     return Node(node.name + suffix, op, inputs, outputs, node.origin, unit)
 
 
-def _awaited(piece: Piece, done: Mapping[str, int]) -> Iterator[str]:
-    """What a later piece reads of earlier stages: operands, and what its rounds carry on."""
+def _awaited(
+    piece: Piece, known: Mapping[str, str], flow: Mapping[str, tuple[str, ...]]
+) -> Iterator[str]:
+    """What a later piece reads of earlier stages: operands, or what rounds before handed on."""
     node, region = piece.node, piece.node.op
-    if isinstance(region, Repeat) and node.name in done:
-        yield from (t.name for t in node.outputs[: region.carried])
+    handed = flow.get(node.name, ())
+    if isinstance(region, Repeat) and handed and all(name in known for name in handed):
+        yield from handed
         yield from node.inputs[region.carried :]
     else:
         yield from node.inputs

@@ -24,6 +24,7 @@ from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
     AllToAll,
+    MergeAttention,
     Received,
     ReduceScatter,
     RowStatistics,
@@ -33,7 +34,7 @@ from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
 from costgraph.ops.tokens import Sample, Split
 from costgraph.ops.views import Slice
-from costgraph.passes.parallel.experts import Share, Spread, share
+from costgraph.passes.parallel.experts import Share, Spread
 from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place
 from costgraph.passes.parallel.rules import Piece, Ruled, Site, rule_of, shares_heads
 from costgraph.pipeline import Miss
@@ -65,6 +66,11 @@ class Group:
     context: Expr = ONE
     decoding: bool = False
     made_by: str = "parallel"
+
+    @property
+    def splits(self) -> bool:
+        """Whether anything lies on several of its devices."""
+        return self.degree != 1 or self.spread is not None or self.context != 1
 
 
 def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
@@ -267,7 +273,7 @@ class _Level:
         if have.partial and place.tokens:
             return self._once(name, place, lambda: self._scattered(name))
         if have.partial and place.is_whole:
-            return self._once(name, place, lambda: self._reduced(name))
+            return self._once(name, place, lambda: self._reduced(name, have))
         if have.partial:
             return self.put(self.put(name, WHOLE), place)
         if have.axis is not None and place.is_whole and (gathers or have.tokens):
@@ -334,12 +340,12 @@ class _Level:
         for node in self.whole.nodes if spread is not None else ():
             if isinstance(node.op, ExpertLinear):
                 weight, numbers = self.whole.operands(node)[1:3]
-                routing = node.op.routing
-                return share(routing, weight.shape[0], numbers.shape[-1], spread.ranks)
+                return spread.share(node.op.routing, weight, numbers)
         return None
 
-    def _reduced(self, name: str) -> str:
-        return self._one(f"{name}_sum", AllReduce(self.group.hops), name)
+    def _reduced(self, name: str, have: Place) -> str:
+        merge = MergeAttention if have.weighted else AllReduce
+        return self._one(f"{name}_sum", merge(self.group.hops), name)
 
     def _scattered(self, name: str) -> str:
         made = self._one(f"{name}_scattered", ReduceScatter(self.group.hops, 0), name)

@@ -1,0 +1,212 @@
+"""Plans: degrees that fit a system, the links that they use, and graphs made by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.errors import PipelineError
+from costgraph.graph import Graph
+from costgraph.hardware.systems import System
+from costgraph.links import Hop
+from costgraph.passes.parallel.experts import Spread
+from costgraph.passes.parallel.places import UnevenError
+from costgraph.passes.parallel.stages import staged
+from costgraph.passes.parallel.tensor import Group, shard
+from costgraph.pipeline import Miss
+from costgraph.program import Phase, Program
+from costgraph.symbols import B
+
+ONE = Integer(1)
+ASSUMPTIONS = (
+    "parallel: all devices do the same at the same time; exchanges take the fewest steps and "
+    "bytes that any algorithm needs, and wait for nobody",
+)
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """In how many parts a model is shared: tensors, positions, replicas, stages, experts."""
+
+    tp: Expr = ONE
+    cp: Expr = ONE
+    dp: Expr = ONE
+    pp: Expr = ONE
+    ep: Expr = ONE
+
+    @property
+    def devices(self) -> Expr:
+        """All of them together; experts are shared among devices that are counted already."""
+        return Mul(self.tp, self.cp, self.dp, self.pp)
+
+    def __str__(self) -> str:
+        named = ((n, getattr(self, n)) for n in ("tp", "cp", "dp", "pp", "ep"))
+        return ", ".join(f"{name}={value}" for name, value in named if value != 1) or "tp=1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Degrees that fit the system, and the links that they use.
+
+    Devices are numbered so that the ranks that exchange most are neighbours: tensor-parallel
+    ranks, then those that share experts, then those with parts of the positions, then
+    other replicas, then stages.
+
+    Attributes:
+        degrees: how many of each.
+        group: the tensor-parallel devices, with their experts.
+        context: devices among which positions are split, or None.
+        micro: groups that a replica's batch is cut into.
+        sends: the link behind each stage but the last.
+    """
+
+    degrees: Degrees
+    group: Group
+    context: Group | None
+    micro: Expr
+    sends: tuple[Hop, ...] = field(default=())
+
+    @property
+    def stages(self) -> int:
+        """How many stages there are."""
+        return int(self.degrees.pp)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the results rest on."""
+        found = list(ASSUMPTIONS)
+        if self.group.spread is not None:
+            found.extend(self.group.spread.assumptions)
+        if self.context is not None:
+            found.append(
+                "positions over devices: each has equally many pairs of queries and keys, from "
+                "both ends of a prompt"
+            )
+        if self.micro != 1:
+            found.append(
+                "stages: the groups of a batch take equally long; a stage works on one at a time"
+            )
+        return tuple(found)
+
+    def program(self, program: Program) -> tuple[Program, tuple[Miss, ...]]:
+        """The program of one device, or of one device of every stage."""
+        misses: dict[Miss, None] = {}
+        done: dict[tuple[int, bool], Graph] = {}
+
+        def placed(graph: Graph, decodes: bool) -> Graph:
+            key = (id(graph), decodes and self.context is not None)
+            if key not in done:
+                done[key] = self._placed(program, misses, graph, decodes)
+            return done[key]
+
+        phases = tuple(
+            self._phase(
+                replace(
+                    phase,
+                    graph=placed(phase.graph, _decodes(phase)),
+                    resident=tuple(placed(g, True) for g in phase.resident),
+                )
+            )
+            for phase in program.phases
+        )
+        made = replace(
+            program, phases=phases, devices=self.degrees.devices, stages=self.stages
+        ).assuming(*self.assumptions)
+        return made, tuple(misses)
+
+    def _phase(self, phase: Phase) -> Phase:
+        parts = self.degrees.dp * self.micro
+        bound = phase if parts == 1 else phase.with_binding(B, B / parts)
+        return replace(bound, rounds=self.micro)
+
+    def _placed(
+        self, program: Program, misses: dict[Miss, None], graph: Graph, decodes: bool
+    ) -> Graph:
+        made = graph
+        main = any(graph is p.graph for p in program.phases if p.tokens != 0)
+        groups = [self.group] if self.group.splits else []
+        if self.context is not None:
+            groups.append(replace(self.context, decoding=decodes))
+        for group in groups:
+            try:
+                made, missed = shard(made, group)
+                misses.update(dict.fromkeys(missed))
+            except (UnevenError, PipelineError) as error:
+                if main or len(program.phases) == 1:
+                    raise
+                # Beside the model proper (an encoder of images): every device has all of it.
+                misses[Miss("split", graph.name, f"whole on every device: {error}")] = None
+        if self.stages > 1:
+            made = staged(made, self.stages, self.sends, self.group.made_by)
+        return made
+
+
+def _decodes(phase: Phase) -> bool:
+    """Whether the phase's steps go on from what is cached, and make tokens."""
+    return phase.span is not None and phase.tokens != 0
+
+
+def planned(
+    degrees: Degrees, system: System, micro: Expr = ONE, sequence: bool = False, load: str = "mean"
+) -> Plan:
+    """The degrees on a system.
+
+    Raises:
+        PipelineError: they are not those of the system's devices, or do not go together.
+    """
+    devices = degrees.devices
+    if devices.is_number and int(devices) != system.devices:
+        raise PipelineError(_misfit(system, devices))
+    if not degrees.pp.is_Integer:
+        raise PipelineError("pp: the number of stages is a number, not a symbol")
+    if micro != 1 and degrees.pp == 1:
+        raise PipelineError("micro: groups fill stages, and there is one: give pp")
+    spread, reach = None, degrees.tp
+    if degrees.ep != 1:
+        spread = _spread(degrees, system, load)
+        reach = degrees.ep
+    elif load != "mean":
+        raise PipelineError("load: it differs between devices that share experts: give ep")
+    group = Group(degrees.tp, system.hops(degrees.tp), sequence, spread)
+    context = None
+    if degrees.cp != 1:
+        hops = system.hops(degrees.cp, reach)
+        context = Group(ONE, hops, context=degrees.cp)
+    every = Mul(degrees.tp, degrees.cp, degrees.dp)
+    sends = tuple(_between(system, every, i) for i in range(int(degrees.pp) - 1))
+    return Plan(degrees, group, context, micro, sends)
+
+
+def _spread(degrees: Degrees, system: System, load: str) -> Spread:
+    group = Mul(degrees.tp, degrees.dp)
+    if degrees.ep != group:
+        raise PipelineError(
+            f"ep={degrees.ep}: experts are shared among all devices of a stage, which are "
+            f"tp·dp = {group}: give ep={group}, or leave it out to split every expert"
+        )
+    return Spread(degrees.ep, system.hops(degrees.ep), degrees.tp, degrees.dp, load == "busiest")
+
+
+def _misfit(system: System, devices: Expr) -> str:
+    count, has = int(devices), system.devices
+    if count > has:
+        return (
+            f"{system.name} has {has} device{'s' if has > 1 else ''}: not the {count} that the "
+            f"degrees multiply to; on a system of {count}, write --on {count}x{system.device.name}"
+        )
+    rest = has // count
+    hint = f"dp={rest} more would use all" if has % count == 0 else f"use {has} in all"
+    return f"the degrees use {count} of the {has} devices of {system.name}: {hint}"
+
+
+def _between(system: System, reach: Expr, stage: int) -> Hop:
+    """The link from a stage of ``reach`` devices to the next one."""
+    last = (stage + 1) * int(reach) - 1  # a device of the stage; its peer is ``reach`` further
+    same_node = last // system.per_node == (last + int(reach)) // system.per_node
+    levels = (
+        system.hops(Integer(2), reach)
+        if same_node
+        else system.hops(Integer(2), Integer(system.per_node))
+    )
+    return levels[-1]
