@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr
+from sympy import Expr
 
 from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
@@ -208,7 +208,7 @@ class Compiled:
     @cached_property
     def parameters(self) -> Expr:
         """Number of parameters, shared tensors once."""
-        return Add(*(parameters(g) for g in self.program.weight_graphs))
+        return parameters(self.program)
 
     # --- structure -----------------------------------------------------------
 

@@ -12,7 +12,7 @@ from costgraph import roofline
 from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError
-from costgraph.footprint import footprint
+from costgraph.footprint import footprint, resting
 from costgraph.formula.terms import Term
 from costgraph.given import whole
 from costgraph.machine import Machine
@@ -143,14 +143,14 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["bytes"] += count * cost.total_bytes
         for role in ROLES:
             by_role[role] += count * cost.bytes_of(role)
-    graphs = (phase.graph, *phase.resident)
-    need, *beside = (footprint(g, compiled.accounting) for g in graphs)
+    need = footprint(phase.graph, compiled.accounting)
+    beside = [resting(r, compiled.accounting) for r in phase.resident]
 
     def number(expr: Expr) -> int | float:
         return plain(phase.bind(expr).xreplace(values))
 
     activations = max((number(a) for a in need.activations), default=0)
-    resting = sum(number(part.weights) + number(part.kv) for part in beside)
+    rests = sum(number(part.weights) + number(part.kv) for part in beside)
     weights, kv = (
         number(Add(*(getattr(part, kind) for part in (need, *beside))))
         for kind in ("weights", "kv")
@@ -159,11 +159,11 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "seconds": seconds,
-        "parameters": number(Add(*map(parameters, graphs))),
+        "parameters": number(parameters(phase)),
         "weight_bytes": weights,
         "kv_bytes": kv,
         "activation_bytes": activations,
-        "resident_bytes": resting,
+        "resident_bytes": rests,
         "memory_bytes": weights + kv + activations,
     }
     # The new positions of the step; the symbol stays out of sight where it is bound.

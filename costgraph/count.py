@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer
 
 from costgraph.accounting import EXACT, Accounting, Facts, Site
 from costgraph.cost import Cost
@@ -16,6 +16,9 @@ from costgraph.graph import Graph, Node
 from costgraph.presence import EVERYONE, Presence
 from costgraph.regions import Parallel, Region
 from costgraph.tensor import Role
+
+if TYPE_CHECKING:
+    from costgraph.program import Phase, Program
 
 ONE = Integer(1)
 
@@ -202,9 +205,12 @@ def exact_cost(graph: Graph) -> Cost:
     return graph.cost
 
 
-def parameters(graph: Graph) -> Expr:
-    """Number of parameters: elements of all weight tensors, shared ones once."""
-    return sum((count * t.numel for t, count in graph.weights()), Integer(0))
+def parameters(holder: Graph | Phase | Program) -> Expr:
+    """Number of parameters: elements of all weight tensors, shared ones once.
+
+    Of a graph; of all that is in memory in a phase; of a program's model.
+    """
+    return Add(*(count * t.numel for t, count in holder.weights()))
 
 
 def gather_facts(graph: Graph) -> Facts:

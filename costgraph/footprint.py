@@ -20,6 +20,7 @@ from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.program import Resident
 from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role
 
@@ -48,6 +49,14 @@ def footprint(graph: Graph, accounting: Accounting = EXACT) -> Footprint:
         return _by_stores(graph, accounting)
     weights = Add(*(count * t.footprint for t, count in graph.weights()))
     return Footprint(weights, cache_bytes(graph), pruned(_peaks(graph)))
+
+
+def resting(held: Resident, accounting: Accounting = EXACT) -> Footprint:
+    """What stays of a graph that does not run: weights, perhaps caches."""
+    need = footprint(held.graph, accounting)
+    shared = (n * t.footprint for t, n in held.graph.weights() if t.name in held.shared)
+    kv = need.kv if held.caches else ZERO
+    return Footprint(need.weights - Add(*shared), kv, ())
 
 
 def cache_bytes(graph: Graph) -> Expr:

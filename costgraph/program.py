@@ -8,9 +8,10 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol
@@ -20,11 +21,33 @@ from costgraph.formula.terms import Limit, Span
 from costgraph.graph import Graph
 from costgraph.least import bound
 from costgraph.symbols import K, N, S, T, q
+from costgraph.tensor import Tensor
 
 if TYPE_CHECKING:
     from costgraph.pipeline import Step
 
 ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A graph that stays in memory while another one runs.
+
+    Attributes:
+        graph: as it runs in its own phase.
+        caches: its caches are there as well as its weights.
+        shared: names of weights that the running graph holds already.
+        part: it holds weights of the model itself (a decoder beside the encoder's phase).
+    """
+
+    graph: Graph
+    caches: bool = False
+    shared: tuple[str, ...] = ()
+    part: bool = False
+
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """Its weights that the running graph does not hold, with their counts."""
+        return ((t, count) for t, count in self.graph.weights() if t.name not in self.shared)
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,7 @@ class Phase:
         tokens: expected tokens emitted per step and sequence.
         weight: executions per value of the span (below one where a step emits
             several tokens).
-        resident: other graphs whose weights and caches stay in memory.
+        resident: what stays in memory of other graphs.
         rounds: groups of sequences that pass through the graph in one step, one after the
             other, each on one unit of it at a time. Bindings are those of a group.
     """
@@ -51,13 +74,17 @@ class Phase:
     span: Span | None = None
     tokens: Expr = ONE
     weight: Expr = ONE
-    resident: tuple[Graph, ...] = ()
+    resident: tuple[Resident, ...] = ()
     rounds: Expr = ONE
 
     @cached_property
     def substitution(self) -> Mapping[Symbol, Expr]:
         """The bindings as a mapping."""
         return dict(self.bindings)
+
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """All weights in memory with their counts."""
+        return chain(self.graph.weights(), *(r.weights() for r in self.resident))
 
     @property
     def query(self) -> Expr:
@@ -82,6 +109,11 @@ class Phase:
         fresh = () if symbol in self.substitution else ((symbol, value),)
         return replace(self, bindings=(*bound, *fresh))
 
+    def rewritten(self, f: Callable[[Graph], Graph]) -> Phase:
+        """The phase with ``f`` applied to its graph and to those that stay in memory."""
+        resident = tuple(replace(r, graph=f(r.graph)) for r in self.resident)
+        return replace(self, graph=f(self.graph), resident=resident)
+
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
         return bound(expr, self.substitution)
@@ -97,8 +129,6 @@ class Program:
         assumptions: sentences that every result rests on.
         limits: bounds outside which the graph does not describe the model.
         dims: values of symbolic model dimensions, where the graph keeps them.
-        parts: names of resident graphs that hold the rest of this model's
-            weights (a decoder beside the encoder's phase).
         notes: remarks on how the model was read that change no result.
         history: the passes it went through, as they ran; see
             :func:`costgraph.pipeline.history`.
@@ -112,7 +142,6 @@ class Program:
     assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     dims: tuple[tuple[Symbol, Expr], ...] = ()
-    parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     history: tuple[Step, ...] = field(default=(), compare=False, repr=False)
     devices: Expr = ONE
@@ -156,11 +185,10 @@ class Program:
         """The model's step graph: that of the first phase."""
         return self.phases[0].graph
 
-    @property
-    def weight_graphs(self) -> tuple[Graph, ...]:
-        """Graphs that together hold each of the model's weights once."""
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """Each of the model's weights once, with its count."""
         first = self.phases[0]
-        return (first.graph, *(g for g in first.resident if g.name in self.parts))
+        return chain(first.graph.weights(), *(r.weights() for r in first.resident if r.part))
 
     def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
         """The program with other step graphs, by phase name."""
@@ -179,11 +207,7 @@ class Program:
                 done[id(graph)] = f(graph)
             return done[id(graph)]
 
-        phases = tuple(
-            replace(p, graph=new(p.graph), resident=tuple(new(g) for g in p.resident))
-            for p in self.phases
-        )
-        return replace(self, phases=phases)
+        return replace(self, phases=tuple(p.rewritten(new) for p in self.phases))
 
     def assuming(self, *sentences: str) -> Program:
         """The program with further assumptions, each kept once."""

@@ -17,7 +17,7 @@ from sympy import Add, Expr, Integer, expand
 from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Cost
 from costgraph.count import Item, Overlap, Row, counted
-from costgraph.footprint import footprint
+from costgraph.footprint import footprint, resting
 from costgraph.formula.kinks import split
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
@@ -254,7 +254,8 @@ def phase_memory(
         need = footprint(_of_unit(phase.graph, unit), accounting)
         fixed = need.weights + need.kv * phase.rounds
         for other in phase.resident:
-            beside = footprint(_of_unit(other, unit), accounting)
+            part = replace(other, graph=_of_unit(other.graph, unit))
+            beside = resting(part, accounting)
             fixed += beside.weights + beside.kv * phase.rounds
         found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
     return tuple(found)

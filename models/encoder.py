@@ -16,15 +16,14 @@ from sympy import Expr, Integer, Symbol
 from costgraph.dtypes import INT64
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit, Span
-from costgraph.graph import Graph, Node
+from costgraph.graph import Graph
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
 from costgraph.models.blocks.stack import close, embed, positions_end, run
 from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
-from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
+from costgraph.program import Phase, Program, Resident
 from costgraph.symbols import B, N, S, T, q
-from costgraph.tensor import Role, Tensor
+from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 
@@ -221,8 +220,8 @@ class EncoderDecoder:
         """The program of three phases: ``encode``, ``prefill``, ``decode``."""
         encode = self.encode_graph(f"{name} encoder", style)
         step = self.graph(name, style)
-        resting_encoder = at_rest(encode, self.shared)
-        resting_decoder = at_rest(step, self.shared)
+        encoder = Resident(encode, shared=self.shared)
+        decoder = Resident(step, shared=self.shared, part=True)
         phases = (
             Phase(
                 "encode",
@@ -230,47 +229,16 @@ class EncoderDecoder:
                 # No decoder position is attended yet; the limit on T is not one on S.
                 ((q, S), (T, ONE)),
                 tokens=Integer(0),
-                resident=(resting_decoder,),
+                resident=(decoder,),
             ),
-            Phase("prefill", step, ((q, ONE), (T, ONE)), resident=(resting_encoder,)),
+            Phase("prefill", step, ((q, ONE), (T, ONE)), resident=(encoder,)),
             Phase(
                 "decode",
                 step,
                 ((q, ONE),),
                 Span(T, Integer(2), N),
-                resident=(resting_encoder,),
+                resident=(encoder,),
             ),
         )
         notes = ("the decoder starts from one token; S counts the encoder's positions",)
-        return Program(name, phases, notes, self.limits, parts=(resting_decoder.name,))
-
-
-def at_rest(graph: Graph, without: tuple[str, ...] = ()) -> Graph:
-    """What of ``graph`` stays in memory while it does not run: its weights.
-
-    Nodes that use weights are kept, each on its own, so that passes treat the
-    weights as they treat them in the running graph. Caches are left out, and
-    the weights named in ``without``.
-    """
-    kept: list[Node] = []
-    sources: dict[str, Tensor] = {}
-    for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            body = at_rest(node.op.body)
-            inputs = []
-            for tensor in body.inputs:
-                outside = tensor.renamed(f"{node.name}.{tensor.name}")
-                sources[outside.name] = outside
-                inputs.append(outside.name)
-            op = replace(node.op, body=body, carried=0)
-            kept.append(replace(node, op=op, inputs=tuple(inputs), outputs=()))
-            continue
-        operands = graph.operands(node)
-        # A view of a weight is a weight, too, but it holds nothing of its own.
-        weights = [t for t in operands if t.role is Role.WEIGHT and t.name not in graph.producer]
-        if not weights or any(t.name in without for t in weights):
-            continue
-        used = [t if t in weights else t.renamed(f"{node.name}.x.{t.name}") for t in operands]
-        sources.update((t.name, t) for t in used)
-        kept.append(replace(node, inputs=tuple(t.name for t in used)))
-    return Graph(f"{graph.name} at rest", tuple(sources.values()), tuple(kept), ())
+        return Program(name, phases, notes, self.limits)

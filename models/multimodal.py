@@ -17,10 +17,9 @@ from costgraph.graph import Graph
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.stack import close, embed, run
-from costgraph.models.encoder import at_rest
 from costgraph.models.vision import of_image
 from costgraph.ops.image import InsertRows
-from costgraph.program import Phase, Program, autoregressive
+from costgraph.program import Phase, Program, Resident, autoregressive
 from costgraph.symbols import B, G, S, T, q
 from costgraph.tensor import Tensor
 
@@ -86,16 +85,16 @@ class Seeing:
         seen = self.vision_graph(f"{name} vision", style)
         step = self.graph(name, style)
         later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
-        eyes = at_rest(seen)
         if not style.images:
             plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
+            eyes = Resident(seen, part=True)
             phases = tuple(replace(p, resident=(eyes,)) for p in plain.phases)
-            return replace(plain, phases=phases, parts=(eyes.name,))
-        count, rest = self.eyes.positions(style), at_rest(step)
+            return replace(plain, phases=phases)
+        made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
+        count, rest = self.eyes.positions(style), Resident(made.graph, part=True)
         vision = Phase(
             "vision", seen, ((q, count), (T, count)), tokens=Integer(0), resident=(rest,)
         )
-        made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
-        phases = (vision, *(replace(p, resident=(eyes,)) for p in made.phases))
-        program = Program(name, phases, self.eyes.assumptions, self.limits, parts=(rest.name,))
+        phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
+        program = Program(name, phases, self.eyes.assumptions, self.limits)
         return of_image(program, self.eyes.image_tokens(style), style)

@@ -101,7 +101,9 @@ def halves(graph: Graph, made_by: str = "overlap") -> Graph:
         sources.extend(t.renamed(f"{t.name}_{index}") for t in graph.inputs)
         outputs.extend(graph.tensors[o].renamed(f"{o}_{index}") for o in graph.outputs)
     operands = tuple(t.name for t in sources)
-    region = Node("halves", Parallel(tuple(bodies), True), operands, tuple(outputs), Origin((), made_by))
+    region = Node(
+        "halves", Parallel(tuple(bodies), True), operands, tuple(outputs), Origin((), made_by)
+    )
     return Graph(graph.name, tuple(sources), (region,), tuple(t.name for t in outputs))
 
 

@@ -12,7 +12,6 @@ from costgraph import pipeline
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
 from costgraph.graph import Graph, Node
 from costgraph.hardware.systems import System
-from costgraph.models.encoder import at_rest
 from costgraph.ops import SelectLast
 from costgraph.ops.attention import Branches
 from costgraph.ops.base import Op
@@ -34,7 +33,7 @@ from costgraph.passes.drafts import (
 )
 from costgraph.passes.rounds import Round, branching
 from costgraph.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
-from costgraph.program import Phase, Program
+from costgraph.program import Phase, Program, Resident
 from costgraph.rewrite import rebuild
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Tensor
@@ -261,15 +260,17 @@ class Speculative(Pass):
             return [phase]  # a draft made of the target's own layers holds nothing besides
         twin = next((p for p in draft.phases if p.name == phase.name), None)
         if twin is None:
-            resting = at_rest(stepping(draft).graph)
-            return [replace(phase, resident=(*phase.resident, resting, *stepping(draft).resident))]
+            step = stepping(draft)
+            return [
+                replace(phase, resident=(*phase.resident, Resident(step.graph), *_others(step)))
+            ]
         return [
-            replace(phase, resident=(*phase.resident, twin.graph, *twin.resident)),
+            replace(phase, resident=(*phase.resident, _beside(twin), *_others(twin))),
             replace(
                 twin,
                 name=f"draft-{phase.name}",
                 tokens=ZERO,
-                resident=(*twin.resident, phase.graph, *phase.resident),
+                resident=(*_others(twin), _beside(phase), *phase.resident),
             ),
         ]
 
@@ -277,7 +278,7 @@ class Speculative(Pass):
         """The decode steps as draft steps and verification."""
         share = 1 / round_.tokens
         own = self.draft != SKIP
-        held = (*draft.resident, phase.graph, *phase.resident) if own else phase.resident
+        held = (*_others(draft), _beside(phase), *phase.resident) if own else phase.resident
         drafting = []
         for index, steps in enumerate(round_.steps, start=1):
             drafting.append(
@@ -301,9 +302,19 @@ class Speculative(Pass):
             phase.span,
             round_.tokens,
             share,
-            (*phase.resident, draft.graph, *draft.resident) if own else phase.resident,
+            (*phase.resident, _beside(draft), *_others(draft)) if own else phase.resident,
         )
         return [*drafting, verifying]
+
+
+def _beside(phase: Phase) -> Resident:
+    """A phase's graph with its caches, while another phase runs."""
+    return Resident(phase.graph, caches=True)
+
+
+def _others(draft: Phase) -> tuple[Resident, ...]:
+    """What is in memory with the draft: parts of its model, not of the target."""
+    return tuple(replace(r, part=False) for r in draft.resident)
 
 
 def _tree(text: str) -> list[int]:

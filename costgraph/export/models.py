@@ -68,7 +68,7 @@ def growth_text(cache: Expr) -> str:
 def _parameters(program: Program) -> int:
     from costgraph.count import parameters
 
-    return sum(int(parameters(graph)) for graph in program.weight_graphs)
+    return int(parameters(program))
 
 
 def list_models(as_json: bool) -> None:

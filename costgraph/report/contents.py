@@ -13,7 +13,7 @@ from costgraph import roofline
 from costgraph.api import Compiled
 from costgraph.cli.formula import METRICS
 from costgraph.errors import CostgraphError
-from costgraph.footprint import footprint
+from costgraph.footprint import footprint, resting
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, Limit
 from costgraph.pipeline import text_of
@@ -170,7 +170,7 @@ def _request_parts(compiled: Compiled) -> tuple[Formula, ...]:
 def _memory_parts(phase: Phase, compiled: Compiled) -> tuple[Expr, Expr, Expr]:
     """Weights, caches at the longest context, and everything that the phase needs."""
     need = footprint(phase.graph, compiled.accounting)
-    others = [footprint(g, compiled.accounting) for g in phase.resident]
+    others = [resting(r, compiled.accounting) for r in phase.resident]
     ends = {} if phase.span is None else {phase.span.symbol: phase.span.upper}
     candidates = roofline.phase_memory(phase, compiled.accounting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sympy import Expr, Integer, Mul
 
@@ -101,14 +102,7 @@ class Plan:
             return done[key]
 
         phases = tuple(
-            self._phase(
-                replace(
-                    phase,
-                    graph=placed(phase.graph, _decodes(phase)),
-                    resident=tuple(placed(g, True) for g in phase.resident),
-                )
-            )
-            for phase in program.phases
+            self._phase(p.rewritten(partial(placed, decodes=_decodes(p)))) for p in program.phases
         )
         made = replace(
             program, phases=phases, devices=self.degrees.devices, stages=self.stages

@@ -113,7 +113,9 @@ def _in_turn(pieces: Sequence[Piece]) -> Iterator[int]:
     """The pieces' places, one a round: in order, kinds of a gathered block in turn."""
     for _, group in groupby(enumerate(pieces), lambda p: p[1].block or p[1].node.name):
         listed = list(group)
-        turns = [(Rational(2 * i + 1, 2 * p.rounds), at) for at, p in listed for i in range(p.rounds)]
+        turns = [
+            (Rational(2 * i + 1, 2 * p.rounds), at) for at, p in listed for i in range(p.rounds)
+        ]
         yield from (at for _, at in sorted(turns))
 
 
@@ -167,7 +169,9 @@ def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by:
             made = _part(piece, before, known, flow, unit)
             nodes.append(made)
             last = flow.get(piece.node.name, ())
-            for place, (tensor, out) in enumerate(zip(piece.node.outputs, made.outputs, strict=True)):
+            for place, (tensor, out) in enumerate(
+                zip(piece.node.outputs, made.outputs, strict=True)
+            ):
                 known[tensor.name] = out.name
                 if place < len(last):  # what the block's rounds hand on, whichever kind they are
                     known[last[place]] = out.name

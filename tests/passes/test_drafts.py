@@ -76,9 +76,9 @@ def _contexts(compiled):
 def test_both_models_are_in_memory_in_every_phase(target, draft):
     both = cg.compile(target, "h200", f"fuse,speculative{{draft={draft},gamma=3}}").program
     alone = [cg.compile(name, "h200").program for name in (target, draft)]
-    weights = sum(_number(footprint(g).weights) for program in alone for g in program.weight_graphs)
+    weights = sum(_number(c * t.footprint) for program in alone for t, c in program.weights())
     for phase in both.phases:
-        held = sum(_number(footprint(g).weights) for g in (phase.graph, *phase.resident))
+        held = sum(_number(c * t.footprint) for t, c in phase.weights())
         assert held == weights, phase.name
 
 
