@@ -65,9 +65,7 @@ def part(length: Expr, degree: Expr, what: str) -> Expr:
     """
     if not (length.is_Integer and degree.is_Integer) or length % degree == 0:
         return length / degree
-    raise UnevenError(
-        f"{what}: {length} do not divide by {degree}; {nearest_degrees(int(length), int(degree))}"
-    )
+    raise UnevenError(f"{what}: {length} do not divide by {degree}")
 
 
 def group_part(heads: Expr, degree: Expr, what: str) -> Expr:
@@ -84,21 +82,9 @@ def group_part(heads: Expr, degree: Expr, what: str) -> Expr:
         return part(heads, degree, what)
     if degree % heads == 0:
         return ONE
-    raise UnevenError(
-        f"{what}: {degree} devices do not share {heads} evenly; "
-        f"{nearest_degrees(int(heads), int(degree))}"
-    )
+    raise UnevenError(f"{what}: {degree} devices do not share {heads} evenly")
 
 
 def rows_part(rows: Expr, degree: Expr) -> Expr:
     """Rows of a vocabulary on one device, filled up: ``⌈V / degree⌉``."""
     return rows / degree if degree == ANY else ceiling(rows / degree)
-
-
-def nearest_degrees(length: int, degree: int) -> str:
-    """The divisors of ``length`` next to ``degree``, in words."""
-    divisors = [d for d in range(1, length + 1) if length % d == 0] if length < 10**7 else [1]
-    below = max((d for d in divisors if d < degree), default=None)
-    above = min((d for d in divisors if d > degree), default=None)
-    known = [str(d) for d in (below, above) if d is not None]
-    return f"the nearest that do: {' and '.join(known)}"

@@ -23,8 +23,6 @@ from costgraph.ops.collectives import Send
 from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role, Tensor
 
-ONE = Integer(1)
-
 
 @dataclass(frozen=True)
 class Piece:

@@ -3,7 +3,8 @@
 A product with a whole operand keeps its columns, and what follows goes on with its part,
 until a product sums over it: its result is a partial sum on every device, added up by an
 all-reduce where it is needed whole (Shoeybi et al., arXiv 1909.08053). A split that some
-operation on the way does not take is taken back: those weights stay whole.
+operation on the way does not take ends at once, its result gathered, or, where that is more
+than its weights would be, is taken back: they stay whole.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from sympy import Expr, Integer, Mul
+from sympy import Add, Expr, Integer
 
 from costgraph.dtypes import INT32, INT64
 from costgraph.errors import PipelineError
 from costgraph.graph import Graph, Node, Origin
 from costgraph.links import Hop
-from costgraph.ops.attention import KVAppend
 from costgraph.ops.base import Op
 from costgraph.ops.collectives import (
     AllGather,
@@ -30,19 +30,24 @@ from costgraph.ops.collectives import (
     RowStatistics,
     SharedNorm,
 )
+from costgraph.ops.conv import Conv
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
-from costgraph.ops.tokens import Sample, Split
+from costgraph.ops.linear import Linear
+from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.views import Slice
+from costgraph.passes.parallel.ahead import Ahead, growth
 from costgraph.passes.parallel.experts import Share, Spread
-from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place
-from costgraph.passes.parallel.rules import Piece, Ruled, Site, rule_of, shares_heads
+from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place, UnevenError
+from costgraph.passes.parallel.rules import rule_of
+from costgraph.passes.parallel.site import Ruled, Site
 from costgraph.pipeline import Miss
 from costgraph.regions import Region
 from costgraph.symbols import B, q
 from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
+CONVOLUTIONS: tuple[type[Op], ...] = (Conv, ConvTranspose)
 
 
 @dataclass(frozen=True)
@@ -81,25 +86,99 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
         UnevenError: heads or widths do not divide by the degree.
     """
     opened = unfused(graph)
-    reasons: dict[str, str] = {}
     if group.degree == 1:  # tensors stay whole; experts may be shared
-        return _Walk(group, frozenset()).graph(opened, ""), ()
+        return _Walk(group).graph(opened, ""), ()
+    stays, ends = _feasible(opened, group)
+    walk = _Walk(group, frozenset(stays), frozenset(ends))
+    try:
+        made = walk.graph(opened, "")
+    except UnevenError as error:
+        raise UnevenError(f"{error}{_nearest(opened, group, stays, ends)}") from None
+    if not walk.split and group.spread is None:
+        why = next(iter(stays.values()), "no product is left to split")
+        raise PipelineError(f"{graph.name} has nothing to split over devices: {why}")
+    _check_convolutions(opened, walk)
+    return made, tuple(Miss("split", n, stays.get(n, _kept(op))) for n, op in walk.kept.items())
+
+
+def _kept(op: Op) -> str:
+    if isinstance(op, CONVOLUTIONS):
+        return "convolutions are not split: their channels stay on every device"
+    return "not between products that are split"
+
+
+def _check_convolutions(graph: Graph, walk: _Walk) -> None:
+    """Refuses a model of which convolutions hold most weights.
+
+    Raises:
+        PipelineError: the share that they hold.
+    """
+    held = {name for name, op in walk.kept.items() if isinstance(op, CONVOLUTIONS)}
+    total = Add(*(count * t.bytes for t, count in graph.weights()))
+    kept = _matrices(graph, held)
+    if total.is_number and kept > total / 2:
+        raise PipelineError(
+            f"convolutions hold {float(kept / total):.0%} of the weights of {graph.name}, and "
+            "tensor parallelism does not split their channels: share the batch (dp) instead"
+        )
+
+
+def _matrices(graph: Graph, names: set[str], path: str = "", times: Expr = ONE) -> Expr:
+    """Bytes of the weights of named operations, regions with their counts."""
+    found = []
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                sets = times * node.op.weight_sets
+                found.append(_matrices(inner, names, f"{path}{node.name}/", sets))
+        elif f"{path}{node.name}" in names:
+            weights = (t for t in graph.operands(node) if t.role is Role.WEIGHT)
+            found.extend(times * t.bytes for t in weights)
+    return Add(*found)
+
+
+def _feasible(graph: Graph, group: Group) -> tuple[dict[str, str], set[str]]:
+    """Products whose weights stay whole, and why, and those whose result is gathered at once.
+
+    Found with a degree that divides everything.
+    """
     trial = replace(group, degree=ANY, hops=tuple(replace(h, ranks=ANY) for h in group.hops[:1]))
+    stays: dict[str, str] = {}
+    ends: set[str] = set()
     while True:
+        walk = _Walk(trial, frozenset(stays), frozenset(ends))
         try:
-            _Walk(trial, frozenset(reasons)).graph(opened, "")
-            break
+            walk.graph(graph, "")
+            return stays, ends
         except BlockedError as error:
-            fresh = error.roots - set(reasons)
+            fresh = error.roots - set(stays)
             if not fresh:
                 raise PipelineError(f"{graph.name} cannot be split: {error}") from None
-            reasons.update(dict.fromkeys(fresh, str(error)))
-    walk = _Walk(group, frozenset(reasons))
-    made = walk.graph(opened, "")
-    if not walk.split and group.spread is None:
-        why = next(iter(reasons.values()), "no product is left to split")
-        raise PipelineError(f"{graph.name} has nothing to split over devices: {why}")
-    return made, tuple(Miss("split", name, why) for name, why in reasons.items())
+            for root in fresh:
+                if root in walk.widening - ends:
+                    ends.add(root)
+                else:
+                    stays[root] = str(error)
+
+
+def _nearest(graph: Graph, group: Group, stays: dict[str, str], ends: set[str]) -> str:
+    """The next degrees below and above that split the graph, in words."""
+    if not group.degree.is_Integer:
+        return ""
+    degree, found = int(group.degree), []
+    for others in (range(degree - 1, 1, -1), range(degree + 1, 4 * degree + 1)):
+        for other in others:
+            hops = tuple(replace(h, ranks=Integer(other)) for h in group.hops[:1])
+            trial = replace(group, degree=Integer(other), hops=hops)
+            try:
+                _Walk(trial, frozenset(stays), frozenset(ends)).graph(graph, "")
+            except UnevenError:
+                continue
+            found.append(str(other))
+            break
+    if not found:
+        return f"; no degree up to {4 * degree} divides all of {graph.name}"
+    return f"; the nearest that divide all of {graph.name}: {' and '.join(found)}"
 
 
 def unfused(graph: Graph) -> Graph:
@@ -121,12 +200,28 @@ class _Walk:
     """One walk over a graph and its regions."""
 
     group: Group
-    stays: frozenset[str]
+    stays: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
     split: set[str] = field(default_factory=set)
+    #: Operations whose matrices stay whole on every device.
+    kept: dict[str, Op] = field(default_factory=dict)
+    #: Products that make at least as many elements as they take: their weights are not small.
+    widening: set[str] = field(default_factory=set)
 
     def graph(self, graph: Graph, path: str, given: Mapping[str, Place] | None = None) -> Graph:
         """The graph of one device; operands in the places given, results likewise whole."""
         return _Level(self, graph, path, dict(given or {})).made()
+
+    def note(self, name: str, node: Node, operands: tuple[Tensor, ...], ruled: Ruled) -> None:
+        """What becomes of an operation's matrices."""
+        places = zip(operands, ruled.wanted, strict=True)
+        matrices = [p for t, p in places if t.role is Role.WEIGHT and len(t.shape) > 1]
+        if any(place.axis is not None for place in matrices):
+            self.split.add(name)
+        elif matrices:
+            self.kept[name] = node.op
+        if isinstance(node.op, Linear) and growth(operands[0], node.outputs[0], node.op) >= 1:
+            self.widening.add(name)
 
 
 @dataclass
@@ -145,6 +240,10 @@ class _Level:
     @property
     def group(self) -> Group:
         return self.walk.group
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        return Ahead(self.whole, not self.path)
 
     def made(self) -> Graph:
         for tensor in self.whole.inputs:
@@ -192,11 +291,8 @@ class _Level:
             tuple(self.places.get(name) for name in node.inputs),
             self.group.degree,
             qualified in self.walk.stays,
-            self._pieces,
-            self._is_shared,
-            self._is_logits,
+            self.ahead,
             self._producer(node),
-            tuple(user.op for user in self.whole.consumers[node.outputs[0].name]),
             self.group.spread,
             self._tokens(operands[0]),
             self.group.context,
@@ -211,10 +307,17 @@ class _Level:
         if ruled.statistics:
             inputs = (*inputs, self._statistics(node.name, inputs[0], ruled))
             op = SharedNorm(op)
-        for index, place in enumerate(ruled.wanted):
-            tensor = operands[index]
-            if tensor.role is Role.WEIGHT and place.axis is not None:
-                self.walk.split.add(f"{self.path}{tensor.name}")
+        self.walk.note(qualified, node, operands, ruled)
+        (first, *_), (place, *_) = node.outputs, ruled.results
+        if qualified in self.walk.ends and place.axis is not None and not place.tokens:
+            # What follows needs all of it: gathered here.
+            part = f"{first.name}_part"
+            self._add(part, op, inputs, (part,), node.origin)
+            self.places[part] = place
+            gather = AllGather(self.group.hops, place.axis, first.shape[place.axis])
+            self._add(first.name, gather, (part,), (first.name,), node.origin)
+            self.places[first.name] = WHOLE
+            return
         self._add(node.name, op, inputs, tuple(t.name for t in node.outputs), node.origin)
         for tensor, place in zip(node.outputs, ruled.results, strict=True):
             self.places[tensor.name] = place
@@ -387,57 +490,6 @@ class _Level:
         made = tuple(s.named(n) for s, n in zip(specs, outputs, strict=True))
         self.local.update((t.name, t) for t in made)
         self.nodes.append(Node(name, op, inputs, made, origin))
-
-    # --- what a flat axis is made of ------------------------------------------------
-
-    def _pieces(self, name: str) -> tuple[Piece, ...]:
-        """What the last axis of a tensor, or its last two, are cut into later on."""
-        tensor = self.whole.tensors[name]
-        for user in self.whole.consumers[name]:
-            if isinstance(user.op, Split) and user.inputs[0] == name:
-                if tensor.shape[:-1] != user.outputs[0].shape[: len(tensor.shape) - 1]:
-                    continue
-                found: list[Piece] = []
-                for shape, result in zip(user.op.parts, user.outputs, strict=True):
-                    if len(shape) == 1:
-                        found.extend(self._pieces(result.name))
-                    else:
-                        width = Mul(*shape[1:])
-                        found.append(Piece(shape[0], width, self._is_shared(result.name)))
-                return tuple(found)
-            if _passes(user, name, tensor):
-                return self._pieces(user.outputs[0].name)
-        return (Piece(tensor.shape[-1]),)
-
-    def _is_shared(self, name: str) -> bool:
-        """Whether several query heads use one head of a tensor, wherever it ends up."""
-        tensor = self.whole.tensors[name]
-        for user in self.whole.consumers[name]:
-            if any(shares_heads(user.op, i) for i, x in enumerate(user.inputs) if x == name):
-                return True
-            follow = isinstance(user.op, KVAppend) or _passes(user, name, tensor)
-            if follow and self._is_shared(user.outputs[0].name):
-                return True
-        return False
-
-    def _is_logits(self, name: str) -> bool:
-        """Whether a tensor is chosen from, or is what the graph makes: no product uses it."""
-        if name in self.whole.outputs:
-            return not self.path
-        users = self.whole.consumers[name]
-        return bool(users) and all(
-            isinstance(user.op, Sample)
-            or (
-                _passes(user, name, self.whole.tensors[name])
-                and self._is_logits(user.outputs[0].name)
-            )
-            for user in users
-        )
-
-
-def _passes(user: Node, name: str, tensor: Tensor) -> bool:
-    """Whether an operation makes a result of its first operand's shape."""
-    return user.inputs[0] == name and user.outputs[0].shape == tensor.shape
 
 
 def _lies(place: Place) -> tuple[int | None, Expr | None, bool, bool]:
