@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from costgraph.errors import VerifyError
 from costgraph.graph import Graph, Node, Origin
 from costgraph.regions import Body, Parallel
+from costgraph.tensor import Tensor
 
 
 def side_by_side(
@@ -37,7 +38,7 @@ def side_by_side(
     _check_apart(graph, owner, name)
     bodies: list[Body] = []
     operands: dict[str, int] = {}
-    outputs = []
+    outputs: list[Tensor] = []
     for body in groups:
         made = graph.part([n for n in members if owner[n.name] == body], body)
         takes = tuple(operands.setdefault(t.name, len(operands)) for t in made.inputs)

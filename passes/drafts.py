@@ -8,7 +8,7 @@ from dataclasses import replace
 from sympy import Expr, Integer, Min
 
 from costgraph.errors import InputError, PipelineError
-from costgraph.graph import Builder, Graph, Node, Repeat
+from costgraph.graph import Builder, Graph, Node
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample
 from costgraph.ops.base import Op
@@ -16,6 +16,7 @@ from costgraph.ops.fused import Fused
 from costgraph.passes.layers import in_order
 from costgraph.presence import EVERYONE
 from costgraph.program import Phase, Program
+from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 

@@ -94,7 +94,8 @@ def halves(graph: Graph, made_by: str = "overlap") -> Graph:
     """Two runs of ``graph`` at once, on one set of weights: halves of a batch."""
     names = ("first half", "second half")
     sources: list[Tensor] = []
-    bodies, outputs = [], []
+    bodies: list[Body] = []
+    outputs: list[Tensor] = []
     for index, name in enumerate(names, 1):
         places = range(len(sources), len(sources) + len(graph.inputs))
         bodies.append(Body(name, graph, tuple(places)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph.ops.attention import Parted
+from costgraph.ops.base import Op
 from costgraph.ops.latent import SplitFlash
 from costgraph.passes.parallel.places import (
     WHOLE,
@@ -14,6 +16,8 @@ from costgraph.passes.parallel.places import (
     group_part,
 )
 from costgraph.passes.parallel.site import Ruled, Site, moved, whole
+
+ONE = Integer(1)
 
 
 def rope(site: Site) -> Ruled:
@@ -93,6 +97,12 @@ def flash(site: Site) -> Ruled:
     return Ruled(site.op, tuple(wanted), (place,))
 
 
+def _masked(op: Any, queries: Expr = ONE, keys: Expr = ONE) -> Op:
+    """Attention, or its softmax, over a part of the queries or of the keys."""
+    made: Op = replace(op, mask=Parted(op.mask, queries, keys))
+    return made
+
+
 def over_positions(site: Site, queries: int, axes: tuple[int, int | None]) -> Ruled:
     """Attention over positions that lie on several devices.
 
@@ -112,13 +122,13 @@ def over_positions(site: Site, queries: int, axes: tuple[int, int | None]) -> Ru
         return whole(site)
     if not site.decoding:
         rest = tuple(WHOLE for _ in range(queries, count))
-        made = replace(op, mask=Parted(op.mask, queries=c))  # type: ignore[call-arg,attr-defined]
+        made = _masked(op, queries=c)
         gathers = tuple(range(queries, count))
         return Ruled(made, (place,) * queries + rest, (moved(place, axes[0]),), gathers)
     keys = tuple(
         Place(1, t.shape[1] / c) if len(t.shape) > 1 else WHOLE for t in site.inputs[queries:]
     )
-    made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
+    made = _masked(op, keys=c)
     if axes[1] is None:
         result = Place(partial=True, weighted=True)
     else:
@@ -132,9 +142,9 @@ def over_values(site: Site) -> Ruled:
     if place.axis is None:
         return whole(site)
     if not site.decoding:
-        made = replace(op, mask=Parted(op.mask, queries=c))  # type: ignore[call-arg,attr-defined]
+        made = _masked(op, queries=c)
         return Ruled(made, (place, WHOLE), (moved(place, 1),), gathers=(1,))
-    made = replace(op, mask=Parted(op.mask, keys=c))  # type: ignore[call-arg,attr-defined]
+    made = _masked(op, keys=c)
     keys = Place(1, site.inputs[1].shape[1] / c)
     return Ruled(made, (place, keys), (Place(partial=True, weighted=True),))
 
@@ -154,10 +164,10 @@ def softmax(site: Site) -> Ruled:
         if site.context == 1:
             raise site.blocked("needs whole rows", place)
         rest = (WHOLE,) * (len(site.inputs) - 1)
-        made = replace(site.op, mask=Parted(site.op.mask, keys=site.context))  # type: ignore[call-arg,attr-defined]
+        made = _masked(site.op, keys=site.context)
         return Ruled(made, (place, *rest), (place,))  # of its own keys; results are weighted
     if site.context != 1 and place.axis == 2:
-        made = replace(site.op, mask=Parted(site.op.mask, queries=site.context))  # type: ignore[call-arg,attr-defined]
+        made = _masked(site.op, queries=site.context)
         return Ruled(made, (place, *(WHOLE,) * (len(site.inputs) - 1)), (place,))
     sinks = moved(place, 0) if place.axis == 1 else WHOLE
     return Ruled(site.op, (place, *(sinks,) * (len(site.inputs) - 1)), (place,))

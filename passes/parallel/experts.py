@@ -69,7 +69,7 @@ class Spread:
     @property
     def exchanges(self) -> bool:
         """Whether rows of tokens travel: not where every device has all tokens."""
-        return self.replicas != 1
+        return bool(self.replicas != 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from costgraph import ops
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.base import Op
-from costgraph.ops.collectives import Exchange, Received, RowStatistics
+from costgraph.ops.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Received,
+    ReduceScatter,
+    RowStatistics,
+    Send,
+)
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.image import Cut, Gate, Modulate
@@ -96,7 +104,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,
     NarrowResult: elementwise,
-    Exchange: exchange,
+    **dict.fromkeys((AllReduce, AllGather, ReduceScatter, AllToAll, Send), exchange),
     Received: exchange,
     RowStatistics: by_row,
     ops.CausalConv1d: convolution,

@@ -440,8 +440,8 @@ class _Level:
     def experts(self) -> Share | None:
         """How the experts of this level are shared among devices, if it has any."""
         spread = self.group.spread
-        for node in self.whole.nodes if spread is not None else ():
-            if isinstance(node.op, ExpertLinear):
+        for node in self.whole.nodes:
+            if spread is not None and isinstance(node.op, ExpertLinear):
                 weight, numbers = self.whole.operands(node)[1:3]
                 return spread.share(node.op.routing, weight, numbers)
         return None
