@@ -231,9 +231,11 @@ def least(kind: str, bytes: Expr, devices: Expr, in_network: bool = False) -> Me
     if in_network:
         table |= IN_NETWORK.get(kind, {})
     if not devices.is_number:  # of which is known which is least, whatever the degree
-        by_steps, by_wire = _LEAST[kind]
-        wire = IN_NETWORK[kind]["in-network"] if in_network and kind in IN_NETWORK else by_wire
-        return Messages(by_steps(bytes, devices).steps, wire(bytes, devices).wire)
+        by_steps, by_wire = (a(bytes, devices) for a in _LEAST[kind])
+        if not (in_network and kind in IN_NETWORK):
+            return Messages(by_steps.steps, by_wire.wire)
+        switched = IN_NETWORK[kind]["in-network"](bytes, devices)
+        return Messages(Min(by_steps.steps, switched.steps), switched.wire)
     found = [algorithm(ONE, devices) for algorithm in table.values()]
     return Messages(min(m.steps for m in found), bytes * min(m.wire for m in found))
 

@@ -168,6 +168,10 @@ def planned(
         hops = system.hops(degrees.cp, reach)
         context = Group(ONE, hops, context=degrees.cp)
     every = Mul(degrees.tp, degrees.cp, degrees.dp)
+    if degrees.pp != 1 and not every.is_Integer:
+        raise PipelineError(
+            f"pp: stages are balanced by bytes, so the other degrees are numbers, not {every}"
+        )
     sends = tuple(_between(system, every, i) for i in range(int(degrees.pp) - 1))
     return Plan(degrees, group, context, micro, sends)
 

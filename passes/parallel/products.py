@@ -69,8 +69,9 @@ def columns_part(site: Site, result: str) -> Expr:
 
 def flat_part(site: Site, result: str) -> Expr:
     """The part of a flat last axis: of its width, or of each piece that it is put together from."""
-    what = f"width of {site.name!r}"
-    return Add(*(p.part(site.degree, what) * p.width for p in site.ahead.pieces(result)))
+    found = site.ahead.pieces(result)
+    what = "heads" if any(p.width != 1 for p in found) else "width"
+    return Add(*(p.part(site.degree, f"{what} of {site.name!r}") * p.width for p in found))
 
 
 def head_linear(site: Site) -> Ruled:

@@ -98,7 +98,15 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
         why = next(iter(stays.values()), "no product is left to split")
         raise PipelineError(f"{graph.name} has nothing to split over devices: {why}")
     _check_convolutions(opened, walk)
-    return made, tuple(Miss("split", n, stays.get(n, _kept(op))) for n, op in walk.kept.items())
+    whole = (Miss("split", n, stays.get(n, _kept(op))) for n, op in walk.kept.items())
+    return made, (*whole, *(Miss("split", n, why) for n, why in walk.copied.items()))
+
+
+def _more(held: int, size: int, devices: Expr) -> str:
+    """Why all devices together hold more rows of a matrix than it has."""
+    if held - size < devices:
+        return f"filled up to {held:,} rows, so that all devices have equally many"
+    return f"{held:,} rows instead of {size:,}: fewer heads than devices, so some hold the same"
 
 
 def _kept(op: Op) -> str:
@@ -205,6 +213,8 @@ class _Walk:
     split: set[str] = field(default_factory=set)
     #: Operations whose matrices stay whole on every device.
     kept: dict[str, Op] = field(default_factory=dict)
+    #: Operations whose matrices take more than one in all, and why.
+    copied: dict[str, str] = field(default_factory=dict)
     #: Products that make at least as many elements as they take: their weights are not small.
     widening: set[str] = field(default_factory=set)
 
@@ -215,11 +225,16 @@ class _Walk:
     def note(self, name: str, node: Node, operands: tuple[Tensor, ...], ruled: Ruled) -> None:
         """What becomes of an operation's matrices."""
         places = zip(operands, ruled.wanted, strict=True)
-        matrices = [p for t, p in places if t.role is Role.WEIGHT and len(t.shape) > 1]
-        if any(place.axis is not None for place in matrices):
+        matrices = [(t, p) for t, p in places if t.role is Role.WEIGHT and len(t.shape) > 1]
+        if any(place.axis is not None for _, place in matrices):
             self.split.add(name)
         elif matrices:
             self.kept[name] = node.op
+        for tensor, place in matrices:
+            if place.axis is not None and place.length is not None:
+                held, size = place.length * self.group.degree, tensor.shape[place.axis]
+                if held.is_Integer and size.is_Integer and held != size:
+                    self.copied[name] = _more(int(held), int(size), self.group.degree)
         if isinstance(node.op, Linear) and growth(operands[0], node.outputs[0], node.op) >= 1:
             self.widening.add(name)
 

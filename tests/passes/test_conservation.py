@@ -1,0 +1,131 @@
+"""Over all devices FLOP and weights add up to the one-device program and declared replicas."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from sympy import Expr, Integer
+
+from costgraph.errors import CostgraphError
+from costgraph.graph import Graph
+from costgraph.hardware import load_system
+from costgraph.machine import Engine
+from costgraph.models import load_model, model_names
+from costgraph.ops.attention import AttentionScores, AttentionValues
+from costgraph.ops.base import Op
+from costgraph.ops.latent import SplitScores
+from costgraph.passes.parallel.plan import Degrees, planned
+from costgraph.passes.parallel.tensor import shard, unfused
+from costgraph.regions import Region
+from costgraph.symbols import B, T, q
+from costgraph.tensor import Role
+
+ONE = Integer(1)
+#: Shapes at which FLOP are compared.
+AT = {B: Integer(8), q: Integer(16), T: Integer(1000)}
+#: Operations with matrices whose work is not that of a product with them.
+OTHERWISE: tuple[type[Op], ...] = ()
+ATTENTION = (AttentionScores, AttentionValues, SplitScores)
+#: What some models refuse of degrees 2, 4 and 8: a number of heads or a width that they do not
+#: divide, and the nearest degrees that do.
+REFUSED: dict[tuple[str, int], tuple[int, str]] = {
+    ("falcon-7b", 2): (71, ""),
+    ("falcon-7b", 4): (71, ""),
+    ("falcon-7b", 8): (71, ""),
+    ("gpt2", 8): (12, "6 and 12"),
+    ("gpt2-xl", 2): (25, "5"),
+    ("gpt2-xl", 4): (25, "5"),
+    ("gpt2-xl", 8): (25, "5 and 25"),
+    ("opt-125m", 8): (12, "6 and 12"),
+    ("phi-3-medium-4k", 4): (10, "2 and 5"),
+    ("phi-3-medium-4k", 8): (10, "5 and 10"),
+    ("pythia-160m", 8): (12, "6 and 12"),
+    ("qwen2-1.5b", 8): (12, "4"),
+    ("qwen2-7b", 8): (28, "4"),
+    ("qwen2-vl-7b", 8): (28, "4"),
+    ("qwen2.5-0.5b", 4): (14, "2"),
+    ("qwen2.5-0.5b", 8): (14, "2"),
+    ("qwen2.5-7b", 8): (28, "4"),
+    ("qwen2.5-vl-7b", 8): (3420, "4"),
+    ("recurrentgemma-2b", 4): (10, "2 and 5"),
+    ("recurrentgemma-2b", 8): (10, "5 and 10"),
+    ("smollm2-135m", 2): (9, "3"),
+    ("smollm2-135m", 4): (9, "3"),
+    ("smollm2-135m", 8): (9, "3"),
+    ("starcoder2-7b", 8): (36, "4 and 12"),
+    ("t5-base", 8): (12, "6 and 12"),
+    ("whisper-large-v3", 8): (20, "5 and 10"),
+    ("whisper-small", 8): (12, "6 and 12"),
+    ("whisper-tiny", 4): (6, "3 and 6"),
+    ("whisper-tiny", 8): (6, "6"),
+}
+
+
+@cache
+def generating() -> tuple[str, ...]:
+    """Names of the shipped models that generate."""
+    return tuple(n for n in model_names() if any(p.span for p in load_model(n).phases))
+
+
+def nodes(graph: Graph, path: str = "") -> Iterator[tuple[str, Op, Expr, Expr]]:
+    """Of every operation: its qualified name, itself, FLOP of its products, its matrices' size."""
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                yield from nodes(inner, f"{path}{node.name}/")
+            continue
+        operands = graph.operands(node)
+        work = node.op.work(operands, node.outputs)
+        flops = sum(f.xreplace(AT) for (e, _), f in work.items() if e is Engine.TENSOR)
+        held = sum(t.numel for t in operands if t.role is Role.WEIGHT and len(t.shape) > 1)
+        yield f"{path}{node.name}".removesuffix("_part"), node.op, flops, held
+
+
+def total(graph: Graph) -> Expr:
+    return sum((count * t.bytes for t, count in graph.weights()), Integer(0))
+
+
+def graphs(name: str) -> tuple[Graph, ...]:
+    return tuple({id(p.graph): p.graph for p in load_model(name).phases}.values())
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+@pytest.mark.parametrize("name", generating())
+def test_tensor_parallel_devices_share_all_matrices_and_their_work(name, tp):
+    group = planned(Degrees(tp=Integer(tp)), load_system(f"{tp}xh100")).group
+    refusal = REFUSED.get((name, tp))
+    if refusal is not None:
+        length, nearest = refusal
+        words = f": {length} do not divide by {tp}; .* all of {name}.*{nearest}$"
+        with pytest.raises(CostgraphError, match=words):
+            [shard(graph, group) for graph in graphs(name)]
+        return
+    for graph in graphs(name):
+        part, misses = shard(graph, group)
+        declared = {m.node: m.reason for m in misses}
+        whole = {n: (flops, held) for n, _, flops, held in nodes(unfused(graph))}
+        copies = {}
+        for node, op, flops, held in nodes(part):
+            if node not in whole:
+                assert held == 0
+                continue
+            before, size = whole.pop(node)
+            together = held * tp
+            if size and node not in declared:
+                assert together == size, node
+            elif size and "rows" in declared[node] and "whole rows" not in declared[node]:
+                assert size < together < size * tp, (node, declared[node])
+            elif size:
+                assert together == size * tp, (node, declared[node])
+            # FLOP go with the matrices; attention is shared by heads; nothing is lost.
+            if size and before and not isinstance(op, OTHERWISE):
+                assert flops * tp * size == before * together, node
+            elif isinstance(op, ATTENTION):
+                assert flops * tp == before, node
+            assert before <= flops * tp <= before * tp, node
+            copies[node] = together - size
+        assert not whole
+        assert declared.keys() == {n for n, c in copies.items() if c}
+        # Norms and biases, of which devices may hold the same, are next to nothing.
+        vectors = sum(n * t.bytes for t, n in part.weights() if len(t.shape) < 2)
+        assert vectors * tp <= total(graph) / 100
