@@ -4,21 +4,25 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul, Rational
 
 from costgraph.errors import CostgraphError
 from costgraph.graph import Graph
 from costgraph.hardware import load_system
+from costgraph.links import Hop
 from costgraph.machine import Engine
 from costgraph.models import load_model, model_names
+from costgraph.ops import ExpertLinear
 from costgraph.ops.attention import AttentionScores, AttentionValues
 from costgraph.ops.base import Op
 from costgraph.ops.latent import SplitScores
 from costgraph.passes.parallel.plan import Degrees, planned
+from costgraph.passes.parallel.stages import staged
 from costgraph.passes.parallel.tensor import shard, unfused
-from costgraph.regions import Region
+from costgraph.regions import Region, Repeat
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role
+from costgraph.verify import verify
 
 ONE = Integer(1)
 #: Shapes at which FLOP are compared.
@@ -129,3 +133,95 @@ def test_tensor_parallel_devices_share_all_matrices_and_their_work(name, tp):
         # Norms and biases, of which devices may hold the same, are next to nothing.
         vectors = sum(n * t.bytes for t, n in part.weights() if len(t.shape) < 2)
         assert vectors * tp <= total(graph) / 100
+
+
+EXPERTS = ("mixtral-8x7b", "deepseek-v3", "qwen3-30b-a3b", "dbrx-132b", "gpt-oss-20b", "jamba-v0.1")
+
+
+@pytest.mark.parametrize(
+    "degrees", [{"ep": 8, "dp": 8}, {"ep": 8, "tp": 8}, {"ep": 8, "tp": 2, "dp": 4}]
+)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_devices_share_all_experts(name, degrees):
+    given = {k: Integer(v) for k, v in degrees.items()}
+    plan = planned(Degrees(**given), load_system("8xh100"))
+    for graph in graphs(name):
+        part, _ = shard(graph, plan.group)
+        ways = given.get("tp", ONE)
+        for before, after in zip(expert_products(graph), expert_products(part), strict=True):
+            (whole, rows, flops), (mine, chosen, work) = before, after
+            assert mine * 8 == whole
+            # Of the rows of all replicas a device has an eighth.
+            assert chosen * 8 == rows * given.get("dp", ONE)
+            assert work * 8 == flops * given.get("dp", ONE)
+        # Everything else is shared by the tensor-parallel ranks alone.
+        rest, others = (total(g) - experts_held(g) for g in (graph, part))
+        assert rest / ways <= others <= rest / ways * Rational(105, 100) + rest / 50
+
+
+def expert_products(graph: Graph) -> Iterator[tuple[Expr, Expr, Expr]]:
+    """Of products of experts: how many a device holds, rows that it has, FLOP."""
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                yield from expert_products(inner)
+        elif isinstance(node.op, ExpertLinear):
+            operands = graph.operands(node)
+            work = node.op.work(operands, node.outputs)
+            flops = sum(f for (e, _), f in work.items() if e is Engine.TENSOR)
+            # A row of a device's operand stands for one of a token's experts.
+            numbers = operands[2]
+            yield operands[1].shape[0], Mul(*numbers.shape).xreplace(AT), flops.xreplace(AT)
+
+
+def experts_held(graph: Graph, times: Expr = ONE) -> Expr:
+    """Bytes of the matrices of experts."""
+    found = Integer(0)
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                found += experts_held(inner, times * node.op.weight_sets)
+        elif isinstance(node.op, ExpertLinear):
+            weights = (t for t in graph.operands(node) if t.role is Role.WEIGHT)
+            found += times * sum(t.bytes for t in weights)
+    return found
+
+
+@pytest.mark.parametrize("pp", [2, 3, 4])
+@pytest.mark.parametrize("name", generating())
+def test_stages_hold_the_whole_model_once(name, pp):
+    """Layers, FLOP and weights of all stages are those of the model; no stage is empty."""
+    for graph in graphs(name):
+        hops = (Hop("nvlink", Integer(2)),) * (pp - 1)
+        try:
+            made = staged(graph, pp, hops, "test")
+        except CostgraphError as error:
+            assert "layers: not enough" in str(error)
+            assert layers(graph) < pp
+            continue
+        verify(made)
+        units = dict.fromkeys(n.unit for n in made.nodes if " to " not in n.unit)
+        assert list(units) == [f"stage {i}" for i in range(1, pp + 1)]
+        held = [total(made.part([n for n in made.nodes if n.unit == u])) for u in units]
+        tied = sum(held) - total(graph)
+        # A matrix that two stages use (a tied embedding) is on both.
+        assert tied == shared_by_stages(made)
+        assert (made.cost.total_flops - graph.cost.total_flops).xreplace(AT).expand() == 0
+        assert sum(
+            layers(made.part([n for n in made.nodes if n.unit == u])) for u in units
+        ) == layers(graph)
+        assert all(layers(made.part([n for n in made.nodes if n.unit == u])) for u in units)
+
+
+def layers(graph: Graph) -> Expr:
+    return sum((n.op.count for n in graph.nodes if isinstance(n.op, Repeat)), Integer(0))
+
+
+def shared_by_stages(graph: Graph) -> Expr:
+    users: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for tensor in graph.operands(node):
+            if tensor.role is Role.WEIGHT:
+                users.setdefault(tensor.name, set()).add(node.unit)
+    tensors = graph.tensors
+    return sum((tensors[n].bytes * (len(u) - 1) for n, u in users.items()), Integer(0))
