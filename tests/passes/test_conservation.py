@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from sympy import Expr, Integer, Mul, Rational
+from sympy import Expr, Integer, Mul
 
 from costgraph.errors import CostgraphError
 from costgraph.graph import Graph
@@ -156,7 +156,8 @@ def test_devices_share_all_experts(name, degrees):
             assert work * 8 == flops * given.get("dp", ONE)
         # Everything else is shared by the tensor-parallel ranks alone.
         rest, others = (total(g) - experts_held(g) for g in (graph, part))
-        assert rest / ways <= others <= rest / ways * Rational(105, 100) + rest / 50
+        assert rest / ways <= others <= rest
+        assert (others == rest) == (ways == 1)
 
 
 def expert_products(graph: Graph) -> Iterator[tuple[Expr, Expr, Expr]]:
@@ -193,24 +194,20 @@ def test_stages_hold_the_whole_model_once(name, pp):
     """Layers, FLOP and weights of all stages are those of the model; no stage is empty."""
     for graph in graphs(name):
         hops = (Hop("nvlink", Integer(2)),) * (pp - 1)
-        try:
-            made = staged(graph, pp, hops, "test")
-        except CostgraphError as error:
-            assert "layers: not enough" in str(error)
-            assert layers(graph) < pp
+        if layers(graph) < pp:
+            with pytest.raises(CostgraphError, match="layers: not enough"):
+                staged(graph, pp, hops, "test")
             continue
+        made = staged(graph, pp, hops, "test")
         verify(made)
         units = dict.fromkeys(n.unit for n in made.nodes if " to " not in n.unit)
         assert list(units) == [f"stage {i}" for i in range(1, pp + 1)]
-        held = [total(made.part([n for n in made.nodes if n.unit == u])) for u in units]
-        tied = sum(held) - total(graph)
+        parts = [made.part([n for n in made.nodes if n.unit == u]) for u in units]
         # A matrix that two stages use (a tied embedding) is on both.
-        assert tied == shared_by_stages(made)
+        assert sum(map(total, parts)) - total(graph) == shared_by_stages(made)
         assert (made.cost.total_flops - graph.cost.total_flops).xreplace(AT).expand() == 0
-        assert sum(
-            layers(made.part([n for n in made.nodes if n.unit == u])) for u in units
-        ) == layers(graph)
-        assert all(layers(made.part([n for n in made.nodes if n.unit == u])) for u in units)
+        assert sum(map(layers, parts)) == layers(graph)
+        assert all(map(layers, parts))
 
 
 def layers(graph: Graph) -> Expr:
