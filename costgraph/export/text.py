@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Poly, PolynomialError, Pow, Rational, expand, fraction, together
+from sympy import Expr, Poly, PolynomialError, Pow, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
+from costgraph.export.atoms import PREFIXES, number_text
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
@@ -16,23 +17,9 @@ if TYPE_CHECKING:
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
 
 
 _NORM = "(aᵖ + bᵖ)^(1/p), a smooth maximum; seconds"
-
-
-def number_text(value: Rational) -> str:
-    """A number, exact where short: ``4096``, ``33.55M``, ``1/2``, ``4.371e-05``."""
-    if value.is_Integer and abs(value) < 10**6:
-        return str(value)
-    if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
-        return f"{value.p}/{value.q}"
-    size = abs(value)
-    for scale, prefix in _PREFIXES if size < 10**18 else ():
-        if size >= scale:
-            return f"{float(value / scale):.4g}{prefix}"
-    return f"{float(value):.4g}"
 
 
 class _Plain(StrPrinter):  # type: ignore[misc]
@@ -143,7 +130,7 @@ def rate_text(rate: Expr, resource: str) -> str:
     if not rate.is_number:
         return str(sstr(rate))
     unit = "B/s" if resource == "memory" else "FLOP/s"
-    for scale, prefix in _PREFIXES:
+    for scale, prefix in PREFIXES:
         if rate >= scale:
             return f"{float(rate / scale):.4g} {prefix}{unit}"
     return f"{float(rate):.4g} {unit}"

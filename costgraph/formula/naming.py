@@ -90,7 +90,7 @@ class Named:
 
     def latex(self, document: bool = False) -> str:
         """LaTeX: an ``aligned`` block, or a document that compiles."""
-        from costgraph.export.readable import named_latex
+        from costgraph.export.page import named_latex
 
         return named_latex(self, document)
 
