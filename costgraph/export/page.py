@@ -63,7 +63,7 @@ def _left(row: Equation) -> str:
     sign = _SIGNS.get(row.sign, row.sign)
     if not row.left:
         return f"&{{}}{sign} "
-    return rf" \le ".join(map(to_latex, row.left)) + f" {sign}{{}}& "
+    return r" \le ".join(map(to_latex, row.left)) + f" {sign}{{}}& "
 
 
 def _legend(found: Named) -> list[str]:

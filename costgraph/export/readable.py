@@ -177,16 +177,13 @@ def named_html(found: Named) -> str:
     """Formula and legend as HTML with MathML; all text is escaped."""
     rows = _rows_html(found)
     legend = "".join(_legend_row(c) for c in found.constants)
-    for name, value in found.rates.items():
-        legend += f"<tr><td>{_named_math(name)}</td><td>{escape(rate_text(name, value))}</td><td></td></tr>"
+    for name, rate in found.rates.items():
+        legend += _row_html(name, escape(rate_text(name, rate)))
     for s, v in found.dims.items():
-        meaning = escape(LEGEND.get(s.name, ""))
-        legend += f"<tr><td>{_named_math(s)}</td><td>{v}</td><td>{meaning}</td></tr>"
+        legend += _row_html(s, str(v), escape(LEGEND.get(s.name, "")))
     for s in found.formula.symbols:
         if s.name in LEGEND:
-            legend += (
-                f"<tr><td>{_named_math(s)}</td><td></td><td>{escape(LEGEND[s.name])}</td></tr>"
-            )
+            legend += _row_html(s, "", escape(LEGEND[s.name]))
     notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *found.formula.assumptions))
     return (
         f'<div class="costgraph-formula">{rows}<table class="legend">{legend}</table>'
@@ -218,8 +215,11 @@ def _named_math(name: Symbol) -> str:
 def _legend_row(c: Constant) -> str:
     derived = "" if c.derivation is None else math(of_expr(c.derivation))
     per = "" if c.per == 1 else f" per {math(of_expr(c.per))}"
-    value = escape(amount_text(c.value, c.unit))
-    return f"<tr><td>{_named_math(c.symbol)}</td><td>{value}{per}</td><td>{derived}</td></tr>"
+    return _row_html(c.symbol, escape(amount_text(c.value, c.unit)) + per, derived)
+
+
+def _row_html(name: Symbol, value: str, meaning: str = "") -> str:
+    return f"<tr><td>{_named_math(name)}</td><td>{value}</td><td>{meaning}</td></tr>"
 
 
 __all__ = ["equations", "math", "named_html", "named_text"]

@@ -22,9 +22,9 @@ _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 CALLS: Mapping[str, Callable[[list[float]], float]] = {
     "max": max,
     "min": min,
-    "ceil": lambda v: float(math.ceil(v[0] - 1e-9)),
-    "ceiling": lambda v: float(math.ceil(v[0] - 1e-9)),
-    "floor": lambda v: float(math.floor(v[0] + 1e-9)),
+    "ceil": lambda v: float(math.ceil(v[0] - 1e-9 * abs(v[0]))),
+    "ceiling": lambda v: float(math.ceil(v[0] - 1e-9 * abs(v[0]))),
+    "floor": lambda v: float(math.floor(v[0] + 1e-9 * abs(v[0]))),
     "sqrt": lambda v: math.sqrt(v[0]),
     "log": lambda v: math.log(v[0]),
 }
