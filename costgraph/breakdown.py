@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Integer, Symbol
 
 from costgraph import roofline
+from costgraph.capacity import Fit
 from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError, clip
@@ -16,6 +17,7 @@ from costgraph.footprint import footprint
 from costgraph.formula.terms import Term
 from costgraph.machine import Machine
 from costgraph.program import Phase
+from costgraph.setting import Setting
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.tensor import Role
 
@@ -54,14 +56,12 @@ class OpRow:
 class Breakdown:
     """A step of one phase: rows per operation and totals over all executions."""
 
-    model: str
-    hardware: str
-    passes: str
+    setting: Setting
     phase: str
-    accounting: str
     bindings: Mapping[str, int]
     rows: tuple[OpRow, ...]
     totals: Mapping[str, int | float]
+    fit: Fit
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)
@@ -78,11 +78,8 @@ class Breakdown:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``analyze --json`` prints them."""
         return {
-            "model": self.model,
-            "hardware": self.hardware,
-            "passes": self.passes,
+            **self.setting.to_dict(),
             "phase": self.phase,
-            "accounting": self.accounting,
             "bindings": dict(self.bindings),
             "ops": [
                 {
@@ -99,7 +96,11 @@ class Breakdown:
                 for r in self.rows
             ],
             "totals": dict(self.totals),
+            "fit": self.fit.to_dict(),
         }
+
+    def __repr__(self) -> str:
+        return f"<Breakdown of {self.phase}: {self.setting.text()}>"
 
     def __str__(self) -> str:
         from costgraph.export.table import breakdown_text
@@ -158,16 +159,13 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "q": int(phase.bind(q).xreplace(values)),
         "T": int(phase.bind(T).xreplace(values)),
     }
-    return Breakdown(
-        compiled.program.name,
+    capacity = machine.memory.capacity
+    fits = Fit(
         machine.name,
-        ",".join(p.spec() for p in compiled.passes),
-        phase.name,
-        compiled.accounting.name,
-        bindings,
-        tuple(rows),
-        totals,
+        float(totals["memory_bytes"]),
+        None if capacity is None else float(capacity),
     )
+    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits)
 
 
 def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpRow:
@@ -206,20 +204,34 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
     return replace(row, seconds=seconds, bound=bound)
 
 
-def _values(
-    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
-) -> dict[Symbol, Expr]:
+def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
+    """Symbols that the numbers of one step of a phase need."""
     wanted = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
     for row in compiled.rows[phase.name]:
         for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), row.count):
             wanted |= phase.bind(expr).free_symbols
-    wanted -= {symbol for symbol, _ in compiled.program.dims}
+    return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
+
+
+def _values(
+    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
+) -> dict[Symbol, Expr]:
+    wanted = symbols_of(compiled, phase)
+    names = {s.name for s in wanted}
+    for name, value in given.items():
+        if value is not None and name not in names:
+            raise InputError(
+                f"{phase.name}: {name} plays no part there; it depends on "
+                f"{', '.join(sorted(names))}"
+            )
     values: dict[Symbol, Expr] = {}
-    for symbol in sorted(wanted - {q}, key=lambda s: s.name):
+    for symbol in sorted(wanted, key=lambda s: s.name):
         value = given.get(symbol.name)
         if value is None:
             meaning = LEGEND.get(symbol.name, "a symbol of a pass")
-            raise UnboundSymbolError(f"{phase.name}: no value for {symbol.name} ({meaning})")
+            raise UnboundSymbolError(
+                f"{phase.name}: no value for {symbol.name} ({meaning})", [symbol.name]
+            )
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{symbol.name} must be a whole number, not {clip(value)}")
         if not 0 < value <= 10**12:

@@ -8,7 +8,7 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -80,6 +80,8 @@ class Program:
         parts: names of resident graphs that hold the rest of this model's
             weights (a decoder beside the encoder's phase).
         notes: remarks on how the model was read that change no result.
+        reading: options that the model was read with, other than the usual ones.
+        fixed: symbols that were given a value for good, see :meth:`fixing`.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Program:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reading: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[Symbol, Expr], ...] = ()
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.
@@ -103,10 +107,34 @@ class Program:
             f"no phase {clip(name)} in {self.name!r}{nearest(name, [p.name for p in self.phases])}"
         )
 
+    def phase_for(self, given: Collection[str]) -> Phase:
+        """The phase whose step a workload with these sizes means.
+
+        With a context the last that steps over contexts; with a prompt, and where
+        nothing steps, the first phase.
+        """
+        stepping = [p for p in self.phases if p.span is not None]
+        if stepping and ("T" in given or "S" not in given):
+            return stepping[-1]
+        return self.phases[0]
+
     @property
     def graph(self) -> Graph:
         """The model's step graph: that of the first phase."""
         return self.phases[0].graph
+
+    @property
+    def extents(self) -> frozenset[Symbol]:
+        """Symbols that say how long a request is and how often its phases run."""
+        found: set[Symbol] = set()
+        for phase in self.phases:
+            found |= phase.weight.free_symbols | phase.tokens.free_symbols
+            for _, value in phase.bindings:
+                found |= value.free_symbols
+            if phase.span is not None:
+                found |= {phase.span.symbol} | phase.span.lower.free_symbols
+                found |= phase.span.upper.free_symbols
+        return frozenset(found)
 
     @property
     def weight_graphs(self) -> tuple[Graph, ...]:
@@ -141,6 +169,45 @@ class Program:
         """The program with further assumptions, each kept once."""
         merged = tuple(dict.fromkeys((*self.assumptions, *sentences)))
         return replace(self, assumptions=merged)
+
+    def fixing(self, values: Mapping[Symbol, Expr]) -> Program:
+        """The program with numbers for symbols of its own: ``K`` steps, ``G`` image tokens.
+
+        Raises:
+            InputError: a request's own size (``B``, ``S``, ``N``, ``T``) is among them.
+        """
+        for symbol in values:
+            if symbol.name in ("B", "S", "N", "T", "q"):
+                raise InputError(
+                    f"{symbol.name} is a size of each request: give it where a formula is evaluated"
+                )
+
+        def f(expr: Expr) -> Expr:
+            return expr.xreplace(dict(values))
+
+        def fixed(phase: Phase) -> Phase:
+            span = phase.span
+            if span is not None:
+                span = Span(span.symbol, f(span.lower), f(span.upper))
+            bindings = tuple((s, f(e)) for s, e in phase.bindings)
+            return replace(
+                phase,
+                bindings=(*bindings, *values.items()),
+                span=span,
+                tokens=f(phase.tokens),
+                weight=f(phase.weight),
+            )
+
+        return replace(
+            self,
+            phases=tuple(fixed(p) for p in self.phases),
+            limits=tuple(replace(x, expr=f(x.expr)) for x in self.limits),
+            fixed=(*self.fixed, *values.items()),
+        )
+
+    def __repr__(self) -> str:
+        phases = ", ".join(p.name for p in self.phases)
+        return f"<Program {self.name}, phases: {phases}>"
 
     def _repr_html_(self) -> str:
         from costgraph.export.notebook import program_html

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ from costgraph.program import Program
 
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
+#: Options of the readers of exported graphs.
+GRAPH_OPTIONS = {
+    ".onnx": ("dims", "name", "mask", "recognise"),
+    ".pt2": ("symbols", "name", "mask", "recognise"),
+}
+_USUAL = {
+    name: parameter.default
+    for name, parameter in signature(import_config).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY
+}
+#: Everything that says how a model is read.
+OPTIONS = frozenset((*_USUAL, *(o for known in GRAPH_OPTIONS.values() for o in known)))
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -100,7 +113,23 @@ def load_model(
     Raises:
         ModelError: the model cannot be found or read.
     """
+    program = _load(spec, options)
+    told = {k: v for k, v in options.items() if k != "name" and v != _USUAL.get(k)}
+    told.pop("symbolic", None)  # formulas show it by their symbols
+    return replace(program, reading=tuple((k, _told(v)) for k, v in told.items()))
+
+
+def _told(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _load(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Program, options: dict[str, Any]
+) -> Program:
     if isinstance(spec, Program):
+        if options:
+            raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
         return spec
     if isinstance(spec, Mapping):
         return import_config(spec, str(spec.get("_name_or_path") or "model"), **options)
@@ -121,14 +150,12 @@ def load_model(
 
 def _graph(path: Path, options: dict[str, Any]) -> Program:
     """A program from a file that holds a graph; its readers are loaded here only."""
-    if options.pop("symbolic", False):
+    if options.get("symbolic", False):
         raise ModelError(
             f"{clip(str(path), 200)}: an exported graph has numbers for its dimensions, no symbols"
         )
     suffix = path.suffix.lower()
-    known = {".onnx": ("dims", "name", "mask", "recognise")}.get(
-        suffix, ("symbols", "name", "mask", "recognise")
-    )
+    known = GRAPH_OPTIONS[suffix]
     for key in options:
         if key not in known:
             raise ModelError(f"exported graphs have no option {clip(key)}{nearest(key, known)}")

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from costgraph.cli import formula, sweep
-from costgraph.cli.formula import METRICS
-from costgraph.cli.values import add_fidelity, remark, whole
+from costgraph.cli import formula, sweep, vocabulary
+from costgraph.cli.values import remark
 from costgraph.errors import CostgraphError, InputError
+from costgraph.metrics import METRICS
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled
+    from costgraph.formula import Formula
 
 EPILOG = """\
 examples:
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except CostgraphError as error:
-        _fail(str(error))
+        names = getattr(error, "names", ())  # of symbols without a value
+        _fail(f"{error}{vocabulary.hint(names, arguments)}")
     except BrokenPipeError:
         # The reader has gone (``| head``): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,7 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
-    formula.add_commands(commands, _target)
+    formula.add_commands(commands)
     sweep.add_commands(commands)
     add_picture_commands(commands)
     add_report_command(commands)
@@ -90,20 +91,6 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument(
-        "--on", required=True, metavar="HARDWARE", help="shipped device name or a TOML file"
-    )
-    command.add_argument(
-        "--passes", default="", metavar="P", help="pipeline, e.g. 'fuse,quantize{weights=int4}'"
-    )
-    command.add_argument(
-        "--accounting", default="exact", help="counting convention: exact (default) or survey"
-    )
-    add_fidelity(command)
-
-
 def _formula_command(commands: Any) -> None:
     command = commands.add_parser(
         "formula",
@@ -112,8 +99,9 @@ def _formula_command(commands: Any) -> None:
         "memory, flops, bytes, energy, energy_per_token, cost_per_token: B, S, N (of a whole "
         "request).",
     )
-    _target(command)
+    vocabulary.add_target(command)
     command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")
+    vocabulary.add_values(command, "")
     command.add_argument(
         "--symbolic-hardware", action="store_true", help="keep peaks and bandwidth as symbols"
     )
@@ -145,24 +133,14 @@ def _analyze_command(commands: Any) -> None:
         description="Per-operation FLOP, bytes, arithmetic intensity, time and bound of one "
         "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
     )
-    _target(command)
+    vocabulary.add_target(command)
     command.add_argument(
         "--phase", default="decode",
         choices=("prefill", "decode", "encode", "forward", "vision", "denoise"),
         help="default: decode; encode: of encoder-decoders, forward: of encoders and vision "
         "models, vision: of multimodal models, denoise: of diffusion models",
     )  # fmt: skip
-    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
-    command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens (prefill)")
-    command.add_argument(
-        "--context", type=whole, metavar="T", help="attended tokens, the new one included (decode)"
-    )
-    command.add_argument(
-        "--images",
-        type=whole,
-        metavar="G",
-        help="image tokens per sequence (multimodal, diffusion)",
-    )
+    vocabulary.add_values(command, "BSTG", "B=1")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
 
@@ -175,16 +153,8 @@ def _compare_command(commands: Any) -> None:
         "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
         "against the first pipeline; give --passes '' for the unmodified model.",
     )
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument("--on", required=True, metavar="HARDWARE", help="device or TOML file")
-    command.add_argument(
-        "--passes", action="append", required=True, metavar="P", help="a pipeline; repeatable"
-    )
-    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
-    command.add_argument("--prompt", type=whole, default=1024, metavar="S", help="tokens (1024)")
-    command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
+    vocabulary.add_targets(command, passes_required=True)
+    vocabulary.add_values(command, "BSNG", "B=1,S=1024,N=256")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -203,49 +173,28 @@ def _list_commands(commands: Any) -> None:
         command.set_defaults(run=run)
 
 
-def _compiled(arguments: argparse.Namespace) -> Compiled:
-    from costgraph.api import compile
-
-    compiled = compile(
-        arguments.model,
-        arguments.on,
-        arguments.passes,
-        accounting=arguments.accounting,
-        symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
-        symbolic_model=getattr(arguments, "symbolic_model", False),
-        fidelity=arguments.fidelity,
-    )
-    remark(compiled.program.notes)
-    return compiled
-
-
 def _formula(arguments: argparse.Namespace) -> int:
-    compiled = _compiled(arguments)
+    given = vocabulary.values(arguments)
+    compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
+    if given:
+        formula = formula.bind(**given)
     if arguments.detail or arguments.format in ("tex", "html"):
         if arguments.format == "json":
             raise InputError("--detail is for text, latex, tex and html")
-        named = compiled.readable(arguments.metric, arguments.detail or "ops")
+        named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if arguments.format == "html":
             print(named.mathml())
         elif arguments.format == "text":
             print(named.text())
         else:
-            print(named.latex(document=arguments.format == "tex"))
+            _print_latex(named.latex(document=arguments.format == "tex"), formula)
     elif arguments.format == "latex":
-        print(formula.latex())
+        _print_latex(formula.latex(), formula)
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object
 
-        _print_json(
-            {
-                "model": compiled.program.name,
-                "hardware": compiled.machine.name,
-                "passes": ",".join(p.spec() for p in compiled.passes),
-                "accounting": compiled.accounting.name,
-                **formula_object(formula),
-            }
-        )
+        _print_json(formula_object(formula))
     elif arguments.format == "text":
         print(formula.text())
     else:
@@ -253,18 +202,20 @@ def _formula(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _print_latex(text: str, formula: Formula) -> None:
+    """LaTeX, with what it is about as a comment."""
+    about = [] if formula.setting is None else formula.setting.lines()
+    print("\n".join([*(f"% {line}" for line in about), text]))
+
+
 def _analyze(arguments: argparse.Namespace) -> int:
-    if arguments.phase in ("prefill", "encode") and arguments.prompt is None:
+    given = vocabulary.wholes(vocabulary.values(arguments))
+    if arguments.phase in ("prefill", "encode") and "S" not in given:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
-    if arguments.phase == "decode" and arguments.context is None:
+    if arguments.phase == "decode" and "T" not in given:
         raise InputError("analyze --phase decode needs --context T")
-    table = _compiled(arguments).breakdown(
-        arguments.phase,
-        B=arguments.batch,
-        S=arguments.prompt,
-        T=arguments.context,
-        G=arguments.images,
-    )
+    compiled = vocabulary.compiled(arguments)
+    table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
     if arguments.json:
         _print_json(table.to_dict())
     else:
@@ -279,18 +230,19 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     table = compare(
         arguments.model,
-        arguments.on,
+        vocabulary.devices(arguments),
         arguments.passes,
-        B=arguments.batch,
-        S=arguments.prompt,
-        N=arguments.generate,
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
+        **vocabulary.conventions(arguments),
+        **vocabulary.values(arguments),
     )
+    remark(table.setting.notes)
     if arguments.json:
         _print_json(table.to_dict())
     else:
-        print(table)
+        from costgraph.export.comparison import comparison_text
+        from costgraph.export.terminal import width
+
+        print(comparison_text(table, width()))
     return 0
 
 

@@ -13,12 +13,11 @@ from costgraph.export.explanation import (
     change_text,
     figure_text,
     resource_text,
-    value_text,
 )
 from costgraph.export.layout import of_expr
 from costgraph.export.readable import math
 from costgraph.export.regimes import condition_text, end_text
-from costgraph.export.table import graph_html
+from costgraph.export.table import graph_html, html_table, value_text
 from costgraph.formula.naming import named
 
 if TYPE_CHECKING:
@@ -34,12 +33,7 @@ _MOST = 6
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], caption: str) -> str:
     """A table whose cells are HTML already; head and caption are text."""
-    top = "".join(f'<th scope="col">{escape(c)}</th>' for c in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption>"
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return html_table(head, rows, caption, markup=True)
 
 
 def _names(ops: tuple[str, ...]) -> str:
@@ -54,6 +48,16 @@ def _bounds(bound: Mapping[str, tuple[str, ...]]) -> str:
 
 def _end(value: Expr) -> str:
     return escape(end_text(value)) if value.is_number or value == oo else math(of_expr(value))
+
+
+def lines_html(lines: Sequence[str]) -> str:
+    """What something is about, a line each."""
+    return f"<p>{'<br/>'.join(map(escape, lines))}</p>"
+
+
+def text_html(text: str) -> str:
+    """Text in columns, as it is."""
+    return f"<pre>{escape(text)}</pre>"
 
 
 def formula_html(formula: Formula) -> str:
@@ -98,8 +102,8 @@ def region_map_html(found: RegionMap) -> str:
 def explanation_html(e: Explanation) -> str:
     """The explanation as short tables."""
     point = ", ".join(f"{k}={v}" for k, v in e.point.items())
-    head = f"<p><b>{escape(e.metric)}</b> of {escape(e.title)} at {escape(point)}: "
-    head += f"<b>{escape(value_text(e, e.value))}</b></p>"
+    head = lines_html(e.setting.lines(point, warning=e.fit.warning))
+    head += f"<p><b>{escape(e.metric)}</b>: <b>{escape(value_text(e.value, e.unit))}</b></p>"
     shares = [
         (f"{100 * part.share:.1f}%", _names(part.ops), escape(resource_text(part.resource)))
         for part in e.shares[:_MOST]
@@ -109,7 +113,9 @@ def explanation_html(e: Explanation) -> str:
         (escape(name), f"{value:+.2f}%") for name, value in e.levers.items() if abs(value) >= SMALL
     ]
     floors = [
-        (escape(f.symbol), escape(value_text(e, f.value))) for f in e.floors if f.value != e.value
+        (escape(f.symbol), escape(value_text(f.value, e.unit)))
+        for f in e.floors
+        if f.value != e.value
     ]
     rates = ", ".join(f"{k} = {figure_text(k, v)}" for k, v in e.rates.items())
     out = head + _table(("share", "operations", "bound by"), shares, "made of")

@@ -49,8 +49,11 @@ def named_latex(found: Named, document: bool = False) -> str:
         lines.extend(rf"&\qquad {part}" for part in rest)
     assumed = "\n".join(rf"\item {text_latex(a)}" for a in found.formula.assumptions)
     items = f"\\begin{{itemize}}\n{assumed}\n\\end{{itemize}}\n" if assumed else ""
+    setting = found.formula.setting
+    about = [] if setting is None else [text_latex(line) for line in setting.lines()]
+    title = "".join(rf"\noindent {line}\par{chr(10)}" for line in about)
     table = "\n".join((_TABLE, *_legend(found), r"\end{longtable}"))
-    return f"{_HEAD}{_block('align*', lines)}\n\n{table}\n{items}\\end{{document}}\n"
+    return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}\\end{{document}}\n"
 
 
 def _block(environment: str, lines: list[str]) -> str:

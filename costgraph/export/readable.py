@@ -118,6 +118,7 @@ def _head(found: Named) -> str:
 def named_text(found: Named) -> str:
     """The formula, then its legend."""
     formula = found.formula
+    about = [] if formula.setting is None else formula.setting.lines()
     out = [f"{_head(found)} [{formula.unit}] ="]
     if found.detail == "summary":
         names = [name for name, _ in bound_nodes(found)]
@@ -141,7 +142,7 @@ def named_text(found: Named) -> str:
         if top is not None:
             out.append("    )")
     out.extend(_legend_text(found))
-    return "\n".join(out)
+    return "\n".join([*about, *out])
 
 
 def _legend_text(found: Named) -> list[str]:
@@ -175,6 +176,8 @@ def math(node: Node, display: bool = False) -> str:
 
 def named_html(found: Named) -> str:
     """Formula and legend as HTML with MathML; all text is escaped."""
+    setting = found.formula.setting
+    about = "" if setting is None else f"<p>{'<br/>'.join(map(escape, setting.lines()))}</p>"
     rows = _rows_html(found)
     legend = "".join(_legend_row(c) for c in found.constants)
     for name, rate in found.rates.items():
@@ -186,7 +189,7 @@ def named_html(found: Named) -> str:
             legend += _row_html(s, "", escape(LEGEND[s.name]))
     notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *found.formula.assumptions))
     return (
-        f'<div class="costgraph-formula">{rows}<table class="legend">{legend}</table>'
+        f'<div class="costgraph-formula">{about}{rows}<table class="legend">{legend}</table>'
         + (f"<ul>{notes}</ul>" if notes else "")
         + "</div>"
     )

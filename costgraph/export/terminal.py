@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from costgraph.export.fitting import fitted, left_out
 from costgraph.export.table import (
     HEAD,
     breakdown_cells,
@@ -22,21 +23,39 @@ if TYPE_CHECKING:
 _BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "none": "dim"}
 
 
+#: Columns of a breakdown that may be left out, the first ones first.
+_LESS = ("FLOP/s", "kind", "FLOP/B", "count")
+
+
+def width() -> int | None:
+    """Characters of a line of the terminal; None where the output is no terminal."""
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
+
+
 def print_breakdown(table: Breakdown) -> None:
     """Print a breakdown to standard output."""
-    if not sys.stdout.isatty():
+    if width() is None:
         print(breakdown_text(table))
         return
     styles = [_BOUND_STYLE.get(row.bound, "") for row in table.rows]
-    _print_rich(HEAD, breakdown_cells(table), title(table), styles)
+    _print_rich(HEAD, breakdown_cells(table), "\n".join(title(table)), styles, _LESS)
     for line in totals_lines(table):
         print(line)
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-    """Print any table to standard output."""
-    if sys.stdout.isatty():
-        _print_rich(head, rows, caption, [""] * len(rows))
+def print_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str = "",
+    optional: Sequence[str] = (),
+) -> None:
+    """Print any table to standard output; ``optional`` columns give way to a narrow one."""
+    if width() is not None:
+        _print_rich(head, rows, caption, [""] * len(rows), optional)
         return
     if caption:
         print(caption + "\n")
@@ -44,17 +63,31 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str
 
 
 def _print_rich(
-    head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, styles: Sequence[str]
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str,
+    styles: Sequence[str],
+    optional: Sequence[str],
 ) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    right = {name: is_numeric([r[i] for r in rows]) for i, name in enumerate(head)}
+    # Between columns rich draws a line with a space on either side, and one at each end.
+    kept, cells, dropped = fitted(head, rows, (width() or 80) - 4, 3, optional)
+    names = [name for name in head if name not in dropped]
     table = Table(title=Text(caption) if caption else None, title_justify="left")
-    for index, name in enumerate(head):
-        table.add_column(
-            Text(name), justify="right" if is_numeric([r[index] for r in rows]) else "left"
-        )
-    for cells, style in zip(rows, styles, strict=True):
-        table.add_row(*(Text(c) for c in cells), style=style or None)
-    Console().print(table)
+    total = 1
+    for index, name in enumerate(names):
+        texts = [kept[index], *(row[index] for row in cells)]
+        wide = max(len(line) for text in texts for line in text.split("\n"))
+        side = "right" if right[name] else "left"
+        table.add_column(Text(kept[index]), justify=side, width=wide, no_wrap=True)
+        total += wide + 3
+    for row, style in zip(cells, styles, strict=True):
+        table.add_row(*(Text(c) for c in row), style=style or None)
+    # A table that is still too wide is left to the terminal to break: rich would cut it.
+    Console(width=max(total, width() or 80)).print(table)
+    if dropped:
+        print(left_out(dropped))

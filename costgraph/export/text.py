@@ -189,10 +189,11 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
 
     arguments = ", ".join(s.name for s in formula.symbols)
     terms = collected(formula.terms)
-    lines = [f"{formula.name}({arguments}) [{formula.unit}] ="]
+    lines = [] if formula.setting is None else formula.setting.lines()
+    lines.append(f"{formula.name}({arguments}) [{formula.unit}] =")
     indent = "    "
     if formula.numerator is not None:
-        lines[0] += f" {expr_text(formula.numerator)} / ("
+        lines[-1] += f" {expr_text(formula.numerator)} / ("
         indent = "      "
     for index, term in enumerate(terms):
         sign = "  " if index == 0 else "+ "

@@ -44,12 +44,19 @@ class Calibrated:
         machine: the device with its figures.
         own: its calibration; without one, parameters are transferred.
         framework: whose attention kernels; an empty string pools all of them.
+        file: the calibration file that was given in place of the shipped one.
     """
 
     fidelity: str
     machine: Machine
     own: Calibration | None
     framework: str = ""
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """The fidelity as it is asked for: ``calibrated@vllm``."""
+        return f"{self.fidelity}@{self.framework}" if self.framework else self.fidelity
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -259,7 +266,8 @@ def calibrated(
                 f"no timings of attention by framework {clip(framework)} on {machine.name!r}"
                 f"{nearest(framework, known)}; {there}"
             )
-    return Calibrated(fidelity, machine, own, framework)
+    file = "" if calibration is None else os.fsdecode(calibration)
+    return Calibrated(fidelity, machine, own, framework, file)
 
 
 def _own(

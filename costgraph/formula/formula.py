@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from costgraph.formula.regimes import Crossover, Regimes
     from costgraph.formula.region_map import RegionMap
     from costgraph.formula.solve import Solution
+    from costgraph.setting import Setting
 
 #: What a symbol may be given: a real number, exact or not.
 Value: TypeAlias = "int | float | Fraction | Rational"
@@ -42,6 +43,7 @@ class Formula:
         assumptions: sentences that the formula rests on.
         limits: bounds on its symbols; evaluation outside them is refused.
         rates: rate of each resource, for printing amounts over rates.
+        setting: what it is about, which printers show.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Formula:
     assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     rates: Mapping[str, Expr] = field(default_factory=dict, compare=False)
+    setting: Setting | None = field(default=None, compare=False)
 
     @cached_property
     def expr(self) -> Expr:
@@ -104,7 +107,8 @@ class Formula:
             missing = [n for n in names if n not in values]
             raise UnboundSymbolError(
                 f"{self.name}: no value for {', '.join(missing)} "
-                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
+                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})",
+                missing,
             ) from None
         # Arrays have no truth value: they surface here at no cost to numbers.
         try:
@@ -185,6 +189,11 @@ class Formula:
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
+        fixed = () if self.setting is None else self.setting.symbols
+        for name, value in fixed:
+            if name in values and name not in known and exact(values[name]) != Rational(value):
+                raise InputError(f"{self.name}: {name} is {value} here, not {values[name]}")
+        known |= {name for name, _ in fixed}
         for name in values:
             if name not in known and name not in LEGEND:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
@@ -199,7 +208,12 @@ class Formula:
         for name in values:
             if name not in by_name:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
-        return self.substitute({by_name[n]: exact(v) for n, v in values.items()})
+        return self.given({by_name[n]: exact(v) for n, v in values.items()})
+
+    def given(self, values: Mapping[Symbol, Expr]) -> Formula:
+        """Like :meth:`substitute`, of values that the setting is to tell."""
+        setting = None if self.setting is None else self.setting.at(values)
+        return replace(self.substitute(values), setting=setting)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
@@ -315,6 +329,7 @@ class Formula:
             tuple(dict.fromkeys((*self.assumptions, *other.assumptions))),
             tuple(dict.fromkeys((*self.limits, *other.limits))),
             {**other.rates, **self.rates},
+            other.setting if self.setting is None else self.setting.beside(other.setting),
         )
 
     # --- views ---------------------------------------------------------------

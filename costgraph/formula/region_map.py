@@ -8,7 +8,7 @@ interval times the strip between two curves, all exact.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,6 +23,7 @@ from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.setting import Setting
 
 
 #: The largest arm of each term.
@@ -63,6 +64,7 @@ class RegionMap:
         name, unit: of the formula.
         regions: every choice of largest arms that occurs.
         terms: the formula's terms, for looking up a point.
+        setting: what the formula is about.
     """
 
     x: Symbol
@@ -71,6 +73,7 @@ class RegionMap:
     unit: str
     regions: tuple[Region, ...]
     terms: tuple[Term, ...]
+    setting: Setting | None = field(default=None, compare=False)
 
     def at(self, x: Any, y: Any) -> Region:
         """The region of a point; on a boundary any of its neighbours (they agree there)."""
@@ -142,7 +145,9 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     for key, found in cells.items():
         made = Region(_summed(bound.terms, key), _bounds(bound.terms, key), tuple(found))
         regions.append(made)
-    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms)
+    return RegionMap(
+        first, second, formula.name, formula.unit, tuple(regions), bound.terms, bound.setting
+    )
 
 
 def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:

@@ -9,24 +9,26 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sympy import Integer
-
-from costgraph.api import Compiled, Hardware, Model, compile
-from costgraph.errors import InputError, clip
+from costgraph.api import Compiled, Hardware, Model, compile, devices_of, split_symbols
+from costgraph.errors import InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
+from costgraph.formula.formula import exact
 from costgraph.program import Program
 from costgraph.report.contents import (
+    SIZES,
     Contents,
     controls,
     hardware_figures,
     option_symbols,
     pipeline_label,
 )
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
 
 #: The page's script, in this order.
@@ -44,10 +46,15 @@ class Report:
     Attributes:
         html: the page.
         notes: remarks on how the model was read.
+        title: what it is about.
     """
 
     html: str
     notes: tuple[str, ...] = ()
+    title: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Report {self.title}, {len(self.html) / 1e6:.1f} MB; save('….html')>"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; the suffix must be ``.html``.
@@ -80,13 +87,13 @@ def report(
         pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
-            where the model has no positions for so many.
+            where the model has no positions for so many. Other symbols, such as ``K``
+            denoising steps and those of passes, start where ``options`` name them.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    single = isinstance(hardware, (str, os.PathLike)) or not isinstance(hardware, Sequence)
-    devices: list[Hardware] = [hardware] if single else list(hardware)  # type: ignore[arg-type, list-item]
+    devices = devices_of(hardware)
     texts = list(dict.fromkeys(pipelines))
     if not devices or not texts:
         raise InputError("a report needs at least one device and one pipeline")
@@ -95,9 +102,13 @@ def report(
             f"{len(devices)} devices and {len(texts)} pipelines make "
             f"{len(devices) * len(texts)} variants; one report holds {MOST_VARIANTS}"
         )
-    point = {k: v for k, v in {"B": B, "S": S, "N": N, "T": T}.items() if v is not None}
+    options, symbols = split_symbols(options)
+    given = {"B": B, "S": S, "N": N, "T": T, **symbols}
+    point = {k: v for k, v in given.items() if v is not None}
     for name, value in point.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 10**12:
+        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
+            raise InputError(f"{name}: {clip(value)} is not a number")
+        if not 0 < value <= 10**12 or (name in SIZES and value % 1 != 0):
             raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
 
     def made(device: Hardware, passes: str) -> Compiled:
@@ -112,17 +123,17 @@ def report(
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, start(grid[0][0], point), fidelity)
+    return _page(grid, start(grid[0][0], point), point)
 
 
-def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
+def start(compiled: Compiled, given: Mapping[str, Any]) -> dict[str, Any]:
     """Where the controls start; what is not given is halved until the model has it."""
     free = {k: v for k, v in START.items() if k not in given}
     limits = compiled.latency.limits + tuple(
         x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
     )
     while any(free.get(name, 1) > 1 for name in ("S", "N", "T")):
-        values = {symbol(k): Integer(v) for k, v in (START | dict(given) | free).items()}
+        values = {symbol(k): exact(v) for k, v in (START | dict(given) | free).items()}
         reached = [(x.expr.xreplace(values), x.bound) for x in limits]
         if not any(value.is_number and value > bound for value, bound in reached):
             break
@@ -130,17 +141,21 @@ def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
     return START | dict(given) | free
 
 
-def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> Report:
-    contents = Contents()
-    variants = [[contents.variant(c) for c in row] for row in grid]
-    devices = [hardware_figures(row[0], contents.symbols) for row in grid]
+def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:
     first = grid[0][0]
     program: Program = first.program
+    setting = Setting.shared([c.setting for row in grid for c in row])
     meanings = option_symbols(c for row in grid for c in row)
+    contents = Contents()
+    variants = [[contents.variant(c) for c in row] for row in grid]
+    for name in given:
+        if name not in contents.symbols and name != "B":
+            known = sorted(contents.symbols & {*START, *meanings} | {"B"})
+            raise InputError(f"{program.name} has no symbol {clip(name)}{nearest(name, known)}")
+    devices = [hardware_figures(row[0], contents.symbols) for row in grid]
     data = {
-        "model": program.name,
-        "accounting": first.accounting.name,
-        "fidelity": fidelity,
+        "setting": setting.to_dict(),
+        "conventions": list(setting.conventions),
         "controls": controls(contents.symbols, devices, point, meanings),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],
@@ -148,8 +163,8 @@ def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> R
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
     }
-    notes = tuple(dict.fromkeys(n for c in grid[0] for n in c.program.notes))
-    return Report(assemble(program.name, data, contents.texts, contents.scripts.source()), notes)
+    page = assemble(program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.notes, setting.text(without=("passes",)))
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
-from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.errors import CostgraphError, InputError, clip
+from costgraph.formula import Formula
+from costgraph.metrics import COUNTED, METRICS, check_metric, require
 from costgraph.pipeline import Pass
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
-from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
+from costgraph.setting import Setting
+from costgraph.sweeping.plan import listed, pipeline_of
 from costgraph.units import LARGEST, parse_quantity
+from costgraph.workload import USUAL, workload
 
 #: Batches searched unless the caller says otherwise.
 BATCHES = (1, 2**16)
-#: What is better when larger; everything else is better when smaller.
-LARGER_IS_BETTER = ("throughput",)
-
 _DIMENSION = {"s": "time", "byte": "size"}
-_UNIT = {
-    **dict.fromkeys(("ttft", "tpot", "latency"), "s"),
-    **dict.fromkeys(("memory", "bytes"), "byte"),
-    "flops": "FLOP",
-    "throughput": "token/s",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class SearchResult:
     """Ranked candidates, and the Pareto front if one was asked for.
 
     Attributes:
-        model: its name.
+        setting: what all candidates share.
         objective: the metric, best first.
         limits: by metric, in base units; ``device`` stands for each device's capacity.
         symbols: the values of the other symbols.
@@ -71,7 +67,7 @@ class SearchResult:
         front: points that no other point of the search beats in both.
     """
 
-    model: str
+    setting: Setting
     objective: str
     limits: Mapping[str, float | str]
     symbols: Mapping[str, float]
@@ -89,7 +85,7 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``search --json`` prints them."""
         found: dict[str, Any] = {
-            "model": self.model,
+            **self.setting.to_dict(),
             "objective": self.objective,
             "direction": direction(self.objective),
             "limits": dict(self.limits),
@@ -120,6 +116,9 @@ class SearchResult:
             ]
         return found
 
+    def __repr__(self) -> str:
+        return f"<SearchResult of {len(self.candidates)} candidates: {self.setting.text()}>"
+
     def __str__(self) -> str:
         from costgraph.export.search import search_text
 
@@ -128,7 +127,7 @@ class SearchResult:
 
 def direction(metric: str) -> str:
     """``max`` for what is better when larger, else ``min``."""
-    return "max" if metric in LARGER_IS_BETTER else "min"
+    return "max" if _up(metric) else "min"
 
 
 def search(
@@ -136,8 +135,8 @@ def search(
     hardware: Hardware | Sequence[Hardware],
     passes: str | Sequence[str | tuple[Pass, ...]] = "",
     *,
-    S: int,
-    N: int,
+    S: int | None = None,
+    N: int | None = None,
     B: int | tuple[int, int] | None = None,
     T: int | None = None,
     objective: str = "throughput",
@@ -158,7 +157,7 @@ def search(
         model: a model as for :func:`costgraph.compile`.
         hardware: a device or a list.
         passes: a pipeline or a list.
-        S, N: prompt and generated tokens.
+        S, N: prompt and generated tokens: 1024 and 256 where the model has them.
         B: a batch, or the first and last of the range (1 and 65536).
         T: context of ``tpot``; by default that of the last decode step,
             ``S + N − 1``, which is the slowest.
@@ -172,7 +171,8 @@ def search(
         accounting: the counting convention.
         fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
         options: importer options, as for :func:`costgraph.compile`.
-        symbols: numbers for symbols that passes brought in.
+        symbols: numbers for other symbols: those of the model (``K``, ``G``) and of
+            passes.
 
     Raises:
         InputError: an unknown metric, a bad limit or range, a missing symbol, no
@@ -185,27 +185,31 @@ def search(
     bounds = _limits(limits or {})
     wanted = _pareto(pareto)
     batches = _range(B)
-    values = _values(S, N, T, symbols)
+    _checked(S=S, N=N, T=T, **symbols)
     program = load_model(model, **(options or {}))
+    for metric in (objective, *(m for m in limits or {}), *(wanted or ())):
+        require(program, metric)
     machines = [(load_hardware(h), h) for h in listed(hardware, "hardware")]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     found: list[Candidate] = []
-    clouds: list[Cloud] = []
+    made: list[tuple[str, str, Compiled, dict[str, Formula]]] = []
     refused: CostgraphError | None = None
-    used: set[str] = set()
     for (machine, device), (label, text) in product(machines, pipelines):
         try:
             # As it was given: a calibration may stand beside the file of a device.
             compiled = compile(program, device, text, accounting=accounting, fidelity=fidelity)
-            formulas = {m: getattr(compiled, m) for m in METRICS}
+            formulas = {m: getattr(compiled, m) for m in COUNTED if m in compiled.metrics}
         except CostgraphError as error:
             refused = refused or error
             found.append(Candidate(machine.name, label, None, {}, (str(error),), ""))
             continue
-        needed = {s.name for f in formulas.values() for s in f.symbols} - {"B"}
-        used |= needed
-        if missing := sorted(needed - set(values)):
-            raise InputError(f"passes {label}: no value for {', '.join(missing)}")
+        made.append((machine.name, label, compiled, formulas))
+    if not made:
+        raise InputError(f"no candidate can be compiled: {refused}") from refused
+    every = [f for _, _, _, formulas in made for f in formulas.values()]
+    values = _values(every, {"S": S, "N": N, "T": T, **symbols})
+    clouds: list[Cloud] = []
+    for name, label, compiled, formulas in made:
         lines = {
             m: Line(f, {s.name: values[s.name] for s in f.symbols if s.name != "B"}, _up(m))
             for m, f in formulas.items()
@@ -214,28 +218,23 @@ def search(
         try:
             best = best_batch(lines[objective], kept, batches)
         except InputError as error:
-            raise InputError(f"{machine.name}, passes {label}: {error}") from error
+            raise InputError(f"{name}, passes {label}: {error}") from error
         at = {} if best.batch is None else {m: x.at(best.batch) for m, x in lines.items()}
-        found.append(Candidate(machine.name, label, best.batch, at, best.binding, best.exact))
+        found.append(Candidate(name, label, best.batch, at, best.binding, best.exact))
         if wanted is not None and best.batch is not None:
             pair = (lines[wanted[0]], lines[wanted[1]])
-            clouds.append(cloud_of(machine.name, label, pair, kept, batches))
-    if refused is not None and not used:
-        raise InputError(f"no candidate can be compiled: {refused}") from refused
-    for name in symbols:
-        if name not in used:
-            raise InputError(f"no candidate depends on {name}{nearest(name, used - set('SNT'))}")
+            clouds.append(cloud_of(name, label, pair, kept, batches))
     sign = -1 if _up(objective) else 1
     ranked = sorted(found, key=lambda c: (not c.feasible, sign * c.values.get(objective, 0.0)))
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
-    return SearchResult(
-        program.name, objective, shown, values, batches, tuple(ranked), wanted, front
-    )
+    setting = Setting.shared([compiled.setting for _, _, compiled, _ in made])
+    setting = replace(setting, passes="", warnings=())
+    return SearchResult(setting, objective, shown, values, batches, tuple(ranked), wanted, front)
 
 
 def _up(metric: str) -> bool:
-    return metric in LARGER_IS_BETTER
+    return METRICS[metric].larger_is_better
 
 
 def _limits(limits: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -255,7 +254,7 @@ def _amount(metric: str, value: Any) -> float | str | None:
         if metric != "memory":
             raise InputError(f"limit {metric}: only memory can be limited to the device")
         return "device"
-    unit = _UNIT[metric]
+    unit = METRICS[metric].unit
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -318,15 +317,23 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**12
 
 
-def _values(S: int, N: int, T: int | None, symbols: Mapping[str, float]) -> dict[str, float]:
-    values: dict[str, float] = {"S": S, "N": N, "T": S + max(N - 1, 1) if T is None else T}
+def _checked(**values: Any) -> None:
+    """Refuses values that are no positive numbers, and sizes that are not whole."""
     for name, value in values.items():
-        if not _is_whole(value):
+        if value is None:
+            continue
+        if name in ("S", "N", "T") and not _is_whole(value):
             raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
-    for name, value in symbols.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
             raise InputError(f"{name}: {clip(value)} is not a number")
         if not 0 < value <= 10**12:
             raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}")
-        values[name] = value
-    return values
+
+
+def _values(formulas: list[Formula], given: dict[str, Any]) -> dict[str, float]:
+    """A value for every symbol but the batch; the context is that of the last step."""
+    lengths = {**USUAL, **{k: v for k, v in given.items() if v is not None}}
+    last = lengths["S"] + max(lengths["N"] - 1, 1)
+    found = workload(formulas, given, {**USUAL, "T": last}, free=("B",))
+    found.pop("B", None)
+    return {k: float(v) if isinstance(v, Fraction) else v for k, v in found.items()}

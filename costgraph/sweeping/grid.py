@@ -13,8 +13,9 @@ import numpy as np
 
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
+from costgraph.metrics import METRICS
 from costgraph.pipeline import Pass
-from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
+from costgraph.sweeping.plan import Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
 from costgraph.symbols import LEGEND
@@ -277,6 +278,8 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for axis in plan.choices:
         values = np.array(axis.values, dtype=object)
         coords[axis.name] = (axis.name, values) if axis.is_dim else axis.values[0]
+    # As the choices are: every row of a table says how it was counted and timed.
+    coords |= {"accounting": plan.accounting, "fidelity": plan.fidelity}
     for axis in plan.axes:
         about = {"long_name": LEGEND.get(axis.name, axis.name)}
         about["units"] = _UNITS.get(axis.name, "1")
@@ -286,7 +289,7 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for metric in plan.metrics:
         about = {
             "units": plan.units.get(metric, ""),
-            "long_name": TITLES[metric],
+            "long_name": METRICS[metric].title,
             "formula": _formulas(plan, metric),
             "assumptions": _assumptions(plan, metric),
         }
@@ -299,9 +302,13 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     }
     from costgraph import __version__
 
-    attributes = {"accounting": plan.accounting, "costgraph": __version__}
-    if plan.fidelity != "ideal":
-        attributes["fidelity"] = plan.fidelity
+    attributes = {"accounting": plan.accounting, "fidelity": plan.fidelity}
+    attributes["costgraph"] = __version__
+    notes = dict.fromkeys(
+        n for c in plan.cells for f in c.formulas.values() if f.setting for n in f.setting.notes
+    )
+    if notes:
+        attributes["notes"] = "\n".join(notes)[:TEXT]
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)

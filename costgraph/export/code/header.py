@@ -78,6 +78,8 @@ def signature(
 
 def _comment(function: str, names: dict[str, str], formulas: Sequence[Formula]) -> list[str]:
     lines = [f"{function}({', '.join(names.values())})"]
+    settings = dict.fromkeys(f.setting for f in formulas if f.setting is not None)
+    lines += [_line(text) for setting in settings for text in setting.lines()]
     if len(formulas) == 1:
         lines.append(f"Result: {_line(formulas[0].name)} [{_line(formulas[0].unit)}]")
     else:
