@@ -208,6 +208,14 @@ class Machine:
     topology: Topology = Topology()
     instruction: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Machine {self.name}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import machine_html
+
+        return machine_html(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return _plain(vars(self))
 

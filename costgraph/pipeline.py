@@ -120,6 +120,9 @@ class Step:
     hits: tuple[str, ...]
     misses: tuple[Miss, ...]
 
+    def __repr__(self) -> str:
+        return f"<Step {self.made_by.spec()}: {len(self.hits)} hits, {len(self.misses)} misses>"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -131,6 +134,19 @@ class Trace:
     def misses(self) -> tuple[Miss, ...]:
         """All misses, in order."""
         return tuple(m for step in self.steps for m in step.misses)
+
+    def __str__(self) -> str:
+        from costgraph.export.trace import trace_text
+
+        return trace_text(self)
+
+    def __repr__(self) -> str:
+        return f"<Trace {text_of(tuple(s.made_by for s in self.steps)) or 'of no passes'}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
 
 
 def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:

@@ -47,6 +47,9 @@ class Phase:
     weight: Expr = ONE
     resident: tuple[Graph, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Phase {self.name}: {self.graph!r}>"
+
     @cached_property
     def substitution(self) -> Mapping[Symbol, Expr]:
         """The bindings as a mapping."""

@@ -187,8 +187,10 @@ def _formula(arguments: argparse.Namespace) -> int:
             print(named.mathml())
         elif arguments.format == "text":
             print(named.text())
+        elif arguments.format == "tex":
+            print(named.latex(document=True), end="")
         else:
-            _print_latex(named.latex(document=arguments.format == "tex"), formula)
+            _print_latex(named.latex(), formula)
     elif arguments.format == "latex":
         _print_latex(formula.latex(), formula)
     elif arguments.format == "json":

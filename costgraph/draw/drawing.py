@@ -139,6 +139,9 @@ class Drawing:
         found = {"text/plain": repr(self)}
         try:
             found["image/svg+xml"] = self.svg
+            # In a box that scrolls: a notebook cuts what is wider than its cells.
+            inner = re.sub(r"\A.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
+            found["text/html"] = f'<div style="overflow:auto;max-width:100%">{inner}</div>'
         except CostgraphError as error:
             found["text/plain"] += f"\n({error})"
         return found

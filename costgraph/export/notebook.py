@@ -19,6 +19,7 @@ from costgraph.export.readable import math
 from costgraph.export.regimes import condition_text, end_text
 from costgraph.export.table import graph_html, html_table, value_text
 from costgraph.formula.naming import named
+from costgraph.units import format_quantity
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.formula.regimes import Regimes
     from costgraph.formula.region_map import RegionMap
+    from costgraph.machine import Machine
     from costgraph.program import Program
 
 _MOST = 6
@@ -140,6 +142,15 @@ def program_html(program: Program) -> str:
     notes = "".join(f"<li>{escape(a)}</li>" for a in program.assumptions)
     assumed = f"<p>assuming</p><ul>{notes}</ul>" if notes else ""
     return _table(head, rows, program.name) + graph_html(program.graph) + assumed
+
+
+def machine_html(machine: Machine) -> str:
+    """Every figure of a device with its source."""
+    rows = [
+        (key, format_quantity(float(f.value), f.unit), f.source)
+        for key, f in machine.figures.items()
+    ]
+    return html_table(("figure", "value", "source"), rows, f"{machine.name}: {machine.title}")
 
 
 def compiled_html(compiled: Compiled) -> str:

@@ -53,6 +53,9 @@ class Calibrated:
     framework: str = ""
     file: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Calibrated {self.name} on {self.machine.name}>"
+
     @property
     def name(self) -> str:
         """The fidelity as it is asked for: ``calibrated@vllm``."""

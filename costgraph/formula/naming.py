@@ -103,6 +103,9 @@ class Named:
     def __str__(self) -> str:
         return self.text()
 
+    def __repr__(self) -> str:
+        return f"<Named {self.formula.name}, {self.detail}: {len(self.constants)} constants>"
+
     def _repr_html_(self) -> str:
         return self.mathml()
 

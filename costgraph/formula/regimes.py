@@ -109,6 +109,9 @@ class Regimes:
                 return piece
         return self.pieces[-1]
 
+    def __repr__(self) -> str:
+        return f"<Regimes of {self.name} along {self.symbol}: {len(self)}>"
+
     def __str__(self) -> str:
         from costgraph.export.regimes import regimes_text
 
@@ -134,6 +137,13 @@ class Crossover:
     value: Expr
     below: str
     above: str
+
+    def __repr__(self) -> str:
+        from costgraph.export.regimes import end_text
+
+        more = f" +{len(self.ops) - 1}" if len(self.ops) > 1 else ""
+        at = end_text(self.value)
+        return f"<Crossover at {at}: {self.ops[0]}{more} from {self.below} to {self.above}>"
 
 
 def regimes(

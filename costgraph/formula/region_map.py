@@ -99,6 +99,9 @@ class RegionMap:
     def __len__(self) -> int:
         return len(self.regions)
 
+    def __repr__(self) -> str:
+        return f"<RegionMap of {self.name} over {self.x} and {self.y}: {len(self)} regions>"
+
     def __str__(self) -> str:
         from costgraph.export.regimes import region_map_text
 

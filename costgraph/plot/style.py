@@ -121,9 +121,16 @@ def styled(make: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return wrapper
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without any magic line or backend."""
+
+    def _repr_png_(self) -> bytes:
+        return to_bytes(self, "png")
+
+
 def new_figure(columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure without any window or global registry, and its axes in reading order."""
-    figure = Figure(layout="constrained")
+    figure = Picture(layout="constrained")
     FigureCanvasAgg(figure)
     found = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, [axes for row in found for axes in row]

@@ -56,6 +56,14 @@ class Report:
     def __repr__(self) -> str:
         return f"<Report {self.title}, {len(self.html) / 1e6:.1f} MB; save('….html')>"
 
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which runs its script."""
+        inner = escape(self.html)
+        return (
+            f'<iframe srcdoc="{inner}" style="width:100%;height:80vh;border:1px solid #ccc" '
+            'sandbox="allow-scripts" title="cost report"></iframe>'
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; the suffix must be ``.html``.
 

@@ -124,6 +124,11 @@ class SearchResult:
 
         return search_text(self)
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
+
 
 def direction(metric: str) -> str:
     """``max`` for what is better when larger, else ``min``."""

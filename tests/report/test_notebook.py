@@ -69,7 +69,7 @@ def test_an_explanation_shows_its_shares() -> None:
     found = compiled().explain("tpot", B=1, T=512)
     text = "".join(tree(found._repr_html_()).itertext())
     assert f"{100 * found.shares[0].share:.1f}%" in text
-    assert found.title in text
+    assert found.setting.text("B=1, T=512") in text
 
 
 def test_latex_of_formulas() -> None:

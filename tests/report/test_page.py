@@ -131,7 +131,7 @@ def test_hostile_names_are_only_text() -> None:
     assert len(tags.scripts) == 2
     assert not [t for t, a in tags.seen if t == "img" or "onerror" in a]
     assert "alert(1)" not in tags.scripts[-1]
-    assert data_of(made)["model"] == HOSTILE
+    assert data_of(made)["setting"]["model"] == HOSTILE
     assert f"<title>{HOSTILE}" not in made
 
 
