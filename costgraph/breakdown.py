@@ -206,7 +206,7 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     """Symbols that the numbers of one step of a phase need."""
-    wanted = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
+    wanted: set[Symbol] = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
     for row in compiled.rows[phase.name]:
         for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), row.count):
             wanted |= phase.bind(expr).free_symbols

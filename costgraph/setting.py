@@ -105,7 +105,7 @@ class Setting:
                 return tuple(v for v in values[0] if all(v in other for other in values))
             return values[0] if len(set(values)) == 1 else ""
 
-        joined = {
+        joined: dict[str, Any] = {
             name: ", ".join(dict.fromkeys(getattr(s, name) for s in settings))
             for name in ("model", "hardware", "accounting", "fidelity")
         }

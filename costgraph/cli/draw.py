@@ -292,7 +292,7 @@ def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
         upper = {"B": 64.0}.get(over, upper)
     points = [2**k for k in range(41) if lower <= 2**k <= upper][-12:]
     compiled = _compiled(arguments, _single(arguments))
-    values = {"B": 1, **vocabulary.wholes(given), over: points[0] if points else 1}
+    values: dict[str, Any] = {"B": 1, **vocabulary.wholes(given), over: 1}
     phase = _phase(arguments, compiled, values)
     del values[over]
     return breakdown(compiled, over, points, phase=phase, width=arguments.width, **values)

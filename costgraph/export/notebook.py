@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from costgraph.formula.region_map import RegionMap
     from costgraph.machine import Machine
     from costgraph.program import Program
+    from costgraph.setting import Setting
 
 _MOST = 6
 
@@ -36,6 +37,11 @@ _MOST = 6
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], caption: str) -> str:
     """A table whose cells are HTML already; head and caption are text."""
     return html_table(head, rows, caption, markup=True)
+
+
+def _about(setting: Setting | None, text: str) -> str:
+    """What something is about, and a line more."""
+    return "\n".join([*([] if setting is None else setting.lines()), text])
 
 
 def _names(ops: tuple[str, ...]) -> str:
@@ -78,7 +84,8 @@ def regimes_html(found: Regimes) -> str:
         )
         for p in found.pieces
     ]
-    caption = f"{found.name} [{found.unit}] along {found.symbol.name}: {len(found)} regimes"
+    what = f"{found.name} [{found.unit}] along {found.symbol.name}: {len(found)} regimes"
+    caption = _about(found.setting, what)
     while_ = "".join(f"<li>{escape(condition_text(c))}</li>" for c in found.conditions)
     shown = _table(("interval", "closed form", "bound by"), rows, caption)
     return shown + (f"<p>while</p><ul>{while_}</ul>" if while_ else "")
@@ -95,8 +102,9 @@ def region_map_html(found: RegionMap) -> str:
             for c in region.cells
         )
         rows.append((cells, math(of_expr(region.expr)), _bounds(region.bound)))
-    caption = (
-        f"{found.name} [{found.unit}] over {found.x.name} and {found.y.name}: {len(found)} regions"
+    caption = _about(
+        found.setting,
+        f"{found.name} [{found.unit}] over {found.x.name} and {found.y.name}: {len(found)} regions",
     )
     return _table(("where", "closed form", "bound by"), rows, caption)
 

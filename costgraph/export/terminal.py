@@ -82,8 +82,12 @@ def _print_rich(
     for index, name in enumerate(names):
         texts = [kept[index], *(row[index] for row in cells)]
         wide = max(len(line) for text in texts for line in text.split("\n"))
-        side = "right" if right[name] else "left"
-        table.add_column(Text(kept[index]), justify=side, width=wide, no_wrap=True)
+        table.add_column(
+            Text(kept[index]),
+            justify="right" if right[name] else "left",
+            width=wide,
+            no_wrap=True,
+        )
         total += wide + 3
     for row, style in zip(cells, styles, strict=True):
         table.add_row(*(Text(c) for c in row), style=style or None)
