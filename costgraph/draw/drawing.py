@@ -139,9 +139,7 @@ class Drawing:
         found = {"text/plain": repr(self)}
         try:
             found["image/svg+xml"] = self.svg
-            # In a box that scrolls: a notebook cuts what is wider than its cells.
-            inner = re.sub(r"\A.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
-            found["text/html"] = f'<div style="overflow:auto;max-width:100%">{inner}</div>'
+            found["text/html"] = _boxed(self.svg)
         except CostgraphError as error:
             found["text/plain"] += f"\n({error})"
         return found
@@ -151,6 +149,20 @@ class Drawing:
         return (
             f"<Drawing {scene.title!r}: {len(scene.vertices)} vertices, {len(scene.links)} links>"
         )
+
+
+def _boxed(svg: str) -> str:
+    """The picture for a notebook's cell: as narrow as the cell while its texts can be read.
+
+    Below that it scrolls; a notebook would cut it.
+    """
+    inner = re.sub(r"\A.*?(?=<svg)", "", svg, flags=re.DOTALL)
+    size = re.match(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', inner)
+    if size is not None:
+        wide = float(size[1])
+        style = f"width:100%;min-width:{0.55 * wide:.0f}pt;max-width:{wide:.0f}pt;height:auto"
+        inner = f'<svg style="{style}"{inner[size.end() :]}'
+    return f'<div style="overflow:auto;max-width:100%">{inner}</div>'
 
 
 def draw(

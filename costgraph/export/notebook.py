@@ -65,7 +65,7 @@ def lines_html(lines: Sequence[str]) -> str:
 
 def text_html(text: str) -> str:
     """Text in columns, as it is."""
-    return f"<pre>{escape(text)}</pre>"
+    return f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
 
 
 def formula_html(formula: Formula) -> str:

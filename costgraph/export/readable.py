@@ -222,7 +222,8 @@ def _legend_row(c: Constant) -> str:
 
 
 def _row_html(name: Symbol, value: str, meaning: str = "") -> str:
-    return f"<tr><td>{_named_math(name)}</td><td>{value}</td><td>{meaning}</td></tr>"
+    cells = (_named_math(name), value, meaning)
+    return "<tr>" + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>"
 
 
 __all__ = ["equations", "math", "named_html", "named_text"]

