@@ -22,7 +22,7 @@ class Setting:
         fidelity: ``ideal`` (the roofline, a lower bound), ``calibrated`` or a band.
         reading: options other than the usual ones that the model was read with
             (``routing=zipf:1``, ``weights=int8``).
-        symbols: values of symbols that were fixed (``K=20``), as exact texts.
+        fixed: values of symbols that were fixed (``K=20``), as exact texts.
         notes: remarks on how the model was read.
         warnings: what must be said beside every number, such as weights that do not
             fit into the device's memory.
@@ -34,7 +34,7 @@ class Setting:
     accounting: str = "exact"
     fidelity: str = "ideal"
     reading: tuple[tuple[str, str], ...] = ()
-    symbols: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -52,7 +52,7 @@ class Setting:
         """The parts of :meth:`text`; the first is the model on its device."""
         on = f" on {self.hardware}" if self.hardware and "hardware" not in without else ""
         parts = [f"{self.model}{on}", *filter(None, more)]
-        parts += [f"{name}={_short(value)}" for name, value in self.symbols]
+        parts += [f"{name}={_short(value)}" for name, value in self.fixed]
         if "passes" not in without:
             parts.append(f"passes {self.passes}" if self.passes else "no passes")
         return [*parts, *(c for c in self.conventions if c.split()[0] not in without)]
@@ -75,7 +75,7 @@ class Setting:
     def at(self, values: Mapping[Any, Any]) -> Setting:
         """The setting of something whose symbols take these values, where they are numbers."""
         numbers = {str(s): str(v) for s, v in values.items() if getattr(v, "is_Rational", False)}
-        return replace(self, symbols=tuple({**dict(self.symbols), **numbers}.items()))
+        return replace(self, fixed=tuple({**dict(self.fixed), **numbers}.items()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the same keys everywhere."""
@@ -86,7 +86,7 @@ class Setting:
             "accounting": self.accounting,
             "fidelity": self.fidelity,
             "reading": dict(self.reading),
-            "symbols": dict(self.symbols),
+            "fixed": dict(self.fixed),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
@@ -110,7 +110,7 @@ class Setting:
             for name in ("model", "hardware", "accounting", "fidelity")
         }
         notes = tuple(dict.fromkeys(n for s in settings for n in s.notes))
-        kept = {name: same(name) for name in ("passes", "reading", "symbols", "warnings")}
+        kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept, notes=notes)
 
     def beside(self, other: Setting | None) -> Setting:

@@ -189,7 +189,7 @@ class Formula:
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
-        fixed = () if self.setting is None else self.setting.symbols
+        fixed = () if self.setting is None else self.setting.fixed
         for name, value in fixed:
             if name in values and name not in known and exact(values[name]) != Rational(value):
                 raise InputError(f"{self.name}: {name} is {value} here, not {values[name]}")

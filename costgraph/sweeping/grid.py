@@ -15,6 +15,7 @@ from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
 from costgraph.metrics import METRICS
 from costgraph.pipeline import Pass
+from costgraph.setting import Setting
 from costgraph.sweeping.plan import Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
@@ -304,11 +305,11 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
 
     attributes = {"accounting": plan.accounting, "fidelity": plan.fidelity}
     attributes["costgraph"] = __version__
-    notes = dict.fromkeys(
-        n for c in plan.cells for f in c.formulas.values() if f.setting for n in f.setting.notes
-    )
-    if notes:
-        attributes["notes"] = "\n".join(notes)[:TEXT]
+    settings = [f.setting for c in plan.cells for f in c.formulas.values() if f.setting]
+    if settings:
+        shared = Setting.shared(settings)
+        told = {"reading": [f"{k}={v}" for k, v in shared.reading], "notes": shared.notes}
+        attributes |= {k: "\n".join(v)[:TEXT] for k, v in told.items() if v}
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)

@@ -24,7 +24,7 @@ def test_analyze_json_has_the_documented_shape(capsys):
     )  # fmt: skip
     found = json.loads(text)
     assert set(found) == {
-        "model", "hardware", "passes", "accounting", "fidelity", "reading", "symbols", "notes",
+        "model", "hardware", "passes", "accounting", "fidelity", "reading", "fixed", "notes",
         "warnings", "phase", "bindings", "ops", "totals", "fit",
     }  # fmt: skip
     assert found["bindings"] == {"B": 2, "q": 128, "T": 128}

@@ -116,7 +116,7 @@ def test_texts_say_what_they_are_about(capsys, tmp_path, command, more, option, 
                 MODEL, accounting, fidelity,
             )  # fmt: skip
             assert DEVICE in found["hardware"]
-            assert {"reading", "symbols", "notes", "warnings"} <= set(found)
+            assert {"reading", "fixed", "notes", "warnings"} <= set(found)
             parts = found.get("pipelines") or found.get("candidates")
             assert passes in ([p["passes"] for p in parts] if parts else [found["passes"]])
             if command == "compare":

@@ -257,7 +257,7 @@ def test_options_of_reading_stand_in_the_setting():
 
 def test_a_setting_shows_all_that_it_holds():
     values = {f.name: f"<{f.name}>" for f in fields(Setting)}
-    values |= {n: ((f"<{n}>", "<value>"),) for n in ("reading", "symbols")}
+    values |= {n: ((f"<{n}>", "<value>"),) for n in ("reading", "fixed")}
     values |= {n: (f"<{n}>",) for n in ("notes", "warnings")}
     made = Setting(**values)
     lines = "\n".join(made.lines())
