@@ -48,7 +48,15 @@ class MissingRuleError(CostgraphError):
 
 
 class UnboundSymbolError(InputError):
-    """A formula was evaluated without a value for one of its symbols."""
+    """A formula was evaluated without a value for one of its symbols.
+
+    Attributes:
+        names: of the symbols, where they are known.
+    """
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

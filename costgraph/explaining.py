@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
+from costgraph.capacity import Fit, fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
-from costgraph.said import NOTHING, Said
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Explanation:
 
     Attributes:
         metric, unit, value: what it is.
-        title: model, machine and passes.
+        setting: what it is about.
+        fit: the memory that the point needs, against the device's.
         point: sizes (batch, tokens) by name.
         rates: the machine's figures by symbol.
         bounds: share of the total by resource.
@@ -66,13 +68,13 @@ class Explanation:
         levers: elasticity by symbol: per cent of change per per cent.
         nexts: nearest changes of bound along each symbol.
         floors: values with one rate infinite.
-        said: what they rest on.
     """
 
     metric: str
     unit: str
     value: float
-    title: str
+    setting: Setting
+    fit: Fit
     point: Mapping[str, Any]
     rates: Mapping[str, float]
     bounds: Mapping[str, float]
@@ -80,7 +82,9 @@ class Explanation:
     levers: Mapping[str, float]
     nexts: tuple[Next, ...]
     floors: tuple[Floor, ...]
-    said: Said = NOTHING
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.metric}: {self.setting.text()}>"
 
     def __str__(self) -> str:
         from costgraph.export.explanation import explanation_text
@@ -96,7 +100,9 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        return {k: v for k, v in asdict(self).items() if k != "said"} | self.said.to_dict()
+        plain = asdict(self)
+        del plain["setting"]
+        return {**self.setting.to_dict(), **plain, "fit": self.fit.to_dict()}
 
 
 def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
@@ -130,7 +136,8 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         metric=metric,
         unit=formula.unit,
         value=near.value,
-        title=_title(compiled),
+        setting=compiled.setting,
+        fit=fit(compiled, values),
         point={k: v for k, v in values.items() if symbol(k) in near.point},
         rates={k: float(v) for k, v in rates.items()},
         bounds=dict(sorted(near.shares.items(), key=lambda item: -item[1])),
@@ -138,14 +145,6 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         levers=near.elasticities(),
         nexts=tuple(_nexts(formula, near.point)),
         floors=tuple(_floors(formula, rates, near.point)),
-        said=compiled.said,
-    )
-
-
-def _title(compiled: Compiled) -> str:
-    passes = ",".join(p.spec() for p in compiled.passes)
-    return f"{compiled.program.name} on {compiled.machine.name}" + (
-        f" with {passes}" if passes else ""
     )
 
 

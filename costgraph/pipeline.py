@@ -166,6 +166,9 @@ class Step:
     machine: Machine
     place: int
 
+    def __repr__(self) -> str:
+        return f"<Step {self.made_by.spec()}: {len(self.hits)} hits, {len(self.misses)} misses>"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -182,6 +185,19 @@ class Trace:
     def passes(self) -> tuple[Pass, ...]:
         """The passes in the order in which they were written."""
         return tuple(s.made_by for s in sorted(self.steps, key=lambda s: s.place))
+
+    def __str__(self) -> str:
+        from costgraph.export.trace import trace_text
+
+        return trace_text(self)
+
+    def __repr__(self) -> str:
+        return f"<Trace {text_of(self.passes) or 'of no passes'}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
 
 
 def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
-_GRAPH_OPTIONS = ("dims", "mask", "name", "recognise")
+#: Options of the readers of exported graphs; ``symbols`` is another word for ``dims``.
+GRAPH_OPTIONS = ("dims", "mask", "name", "recognise", "symbols")
+_USUAL = {
+    name: parameter.default
+    for name, parameter in signature(import_config).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY
+}
+#: Everything that says how a model is read.
+OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -103,7 +112,23 @@ def load_model(
         ModelError: the model cannot be found or read; nothing in a file is ever run.
     """
     if isinstance(spec, Program):
+        if options:
+            raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
         return spec
+    program = _load(spec, options)
+    told = {k: v for k, v in options.items() if k != "name" and v != _USUAL.get(k)}
+    told.pop("symbolic", None)  # formulas show it by their symbols
+    return replace(program, reading=tuple((k, _told(v)) for k, v in told.items()))
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = ",".join(f"{k}={v}" for k, v in value.items())
+    text = visible(str(value))
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, Any]) -> Program:
     if hasattr(spec, "graph_signature"):  # an ExportedProgram, without importing PyTorch
         from costgraph.models.torch_export import from_torch
 
@@ -160,9 +185,9 @@ def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if "symbols" in found:  # as from_torch calls them, too
         found["dims"] = {**found.pop("symbols"), **found.get("dims", {})}
     for key in found:
-        if key not in _GRAPH_OPTIONS:
+        if key not in GRAPH_OPTIONS:
             raise ModelError(
-                f"exported graphs have no option {clip(key)}{nearest(key, _GRAPH_OPTIONS)}"
+                f"exported graphs have no option {clip(key)}{nearest(key, GRAPH_OPTIONS)}"
             )
     return found
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
-from costgraph.cli.values import add_fidelity, add_reading, reading_apart
+from costgraph.cli import vocabulary
+from costgraph.cli.values import print_json
 from costgraph.errors import InputError, clip
-from costgraph.said import Said
+from costgraph.setting import foot
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
@@ -32,28 +32,11 @@ def add_commands(commands: Any) -> None:
     _search_command(commands)
 
 
-def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument(
-        "--on",
-        required=True,
-        action="append",
-        metavar="HW[,HW]",
-        help="devices or TOML files; repeatable",
-    )
-    command.add_argument(
-        "--passes", action="append", metavar="P", help="a pipeline; repeatable ('': none)"
-    )
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
-    add_reading(command)
-
-
 def _sweep_command(commands: Any) -> None:
     command = commands.add_parser(
         "sweep", help="metrics over a grid, as a table or a file", description=SWEEP
     )
-    _common(command)
+    vocabulary.add_targets(command)
     for name, text in (
         ("B", "sequences (1)"),
         ("S", "prompt tokens"),
@@ -61,9 +44,7 @@ def _sweep_command(commands: Any) -> None:
         ("T", "context of a decode step"),
     ):
         command.add_argument(f"-{name}", metavar="VALUES", help=text)
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUES", help="symbols of passes"
-    )
+    vocabulary.add_values(command, "")
     command.add_argument("--metrics", metavar="M[,M]", help="default: all whose symbols are given")
     command.add_argument(
         "-o", "--output", metavar="FILE", help="write .zarr, .nc, .parquet or .csv; resumes"
@@ -88,43 +69,32 @@ def _search_command(commands: Any) -> None:
     command = commands.add_parser(
         "search", help="the best batch, device and pipeline under limits", description=SEARCH
     )
-    _common(command)
+    vocabulary.add_targets(command)
     command.add_argument("--objective", default="throughput", metavar="M", help="(throughput)")
     command.add_argument(
         "--limit", action="append", default=[], metavar="M=VALUE", help="repeatable"
     )
     command.add_argument("--pareto", metavar="M,M", help="also the Pareto front of two metrics")
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
-    command.add_argument("-S", default="1024", metavar="S", help="prompt tokens (1024)")
-    command.add_argument("-N", default="256", metavar="N", help="generated tokens (256)")
+    command.add_argument("-S", metavar="S", help="prompt tokens (1024)")
+    command.add_argument("-N", metavar="N", help="generated tokens (256)")
     command.add_argument("-T", metavar="T", help="context of tpot (by default the last step's)")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="symbols of passes"
-    )
+    vocabulary.add_values(command, "")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_search)
 
 
-def _devices(arguments: argparse.Namespace) -> list[str]:
-    return [name.strip() for item in arguments.on for name in item.split(",")]
-
-
 def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
     from costgraph.sweeping.ranges import parse_values
-    from costgraph.symbols import symbol
 
     found: dict[str, list[int | float]] = {}
     for item in items:
-        name, equals, text = item.partition("=")
-        name = name.strip()
-        if not equals:
-            raise InputError(f"--set {clip(item)}: write NAME=VALUES")
-        symbol(name)  # refuses what is no symbol name
+        name, text = vocabulary.assignment(item, "--set")
         if name in ("B", "S", "N", "T"):
             raise InputError(f"--set {clip(item)}: use -{name}")
         if name in found:
             raise InputError(f"--set: {name} is given twice")
-        found[name] = parse_values(text.strip(), f"--set {name}", whole=False)
+        found[name] = parse_values(text, f"--set {name}", whole=False)
     return found
 
 
@@ -150,15 +120,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
         metrics = [m.strip() for m in arguments.metrics.split(",")]
     about: dict[str, Any] = {
         "metrics": metrics,
-        "accounting": arguments.accounting,
-        "fidelity": arguments.fidelity,
+        **vocabulary.conventions(arguments),
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
-        **reading_apart(arguments),
         **symbols,
     }
-    choices = (arguments.model, _devices(arguments), arguments.passes or [""])
+    choices = (arguments.model, vocabulary.devices(arguments), vocabulary.pipelines(arguments))
     if arguments.output is None:
         _print_sweep(sweep(*choices, **about))
         return 0
@@ -192,13 +160,8 @@ def _print_sweep(data: Any) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
-    print_said(data)
-
-
-def print_said(data: Any) -> None:
-    """What the numbers of a dataset rest on, as far as it says so."""
-    found = (tuple(str(data.attrs.get(k, "")).split("\n")) for k in ("assumptions", "notes"))
-    for line in Said(*(tuple(filter(None, part)) for part in found)).lines():
+    told = (str(data.attrs.get(k, "")).splitlines() for k in ("assumptions", "notes", "not_done"))
+    for line in foot(*told):
         print(line)
 
 
@@ -242,21 +205,22 @@ def _search(arguments: argparse.Namespace) -> int:
         pareto = tuple(m.strip() for m in arguments.pareto.split(","))
     result = search(
         arguments.model,
-        _devices(arguments),
-        arguments.passes or [""],
+        vocabulary.devices(arguments),
+        vocabulary.pipelines(arguments),
         objective=arguments.objective,
         limits=limits,
         pareto=pareto,
         B=None if arguments.B is None else _batches(arguments.B),
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading_apart(arguments),
+        **vocabulary.conventions(arguments),
         **symbols,
     )
     if arguments.json:
-        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        print_json(result.to_dict(), result.setting.remarks)
     else:
-        print(result)
+        from costgraph.export.search import search_text
+        from costgraph.export.terminal import width
+
+        print(search_text(result, width()))
     return 0
 
 

@@ -49,7 +49,7 @@ def list_hardware(as_json: bool) -> None:
             )
         )
     head = ("name", "kind", "device", "FLOP/s", "bandwidth", "memory", "ridge", "power")
-    print_table(head, rows)
+    print_table(head, rows, optional=("power", "ridge", "device", "kind"))
 
 
 def show_hardware(name: str, as_json: bool) -> None:

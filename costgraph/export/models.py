@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Min, expand
 
 from costgraph.errors import InputError
 from costgraph.export.table import si
-from costgraph.export.terminal import print_table
+from costgraph.export.terminal import print_table, width
 from costgraph.export.text import expr_text, sstr
 from costgraph.graph import Graph, Repeat
 from costgraph.program import Program
@@ -110,14 +110,17 @@ def list_models(as_json: bool) -> None:
         for m in found
     ]
     head = ("name", "model", "family", "parameters", "KV byte/token", "context")
-    print_table(head, cells)
+    print_table(head, cells, optional=("family", "model", "KV byte/token"))
     print()
     print(_wrapped("families: ", sorted(FAMILIES)))
 
 
-def _wrapped(title: str, names: list[str], width: int = 96) -> str:
+def _wrapped(title: str, names: list[str]) -> str:
     return textwrap.fill(
-        title + ", ".join(names), width, subsequent_indent=" " * len(title), break_on_hyphens=False
+        title + ", ".join(names),
+        min(width() or 96, 96),
+        subsequent_indent=" " * len(title),
+        break_on_hyphens=False,
     )
 
 
@@ -179,7 +182,8 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
         )
         for r in found
     ]
-    print_table(("op", "kind", "count", "result", "FLOP", "bytes"), cells)
+    head = ("op", "kind", "count", "result", "FLOP", "bytes")
+    print_table(head, cells, optional=("kind", "result"))
     return program.notes
 
 

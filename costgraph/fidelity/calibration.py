@@ -71,6 +71,9 @@ class Calibration:
     fits: Mapping[tuple[str, str], Fit]
     slope: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Calibration of {self.device}: {len(self.fits)} fits>"
+
     @property
     def frameworks(self) -> tuple[str, ...]:
         """Frameworks whose attention kernels were fitted apart."""

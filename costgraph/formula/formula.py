@@ -1,4 +1,4 @@
-"""The formula: a sum of terms with a unit, its symbols and its assumptions."""
+"""The formula: a sum of terms with a unit, its symbols, and what it is about."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from costgraph.formula.regimes import Crossover, Regimes
     from costgraph.formula.region_map import RegionMap
     from costgraph.formula.solve import Solution
+    from costgraph.setting import Setting
 
 #: What a symbol may be given: a real number, exact or not.
 Value: TypeAlias = "int | float | Fraction | Rational"
@@ -40,18 +41,24 @@ class Formula:
         unit: ``s``, ``FLOP``, ``byte``, ``token/s``, ``J``, ``J/token`` or ``USD/token``.
         terms: the summands, each knowing the operations it came from.
         numerator: if given, the quantity is ``numerator / Σ terms``.
-        assumptions: sentences that the formula rests on.
         limits: bounds on its symbols; evaluation outside them is refused.
         rates: rate of each resource, for printing amounts over rates.
+        setting: what it is about and rests on, which printers show; None where it was made
+            from terms alone.
     """
 
     name: str
     unit: str
     terms: tuple[Term, ...]
     numerator: Expr | None = None
-    assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     rates: Mapping[str, Expr] = field(default_factory=dict, compare=False)
+    setting: Setting | None = field(default=None, compare=False)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the formula rests on."""
+        return () if self.setting is None else self.setting.assumptions
 
     @cached_property
     def expr(self) -> Expr:
@@ -105,7 +112,8 @@ class Formula:
             missing = [n for n in names if n not in values]
             raise UnboundSymbolError(
                 f"{self.name}: no value for {', '.join(missing)} "
-                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
+                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})",
+                missing,
             ) from None
         for value in arguments:
             if type(value) not in PLAIN:
@@ -178,6 +186,11 @@ class Formula:
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
+        fixed = () if self.setting is None else self.setting.fixed
+        for name, value in fixed:
+            if name in values and name not in known and exact(values[name]) != Rational(value):
+                raise InputError(f"{self.name}: {name} is {value} here, not {values[name]}")
+        known |= {name for name, _ in fixed}
         for name in values:
             if name not in known and name not in LEGEND:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
@@ -192,7 +205,12 @@ class Formula:
         for name in values:
             if name not in by_name:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
-        return self.substitute({by_name[n]: exact(v) for n, v in values.items()})
+        return self.given({by_name[n]: exact(v) for n, v in values.items()})
+
+    def given(self, values: Mapping[Symbol, Expr]) -> Formula:
+        """Like :meth:`substitute`, of values that the setting is to tell."""
+        setting = None if self.setting is None else self.setting.at(values)
+        return replace(self.substitute(values), setting=setting)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
@@ -305,9 +323,9 @@ class Formula:
             self.unit,
             merged((*self.terms, *flipped)),
             None,
-            tuple(dict.fromkeys((*self.assumptions, *other.assumptions))),
             tuple(dict.fromkeys((*self.limits, *other.limits))),
             {**other.rates, **self.rates},
+            other.setting if self.setting is None else self.setting.beside(other.setting),
         )
 
     # --- views ---------------------------------------------------------------

@@ -52,6 +52,10 @@ class Local:
     expr: Expr
     parts: tuple[Part, ...]
 
+    def __repr__(self) -> str:
+        point = ", ".join(f"{s}={float(v):.6g}" for s, v in self.point.items())
+        return f"<Local {self.name} = {self.value:.6g} {self.unit} at {point}>"
+
     @cached_property
     def value(self) -> float:
         """The formula's value at the point."""

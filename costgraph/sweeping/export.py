@@ -9,8 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.metrics import COUNTED
 from costgraph.quoting import csv_text
-from costgraph.sweeping.plan import METRICS, block_shape
+from costgraph.sweeping.plan import block_shape
 from costgraph.sweeping.store import require
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def columns(data: xarray.Dataset) -> list[str]:
     A store gives variables back in the order of the alphabet, so that the order
     is made here.
     """
-    shown = ("model", "hardware", "passes", "B", "S", "N", "T")
+    shown = ("model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T")
     coords, variables = map(str, data.coords), map(str, data.data_vars)
 
     def place(name: str, known: tuple[str, ...]) -> tuple[int, str]:
@@ -45,7 +46,7 @@ def columns(data: xarray.Dataset) -> list[str]:
 
     return [
         *sorted(coords, key=lambda c: place(c, shown)),
-        *sorted(variables, key=lambda v: place(v, METRICS)),
+        *sorted(variables, key=lambda v: place(v, COUNTED)),
     ]
 
 

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.api import Hardware, Model
+from costgraph.api import Hardware, Model, split_options
 from costgraph.errors import InputError, clip
+from costgraph.metrics import METRICS
 from costgraph.outside import label_of, opened, reason_of
 from costgraph.pipeline import Pass
-from costgraph.said import Said
+from costgraph.setting import Setting
 from costgraph.sweeping.codecs import check_store
-from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
+from costgraph.sweeping.plan import Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
 from costgraph.symbols import LEGEND
+from costgraph.undone import lines as undone_lines
 
 if TYPE_CHECKING:
     import xarray
@@ -55,7 +57,6 @@ def sweep(
     progress: bool | Report | None = None,
     errors: str = "raise",
     reserve: str | float | None = None,
-    options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> xarray.Dataset:
     """Evaluate metrics over a grid.
@@ -79,11 +80,11 @@ def sweep(
             points outside a model's limits become NaN; the messages are the
             attribute ``errors``.
         reserve: memory that programs do not get, as for :func:`costgraph.compile`.
-        options: importer options, as for :func:`costgraph.compile`.
         symbols: values by symbol: ``B`` sequences, ``S`` prompt tokens, ``N``
             generated tokens, ``T`` context of a decode step, and symbols that
             passes brought in. A list becomes a dimension, a number a scalar
-            coordinate.
+            coordinate. And how models are read (``weights="int8"``), as for
+            :func:`costgraph.compile`.
 
     Returns:
         A dataset with one float64 variable a metric, ``units`` in its
@@ -103,7 +104,7 @@ def sweep(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
     counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
+    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, symbols)
     if target is None:
         return _in_memory(plan, client, progress)
     _on_disk(plan, target, client, progress)
@@ -125,7 +126,6 @@ def write_sweep(
     errors: str = "raise",
     force: bool = False,
     reserve: str | float | None = None,
-    options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> Path:
     """Write a sweep to ``path`` in bounded memory; arguments as for :func:`sweep`.
@@ -143,7 +143,7 @@ def write_sweep(
     """
     target = check_target(path, force)
     counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
+    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, symbols)
     _on_disk(plan, target, client, progress)
     return target
 
@@ -180,10 +180,10 @@ def _plan(
     counting: tuple[str, str, str | float | None],
     chunks: Any,
     errors: str,
-    options: Mapping[str, Any] | None,
     symbols: Mapping[str, Any],
 ) -> Plan:
     require("xarray")
+    reading, values = split_options(symbols)
     return make_plan(
         model,
         hardware,
@@ -194,8 +194,8 @@ def _plan(
         reserve=counting[2],
         chunks=chunks,
         errors=errors,
-        options=options or {},
-        symbols=symbols,
+        options=reading,
+        symbols=values,
     )
 
 
@@ -296,6 +296,8 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for axis in plan.choices:
         values = np.array(axis.values, dtype=object)
         coords[axis.name] = (axis.name, values) if axis.is_dim else axis.values[0]
+    # As the choices are: every row of a table says how it was counted and timed.
+    coords |= {"accounting": plan.accounting, "fidelity": plan.fidelity}
     for axis in plan.axes:
         about = {"long_name": LEGEND.get(axis.name, axis.name)}
         about["units"] = _UNITS.get(axis.name, "1")
@@ -305,7 +307,7 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for metric in plan.metrics:
         about = {
             "units": plan.units.get(metric, ""),
-            "long_name": TITLES[metric],
+            "long_name": METRICS[metric].title,
             "formula": _formulas(plan, metric),
             "assumptions": _assumptions(plan, metric),
         }
@@ -318,12 +320,9 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     }
     from costgraph import __version__
 
-    attributes = {"accounting": plan.accounting, "costgraph": __version__}
-    if plan.fidelity != "ideal":
-        attributes["fidelity"] = plan.fidelity
-    for head, sentences in Said.together(c.said for c in plan.cells).to_dict().items():
-        if sentences:
-            attributes[head] = "\n".join(sentences)[:TEXT]
+    attributes = {"accounting": plan.accounting, "fidelity": plan.fidelity}
+    attributes["costgraph"] = __version__
+    attributes |= {k: "\n".join(v)[:TEXT] for k, v in _told(plan).items() if v}
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)
@@ -344,6 +343,20 @@ def _formulas(plan: Plan, metric: str) -> str:
             break
         shown.append(text)
     return "\n".join(shown)
+
+
+def _told(plan: Plan) -> dict[str, Sequence[str]]:
+    """What all numbers are about and rest on, under the keys of :meth:`Setting.to_dict`."""
+    settings = [c.setting for c in plan.cells if c.setting is not None]
+    if not settings:
+        return {}
+    shared = Setting.shared(settings)
+    return {
+        "reading": [f"{k}={v}" for k, v in shared.reading],
+        "assumptions": shared.assumptions,
+        "notes": shared.notes,
+        "not_done": undone_lines(shared.not_done),
+    }
 
 
 def _assumptions(plan: Plan, metric: str) -> str:

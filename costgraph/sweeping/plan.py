@@ -16,28 +16,18 @@ from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
 from costgraph.given import number, whole
+from costgraph.metrics import COUNTED, check_metric, metrics_of
 from costgraph.pipeline import Pass, text_of
-from costgraph.said import NOTHING, Said
+from costgraph.program import Program
+from costgraph.setting import Setting
+from costgraph.workload import WHOLE
 
-#: Metrics of a compiled model, in the order in which they are shown.
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
-TITLES: Mapping[str, str] = {
-    "ttft": "time to first token",
-    "tpot": "time per output token at context T",
-    "latency": "end-to-end time of a request",
-    "throughput": "generated tokens per second",
-    "memory": "peak memory",
-    "flops": "FLOP of a whole request",
-    "bytes": "bytes moved by a whole request",
-}
 #: The symbols that a metric rests on before any pass brings in its own.
 NEEDS: Mapping[str, frozenset[str]] = {
     "ttft": frozenset("BS"),
     "tpot": frozenset("BT"),
-    **dict.fromkeys(METRICS[2:], frozenset("BSN")),
+    **dict.fromkeys(COUNTED[2:], frozenset("BSN")),
 }
-#: Symbols that count sequences or tokens: only whole numbers make sense.
-WHOLE = ("B", "S", "N", "T")
 #: Points of one block unless the caller chooses.
 BLOCK = 2**18
 
@@ -61,7 +51,7 @@ class Cell:
         formulas: its formulas by metric; a metric that failed is missing.
         errors: messages by metric.
         capacity: bytes of the device's memory that programs can have, or None.
-        said: what its numbers rest on.
+        setting: what its numbers are about; None where nothing compiled.
     """
 
     index: tuple[int, int, int]
@@ -69,7 +59,7 @@ class Cell:
     formulas: Mapping[str, Formula]
     errors: Mapping[str, str]
     capacity: float | None
-    said: Said = NOTHING
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True)
@@ -232,8 +222,7 @@ def make_plan(
         model, hardware, passes, accounting, fidelity, reserve, options
     )
     given = {a.name for a in axes}
-    # Without a wish, only what the symbols allow is derived, or everything for a message.
-    tried = wanted or tuple(m for m in METRICS if NEEDS[m] <= given) or METRICS
+    tried = wanted or _possible([c.program for c in combinations], given)
     cells = tuple(_cell(c, tried, errors) for c in combinations)
     needs = {
         m: {s.name for c in cells if m in c.formulas for s in c.formulas[m].symbols} for m in tried
@@ -275,9 +264,16 @@ def make_plan(
     return plan
 
 
+def _possible(programs: Sequence[Program], given: set[str]) -> tuple[str, ...]:
+    """Metrics that every program has, and whose sizes are given; else all, for a message."""
+    had = [m for m in COUNTED if all(m in metrics_of(p) for p in programs)]
+    needs = {s.name for p in programs for s in p.extents} | {"B"}
+    return tuple(m for m in had if NEEDS[m] & needs <= given) or tuple(had)
+
+
 def _axis(name: str, values: Any) -> Axis:
     """Checked values of one symbol."""
-    if name in METRICS or name in ("fits", "capacity"):
+    if name in COUNTED or name in ("fits", "capacity"):
         raise InputError(f"{name!r} is a result, not a symbol to sweep")
     if isinstance(values, str):
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
@@ -317,16 +313,6 @@ def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
     return listed
 
 
-def check_metric(metric: str) -> None:
-    """Refuses names that are no metric.
-
-    Raises:
-        InputError: with the nearest name.
-    """
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {clip(metric)}{nearest(str(metric), METRICS)}")
-
-
 def _chosen(
     wanted: tuple[str, ...] | None, needs: Mapping[str, set[str]], given: set[str]
 ) -> tuple[str, ...]:
@@ -349,6 +335,7 @@ class _Choice:
 
     index: tuple[int, int, int]
     label: str
+    program: Program
     make: Callable[[], Compiled]
     capacity: float | None
 
@@ -390,6 +377,7 @@ def _combinations(
             _Choice(
                 (i, j, k),
                 f"{p.name} on {h.name}, passes {label}",
+                p,
                 make,
                 None if capacity is None else float(capacity),
             )
@@ -445,8 +433,8 @@ def _cell(choice: _Choice, metrics: Sequence[str], errors: str) -> Cell:
             if errors == "raise":
                 raise InputError(f"{choice.label}: {metric}: {error}") from error
             failed[metric] = str(error)
-    said = NOTHING if compiled is None else compiled.said
-    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, said)
+    setting = None if compiled is None else compiled.setting
+    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, setting)
 
 
 def _cut(

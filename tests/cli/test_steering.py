@@ -81,7 +81,9 @@ def test_no_name_steers_a_terminal(arguments, model, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     shown = run(capsys, *(model if a == "MODEL" else a for a in arguments))
     if "MODEL" in arguments and "--json" in arguments:
-        json.loads(shown)
+        _, end = json.JSONDecoder().raw_decode(shown)
+        rest = shown[end:].splitlines()[1:]
+        assert all(line.startswith("costgraph: note: ") for line in rest)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".mmd", ".json", ".graphml"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from xml.etree import ElementTree
 
 import pytest
@@ -130,36 +128,6 @@ def test_layout_prints_in_three_ways():
     assert to_text(of_expr(3 * ceiling(T / page))) == "3·ceil(T/page)"
     for node in (of_expr(expr), of_expr(Max(B, T)), of_expr(Add(B, -T))):
         ElementTree.fromstring(to_mathml(node))
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX installation")
-def test_latex_documents_compile(tmp_path):
-    pages = [
-        cg.compile("llama-2-7b", "a6000").readable("tpot", "summary"),
-        cg.compile("llama-3-70b", "h100", "fuse,quantize{preset=w4a16}").readable("latency"),
-        cg.compile("gpt2", "h100", "page-kv{block=16}").readable("throughput"),
-        cg.compile("gpt2", "h100", "speculative{draft=heads,gamma=2}").readable("memory"),
-    ]
-    for index, page in enumerate(pages):
-        (tmp_path / f"p{index}.tex").write_text(page.latex(document=True), encoding="utf-8")
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"p{index}.tex"],
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
-    # The formula without its page, in a plain document.
-    body = cg.compile("llama-2-7b", "a6000").latency.latex()
-    text = "\\documentclass{article}\\usepackage{amsmath}\\begin{document}$" + body
-    (tmp_path / "plain.tex").write_text(text + "$\\end{document}", encoding="utf-8")
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "plain.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
 
 
 def test_norms_print_as_norms_and_stay_exact():

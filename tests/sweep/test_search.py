@@ -308,7 +308,7 @@ def test_text_and_dict_tell_the_same():
         ({"B": (1.5, 2)}, "two ends"),
         ({"S": 0}, "S must be a whole number"),
         ({"T": 1.5}, "T must be a whole number"),
-        ({"a": 0.5}, "no candidate depends on a"),
+        ({"a": 0.5}, "no symbol 'a'"),
         ({"passes": "speculative{draft=opt-125m,alpha=a}"}, "no value for a"),
         ({"passes": "speculative{draft=opt-125m,alpha=a}", "a": -1}, "a must be above 0"),
         ({"passes": []}, "no passes"),

@@ -79,8 +79,8 @@ def test_each_format_reads_back_equal(tmp_path, whole, suffix):
 def test_tables_have_a_row_a_point_in_order(tmp_path, whole):
     frame = pd.read_csv(write_sweep(tmp_path / "out.csv", *CALL, **GRID))
     assert list(frame.columns) == [
-        "model", "hardware", "passes", "B", "S", "N", "T", "ttft", "tpot", "latency",
-        "throughput", "memory", "flops", "bytes", "fits",
+        "model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T", "ttft",
+        "tpot", "latency", "throughput", "memory", "flops", "bytes", "fits",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * 4 * 3 * 2
     keys = frame[["hardware", "passes", "B", "N", "T"]].apply(tuple, axis=1).tolist()
@@ -225,7 +225,7 @@ def test_outputs_are_replaced_only_when_asked(tmp_path, name):
     write_sweep(path, "gpt2", "h100", B=[3], T=5, force=True)
     assert os.listdir(tmp_path) == [name]
     if path.suffix == ".csv":
-        assert path.read_text().splitlines()[1].split(",")[3] == "3"
+        assert path.read_text().splitlines()[1].split(",")[5] == "3"
 
 
 def test_a_directory_of_something_else_is_never_replaced(tmp_path):
