@@ -11,6 +11,7 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.export.layout import of_expr, to_latex, to_mathml, to_text
 from costgraph.formula.naming import named
+from costgraph.setting import Setting
 from costgraph.symbols import B, T, symbol
 
 CASES = [
@@ -111,7 +112,8 @@ def test_hostile_text_is_escaped():
     from dataclasses import replace
 
     formula = cg.compile("gpt2", "a6000").tpot
-    evil = replace(formula, name="<script>alert(1)</script>", assumptions=("</ul><b>%$#_&{}\\",))
+    setting = Setting("m", assumptions=("</ul><b>%$#_&{}\\",))
+    evil = replace(formula, name="<script>alert(1)</script>", setting=setting)
     found = named(evil)
     assert "<script" not in found.mathml()
     ElementTree.fromstring(found.mathml())

@@ -179,7 +179,7 @@ def test_an_interrupted_preparation_starts_afresh(tmp_path, small):
         ({"chunks": 4}, "chunks"),
         ({"metrics": ["memory", "tpot"]}, "metrics"),
         ({"accounting": "survey"}, "accounting"),
-        ({"options": {"weights": "fp32"}}, "formulas"),
+        ({"weights": "fp32"}, "formulas"),
         ({"passes": [""]}, "values of passes"),
     ],
 )
