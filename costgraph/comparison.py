@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from costgraph.api import Compiled, Hardware, Model, compile, devices_of, split_symbols
+from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.options import devices_of, split_symbols
 from costgraph.setting import Setting
-from costgraph.workload import evaluated, workload
+from costgraph.workload import evaluated, plain, workload
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Comparison:
         """Plain values, as ``compare --json`` prints them."""
         return {
             **self.setting.to_dict(),
-            "bindings": self.bindings,
+            "bindings": plain(self.bindings),
             "pipelines": [
                 {
                     **asdict(column),
