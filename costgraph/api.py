@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr, Symbol
+from sympy import Add, Expr
 
 from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Row, parameters
-from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
-from costgraph.formula.formula import exact
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.machine import Machine
@@ -454,25 +453,6 @@ class Compiled:
         return f"<Compiled {self.setting.text()}>"
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How a model is read, and what is left: values of symbols.
-
-    Everything that takes a model and values takes both as keywords, and takes them apart
-    here.
-    """
-    from costgraph.models import OPTIONS
-
-    reading = {k: v for k, v in options.items() if k in OPTIONS}
-    return reading, {k: v for k, v in options.items() if k not in reading}
-
-
-def devices_of(hardware: Hardware | Sequence[Hardware]) -> list[Hardware]:
-    """One device or several, as a list."""
-    if isinstance(hardware, (str, os.PathLike, Machine)):
-        return [hardware]
-    return list(hardware)
-
-
 def _parsed(passes: str) -> tuple[Pass, ...]:
     """The passes of a pipeline text; without one the passes are not even loaded."""
     if not passes:
@@ -498,29 +478,6 @@ def _tuner(convention: Accounting) -> pipeline.Resolve:
         return tuned(item, compiled)
 
     return resolve
-
-
-def _fixing(program: Program, machine: Machine, values: Mapping[str, Any]) -> Program:
-    """The program with numbers for symbols of its own.
-
-    Raises:
-        InputError: there is no such symbol, or a value is no positive number.
-    """
-    from costgraph.models import OPTIONS
-
-    whole = Compiled(program, machine, find_accounting("exact"))
-    known = {s.name: s for f in (whole.latency, whole.memory) for s in f.symbols}
-    fixed: dict[Symbol, Expr] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise InputError(
-                f"{program.name} has no option or symbol {clip(name)}"
-                f"{nearest(name, {*known, *OPTIONS})}"
-            )
-        fixed[known[name]] = exact(value)
-        if not fixed[known[name]] > 0:
-            raise InputError(f"{name} must be positive, not {clip(value)}")
-    return program.fixing(fixed)
 
 
 def compile(
@@ -564,6 +521,7 @@ def compile(
     """
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
+    from costgraph.options import fixing, split_options
 
     convention = find_accounting(accounting)
     reading, values = split_options(options)
@@ -576,7 +534,7 @@ def compile(
     # As they were written; those that a given program went through before are its own.
     chosen = trace.passes[len(trace.passes) - len(chosen) :]
     if values:
-        program = _fixing(program, machine, values)
+        program = fixing(Compiled(program, machine, convention), values)
     shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:

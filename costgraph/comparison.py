@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from costgraph.api import Compiled, Hardware, Model, compile, devices_of, split_options
+from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.capacity import room_of
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.options import devices_of, split_options
 from costgraph.setting import Setting
-from costgraph.workload import evaluated, workload
+from costgraph.workload import evaluated, plain, workload
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Comparison:
                 of[name] = [x for x in of[name] if x not in top[name]]
         return {
             **top,
-            "bindings": self.bindings,
+            "bindings": plain(self.bindings),
             "context": self.context,
             "pipelines": [
                 {
@@ -191,14 +192,14 @@ def compare(
         return evaluated(compiled.latency, values)
 
     base = latency(everything[0])
-    plain: dict[int, float] = {}
+    unmodified: dict[int, float] = {}
     falls, ablations = [], []
     for place, (device, compiled) in enumerate(grid):
         passes, total = compiled.passes, latency(compiled)
         at = place // len(pipelines)
-        if at not in plain:
-            plain[at] = total if not passes else latency(made(device, ()))
-        fall, before = [], plain[at]
+        if at not in unmodified:
+            unmodified[at] = total if not passes else latency(made(device, ()))
+        fall, before = [], unmodified[at]
         for index, item in enumerate(passes):
             last = index == len(passes) - 1
             now = total if last else latency(made(device, passes[: index + 1]))

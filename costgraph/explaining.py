@@ -13,6 +13,7 @@ from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
+from costgraph.workload import plain as numbers
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
@@ -102,7 +103,8 @@ class Explanation:
 
         plain = asdict(self)
         del plain["setting"]
-        return {**self.setting.to_dict(), **plain, "fit": self.fit.to_dict()}
+        point = numbers(self.point)
+        return {**self.setting.to_dict(), **plain, "point": point, "fit": self.fit.to_dict()}
 
 
 def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:

@@ -81,6 +81,11 @@ def evaluated(formula: Formula, values: Mapping[str, Any]) -> float:
     return float(formula.evaluate(**{k: v for k, v in values.items() if k in names}))
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, int | float]:
+    """Values as JSON holds them: whole numbers, else floats."""
+    return {k: int(v) if v % 1 == 0 else float(v) for k, v in values.items()}
+
+
 def shown(values: Mapping[str, Any]) -> str:
     """Values as headings tell them: ``B=1, S=1024``."""
     return ", ".join(f"{k}={v}" for k, v in values.items())

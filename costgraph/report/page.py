@@ -14,10 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from costgraph.api import Compiled, Hardware, Model, compile, devices_of, split_options
+from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
 from costgraph.formula.formula import exact
+from costgraph.options import devices_of, split_options
 from costgraph.program import Program
 from costgraph.report.contents import (
     Contents,
@@ -28,7 +29,7 @@ from costgraph.report.contents import (
 )
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
-from costgraph.workload import checked
+from costgraph.workload import checked, plain
 
 #: The page's script, in this order.
 SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
@@ -130,7 +131,7 @@ def report(
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, start(grid[0][0], point), point)
+    return _page(grid, start(grid[0][0], point), plain(point))
 
 
 def start(compiled: Compiled, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[s
         "setting": about,
         "remarks": list(setting.remarks),
         "conventions": list(setting.conventions),
-        "controls": controls(contents.symbols, devices, point, meanings),
+        "controls": controls(contents.symbols, devices, plain(point), meanings),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],
         "variants": variants,

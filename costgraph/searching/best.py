@@ -9,12 +9,13 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from costgraph.api import Compiled, Hardware, Model, compile, split_options
+from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.capacity import room_of
 from costgraph.errors import CostgraphError, InputError, clip
 from costgraph.formula import Formula
 from costgraph.given import Number, is_array, number, whole, wholes
 from costgraph.metrics import COUNTED, METRICS, check_metric, require
+from costgraph.options import split_options
 from costgraph.pipeline import Pass
 from costgraph.program import Program
 from costgraph.searching.batch import Bound, Line, Range, best_batch

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.api import Hardware, Model, split_options
+from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
 from costgraph.metrics import METRICS
+from costgraph.options import split_options
 from costgraph.outside import label_of, opened, reason_of
 from costgraph.pipeline import Pass
 from costgraph.setting import Setting

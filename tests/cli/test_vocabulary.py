@@ -107,6 +107,21 @@ def test_a_missing_symbol_names_its_option(capsys, line, missing, given):
     assert printed(capsys, *line, *given)
 
 
+def test_fractions_are_numbers_of_json(capsys, tmp_path):
+    passes = ("--passes", "speculative{draft=llama-3.2-1b,alpha=acc}", "--set", "acc=0.8")
+    line = ("compare", "llama-3-8b", "--on", "h100", *passes, "--json")
+    assert json.loads(printed(capsys, *line))["bindings"]["acc"] == 0.8
+    line = ("explain", "llama-3-8b", "--on", "h100", *passes, "--at", "B=1,T=9", "--json")
+    assert json.loads(printed(capsys, *line))["point"] == {"B": 1, "T": 9, "acc": 0.8}
+    line = ("solve", "llama-3-8b", "--on", "h100", *passes, "--context", "9", "--budget", "0.5",
+            "--json")  # fmt: skip
+    assert json.loads(printed(capsys, *line))["fixed"] == {"T": "9", "acc": "4/5"}
+    out = tmp_path / "r.html"
+    printed(capsys, "report", "llama-3-8b", "--on", "h100", *passes, "-o", str(out))
+    assert '"name":"acc","kind":"probability"' in out.read_text(encoding="utf-8")
+    assert '"value":0.8' in out.read_text(encoding="utf-8")
+
+
 def test_drawings_and_figures_take_them_too(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "x.dot"
