@@ -218,12 +218,12 @@ def _compiled(arguments: argparse.Namespace) -> Compiled:
         fidelity=arguments.fidelity,
         **reading(arguments),
     )
+    remark(compiled.program.notes)
     return compiled
 
 
 def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
-    remark(compiled.program.notes)
     formula = getattr(compiled, arguments.metric)
     if arguments.detail or arguments.format in ("tex", "html"):
         if arguments.format == "json":

@@ -25,6 +25,7 @@ def test_analyze_json_has_the_documented_shape(capsys):
     found = json.loads(text)
     assert set(found) == {
         "model", "hardware", "passes", "phase", "accounting", "bindings", "ops", "totals",
+        "assumptions", "notes",
     }  # fmt: skip
     assert found["bindings"] == {"B": 2, "q": 128, "T": 128}
     for op in found["ops"]:
