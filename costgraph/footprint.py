@@ -171,27 +171,25 @@ def _live(
     for at, node in enumerate(nodes):
         for tensor in node.outputs:
             born.setdefault(owner[tensor.name], at)
+    outside = held - born.keys()
     for at, node in enumerate(nodes):
-        # What nothing reads lives at the node that makes it.
-        here = {b for b, s in born.items() if s <= at <= max(s, last.get(b, -1)) or b in held}
-        here = {b for b in here if born[b] <= at}
-        before = {b for b in held if b not in born}
-        if at > 0:
-            given = frozenset()
-        if at not in run.rounds:
-            yield given | here | before
-            continue
-        assert isinstance(node.op, Repeat)
-        later = {b for b in here if last.get(b, -1) > at or b in held} | before
-        *some, end = run.rounds[at]
-        shared = {owner[name] for name in node.inputs[node.op.carried :]}
-        for inner in some:
-            # Nothing that only the last round makes is there yet.
-            kept = {b for b in later if b in before or born[b] < at}
-            again = {*kept, *(shared & set(inner.last)), *inner.results[: node.op.carried]}
-            yield from _live(inner, frozenset(again), given)
-            given = frozenset()
-        yield from _live(end, frozenset(later), given)
+        made = {b for b, start in born.items() if start <= at}
+        later = outside | {b for b in made if b in held or last.get(b, -1) > at}
+        if not isinstance(node.op, Repeat):
+            # What nothing reads lives at the node that makes it.
+            yield given | later | {b for b in made if at in (born[b], last.get(b))}
+        else:
+            *some, end = run.rounds[at]
+            # Results are there once the last round makes them, operands of every round before.
+            before = {b for b in later if born.get(b, -1) < at}
+            shared = {owner[name] for name in node.inputs[node.op.carried :]}
+            for inner in some:
+                handed = inner.results[: node.op.carried]
+                again = before | {*handed, *(b for b in shared if b in inner.last)}
+                yield from _live(inner, frozenset(again), given)
+                given = frozenset()
+            yield from _live(end, frozenset(later), given)
+        given = frozenset()
 
 
 def _peaks(graph: Graph) -> list[Expr]:

@@ -139,9 +139,13 @@ def import_config(
     )
     made = _program(name, reading, style, mla == "auto", symbolic)
     made = made.assuming(assumed) if assumed else made
-    for option, other in _others(style, mla):
-        if _program(name, reading, other, True, symbolic).phases == made.phases:
-            raise InputError(f"{name}: the option {option!r} has no effect on this model")
+    idle = [
+        option
+        for option, other in _others(style, mla)
+        if _program(name, reading, other, True, symbolic).phases == made.phases
+    ]
+    if "image" in idle:
+        raise InputError(f"{name}: the option 'image' has no effect on this model")
     left = not_understood(fields)
     if isinstance(reading.model, Decoder):
         for key in left:
@@ -150,7 +154,7 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    return _noted(made, left)
+    return _noted(made, left, idle)
 
 
 def _program(
@@ -190,11 +194,11 @@ def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
         yield "routing", replace(style, routing=BALANCED)
 
 
-def _noted(program: Program, left: Sequence[str]) -> Program:
-    """The program with a note on keys that nothing read."""
-    if not left:
-        return program
-    return replace(program, notes=(f"keys of the configuration that play no part: {_list(left)}",))
+def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Program:
+    """The program with notes on keys that nothing read and options that change nothing."""
+    notes = [f"keys of the configuration that play no part: {_list(left)}"] if left else []
+    notes += [f"the option {option!r} has no effect on this model" for option in idle]
+    return replace(program, notes=(*program.notes, *notes)) if notes else program
 
 
 def kinds(graph: Graph) -> frozenset[str]:

@@ -32,8 +32,9 @@ def compiled(model: str, device: str, fidelity: str, pipeline: str = "") -> Any:
 def evaluated(formula: Formula, batch: int, tokens: int) -> float:
     # CLIP's text tower ends at 77 positions; images are 256 tokens each.
     for limit in formula.limits:
-        tokens = min(tokens, int(limit.bound) // 2)
-    values = {"B": batch, "S": tokens, "T": tokens, "G": 576, "K": 4}
+        if limit.bound.is_number:
+            tokens = min(tokens, int(limit.bound) // 2)
+    values = {"B": batch, "S": tokens, "T": tokens, "G": min(tokens, 256), "K": 4}
     return float(formula(**{s.name: values[s.name] for s in formula.symbols}))
 
 

@@ -24,7 +24,9 @@ LATENT = ["deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "deepseek-r1"]
 
 
 def config(name: str) -> dict:
-    return json.loads((DATA / "configs" / f"{name}.json").read_text())
+    found = json.loads((DATA / "configs" / f"{name}.json").read_text())
+    found.pop("quantization_config", None)
+    return found
 
 
 def small(**changes) -> dict:
