@@ -13,6 +13,7 @@ from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.footprint import footprint
+from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
 from costgraph.machine import Machine
 from costgraph.program import Phase
@@ -123,11 +124,11 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     seconds = 0.0
     timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
-        cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
-        count = phase.bind(row.count).xreplace(values)
+        cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
+        count = placed(phase.bind(row.count), values)
         made = _row(row.name, row.kind, count, cost, machine)
         if timed is not None:
-            terms = [t.mapped(lambda e: e.xreplace(values)) for t in timed(phase, row)]
+            terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
         rows.append(made)
         seconds += float(count) * made.seconds
@@ -138,7 +139,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     need = footprint(phase.graph, compiled.accounting)
 
     def number(expr: Expr) -> int | float:
-        return plain(phase.bind(expr).xreplace(values))
+        return plain(placed(phase.bind(expr), values))
 
     activations = max((number(a) for a in need.activations), default=0)
     weights, kv = number(need.weights), number(need.kv)

@@ -10,6 +10,7 @@ from sympy import Expr
 
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
+from costgraph.formula.powers import placed
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         one = replace(formula, terms=(term,), numerator=None)
         part = one.local(**{s.name: near.point[s] for s in one.symbols})
         shares.extend(
-            Share(p.ops, p.resource, float(p.expr.xreplace(dict(part.point)))) for p in part.parts
+            Share(p.ops, p.resource, float(placed(p.expr, part.point))) for p in part.parts
         )
     total = sum(s.share for s in shares)
     shares = [replace(s, share=s.share / total) for s in shares]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from costgraph.cli.values import add_fidelity
+from costgraph.cli.values import add_fidelity, whole
 from costgraph.errors import InputError, clip
 
 #: Rows that ``sweep`` prints.
@@ -67,7 +67,7 @@ def _sweep_command(commands: Any) -> None:
         "-o", "--output", metavar="FILE", help="write .zarr, .nc, .parquet or .csv; resumes"
     )
     command.add_argument("--force", action="store_true", help="replace an existing output")
-    command.add_argument("--chunk", type=int, metavar="POINTS", help="points of one block")
+    command.add_argument("--chunk", type=whole, metavar="POINTS", help="points of one block")
     command.add_argument(
         "--errors",
         choices=("raise", "nan"),
@@ -107,11 +107,11 @@ def _devices(arguments: argparse.Namespace) -> list[str]:
     return [name.strip() for item in arguments.on for name in item.split(",")]
 
 
-def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
+def _set_symbols(items: list[str]) -> dict[str, Sequence[int | float]]:
     from costgraph.sweeping.ranges import parse_values
     from costgraph.symbols import symbol
 
-    found: dict[str, list[int | float]] = {}
+    found: dict[str, Sequence[int | float]] = {}
     for item in items:
         name, equals, text = item.partition("=")
         name = name.strip()
@@ -126,13 +126,13 @@ def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
     return found
 
 
-def _one(values: list[Any]) -> Any:
+def _one(values: Sequence[Any]) -> Any:
     """A list of one value as a scalar, so that it makes no dimension."""
     return values[0] if len(values) == 1 else values
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.sweeping import sweep, write_sweep
+    from costgraph.sweeping.grid import preview, write_sweep
     from costgraph.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     }
     choices = (arguments.model, _devices(arguments), arguments.passes or [""])
     if arguments.output is None:
-        _print_sweep(sweep(*choices, **about))
+        _print_sweep(*preview(SHOWN, *choices, **about))
         return 0
     try:
         path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
@@ -168,13 +168,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_sweep(data: Any) -> None:
+def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.export.terminal import print_table
-    from costgraph.sweeping.export import columns, frames, row_count
+    from costgraph.sweeping.export import columns, frames
 
     data = data.squeeze()  # what has one value stands above the table
-    frame = next(frames(data, SHOWN)).head(SHOWN)
+    frame = next(frames(data)).head(SHOWN)
     names = columns(data)
     varying = [n for n in names if n in data.sizes or n in data.data_vars]
     units = [str(data[name].attrs.get("units", "")) for name in varying]
@@ -184,7 +184,6 @@ def _print_sweep(data: Any) -> None:
     ]
     fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
     print_table(varying, cells, fixed)
-    rows = row_count(data)
     if rows > len(cells):
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
@@ -242,13 +241,15 @@ def _search(arguments: argparse.Namespace) -> int:
         **symbols,
     )
     if arguments.json:
-        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        from costgraph.export.plain_json import print_json
+
+        print_json(result.to_dict())
     else:
         print(result)
     return 0
 
 
-def _single(values: list[int | float], where: str) -> int | float:
+def _single(values: Sequence[int | float], where: str) -> int | float:
     if len(values) != 1:
         raise InputError(f"{where}: give one value; sweep takes several")
     return values[0]

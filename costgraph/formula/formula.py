@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError, nearest
+from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, make_term, merged
+from costgraph.number import BEYOND, bounded
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
@@ -109,13 +110,16 @@ class Formula:
         # Arrays have no truth value: they surface here at no cost to numbers.
         try:
             for value in arguments:
-                if not 0 < value < math.inf:
+                if not 0 < value < BEYOND:
                     self._reject(names, arguments)
             if len(values) != len(names):
                 self._reject_unknown(values)
             for check in checks:
                 check(arguments)
             result = function(*arguments)
+        except (OverflowError, ZeroDivisionError):
+            at = ", ".join(f"{n} = {clip(v)}" for n, v in zip(names, arguments, strict=True))
+            raise InputError(f"{self.name} has no finite value at {at}") from None
         except (TypeError, ValueError):
             if not any(_is_array(value) for value in arguments):
                 raise
@@ -178,9 +182,10 @@ class Formula:
 
     def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
         for name, value in zip(names, arguments, strict=True):
-            if not 0 < value < math.inf:
+            if not 0 < value < BEYOND:
                 raise InputError(
-                    f"{self.name}: {name} must be a positive finite number, not {value}"
+                    f"{self.name}: {name} must be a positive finite number below 1e60, "
+                    f"not {clip(value)}"
                 )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
@@ -205,7 +210,7 @@ class Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
 
         def f(expr: Expr) -> Expr:
-            return expr.xreplace(dict(replacements))
+            return placed(expr, replacements)
 
         terms = []
         for term in self.terms:
@@ -364,14 +369,11 @@ def _is_array(value: object) -> bool:
 
 
 def exact(value: Value | Expr) -> Expr:
-    """A number as an exact sympy number; expressions pass."""
+    """A number as an exact sympy number; expressions pass.
+
+    Raises:
+        InputError: it is no finite real number, or beyond 1e60.
+    """
     if isinstance(value, Expr):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise InputError(f"{value!r} is not a number")
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InputError(f"{value} is not a finite number")
-        return Rational(Fraction(value).numerator, Fraction(value).denominator)
-    fraction = Fraction(value)
-    return Rational(fraction.numerator, fraction.denominator)
+    return Rational(bounded(value, "a value", BEYOND))

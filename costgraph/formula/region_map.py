@@ -18,6 +18,7 @@ from sympy import QQ, Add, Expr, Max, Min, Poly, Rational, Symbol, fraction, oo,
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula.ladder import bounds, candidates, inside, number_key, start_of
+from costgraph.formula.powers import placed
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import symbol
 
@@ -176,7 +177,7 @@ def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
         arms = candidates(term)
         arm = arms[0]
         if len(arms) > 1:
-            arm = max(arms, key=lambda a: a.expr.xreplace(point))
+            arm = max(arms, key=lambda a: placed(a.expr, point))
         form = arm.expr if arms == term.arms else term.value
         found.append(Arm(_decided(form, point), arm.resource))
     return tuple(found)
@@ -189,7 +190,7 @@ def _decided(expr: Expr, point: dict[Symbol, Expr]) -> Expr:
 
     def decide(e: Expr) -> Expr:
         pick = max if isinstance(e, Max) else min
-        return pick(e.args, key=lambda a: a.xreplace(point))
+        return pick(e.args, key=lambda a: placed(a, point))
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.number import bounded, is_number, parse_number
 from costgraph.pipeline import Pass
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
-from costgraph.units import LARGEST, parse_quantity
+from costgraph.units import parse_quantity
 
 #: Batches searched unless the caller says otherwise.
 BATCHES = (1, 2**16)
@@ -257,21 +258,14 @@ def _amount(metric: str, value: Any) -> float | str | None:
         return "device"
     unit = _UNIT[metric]
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            number = float(text) if not text[-1:].isalpha() else None
-        except ValueError:
-            number = None
-        if number is None:
-            if unit not in _DIMENSION:
-                raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
-            return float(parse_quantity(text, _DIMENSION[unit], f"limit {metric}"))
-        value = number
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
-    if not 0 < value <= LARGEST:
-        raise InputError(f"limit {metric} must be positive and finite, not {clip(value)}")
-    return float(value)
+        if unit in _DIMENSION and not is_number(value.strip()):
+            return float(parse_quantity(value.strip(), _DIMENSION[unit], f"limit {metric}"))
+        number = parse_number(value, f"limit {metric}", f"a number of {unit}")
+    else:
+        number = bounded(value, f"limit {metric}")
+    if number <= 0:
+        raise InputError(f"limit {metric} must be positive, not {clip(value)}")
+    return float(number)
 
 
 def _bounds(

@@ -17,7 +17,7 @@ from costgraph.errors import InputError
 from costgraph.formula import Arm, Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.formula.vector import VectorFunction, compile_vector
-from costgraph.sweeping.plan import Plan, Task
+from costgraph.sweeping.plan import BLOCK, Plan, Task, block_shape, cuts
 from costgraph.sweeping.store import require
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -139,7 +139,7 @@ def check_limits(plan: Plan) -> None:
     for cell in plan.cells:
         for metric, formula in cell.formulas.items():
             for limit, reached in limit_checks(formula):
-                top = _largest(reached, plan)
+                top = _largest(limit, reached, plan)
                 if top > float(limit.bound):
                     raise InputError(
                         f"{cell.label}: {metric}: {limit.expr} = {top:g} exceeds {limit.bound}: "
@@ -147,17 +147,28 @@ def check_limits(plan: Plan) -> None:
                     )
 
 
-def _largest(function: VectorFunction, plan: Plan) -> float:
-    """The largest value over the sweep, one slab of the first symbol at a time."""
+def _largest(limit: Limit, function: VectorFunction, plan: Plan) -> float:
+    """The largest value over the sweep: at its far corner, or block by block."""
     axes = [np.asarray(plan.axis(n).values, dtype=np.float64) for n in function.names]
     if not axes:
         return float(function()[0])
+    if _grows(limit):
+        axes = [np.array([np.max(a)]) for a in axes]
+    lengths = [len(a) for a in axes]
     top = -np.inf
-    for value in axes[0]:
-        grid = np.ix_(np.array([value]), *axes[1:])
+    for cut in cuts(lengths, block_shape(lengths, BLOCK)):
+        grid = np.ix_(*(a[part] for a, part in zip(axes, cut, strict=True)))
         (got,) = function(**dict(zip(function.names, grid, strict=True)))
         top = max(top, float(np.max(got)))
     return top
+
+
+def _grows(limit: Limit) -> bool:
+    """Whether a limited expression provably grows with every symbol."""
+    poly = limit.expr.as_poly(*limit.expr.free_symbols)
+    return poly is not None and all(
+        c.is_number and (c >= 0 or not any(powers)) for powers, c in poly.terms()
+    )
 
 
 Report: TypeAlias = Callable[[int, int], None]
