@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import formula, sweep
 from costgraph.cli.formula import METRICS
+from costgraph.cli.output import OutputError, abandon, guarded
+from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import add_fidelity, remark, whole
 from costgraph.errors import CostgraphError, InputError
 
@@ -31,39 +32,40 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(f"{message} (see: {self.prog} --help)")
-
-
-def _fail(message: str) -> NoReturn:
-    text = " ".join(message.split())
-    print(f"costgraph: error: {text}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: 0, 2 for errors, 130 when interrupted."""
+    with guarded():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()
+        except CostgraphError as error:
+            fail(str(error))
+        except OutputError as error:
+            abandon()
+            if error.errno == errno.EPIPE:  # the reader has gone (``| head``): no error of ours
+                return 0
+            fail(f"standard output: {error.strerror}")
+        except MemoryError:
+            fail("not enough memory for this")
+        except KeyboardInterrupt:
+            print("costgraph: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _build_parser()
-    try:
-        arguments = parser.parse_args(argv)
-        if not hasattr(arguments, "run"):
-            parser.print_help()
-            return 0
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
-    except CostgraphError as error:
-        _fail(str(error))
-    except BrokenPipeError:
-        # The reader has gone (``| head``): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
         return 0
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="costgraph",
         description="The cost of model inference as a formula: latency, memory and traffic, "
         "symbolic in batch and sequence length.",
@@ -75,7 +77,7 @@ def _build_parser() -> argparse.ArgumentParser:
     from costgraph.cli.report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
@@ -223,8 +225,10 @@ def _formula(arguments: argparse.Namespace) -> int:
     compiled = _compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     if arguments.detail or arguments.format in ("tex", "html"):
-        if arguments.format == "json":
-            raise InputError("--detail is for text, latex, tex and html")
+        if arguments.format not in ("text", "latex", "tex", "html"):
+            raise InputError(
+                f"--detail is for text, latex, tex and html, not {arguments.format}: leave it out"
+            )
         named = compiled.readable(arguments.metric, arguments.detail or "ops")
         if arguments.format == "html":
             print(named.mathml())
@@ -329,7 +333,9 @@ def _passes(arguments: argparse.Namespace) -> int:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    from costgraph.export.plain_json import print_json
+
+    print_json(value)
 
 
 if __name__ == "__main__":

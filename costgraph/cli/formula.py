@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ def parse_values(text: str) -> dict[str, Any]:
     Raises:
         InputError: an item is not NAME=NUMBER.
     """
-    from fractions import Fraction
+    from costgraph.number import positive
 
     found: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -105,14 +104,7 @@ def parse_values(text: str) -> dict[str, Any]:
             raise InputError(f"--at: {clip(item)} is not NAME=NUMBER, such as T=2048")
         if name.strip() in found:
             raise InputError(f"--at: {clip(name)} is given twice")
-        if len(value) > 40:
-            raise InputError(f"--at: {clip(value)} is not a number")
-        try:
-            number = Fraction(value.strip())
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"--at: {clip(value)} is not a number, such as 2048") from None
-        if number <= 0:
-            raise InputError(f"--at: {name.strip()} must be positive, not {clip(value)}")
+        number = positive(value, f"--at: {clip(name.strip())[1:-1]}")
         found[name.strip()] = int(number) if number.denominator == 1 else number
     return found
 
@@ -151,7 +143,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         example = ",".join(f"{n}={'1' if n == 'B' else '1024'}" for n in missing)
         raise InputError(f"explain: no value for {', '.join(missing)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)
-    print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if arguments.json else found)
+    _show(found, lambda made: made.to_dict(), arguments.json)
     return 0
 
 
@@ -184,7 +176,12 @@ def _regimes(arguments: argparse.Namespace) -> int:
 
 
 def _show(found: Any, as_object: Callable[[Any], dict[str, Any]], as_json: bool) -> None:
-    print(json.dumps(as_object(found), indent=2, ensure_ascii=False) if as_json else found)
+    if as_json:
+        from costgraph.export.plain_json import print_json
+
+        print_json(as_object(found))
+    else:
+        print(found)
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.
@@ -207,23 +204,17 @@ def _solve(arguments: argparse.Namespace) -> int:
     _known(formula, values)
     found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
     if arguments.json:
-        print(json.dumps(solution_object(found), indent=2, ensure_ascii=False))
+        _show(found, solution_object, True)
     else:
         print(solution_text(found, formula, arguments.over, arguments.budget, at_least))
     return 0
 
 
 def _budget(text: str, formula: Formula) -> Any:
-    from fractions import Fraction
-
+    from costgraph.number import parse_number
     from costgraph.units import parse_quantity
 
     dimension = _DIMENSION.get(formula.unit)
     if dimension is not None and any(c.isalpha() and c not in "eE" for c in text):
         return parse_quantity(text, dimension, "--budget")
-    if len(text) > 40:
-        raise InputError(f"--budget: {clip(text)} is not a number")
-    try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--budget: {clip(text)} is not a number of {formula.unit}") from None
+    return parse_number(text, "--budget", f"a number of {formula.unit}")

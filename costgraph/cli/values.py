@@ -6,20 +6,36 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from costgraph.errors import clip
+from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
-    pass
+    from fractions import Fraction
 
 
 def whole(text: str) -> int:
-    """A positive whole number of at most 12 digits from the command line."""
-    if not text.isascii() or not text.isdigit() or len(text) > 13:
+    """A positive whole number of at most 1e12 from the command line."""
+    from costgraph.number import MOST
+
+    value = _read(text)
+    if value.denominator != 1 or value <= 0:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")
-    value = int(text)
-    if not 0 < value <= 10**12:
+    if value > MOST:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not from 1 to 1e12")
-    return value
+    return int(value)
+
+
+def real(text: str) -> float:
+    """A number from the command line."""
+    return float(_read(text))
+
+
+def _read(text: str) -> Fraction:
+    from costgraph.number import parse_number
+
+    try:
+        return parse_number(text, "the value")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def remark(notes: tuple[str, ...]) -> None:

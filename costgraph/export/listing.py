@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from costgraph.errors import PipelineError, clip, nearest
+from costgraph.export.plain_json import print_json
 from costgraph.export.terminal import print_table
-
-
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def list_passes(as_json: bool) -> None:
@@ -18,7 +14,7 @@ def list_passes(as_json: bool) -> None:
     from costgraph.passes import PASSES
 
     if as_json:
-        _print([_pass_object(cls) for cls in PASSES.values()])
+        print_json([_pass_object(cls) for cls in PASSES.values()])
         return
     print_table(("pass", "what it does"), [(c.name, c.title) for c in PASSES.values()])
 
@@ -35,7 +31,7 @@ def show_pass(name: str, as_json: bool) -> None:
         raise PipelineError(f"unknown pass {clip(name)}{nearest(name, PASSES)}")
     cls = PASSES[name]
     if as_json:
-        _print(_pass_object(cls))
+        print_json(_pass_object(cls))
         return
     print(f"{cls.name}: {cls.title}\n")
     rows = [

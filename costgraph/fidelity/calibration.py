@@ -9,9 +9,7 @@ quantiles of measured over predicted time there.
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,22 +175,6 @@ def _shown(value: float) -> str:
     return str(int(value)) if value == int(value) and value < 1e6 else f"{value:.5g}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        HardwareError: the place cannot be written to.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".costgraph-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as error:
-        raise HardwareError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 def load_calibration(path: Path) -> Calibration:
     """The calibration in a file.
 
@@ -204,7 +186,9 @@ def load_calibration(path: Path) -> Calibration:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HardwareError(f"{label}: not readable: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise HardwareError(f"{label}: not readable: nested too deeply") from None
+    except ValueError as error:  # also whole numbers of thousands of digits
         raise HardwareError(f"{label}: not valid TOML: {error}") from None
     return calibration_from(data, label)
 
