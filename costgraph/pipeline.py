@@ -8,10 +8,12 @@ Parsing and printing round-trip. Option values are words, numbers (``16``,
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 from sympy import Expr, Integer, Rational
@@ -287,7 +289,8 @@ def checked(where: str, spec: Option, value: Any) -> Expr:
             raise PipelineError(f"{where} must be a number here, not {clip(str(value))}")
         return value
     try:
-        found = bounded(value, where)
+        # A float of Python means the decimal that it is written as.
+        found = bounded(Fraction(float.__repr__(value)) if _is_finite(value) else value, where)
     except InputError as error:
         raise PipelineError(str(error)) from None
     shown = clip(str(found))[1:-1]
@@ -304,6 +307,10 @@ def checked(where: str, spec: Option, value: Any) -> Expr:
     if spec.kind == "integer" and found.denominator != 1:
         raise PipelineError(f"{where} must be a whole number, not {shown}")
     return Rational(found)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 #: Decides the options of a pass that wait for a search.

@@ -31,7 +31,9 @@ class Fold(Pass):
     formula: ClassVar[str] = "cost(layer 1) + … + cost(layer k) = k · cost(layer)"
     source: ClassVar[str] = "exact: equal layers only"
 
-    shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
+    shortest: Expr = option(
+        "integer", Integer(3), "least operations in a layer", minimum=2, symbolic=False
+    )
 
     def run(self, program: Program, machine: Machine) -> Outcome:
         hits: list[str] = []

@@ -26,6 +26,8 @@ from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
+#: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
+MOST_DRAFTED = 1024
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,27 @@ class Speculative(Pass):
         "word", "skip", "a shipped model, 'skip' (the target with fewer layers) or 'heads'"
     )
     gamma: Expr | str = option(
-        "number", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
-        choices=("optimal",),
+        "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
+        maximum=MOST_DRAFTED, choices=("optimal",),
     )  # fmt: skip
     alpha: Expr = option("probability", Integer(7) / 10, "acceptance of a drafted token")
     alphas: str = option("word", "", "acceptance per position instead, as percent: p80|p70|p60")
-    drafts: Expr = option("number", ONE, "independent drafts verified together", minimum=1)
+    drafts: Expr = option(
+        "integer", ONE, "independent drafts verified together", minimum=1, maximum=MOST_DRAFTED
+    )
     tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
-    layers: Expr = option("number", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
     batch: str = option(
         "word", "ragged", "sequences advance each by its own count, or all by the least",
         choices=("ragged", "sync"),
     )  # fmt: skip
-    at_batch: Expr = option("number", ONE, "batch at which 'optimal' is decided", minimum=1)
-    at_context: Expr = option(
-        "number", Integer(2048), "context at which 'optimal' is decided", minimum=1
+    at_batch: Expr = option(
+        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
     )
+    at_context: Expr = option(
+        "integer", Integer(2048), "context at which 'optimal' is decided", minimum=1,
+        symbolic=False,
+    )  # fmt: skip
 
     #: How a searched option was decided; no option, and no part of the text.
     note: str = ""
@@ -137,6 +144,8 @@ class Speculative(Pass):
             for m in widths:
                 nodes.append(nodes[-1] * m)
             total = sum(nodes[1:])
+            if total > 1000 * MOST_DRAFTED:
+                raise PipelineError(f"tree: {total} drafted positions are too many")
             steps = Integer(len(widths))
             return Round(
                 steps, Integer(total) / steps, Integer(total + 1), tree_tokens(alpha, widths)

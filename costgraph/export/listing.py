@@ -7,6 +7,8 @@ from typing import Any
 from costgraph.errors import PipelineError, clip, nearest
 from costgraph.export.plain_json import print_json
 from costgraph.export.terminal import print_table
+from costgraph.number import MOST
+from costgraph.pipeline import Option
 
 
 def list_passes(as_json: bool) -> None:
@@ -35,7 +37,7 @@ def show_pass(name: str, as_json: bool) -> None:
         return
     print(f"{cls.name}: {cls.title}\n")
     rows = [
-        (o["name"], str(o["default"]), ", ".join(o["choices"]) or o["kind"], o["help"])
+        (o["name"], str(o["default"]), _values(cls.options()[o["name"]]), o["help"])
         for o in _pass_object(cls)["options"]
     ]
     print_table(("option", "default", "values", "meaning"), rows)
@@ -44,6 +46,15 @@ def show_pass(name: str, as_json: bool) -> None:
             print(f"\n{label}: {text}")
     for sentence in cls.assumptions:
         print(f"assumes: {sentence}")
+
+
+def _values(option: Option) -> str:
+    """What an option takes, in words."""
+    words = list(option.choices)
+    if not words or option.is_number:
+        ends = f", at most {option.maximum}" if option.maximum < MOST else ""
+        words.append(option.kind + ends)
+    return ", ".join(words)
 
 
 def _pass_object(cls: Any) -> dict[str, Any]:
@@ -59,6 +70,7 @@ def _pass_object(cls: Any) -> dict[str, Any]:
                 "default": str(defaults[name]),
                 "kind": o.kind,
                 "choices": list(o.choices),
+                **({"maximum": o.maximum, "symbolic": o.symbolic} if o.is_number else {}),
                 "help": o.help,
             }
             for name, o in cls.options().items()
