@@ -26,7 +26,7 @@ BEYOND = 10**60
 
 _LONGEST = 60
 _SUCH = ", such as 2048, 0.5, 1e6 or 1/3"
-_PLAIN = r"(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})"
+_PLAIN = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(rf"[+-]?{_PLAIN}(?:[eE][+-]?[0-9]{{1,3}}|/{_PLAIN})?\Z")
 
 
@@ -47,6 +47,8 @@ def parse_number(text: str, where: str, what: str = "a number" + _SUCH) -> Fract
         InputError: it is no number, divides by zero, or is beyond the limits.
     """
     text = text.strip()
+    if len(text) > _LONGEST and text[:1].isdigit():
+        raise InputError(f"{where}: {clip(text)} is too long for a number")
     if not is_number(text):
         raise InputError(f"{where}: {clip(text)} is not {what}")
     top, _, bottom = text.partition("/")

@@ -65,7 +65,8 @@ def find(name: str) -> str:
         ModelError: no shipped configuration has that name.
     """
     wanted = _normal(name)
-    if (CONFIGS / f"{wanted}.json").is_file() and "/" not in wanted and ".." not in wanted:
+    plain = "/" not in wanted and ".." not in wanted
+    if plain and os.path.isfile(CONFIGS / f"{wanted}.json"):  # False for a name too long
         return wanted
     known = {_normal(hub): e.name for e in entries().values() for hub in e.hub}
     tails = {hub.split("/")[-1]: short for hub, short in known.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -175,7 +176,7 @@ def _this_machine(arguments: argparse.Namespace) -> int:
     from costgraph.fidelity.study import study
 
     target = Path(arguments.output or "this-machine.toml")
-    if target.suffix != ".toml" or not target.parent.is_dir():
+    if target.suffix != ".toml" or not os.path.isdir(target.parent):
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )

@@ -33,9 +33,9 @@ def _read(text: str) -> Fraction:
     from costgraph.number import parse_number
 
     try:
-        return parse_number(text, "the value")
+        return parse_number(text, "")
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
 
 def remark(notes: tuple[str, ...]) -> None:
