@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+#: Characters of a line of an error; what was typed may be longer.
+LONGEST = 1000
+
 
 class _Once(argparse.Action):
     """Stores a value; a second one is refused, where the usual action drops the first."""
@@ -44,5 +47,7 @@ def fail(message: str) -> NoReturn:
         SystemExit: with code 2.
     """
     text = " ".join(message.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
     print(f"costgraph: error: {text}", file=sys.stderr)
     raise SystemExit(2)

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import mpmath
-from sympy import Expr, Pow, Rational
+from sympy import Expr, Pow, Rational, Symbol
 
 from costgraph.errors import InputError, clip
 
@@ -36,6 +36,19 @@ def placed(expr: Expr, values: Mapping[Expr, Expr]) -> Expr:
         if p.exp.free_symbols
     }
     return expr.xreplace({**values, **powers})
+
+
+def unmovable(expr: Expr, moved: Mapping[Expr, Expr]) -> set[Symbol]:
+    """Symbols whose replacement would write out a long power: ``p^(1000000·(S + 1))``."""
+    found: set[Symbol] = set()
+    for p in expr.atoms(Pow):
+        if not (p.base.is_Rational and p.exp.free_symbols & moved.keys()):
+            continue
+        constant = p.exp.xreplace(dict(moved)).expand().as_coeff_Add()[0]
+        exact = Fraction(int(constant.p), int(constant.q)) if constant.is_Rational else Fraction(0)
+        if not is_short(Fraction(int(p.base.p), int(p.base.q)), exact):
+            found |= p.exp.free_symbols
+    return found
 
 
 def power(base: Expr, exponent: Expr) -> Expr:

@@ -57,7 +57,8 @@ def read(path: Path):
     if path.suffix in (".zarr", ".nc"):
         with open_sweep(path) as data:
             return data.load()
-    frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    exact = {"float_precision": "round_trip"}  # the default of some versions is not
+    frame = pd.read_csv(path, **exact) if path.suffix == ".csv" else pd.read_parquet(path)
     dims = ["hardware", "passes", "B", "N", "T"]
     return frame.drop(columns=["model", "S"]).set_index(dims).to_xarray()
 
