@@ -90,6 +90,15 @@ def bounded(value: Any, where: str, most: int = LARGEST) -> Fraction:
     return _sized(Fraction(value), where, value, most)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a number of Python is a count: whole, and from one to :data:`MOST`."""
+    try:
+        number = bounded(value, "a count")
+    except InputError:
+        return False
+    return number.denominator == 1 and 0 < number <= MOST
+
+
 def _sized(value: Fraction, where: str, given: object, most: int = LARGEST) -> Fraction:
     if value != 0 and not Fraction(1, most) <= abs(value) <= most:
         power = len(str(most)) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -110,7 +111,7 @@ class Formula:
         # Arrays have no truth value: they surface here at no cost to numbers.
         try:
             for value in arguments:
-                if not 0 < value < BEYOND:
+                if not 0 < value < math.inf:
                     self._reject(names, arguments)
             if len(values) != len(names):
                 self._reject_unknown(values)
@@ -122,6 +123,8 @@ class Formula:
             raise InputError(f"{self.name} has no finite value at {at}") from None
         except (TypeError, ValueError):
             if not any(_is_array(value) for value in arguments):
+                for name, value in zip(names, arguments, strict=True):
+                    bounded(value, f"{self.name}: {name}", BEYOND)  # says which is no number
                 raise
             return self._over_arrays(values)
         if type(result) is float or type(result) is int:
@@ -132,7 +135,10 @@ class Formula:
             # NumPy's whole numbers overflow, Python's do not.
             result = function(*(v.item() if hasattr(v, "item") else v for v in arguments))
         if isinstance(result, Fraction):
-            return int(result) if result.denominator == 1 else float(result)
+            try:
+                return int(result) if result.denominator == 1 else float(result)
+            except OverflowError:
+                raise InputError(f"{self.name} is beyond every double there") from None
         return result
 
     def _over_arrays(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -182,10 +188,9 @@ class Formula:
 
     def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
         for name, value in zip(names, arguments, strict=True):
-            if not 0 < value < BEYOND:
+            if not 0 < value < math.inf:
                 raise InputError(
-                    f"{self.name}: {name} must be a positive finite number below 1e60, "
-                    f"not {clip(value)}"
+                    f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
                 )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:

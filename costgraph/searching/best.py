@@ -9,7 +9,7 @@ from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
-from costgraph.number import bounded, is_number, parse_number
+from costgraph.number import bounded, is_count, is_number, parse_number
 from costgraph.pipeline import Pass
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
@@ -302,21 +302,17 @@ def _pareto(pareto: Sequence[str] | None) -> tuple[str, str] | None:
 def _range(batch: int | tuple[int, int] | None) -> Range:
     if batch is None:
         return BATCHES
-    ends = (batch, batch) if isinstance(batch, int) else tuple(batch)
-    if len(ends) != 2 or not all(_is_whole(b) for b in ends) or ends[0] > ends[1]:
+    ends = tuple(batch) if isinstance(batch, (tuple, list)) else (batch, batch)
+    if len(ends) != 2 or not all(map(is_count, ends)) or ends[0] > ends[1]:
         raise InputError(f"B: {clip(batch)} is neither a batch nor the two ends of a range")
-    return ends[0], ends[1]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**12
+    return int(ends[0]), int(ends[1])
 
 
 def _values(S: int, N: int, T: int | None, symbols: Mapping[str, float]) -> dict[str, float]:
-    values: dict[str, float] = {"S": S, "N": N, "T": S + max(N - 1, 1) if T is None else T}
-    for name, value in values.items():
-        if not _is_whole(value):
+    for name, value in {"S": S, "N": N, **({} if T is None else {"T": T})}.items():
+        if not is_count(value):
             raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
+    values: dict[str, float] = {"S": S, "N": N, "T": S + max(N - 1, 1) if T is None else T}
     for name, value in symbols.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{name}: {clip(value)} is not a number")
