@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 #: How characters of the output are written where a terminal has only ASCII.
 _PLAIN = {
@@ -61,7 +61,7 @@ def _told(error: Exception) -> Exception:
 class _Closed(io.TextIOBase):
     """Stands for a stream that the caller closed (``>&-``)."""
 
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def write(self, text: str) -> int:
         raise OutputError(errno.EBADF, "it is closed")
@@ -90,7 +90,8 @@ def guarded() -> Iterator[None]:
     ]
     for stream, _ in handlers:
         stream.reconfigure(errors="costgraph")
-    sys.stdout = _Guarded(sys.stdout or _Closed())  # type: ignore[assignment]
+    stream: Any = sys.stdout or _Closed()
+    sys.stdout = cast(TextIO, _Guarded(stream))
     if sys.stderr is None:
         sys.stderr = io.StringIO()
     try:

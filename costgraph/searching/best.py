@@ -309,9 +309,9 @@ def _range(batch: int | tuple[int, int] | None) -> Range:
 
 
 def _values(S: int, N: int, T: int | None, symbols: Mapping[str, float]) -> dict[str, float]:
-    for name, value in {"S": S, "N": N, **({} if T is None else {"T": T})}.items():
-        if not is_count(value):
-            raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(value)}")
+    for name, count in (("S", S), ("N", N), ("T", 1 if T is None else T)):
+        if not is_count(count):
+            raise InputError(f"{name} must be a whole number from 1 to 1e12, not {clip(count)}")
     values: dict[str, float] = {"S": S, "N": N, "T": S + max(N - 1, 1) if T is None else T}
     for name, value in symbols.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -257,7 +257,7 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
                 made = store.data
             else:
                 # A task for every block is only wanted where something computes with dask.
-                lazy = {"chunks": {}} if target.suffix == ".nc" else {}
+                lazy: dict[str, Any] = {"chunks": {}} if target.suffix == ".nc" else {}
                 with require("xarray").open_dataset(store.data, engine="zarr", **lazy) as data:
                     try:
                         writers[target.suffix](data, made)
