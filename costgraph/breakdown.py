@@ -14,9 +14,10 @@ from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint
+from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
-from costgraph.given import whole
 from costgraph.machine import Machine
+from costgraph.number import whole
 from costgraph.program import Phase
 from costgraph.setting import Setting
 from costgraph.symbols import LEGEND, B, T, q
@@ -128,11 +129,11 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     seconds = 0.0
     timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
-        cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
-        count = phase.bind(row.count).xreplace(values)
+        cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
+        count = placed(phase.bind(row.count), values)
         made = _row(row.name, row.kind, count, cost, machine)
         if timed is not None:
-            terms = [t.mapped(lambda e: e.xreplace(values)) for t in timed(phase, row)]
+            terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
         rows.append(made)
         seconds += float(count) * made.seconds
@@ -142,7 +143,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     need, *beside = (footprint(g, compiled.accounting) for g in graphs)
 
     def number(expr: Expr) -> int | float:
-        return plain(phase.bind(expr).xreplace(values))
+        return plain(placed(phase.bind(expr), values))
 
     activations = max((number(a) for a in need.activations), default=0)
     resting = sum(number(part.weights) + number(part.kv) for part in beside)

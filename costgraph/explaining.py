@@ -11,6 +11,7 @@ from sympy import Expr
 from costgraph.capacity import Fit, fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
+from costgraph.formula.powers import placed
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
 from costgraph.workload import plain as numbers
@@ -130,7 +131,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         one = replace(formula, terms=(term,), numerator=None)
         part = one.local(**{s.name: near.point[s] for s in one.symbols})
         shares.extend(
-            Share(p.ops, p.resource, float(p.expr.xreplace(dict(part.point)))) for p in part.parts
+            Share(p.ops, p.resource, float(placed(p.expr, part.point))) for p in part.parts
         )
     total = sum(s.share for s in shares)
     shares = [replace(s, share=s.share / total) for s in shares]

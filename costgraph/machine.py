@@ -18,7 +18,7 @@ from typing import Any
 import sympy
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.given import number
+from costgraph.number import number
 from costgraph.symbols import symbol
 from costgraph.units import parse_quantity
 

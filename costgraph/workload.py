@@ -11,7 +11,7 @@ from typing import Any
 
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
 from costgraph.formula import Formula
-from costgraph.given import MOST, Number, number, whole
+from costgraph.number import MOST, Number, number, whole
 from costgraph.symbols import LEGEND
 
 #: Sizes of a request where nothing else is said: sequences, prompt and generated tokens.

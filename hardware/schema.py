@@ -10,7 +10,7 @@ from typing import Any
 
 from sympy import Expr, Integer, Rational
 
-from costgraph.errors import HardwareError, InputError, nearest
+from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.machine import (
     INSTRUCTIONS,
     WIDENING,
@@ -25,7 +25,7 @@ from costgraph.machine import (
     Tier,
     Topology,
 )
-from costgraph.units import DIMENSIONS, parse_quantity, shown
+from costgraph.units import DIMENSIONS, parse_quantity
 
 TOP = (
     "name",
@@ -77,12 +77,12 @@ class _File:
         for key in table:
             if key not in allowed:
                 place = f" in [{where}]" if where else ""
-                raise self.fail(f"unknown key {shown(key)}{place}{nearest(key, allowed)}")
+                raise self.fail(f"unknown key {clip(key)}{place}{nearest(key, allowed)}")
 
     def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = data.get(key, {})
         if not isinstance(value, dict):
-            raise self.fail(f"{key!r} must be a table [{key}], not {shown(value)}")
+            raise self.fail(f"{key!r} must be a table [{key}], not {clip(value)}")
         return value
 
     def text(self, data: Mapping[str, Any], key: str) -> str:
@@ -90,7 +90,7 @@ class _File:
         if value is None:
             raise self.fail(f"missing key {key!r}")
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise self.fail(f"{key!r} must be a non-empty text of one line, not {shown(value)}")
+            raise self.fail(f"{key!r} must be a non-empty text of one line, not {clip(value)}")
         return value.strip()
 
     def choice(self, data: Mapping[str, Any], key: str, default: str, known: Sequence[str]) -> str:
@@ -98,26 +98,26 @@ class _File:
         if key not in data or value in known:
             return str(value)
         hint = nearest(value, known) if isinstance(value, str) else f"; known: {', '.join(known)}"
-        raise self.fail(f"unknown {key} {shown(value)}{hint}")
+        raise self.fail(f"unknown {key} {clip(value)}{hint}")
 
     def figure(self, entry: Any, dimension: str, where: str) -> Figure:
         """One figure: ``{ value = "768 GB/s", source = "datasheet" }``."""
         if not isinstance(entry, dict):
             raise self.fail(
-                f'{where} must be written {{ value = …, source = "…" }}, not {shown(entry)}'
+                f'{where} must be written {{ value = …, source = "…" }}, not {clip(entry)}'
             )
         self.known(entry, ("value", "source"), where)
         if "value" not in entry:
             raise self.fail(f"{where}: missing 'value'")
         key = entry.get("source")
         if not isinstance(key, str) or key not in self.sources:
-            known = ", ".join(shown(k) for k in sorted(self.sources)[:8])
-            problem = "no source" if key is None else f"unknown source {shown(key)}"
+            known = ", ".join(clip(k) for k in sorted(self.sources)[:8])
+            problem = "no source" if key is None else f"unknown source {clip(key)}"
             raise self.fail(f"{where}: {problem}; name a key of [sources]: {known}")
         value = entry["value"]
         if dimension == "count":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
-                raise self.fail(f"{where} must be a positive whole number, not {shown(value)}")
+                raise self.fail(f"{where} must be a positive whole number, not {clip(value)}")
             return Figure(Integer(value), "count", self.sources[key])
         try:
             exact = parse_quantity(value, dimension, where)
@@ -141,7 +141,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
     file.known(data, TOP, "")
     name, title = file.text(data, "name"), file.text(data, "title")
     if not _NAME.match(name):
-        raise file.fail(f"'name' must be letters, digits, '.', '_' and '-', not {shown(name)}")
+        raise file.fail(f"'name' must be letters, digits, '.', '_' and '-', not {clip(name)}")
     kind = file.choice(data, "kind", "gpu", KINDS)
     instruction = file.choice(data, "instruction", "", INSTRUCTIONS)
     figures: dict[str, Figure] = {}
@@ -200,8 +200,8 @@ def _sources(data: Mapping[str, Any], label: str) -> dict[str, str]:
     for key, value in table.items():
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise HardwareError(
-                f"{label}: source {shown(key)} must be a non-empty text of one line, "
-                f"not {shown(value)}"
+                f"{label}: source {clip(key)} must be a non-empty text of one line, "
+                f"not {clip(value)}"
             )
     return dict(table)
 
@@ -241,7 +241,7 @@ def _named(file: _File, data: Mapping[str, Any], section: str) -> dict[str, Mapp
     for name in table:
         if not _NAME.match(name):
             raise file.fail(
-                f"[{section}]: names are letters, digits, '.', '_' and '-', not {shown(name)}"
+                f"[{section}]: names are letters, digits, '.', '_' and '-', not {clip(name)}"
             )
     return {name: file.table(table, name) for name in table}
 
@@ -324,7 +324,7 @@ def _conventions(file: _File, data: Mapping[str, Any]) -> dict[str, Mapping[str,
     for name in file.table(data, "conventions"):
         if not _NAME.match(name):
             raise file.fail(
-                f"[conventions]: {shown(name)} is not a name of an accounting, such as 'survey'"
+                f"[conventions]: {clip(name)} is not a name of an accounting, such as 'survey'"
             )
         where = f"conventions.{name}"
         table = file.table(file.table(data, "conventions"), name)
@@ -343,5 +343,5 @@ def _aliases(file: _File, data: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(
         isinstance(v, str) and v.strip() and v.isprintable() for v in value
     ):
-        raise file.fail(f"'aliases' must be a list of texts, not {shown(value)}")
+        raise file.fail(f"'aliases' must be a list of texts, not {clip(value)}")
     return tuple(value)

@@ -26,6 +26,8 @@ _USUAL = {
     for name, parameter in signature(import_config).parameters.items()
     if parameter.kind is Parameter.KEYWORD_ONLY
 }
+#: Shown by other means: as the model's name, by the symbols of formulas.
+_UNTOLD = ("name", "symbolic")
 #: Everything that says how a model is read.
 OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
 CONFIGS = Path(__file__).parent / "configs"
@@ -76,7 +78,8 @@ def find(name: str) -> str:
         ModelError: no shipped configuration has that name.
     """
     wanted = _normal(name)
-    if (CONFIGS / f"{wanted}.json").is_file() and "/" not in wanted and ".." not in wanted:
+    plain = "/" not in wanted and ".." not in wanted
+    if plain and os.path.isfile(CONFIGS / f"{wanted}.json"):  # False for a name too long
         return wanted
     known = {_normal(hub): e.name for e in entries().values() for hub in e.hub}
     tails = {hub.split("/")[-1]: short for hub, short in known.items()}
@@ -116,9 +119,9 @@ def load_model(
             raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
         return spec
     program = _load(spec, options)
-    told = {k: v for k, v in options.items() if k != "name" and v != _USUAL.get(k)}
-    told.pop("symbolic", None)  # formulas show it by their symbols
-    return replace(program, reading=tuple((k, _told(v)) for k, v in told.items()))
+    shown = {k: _told(v) for k, v in options.items() if k not in _UNTOLD}
+    told = tuple((k, v) for k, v in shown.items() if v != _told(_USUAL.get(k)))
+    return replace(program, reading=told)
 
 
 def _told(value: Any) -> str:

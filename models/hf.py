@@ -16,7 +16,6 @@ from costgraph import outside
 from costgraph.dtypes import DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
-from costgraph.given import is_array, wholes
 from costgraph.graph import Graph, Repeat
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
@@ -26,6 +25,7 @@ from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
 from costgraph.models.stored import element_format, narrow
+from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores

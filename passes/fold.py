@@ -32,7 +32,9 @@ class Fold(Pass):
     source: ClassVar[str] = "exact: equal layers only"
     stage: ClassVar[Stage] = Stage.FOLDING
 
-    shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
+    shortest: Expr = option(
+        "integer", Integer(3), "least operations in a layer", minimum=2, symbolic=False
+    )
 
     def run(self, program: Program, machine: Machine) -> Outcome:
         hits: list[str] = []

@@ -41,8 +41,8 @@ from costgraph.tensor import Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
 SKIP, HEADS = "skip", "heads"
-#: Longest drafts, and most of them.
-MOST = 1024
+#: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
+MOST_DRAFTED = 1024
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,16 @@ class Speculative(Pass):
         "'heads'",
     )
     gamma: Expr | str = option(
-        "number", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
-        choices=("optimal",),
+        "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
+        maximum=MOST_DRAFTED, choices=("optimal",),
     )  # fmt: skip
     alpha: Expr = option("probability", Integer(7) / 10, "acceptance of a drafted token")
     alphas: str = option("word", "", "acceptance per position instead, as percent: p80|p70|p60")
-    drafts: Expr = option("number", ONE, "independent drafts verified together", minimum=1)
+    drafts: Expr = option(
+        "integer", ONE, "independent drafts verified together", minimum=1, maximum=MOST_DRAFTED
+    )
     tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
-    layers: Expr = option("number", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
         "their name",
@@ -100,10 +102,13 @@ class Speculative(Pass):
         "word", "ragged", "sequences advance each by its own count, or all by the least",
         choices=("ragged", "sync"),
     )  # fmt: skip
-    at_batch: Expr = option("number", ONE, "batch at which 'optimal' is decided", minimum=1)
-    at_context: Expr = option(
-        "number", Integer(2048), "context at which 'optimal' is decided", minimum=1
+    at_batch: Expr = option(
+        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
     )
+    at_context: Expr = option(
+        "integer", Integer(2048), "context at which 'optimal' is decided", minimum=1,
+        symbolic=False,
+    )  # fmt: skip
 
     #: How a searched option was decided, and the draft where it is loaded already; no
     #: options, and no part of the text.
@@ -182,9 +187,6 @@ class Speculative(Pass):
         """
         alpha, gamma = self.alpha, self.gamma
         assert isinstance(gamma, Expr)
-        for name, value in (("gamma", gamma), ("drafts", self.drafts)):
-            if value.is_number and not (value.is_Integer and value <= MOST):
-                raise PipelineError(f"{name} must be a whole number up to {MOST}, not {value}")
         if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
             raise PipelineError("alphas, tree and drafts exclude one another")
         if self.batch == "sync":
@@ -196,6 +198,9 @@ class Speculative(Pass):
             nodes = [ONE]
             for m in widths:
                 nodes.append(nodes[-1] * m)
+            total = sum(nodes[1:])
+            if total > 1000 * MOST_DRAFTED:
+                raise PipelineError(f"tree: {total} drafted positions are too many")
             return branching(Integer(len(widths)), tree_tokens(alpha, widths), nodes[1:])
         if self.alphas:
             given = _alphas(self.alphas)

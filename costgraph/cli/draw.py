@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
@@ -62,6 +61,8 @@ def _output(command: argparse.ArgumentParser) -> None:
 
 
 def _draw_command(commands: Any) -> None:
+    from costgraph.cli.values import whole
+
     command = commands.add_parser(
         "draw",
         help="a picture of the graph",
@@ -83,7 +84,7 @@ def _draw_command(commands: Any) -> None:
         "--diff", action="store_true", help="what each pass erased, created, changed and kept"
     )
     command.add_argument(
-        "--step", type=int, metavar="K", help="with --diff: only pass K of the pipeline, from 1"
+        "--step", type=whole, metavar="K", help="with --diff: only pass K of the pipeline, from 1"
     )
     vocabulary.add_values(command, usual="B=1")
     _output(command)
@@ -247,13 +248,9 @@ def _range(arguments: argparse.Namespace, over: str, values: dict[str, Any]) -> 
 
 
 def _number(where: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: {clip(text)} is not a number") from None
-    if not (math.isfinite(value) and 0 < value <= 1e24):
-        raise InputError(f"{where} must be positive and at most 1e24, not {clip(text)}")
-    return value
+    from costgraph.number import positive
+
+    return float(positive(text, where))
 
 
 def _map(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:

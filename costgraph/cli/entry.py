@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import formula, sweep, vocabulary
-from costgraph.cli.screen import screened
+from costgraph.cli.output import OutputError, abandon, guarded
+from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import print_json, remark
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import CostgraphError, InputError, UnboundSymbolError
 from costgraph.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -31,41 +32,43 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(f"{message} (see: {self.prog} --help)")
-
-
-def _fail(message: str) -> NoReturn:
-    text = " ".join(message.split())
-    print(f"costgraph: error: {text}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@screened
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: 0, 2 for errors, 130 when interrupted."""
+    with guarded():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()
+        except CostgraphError as error:
+            fail(str(error))
+        except OutputError as error:
+            abandon()
+            if error.errno == errno.EPIPE:  # the reader has gone (``| head``): no error of ours
+                return 0
+            fail(f"standard output: {error.strerror}")
+        except MemoryError:
+            fail("not enough memory for this")
+        except KeyboardInterrupt:
+            print("costgraph: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _build_parser()
-    try:
-        arguments = parser.parse_args(argv)
-        if not hasattr(arguments, "run"):
-            parser.print_help()
-            return 0
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
-    except CostgraphError as error:
-        names = getattr(error, "names", ())  # of symbols without a value
-        _fail(f"{error}{vocabulary.hint(names, arguments)}")
-    except BrokenPipeError:
-        # The reader has gone (``| head``): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
         return 0
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except UnboundSymbolError as error:
+        fail(f"{error}{vocabulary.hint(error.names, arguments)}")
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="costgraph",
         description="The cost of model inference as a formula: latency, memory and traffic, "
         "symbolic in batch and sequence length.",
@@ -77,7 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
     from costgraph.cli.report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
@@ -183,8 +186,10 @@ def _formula(arguments: argparse.Namespace) -> int:
     if given:
         formula = formula.bind(**given)
     if arguments.detail or arguments.format in ("tex", "html"):
-        if arguments.format == "json":
-            raise InputError("--detail is for text, latex, tex and html")
+        if arguments.format not in ("text", "latex", "tex", "html"):
+            raise InputError(
+                f"--detail is for text, latex, tex and html, not {arguments.format}: leave it out"
+            )
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if arguments.format == "html":
             print(named.mathml())

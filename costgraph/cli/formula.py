@@ -169,16 +169,10 @@ def _solve(arguments: argparse.Namespace) -> int:
 
 
 def _budget(text: str, formula: Formula) -> Any:
-    from fractions import Fraction
-
+    from costgraph.number import parse_number
     from costgraph.units import parse_quantity
 
     dimension = _DIMENSION.get(formula.unit)
     if dimension is not None and any(c.isalpha() and c not in "eE" for c in text):
         return parse_quantity(text, dimension, "--budget")
-    if len(text) > 40:
-        raise InputError(f"--budget: {clip(text)} is not a number")
-    try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--budget: {clip(text)} is not a number of {formula.unit}") from None
+    return parse_number(text, "--budget", f"a number of {formula.unit}")

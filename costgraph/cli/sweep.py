@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import print_json
+from costgraph.cli.values import print_json, whole
 from costgraph.errors import InputError, clip
 from costgraph.setting import foot
 
@@ -50,7 +51,7 @@ def _sweep_command(commands: Any) -> None:
         "-o", "--output", metavar="FILE", help="write .zarr, .nc, .parquet or .csv; resumes"
     )
     command.add_argument("--force", action="store_true", help="replace an existing output")
-    command.add_argument("--chunk", type=int, metavar="POINTS", help="points of one block")
+    command.add_argument("--chunk", type=whole, metavar="POINTS", help="points of one block")
     command.add_argument(
         "--errors",
         choices=("raise", "nan"),
@@ -84,10 +85,10 @@ def _search_command(commands: Any) -> None:
     command.set_defaults(run=_search)
 
 
-def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
+def _set_symbols(items: list[str]) -> dict[str, Sequence[int | float]]:
     from costgraph.sweeping.ranges import parse_values
 
-    found: dict[str, list[int | float]] = {}
+    found: dict[str, Sequence[int | float]] = {}
     for item in items:
         name, text = vocabulary.assignment(item, "--set")
         if name in ("B", "S", "N", "T"):
@@ -98,13 +99,13 @@ def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
     return found
 
 
-def _one(values: list[Any]) -> Any:
+def _one(values: Sequence[Any]) -> Any:
     """A list of one value as a scalar, so that it makes no dimension."""
     return values[0] if len(values) == 1 else values
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.sweeping import sweep, write_sweep
+    from costgraph.sweeping.grid import preview, write_sweep
     from costgraph.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
@@ -128,7 +129,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     }
     choices = (arguments.model, vocabulary.devices(arguments), vocabulary.pipelines(arguments))
     if arguments.output is None:
-        _print_sweep(sweep(*choices, **about))
+        _print_sweep(*preview(SHOWN, *choices, **about))
         return 0
     try:
         path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
@@ -139,13 +140,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_sweep(data: Any) -> None:
+def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.export.terminal import print_table
-    from costgraph.sweeping.export import columns, frames, row_count
+    from costgraph.sweeping.export import columns, frames
 
     data = data.squeeze()  # what has one value stands above the table
-    frame = next(frames(data, SHOWN)).head(SHOWN)
+    frame = next(frames(data)).head(SHOWN)
     names = columns(data)
     varying = [n for n in names if n in data.sizes or n in data.data_vars]
     units = [str(data[name].attrs.get("units", "")) for name in varying]
@@ -155,7 +156,6 @@ def _print_sweep(data: Any) -> None:
     ]
     fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
     print_table(varying, cells, fixed)
-    rows = row_count(data)
     if rows > len(cells):
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
@@ -224,7 +224,7 @@ def _search(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _single(values: list[int | float], where: str) -> int | float:
+def _single(values: Sequence[int | float], where: str) -> int | float:
     if len(values) != 1:
         raise InputError(f"{where}: give one value; sweep takes several")
     return values[0]

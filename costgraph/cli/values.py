@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from costgraph.errors import clip
+from costgraph.errors import InputError, clip
 from costgraph.quoting import visible
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 def whole(text: str) -> int:
-    """A positive whole number of at most 12 digits from the command line."""
-    if not text.isascii() or not text.isdigit() or len(text) > 13:
+    """A positive whole number of at most 1e12 from the command line."""
+    from costgraph.number import MOST
+
+    value = _read(text)
+    if value.denominator != 1 or value <= 0:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")
-    value = int(text)
-    if not 0 < value <= 10**12:
+    if value > MOST:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not from 1 to 1e12")
-    return value
+    return int(value)
+
+
+def real(text: str) -> float:
+    """A number from the command line."""
+    return float(_read(text))
+
+
+def _read(text: str) -> Fraction:
+    from costgraph.number import parse_number
+
+    try:
+        return parse_number(text, "")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
 
 def print_json(value: Any, remarks: Iterable[str] = ()) -> None:
     """One JSON object on standard output; remarks go beside it as well, for who reads along."""
+    from costgraph.export.plain_json import json_text
+
     remark(remarks)
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))
 
 
 def remark(notes: Iterable[str]) -> None:

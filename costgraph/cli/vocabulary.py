@@ -238,16 +238,9 @@ def number(text: str, where: str) -> Any:
     Raises:
         InputError: it is none.
     """
-    from fractions import Fraction
+    from costgraph.number import positive
 
-    if len(text) > 40:
-        raise InputError(f"{where}: {clip(text)} is not a number")
-    try:
-        found = Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"{where}: {clip(text)} is not a number, such as 2048") from None
-    if found <= 0:
-        raise InputError(f"{where} must be positive, not {clip(text)}")
+    found = positive(text, where)
     return int(found) if found.denominator == 1 else found
 
 

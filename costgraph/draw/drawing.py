@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from costgraph.draw.fold import LIMIT, near_changes, within
 from costgraph.draw.scene import Scene, Vertex, clean
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
+from costgraph.export.plain_json import json_text
 from costgraph.graph import Graph
 from costgraph.pipeline import Trace
 from costgraph.program import Program
@@ -101,7 +101,7 @@ class Drawing:
                 for a, b, key, data in graph.edges(keys=True, data=True)
             ],
         }
-        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        return json_text(value, indent=1) + "\n"
 
     @property
     def graphml(self) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
+from costgraph.export.plain_json import print_json
 from costgraph.export.table import si
 from costgraph.export.terminal import print_table
 from costgraph.machine import Engine, Machine
@@ -19,10 +19,6 @@ KINDS = ("gpu", "tpu", "accelerator", "spatial", "pim", "fpga", "cpu")
 NONE = "–"
 
 
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
 def list_hardware(as_json: bool) -> None:
     """Every shipped device with its main figures, by kind and name."""
     from costgraph.hardware import device_names, load_hardware
@@ -30,7 +26,7 @@ def list_hardware(as_json: bool) -> None:
     machines = [load_hardware(name) for name in device_names()]
     machines.sort(key=lambda m: (KINDS.index(m.kind), m.name))
     if as_json:
-        _print([machine_object(m) for m in machines])
+        print_json([machine_object(m) for m in machines])
         return
     rows = []
     for m in machines:
@@ -62,7 +58,7 @@ def show_hardware(name: str, as_json: bool) -> None:
 
     m = load_hardware(name)
     if as_json:
-        _print(machine_object(m))
+        print_json(machine_object(m))
         return
     rows = [
         (key, format_quantity(float(f.value), f.unit), f.source) for key, f in m.figures.items()
@@ -100,7 +96,7 @@ def compare_hardware(names: Sequence[str], as_json: bool) -> None:
         raise HardwareError("hardware compare needs two devices or more, such as: h100 mi300x")
     machines = [load_hardware(name) for name in names]
     if as_json:
-        _print([comparison_object(m) for m in machines])
+        print_json([comparison_object(m) for m in machines])
         return
     measures = [comparison_object(m) for m in machines]
     keys = [k for k in _rows(machines) if any(m.get(k) is not None for m in measures)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 from sympy import Expr, Integer, Min, expand
 
 from costgraph.errors import InputError
+from costgraph.export.plain_json import print_json
 from costgraph.export.table import si
 from costgraph.export.terminal import print_table, width
 from costgraph.export.text import expr_text, sstr
@@ -96,7 +96,7 @@ def list_models(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print(found)
+        print_json(found)
         return
     cells = [
         (
@@ -140,7 +140,7 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
     constants = derived(name)
     found = rows(graph)
     if as_json:
-        _print(
+        print_json(
             {
                 "name": program.name,
                 "parameters": _parameters(program),
@@ -250,7 +250,3 @@ def _by_layer(expr: Expr) -> str:
         return shown
     text = expr_text(rest)
     return f"{shown} - {text[1:]}" if text.startswith("-") else f"{shown} + {text}"
-
-
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

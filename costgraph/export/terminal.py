@@ -69,7 +69,7 @@ def console(errors: bool = False, wide: int | None = None) -> Console:
     """Rich's console on standard output or on standard error, ``wide`` characters wide.
 
     Its colours are escape codes, so it writes past what escapes them in the output of
-    the command line (:mod:`costgraph.cli.screen`): texts must be made visible first.
+    the command line (:mod:`costgraph.cli.output`): texts must be made visible first.
     """
     from rich.console import Console
 

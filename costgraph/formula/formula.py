@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError, nearest
+from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, make_term, merged
-from costgraph.given import PLAIN, is_array, number
+from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
@@ -122,11 +123,18 @@ class Formula:
                 self._reject(names, arguments)
         if len(values) != len(names):
             self._reject_unknown(values)
-        for check in checks:
-            check(arguments)
-        result = function(*arguments)
+        try:
+            for check in checks:
+                check(arguments)
+            result = function(*arguments)
+        except (OverflowError, ZeroDivisionError):
+            at = ", ".join(f"{n} = {clip(v)}" for n, v in zip(names, arguments, strict=True))
+            raise InputError(f"{self.name} has no finite value at {at}") from None
         if isinstance(result, Fraction):
-            return int(result) if result.denominator == 1 else float(result)
+            try:
+                return int(result) if result.denominator == 1 else float(result)
+            except OverflowError:
+                raise InputError(f"{self.name} is beyond every double there") from None
         return result
 
     def _of_other_types(self, names: tuple[str, ...], values: Mapping[str, Any]) -> Any:
@@ -181,7 +189,7 @@ class Formula:
         for name, value in zip(names, arguments, strict=True):
             if not 0 < value < math.inf:
                 raise InputError(
-                    f"{self.name}: {name} must be a positive finite number, not {value}"
+                    f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
                 )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
@@ -216,7 +224,7 @@ class Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
 
         def f(expr: Expr) -> Expr:
-            return expr.xreplace(dict(replacements))
+            return placed(expr, replacements)
 
         terms = []
         for term in self.terms:
@@ -371,8 +379,8 @@ def exact(value: Value | Expr) -> Expr:
     """A number as an exact sympy number; expressions pass.
 
     Raises:
-        InputError: it is no finite real number.
+        InputError: it is no finite real number, or beyond 1e60.
     """
     if isinstance(value, Expr):
         return value
-    return Rational(Fraction(number(value, "a value")))
+    return Rational(bounded(value, "a value", BEYOND))

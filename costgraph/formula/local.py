@@ -18,6 +18,7 @@ from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula.limits import check
+from costgraph.formula.powers import placed
 from costgraph.formula.sums import affine, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.symbols import symbol
@@ -59,12 +60,12 @@ class Local:
     @cached_property
     def value(self) -> float:
         """The formula's value at the point."""
-        return float(self.expr.xreplace(dict(self.point)))
+        return float(placed(self.expr, self.point))
 
     @property
     def shares(self) -> dict[str, float]:
         """Share of the total by resource."""
-        values = {p.resource: float(p.expr.xreplace(dict(self.point))) for p in self.parts}
+        values = {p.resource: float(placed(p.expr, self.point)) for p in self.parts}
         total = math.fsum(values.values())
         return {resource: value / total for resource, value in values.items()}
 
@@ -85,11 +86,11 @@ class Local:
         at = dict(self.point)
 
         def shifted(e: Expr) -> Expr:
-            return e.args[0] + (e.xreplace(at) - e.args[0].xreplace(at))
+            return e.args[0] + (placed(e, at) - placed(e.args[0], at))
 
         def decided(e: Expr) -> Expr:
             pick = max if isinstance(e, sympy.Max) else min
-            return pick(e.args, key=lambda a: _number(a.xreplace(at)))
+            return pick(e.args, key=lambda a: _number(placed(a, at)))
 
         return self.expr.replace(
             lambda e: isinstance(e, (sympy.ceiling, sympy.floor)), shifted
@@ -98,7 +99,7 @@ class Local:
     def elasticity(self, by: str) -> float:
         """``∂ log f / ∂ log by`` at the point: per cent per per cent."""
         x = self._known(by)
-        slope = float(self._smooth.diff(x).xreplace(dict(self.point)))
+        slope = float(placed(self._smooth.diff(x), self.point))
         return slope * float(self.point[x]) / self.value
 
     def elasticities(self) -> dict[str, float]:
@@ -160,7 +161,7 @@ def _active(term: Term, point: Mapping[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
     if term.norm is not None and len(term.arms) > 1:
         return _active_norm(term, at)
     if term.span is None:
-        arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(at)))
+        arm = max(term.arms, key=lambda a: _number(placed(a.expr, at)))
         return [(arm, arm.expr)]
     return _active_over(term, term.span, at)
 
@@ -172,11 +173,11 @@ def _active_norm(term: Term, at: dict[Symbol, Expr]) -> list[tuple[Arm, Expr]]:
     """
     point = dict(at)
     if term.span is not None:
-        lower, upper = (e.xreplace(at) for e in (term.span.lower, term.span.upper))
+        lower, upper = (placed(e, at) for e in (term.span.lower, term.span.upper))
         if upper < lower:
             return []
         point[term.span.symbol] = (lower + upper) / 2
-    arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(point)))
+    arm = max(term.arms, key=lambda a: _number(placed(a.expr, point)))
     if term.span is None:
         return [(arm, term.value)]
     raise InputError(
@@ -195,12 +196,12 @@ def _active_over(term: Term, span: Span, at: dict[Symbol, Expr]) -> list[tuple[A
     The outer ends stay symbolic; the cuts between arms are numbers, at which
     both arms agree up to one step.
     """
-    lower, upper = (int(e.xreplace(at)) for e in (span.lower, span.upper))
+    lower, upper = (int(placed(e, at)) for e in (span.lower, span.upper))
     if upper < lower:
         return []
     lines: list[tuple[Expr, Expr]] = []
     for arm in term.arms if len(term.arms) > 1 else ():
-        line = affine(arm.expr.xreplace(at), span.symbol)
+        line = affine(placed(arm.expr, at), span.symbol)
         if line is None:
             raise InputError(f"{', '.join(term.ops)}: no derivative of this sum over contexts")
         lines.append(line)

@@ -10,6 +10,7 @@ from sympy import Integer
 
 from costgraph.api import Compiled
 from costgraph.errors import InputError
+from costgraph.formula.powers import placed
 from costgraph.plot.labels import Point, line_boxes, place_labels
 from costgraph.plot.style import (
     LINES,
@@ -47,7 +48,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        fits = capacity is None or max(float(m.xreplace(at)) for m in candidates) <= float(capacity)
+        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= float(capacity)
         found.append((seconds, batch / seconds, batch, fits))
     return found
 

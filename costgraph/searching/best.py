@@ -13,8 +13,8 @@ from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.capacity import room_of
 from costgraph.errors import CostgraphError, InputError, clip
 from costgraph.formula import Formula
-from costgraph.given import Number, is_array, number, whole, wholes
 from costgraph.metrics import COUNTED, METRICS, check_metric, require
+from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
 from costgraph.options import split_options
 from costgraph.pipeline import Pass
 from costgraph.program import Program
@@ -22,7 +22,7 @@ from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.setting import Setting
 from costgraph.sweeping.plan import listed, pipeline_of
-from costgraph.units import LARGEST, parse_quantity
+from costgraph.units import parse_quantity
 from costgraph.workload import USUAL, checked, workload
 
 #: Batches searched unless the caller says otherwise.
@@ -275,20 +275,14 @@ def _amount(metric: str, value: Any) -> float | str | None:
         return "device"
     unit = METRICS[metric].unit
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            bare = float(text) if not text[-1:].isalpha() else None
-        except ValueError:
-            bare = None
-        if bare is None:
-            if unit not in _DIMENSION:
-                raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
-            return float(parse_quantity(text, _DIMENSION[unit], f"limit {metric}"))
-        value = bare
-    found = number(value, f"limit {metric}")
-    if not 0 < found <= LARGEST:
-        raise InputError(f"limit {metric} must be positive and finite, not {clip(value)}")
-    return float(found)
+        if unit in _DIMENSION and not is_number(value.strip()):
+            return float(parse_quantity(value.strip(), _DIMENSION[unit], f"limit {metric}"))
+        amount = parse_number(value, f"limit {metric}", f"a number of {unit}")
+    else:
+        amount = bounded(value, f"limit {metric}")
+    if amount <= 0:
+        raise InputError(f"limit {metric} must be positive, not {clip(value)}")
+    return float(amount)
 
 
 def _bounds(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,13 @@ _UNITS: Mapping[str, str] = {
     "T": "token",
     "q": "token",
 }
+
+
+class Preview(NamedTuple):
+    """The first rows of a sweep as a dataset, and how many rows there are."""
+
+    data: xarray.Dataset
+    rows: int
 
 
 def sweep(
@@ -104,8 +111,11 @@ def sweep(
         raise InputError(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
-    counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, symbols)
+    plan = _plan(
+        model, hardware, passes,
+        metrics=metrics, accounting=accounting, fidelity=fidelity, reserve=reserve,
+        chunks=chunks, errors=errors, **symbols,
+    )  # fmt: skip
     if target is None:
         return _in_memory(plan, client, progress)
     _on_disk(plan, target, client, progress)
@@ -143,10 +153,30 @@ def write_sweep(
         InputError: as for :func:`sweep`; or the path exists, or cannot be written.
     """
     target = check_target(path, force)
-    counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, symbols)
+    plan = _plan(
+        model, hardware, passes,
+        metrics=metrics, accounting=accounting, fidelity=fidelity, reserve=reserve,
+        chunks=chunks, errors=errors, **symbols,
+    )  # fmt: skip
     _on_disk(plan, target, client, progress)
     return target
+
+
+def preview(rows: int, *choices: Any, progress: bool | None = None, **about: Any) -> Preview:
+    """The first rows of a sweep, in bounded time and memory however large its grid is.
+
+    Args:
+        rows: how many.
+        choices: model, hardware and passes.
+        progress: as for :func:`sweep`.
+        about: other arguments as for :func:`sweep`; the whole grid is checked.
+
+    Returns:
+        A dataset that holds at least the first rows of the long table, and how many
+        rows the whole has.
+    """
+    plan = _plan(*choices, **about)
+    return Preview(_in_memory(plan.head(rows), None, progress), plan.points)
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
@@ -177,11 +207,14 @@ def _plan(
     model: Any,
     hardware: Any,
     passes: Any,
+    *,
     metrics: Any,
-    counting: tuple[str, str, str | float | None],
+    accounting: str,
+    fidelity: str,
     chunks: Any,
     errors: str,
-    symbols: Mapping[str, Any],
+    reserve: str | float | None = None,
+    **symbols: Any,
 ) -> Plan:
     require("xarray")
     reading, values = split_options(symbols)
@@ -190,9 +223,9 @@ def _plan(
         hardware,
         passes,
         metrics=metrics,
-        accounting=counting[0],
-        fidelity=counting[1],
-        reserve=counting[2],
+        accounting=accounting,
+        fidelity=fidelity,
+        reserve=reserve,
         chunks=chunks,
         errors=errors,
         options=reading,
@@ -216,7 +249,7 @@ def _in_memory(plan: Plan, client: Any, progress: bool | Report | None) -> xarra
             place = tuple(region.values())
             arrays[name][place] = block.reshape(arrays[name][place].shape)
 
-    _run(plan, frozenset(), keep, client, progress)
+    _run(plan, lambda _: False, keep, client, progress)
     return _dataset(plan, arrays.__getitem__)
 
 
@@ -234,7 +267,7 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
     try:
         store = PartialStore(target, plan, lambda path: _create(plan, path))
         try:
-            _run(plan, store.done, store.write, client, progress)
+            _run(plan, store.holds, store.write, client, progress)
             made = store.root / f"finished{target.suffix}"
             writers: dict[str, Callable[[xarray.Dataset, Path], None]] = {
                 ".nc": write_netcdf,
@@ -244,8 +277,14 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
             if target.suffix == ".zarr":
                 made = store.data
             else:
-                with open_sweep(store.data) as data:
-                    writers[target.suffix](data, made)
+                # A task for every block is only wanted where something computes with dask.
+                lazy: dict[str, Any] = {"chunks": {}} if target.suffix == ".nc" else {}
+                with require("xarray").open_dataset(store.data, engine="zarr", **lazy) as data:
+                    try:
+                        writers[target.suffix](data, made)
+                    except BaseException:
+                        made.unlink(missing_ok=True)
+                        raise
             store.publish(made)
         finally:
             store.close()
@@ -260,24 +299,40 @@ def _create(plan: Plan, path: Path) -> None:
     def empty(name: str) -> Any:
         metric = "memory" if name == "fits" else name
         kind, fill = (bool, False) if name == "fits" else (np.float64, np.nan)
-        return da.full(plan.shape(metric), fill, dtype=kind, chunks=plan.chunk(metric))
+        # One piece that is never computed: a task for every block takes gigabytes.
+        return da.full(plan.shape(metric), fill, dtype=kind, chunks=-1)
 
     data = _dataset(plan, empty)
-    data.to_zarr(path, mode="w-", compute=False, zarr_format=2, consolidated=True)
+    encoding = {
+        name: {"chunks": plan.chunk("memory" if name == "fits" else str(name))}
+        for name, variable in data.data_vars.items()
+        if variable.shape
+    }
+    data.to_zarr(
+        path, mode="w-", compute=False, zarr_format=2, consolidated=True, encoding=encoding
+    )
 
 
 def _run(
     plan: Plan,
-    done: frozenset[int],
+    held: Callable[[Task], bool],
     keep: Callable[[Task, dict[str, Any]], None],
     client: Any,
     progress: bool | Report | None,
 ) -> None:
-    total, finished = plan.task_count, len(done)
+    total, finished = plan.task_count, 0
     report, stop = reporter(progress, total)
-    todo = (t for t in plan.tasks() if t.number not in done)
+
+    def todo() -> Iterator[Task]:
+        nonlocal finished
+        for task in plan.tasks():
+            if held(task):
+                finished += 1
+            else:
+                yield task
+
     try:
-        with closing(evaluate(plan, todo, client)) as results:
+        with closing(evaluate(plan, todo(), client)) as results:
             for task, values in results:
                 capacity = plan.cells[task.cell].capacity
                 if plan.fits_known and "memory" in values and capacity is not None:

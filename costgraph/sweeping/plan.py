@@ -11,12 +11,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
-from costgraph.given import number, whole
 from costgraph.metrics import COUNTED, check_metric, metrics_of
+from costgraph.number import number, whole
 from costgraph.pipeline import Pass, text_of
 from costgraph.program import Program
 from costgraph.setting import Setting
@@ -32,13 +33,26 @@ NEEDS: Mapping[str, frozenset[str]] = {
 BLOCK = 2**18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
-    """One coordinate: a name, its values, and whether it is a dimension."""
+    """One coordinate: a name, its values, and whether it is a dimension.
+
+    Names of choices stand in a tuple, values of a symbol in an array.
+    """
 
     name: str
-    values: tuple[Any, ...]
+    values: tuple[str, ...] | npt.NDArray[Any]
     is_dim: bool
+
+    @property
+    def digest(self) -> str:
+        """A text that differs where anything differs."""
+        held = self.values
+        data = repr(held) if isinstance(held, tuple) else f"{held.dtype.str} {len(held)} "
+        made = hashlib.sha256(f"{self.is_dim} {data}".encode())
+        if not isinstance(held, tuple):
+            made.update(np.ascontiguousarray(held).data)
+        return made.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -138,11 +152,7 @@ class Plan:
         for cell in range(len(self.cells)):
             for at, group in enumerate(self.groups):
                 lengths = [len(self.axis(s).values) for s in group.symbols]
-                cuts = [
-                    [slice(i, min(i + b, n)) for i in range(0, n, b)]
-                    for n, b in zip(lengths, self.blocks[at], strict=True)
-                ]
-                for slices in product(*cuts):
+                for slices in cuts(lengths, self.blocks[at]):
                     yield Task(number, cell, at, slices)
                     number += 1
 
@@ -156,6 +166,24 @@ class Plan:
         return per_cell * len(self.cells)
 
     @property
+    def points(self) -> int:
+        """Rows of the long table: points of the product of all dimensions."""
+        return math.prod(len(a.values) for a in (*self.choices, *self.axes) if a.is_dim)
+
+    def head(self, rows: int) -> Plan:
+        """A part of the grid that holds the first rows of the long table.
+
+        What varies still does: two values are left at least.
+        """
+        kept: dict[str, Axis] = {}
+        for axis in sorted(self.axes, key=lambda a: shown_order(a.name), reverse=True):
+            kept[axis.name] = replace(axis, values=axis.values[: max(rows, 2)])
+            rows = -(-rows // len(kept[axis.name].values))
+        sizes = {name: len(a.values) for name, a in kept.items()}
+        shapes = tuple(tuple(sizes[s] for s in g.symbols) for g in self.groups)
+        return replace(self, axes=tuple(kept[a.name] for a in self.axes), blocks=shapes)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all results."""
         return sum(8 * math.prod(self.shape(m)) for m in self.metrics)
@@ -167,10 +195,7 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         """Plain values that decide every number of the sweep, for a manifest."""
-        coordinates = {
-            a.name: hashlib.sha256(repr((a.is_dim, a.values)).encode()).hexdigest()[:16]
-            for a in (*self.choices, *self.axes)
-        }
+        coordinates = {a.name: a.digest for a in (*self.choices, *self.axes)}
         texts = [
             f"{c.index} {m} {_formula_key(c.formulas[m]) if m in c.formulas else c.errors[m]}"
             for c in self.cells
@@ -278,7 +303,8 @@ def _axis(name: str, values: Any) -> Axis:
     if isinstance(values, str):
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
     try:
-        array = np.asarray(values)
+        steps = isinstance(values, range)
+        array = np.arange(values.start, values.stop, values.step) if steps else np.asarray(values)
         if array.dtype.kind == "O":  # fractions, decimals, integers beyond 64 bits
             found = [number(v, name) for v in array.reshape(-1)]
             array = np.asarray([float(v) for v in found]).reshape(array.shape)
@@ -294,10 +320,11 @@ def _axis(name: str, values: Any) -> Axis:
     whole = bool((flat == np.floor(flat)).all())
     if name in WHOLE and not whole:
         raise InputError(f"{name}: every value must be a whole number")
-    listed = tuple(flat.astype(np.int64 if whole else np.float64).tolist())
-    if len(set(listed)) != len(listed):
+    kept = flat.astype(np.int64 if whole else np.float64)
+    ordered = np.sort(kept)  # NumPy's `unique` takes seconds for ten million values
+    if (ordered[1:] == ordered[:-1]).any():
         raise InputError(f"{name}: a value is given twice")
-    return Axis(name, listed, array.ndim == 1)
+    return Axis(name, kept, array.ndim == 1)
 
 
 def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -311,6 +338,12 @@ def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
     if len(set(listed)) != len(listed):
         raise InputError("a metric is given twice")
     return listed
+
+
+def shown_order(name: str) -> tuple[int, str]:
+    """What puts columns in order: choices, the usual symbols, others by name."""
+    usual = ("model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T")
+    return usual.index(name) if name in usual else len(usual), name
 
 
 def _chosen(
@@ -448,6 +481,17 @@ def _cut(
             _positive(length)
         return tuple(min(chunks.get(s, sizes[s]), sizes[s]) for s in symbols)
     return block_shape([sizes[s] for s in symbols], _positive(BLOCK if chunks is None else chunks))
+
+
+def cuts(lengths: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Blocks of a shape that cover a grid, the last axis fastest, one at a time."""
+    if not lengths:
+        yield ()
+        return
+    for start in range(0, lengths[0], shape[0]):
+        first = slice(start, min(start + shape[0], lengths[0]))
+        for others in cuts(lengths[1:], shape[1:]):
+            yield first, *others
 
 
 def block_shape(lengths: Sequence[int], most: int) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ def test_symbols_of_passes_are_set(capsys):
         (["-T", "1:x"], "-T: "),
         (["-T", "1:5:x1"], "factor"),
         (["-T", "5:1"], "ends before it starts"),
-        (["-B", "0", "-T", "1"], "-B: '0' is not above 0"),
+        (["-B", "0", "-T", "1"], "-B must be positive, not '0'"),
         (["-T", "9", "--metrics", "tpott"], "did you mean 'tpot'"),
         (["-T", "9", "--metrics", "ttft"], "ttft needs values for S"),
         (["-T", "9", "--set", "a"], "NAME=NUMBER"),
