@@ -90,8 +90,8 @@ def guarded() -> Iterator[None]:
     ]
     for stream, _ in handlers:
         stream.reconfigure(errors="costgraph")
-    stream: Any = sys.stdout or _Closed()
-    sys.stdout = cast(TextIO, _Guarded(stream))
+    held: Any = sys.stdout or _Closed()
+    sys.stdout = cast(TextIO, _Guarded(held))
     if sys.stderr is None:
         sys.stderr = io.StringIO()
     try:
