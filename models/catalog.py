@@ -113,6 +113,10 @@ def load_model(
     Raises:
         ModelError: the model cannot be found or read.
     """
+    if isinstance(spec, Program):
+        if options:
+            raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
+        return spec
     program = _load(spec, options)
     told = {k: v for k, v in options.items() if k != "name" and v != _USUAL.get(k)}
     told.pop("symbolic", None)  # formulas show it by their symbols
@@ -124,13 +128,7 @@ def _told(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _load(
-    spec: str | os.PathLike[str] | Mapping[str, Any] | Program, options: dict[str, Any]
-) -> Program:
-    if isinstance(spec, Program):
-        if options:
-            raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
-        return spec
+def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, Any]) -> Program:
     if isinstance(spec, Mapping):
         return import_config(spec, str(spec.get("_name_or_path") or "model"), **options)
     if not isinstance(spec, (str, os.PathLike)):

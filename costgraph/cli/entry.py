@@ -180,8 +180,10 @@ def _formula(arguments: argparse.Namespace) -> int:
     if given:
         formula = formula.bind(**given)
     if arguments.detail or arguments.format in ("tex", "html"):
-        if arguments.format == "json":
-            raise InputError("--detail is for text, latex, tex and html")
+        if arguments.format not in ("text", "latex", "tex", "html"):
+            raise InputError(
+                f"--detail is for text, latex, tex and html, not {arguments.format}: leave it out"
+            )
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if arguments.format == "html":
             print(named.mathml())
@@ -211,12 +213,15 @@ def _print_latex(text: str, formula: Formula) -> None:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
+    from costgraph.breakdown import check_part
+
     given = vocabulary.wholes(vocabulary.values(arguments))
     if arguments.phase in ("prefill", "encode") and "S" not in given:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and "T" not in given:
         raise InputError("analyze --phase decode needs --context T")
     compiled = vocabulary.compiled(arguments)
+    check_part(compiled, [compiled.program.phase(arguments.phase)], given)
     table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
     if arguments.json:
         _print_json(table.to_dict())
