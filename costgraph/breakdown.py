@@ -217,17 +217,28 @@ def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
 
 
+def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]) -> None:
+    """Refuses symbols that play no part in a step of any of the phases.
+
+    Raises:
+        InputError: naming what the step depends on.
+    """
+    chosen = tuple(phases)
+    names = {s.name for p in chosen for s in symbols_of(compiled, p)}
+    for name in given:
+        if name not in names:
+            raise InputError(
+                f"{', '.join(p.name for p in chosen)}: {name} plays no part there; "
+                f"it depends on {', '.join(sorted(names))}"
+            )
+
+
 def _values(
     compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
 ) -> dict[Symbol, Expr]:
     wanted = symbols_of(compiled, phase)
-    names = {s.name for s in wanted}
-    for name, value in given.items():
-        if value is not None and name not in names:
-            raise InputError(
-                f"{phase.name}: {name} plays no part there; it depends on "
-                f"{', '.join(sorted(names))}"
-            )
+    # As formulas do: known sizes may be given to what does not depend on them.
+    check_part(compiled, (phase,), {k for k, v in given.items() if v is not None} - set(LEGEND))
     values: dict[Symbol, Expr] = {}
     for symbol in sorted(wanted, key=lambda s: s.name):
         value = given.get(symbol.name)

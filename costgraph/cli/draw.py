@@ -92,6 +92,7 @@ def _draw_command(commands: Any) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
+    from costgraph.breakdown import check_part
     from costgraph.draw import SUFFIXES, draw
     from costgraph.export.files import suffix_of
 
@@ -102,6 +103,10 @@ def _draw(arguments: argparse.Namespace) -> int:
     if arguments.step is not None and not arguments.diff:
         raise InputError("draw: --step needs --diff")
     compiled = vocabulary.compiled(arguments, device=arguments.on or _ANY_DEVICE)
+    if given:
+        program = compiled.program
+        one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
+        check_part(compiled, program.phases if arguments.level == "model" else (one,), given)
     drawing = draw(
         compiled,
         level=arguments.level,
@@ -183,10 +188,13 @@ def _single(arguments: argparse.Namespace) -> str:
 
 
 def _phase(arguments: argparse.Namespace, compiled: Compiled, given: dict[str, Any]) -> str:
-    """The phase that was asked for, or the one whose sizes were given."""
-    if arguments.phase:
-        return str(arguments.phase)
-    return compiled.program.phase_for(given).name
+    """The phase that was asked for, or the one whose sizes were given; all play a part in it."""
+    from costgraph.breakdown import check_part
+
+    program = compiled.program
+    one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
+    check_part(compiled, (one,), given)
+    return one.name
 
 
 def _roofline(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:

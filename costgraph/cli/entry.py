@@ -220,12 +220,15 @@ def _print_latex(text: str, formula: Formula) -> None:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
+    from costgraph.breakdown import check_part
+
     given = vocabulary.wholes(vocabulary.values(arguments))
     if arguments.phase in ("prefill", "encode") and "S" not in given:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and "T" not in given:
         raise InputError("analyze --phase decode needs --context T")
     compiled = vocabulary.compiled(arguments)
+    check_part(compiled, [compiled.program.phase(arguments.phase)], given)
     table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
     if arguments.json:
         print_json(table.to_dict(), compiled.setting.remarks)

@@ -68,7 +68,7 @@ def test_every_question_about_a_step_stops_where_the_model_does(
         lambda t: c.tpot.evaluate(**at_step(c, t, S)),
         lambda t: c.tpot.local(**at_step(c, t, S)),
         lambda t: c.explain("tpot", **at_step(c, t, S)),
-        lambda t: c.breakdown("decode", **at_step(c, t, S)),
+        lambda t: c.breakdown("decode", B=2, T=t, S=S),
         lambda t: c.tpot.regimes("B", **{k: v for k, v in at_step(c, t, S).items() if k != "B"}),
         lambda t: cg.sweep(c.program, "h100", metrics=["tpot"], **at_step(c, t, S)),
     )

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import costgraph as cg
-from costgraph.breakdown import symbols_of
 from costgraph.cli import main
 from costgraph.report import report
 
@@ -72,15 +71,6 @@ RESTING = (
 )
 
 
-def sizes(
-    made: cg.Compiled, phase: Any, context: int | None, point: dict[str, int]
-) -> dict[str, Any]:
-    """The sizes that a step of the phase needs, and no others."""
-    wanted = {s.name for s in symbols_of(made, phase)}
-    given = {"B": 2, "T": context, **point}
-    return {k: v for k, v in given.items() if k in wanted}
-
-
 @pytest.mark.parametrize(("name", "passes", "point"), RESTING)
 def test_memory_of_a_step_holds_what_rests(name: str, passes: str, point: dict[str, int]) -> None:
     made = cg.compile(name, "h100", passes)
@@ -88,7 +78,7 @@ def test_memory_of_a_step_holds_what_rests(name: str, passes: str, point: dict[s
         # Memory of a request is that of its phases at their longest contexts.
         last = made.program.contexts(point["S"], 40)
         context = last[1] if last and phase.span is not None else None
-        table = made.breakdown(phase.name, **sizes(made, phase, context, point))
+        table = made.breakdown(phase.name, B=2, T=context, **point)
         totals = table.totals
         parts = ("weight_bytes", "kv_bytes", "activation_bytes")
         assert totals["memory_bytes"] == sum(totals[p] for p in parts)
@@ -96,7 +86,7 @@ def test_memory_of_a_step_holds_what_rests(name: str, passes: str, point: dict[s
         if "speculative" not in passes:
             assert totals["parameters"] == made.parameters
     peaks = [
-        made.breakdown(p.name, **sizes(made, p, last[1] if last and p.span else None, point)).totals
+        made.breakdown(p.name, B=2, T=last[1] if last and p.span else None, **point).totals
         for p in made.program.phases
     ]
     whole = {s.name: {"B": 2, "N": 40, **point}[s.name] for s in made.memory.symbols}

@@ -243,7 +243,7 @@ def test_formulas_of_powers_print_and_evaluate():
     compiled = cg.compile(small(), "h100")
     text = compiled.tpot.text()
     assert "(3/4)^B" in text
-    assert r"\left(\frac{3}{4}\right)^{B}" in compiled.tpot.latex()
+    assert r"\left(\tfrac{3}{4}\right)^{B}" in compiled.tpot.latex()
     for values in ({"B": 1, "T": 9}, {"B": 7, "T": 100}):
         exact = float(
             compiled.tpot.expr.xreplace({s: Integer(values[s.name]) for s in compiled.tpot.symbols})
