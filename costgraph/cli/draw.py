@@ -87,7 +87,7 @@ def _draw_command(commands: Any) -> None:
         "--diff", action="store_true", help="what each pass erased, created, changed and kept"
     )
     command.add_argument(
-        "--step", type=int, metavar="K", help="with --diff: only pass K of the pipeline, from 1"
+        "--step", type=int, metavar="K", help="with --diff: only pass K as written, from 1"
     )
     _workload(command)
     command.set_defaults(run=_draw)

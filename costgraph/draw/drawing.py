@@ -170,7 +170,7 @@ def draw(
         phase: whose step graph; by default the last stepping phase if ``T`` is
             given, the first phase otherwise.
         diff: what each pass erased, changed, created and kept (compiled models).
-        step: with ``diff``, only this pass of the pipeline, counted from 1.
+        step: with ``diff``, only this pass of the pipeline, counted from 1 as it is written.
         B, T, S, symbols: with ``T`` or ``S``, operations are coloured by bound
             and sized by their share of the step's time.
         limit: vertices above which a picture is collapsed, with a note.
@@ -199,8 +199,8 @@ def draw(
         if step is not None:
             if isinstance(step, bool) or not 1 <= step <= len(trace.steps):
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
-            trace = Trace(trace.steps[step - 1 : step])
-        whole = trace_scene(trace, title, _passes(compiled), 1 if step is None else step)
+            trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
+        whole = trace_scene(trace, title, _passes(compiled))
         return Drawing(near_changes(whole, limit), whole)
     if level == "model":
         scene = _model(program, compiled, title, given)
