@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -81,9 +81,10 @@ class Compiled:
         """
         self._require_tokens("ttft")
         phases = self._until_first_token
-        terms = (t for p in phases for t in self._steps(p.name))
-        limits = self._limits(phases)
-        return self._formula("ttft", "s", tuple(terms), limits)
+        terms = tuple(
+            replace(t, ops=_labelled(p, t.ops, phases)) for p in phases for t in self._steps(p.name)
+        )
+        return self._formula("ttft", "s", terms, self._limits(phases))
 
     @cached_property
     def tpot(self) -> Formula:
@@ -106,7 +107,7 @@ class Compiled:
             )
             return self._formula("tpot", "s", terms)
         terms = tuple(
-            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -350,12 +351,6 @@ class Compiled:
         first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
         return phases[: first + 1]
 
-    def _labelled(self, phase: Phase, ops: tuple[str, ...]) -> tuple[str, ...]:
-        """Operation names, with their phase where a token takes several phases."""
-        if len(self._decode) == 1:
-            return ops
-        return tuple(f"{phase.name}.{op}" for op in ops)
-
     @property
     def _decode(self) -> tuple[Phase, ...]:
         return tuple(p for p in self.program.phases if p.span is not None)
@@ -451,6 +446,11 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"<Compiled {self.setting.text()}>"
+
+
+def _labelled(phase: Phase, ops: tuple[str, ...], among: Sequence[Phase]) -> tuple[str, ...]:
+    """Operation names, with their phase where a formula takes several phases."""
+    return ops if len(among) == 1 else tuple(f"{phase.name}.{op}" for op in ops)
 
 
 def _parsed(passes: str) -> tuple[Pass, ...]:

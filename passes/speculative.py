@@ -176,7 +176,13 @@ class Speculative(Pass):
                     "the draft sees no images: their places in its prompt are rows like others"
                 )
         missed = pipeline.Trace(pipeline.history(draft)).misses
-        misses = tuple(replace(m, node=f"draft: {m.node}") for m in missed)
+        misses = (
+            *(
+                Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
+                for name in self._absent(pipeline.history(program))
+            ),
+            *(replace(m, node=f"draft: {m.node}") for m in missed),
+        )
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), misses)
 
     def round(self) -> Round:
@@ -215,12 +221,14 @@ class Speculative(Pass):
     def _draft(self, program: Program, machine: Machine, depth: Expr) -> Program:
         """The draft program, as the passes that are meant for it leave it."""
         if self.draft == SKIP:
-            if self.draft_passes:
+            if self.draft_passes or self.inherit != "all":
                 raise PipelineError(
-                    "draft-passes: a 'skip' draft is made of the target's layers as they are; "
-                    "name the model as its own draft to treat it differently"
+                    "draft-passes, inherit: a 'skip' draft is made of the target's layers as they "
+                    "are; name the model as its own draft to treat it differently"
                 )
             return first_layers(program, self.layers)
+        if self.layers != 0:
+            raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
         source = past[0].before if past else program
         own, inherited = self._own(), self._inherited(past)
@@ -249,14 +257,28 @@ class Speculative(Pass):
         if self.inherit == "none":
             return ()
         names = self.inherit.split("|")
-        there = [p.name for p in found]
-        for name in names:
-            if name not in there:
-                raise PipelineError(
-                    f"inherit: the pipeline has no pass {clip(name)} that a draft could get"
-                    f"{nearest(name, (*there, 'all', 'none'))}"
-                )
         return tuple(p for p in found if p.name in names)
+
+    def _absent(self, past: Sequence[pipeline.Step]) -> list[str]:
+        """Names under ``inherit`` that the pipeline has nothing of.
+
+        Raises:
+            PipelineError: one names no pass, or one that no draft inherits.
+        """
+        from costgraph.passes import PASSES
+
+        if self.inherit in ("all", "none"):
+            return []
+        known = [name for name, cls in PASSES.items() if cls.inherited]
+        there = {s.made_by.name for s in past}
+        names = self.inherit.split("|")
+        for name in names:
+            if name not in known:
+                raise PipelineError(
+                    f"inherit: no draft gets a pass {clip(name)}"
+                    f"{nearest(name, (*known, 'all', 'none'))}"
+                )
+        return [name for name in names if name not in there]
 
     # --- phases
 

@@ -84,7 +84,7 @@ def _draw_command(commands: Any) -> None:
         "--diff", action="store_true", help="what each pass erased, created, changed and kept"
     )
     command.add_argument(
-        "--step", type=whole, metavar="K", help="with --diff: only pass K of the pipeline, from 1"
+        "--step", type=whole, metavar="K", help="with --diff: only pass K as written, from 1"
     )
     vocabulary.add_values(command, usual="B=1")
     _output(command)

@@ -188,7 +188,7 @@ def draw(
         phase: whose step graph; by default the last stepping phase if ``T`` is
             given, the first phase otherwise.
         diff: what each pass erased, changed, created and kept (compiled models).
-        step: with ``diff``, only this pass of the pipeline, counted from 1.
+        step: with ``diff``, only this pass of the pipeline, counted from 1 as it is written.
         B, T, S, symbols: the sizes of a step: operations are coloured by bound and
             sized by their share of its time.
         limit: vertices above which a picture is collapsed, with a note.
@@ -220,9 +220,9 @@ def draw(
         if step is not None:
             if isinstance(step, bool) or not 1 <= step <= len(trace.steps):
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
-            trace = Trace(trace.steps[step - 1 : step])
+            trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
         head = _head(program, compiled, device, False)
-        whole = trace_scene(trace, *head, 1 if step is None else step)
+        whole = trace_scene(trace, *head)
         return Drawing(near_changes(whole, limit), whole)
     if level == "model":
         scene = _model(program, compiled, values, device)

@@ -310,8 +310,8 @@ def seen(phase: Phase, row: Row) -> Phase:
     """The phase with the sizes that an execution of ``row`` has on average."""
     if row.presence.is_full:
         return phase
-    plain = {f.name: getattr(phase, f.name) for f in fields(Phase)}
-    return Average(**plain, presence=row.presence)
+    given = {f.name: getattr(phase, f.name) for f in fields(phase)}
+    return Average(**{**given, "presence": row.presence})
 
 
 def _repeated(
