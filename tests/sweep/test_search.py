@@ -159,7 +159,7 @@ def test_the_largest_batch_that_fits_is_the_closed_form():
     result = cg.search("llama-2-7b", "h100", S=512, N=128)
     memory = cg.compile("llama-2-7b", "h100").memory.bind(S=512, N=128)
     assert result.best is not None
-    assert result.best.batch == largest_batch(memory, 80 * 10**9).doit()
+    assert result.best.batch == largest_batch(memory, 81559 * 2**20).doit()
     assert result.limits == {"memory": "device"}
 
 
