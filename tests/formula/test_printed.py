@@ -25,7 +25,7 @@ CASES = {
     "latent": ("deepseek-v3", "h200", "", "ideal"),
     "windows": ("gemma-3-27b-text", "h100", "", "ideal"),
     "paged": ("gpt2", "a6000", "page-kv{block=16}", "ideal"),
-    "speculative": ("llama-2-7b", "a6000", "fuse,speculative{draft=opt-125m}", "ideal"),
+    "speculative": ("opt-13b", "a6000", "fuse,speculative{draft=opt-125m}", "ideal"),
     "exits": ("llama-3-8b", "h100", "early-exit", "ideal"),
     "hybrid": ("qwen3.5-27b", "h100", "", "ideal"),
     "encoder-decoder": ("t5-small", "h100", "", "ideal"),
