@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick gallery readme ci
+.PHONY: install test lint format types bench bench-quick fuzz gallery readme ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -39,6 +39,11 @@ bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/drawing.py --runs 1
 	python benchmarks/fidelity.py --quick
 	python benchmarks/serving.py --layer
+
+FUZZ ?= 10000
+SEED ?= 1
+fuzz:               ## random input to every command: make fuzz FUZZ=10000 SEED=1
+	python -m tests.fuzz --count $(FUZZ) --seed $(SEED)
 
 gallery:            ## the pictures of docs/gallery.md, made anew
 	python docs/tools/gallery.py

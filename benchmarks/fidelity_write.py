@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from fidelity import DEVICES
 
-from costgraph.fidelity.calibration import Calibration, Fit, calibration_text, write_text
+from costgraph.export.files import write_whole
+from costgraph.fidelity.calibration import Calibration, Fit, calibration_text
 from costgraph.fidelity.fit import errors, fit
 from costgraph.fidelity.study import (
     Study,
@@ -85,11 +86,9 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
             if DEVICES[device] == name
         }
         made = Calibration(name, SOURCE, own | launched(own))
-        write_text(FOLDER / f"{name}.toml", calibration_text(made))
-    write_text(
-        FOLDER / "transfer.toml",
-        calibration_text(general([*studies.values(), light], relatives)),
-    )
+        write_whole(FOLDER / f"{name}.toml", calibration_text(made).encode())
+    transfer = calibration_text(general([*studies.values(), light], relatives))
+    write_whole(FOLDER / "transfer.toml", transfer.encode())
 
 
 def general(studies: list[Study], relatives: Relatives) -> Calibration:

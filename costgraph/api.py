@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,19 +16,23 @@ from costgraph.accounting import Accounting
 from costgraph.accounting import accounting as find_accounting
 from costgraph.breakdown import Breakdown, break_down
 from costgraph.count import Item, Row, flat, parameters
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.hardware.systems import System
 from costgraph.machine import Machine
+from costgraph.metrics import TIMELESS, metrics_of, require
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
-from costgraph.said import Said
+from costgraph.setting import Setting
 from costgraph.symbols import B, N
+from costgraph.undone import lines, undone
+from costgraph.units import format_quantity
 
 if TYPE_CHECKING:
+    from costgraph.capacity import Fit
     from costgraph.draw import Drawing
     from costgraph.explaining import Explanation
     from costgraph.fidelity.apply import Calibrated
@@ -74,11 +78,16 @@ class Compiled:
         """Time to first token in seconds over ``B``, ``S``: all that runs before decoding.
 
         The prefill, the encoder or vision tower in front of it, and the prefill of a draft.
+
+        Raises:
+            InputError: the model generates no tokens.
         """
+        self._require_tokens("ttft")
         phases = self._until_first_token
-        terms = (t for p in phases for t in self._steps(p.name))
-        limits = self._limits(phases)
-        return self._formula("ttft", "s", tuple(terms), limits)
+        terms = tuple(
+            replace(t, ops=_labelled(p, t.ops, phases)) for p in phases for t in self._steps(p.name)
+        )
+        return self._formula("ttft", "s", terms, self._limits(phases))
 
     @cached_property
     def tpot(self) -> Formula:
@@ -101,7 +110,7 @@ class Compiled:
             )
             return self._formula("tpot", "s", terms)
         terms = tuple(
-            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -125,7 +134,7 @@ class Compiled:
         """
         phases = self._decode or self.program.phases
         terms = tuple(
-            replace(t, count=t.count * p.weight, ops=self._labelled(p, t.ops))
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, phases))
             for p in phases
             for t in roofline.interval_terms(
                 p, self.items[p.name], self.machine, self.timing_on(self.machine)
@@ -147,9 +156,9 @@ class Compiled:
             "token/s",
             self.latency.terms,
             B * N,
-            self.assumptions,
             self.latency.limits,
             self._rates if self.timing is None else {},
+            self.setting,
         )
 
     def time(self, phase: str) -> Formula:
@@ -172,14 +181,24 @@ class Compiled:
 
     @cached_property
     def energy_per_token(self) -> Formula:
-        """Joules per generated token over ``B``, ``S``, ``N``."""
+        """Joules per generated token over ``B``, ``S``, ``N``.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("energy_per_token")
         from costgraph.energy import energy_per_token
 
         return energy_per_token(self)
 
     @cached_property
     def cost_per_token(self) -> Formula:
-        """USD per generated token over ``B``, ``S``, ``N``, and ``price`` if none is stated."""
+        """USD per generated token over ``B``, ``S``, ``N``, and ``price`` if none is stated.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("cost_per_token")
         from costgraph.energy import cost_per_token
 
         return cost_per_token(self)
@@ -210,7 +229,54 @@ class Compiled:
         """Number of parameters, shared tensors once."""
         return parameters(self.program)
 
+    def fit(self, **values: Any) -> Fit:
+        """The memory that a workload needs, against the device's; see :mod:`.capacity`.
+
+        Args:
+            values: sizes of the workload; with ``T``, what a decode step there needs.
+        """
+        from costgraph.capacity import fit
+
+        return fit(self, values)
+
     # --- structure -----------------------------------------------------------
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What every number of it is about."""
+        from costgraph.capacity import weights_fit
+
+        timing, reserved = self.timing, (self.bound or self.machine).memory.reserved
+        warning = weights_fit(self).warning
+        reading = self.program.reading
+        if reserved:
+            reading = (*reading, ("reserve", format_quantity(float(reserved), "B")))
+        if timing is not None and timing.file:
+            reading = (*reading, ("calibration", timing.file))
+        return Setting(
+            model=self.program.name,
+            hardware=self.machine.name,
+            passes=pipeline.text_of(self.trace.passes or self.passes),
+            accounting=self.accounting.name,
+            fidelity="ideal" if timing is None else timing.name,
+            reading=reading,
+            fixed=tuple((s.name, str(v)) for s, v in self.program.fixed),
+            assumptions=self.assumptions,
+            notes=self.program.notes,
+            not_done=undone(self.trace),
+            warnings=(warning,) if warning else (),
+        )
+
+    def setting_of(self, unit: str) -> Setting:
+        """The setting of a metric in ``unit``: amounts do not rest on how operations are timed."""
+        if unit in TIMELESS:
+            return replace(self.setting, assumptions=self.program.assumptions)
+        return self.setting
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that the program has; see :mod:`.metrics`."""
+        return metrics_of(self.program)
 
     @property
     def graph(self) -> Graph:
@@ -223,17 +289,10 @@ class Compiled:
         said = () if self.timing is None else self.timing.assumptions(self)
         return (*self.program.assumptions, *said)
 
-    @cached_property
+    @property
     def undone(self) -> tuple[str, ...]:
         """What the passes did not do, and why, a line for each pass and reason."""
-        from costgraph.export.undone import undone_lines
-
-        return undone_lines(self.trace)
-
-    @property
-    def said(self) -> Said:
-        """What every number of this rests on, and how the model was read."""
-        return Said(self.assumptions, self.program.notes)
+        return tuple(lines(self.setting.not_done))
 
     def breakdown(
         self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
@@ -256,13 +315,14 @@ class Compiled:
         """
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
-    def readable(self, metric: str = "tpot", detail: str = "ops") -> Named:
+    def readable(self, metric: str = "tpot", detail: str = "ops", **values: Any) -> Named:
         """A metric with its constants named and derived; see :mod:`.formula.naming`.
 
         Args:
             metric: any metric.
             detail: ``ops``: every group of operations; ``summary``: one line
                 per resource, which bound the metric from both sides.
+            values: numbers for some of its symbols.
         """
         from costgraph.formula.naming import named
 
@@ -274,7 +334,10 @@ class Compiled:
                 twin = self.twin()
         dims = {} if twin is None else dict(twin.program.dims)
         other = None if twin is None else getattr(twin, metric)
-        return named(getattr(self, metric), detail, other, dims)
+        formula = getattr(self, metric)
+        if values:
+            formula, other = (f if f is None else f.bind(**values) for f in (formula, other))
+        return named(formula, detail, other, dims)
 
     def explain(self, metric: str = "tpot", **values: Any) -> Explanation:
         """What bounds a metric at a point and what would change it; see :mod:`.explaining`."""
@@ -294,11 +357,7 @@ class Compiled:
     # --- parts ---------------------------------------------------------------
 
     def _require_tokens(self, metric: str) -> None:
-        if all(p.tokens == 0 for p in self.program.phases):
-            raise InputError(
-                f"{self.program.name} generates no tokens, so it has no {metric}; "
-                "ask for latency, the time of one forward pass"
-            )
+        require(self.program, metric)
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:
@@ -313,12 +372,6 @@ class Compiled:
             return tuple(p for p in phases if p.span is None)
         first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
         return phases[: first + 1]
-
-    def _labelled(self, phase: Phase, ops: tuple[str, ...]) -> tuple[str, ...]:
-        """Operation names, with their phase where a token takes several phases."""
-        if len(self._decode) == 1:
-            return ops
-        return tuple(f"{phase.name}.{op}" for op in ops)
 
     @property
     def _decode(self) -> tuple[Phase, ...]:
@@ -409,9 +462,9 @@ class Compiled:
             unit,
             terms,
             None,
-            self.assumptions if unit == "s" else self.program.assumptions,
             self._limits(self.program.phases) if limits is None else limits,
             self._rates if unit == "s" and self.timing is None else {},
+            self.setting_of(unit),
         )
 
     def _repr_html_(self) -> str:
@@ -420,8 +473,12 @@ class Compiled:
         return compiled_html(self)
 
     def __repr__(self) -> str:
-        passes = ",".join(p.spec() for p in self.passes) or "none"
-        return f"<Compiled {self.program.name} on {self.machine.name}, passes: {passes}>"
+        return f"<Compiled {self.setting.text()}>"
+
+
+def _labelled(phase: Phase, ops: tuple[str, ...], among: Sequence[Phase]) -> tuple[str, ...]:
+    """Operation names, with their phase where a formula takes several phases."""
+    return ops if len(among) == 1 else tuple(f"{phase.name}.{op}" for op in ops)
 
 
 def _parsed(passes: str) -> tuple[Pass, ...]:
@@ -484,18 +541,22 @@ def compile(
             for programs: byte, a text (``"2 GB"``) or a share (``"10%"``); default nothing.
         options: importer options (``weights``, ``activations``, ``kv``,
             ``mask``, ``logits``, ``quantization``), see
-            :func:`costgraph.models.import_config`.
+            :func:`costgraph.models.import_config`; and numbers for symbols of the
+            program or of passes that are no size of a request (``K=20`` denoising
+            steps, ``G=1024`` image tokens), which are then fixed for good.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
     from costgraph.hardware import load_system
     from costgraph.models import load_model
+    from costgraph.options import fixing, split_options
 
     convention = find_accounting(accounting)
+    reading, values = split_options(options)
     if symbolic_model:
-        options["symbolic"] = True
-    program = load_model(model, **options)
+        reading["symbolic"] = True
+    program = load_model(model, **reading)
     system = load_system(hardware)
     machine = system.device.under(convention.device_figures).reserving(reserve)
     system = replace(system, device=machine)
@@ -503,6 +564,8 @@ def compile(
     program, trace = pipeline.run(program, chosen, system, _tuner(convention))
     # As they were written; those that a given program went through before are its own.
     chosen = trace.passes[len(trace.passes) - len(chosen) :]
+    if values:
+        program = fixing(Compiled(program, machine, convention), values)
     shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:

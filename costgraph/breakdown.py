@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph import roofline
+from costgraph.capacity import Fit, room_of
 from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint, resting
+from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
-from costgraph.given import whole
 from costgraph.machine import Machine
+from costgraph.number import whole
 from costgraph.program import Phase
-from costgraph.said import NOTHING, Said
+from costgraph.setting import Setting
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.tensor import Role
 
@@ -60,15 +62,12 @@ class Breakdown:
     it, weights and caches of graphs that rest (a draft, a vision tower).
     """
 
-    model: str
-    hardware: str
-    passes: str
+    setting: Setting
     phase: str
-    accounting: str
     bindings: Mapping[str, int]
     rows: tuple[OpRow, ...]
     totals: Mapping[str, int | float]
-    said: Said = NOTHING
+    fit: Fit
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)
@@ -85,11 +84,8 @@ class Breakdown:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``analyze --json`` prints them."""
         return {
-            "model": self.model,
-            "hardware": self.hardware,
-            "passes": self.passes,
+            **self.setting.to_dict(),
             "phase": self.phase,
-            "accounting": self.accounting,
             "bindings": dict(self.bindings),
             "ops": [
                 {
@@ -106,8 +102,11 @@ class Breakdown:
                 for r in self.rows
             ],
             "totals": dict(self.totals),
-            **self.said.to_dict(),
+            "fit": self.fit.to_dict(),
         }
+
+    def __repr__(self) -> str:
+        return f"<Breakdown of {self.phase}: {self.setting.text()}>"
 
     def __str__(self) -> str:
         from costgraph.export.table import breakdown_text
@@ -127,27 +126,24 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     values = _values(compiled, phase, given)
     rows = []
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
-    by_role: dict[Role, Expr] = {role: Integer(0) for role in ROLES}
     seconds = 0.0
     timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
-        cost = row.cost.mapped(lambda e: phase.bind(e).xreplace(values))
-        count = phase.bind(row.count).xreplace(values)
+        cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
+        count = placed(phase.bind(row.count), values)
         made = _row(row.name, row.kind, count, cost, machine)
         if timed is not None:
-            terms = [t.mapped(lambda e: e.xreplace(values)) for t in timed(phase, row)]
+            terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
         rows.append(made)
         seconds += float(count) * made.seconds
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
-        for role in ROLES:
-            by_role[role] += count * cost.bytes_of(role)
     need = footprint(phase.graph, compiled.accounting)
     beside = [resting(r, compiled.accounting) for r in phase.resident]
 
     def number(expr: Expr) -> int | float:
-        return plain(phase.bind(expr).xreplace(values))
+        return plain(placed(phase.bind(expr), values))
 
     activations = max((number(a) for a in need.activations), default=0)
     rests = sum(number(part.weights) + number(part.kv) for part in beside)
@@ -172,17 +168,8 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "q": int(phase.bind(q).xreplace(values)),
         "T": int(phase.bind(T).xreplace(values)),
     }
-    return Breakdown(
-        compiled.program.name,
-        machine.name,
-        ",".join(p.spec() for p in compiled.passes),
-        phase.name,
-        compiled.accounting.name,
-        bindings,
-        tuple(rows),
-        totals,
-        compiled.said,
-    )
+    fits = Fit(machine.name, float(totals["memory_bytes"]), room_of(compiled))
+    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits)
 
 
 def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpRow:
@@ -221,20 +208,45 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
     return replace(row, seconds=seconds, bound=bound)
 
 
-def _values(
-    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
-) -> dict[Symbol, Expr]:
-    wanted = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
+def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
+    """Symbols that the numbers of one step of a phase need."""
+    wanted: set[Symbol] = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
     for row in compiled.rows[phase.name]:
         for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), row.count):
             wanted |= phase.bind(expr).free_symbols
-    wanted -= {symbol for symbol, _ in compiled.program.dims}
+    return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
+
+
+def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]) -> None:
+    """Refuses symbols that play no part in a step of any of the phases.
+
+    Raises:
+        InputError: naming what the step depends on.
+    """
+    chosen = tuple(phases)
+    names = {s.name for p in chosen for s in symbols_of(compiled, p)}
+    for name in given:
+        if name not in names:
+            raise InputError(
+                f"{', '.join(p.name for p in chosen)}: {name} plays no part there; "
+                f"it depends on {', '.join(sorted(names))}"
+            )
+
+
+def _values(
+    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
+) -> dict[Symbol, Expr]:
+    wanted = symbols_of(compiled, phase)
+    # As formulas do: known sizes may be given to what does not depend on them.
+    check_part(compiled, (phase,), {k for k, v in given.items() if v is not None} - set(LEGEND))
     values: dict[Symbol, Expr] = {}
-    for symbol in sorted(wanted - {q}, key=lambda s: s.name):
+    for symbol in sorted(wanted, key=lambda s: s.name):
         value = given.get(symbol.name)
         if value is None:
             meaning = LEGEND.get(symbol.name, "a symbol of a pass")
-            raise UnboundSymbolError(f"{phase.name}: no value for {symbol.name} ({meaning})")
+            raise UnboundSymbolError(
+                f"{phase.name}: no value for {symbol.name} ({meaning})", [symbol.name]
+            )
         values[symbol] = Integer(whole(value, symbol.name))
     values.update(compiled.program.dims)
     for limit in compiled.program.limits:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
+from costgraph.capacity import room_of
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
-from costgraph.given import whole
-from costgraph.pipeline import text_of
+from costgraph.options import devices_of, split_options
+from costgraph.setting import Setting
+from costgraph.workload import evaluated, plain, workload
 
 
 @dataclass(frozen=True)
 class Column:
-    """One pipeline at one workload.
+    """One pipeline on one device at one workload.
+
+    Of programs that generate no tokens, what is about tokens is None.
 
     Attributes:
-        passes: the pipeline.
+        hardware, passes: the device and the pipeline.
         ttft: seconds to the first token.
         tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``;
             of one decode step where only one token is generated.
@@ -28,18 +33,21 @@ class Column:
         memory: peak bytes.
         ttft_bound, tpot_bound: the resource that bounds the largest share of
             the time, with that share; of the step in the middle of the generation.
-        speedup: latency of the first pipeline over this one's.
+        latency_bound: the same of the whole request, of programs without tokens.
+        speedup: latency of the first column over this one's.
         fits: whether the memory is within what the device has for programs.
     """
 
+    hardware: str
     passes: str
-    ttft: float
-    tpot: float
+    ttft: float | None
+    tpot: float | None
     latency: float
-    throughput: float
+    throughput: float | None
     memory: float
-    ttft_bound: str
-    tpot_bound: str
+    ttft_bound: str | None
+    tpot_bound: str | None
+    latency_bound: str | None
     speedup: float
     fits: bool
 
@@ -61,52 +69,61 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pipelines of one model on one device at one workload.
+    """Pipelines of one model on one device or several, at one workload.
 
-    ``context`` is that of the decode step whose bound the columns state.
+    Attributes:
+        setting: what all columns share, and everything that any of them rests on.
+        bindings: the workload.
+        context: of the decode step whose bound the columns state; None without any.
+        columns: a pipeline on a device each, devices first.
+        waterfalls, ablations, compiled: of each column.
     """
 
-    model: str
-    hardware: str
-    accounting: str
-    bindings: dict[str, int]
+    setting: Setting
+    bindings: dict[str, Any]
     context: int | None
     columns: tuple[Column, ...]
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
-    assumptions: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
     compiled: tuple[Compiled, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``compare --json`` prints them."""
-        from costgraph.export.undone import undone_objects
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices, in order."""
+        return tuple(dict.fromkeys(c.hardware for c in self.columns))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``compare --json`` prints them.
+
+        What all columns rest on, and what none did, stands at the top; what is one
+        column's own stands there.
+        """
+        own = [c.setting.to_dict() for c in self.compiled]
+        top = self.setting.to_dict()
+        for name in ("assumptions", "not_done"):
+            top[name] = [x for x in top[name] if all(x in of[name] for of in own)]
+            for of in own:
+                of[name] = [x for x in of[name] if x not in top[name]]
         return {
-            "model": self.model,
-            "hardware": self.hardware,
-            "accounting": self.accounting,
-            "bindings": self.bindings,
+            **top,
+            "bindings": plain(self.bindings),
             "context": self.context,
-            "notes": list(self.notes),
             "pipelines": [
                 {
                     **asdict(column),
                     "waterfall": [asdict(e) for e in fall],
                     "ablation": [asdict(e) for e in ablation],
-                    "assumptions": list(assumed),
-                    "not_done": undone_objects(compiled.trace),
+                    "assumptions": of["assumptions"],
+                    "not_done": of["not_done"],
                 }
-                for column, fall, ablation, assumed, compiled in zip(
-                    self.columns,
-                    self.waterfalls,
-                    self.ablations,
-                    self.assumptions,
-                    self.compiled,
-                    strict=True,
+                for column, fall, ablation, of in zip(
+                    self.columns, self.waterfalls, self.ablations, own, strict=True
                 )
             ],
         }
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.columns)} pipelines: {self.setting.text()}>"
 
     def __str__(self) -> str:
         from costgraph.export.comparison import comparison_text
@@ -121,103 +138,133 @@ class Comparison:
 
 def compare(
     model: Model,
-    hardware: Hardware,
+    hardware: Hardware | Sequence[Hardware],
     pipelines: Sequence[str],
     *,
-    B: int = 1,
-    S: int = 1024,
-    N: int = 256,
+    B: int | None = None,
+    S: int | None = None,
+    N: int | None = None,
     accounting: str = "exact",
+    fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare pipelines of passes on one model, device and workload.
+    """Compare pipelines of passes on one model and workload, on one device or several.
 
     Args:
-        model, hardware, accounting, options: as for :func:`costgraph.compile`.
-        pipelines: pipeline texts; speed-ups are against the first. The empty
-            text is the unmodified model.
-        B, S, N: sequences, prompt tokens and generated tokens.
+        model, accounting, fidelity, calibration, reserve: as for :func:`costgraph.compile`.
+        hardware: a device, or a list.
+        pipelines: pipeline texts; speed-ups are against the first, on the first
+            device. The empty text is the unmodified model.
+        B, S, N: sequences, prompt tokens and generated tokens: 1, 1024 and 256 where
+            the model has them.
+        options: how the model is read, and numbers for its symbols and those of
+            passes (``K`` denoising steps, ``G`` image tokens).
 
     Raises:
-        InputError: there is nothing to compare, or a value is out of range.
+        InputError: there is nothing to compare, or a value is missing, unknown or out
+            of range.
     """
-    if not pipelines:
-        raise InputError("compare needs at least one pipeline")
-    values = {"B": whole(B, "B"), "S": whole(S, "S"), "N": whole(N, "N")}
+    devices = devices_of(hardware)
+    if not pipelines or not devices:
+        raise InputError("compare needs at least one pipeline and one device")
+    reading, symbols = split_options(options)
 
-    def made(passes: Any) -> Compiled:
-        return compile(model, hardware, passes, accounting=accounting, **options)
+    def made(device: Hardware, passes: Any) -> Compiled:
+        return compile(
+            model,
+            device,
+            passes,
+            accounting=accounting,
+            fidelity=fidelity,
+            calibration=calibration,
+            reserve=reserve,
+            **reading,
+        )
+
+    grid = [(device, made(device, text)) for device in devices for text in pipelines]
+    everything = tuple(compiled for _, compiled in grid)
+    formulas = [getattr(c, m) for c in everything for m in ("latency", "memory")]
+    values = workload(formulas, {"B": B, "S": S, "N": N, **symbols})
 
     def latency(compiled: Compiled) -> float:
-        return float(_at(compiled.latency, **values))
+        return evaluated(compiled.latency, values)
 
-    everything = tuple(made(text) for text in pipelines)
     base = latency(everything[0])
-    plain = base if not everything[0].passes else latency(made(()))
+    unmodified: dict[int, float] = {}
     falls, ablations = [], []
-    for compiled in everything:
+    for place, (device, compiled) in enumerate(grid):
         passes, total = compiled.passes, latency(compiled)
-        fall, before = [], plain
+        at = place // len(pipelines)
+        if at not in unmodified:
+            unmodified[at] = total if not passes else latency(made(device, ()))
+        fall, before = [], unmodified[at]
         for index, item in enumerate(passes):
-            now = total if index == len(passes) - 1 else latency(made(passes[: index + 1]))
+            last = index == len(passes) - 1
+            now = total if last else latency(made(device, passes[: index + 1]))
             fall.append(Effect(item.spec(), now, now - before))
             before = now
         falls.append(tuple(fall))
         ablation = []
         for index, item in enumerate(passes):
-            without = latency(made(passes[:index] + passes[index + 1 :]))
+            without = latency(made(device, passes[:index] + passes[index + 1 :]))
             ablation.append(Effect(item.spec(), without, without - total))
         ablations.append(tuple(ablation))
-    first = everything[0]
     return Comparison(
-        first.program.name,
-        first.machine.name,
-        first.accounting.name,
+        replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
         values,
-        _middle(first, values).get("T"),
+        _middle(everything[0], values).get("T"),
         tuple(_column(c, values, base) for c in everything),
         tuple(falls),
         tuple(ablations),
-        tuple(c.assumptions for c in everything),
-        first.program.notes,
         everything,
     )
 
 
-def _column(compiled: Compiled, values: dict[str, int], base: float) -> Column:
-    ttft = float(_at(compiled.ttft, **values))
-    latency = float(_at(compiled.latency, **values))
-    steps = values["N"] - 1
-    at = {**values, **_middle(compiled, values)}
-    tpot = (latency - ttft) / steps if steps else float(_at(compiled.tpot, **at))
-    memory = float(_at(compiled.memory, **values))
-    capacity = (compiled.bound or compiled.machine).memory.room
+def _column(compiled: Compiled, values: dict[str, Any], base: float) -> Column:
+    latency = evaluated(compiled.latency, values)
+    found: dict[str, Any] = dict.fromkeys(
+        ("ttft", "tpot", "throughput", "ttft_bound", "tpot_bound", "latency_bound")
+    )
+    if "tpot" in compiled.metrics:
+        found |= _tokens(compiled, values, latency)
+    else:
+        found["latency_bound"] = _bound(compiled.latency, values)
+    memory = evaluated(compiled.memory, values)
+    room = room_of(compiled)
     return Column(
-        passes=text_of(compiled.passes) or "none",
-        ttft=ttft,
-        tpot=tpot,
+        hardware=compiled.setting.hardware,
+        passes=compiled.setting.passes or "none",
         latency=latency,
-        throughput=values["B"] * values["N"] / latency,
         memory=memory,
-        ttft_bound=_bound(compiled.ttft, **values),
-        tpot_bound=_bound(compiled.tpot, **at),
         speedup=base / latency,
-        fits=capacity is None or memory <= float(capacity),
+        fits=room is None or memory <= room,
+        **found,
     )
 
 
-def _middle(compiled: Compiled, values: dict[str, int]) -> dict[str, int]:
+def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[str, Any]:
+    """What is about generated tokens."""
+    ttft = evaluated(compiled.ttft, values)
+    steps = values["N"] - 1
+    at = {**values, **_middle(compiled, values)}
+    return {
+        "ttft": ttft,
+        "tpot": (latency - ttft) / steps if steps else evaluated(compiled.tpot, at),
+        "throughput": values["B"] * values["N"] / latency,
+        "ttft_bound": _bound(compiled.ttft, values),
+        "tpot_bound": _bound(compiled.tpot, at),
+    }
+
+
+def _middle(compiled: Compiled, values: Mapping[str, Any]) -> dict[str, int]:
     """The context in the middle of the request's decode steps."""
-    ends = compiled.program.contexts(values["S"], values["N"])
+    ends = compiled.program.contexts(values.get("S", 1), values.get("N", 1))
     return {} if ends is None else {"T": sum(ends) // 2}
 
 
-def _at(formula: Formula, **values: int) -> float:
-    wanted = {s.name for s in formula.symbols}
-    return formula.evaluate(**{k: v for k, v in values.items() if k in wanted})
-
-
-def _bound(formula: Formula, **values: int) -> str:
+def _bound(formula: Formula, values: Mapping[str, Any]) -> str:
     wanted = {s.name for s in formula.symbols}
     shares = bound_shares(formula, {k: v for k, v in values.items() if k in wanted})
     name, share = max(shares.items(), key=lambda item: item[1])

@@ -147,5 +147,11 @@ def _formula(
     """A formula of the request; arms that are still times print as amounts over rates."""
     latency = compiled.latency
     return Formula(
-        name, unit, terms, None, (*latency.assumptions, assumption), latency.limits, latency.rates
+        name,
+        unit,
+        terms,
+        None,
+        latency.limits,
+        latency.rates,
+        compiled.setting.assuming(assumption),
     )

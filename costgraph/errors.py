@@ -48,7 +48,15 @@ class MissingRuleError(CostgraphError):
 
 
 class UnboundSymbolError(InputError):
-    """A formula was evaluated without a value for one of its symbols."""
+    """A formula was evaluated without a value for one of its symbols.
+
+    Attributes:
+        names: of the symbols, where they are known.
+    """
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -71,6 +79,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def clip(text: object, limit: int = 60) -> str:
-    """``repr`` of untrusted text, shortened so that a message stays one line."""
-    shown = repr(text)
+    """``repr`` of an untrusted value, shortened so that a message stays one line.
+
+    ``repr`` itself fails on whole numbers of thousands of digits and on very deep
+    nesting, both of which a hostile file can hold: then only the type is named.
+    """
+    try:
+        shown = repr(text)
+    except (ValueError, RecursionError):
+        return f"{type(text).__name__} too large to show"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
+from costgraph.capacity import Fit, fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
-from costgraph.said import NOTHING, Said
+from costgraph.formula.powers import placed
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
+from costgraph.workload import plain as numbers
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
@@ -58,7 +61,8 @@ class Explanation:
 
     Attributes:
         metric, unit, value: what it is.
-        title: model, machine and passes.
+        setting: what it is about.
+        fit: the memory that the point needs, against the device's.
         point: sizes (batch, tokens) by name.
         rates: the machine's figures by symbol.
         bounds: share of the total by resource.
@@ -66,13 +70,13 @@ class Explanation:
         levers: elasticity by symbol: per cent of change per per cent.
         nexts: nearest changes of bound along each symbol.
         floors: values with one rate infinite.
-        said: what they rest on.
     """
 
     metric: str
     unit: str
     value: float
-    title: str
+    setting: Setting
+    fit: Fit
     point: Mapping[str, Any]
     rates: Mapping[str, float]
     bounds: Mapping[str, float]
@@ -80,7 +84,9 @@ class Explanation:
     levers: Mapping[str, float]
     nexts: tuple[Next, ...]
     floors: tuple[Floor, ...]
-    said: Said = NOTHING
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.metric}: {self.setting.text()}>"
 
     def __str__(self) -> str:
         from costgraph.export.explanation import explanation_text
@@ -96,7 +102,10 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        return {k: v for k, v in asdict(self).items() if k != "said"} | self.said.to_dict()
+        plain = asdict(self)
+        del plain["setting"]
+        point = numbers(self.point)
+        return {**self.setting.to_dict(), **plain, "point": point, "fit": self.fit.to_dict()}
 
 
 def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
@@ -122,7 +131,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         one = replace(formula, terms=(term,), numerator=None)
         part = one.local(**{s.name: near.point[s] for s in one.symbols})
         shares.extend(
-            Share(p.ops, p.resource, float(p.expr.xreplace(dict(part.point)))) for p in part.parts
+            Share(p.ops, p.resource, float(placed(p.expr, part.point))) for p in part.parts
         )
     total = sum(s.share for s in shares)
     shares = [replace(s, share=s.share / total) for s in shares]
@@ -130,7 +139,8 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         metric=metric,
         unit=formula.unit,
         value=near.value,
-        title=_title(compiled),
+        setting=compiled.setting,
+        fit=fit(compiled, values),
         point={k: v for k, v in values.items() if symbol(k) in near.point},
         rates={k: float(v) for k, v in rates.items()},
         bounds=dict(sorted(near.shares.items(), key=lambda item: -item[1])),
@@ -138,14 +148,6 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         levers=near.elasticities(),
         nexts=tuple(_nexts(formula, near.point)),
         floors=tuple(_floors(formula, rates, near.point)),
-        said=compiled.said,
-    )
-
-
-def _title(compiled: Compiled) -> str:
-    passes = ",".join(p.spec() for p in compiled.passes)
-    return f"{compiled.program.name} on {compiled.machine.name}" + (
-        f" with {passes}" if passes else ""
     )
 
 

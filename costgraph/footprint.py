@@ -192,37 +192,34 @@ def _live(
     for at, node in enumerate(nodes):
         for tensor in node.outputs:
             born.setdefault(owner[tensor.name], at)
+    outside = held - born.keys()
     for at, node in enumerate(nodes):
-        # What nothing reads lives at the node that makes it.
-        here = {b for b, s in born.items() if s <= at <= max(s, last.get(b, -1)) or b in held}
-        here = {b for b in here if born[b] <= at}
-        before = {b for b in held if b not in born}
-        if at > 0:
-            given = frozenset()
+        made = {b for b, start in born.items() if start <= at}
+        later = outside | {b for b in made if b in held or last.get(b, -1) > at}
+        # What is there before the node makes anything, and is needed after it.
+        before = {b for b in later if born.get(b, -1) < at}
         if at not in run.rounds:
-            yield given | here | before
-            continue
-        later = {b for b in here if last.get(b, -1) > at or b in held} | before
-        if not isinstance(node.op, Repeat):
+            # What nothing reads lives at the node that makes it.
+            yield given | later | {b for b in made if at in (born[b], last.get(b))}
+        elif isinstance(node.op, Repeat):
+            *some, end = run.rounds[at]
+            # Results are there once the last round makes them, operands of every round before.
+            shared = {owner[name] for name in node.inputs[node.op.carried :]}
+            for inner in some:
+                handed = inner.results[: node.op.carried]
+                again = before | {*handed, *(b for b in shared if b in inner.last)}
+                yield from _live(inner, frozenset(again), given)
+                given = frozenset()
+            yield from _live(end, frozenset(later), given)
+        else:
             # What bodies read, and what they have made, stays until the last of them ends.
-            kept = {b for b in later if b in before or born[b] < at}
-            kept |= {owner[name] for name in node.inputs}
+            kept = before | {owner[name] for name in node.inputs}
             at_once = (
                 tuple(dict.fromkeys(_live(inner, frozenset({*kept, *inner.results}), given)))
                 for inner in run.rounds[at]
             )
             yield from (frozenset().union(*choice) for choice in product(*at_once))
-            given = frozenset()
-            continue
-        *some, end = run.rounds[at]
-        shared = {owner[name] for name in node.inputs[node.op.carried :]}
-        for inner in some:
-            # Nothing that only the last round makes is there yet.
-            kept = {b for b in later if b in before or born[b] < at}
-            again = {*kept, *(shared & set(inner.last)), *inner.results[: node.op.carried]}
-            yield from _live(inner, frozenset(again), given)
-            given = frozenset()
-        yield from _live(end, frozenset(later), given)
+        given = frozenset()
 
 
 def _peaks(graph: Graph) -> list[Expr]:

@@ -161,6 +161,9 @@ class Graph:
 
         return to_networkx(self, nested=nested)
 
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}: {len(self.nodes)} nodes, {len(self.sources)} sources>"
+
     def _repr_html_(self) -> str:
         from costgraph.export.table import graph_html
 

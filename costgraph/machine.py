@@ -18,7 +18,7 @@ from typing import Any
 import sympy
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.given import number
+from costgraph.number import number
 from costgraph.symbols import symbol
 from costgraph.units import parse_quantity
 
@@ -97,16 +97,19 @@ class Memory:
         bandwidth: byte/s.
         capacity: byte, as the maker states it; None if it does not.
         usable: byte that programs can have, where known.
+        reserved: byte of it that are kept from them, see :meth:`Machine.reserving`.
     """
 
     bandwidth: sympy.Expr
     capacity: sympy.Expr | None = None
     usable: sympy.Expr | None = None
+    reserved: sympy.Expr = sympy.Integer(0)
 
     @property
     def room(self) -> sympy.Expr | None:
         """Byte for a program: what is usable, else the capacity; None if neither is known."""
-        return self.capacity if self.usable is None else self.usable
+        room = self.capacity if self.usable is None else self.usable
+        return None if room is None else room - self.reserved
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,14 @@ class Machine(Portable):
     price: Price = Price()
     topology: Topology = Topology()
     instruction: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import machine_html
+
+        return machine_html(self)
 
     def resolve(self, engine: Engine, dtype: str) -> tuple[Engine, str]:
         """The (engine, compute type) that executes work stated in ``dtype``.
@@ -419,7 +430,7 @@ class Machine(Portable):
         amount = _kept(kept, room)
         if not 0 < amount < room:
             raise InputError(f"reserve: {clip(kept)} of {float(room):.4g} byte leaves nothing")
-        return replace(self, memory=replace(self.memory, usable=room - amount))
+        return replace(self, memory=replace(self.memory, reserved=self.memory.reserved + amount))
 
     def bindings(self) -> dict[sympy.Symbol, sympy.Expr]:
         """Values of the symbols that :meth:`symbolic` introduces."""

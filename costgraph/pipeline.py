@@ -15,23 +15,26 @@ takes further passes as if all had been written together.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, ClassVar
+from fractions import Fraction
+from typing import Any, ClassVar, Self
 
-from sympy import Expr, Rational
+from sympy import Expr, Integer, Rational
 
 from costgraph import grammar
-from costgraph.errors import CostgraphError, PipelineError, VerifyError, clip, nearest
+from costgraph.errors import CostgraphError, InputError, PipelineError, VerifyError, clip, nearest
+from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
+from costgraph.number import MOST, bounded, is_number, parse_number
 from costgraph.program import Program
 from costgraph.symbols import symbol
 from costgraph.verify import verify_program
 
-_NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?(?:/\d{1,18})?\Z")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.|:-]*\Z")
 
 
@@ -80,15 +83,29 @@ class Outcome:
 class Option:
     """How an option of a pass is read and explained.
 
-    ``kind`` is ``number`` (positive number or symbol), ``probability`` (number
-    in [0, 1] or symbol), ``word`` (one of ``choices`` if given), ``text`` (a name, a path,
-    anything printable), ``pipeline`` (passes, kept as their text) or ``flag``.
+    Attributes:
+        kind: ``number`` (a positive number), ``integer`` (a whole one),
+            ``probability`` (in [0, 1]), ``word`` (one of ``choices`` if given), ``text``
+            (a name, a path, anything printable), ``pipeline`` (passes, kept as their
+            text) or ``flag``.
+        help: one line.
+        choices: words that are allowed, for numbers besides them.
+        minimum: least number; positive without one.
+        maximum: largest number: work that grows with it is done when the pass runs.
+        symbolic: a symbol may stand in place of a number.
     """
 
     kind: str
     help: str
     choices: tuple[str, ...] = ()
     minimum: int | None = None
+    maximum: int = MOST
+    symbolic: bool = True
+
+    @property
+    def is_number(self) -> bool:
+        """True for options whose value is a number or stands for one."""
+        return self.kind in ("number", "integer", "probability")
 
 
 def option(kind: str, default: Any, help: str, **more: Any) -> Any:
@@ -136,6 +153,29 @@ class Pass(ABC):
             if "option" in f.metadata
         }
 
+    def checked(self) -> Self:
+        """The pass with exact numbers, however it was made.
+
+        Raises:
+            PipelineError: an option has a value that it does not take.
+        """
+        exact: dict[str, Expr] = {}
+        for name, spec in self.options().items():
+            field_name = name.replace("-", "_")
+            value = getattr(self, field_name)
+            where = f"{self.name}: {name}"
+            if spec.kind == "flag" and not isinstance(value, bool):
+                raise PipelineError(f"{where} must be True or False, not {clip(value)}")
+            if spec.kind in ("word", "text", "pipeline") and not isinstance(value, str):
+                raise PipelineError(f"{where} must be a {spec.kind}, not {clip(value)}")
+            if isinstance(value, str) and spec.choices and value not in spec.choices:
+                raise PipelineError(f"{where}: unknown {clip(value)}{nearest(value, spec.choices)}")
+            if spec.is_number and not (isinstance(value, str) and spec.choices):
+                number = checked(where, spec, value)
+                if number is not value:
+                    exact[field_name] = number
+        return dataclasses.replace(self, **exact) if exact else self
+
     def spec(self) -> str:
         """The pass as pipeline text; options at their default are left out."""
         parts = []
@@ -170,6 +210,9 @@ class Step:
     system: System
     place: int
 
+    def __repr__(self) -> str:
+        return f"<Step {self.made_by.spec()}: {len(self.hits)} hits, {len(self.misses)} misses>"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -186,6 +229,19 @@ class Trace:
     def passes(self) -> tuple[Pass, ...]:
         """The passes in the order in which they were written."""
         return tuple(s.made_by for s in sorted(self.steps, key=lambda s: s.place))
+
+    def __str__(self) -> str:
+        from costgraph.export.trace import trace_text
+
+        return trace_text(self)
+
+    def __repr__(self) -> str:
+        return f"<Trace {text_of(self.passes) or 'of no passes'}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
 
 
 def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
@@ -259,31 +315,57 @@ def number(where: str, spec: Option, text: str) -> Expr:
     Raises:
         PipelineError: it is neither, or out of range.
     """
-    if _NUMBER.match(text):
-        whole, _, denominator = text.partition("/")
-        if denominator and int(denominator.split(".")[0]) == 0:
-            raise PipelineError(f"{where}: {clip(text)} divides by zero")
-        value = Rational(whole) / Rational(denominator or "1")
-        if spec.kind == "probability" and not 0 <= value <= 1:
-            raise PipelineError(f"{where} must be in [0, 1], not {text}")
-        minimum = spec.minimum
-        if spec.kind == "number" and minimum is None and value <= 0:
-            raise PipelineError(f"{where} must be positive, not {text}")
-        if minimum is not None and value < minimum:
-            raise PipelineError(f"{where} must be at least {minimum}, not {text}")
-        if spec.kind in ("number", "integer") and value > 10**12:
-            raise PipelineError(f"{where}: {clip(text)} is beyond 1e12")
-        if spec.kind == "integer" and not value.is_Integer:
-            raise PipelineError(f"{where} must be a whole number, not {text}")
-        return value
+    if is_number(text):
+        try:
+            value = parse_number(text, where)
+        except InputError as error:
+            raise PipelineError(str(error)) from None
+        return checked(where, spec, Rational(value))
     if text in ("inf", "nan", "infinity"):
         raise PipelineError(f"{where} must be a finite number, not {text}")
     try:
-        return symbol(text)
-    except CostgraphError:
+        return checked(where, spec, symbol(text))
+    except InputError as error:
+        if isinstance(error, PipelineError):
+            raise
         raise PipelineError(
             f"{where}: {clip(text)} is neither a number nor a symbol name"
         ) from None
+
+
+def checked(where: str, spec: Option, value: Any) -> Expr:
+    """A value of a numeric option, from text or from Python, within the option's range.
+
+    Raises:
+        PipelineError: it is out of range, or a symbol where a number is needed.
+    """
+    if isinstance(value, Expr) and not value.is_number:
+        if not spec.symbolic:
+            raise PipelineError(f"{where} must be a number here, not {clip(str(value))}")
+        return value
+    try:
+        # A float of Python means the decimal that it is written as.
+        found = bounded(Fraction(float.__repr__(value)) if _is_finite(value) else value, where)
+    except InputError as error:
+        raise PipelineError(str(error)) from None
+    shown = clip(str(found))[1:-1]
+    if spec.kind == "probability":
+        if not 0 <= found <= 1:
+            raise PipelineError(f"{where} must be in [0, 1], not {shown}")
+        return Rational(found)
+    if spec.minimum is None and found <= 0:
+        raise PipelineError(f"{where} must be positive, not {shown}")
+    if spec.minimum is not None and found < spec.minimum:
+        raise PipelineError(f"{where} must be at least {spec.minimum}, not {shown}")
+    if found > spec.maximum:
+        raise PipelineError(f"{where} must be at most {spec.maximum}, not {shown}")
+    if spec.kind == "integer" and found.denominator != 1:
+        raise PipelineError(f"{where} must be a whole number, not {shown}")
+    return Rational(found)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 #: Decides the options of a pass that wait for a search.
@@ -308,7 +390,7 @@ def run(
         PipelineError: a pass does not fit the program.
     """
     past = history(program)
-    written = (*Trace(past).passes, *passes)
+    written = (*Trace(past).passes, *(item.checked() for item in passes))
     order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
     steps: list[Step] = []
     for step, place in zip(past, order, strict=False):
@@ -347,6 +429,7 @@ def _step(
         outcome = item.run(program, system)
         # What a pass rests on matters where it did something.
         result = outcome.program.assuming(*(item.assumptions if outcome.hits else ()))
+        result = _limited(result, item)
         if result.phases != program.phases:
             verify_program(result)
     except VerifyError as error:
@@ -355,3 +438,16 @@ def _step(
             f"after pass {item.name!r} (passes before it: {before}): {error}"
         ) from error
     return Step(item, program, result, outcome.hits, outcome.misses, system, place)
+
+
+def _limited(program: Program, item: Pass) -> Program:
+    """The program with probabilities that are symbols kept to at most one."""
+    symbols = [
+        getattr(item, name.replace("-", "_"))
+        for name, spec in item.options().items()
+        if spec.kind == "probability"
+    ]
+    limits = (
+        Limit(s, Integer(1), f"a probability of {item.name}") for s in symbols if s.free_symbols
+    )
+    return replace(program, limits=tuple(dict.fromkeys((*program.limits, *limits))))

@@ -8,7 +8,7 @@ One graph of a forward step serves every phase; a phase binds its symbols:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -77,6 +77,9 @@ class Phase:
     resident: tuple[Resident, ...] = ()
     rounds: Expr = ONE
 
+    def __repr__(self) -> str:
+        return f"<Phase {self.name}: {self.graph!r}>"
+
     @cached_property
     def substitution(self) -> Mapping[Symbol, Expr]:
         """The bindings as a mapping."""
@@ -135,6 +138,8 @@ class Program:
         devices: how many run it together. Graphs are those of one device, or of one
             device of each stage.
         stages: how many stages of devices there are, one after the other.
+        reading: options that the model was read with, other than the usual ones.
+        fixed: symbols that were given a value for good, see :meth:`fixing`.
     """
 
     name: str
@@ -144,6 +149,8 @@ class Program:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     notes: tuple[str, ...] = ()
     history: tuple[Step, ...] = field(default=(), compare=False, repr=False)
+    reading: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[Symbol, Expr], ...] = ()
     devices: Expr = ONE
     stages: int = 1
 
@@ -180,10 +187,34 @@ class Program:
         first, last = (int(e.xreplace(values)) for e in (span.lower, span.upper))
         return first, max(first, last)
 
+    def phase_for(self, given: Collection[str]) -> Phase:
+        """The phase whose step a workload with these sizes means.
+
+        With a context the last that steps over contexts; with a prompt, and where
+        nothing steps, the first phase.
+        """
+        stepping = [p for p in self.phases if p.span is not None]
+        if stepping and ("T" in given or "S" not in given):
+            return stepping[-1]
+        return self.phases[0]
+
     @property
     def graph(self) -> Graph:
         """The model's step graph: that of the first phase."""
         return self.phases[0].graph
+
+    @property
+    def extents(self) -> frozenset[Symbol]:
+        """Symbols that say how long a request is and how often its phases run."""
+        found: set[Symbol] = set()
+        for phase in self.phases:
+            found |= phase.weight.free_symbols | phase.tokens.free_symbols
+            for _, value in phase.bindings:
+                found |= value.free_symbols
+            if phase.span is not None:
+                found |= {phase.span.symbol} | phase.span.lower.free_symbols
+                found |= phase.span.upper.free_symbols
+        return frozenset(found)
 
     def weights(self) -> Iterator[tuple[Tensor, Expr]]:
         """Each of the model's weights once, with its count."""
@@ -213,6 +244,40 @@ class Program:
         """The program with further assumptions, each kept once."""
         merged = tuple(dict.fromkeys((*self.assumptions, *sentences)))
         return replace(self, assumptions=merged)
+
+    def fixing(self, values: Mapping[Symbol, Expr]) -> Program:
+        """The program with numbers for symbols of its own: ``K`` steps, ``G`` image tokens.
+
+        Raises:
+            InputError: a request's own size (``B``, ``S``, ``N``, ``T``) is among them.
+        """
+        for symbol in values:
+            if symbol.name in ("B", "S", "N", "T", "q"):
+                raise InputError(
+                    f"{symbol.name} is a size of each request: give it where a formula is evaluated"
+                )
+
+        def f(expr: Expr) -> Expr:
+            return expr.xreplace(dict(values))
+
+        def fixed(phase: Phase) -> Phase:
+            span = phase.span
+            if span is not None:
+                span = Span(span.symbol, f(span.lower), f(span.upper))
+            for symbol, value in values.items():
+                phase = phase.with_binding(symbol, value)
+            return replace(phase, span=span, tokens=f(phase.tokens), weight=f(phase.weight))
+
+        return replace(
+            self,
+            phases=tuple(fixed(p) for p in self.phases),
+            limits=tuple(x.mapped(f) for x in self.limits),
+            fixed=(*self.fixed, *values.items()),
+        )
+
+    def __repr__(self) -> str:
+        phases = ", ".join(p.name for p in self.phases)
+        return f"<Program {self.name}, phases: {phases}>"
 
     def _repr_html_(self) -> str:
         from costgraph.export.notebook import program_html

@@ -261,6 +261,17 @@ def phase_memory(
     return tuple(found)
 
 
+def held_weights(phase: Phase) -> tuple[Expr, ...]:
+    """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
+    return tuple(
+        Add(
+            footprint(_of_unit(phase.graph, unit)).weights,
+            *(resting(replace(r, graph=_of_unit(r.graph, unit))).weights for r in phase.resident),
+        )
+        for unit in _holders(phase.graph)
+    )
+
+
 def _holders(graph: Graph) -> tuple[str, ...]:
     """The units that run a graph, without those that only pass something on."""
     units = dict.fromkeys(node.unit for node in graph.nodes)

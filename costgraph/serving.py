@@ -123,8 +123,9 @@ class Serving:
         return self._named(name, self.step + self.prefill * (share * (c - 1) / (N - 1)))
 
     def _named(self, name: str, formula: Formula) -> Formula:
-        said = tuple(dict.fromkeys((*formula.assumptions, MEAN_FIELD)))
-        return replace(formula, name=name, assumptions=said)
+        setting = formula.setting
+        told = None if setting is None else setting.assuming(MEAN_FIELD)
+        return replace(formula, name=name, setting=told)
 
 
 def shared_tpot(step: float, prefill: float, c: float, N: float) -> float:

@@ -14,14 +14,13 @@ from types import MappingProxyType
 from sympy import Integer, Rational
 
 from costgraph.errors import InputError, clip, nearest
+from costgraph.number import LARGEST, is_number, parse_number
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _SMALL = {"m": -3, "u": -6, "µ": -6, "n": -9, "p": -12}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
-_NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?(?![0-9.]|[eE][+-]?[0-9])"
-_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*(\S.*?)?\s*\Z")
+_QUANTITY = re.compile(r"\s*([+-]?[0-9.](?:[0-9.]|[eE][+-]?(?=[0-9]))*)\s*(\S.*?)?\s*\Z")
 _BITS = re.compile(r"[kKMGTPE]?i?(?:b|[Bb]it|[Bb]its)(?:/s|ps)?\Z")
-LARGEST = 10**24
 
 #: Dimension to (base unit, accepted spellings of it).
 DIMENSIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
@@ -76,18 +75,6 @@ _EXAMPLES = {
 }
 
 
-def shown(value: object) -> str:
-    """:func:`~costgraph.errors.clip` for any value of a parsed file.
-
-    ``repr`` itself fails on whole numbers of thousands of digits and on very
-    deep nesting, both of which a hostile file can hold.
-    """
-    try:
-        return clip(value)
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} too large to show"
-
-
 def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     """The exact value of ``text`` in the base unit of ``dimension``.
 
@@ -102,9 +89,9 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     """
     example = _EXAMPLES[dimension]
     if not isinstance(text, str):
-        raise InputError(f"{where}: write a text with a unit, such as {example}, not {shown(text)}")
+        raise InputError(f"{where}: write a text with a unit, such as {example}, not {clip(text)}")
     match = _QUANTITY.match(text) if len(text) <= 80 else None
-    if match is None:
+    if match is None or not is_number(match[1]):
         raise InputError(f"{where}: {clip(text)} is not a number with a unit, such as {example}")
     number, unit = match.groups()
     if unit is None:
@@ -119,7 +106,7 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     found, factor = UNITS[unit]
     if found != dimension:
         raise InputError(f"{where}: {clip(unit)} is a {found}; a {dimension} is written {example}")
-    value = Rational(number) * factor
+    value = Rational(parse_number(number, where)) * factor
     if value <= 0:
         raise InputError(f"{where} must be positive, not {clip(text)}")
     if value > LARGEST:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sympy import Expr, Rational
 
+from costgraph.errors import clip
 from costgraph.hardware.tables import NAME, File, opened
 from costgraph.machine import (
     INSTRUCTIONS,
@@ -25,7 +26,6 @@ from costgraph.machine import (
     Tier,
     Topology,
 )
-from costgraph.units import shown
 
 TOP = (
     "name",
@@ -242,7 +242,7 @@ def _conventions(file: File, data: Mapping[str, Any]) -> dict[str, Mapping[str, 
     for name in file.table(data, "conventions"):
         if not NAME.match(name):
             raise file.fail(
-                f"[conventions]: {shown(name)} is not a name of an accounting, such as 'survey'"
+                f"[conventions]: {clip(name)} is not a name of an accounting, such as 'survey'"
             )
         where = f"conventions.{name}"
         table = file.table(file.table(data, "conventions"), name)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from costgraph.errors import clip
 from costgraph.hardware.schema import MEMORY, link_from, links_from
 from costgraph.hardware.systems import NETWORK, TO_HOST, System, alone, joined, with_network
 from costgraph.hardware.tables import NAME, File, opened
 from costgraph.machine import Figure, Machine, Memory, Tier
-from costgraph.units import shown
 
 TOP = (
     "name",
@@ -101,7 +101,7 @@ def _link_name(file: File, data: Mapping[str, Any], key: str, device: Machine) -
     name = file.text(data, key)
     if name not in device.links:
         known = ", ".join(device.links) or "none"
-        raise file.fail(f"{key!r}: {device.name} has no link {shown(name)}; it has: {known}")
+        raise file.fail(f"{key!r}: {device.name} has no link {clip(name)}; it has: {known}")
     return name
 
 
@@ -130,7 +130,7 @@ def _host(
         name = file.text(table, "name")
         if not NAME.match(name):
             raise file.fail(
-                f"host: 'name' must be letters, digits, '.', '_' and '-', not {shown(name)}"
+                f"host: 'name' must be letters, digits, '.', '_' and '-', not {clip(name)}"
             )
         if "bandwidth" not in found:
             raise file.fail("missing key 'host.bandwidth' (of one host's memory)")

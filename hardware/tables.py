@@ -9,9 +9,9 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.errors import HardwareError, InputError, nearest
+from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.machine import Figure
-from costgraph.units import DIMENSIONS, parse_quantity, shown
+from costgraph.units import DIMENSIONS, parse_quantity
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -30,12 +30,12 @@ class File:
         for key in table:
             if key not in allowed:
                 place = f" in [{where}]" if where else ""
-                raise self.fail(f"unknown key {shown(key)}{place}{nearest(key, allowed)}")
+                raise self.fail(f"unknown key {clip(key)}{place}{nearest(key, allowed)}")
 
     def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = data.get(key, {})
         if not isinstance(value, dict):
-            raise self.fail(f"{key!r} must be a table [{key}], not {shown(value)}")
+            raise self.fail(f"{key!r} must be a table [{key}], not {clip(value)}")
         return value
 
     def named(self, data: Mapping[str, Any], section: str) -> dict[str, Mapping[str, Any]]:
@@ -44,7 +44,7 @@ class File:
         for name in table:
             if not NAME.match(name):
                 raise self.fail(
-                    f"[{section}]: names are letters, digits, '.', '_' and '-', not {shown(name)}"
+                    f"[{section}]: names are letters, digits, '.', '_' and '-', not {clip(name)}"
                 )
         return {name: self.table(table, name) for name in table}
 
@@ -53,7 +53,7 @@ class File:
         if value is None:
             raise self.fail(f"missing key {key!r}")
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise self.fail(f"{key!r} must be a non-empty text of one line, not {shown(value)}")
+            raise self.fail(f"{key!r} must be a non-empty text of one line, not {clip(value)}")
         return value.strip()
 
     def texts(self, data: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -61,13 +61,13 @@ class File:
         if not isinstance(value, list) or not all(
             isinstance(v, str) and v.strip() and v.isprintable() for v in value
         ):
-            raise self.fail(f"{key!r} must be a list of texts, not {shown(value)}")
+            raise self.fail(f"{key!r} must be a list of texts, not {clip(value)}")
         return tuple(value)
 
     def name(self, data: Mapping[str, Any]) -> str:
         name = self.text(data, "name")
         if not NAME.match(name):
-            raise self.fail(f"'name' must be letters, digits, '.', '_' and '-', not {shown(name)}")
+            raise self.fail(f"'name' must be letters, digits, '.', '_' and '-', not {clip(name)}")
         return name
 
     def choice(self, data: Mapping[str, Any], key: str, default: str, known: Sequence[str]) -> str:
@@ -75,7 +75,7 @@ class File:
         if key not in data or value in known:
             return str(value)
         hint = nearest(value, known) if isinstance(value, str) else f"; known: {', '.join(known)}"
-        raise self.fail(f"unknown {key} {shown(value)}{hint}")
+        raise self.fail(f"unknown {key} {clip(value)}{hint}")
 
     def figure(self, entry: Any, dimension: str, where: str) -> Figure:
         """One figure: ``{ value = "768 GB/s", source = "datasheet" }``.
@@ -85,24 +85,24 @@ class File:
         """
         if not isinstance(entry, dict):
             raise self.fail(
-                f'{where} must be written {{ value = …, source = "…" }}, not {shown(entry)}'
+                f'{where} must be written {{ value = …, source = "…" }}, not {clip(entry)}'
             )
         self.known(entry, ("value", "source"), where)
         if "value" not in entry:
             raise self.fail(f"{where}: missing 'value'")
         key = entry.get("source")
         if not isinstance(key, str) or key not in self.sources:
-            known = ", ".join(shown(k) for k in sorted(self.sources)[:8])
-            problem = "no source" if key is None else f"unknown source {shown(key)}"
+            known = ", ".join(clip(k) for k in sorted(self.sources)[:8])
+            problem = "no source" if key is None else f"unknown source {clip(key)}"
             raise self.fail(f"{where}: {problem}; name a key of [sources]: {known}")
         value = entry["value"]
         if dimension == "count":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
-                raise self.fail(f"{where} must be a positive whole number, not {shown(value)}")
+                raise self.fail(f"{where} must be a positive whole number, not {clip(value)}")
             return Figure(Integer(value), "count", self.sources[key])
         if dimension == "fact":
             if not isinstance(value, bool):
-                raise self.fail(f"{where} must be true or false, not {shown(value)}")
+                raise self.fail(f"{where} must be true or false, not {clip(value)}")
             return Figure(Integer(int(value)), "fact", self.sources[key])
         try:
             exact = parse_quantity(value, dimension, where)
@@ -152,7 +152,7 @@ def opened(data: Mapping[str, Any], label: str) -> File:
     for key, value in table.items():
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise HardwareError(
-                f"{label}: source {shown(key)} must be a non-empty text of one line, "
-                f"not {shown(value)}"
+                f"{label}: source {clip(key)} must be a non-empty text of one line, "
+                f"not {clip(value)}"
             )
     return File(label, dict(table))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from costgraph.models.catalog import entries, find, load_model, model_names
+from costgraph.models.catalog import OPTIONS, entries, find, load_model, model_names
 from costgraph.models.decoder import Decoder, build
 from costgraph.models.hf import import_config
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from costgraph.models.torch_export import from_torch, load_traced
 
 __all__ = [
+    "OPTIONS",
     "Decoder",
     "build",
     "entries",

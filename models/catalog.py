@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
-_GRAPH_OPTIONS = ("dims", "mask", "name", "recognise")
+#: Options of the readers of exported graphs; ``symbols`` is another word for ``dims``.
+GRAPH_OPTIONS = ("dims", "mask", "name", "recognise", "symbols")
+_USUAL = {
+    name: parameter.default
+    for name, parameter in signature(import_config).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY
+}
+#: Shown by other means: as the model's name, by the symbols of formulas.
+_UNTOLD = ("name", "symbolic")
+#: Everything that says how a model is read.
+OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -67,7 +78,8 @@ def find(name: str) -> str:
         ModelError: no shipped configuration has that name.
     """
     wanted = _normal(name)
-    if (CONFIGS / f"{wanted}.json").is_file() and "/" not in wanted and ".." not in wanted:
+    plain = "/" not in wanted and ".." not in wanted
+    if plain and os.path.isfile(CONFIGS / f"{wanted}.json"):  # False for a name too long
         return wanted
     known = {_normal(hub): e.name for e in entries().values() for hub in e.hub}
     tails = {hub.split("/")[-1]: short for hub, short in known.items()}
@@ -103,7 +115,23 @@ def load_model(
         ModelError: the model cannot be found or read; nothing in a file is ever run.
     """
     if isinstance(spec, Program):
+        if options:
+            raise ModelError(f"{spec.name} is read already: {', '.join(options)} changes nothing")
         return spec
+    program = _load(spec, options)
+    shown = {k: _told(v) for k, v in options.items() if k not in _UNTOLD}
+    told = tuple((k, v) for k, v in shown.items() if v != _told(_USUAL.get(k)))
+    return replace(program, reading=told)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = ",".join(f"{k}={v}" for k, v in value.items())
+    text = visible(str(value))
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, Any]) -> Program:
     if hasattr(spec, "graph_signature"):  # an ExportedProgram, without importing PyTorch
         from costgraph.models.torch_export import from_torch
 
@@ -160,9 +188,9 @@ def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if "symbols" in found:  # as from_torch calls them, too
         found["dims"] = {**found.pop("symbols"), **found.get("dims", {})}
     for key in found:
-        if key not in _GRAPH_OPTIONS:
+        if key not in GRAPH_OPTIONS:
             raise ModelError(
-                f"exported graphs have no option {clip(key)}{nearest(key, _GRAPH_OPTIONS)}"
+                f"exported graphs have no option {clip(key)}{nearest(key, GRAPH_OPTIONS)}"
             )
     return found
 

@@ -16,7 +16,6 @@ from costgraph import outside
 from costgraph.dtypes import DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.formula.formula import exact
-from costgraph.given import is_array, wholes
 from costgraph.graph import Graph
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
@@ -26,6 +25,7 @@ from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.known import COUNTED, not_understood
 from costgraph.models.stored import element_format, narrow
+from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
@@ -140,9 +140,13 @@ def import_config(
     )
     made = _program(name, reading, style, mla == "auto", symbolic)
     made = made.assuming(assumed) if assumed else made
-    for option, other in _others(style, mla):
-        if _program(name, reading, other, True, symbolic).phases == made.phases:
-            raise InputError(f"{name}: the option {option!r} has no effect on this model")
+    idle = [
+        option
+        for option, other in _others(style, mla)
+        if _program(name, reading, other, True, symbolic).phases == made.phases
+    ]
+    if "image" in idle:
+        raise InputError(f"{name}: the option 'image' has no effect on this model")
     left = not_understood(fields)
     if isinstance(reading.model, Decoder):
         for key in left:
@@ -151,7 +155,7 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    return _noted(made, left)
+    return _noted(made, left, idle)
 
 
 def _program(
@@ -191,11 +195,11 @@ def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
         yield "routing", replace(style, routing=BALANCED)
 
 
-def _noted(program: Program, left: Sequence[str]) -> Program:
-    """The program with a note on keys that nothing read."""
-    if not left:
-        return program
-    return replace(program, notes=(f"keys of the configuration that play no part: {_list(left)}",))
+def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Program:
+    """The program with notes on keys that nothing read and options that change nothing."""
+    notes = [f"keys of the configuration that play no part: {_list(left)}"] if left else []
+    notes += [f"the option {option!r} has no effect on this model" for option in idle]
+    return replace(program, notes=(*program.notes, *notes)) if notes else program
 
 
 def kinds(graph: Graph) -> frozenset[str]:

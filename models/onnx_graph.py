@@ -342,7 +342,8 @@ class _Reader:
         if target == "ConstantOfShape":
             attributes = self._fill(node)
         elif target == "Cast":
-            attributes["to"] = self._type(int(attributes.get("to") or 0), label)
+            kind = attributes.get("to")
+            attributes["to"] = self._type(kind if isinstance(kind, int) else 0, label)
         elif target == "Constant":
             named = [v for k, v in attributes.items() if k.startswith("value")]
             attributes = {"value": named[0] if named else None}

@@ -13,8 +13,11 @@ import sympy
 from sympy import Add, Expr, Integer, LambertW, exp, log
 
 from costgraph.errors import PipelineError
+from costgraph.formula.powers import power
 
 ONE = Integer(1)
+#: Up to here a sum of powers of a symbol is written out: there it has no gap at one.
+WRITTEN_OUT = 64
 
 
 def chain_tokens(alpha: Expr, gamma: Expr) -> Expr:
@@ -25,9 +28,9 @@ def chain_tokens(alpha: Expr, gamma: Expr) -> Expr:
     """
     if alpha == 1:
         return gamma + 1
-    if gamma.is_Integer:
+    if gamma.is_Integer and gamma <= WRITTEN_OUT and not alpha.is_number:
         return Add(*(alpha**i for i in range(int(gamma) + 1)))
-    return (1 - alpha ** (gamma + 1)) / (1 - alpha)
+    return (1 - power(alpha, gamma + 1)) / (1 - alpha)
 
 
 def position_tokens(alphas: Sequence[Expr]) -> Expr:
@@ -40,7 +43,8 @@ def independent_tokens(alpha: Expr, gamma: Expr, drafts: Expr) -> Expr:
 
     ``(γ + 1) − Σ_{i=1}^{γ} (1 − α^i)^k`` (Fu et al., Lookahead decoding, eq. 5).
     """
-    return gamma + 1 - Add(*((1 - alpha**i) ** drafts for i in range(1, whole(gamma) + 1)))
+    steps = (Integer(i) for i in range(1, whole(gamma) + 1))
+    return gamma + 1 - Add(*(power(1 - power(alpha, i), drafts) for i in steps))
 
 
 def tree_tokens(alpha: Expr, widths: Sequence[int]) -> Expr:

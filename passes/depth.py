@@ -48,10 +48,13 @@ def beta(layers: int, a: int, b: int) -> tuple[Expr, ...]:
     """
     n = a + b - 1
 
-    def cdf(x: Rational) -> Expr:
-        return Add(*(comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1)))
+    def cdf(k: int) -> Expr:
+        left = layers - k
+        return Rational(
+            sum(comb(n, j) * k**j * left ** (n - j) for j in range(a, n + 1)), layers**n
+        )
 
-    return tuple(cdf(Rational(k, layers)) for k in range(layers + 1))
+    return tuple(cdf(k) for k in range(layers + 1))
 
 
 def per_layer(layers: int, given: Sequence[Expr]) -> tuple[Expr, ...]:

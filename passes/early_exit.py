@@ -52,14 +52,24 @@ class EarlyExit(Pass):
         "word", "two-exit", "where tokens leave",
         choices=("two-exit", "geometric", "uniform", "beta", "layers", "schedule"),
     )  # fmt: skip
-    exit: Expr = option("number", ZERO, "two-exit: the early layer; 0 means half", minimum=0)
+    exit: Expr = option(
+        "integer", ZERO, "two-exit: the early layer; 0 means half", minimum=0, symbolic=False
+    )
     p: Expr = option("probability", Rational(1, 2), "share that leaves (at each exit)")
-    first: Expr = option("number", ONE, "geometric: first exit", minimum=1)
-    every: Expr = option("number", ONE, "geometric: layers between exits", minimum=1)
-    a: Expr = option("number", Integer(2), "beta: first parameter, whole", minimum=1)
-    b: Expr = option("number", Integer(2), "beta: second parameter, whole", minimum=1)
+    first: Expr = option("integer", ONE, "geometric: first exit", minimum=1, symbolic=False)
+    every: Expr = option(
+        "integer", ONE, "geometric: layers between exits", minimum=1, symbolic=False
+    )
+    a: Expr = option(
+        "integer", Integer(2), "beta: first parameter", minimum=1, maximum=100, symbolic=False
+    )
+    b: Expr = option(
+        "integer", Integer(2), "beta: second parameter", minimum=1, maximum=100, symbolic=False
+    )
     shares: str = option("word", "", "layers: percent that leaves after each: p0|p10|p20")
-    low: Expr = option("number", ZERO, "schedule: least layers; 0 means half", minimum=0)
+    low: Expr = option(
+        "integer", ZERO, "schedule: least layers; 0 means half", minimum=0, symbolic=False
+    )
     confidence: str = option(
         "word", "none", "how an exit is decided",
         choices=("none", "softmax", "classifier", "cosine"),
@@ -70,7 +80,7 @@ class EarlyExit(Pass):
         choices=("none", "project", "recompute"),
     )  # fmt: skip
     together: Expr | str = option(
-        "number", STEP, "recompute: tokens computed at once; 'step': those that left in one step",
+        "integer", STEP, "recompute: tokens computed at once; 'step': those that left in one step",
         minimum=1, choices=(STEP,),
     )  # fmt: skip
     batch: str = option(
@@ -100,15 +110,15 @@ class EarlyExit(Pass):
         if self.distribution == "uniform":
             return depth.uniform(layers)
         if self.distribution == "geometric":
-            return depth.geometric(layers, self.p, _int(self.first), _int(self.every))
+            return depth.geometric(layers, self.p, int(self.first), int(self.every))
         if self.distribution == "beta":
-            return depth.beta(layers, _int(self.a), _int(self.b))
+            return depth.beta(layers, int(self.a), int(self.b))
         if self.distribution == "layers":
             return depth.per_layer(layers, _shares(self.shares))
         if self.distribution == "schedule":
             # Depth falls evenly from all layers to the least: the share of
             # positions that run layer l is the share of the schedule above it.
-            low = _int(self.low) or layers // 2
+            low = int(self.low) or layers // 2
             if not 0 < low <= layers:
                 raise PipelineError(f"low = {low} is not between 1 and {layers}")
             steps = layers - low
@@ -116,7 +126,7 @@ class EarlyExit(Pass):
                 ZERO if n < low else Rational(2 * (n - low) + 1, 2 * steps) if n < layers else ONE
                 for n in range(layers + 1)
             )
-        return depth.two_exit(layers, _int(self.exit) or layers // 2, self.p)
+        return depth.two_exit(layers, int(self.exit) or layers // 2, self.p)
 
     def _split(self, graph: Graph) -> Graph:
         flat, layers = in_order(graph, self.name)
@@ -273,12 +283,6 @@ def _cache_part(region: str, body: Graph) -> Graph:
     first = body.inputs[0].name
     sources = tuple(t for t in body.sources if t.name in needed or t.name == first)
     return Graph("caches", sources, tuple(reversed(kept)), (first,))
-
-
-def _int(value: Expr) -> int:
-    if not value.is_Integer:
-        raise PipelineError(f"early-exit: {value} must be a whole number here")
-    return int(value)
 
 
 def _shares(text: str) -> list[Expr]:

@@ -33,7 +33,9 @@ class Fold(Pass):
     source: ClassVar[str] = "exact: equal layers only"
     stage: ClassVar[Stage] = Stage.FOLDING
 
-    shortest: Expr = option("number", Integer(3), "least operations in a layer", minimum=2)
+    shortest: Expr = option(
+        "integer", Integer(3), "least operations in a layer", minimum=2, symbolic=False
+    )
 
     def run(self, program: Program, system: System) -> Outcome:
         hits: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from costgraph.ops.quant import (
 from costgraph.ops.tokens import Embedding
 from costgraph.passes.formats import ACTIVATIONS, KV, PRESETS, ROW, TENSOR, WEIGHTS, Scheme
 from costgraph.passes.layers import Keep, parse_keep, patterned, row_of, segments, written_out
-from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.pipeline import Miss, Outcome, Pass, Stage, checked, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
 from costgraph.tensor import Role, Tensor
@@ -101,8 +102,8 @@ class Quantize(Pass):
         "what stays wide: parts of names, A|B, each optionally NAME:3 or NAME:0-3 for layers; "
         "'none' for nothing",
     )
-    first: Expr = option("number", ZERO, "first layers that stay wide", minimum=0)
-    last: Expr = option("number", ZERO, "last layers that stay wide", minimum=0)
+    first: Expr = option("integer", ZERO, "first layers that stay wide", minimum=0)
+    last: Expr = option("integer", ZERO, "last layers that stay wide", minimum=0)
     outliers: Expr = option("probability", ZERO, "fraction of elements kept in 16 bit")
     outlier_index_bits: Expr = option(
         "number", Integer(16), "bits that locate one sparse outlier weight", minimum=0
@@ -116,14 +117,14 @@ class Quantize(Pass):
             attribute = name.replace("-", "_")
             value = getattr(self, attribute)
             if spec.kind == "word":
-                if not isinstance(value, str) or (spec.choices and value not in spec.choices):
-                    raise InputError(
-                        f"{name}: unknown {clip(value)}{nearest(str(value), spec.choices)}"
-                    )
+                if not isinstance(value, str):
+                    raise InputError(f"{name} must be a word, not {clip(value)}")
+                if spec.choices and value not in spec.choices:
+                    raise InputError(f"{name}: unknown {clip(value)}{nearest(value, spec.choices)}")
             elif spec.kind != "flag" and value not in spec.choices:
-                made = _number(name, value, spec.kind)
-                unscaled = made == sympy.oo and TENSOR in spec.choices
-                object.__setattr__(self, attribute, TENSOR if unscaled else made)
+                unscaled = TENSOR in spec.choices and value in (math.inf, sympy.oo)
+                made = TENSOR if unscaled else checked(name, spec, value)
+                object.__setattr__(self, attribute, made)
         if not self.keep:
             object.__setattr__(self, "keep", NONE)
         parse_keep(self.keep)
@@ -171,26 +172,6 @@ class Quantize(Pass):
         plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
         made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
-
-
-def _number(name: str, value: Any, kind: str) -> Expr:
-    try:
-        found = sympy.nsimplify(value, rational=True) if isinstance(value, float) else value
-        made = sympy.sympify(found, strict=True)  # never a text
-    except (TypeError, ValueError, sympy.SympifyError):
-        made = None
-    if not isinstance(made, Expr) or isinstance(value, (str, bool)):
-        raise InputError(f"{name} must be a number or a symbol, not {clip(value)}")
-    if made.is_number:
-        if not made.is_extended_real or made < 0:
-            raise InputError(f"{name} must not be negative, not {clip(str(made))}")
-        if kind == "probability" and made > 1:
-            raise InputError(f"{name} must be in [0, 1], not {made}")
-        if name in ("first", "last") and not made.is_Integer:
-            raise InputError(f"{name} must be a whole number of layers, not {made}")
-        if name in ("group", "kv-group", "outer-group", "bits") and made == 0:
-            raise InputError(f"{name} must be positive")
-    return made
 
 
 def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:

@@ -40,8 +40,8 @@ from costgraph.tensor import Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
 SKIP, HEADS = "skip", "heads"
-#: Longest drafts, and most of them.
-MOST = 1024
+#: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
+MOST_DRAFTED = 1024
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,16 @@ class Speculative(Pass):
         "'heads'",
     )
     gamma: Expr | str = option(
-        "number", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
-        choices=("optimal",),
+        "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
+        maximum=MOST_DRAFTED, choices=("optimal",),
     )  # fmt: skip
     alpha: Expr = option("probability", Integer(7) / 10, "acceptance of a drafted token")
     alphas: str = option("word", "", "acceptance per position instead, as percent: p80|p70|p60")
-    drafts: Expr = option("number", ONE, "independent drafts verified together", minimum=1)
+    drafts: Expr = option(
+        "integer", ONE, "independent drafts verified together", minimum=1, maximum=MOST_DRAFTED
+    )
     tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
-    layers: Expr = option("number", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
         "their name",
@@ -99,10 +101,13 @@ class Speculative(Pass):
         "word", "ragged", "sequences advance each by its own count, or all by the least",
         choices=("ragged", "sync"),
     )  # fmt: skip
-    at_batch: Expr = option("number", ONE, "batch at which 'optimal' is decided", minimum=1)
-    at_context: Expr = option(
-        "number", Integer(2048), "context at which 'optimal' is decided", minimum=1
+    at_batch: Expr = option(
+        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
     )
+    at_context: Expr = option(
+        "integer", Integer(2048), "context at which 'optimal' is decided", minimum=1,
+        symbolic=False,
+    )  # fmt: skip
 
     #: How a searched option was decided, and the draft where it is loaded already; no
     #: options, and no part of the text.
@@ -170,7 +175,13 @@ class Speculative(Pass):
                     "the draft sees no images: their places in its prompt are rows like others"
                 )
         missed = pipeline.Trace(pipeline.history(draft)).misses
-        misses = tuple(replace(m, node=f"draft: {m.node}") for m in missed)
+        misses = (
+            *(
+                Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
+                for name in self._absent(pipeline.history(program))
+            ),
+            *(replace(m, node=f"draft: {m.node}") for m in missed),
+        )
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), misses)
 
     def round(self) -> Round:
@@ -181,9 +192,6 @@ class Speculative(Pass):
         """
         alpha, gamma = self.alpha, self.gamma
         assert isinstance(gamma, Expr)
-        for name, value in (("gamma", gamma), ("drafts", self.drafts)):
-            if value.is_number and not (value.is_Integer and value <= MOST):
-                raise PipelineError(f"{name} must be a whole number up to {MOST}, not {value}")
         if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
             raise PipelineError("alphas, tree and drafts exclude one another")
         if self.batch == "sync":
@@ -195,6 +203,9 @@ class Speculative(Pass):
             nodes = [ONE]
             for m in widths:
                 nodes.append(nodes[-1] * m)
+            total = sum(nodes[1:])
+            if total > 1000 * MOST_DRAFTED:
+                raise PipelineError(f"tree: {total} drafted positions are too many")
             return branching(Integer(len(widths)), tree_tokens(alpha, widths), nodes[1:])
         if self.alphas:
             given = _alphas(self.alphas)
@@ -209,12 +220,14 @@ class Speculative(Pass):
     def _draft(self, program: Program, system: System, depth: Expr) -> Program:
         """The draft program, as the passes that are meant for it leave it."""
         if self.draft == SKIP:
-            if self.draft_passes:
+            if self.draft_passes or self.inherit != "all":
                 raise PipelineError(
-                    "draft-passes: a 'skip' draft is made of the target's layers as they are; "
-                    "name the model as its own draft to treat it differently"
+                    "draft-passes, inherit: a 'skip' draft is made of the target's layers as they "
+                    "are; name the model as its own draft to treat it differently"
                 )
             return first_layers(program, self.layers)
+        if self.layers != 0:
+            raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
         source = past[0].before if past else program
         own, inherited = self._own(), self._inherited(past)
@@ -243,14 +256,28 @@ class Speculative(Pass):
         if self.inherit == "none":
             return ()
         names = self.inherit.split("|")
-        there = [p.name for p in found]
-        for name in names:
-            if name not in there:
-                raise PipelineError(
-                    f"inherit: the pipeline has no pass {clip(name)} that a draft could get"
-                    f"{nearest(name, (*there, 'all', 'none'))}"
-                )
         return tuple(p for p in found if p.name in names)
+
+    def _absent(self, past: Sequence[pipeline.Step]) -> list[str]:
+        """Names under ``inherit`` that the pipeline has nothing of.
+
+        Raises:
+            PipelineError: one names no pass, or one that no draft inherits.
+        """
+        from costgraph.passes import PASSES
+
+        if self.inherit in ("all", "none"):
+            return []
+        known = [name for name, cls in PASSES.items() if cls.inherited]
+        there = {s.made_by.name for s in past}
+        names = self.inherit.split("|")
+        for name in names:
+            if name not in known:
+                raise PipelineError(
+                    f"inherit: no draft gets a pass {clip(name)}"
+                    f"{nearest(name, (*known, 'all', 'none'))}"
+                )
+        return [name for name in names if name not in there]
 
     # --- phases
 

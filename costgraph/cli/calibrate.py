@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.values import real, whole
 from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ def add_commands(commands: Any) -> None:
         help="what is measured with --this-machine (numpy); torch with --device: its GPU",
     )  # fmt: skip
     command.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the library (its own)"
+        "--threads", type=whole, metavar="N", help="threads of the library (its own)"
     )
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
-    command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
+    command.add_argument("--minutes", type=real, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
-    command.set_defaults(run=_stoppable(_calibrate))
+    command.set_defaults(run=_calibrate)
     command = commands.add_parser(
         "validate",
         help="measure a small transformer here and compare with predictions",
@@ -55,23 +56,10 @@ def add_commands(commands: Any) -> None:
         "--library", choices=("numpy", "torch"), help="what runs it (what FILE was measured with)"
     )
     command.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the library (as FILE)"
+        "--threads", type=whole, metavar="N", help="threads of the library (as FILE)"
     )
-    command.add_argument("--minutes", type=float, default=1.0, help="time to measure (1)")
-    command.set_defaults(run=_stoppable(_validate))
-
-
-def _stoppable(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """A command that ends in one line when it is interrupted; files are written last."""
-
-    def stoppable(arguments: argparse.Namespace) -> int:
-        try:
-            return run(arguments)
-        except KeyboardInterrupt:
-            print("costgraph: interrupted", file=sys.stderr)
-            return 130
-
-    return stoppable
+    command.add_argument("--minutes", type=real, default=1.0, help="time to measure (1)")
+    command.set_defaults(run=_validate)
 
 
 def _minutes(value: float) -> float:
@@ -83,7 +71,8 @@ def _minutes(value: float) -> float:
 def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.this_machine:
         return _this_machine(arguments)
-    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.export.files import write_whole
+    from costgraph.fidelity.calibration import calibration_text
     from costgraph.fidelity.relatives import sheet_of
     from costgraph.fidelity.study import study
     from costgraph.fidelity.table import read_table
@@ -105,7 +94,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         _plot(arguments.plot, made, studies)
     if arguments.output:
-        write_text(Path(arguments.output), calibration_text(made))
+        write_whole(arguments.output, calibration_text(made).encode())
     return 0
 
 
@@ -155,10 +144,10 @@ def _uncertainty(error: float) -> str:
 
 def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
     """Measured over predicted time against measured time."""
+    from costgraph.export.files import suffix_of, whole_file
     from costgraph.fidelity.forms import value
 
-    if not target.lower().endswith((".png", ".svg")):
-        raise InputError(f"--plot {clip(target)}: give a file that ends in .png or .svg")
+    suffix = suffix_of(target, (".png", ".svg"), "--plot")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -175,20 +164,19 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
     axes.set_xlabel("measured seconds")
     axes.set_ylabel("measured / predicted")
     axes.legend()
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise InputError(f"{clip(target)}: cannot be written: {error.strerror}") from None
+    with whole_file(target) as path:
+        figure.savefig(path, format=suffix[1:])
 
 
 def _this_machine(arguments: argparse.Namespace) -> int:
+    from costgraph.export.files import write_whole
     from costgraph.fidelity import measure
     from costgraph.fidelity.apply import beside_of
-    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.calibration import calibration_text
     from costgraph.fidelity.study import study
 
     target = Path(arguments.output or "this-machine.toml")
-    if target.suffix != ".toml" or not target.parent.is_dir():
+    if target.suffix != ".toml" or not os.path.isdir(target.parent):
         raise InputError(
             f"{clip(str(target))}: give a file that ends in .toml in a folder there is"
         )
@@ -208,8 +196,8 @@ def _this_machine(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         _plot(arguments.plot, fitted, studies)
     device, calibration = measure.device_text(made), calibration_text(fitted)
-    write_text(target, device)
-    write_text(beside_of(target), calibration)
+    write_whole(target, device.encode())
+    write_whole(beside_of(target), calibration.encode())
     print(f"wrote {target} and {beside_of(target)}")
     return 0
 
@@ -249,8 +237,9 @@ def _steps() -> Iterator[Callable[[str, int], None]]:
 
 def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
+    from costgraph.export.files import write_whole
     from costgraph.fidelity import measure_torch
-    from costgraph.fidelity.calibration import calibration_text, write_text
+    from costgraph.fidelity.calibration import calibration_text
     from costgraph.fidelity.kernels_torch import load_torch
     from costgraph.fidelity.relatives import sheet_of
     from costgraph.fidelity.study import study
@@ -270,7 +259,7 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     fitted = _fitted(machine.name, studies, what)
     if arguments.plot:
         _plot(arguments.plot, fitted, studies)
-    write_text(target, calibration_text(fitted))
+    write_whole(target, calibration_text(fitted).encode())
     print(f"wrote {target}")
     return 0
 

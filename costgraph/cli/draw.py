@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING, Any
 
-from costgraph.cli.values import add_fidelity, add_reading, reading, remark, whole
+from costgraph.cli import vocabulary
+from costgraph.cli.values import remark
 from costgraph.errors import InputError, clip, nearest
+from costgraph.metrics import COUNTED, check_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "pareto")
 SURVEY = tuple(f"survey-fig{n}" for n in (5, 6, 7, 8, 9, 11, 16, 18, 19, 20))
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
 #: A device for pictures of graphs without times: passes need to know one.
 _ANY_DEVICE = "a6000"
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -54,19 +54,15 @@ def add_picture_commands(commands: Any) -> None:
     _plot_command(commands)
 
 
-def _workload(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--batch", type=whole, metavar="B", help="sequences (1)")
-    command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens")
-    command.add_argument("--context", type=whole, metavar="T", help="attended tokens")
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
-    add_reading(command)
+def _output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the suffix names the format"
     )
 
 
 def _draw_command(commands: Any) -> None:
+    from costgraph.cli.values import whole
+
     command = commands.add_parser(
         "draw",
         help="a picture of the graph",
@@ -75,9 +71,10 @@ def _draw_command(commands: Any) -> None:
         epilog=DRAW_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument("--on", metavar="HARDWARE", help="device or TOML file, for times")
-    command.add_argument("--passes", default="", metavar="P", help="a pipeline")
+    vocabulary.add_model(command)
+    vocabulary.add_device(command, required=False)
+    vocabulary.add_pipeline(command)
+    vocabulary.add_conventions(command)
     command.add_argument(
         "--level", default="op",
         help="op (every operation, default), layer (repeated parts as one) or model (phases)",
@@ -87,51 +84,44 @@ def _draw_command(commands: Any) -> None:
         "--diff", action="store_true", help="what each pass erased, created, changed and kept"
     )
     command.add_argument(
-        "--step", type=int, metavar="K", help="with --diff: only pass K of the pipeline, from 1"
+        "--step", type=whole, metavar="K", help="with --diff: only pass K as written, from 1"
     )
-    _workload(command)
+    vocabulary.add_values(command, usual="B=1")
+    _output(command)
     command.set_defaults(run=_draw)
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from costgraph.api import compile
+    from costgraph.breakdown import check_part
     from costgraph.draw import SUFFIXES, draw
     from costgraph.export.files import suffix_of
 
     suffix_of(arguments.output, SUFFIXES, "drawing")
-    timed = any(v is not None for v in (arguments.batch, arguments.context, arguments.prompt))
-    if timed and arguments.on is None:
-        raise InputError("draw: --batch, --context and --prompt need --on HARDWARE")
-    if arguments.batch is not None and arguments.context is None and arguments.prompt is None:
-        raise InputError("draw: --batch needs --context T (decode) or --prompt S (prefill)")
+    given = vocabulary.wholes(vocabulary.values(arguments))
+    if given and arguments.on is None:
+        raise InputError(f"draw: times at {', '.join(given)} need --on HARDWARE")
     if arguments.step is not None and not arguments.diff:
         raise InputError("draw: --step needs --diff")
-    compiled = compile(
-        arguments.model,
-        arguments.on or _ANY_DEVICE,
-        arguments.passes,
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-    )
-    remark(compiled.program.notes)
+    compiled = vocabulary.compiled(arguments, device=arguments.on or _ANY_DEVICE)
+    if given:
+        program = compiled.program
+        one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
+        check_part(compiled, program.phases if arguments.level == "model" else (one,), given)
     drawing = draw(
         compiled,
         level=arguments.level,
         phase=arguments.phase,
         diff=arguments.diff,
         step=arguments.step,
-        B=arguments.batch,
-        T=arguments.context,
-        S=arguments.prompt,
+        device=arguments.on is not None,
+        **given,
     )
+    remark(compiled.setting.remarks)
     print(f"wrote {drawing.save(arguments.output)}")
     return 0
 
 
 def _plot_command(commands: Any) -> None:
-    from costgraph.cli.values import whole
-
     command = commands.add_parser(
         "plot",
         help="a figure: roofline, curve, map, breakdown, waterfall, pareto",
@@ -140,21 +130,18 @@ def _plot_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("kind", metavar="KIND", help="see below")
-    command.add_argument("model", nargs="?", help="shipped or hub name, config.json, directory")
-    command.add_argument(
-        "--on", action="append", default=[], metavar="HARDWARE", help="device or TOML file"
-    )
-    command.add_argument("--passes", action="append", default=[], metavar="P", help="a pipeline")
-    command.add_argument("--metric", help=f"{', '.join(METRICS)} (tpot)")
+    vocabulary.add_model(command, nargs="?")
+    vocabulary.add_places(command)
+    command.add_argument("--metric", help=f"{', '.join(COUNTED)} (tpot)")
     command.add_argument("--over", metavar="SYMBOL", help="B, T, S, N, BW, F_bf16 …; a map: B,T")
     command.add_argument("--from", dest="lower", metavar="X", help="start of the range")
     command.add_argument("--to", dest="upper", metavar="X", help="end of the range")
     command.add_argument("--linear", action="store_true", help="linear axes (curve)")
     command.add_argument("--phase", help="prefill or decode; by what is given")
     command.add_argument("--dtypes", default="", help="further roofs, e.g. int8,fp8 (roofline)")
-    command.add_argument("--generate", type=whole, metavar="N", help="generated tokens")
     command.add_argument("--width", default="slide", help="slide (16:9, default) or column")
-    _workload(command)
+    vocabulary.add_values(command, usual="B=1")
+    _output(command)
     command.set_defaults(run=_plot)
 
 
@@ -172,9 +159,15 @@ def _plot(arguments: argparse.Namespace) -> int:
     else:
         if arguments.model is None:
             raise InputError(f"plot {kind} needs a model")
-        if not arguments.on:
+        arguments.devices = vocabulary.devices(arguments)
+        arguments.pipelines = vocabulary.pipelines(arguments)
+        if not arguments.devices:
             raise InputError(f"plot {kind} needs --on HARDWARE")
-        figure = _MAKERS[kind](arguments)
+        if arguments.metric is not None:
+            check_metric(arguments.metric)
+        arguments.told = {}
+        figure = _MAKERS[kind](arguments, vocabulary.values(arguments))
+        remark(arguments.told)
     print(f"wrote {plot.save(figure, arguments.output)}")
     return 0
 
@@ -182,93 +175,71 @@ def _plot(arguments: argparse.Namespace) -> int:
 def _compiled(
     arguments: argparse.Namespace, passes: str, device: str = "", symbolic: bool = False
 ) -> Compiled:
-    from costgraph.api import compile
-
-    return compile(
-        arguments.model,
-        device or arguments.on[0],
-        passes,
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-        symbolic_hardware=symbolic,
-    )
+    made = vocabulary.compiled(arguments, passes, device or arguments.devices[0], symbolic)
+    arguments.told |= dict.fromkeys(made.setting.remarks)
+    return made
 
 
 def _single(arguments: argparse.Namespace) -> str:
     """The only pipeline, for kinds that take one."""
-    if len(arguments.passes) > 1 or len(arguments.on) > 1:
+    if len(arguments.pipelines) > 1 or len(arguments.devices) > 1:
         raise InputError(f"plot {arguments.kind} takes one --on and one --passes")
-    return arguments.passes[0] if arguments.passes else ""
+    return str(arguments.pipelines[0])
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, int]:
-    found = {
-        "B": arguments.batch,
-        "T": arguments.context,
-        "S": arguments.prompt,
-        "N": arguments.generate,
-    }
-    return {k: v for k, v in found.items() if v is not None}
+def _phase(arguments: argparse.Namespace, compiled: Compiled, given: dict[str, Any]) -> str:
+    """The phase that was asked for, or the one whose sizes were given; all play a part in it."""
+    from costgraph.breakdown import check_part
+
+    program = compiled.program
+    one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
+    check_part(compiled, (one,), given)
+    return one.name
 
 
-def _title(arguments: argparse.Namespace, passes: str | None, *more: str) -> str:
-    parts = [f"{arguments.model} on {', '.join(arguments.on)}", *more]
-    parts += [f"{k}={v}" for k, v in _given(arguments).items()]
-    parts += [] if passes is None else [passes or "no passes"]
-    return ", ".join(parts)
-
-
-def _phase(arguments: argparse.Namespace, over: str = "") -> str:
-    if arguments.phase:
-        return str(arguments.phase)
-    return "prefill" if (arguments.prompt is not None or over == "S") else "decode"
-
-
-def _roofline(arguments: argparse.Namespace) -> Figure:
+def _roofline(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.plot import roofline
 
     passes = _single(arguments)
+    before = _compiled(arguments, "")
     after = _compiled(arguments, passes) if passes else None
     dtypes = tuple(d.strip() for d in arguments.dtypes.split(",") if d.strip())
+    phase = _phase(arguments, before, given)
     return roofline(
-        _compiled(arguments, ""),
-        _phase(arguments),
-        after=after,
-        dtypes=dtypes,
-        width=arguments.width,
-        **{"B": 1, **_given(arguments)},
-    )
+        before, phase, after=after, dtypes=dtypes, width=arguments.width,
+        **{"B": 1, **vocabulary.wholes(given)},
+    )  # fmt: skip
 
 
-def _curve(arguments: argparse.Namespace) -> Figure:
+def _is_rate(name: str) -> bool:
+    return name in ("BW", "M") or name.startswith("F_")
+
+
+def _curve(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.plot import curve
 
-    metric = arguments.metric or "tpot"
-    if metric not in METRICS:
-        raise InputError(f"plot: unknown metric {clip(metric)}{nearest(metric, METRICS)}")
-    if len(arguments.on) > 1:
+    if len(arguments.devices) > 1:
         raise InputError("plot curve takes one --on")
     over = arguments.over or "B"
-    hardware = over in ("BW", "M") or over.startswith("F_")
-    formulas, values = {}, dict[str, Any](_given(arguments))
-    for passes in arguments.passes or [""]:
-        compiled = _compiled(arguments, passes, symbolic=hardware)
-        formulas[passes or "no passes"] = getattr(compiled, metric)
-        if hardware:
-            machine = compiled.bound or compiled.machine
-            values = {s.name: float(v) for s, v in machine.bindings().items()} | values
-    names = {s.name for f in formulas.values() for s in f.symbols}
-    if over != "B" and "B" in names:
-        values.setdefault("B", 1)
-    lower, upper = _range(arguments, over, values)
-    several = len(arguments.passes) > 1  # then the legend names them
-    title = _title(arguments, None if several else (arguments.passes or [""])[0])
+    choices = {
+        passes or "no passes": _compiled(arguments, passes, symbolic=_is_rate(over))
+        for passes in arguments.pipelines
+    }
+    first = next(iter(choices.values()))
+    metric = arguments.metric or ("tpot" if "tpot" in first.metrics else "latency")
+    lower, upper = _range(arguments, over, _figures(first, over))
     return curve(
-        formulas, over, lower, upper,
-        log=not arguments.linear, width=arguments.width, title=title,
-        **{k: v for k, v in values.items() if k != over},
+        choices, over, lower, upper, metric=metric, log=not arguments.linear,
+        width=arguments.width, **given,
     )  # fmt: skip
+
+
+def _figures(compiled: Compiled, *over: str) -> dict[str, float]:
+    """The device's figures by symbol, where one of them is what a figure runs over."""
+    if not any(map(_is_rate, over)):
+        return {}
+    machine = compiled.bound or compiled.machine
+    return {s.name: float(v) for s, v in machine.bindings().items()}
 
 
 def _range(arguments: argparse.Namespace, over: str, values: dict[str, Any]) -> tuple[float, float]:
@@ -285,47 +256,31 @@ def _range(arguments: argparse.Namespace, over: str, values: dict[str, Any]) -> 
 
 
 def _number(where: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: {clip(text)} is not a number") from None
-    if not (math.isfinite(value) and 0 < value <= 1e24):
-        raise InputError(f"{where} must be positive and at most 1e24, not {clip(text)}")
-    return value
+    from costgraph.number import positive
+
+    return float(positive(text, where))
 
 
-def _map(arguments: argparse.Namespace) -> Figure:
+def _map(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.plot import regime_map
 
     passes = _single(arguments)
     over = (arguments.over or ("B,S" if arguments.metric == "ttft" else "B,T")).split(",")
     if len(over) != 2:
         raise InputError(f"plot map: --over takes two symbols, such as B,T, not {arguments.over!r}")
-    metric = arguments.metric or ("ttft" if "S" in over else "tpot")
-    if metric not in ("ttft", "tpot"):
-        raise InputError(f"plot map: a map is of ttft or tpot, not {clip(metric)}")
-    hardware = any(o in ("BW", "M") or o.startswith("F_") for o in over)
-    compiled = _compiled(arguments, passes, symbolic=hardware)
-    values: dict[str, Any] = {}
-    if hardware:
-        machine = compiled.bound or compiled.machine
-        values = {s.name: float(v) for s, v in machine.bindings().items()}
-    values |= _given(arguments)
+    compiled = _compiled(arguments, passes, symbolic=any(map(_is_rate, over)))
+    usual = "ttft" if "S" in over else "tpot"
+    metric = arguments.metric or (usual if usual in compiled.metrics else "latency")
+    figures = _figures(compiled, *over)
     ends = []
     for index, name in enumerate(over):
         part = argparse.Namespace(
             lower=_part(arguments.lower, index), upper=_part(arguments.upper, index)
         )
-        ends.append(_range(part, name, values))
-    formula = getattr(compiled, metric)
-    if "B" not in over:
-        values.setdefault("B", 1)
-    what = "prefill" if metric == "ttft" else "decode"
+        ends.append(_range(part, name, figures))
     return regime_map(
-        formula, over[0], over[1], ends[0], ends[1],
-        width=arguments.width, title=_title(arguments, passes, what),
-        **{k: v for k, v in values.items() if k not in over},
-    )  # fmt: skip
+        compiled, over[0], over[1], ends[0], ends[1], metric=metric, width=arguments.width, **given
+    )
 
 
 def _part(text: str | None, index: int) -> str | None:
@@ -338,58 +293,48 @@ def _part(text: str | None, index: int) -> str | None:
     return parts[index]
 
 
-def _breakdown(arguments: argparse.Namespace) -> Figure:
+def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.plot import breakdown
 
-    passes = _single(arguments)
     over = arguments.over or "B"
-    phase = _phase(arguments, over)
-    values = {"B": 1, **_given(arguments)}
     lower, upper = _range(arguments, over, {})
     if upper == 0.0:
         raise InputError(f"a breakdown runs over B, T or S, not {clip(over)}")
     if arguments.upper is None:
         upper = {"B": 64.0}.get(over, upper)
     points = [2**k for k in range(41) if lower <= 2**k <= upper][-12:]
-    title = _title(arguments, passes)
-    values.pop(over, None)
-    return breakdown(
-        _compiled(arguments, passes), over, points,
-        phase=phase, width=arguments.width, title=title, **values,
-    )  # fmt: skip
+    compiled = _compiled(arguments, _single(arguments))
+    values: dict[str, Any] = {"B": 1, **vocabulary.wholes(given), over: 1}
+    phase = _phase(arguments, compiled, values)
+    del values[over]
+    return breakdown(compiled, over, points, phase=phase, width=arguments.width, **values)
 
 
-def _waterfall(arguments: argparse.Namespace) -> Figure:
+def _waterfall(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.comparison import compare
     from costgraph.plot import waterfall
 
     table = compare(
-        arguments.model,
-        arguments.on[0],
-        [_single(arguments)],
-        B=arguments.batch or 1,
-        S=arguments.prompt or 1024,
-        N=arguments.generate or 256,
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-    )
-    return waterfall(table, width=arguments.width)
+        arguments.model, arguments.devices[0], ["", _single(arguments)],
+        **vocabulary.conventions(arguments), **given,
+    )  # fmt: skip
+    arguments.told |= dict.fromkeys(table.setting.remarks)
+    return waterfall(table, 1, width=arguments.width)
 
 
-def _pareto(arguments: argparse.Namespace) -> Figure:
+def _pareto(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.plot import pareto
 
     choices = [
         _compiled(arguments, passes, device)
-        for device in arguments.on
-        for passes in arguments.passes or [""]
+        for device in arguments.devices
+        for passes in arguments.pipelines
     ]
     if len(choices) > 7:
         raise InputError(f"{len(choices)} lines are more than the 7 that can be told apart")
-    context = arguments.context or 2048
-    title = f"{arguments.model}, decode at T={context}"
-    return pareto(choices, _BATCHES, width=arguments.width, title=title, T=context)
+    if "B" in given:
+        raise InputError("plot pareto: its lines run over the batch; leave --batch out")
+    return pareto(choices, _BATCHES, width=arguments.width, **{"T": 2048, **given})
 
 
 _MAKERS = {

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from costgraph.cli import formula, sweep
-from costgraph.cli.formula import METRICS
-from costgraph.cli.screen import screened
-from costgraph.cli.values import (
-    add_dims,
-    add_fidelity,
-    add_reading,
-    dims_of,
-    reading,
-    remark,
-    whole,
-)
-from costgraph.errors import CostgraphError, InputError
+from costgraph.cli import formula, sweep, vocabulary
+from costgraph.cli.output import OutputError, abandon, guarded
+from costgraph.cli.parser import Parser, fail
+from costgraph.cli.values import print_json, remark
+from costgraph.errors import CostgraphError, InputError, UnboundSymbolError
+from costgraph.metrics import METRICS
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled
+    from costgraph.formula import Formula
 
 EPILOG = """\
 examples:
@@ -40,40 +32,43 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(f"{message} (see: {self.prog} --help)")
-
-
-def _fail(message: str) -> NoReturn:
-    text = " ".join(message.split())
-    print(f"costgraph: error: {text}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@screened
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: 0, 2 for errors, 130 when interrupted."""
+    with guarded():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()
+        except CostgraphError as error:
+            fail(str(error))
+        except OutputError as error:
+            abandon()
+            if error.errno == errno.EPIPE:  # the reader has gone (``| head``): no error of ours
+                return 0
+            fail(f"standard output: {error.strerror}")
+        except MemoryError:
+            fail("not enough memory for this")
+        except KeyboardInterrupt:
+            print("costgraph: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _build_parser()
-    try:
-        arguments = parser.parse_args(argv)
-        if not hasattr(arguments, "run"):
-            parser.print_help()
-            return 0
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
-    except CostgraphError as error:
-        _fail(str(error))
-    except BrokenPipeError:
-        # The reader has gone (``| head``): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
         return 0
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except UnboundSymbolError as error:
+        fail(f"{error}{vocabulary.hint(error.names, arguments)}")
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="costgraph",
         description="The cost of model inference as a formula: latency, memory and traffic, "
         "symbolic in batch and sequence length.",
@@ -85,11 +80,11 @@ def _build_parser() -> argparse.ArgumentParser:
     from costgraph.cli.report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)
-    formula.add_commands(commands, _target)
+    formula.add_commands(commands)
     sweep.add_commands(commands)
     add_picture_commands(commands)
     add_report_command(commands)
@@ -100,21 +95,6 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument(
-        "--on", required=True, metavar="HARDWARE", help="shipped device name or a TOML file"
-    )
-    command.add_argument(
-        "--passes", default="", metavar="P", help="pipeline, e.g. 'fuse,quantize{weights=int4}'"
-    )
-    command.add_argument(
-        "--accounting", default="exact", help="counting convention: exact (default) or survey"
-    )
-    add_fidelity(command)
-    add_reading(command)
-
-
 def _formula_command(commands: Any) -> None:
     command = commands.add_parser(
         "formula",
@@ -123,8 +103,9 @@ def _formula_command(commands: Any) -> None:
         "memory, flops, bytes, energy, energy_per_token, cost_per_token: B, S, N (of a whole "
         "request).",
     )
-    _target(command)
+    vocabulary.add_target(command)
     command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")
+    vocabulary.add_values(command, "")
     command.add_argument(
         "--symbolic-hardware", action="store_true", help="keep peaks and bandwidth as symbols"
     )
@@ -156,24 +137,14 @@ def _analyze_command(commands: Any) -> None:
         description="Per-operation FLOP, bytes, arithmetic intensity, time and bound of one "
         "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
     )
-    _target(command)
+    vocabulary.add_target(command)
     command.add_argument(
         "--phase", default="decode",
         choices=("prefill", "decode", "encode", "forward", "vision", "denoise"),
         help="default: decode; encode: of encoder-decoders, forward: of encoders and vision "
         "models, vision: of multimodal models, denoise: of diffusion models",
     )  # fmt: skip
-    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
-    command.add_argument("--prompt", type=whole, metavar="S", help="prompt tokens (prefill)")
-    command.add_argument(
-        "--context", type=whole, metavar="T", help="attended tokens, the new one included (decode)"
-    )
-    command.add_argument(
-        "--images",
-        type=whole,
-        metavar="G",
-        help="image tokens per sequence (multimodal, diffusion)",
-    )
+    vocabulary.add_values(command, "BSTG", "B=1")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
 
@@ -186,17 +157,8 @@ def _compare_command(commands: Any) -> None:
         "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
         "against the first pipeline; give --passes '' for the unmodified model.",
     )
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument("--on", required=True, metavar="HARDWARE", help="device or TOML file")
-    command.add_argument(
-        "--passes", action="append", required=True, metavar="P", help="a pipeline; repeatable"
-    )
-    command.add_argument("--batch", type=whole, default=1, metavar="B", help="sequences (1)")
-    command.add_argument("--prompt", type=whole, default=1024, metavar="S", help="tokens (1024)")
-    command.add_argument("--generate", type=whole, default=256, metavar="N", help="tokens (256)")
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
-    add_reading(command)
+    vocabulary.add_targets(command, passes_required=True)
+    vocabulary.add_values(command, "BSNG", "B=1,S=1024,N=256")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
 
@@ -213,58 +175,36 @@ def _list_commands(commands: Any) -> None:
             command.add_argument("others", nargs="*", help="devices or systems after 'compare'")
         command.add_argument("--json", action="store_true", help="machine-readable")
         if name == "models":
-            add_dims(command)
+            vocabulary.add_dims(command)
         command.set_defaults(run=run)
 
 
-def _compiled(arguments: argparse.Namespace) -> Compiled:
-    from costgraph.api import compile
-
-    compiled = compile(
-        arguments.model,
-        arguments.on,
-        arguments.passes,
-        accounting=arguments.accounting,
-        symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
-        symbolic_model=getattr(arguments, "symbolic_model", False),
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-    )
-    remark((*compiled.program.notes, *compiled.undone))
-    return compiled
-
-
 def _formula(arguments: argparse.Namespace) -> int:
-    compiled = _compiled(arguments)
-    remark(compiled.program.notes)
+    given = vocabulary.values(arguments)
+    compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
+    if given:
+        formula = formula.bind(**given)
     if arguments.detail or arguments.format in ("tex", "html"):
-        if arguments.format == "json":
-            raise InputError("--detail is for text, latex, tex and html")
-        named = compiled.readable(arguments.metric, arguments.detail or "ops")
+        if arguments.format not in ("text", "latex", "tex", "html"):
+            raise InputError(
+                f"--detail is for text, latex, tex and html, not {arguments.format}: leave it out"
+            )
+        named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if arguments.format == "html":
             print(named.mathml())
         elif arguments.format == "text":
             print(named.text())
+        elif arguments.format == "tex":
+            print(named.latex(document=True), end="")
         else:
-            print(named.latex(document=arguments.format == "tex"))
+            _print_latex(named.latex(), formula)
     elif arguments.format == "latex":
-        print(formula.latex())
+        _print_latex(formula.latex(), formula)
     elif arguments.format == "json":
         from costgraph.export.plain import formula_object
-        from costgraph.export.undone import undone_objects
 
-        _print_json(
-            {
-                "model": compiled.program.name,
-                "hardware": compiled.machine.name,
-                "passes": ",".join(p.spec() for p in compiled.passes),
-                "accounting": compiled.accounting.name,
-                **formula_object(formula),
-                "not_done": undone_objects(compiled.trace),
-                "notes": list(compiled.program.notes),
-            }
-        )
+        print_json(formula_object(formula), compiled.setting.remarks)
     elif arguments.format == "text":
         print(formula.text())
     else:
@@ -272,23 +212,26 @@ def _formula(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _analyze(arguments: argparse.Namespace) -> int:
-    if arguments.phase in ("prefill", "encode") and arguments.prompt is None:
-        raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
-    if arguments.phase == "decode" and arguments.context is None:
-        raise InputError("analyze --phase decode needs --context T")
-    compiled = _compiled(arguments)
-    table = compiled.breakdown(
-        arguments.phase,
-        B=arguments.batch,
-        S=arguments.prompt,
-        T=arguments.context,
-        G=arguments.images,
-    )
-    if arguments.json:
-        from costgraph.export.undone import undone_objects
+def _print_latex(text: str, formula: Formula) -> None:
+    """LaTeX, with what it is about above and what it rests on below, as comments."""
+    setting = formula.setting
+    about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
+    print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
 
-        _print_json({**table.to_dict(), "not_done": undone_objects(compiled.trace)})
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    from costgraph.breakdown import check_part
+
+    given = vocabulary.wholes(vocabulary.values(arguments))
+    if arguments.phase in ("prefill", "encode") and "S" not in given:
+        raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
+    if arguments.phase == "decode" and "T" not in given:
+        raise InputError("analyze --phase decode needs --context T")
+    compiled = vocabulary.compiled(arguments)
+    check_part(compiled, [compiled.program.phase(arguments.phase)], given)
+    table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
+    if arguments.json:
+        print_json(table.to_dict(), compiled.setting.remarks)
     else:
         from costgraph.export.terminal import print_breakdown
 
@@ -301,19 +244,18 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     table = compare(
         arguments.model,
-        arguments.on,
+        vocabulary.devices(arguments),
         arguments.passes,
-        B=arguments.batch,
-        S=arguments.prompt,
-        N=arguments.generate,
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading(arguments),
+        **vocabulary.conventions(arguments),
+        **vocabulary.values(arguments),
     )
     if arguments.json:
-        _print_json(table.to_dict())
+        print_json(table.to_dict(), table.setting.remarks)
     else:
-        print(table)
+        from costgraph.export.comparison import comparison_text
+        from costgraph.export.terminal import width
+
+        print(comparison_text(table, width()))
     return 0
 
 
@@ -321,7 +263,7 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.export.models import list_models, show_model
 
     if arguments.name:
-        remark(show_model(arguments.name, arguments.json, **dims_of(arguments)))
+        remark(show_model(arguments.name, arguments.json, **vocabulary.dims(arguments)))
     else:
         list_models(arguments.json)
     return 0
@@ -349,10 +291,6 @@ def _passes(arguments: argparse.Namespace) -> int:
     else:
         list_passes(arguments.json)
     return 0
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

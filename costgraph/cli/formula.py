@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from costgraph.cli.values import reading, remark
+from costgraph.cli import vocabulary
+from costgraph.cli.values import print_json
 from costgraph.errors import InputError, clip, nearest
+from costgraph.metrics import METRICS, TIMED
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
     from costgraph.formula.formula import Formula
-    from costgraph.said import Said
-
-METRICS = (
-    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
-    "energy", "energy_per_token", "cost_per_token",
-)  # fmt: skip
 
 
-def add_commands(commands: Any, target: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Registers the commands; ``target`` adds the model, device and passes."""
-    _explain_command(commands, target)
-    _regimes_command(commands, target)
-    _solve_command(commands, target)
+def add_commands(commands: Any) -> None:
+    """Registers the commands."""
+    _explain_command(commands)
+    _regimes_command(commands)
+    _solve_command(commands)
 
 
-def _metric(command: argparse.ArgumentParser, metrics: tuple[str, ...]) -> None:
-    command.add_argument("--metric", choices=metrics, default="tpot", help="default: tpot")
-    command.add_argument(
-        "--at", default="", metavar="X=V,…", help="values of symbols, e.g. 'B=8,T=2048'"
-    )
+def _metric(command: argparse.ArgumentParser, metrics: Iterable[str]) -> None:
+    vocabulary.add_target(command)
+    command.add_argument("--metric", choices=tuple(metrics), default="tpot", help="default: tpot")
+    vocabulary.add_values(command, at=True)
     command.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def _explain_command(commands: Any, target: Callable[[argparse.ArgumentParser], None]) -> None:
+def _explain_command(commands: Any) -> None:
     command = commands.add_parser(
         "explain",
         help="why a metric has its value, and what would change it",
@@ -44,19 +38,17 @@ def _explain_command(commands: Any, target: Callable[[argparse.ArgumentParser], 
         "each symbol changes, where the next bottleneck lies, and what stays if one rate of the "
         "machine were infinite.",
     )
-    target(command)
-    _metric(command, METRICS[:4])
+    _metric(command, TIMED)
     command.set_defaults(run=_explain)
 
 
-def _regimes_command(commands: Any, target: Callable[[argparse.ArgumentParser], None]) -> None:
+def _regimes_command(commands: Any) -> None:
     command = commands.add_parser(
         "regimes",
         help="intervals of a symbol with a closed form each",
         description="Where operations change what bounds them along one symbol (or over two, "
         "'--over B,T'), with the exact breakpoints and the closed form of each regime.",
     )
-    target(command)
     _metric(command, METRICS)
     command.add_argument("--over", default="B", metavar="X[,Y]", help="symbol or two (B)")
     command.add_argument(
@@ -73,14 +65,13 @@ def _regimes_command(commands: Any, target: Callable[[argparse.ArgumentParser], 
     command.set_defaults(run=_regimes)
 
 
-def _solve_command(commands: Any, target: Callable[[argparse.ArgumentParser], None]) -> None:
+def _solve_command(commands: Any) -> None:
     command = commands.add_parser(
         "solve",
         help="the largest batch (or other symbol) within a budget",
         description="Where a metric keeps within a budget along one symbol: exact intervals, "
         "or a bracket of two neighbouring whole numbers checked at both.",
     )
-    target(command)
     _metric(command, METRICS)
     command.add_argument("--over", default="B", metavar="X", help="symbol to solve for (B)")
     command.add_argument(
@@ -92,79 +83,36 @@ def _solve_command(commands: Any, target: Callable[[argparse.ArgumentParser], No
     command.set_defaults(run=_solve)
 
 
-def parse_values(text: str) -> dict[str, Any]:
-    """``B=8,T=2048`` as exact numbers by name.
-
-    Raises:
-        InputError: an item is not NAME=NUMBER.
-    """
-    from fractions import Fraction
-
-    found: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = item.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--at: {clip(item)} is not NAME=NUMBER, such as T=2048")
-        if name.strip() in found:
-            raise InputError(f"--at: {clip(name)} is given twice")
-        if len(value) > 40:
-            raise InputError(f"--at: {clip(value)} is not a number")
-        try:
-            number = Fraction(value.strip())
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"--at: {clip(value)} is not a number, such as 2048") from None
-        if number <= 0:
-            raise InputError(f"--at: {name.strip()} must be positive, not {clip(value)}")
-        found[name.strip()] = int(number) if number.denominator == 1 else number
-    return found
-
-
 def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
     """The values, after a check that the formula has such symbols."""
     names = [s.name for s in formula.symbols]
     for name in values:
         if name not in names:
             raise InputError(
-                f"--at: {formula.name} has no symbol {clip(name)}{nearest(name, names)}; "
+                f"{formula.name} has no symbol {clip(name)}{nearest(name, names)}; "
                 f"it has {', '.join(names)}"
             )
     return values
 
 
-def _compiled(arguments: argparse.Namespace) -> Compiled:
-    from costgraph.api import compile
-
-    compiled = compile(
-        arguments.model,
-        arguments.on,
-        arguments.passes,
-        accounting=arguments.accounting,
-        symbolic_hardware=getattr(arguments, "symbolic_hardware", False),
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-    )
-    remark((*compiled.program.notes, *compiled.undone))
-    return compiled
-
-
 def _explain(arguments: argparse.Namespace) -> int:
-    values = parse_values(arguments.at)
-    compiled = _compiled(arguments)
+    values = vocabulary.values(arguments)
+    compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     missing = [s.name for s in formula.symbols if s.name not in _known(formula, values)]
     if missing:
         example = ",".join(f"{n}={'1' if n == 'B' else '1024'}" for n in missing)
         raise InputError(f"explain: no value for {', '.join(missing)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)
-    print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if arguments.json else found)
+    _show(found, found.to_dict(), compiled, arguments.json)
     return 0
 
 
 def _regimes(arguments: argparse.Namespace) -> int:
     from costgraph.export.regimes import regimes_object, region_map_object
 
-    values = parse_values(arguments.at)
-    compiled = _compiled(arguments)
+    values = vocabulary.values(arguments)
+    compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     over = [name.strip() for name in arguments.over.split(",")]
     _known(formula, values)
@@ -172,7 +120,7 @@ def _regimes(arguments: argparse.Namespace) -> int:
         if arguments.symbolic_hardware:
             raise InputError("regimes over two symbols need numbers for the hardware")
         plane = formula.region_map(*over, **values)
-        _show(plane, region_map_object(plane), compiled.said, arguments.json)
+        _show(plane, region_map_object(plane), compiled, arguments.json)
         return 0
     if len(over) != 1:
         raise InputError(f"--over takes one symbol or two, not {clip(arguments.over)}")
@@ -184,16 +132,16 @@ def _regimes(arguments: argparse.Namespace) -> int:
         found = found.derivative()
     elif arguments.show == "elasticity":
         found = found.elasticity()
-    _show(found, regimes_object(found), compiled.said, arguments.json)
+    _show(found, regimes_object(found), compiled, arguments.json)
     return 0
 
 
-def _show(text: Any, as_object: dict[str, Any], said: Said, as_json: bool) -> None:
-    """Prints an answer and what it rests on."""
+def _show(answer: Any, as_object: dict[str, Any], compiled: Compiled, as_json: bool) -> None:
+    """Prints an answer, as text or as JSON."""
     if as_json:
-        print(json.dumps({**as_object, **said.to_dict()}, indent=2, ensure_ascii=False))
+        print_json(as_object, compiled.setting.remarks)
     else:
-        print("\n".join([str(text), *said.lines()]))
+        print(answer)
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.
@@ -201,10 +149,10 @@ _DIMENSION = {"s": "time", "byte": "size"}
 
 
 def _solve(arguments: argparse.Namespace) -> int:
-    from costgraph.export.regimes import solution_object, solution_text
+    from costgraph.export.regimes import solution_object
 
-    values = parse_values(arguments.at)
-    compiled = _compiled(arguments)
+    values = vocabulary.values(arguments)
+    compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     if arguments.over not in [s.name for s in formula.symbols]:
         names = [s.name for s in formula.symbols]
@@ -216,22 +164,15 @@ def _solve(arguments: argparse.Namespace) -> int:
     at_least = arguments.at_least or formula.unit == "token/s"
     _known(formula, values)
     found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
-    text = solution_text(found, formula, arguments.over, arguments.budget, at_least)
-    _show(text, solution_object(found), compiled.said, arguments.json)
+    _show(found, solution_object(found), compiled, arguments.json)
     return 0
 
 
 def _budget(text: str, formula: Formula) -> Any:
-    from fractions import Fraction
-
+    from costgraph.number import parse_number
     from costgraph.units import parse_quantity
 
     dimension = _DIMENSION.get(formula.unit)
     if dimension is not None and any(c.isalpha() and c not in "eE" for c in text):
         return parse_quantity(text, dimension, "--budget")
-    if len(text) > 40:
-        raise InputError(f"--budget: {clip(text)} is not a number")
-    try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--budget: {clip(text)} is not a number of {formula.unit}") from None
+    return parse_number(text, "--budget", f"a number of {formula.unit}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from costgraph.errors import InputError
+from costgraph.cli import vocabulary
+from costgraph.cli.values import remark
 
 EPILOG = """\
 examples:
@@ -19,8 +20,6 @@ examples:
 
 def add_report_command(commands: Any) -> None:
     """Adds ``report`` to the command line."""
-    from costgraph.cli.values import add_fidelity, add_reading, whole
-
     command = commands.add_parser(
         "report",
         help="a live HTML page with sliders, formulas, graph, roofline and curves",
@@ -29,52 +28,23 @@ def add_report_command(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument(
-        "--on", required=True, action="append", metavar="HARDWARE[,…]",
-        help="devices or TOML files, separated by commas; repeatable",
-    )  # fmt: skip
-    command.add_argument(
-        "--passes", action="append", metavar="P",
-        help="a pipeline; repeatable; '' is the unmodified model (default)",
-    )  # fmt: skip
-    for option, symbol, meaning in (
-        ("--batch", "B", "sequences (1)"),
-        ("--prompt", "S", "prompt tokens (1024)"),
-        ("--generate", "N", "generated tokens (256)"),
-        ("--context", "T", "attended tokens of a decode step (2048)"),
-    ):
-        command.add_argument(option, type=whole, metavar=symbol, help=f"start: {meaning}")
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
-    add_reading(command)
+    vocabulary.add_targets(command)
+    vocabulary.add_values(command, usual="B=start: 1,S=start: 1024,N=start: 256,T=start: 2048")
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from costgraph.cli.values import reading, remark
     from costgraph.export.files import suffix_of
     from costgraph.report import report
 
     suffix_of(arguments.output, (".html", ".htm"), "report")
-    devices = [name.strip() for text in arguments.on for name in text.split(",")]
-    if not all(devices):
-        raise InputError("--on: a name is missing before or after a comma")
-    point = {
-        "B": arguments.batch,
-        "S": arguments.prompt,
-        "N": arguments.generate,
-        "T": arguments.context,
-    }
     made = report(
         arguments.model,
-        list(dict.fromkeys(devices)),
-        arguments.passes or [""],
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading(arguments),
-        **{name: value for name, value in point.items() if value is not None},
+        list(dict.fromkeys(vocabulary.devices(arguments))),
+        vocabulary.pipelines(arguments),
+        **vocabulary.conventions(arguments),
+        **vocabulary.values(arguments),
     )
     remark(made.notes)
     print(f"wrote {made.save(arguments.output)}")

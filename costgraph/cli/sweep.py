@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from costgraph.cli.values import add_fidelity, add_reading, reading_apart
+from costgraph.cli import vocabulary
+from costgraph.cli.values import print_json, whole
 from costgraph.errors import InputError, clip
-from costgraph.said import Said
+from costgraph.setting import foot
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
@@ -32,28 +33,11 @@ def add_commands(commands: Any) -> None:
     _search_command(commands)
 
 
-def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="shipped or hub name, config.json, or its directory")
-    command.add_argument(
-        "--on",
-        required=True,
-        action="append",
-        metavar="HW[,HW]",
-        help="devices or TOML files; repeatable",
-    )
-    command.add_argument(
-        "--passes", action="append", metavar="P", help="a pipeline; repeatable ('': none)"
-    )
-    command.add_argument("--accounting", default="exact", help="exact (default) or survey")
-    add_fidelity(command)
-    add_reading(command)
-
-
 def _sweep_command(commands: Any) -> None:
     command = commands.add_parser(
         "sweep", help="metrics over a grid, as a table or a file", description=SWEEP
     )
-    _common(command)
+    vocabulary.add_targets(command)
     for name, text in (
         ("B", "sequences (1)"),
         ("S", "prompt tokens"),
@@ -61,15 +45,13 @@ def _sweep_command(commands: Any) -> None:
         ("T", "context of a decode step"),
     ):
         command.add_argument(f"-{name}", metavar="VALUES", help=text)
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUES", help="symbols of passes"
-    )
+    vocabulary.add_values(command, "")
     command.add_argument("--metrics", metavar="M[,M]", help="default: all whose symbols are given")
     command.add_argument(
         "-o", "--output", metavar="FILE", help="write .zarr, .nc, .parquet or .csv; resumes"
     )
     command.add_argument("--force", action="store_true", help="replace an existing output")
-    command.add_argument("--chunk", type=int, metavar="POINTS", help="points of one block")
+    command.add_argument("--chunk", type=whole, metavar="POINTS", help="points of one block")
     command.add_argument(
         "--errors",
         choices=("raise", "nan"),
@@ -88,53 +70,42 @@ def _search_command(commands: Any) -> None:
     command = commands.add_parser(
         "search", help="the best batch, device and pipeline under limits", description=SEARCH
     )
-    _common(command)
+    vocabulary.add_targets(command)
     command.add_argument("--objective", default="throughput", metavar="M", help="(throughput)")
     command.add_argument(
         "--limit", action="append", default=[], metavar="M=VALUE", help="repeatable"
     )
     command.add_argument("--pareto", metavar="M,M", help="also the Pareto front of two metrics")
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
-    command.add_argument("-S", default="1024", metavar="S", help="prompt tokens (1024)")
-    command.add_argument("-N", default="256", metavar="N", help="generated tokens (256)")
+    command.add_argument("-S", metavar="S", help="prompt tokens (1024)")
+    command.add_argument("-N", metavar="N", help="generated tokens (256)")
     command.add_argument("-T", metavar="T", help="context of tpot (by default the last step's)")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="symbols of passes"
-    )
+    vocabulary.add_values(command, "")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_search)
 
 
-def _devices(arguments: argparse.Namespace) -> list[str]:
-    return [name.strip() for item in arguments.on for name in item.split(",")]
-
-
-def _set_symbols(items: list[str]) -> dict[str, list[int | float]]:
+def _set_symbols(items: list[str]) -> dict[str, Sequence[int | float]]:
     from costgraph.sweeping.ranges import parse_values
-    from costgraph.symbols import symbol
 
-    found: dict[str, list[int | float]] = {}
+    found: dict[str, Sequence[int | float]] = {}
     for item in items:
-        name, equals, text = item.partition("=")
-        name = name.strip()
-        if not equals:
-            raise InputError(f"--set {clip(item)}: write NAME=VALUES")
-        symbol(name)  # refuses what is no symbol name
+        name, text = vocabulary.assignment(item, "--set")
         if name in ("B", "S", "N", "T"):
             raise InputError(f"--set {clip(item)}: use -{name}")
         if name in found:
             raise InputError(f"--set: {name} is given twice")
-        found[name] = parse_values(text.strip(), f"--set {name}", whole=False)
+        found[name] = parse_values(text, f"--set {name}", whole=False)
     return found
 
 
-def _one(values: list[Any]) -> Any:
+def _one(values: Sequence[Any]) -> Any:
     """A list of one value as a scalar, so that it makes no dimension."""
     return values[0] if len(values) == 1 else values
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.sweeping import sweep, write_sweep
+    from costgraph.sweeping.grid import preview, write_sweep
     from costgraph.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
@@ -150,17 +121,15 @@ def _sweep(arguments: argparse.Namespace) -> int:
         metrics = [m.strip() for m in arguments.metrics.split(",")]
     about: dict[str, Any] = {
         "metrics": metrics,
-        "accounting": arguments.accounting,
-        "fidelity": arguments.fidelity,
+        **vocabulary.conventions(arguments),
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
-        **reading_apart(arguments),
         **symbols,
     }
-    choices = (arguments.model, _devices(arguments), arguments.passes or [""])
+    choices = (arguments.model, vocabulary.devices(arguments), vocabulary.pipelines(arguments))
     if arguments.output is None:
-        _print_sweep(sweep(*choices, **about))
+        _print_sweep(*preview(SHOWN, *choices, **about))
         return 0
     try:
         path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
@@ -171,13 +140,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_sweep(data: Any) -> None:
+def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.export.terminal import print_table
-    from costgraph.sweeping.export import columns, frames, row_count
+    from costgraph.sweeping.export import columns, frames
 
     data = data.squeeze()  # what has one value stands above the table
-    frame = next(frames(data, SHOWN)).head(SHOWN)
+    frame = next(frames(data)).head(SHOWN)
     names = columns(data)
     varying = [n for n in names if n in data.sizes or n in data.data_vars]
     units = [str(data[name].attrs.get("units", "")) for name in varying]
@@ -187,18 +156,12 @@ def _print_sweep(data: Any) -> None:
     ]
     fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
     print_table(varying, cells, fixed)
-    rows = row_count(data)
     if rows > len(cells):
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
-    print_said(data)
-
-
-def print_said(data: Any) -> None:
-    """What the numbers of a dataset rest on, as far as it says so."""
-    found = (tuple(str(data.attrs.get(k, "")).split("\n")) for k in ("assumptions", "notes"))
-    for line in Said(*(tuple(filter(None, part)) for part in found)).lines():
+    told = (str(data.attrs.get(k, "")).splitlines() for k in ("assumptions", "notes", "not_done"))
+    for line in foot(*told):
         print(line)
 
 
@@ -242,25 +205,26 @@ def _search(arguments: argparse.Namespace) -> int:
         pareto = tuple(m.strip() for m in arguments.pareto.split(","))
     result = search(
         arguments.model,
-        _devices(arguments),
-        arguments.passes or [""],
+        vocabulary.devices(arguments),
+        vocabulary.pipelines(arguments),
         objective=arguments.objective,
         limits=limits,
         pareto=pareto,
         B=None if arguments.B is None else _batches(arguments.B),
-        accounting=arguments.accounting,
-        fidelity=arguments.fidelity,
-        **reading_apart(arguments),
+        **vocabulary.conventions(arguments),
         **symbols,
     )
     if arguments.json:
-        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        print_json(result.to_dict(), result.setting.remarks)
     else:
-        print(result)
+        from costgraph.export.search import search_text
+        from costgraph.export.terminal import width
+
+        print(search_text(result, width()))
     return 0
 
 
-def _single(values: list[int | float], where: str) -> int | float:
+def _single(values: Sequence[int | float], where: str) -> int | float:
     if len(values) != 1:
         raise InputError(f"{where}: give one value; sweep takes several")
     return values[0]

@@ -201,13 +201,17 @@ def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
     return Scene(title, subtitle, (), tuple(vertices), tuple(links), tuple(notes), True)
 
 
-def trace_scene(trace: Trace, title: str, subtitle: str = "", first: int = 1) -> Scene:
-    """All passes of a pipeline in one scene, a frame for each, counted from ``first``."""
+def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
+    """All passes of a pipeline in one scene, a frame for each, in the order in which they ran.
+
+    Their numbers are their places in the pipeline as it is written.
+    """
     clusters: list[Cluster] = []
     vertices: list[Vertex] = []
     links: list[Link] = []
     notes: list[str] = []
-    for index, step in enumerate(trace.steps, first):
+    for step in trace.steps:
+        index = step.place + 1
         name = clean(step.made_by.spec(), 120)
         parts = step_scene(step, title, subtitle)
         if not parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,15 +12,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.breakdown import symbols_of
 from costgraph.draw.build import graph_scene, program_scene
 from costgraph.draw.diff import trace_scene
 from costgraph.draw.fold import LIMIT, near_changes, within
 from costgraph.draw.scene import Scene, Vertex, clean
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
+from costgraph.export.plain_json import json_text
 from costgraph.graph import Graph
 from costgraph.pipeline import Trace
-from costgraph.program import Phase, Program
+from costgraph.program import Program
+from costgraph.workload import shown
 
 if TYPE_CHECKING:
     import networkx
@@ -99,7 +101,7 @@ class Drawing:
                 for a, b, key, data in graph.edges(keys=True, data=True)
             ],
         }
-        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        return json_text(value, indent=1) + "\n"
 
     @property
     def graphml(self) -> str:
@@ -134,18 +136,33 @@ class Drawing:
         return text.encode("utf-8")
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        shown = {"text/plain": repr(self)}
+        found = {"text/plain": repr(self)}
         try:
-            shown["image/svg+xml"] = self.svg
+            found["image/svg+xml"] = self.svg
+            found["text/html"] = _boxed(self.svg)
         except CostgraphError as error:
-            shown["text/plain"] += f"\n({error})"
-        return shown
+            found["text/plain"] += f"\n({error})"
+        return found
 
     def __repr__(self) -> str:
         scene = self.scene
         return (
             f"<Drawing {scene.title!r}: {len(scene.vertices)} vertices, {len(scene.links)} links>"
         )
+
+
+def _boxed(svg: str) -> str:
+    """The picture for a notebook's cell: as narrow as the cell while its texts can be read.
+
+    Below that it scrolls; a notebook would cut it.
+    """
+    inner = re.sub(r"\A.*?(?=<svg)", "", svg, flags=re.DOTALL)
+    size = re.match(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', inner)
+    if size is not None:
+        wide = float(size[1])
+        style = f"width:100%;min-width:{0.55 * wide:.0f}pt;max-width:{wide:.0f}pt;height:auto"
+        inner = f'<svg style="{style}"{inner[size.end() :]}'
+    return f'<div style="overflow:auto;max-width:100%">{inner}</div>'
 
 
 def draw(
@@ -159,6 +176,7 @@ def draw(
     T: int | None = None,
     S: int | None = None,
     limit: int = LIMIT,
+    device: bool = True,
     **symbols: int,
 ) -> Drawing:
     """A picture of a graph, a program or a compiled model.
@@ -170,10 +188,11 @@ def draw(
         phase: whose step graph; by default the last stepping phase if ``T`` is
             given, the first phase otherwise.
         diff: what each pass erased, changed, created and kept (compiled models).
-        step: with ``diff``, only this pass of the pipeline, counted from 1.
-        B, T, S, symbols: with ``T`` or ``S``, operations are coloured by bound
-            and sized by their share of the step's time.
+        step: with ``diff``, only this pass of the pipeline, counted from 1 as it is written.
+        B, T, S, symbols: the sizes of a step: operations are coloured by bound and
+            sized by their share of its time.
         limit: vertices above which a picture is collapsed, with a note.
+        device: whether the picture names the device; pictures without times need not.
 
     Raises:
         InputError: an unknown level or phase, a symbol without a value, or a
@@ -191,7 +210,9 @@ def draw(
         return Drawing(within(whole, level, limit), _at_level(whole, level))
     compiled = None if isinstance(what, Program) else what
     program = what if isinstance(what, Program) else what.program
-    title = clean(program.name)
+    values = {k: v for k, v in given.items() if v is not None}
+    if values:
+        values = {"B": 1} | values
     if diff:
         if compiled is None or not compiled.trace.steps:
             raise InputError("a difference needs a model that was compiled with passes")
@@ -199,24 +220,42 @@ def draw(
         if step is not None:
             if isinstance(step, bool) or not 1 <= step <= len(trace.steps):
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
-            trace = Trace(trace.steps[step - 1 : step])
-        whole = trace_scene(trace, title, _passes(compiled), 1 if step is None else step)
+            trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
+        head = _head(program, compiled, device, False)
+        whole = trace_scene(trace, *head)
         return Drawing(near_changes(whole, limit), whole)
     if level == "model":
-        scene = _model(program, compiled, title, given)
+        scene = _model(program, compiled, values, device)
         return Drawing(scene, scene)
-    chosen = _chosen(program, phase, T)
-    rows, subtitle = None, f"{chosen.name} step"
-    if compiled is not None:
-        subtitle = f"{_passes(compiled)}; {subtitle}"
-        if T is not None or S is not None:
-            values = {k: v for k, v in given.items() if v is not None}
-            table = compiled.breakdown(chosen.name, **({"B": 1} | values))
-            rows = table.rows
-            bound = ", ".join(f"{k} = {v}" for k, v in ({"B": 1} | values).items())
-            subtitle += f" on {table.hardware} at {bound}: {_time(table.totals['seconds'])}"
-    whole = graph_scene(chosen.graph, title, subtitle, rows)
+    chosen = program.phase(phase) if phase is not None else program.phases[0]
+    if phase is None and values:
+        chosen = program.phase_for(values)
+    rows, more, warning = None, [f"{chosen.name} step"], ""
+    if compiled is not None and values:
+        table = compiled.breakdown(chosen.name, **values)
+        rows, warning = table.rows, table.fit.warning
+        more.append(f"{shown(values)}: {_time(table.totals['seconds'])}")
+    head = _head(program, compiled, device, bool(values), *more, warning=warning)
+    whole = graph_scene(chosen.graph, *head, rows)
     return Drawing(within(whole, level, limit), _at_level(whole, level))
+
+
+def _head(
+    program: Program,
+    compiled: Compiled | None,
+    device: bool,
+    timed: bool,
+    *more: str,
+    warning: str = "",
+) -> tuple[str, str]:
+    """Title and subtitle: what the picture is of, and how it was compiled and timed."""
+    if compiled is None:
+        return clean(program.name), clean(", ".join(more))
+    without = [*([] if device else ["hardware"]), *([] if timed else ["fidelity"])]
+    title, *rest = compiled.setting.parts(*more, without=without)
+    said = compiled.setting.said(warning) if device else ()
+    lines = [clean(", ".join(rest)), *(f"⚠ {clean(text)}" for text in said)]
+    return clean(title), "; ".join(filter(None, lines))
 
 
 def _at_level(scene: Scene, level: str) -> Scene:
@@ -231,42 +270,23 @@ def _time(seconds: float) -> str:
     return format_quantity(seconds, "s")
 
 
-def _passes(compiled: Compiled) -> str:
-    return "passes: " + (clean(",".join(p.spec() for p in compiled.passes), 300) or "none")
-
-
-def _chosen(program: Program, phase: str | None, context: int | None) -> Phase:
-    if phase is not None:
-        return program.phase(phase)
-    stepping = [p for p in program.phases if p.span is not None]
-    return stepping[-1] if context is not None and stepping else program.phases[0]
-
-
 def _model(
-    program: Program, compiled: Compiled | None, title: str, given: Mapping[str, Any]
+    program: Program, compiled: Compiled | None, values: Mapping[str, Any], device: bool
 ) -> Scene:
-    subtitle = "" if compiled is None else _passes(compiled)
-    scene = program_scene(program, title, subtitle)
-    values = {k: v for k, v in given.items() if v is not None}
-    if compiled is None or not ({"T", "S"} & set(values)):
+    more = [f"{shown(values)}, time of one step"] if values and compiled is not None else []
+    scene = program_scene(program, *_head(program, compiled, device, bool(values), *more))
+    if compiled is None or not values:
         return scene
-    bound = ", ".join(f"{k} = {v}" for k, v in ({"B": 1} | values).items())
-    where = (compiled.bound or compiled.machine).name
-    vertices = tuple(_timed(v, compiled, {"B": 1} | values) for v in scene.vertices)
-    return replace(
-        scene,
-        subtitle=clean(f"{subtitle}; on {where} at {bound}, time of one step"),
-        vertices=vertices,
-    )
+    return replace(scene, vertices=tuple(_timed(v, compiled, values) for v in scene.vertices))
 
 
 def _timed(vertex: Vertex, compiled: Compiled, values: Mapping[str, int]) -> Vertex:
     """A phase with the time of one step, where the values given suffice for it."""
     phase = compiled.program.phase(vertex.id)
-    needed = "T" if phase.span is not None else "S"
-    if needed not in values:
+    needed = {s.name for s in symbols_of(compiled, phase)}
+    if not needed <= set(values):
         return vertex
-    table = compiled.breakdown(phase.name, **values)
+    table = compiled.breakdown(phase.name, **{k: v for k, v in values.items() if k in needed})
     by_bound: dict[str, float] = {}
     for row in table:
         by_bound[row.bound] = by_bound.get(row.bound, 0.0) + row.seconds * float(row.count)

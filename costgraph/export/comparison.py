@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from costgraph.export.table import html_table, plain_table, seconds, si
-from costgraph.said import Said
+from costgraph.export.table import foot_html, html_table, plain_table, seconds, si
+from costgraph.workload import shown
 
 if TYPE_CHECKING:
-    from costgraph.comparison import Comparison, Effect
+    from costgraph.comparison import Column, Comparison, Effect
 
-HEAD = ("pipeline", "ttft", "tpot", "latency", "token/s", "memory", "speed-up", "decode bound by")
+#: (heading, text of a column) in order; what no column has is left out.
+_CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
+    ("pipeline", lambda c: c.passes),
+    ("ttft", lambda c: None if c.ttft is None else seconds(c.ttft)),
+    ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
+    ("latency", lambda c: seconds(c.latency)),
+    ("token/s", lambda c: None if c.throughput is None else f"{c.throughput:.4g}"),
+    ("memory", lambda c: f"{si(c.memory)}B" + ("" if c.fits else " (too large)")),
+    ("speed-up", lambda c: f"{c.speedup:.2f}x"),
+    ("decode bound by", lambda c: c.tpot_bound),
+    ("bound by", lambda c: c.latency_bound),
+)
 
 
-def cells(table: Comparison) -> list[tuple[str, ...]]:
-    """One row of text per pipeline."""
-    return [
-        (
-            c.passes,
-            seconds(c.ttft),
-            seconds(c.tpot),
-            seconds(c.latency),
-            f"{c.throughput:.4g}",
-            f"{si(c.memory)}B" + ("" if c.fits else " (too large)"),
-            f"{c.speedup:.2f}x",
-            c.tpot_bound,
-        )
-        for c in table.columns
-    ]
+#: Columns that may be left out where there is little room, the first ones first.
+_LESS = ("ttft", "token/s", "decode bound by", "tpot")
+
+
+def cells(table: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The headings, and one row of text per pipeline and device."""
+    wanted = list(_CELLS)
+    if len(table.devices) > 1:
+        wanted.insert(0, ("device", lambda c: c.hardware))
+    made = [(name, [text(c) for c in table.columns]) for name, text in wanted]
+    kept = [(name, column) for name, column in made if any(cell is not None for cell in column)]
+    rows = zip(*([cell or "–" for cell in column] for _, column in kept), strict=True)
+    return [name for name, _ in kept], list(rows)
 
 
 def caption(table: Comparison) -> str:
     """One line saying what is compared."""
-    values = ", ".join(f"{k}={v}" for k, v in table.bindings.items())
-    return f"{table.model} on {table.hardware} ({values}), accounting {table.accounting}"
+    return table.setting.text(shown(table.bindings), without=("passes",))
 
 
 def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
@@ -47,29 +56,30 @@ def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
     return lines
 
 
-def comparison_text(table: Comparison) -> str:
-    """Table, waterfall and ablation of every pipeline with more than one pass, assumptions.
+def comparison_text(table: Comparison, width: int | None = None) -> str:
+    """Table, waterfall and ablation of every pipeline with more than one pass, and the foot.
 
-    And what the passes did not do, with the reasons.
+    The table fits a line of ``width`` characters, if one is given.
     """
-    lines = [caption(table), "", plain_table(HEAD, cells(table))]
+    lines = [caption(table), "", plain_table(*cells(table), width, _LESS)]
+    several = len(table.devices) > 1
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
     ):
         if len(fall) > 1:
-            lines += ["", column.passes, "  waterfall (latency after each pass, in order)"]
+            where = f"{column.hardware}: " if several else ""
+            lines += [
+                "",
+                f"{where}{column.passes}",
+                "  waterfall (latency after each pass, in order)",
+            ]
             lines += _effects(fall, "to")
             lines += ["  ablation (latency without each pass)"]
             lines += _effects(ablation, "without it")
-    said = Said.together(Said(assumed, table.notes) for assumed in table.assumptions).lines()
-    lines += ["", *said] if said else []
-    undone = dict.fromkeys(line for compiled in table.compiled for line in compiled.undone)
-    if undone:
-        lines += ["", "not done"]
-        lines += [f"    {line}" for line in undone]
-    return "\n".join(lines)
+    foot = table.setting.foot()
+    return "\n".join([*lines, *(["", *foot] if foot else [])])
 
 
 def comparison_html(table: Comparison) -> str:
     """The table as HTML for notebooks."""
-    return html_table(HEAD, cells(table), caption(table))
+    return html_table(*cells(table), caption(table)) + foot_html(table.setting.foot())

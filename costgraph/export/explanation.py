@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from costgraph.export.table import seconds, si
+from costgraph.export.table import si, value_text
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 
 #: Shares below this are not worth a line.
 SMALL = 0.005
-
-
-def value_text(explanation: Explanation, value: float) -> str:
-    """A value of the metric with its unit."""
-    if explanation.unit == "s":
-        return seconds(value)
-    return f"{si(value)} {explanation.unit}"
 
 
 def resource_text(name: str) -> str:
@@ -59,8 +52,8 @@ def change_text(n: Next) -> str:
 def explanation_text(e: Explanation) -> str:
     """What bounds the metric, its levers, the next bounds and the floors."""
     point = ", ".join(f"{k}={v}" for k, v in e.point.items())
-    lines = [f"{e.metric} of {e.title} at {point}: {value_text(e, e.value)}", ""]
-    lines.append("bound by")
+    lines = e.setting.lines(point, warning=e.fit.warning)
+    lines += [f"{e.metric}: {value_text(e.value, e.unit)}", "", "bound by"]
     for resource, share in e.bounds.items():
         if share >= SMALL:
             lines.append(f"    {100 * share:5.1f}%  {resource_text(resource)}")
@@ -85,9 +78,9 @@ def explanation_text(e: Explanation) -> str:
         gain = e.value / floor.value if e.unit == "s" else floor.value / e.value
         if gain > 1 + SMALL:
             lines.append(
-                f"    {floor.symbol}: {word} {value_text(e, floor.value)} ({gain:.3g}× faster)"
+                f"    {floor.symbol}: {word} {value_text(floor.value, e.unit)} ({gain:.3g}× faster)"
             )
-    return "\n".join([*lines, *e.said.lines()])
+    return "\n".join([*lines, *e.setting.foot()])
 
 
 def _distance(n: Next) -> float:

@@ -4,10 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from costgraph.errors import InputError, clip
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its name when the block is through.
+
+    Until then, and whenever the block fails or is interrupted, what stood at ``path``
+    stays as it is and nothing else is left behind.
+
+    Raises:
+        InputError: the place cannot be written to, or is no regular file.
+    """
+    temporary = ""
+    try:
+        if b"\0" in os.fsencode(path):
+            raise InputError(f"{clip(str(path))} is not the name of a file")
+        # Through a link: to the file that it names.
+        target = Path(os.path.realpath(path))
+        with contextlib.suppress(FileNotFoundError):
+            mode = target.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise InputError(f"{clip(str(path))} is a directory; name a file")
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{clip(str(path))} is no regular file; name another")
+        handle, temporary = tempfile.mkstemp(prefix=".costgraph-", dir=target.parent)
+        os.close(handle)
+        yield Path(temporary)
+        _flushed(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+        temporary = ""
+    except UnicodeEncodeError:
+        raise InputError(f"{clip(str(path))} is not the name of a file") from None
+    except OSError as error:
+        raise InputError(f"cannot write {clip(str(path))}: {error.strerror or error}") from None
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -16,23 +57,18 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     Raises:
         InputError: the place cannot be written to; nothing is left behind.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{clip(str(path))} is a directory; name a file")
-    temporary = ""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def _flushed(path: str) -> None:
+    """What was written is on the disk, so that a crash leaves the old file or the new one."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".costgraph-", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except (OSError, ValueError) as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"cannot write {clip(str(path))}: {reason}") from None
-    return target
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

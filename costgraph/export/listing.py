@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from costgraph.errors import PipelineError, clip, nearest
+from costgraph.export.plain_json import print_json
 from costgraph.export.terminal import print_table
-
-
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+from costgraph.number import MOST
+from costgraph.pipeline import Option
 
 
 def list_passes(as_json: bool) -> None:
@@ -18,7 +16,7 @@ def list_passes(as_json: bool) -> None:
     from costgraph.passes import PASSES
 
     if as_json:
-        _print([_pass_object(cls) for cls in PASSES.values()])
+        print_json([_pass_object(cls) for cls in PASSES.values()])
         return
     print_table(("pass", "what it does"), [(c.name, c.title) for c in PASSES.values()])
 
@@ -35,11 +33,11 @@ def show_pass(name: str, as_json: bool) -> None:
         raise PipelineError(f"unknown pass {clip(name)}{nearest(name, PASSES)}")
     cls = PASSES[name]
     if as_json:
-        _print(_pass_object(cls))
+        print_json(_pass_object(cls))
         return
     print(f"{cls.name}: {cls.title}\n")
     rows = [
-        (o["name"], str(o["default"]), ", ".join(o["choices"]) or o["kind"], o["help"])
+        (o["name"], str(o["default"]), _values(cls.options()[o["name"]]), o["help"])
         for o in _pass_object(cls)["options"]
     ]
     print_table(("option", "default", "values", "meaning"), rows)
@@ -48,6 +46,15 @@ def show_pass(name: str, as_json: bool) -> None:
             print(f"\n{label}: {text}")
     for sentence in cls.assumptions:
         print(f"assumes: {sentence}")
+
+
+def _values(option: Option) -> str:
+    """What an option takes, in words."""
+    words = list(option.choices)
+    if not words or option.is_number:
+        ends = f", at most {option.maximum}" if option.maximum < MOST else ""
+        words.append(option.kind + ends)
+    return ", ".join(words)
 
 
 def _pass_object(cls: Any) -> dict[str, Any]:
@@ -63,6 +70,7 @@ def _pass_object(cls: Any) -> dict[str, Any]:
                 "default": str(defaults[name]),
                 "kind": o.kind,
                 "choices": list(o.choices),
+                **({"maximum": o.maximum, "symbolic": o.symbolic} if o.is_number else {}),
                 "help": o.help,
             }
             for name, o in cls.options().items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
+from costgraph.export.plain_json import print_json
 from costgraph.export.table import si
 from costgraph.export.terminal import print_table
 from costgraph.machine import Engine, Figure, Machine
@@ -22,10 +22,6 @@ KINDS = ("gpu", "tpu", "accelerator", "spatial", "pim", "fpga", "cpu")
 NONE = "–"
 
 
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
 def list_hardware(as_json: bool) -> None:
     """Every shipped device with its main figures, by kind and name; then every system."""
     from costgraph.export.systems import list_systems, system_object
@@ -35,7 +31,7 @@ def list_hardware(as_json: bool) -> None:
     machines.sort(key=lambda m: (KINDS.index(m.kind), m.name))
     if as_json:
         systems = [system_object(load_system(name)) for name in system_names()]
-        _print([*(machine_object(m) for m in machines), *systems])
+        print_json([*(machine_object(m) for m in machines), *systems])
         return
     rows = []
     for m in machines:
@@ -53,7 +49,7 @@ def list_hardware(as_json: bool) -> None:
             )
         )
     head = ("name", "kind", "device", "FLOP/s", "bandwidth", "memory", "ridge", "power")
-    print_table(head, rows)
+    print_table(head, rows, optional=("power", "ridge", "device", "kind"))
     print()
     list_systems()
 
@@ -70,13 +66,13 @@ def show_hardware(name: str, as_json: bool) -> None:
     system = load_system(name)
     if not system.is_device:
         if as_json:
-            _print(system_object(system))
+            print_json(system_object(system))
         else:
             show_system(system)
         return
     m = system.device
     if as_json:
-        _print(machine_object(m))
+        print_json(machine_object(m))
         return
     print_table(
         ("figure", "value", "source"), figure_rows(m.figures), f"{m.name}: {m.title} ({m.kind})"
@@ -140,7 +136,7 @@ def compare_hardware(names: Sequence[str], as_json: bool) -> None:
     systems = [load_system(name) for name in names]
     measures = [_measures(s, any(not x.is_device for x in systems)) for s in systems]
     if as_json:
-        _print(measures)
+        print_json(measures)
         return
     keys = [k for k in _rows(measures) if any(m.get(k) is not None for m in measures)]
     rows = [(_label(key), *(_cell(key, measure.get(key)) for measure in measures)) for key in keys]

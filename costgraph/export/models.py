@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -11,8 +10,9 @@ from typing import Any
 from sympy import Expr, Integer, Min, expand
 
 from costgraph.errors import InputError
+from costgraph.export.plain_json import print_json
 from costgraph.export.table import si
-from costgraph.export.terminal import print_table
+from costgraph.export.terminal import print_table, width
 from costgraph.export.text import expr_text, sstr
 from costgraph.graph import Graph
 from costgraph.program import Program
@@ -97,7 +97,7 @@ def list_models(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print(found)
+        print_json(found)
         return
     cells = [
         (
@@ -111,14 +111,17 @@ def list_models(as_json: bool) -> None:
         for m in found
     ]
     head = ("name", "model", "family", "parameters", "KV byte/token", "context")
-    print_table(head, cells)
+    print_table(head, cells, optional=("family", "model", "KV byte/token"))
     print()
     print(_wrapped("families: ", sorted(FAMILIES)))
 
 
-def _wrapped(title: str, names: list[str], width: int = 96) -> str:
+def _wrapped(title: str, names: list[str]) -> str:
     return textwrap.fill(
-        title + ", ".join(names), width, subsequent_indent=" " * len(title), break_on_hyphens=False
+        title + ", ".join(names),
+        min(width() or 96, 96),
+        subsequent_indent=" " * len(title),
+        break_on_hyphens=False,
     )
 
 
@@ -138,7 +141,7 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
     constants = derived(name)
     found = rows(graph)
     if as_json:
-        _print(
+        print_json(
             {
                 "name": program.name,
                 "parameters": _parameters(program),
@@ -180,7 +183,8 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
         )
         for r in found
     ]
-    print_table(("op", "kind", "count", "result", "FLOP", "bytes"), cells)
+    head = ("op", "kind", "count", "result", "FLOP", "bytes")
+    print_table(head, cells, optional=("kind", "result"))
     return program.notes
 
 
@@ -247,7 +251,3 @@ def _by_layer(expr: Expr) -> str:
         return shown
     text = expr_text(rest)
     return f"{shown} - {text[1:]}" if text.startswith("-") else f"{shown} + {text}"
-
-
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

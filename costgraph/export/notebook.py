@@ -13,13 +13,13 @@ from costgraph.export.explanation import (
     change_text,
     figure_text,
     resource_text,
-    value_text,
 )
 from costgraph.export.layout import of_expr
 from costgraph.export.readable import math
 from costgraph.export.regimes import condition_text, end_text
-from costgraph.export.table import graph_html
+from costgraph.export.table import foot_html, graph_html, html_table, value_text
 from costgraph.formula.naming import named
+from costgraph.units import format_quantity
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
@@ -27,19 +27,26 @@ if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.formula.regimes import Regimes
     from costgraph.formula.region_map import RegionMap
+    from costgraph.machine import Machine
     from costgraph.program import Program
+    from costgraph.setting import Setting
 
 _MOST = 6
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], caption: str) -> str:
     """A table whose cells are HTML already; head and caption are text."""
-    top = "".join(f'<th scope="col">{escape(c)}</th>' for c in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption>"
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return html_table(head, rows, caption, markup=True)
+
+
+def _about(setting: Setting | None, text: str) -> str:
+    """What something is about, and a line more."""
+    return "\n".join([*([] if setting is None else setting.lines()), text])
+
+
+def _said(setting: Setting | None) -> str:
+    """What something rests on."""
+    return "" if setting is None else foot_html(setting.foot())
 
 
 def _names(ops: tuple[str, ...]) -> str:
@@ -54,6 +61,16 @@ def _bounds(bound: Mapping[str, tuple[str, ...]]) -> str:
 
 def _end(value: Expr) -> str:
     return escape(end_text(value)) if value.is_number or value == oo else math(of_expr(value))
+
+
+def lines_html(lines: Sequence[str]) -> str:
+    """What something is about, a line each."""
+    return f"<p>{'<br/>'.join(map(escape, lines))}</p>"
+
+
+def text_html(text: str) -> str:
+    """Text in columns, as it is."""
+    return f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
 
 
 def formula_html(formula: Formula) -> str:
@@ -72,10 +89,12 @@ def regimes_html(found: Regimes) -> str:
         )
         for p in found.pieces
     ]
-    caption = f"{found.name} [{found.unit}] along {found.symbol.name}: {len(found)} regimes"
+    what = f"{found.name} [{found.unit}] along {found.symbol.name}: {len(found)} regimes"
+    caption = _about(found.setting, what)
     while_ = "".join(f"<li>{escape(condition_text(c))}</li>" for c in found.conditions)
     shown = _table(("interval", "closed form", "bound by"), rows, caption)
-    return shown + (f"<p>while</p><ul>{while_}</ul>" if while_ else "")
+    shown += f"<p>while</p><ul>{while_}</ul>" if while_ else ""
+    return shown + _said(found.setting)
 
 
 def region_map_html(found: RegionMap) -> str:
@@ -89,17 +108,18 @@ def region_map_html(found: RegionMap) -> str:
             for c in region.cells
         )
         rows.append((cells, math(of_expr(region.expr)), _bounds(region.bound)))
-    caption = (
-        f"{found.name} [{found.unit}] over {found.x.name} and {found.y.name}: {len(found)} regions"
+    caption = _about(
+        found.setting,
+        f"{found.name} [{found.unit}] over {found.x.name} and {found.y.name}: {len(found)} regions",
     )
-    return _table(("where", "closed form", "bound by"), rows, caption)
+    return _table(("where", "closed form", "bound by"), rows, caption) + _said(found.setting)
 
 
 def explanation_html(e: Explanation) -> str:
     """The explanation as short tables."""
     point = ", ".join(f"{k}={v}" for k, v in e.point.items())
-    head = f"<p><b>{escape(e.metric)}</b> of {escape(e.title)} at {escape(point)}: "
-    head += f"<b>{escape(value_text(e, e.value))}</b></p>"
+    head = lines_html(e.setting.lines(point, warning=e.fit.warning))
+    head += f"<p><b>{escape(e.metric)}</b>: <b>{escape(value_text(e.value, e.unit))}</b></p>"
     shares = [
         (f"{100 * part.share:.1f}%", _names(part.ops), escape(resource_text(part.resource)))
         for part in e.shares[:_MOST]
@@ -109,7 +129,9 @@ def explanation_html(e: Explanation) -> str:
         (escape(name), f"{value:+.2f}%") for name, value in e.levers.items() if abs(value) >= SMALL
     ]
     floors = [
-        (escape(f.symbol), escape(value_text(e, f.value))) for f in e.floors if f.value != e.value
+        (escape(f.symbol), escape(value_text(f.value, e.unit)))
+        for f in e.floors
+        if f.value != e.value
     ]
     rates = ", ".join(f"{k} = {figure_text(k, v)}" for k, v in e.rates.items())
     out = head + _table(("share", "operations", "bound by"), shares, "made of")
@@ -118,7 +140,8 @@ def explanation_html(e: Explanation) -> str:
         items = "".join(f"<li>{escape(change_text(n))}</li>" for n in e.nexts)
         out += f"<p>what bounds it changes with</p><ul>{items}</ul>"
     out += _table(("with this rate infinite", "at best"), floors, "floors")
-    return out + (f"<p>{escape(rates)}</p>" if rates else "")
+    out += f"<p>{escape(rates)}</p>" if rates else ""
+    return out + _said(e.setting)
 
 
 def program_html(program: Program) -> str:
@@ -134,6 +157,15 @@ def program_html(program: Program) -> str:
     notes = "".join(f"<li>{escape(a)}</li>" for a in program.assumptions)
     assumed = f"<p>assuming</p><ul>{notes}</ul>" if notes else ""
     return _table(head, rows, program.name) + graph_html(program.graph) + assumed
+
+
+def machine_html(machine: Machine) -> str:
+    """Every figure of a device with its source."""
+    rows = [
+        (key, format_quantity(float(f.value), f.unit), f.source)
+        for key, f in machine.figures.items()
+    ]
+    return html_table(("figure", "value", "source"), rows, f"{machine.name}: {machine.title}")
 
 
 def compiled_html(compiled: Compiled) -> str:

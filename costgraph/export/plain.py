@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def formula_object(formula: Formula) -> dict[str, Any]:
     """A formula with its terms, as JSON-ready values."""
     return {
+        **({} if formula.setting is None else formula.setting.to_dict()),
         "metric": formula.name,
         "unit": formula.unit,
         "symbols": {s.name: LEGEND.get(s.name, "") for s in formula.symbols},
@@ -37,7 +38,6 @@ def formula_object(formula: Formula) -> dict[str, Any]:
         ],
         "expr": sstr(formula.expr),
         "latex": formula.latex(),
-        "assumptions": list(formula.assumptions),
         "limits": [
             {"expr": sstr(x.expr), "bound": sstr(x.bound), "why": x.why} for x in formula.limits
         ],

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Mul, StrictLessThan, ceiling, oo, sstr
 
-from costgraph.export.text import expr_text, norm_text, number_text, ratio_text
+from costgraph.export.atoms import number_text
+from costgraph.export.table import value_text
+from costgraph.export.text import expr_text, norm_text, ratio_text
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
 
-    from costgraph.formula.formula import Formula
     from costgraph.formula.regimes import Regimes
     from costgraph.formula.region_map import RegionMap
     from costgraph.formula.solve import Solution
+    from costgraph.setting import Setting
 
 
 def end_text(value: Expr) -> str:
@@ -33,7 +35,8 @@ def end_text(value: Expr) -> str:
 def regimes_text(regimes: Regimes) -> str:
     """One block per regime: interval, closed form, operations by their bound."""
     x = regimes.symbol.name
-    lines = [f"{regimes.name} [{regimes.unit}] along {x}: {len(regimes)} regimes"]
+    lines = _about(regimes.setting)
+    lines.append(f"{regimes.name} [{regimes.unit}] along {x}: {_count(len(regimes), 'regime')}")
     form: Expr | None = None
     for piece in regimes.pieces:
         # The last regime holds at its end as well, where it has one.
@@ -48,7 +51,24 @@ def regimes_text(regimes: Regimes) -> str:
     if regimes.conditions:
         lines.append("  while")
         lines.extend(f"      {condition_text(c)}" for c in regimes.conditions)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_foot(regimes.setting)])
+
+
+def _about(setting: Setting | None) -> list[str]:
+    return [] if setting is None else setting.lines()
+
+
+def _foot(setting: Setting | None) -> list[str]:
+    return [] if setting is None else setting.foot()
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def setting_object(setting: Setting | None) -> dict[str, Any]:
+    """What a result is about, as plain values; nothing where that is not known."""
+    return {} if setting is None else setting.to_dict()
 
 
 def form_text(expr: Expr) -> str:
@@ -110,7 +130,8 @@ def condition_text(condition: Relational) -> str:
 def region_map_text(found: RegionMap) -> str:
     """One block per region: its cells, closed form and operations by bound."""
     x, y = found.x.name, found.y.name
-    lines = [f"{found.name} [{found.unit}] over {x} and {y}: {len(found)} regions"]
+    lines = _about(found.setting)
+    lines.append(f"{found.name} [{found.unit}] over {x} and {y}: {_count(len(found), 'region')}")
     form: Expr | None = None
     for region in found.regions:
         for cell in region.cells:
@@ -123,7 +144,7 @@ def region_map_text(found: RegionMap) -> str:
         for resource, ops in sorted(region.bound.items()):
             shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
             lines.append(f"      {resource}: {shown}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_foot(found.setting)])
 
 
 def _edge(value: Expr) -> str:
@@ -133,6 +154,7 @@ def _edge(value: Expr) -> str:
 def regimes_object(regimes: Regimes) -> dict[str, Any]:
     """Regimes as plain values; expressions are exact text."""
     return {
+        **setting_object(regimes.setting),
         "metric": regimes.name,
         "unit": regimes.unit,
         "over": regimes.symbol.name,
@@ -152,6 +174,7 @@ def regimes_object(regimes: Regimes) -> dict[str, Any]:
 def region_map_object(found: RegionMap) -> dict[str, Any]:
     """A region map as plain values; expressions are exact text."""
     return {
+        **setting_object(found.setting),
         "metric": found.name,
         "unit": found.unit,
         "over": [found.x.name, found.y.name],
@@ -171,16 +194,26 @@ def region_map_object(found: RegionMap) -> dict[str, Any]:
 
 def solution_object(found: Solution) -> dict[str, Any]:
     """A solution as plain values."""
+    asked = found.question
     return {
+        **setting_object(asked.setting),
+        "metric": asked.metric,
+        "unit": asked.unit,
+        "over": asked.over,
+        "budget": float(asked.budget),
+        "at_least": asked.at_least,
         "intervals": [[str(sstr(a)), str(sstr(b))] for a, b in found.intervals],
         "largest": found.largest,
         "certified": None if found.certified is None else [list(c) for c in found.certified],
     }
 
 
-def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_least: bool) -> str:
+def solution_text(found: Solution) -> str:
     """A solution in a few lines."""
-    lines = [f"{formula.name} {'>=' if at_least else '<='} {budget}"]
+    asked = found.question
+    over, sign = asked.over, ">=" if asked.at_least else "<="
+    lines = _about(asked.setting)
+    lines.append(f"{asked.metric} {sign} {value_text(float(asked.budget), asked.unit)}")
     start = found.intervals[0][0] if len(found.intervals) == 1 else oo
     if found.largest is None and start.is_number and 1 < start < oo:
         lines.append(f"  smallest whole {over}: {ceiling(start)}; none above is too large")
@@ -190,10 +223,19 @@ def solution_text(found: Solution, formula: Formula, over: str, budget: str, at_
         lines.append(f"  no whole {over} keeps within the budget")
     else:
         lines.append(f"  largest whole {over}: {found.largest}")
-    for lower, upper in found.intervals:
-        closing = f" <= {end_text(upper)}" if upper != oo else ""
-        lines.append(f"  {end_text(lower)} <= {over}{closing}")
+    lines.extend(f"  {text}" for text in interval_lines(found))
     if found.certified is not None and found.largest != 0:
         for value, result in found.certified:
-            lines.append(f"  at {over} = {value}: {result:.6g} {formula.unit}")
-    return "\n".join(lines)
+            lines.append(f"  at {over} = {value}: {result:.6g} {asked.unit}")
+    return "\n".join([*lines, *_foot(asked.setting)])
+
+
+def interval_lines(found: Solution) -> list[str]:
+    """The intervals of a solution, one a line."""
+    return [between(lower, upper, found.question.over) for lower, upper in found.intervals]
+
+
+def between(lower: Expr, upper: Expr, over: str) -> str:
+    """An interval as an inequality."""
+    closing = f" <= {end_text(upper)}" if upper != oo else ""
+    return f"{end_text(lower)} <= {over}{closing}"

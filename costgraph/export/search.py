@@ -5,37 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from costgraph.export.table import plain_table, seconds, si
+from costgraph.metrics import METRICS
 
 if TYPE_CHECKING:
     from costgraph.searching import SearchResult
     from costgraph.searching.front import FrontPoint
 
-_SECONDS = ("ttft", "tpot", "latency")
-
 
 def value_text(metric: str, value: float) -> str:
     """A metric's value with its unit, as in tables."""
-    if metric in _SECONDS:
+    unit = METRICS[metric].unit
+    if unit == "s":
         return seconds(value)
-    return si(value) + {"memory": "B", "bytes": "B", "flops": "FLOP"}.get(metric, "")
+    return si(value) + {"byte": "B", "FLOP": "FLOP"}.get(unit, "")
 
 
-def search_text(result: SearchResult) -> str:
-    """A search as plain text: ranked candidates, then the front."""
+#: Columns that may be left out where there is little room, the first ones first.
+_LESS = ("ttft", "latency", "tpot", "stopped by")
+
+
+def search_text(result: SearchResult, width: int | None = None) -> str:
+    """A search as plain text: ranked candidates, then the front.
+
+    Tables fit a line of ``width`` characters, if one is given.
+    """
     from costgraph.searching import direction
 
     symbols = ", ".join(f"{n}={v:g}" for n, v in result.symbols.items())
     limits = ", ".join(_limit(m, v) for m, v in result.limits.items()) or "none"
     low, high = result.batches
     lines = [
-        f"{result.model} ({symbols}), {direction(result.objective)} {result.objective}, "
-        f"B from {low} to {high}",
+        result.setting.text(symbols, without=("hardware", "passes")),
+        f"{direction(result.objective)} {result.objective}, B from {low} to {high}",
         f"limits: {limits}",
         "",
     ]
-    metrics = list(
-        dict.fromkeys([result.objective, *result.limits, "ttft", "tpot", "latency", "throughput"])
-    )
+    known = {m for c in result.candidates for m in c.values} | {result.objective, *result.limits}
+    wished = [result.objective, *result.limits, "ttft", "tpot", "latency", "throughput"]
+    metrics = [m for m in dict.fromkeys(wished) if m in known]
     head = ["hardware", "passes", "B", *metrics, "stopped by"]
     rows = [
         [
@@ -47,14 +54,15 @@ def search_text(result: SearchResult) -> str:
         ]
         for c in result.candidates
     ]
-    lines.append(plain_table(head, rows))
+    less = [name for name in _LESS if name not in (result.objective, *result.limits)]
+    lines.append(plain_table(head, rows, width, less))
     if result.best is None:
         lines += ["", "no candidate keeps the limits"]
     if result.pareto is not None:
         lines += ["", f"Pareto front of {result.pareto[0]} and {result.pareto[1]}", ""]
-        lines.append(_front(result.front, result.pareto))
-    said = result.said.lines()
-    return "\n".join([*lines, *(["", *said] if said else [])])
+        lines.append(_front(result.front, result.pareto, width))
+    foot = result.setting.foot()
+    return "\n".join([*lines, *(["", *foot] if foot else [])])
 
 
 def _limit(metric: str, value: float | str) -> str:
@@ -64,7 +72,7 @@ def _limit(metric: str, value: float | str) -> str:
     return f"{metric} {sign} {value_text(metric, value)}"
 
 
-def _front(points: tuple[FrontPoint, ...], metrics: tuple[str, str]) -> str:
+def _front(points: tuple[FrontPoint, ...], metrics: tuple[str, str], width: int | None) -> str:
     """Neighbouring batches of one candidate in one line."""
     groups: list[list[FrontPoint]] = []
     for point in points:
@@ -89,4 +97,5 @@ def _front(points: tuple[FrontPoint, ...], metrics: tuple[str, str]) -> str:
                 ),
             ]
         )
-    return plain_table(["hardware", "passes", "B", *metrics], rows) if rows else "(empty)"
+    head = ["hardware", "passes", "B", *metrics]
+    return plain_table(head, rows, width) if rows else "(empty)"

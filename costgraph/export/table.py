@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from costgraph.export.fitting import fitted, left_out
 from costgraph.quoting import visible
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ def seconds(value: float) -> str:
     return f"{value / 1e-9:.4g} ns" if value else "0"
 
 
+def value_text(value: float, unit: str) -> str:
+    """A value of a metric with its unit: ``443.8 µs``, ``80G byte``."""
+    return seconds(value) if unit == "s" else f"{si(value)} {unit}"
+
+
 def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
     """The rows of a breakdown as text, operations that cost nothing last in place."""
     total = table.totals["seconds"] or 1.0
@@ -52,14 +59,10 @@ def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
     ]
 
 
-def title(table: Breakdown) -> str:
-    """One line saying what the table is."""
+def title(table: Breakdown) -> list[str]:
+    """What the table is, and a warning where there is one."""
     bindings = ", ".join(f"{k}={v}" for k, v in table.bindings.items())
-    passes = f", passes {table.passes}" if table.passes else ""
-    return (
-        f"{table.model} on {table.hardware}, {table.phase} ({bindings}), "
-        f"accounting {table.accounting}{passes}"
-    )
+    return table.setting.lines(f"{table.phase} ({bindings})", warning=table.fit.warning)
 
 
 def totals_lines(table: Breakdown) -> list[str]:
@@ -79,11 +82,31 @@ def is_numeric(column: Sequence[str]) -> bool:
     return bool(column) and all(c[:1].isdigit() or c[:1] in "–-" for c in column)
 
 
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: figures to the right, text to the left; each cell in one line."""
+def plain_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    optional: Sequence[str] = (),
+) -> str:
+    """Aligned columns: figures to the right, text to the left.
+
+    Args:
+        head, rows: texts; what cannot be printed is escaped.
+        width: characters of a line; without one lines are as long as they need, and
+            each cell is one line.
+        optional: columns that may be left out for it, see :mod:`.fitting`.
+    """
     head, rows = [visible(c) for c in head], [[visible(c) for c in r] for r in rows]
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
+    note = ""
+    if width is not None:
+        kept, rows, dropped = fitted(head, rows, width, 2, optional)
+        right = [
+            to_right for to_right, name in zip(right, head, strict=True) if name not in dropped
+        ]
+        head, note = kept, left_out(dropped)
+    lines = [_lines(cells) for cells in (head, *rows)]
+    widths = [max(len(line[i]) for cells in lines for line in cells) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         parts = [
@@ -92,29 +115,56 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
+    shown = [line(part) for cells in lines for part in cells]
+    shown.insert(len(lines[0]), line(["-" * w for w in widths]))
+    return "\n".join([*shown, note] if note else shown)
+
+
+def _lines(cells: Sequence[str]) -> list[tuple[str, ...]]:
+    """The lines of a row whose cells may have several."""
+    return list(zip_longest(*(c.split("\n") for c in cells), fillvalue=""))
 
 
 def breakdown_text(table: Breakdown) -> str:
     """A breakdown as plain text."""
     body = plain_table(HEAD, breakdown_cells(table))
-    said = [*table.said.lines(), ""] if table.said.lines() else []
-    return "\n".join([title(table), "", body, "", *said, *totals_lines(table)])
+    return "\n".join([*title(table), "", body, "", *totals_lines(table), *table.setting.foot()])
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A plain HTML table; every cell escaped."""
-    top = "".join(f"<th>{escape(c)}</th>" for c in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in r) + "</tr>" for r in rows)
-    label = f"<caption>{escape(caption)}</caption>" if caption else ""
+def html_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", markup: bool = False
+) -> str:
+    """A plain HTML table: figures to the right, text to the left; every cell escaped.
+
+    Args:
+        head, rows: texts; with ``markup`` the cells of ``rows`` are HTML already.
+        caption: a text, its lines kept.
+    """
+    shown = rows if markup else [[escape(c) for c in r] for r in rows]
+    sides = ["right" if is_numeric([r[i] for r in rows]) else "left" for i in range(len(head))]
+    # Notebooks set every column to the right unless the cells say otherwise.
+    styles = [f' style="text-align:{side}"' for side in sides]
+    top = "".join(
+        f'<th scope="col"{style}>{escape(c)}</th>' for c, style in zip(head, styles, strict=True)
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td{s}>{c}</td>" for c, s in zip(r, styles, strict=True)) + "</tr>"
+        for r in shown
+    )
+    lines = "<br/>".join(escape(line) for line in caption.split("\n"))
+    label = f'<caption style="text-align:left">{lines}</caption>' if caption else ""
     return f"<table>{label}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def breakdown_html(table: Breakdown) -> str:
     """A breakdown as HTML for notebooks."""
-    lines = (*totals_lines(table), *(line.strip() for line in table.said.lines()))
-    foot = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return html_table(HEAD, breakdown_cells(table), title(table)) + foot
+    foot = foot_html([*totals_lines(table), *table.setting.foot()])
+    return html_table(HEAD, breakdown_cells(table), "\n".join(title(table))) + foot
+
+
+def foot_html(lines: Sequence[str]) -> str:
+    """Lines under something, a paragraph each."""
+    return "".join(f"<p>{escape(line.strip())}</p>" for line in lines)
 
 
 def graph_html(graph: Graph) -> str:

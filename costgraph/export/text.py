@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Poly, PolynomialError, Pow, Rational, expand, fraction, together
+from sympy import Expr, Poly, PolynomialError, Pow, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
+from costgraph.export.atoms import PREFIXES, number_text
+from costgraph.setting import foot
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
@@ -16,23 +18,9 @@ if TYPE_CHECKING:
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
 
 
 _NORM = "(aᵖ + bᵖ)^(1/p), a smooth maximum; seconds"
-
-
-def number_text(value: Rational) -> str:
-    """A number, exact where short: ``4096``, ``33.55M``, ``1/2``, ``4.371e-05``."""
-    if value.is_Integer and abs(value) < 10**6:
-        return str(value)
-    if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
-        return f"{value.p}/{value.q}"
-    size = abs(value)
-    for scale, prefix in _PREFIXES if size < 10**18 else ():
-        if size >= scale:
-            return f"{float(value / scale):.4g}{prefix}"
-    return f"{float(value):.4g}"
 
 
 class _Plain(StrPrinter):  # type: ignore[misc]
@@ -143,7 +131,7 @@ def rate_text(rate: Expr, resource: str) -> str:
     if not rate.is_number:
         return str(sstr(rate))
     unit = "B/s" if resource == "memory" else "FLOP/s"
-    for scale, prefix in _PREFIXES:
+    for scale, prefix in PREFIXES:
         if rate >= scale:
             return f"{float(rate / scale):.4g} {prefix}{unit}"
     return f"{float(rate):.4g} {unit}"
@@ -202,10 +190,11 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
 
     arguments = ", ".join(s.name for s in formula.symbols)
     terms = collected(formula.terms)
-    lines = [f"{formula.name}({arguments}) [{formula.unit}] ="]
+    lines = [] if formula.setting is None else formula.setting.lines()
+    lines.append(f"{formula.name}({arguments}) [{formula.unit}] =")
     indent = "    "
     if formula.numerator is not None:
-        lines[0] += f" {expr_text(formula.numerator)} / ("
+        lines[-1] += f" {expr_text(formula.numerator)} / ("
         indent = "      "
     for index, term in enumerate(terms):
         sign = "  " if index == 0 else "+ "
@@ -224,9 +213,7 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
             lines.append("where")
             lines.extend(f"    {name}: {LEGEND.get(name, _NORM)}" for name in known)
         bounds = [f"{x.expr} <= {x.bound} ({x.why})" for x in formula.limits]
-        if formula.assumptions or bounds:
-            lines.append("assuming")
-            lines.extend(f"    {sentence}" for sentence in (*formula.assumptions, *bounds))
+        lines += foot(bounds) if formula.setting is None else formula.setting.foot(*bounds)
     return "\n".join(lines)
 
 

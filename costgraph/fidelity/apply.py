@@ -52,12 +52,22 @@ class Calibrated:
         machine: the device with its figures.
         own: its calibration; without one, parameters are transferred.
         framework: whose attention kernels; an empty string pools all of them.
+        file: the calibration file that was given in place of the shipped one.
     """
 
     fidelity: str
     machine: Machine
     own: Calibration | None
     framework: str = ""
+    file: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Calibrated {self.name} on {self.machine.name}>"
+
+    @property
+    def name(self) -> str:
+        """The fidelity as it is asked for: ``calibrated@vllm``."""
+        return f"{self.fidelity}@{self.framework}" if self.framework else self.fidelity
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -300,8 +310,8 @@ def seen(phase: Phase, row: Row) -> Phase:
     """The phase with the sizes that an execution of ``row`` has on average."""
     if row.presence.is_full:
         return phase
-    given = {f.name: getattr(phase, f.name) for f in fields(Phase)}
-    return Average(**given, presence=row.presence)
+    given = {f.name: getattr(phase, f.name) for f in fields(phase)}
+    return Average(**{**given, "presence": row.presence})
 
 
 def _repeated(
@@ -374,7 +384,8 @@ def calibrated(
                 f"no timings of attention by framework {clip(framework)} on {machine.name!r}"
                 f"{nearest(framework, known)}; {there}"
             )
-    return Calibrated(fidelity, machine, own, framework)
+    file = "" if calibration is None else os.fsdecode(calibration)
+    return Calibrated(fidelity, machine, own, framework, file)
 
 
 def _own(
@@ -384,7 +395,7 @@ def _own(
         return load_calibration(Path(os.fsdecode(calibration)))
     if isinstance(hardware, (str, os.PathLike)) and str(hardware).endswith(".toml"):
         beside = beside_of(Path(os.fsdecode(hardware)))
-        if beside.is_file():
+        if os.path.isfile(beside):  # False for a name too long
             return load_calibration(beside)
     return shipped(machine.name)
 

@@ -9,9 +9,7 @@ quantiles of measured over predicted time there.
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -70,6 +68,9 @@ class Calibration:
     provenance: str
     fits: Mapping[tuple[str, str], Fit]
     slope: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Calibration of {self.device}: {len(self.fits)} fits>"
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -178,22 +179,6 @@ def _shown(value: float) -> str:
     if not math.isfinite(value):
         return "1e9"
     return str(int(value)) if value == int(value) and value < 1e6 else f"{value:.5g}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        HardwareError: the place cannot be written to.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".costgraph-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as error:
-        raise HardwareError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def load_calibration(path: Path) -> Calibration:

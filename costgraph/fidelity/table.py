@@ -122,6 +122,10 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 
 
+#: Columns of which the first cannot be larger than the second.
+AT_MOST = (("q_len", "kv_len"), ("n_kv_heads", "n_heads"), ("topk", "num_experts"))
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of one kind: columns by name, seconds, and 1-based file lines."""
@@ -197,6 +201,10 @@ def read_table(path: str | Path, kind: str = "") -> Table:
     columns: dict[str, Any] = {}
     for name in schema.numbers:
         columns[name] = np.array([_number(r, name, where, i) for i, r in enumerate(rows, 2)])
+    for small, large in AT_MOST:
+        if small in columns and large in columns:
+            for line in np.flatnonzero(columns[small] > columns[large])[:1] + 2:
+                raise InputError(f"{where}, line {line}: {small} is larger than {large}")
     for name in schema.optional:
         cells = [_flag(r, name, where, i) for i, r in enumerate(rows, 2)] if name in header else 0
         columns[name] = np.broadcast_to(np.asarray(cells, float), len(rows)).copy()

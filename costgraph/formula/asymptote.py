@@ -44,6 +44,12 @@ class Asymptote:
     bound: Mapping[str, tuple[str, ...]]
     conditions: tuple[Relational, ...] = ()
 
+    def __repr__(self) -> str:
+        from costgraph.export.text import expr_text
+
+        term = expr_text(self.leading * self.symbol**self.order)
+        return f"<Asymptote {term} for large {self.symbol}>"
+
 
 def asymptote(
     formula: Formula, over: str, at: Mapping[str, Any] | None = None, **values: Any

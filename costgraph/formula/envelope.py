@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from sympy import Expr, Integer, Max, Min, Symbol, ceiling, expand, floor
 
+from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
 
 #: Minima and maxima that are decided case by case in one difference.
@@ -127,6 +128,8 @@ def _nonnegative(difference: Expr, cases: int) -> bool:
         return False
     shift = _shift()
     local = {s: shift[s] for s in plain.free_symbols if s in shift}
+    for held in unmovable(plain, local):
+        local.pop(held, None)
     local.update({name: name + 1 for atom, name in names.items() if _is_size(atom)})
     if local and not _signs(expand(plain.xreplace(local)))[0]:
         return True

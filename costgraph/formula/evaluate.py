@@ -42,8 +42,11 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
 
     def _print_Pow(self, expr: Expr, rational: bool = False) -> str:
         # Exact powers with large exponents (tokens of a prefill) have millions of digits.
-        if self._exact and expr.base.is_Rational and not expr.exp.is_number:
-            return f"power({self._print(expr.base)}, {self._print(expr.exp)})"
+        if not expr.exp.is_number:
+            base, exponent = self._print(expr.base), self._print(expr.exp)
+            if self._exact:
+                return f"power({base}, {exponent})"
+            return f"float({base})**({exponent})"
         return str(super()._print_Pow(expr, rational=rational))
 
     def _print_Max(self, expr: Expr) -> str:
@@ -166,6 +169,7 @@ def compile_terms(
         "max": max,
         "min": min,
         "int": int,
+        "float": float,
         "math": math,
         "ceil": math.ceil,
         "floor": math.floor,

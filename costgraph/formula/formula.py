@@ -1,4 +1,4 @@
-"""The formula: a sum of terms with a unit, its symbols and its assumptions."""
+"""The formula: a sum of terms with a unit, its symbols, and what it is about."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError, nearest
+from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, merged, remade
-from costgraph.given import PLAIN, is_array, number
+from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
 from costgraph.symbols import LEGEND, N, S
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from costgraph.formula.regimes import Crossover, Regimes
     from costgraph.formula.region_map import RegionMap
     from costgraph.formula.solve import Solution
+    from costgraph.setting import Setting
 
 #: What a symbol may be given: a real number, exact or not.
 Value: TypeAlias = "int | float | Fraction | Rational"
@@ -40,18 +42,24 @@ class Formula:
         unit: ``s``, ``FLOP``, ``byte``, ``token/s``, ``J``, ``J/token`` or ``USD/token``.
         terms: the summands, each knowing the operations it came from.
         numerator: if given, the quantity is ``numerator / Σ terms``.
-        assumptions: sentences that the formula rests on.
         limits: bounds on its symbols; evaluation outside them is refused.
         rates: rate of each resource, for printing amounts over rates.
+        setting: what it is about and rests on, which printers show; None where it was made
+            from terms alone.
     """
 
     name: str
     unit: str
     terms: tuple[Term, ...]
     numerator: Expr | None = None
-    assumptions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     rates: Mapping[str, Expr] = field(default_factory=dict, compare=False)
+    setting: Setting | None = field(default=None, compare=False)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the formula rests on."""
+        return () if self.setting is None else self.setting.assumptions
 
     @cached_property
     def expr(self) -> Expr:
@@ -105,7 +113,8 @@ class Formula:
             missing = [n for n in names if n not in values]
             raise UnboundSymbolError(
                 f"{self.name}: no value for {', '.join(missing)} "
-                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
+                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})",
+                missing,
             ) from None
         for value in arguments:
             if type(value) not in PLAIN:
@@ -114,11 +123,18 @@ class Formula:
                 self._reject(names, arguments)
         if len(values) != len(names):
             self._reject_unknown(values)
-        for check in checks:
-            check(arguments)
-        result = function(*arguments)
+        try:
+            for check in checks:
+                check(arguments)
+            result = function(*arguments)
+        except (OverflowError, ZeroDivisionError):
+            at = ", ".join(f"{n} = {clip(v)}" for n, v in zip(names, arguments, strict=True))
+            raise InputError(f"{self.name} has no finite value at {at}") from None
         if isinstance(result, Fraction):
-            return int(result) if result.denominator == 1 else float(result)
+            try:
+                return int(result) if result.denominator == 1 else float(result)
+            except OverflowError:
+                raise InputError(f"{self.name} is beyond every double there") from None
         return result
 
     def _of_other_types(self, names: tuple[str, ...], values: Mapping[str, Any]) -> Any:
@@ -173,11 +189,16 @@ class Formula:
         for name, value in zip(names, arguments, strict=True):
             if not 0 < value < math.inf:
                 raise InputError(
-                    f"{self.name}: {name} must be a positive finite number, not {value}"
+                    f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
                 )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
+        fixed = () if self.setting is None else self.setting.fixed
+        for name, value in fixed:
+            if name in values and name not in known and exact(values[name]) != Rational(value):
+                raise InputError(f"{self.name}: {name} is {value} here, not {values[name]}")
+        known |= {name for name, _ in fixed}
         for name in values:
             if name not in known and name not in LEGEND:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
@@ -192,13 +213,18 @@ class Formula:
         for name in values:
             if name not in by_name:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
-        return self.substitute({by_name[n]: exact(v) for n, v in values.items()})
+        return self.given({by_name[n]: exact(v) for n, v in values.items()})
+
+    def given(self, values: Mapping[Symbol, Expr]) -> Formula:
+        """Like :meth:`substitute`, of values that the setting is to tell."""
+        setting = None if self.setting is None else self.setting.at(values)
+        return replace(self.substitute(values), setting=setting)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""
 
         def f(expr: Expr) -> Expr:
-            return expr.xreplace(dict(replacements))
+            return placed(expr, replacements)
 
         terms = (remade(term.mapped(f)) for term in self.terms)
         return replace(
@@ -300,9 +326,9 @@ class Formula:
             self.unit,
             merged((*self.terms, *flipped)),
             None,
-            tuple(dict.fromkeys((*self.assumptions, *other.assumptions))),
             tuple(dict.fromkeys((*self.limits, *other.limits))),
             {**other.rates, **self.rates},
+            other.setting if self.setting is None else self.setting.beside(other.setting),
         )
 
     # --- views ---------------------------------------------------------------
@@ -348,8 +374,8 @@ def exact(value: Value | Expr) -> Expr:
     """A number as an exact sympy number; expressions pass.
 
     Raises:
-        InputError: it is no finite real number.
+        InputError: it is no finite real number, or beyond 1e60.
     """
     if isinstance(value, Expr):
         return value
-    return Rational(Fraction(number(value, "a value")))
+    return Rational(bounded(value, "a value", BEYOND))

@@ -366,7 +366,10 @@ def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
     if poly.is_zero or poly.degree() == 0:
         return []
     if not poly.free_symbols_in_domain:
-        return [r for r in dict.fromkeys(poly.real_roots()) if r > 0]
+        try:
+            return [r for r in dict.fromkeys(poly.real_roots()) if r > 0]
+        except NotImplementedError:  # coefficients such as sqrt(3): enclosed, not isolated
+            return list(sign_changes(poly.as_expr(), poly.gen, ZERO))
     coefficients = _coefficients(poly)
     if len(coefficients) == 2:
         constant, slope = coefficients

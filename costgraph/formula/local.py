@@ -17,6 +17,7 @@ from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula.limits import check
+from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.symbols import symbol
@@ -51,15 +52,19 @@ class Local:
     expr: Expr
     parts: tuple[Part, ...]
 
+    def __repr__(self) -> str:
+        point = ", ".join(f"{s}={float(v):.6g}" for s, v in self.point.items())
+        return f"<Local {self.name} = {self.value:.6g} {self.unit} at {point}>"
+
     @cached_property
     def value(self) -> float:
         """The formula's value at the point."""
-        return float(self.expr.xreplace(dict(self.point)))
+        return float(placed(self.expr, self.point))
 
     @property
     def shares(self) -> dict[str, float]:
         """Share of the total by resource."""
-        values = {p.resource: float(p.expr.xreplace(dict(self.point))) for p in self.parts}
+        values = {p.resource: float(placed(p.expr, self.point)) for p in self.parts}
         total = math.fsum(values.values())
         return {resource: value / total for resource, value in values.items()}
 
@@ -80,11 +85,11 @@ class Local:
         at = dict(self.point)
 
         def shifted(e: Expr) -> Expr:
-            return e.args[0] + (e.xreplace(at) - e.args[0].xreplace(at))
+            return e.args[0] + (placed(e, at) - placed(e.args[0], at))
 
         def decided(e: Expr) -> Expr:
             pick = max if isinstance(e, sympy.Max) else min
-            return pick(e.args, key=lambda a: _number(a.xreplace(at)))
+            return pick(e.args, key=lambda a: _number(placed(a, at)))
 
         return self.expr.replace(
             lambda e: isinstance(e, (sympy.ceiling, sympy.floor)), shifted
@@ -93,7 +98,7 @@ class Local:
     def elasticity(self, by: str) -> float:
         """``∂ log f / ∂ log by`` at the point: per cent per per cent."""
         x = self._known(by)
-        slope = float(self._smooth.diff(x).xreplace(dict(self.point)))
+        slope = float(placed(self._smooth.diff(x), self.point))
         return slope * float(self.point[x]) / self.value
 
     def elasticities(self) -> dict[str, float]:
@@ -166,7 +171,7 @@ def _largest_over(term: Term, point: Mapping[Symbol, Expr]) -> Iterable[tuple[Ar
 def _largest(term: Term, point: Mapping[Symbol, Expr]) -> Arm:
     """The largest arm at the point; all of a norm under the name of its largest arm."""
     at = dict(point)
-    arm = max(term.arms, key=lambda a: _number(a.expr.xreplace(at)))
+    arm = max(term.arms, key=lambda a: _number(placed(a.expr, at)))
     return replace(arm, expr=term.value) if term.is_smooth else arm
 
 
@@ -193,7 +198,7 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
     both arms agree up to one step. Chains are cut again inside.
     """
     at = dict(point)
-    lower, upper = (int(e.xreplace(at)) for e in (span.lower, span.upper))
+    lower, upper = (int(placed(e, at)) for e in (span.lower, span.upper))
     if upper < lower:
         return
     if term.is_smooth:
@@ -204,7 +209,7 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
     owners: list[Arm] = []
     found: list[tuple[Expr, Expr]] = []
     for arm in term.arms if len(term.arms) > 1 else ():
-        opened = lines((arm.mapped(lambda e: e.xreplace(at)),), span.symbol)
+        opened = lines((arm.mapped(lambda e: placed(e, at)),), span.symbol)
         if opened is None:
             raise InputError(f"{', '.join(term.ops)}: no derivative of this sum over contexts")
         owners += [arm] * len(opened)

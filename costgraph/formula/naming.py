@@ -90,7 +90,7 @@ class Named:
 
     def latex(self, document: bool = False) -> str:
         """LaTeX: an ``aligned`` block, or a document that compiles."""
-        from costgraph.export.readable import named_latex
+        from costgraph.export.page import named_latex
 
         return named_latex(self, document)
 
@@ -102,6 +102,9 @@ class Named:
 
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        return f"<Named {self.formula.name}, {self.detail}: {len(self.constants)} constants>"
 
     def _repr_html_(self) -> str:
         return self.mathml()

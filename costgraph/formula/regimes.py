@@ -12,7 +12,7 @@ parameters are rational numbers. Only the exponent ``p`` stands as a float.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Regimes:
         pieces: regimes in order; neighbours share an end, where both agree.
         conditions: inequalities among other symbols that hold at the reference
             point and decide the order; empty when everything is proved.
+        setting: what the formula is about.
     """
 
     symbol: Symbol
@@ -67,6 +69,7 @@ class Regimes:
     unit: str
     pieces: tuple[Regime, ...]
     conditions: tuple[Relational, ...] = ()
+    setting: Setting | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[Regime]:
         return iter(self.pieces)
@@ -108,6 +111,9 @@ class Regimes:
                 return piece
         return self.pieces[-1]
 
+    def __repr__(self) -> str:
+        return f"<Regimes of {self.name} along {self.symbol}: {len(self)}>"
+
     def __str__(self) -> str:
         from costgraph.export.regimes import regimes_text
 
@@ -133,6 +139,13 @@ class Crossover:
     value: Expr
     below: str
     above: str
+
+    def __repr__(self) -> str:
+        from costgraph.export.regimes import end_text
+
+        more = f" +{len(self.ops) - 1}" if len(self.ops) > 1 else ""
+        at = end_text(self.value)
+        return f"<Crossover at {at}: {self.ops[0]}{more} from {self.below} to {self.above}>"
 
 
 def regimes(
@@ -172,7 +185,9 @@ def regimes(
             pieces[-1] = replace(pieces[-1], upper=upper)
             continue
         pieces.append(Regime(lower, upper, total, bound_by))
-    return Regimes(x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions))
+    return Regimes(
+        x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions), bound.setting
+    )
 
 
 def crossovers(
@@ -217,7 +232,7 @@ def _prepared(
         raise InputError(f"{formula.name} does not depend on {over}")
     point = {symbol(k): exact(v) for k, v in (at or {}).items()}
     # All of them: a floor may hold a symbol that cancels out of the formula.
-    bound = formula.substitute({symbol(k): exact(v) for k, v in values.items()})
+    bound = formula.given({symbol(k): exact(v) for k, v in values.items()})
     return symbol(over), bound, Judge(point)
 
 

@@ -8,7 +8,7 @@ interval times the strip between two curves, all exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
@@ -49,6 +49,7 @@ from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.setting import Setting
 
 
 #: The form of each term, and what bounds it.
@@ -90,6 +91,7 @@ class RegionMap:
         regions: every choice of largest arms that occurs.
         terms: the formula's terms, for looking up a point.
         limits: what no point may exceed.
+        setting: what the formula is about.
     """
 
     x: Symbol
@@ -99,6 +101,7 @@ class RegionMap:
     regions: tuple[Region, ...]
     terms: tuple[Term, ...]
     limits: tuple[Limit, ...] = ()
+    setting: Setting | None = field(default=None, compare=False)
 
     def at(self, x: Any, y: Any) -> Region:
         """The region of a point; on a boundary any of its neighbours (they agree there).
@@ -130,6 +133,9 @@ class RegionMap:
 
     def __len__(self) -> int:
         return len(self.regions)
+
+    def __repr__(self) -> str:
+        return f"<RegionMap of {self.name} over {self.x} and {self.y}: {len(self)} regions>"
 
     def __str__(self) -> str:
         from costgraph.export.regimes import region_map_text
@@ -182,7 +188,16 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
     for key, found in cells.items():
         bound_by = bounds(pair for _, pairs in key for pair in pairs)
         regions.append(Region(_summed(bound.terms, key), bound_by, tuple(found)))
-    return RegionMap(first, second, formula.name, formula.unit, tuple(regions), bound.terms, limits)
+    return RegionMap(
+        first,
+        second,
+        formula.name,
+        formula.unit,
+        tuple(regions),
+        bound.terms,
+        limits,
+        bound.setting,
+    )
 
 
 def _holds(cell: Cell, at: Mapping[Symbol, Expr]) -> bool:

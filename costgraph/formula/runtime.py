@@ -8,6 +8,8 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
+from costgraph.errors import InputError
+
 Number = Any  # int, float or Fraction: all of Python's exact and inexact reals
 
 
@@ -44,27 +46,33 @@ def sum_max(lower: int, upper: int, arms: tuple[tuple[Number, Number], ...]) -> 
     return total
 
 
-#: Bits up to which a power is kept exact.
-EXACT_BITS = 65536
-
-
-def power(base: Fraction, exponent: Number) -> Number:
-    """``base ** exponent``, exact up to :data:`EXACT_BITS` bits.
-
-    Beyond them a power of a base below one is its value in double precision, off
-    by less than 1e-16 / (1 − base).
-    """
+def power(base: Number, exponent: Number) -> Number:
+    """``base ** exponent`` of exact numbers; long ones rounded as in :mod:`.powers`."""
     whole = isinstance(exponent, int) or exponent == int(exponent)
-    if whole:
-        exponent = int(exponent)
-        if abs(base) >= 1 or exponent * base.denominator.bit_length() <= EXACT_BITS:
-            return base**exponent
-        return Fraction(float(base) ** exponent)
-    return base**exponent
+    if not whole or isinstance(base, float):
+        return base**exponent
+    # Loaded here: most formulas have no powers.
+    from costgraph.formula.powers import is_short, rounded
+
+    base, exponent = Fraction(base), int(exponent)
+    return base**exponent if is_short(base, Fraction(exponent)) else rounded(base, exponent)
+
+
+#: Most terms that a sum without closed form is added up from.
+MOST_TERMS = 1_000_000
 
 
 def sum_loop(lower: int, upper: int, f: Callable[[int], Number]) -> Number:
-    """``Σ f(t)`` term by term, for summands without a closed form."""
+    """``Σ f(t)`` term by term, for summands without a closed form.
+
+    Raises:
+        InputError: there are more than :data:`MOST_TERMS`.
+    """
+    if upper - lower >= MOST_TERMS:
+        raise InputError(
+            f"a sum of {upper - lower + 1} steps has no closed form here: at most {MOST_TERMS} "
+            "are added up"
+        )
     return sum(f(t) for t in range(lower, upper + 1))
 
 

@@ -10,6 +10,7 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
+from costgraph.formula.powers import placed
 
 
 class UndecidedError(InputError):
@@ -48,7 +49,7 @@ class Judge:
                 f"whether {expr} is positive depends on {', '.join(missing)}: "
                 "bind them, or give a reference point"
             )
-        value = _number_sign(expr.xreplace(dict(self.point)))
+        value = _number_sign(placed(expr, self.point))
         if value != 0:
             self._assume(expr)
         return value
@@ -59,7 +60,7 @@ class Judge:
             for base, exponent in factor_list(part)[1]:
                 if exponent % 2 == 0 or _proved(base) is not None:
                     continue
-                positive = _number_sign(base.xreplace(dict(self.point))) > 0
+                positive = _number_sign(placed(base, self.point)) > 0
                 condition = Gt(base, 0) if positive else Lt(base, 0)
                 if condition not in self.conditions:
                     self.conditions.append(condition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -19,9 +19,25 @@ from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.setting import Setting
 
 #: Largest whole number that the bracket search considers.
 LARGEST = 2**60
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: where ``metric`` keeps within ``budget`` along ``over``.
+
+    ``at_least`` makes the budget a floor; ``setting`` says what the metric is about.
+    """
+
+    metric: str
+    unit: str
+    over: str
+    budget: Expr
+    at_least: bool = False
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True)
@@ -36,11 +52,27 @@ class Solution:
         certified: the two neighbouring whole values between which the budget is
             passed, with the formula's value at each; None where ``intervals``
             come from closed forms.
+        question: what was asked.
     """
 
     intervals: tuple[tuple[Expr, Expr], ...]
     largest: int | None
     certified: tuple[tuple[int, float], tuple[int, float]] | None = None
+    question: Question = field(kw_only=True, compare=False)
+
+    def __str__(self) -> str:
+        from costgraph.export.regimes import solution_text
+
+        return solution_text(self)
+
+    def __repr__(self) -> str:
+        asked = self.question
+        return f"<Solution {asked.metric} along {asked.over}: largest {self.largest}>"
+
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
 
 
 def solve_for(
@@ -75,26 +107,25 @@ def solve_for(
     limit = exact(budget)
     if not limit > 0:
         raise InputError(f"the budget must be positive, not {budget}")
+    given = {symbol(k): exact(v) for k, v in values.items() if k != over}
+    setting = None if formula.setting is None else formula.setting.at(given)
+    asked = Question(formula.name, formula.unit, over, limit, at_least, setting)
     try:
-        return _exact(formula, over, limit, at, at_least, values)
+        return _exact(formula, asked, at, values)
     except InputError:
         names = {s.name for s in formula.symbols} - {over}
         if names - set(values):
             raise
-        return _bracket(formula, over, float(limit), at_least, values)
+        return _bracket(formula, asked, values)
 
 
 def _exact(
-    formula: Formula,
-    over: str,
-    limit: Expr,
-    at: Mapping[str, Any] | None,
-    at_least: bool,
-    values: Mapping[str, Any],
+    formula: Formula, asked: Question, at: Mapping[str, Any] | None, values: Mapping[str, Any]
 ) -> Solution:
     from costgraph.formula.formula import exact
 
-    excess = _cleared(_excess(formula, limit, at_least), symbol(over))
+    over = asked.over
+    excess = _cleared(_excess(formula, asked.budget, asked.at_least), symbol(over))
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
@@ -105,7 +136,7 @@ def _exact(
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    return Solution(tuple(inner), _largest(inner))
+    return Solution(tuple(inner), _largest(inner), question=asked)
 
 
 def _excess(formula: Formula, limit: Expr, at_least: bool) -> Formula:
@@ -170,32 +201,36 @@ def _largest(intervals: list[tuple[Expr, Expr]]) -> int | None:
     return 0
 
 
-def _bracket(
-    formula: Formula, over: str, limit: float, at_least: bool, values: Mapping[str, Any]
-) -> Solution:
+def _bracket(formula: Formula, asked: Question, values: Mapping[str, Any]) -> Solution:
     names = {s.name for s in formula.symbols}
     given = {k: v for k, v in values.items() if k in names}
+    limit, at_least = float(asked.budget), asked.at_least
 
     def value(n: int) -> float:
-        return float(formula.evaluate(**{**given, over: n}))
+        return float(formula.evaluate(**{**given, asked.over: n}))
 
     def within(n: int) -> bool:
         return value(n) >= limit if at_least else value(n) <= limit
 
+    def solved(intervals: tuple[tuple[Expr, Expr], ...], largest: int | None, *n: int) -> Solution:
+        ends = tuple((k, value(k) if k else 0.0) for k in n)
+        certified = (ends[0], ends[1]) if ends else None
+        return Solution(intervals, largest, certified, question=asked)
+
     first = within(1)
     if not first and not at_least:
-        return Solution((), 0, ((0, 0.0), (1, value(1))))
-    end = last_of(formula.bind(**given), symbol(over))
+        return solved((), 0, 0, 1)
+    end = last_of(formula.bind(**given), symbol(asked.over))
     last = LARGEST if end is None else int(end)
     low, high = 1, min(2, last)
     while within(high) == first:
         if high == last:
             kept = ((Integer(1), end),) if first and end is not None else ()
-            return Solution(kept, (None if end is None else last) if first else 0)
+            return solved(kept, (None if end is None else last) if first else 0)
         low, high = high, min(2 * high, last)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if within(middle) == first else (low, middle)
     if not first:  # a rate that grows past its floor
-        return Solution(((Integer(high), oo),), None, ((low, value(low)), (high, value(high))))
-    return Solution((), low, ((low, value(low)), (high, value(high))))
+        return solved(((Integer(high), oo),), None, low, high)
+    return solved((), low, low, high)

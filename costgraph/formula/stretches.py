@@ -12,6 +12,7 @@ from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
 from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.powers import placed
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.signs import Judge
 
@@ -47,7 +48,7 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
         for lower, upper in pairwise([piece.lower, *ordered(set(cuts), judge), piece.upper]):
             at = between(lower, upper)
             # Exact values of powers have a million digits.
-            sign = sign_at(tested, x, at) if smooth else judge.sign(tested.xreplace({x: at}))
+            sign = sign_at(tested, x, at) if smooth else judge.sign(placed(tested, {x: at}))
             yield Stretch(lower, upper, sign, piece.expr)
 
 

@@ -21,7 +21,7 @@ from costgraph.formula.formula import Formula
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
 from costgraph.formula.terms import ZERO, Limit
-from costgraph.given import number
+from costgraph.number import number
 from costgraph.symbols import LEGEND, N, S
 
 Array: TypeAlias = NDArray[np.float64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sympy import Expr, oo
@@ -39,12 +39,19 @@ class Interval:
             finite positive bound the two formulas are equal.
         pieces: the difference on the interval, piece by piece.
         conditions: inequalities among other symbols that the answer rests on.
+        over: the symbol.
     """
 
     lower: Expr
     upper: Expr
     pieces: tuple[Piece, ...]
     conditions: tuple[Relational, ...] = ()
+    over: str = field(default="x", compare=False)
+
+    def __repr__(self) -> str:
+        from costgraph.export.regimes import end_text
+
+        return f"<Interval {end_text(self.lower)} < {self.over} < {end_text(self.upper)}>"
 
 
 def wins(
@@ -84,7 +91,7 @@ def wins(
             return ()
         start = start_of(x)
         whole = Piece(start, oo, rest)
-        return (Interval(start, oo, (whole,), tuple(judge.conditions)),)
+        return (Interval(start, oo, (whole,), tuple(judge.conditions), over),)
     found = regimes(difference, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
     pieces = [
@@ -92,16 +99,18 @@ def wins(
         for part in stretches(found, judge)
         if part.sign < 0
     ]
-    return tuple(_joined(pieces, tuple(judge.conditions)))
+    return tuple(_joined(pieces, tuple(judge.conditions), over))
 
 
-def _joined(pieces: list[Piece], conditions: tuple[Relational, ...]) -> Iterator[Interval]:
+def _joined(
+    pieces: list[Piece], conditions: tuple[Relational, ...], over: str
+) -> Iterator[Interval]:
     """Adjacent pieces as one interval: the difference is continuous across them."""
     group: list[Piece] = []
     for piece in pieces:
         if group and group[-1].upper != piece.lower:
-            yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions)
+            yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions, over)
             group = []
         group.append(piece)
     if group:
-        yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions)
+        yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions, over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,12 +18,15 @@ from costgraph.plot.style import (
     axis_title,
     font_size,
     head,
+    head_text,
     new_figure,
     number,
     plain,
     styled,
+    titled,
     unit_axis,
 )
+from costgraph.workload import shown
 
 _KINDS = 6
 _GREY = "#BBBBBB"
@@ -67,16 +71,16 @@ def breakdown(
     ranked = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
     sums = [float(t.totals["seconds"]) for t in tables]
     large = [k for k in ranked if any(v > 0.01 * s for v, s in zip(kinds[k], sums, strict=True))]
-    shown = {plain(k): kinds[k] for k in large[:_KINDS]}
+    bars = {plain(k): kinds[k] for k in large[:_KINDS]}
     small = [k for k in ranked if k not in large[:_KINDS]]
     rest = [sum(kinds[k][i] for k in small) for i in range(len(tables))]
     if any(rest):
-        shown["other"] = rest
+        bars["other"] = rest
     figure, (left, right) = new_figure(*((1, 2) if width == "column" else (2, 1)))
     if width == "column":
         figure.set_size_inches(3.3, 4.2)
     names = [f"{p:,}" for p in points]
-    stack(left, names, shown)
+    stack(left, names, bars)
     left.set_ylabel(f"time of a {phase} step")
     unit_axis(left, "y", "s")
     uses = {name: [float(t.totals[key]) for t in tables] for key, name in MEMORY}
@@ -89,7 +93,13 @@ def breakdown(
     for axes in (left, right):
         axes.set_xlabel(axis_title(over))
         _legend_above(axes)
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=font_size(left))
+    beyond = next((p for p, t in zip(points, tables, strict=True) if t.fit.warning), None)
+    warning = ""
+    if beyond is not None:
+        all_of = beyond == points[0]
+        warning = tables[0].fit.warning if all_of else f"from {over}={beyond} on it does not fit"
+    lines = titled(compiled.setting, title, f"{phase} step", shown(values), warning=warning)
+    figure.suptitle(head_text(width, *lines), x=0.01, ha="left", fontsize=font_size(left))
     return figure
 
 
@@ -177,15 +187,29 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     axes.set_ylabel("latency of a request")
     unit_axis(axes, "y", "s")
     axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
-    at = ", ".join(f"{k}={v}" for k, v in comparison.bindings.items())
     ratio = start / steps[-1].latency
-    head(
-        axes,
-        width,
-        f"{plain(comparison.model)} on {plain(comparison.hardware)}, {at}: "
-        f"{ratio:.2f}× the speed without passes",
-    )
+    setting = replace(comparison.setting, hardware=comparison.columns[index].hardware)
+    what = f"{ratio:.2f}× the speed without passes"
+    values = shown(comparison.bindings)
+    warning = "; ".join(_too_large(comparison, index))
+    lines = titled(setting, "", values, what, warning=warning, without=("passes",))
+    head(axes, width, *lines)
     return figure
+
+
+def _too_large(comparison: Comparison, index: int) -> list[str]:
+    """Which of the ends of a waterfall does not fit: without passes, if known, and with them."""
+    mine = comparison.columns[index]
+    said = []
+    for column, compiled in zip(comparison.columns, comparison.compiled, strict=True):
+        warning = compiled.fit(**comparison.bindings).warning
+        if column.hardware != mine.hardware or not warning:
+            continue
+        if column is mine:
+            said.append(f"the result {warning}")
+        elif column.passes == "none":
+            said.append(f"without passes it {warning}")
+    return said
 
 
 def _bar(axes: Axes, place: int, low: float, height: float, colour: str, hatch: str) -> None:

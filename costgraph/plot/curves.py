@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -13,12 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sympy import oo
 
+from costgraph.api import Compiled
+from costgraph.capacity import Fit
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.formula.regimes import Crossover
 from costgraph.formula.signs import UndecidedError
+from costgraph.metrics import check_metric
 from costgraph.plot.style import (
+    FULL,
     LINES,
     METRIC,
     PALETTE,
@@ -35,9 +39,12 @@ from costgraph.plot.style import (
     shades,
     short,
     styled,
+    titled,
     unit_axis,
 )
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
+from costgraph.workload import shown, workload
 
 _WHOLE = ("S", "N")
 _POINTS = 240
@@ -67,20 +74,52 @@ def evaluated(
     """The formula at each value of the symbol."""
     wanted = {s.name for s in formula.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted and k != over}
-    if over not in wanted:
-        names = ", ".join(s.name for s in formula.symbols)
-        raise InputError(f"{formula.name} does not depend on {clip(over)}; it depends on {names}")
+    depends(formula, over)
     whole = over in _WHOLE
     return [float(formula.evaluate(**fixed, **{over: int(v) if whole else v})) for v in at]
 
 
+Subject: TypeAlias = "Formula | Compiled"
+
+
+def formula_of(subject: Subject, metric: str) -> Formula:
+    """The formula to draw: one given, or a metric of a compiled model."""
+    if isinstance(subject, Formula):
+        return subject
+    check_metric(metric)
+    found: Formula = getattr(subject, metric)
+    return found
+
+
+def values_for(
+    subjects: Iterable[Subject],
+    formulas: Iterable[Formula],
+    values: Mapping[str, Any],
+    over: Sequence[str],
+) -> dict[str, Any]:
+    """Numbers for all symbols but ``over``; a device kept symbolic takes its figures."""
+    figures: dict[str, Any] = {}
+    for subject in subjects:
+        machine = getattr(subject, "bound", None)
+        if machine is not None:
+            figures |= {s.name: float(v) for s, v in machine.bindings().items()}
+    found = workload(formulas, values, {**figures, "B": 1}, free=over)
+    return {k: v for k, v in found.items() if k not in over}
+
+
+def told(values: Mapping[str, Any]) -> str:
+    """Values of sizes, as titles tell them; rates are the device's."""
+    return shown({k: v for k, v in values.items() if not is_rate(k) and k != "M"})
+
+
 @styled
 def curve(
-    formulas: Mapping[str, Formula],
+    subjects: Subject | Mapping[str, Subject],
     over: str,
     lower: float,
     upper: float,
     *,
+    metric: str = "tpot",
     log: bool = True,
     width: str = "slide",
     title: str = "",
@@ -90,27 +129,35 @@ def curve(
 
     With one formula its regimes are shaded by the resource that takes the
     largest share of the time, and each crossover is a thin line, labelled where
-    the operations that cross take at least 3 % of the time.
+    the operations that cross take at least 3 % of the time. Where a compiled model
+    no longer fits into its device's memory, a dashed line says so.
 
     Args:
-        formulas: formulas of one unit by what the legend calls them.
+        subjects: compiled models, or formulas of one unit; several by what the legend
+            calls them.
         over: the symbol on the horizontal axis.
         lower, upper: its range.
+        metric: which one of compiled models.
         log: logarithmic axes.
         width: ``column`` or ``slide``.
-        title: head line.
+        title: head line, by default what the curve is about.
         values: numbers for the other symbols.
     """
     check_range(over, lower, upper)
-    if not formulas:
+    chosen = dict(subjects) if isinstance(subjects, Mapping) else {"": subjects}
+    if not chosen:
         raise InputError("nothing to draw: no formula is given")
+    formulas = {name: formula_of(subject, metric) for name, subject in chosen.items()}
     first = next(iter(formulas.values()))
+    for formula in formulas.values():
+        if formula.unit != first.unit:
+            raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
+        depends(formula, over)
+    values = values_for(chosen.values(), formulas.values(), values, (over,))
     figure, (axes,) = new_figure()
     at = sample(over, lower, upper, log)
     highest, lowest = 0.0, math.inf
     for index, (name, formula) in enumerate(formulas.items()):
-        if formula.unit != first.unit:
-            raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
         y = evaluated(formula, over, at, values)
         # Later lines are thinner, so that lines that coincide all show.
         wide = matplotlib.rcParams["lines.linewidth"] * max(
@@ -137,15 +184,83 @@ def curve(
     axes.set_xlabel(axis_title(over))
     axes.set_ylabel(METRIC.get(first.name, plain(first.name)))
     axes.grid(True, which="major", color="#E3E3E3", zorder=0)
-    handles: Sequence[Artist] = axes.get_legend_handles_labels()[0]
+    handles: Sequence[Artist] = axes.get_legend_handles_labels()[0] if len(formulas) > 1 else []
     note = ""
     if len(formulas) == 1:
         shades, note = _shade(axes, first, over, lower, upper, values, width)
         handles = shades
     if handles:
         axes.legend(handles=handles, loc="best")
-    head(axes, width, plain(title), note)
+    ends = {
+        name: _memory_end(subject, over, at, values)
+        for name, subject in chosen.items()
+        if not isinstance(subject, Formula)
+    }
+    warnings = _mark_ends(axes, over, ends, list(formulas), at)
+    lines = _title(list(formulas.values()), title, told(values), warnings)
+    head(axes, width, *lines, note)
     return figure
+
+
+def depends(formula: Formula, over: str) -> None:
+    """Refuses a symbol that a formula does not have."""
+    if over not in {s.name for s in formula.symbols}:
+        names = ", ".join(s.name for s in formula.symbols)
+        raise InputError(f"{formula.name} does not depend on {clip(over)}; it depends on {names}")
+
+
+def _title(
+    formulas: Sequence[Formula], title: str, values: str, warnings: Sequence[str]
+) -> list[str]:
+    settings = [f.setting for f in formulas if f.setting is not None]
+    if not settings:
+        return [plain(title)]
+    setting = Setting.shared(settings)
+    without = ("passes",) if len({s.passes for s in settings}) > 1 else ()
+    return titled(setting, title, values, warning="; ".join(warnings), without=without)
+
+
+def _memory_end(
+    compiled: Compiled, over: str, at: Sequence[float], values: Mapping[str, Any]
+) -> tuple[float | None, Fit]:
+    """The last of the rising values of a symbol that fits, None without any, and why."""
+    if compiled.fit(**{**values, over: at[-1]}).fits is not False:
+        return at[-1], compiled.fit(**{**values, over: at[-1]})
+    low, high = -1, len(at) - 1  # what is beyond stays beyond: memory grows with every size
+    while high - low > 1:
+        middle = (low + high) // 2
+        if compiled.fit(**{**values, over: at[middle]}).fits is False:
+            high = middle
+        else:
+            low = middle
+    beyond = compiled.fit(**{**values, over: at[high]})
+    return (None if low < 0 else at[low]), beyond
+
+
+def _mark_ends(
+    axes: Axes,
+    over: str,
+    ends: Mapping[str, tuple[float | None, Fit]],
+    names: Sequence[str],
+    at: Sequence[float],
+) -> list[str]:
+    """Marks where the memory is full, and says it."""
+    said = []
+    several = len(names) > 1
+    for name, (last, beyond) in ends.items():
+        if not beyond.warning:
+            continue
+        of = f"{name}: " if several else ""
+        if last is None:
+            said.append(f"{of}{beyond.warning}")
+            continue
+        end = f"{last:.4g}" if axis_unit(over) else f"{math.floor(last)}"
+        said.append(f"{of}beyond {over}={end} it does not fit {beyond.hardware}")
+        axes.axvline(
+            last, color=PALETTE[names.index(name) % len(PALETTE)] if several else FULL,
+            linestyle="--", zorder=2.5, gid="memory-full",
+        )  # fmt: skip
+    return said
 
 
 def is_rate(over: str) -> bool:

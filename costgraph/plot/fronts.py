@@ -10,6 +10,7 @@ from sympy import Integer
 
 from costgraph.api import Compiled
 from costgraph.errors import InputError
+from costgraph.formula.powers import placed
 from costgraph.plot.labels import Point, line_boxes, place_labels
 from costgraph.plot.style import (
     LINES,
@@ -21,10 +22,13 @@ from costgraph.plot.style import (
     new_figure,
     plain,
     styled,
+    titled,
     unit_axis,
 )
 from costgraph.roofline import phase_memory
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
+from costgraph.workload import shown, workload
 
 Place = tuple[float, float, int, bool]
 
@@ -44,7 +48,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        fits = capacity is None or max(float(m.xreplace(at)) for m in candidates) <= float(capacity)
+        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= float(capacity)
         found.append((seconds, batch / seconds, batch, fits))
     return found
 
@@ -82,6 +86,7 @@ def pareto(
     """
     if not choices or not batches:
         raise InputError("a front needs at least one choice and one batch")
+    workload([c.tpot for c in choices], values, {}, free=("B",))  # refuses what has no part
     figure, (axes,) = new_figure()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -124,7 +129,11 @@ def pareto(
     axes.grid(True, which="both", color="#EBEBEB", zorder=0)
     decades(axes, "x", width)
     decades(axes, "y")
-    head(axes, width, plain(title))
+    setting = Setting.shared([c.setting for c in choices])
+    without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
+    warning = "" if everything else "no batch fits into memory"
+    about = titled(setting, title, shown(values), warning=warning, without=without)
+    head(axes, width, *about)
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip
     figure.draw_without_rendering()

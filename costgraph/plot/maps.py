@@ -13,13 +13,24 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from sympy import Expr, Poly, Symbol, lambdify
 
-from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.api import Compiled
+from costgraph.capacity import memory_needs, room_of
+from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Term
-from costgraph.plot.curves import check_range
+from costgraph.plot.curves import (
+    Subject,
+    check_range,
+    depends,
+    formula_of,
+    told,
+    values_for,
+)
 from costgraph.plot.style import (
+    FULL,
     LINES,
+    METRIC,
     axis_title,
     axis_unit,
     decades,
@@ -31,6 +42,7 @@ from costgraph.plot.style import (
     shades,
     short,
     styled,
+    titled,
     unit_axis,
 )
 from costgraph.symbols import symbol
@@ -42,12 +54,13 @@ _CURVES = 4
 
 @styled
 def regime_map(
-    formula: Formula,
+    subject: Subject,
     x: str,
     y: str,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,
+    metric: str = "tpot",
     width: str = "slide",
     title: str = "",
     **values: Any,
@@ -56,18 +69,27 @@ def regime_map(
 
     The areas come from evaluating every arm on a grid. The lines on top are
     exact: along each the two arms of one term are equal, solved for ``y`` (or
-    ``x``); those of the terms that take the most time are drawn.
+    ``x``); those of the terms that take the most time are drawn. Where a compiled
+    model no longer fits into its device's memory, a dashed line says so.
 
     Args:
-        formula: a time without sums over contexts (``ttft``, ``tpot``).
+        subject: a compiled model, or a time without sums over contexts (``ttft``,
+            ``tpot``).
         x, y: the symbols on the axes.
         x_range, y_range: their ranges.
+        metric: which one of a compiled model.
         width, title: as for other figures.
         values: numbers for the other symbols.
     """
     check_range(x, *x_range)
     check_range(y, *y_range)
-    bound = _bound(formula, x, y, values)
+    if x == y:
+        raise InputError(f"a map needs two symbols, not {x} twice")
+    formula = formula_of(subject, metric)
+    for name in (x, y):
+        depends(formula, name)
+    fixed = values_for((subject,), (formula,), values, (x, y))
+    bound = _bound(formula, x, y, fixed)
     xs, ys = np.geomspace(*x_range, _STEPS), np.geomspace(*y_range, _STEPS)
     grid_x, grid_y = np.meshgrid(xs, ys)
     totals: dict[str, Grid] = {}
@@ -129,28 +151,57 @@ def regime_map(
         unit_axis(axes, which, axis_unit(name))
     axes.set_xlabel(axis_title(x))
     axes.set_ylabel(axis_title(y))
-    head(axes, width, plain(title))
+    warning = ""
+    if not isinstance(subject, Formula):
+        warning, end = _memory_end(axes, subject, symbols, fixed, (xs, ys, grid_x, grid_y))
+        handles += end
+    if formula.setting is None:
+        head(axes, width, plain(title))
+    else:
+        what = f"{METRIC.get(formula.name, formula.name)}"
+        head(axes, width, *titled(formula.setting, title, what, told(fixed), warning=warning))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if width == "column" else 2)
     return figure
 
 
+def _memory_end(
+    axes: Axes,
+    compiled: Compiled,
+    symbols: tuple[Symbol, Symbol],
+    values: Mapping[str, Any],
+    grid: tuple[Grid, Grid, Grid, Grid],
+) -> tuple[str, list[Line2D]]:
+    """A sentence and a line where the memory is full on the grid."""
+    capacity = room_of(compiled)
+    names = tuple(s.name for s in symbols)
+    needs = memory_needs(compiled, {k: exact(v) for k, v in values.items()}, names)
+    sizes = needs.complete or needs.least
+    if capacity is None or not sizes or not needs.known:
+        return "", []
+    xs, ys, grid_x, grid_y = grid
+    share = np.maximum.reduce([_on(e, symbols, grid_x, grid_y) for e in sizes]) / capacity
+    if share.max() <= 1:
+        return "", []
+    if share.min() > 1:
+        first = {names[0]: float(xs[0]), names[1]: float(ys[0])}
+        return compiled.fit(**values, **first).warning, []
+    axes.contour(
+        xs, ys, share, levels=[1.0], colors=FULL, linestyles="--", linewidths=1.5, zorder=4.5
+    )
+    return f"beyond the dashed red line it does not fit {compiled.machine.name}", [
+        Line2D([], [], color=FULL, linestyle="--", label="memory full")
+    ]
+
+
 def _bound(formula: Formula, x: str, y: str, values: Mapping[str, Any]) -> Formula:
     names = {s.name for s in formula.symbols}
-    for name in (x, y):
-        if name not in names:
-            raise InputError(
-                f"{formula.name} does not depend on {clip(name)}; it depends on "
-                + ", ".join(sorted(names))
-            )
-    if x == y:
-        raise InputError(f"a map needs two symbols, not {x} twice")
     if formula.unit != "s" or any(t.span is not None for t in formula.terms):
         raise InputError(f"{formula.name} has no map: use a time of one step (ttft, tpot)")
     fixed = {k: v for k, v in values.items() if k in names - {x, y}}
     missing = sorted(names - {x, y} - set(fixed))
     if missing:
         raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
-    return formula.substitute({symbol(k): exact(v) for k, v in fixed.items()})
+    return formula.bind(**fixed)
 
 
 def _on(expr: Expr, symbols: tuple[Symbol, Symbol], x: Grid, y: Grid) -> Grid:

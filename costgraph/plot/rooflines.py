@@ -27,8 +27,10 @@ from costgraph.plot.style import (
     plain,
     short,
     styled,
+    titled,
     unit_axis,
 )
+from costgraph.workload import shown as told
 
 Place = tuple[float, float]
 
@@ -138,15 +140,9 @@ def roofline(
     place_labels(axes, points, avoid, **size)
     silent = sum(r.seconds * float(r.count) for r in shown if not r.flops)
     rest = 100 * silent / shown.totals["seconds"]
-    at = ", ".join(f"{k}={v}" for k, v in values.items())
-    passes = plain(shown.passes or "no passes")
     rest_text = f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
-    head(
-        axes,
-        width,
-        f"{plain(shown.model)} on {plain(machine.name)}, {phase}, {at}, {passes}",
-        rest_text,
-    )
+    about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
+    head(axes, width, *about, rest_text)
     return figure
 
 

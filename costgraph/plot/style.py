@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
+from costgraph.setting import Setting
 from costgraph.units import format_quantity
 
 SUFFIXES = (".svg", ".pdf", ".png")
@@ -35,6 +36,8 @@ BOUND = {
     "latency": ("#CC79A7", "..", "^"),
     "none": ("#999999", "", "x"),
 }
+#: What marks the end of the memory.
+FULL = "#B3261E"
 #: Light fills with a hatch for areas, by what bounds there.
 SHADE = {
     "memory": ("#CFE5F2", ""),
@@ -118,19 +121,26 @@ def styled(make: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return wrapper
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without any magic line or backend."""
+
+    def _repr_png_(self) -> bytes:
+        return to_bytes(self, "png")
+
+
 def new_figure(columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure without any window or global registry, and its axes in reading order."""
-    figure = Figure(layout="constrained")
+    figure = Picture(layout="constrained")
     FigureCanvasAgg(figure)
     found = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, [axes for row in found for axes in row]
 
 
-def plain(text: object) -> str:
+def plain(text: object, limit: int = 160) -> str:
     """A text that is shown as it is: no mathematics in it, no control characters."""
     from costgraph.draw.scene import clean
 
-    return clean(text, 160).replace("$", r"\$")
+    return clean(text, limit).replace("$", r"\$")
 
 
 def font_size(axes: Axes) -> float:
@@ -228,9 +238,27 @@ def decades(axes: Axes, which: str, width: str = "slide") -> None:
 
 def head(axes: Axes, width: str, *parts: str) -> None:
     """The title, in lines that fit the width."""
+    axes.set_title(head_text(width, *parts))
+
+
+def head_text(width: str, *parts: str) -> str:
+    """Parts of a title in lines that fit the width."""
     most = 46 if width == "column" else 86
-    lines = [line for part in parts if part for line in textwrap.wrap(part, most)]
-    axes.set_title("\n".join(lines))
+    return "\n".join(line for part in parts if part for line in textwrap.wrap(part, most))
+
+
+def titled(setting: Setting, title: str, *more: str, warning: str = "", **about: Any) -> list[str]:
+    """Lines of a title: what the figure is about, or a title of one's own with the conventions.
+
+    Args:
+        setting: what the figure is about.
+        title: in place of it; the conventions are still said.
+        more: what to say besides, such as values.
+        warning: that something does not fit.
+        about: see :meth:`Setting.text`.
+    """
+    told = ", ".join((title, *setting.conventions)) if title else setting.text(*more, **about)
+    return [plain(told, 400), *(f"⚠ {plain(text, 400)}" for text in setting.said(warning))]
 
 
 def powers_of_two(lower: float, upper: float, most: int = 8) -> list[float]:

@@ -29,6 +29,7 @@ from costgraph.plot.style import (
     axis_title,
     font_size,
     head,
+    head_text,
     log_ticks,
     new_figure,
     number,
@@ -78,6 +79,17 @@ def figure_6(*, width: str = "slide") -> Figure:
     )
 
 
+def _told(*more: str) -> str:
+    """What the figures of Llama-2-13b are about."""
+    return _compiled("FP16").setting.text(*more)
+
+
+def _above(figure: Figure, width: str, text: str) -> None:
+    """A title above several axes."""
+    size = font_size(figure.axes[0])
+    figure.suptitle(head_text(width, text), x=0.01, ha="left", fontsize=size)
+
+
 def _device_roofline(dtypes: tuple[str, ...], width: str, title: str) -> Figure:
     compiled = _compiled("FP16", model="llama-2-7b")
     machine = compiled.bound or compiled.machine
@@ -91,7 +103,7 @@ def _device_roofline(dtypes: tuple[str, ...], width: str, title: str) -> Figure:
     axes.plot([], [], "s", color="#777777", label="prefill (filled)")
     axes.plot([], [], "o", color="#777777", markerfacecolor="none", label="decode (hollow)")
     axes.legend(loc="lower right", title="area: share of the step")
-    head(axes, width, title)
+    head(axes, width, title, ", ".join(compiled.setting.conventions))
     figure.draw_without_rendering()
     legend = axes.get_legend()
     avoid = roof_boxes(axes, roofs)
@@ -108,7 +120,8 @@ def figure_7(*, width: str = "slide") -> Figure:
     settings = ((1, 1024), (1, 4096), (16, 1024))
     figure, axes = new_figure(3, 2, sharey=True)
     if width == "column":
-        figure.set_size_inches(3.3, 3.6)
+        figure.set_size_inches(3.3, 3.9)
+    _above(figure, width, _told("formats by name"))
     for row, phase in enumerate(("prefill", "decode")):
         for column, (batch, tokens) in enumerate(settings):
             here = axes[3 * row + column]
@@ -140,18 +153,14 @@ def figure_7(*, width: str = "slide") -> Figure:
 
 def figure_8(*, width: str = "slide") -> Figure:
     """Decode time over the batch for weights of 16 to 1 bit: Llama-2-13b, 1024 tokens."""
-    names = ("FP16", "W8", "W4", "W2", "W1")
-    formulas = {n: _compiled(n).tpot for n in names}
-    title = "llama-2-13b on a6000: decode step at 1024 tokens"
-    return curve(formulas, "B", 1, 63, log=False, width=width, title=title, T=1024)
+    choices = {n: _compiled(n) for n in ("FP16", "W8", "W4", "W2", "W1")}
+    return curve(choices, "B", 1, 63, metric="tpot", log=False, width=width, T=1024)
 
 
 def figure_9(*, width: str = "slide") -> Figure:
     """Prefill time over the prompt for weights of 16 to 1 bit: Llama-2-13b, batch 1."""
-    names = ("FP16", "W8", "W4", "W2", "W1")
-    formulas = {n: _compiled(n).ttft for n in names}
-    title = "llama-2-13b on a6000: prefill, B=1"
-    return curve(formulas, "S", 16, 1023, log=False, width=width, title=title, B=1)
+    choices = {n: _compiled(n) for n in ("FP16", "W8", "W4", "W2", "W1")}
+    return curve(choices, "S", 16, 1023, metric="ttft", log=False, width=width, B=1)
 
 
 @styled
@@ -186,7 +195,7 @@ def figure_11(*, width: str = "slide") -> Figure:
     unit_axis(axes, "y", "B")
     axes.grid(True, color="#E3E3E3")
     axes.legend(loc="upper left")
-    head(axes, width, "llama-2-13b, decode, B=1")
+    head(axes, width, _told("decode, B=1"))
     return figure
 
 
@@ -202,7 +211,9 @@ def figure_16(*, width: str = "slide") -> Figure:
     survey = {p: compile(MODEL, DEVICE, p, accounting="survey-2024-04") for p in ("", FLASH)}
     figure, axes = new_figure(*((1, 2) if width == "column" else (2, 1)))
     if width == "column":
-        figure.set_size_inches(3.3, 4.6)
+        figure.set_size_inches(3.3, 4.9)
+    about = "accounting survey-2024-04 as published and exact, fidelity ideal"
+    _above(figure, width, f"{MODEL} on {DEVICE}, no passes against {FLASH}, {about}")
     for here, (phase, points) in zip(axes, settings.items(), strict=True):
         series: dict[str, list[float]] = {}
         for label, pair in (("as published", survey), ("exact count", exact)):
@@ -259,7 +270,8 @@ def figure_19(*, width: str = "slide") -> Figure:
     contexts = (256, 512, 1024, 2048)
     figure, axes = new_figure(*((1, 3) if width == "column" else (3, 1)))
     if width == "column":
-        figure.set_size_inches(3.3, 5.4)
+        figure.set_size_inches(3.3, 5.7)
+    _above(figure, width, compiled.setting.text())
     for index, tokens in enumerate(contexts):
         seconds = [float(compiled.tpot.evaluate(B=b, T=tokens)) for b in batches]
         memory = [_step(compiled, "decode", b, tokens).totals["memory_bytes"] for b in batches]
@@ -292,7 +304,8 @@ def figure_20(*, width: str = "slide") -> Figure:
     bandwidths = [200 * GB * k for k in range(1, 21)]
     figure, axes = new_figure(*((1, 2) if width == "column" else (2, 1)))
     if width == "column":
-        figure.set_size_inches(3.3, 4.0)
+        figure.set_size_inches(3.3, 4.3)
+    _above(figure, width, compiled.setting.text())
     phases = (("prefill", compiled.ttft, {"S": 1024}), ("decode", compiled.tpot, {"T": 1024}))
     for here, (phase, formula, tokens) in zip(axes, phases, strict=True):
         peaks = {s.name: 200e12 for s in formula.symbols if s.name.startswith("F_")}

@@ -11,7 +11,6 @@ from sympy import Expr, Integer, Max, Symbol
 
 from costgraph import roofline
 from costgraph.api import Compiled
-from costgraph.cli.formula import METRICS
 from costgraph.errors import CostgraphError
 from costgraph.footprint import footprint, resting
 from costgraph.formula import Formula, Term
@@ -147,8 +146,8 @@ def _timing(term: Term, values: Values) -> tuple[Any, ...]:
 def _metrics(compiled: Compiled) -> dict[str, Formula]:
     """Every metric that the model and the device have."""
     found = {}
-    for name in METRICS:
-        with suppress(CostgraphError):
+    for name in compiled.metrics:
+        with suppress(CostgraphError):  # a device may state neither power nor energies
             found[name] = getattr(compiled, name)
     return found
 
@@ -208,7 +207,7 @@ def _figure_order(item: tuple[str, float]) -> tuple[bool, str]:
 def controls(
     symbols: set[str],
     devices: Sequence[dict[str, Any]],
-    point: Mapping[str, int],
+    point: Mapping[str, int | float],
     meanings: Mapping[str, tuple[str, str, float]],
 ) -> list[dict[str, Any]]:
     """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""

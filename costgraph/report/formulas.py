@@ -53,7 +53,8 @@ class Printed:
                 continue  # amounts and rates have no lines per resource
             with suppress(CostgraphError):  # no closed form to summarise
                 # The page lists the rates itself, with their values of the moment.
-                html = replace(named(formula, detail, other, dims), rates={}).mathml()
+                shown = named(replace(formula, setting=None), detail, other, dims)
+                html = replace(shown, rates={}).mathml()
                 found[detail] = self._text(html if len(html) <= _LONG else _too_long(formula))
         return found
 

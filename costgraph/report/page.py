@@ -14,12 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sympy import Integer
-
 from costgraph.api import Compiled, Hardware, Model, compile
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip, nearest
 from costgraph.export.files import suffix_of, write_whole
-from costgraph.given import whole
+from costgraph.formula.formula import exact
+from costgraph.options import devices_of, split_options
 from costgraph.program import Program
 from costgraph.report.contents import (
     Contents,
@@ -28,7 +27,9 @@ from costgraph.report.contents import (
     option_symbols,
     pipeline_label,
 )
+from costgraph.setting import Setting
 from costgraph.symbols import symbol
+from costgraph.workload import checked, plain
 
 #: The page's script, in this order.
 SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
@@ -45,10 +46,23 @@ class Report:
     Attributes:
         html: the page.
         notes: remarks on how the model was read, and what passes did not do.
+        title: what it is about.
     """
 
     html: str
     notes: tuple[str, ...] = ()
+    title: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Report {self.title}, {len(self.html) / 1e6:.1f} MB; save('….html')>"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which runs its script."""
+        inner = escape(self.html)
+        return (
+            f'<iframe srcdoc="{inner}" style="width:100%;height:80vh;border:1px solid #ccc" '
+            'sandbox="allow-scripts" title="cost report"></iframe>'
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; the suffix must be ``.html``.
@@ -71,23 +85,27 @@ def report(
     T: int | None = None,
     accounting: str = "exact",
     fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
 
     Args:
-        model, accounting, fidelity, options: as for :func:`costgraph.compile`.
+        model, accounting, fidelity, calibration, reserve: as for
+            :func:`costgraph.compile`.
         hardware: a device, or several for a selector.
         pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
             where the model has no positions for so many.
+        options: how the model is read, and where other symbols start, such as ``K``
+            denoising steps and those of passes.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    single = isinstance(hardware, (str, os.PathLike)) or not isinstance(hardware, Sequence)
-    devices: list[Hardware] = [hardware] if single else list(hardware)  # type: ignore[arg-type, list-item]
+    devices = devices_of(hardware)
     texts = list(dict.fromkeys(pipelines))
     if not devices or not texts:
         raise InputError("a report needs at least one device and one pipeline")
@@ -96,8 +114,8 @@ def report(
             f"{len(devices)} devices and {len(texts)} pipelines make "
             f"{len(devices) * len(texts)} variants; one report holds {MOST_VARIANTS}"
         )
-    given = {"B": B, "S": S, "N": N, "T": T}
-    point = {k: whole(v, k) for k, v in given.items() if v is not None}
+    reading, symbols = split_options(options)
+    point = checked({"B": B, "S": S, "N": N, "T": T, **symbols})
 
     def made(device: Hardware, passes: str) -> Compiled:
         return compile(
@@ -107,21 +125,23 @@ def report(
             accounting=accounting,
             symbolic_hardware=True,
             fidelity=fidelity,
-            **options,
+            calibration=calibration,
+            reserve=reserve,
+            **reading,
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, start(grid[0][0], point), fidelity)
+    return _page(grid, start(grid[0][0], point), plain(point))
 
 
-def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
+def start(compiled: Compiled, given: Mapping[str, Any]) -> dict[str, Any]:
     """Where the controls start; what is not given is halved until the model has it."""
     free = {k: v for k, v in START.items() if k not in given}
     limits = compiled.latency.limits + tuple(
         x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
     )
     while True:
-        values = {symbol(k): Integer(v) for k, v in (START | dict(given) | free).items()}
+        values = {symbol(k): exact(v) for k, v in (START | dict(given) | free).items()}
         beyond = {s.name for x in limits if x.broken(values) is not None for s in x.symbols}
         tried = [k for k in ("S", "N", "T") if k in beyond and k in free]
         smaller: dict[str, int] = {k: max(1, free[k] // 2) for k in tried}
@@ -130,28 +150,33 @@ def start(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
         free |= smaller
 
 
-def _page(grid: list[list[Compiled]], point: dict[str, int], fidelity: str) -> Report:
-    contents = Contents()
-    variants = [[contents.variant(c) for c in row] for row in grid]
-    devices = [hardware_figures(row[0], contents.symbols) for row in grid]
+def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:
     first = grid[0][0]
     program: Program = first.program
+    setting = Setting.shared([c.setting for row in grid for c in row])
     meanings = option_symbols(c for row in grid for c in row)
+    contents = Contents()
+    variants = [[contents.variant(c) for c in row] for row in grid]
+    for name in given:
+        if name not in contents.symbols and name != "B":
+            known = sorted(contents.symbols & {*START, *meanings} | {"B"})
+            raise InputError(f"{program.name} has no symbol {clip(name)}{nearest(name, known)}")
+    devices = [hardware_figures(row[0], contents.symbols) for row in grid]
+    # What a variant rests on stands with it.
+    about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
     data = {
-        "model": program.name,
-        "accounting": first.accounting.name,
-        "fidelity": fidelity,
-        "controls": controls(contents.symbols, devices, point, meanings),
+        "setting": about,
+        "remarks": list(setting.remarks),
+        "conventions": list(setting.conventions),
+        "controls": controls(contents.symbols, devices, plain(point), meanings),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],
         "variants": variants,
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
     }
-    notes = dict.fromkeys(n for c in grid[0] for n in (*c.program.notes, *c.undone))
-    return Report(
-        assemble(program.name, data, contents.texts, contents.scripts.source()), tuple(notes)
-    )
+    page = assemble(program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.remarks, setting.text(without=("passes",)))
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:

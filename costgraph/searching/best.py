@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
-from costgraph.errors import CostgraphError, InputError, clip, nearest
-from costgraph.given import MOST, is_array, number, whole, wholes
+from costgraph.capacity import room_of
+from costgraph.errors import CostgraphError, InputError, clip
+from costgraph.formula import Formula
+from costgraph.metrics import COUNTED, METRICS, check_metric, require
+from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
+from costgraph.options import split_options
 from costgraph.pipeline import Pass
 from costgraph.program import Program
-from costgraph.said import NOTHING, Said
 from costgraph.searching.batch import Bound, Line, Range, best_batch
 from costgraph.searching.front import Cloud, FrontPoint, cloud_of, front_of
-from costgraph.sweeping.plan import METRICS, check_metric, listed, pipeline_of
-from costgraph.units import LARGEST, parse_quantity
+from costgraph.setting import Setting
+from costgraph.sweeping.plan import listed, pipeline_of
+from costgraph.units import parse_quantity
+from costgraph.workload import USUAL, checked, workload
 
 #: Batches searched unless the caller says otherwise.
 BATCHES = (1, 2**16)
-#: What is better when larger; everything else is better when smaller.
-LARGER_IS_BETTER = ("throughput",)
-
 _DIMENSION = {"s": "time", "byte": "size"}
-_UNIT = {
-    **dict.fromkeys(("ttft", "tpot", "latency"), "s"),
-    **dict.fromkeys(("memory", "bytes"), "byte"),
-    "flops": "FLOP",
-    "throughput": "token/s",
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class SearchResult:
     """Ranked candidates, and the Pareto front if one was asked for.
 
     Attributes:
-        model: its name.
+        setting: what all candidates share, and what any of them rests on.
         objective: the metric, best first.
         limits: by metric, in base units; ``device`` stands for each device's capacity.
         symbols: the values of the other symbols.
@@ -73,10 +70,9 @@ class SearchResult:
         candidates: feasible ones from best to worst, then the others.
         pareto: the two metrics of the front.
         front: points that no other point of the search beats in both.
-        said: what the candidates' numbers rest on, each sentence once.
     """
 
-    model: str
+    setting: Setting
     objective: str
     limits: Mapping[str, float | str]
     symbols: Mapping[str, float]
@@ -84,7 +80,6 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     pareto: tuple[str, str] | None = None
     front: tuple[FrontPoint, ...] = ()
-    said: Said = NOTHING
 
     @property
     def best(self) -> Candidate | None:
@@ -95,7 +90,7 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``search --json`` prints them."""
         found: dict[str, Any] = {
-            "model": self.model,
+            **self.setting.to_dict(),
             "objective": self.objective,
             "direction": direction(self.objective),
             "limits": dict(self.limits),
@@ -112,7 +107,6 @@ class SearchResult:
                 }
                 for c in self.candidates
             ],
-            **self.said.to_dict(),
         }
         if self.pareto is not None:
             found["pareto"] = list(self.pareto)
@@ -127,15 +121,23 @@ class SearchResult:
             ]
         return found
 
+    def __repr__(self) -> str:
+        return f"<SearchResult of {len(self.candidates)} candidates: {self.setting.text()}>"
+
     def __str__(self) -> str:
         from costgraph.export.search import search_text
 
         return search_text(self)
 
+    def _repr_html_(self) -> str:
+        from costgraph.export.notebook import text_html
+
+        return text_html(str(self))
+
 
 def direction(metric: str) -> str:
     """``max`` for what is better when larger, else ``min``."""
-    return "max" if metric in LARGER_IS_BETTER else "min"
+    return "max" if _up(metric) else "min"
 
 
 def search(
@@ -143,8 +145,8 @@ def search(
     hardware: Hardware | Sequence[Hardware],
     passes: str | Sequence[str | tuple[Pass, ...]] = "",
     *,
-    S: int,
-    N: int,
+    S: int | None = None,
+    N: int | None = None,
     B: int | tuple[int, int] | None = None,
     T: int | None = None,
     objective: str = "throughput",
@@ -152,9 +154,9 @@ def search(
     pareto: Sequence[str] | None = None,
     accounting: str = "exact",
     fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
     reserve: str | float | None = None,
-    options: Mapping[str, Any] | None = None,
-    **symbols: float,
+    **options: Any,
 ) -> SearchResult:
     """The best batch of every device and pipeline under limits, ranked.
 
@@ -166,7 +168,7 @@ def search(
         model: a model as for :func:`costgraph.compile`.
         hardware: a device or a list.
         passes: a pipeline or a list.
-        S, N: prompt and generated tokens.
+        S, N: prompt and generated tokens: 1024 and 256 where the model has them.
         B: a batch, or the first and last of the range (1 and 65536).
         T: context of ``tpot``; by default that of the last decode step, which is
             the slowest (see :meth:`costgraph.program.Program.contexts`).
@@ -178,10 +180,9 @@ def search(
         pareto: two metrics whose Pareto front is wanted, over every whole batch
             of every candidate that keeps the limits.
         accounting: the counting convention.
-        fidelity: ``ideal``, ``calibrated`` or a band, as for :func:`costgraph.compile`.
-        reserve: memory that programs do not get, as for :func:`costgraph.compile`.
-        options: importer options, as for :func:`costgraph.compile`.
-        symbols: numbers for symbols that passes brought in.
+        fidelity, calibration, reserve: as for :func:`costgraph.compile`.
+        options: how the model is read, as for :func:`costgraph.compile`, and numbers for
+            other symbols: those of the model (``K``, ``G``) and of passes.
 
     Raises:
         InputError: an unknown metric, a bad limit or range, a missing symbol, no
@@ -194,31 +195,40 @@ def search(
     bounds = _limits(limits or {})
     wanted = _pareto(pareto)
     batches = _range(B)
-    program = load_model(model, **(options or {}))
-    values = _values(program, S, N, T, symbols)
+    reading, symbols = split_options(options)
+    given = checked({"S": S, "N": N, "T": T, **symbols})
+    program = load_model(model, **reading)
+    for metric in (objective, *(m for m in limits or {}), *(wanted or ())):
+        require(program, metric)
     machines = [(load_hardware(h), h) for h in listed(hardware, "hardware")]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     found: list[Candidate] = []
-    clouds: list[Cloud] = []
+    made: list[tuple[str, str, Compiled, dict[str, Formula]]] = []
     refused: CostgraphError | None = None
-    used: set[str] = set()
-    said: list[Said] = []
     for (machine, device), (label, text) in product(machines, pipelines):
         try:
             # As it was given: a calibration may stand beside the file of a device.
             compiled = compile(
-                program, device, text, accounting=accounting, fidelity=fidelity, reserve=reserve
+                program,
+                device,
+                text,
+                accounting=accounting,
+                fidelity=fidelity,
+                calibration=calibration,
+                reserve=reserve,
             )
-            formulas = {m: getattr(compiled, m) for m in METRICS}
+            formulas = {m: getattr(compiled, m) for m in COUNTED if m in compiled.metrics}
         except CostgraphError as error:
             refused = refused or error
             found.append(Candidate(machine.name, label, None, {}, (str(error),), ""))
             continue
-        said.append(compiled.said)
-        needed = {s.name for f in formulas.values() for s in f.symbols} - {"B"}
-        used |= needed
-        if missing := sorted(needed - set(values)):
-            raise InputError(f"passes {label}: no value for {', '.join(missing)}")
+        made.append((machine.name, label, compiled, formulas))
+    if not made:
+        raise InputError(f"no candidate can be compiled: {refused}") from refused
+    every = [f for _, _, _, formulas in made for f in formulas.values()]
+    values = _values(program, every, given)
+    clouds: list[Cloud] = []
+    for name, label, compiled, formulas in made:
         lines = {
             m: Line(f, {s.name: values[s.name] for s in f.symbols if s.name != "B"}, _up(m))
             for m, f in formulas.items()
@@ -227,36 +237,23 @@ def search(
         try:
             best = best_batch(lines[objective], kept, batches)
         except InputError as error:
-            raise InputError(f"{machine.name}, passes {label}: {error}") from error
+            raise InputError(f"{name}, passes {label}: {error}") from error
         at = {} if best.batch is None else {m: x.at(best.batch) for m, x in lines.items()}
-        found.append(Candidate(machine.name, label, best.batch, at, best.binding, best.exact))
+        found.append(Candidate(name, label, best.batch, at, best.binding, best.exact))
         if wanted is not None and best.batch is not None:
             pair = (lines[wanted[0]], lines[wanted[1]])
-            clouds.append(cloud_of(machine.name, label, pair, kept, batches))
-    if refused is not None and not used:
-        raise InputError(f"no candidate can be compiled: {refused}") from refused
-    for name in symbols:
-        if name not in used:
-            raise InputError(f"no candidate depends on {name}{nearest(name, used - set('SNT'))}")
+            clouds.append(cloud_of(name, label, pair, kept, batches))
     sign = -1 if _up(objective) else 1
     ranked = sorted(found, key=lambda c: (not c.feasible, sign * c.values.get(objective, 0.0)))
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
-    return SearchResult(
-        program.name,
-        objective,
-        shown,
-        values,
-        batches,
-        tuple(ranked),
-        wanted,
-        front,
-        Said.together(said),
-    )
+    setting = Setting.shared([compiled.setting for _, _, compiled, _ in made])
+    setting = replace(setting, passes="", warnings=())
+    return SearchResult(setting, objective, shown, values, batches, tuple(ranked), wanted, front)
 
 
 def _up(metric: str) -> bool:
-    return metric in LARGER_IS_BETTER
+    return METRICS[metric].larger_is_better
 
 
 def _limits(limits: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -276,22 +273,16 @@ def _amount(metric: str, value: Any) -> float | str | None:
         if metric != "memory":
             raise InputError(f"limit {metric}: only memory can be limited to the device")
         return "device"
-    unit = _UNIT[metric]
+    unit = METRICS[metric].unit
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            bare = float(text) if not text[-1:].isalpha() else None
-        except ValueError:
-            bare = None
-        if bare is None:
-            if unit not in _DIMENSION:
-                raise InputError(f"limit {metric}: {clip(value)} is not a number of {unit}")
-            return float(parse_quantity(text, _DIMENSION[unit], f"limit {metric}"))
-        value = bare
-    found = number(value, f"limit {metric}")
-    if not 0 < found <= LARGEST:
-        raise InputError(f"limit {metric} must be positive and finite, not {clip(value)}")
-    return float(found)
+        if unit in _DIMENSION and not is_number(value.strip()):
+            return float(parse_quantity(value.strip(), _DIMENSION[unit], f"limit {metric}"))
+        amount = parse_number(value, f"limit {metric}", f"a number of {unit}")
+    else:
+        amount = bounded(value, f"limit {metric}")
+    if amount <= 0:
+        raise InputError(f"limit {metric} must be positive, not {clip(value)}")
+    return float(amount)
 
 
 def _bounds(
@@ -303,12 +294,12 @@ def _bounds(
     found = []
     for metric, value in limits.items():
         if value == "device":
-            capacity = compiled.machine.memory.room
+            capacity = room_of(compiled)
             if capacity is None and memory_asked:
                 raise InputError(
                     f"limit memory: the capacity of {compiled.machine.name} is unknown"
                 )
-            value = None if capacity is None else float(capacity)
+            value = capacity
         if isinstance(value, float):
             found.append(Bound(lines[metric], value))
     return found
@@ -338,18 +329,14 @@ def _range(batch: Any) -> Range:
 
 
 def _values(
-    program: Program, S: int, N: int, T: int | None, symbols: Mapping[str, float]
+    program: Program, formulas: list[Formula], given: Mapping[str, Number]
 ) -> dict[str, float]:
-    prompt, generated = whole(S, "S"), whole(N, "N")
-    values: dict[str, float] = {"S": prompt, "N": generated}
-    ends = program.contexts(prompt, generated)
-    if T is not None:
-        values["T"] = whole(T, "T")
-    elif ends is not None:
-        values["T"] = ends[1]
-    for name, given in symbols.items():
-        value = number(given, name)
-        if not 0 < value <= MOST:
-            raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(given)}")
-        values[name] = float(value) if isinstance(value, Fraction) else value
-    return values
+    """A value for every symbol but the batch; the context is that of the last step."""
+    usual = dict(USUAL)
+    sizes = {**usual, **given}
+    ends = program.contexts(int(sizes["S"]), int(sizes["N"]))
+    if ends is not None:
+        usual["T"] = ends[1]
+    found = workload(formulas, given, usual, free=("B",))
+    found.pop("B", None)
+    return {k: float(v) if isinstance(v, Fraction) else v for k, v in found.items()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.metrics import COUNTED
 from costgraph.quoting import csv_text
-from costgraph.sweeping.plan import METRICS, block_shape
+from costgraph.sweeping.plan import block_shape, cuts, shown_order
 from costgraph.sweeping.store import require
 
 if TYPE_CHECKING:
@@ -37,15 +36,10 @@ def columns(data: xarray.Dataset) -> list[str]:
     A store gives variables back in the order of the alphabet, so that the order
     is made here.
     """
-    shown = ("model", "hardware", "passes", "B", "S", "N", "T")
-    coords, variables = map(str, data.coords), map(str, data.data_vars)
-
-    def place(name: str, known: tuple[str, ...]) -> tuple[int, str]:
-        return (known.index(name) if name in known else len(known), name)
-
+    metrics = {name: i for i, name in enumerate(COUNTED)}
     return [
-        *sorted(coords, key=lambda c: place(c, shown)),
-        *sorted(variables, key=lambda v: place(v, METRICS)),
+        *sorted(map(str, data.coords), key=shown_order),
+        *sorted(map(str, data.data_vars), key=lambda v: (metrics.get(v, len(metrics)), v)),
     ]
 
 
@@ -59,19 +53,9 @@ def frames(data: xarray.Dataset, rows: int = ROWS) -> Iterator[pandas.DataFrame]
     order = columns(data)
     dims = [c for c in order if c in data.sizes]
     lengths = [data.sizes[d] for d in dims]
-    block = block_shape(lengths, rows)
-    cuts = [
-        [slice(i, min(i + b, n)) for i in range(0, n, b)]
-        for n, b in zip(lengths, block, strict=True)
-    ]
-    for slices in product(*cuts):
+    for slices in cuts(lengths, block_shape(lengths, rows)):
         part = data.isel(dict(zip(dims, slices, strict=True))).compute(scheduler="synchronous")
         yield part.to_dataframe(dim_order=dims).reset_index()[order]
-
-
-def row_count(data: xarray.Dataset) -> int:
-    """Rows of the long table."""
-    return math.prod(data.sizes.values())
 
 
 def write_csv(data: xarray.Dataset, path: Path) -> None:

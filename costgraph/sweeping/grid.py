@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from costgraph.api import Hardware, Model
 from costgraph.errors import InputError, clip
+from costgraph.metrics import METRICS
+from costgraph.options import split_options
 from costgraph.outside import label_of, opened, reason_of
 from costgraph.pipeline import Pass
-from costgraph.said import Said
+from costgraph.setting import Setting
 from costgraph.sweeping.codecs import check_store
-from costgraph.sweeping.plan import TITLES, Plan, Task, make_plan
+from costgraph.sweeping.plan import Plan, Task, make_plan
 from costgraph.sweeping.run import Report, evaluate, reporter
 from costgraph.sweeping.store import PartialStore, check_target, require
 from costgraph.symbols import LEGEND
+from costgraph.undone import lines as undone_lines
 
 if TYPE_CHECKING:
     import xarray
@@ -41,6 +44,13 @@ _UNITS: Mapping[str, str] = {
 }
 
 
+class Preview(NamedTuple):
+    """The first rows of a sweep as a dataset, and how many rows there are."""
+
+    data: xarray.Dataset
+    rows: int
+
+
 def sweep(
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
@@ -55,7 +65,6 @@ def sweep(
     progress: bool | Report | None = None,
     errors: str = "raise",
     reserve: str | float | None = None,
-    options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> xarray.Dataset:
     """Evaluate metrics over a grid.
@@ -79,11 +88,11 @@ def sweep(
             points outside a model's limits become NaN; the messages are the
             attribute ``errors``.
         reserve: memory that programs do not get, as for :func:`costgraph.compile`.
-        options: importer options, as for :func:`costgraph.compile`.
         symbols: values by symbol: ``B`` sequences, ``S`` prompt tokens, ``N``
             generated tokens, ``T`` context of a decode step, and symbols that
             passes brought in. A list becomes a dimension, a number a scalar
-            coordinate.
+            coordinate. And how models are read (``weights="int8"``), as for
+            :func:`costgraph.compile`.
 
     Returns:
         A dataset with one float64 variable a metric, ``units`` in its
@@ -102,8 +111,11 @@ def sweep(
         raise InputError(
             f"store must end in .zarr or .nc, not {target.suffix}; write_sweep writes tables"
         )
-    counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
+    plan = _plan(
+        model, hardware, passes,
+        metrics=metrics, accounting=accounting, fidelity=fidelity, reserve=reserve,
+        chunks=chunks, errors=errors, **symbols,
+    )  # fmt: skip
     if target is None:
         return _in_memory(plan, client, progress)
     _on_disk(plan, target, client, progress)
@@ -125,7 +137,6 @@ def write_sweep(
     errors: str = "raise",
     force: bool = False,
     reserve: str | float | None = None,
-    options: Mapping[str, Any] | None = None,
     **symbols: Any,
 ) -> Path:
     """Write a sweep to ``path`` in bounded memory; arguments as for :func:`sweep`.
@@ -142,10 +153,30 @@ def write_sweep(
         InputError: as for :func:`sweep`; or the path exists, or cannot be written.
     """
     target = check_target(path, force)
-    counting = accounting, fidelity, reserve
-    plan = _plan(model, hardware, passes, metrics, counting, chunks, errors, options, symbols)
+    plan = _plan(
+        model, hardware, passes,
+        metrics=metrics, accounting=accounting, fidelity=fidelity, reserve=reserve,
+        chunks=chunks, errors=errors, **symbols,
+    )  # fmt: skip
     _on_disk(plan, target, client, progress)
     return target
+
+
+def preview(rows: int, *choices: Any, progress: bool | None = None, **about: Any) -> Preview:
+    """The first rows of a sweep, in bounded time and memory however large its grid is.
+
+    Args:
+        rows: how many.
+        choices: model, hardware and passes.
+        progress: as for :func:`sweep`.
+        about: other arguments as for :func:`sweep`; the whole grid is checked.
+
+    Returns:
+        A dataset that holds at least the first rows of the long table, and how many
+        rows the whole has.
+    """
+    plan = _plan(*choices, **about)
+    return Preview(_in_memory(plan.head(rows), None, progress), plan.points)
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
@@ -176,26 +207,29 @@ def _plan(
     model: Any,
     hardware: Any,
     passes: Any,
+    *,
     metrics: Any,
-    counting: tuple[str, str, str | float | None],
+    accounting: str,
+    fidelity: str,
     chunks: Any,
     errors: str,
-    options: Mapping[str, Any] | None,
-    symbols: Mapping[str, Any],
+    reserve: str | float | None = None,
+    **symbols: Any,
 ) -> Plan:
     require("xarray")
+    reading, values = split_options(symbols)
     return make_plan(
         model,
         hardware,
         passes,
         metrics=metrics,
-        accounting=counting[0],
-        fidelity=counting[1],
-        reserve=counting[2],
+        accounting=accounting,
+        fidelity=fidelity,
+        reserve=reserve,
         chunks=chunks,
         errors=errors,
-        options=options or {},
-        symbols=symbols,
+        options=reading,
+        symbols=values,
     )
 
 
@@ -215,7 +249,7 @@ def _in_memory(plan: Plan, client: Any, progress: bool | Report | None) -> xarra
             place = tuple(region.values())
             arrays[name][place] = block.reshape(arrays[name][place].shape)
 
-    _run(plan, frozenset(), keep, client, progress)
+    _run(plan, lambda _: False, keep, client, progress)
     return _dataset(plan, arrays.__getitem__)
 
 
@@ -233,7 +267,7 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
     try:
         store = PartialStore(target, plan, lambda path: _create(plan, path))
         try:
-            _run(plan, store.done, store.write, client, progress)
+            _run(plan, store.holds, store.write, client, progress)
             made = store.root / f"finished{target.suffix}"
             writers: dict[str, Callable[[xarray.Dataset, Path], None]] = {
                 ".nc": write_netcdf,
@@ -243,8 +277,14 @@ def _on_disk(plan: Plan, target: Path, client: Any, progress: bool | Report | No
             if target.suffix == ".zarr":
                 made = store.data
             else:
-                with open_sweep(store.data) as data:
-                    writers[target.suffix](data, made)
+                # A task for every block is only wanted where something computes with dask.
+                lazy: dict[str, Any] = {"chunks": {}} if target.suffix == ".nc" else {}
+                with require("xarray").open_dataset(store.data, engine="zarr", **lazy) as data:
+                    try:
+                        writers[target.suffix](data, made)
+                    except BaseException:
+                        made.unlink(missing_ok=True)
+                        raise
             store.publish(made)
         finally:
             store.close()
@@ -259,24 +299,40 @@ def _create(plan: Plan, path: Path) -> None:
     def empty(name: str) -> Any:
         metric = "memory" if name == "fits" else name
         kind, fill = (bool, False) if name == "fits" else (np.float64, np.nan)
-        return da.full(plan.shape(metric), fill, dtype=kind, chunks=plan.chunk(metric))
+        # One piece that is never computed: a task for every block takes gigabytes.
+        return da.full(plan.shape(metric), fill, dtype=kind, chunks=-1)
 
     data = _dataset(plan, empty)
-    data.to_zarr(path, mode="w-", compute=False, zarr_format=2, consolidated=True)
+    encoding = {
+        name: {"chunks": plan.chunk("memory" if name == "fits" else str(name))}
+        for name, variable in data.data_vars.items()
+        if variable.shape
+    }
+    data.to_zarr(
+        path, mode="w-", compute=False, zarr_format=2, consolidated=True, encoding=encoding
+    )
 
 
 def _run(
     plan: Plan,
-    done: frozenset[int],
+    held: Callable[[Task], bool],
     keep: Callable[[Task, dict[str, Any]], None],
     client: Any,
     progress: bool | Report | None,
 ) -> None:
-    total, finished = plan.task_count, len(done)
+    total, finished = plan.task_count, 0
     report, stop = reporter(progress, total)
-    todo = (t for t in plan.tasks() if t.number not in done)
+
+    def todo() -> Iterator[Task]:
+        nonlocal finished
+        for task in plan.tasks():
+            if held(task):
+                finished += 1
+            else:
+                yield task
+
     try:
-        with closing(evaluate(plan, todo, client)) as results:
+        with closing(evaluate(plan, todo(), client)) as results:
             for task, values in results:
                 capacity = plan.cells[task.cell].capacity
                 if plan.fits_known and "memory" in values and capacity is not None:
@@ -296,6 +352,8 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for axis in plan.choices:
         values = np.array(axis.values, dtype=object)
         coords[axis.name] = (axis.name, values) if axis.is_dim else axis.values[0]
+    # As the choices are: every row of a table says how it was counted and timed.
+    coords |= {"accounting": plan.accounting, "fidelity": plan.fidelity}
     for axis in plan.axes:
         about = {"long_name": LEGEND.get(axis.name, axis.name)}
         about["units"] = _UNITS.get(axis.name, "1")
@@ -305,7 +363,7 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     for metric in plan.metrics:
         about = {
             "units": plan.units.get(metric, ""),
-            "long_name": TITLES[metric],
+            "long_name": METRICS[metric].title,
             "formula": _formulas(plan, metric),
             "assumptions": _assumptions(plan, metric),
         }
@@ -318,12 +376,9 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     }
     from costgraph import __version__
 
-    attributes = {"accounting": plan.accounting, "costgraph": __version__}
-    if plan.fidelity != "ideal":
-        attributes["fidelity"] = plan.fidelity
-    for head, sentences in Said.together(c.said for c in plan.cells).to_dict().items():
-        if sentences:
-            attributes[head] = "\n".join(sentences)[:TEXT]
+    attributes = {"accounting": plan.accounting, "fidelity": plan.fidelity}
+    attributes["costgraph"] = __version__
+    attributes |= {k: "\n".join(v)[:TEXT] for k, v in _told(plan).items() if v}
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
     return xr.Dataset(variables, coords, attributes)
@@ -344,6 +399,20 @@ def _formulas(plan: Plan, metric: str) -> str:
             break
         shown.append(text)
     return "\n".join(shown)
+
+
+def _told(plan: Plan) -> dict[str, Sequence[str]]:
+    """What all numbers are about and rest on, under the keys of :meth:`Setting.to_dict`."""
+    settings = [c.setting for c in plan.cells if c.setting is not None]
+    if not settings:
+        return {}
+    shared = Setting.shared(settings)
+    return {
+        "reading": [f"{k}={v}" for k, v in shared.reading],
+        "assumptions": shared.assumptions,
+        "notes": shared.notes,
+        "not_done": undone_lines(shared.not_done),
+    }
 
 
 def _assumptions(plan: Plan, metric: str) -> str:

@@ -11,44 +11,48 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from costgraph.api import Compiled, Hardware, Model, compile
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
-from costgraph.given import number, whole
+from costgraph.metrics import COUNTED, check_metric, metrics_of
+from costgraph.number import number, whole
 from costgraph.pipeline import Pass, text_of
-from costgraph.said import NOTHING, Said
+from costgraph.program import Program
+from costgraph.setting import Setting
+from costgraph.workload import WHOLE
 
-#: Metrics of a compiled model, in the order in which they are shown.
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
-TITLES: Mapping[str, str] = {
-    "ttft": "time to first token",
-    "tpot": "time per output token at context T",
-    "latency": "end-to-end time of a request",
-    "throughput": "generated tokens per second",
-    "memory": "peak memory",
-    "flops": "FLOP of a whole request",
-    "bytes": "bytes moved by a whole request",
-}
 #: The symbols that a metric rests on before any pass brings in its own.
 NEEDS: Mapping[str, frozenset[str]] = {
     "ttft": frozenset("BS"),
     "tpot": frozenset("BT"),
-    **dict.fromkeys(METRICS[2:], frozenset("BSN")),
+    **dict.fromkeys(COUNTED[2:], frozenset("BSN")),
 }
-#: Symbols that count sequences or tokens: only whole numbers make sense.
-WHOLE = ("B", "S", "N", "T")
 #: Points of one block unless the caller chooses.
 BLOCK = 2**18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
-    """One coordinate: a name, its values, and whether it is a dimension."""
+    """One coordinate: a name, its values, and whether it is a dimension.
+
+    Names of choices stand in a tuple, values of a symbol in an array.
+    """
 
     name: str
-    values: tuple[Any, ...]
+    values: tuple[str, ...] | npt.NDArray[Any]
     is_dim: bool
+
+    @property
+    def digest(self) -> str:
+        """A text that differs where anything differs."""
+        held = self.values
+        data = repr(held) if isinstance(held, tuple) else f"{held.dtype.str} {len(held)} "
+        made = hashlib.sha256(f"{self.is_dim} {data}".encode())
+        if not isinstance(held, tuple):
+            made.update(np.ascontiguousarray(held).data)
+        return made.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Cell:
         formulas: its formulas by metric; a metric that failed is missing.
         errors: messages by metric.
         capacity: bytes of the device's memory that programs can have, or None.
-        said: what its numbers rest on.
+        setting: what its numbers are about; None where nothing compiled.
     """
 
     index: tuple[int, int, int]
@@ -69,7 +73,7 @@ class Cell:
     formulas: Mapping[str, Formula]
     errors: Mapping[str, str]
     capacity: float | None
-    said: Said = NOTHING
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,7 @@ class Plan:
         for cell in range(len(self.cells)):
             for at, group in enumerate(self.groups):
                 lengths = [len(self.axis(s).values) for s in group.symbols]
-                cuts = [
-                    [slice(i, min(i + b, n)) for i in range(0, n, b)]
-                    for n, b in zip(lengths, self.blocks[at], strict=True)
-                ]
-                for slices in product(*cuts):
+                for slices in cuts(lengths, self.blocks[at]):
                     yield Task(number, cell, at, slices)
                     number += 1
 
@@ -166,6 +166,24 @@ class Plan:
         return per_cell * len(self.cells)
 
     @property
+    def points(self) -> int:
+        """Rows of the long table: points of the product of all dimensions."""
+        return math.prod(len(a.values) for a in (*self.choices, *self.axes) if a.is_dim)
+
+    def head(self, rows: int) -> Plan:
+        """A part of the grid that holds the first rows of the long table.
+
+        What varies still does: two values are left at least.
+        """
+        kept: dict[str, Axis] = {}
+        for axis in sorted(self.axes, key=lambda a: shown_order(a.name), reverse=True):
+            kept[axis.name] = replace(axis, values=axis.values[: max(rows, 2)])
+            rows = -(-rows // len(kept[axis.name].values))
+        sizes = {name: len(a.values) for name, a in kept.items()}
+        shapes = tuple(tuple(sizes[s] for s in g.symbols) for g in self.groups)
+        return replace(self, axes=tuple(kept[a.name] for a in self.axes), blocks=shapes)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all results."""
         return sum(8 * math.prod(self.shape(m)) for m in self.metrics)
@@ -177,10 +195,7 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         """Plain values that decide every number of the sweep, for a manifest."""
-        coordinates = {
-            a.name: hashlib.sha256(repr((a.is_dim, a.values)).encode()).hexdigest()[:16]
-            for a in (*self.choices, *self.axes)
-        }
+        coordinates = {a.name: a.digest for a in (*self.choices, *self.axes)}
         texts = [
             f"{c.index} {m} {_formula_key(c.formulas[m]) if m in c.formulas else c.errors[m]}"
             for c in self.cells
@@ -232,8 +247,7 @@ def make_plan(
         model, hardware, passes, accounting, fidelity, reserve, options
     )
     given = {a.name for a in axes}
-    # Without a wish, only what the symbols allow is derived, or everything for a message.
-    tried = wanted or tuple(m for m in METRICS if NEEDS[m] <= given) or METRICS
+    tried = wanted or _possible([c.program for c in combinations], given)
     cells = tuple(_cell(c, tried, errors) for c in combinations)
     needs = {
         m: {s.name for c in cells if m in c.formulas for s in c.formulas[m].symbols} for m in tried
@@ -275,14 +289,22 @@ def make_plan(
     return plan
 
 
+def _possible(programs: Sequence[Program], given: set[str]) -> tuple[str, ...]:
+    """Metrics that every program has, and whose sizes are given; else all, for a message."""
+    had = [m for m in COUNTED if all(m in metrics_of(p) for p in programs)]
+    needs = {s.name for p in programs for s in p.extents} | {"B"}
+    return tuple(m for m in had if NEEDS[m] & needs <= given) or tuple(had)
+
+
 def _axis(name: str, values: Any) -> Axis:
     """Checked values of one symbol."""
-    if name in METRICS or name in ("fits", "capacity"):
+    if name in COUNTED or name in ("fits", "capacity"):
         raise InputError(f"{name!r} is a result, not a symbol to sweep")
     if isinstance(values, str):
         raise InputError(f"{name}: give numbers, not the text {clip(values)}")
     try:
-        array = np.asarray(values)
+        steps = isinstance(values, range)
+        array = np.arange(values.start, values.stop, values.step) if steps else np.asarray(values)
         if array.dtype.kind == "O":  # fractions, decimals, integers beyond 64 bits
             found = [number(v, name) for v in array.reshape(-1)]
             array = np.asarray([float(v) for v in found]).reshape(array.shape)
@@ -298,10 +320,11 @@ def _axis(name: str, values: Any) -> Axis:
     whole = bool((flat == np.floor(flat)).all())
     if name in WHOLE and not whole:
         raise InputError(f"{name}: every value must be a whole number")
-    listed = tuple(flat.astype(np.int64 if whole else np.float64).tolist())
-    if len(set(listed)) != len(listed):
+    kept = flat.astype(np.int64 if whole else np.float64)
+    ordered = np.sort(kept)  # NumPy's `unique` takes seconds for ten million values
+    if (ordered[1:] == ordered[:-1]).any():
         raise InputError(f"{name}: a value is given twice")
-    return Axis(name, listed, array.ndim == 1)
+    return Axis(name, kept, array.ndim == 1)
 
 
 def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -317,14 +340,10 @@ def _wanted(metrics: Sequence[str] | None) -> tuple[str, ...] | None:
     return listed
 
 
-def check_metric(metric: str) -> None:
-    """Refuses names that are no metric.
-
-    Raises:
-        InputError: with the nearest name.
-    """
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {clip(metric)}{nearest(str(metric), METRICS)}")
+def shown_order(name: str) -> tuple[int, str]:
+    """What puts columns in order: choices, the usual symbols, others by name."""
+    usual = ("model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T")
+    return usual.index(name) if name in usual else len(usual), name
 
 
 def _chosen(
@@ -349,6 +368,7 @@ class _Choice:
 
     index: tuple[int, int, int]
     label: str
+    program: Program
     make: Callable[[], Compiled]
     capacity: float | None
 
@@ -390,6 +410,7 @@ def _combinations(
             _Choice(
                 (i, j, k),
                 f"{p.name} on {h.name}, passes {label}",
+                p,
                 make,
                 None if capacity is None else float(capacity),
             )
@@ -445,8 +466,8 @@ def _cell(choice: _Choice, metrics: Sequence[str], errors: str) -> Cell:
             if errors == "raise":
                 raise InputError(f"{choice.label}: {metric}: {error}") from error
             failed[metric] = str(error)
-    said = NOTHING if compiled is None else compiled.said
-    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, said)
+    setting = None if compiled is None else compiled.setting
+    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, setting)
 
 
 def _cut(
@@ -460,6 +481,17 @@ def _cut(
             _positive(length)
         return tuple(min(chunks.get(s, sizes[s]), sizes[s]) for s in symbols)
     return block_shape([sizes[s] for s in symbols], _positive(BLOCK if chunks is None else chunks))
+
+
+def cuts(lengths: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Blocks of a shape that cover a grid, the last axis fastest, one at a time."""
+    if not lengths:
+        yield ()
+        return
+    for start in range(0, lengths[0], shape[0]):
+        first = slice(start, min(start + shape[0], lengths[0]))
+        for others in cuts(lengths[1:], shape[1:]):
+            yield first, *others
 
 
 def block_shape(lengths: Sequence[int], most: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from costgraph.errors import InputError
 from costgraph.formula import Arm, Formula, Term
 from costgraph.formula.terms import Limit
 from costgraph.formula.vector import VectorFunction, compile_vector
-from costgraph.sweeping.plan import Plan, Task
+from costgraph.sweeping.plan import BLOCK, Plan, Task, block_shape, cuts
 from costgraph.sweeping.store import require
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -139,22 +139,42 @@ def check_limits(plan: Plan) -> None:
     for cell in plan.cells:
         for metric, formula in cell.formulas.items():
             for limit, reached in limit_checks(formula):
-                top = _largest(reached, plan)
+                top = _largest(limit, reached, plan)
                 if top > 0:
                     raise InputError(f"{cell.label}: {metric}: {limit.says(top)}")
 
 
-def _largest(function: VectorFunction, plan: Plan) -> float:
-    """The largest value over the sweep, one slab of the first symbol at a time."""
+def _largest(limit: Limit, function: VectorFunction, plan: Plan) -> float:
+    """The largest excess over the sweep: at the worst ends of its axes, or block by block."""
     axes = [np.asarray(plan.axis(n).values, dtype=np.float64) for n in function.names]
     if not axes:
         return float(function()[0])
+    ends = _worst_ends(limit)
+    axes = [
+        np.array([ends[n](a)]) if n in ends else a
+        for n, a in zip(function.names, axes, strict=True)
+    ]
+    lengths = [len(a) for a in axes]
     top = -np.inf
-    for value in axes[0]:
-        grid = np.ix_(np.array([value]), *axes[1:])
+    for cut in cuts(lengths, block_shape(lengths, BLOCK)):
+        grid = np.ix_(*(a[part] for a, part in zip(axes, cut, strict=True)))
         (got,) = function(**dict(zip(function.names, grid, strict=True)))
         top = max(top, float(np.max(got)))
     return top
+
+
+def _worst_ends(limit: Limit) -> dict[str, Callable[[Any], Any]]:
+    """By symbol along which the excess provably grows or falls: where it is largest."""
+    symbols = tuple(limit.symbols)
+    poly = limit.excess.as_poly(*symbols)
+    if poly is None or not all(c.is_number for _, c in poly.terms()):
+        return {}
+    found: dict[str, Callable[[Any], Any]] = {}
+    for at, symbol in enumerate(symbols):
+        signs = {bool(c > 0) for powers, c in poly.terms() if powers[at]}
+        if len(signs) == 1:
+            found[symbol.name] = np.max if signs == {True} else np.min
+    return found
 
 
 Report: TypeAlias = Callable[[int, int], None]

@@ -38,7 +38,7 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "graph-phases.svg",
-            "draw llama-3-70b --passes fuse,speculative --level model --on h100 --batch 1 "
+            "draw llama-3-70b --passes fuse,speculative --level model --on b200 --batch 1 "
             "--prompt 512 --context 2048",
             "Phases of speculative decoding, each with the time of one step.",
         ),
@@ -72,26 +72,27 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "curve-prompt.svg",
-            "plot curve llama-3-70b --on h100 --metric ttft --over S",
+            "plot curve llama-3-70b --on b200 --metric ttft --over S",
             "Time to first token over the prompt: regimes shaded, crossovers marked. Breakpoints "
             "are exact, from `formula.regimes`.",
         ),
         (
             "curve-bandwidth.svg",
-            "plot curve llama-3-70b --on h100 --over BW --batch 256 --context 1024 --passes fuse",
+            "plot curve llama-3-70b --on b200 --over BW --batch 64 --context 1024 --passes fuse",
             "Time per token over the memory bandwidth.",
         ),
         (
             "curve-pipelines.svg",
             "plot curve llama-3-8b --on h100 --over B --context 2048 --passes '' "
             "--passes 'quantize{weights=int8}' --passes 'quantize{weights=int4}'",
-            "Several pipelines over the batch.",
+            "Several pipelines over the batch, each up to where it no longer fits into memory.",
         ),
         (
             "map.svg",
-            "plot map llama-3-70b --on h100 --passes fuse --over B,T --to 4096,131072",
+            "plot map llama-3-70b --on b200 --passes fuse --over B,T --to 4096,131072",
             "Which resource takes the most time over batch and context. Areas come from a grid; "
-            "the lines are exact crossovers of single operations.",
+            "the lines are exact crossovers of single operations; beyond the dashed red line the "
+            "memory is full.",
         ),
         (
             "map-bandwidth.svg",
@@ -105,7 +106,7 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "waterfall.svg",
-            "plot waterfall llama-3-70b --on h100 --passes fuse,quantize{weights=int4},speculative",
+            "plot waterfall llama-3-70b --on b200 --passes fuse,quantize{weights=int4},speculative",
             "What each pass adds to the latency of a request.",
         ),
         (

@@ -24,8 +24,9 @@ def test_analyze_json_has_the_documented_shape(capsys):
     )  # fmt: skip
     found = json.loads(text)
     assert set(found) == {
-        "model", "hardware", "passes", "phase", "accounting", "bindings", "ops", "totals",
-        "not_done",
+        "model", "hardware", "passes", "accounting", "fidelity", "reading", "fixed",
+        "assumptions", "notes", "not_done", "warnings",
+        "phase", "bindings", "ops", "totals", "fit",
     }  # fmt: skip
     assert found["bindings"] == {"B": 2, "q": 128, "T": 128}
     for op in found["ops"]:

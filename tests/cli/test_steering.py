@@ -81,7 +81,9 @@ def test_no_name_steers_a_terminal(arguments, model, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     shown = run(capsys, *(model if a == "MODEL" else a for a in arguments))
     if "MODEL" in arguments and "--json" in arguments:
-        json.loads(shown)
+        _, end = json.JSONDecoder().raw_decode(shown)
+        rest = shown[end:].splitlines()[1:]
+        assert all(line.startswith("costgraph: note: ") for line in rest)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".mmd", ".json", ".graphml"])
@@ -145,7 +147,7 @@ def test_a_terminal_gets_colours_and_no_codes_of_names(model, capsys, monkeypatc
     """The table is drawn with escape codes of our own; those of names are shown."""
     import io
 
-    from costgraph.cli import screen
+    from costgraph.cli import output
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -160,7 +162,7 @@ def test_a_terminal_gets_colours_and_no_codes_of_names(model, capsys, monkeypatc
     assert "\x1b[" in text
     assert "\x1b[31m\u202e" not in text
     assert "\\x1b[31m\\u202e" in text.replace("\n", "")
-    assert isinstance(screen.Screen(out).isatty(), bool)
+    assert isinstance(output.Screen(out).isatty(), bool)
 
 
 @pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "+cmd|x", "-2+3", EVIL])

@@ -139,7 +139,8 @@ def test_shares_are_those_of_the_breakdown(fused):
         vertex = by_name[row.name]
         assert vertex.bound == row.bound
         assert vertex.seconds == pytest.approx(row.seconds * row.count)
-    assert "decode step on a6000 at B = 2, T = 128" in scene.subtitle
+    assert "decode step, B=2, T=128: " in scene.subtitle
+    assert scene.title == "model on a6000"
 
 
 def test_layer_level_keeps_the_time(tiny):
@@ -518,7 +519,7 @@ def test_command_writes_each_format(suffix, tmp_path, capsys):
     [
         (["gpt2", "-o", "x.txt"], "suffix names the format"),
         (["gpt2", "--batch", "1", "-o", "x.dot"], "need --on"),
-        (["gpt2", "--on", "a6000", "--batch", "1", "-o", "x.dot"], "--batch needs --context"),
+        (["gpt2", "--on", "a6000", "--batch", "1", "-o", "x.dot"], "no value for T"),
         (["gpt2", "--step", "1", "-o", "x.dot"], "--step needs --diff"),
         (["gpt2", "--on", "a6000", "--passes", "fuze", "-o", "x.dot"], "unknown pass"),
         (["gpt2", "--level", "ops", "-o", "x.dot"], "unknown level"),

@@ -100,7 +100,7 @@ def test_text_and_latex_show_norms() -> None:
     formula = cg.compile("llama-2-7b", "h100", fidelity="calibrated").tpot
     assert "‖" in formula.text()
     assert "smooth maximum" in formula.text()
-    assert r"\rVert_{" in formula.latex()
+    assert r"\right\Vert_{" in formula.latex()
 
 
 def test_the_expression_equals_the_evaluation() -> None:

@@ -47,7 +47,7 @@ def test_a_table_becomes_a_calibration(
         (["--from", "{t}"], "needs --device"),
         (["--from", "{t}", "--device", "a4o"], "unknown hardware"),
         (["--from", "{t}", "{t}", "--device", "a40"], "two tables of kind 'gemm'"),
-        (["--from", "{t}", "--device", "a40", "--plot", "x.gif"], "ends in .png or .svg"),
+        (["--from", "{t}", "--device", "a40", "--plot", "x.gif"], "one of .png, .svg"),
         (["--this-machine", "-o", "x.txt"], "ends in .toml"),
         (["--this-machine", "--minutes", "0"], "--minutes must be from"),
         ([], "one of the arguments"),

@@ -37,6 +37,7 @@ from costgraph.errors import InputError
 from costgraph.export.code import LANGUAGES, source
 from costgraph.formula import Arm, Formula, Span, Term
 from costgraph.formula.terms import Limit
+from costgraph.setting import Setting
 from costgraph.symbols import B, N, S, T, symbol
 
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
@@ -455,7 +456,10 @@ def test_helpers_are_written_only_where_needed():
 def test_the_header_says_what_it_is_and_cannot_be_escaped(language):
     text = '*/ x\n"""\n=# evil(); // --> </script>\u2028\u202e'
     formula = made(
-        "tpot - tpot", one(B * width), assumptions=(text,), limits=(Limit(B, Integer(9), text),)
+        "tpot - tpot",
+        one(B * width),
+        setting=Setting(text, assumptions=(text,), notes=(text,)),
+        limits=(Limit(B, Integer(9), text),),
     )
     printed = formula.code(language)
     mark = {"c": "//", "javascript": "//"}.get(language, "#")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sympy import Integer, Rational
 
-from costgraph.errors import InputError
-from costgraph.units import DIMENSIONS, UNITS, format_quantity, parse_quantity, shown
+from costgraph.errors import InputError, clip
+from costgraph.units import DIMENSIONS, UNITS, format_quantity, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_decimal_is_not_rounded_through_a_float():
         ("-1 GB/s", "bandwidth", ["must be positive"]),
         ("0 GB/s", "bandwidth", ["must be positive"]),
         ("0.0e0 GB/s", "bandwidth", ["must be positive"]),
-        ("1e25 B", "size", ["beyond any machine"]),
-        ("1e99 GB/s", "bandwidth", ["beyond any machine"]),
+        ("1e25 B", "size", ["beyond 1e24"]),
+        ("1e99 GB/s", "bandwidth", ["beyond 1e24"]),
         ("1e999999999 GB/s", "bandwidth", ["not a number with a unit"]),
         ("9" * 5000 + " GB/s", "bandwidth", ["not a number with a unit"]),
         ("nan GB/s", "bandwidth", ["not a number with a unit"]),
@@ -147,13 +147,13 @@ def test_no_unit_belongs_to_two_dimensions():
         assert UNITS[base][1] == 1
 
 
-def test_shown_survives_what_repr_does_not():
+def test_clip_survives_what_repr_does_not():
     nested: object = 1
     for _ in range(100_000):
         nested = [nested]
-    assert shown(nested) == "list too large to show"
-    assert shown(16**6000) == "int too large to show"
-    assert shown("x") == "'x'"
+    assert clip(nested) == "list too large to show"
+    assert clip(16**6000) == "int too large to show"
+    assert clip("x") == "'x'"
     while isinstance(nested, list):  # taken apart level by level, not by recursion
         nested = nested.pop()
 

@@ -20,7 +20,9 @@ NAMES = ["mixtral-8x7b", "deepseek-v3"]
 
 
 def config(name: str) -> dict:
-    return json.loads((DATA / f"{name}.json").read_text())
+    found = json.loads((DATA / f"{name}.json").read_text())
+    found.pop("quantization_config", None)
+    return found
 
 
 def compiled(name: str, passes: str, on: str = "h200", **changes):

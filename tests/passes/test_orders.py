@@ -186,7 +186,9 @@ def test_a_draft_has_passes_of_its_own_and_only_those_it_should(drafts):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (",inherit=page-kv", "no pass 'page-kv'"),
+        (",inherit=fuse|early-exit", "no draft gets a pass 'early-exit'"),
+        (",inherit=fuze", "did you mean 'fuse'"),
+        (",layers=2", "only a 'skip' draft"),
         (",draft-passes='speculative'", "does not speculate itself"),
         (",draft-passes='fuse,quantise'", "did you mean 'quantize'"),
         (",draft-passes='quantize{weights=int4,keep=down_proj:9}',inherit=none", "past the last"),
@@ -207,8 +209,17 @@ def test_a_skipping_draft_is_the_first_layers_of_whatever_the_target_became():
     assert all(r.presence.is_full for r in regions)
     wide = [any(t.dtype.bits == 16 and "q_proj" in t.name for t in r.body.sources) for r in regions]
     assert wide == [True, False, False]
-    with pytest.raises(CostgraphError, match="draft-passes"):
-        cg.compile("llama-3.2-1b", DEVICE, "speculative{draft-passes=fuse}")
+    for option in ("draft-passes=fuse", "inherit=none"):
+        with pytest.raises(CostgraphError, match="as they are"):
+            cg.compile("llama-3.2-1b", DEVICE, f"speculative{{{option}}}")
+
+
+def test_inheriting_what_is_not_there_is_said_and_compares(drafts):
+    text = f"fuse,speculative{{draft={drafts['dense']},gamma=2,inherit=fuse|page-kv}}"
+    made = cg.compile("llama-3.2-1b", DEVICE, text)
+    assert "speculative at inherit: the pipeline has no page-kv for the draft" in made.undone
+    # Taking a pass out for comparison must not make the rest unreadable.
+    assert len(cg.compare("llama-3.2-1b", DEVICE, [text]).ablations[0]) == 2
 
 
 def test_a_compiled_program_takes_further_passes_as_if_all_were_written_together():

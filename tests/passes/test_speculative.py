@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.errors import PipelineError
+from costgraph.errors import InputError, PipelineError
 from costgraph.passes import PASSES
 from costgraph.passes.acceptance import (
     break_even_alpha,
@@ -24,6 +24,7 @@ from costgraph.passes.acceptance import (
 )
 from costgraph.pipeline import parse, text_of
 from costgraph.symbols import symbol
+from costgraph.tune import LONGEST
 
 TARGET, DRAFT = "opt-13b", "opt-125m"
 
@@ -195,19 +196,27 @@ def test_the_best_draft_length_on_a_machine_beats_its_neighbours():
     chosen = best.passes[0]
     gamma = int(chosen.gamma)
     assert gamma > 0
+    # OPT has 2048 positions: the context leaves room for the longest draft.
+    (note,) = (s for s in best.assumptions if s.startswith("gamma = "))
+    context = 2048 - LONGEST
+    assert f"T = {context};" in note
 
     def seconds(g):
         other = cg.compile(TARGET, "a100", f"speculative{{draft={DRAFT},gamma={g},alpha=0.8}}")
-        return other.tpot.evaluate(B=1, T=2048)
+        return other.tpot.evaluate(B=1, T=context)
 
-    (note,) = (s for s in best.assumptions if s.startswith("gamma = "))
     even = float(note.rsplit(" ", 1)[1])
     at_even = text.replace("optimal", str(gamma)).replace("0.8", f"{even:.3f}")
-    assert cg.compile(TARGET, "a100", at_even).tpot.evaluate(B=1, T=2048) == pytest.approx(
+    assert cg.compile(TARGET, "a100", at_even).tpot.evaluate(B=1, T=context) == pytest.approx(
         seconds(0), rel=5e-3
     )
     times = [seconds(g) for g in range(20)]
     assert times.index(min(times)) == gamma
+    # Near the end of the positions only shorter drafts are considered.
+    late = cg.compile(TARGET, "a100", text.replace("}", ",at-context=2045}"))
+    assert int(late.passes[0].gamma) == min(gamma, 3)
+    with pytest.raises(InputError, match="no positions beyond"):
+        cg.compile(TARGET, "a100", text.replace("}", ",at-context=2049}"))
     # At large batch verification is no longer free, and drafting stops paying.
     crowded = cg.compile(TARGET, "a100", text.replace("}", ",at-batch=4096}"))
     assert int(crowded.passes[0].gamma) < gamma

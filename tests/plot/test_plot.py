@@ -88,7 +88,7 @@ def test_no_operation_is_above_its_roof(llama):
 
 
 @pytest.mark.parametrize(("phase", "values"), [("prefill", {"S": 2048}), ("decode", {"T": 2048})])
-@pytest.mark.parametrize("name", ["llama-2-7b", "llama-3-70b", "gpt2"])
+@pytest.mark.parametrize("name", ["llama-2-7b", "llama-3-70b", "pythia-160m"])
 def test_roofline_labels_do_not_overlap(name, phase, values):
     figure = plot.roofline(cg.compile(name, "h100"), phase, B=4, **values)
     (axes,) = figure.axes
@@ -500,3 +500,77 @@ def test_help_needs_no_heavy_library():
         "assert not {'sympy', 'matplotlib', 'numpy', 'networkx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+# --- what does not fit ---------------------------------------------------------------
+
+
+def warnings_of(figure: Figure) -> str:
+    return " ".join(t for t in " ".join(texts(figure)).split("⚠")[1:])
+
+
+def test_a_curve_says_where_the_memory_is_full():
+    compiled = cg.compile("llama-3-8b", "h100")
+    largest = max(b for b in range(1, 513) if compiled.fit(B=b, T=8192).fits)
+    figure = plot.curve(compiled, "B", 1, 512, T=8192)
+    (line,) = gids(figure, "memory-full")
+    assert 0.97 * largest <= line.get_xdata()[0] <= largest + 1
+    assert f"beyond B={int(line.get_xdata()[0])} it does not fit h100" in warnings_of(figure)
+    assert not gids(plot.curve(compiled, "B", 1, 16, T=8192), "memory-full")
+    both = {
+        "no passes": compiled,
+        "int4": cg.compile("llama-3-8b", "h100", "quantize{weights=int4}"),
+    }
+    several = plot.curve(both, "B", 1, 512, T=8192)
+    first, second = (a.get_xdata()[0] for a in gids(several, "memory-full"))
+    assert first < second
+    assert "no passes: beyond B=" in warnings_of(several)
+    along = plot.curve(compiled, "T", 1024, 2**22, B=8)
+    assert "beyond T=" in warnings_of(along)
+
+
+@pytest.mark.parametrize("over", ["B", "BW"])
+def test_a_curve_of_what_never_fits_says_so(over):
+    compiled = cg.compile("llama-3-70b", "h100", symbolic_hardware=over == "BW")
+    figure = plot.curve(compiled, over, *((1, 64) if over == "B" else (1e12, 1e13)), T=2048)
+    assert "does not fit: it needs" in warnings_of(figure)
+
+
+def test_the_end_of_the_memory_on_a_map_is_that_of_the_capacity():
+    compiled = cg.compile("llama-3-8b", "h100")
+    figure = plot.regime_map(compiled, "B", "T", (1, 512), (128, 32768))
+    assert "memory full" in texts(figure)
+    (axes,) = figure.axes
+    red = to_rgb("#B3261E")
+    (end,) = [c for c in axes.collections if len(c.get_edgecolor()) and
+              tuple(c.get_edgecolor()[0][:3]) == pytest.approx(red)]  # fmt: skip
+    for batch, context in np.concatenate([p.vertices for p in end.get_paths()])[::20]:
+        used = compiled.fit(B=float(batch), T=float(context)).bytes
+        assert used == pytest.approx(float(compiled.machine.memory.room), rel=0.02)
+    small = plot.regime_map(compiled, "B", "T", (1, 4), (128, 1024))
+    assert "memory full" not in texts(small)
+
+
+def test_the_other_figures_warn_too(llama):
+    large = cg.compile("llama-3-70b", "h100")
+    assert "does not fit" in warnings_of(plot.roofline(large, "decode", B=1, T=2048))
+    assert "does not fit" in warnings_of(plot.breakdown(large, "B", [1, 2], T=2048))
+    grown = plot.breakdown(llama, "B", [1, 16, 64], T=2048)
+    assert "from B=64 on it does not fit" in warnings_of(grown)
+    table = cg.compare("llama-3-70b", "h100", ["", "quantize{weights=int4}"], S=64, N=8)
+    assert "without passes it does not fit" in warnings_of(plot.waterfall(table, 1))
+    assert "the result" not in warnings_of(plot.waterfall(table, 1))
+    assert "no batch fits" in warnings_of(plot.pareto([large], [1, 2], T=2048))
+    for figure in (
+        plot.roofline(llama, "decode", B=1, T=2048),
+        plot.breakdown(llama, "B", [1, 2], T=2048),
+        plot.pareto([llama], [1, 2], T=2048),
+    ):
+        assert warnings_of(figure) == ""
+
+
+def test_survey_figures_name_their_accounting():
+    for name in ("survey-fig5", "survey-fig7", "survey-fig9", "survey-fig19", "survey-fig20"):
+        shown = " ".join(texts(plot.survey_figure(name)))
+        assert "accounting survey" in shown
+        assert "fidelity ideal" in shown

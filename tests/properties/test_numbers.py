@@ -13,7 +13,7 @@ from sympy import Integer
 
 import costgraph as cg
 from costgraph.errors import InputError
-from costgraph.given import number, whole
+from costgraph.number import number, whole
 
 WHOLE: tuple[Callable[[int], Any], ...] = (
     np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64,

@@ -9,7 +9,7 @@ import costgraph as cg
 from costgraph.accounting import EXACT
 from costgraph.api import Compiled
 from costgraph.count import parameters
-from costgraph.errors import CostgraphError
+from costgraph.errors import InputError
 from costgraph.hardware import load_hardware
 from costgraph.models.decoder import build
 from costgraph.passes import PASSES
@@ -43,7 +43,7 @@ def test_every_accepted_pipeline_verifies_and_gives_numbers(m, items, device):
     machine = load_hardware(device)
     try:
         made, trace = run(program, passes, machine)
-    except CostgraphError as refusal:
+    except InputError as refusal:
         event(type(refusal).__name__)  # an order that makes no sense is refused
         return
     verify_program(made)

@@ -278,7 +278,7 @@ def test_a_calibrated_page_says_so_and_follows_the_figures(opening: Callable[...
 def test_an_ideal_page_knows_no_latency_bound(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
     assert "▲ bound by latency" not in page.page.inner_text("main")
-    assert "fidelity" not in page.page.inner_text("#facts")
+    assert "fidelity ideal" in page.page.inner_text("#facts")
     assert "lower bound" in page.page.inner_text("footer")
     page.clean()
 

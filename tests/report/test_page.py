@@ -131,7 +131,7 @@ def test_hostile_names_are_only_text() -> None:
     assert len(tags.scripts) == 2
     assert not [t for t, a in tags.seen if t == "img" or "onerror" in a]
     assert "alert(1)" not in tags.scripts[-1]
-    assert data_of(made)["model"] == HOSTILE
+    assert data_of(made)["setting"]["model"] == HOSTILE
     assert f"<title>{HOSTILE}" not in made
 
 
@@ -237,7 +237,7 @@ def test_command_takes_every_fidelity(fidelity: str, tmp_path: Path) -> None:
     arguments = ["report", "llama-3-8b", "--on", "h100", "--passes", "fuse"]
     assert main([*arguments, "--fidelity", fidelity, "-o", str(target)]) == 0
     data = data_of(target.read_text(encoding="utf-8"))
-    assert data["fidelity"] == fidelity
+    assert data["setting"]["fidelity"] == fidelity
     decode = next(p for p in data["variants"][0][0]["phases"] if p["name"] == "decode")
     terms = [term for cost in decode["costs"] for term in cost[6]]
     assert any(norm is not None and len(arms) == 2 for _, norm, arms in terms)
@@ -246,7 +246,7 @@ def test_command_takes_every_fidelity(fidelity: str, tmp_path: Path) -> None:
 
 def test_an_ideal_page_holds_no_terms(page: str) -> None:
     data = data_of(page)
-    assert data["fidelity"] == "ideal"
+    assert data["setting"]["fidelity"] == "ideal"
     costs = [c for v in data["variants"][0] for p in v["phases"] for c in p["costs"]]
     assert {len(c) for c in costs} == {6}
 

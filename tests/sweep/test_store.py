@@ -57,7 +57,8 @@ def read(path: Path):
     if path.suffix in (".zarr", ".nc"):
         with open_sweep(path) as data:
             return data.load()
-    frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    exact = {"float_precision": "round_trip"}  # the default of some versions is not
+    frame = pd.read_csv(path, **exact) if path.suffix == ".csv" else pd.read_parquet(path)
     dims = ["hardware", "passes", "B", "N", "T"]
     return frame.drop(columns=["model", "S"]).set_index(dims).to_xarray()
 
@@ -79,8 +80,8 @@ def test_each_format_reads_back_equal(tmp_path, whole, suffix):
 def test_tables_have_a_row_a_point_in_order(tmp_path, whole):
     frame = pd.read_csv(write_sweep(tmp_path / "out.csv", *CALL, **GRID))
     assert list(frame.columns) == [
-        "model", "hardware", "passes", "B", "S", "N", "T", "ttft", "tpot", "latency",
-        "throughput", "memory", "flops", "bytes", "fits",
+        "model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T", "ttft",
+        "tpot", "latency", "throughput", "memory", "flops", "bytes", "fits",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * 4 * 3 * 2
     keys = frame[["hardware", "passes", "B", "N", "T"]].apply(tuple, axis=1).tolist()
@@ -158,16 +159,23 @@ def test_an_interruption_between_block_and_journal_costs_one_block(tmp_path, sma
         write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(6))
     journal = tmp_path / "out.zarr.partial" / "finished"
     lines = journal.read_text().splitlines()
-    assert lines == ["0", "1", "2", "3", "4", "5"]
+    assert [line.split()[0] for line in lines] == ["0", "1", "2", "3", "4", "5"]
     journal.write_text("\n".join(lines) + "\n2")  # cut off while being written
     write_sweep(path, *SMALL, **LESS, chunks=3)
     xr.testing.assert_identical(read(path), small)
 
 
-def test_an_interrupted_preparation_starts_afresh(tmp_path, small):
-    partial = tmp_path / "out.zarr.partial"
-    (partial / "store.zarr").mkdir(parents=True)
-    (partial / "store.zarr" / ".zgroup").write_text("{")
+def test_an_interrupted_preparation_starts_afresh(tmp_path, small, monkeypatch):
+    def half(plan, path):
+        path.mkdir()
+        (path / ".zgroup").write_text("{")
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr("costgraph.sweeping.grid._create", half)
+        with pytest.raises(Interrupted):
+            write_sweep(tmp_path / "out.zarr", *SMALL, **LESS, chunks=3)
+    assert os.listdir(tmp_path) == ["out.zarr.partial"]
     write_sweep(tmp_path / "out.zarr", *SMALL, **LESS, chunks=3)
     xr.testing.assert_identical(read(tmp_path / "out.zarr"), small)
 
@@ -179,7 +187,7 @@ def test_an_interrupted_preparation_starts_afresh(tmp_path, small):
         ({"chunks": 4}, "chunks"),
         ({"metrics": ["memory", "tpot"]}, "metrics"),
         ({"accounting": "survey"}, "accounting"),
-        ({"options": {"weights": "fp32"}}, "formulas"),
+        ({"weights": "fp32"}, "formulas"),
         ({"passes": [""]}, "values of passes"),
     ],
 )
@@ -194,15 +202,6 @@ def test_a_partial_sweep_of_other_inputs_is_refused(tmp_path, small, change, wor
         write_sweep(path, **arguments)
     write_sweep(path, *SMALL, **LESS, chunks=3)  # the refusal harmed nothing
     xr.testing.assert_identical(read(path), small)
-
-
-def test_a_broken_manifest_is_refused(tmp_path):
-    path = tmp_path / "out.zarr"
-    with pytest.raises(Interrupted):
-        write_sweep(path, *SMALL, **LESS, chunks=3, progress=stop_after(2))
-    (tmp_path / "out.zarr.partial" / "manifest.json").write_text("[1]")
-    with pytest.raises(InputError, match="not a manifest"):
-        write_sweep(path, *SMALL, **LESS, chunks=3)
 
 
 def test_two_sweeps_do_not_write_to_one_place(tmp_path):
@@ -225,7 +224,7 @@ def test_outputs_are_replaced_only_when_asked(tmp_path, name):
     write_sweep(path, "gpt2", "h100", B=[3], T=5, force=True)
     assert os.listdir(tmp_path) == [name]
     if path.suffix == ".csv":
-        assert path.read_text().splitlines()[1].split(",")[3] == "3"
+        assert path.read_text().splitlines()[1].split(",")[5] == "3"
 
 
 def test_a_directory_of_something_else_is_never_replaced(tmp_path):

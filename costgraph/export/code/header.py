@@ -78,6 +78,8 @@ def signature(
 
 def _comment(function: str, names: dict[str, str], formulas: Sequence[Formula]) -> list[str]:
     lines = [f"{function}({', '.join(names.values())})"]
+    settings = dict.fromkeys(f.setting for f in formulas if f.setting is not None)
+    lines += [_line(text) for setting in settings for text in setting.lines()]
     if len(formulas) == 1:
         lines.append(f"Result: {_line(formulas[0].name)} [{_line(formulas[0].unit)}]")
     else:
@@ -90,6 +92,9 @@ def _comment(function: str, names: dict[str, str], formulas: Sequence[Formula]) 
     assumptions = dict.fromkeys(a for f in formulas for a in f.assumptions)
     lines += ["Assumptions:"] if assumptions else []
     lines += [f"  {_line(a)}" for a in assumptions]
+    remarks = dict.fromkeys(text for setting in settings for text in setting.remarks)
+    lines += ["Notes:"] if remarks else []
+    lines += [f"  {_line(text)}" for text in remarks]
     limits = dict.fromkeys(x for f in formulas for x in f.limits)
     lines += ["Limits (not checked by this code):"] if limits else []
     lines += [f"  {_line(sstr(x.expr))} <= {_line(sstr(x.bound))}: {_line(x.why)}" for x in limits]

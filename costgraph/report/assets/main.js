@@ -42,13 +42,14 @@ function setup() {
 
 function facts() {
   const count = variant().parameters;
-  const text = `${DATA.devices.map((d) => d.title).join(", ")} · accounting ${DATA.accounting}${calibrated ? ` · fidelity ${DATA.fidelity}` : ""}`;
+  const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
+  $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
   $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")}) · ${text}` : text;
 }
 
 if (calibrated) {
   for (const item of document.querySelectorAll(".fitted")) item.hidden = false;
-  $("times").textContent = `Times are fitted to measured timings of kernels (fidelity ${DATA.fidelity}); the assumptions state their errors.`;
+  $("times").textContent = `Times are fitted to measured timings of kernels (fidelity ${DATA.setting.fidelity}); the assumptions state their errors.`;
 }
 buildControls();
 facts();

@@ -77,7 +77,7 @@ function roofed(engines, moving) {
   return moving > seconds ? { seconds: moving, bound: "memory", unit: "" } : { seconds, bound, unit };
 }
 
-const calibrated = DATA.fidelity !== "ideal";
+const calibrated = DATA.setting.fidelity !== "ideal";
 const MARKS = { memory: "●", compute: "■", latency: "▲" };
 
 // One step of a phase: a row per operation; times by the roofline, or by the calibration's terms.

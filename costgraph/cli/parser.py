@@ -1,0 +1,53 @@
+"""The parser of arguments: errors in one line, and options that mean one value take one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+#: Characters of a line of an error; what was typed may be longer.
+LONGEST = 1000
+
+
+class _Once(argparse.Action):
+    """Stores a value; a second one is refused, where the usual action drops the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        given: set[str] = namespace.__dict__.setdefault("_given", set())
+        if option_string is not None and self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice, and takes one value")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line and exit code 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see: {self.prog} --help)")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error.
+
+    Raises:
+        SystemExit: with code 2.
+    """
+    text = " ".join(message.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    print(f"costgraph: error: {text}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,84 @@
+"""Numbers and names as text and LaTeX: what all printers of formulas share."""
+
+from __future__ import annotations
+
+import re
+
+from sympy import Rational
+
+PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
+_NUMBERED = re.compile(r"([A-Za-z])(\d+)\Z")
+#: Dimensions whose second letter is a subscript.
+_SUBSCRIPTED = {"Hk": ("H", "k"), "dh": ("d", "h")}
+
+
+def number_text(value: Rational) -> str:
+    """A number, exact where short: ``4096``, ``33.55M``, ``1/2``, ``4.371e-05``."""
+    if value.is_Integer and abs(value) < 10**6:
+        return str(value)
+    if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
+        return f"{value.p}/{value.q}"
+    size = abs(value)
+    for scale, prefix in PREFIXES if size < 10**18 else ():
+        if size >= scale:
+            return f"{float(value / scale):.4g}{prefix}"
+    return f"{float(value):.4g}"
+
+
+def exact_text(value: Rational) -> str:
+    """A number to its last digit where it has few, else to twelve digits."""
+    text = str(value)
+    return text if len(text) <= 24 else f"{float(value):.12g}"
+
+
+def name_parts(name: str) -> tuple[str, str]:
+    """A symbol name and its subscript: ``F_bf16``, ``W1`` and ``Hk`` have one."""
+    if name in _SUBSCRIPTED:
+        return _SUBSCRIPTED[name]
+    match = _NUMBERED.match(name)
+    if match is not None:
+        return match[1], match[2]
+    head, _, rest = name.partition("_")
+    return head, rest.replace("_", ",")
+
+
+def symbol_latex(name: str) -> str:
+    """A symbol name: subscripts from underscores, words upright."""
+    head, rest = name_parts(name)
+    base = head if len(head) == 1 else rf"\mathrm{{{head}}}"
+    if not rest:
+        return base
+    return base + (
+        f"_{{{rest}}}" if len(rest) == 1 or rest.isdigit() else rf"_{{\mathrm{{{rest}}}}}"
+    )
+
+
+def number_latex(value: Rational, exact: bool = False) -> str:
+    """A number, exact where short or asked for, in scientific notation otherwise."""
+    sign = "-" if value < 0 else ""
+    if exact:
+        top, _, bottom = exact_text(abs(value)).partition("/")
+        if bottom:
+            return rf"{sign}\tfrac{{{top}}}{{{bottom}}}"
+        if "e" not in top:
+            return sign + top
+    if value.is_Integer and abs(value) < 10**6:
+        return str(value)
+    if value.is_Rational and value.q <= 64 and abs(value.p) < 10**4:
+        return rf"{sign}\tfrac{{{abs(value.p)}}}{{{value.q}}}"
+    mantissa, exponent = f"{float(value):.{11 if exact else 3}e}".split("e")
+    return rf"{float(mantissa):.12g}\times10^{{{int(exponent)}}}"
+
+
+_ESCAPES = {
+    **{c: rf"\{c}" for c in "#$%&_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "←": "", "…": r"\dots{}", "−": "-", "–": "--", "·": r"\textperiodcentered{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "‖": r"$\Vert$", "µ": r"$\mu$",
+}  # fmt: skip
+
+
+def text_latex(text: str) -> str:
+    """A text as it is shown; characters that LaTeX's usual fonts lack become ``?``."""
+    return "".join(_ESCAPES.get(c, c if ord(c) < 256 else "?") for c in text)

@@ -1,0 +1,100 @@
+"""Values for the symbols of formulas: what was given, what is usual, nothing made up.
+
+Every question about a point takes its values from here, so that a size which the
+model does not have, or a symbol without a value, is said in one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.formula import Formula
+from costgraph.number import MOST, Number, number, whole
+from costgraph.symbols import LEGEND
+
+#: Sizes of a request where nothing else is said: sequences, prompt and generated tokens.
+USUAL: Mapping[str, int] = {"B": 1, "S": 1024, "N": 256}
+#: Sizes of a request and of a model's answer: counts of something.
+WHOLE = frozenset("BSNTKG")
+#: Sizes that every formula may be asked at, whether it depends on them or not.
+_ALWAYS = frozenset(("B",))
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Number]:
+    """The values that are given, as numbers of Python; None stands for what is not.
+
+    Raises:
+        InputError: a size is no whole number from 1 to 1e12, or another value is not
+            a number above 0 and at most 1e12.
+    """
+    return {name: _checked(name, value) for name, value in given.items() if value is not None}
+
+
+def _checked(name: str, value: Any) -> Number:
+    if name in WHOLE:
+        return whole(value, name)
+    found = number(value, name)
+    if not 0 < found <= MOST:
+        raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}")
+    return found
+
+
+def workload(
+    formulas: Iterable[Formula],
+    given: Mapping[str, Any],
+    usual: Mapping[str, Any] = USUAL,
+    free: Iterable[str] = (),
+) -> dict[str, Number]:
+    """A value for every symbol of ``formulas``, as :func:`checked` has it.
+
+    Args:
+        formulas: of one model.
+        given: values by name; None stands for what was not given.
+        usual: what sizes are where nothing is given.
+        free: symbols that need no value.
+
+    Raises:
+        InputError: a value is no sane number, or nothing depends on it.
+        UnboundSymbolError: a symbol has neither a given nor a usual value.
+    """
+    every = list(formulas)
+    known = {s.name for f in every for s in f.symbols}
+    told = checked(given)
+    for name in told:
+        if name not in known | _ALWAYS:
+            what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
+            raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
+    values = {name: value for name, value in usual.items() if name in known} | told
+    missing = sorted(known - set(values) - set(free))
+    if missing:
+        meaning = "; ".join(f"{n}: {LEGEND.get(n, 'a symbol of a pass')}" for n in missing)
+        text = f"{_model(every)}: no value for {', '.join(missing)} ({meaning})"
+        raise UnboundSymbolError(text, missing)
+    return values
+
+
+def evaluated(formula: Formula, values: Mapping[str, Any]) -> float:
+    """The formula at a workload that may know more symbols than it has."""
+    names = {s.name for s in formula.symbols}
+    return float(formula.evaluate(**{k: v for k, v in values.items() if k in names}))
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, int | float]:
+    """Values as JSON holds them: whole numbers, else floats."""
+    return {k: int(v) if v % 1 == 0 else float(v) for k, v in values.items()}
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Values as headings tell them: ``B=1, S=1024``."""
+    return ", ".join(f"{k}={v}" for k, v in values.items())
+
+
+def _model(formulas: list[Formula]) -> str:
+    settings = (f.setting for f in formulas if f.setting is not None)
+    return next((s.model for s in settings), "the formula")
+
+
+def _hint(name: str, known: set[str]) -> str:
+    return nearest(name, known) or f"; it has {', '.join(sorted(known))}"

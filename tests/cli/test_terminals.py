@@ -1,0 +1,105 @@
+"""On a narrow terminal nothing that is typed or read as a number is cut."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costgraph.cli import main
+from costgraph.export.fitting import fitted, least, wrapped
+
+WIDE = 1000
+#: A command, and the cells of its table that must stand whole in a narrow one.
+COMMANDS = {
+    "analyze": ["analyze", "deepseek-v3", "--on", "h100", "--passes", "fuse", "--context", "99"],
+    "hardware": ["hardware"],
+    "one device": ["hardware", "h100"],
+    "devices": ["hardware", "compare", "h100", "mi300x", "tpu-v6e"],
+    "models": ["models"],
+    "passes": ["passes"],
+    "one pass": ["passes", "quantize"],
+    "compare": ["compare", "llama-3-8b", "--on", "h100,a6000", "--passes", "", "--passes",
+                "fuse,quantize{preset=w4a16}"],
+    "search": ["search", "llama-3-8b", "--on", "h100,a6000", "--passes", "", "--passes",
+               "fuse,quantize{weights=int4}", "-B", "1:8"],
+    "sweep": ["sweep", "llama-3-8b", "--on", "h100", "-B", "1,2", "-S", "100", "-N", "9"],
+}  # fmt: skip
+
+
+def shown(monkeypatch, capsys, line: list[str], columns: int) -> str:
+    """What a command prints on a terminal of a width, without colours."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(line) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def words(text: str) -> list[str]:
+    """Numbers with their unit, and names of letters and digits."""
+    return re.findall(r"[\d.]+ ?(?:[µmn]?s|GB|[kMGTP]?FLOP/s|[MGT]?B/s)?(?![\w.])|[\w.-]*\w", text)
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_words_and_numbers_stay_whole(monkeypatch, capsys, name, columns):
+    if name == "sweep":
+        pytest.importorskip("xarray")
+    line = COMMANDS[name]
+    wide = shown(monkeypatch, capsys, line, WIDE)
+    narrow = shown(monkeypatch, capsys, line, columns)
+    assert "…" not in re.sub(r" … ", " ", narrow) or "…" in re.sub(r" … ", " ", wide)
+    tables = [row for row in narrow.splitlines() if row[:1] in "┏┡│└┃" or "---" in row]
+    assert tables
+    # Narrower still, the terminal breaks lines where single words do not fit.
+    assert columns < 80 or all(len(row) <= columns for row in tables)
+    # Every word of the narrow table is one of the wide one, and what was left out is named.
+    assert set(words(narrow)) - set(words(wide)) <= set(
+        words("(no room for: widen the terminal, or --json)")
+    )
+    left = re.search(r"\(no room for (.*?): widen", narrow)
+    gone = set(left[1].split(", ")) if left else set()
+    first = {"models": "name", "hardware": "name", "one pass": "option", "passes": "pass"}
+    assert first.get(name, "memory") not in gone
+
+
+def test_names_that_are_typed_stand_whole_at_80_columns(monkeypatch, capsys):
+    for command in ("models", "hardware"):
+        assert main([command, "--json"]) == 0
+        names = [m["name"] for m in json.loads(capsys.readouterr().out)]
+        text = shown(monkeypatch, capsys, [command], 80)
+        assert [n for n in names if f"│ {n} " not in text] == []
+
+
+cells = st.text("ab1,+| ", min_size=1, max_size=24).map(str.strip).filter(bool)
+
+
+@given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=4), st.integers(8, 60))
+def test_a_fitted_table_keeps_every_character_and_its_width(rows, room):
+    head = ("a", "b b", "c")
+    kept, found, dropped = fitted(head, rows, room, 2, ("b b", "c"))
+    places = [i for i, name in enumerate(head) if name not in dropped]
+    for row, cut in zip(rows, found, strict=True):
+        for place, cell in zip(places, cut, strict=True):
+            assert cell.replace("\n", "").replace(" ", "") == row[place].replace(" ", "")
+            for part in cell.split("\n"):  # broken only where a reader would
+                assert part == part.strip()
+    widths = [
+        max(len(x) for r in (kept, *found) for x in r[i].split("\n")) for i in range(len(kept))
+    ]
+    needed = sum(
+        least(head[i]) if not rows else max(least(head[i]), *(least(r[i]) for r in rows))
+        for i in places
+    )
+    assert sum(widths) + 2 * (len(widths) - 1) <= max(room, needed + 2 * (len(widths) - 1))
+
+
+def test_numbers_keep_their_units_and_their_commas():
+    assert wrapped("memory 80.25 GB > 80 GB at B=102", 10) == "memory\n80.25 GB >\n80 GB at\nB=102"
+    assert wrapped("q_proj+k_proj,v_proj", 8) == "q_proj+\nk_proj,\nv_proj"
+    assert least("131,072; 0 past 4096") == len("131,072;")

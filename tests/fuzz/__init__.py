@@ -1,0 +1,1 @@
+"""Random input to every command: it is used, or refused in one line."""
