@@ -277,7 +277,11 @@ def _holders(graph: Graph) -> tuple[str, ...]:
     units = dict.fromkeys(node.unit for node in graph.nodes)
     if len(units) < 2:
         return tuple(units)
-    return tuple(u for u in units if _of_unit(graph, u).persistent)
+    return tuple(u for u in units if _computes(graph, u))
+
+
+def _computes(graph: Graph, unit: str) -> bool:
+    return any(n.op.kind != "send" for n in graph.nodes if n.unit == unit)
 
 
 def _of_unit(graph: Graph, unit: str) -> Graph:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from sympy import Expr, Integer
 
+from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.passes.parallel.plan import Degrees, planned
 from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
@@ -56,6 +57,8 @@ class Parallelize(Pass):
         return Degrees(self.tp, self.cp, self.ep if alone else self.dp, self.pp, self.ep)
 
     def run(self, program: Program, system: System) -> Outcome:
+        if program.devices != 1:
+            raise PipelineError("the model is shared among devices already: give all degrees once")
         plan = planned(self.degrees, system, self.micro, self.sequence, self.load)
         if plan.degrees.devices == 1:
             miss = Miss(self.name, program.name, "every degree is one: one device has it all")

@@ -86,8 +86,13 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
         UnevenError: heads or widths do not divide by the degree.
     """
     opened = unfused(graph)
-    if group.degree == 1:  # tensors stay whole; experts may be shared
-        return _Walk(group).graph(opened, ""), ()
+    if group.degree == 1:  # tensors stay whole; experts or positions may be shared
+        try:
+            return _Walk(group).graph(opened, ""), ()
+        except BlockedError as error:
+            raise PipelineError(
+                f"positions of {graph.name} cannot lie on several devices: {error}"
+            ) from None
     stays, ends = _feasible(opened, group)
     walk = _Walk(group, frozenset(stays), frozenset(ends))
     try:
@@ -275,9 +280,9 @@ class _Level:
         return Graph(self.whole.name, sources, tuple(self.nodes), outputs)
 
     def _at_start(self, tensor: Tensor) -> Place:
-        """Where an input lies: the step's positions in parts, where they are split."""
+        """Where an input, or what regions hand on, lies: the step's positions in parts, where they are split."""
         c = self.group.context
-        if self.path or c == 1 or self.group.decoding or q not in tensor.shape:
+        if c == 1 or self.group.decoding or q not in tensor.shape:
             return WHOLE
         axis = tensor.shape.index(q)
         return Place(axis, tensor.shape[axis] / c)
