@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 
+from costgraph.draft import Draft
 from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
 from costgraph.ops import (
@@ -22,7 +23,7 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
-from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
+from costgraph.rewrite import Replacement, Rule, rewrite_program
 from costgraph.tensor import Role
 
 #: Rows and columns of an output tile of a matrix product, and its accumulator's bytes.
@@ -142,7 +143,7 @@ class Chain:
     consumers: frozenset[str]
     dims: tuple[tuple[Symbol, Expr], ...] = ()
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Try to merge ``node`` into what makes one of its operands."""
         takes = (
             family(node) == "product"
@@ -167,7 +168,7 @@ class Chain:
                 return merge(graph, (producer, node), recompute)
         return None if reason is None else Miss(self.name, node.name, reason)
 
-    def _refusal(self, graph: Graph, p: Node, c: Node, machine: Machine) -> str | None:
+    def _refusal(self, graph: Draft, p: Node, c: Node, machine: Machine) -> str | None:
         made = [t.name for t in p.outputs]
         if self.name == "prologue":
             if not kinds(p) <= NORMS:
@@ -185,15 +186,10 @@ class Chain:
         return None
 
 
-def _indirect(graph: Graph, p: Node, c: Node) -> bool:
+def _indirect(graph: Draft, p: Node, c: Node) -> bool:
     """True if a path besides the direct edges leads from ``p`` to ``c``: a cycle if merged."""
-    for tensor in p.outputs:
-        for user in graph.consumers[tensor.name]:
-            if user.name != c.name and reaches(
-                graph, [t.name for t in user.outputs], c.name, {c.name}
-            ):
-                return True
-    return False
+    made = {t.name for t in p.outputs}
+    return graph.made_from((i for i in c.inputs if i not in made), made, p)
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ class Siblings:
 
     name: str = "siblings"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
         if node.op.kind not in MATRIX_PRODUCTS:
             return None
@@ -221,12 +217,10 @@ class Siblings:
         return merge(graph, group)
 
 
-def _depends(graph: Graph, a: Node, b: Node) -> bool:
+def _depends(graph: Draft, a: Node, b: Node) -> bool:
     """True if one of two nodes uses what the other makes, however far."""
-    return any(
-        reaches(graph, [t.name for t in first.outputs], second.name, set())
-        for first, second in ((a, b), (b, a))
-    )
+    first, second = sorted((a, b), key=graph.position)
+    return graph.made_from(second.inputs, {t.name for t in first.outputs}, first)
 
 
 @dataclass(frozen=True)
@@ -239,7 +233,7 @@ class Flash:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     name: str = "flash"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the scores."""
         if not isinstance(node.op, AttentionScores):
             return None
@@ -285,7 +279,7 @@ class Flash:
 
     def _split(
         self,
-        graph: Graph,
+        graph: Draft,
         node: Node,
         chain: tuple[Node, ...],
         key_bytes: Expr,
@@ -324,7 +318,7 @@ class Flash:
 _SMALL = "tiles this small read K and V more than scores would move"
 
 
-def _attention_name(graph: Graph, node: Node) -> str:
+def _attention_name(graph: Draft, node: Node) -> str:
     """``attention`` under the prefix of the scores, or after them where that is taken."""
     prefix = node.name.removesuffix("qk_matmul")
     # Scores under another name are no prefix: ``scores`` becomes ``scores.attention``.
@@ -336,8 +330,8 @@ def _attention_name(graph: Graph, node: Node) -> str:
     return name
 
 
-def _is_free(graph: Graph, name: str) -> bool:
-    return all(n.name != name for n in graph.nodes)
+def _is_free(graph: Draft, name: str) -> bool:
+    return graph.node(name) is None
 
 
 def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:
@@ -369,7 +363,7 @@ def working_set(p: Node, c: Node) -> Expr:
 
 
 def merge(
-    graph: Graph, nodes: tuple[Node, ...], recompute: tuple[tuple[str, Expr], ...] = ()
+    graph: Draft, nodes: tuple[Node, ...], recompute: tuple[tuple[str, Expr], ...] = ()
 ) -> Replacement:
     """``nodes`` as one :class:`Fused` node; fused ones are opened first.
 
@@ -378,7 +372,7 @@ def merge(
     inner: list[Node] = []
     factors = list(recompute)
     names = {n.name for n in nodes}
-    for node in sorted(nodes, key=lambda n: graph.nodes.index(n)):
+    for node in sorted(nodes, key=graph.position):
         if isinstance(node.op, Fused):
             inner.extend(node.op.body.nodes)
             factors.extend(node.op.recompute)

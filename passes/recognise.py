@@ -96,6 +96,7 @@ def tidy(graph: Graph) -> Graph:
     renamed: dict[str, str] = {}
     made: dict[str, Node] = {}
     nodes: list[Node] = []
+    results = set(graph.outputs)
     for given in graph.nodes:
         node = replace(given, inputs=tuple(renamed.get(i, i) for i in given.inputs))
         if isinstance(node.op, Repeat):
@@ -110,7 +111,7 @@ def tidy(graph: Graph) -> Graph:
             elif not _changes_nothing(op, graph.tensors[before.inputs[0]].shape):
                 break  # views between two shapes tell rules what axes mean
             node = replace(node, op=op, inputs=before.inputs)
-        if isinstance(node.op, (Transpose, Reshape)) and node.output not in graph.outputs:
+        if isinstance(node.op, (Transpose, Reshape)) and node.output not in results:
             base = graph.tensors[node.inputs[0]]
             if _changes_nothing(node.op, base.shape):
                 renamed[node.output] = base.name
@@ -119,8 +120,8 @@ def tidy(graph: Graph) -> Graph:
         made.update((t.name, node) for t in node.outputs)
     tidied = live(replace(graph, nodes=tuple(nodes)))
     # Operands handed in stay, used or not.
-    inputs = tuple(t for t in graph.sources if t in tidied.sources or t in graph.inputs)
-    return replace(tidied, sources=inputs)
+    kept = {t.name for t in (*tidied.sources, *graph.inputs)}
+    return replace(tidied, sources=tuple(t for t in graph.sources if t.name in kept))
 
 
 def _changes_nothing(op: Transpose | Reshape, shape: tuple[Expr, ...]) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from sympy import Mul
 
-from costgraph.graph import Graph, Node
+from costgraph.draft import Draft
+from costgraph.graph import Node
 from costgraph.machine import Machine
 from costgraph.ops import AttentionScores, AttentionValues, Linear, Softmax
 from costgraph.ops.arrays import Cast, Fill, Triangle
@@ -24,7 +25,7 @@ from costgraph.tensor import Role, Tensor
 SWAP = (0, 2, 1, 3)
 
 
-def _sole(graph: Graph, node: Node) -> Node | None:
+def _sole(graph: Draft, node: Node) -> Node | None:
     """The only consumer of a node with one result."""
     users = graph.consumers[node.output]
     return users[0] if len(users) == 1 and node.output not in graph.outputs else None
@@ -36,7 +37,7 @@ class TurnedTwice:
 
     name: str = "turned"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the second reshape."""
         if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
             return None
@@ -62,7 +63,7 @@ class FlatProduct:
 
     name: str = "rows"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
         if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
             return None
@@ -92,7 +93,7 @@ class WeightMatrix:
 
     name: str = "weight"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the product."""
         if not isinstance(node.op, MatMul):
             return None
@@ -111,11 +112,7 @@ class WeightMatrix:
         name = node.name
         module = name.rpartition(".")[0]
         # The product stands for its module, as a projection does elsewhere.
-        if (
-            module
-            and all(n.name != module for n in graph.nodes)
-            and weight.name == (f"{module}.weight")
-        ):
+        if module and graph.node(module) is None and weight.name == (f"{module}.weight"):
             name = module
         new = Node(name, Linear(), (x.name, weight.name), node.outputs)
         return Replacement((node,), new)
@@ -127,7 +124,7 @@ class Batched:
 
     name: str = "batched"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the view behind the product."""
         if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
             return None
@@ -170,7 +167,7 @@ class Scores:
     mask: str = "skip"
     name: str = "attention"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the second product."""
         if not isinstance(node.op, MatMul) or len(node.outputs[0].shape) not in (3, 4):
             return None
@@ -224,7 +221,7 @@ class Scores:
 
     def _attention(
         self,
-        graph: Graph,
+        graph: Draft,
         chain: tuple[Node, ...],
         node: Node,
         first: Node,
@@ -236,8 +233,7 @@ class Scores:
     ) -> Replacement:
         prefix = node.name.rpartition(".")[0]
         prefix = f"{prefix}." if prefix else f"{node.name}."
-        taken = {n.name for n in graph.nodes} | set(graph.tensors)
-        if any(f"{prefix}{s}" in taken for s in ("qk_matmul", "softmax", "sv_matmul")):
+        if not all(graph.is_free(f"{prefix}{s}") for s in ("qk_matmul", "softmax", "sv_matmul")):
             prefix = f"{node.name}."
         tensors = dict(graph.tensors)
         made: list[Node] = []
@@ -277,7 +273,7 @@ class Scores:
         return Replacement(chain, new, tuple(made))
 
 
-def _probabilities(graph: Graph, name: str, chain: list[Node]) -> str | None:
+def _probabilities(graph: Draft, name: str, chain: list[Node]) -> str | None:
     """Below the softmax over the last axis, and whatever guards its rows."""
     for _ in range(4):
         node = graph.producer.get(name)
@@ -300,7 +296,7 @@ def _probabilities(graph: Graph, name: str, chain: list[Node]) -> str | None:
     return None
 
 
-def _guarded(graph: Graph, node: Node, chain: list[Node]) -> str | None:
+def _guarded(graph: Draft, node: Node, chain: list[Node]) -> str | None:
     """Below a choice of zeros for rows that are masked throughout; its nodes pass into ``chain``.
 
     Frameworks put it behind a softmax so that such rows do not become NaN.
@@ -329,7 +325,7 @@ def _guarded(graph: Graph, node: Node, chain: list[Node]) -> str | None:
     return chances[0]
 
 
-def _leads_to_scores(graph: Graph, name: str) -> bool:
+def _leads_to_scores(graph: Draft, name: str) -> bool:
     """True if a product of matrices stands a few steps below."""
     for _ in range(5):
         node = graph.producer.get(name)
@@ -343,12 +339,12 @@ def _leads_to_scores(graph: Graph, name: str) -> bool:
     return False
 
 
-def _flattened(graph: Graph, first: Node, last: Node) -> bool:
+def _flattened(graph: Draft, first: Node, last: Node) -> bool:
     """True for products whose batch and head axes are one."""
     return len(first.outputs[0].shape) == 3 and len(last.outputs[0].shape) == 3
 
 
-def _unscaled(graph: Graph, name: str) -> tuple[str, list[Node]]:
+def _unscaled(graph: Draft, name: str) -> tuple[str, list[Node]]:
     """Below scales by constants, and the nodes that scale."""
     node = makes(graph, name, "scale")
     if node is None or _sole(graph, node) is None:
@@ -357,7 +353,7 @@ def _unscaled(graph: Graph, name: str) -> tuple[str, list[Node]]:
     return below, [node, *more]
 
 
-def is_triangle(graph: Graph, name: str) -> bool:
+def is_triangle(graph: Draft, name: str) -> bool:
     """True if a tensor is a causal mask: made of a triangle and constants alone.
 
     A single comparison of the difference of two ranges is a triangle, too.
@@ -395,7 +391,7 @@ class Grouped:
 
     name: str = "grouped"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the exchange of heads and positions in front of attention."""
         if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
             return None
@@ -454,7 +450,7 @@ class RopeLayout:
 
     name: str = "rope-layout"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the second exchange."""
         if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
             return None
@@ -476,7 +472,7 @@ class HeadsIn:
 
     name: str = "heads"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
         if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
             return None
@@ -500,7 +496,7 @@ class HeadsOut:
 
     name: str = "joined-heads"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
         if type(node.op) is not Linear or node.op.contract != 1:
             return None
