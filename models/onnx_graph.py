@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip, nearest
-from costgraph.graph import Graph
 from costgraph.models.traced.formats import LARGEST, Dimensions
-from costgraph.models.traced.lowering import Lowering
-from costgraph.models.traced.program import forward
+from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
 from costgraph.program import Program
 
@@ -65,14 +63,9 @@ def from_onnx(
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
     traced = read_onnx(Path(path), Dimensions(dims), name)
-    return forward(lowered(traced, mask), traced.notes, recognise, mask)
-
-
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced ONNX graph."""
     from costgraph.models.traced.onnx_layers import DIALECT
 
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
+    return program_of(traced, DIALECT, mask, recognise)
 
 
 def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:

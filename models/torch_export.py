@@ -16,11 +16,9 @@ from typing import Any
 from sympy import Add, Expr, Integer, Max, Min, Mul, Pow, Rational, floor
 
 from costgraph.errors import ModelError, clip, nearest
-from costgraph.graph import Graph
 from costgraph.models.traced.codec import from_json
 from costgraph.models.traced.formats import Dimensions
-from costgraph.models.traced.lowering import Lowering
-from costgraph.models.traced.program import forward
+from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import Call, Ref, Result, Source, Traced
 from costgraph.program import Program
 
@@ -54,18 +52,13 @@ def from_torch(
         ModelError: the program holds an operator without a rule.
     """
     traced = exported if isinstance(exported, Traced) else trace(exported, symbols, name)
-    return forward(lowered(traced, mask), traced.notes, recognise, mask)
+    from costgraph.models.traced.aten import DIALECT
+
+    return program_of(traced, DIALECT, mask, recognise)
 
 
 #: The same under the name that other loaders follow.
 load_traced = from_torch
-
-
-def lowered(traced: Traced, mask: str = "skip") -> Graph:
-    """The graph of operations of a traced program."""
-    from costgraph.models.traced.aten import DIALECT
-
-    return Lowering(traced, DIALECT, mask).run(DIALECT.rules)
 
 
 def read_traced(path: Path, name: str = "") -> Traced:

@@ -19,6 +19,8 @@ from costgraph.tensor import Role, Tensor
 
 #: Candidate distances between a layer and the next that are tried.
 PERIODS = 16
+#: Operations between two users of a tensor that make them users in two layers.
+LAYER = 4
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 
 
@@ -71,13 +73,18 @@ def folded(graph: Graph, shortest: int, hits: list[str], misses: list[Miss]) -> 
 def by_need(graph: Graph) -> tuple[Node, ...]:
     """Nodes, operands first, depth first from the results: alike layers come in alike order.
 
-    What many nodes use and few lead to (rotary tables, masks) comes before all
-    else, or it would stand in the middle of the first layer.
+    What layers share (rotary tables, masks) comes before all else, or it would stand
+    in the middle of the first layer.
     """
     seen: set[str] = set()
     order: list[Node] = []
     used = {i for n in graph.nodes for i in n.inputs}
-    roots = [n for n in graph.nodes if _is_table(graph, n)]
+    places = _places(graph)
+    roots = [
+        n
+        for n in graph.nodes
+        if any(_by_layers(graph.consumers[t.name], places) for t in n.outputs)
+    ]
     roots += [graph.producer[o] for o in graph.outputs if o in graph.producer]
     roots += [n for n in graph.nodes if not any(t.name in used for t in n.outputs)]
     for root in roots:
@@ -94,20 +101,28 @@ def by_need(graph: Graph) -> tuple[Node, ...]:
     return tuple(order)
 
 
-def _is_table(graph: Graph, node: Node) -> bool:
-    """True if four nodes or more use a result, and few nodes lead to it."""
-    if all(len(graph.consumers[t.name]) < 4 for t in node.outputs):
-        return False
-    most = min(24, len(graph.nodes) // 4)
-    seen: set[str] = {node.name}
-    open_ = [node]
-    while open_ and len(seen) <= most:
-        for name in open_.pop().inputs:
-            before = graph.producer.get(name)
-            if before is not None and before.name not in seen:
-                seen.add(before.name)
-                open_.append(before)
-    return len(seen) <= most
+def _places(graph: Graph) -> Mapping[str, tuple[int, int]]:
+    """Nodes on the longest way from the sources to each node, and from it to the results."""
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    for node in graph.nodes:
+        makers = (graph.producer.get(i) for i in node.inputs)
+        before[node.name] = 1 + max((before[n.name] for n in makers if n is not None), default=0)
+    for node in reversed(graph.nodes):
+        users = (u for t in node.outputs for u in graph.consumers[t.name])
+        after[node.name] = 1 + max((after[u.name] for u in users), default=0)
+    return {name: (before[name], after[name]) for name in before}
+
+
+def _by_layers(users: tuple[Node, ...], places: Mapping[str, tuple[int, int]]) -> bool:
+    """True if two users do the same in different layers: one of them stands much later."""
+    first: dict[object, tuple[int, int]] = {}
+    for user in users:
+        place = places[user.name]
+        other = first.setdefault((user.op, len(user.inputs)), place)
+        if max(abs(a - b) for a, b in zip(place, other, strict=True)) >= LAYER:
+            return True
+    return False
 
 
 # --- finding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
@@ -10,6 +11,7 @@ from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 from costgraph.draft import Draft
 from costgraph.graph import Graph, Node
 from costgraph.machine import Machine
+from costgraph.ops import Add as Sum
 from costgraph.ops import (
     Alibi,
     AttentionScores,
@@ -18,9 +20,14 @@ from costgraph.ops import (
     Softmax,
     SplitScores,
 )
+from costgraph.ops.base import same
+from costgraph.ops.bias import ScoreBias
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
+from costgraph.ops.image import WindowMask
 from costgraph.ops.latent import SplitFlash
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+from costgraph.ops.maps import Map
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.rewrite import Replacement, Rule, rewrite_program
@@ -33,7 +40,7 @@ ACCUMULATOR = Integer(4)
 ELEMENTWISE = frozenset(
     {
         "activation", "multiply", "add", "scale", "soft-cap", "row-scale",
-        "batch-norm", "add-channels", "modulate", "gate", "map", "cast",
+        "batch-norm", "add-channels", "modulate", "gate", "map", "cast", "score-bias",
     }
 )  # fmt: skip
 #: Matrix products; those of experts are one kernel grouped by expert.
@@ -235,19 +242,12 @@ class Flash:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the scores."""
-        if not isinstance(node.op, AttentionScores):
+        if not isinstance(node.op, (AttentionScores, LocalScores)):
             return None
-        chain: list[Node] = [node]
-        cap = alibi = False
-        while not isinstance(chain[-1].op, AttentionValues):
-            users = graph.consumers[chain[-1].output]
-            if len(users) != 1 or chain[-1].output in graph.outputs:
-                return Miss(self.name, node.name, "an intermediate is needed elsewhere")
-            if not isinstance(users[0].op, (Softmax, SoftCap, Alibi, AttentionValues)):
-                return Miss(self.name, node.name, f"{users[0].op.kind} between scores and values")
-            cap = cap or isinstance(users[0].op, SoftCap)
-            alibi = alibi or isinstance(users[0].op, Alibi)
-            chain.append(users[0])
+        chain = self._chain(graph, node)
+        if isinstance(chain, Miss):
+            return chain
+        steps = [n.op for n in chain]
         values = chain[-1]
         query, keys = graph.operands(node)[0], graph.operands(node)[len(node.inputs) // 2]
         # Queries and keys in two parts (latent attention) are as wide as both together.
@@ -262,20 +262,44 @@ class Flash:
             return self._split(graph, node, tuple(chain), key_bytes, rows, width)
         if not self._saves(head * keys.dtype.bytes_per_element, rows, width):
             return Miss(self.name, node.name, _SMALL)
+        local = isinstance(node.op, LocalScores)
+        if local and not self.cached:
+            return Miss(self.name, node.name, "blocks of local attention share what they read")
+        biases = tuple(
+            i for a, b in pairwise(chain[:-1]) for i in _put_on_scores(graph, b, a.output)
+        )
         op = FlashAttention(
-            node.op.mask,
+            "none" if isinstance(node.op, LocalScores) else node.op.mask,
             None if self.cached else rows,
             self.causal_traffic,
-            cap,
+            any(isinstance(s, SoftCap) for s in steps),
             self.splits,
-            node.op.paging,
-            node.op.window,
-            alibi,
+            None if isinstance(node.op, LocalScores) else node.op.paging,
+            None if isinstance(node.op, LocalScores) else node.op.window,
+            any(isinstance(s, Alibi) for s in steps),
+            len(biases),
+            node.op.reach if isinstance(node.op, LocalScores) else None,
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
-        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases)
         name = _attention_name(graph, node)
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
+
+    def _chain(self, graph: Draft, node: Node) -> list[Node] | Miss:
+        """Everything from the scores to the values."""
+        chain: list[Node] = [node]
+        while not isinstance(chain[-1].op, _LAST_IN_ATTENTION):
+            scores = chain[-1].output
+            users = graph.consumers[scores]
+            if len(users) != 1 or scores in graph.outputs:
+                return Miss(self.name, node.name, "an intermediate is needed elsewhere")
+            (user,) = users
+            last = isinstance(user.op, _LAST_IN_ATTENTION)
+            inside = last or isinstance(user.op, (*_IN_ATTENTION, LocalSoftmax))
+            if not ((inside and user.inputs[0] == scores) or _put_on_scores(graph, user, scores)):
+                return Miss(self.name, node.name, f"{user.op.kind} between scores and values")
+            chain.append(user)
+        return chain
 
     def _split(
         self,
@@ -290,8 +314,10 @@ class Flash:
         name = "attention" if _is_free(graph, "attention") else _attention_name(graph, node)
         assert isinstance(node.op, SplitScores)
         values = chain[-1].inputs[1]
-        if any(isinstance(n.op, SoftCap) for n in chain):
-            return Miss(self.name, node.name, "no kernel caps scores of queries in two parts")
+        for inner in chain[1:-1]:
+            if not isinstance(inner.op, Softmax) or len(inner.inputs) > 1:
+                why = f"no kernel with {inner.op.kind} takes queries in two parts"
+                return Miss(self.name, node.name, why)
         # Latent vectors that are keys and values at once serve all heads of a position:
         # where few positions are processed, as this form is made for, they are read once.
         shared = values == node.inputs[2]
@@ -313,6 +339,26 @@ class Flash:
         ``2·dh·(kv bytes)/rows`` per pair against ``4·(activation bytes)``.
         """
         return self.cached or (key_bytes <= 2 * rows * width) is true
+
+
+#: What tiled attention does to its scores, beside what is put on them.
+_IN_ATTENTION = (Softmax, SoftCap, Alibi, ScoreBias)
+_LAST_IN_ATTENTION = (AttentionValues, LocalValues)
+
+
+def _put_on_scores(graph: Draft, node: Node, scores: str) -> tuple[str, ...]:
+    """Operands that a node adds to scores, or by which it hides pairs; () if it does neither."""
+    op = node.op
+    adds = isinstance(op, (Sum, WindowMask, ScoreBias))
+    if not adds and not (isinstance(op, Map) and op.function == "add"):
+        return ()
+    others = tuple(i for i in node.inputs if i != scores)
+    kept = len(others) == len(node.inputs) - 1
+    shape = graph.tensors[scores].shape
+    wide = len(shape) == len(node.outputs[0].shape) and all(
+        same(a, b) for a, b in zip(shape, node.outputs[0].shape, strict=True)
+    )
+    return others if kept and wide else ()
 
 
 _SMALL = "tiles this small read K and V more than scores would move"

@@ -19,11 +19,11 @@ from costgraph.passes.recognise_attention import (
     HeadsIn,
     HeadsOut,
     RopeLayout,
-    Scores,
     TurnedTwice,
     WeightMatrix,
 )
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
+from costgraph.passes.recognise_scores import Scores
 from costgraph.pipeline import Miss, Outcome, Pass, option
 from costgraph.program import Program
 from costgraph.rewrite import Rule, live, rewrite_graph
@@ -60,7 +60,7 @@ class Recognise(Pass):
         return (
             (FlatProduct(), WeightMatrix(), TurnedTwice(), Batched()),
             (Bias(), Gelu(), Silu(), Norms(), Rotary()),
-            (Scores(self.mask),),
+            (Scores(),),
             (Grouped(),),
             (RopeLayout(),),
             (HeadsIn(), HeadsOut(), Gate()),
@@ -92,8 +92,9 @@ def recognised_graph(
 
 
 def tidy(graph: Graph) -> Graph:
-    """Views of views become one view, views that change nothing disappear."""
+    """Views of views become one view; those that change nothing, or stand twice, disappear."""
     renamed: dict[str, str] = {}
+    views: dict[object, str] = {}
     made: dict[str, Node] = {}
     nodes: list[Node] = []
     results = set(graph.outputs)
@@ -115,6 +116,11 @@ def tidy(graph: Graph) -> Graph:
             base = graph.tensors[node.inputs[0]]
             if _changes_nothing(node.op, base.shape):
                 renamed[node.output] = base.name
+                continue
+        if node.op.is_view and node.output not in results:
+            first = views.setdefault((node.op, node.inputs), node.output)
+            if first != node.output:
+                renamed[node.output] = first
                 continue
         nodes.append(node)
         made.update((t.name, node) for t in node.outputs)

@@ -47,6 +47,12 @@ def under_casts(graph: Draft, name: str) -> tuple[str, tuple[Node, ...]]:
     return name, tuple(passed)
 
 
+def sole_user(graph: Draft, node: Node) -> Node | None:
+    """The only consumer of a node with one result."""
+    users = graph.consumers[node.output]
+    return users[0] if len(users) == 1 and node.output not in graph.outputs else None
+
+
 def only_inside(graph: Draft, nodes: Iterable[Node], last: Node) -> bool:
     """True if what ``nodes`` make, ``last`` apart, is used among them alone."""
     listed = {n.name: n for n in nodes}

@@ -15,11 +15,12 @@ from sympy import Expr, Integer
 from costgraph.models.traced import aten_layers as layers
 from costgraph.models.traced.aten_layers import argument, matrices, stated
 from costgraph.models.traced.formats import BOOL
-from costgraph.models.traced.lowering import Dialect, Lowering, Rule, Value
+from costgraph.models.traced.lowering import TO_THE_END, Dialect, Lowering, Rule
 from costgraph.models.traced.onnx_rules import gathered
 from costgraph.models.traced.record import Call, Ref
-from costgraph.ops.arrays import Copy, Fill, GatherElements, Join, Scatter, Triangle
-from costgraph.ops.maps import Cumulate, Map, Reduce, TopK
+from costgraph.models.traced.value import Value
+from costgraph.ops.arrays import Copy, Fill, GatherElements, Join, Scatter
+from costgraph.ops.maps import Map, Reduce, TopK
 
 ONE = Integer(1)
 
@@ -149,21 +150,25 @@ def _transpose(low: Lowering, call: Call) -> Value:
 def _slice(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
     start, stop = argument(call, 2, "start", None), argument(call, 3, "end", None)
-    step = argument(call, 4, "step", 1)
-    stop = 2**62 if stop is None else stop
-    return low.cut(x, argument(call, 1, "dim", 0), 0 if start is None else start, stop, step)
+    axis, step = low.axis(x, argument(call, 1, "dim", 0)), argument(call, 4, "step", 1)
+    shape = call.results[0].shape
+    start = 0 if start is None else start
+    if shape is None or x.known is not None:
+        return low.cut(x, axis, start, TO_THE_END if stop is None else stop, step)
+    # The trace knows what its sizes can be.
+    first = low.bound(start, x.shape[axis], inside=True)
+    return low.part(x, axis, first, low.within(shape[axis], x.shape[axis]), Integer(step))
 
 
 def _narrow(low: Lowering, call: Call) -> Value:
     x, axis, start, length = call.args[:4]
-    return low.cut(low.value(x), axis, start, start + length)
+    value = low.value(x)
+    axis = low.axis(value, axis)
+    return low.part(value, axis, low.bound(start, value.shape[axis]), Integer(0) + length)
 
 
 def _select(low: Lowering, call: Call) -> Value:
-    x = low.value(call.args[0])
-    axis, place = low.axis(x, call.args[1]), call.args[2]
-    part = low.cut(x, axis, place, place + 1 if place != -1 else 2**62)
-    return low.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
+    return low.chosen(low.value(call.args[0]), call.args[1], call.args[2])
 
 
 def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
@@ -175,7 +180,7 @@ def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
         if result.shape is None:
             raise low.wrong("the trace does not state its shape")
         size = ONE if call.target == "unbind" else result.shape[axis]
-        part = low.cut(x, axis, start, start + size)
+        part = low.part(x, axis, start, size)
         made.append(low.reshape(part, result.shape))
         start = start + size
     return tuple(made)
@@ -213,14 +218,22 @@ def _filled(low: Lowering, call: Call) -> Value:
     shape, kind = call.results[0].shape, stated(call)
     if shape is None or kind is None:
         raise low.wrong("the trace does not state its result")
-    fills = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
-    places = {"full": 1, "full_like": 1, "scalar_tensor": 0}
+    fills = {"zeros": 0, "ones": 1, "zeros_like": 0, "ones_like": 1, "new_zeros": 0, "new_ones": 1}
+    places = {"full": 1, "full_like": 1, "scalar_tensor": 0, "new_full": 2}
     fill: Any = fills.get(call.target)
     if call.target in places:
         fill = argument(call, places[call.target], "fill_value", None)
-    if shape == () and isinstance(fill, (bool, int, float, Expr)):
-        return low.constant((Integer(fill) if type(fill) is int else fill,), (), kind)
-    return low.emit(Fill(shape, kind))
+    return low.filled(shape, kind, fill if isinstance(fill, (bool, int, float, Expr)) else None)
+
+
+def _arange(low: Lowering, call: Call) -> Value:
+    shape, kind = call.results[0].shape, stated(call)
+    if shape is None or kind is None:
+        raise low.wrong("the trace does not state its result")
+    bounds = call.args[:3]
+    start = bounds[0] if len(bounds) > 1 else 0
+    step = bounds[2] if len(bounds) > 2 else call.attributes.get("step", 1)
+    return low.ramp(shape[0], start, step, kind)
 
 
 def _embedding(low: Lowering, call: Call) -> Value:
@@ -264,9 +277,8 @@ def _scatter(low: Lowering, call: Call) -> Value:
 
 
 def _triangle(low: Lowering, call: Call) -> Value:
-    k = argument(call, 1, "diagonal", 0)
-    op = Triangle(call.target == "triu", Integer(0) + k)
-    return low.emit(op, low.value(call.args[0]))
+    diagonal = Integer(0) + argument(call, 1, "diagonal", 0)
+    return low.triangle(low.value(call.args[0]), call.target == "triu", diagonal)
 
 
 # --- reductions
@@ -303,7 +315,8 @@ def _axes(low: Lowering, x: Value, axes: Any) -> tuple[int, ...]:
 
 def _cumulate(low: Lowering, call: Call) -> Value:
     x, kind = low.value(call.args[0]), stated(call)
-    return low.emit(Cumulate(), x if kind is None else low.cast(x, kind))
+    axis = argument(call, 1, "dim", 0)
+    return low.cumulate(x if kind is None else low.cast(x, kind), axis, call.target == "cumsum")
 
 
 def _top_k(low: Lowering, call: Call) -> tuple[Value, ...]:
@@ -389,7 +402,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
                 "zeros_like",
                 "ones",
                 "ones_like",
-                "arange",
                 "empty",
                 "empty_like",
                 "scalar_tensor",
@@ -412,6 +424,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         ),
         **dict.fromkeys(_list("index_put", "_unsafe_index_put"), _index_put),
         **dict.fromkeys(_list("index", "_unsafe_index"), _index),
+        "arange": _arange,
         **dict.fromkeys(_list("tril", "triu"), _triangle),
         **dict.fromkeys(_list("cumsum", "cumprod"), _cumulate),
         **dict.fromkeys(_list("topk", "sort", "argsort"), _top_k),

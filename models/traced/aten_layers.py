@@ -9,9 +9,11 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.dtypes import DType
-from costgraph.models.traced.formats import BOOL, format_of
-from costgraph.models.traced.lowering import Lowering, Rule, Value
+from costgraph.models.traced.attend import attention, four_axes
+from costgraph.models.traced.formats import format_of
+from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call, Ref
+from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.maps import SoftmaxOver
@@ -214,24 +216,10 @@ def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     if call.target == "_scaled_dot_product_flash_attention_for_cpu":
         mask = call.attributes.get("attn_mask")
         causal = argument(call, 4, "is_causal", False)
-    bias = None if mask is None else low.value(mask)
-    if bias is not None and bias.dtype == BOOL:
-        # A mask of truth values becomes an addend first.
-        low_number = low.value(float("-inf"))
-        bias = low.where(bias, low.value(0.0), low_number)
-        bias = Value(bias.name, bias.shape, bias.dtype)
-        if bias.dtype != query.dtype:
-            bias = low.cast(bias, query.dtype)
-    lead = query.shape[:-3]
-    if len(lead) != 1:
-        rank = len(query.shape)
-        if rank != 3:
-            raise low.wrong(f"operands of {rank} axes; four are supported")
-        query, keys, values = (low.reshape(v, (ONE, *v.shape)) for v in (query, keys, values))
-    made = low.attention(query, keys, values, causal=bool(causal), bias=bias)
-    if len(lead) != 1:
-        made = low.reshape(made, made.shape[1:])
-    return (made, None)
+    biases = [] if mask is None else [low.value(mask)]
+    flat = [four_axes(low, v) for v in (query, keys, values)]
+    made = attention(low, *flat, causal=bool(causal), biases=biases)
+    return (low.reshape(made, (*query.shape[:-1], values.shape[-1])), None)
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(

@@ -14,27 +14,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Expr, Integer, Mul, cancel
+from sympy import Expr, Integer, Max, Mul, cancel
 
 from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
+from costgraph.formula.envelope import dominates
+from costgraph.formula.terms import Limit
 from costgraph.graph import Builder, Graph
+from costgraph.least import folded, least, most
+from costgraph.models.traced.attend import words
 from costgraph.models.traced.formats import BOOL, FP64, format_of
 from costgraph.models.traced.known import MOST_KNOWN, Numbers, computed
-from costgraph.models.traced.record import Call, Ref, Source, Traced, references
-from costgraph.ops import (
-    Activation,
-    Add,
-    AttentionScores,
-    AttentionValues,
-    Linear,
-    Multiply,
-    Scale,
-    Softmax,
+from costgraph.models.traced.laws import (
+    Ramp,
+    Seen,
+    Shown,
+    cast,
+    constant_of,
+    law_of,
+    mapped,
+    masking,
+    moved,
+    on_parts,
+    seen,
+    sliced,
+    triangle,
 )
-from costgraph.ops.arrays import Cast, Fill
+from costgraph.models.traced.record import Call, Ref, Source, Traced, references
+from costgraph.models.traced.value import Value
+from costgraph.ops import Activation, Add, Linear, Multiply, Scale
+from costgraph.ops.arrays import Cast, Fill, Triangle
 from costgraph.ops.base import Op, same
-from costgraph.ops.maps import FUNCTIONS, Map
+from costgraph.ops.bias import ScoreBias
+from costgraph.ops.maps import FUNCTIONS, Cumulate, Map
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.views import Expand, Reshape, Slice, Transpose
 from costgraph.rewrite import live
@@ -47,33 +59,9 @@ _LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
 _ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "sigmoid", "tanh"})
 #: Powers that take no logarithm.
 _POWERS = {2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+#: What exporters write for "to the end"; no axis is as long.
+TO_THE_END = 10**9
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "isnan"})
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value while a graph is read.
-
-    Attributes:
-        name: unique; the tensor's name once it is needed as one.
-        known: its elements, where they are few and known.
-        source: what it is, if no call made it.
-        flip: the matrix whose transpose it is, if nothing has needed it yet.
-        axes: the order of axes in which it views ``flip``.
-    """
-
-    name: str
-    shape: tuple[Expr, ...]
-    dtype: DType
-    known: Numbers | None = None
-    source: Source | None = None
-    flip: Value | None = None
-    axes: tuple[int, ...] = ()
-
-    @property
-    def number(self) -> Any:
-        """The single known element, or None."""
-        return self.known[0] if self.known is not None and len(self.known) == 1 else None
 
 
 class Lowering:
@@ -83,6 +71,7 @@ class Lowering:
         self.graph = graph
         self.mask = mask
         self.values: dict[str, Value] = {}
+        self.limits: list[Limit] = []
         self.notes: list[str] = []
         self._builder = Builder(graph.name)
         self._made: set[str] = set()
@@ -284,7 +273,18 @@ class Lowering:
             return x
         if x.known is not None and same(Mul(*new), Integer(len(x.known))):
             return self.constant(x.known, new, x.dtype)
-        return self.emit(Reshape(new), x)
+        made = self.emit(Reshape(new), x)
+        kept = _kept_axes(x.shape, new)
+        if x.law is None or kept is None:
+            return made
+
+        def like(part: Value) -> Value:
+            wide = (ONE,) * (len(x.shape) - len(part.shape)) + part.shape
+            back = {to: wide[axis] for axis, to in kept.items()}
+            return self.reshape(part, [back.get(axis, ONE) for axis in range(len(new))])
+
+        places = {axis - len(x.shape): to - len(new) for axis, to in kept.items()}
+        return replace(made, law=on_parts(moved(x.law, places.get), like))
 
     def transpose(self, x: Value, axes: Sequence[int]) -> Value:
         """Axes in another order."""
@@ -296,7 +296,17 @@ class Lowering:
         shape = tuple(x.shape[a] for a in order)
         if x.flip is not None and tuple(x.axes[a] for a in order) == tuple(range(len(order))):
             return x.flip
-        return Value(self.label(), shape, x.dtype, flip=x, axes=order)
+        made = Value(self.label(), shape, x.dtype, flip=x, axes=order)
+        if x.law is None:
+            return made
+        rank = len(order)
+        places = {axis - rank: to - rank for to, axis in enumerate(order)}
+
+        def like(part: Value) -> Value:
+            wide = (ONE,) * (rank - len(part.shape)) + part.shape
+            return self.transpose(self.reshape(part, wide), order)
+
+        return replace(made, law=on_parts(moved(x.law, places.get), like))
 
     def expand(self, x: Value, shape: Sequence[Expr]) -> Value:
         """Sizes of one repeated up to ``shape``."""
@@ -306,11 +316,15 @@ class Lowering:
         if x.number is not None:
             if all(d.is_Integer for d in new) and Mul(*new) <= MOST_KNOWN:
                 return self.constant((x.number,) * int(Mul(*new)), new, x.dtype)
-            return self.emit(Fill(new, x.dtype))
-        return self.emit(Expand(new), x)
+            return replace(self.emit(Fill(new, x.dtype)), law=law_of(x))
+        return replace(self.emit(Expand(new), x), law=x.law)
 
     def cut(self, x: Value, axis: int, start: Any, stop: Any, step: int = 1) -> Value:
-        """Positions ``start`` to ``stop`` of an axis, as Python slices them."""
+        """Positions ``start`` to ``stop`` of an axis, as Python slices them.
+
+        A whole number beyond the end is clipped. A size is taken as within the axis
+        (positions looked up in a table), which limits the results (:attr:`limits`).
+        """
         axis = self.axis(x, axis)
         size = x.shape[axis]
         if step == 0:
@@ -320,26 +334,77 @@ class Lowering:
             return self.constant(part, (Integer(len(part)),), x.dtype)
         if step < 0:
             raise self.wrong("slices that run backwards are not supported")
-        first, last = self._bound(start, size), self._bound(stop, size)
-        room = last - first
-        if room.is_number and room <= 0:
-            raise self.wrong("an empty slice")
+        first, last = self.bound(start, size, inside=True), self.bound(stop, size)
+        room = most(last - first, ZERO)
         length = room if step == 1 else -((-room) // step)
-        if first == 0 and same(length, size):
-            return x
-        return self.emit(Slice(axis, first, length, Integer(step)), x)
+        return self.part(x, axis, first, length, Integer(step))
 
-    def _bound(self, place: Any, size: Expr) -> Expr:
+    def part(self, x: Value, axis: int, first: Expr, length: Expr, step: Expr = ONE) -> Value:
+        """``length`` places of an axis from ``first`` on, which it has."""
+        if first == 0 and step == 1 and same(length, x.shape[axis]):
+            return x
+        made = self.emit(Slice(axis, first, length, step), x)
+        if x.law is None:
+            return made
+        back = axis - len(x.shape)
+
+        def like(other: Value) -> Value:
+            at = back + len(other.shape)
+            one = at < 0 or other.shape[at] == 1
+            return other if one else self.part(other, at, first, length, step)
+
+        return replace(made, law=on_parts(sliced(x.law, back, first, step, length), like))
+
+    def chosen(self, x: Value, axis: int, place: Any) -> Value:
+        """One place of an axis, the axis gone."""
+        axis = self.axis(x, axis)
+        at = Integer(0) + place
+        first = at + x.shape[axis] if at.is_negative else at
+        part = self.part(x, axis, first, ONE)
+        return self.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+    def within(self, length: Expr, size: Expr) -> Expr:
+        """The stated length of a slice, clipped ends of a stored table taken as within it."""
+        length = folded(length)
+        if size.is_number:
+            for over in length.atoms(Max):
+                inner = [a for a in over.args if a != 0]
+                if len(over.args) == 2 and len(inner) == 1:
+                    self.limit(-inner[0] + size, size)
+                    length = length.xreplace({over: inner[0]})
+        return length
+
+    def bound(self, place: Any, size: Expr, inside: bool = False) -> Expr:
+        """A bound of a slice, counted from the front and within the axis.
+
+        ``inside``: a whole number beyond a symbolic end is refused, not clipped.
+        """
         at: Expr = Integer(place) if isinstance(place, int) else place
         if at.is_number:
+            if at >= TO_THE_END:
+                return size
             if at < 0:
-                at = at + size
-                return at if not at.is_number else max(at, ZERO)
-            if size.is_number:
-                return min(at, size)
-            # Beyond anything that can be: "to the end".
-            return size if at >= 2**31 - 1 else at
+                return most(at + size, ZERO)
+            if at <= 1:  # every axis has a place
+                return least(at, size) if size.is_number else at
+            if not inside or size.is_number:
+                return least(at, size)
+        elif at.is_negative:
+            self.limit(-at, size)
+            return at + size
+        self.limit(at, size)
         return at
+
+    def limit(self, size: Expr, most_: Expr) -> None:
+        """Notes that the graph describes the model only where a size is at most another."""
+        if dominates(most_, size):
+            return
+        bounded = most_ if most_.is_number else ZERO
+        call = self._call
+        where = clip(call.name)[1:-1] if call is not None else self.graph.name
+        found = Limit(size - most_ + bounded, bounded, f"{where} takes no more positions")
+        if found not in self.limits:
+            self.limits.append(found)
 
     def axis(self, x: Value, axis: int) -> int:
         """``axis`` counted from the front."""
@@ -348,12 +413,45 @@ class Lowering:
             raise self.wrong(f"{_shown(x.shape)} has no axis {axis}")
         return axis % rank
 
+    # --- values from places
+
+    def filled(self, shape: Sequence[Expr], dtype: DType, number: Any = None) -> Value:
+        """A tensor of one number throughout; of any numbers where it is None."""
+        exact = Integer(number) if isinstance(number, int) else number
+        if number is not None and Mul(*shape) == 1:
+            return self.constant((exact,), tuple(shape), dtype)
+        made = self.emit(Fill(tuple(shape), dtype))
+        return made if number is None else replace(made, law=Ramp(exact))
+
+    def ramp(self, length: Expr, start: Any, step: Any, dtype: DType) -> Value:
+        """``start``, ``start + step``, … along one axis."""
+        made = self.emit(Fill((length,), dtype))
+        return replace(made, law=Ramp(Integer(0) + start, ((-1, Integer(0) + step),)))
+
+    def triangle(self, x: Value, upper: bool, diagonal: Expr) -> Value:
+        """The lower or upper triangle of the last two axes."""
+        made = self.emit(Triangle(upper, diagonal), x)
+        return replace(made, law=triangle(x, upper, diagonal))
+
+    def cumulate(self, x: Value, axis: int, plain_sum: bool) -> Value:
+        """A running sum or product along an axis."""
+        made = self.emit(Cumulate(), x)
+        constant = constant_of(x) if plain_sum else None
+        if constant is None:
+            return made
+        back = self.axis(x, axis) - len(x.shape)
+        return replace(made, law=Ramp(constant, ((back, Integer(0) + constant),)))
+
     # --- element-wise work
 
     def cast(self, x: Value, dtype: DType) -> Value:
         """``x`` in another format."""
         if x.dtype == dtype:
             return x
+        made = self._cast(x, dtype)
+        return made if x.law is None else replace(made, law=cast(x.law, dtype == BOOL))
+
+    def _cast(self, x: Value, dtype: DType) -> Value:
         if x.known is not None:
             if dtype.compute.startswith("int") and any(isinstance(n, float) for n in x.known):
                 whole = tuple(Integer(int(n)) if isinstance(n, float) else n for n in x.known)
@@ -366,6 +464,15 @@ class Lowering:
         folded = self._folded(function, operands, result)
         if folded is not None:
             return folded
+        law = mapped(function, operands)
+        if function == "add" and result in (None, operands[0].dtype, operands[1].dtype):
+            masked = self._biased(operands)
+            if masked is not None:
+                return replace(masked, law=law)
+        made = self._applied(function, operands, result)
+        return made if law is None else replace(made, law=law)
+
+    def _applied(self, function: str, operands: Sequence[Value], result: DType | None) -> Value:
         numbers = [v.number if len(v.shape) <= 1 else None for v in operands]
         if len(operands) == 2 and (numbers[0] is None) != (numbers[1] is None):
             return self._with_number(function, operands, numbers, result)
@@ -439,11 +546,40 @@ class Lowering:
             return self.emit(Map("compare_constant", result or x.dtype), x)
         return self.emit(Map(function, kind), *operands)
 
+    def _biased(self, operands: Sequence[Value]) -> Value | None:
+        """Scores with a mask of places added to them; None where it is no such sum."""
+        for x, mask in (operands, operands[::-1]):
+            law = law_of(mask)
+            if isinstance(law, Shown) and law.form == "addend" and law.within:
+                return None if isinstance(law_of(x), Shown) else self.masked(x, law, mask)
+        return None
+
+    def masked(self, x: Value, law: Shown, mask: Value) -> Value | None:
+        """``x (…, q, T)`` with what ``mask`` does not show hidden; None if it does not fit."""
+        if len(x.shape) < 2 or not x.dtype.is_float or not _covers(x.shape, mask.shape):
+            return None
+        left, data = seen(law, *x.shape[-2:]), law.rest
+        if left is None:
+            left, data = Seen(), (mask,)
+        if left == Seen() and not data:
+            return x
+        return self.emit(ScoreBias(*words(self.mask, left)), x, *data)
+
     def where(self, condition: Value, a: Value, b: Value) -> Value:
         """``a`` where the condition holds, else ``b``."""
         folded = self._folded("where", (condition, a, b), None)
         if folded is not None:
             return folded
+        law = mapped("where", (condition, a, b))
+        hiding = None if law is not None else masking((condition, a, b))
+        if hiding is not None:
+            masked = self.masked(*hiding, condition)
+            if masked is not None:
+                return masked
+        made = self._where(condition, a, b)
+        return made if law is None else replace(made, law=law)
+
+    def _where(self, condition: Value, a: Value, b: Value) -> Value:
         kind = a.dtype if a.number is None else b.dtype
         tensors = [v for v in (condition, a, b) if v.number is None or len(v.shape) > 1]
         return self.emit(Map("where", kind if kind != tensors[0].dtype else None), *tensors)
@@ -505,29 +641,6 @@ class Lowering:
         if any(v.dtype == FP64 for v in operands):
             raise self.wrong("products of float64 have no rule: no machine states a peak for them")
 
-    def attention(
-        self,
-        query: Value,
-        keys: Value,
-        values: Value,
-        *,
-        causal: bool,
-        bias: Value | None = None,
-        heads_first: bool = True,
-    ) -> Value:
-        """Softmax attention of ``(B, H, q, dh)`` operands; a result of the same layout."""
-        self.countable(query, keys)
-        swap = (0, 2, 1, 3)
-        if heads_first:
-            query, keys, values = (self.transpose(v, swap) for v in (query, keys, values))
-        mask = self.mask if causal else "none"
-        scores = self.emit(AttentionScores(mask), query, keys, name=self.label("qk_matmul"))
-        if bias is not None:
-            scores = self.apply("add", scores, bias)
-        chances = self.emit(Softmax(mask), scores, name=self.label("softmax"))
-        mixed = self.emit(AttentionValues(mask), chances, values, name=self.label("sv_matmul"))
-        return self.transpose(mixed, swap) if heads_first else mixed
-
 
 @dataclass(frozen=True)
 class Dialect:
@@ -544,6 +657,22 @@ class Dialect:
 
 
 Rule = Callable[[Lowering, Call], "Value | tuple[Value | None, ...]"]
+
+
+def _covers(shape: Sequence[Expr], other: Sequence[Expr]) -> bool:
+    """True if ``other`` repeats to ``shape``."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(other) <= len(shape) and all(b == 1 or same(a, b) for a, b in pairs)
+
+
+def _kept_axes(old: Sequence[Expr], new: Sequence[Expr]) -> dict[int, int] | None:
+    """Axes of a shape and where they are in another that differs by axes of one alone."""
+    before = [i for i, d in enumerate(old) if d != 1]
+    after = [i for i, d in enumerate(new) if d != 1]
+    if len(before) != len(after):
+        return None
+    kept = dict(zip(before, after, strict=True))
+    return kept if all(same(old[a], new[b]) for a, b in kept.items()) else None
 
 
 def _shown(shape: Sequence[Any]) -> str:

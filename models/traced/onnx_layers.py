@@ -10,9 +10,11 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.dtypes import INT32, dtype
 from costgraph.models.traced import onnx_rules
-from costgraph.models.traced.lowering import Dialect, Lowering, Rule, Value
+from costgraph.models.traced.attend import attention
+from costgraph.models.traced.lowering import Dialect, Lowering, Rule
 from costgraph.models.traced.onnx_rules import attribute, given
 from costgraph.models.traced.record import Call, Ref
+from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.arrays import Copy
 from costgraph.ops.channels import BatchNorm, GroupNorm
@@ -335,13 +337,13 @@ def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
             low.reshape(v, (*v.shape[:2], Integer(n), v.shape[2] / n))
             for v, n in ((query, heads), (keys, kv), (values, kv))
         )
-    bias = low.value(call.args[3]) if given(call, 3) else None
-    made = low.attention(
+    made = attention(
+        low,
         query,
         keys,
         values,
         causal=bool(attribute(call, "is_causal", 0)),
-        bias=bias,
+        biases=[low.value(call.args[3])] if given(call, 3) else (),
         heads_first=not flat,
     )
     if flat:

@@ -11,11 +11,12 @@ from sympy import Expr, Integer, Mul
 from costgraph.dtypes import FP32, INT64
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
-from costgraph.models.traced.lowering import Lowering, Rule, Value
+from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call
-from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Join, Scatter, Triangle
+from costgraph.models.traced.value import Value
+from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Join, Scatter
 from costgraph.ops.base import same
-from costgraph.ops.maps import Cumulate, Map, Reduce, TopK
+from costgraph.ops.maps import Map, Reduce, TopK
 from costgraph.ops.tokens import Embedding
 
 ONE = Integer(1)
@@ -153,9 +154,7 @@ def _constant_of_shape(low: Lowering, call: Call) -> Value:
     size = Mul(*shape)
     if size.is_Integer and size <= MOST_KNOWN and not kind.is_float:
         return low.constant((Integer(fill),) * int(size), shape, kind)
-    if size == 1:
-        return low.constant((float(fill),), shape, kind)
-    return low.emit(Fill(shape, kind))
+    return low.filled(shape, kind, float(fill) if kind.is_float else fill)
 
 
 def _reshape(low: Lowering, call: Call) -> Value:
@@ -243,7 +242,7 @@ def _split(low: Lowering, call: Call) -> tuple[Value, ...]:
             sizes = [each] * count
     parts, start = [], Integer(0)
     for size in sizes:
-        parts.append(low.cut(x, axis, start, start + size))
+        parts.append(low.part(x, axis, start, size))
         start = start + size
     return tuple(parts)
 
@@ -266,8 +265,7 @@ def _gather(low: Lowering, call: Call) -> Value:
         known = tuple(x.known[p] for p in places)
         return low.constant(known, indices.shape, x.dtype)
     if indices.number is not None and isinstance(indices.number, (int, Integer)):
-        place = int(indices.number)
-        part = low.cut(x, axis, place, place + 1 if place != -1 else 2**62)
+        part = low.chosen(x, axis, int(indices.number))
         return low.reshape(part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     return gathered(low, x, indices, axis)
 
@@ -309,7 +307,7 @@ def _range(low: Lowering, call: Call) -> Value:
     length = b - a if s == 1 else -((-(b - a)) // s)
     if isinstance(length, float):
         length = Integer(int(length))
-    return low.emit(Fill((length,), start.dtype))
+    return low.ramp(length, a, s, start.dtype)
 
 
 def _tile(low: Lowering, call: Call) -> Value:
@@ -336,7 +334,7 @@ def _pad(low: Lowering, call: Call) -> Value:
 def _trilu(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
     k = low.numbers(call.args[1], "k")[0] if given(call, 1) else 0
-    return low.emit(Triangle(bool(attribute(call, "upper", 1)), Integer(0) + k), x)
+    return low.triangle(x, bool(attribute(call, "upper", 1)), Integer(0) + k)
 
 
 def _one_hot(low: Lowering, call: Call) -> Value:
@@ -383,7 +381,9 @@ def _reduce(low: Lowering, call: Call) -> Value:
 
 
 def _cumulate(low: Lowering, call: Call) -> Value:
-    return low.emit(Cumulate(), low.value(call.args[0]))
+    (axis,) = low.integers(call.args[1], "axis")
+    plain = not attribute(call, "exclusive", 0) and not attribute(call, "reverse", 0)
+    return low.cumulate(low.value(call.args[0]), axis, plain)
 
 
 def _top_k(low: Lowering, call: Call) -> tuple[Value, ...]:

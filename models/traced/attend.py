@@ -1,0 +1,103 @@
+"""Attention in traced graphs: products around a softmax, and the masks on its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.models.traced.laws import CAUSAL, Seen, Shown, holding, law_of, seen
+from costgraph.models.traced.value import Value
+from costgraph.ops import AttentionScores, AttentionValues, Softmax
+from costgraph.ops.base import same
+from costgraph.ops.bias import ScoreBias
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+
+if TYPE_CHECKING:
+    from costgraph.models.traced.lowering import Lowering
+
+ONE = Integer(1)
+SWAP = (0, 2, 1, 3)
+
+
+def attention(
+    low: Lowering,
+    query: Value,
+    keys: Value,
+    values: Value,
+    *,
+    causal: bool = False,
+    biases: Sequence[Value] = (),
+    heads_first: bool = True,
+) -> Value:
+    """Softmax attention of ``(B, H, q, dh)`` operands; a result of the same layout.
+
+    ``causal`` lets query ``i`` see keys ``0 … i``, as the frameworks' flag does.
+    ``biases`` are truth values that let a pair be seen, or numbers added to scores.
+    """
+    low.countable(query, keys)
+    if heads_first:
+        query, keys, values = (low.transpose(v, SWAP) for v in (query, keys, values))
+    rows = query.shape[1]
+    if causal and not same(rows, keys.shape[1]):
+        # Keys past the last query are seen by none.
+        keys, values = (low.cut(v, 1, 0, rows) for v in (keys, values))
+        if not same(rows, keys.shape[1]):
+            raise low.wrong(f"causal attention of {rows} queries to {keys.shape[1]} keys")
+    columns = keys.shape[1]
+    within = (CAUSAL,) if causal else ()
+    left = seen(Shown(within), rows, columns)
+    data: list[Value] = []
+    for bias in biases:
+        law = shown_by(bias)
+        found = seen(Shown((*within, *law.within)), rows, columns)
+        if found is None:
+            data.append(bias)
+        else:
+            within, left = (*within, *law.within), found
+            data.extend(law.rest)
+    mixed = _products(low, query, keys, values, left or Seen(), data)
+    return low.transpose(mixed, SWAP) if heads_first else mixed
+
+
+def _products(
+    low: Lowering, query: Value, keys: Value, values: Value, left: Seen, data: Sequence[Value]
+) -> Value:
+    mask, window, reach = words(low.mask, left)
+    qk, softmax, sv = (low.label(n) for n in ("qk_matmul", "softmax", "sv_matmul"))
+    if reach is not None:
+        scores = low.emit(LocalScores(reach), query, keys, name=qk)
+    else:
+        scores = low.emit(AttentionScores(mask, window=window), query, keys, name=qk)
+    if data:
+        bias = ScoreBias(mask, window, reach)
+        scores = low.emit(bias, scores, *data, name=low.label("mask_add"))
+    if reach is not None:
+        chances = low.emit(LocalSoftmax(reach), scores, name=softmax)
+        return low.emit(LocalValues(reach), chances, values, name=sv)
+    chances = low.emit(Softmax(mask, window), scores, name=softmax)
+    return low.emit(AttentionValues(mask, window=window), chances, values, name=sv)
+
+
+def words(counted: str, left: Seen) -> tuple[str, Expr | None, Expr | None]:
+    """(mask, window, reach) of the operations of attention, as masked pairs are ``counted``."""
+    if counted == "compute":
+        return ("compute" if left.causal else "none"), left.window, None
+    return (counted if left.causal else "none"), left.window, left.reach
+
+
+def shown_by(bias: Value) -> Shown:
+    """What a mask or bias lets be seen, and the data that it holds."""
+    if bias.dtype.name == "bool":
+        return holding(bias, True)
+    law = law_of(bias)
+    if isinstance(law, Shown) and law.form == "addend":
+        return law
+    return Shown((), (bias,))
+
+
+def four_axes(low: Lowering, x: Value) -> Value:
+    """``(…, H, q, dh)`` with its leading axes as one."""
+    *lead, _, _, _ = (ONE, ONE, *x.shape)
+    return low.reshape(x, (Mul(*lead), *(ONE, *x.shape)[-3:]))
