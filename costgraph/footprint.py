@@ -18,6 +18,7 @@ from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph, Node, Repeat
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.ops.views import Stack
 from costgraph.tensor import Role
 
 ZERO = Integer(0)
@@ -87,35 +88,45 @@ def _passing(graph: Graph, name: str) -> Expr:
     return tensor.bytes / length * (length - node.op.kept(length))
 
 
-def _base(graph: Graph, name: str) -> str:
-    """The tensor that owns the memory of ``name`` (views own none)."""
-    producer = graph.producer.get(name)
-    while producer is not None and producer.op.is_view and producer.op.kind != "sample":
-        name = producer.inputs[0]
+def _bases(graph: Graph, name: str) -> list[str]:
+    """The tensors that own the memory of ``name`` (views own none)."""
+    found: list[str] = []
+    open_ = [name]
+    while open_:
+        name = open_.pop()
         producer = graph.producer.get(name)
-    return name
+        if producer is None or not producer.op.is_view or producer.op.kind == "sample":
+            found.append(name)
+        elif isinstance(producer.op, Stack):
+            open_.extend(producer.inputs)
+        else:
+            open_.append(producer.inputs[0])
+    return found
 
 
-def _peaks(graph: Graph, carried: int | None = None) -> list[Expr]:
+def _peaks(
+    graph: Graph, carried: int | None = None, outside: frozenset[str] = frozenset()
+) -> list[Expr]:
     """Live bytes at each node: operands, results and whatever is used later.
 
     In a region's body, operands past the ``carried`` ones are needed again in
-    the next round and stay live throughout.
+    the next round and stay live throughout; those ``outside`` are parts of tensors
+    of the graph around it, which count there.
     """
     last: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.inputs:
-            last[_base(graph, name)] = index
+            last.update(dict.fromkeys(_bases(graph, name), index))
     for name in graph.outputs:
-        last[_base(graph, name)] = len(graph.nodes)
+        last.update(dict.fromkeys(_bases(graph, name), len(graph.nodes)))
     if carried is not None:
         for tensor in graph.inputs[carried:]:
             last[tensor.name] = len(graph.nodes)
-    live = [t.name for t in graph.inputs]
+    live = [t.name for t in graph.inputs if t.name not in outside]
     peaks: list[Expr] = []
     for index, node in enumerate(graph.nodes):
-        made = [t.name for t in node.outputs if _base(graph, t.name) == t.name]
-        live.extend(made)
+        own = not node.op.is_view or node.op.kind == "sample"
+        live.extend(t.name for t in node.outputs if own and t.name not in outside)
         here = _transient(graph, live)
         if isinstance(node.op, Repeat):
             peaks.extend(_region_peaks(graph, node, node.op, here))
@@ -127,12 +138,18 @@ def _peaks(graph: Graph, carried: int | None = None) -> list[Expr]:
 
 def _region_peaks(graph: Graph, node: Node, region: Repeat, here: Expr) -> list[Expr]:
     # The body's own operands and results are the region's: do not count them twice.
-    boundary = _transient(graph, dict.fromkeys(node.inputs)) + _transient(
-        graph, [t.name for t in node.outputs]
+    # Stacks of all rounds' parts stay around it: of those the body owns nothing.
+    body = region.body
+    whole, once = len(node.inputs) - region.parts, len(node.outputs) - region.gathered
+    boundary = _transient(graph, dict.fromkeys(node.inputs[:whole])) + _transient(
+        graph, [t.name for t in node.outputs[:once]]
     )
+    outside = {t.name for t in body.inputs[whole:]}
+    for name in body.outputs[once:]:
+        outside.update(_bases(body, name))
     # A region that runs once has no next round to keep shared operands for.
     carried = None if region.count == 1 else region.carried
-    return [here - boundary + peak for peak in _peaks(region.body, carried)]
+    return [here - boundary + peak for peak in _peaks(body, carried, frozenset(outside))]
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:

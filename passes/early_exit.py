@@ -113,6 +113,8 @@ class EarlyExit(Pass):
         assert isinstance(region, Repeat)
         if any(isinstance(n.op, Repeat) for n in region.body.nodes):
             raise PipelineError("early-exit needs a model whose layers are all alike")
+        if region.parts or region.gathered:
+            raise PipelineError("early-exit cannot split layers that each take or give parts")
         if not region.count.is_Integer or not region.traffic.is_full:
             raise PipelineError(f"early-exit cannot split {region.count} layers: use numbers")
         nodes: list[Node] = []

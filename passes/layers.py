@@ -128,6 +128,7 @@ def written_out(graph: Graph) -> Graph:
             region.count.is_Integer
             and region.carried == len(node.outputs) == len(body.outputs)
             and region.shared_instances is None
+            and not region.parts
             and region.traffic.is_full
             and not body.persistent
             and all(isinstance(n.op, Repeat) for n in body.nodes)

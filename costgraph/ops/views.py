@@ -101,3 +101,20 @@ class Slice(View):
         shape = list(x.shape)
         shape[self.axis] = self.length
         return _like(x, tuple(shape))
+
+
+@dataclass(frozen=True)
+class Stack(View):
+    """Operands of one shape ``(…)`` as one tensor ``(n, …)``, each where it is."""
+
+    kind: ClassVar[str] = "stack"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 1, self, "takes an operand or more")
+        first = inputs[0]
+        for other in inputs[1:]:
+            fits = len(other.shape) == len(first.shape) and other.dtype == first.dtype
+            require(fits, self, "{} beside {}", other, first)
+            for a, b in zip(first.shape, other.shape, strict=True):
+                require_same(self, a, b, "shapes of {} and {}", first, other)
+        return _like(first, (Integer(len(inputs)), *first.shape))

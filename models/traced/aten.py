@@ -7,6 +7,7 @@ agree with them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,11 +16,12 @@ from sympy import Expr, Integer
 from costgraph.models.traced import aten_layers as layers
 from costgraph.models.traced.aten_layers import argument, matrices, stated
 from costgraph.models.traced.formats import BOOL
+from costgraph.models.traced.laws import looked_up
 from costgraph.models.traced.lowering import TO_THE_END, Dialect, Lowering, Rule
-from costgraph.models.traced.onnx_rules import gathered
+from costgraph.models.traced.onnx_rules import elements, gathered
 from costgraph.models.traced.record import Call, Ref
 from costgraph.models.traced.value import Value
-from costgraph.ops.arrays import Copy, Fill, GatherElements, Join, Scatter
+from costgraph.ops.arrays import Copy, Fill, GatherElements, Scatter
 from costgraph.ops.maps import Map, Reduce, TopK
 
 ONE = Integer(1)
@@ -191,14 +193,14 @@ def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
 
 def _cat(low: Lowering, call: Call) -> Value:
     values = [low.value(a) for a in call.args[0]]
-    values = [v for v in values if v.shape != (Integer(0),)]
     if call.target == "stack":
         axis = argument(call, 1, "dim", 0) % (len(values[0].shape) + 1)
         new = [(*v.shape[:axis], ONE, *v.shape[axis:]) for v in values]
         values = [low.reshape(v, s) for v, s in zip(values, new, strict=True)]
-    else:
-        axis = low.axis(values[0], argument(call, 1, "dim", 0))
-    return values[0] if len(values) == 1 else low.emit(Join(axis), *values)
+        return low.join(values, axis)
+    # Frameworks leave an empty vector out, whatever the others' axes.
+    full = [v for v in values if v.shape != (Integer(0),)] or values[:1]
+    return low.join(full, argument(call, 1, "dim", 0))
 
 
 def _copied(low: Lowering, call: Call) -> Value:
@@ -255,12 +257,13 @@ def _index(low: Lowering, call: Call) -> Value:
     shape = call.results[0].shape
     if shape is None:
         raise low.wrong("the trace does not state its shape")
-    return low.emit(GatherElements(shape), x, *(v for _, v in places))
+    made = low.emit(GatherElements(shape), x, *(v for _, v in places))
+    along = {axis - len(x.shape): v for axis, v in places}
+    return replace(made, law=looked_up(x, along) if len(along) == len(x.shape) else None)
 
 
 def _gather(low: Lowering, call: Call) -> Value:
-    x, indices = low.value(call.args[0]), low.value(call.args[2])
-    return low.emit(GatherElements(indices.shape), x, indices)
+    return elements(low, low.value(call.args[0]), low.value(call.args[2]))
 
 
 def _index_put(low: Lowering, call: Call) -> Value:

@@ -28,12 +28,24 @@ ONE = Integer(1)
 HIDES = -1e4
 
 
+def _exact(number: Any) -> Any:
+    """A whole number as such, however it was written."""
+    if isinstance(number, (int, float)) and float(number).is_integer():
+        return Integer(int(number))
+    return number
+
+
 @dataclass(frozen=True)
 class Ramp:
     """Numbers ``start + Σ step · place``, one step per axis from the end."""
 
     start: Any
     steps: tuple[tuple[int, Expr], ...] = ()
+
+    def __post_init__(self) -> None:
+        # Whole numbers are exact, however a file writes them: 0.0 is no other ramp than 0.
+        object.__setattr__(self, "start", _exact(self.start))
+        object.__setattr__(self, "steps", tuple((a, _exact(s)) for a, s in self.steps))
 
     def along(self, axis: int) -> Expr:
         """The step of an axis; zero where the numbers do not change along it."""
@@ -204,6 +216,8 @@ def _compared(function: str, a: Law | None, b: Law | None) -> Law | None:
         if a.form != "addend" and b in (Ramp(ZERO), ONE_EACH) and function in ("eq", "ne"):
             return a if (b == ONE_EACH) == (function == "eq") else _flipped(a)
         return None
+    if isinstance(a, Ramp) and isinstance(b, Ramp) and function in ("eq", "ne"):
+        return _equal(function, a, b)
     if not isinstance(b, Ramp) or not _whole(b) or function not in _COMPARED:
         return None
     if isinstance(a, Distance) and function in ("le", "lt"):
@@ -214,15 +228,20 @@ def _compared(function: str, a: Law | None, b: Law | None) -> Law | None:
     return None
 
 
+def _equal(function: str, a: Ramp, b: Ramp) -> Law | None:
+    """Whether two ramps that differ by a constant are equal everywhere, or nowhere."""
+    apart = a.plus(b, -1)
+    if apart.steps or not (isinstance(apart.start, (int, float)) or apart.start.is_number):
+        return None
+    return ONE_EACH if (apart.start == 0) == (function == "eq") else Ramp(ZERO)
+
+
 def _whole(ramp: Ramp) -> bool:
     """True if all numbers are whole: sizes are."""
-    for number in (ramp.start, *(step for _, step in ramp.steps)):
-        if not isinstance(number, Expr):
-            if number != int(number):
-                return False
-        elif not all(n.is_Integer for n in number.atoms(Number)):
-            return False
-    return True
+    return all(
+        isinstance(n, Expr) and all(part.is_Integer for part in n.atoms(Number))
+        for n in (ramp.start, *(step for _, step in ramp.steps))
+    )
 
 
 def _flipped(law: Shown) -> Shown | None:
@@ -357,6 +376,47 @@ def sliced(law: Law, axis: int, first: Expr, step: Expr, length: Expr) -> Law:
     return _each(law, ramp)
 
 
+def looked_up(x: Value, places: Mapping[int, Value], trailing: int = 0) -> Law | None:
+    """The law of entries of ``x`` at places along some of its axes, which stand together.
+
+    ``trailing`` axes of ``x`` follow those of the places in the result.
+    """
+    law = law_of(x)
+    if not isinstance(law, Ramp):
+        return None
+    made = Ramp(law.start)
+    for axis, step in law.steps:
+        place = law_of(places[axis]) if axis in places else None
+        if not isinstance(place, Ramp):
+            return None
+        shifted = moved(place, lambda a: a - trailing)
+        made = made.plus(shifted.times(step)) if isinstance(shifted, Ramp) else made
+    return made
+
+
+def joined(parts: Sequence[Value], axis: int) -> Law | None:
+    """The law of values side by side along an axis, where each goes on where the last ends."""
+    laws = [law_of(v) for v in parts]
+    first = laws[0]
+    at, whole = ZERO, []
+    for part, law in zip(parts, laws, strict=True):
+        if not isinstance(law, Ramp) or not isinstance(first, Ramp):
+            return None
+        steps = {a: s for a, s in law.steps if a != axis}
+        # A single place has no step of its own.
+        along = law.along(axis) if part.shape[axis] != 1 else None
+        whole.append((law.start, steps, along, at))
+        at = at + part.shape[axis]
+    known = [along for _, _, along, _ in whole if along is not None]
+    step = known[0] if known else whole[-1][0] - first.start if len(whole) == 2 else ZERO
+    fits = all(
+        same(start, first.start + step * place) and steps == whole[0][1] and along in (None, step)
+        for start, steps, along, place in whole
+    )
+    along_all = ((axis, step),) if step != 0 else ()
+    return Ramp(first.start, tuple(sorted((*whole[0][1].items(), *along_all)))) if fits else None
+
+
 def cast(law: Law, truth: bool) -> Law | None:
     """The law in another format, ``truth`` values or numbers."""
     if isinstance(law, Shown):
@@ -411,23 +471,21 @@ def seen(law: Shown, rows: Expr, columns: Expr) -> Seen | None:
     """
     ahead: list[Expr] = []  # bounds of how many keys after its own position a query sees,
     behind: list[Expr] = []  # and of how many before it
+    if not law.within:
+        return Seen()
     for ramp in law.within:
+        if _always(ramp, rows, columns):
+            continue
         along = ramp.along(-1)
         down = -along if rows == 1 else ramp.along(-2)
-        if {axis for axis, _ in ramp.steps} - {-1, -2} or down != -along or not along.is_number:
+        outside = {axis for axis, _ in ramp.steps} - {-1, -2}
+        if outside or along == 0 or down != -along or not along.is_number:
             return None
-        if along == 0:
-            if not dominates(ramp.start, ZERO):
-                return None
-        elif along < 0:
+        if along < 0:
             ahead.append(ramp.start / down - (columns - rows))
         else:
             behind.append(ramp.start / along + (columns - rows))
-    if not law.within:
-        return Seen()
-    # A key is at most so far away; bounds beyond that say nothing.
-    ahead = [a for a in ahead if not dominates(a, rows - 1)]
-    behind = [b for b in behind if not dominates(b, columns - 1)]
+    # A single query, the last, has no key after it.
     last = least(*ahead) if ahead else ZERO if rows == 1 else None
     first = least(*behind) if behind else None
     if last is None:
@@ -437,3 +495,15 @@ def seen(law: Shown, rows: Expr, columns: Expr) -> Seen | None:
     if first is not None and same(first, last) and same(rows, columns):
         return Seen(reach=first)
     return None
+
+
+def _always(ramp: Ramp, rows: Expr, columns: Expr) -> bool:
+    """True if a condition holds at every place of scores."""
+    least_ = ramp.start
+    for axis, step in ramp.steps:
+        if step.is_positive:
+            continue
+        if axis not in (-1, -2):
+            return False
+        least_ = least_ + step * ((columns if axis == -1 else rows) - 1)
+    return isinstance(least_, Expr) and dominates(least_, ZERO)

@@ -31,6 +31,7 @@ from costgraph.models.traced.laws import (
     Shown,
     cast,
     constant_of,
+    joined,
     law_of,
     mapped,
     masking,
@@ -43,7 +44,7 @@ from costgraph.models.traced.laws import (
 from costgraph.models.traced.record import Call, Ref, Source, Traced, references
 from costgraph.models.traced.value import Value
 from costgraph.ops import Activation, Add, Linear, Multiply, Scale
-from costgraph.ops.arrays import Cast, Fill, Triangle
+from costgraph.ops.arrays import Cast, Fill, Join, Triangle
 from costgraph.ops.base import Op, same
 from costgraph.ops.bias import ScoreBias
 from costgraph.ops.maps import FUNCTIONS, Cumulate, Map
@@ -413,6 +414,19 @@ class Lowering:
             raise self.wrong(f"{_shown(x.shape)} has no axis {axis}")
         return axis % rank
 
+    def join(self, values: Sequence[Value], axis: int) -> Value:
+        """Values side by side along an axis; empty ones add nothing."""
+        axis = self.axis(values[0], axis)
+        if all(v.known is not None for v in values) and len(values[0].shape) == 1:
+            known = tuple(n for v in values for n in v.known or ())
+            return self.constant(known, (Integer(len(known)),), values[0].dtype)
+        whole = [v for v in values if not any(s == 0 for s in v.shape)] or list(values[:1])
+        if len(whole) == 1:
+            return whole[0]
+        made = self.emit(Join(axis), *whole)
+        law = joined(whole, axis - len(made.shape))
+        return made if law is None else replace(made, law=law)
+
     # --- values from places
 
     def filled(self, shape: Sequence[Expr], dtype: DType, number: Any = None) -> Value:
@@ -440,7 +454,8 @@ class Lowering:
         if constant is None:
             return made
         back = self.axis(x, axis) - len(x.shape)
-        return replace(made, law=Ramp(constant, ((back, Integer(0) + constant),)))
+        steps = ((back, Integer(0) + constant),) if constant != 0 else ()
+        return replace(made, law=Ramp(constant, steps))
 
     # --- element-wise work
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +12,11 @@ from sympy import Expr, Integer, Mul
 from costgraph.dtypes import FP32, INT64
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
+from costgraph.models.traced.laws import looked_up
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call
 from costgraph.models.traced.value import Value
-from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Join, Scatter
+from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Scatter
 from costgraph.ops.base import same
 from costgraph.ops.maps import Map, Reduce, TopK
 from costgraph.ops.tokens import Embedding
@@ -248,13 +250,7 @@ def _split(low: Lowering, call: Call) -> tuple[Value, ...]:
 
 
 def _concat(low: Lowering, call: Call) -> Value:
-    values = [low.value(a) for a in call.args if a is not None]
-    axis = low.axis(values[0], call.attributes["axis"])
-    if all(v.known is not None for v in values) and len(values[0].shape) == 1:
-        known = tuple(n for v in values for n in v.known or ())
-        return low.constant(known, (Integer(len(known)),), values[0].dtype)
-    values = [v for v in values if not any(s == 0 for s in v.shape)]
-    return values[0] if len(values) == 1 else low.emit(Join(axis), *values)
+    return low.join([low.value(a) for a in call.args if a is not None], call.attributes["axis"])
 
 
 def _gather(low: Lowering, call: Call) -> Value:
@@ -275,12 +271,19 @@ def gathered(low: Lowering, x: Value, indices: Value, axis: int) -> Value:
     is_table = x.source is not None and x.source.role == "weight" and len(x.shape) == 2
     if axis == 0 and is_table:
         return low.emit(Embedding(), indices, x, name=low.module())
-    return low.emit(Gather(axis), x, indices)
+    made = low.emit(Gather(axis), x, indices)
+    back = axis - len(x.shape)
+    law = looked_up(x, {back: indices}, -1 - back)
+    return made if law is None else replace(made, law=law)
+
+
+def elements(low: Lowering, x: Value, indices: Value) -> Value:
+    """One entry of ``x`` per index along an axis."""
+    return replace(low.emit(GatherElements(indices.shape), x, indices), law=looked_up(x, {}))
 
 
 def _gather_elements(low: Lowering, call: Call) -> Value:
-    x, indices = low.value(call.args[0]), low.value(call.args[1])
-    return low.emit(GatherElements(indices.shape), x, indices)
+    return elements(low, low.value(call.args[0]), low.value(call.args[1]))
 
 
 def _gather_nd(low: Lowering, call: Call) -> Value:
