@@ -295,6 +295,8 @@ class _Reader:
             attributes = self._fill(node)
         elif target == "Cast":
             attributes["to"] = self._type(int(attributes.get("to") or 0), label)
+        elif target == "QuantizeLinear" and attributes.get("output_dtype"):
+            attributes["output_dtype"] = self._type(int(attributes["output_dtype"]), label)
         elif target == "Constant":
             named = [v for k, v in attributes.items() if k.startswith("value")]
             attributes = {"value": named[0] if named else None}

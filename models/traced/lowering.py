@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Expr, Integer, Max, Mul, cancel
+from sympy import Expr, Integer, Max, Min, Mul, cancel
 
 from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
@@ -47,8 +47,10 @@ from costgraph.ops import Activation, Add, Linear, Multiply, Scale
 from costgraph.ops.arrays import Cast, Fill, Join, Triangle
 from costgraph.ops.base import Op, same
 from costgraph.ops.bias import ScoreBias
+from costgraph.ops.conv import Conv
 from costgraph.ops.maps import FUNCTIONS, Cumulate, Map
 from costgraph.ops.matmul import MatMul
+from costgraph.ops.quant import NarrowResult, QuantLinear
 from costgraph.ops.views import Expand, Reshape, Slice, Transpose
 from costgraph.rewrite import live
 from costgraph.tensor import Role, Tensor
@@ -78,8 +80,8 @@ class Lowering:
         self._made: set[str] = set()
         self._names: set[str] = set()
         self._call: Call | None = None
-        self._uses = Counter(n for c in graph.calls for n in references(c.args))
-        self._matrices = Counter(n for c in graph.calls for n in dialect.matrices(c))
+        self._assumed: dict[Expr, Expr] = {}  # clipped sizes, and what they are taken as
+        self._uses, self._matrices = _counted_uses(graph, dialect)
 
     # --- reading calls
 
@@ -92,8 +94,8 @@ class Lowering:
         self._refuse_unknown(rules)
         for source in self.graph.sources:
             self.values[source.name] = self._sourced(source)
-        for call in self.graph.calls:
-            self._call = call
+        for given in self.graph.calls:
+            self._call = call = self._settled_call(given)
             try:
                 made = rules[call.target](self, call)
                 self._keep(call, made if isinstance(made, tuple) else (made,))
@@ -127,18 +129,25 @@ class Lowering:
                 if self._uses[result.name] or result.name in self.graph.outputs:
                     raise self.wrong(f"its result {clip(result.name)} is used, and not modelled")
                 continue
-            if result.shape is not None and (
-                len(result.shape) != len(value.shape)
-                or not all(same(a, b) for a, b in zip(result.shape, value.shape, strict=True))
+            shape = None if result.shape is None else [self.settled(d) for d in result.shape]
+            if shape is not None and (
+                len(shape) != len(value.shape)
+                or not all(same(a, b) for a, b in zip(shape, value.shape, strict=True))
             ):
                 raise self.wrong(
-                    f"the exporter states the shape {_shown(result.shape)} for "
+                    f"the exporter states the shape {_shown(shape)} for "
                     f"{clip(result.name)}, its operands give {_shown(value.shape)}"
                 )
             self.values[result.name] = value
         for result in call.results[len(made) :]:
             if self._uses[result.name] or result.name in self.graph.outputs:
                 raise self.wrong(f"its result {clip(result.name)} is used, and not modelled")
+
+    @property
+    def call(self) -> Call:
+        """The call being read."""
+        assert self._call is not None
+        return self._call
 
     def wrong(self, message: str) -> ModelError:
         """An error about the call being read."""
@@ -220,6 +229,9 @@ class Lowering:
             return value.name
         if value.flip is not None:
             name = self._builder.add(value.name, Transpose(value.axes), self.tensor(value.flip))
+        elif value.stored is not None:
+            op = Map("dequantize", value.dtype)
+            name = self._builder.add(value.name, op, self.tensor(value.stored))
         elif value.source is not None:
             name = self._declare(value, value.shape)
         else:
@@ -255,6 +267,10 @@ class Lowering:
         """A value that is known."""
         return Value(self._fresh("constant"), shape, dtype, known)
 
+    def read_from(self, stored: Value, dtype: DType) -> Value:
+        """Narrow numbers as wide ones; they are converted where nothing takes them narrow."""
+        return Value(self.label(), stored.shape, dtype, stored=stored)
+
     # --- views
 
     def reshape(self, x: Value, shape: Sequence[Expr]) -> Value:
@@ -274,6 +290,8 @@ class Lowering:
             return x
         if x.known is not None and same(Mul(*new), Integer(len(x.known))):
             return self.constant(x.known, new, x.dtype)
+        if x.stored is not None and not x.stored.is_weight:
+            return self.read_from(self.reshape(x.stored, new), x.dtype)
         made = self.emit(Reshape(new), x)
         kept = _kept_axes(x.shape, new)
         if x.law is None or kept is None:
@@ -297,6 +315,8 @@ class Lowering:
         shape = tuple(x.shape[a] for a in order)
         if x.flip is not None and tuple(x.axes[a] for a in order) == tuple(range(len(order))):
             return x.flip
+        if x.stored is not None and not x.stored.is_weight:
+            return self.read_from(self.transpose(x.stored, order), x.dtype)
         made = Value(self.label(), shape, x.dtype, flip=x, axes=order)
         if x.law is None:
             return made
@@ -366,14 +386,37 @@ class Lowering:
 
     def within(self, length: Expr, size: Expr) -> Expr:
         """The stated length of a slice, clipped ends of a stored table taken as within it."""
-        length = folded(length)
-        if size.is_number:
-            for over in length.atoms(Max):
-                inner = [a for a in over.args if a != 0]
-                if len(over.args) == 2 and len(inner) == 1:
-                    self.limit(-inner[0] + size, size)
-                    length = length.xreplace({over: inner[0]})
-        return length
+        length = self.settled(length)
+        for clipped in length.atoms(Max, Min) if size.is_number else ():
+            sought = ZERO if isinstance(clipped, Max) else size
+            others = [a for a in clipped.args if a != sought]
+            if len(others) == 1 and len(clipped.args) == 2:
+                (inside,) = others
+                self.limit(size - inside if isinstance(clipped, Max) else inside, size)
+                self._assumed[clipped] = inside
+        return self.settled(length)
+
+    def settled(self, size: Any) -> Any:
+        """A stated size without the clipping that cannot matter here."""
+        if not isinstance(size, Expr) or not size.has(Max, Min):
+            return size
+        for clipped in size.atoms(Max, Min):
+            plain = folded(clipped)
+            if not plain.has(Max, Min):
+                self._assumed.setdefault(clipped, plain)
+        return size.xreplace(self._assumed)
+
+    def _settled_call(self, call: Call) -> Call:
+        def plain(argument: Any) -> Any:
+            if isinstance(argument, tuple):
+                return tuple(plain(a) for a in argument)
+            return self.settled(argument)
+
+        results = tuple(
+            r if r.shape is None else replace(r, shape=tuple(self.settled(d) for d in r.shape))
+            for r in call.results
+        )
+        return replace(call, args=plain(call.args), results=results)
 
     def bound(self, place: Any, size: Expr, inside: bool = False) -> Expr:
         """A bound of a slice, counted from the front and within the axis.
@@ -488,6 +531,8 @@ class Lowering:
         return made if law is None else replace(made, law=law)
 
     def _applied(self, function: str, operands: Sequence[Value], result: DType | None) -> Value:
+        if any(v.dtype.name.startswith("complex") for v in operands):
+            return self._complex(function, operands, result)
         numbers = [v.number if len(v.shape) <= 1 else None for v in operands]
         if len(operands) == 2 and (numbers[0] is None) != (numbers[1] is None):
             return self._with_number(function, operands, numbers, result)
@@ -510,6 +555,17 @@ class Lowering:
         if function not in FUNCTIONS:
             raise self.wrong(f"the function {function!r} has no cost")
         return self.emit(Map(function, kind if kind != first.dtype else None), *operands)
+
+    def _complex(self, function: str, operands: Sequence[Value], result: DType | None) -> Value:
+        parts = {"mul": "complex_mul", "add": "complex_add", "sub": "complex_add",
+                 "neg": "complex_add", "abs": "complex_abs"}.get(function)  # fmt: skip
+        if parts is None:
+            raise self.wrong(f"{function!r} of complex numbers has no cost")
+        tensors = [v for v in operands if v.number is None]
+        if len(tensors) < len(operands):
+            parts = "complex_add"  # by a number: two operations
+        kind = result if result is not None and result != tensors[0].dtype else None
+        return self.emit(Map(parts, kind), *tensors)
 
     def _folded(
         self, function: str, operands: Sequence[Value], result: DType | None
@@ -601,55 +657,112 @@ class Lowering:
 
     # --- products
 
-    def matmul(self, a: Value, b: Value, bias: Value | None = None, name: str = "") -> Value:
-        """``a · b (+ bias)`` over the last two axes; by a weight matrix it is a :class:`Linear`."""
+    def matmul(
+        self,
+        a: Value,
+        b: Value,
+        bias: Value | None = None,
+        name: str = "",
+        result: DType | None = None,
+        narrow: DType | None = None,
+    ) -> Value:
+        """``a · b (+ bias)`` over the last two axes; by a weight matrix it is a :class:`Linear`.
+
+        Narrow operands are multiplied as they are stored. ``result`` is the format of
+        the sums where it is not that of ``a``; ``narrow`` the one they are stored in.
+        """
         self.countable(a, b)
+        more = {"result": result, "narrow": narrow}
         if len(a.shape) == 1:
-            row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias)
+            row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias, **more)
             if len(b.shape) == 1:
                 return self.reshape(row, ())
             return self.reshape(row, (*row.shape[:-2], row.shape[-1]))
         if len(b.shape) == 1:
-            column = self.matmul(a, self.reshape(b, (*b.shape, ONE)), bias)
+            column = self.matmul(a, self.reshape(b, (*b.shape, ONE)), bias, **more)
             return self.reshape(column, column.shape[:-1])
         weight = self._as_weight(b)
         if weight is not None:
-            return self._linear(a, weight, b.shape[1], bias, name)
-        made = self.emit(MatMul(), a, b, name=name or self.label())
+            return self._linear(a, weight, b.shape[1], bias, name, result, narrow)
+        if a.stored is not None and b.stored is not None:
+            a, b, result = a.stored, b.stored, result or a.dtype
+        op: Op = MatMul(result)
+        if narrow is not None:
+            op = NarrowResult(op, narrow)
+        made = self.emit(op, a, b, name=name or self.label())
         return made if bias is None else self.apply("add", made, bias)
 
-    def linear(self, x: Value, w: Value, bias: Value | None = None) -> Value:
+    def linear(
+        self,
+        x: Value,
+        w: Value,
+        bias: Value | None = None,
+        result: DType | None = None,
+        narrow: DType | None = None,
+    ) -> Value:
         """``x Wᵀ (+ b)`` with ``W (oc, ic)``."""
         self.countable(x, w)
-        if w.source is not None and w.source.role == "weight":
-            name = self.module()
-            return self._linear(x, self.tensor(w), w.shape[0], bias, name)
-        return self.matmul(x, self.transpose(w, (1, 0)), bias)
+        if w.narrow.is_weight:
+            name, weight = self.module(), self.tensor(w.narrow)
+            return self._linear(x, weight, w.shape[0], bias, name, result, narrow)
+        turned = self.transpose(w, (1, 0))
+        return self.matmul(x, turned, bias, result=result, narrow=narrow)
 
-    def _linear(self, x: Value, weight: str, oc: Expr, bias: Value | None, name: str) -> Value:
+    def _linear(
+        self,
+        x: Value,
+        weight: str,
+        oc: Expr,
+        bias: Value | None,
+        name: str,
+        result: DType | None,
+        narrow: DType | None,
+    ) -> Value:
         simple = bias is not None and len(bias.shape) == 1 and same(bias.shape[0], oc)
-        operands = [self.tensor(x), weight]
+        rows = x
+        if x.stored is not None and not self._builder.tensor(weight).dtype.is_float:
+            rows, result = x.stored, result or x.dtype
+        operands = [self.tensor(rows), weight]
         if simple and bias is not None:
-            operands.append(self.tensor(bias))
-        made = self._builder.add(name or self.module(), Linear(simple), *operands)
+            operands.append(self.tensor(bias.narrow))
+        op: Op = Linear(simple) if result is None else QuantLinear(simple, result=result)
+        if narrow is not None:
+            op = NarrowResult(op, narrow)
+        made = self._builder.add(name or self.module(), op, *operands)
         self._made.add(made)
         tensor = self._builder.tensor(made)
         value = Value(made, tensor.shape, tensor.dtype)
         return value if simple or bias is None else self.apply("add", value, bias)
 
+    def convolved(self, op: Conv, operands: Sequence[Value], narrow: DType | None = None) -> Value:
+        """A convolution of ``x``, weight and bias; narrow operands as they are stored."""
+        self.countable(*operands)
+        x, *rest = operands
+        rest = [v.narrow for v in rest]
+        if x.stored is not None and not rest[0].dtype.is_float:
+            op, x = replace(op, result=op.result or x.dtype), x.stored
+        whole: Op = op if narrow is None else NarrowResult(op, narrow)
+        return self.emit(whole, x, *rest, name=self.module())
+
     def _as_weight(self, b: Value) -> str | None:
         """The weight ``(oc, ic)`` whose transpose ``b`` is, if it is one."""
         if len(b.shape) != 2:
             return None
-        if b.flip is not None and b.flip.source is not None and b.flip.source.role == "weight":
-            return self.tensor(b.flip)
-        if b.source is None or b.source.role != "weight":
-            return None
-        if self._uses[b.name] != self._matrices[b.name]:
+        if b.flip is not None and b.flip.narrow.is_weight:
+            return self.tensor(b.flip.narrow)
+        if not b.is_weight or not self.only_matrix(b.name):
             return None
         # Used as a right-hand matrix only: its stored order is nobody's concern.
         self._made.add(b.name)
         return self._declare(b, (b.shape[1], b.shape[0]))
+
+    def uses(self, value: Value) -> int:
+        """How often the calls of the trace use a value that it names."""
+        return self._uses[value.name]
+
+    def only_matrix(self, name: str) -> bool:
+        """True for a value of the trace that is used as the right-hand matrix of products alone."""
+        return self._uses[name] == self._matrices[name]
 
     def countable(self, *operands: Value) -> None:
         """Refuses products in formats that no engine is described for."""
@@ -665,13 +778,32 @@ class Dialect:
         rules: a function per operator.
         matrices: names of the values that a call uses as the right-hand matrix
             of a product, stored as ``(ic, oc)``.
+        same: operators whose result is their operand.
     """
 
     rules: Mapping[str, Rule]
     matrices: Callable[[Call], Sequence[str]]
+    same: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Lowering, Call], "Value | tuple[Value | None, ...]"]
+
+
+def _counted_uses(graph: Traced, dialect: Dialect) -> tuple[Counter[str], Counter[str]]:
+    """How often each value is used, and how often as a right-hand matrix; other names resolved."""
+    named: dict[str, str] = {}
+    uses: Counter[str] = Counter()
+    matrices: Counter[str] = Counter()
+    for call in graph.calls:
+        given = [named.get(n, n) for n in references(call.args)]
+        if call.target in dialect.same and len(given) == 1 and call.results:
+            named[call.results[0].name] = given[0]
+            continue
+        uses.update(given)
+        matrices.update(named.get(n, n) for n in dialect.matrices(call))
+    for alias, name in named.items():
+        uses[alias], matrices[alias] = uses[name], matrices[name]
+    return uses, matrices
 
 
 def _covers(shape: Sequence[Expr], other: Sequence[Expr]) -> bool:

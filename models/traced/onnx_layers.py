@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import INT32, dtype
-from costgraph.models.traced import onnx_rules
+from costgraph.models.traced import onnx_recurrent, onnx_rules, quantized
 from costgraph.models.traced.attend import attention
+from costgraph.models.traced.einsum import einsum, is_projection
 from costgraph.models.traced.lowering import Dialect, Lowering, Rule
-from costgraph.models.traced.onnx_rules import attribute, given
+from costgraph.models.traced.onnx_arguments import attribute, given, integers, spatial
 from costgraph.models.traced.record import Call, Ref
 from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.arrays import Copy
 from costgraph.ops.channels import BatchNorm, GroupNorm
-from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.pool import (
     AdaptivePool,
     ConvTranspose,
@@ -28,10 +28,6 @@ from costgraph.ops.pool import (
 )
 
 ONE = Integer(1)
-
-
-def _integers(values: Sequence[int]) -> tuple[Expr, ...]:
-    return tuple(Integer(int(v)) for v in values)
 
 
 def _operands(low: Lowering, call: Call) -> list[Value]:
@@ -58,7 +54,11 @@ def _gemm(low: Lowering, call: Call) -> Value:
 
 def matrices(call: Call) -> list[str]:
     """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
-    plain = call.target == "MatMul" or (call.target == "Gemm" and not call.attributes.get("transB"))
+    plain = (
+        call.target in ("MatMul", "MatMulInteger")
+        or (call.target == "Gemm" and not call.attributes.get("transB"))
+        or (call.target == "Einsum" and is_projection(str(call.attributes.get("equation"))))
+    )
     b = call.args[1] if plain and len(call.args) > 1 else None
     return [b.name] if isinstance(b, Ref) else []
 
@@ -68,102 +68,16 @@ def _einsum(low: Lowering, call: Call) -> Value:
     return einsum(low, equation, _operands(low, call))
 
 
-def einsum(low: Lowering, equation: str, values: Sequence[Value]) -> Value:
-    """A product of two operands as its letters say: a batched matrix product and views."""
-    left, arrow, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or len(terms) != 2 or "." in equation or len(values) != 2:
-        raise low.wrong(f"the equation {equation[:40]!r} is not a product of two operands")
-    a, b = terms
-    fits = len(a) == len(values[0].shape) and len(b) == len(values[1].shape)
-    if not fits or any(len(set(t)) != len(t) for t in (a, b, out)):
-        raise low.wrong(f"the equation {equation[:40]!r} does not fit its operands")
-    batch = [c for c in a if c in b and c in out]
-    summed = [c for c in a if c in b and c not in out]
-    rows, columns = ([c for c in t if c not in o] for t, o in ((a, b), (b, a)))
-    if any(c not in out for c in (*rows, *columns)):
-        raise low.wrong(f"the equation {equation[:40]!r} sums over one operand alone")
-    sizes = dict(zip(a + b, (*values[0].shape, *values[1].shape), strict=True))
-
-    def group(letters: Sequence[str]) -> Expr:
-        return Mul(*(sizes[c] for c in letters))
-
-    x = low.transpose(values[0], [a.index(c) for c in (*batch, *rows, *summed)])
-    y = low.transpose(values[1], [b.index(c) for c in (*batch, *summed, *columns)])
-    if not batch:
-        x = low.reshape(x, (group(rows), group(summed)))
-        if len(y.shape) != 2:
-            y = low.reshape(y, (group(summed), group(columns)))
-    else:
-        x = low.reshape(x, (group(batch), group(rows), group(summed)))
-        y = low.reshape(y, (group(batch), group(summed), group(columns)))
-    product = low.matmul(x, y)
-    order = [*batch, *rows, *columns]
-    full = low.reshape(product, tuple(sizes[c] for c in order))
-    return low.transpose(full, [order.index(c) for c in out])
-
-
-def _quantized_matmul(low: Lowering, call: Call) -> Value:
-    """``MatMulInteger``: 8-bit operands, 32-bit sums."""
-    made = low.matmul(low.value(call.args[0]), low.value(call.args[1]), name=low.module())
-    return low.cast(made, INT32)
-
-
-def _quantize(low: Lowering, call: Call) -> Value:
-    """``QuantizeLinear``: divide, round, add the zero point; 3 FLOP per element."""
-    x = low.value(call.args[0])
-    kind = low.value(call.args[2]).dtype if given(call, 2) else dtype("int8")
-    return low.emit(Map("quantize", kind), x)
-
-
-def _dequantize(low: Lowering, call: Call) -> Value:
-    """``DequantizeLinear``: subtract the zero point, multiply by the scale."""
-    x, scale = low.value(call.args[0]), low.value(call.args[1])
-    return low.emit(Map("dequantize", scale.dtype), x)
-
-
 # --- convolution and pooling
-
-
-def _spatial(
-    low: Lowering, call: Call, sizes: Sequence[Expr], kernel: Sequence[Expr]
-) -> tuple[tuple[Expr, ...], tuple[Expr, ...], list[tuple[Expr, Expr]]]:
-    """Strides, dilations, and padding in front and behind, per axis."""
-    axes = len(kernel)
-    stride = _integers(attribute(call, "strides", (1,) * axes))
-    dilation = _integers(attribute(call, "dilations", (1,) * axes))
-    if len(stride) != axes or len(dilation) != axes:
-        raise low.wrong("strides and dilations need one number per axis")
-    if any(v <= 0 for v in (*stride, *dilation, *(k for k in kernel if k.is_number))):
-        raise low.wrong("windows, strides and dilations must be positive")
-    auto = attribute(call, "auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
-            if n.is_number:
-                total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, Integer(0))
-            elif s == 1:
-                total = d * (k - 1)
-            else:
-                raise low.wrong(f"auto_pad of {n} positions at a stride of {s} is not known")
-            pads.append((total // 2, total - total // 2))
-        return stride, dilation, pads
-    flat = _integers(
-        (0,) * 2 * axes if auto == "VALID" else attribute(call, "pads", (0,) * 2 * axes)
-    )
-    if len(flat) != 2 * axes or any(p < 0 for p in flat):
-        raise low.wrong("pads need two numbers per axis, none of them negative")
-    return stride, dilation, list(zip(flat[:axes], flat[axes:], strict=True))
 
 
 def _conv(low: Lowering, call: Call) -> Value:
     operands = _operands(low, call)
-    low.countable(*operands)
     x, w = operands[:2]
     axes = len(x.shape) - 2
     if axes < 1 or len(w.shape) != axes + 2:
         raise low.wrong(f"a weight of {len(w.shape)} axes for an operand of {len(x.shape)}")
-    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
+    stride, dilation, pads = spatial(low, call, x.shape[2:], w.shape[2:])
     op = Conv(
         stride,
         tuple((a + b) / 2 for a, b in pads),  # only the sum counts
@@ -171,15 +85,15 @@ def _conv(low: Lowering, call: Call) -> Value:
         Integer(attribute(call, "group", 1)),
         len(operands) == 3,
     )
-    return low.emit(op, *operands, name=low.module())
+    return low.convolved(op, operands)
 
 
 def _conv_transpose(low: Lowering, call: Call) -> Value:
     operands = _operands(low, call)
     low.countable(*operands)
     x, w = operands[:2]
-    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
-    extra = _integers(attribute(call, "output_padding", (0,) * len(stride)))
+    stride, dilation, pads = spatial(low, call, x.shape[2:], w.shape[2:])
+    extra = integers(attribute(call, "output_padding", (0,) * len(stride)))
     stated = call.attributes.get("output_shape")
     if str(attribute(call, "auto_pad", "")).startswith("SAME"):
         stated = tuple(n * s for n, s in zip(x.shape[2:], stride, strict=True))
@@ -199,8 +113,8 @@ def _conv_transpose(low: Lowering, call: Call) -> Value:
 
 def _pool(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     x = low.value(call.args[0])
-    kernel = _integers(call.attributes["kernel_shape"])
-    stride, dilation, pads = _spatial(low, call, x.shape[len(x.shape) - len(kernel) :], kernel)
+    kernel = integers(call.attributes["kernel_shape"])
+    stride, dilation, pads = spatial(low, call, x.shape[len(x.shape) - len(kernel) :], kernel)
     function = "max" if call.target == "MaxPool" else "average"
     ceil = bool(attribute(call, "ceil_mode", 0))
     padding = tuple(a + b for a, b in pads)
@@ -354,6 +268,8 @@ def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **onnx_rules.RULES,
+        **quantized.ONNX_RULES,
+        **onnx_recurrent.RULES,
         **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
         **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
         **dict.fromkeys(("Resize", "Upsample"), _resize),
@@ -365,9 +281,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "MatMul": _matmul,
         "Gemm": _gemm,
         "Einsum": _einsum,
-        "MatMulInteger": _quantized_matmul,
-        "QuantizeLinear": _quantize,
-        "DequantizeLinear": _dequantize,
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
         "BatchNormalization": _batch_norm,
@@ -377,4 +290,4 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Attention": _attention,
     }
 )
-DIALECT = Dialect(RULES, matrices)
+DIALECT = Dialect(RULES, matrices, frozenset({"Identity"}))

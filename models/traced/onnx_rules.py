@@ -14,6 +14,7 @@ from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.laws import looked_up
 from costgraph.models.traced.lowering import Lowering, Rule
+from costgraph.models.traced.onnx_arguments import attribute, given, option
 from costgraph.models.traced.record import Call
 from costgraph.models.traced.value import Value
 from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Scatter
@@ -22,29 +23,6 @@ from costgraph.ops.maps import Map, Reduce, TopK
 from costgraph.ops.tokens import Embedding
 
 ONE = Integer(1)
-
-
-def given(call: Call, index: int) -> bool:
-    """True if an optional operand is there."""
-    return len(call.args) > index and call.args[index] is not None
-
-
-def attribute(call: Call, name: str, default: Any) -> Any:
-    """An attribute or its default."""
-    value = call.attributes.get(name)
-    return default if value is None else value
-
-
-def option(
-    low: Lowering, call: Call, index: int, name: str, default: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    """Whole numbers that older operator sets state as an attribute, newer ones as an operand."""
-    if given(call, index):
-        return low.integers(call.args[index], name)
-    value = call.attributes.get(name)
-    if value is None:
-        return default
-    return tuple(int(v) for v in value) if isinstance(value, (tuple, list)) else (int(value),)
 
 
 # --- element-wise

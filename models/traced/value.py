@@ -26,6 +26,7 @@ class Value:
         flip: the matrix whose transpose it is, if nothing has needed it yet.
         axes: the order of axes in which it views ``flip``.
         law: how its elements follow from their places, where they do.
+        stored: the narrow numbers that it is read from, if nothing has needed it wide yet.
     """
 
     name: str
@@ -36,6 +37,17 @@ class Value:
     flip: Value | None = None
     axes: tuple[int, ...] = ()
     law: Law | None = None
+    stored: Value | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        """True for what is stored with the model, as it is stored."""
+        return self.source is not None and self.source.role == "weight"
+
+    @property
+    def narrow(self) -> Value:
+        """The narrow numbers that it is read from, or itself."""
+        return self if self.stored is None else self.stored
 
     @property
     def number(self) -> Any:

@@ -228,7 +228,7 @@ def test_unknown_operators_are_listed(tmp_path):
         (NODE("Transpose", ["x"], ["y"], perm=[0, 5]), [], "do not order"),
         (NODE("MaxPool", ["x"], ["y"], kernel_shape=[0]), [], "must be positive"),
         (NODE("Conv", ["x"], ["y"]), [], "not understood"),
-        (NODE("Einsum", ["x", "x"], ["y"], equation="..."), [], "not a product"),
+        (NODE("Einsum", ["x", "x"], ["y"], equation="..."), [], "does not fit"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_node(tmp_path, node, extra, message):
