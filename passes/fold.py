@@ -21,6 +21,8 @@ from costgraph.tensor import Role, Tensor
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 ONE = Integer(1)
+#: What each round of a region has of its own.
+OWN = (Role.WEIGHT, Role.KV, Role.STATE)
 #: A result by its place: operation of a layer, and result of the operation.
 Place = tuple[int, int]
 
@@ -76,7 +78,7 @@ class _Layers:
 
     Attributes:
         carried: what a layer takes from the one before it, and what the first one takes.
-        weights: names of the first layer's own weights.
+        weights: names of the first layer's own weights, caches and states.
         shared: what all layers take from outside.
         handed: what each layer takes of its own from outside: the first one's name, and all.
         kept: results used outside, of the last layer alone or of several.
@@ -116,7 +118,7 @@ class _Layers:
                 names = tuple(part[i].inputs[slot] for part in self.parts)
                 if any(n in self.place for n in names[1:]):
                     self._carry(name, names)
-                elif self.graph.tensors[name].role is Role.WEIGHT and self._is_source(name):
+                elif self.graph.tensors[name].role in OWN and self._is_source(name):
                     self.weights[name] = None
                 elif len(set(names)) == 1:
                     self.shared[name] = None
@@ -165,8 +167,8 @@ class _Layers:
                 for name, its in zip(node.inputs, like.inputs, strict=True):
                     if its not in self.weights:
                         continue
-                    if self.graph.tensors[name].role is not Role.WEIGHT:
-                        raise _Refused(f"{name!r} stands where another layer has a weight")
+                    if not _alike(self.graph.tensors[name], self.graph.tensors[its]):
+                        raise _Refused(f"{name!r} and {its!r} have different forms")
                     if owner.setdefault(name, its) != its:
                         raise _Refused(f"layers share the weight {name!r}")
                     if name == its and k:

@@ -65,6 +65,8 @@ def score_pairs(q: Expr, t: Expr, mask: str, window: Expr | None = None) -> Expr
         return q * t
     if window is None:
         return q * t - q * (q - 1) / 2
+    if q == 1:
+        return least(t, window)
     within, before = least(t, window), t - q
     unseen = least(before, window)
     rising = (within * (within + 1) - unseen * (unseen + 1)) / 2

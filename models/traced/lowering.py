@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Expr, Integer, Max, Min, Mul, cancel
+from sympy import Expr, Integer, Max, Min, Mul, Symbol, cancel, floor
 
 from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
@@ -41,10 +41,11 @@ from costgraph.models.traced.laws import (
     sliced,
     triangle,
 )
-from costgraph.models.traced.record import Call, Ref, Source, Traced, references
+from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, used
 from costgraph.models.traced.value import Value
 from costgraph.ops import Activation, Add, Linear, Multiply, Scale
 from costgraph.ops.arrays import Cast, Fill, Join, Triangle
+from costgraph.ops.attention import KVAppend
 from costgraph.ops.base import Op, same
 from costgraph.ops.bias import ScoreBias
 from costgraph.ops.conv import Conv
@@ -72,6 +73,7 @@ class Lowering:
 
     def __init__(self, graph: Traced, dialect: Dialect, mask: str = "skip") -> None:
         self.graph = graph
+        self.rules = dialect.rules
         self.mask = mask
         self.values: dict[str, Value] = {}
         self.limits: list[Limit] = []
@@ -79,25 +81,41 @@ class Lowering:
         self._builder = Builder(graph.name)
         self._made: set[str] = set()
         self._names: set[str] = set()
+        self._resident: set[str] = set()
         self._call: Call | None = None
         self._assumed: dict[Expr, Expr] = {}  # clipped sizes, and what they are taken as
         self._uses, self._matrices = _counted_uses(graph, dialect)
 
     # --- reading calls
 
-    def run(self, rules: Mapping[str, Rule]) -> Graph:
+    def run(self) -> Graph:
         """The graph of operations.
 
         Raises:
             ModelError: an operator has no rule, or does not fit its operands.
         """
-        self._refuse_unknown(rules)
-        for source in self.graph.sources:
+        self._refuse_unknown(self.graph.calls)
+        self._read(self.graph.sources, self.graph.calls)
+        results = [self.value(Ref(name)) for name in self.graph.outputs]
+        handed = [v for v in results if v.name not in self._resident]
+        outputs = tuple(dict.fromkeys(self.tensor(v) for v in handed))
+        return live(self._builder.build(*outputs))
+
+    def inline(self, branch: Branch) -> tuple[Value, ...]:
+        """What a graph inside the present operator makes."""
+        around = self._call
+        self._refuse_unknown(branch.calls)
+        self._read(branch.sources, branch.calls)
+        self._call = around
+        return tuple(self.value(Ref(name)) for name in branch.outputs)
+
+    def _read(self, sources: Sequence[Source], calls: Sequence[Call]) -> None:
+        for source in sources:
             self.values[source.name] = self._sourced(source)
-        for given in self.graph.calls:
+        for given in calls:
             self._call = call = self._settled_call(given)
             try:
-                made = rules[call.target](self, call)
+                made = self.rules[call.target](self, call)
                 self._keep(call, made if isinstance(made, tuple) else (made,))
             except VerifyError as error:
                 raise self.wrong(str(error)) from None
@@ -105,11 +123,10 @@ class Lowering:
                 # Graphs come from outside: an operand of the wrong kind is their defect.
                 reason = f"{type(error).__name__}: {error}"
                 raise self.wrong(f"its arguments are not understood ({clip(reason, 90)})") from None
-        outputs = tuple(dict.fromkeys(self.tensor(self.value(Ref(n))) for n in self.graph.outputs))
-        return live(self._builder.build(*outputs))
 
-    def _refuse_unknown(self, rules: Mapping[str, Rule]) -> None:
-        missing = Counter(c.target for c in self.graph.calls if c.target not in rules)
+    def _refuse_unknown(self, calls: Sequence[Call]) -> None:
+        rules = self.rules
+        missing = Counter(c.target for c in calls if c.target not in rules)
         if not missing:
             return
         listed = sorted(missing.items(), key=lambda i: (-i[1], i[0]))
@@ -159,7 +176,8 @@ class Lowering:
 
     def _sourced(self, source: Source) -> Value:
         kind = format_of(source.dtype, f"{self.graph.name}: {clip(source.name)}")
-        known = source.values
+        # Values of weights are not followed; an operator may still ask for a few numbers.
+        known = None if source.role == "weight" else source.values
         if known is not None and len(known) > MOST_KNOWN:
             known = None
         return Value(source.name, source.shape, kind, known, source)
@@ -192,9 +210,11 @@ class Lowering:
         if isinstance(argument, (tuple, list)):
             return tuple(n for item in argument for n in self.numbers(item, what))
         value = self.value(argument)
-        if value.known is None:
+        stored = None if value.source is None else value.source.values
+        known = value.known if value.known is not None else stored
+        if known is None:
             raise self.wrong(f"{what} ({clip(value.name)}) depends on data; it must be known")
-        return value.known
+        return known
 
     def integers(self, argument: Any, what: str) -> tuple[int, ...]:
         """Known whole numbers of an argument."""
@@ -227,6 +247,8 @@ class Lowering:
         """The name of ``value`` as a tensor of the graph; made or declared if need be."""
         if value.name in self._made:
             return value.name
+        if value.name in self._resident:
+            raise self.wrong("what a cache holds after the step is used within it")
         if value.flip is not None:
             name = self._builder.add(value.name, Transpose(value.axes), self.tensor(value.flip))
         elif value.stored is not None:
@@ -244,6 +266,31 @@ class Lowering:
         role = Role.WEIGHT if value.source.role == "weight" else Role.ACTIVATION
         self._names.add(value.name)
         return self._builder.source(Tensor(value.name, shape, value.dtype, role))
+
+    def cache(self, past: Value, new: Value, suffix: str = "") -> Value:
+        """``new (B, q, Hk, dh)`` behind what ``past (B, Hk, P, dh)`` holds: ``(B, P + q, Hk, dh)``.
+
+        An operand of the graph that only the step uses is a cache: it stays in memory, and
+        the step adds its rows to it. Anything else is joined.
+        """
+        b, heads, length, size = past.shape
+        shape = (b, length, heads, size)
+        if past.source is None or past.source.role != "input" or self._uses[past.name] != 1:
+            return self.join([self.transpose(past, (0, 2, 1, 3)), new], 1)
+        name = past.name + suffix
+        self._names.add(name)
+        # Its stored order is nobody's concern.
+        self._builder.source(Tensor(name, shape, past.dtype, Role.KV))
+        made = self._builder.add(self.label("append"), KVAppend(), name, self.tensor(new))
+        self._made.update((name, made))
+        self._names.add(made)
+        return Value(made, self._builder.shape(made), past.dtype)
+
+    def resident(self, shape: Sequence[Expr], dtype: DType) -> Value:
+        """A result that is a cache after the step: it stays, and is not handed out."""
+        name = self._fresh("resident")
+        self._resident.add(name)
+        return Value(name, tuple(shape), dtype)
 
     # --- emitting
 
@@ -405,6 +452,17 @@ class Lowering:
             if not plain.has(Max, Min):
                 self._assumed.setdefault(clipped, plain)
         return size.xreplace(self._assumed)
+
+    def rounded(self) -> set[Symbol]:
+        """Symbols of sizes that were divided and rounded so far."""
+        return {
+            symbol
+            for value in self.values.values()
+            for size in value.shape
+            for part in size.atoms(floor)
+            for symbol in part.free_symbols
+            if isinstance(symbol, Symbol)
+        }
 
     def _settled_call(self, call: Call) -> Call:
         def plain(argument: Any) -> Any:
@@ -795,15 +853,22 @@ def _counted_uses(graph: Traced, dialect: Dialect) -> tuple[Counter[str], Counte
     uses: Counter[str] = Counter()
     matrices: Counter[str] = Counter()
     for call in graph.calls:
-        given = [named.get(n, n) for n in references(call.args)]
+        given = [named.get(n, n) for n in used(call)]
         if call.target in dialect.same and len(given) == 1 and call.results:
             named[call.results[0].name] = given[0]
             continue
         uses.update(given)
-        matrices.update(named.get(n, n) for n in dialect.matrices(call))
+        matrices.update(named.get(n, n) for n in _right_matrices(call, dialect))
     for alias, name in named.items():
         uses[alias], matrices[alias] = uses[name], matrices[name]
     return uses, matrices
+
+
+def _right_matrices(call: Call, dialect: Dialect) -> Iterator[str]:
+    yield from dialect.matrices(call)
+    for item in call.attributes.values():
+        for inner in item.calls if isinstance(item, Branch) else ():
+            yield from _right_matrices(inner, dialect)
 
 
 def _covers(shape: Sequence[Expr], other: Sequence[Expr]) -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
+from math import floor
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Mul
+from sympy import Expr, Integer, Mul, Rational
 
-from costgraph.models.traced import onnx_recurrent, onnx_rules, quantized
-from costgraph.models.traced.attend import attention
+from costgraph.models.traced import (
+    onnx_attention,
+    onnx_contrib,
+    onnx_recurrent,
+    onnx_rules,
+    quantized,
+)
 from costgraph.models.traced.einsum import einsum, is_projection
+from costgraph.models.traced.laws import constant_of
 from costgraph.models.traced.lowering import Dialect, Lowering, Rule
 from costgraph.models.traced.onnx_arguments import attribute, given, integers, spatial
 from costgraph.models.traced.record import Call, Ref
@@ -18,6 +26,7 @@ from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.arrays import Copy
 from costgraph.ops.channels import BatchNorm, GroupNorm
+from costgraph.ops.conv import whole_floor
 from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.pool import (
     AdaptivePool,
@@ -26,6 +35,7 @@ from costgraph.ops.pool import (
     Pool,
     Resize,
 )
+from costgraph.ops.signal import GridSample
 
 ONE = Integer(1)
 
@@ -52,14 +62,24 @@ def _gemm(low: Lowering, call: Call) -> Value:
     return low.matmul(a, b, bias, name=low.module())
 
 
+#: Operands that are right-hand matrices of products, unless an attribute turns them.
+_MATRICES = {
+    **dict.fromkeys(("MatMul", "MatMulInteger", "MatMulIntegerToFloat", "Gemm", "FusedGemm"), 1),
+    **dict.fromkeys(("GemmFastGelu", "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul"), 1),
+    **dict.fromkeys(("QLinearMatMul", "QGemm"), 3),
+    **dict.fromkeys(onnx_attention.PROJECTING, 1),
+}
+
+
 def matrices(call: Call) -> list[str]:
     """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
-    plain = (
-        call.target in ("MatMul", "MatMulInteger")
-        or (call.target == "Gemm" and not call.attributes.get("transB"))
-        or (call.target == "Einsum" and is_projection(str(call.attributes.get("equation"))))
-    )
-    b = call.args[1] if plain and len(call.args) > 1 else None
+    place = _MATRICES.get(call.target)
+    if call.target == "Einsum" and is_projection(str(call.attributes.get("equation"))):
+        place = 1
+    turned = any(call.attributes.get(n) for n in ("transB", "transBatchB"))
+    if place is None or turned or len(call.args) <= place:
+        return []
+    b = call.args[place]
     return [b.name] if isinstance(b, Ref) else []
 
 
@@ -129,24 +149,39 @@ def _global_pool(low: Lowering, call: Call) -> Value:
 
 def _resize(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
-    place = 1 if call.target == "Upsample" else 2
+    # The second operand is the scales' in older operator sets, a region's since.
+    old = call.target == "Upsample" or (0 < low.graph.version < 11)
     mode = str(attribute(call, "mode", "nearest"))
+    place = 1 if old else 2
+    named = call.attributes.get("axes")
+    axes = range(len(x.shape)) if named is None else [low.axis(x, a) for a in named]
+    shape = list(x.shape)
     if given(call, 3):
-        shape = low.numbers(call.args[3], "sizes")
-    elif given(call, place):
-        scales = low.numbers(call.args[place], "scales")
-        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
+        for axis, size in zip(axes, low.numbers(call.args[3], "sizes"), strict=True):
+            shape[axis] = Integer(0) + size
     else:
-        scales = call.attributes["scales"]
-        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
-    sizes = tuple(Integer(0) + s for s in shape)
-    return low.emit(Resize(sizes, {"bilinear": "linear"}.get(mode, mode)), x)
+        stated = given(call, place)
+        scales = low.numbers(call.args[place], "scales") if stated else call.attributes["scales"]
+        for axis, scale in zip(axes, scales, strict=True):
+            shape[axis] = _scaled(x.shape[axis], scale)
+    return low.emit(Resize(tuple(shape), {"bilinear": "linear"}.get(mode, mode)), x)
 
 
 def _scaled(n: Expr, scale: Any) -> Expr:
-    if float(scale) == int(scale):
-        return n * int(scale)
-    return Integer(int(float(n) * float(scale)))
+    """``⌊n·scale⌋``, the scale as the simple fraction that its 32 bits stand for."""
+    if isinstance(scale, Expr) and not scale.is_number:
+        return whole_floor(n * scale)
+    if n.is_number:
+        return Integer(floor(float(n) * float(scale) + 1e-6))
+    near = Fraction(float(scale)).limit_denominator(1024)
+    exact = near if abs(float(near) - float(scale)) < 1e-6 else Fraction(float(scale))
+    return whole_floor(n * Rational(exact.numerator, exact.denominator))
+
+
+def _grid_sample(low: Lowering, call: Call) -> Value:
+    mode = str(attribute(call, "mode", "linear"))
+    named = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    return low.emit(GridSample(named), low.value(call.args[0]), low.value(call.args[1]))
 
 
 def _depth_to_space(low: Lowering, call: Call) -> Value:
@@ -185,18 +220,6 @@ def _rms_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     return (low.emit(RMSNorm(), x, weight, name=low.module()), None)
 
 
-def _skip_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
-    """``SkipLayerNormalization`` and its RMS form: a residual addition and a norm."""
-    x = low.apply("add", low.value(call.args[0]), low.value(call.args[1]))
-    rms = "Simplified" in call.target
-    rest = [low.value(a) for a in call.args[2 : 3 if rms else 4] if a is not None]
-    place = 3 if rms else 4
-    if given(call, place):
-        x = low.apply("add", x, low.value(call.args[place]))
-    op = RMSNorm() if rms else LayerNorm(bias=len(rest) == 2)
-    return (low.emit(op, x, *rest, name=low.module()), None, None, x)
-
-
 def _last_axis(low: Lowering, x: Value, axis: int) -> None:
     if low.axis(x, axis) != len(x.shape) - 1:
         raise low.wrong("normalises more than the last axis")
@@ -223,6 +246,18 @@ def _lp_norm(low: Lowering, call: Call) -> Value:
     return low.apply("div", x, norm)
 
 
+# --- control
+
+
+def _if(low: Lowering, call: Call) -> tuple[Value, ...]:
+    """The branch that a known condition takes."""
+    condition = constant_of(low.value(call.args[0]))
+    if condition is None:
+        raise low.wrong("which branch runs depends on data; its condition must be known")
+    branch = call.attributes["then_branch" if bool(condition) else "else_branch"]
+    return low.inline(branch)
+
+
 # --- attention
 
 
@@ -237,34 +272,6 @@ def _softmax(low: Lowering, call: Call) -> Value:
     return low.emit(SoftmaxOver(axis, log), x)
 
 
-def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
-    """The standard operator ``Attention`` (operator set 23)."""
-    query, keys, values = (low.value(a) for a in call.args[:3])
-    if given(call, 4) or given(call, 5):
-        raise low.wrong("past keys and values are not supported yet")
-    flat = len(query.shape) == 3
-    heads, kv = attribute(call, "q_num_heads", None), attribute(call, "kv_num_heads", None)
-    if flat:
-        if not heads or not kv:
-            raise low.wrong("three axes need q_num_heads and kv_num_heads")
-        query, keys, values = (
-            low.reshape(v, (*v.shape[:2], Integer(n), v.shape[2] / n))
-            for v, n in ((query, heads), (keys, kv), (values, kv))
-        )
-    made = attention(
-        low,
-        query,
-        keys,
-        values,
-        causal=bool(attribute(call, "is_causal", 0)),
-        biases=[low.value(call.args[3])] if given(call, 3) else (),
-        heads_first=not flat,
-    )
-    if flat:
-        made = low.reshape(made, (*made.shape[:2], Mul(*made.shape[2:])))
-    return (made, None, None, None)
-
-
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **onnx_rules.RULES,
@@ -275,7 +282,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("Resize", "Upsample"), _resize),
         **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
         **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _rms_norm),
-        **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
         **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), _group_norm),
         **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
         "MatMul": _matmul,
@@ -287,7 +293,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "LayerNormalization": _layer_norm,
         "LRN": _local_norm,
         "LpNormalization": _lp_norm,
-        "Attention": _attention,
+        **onnx_attention.RULES,
+        **onnx_contrib.RULES,
+        "GridSample": _grid_sample,
+        "If": _if,
     }
 )
 DIALECT = Dialect(RULES, matrices, frozenset({"Identity"}))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from sympy import Expr, Integer
+from dataclasses import replace
 
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import ModelError
 from costgraph.graph import Graph
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.program import Phase, Program
-from costgraph.symbols import S, T, q
+from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
+#: What sizes are tried as multiples of, where an exact reading does not fit together.
+MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
 def program_of(
@@ -24,12 +29,21 @@ def program_of(
     Raises:
         ModelError: an operator has no rule, or does not fit its operands.
     """
-    lowering = Lowering(traced, dialect, mask)
-    graph = lowering.run(dialect.rules)
-    length: Expr = S if _depends_on_length(graph) else ONE
-    phase = Phase("forward", graph, ((q, length), (T, length)), tokens=Integer(0))
+    lowering, graph, parts = _lowered(traced, dialect, mask)
+    lengths = {S, *(part for part, whole, _ in parts if whole == S)}
+    depends = any(not lengths.isdisjoint(t.numel.free_symbols) for t in graph.tensors.values())
+    length: Expr = S if depends else ONE
+    bindings = ((q, length), (T, length), *((part, whole / n) for part, whole, n in parts))
+    phase = Phase("forward", graph, bindings, tokens=Integer(0))
+    notes = tuple(
+        f"{whole} is taken as a multiple of {n}: other sizes do not fit the graph"
+        for _, whole, n in parts
+    )
     program = Program(
-        graph.name, (phase,), limits=tuple(lowering.limits), notes=(*traced.notes, *lowering.notes)
+        graph.name,
+        (phase,),
+        limits=tuple(lowering.limits),
+        notes=(*traced.notes, *lowering.notes, *notes),
     )
     if not recognise:
         return program
@@ -39,5 +53,35 @@ def program_of(
     return recognised(program, mask)
 
 
-def _depends_on_length(graph: Graph) -> bool:
-    return any(S in t.numel.free_symbols for t in graph.tensors.values())
+def _lowered(
+    traced: Traced, dialect: Dialect, mask: str
+) -> tuple[Lowering, Graph, tuple[tuple[Symbol, Symbol, int], ...]]:
+    """The graph; if sizes fit only where they divide evenly, in parts of them.
+
+    Returns:
+        The state of reading, the graph, and its symbols that are a part of one: part, whole,
+        and how many parts.
+    """
+    exact = Lowering(traced, dialect, mask)
+    try:
+        return exact, exact.run(), ()
+    except ModelError as error:
+        uneven = sorted(exact.rounded(), key=str)
+        if not uneven:
+            raise
+        refused = error
+    for step in MULTIPLES:
+        parts = [(symbol(f"{s}_by_{step}"[-40:]), s, step) for s in uneven]
+        wide = {whole: part * step for part, whole, _ in parts}
+        sources = tuple(
+            replace(x, shape=tuple(d.xreplace(wide) for d in x.shape)) for x in traced.sources
+        )
+        lowering = Lowering(replace(traced, sources=sources), dialect, mask)
+        try:
+            graph = lowering.run()
+        except ModelError:
+            continue
+        back = {part: whole / n for part, whole, n in parts}
+        lowering.limits = [replace(x, expr=x.expr.xreplace(back)) for x in lowering.limits]
+        return lowering, graph, tuple(parts)
+    raise refused
