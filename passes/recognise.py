@@ -22,6 +22,12 @@ from costgraph.passes.recognise_attention import (
     TurnedTwice,
     WeightMatrix,
 )
+from costgraph.passes.recognise_experts import (
+    ExpertBias,
+    GatheredExperts,
+    SortedExperts,
+    WeightedSum,
+)
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
 from costgraph.passes.recognise_scores import Scores
 from costgraph.pipeline import Miss, Outcome, Pass, option
@@ -34,10 +40,10 @@ LARGE = 1500
 
 @dataclass(frozen=True)
 class Recognise(Pass):
-    """Finds attention, norms, rotary embedding and gates in traced graphs."""
+    """Finds attention, experts, norms, rotary embedding and gates in traced graphs."""
 
     name: ClassVar[str] = "recognise"
-    title: ClassVar[str] = "find attention, norms, rotary embedding and gates in imported graphs"
+    title: ClassVar[str] = "find attention, experts, norms and rotary embedding in imported graphs"
     formula: ClassVar[str] = "the same products; element-wise work counted as one operation"
     source: ClassVar[str] = "patterns of published model code and of exporters' decompositions"
 
@@ -60,6 +66,8 @@ class Recognise(Pass):
         return (
             (FlatProduct(), WeightMatrix(), TurnedTwice(), Batched()),
             (Bias(), Gelu(), Silu(), Norms(), Rotary()),
+            (GatheredExperts(), ExpertBias()),
+            (SortedExperts(), WeightedSum()),
             (Scores(),),
             (Grouped(),),
             (RopeLayout(),),

@@ -11,13 +11,13 @@ from costgraph.draft import Draft
 from costgraph.graph import Node
 from costgraph.machine import Machine
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
-from costgraph.ops.arrays import Cast
+from costgraph.ops.arrays import Cast, Join
 from costgraph.ops.base import Op, same
 from costgraph.ops.bias import ScoreBias
 from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.matmul import MatMul
-from costgraph.ops.views import Expand, Reshape, Transpose
+from costgraph.ops.views import Expand, Reshape, Slice, Transpose
 from costgraph.passes.recognise_pieces import function, makes, only_inside, sole_user
 from costgraph.pipeline import Miss
 from costgraph.rewrite import Replacement
@@ -39,6 +39,7 @@ class _Found:
         mask: what positions hide, if anything.
         cap: scores are capped.
         lead: the most telling shape that the leading axes were given.
+        sinks: one more logit per head, without a value.
     """
 
     nodes: list[Node]
@@ -46,6 +47,7 @@ class _Found:
     mask: ScoreBias = NOTHING
     cap: bool = False
     lead: tuple[Expr, ...] = ()
+    sinks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Scores:
         first = _down_to_product(graph, at, found)
         if first is None or isinstance(first, str):
             return None if first is None else Miss(self.name, node.name, first)
+        if any(isinstance(n.op, Slice) for n in found.nodes) != bool(found.sinks):
+            return None  # a part of the probabilities, or all with the sinks' own
         query, extra = _unscaled(graph, first.inputs[0])
         turned, more = _unscaled(graph, first.inputs[1])
         if not only_inside(graph, found.nodes, node):
@@ -103,6 +107,16 @@ def _down_to_product(graph: Draft, name: str, found: _Found) -> Node | str | Non
         elif step == "tanh" and not found.cap:
             found.cap = True
             name = node.inputs[0]
+        elif step == "sub" and _largest(graph, node) is not None:
+            # The largest logit is taken off, which a softmax does anyway.
+            found.nodes.append(graph.producer[node.inputs[1]])
+            name = node.inputs[0]
+        elif isinstance(node.op, Join) and not found.sinks:
+            sinks = _sinks(graph, node)
+            if sinks is None:
+                return None
+            found.sinks.append(sinks)
+            name = node.inputs[0]
         elif isinstance(node.op, ScoreBias):
             if found.mask != NOTHING and node.op not in (found.mask, NOTHING):
                 return "two masks on its scores"
@@ -117,6 +131,32 @@ def _down_to_product(graph: Draft, name: str, found: _Found) -> Node | str | Non
             name = sides[0]
         else:
             return None
+
+
+def _largest(graph: Draft, node: Node) -> Node | None:
+    """The maximum over keys that a node subtracts from its first operand, if it does."""
+    most = graph.producer.get(node.inputs[1]) if len(node.inputs) == 2 else None
+    if most is None or not isinstance(most.op, Reduce) or most.inputs != node.inputs[:1]:
+        return None
+    last = len(graph.tensors[node.inputs[0]].shape) - 1
+    return most if most.op.function == "max" and most.op.axes == (last,) else None
+
+
+def _sinks(graph: Draft, node: Node) -> str | None:
+    """The vector of sinks that stand as one more key beside the scores."""
+    if len(node.inputs) != 2 or not isinstance(node.op, Join):
+        return None
+    scores, one = graph.operands(node)
+    if node.op.axis != len(scores.shape) - 1 or one.shape[-1] != 1:
+        return None
+    name = one.name
+    maker = graph.producer.get(name)
+    while maker is not None and isinstance(maker.op, (Reshape, Expand)):
+        name = maker.inputs[0]
+        maker = graph.producer.get(name)
+    vector = graph.tensors[name]
+    heads = scores.shape[-3] if len(scores.shape) > 2 else ONE
+    return name if len(vector.shape) == 1 and same(vector.shape[0], heads) else None
 
 
 def _leads_to_product(graph: Draft, name: str) -> bool:
@@ -183,12 +223,14 @@ def _attention(
     mix: Op = AttentionValues(mask, window=window)
     if reach is not None:
         score, soft, mix = LocalScores(reach), LocalSoftmax(reach), LocalValues(reach)
+    if found.sinks and reach is not None:
+        return Miss("attention", node.name, "sinks of local attention are not understood")
     scores = add("qk_matmul", score, q, k)
     if found.cap:
         scores = add("score_cap", SoftCap(), scores)
     if found.biases:
         scores = add("mask_add", found.mask, scores, *found.biases)
-    mixed = add("sv_matmul", mix, add("softmax", soft, scores), v)
+    mixed = add("sv_matmul", mix, add("softmax", soft, scores, *found.sinks), v)
     if _alike(folded[0][:-2] if folded[0] else (), node.outputs[0].shape[:-2]):
         new = Node(node.name, Transpose(SWAP), (mixed,), node.outputs)
     else:
@@ -225,7 +267,8 @@ def _probabilities(graph: Draft, name: str, chain: list[Node]) -> str | None:
         if guarded is not None:
             name = guarded
             continue
-        if isinstance(node.op, (Cast, Expand, Reshape)):
+        first = isinstance(node.op, Slice) and node.op.start == 0 and node.op.step == 1
+        if isinstance(node.op, (Cast, Expand, Reshape)) or first:
             chain.append(node)
             name = node.inputs[0]
             continue

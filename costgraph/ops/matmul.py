@@ -40,3 +40,33 @@ class MatMul(Op):
         rescaled = outputs[0].dtype.is_float and not (a.dtype.is_float or b.dtype.is_float)
         scaled: Work = vector(2 * outputs[0].numel) if rescaled else {}
         return merged(product, expansion(b, a), expansion(a, b), scaled)
+
+
+@dataclass(frozen=True)
+class GroupedMatMul(Op):
+    """Rows ``a (m, k)`` in groups, each times a matrix of its own of ``b (E, k, n)``: ``(m, n)``.
+
+    A third operand ``(E)`` says where groups end; with ``bias`` a fourth ``(E, n)`` is
+    added to the rows of each. ``2·m·k·n`` FLOP. Which matrices are needed depends on
+    data: all of them are read, the most that it can be.
+    """
+
+    kind: ClassVar[str] = "grouped-matmul"
+    bias: bool = False
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 3 + self.bias, self, "takes rows, matrices and ends of groups")
+        a, b, ends = inputs[:3]
+        require(len(a.shape) == 2 and len(b.shape) == 3, self, "{} times {}", a, b)
+        require_same(self, a.shape[1], b.shape[1], "contraction of {} and {}", a, b)
+        require_same(self, ends.numel, b.shape[0], "groups of {} and {}", b, ends)
+        for bias in inputs[3:]:
+            require_same(self, bias.numel, b.shape[0] * b.shape[2], "width of {} and {}", b, bias)
+        return (Spec((a.shape[0], b.shape[2]), a.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        a, b = inputs[:2]
+        key = (Engine.TENSOR, compute_type(a.dtype, b.dtype))
+        product: Work = {key: 2 * outputs[0].numel * a.shape[1]}
+        added: Work = vector(outputs[0].numel) if self.bias else {}
+        return merged(product, added, expansion(b, a))

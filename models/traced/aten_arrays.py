@@ -56,6 +56,20 @@ def _copied(low: Lowering, call: Call) -> Value:
     return low.emit(Copy(stated_shape(low, call)), low.value(call.args[0]))
 
 
+def _interleaved(low: Lowering, call: Call) -> Value:
+    """Every entry of an axis ``k`` times: an expansion, where ``k`` is a number."""
+    if len(call.args) < 2 or not isinstance(call.args[1], int):
+        raise low.wrong("repeats that depend on data are not supported")
+    x, times = low.value(call.args[0]), Integer(call.args[1])
+    named = argument(call, 2, "dim", None)
+    if named is None:
+        x, named = low.reshape(x, (-ONE,)), 0
+    axis = low.axis(x, named)
+    head, tail = x.shape[: axis + 1], x.shape[axis + 1 :]
+    wide = low.expand(low.reshape(x, (*head, ONE, *tail)), (*head, times, *tail))
+    return low.reshape(wide, (*x.shape[:axis], x.shape[axis] * times, *tail))
+
+
 def _windows(low: Lowering, call: Call) -> Value:
     """``x.unfold``: windows that may overlap, seen where they are."""
     return low.emit(Windows(stated_shape(low, call)), low.value(call.args[0]))
@@ -212,7 +226,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             ("linspace", "eye", "rand", "randn", "rand_like", "randn_like", "randint",
              "randint_like", "randperm", "logspace", "bernoulli", "hann_window"), _random),
         **dict.fromkeys(
-            ("repeat", "tile", "flip", "roll", "pad", "constant_pad_nd", "repeat_interleave",
+            ("repeat", "tile", "flip", "roll", "pad", "constant_pad_nd",
              "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "reflection_pad1d",
              "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
              "replication_pad3d", "rot90", "im2col", "fliplr", "flipud"), _copied),
@@ -230,6 +244,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), _weight_norm),
         **dict.fromkeys(("isfinite", "isposinf", "isneginf"), _isfinite),
         **dict.fromkeys(("unfold", "unfold_copy"), _windows),
+        "repeat_interleave": _interleaved,
         "arange": _arange,
         "aminmax": _extremes,
         "copy": _copy,

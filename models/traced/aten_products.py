@@ -14,6 +14,7 @@ from costgraph.models.traced.einsum import einsum, is_projection
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call, Ref
 from costgraph.models.traced.value import Value
+from costgraph.ops.matmul import GroupedMatMul
 from costgraph.ops.signal import Distances
 
 _LETTERS = "abcdefghijklmnop"
@@ -118,6 +119,15 @@ def flat(low: Lowering, x: Value, axes: int) -> Value:
     return low.reshape(x, (*lead, Mul(*x.shape[len(lead) :])))
 
 
+def _grouped(low: Lowering, call: Call) -> Value:
+    """Rows in groups, each times a matrix of its own; groups end where ``offs`` says."""
+    a, b = low.value(call.args[0]), low.value(call.args[1])
+    ends = argument(call, 2, "offs", None)
+    if ends is None or len(a.shape) != 2 or len(b.shape) != 3:
+        raise low.wrong("only rows in groups by matrices of their own are supported")
+    return low.emit(GroupedMatMul(), a, b, low.value(ends))
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
@@ -131,5 +141,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "bilinear": _bilinear,
         "_trilinear": _trilinear,
         "_int_mm": _int_matmul,
+        **dict.fromkeys(("_grouped_mm", "transformers.grouped_mm_fallback.default"), _grouped),
     }
 )

@@ -7,9 +7,10 @@ from dataclasses import replace
 from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError
-from costgraph.graph import Graph
+from costgraph.graph import Graph, Repeat
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
+from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.program import Phase, Program
 from costgraph.symbols import S, T, q, symbol
 
@@ -45,12 +46,23 @@ def program_of(
         limits=tuple(lowering.limits),
         notes=(*traced.notes, *lowering.notes, *notes),
     )
-    if not recognise:
-        return program
-    # Rewriting stands above importing; it is called here as a user would call it.
-    from costgraph.passes.recognise import recognised
+    if recognise:
+        # Rewriting stands above importing; it is called here as a user would call it.
+        from costgraph.passes.recognise import recognised
 
-    return recognised(program, mask)
+        program = recognised(program, mask)
+    return program.assuming(*(a for r in _routings(program.graph) for a in r.assumptions))
+
+
+def _routings(graph: Graph) -> set[Routing]:
+    """How experts are counted, where there are any."""
+    found: set[Routing] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, ExpertLinear):
+            found.add(node.op.routing)
+        elif isinstance(node.op, Repeat):
+            found |= _routings(node.op.body)
+    return found
 
 
 def _lowered(
