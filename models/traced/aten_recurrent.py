@@ -77,8 +77,8 @@ def _cell(low: Lowering, kind: str, activation: str, given: Sequence[Any]) -> Ce
     gates = GATES[kind]
     if values[1].shape[0] != gates * values[1].shape[1]:
         raise low.wrong("projections of the state are not supported")
-    biases = (values[2], values[3]) if len(values) == 4 else (None, None)
-    return Cell(kind, values[0], values[1], *biases, activation=activation or "tanh")
+    w_bias, r_bias = (values[2], values[3]) if len(values) == 4 else (None, None)
+    return Cell(kind, values[0], values[1], w_bias, r_bias, activation or "tanh")
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(dict.fromkeys(_KINDS, _recurrent))

@@ -52,7 +52,7 @@ def attention(
         if not same(rows, keys.shape[1]):
             raise low.wrong(f"causal attention of {rows} queries to {keys.shape[1]} keys")
     columns = keys.shape[1]
-    within = (CAUSAL.plus(Ramp(past)),) if causal else ()
+    within: tuple[Ramp, ...] = (CAUSAL.plus(Ramp(past)),) if causal else ()
     if window is not None:
         within += (CAUSAL.times(-1).plus(Ramp(window - 1 - past)),)
     left = seen(Shown(within), rows, columns)

@@ -396,25 +396,25 @@ def looked_up(x: Value, places: Mapping[int, Value], trailing: int = 0) -> Law |
 
 def joined(parts: Sequence[Value], axis: int) -> Law | None:
     """The law of values side by side along an axis, where each goes on where the last ends."""
-    laws = [law_of(v) for v in parts]
-    first = laws[0]
-    at, whole = ZERO, []
-    for part, law in zip(parts, laws, strict=True):
-        if not isinstance(law, Ramp) or not isinstance(first, Ramp):
+    ramps: list[Ramp] = []
+    for part in parts:
+        law = law_of(part)
+        if not isinstance(law, Ramp):
             return None
-        steps = {a: s for a, s in law.steps if a != axis}
-        # A single place has no step of its own.
-        along = law.along(axis) if part.shape[axis] != 1 else None
-        whole.append((law.start, steps, along, at))
+        ramps.append(law)
+    first = ramps[0]
+    # A single place has no step of its own.
+    known = [r.along(axis) for r, p in zip(ramps, parts, strict=True) if p.shape[axis] != 1]
+    step = known[0] if known else ramps[-1].start - first.start if len(parts) == 2 else ZERO
+    others = tuple((a, s) for a, s in first.steps if a != axis)
+    at = ZERO
+    for ramp, part in zip(ramps, parts, strict=True):
+        goes_on = same(ramp.start, first.start + step * at)
+        alike = tuple((a, s) for a, s in ramp.steps if a != axis) == others
+        if not goes_on or not alike or (part.shape[axis] != 1 and ramp.along(axis) != step):
+            return None
         at = at + part.shape[axis]
-    known = [along for _, _, along, _ in whole if along is not None]
-    step = known[0] if known else whole[-1][0] - first.start if len(whole) == 2 else ZERO
-    fits = all(
-        same(start, first.start + step * place) and steps == whole[0][1] and along in (None, step)
-        for start, steps, along, place in whole
-    )
-    along_all = ((axis, step),) if step != 0 else ()
-    return Ramp(first.start, tuple(sorted((*whole[0][1].items(), *along_all)))) if fits else None
+    return Ramp(first.start, tuple(sorted((*others, *(((axis, step),) if step != 0 else ())))))
 
 
 def cast(law: Law, truth: bool) -> Law | None:

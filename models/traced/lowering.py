@@ -730,14 +730,14 @@ class Lowering:
         the sums where it is not that of ``a``; ``narrow`` the one they are stored in.
         """
         self.countable(a, b)
-        more = {"result": result, "narrow": narrow}
         if len(a.shape) == 1:
-            row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias, **more)
+            row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias, name, result, narrow)
             if len(b.shape) == 1:
                 return self.reshape(row, ())
             return self.reshape(row, (*row.shape[:-2], row.shape[-1]))
         if len(b.shape) == 1:
-            column = self.matmul(a, self.reshape(b, (*b.shape, ONE)), bias, **more)
+            tall = self.reshape(b, (*b.shape, ONE))
+            column = self.matmul(a, tall, bias, name, result, narrow)
             return self.reshape(column, column.shape[:-1])
         weight = self._as_weight(b)
         if weight is not None:

@@ -87,7 +87,7 @@ def _fused_matmul(low: Lowering, call: Call) -> Value:
             order[-2:] = order[:-3:-1]
         values.append(low.transpose(x, order))
     function = _function(low, call) if call.target == "FusedMatMulActivation" else ""
-    return _applied(low, function, low.matmul(*values, name=low.label()))
+    return _applied(low, function, low.matmul(values[0], values[1], name=low.label()))
 
 
 def _fused_gemm(low: Lowering, call: Call) -> Value:

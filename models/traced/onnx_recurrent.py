@@ -42,12 +42,12 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     for d in range(ways):
         cell_w = piece(low, w, d, ways, (wide, size))
         cell_r = piece(low, r, d, ways, (wide, hidden))
-        pair = (None, None)
+        pair: list[Value | None] = [None, None]
         if biases is not None:
-            pair = tuple(piece(low, biases, 2 * d + i, 2 * ways, (wide,)) for i in range(2))  # type: ignore[assignment]
+            pair = [piece(low, biases, 2 * d + i, 2 * ways, (wide,)) for i in range(2)]
         narrow = UINT8 if quantised else None
         plain = function if kind == "rnn" and function in ("relu", "tanh") else "tanh"
-        cells.append(Cell(kind, cell_w, cell_r, *pair, activation=plain, narrow=narrow))
+        cells.append(Cell(kind, cell_w, cell_r, pair[0], pair[1], plain, narrow))
         starts.append([_start(low, call, p, d, rows_first) for p in _states(kind)])
     steps, last = layer(low, x, cells, starts)
     # (D, T, B, H) as (T, D, B, H), or (B, T, D, H) where rows come first.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul
 
 from costgraph.dtypes import DType
 from costgraph.graph import Builder, Graph, Repeat
@@ -177,5 +177,6 @@ def piece(low: Lowering, value: Value, place: int, count: int, shape: tuple[Expr
         source = Source(name, shape, narrow.dtype.name, "weight")
         part = Value(name, shape, narrow.dtype, source=source)
         return part if value is narrow else replace(value, shape=shape, stored=part, flip=None)
-    size = value.shape[0] / count
-    return low.reshape(low.part(value, 0, size * place, size), shape)
+    size = Mul(*value.shape) / count
+    flat = low.reshape(value, (Mul(*value.shape),))
+    return low.reshape(low.part(flat, 0, size * place, size), shape)
