@@ -25,10 +25,11 @@ from costgraph.models.traced.aten_arrays import axes_of
 from costgraph.models.traced.aten_products import matrices
 from costgraph.models.traced.formats import BOOL
 from costgraph.models.traced.laws import looked_up
-from costgraph.models.traced.lowering import TO_THE_END, Dialect, Lowering, Rule
+from costgraph.models.traced.lowering import Dialect, Lowering, Rule
 from costgraph.models.traced.onnx_rules import elements, gathered
 from costgraph.models.traced.record import Call, Ref
 from costgraph.models.traced.value import Value
+from costgraph.models.traced.viewing import TO_THE_END
 from costgraph.ops.arrays import Fill, GatherElements
 from costgraph.ops.maps import Map, Reduce, TopK
 

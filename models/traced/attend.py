@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.models.traced.laws import CAUSAL, Ramp, Seen, Shown, holding, law_of, seen
+from costgraph.models.traced.laws import CAUSAL, Ramp, Shown, holding, law_of
+from costgraph.models.traced.seen import Seen, seen
 from costgraph.models.traced.value import Value
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
 from costgraph.ops.base import Op, same
