@@ -417,8 +417,12 @@ def joined(parts: Sequence[Value], axis: int) -> Law | None:
 
 def cast(law: Law, truth: bool) -> Law | None:
     """The law in another format, ``truth`` values or numbers."""
+    if isinstance(law, Shown) and truth and law.form == "addend":
+        # What is not zero is hidden, unless numbers of data are among the addends.
+        plain = all(v.dtype.name == "bool" for v in law.rest)
+        return replace(law, form="hidden") if plain else None
     if isinstance(law, Shown):
-        return None if truth and law.form == "addend" else law
+        return law
     return None if truth and law != Ramp(ZERO) and law != ONE_EACH else law
 
 
