@@ -54,6 +54,9 @@ def dequantized(
 ) -> Value:
     """Narrow numbers read as wide ones."""
     narrow = stored_with(x, scales, scale, zero)
+    if narrow.is_weight and narrow.dtype.bits >= kind.bits:
+        # As wide as what it stands for (32-bit biases): made once, when a model is loaded.
+        return replace(narrow, dtype=kind)
     made = low.call.results[0].name
     if narrow.is_weight and len(x.shape) == 2 and low.uses(x) == 1 and low.only_matrix(made):
         # The right-hand matrix of products alone: its stored order is nobody's concern.

@@ -151,7 +151,8 @@ class Viewing(Emitter):
         if step < 0:
             raise self.wrong("slices that run backwards are not supported")
         first, last = self.bound(start, size, inside=True), self.bound(stop, size)
-        room = most(last - first, ZERO)
+        # A start is within the axis; an end may still stand before it.
+        room = last - first if same(last, size) else most(last - first, ZERO)
         length = room if step == 1 else -((-room) // step)
         return self.part(x, axis, first, length, Integer(step))
 
