@@ -15,7 +15,7 @@ from costgraph.ops.local import LocalScores, LocalValues
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.views import Expand, Reshape, Transpose
-from costgraph.passes.recognise_pieces import only_inside, sole_user
+from costgraph.passes.recognise_pieces import only_inside, projects, sole_user
 from costgraph.pipeline import Miss
 from costgraph.rewrite import Replacement
 from costgraph.tensor import Role
@@ -58,7 +58,8 @@ class FlatProduct:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.split or projection.contract != 1:
             return None
         before, after = graph.producer.get(node.inputs[0]), sole_user(graph, node)
         if before is None or after is None:
@@ -75,7 +76,7 @@ class FlatProduct:
         )
         if not fits:
             return None
-        op = replace(node.op, split=tail if len(tail) > 1 else ())
+        op = replace(projection, split=tail if len(tail) > 1 else ())
         new = Node(node.name, op, (x.name, *node.inputs[1:]), after.outputs)
         return Replacement((node, after), new)
 
@@ -238,7 +239,8 @@ class HeadsIn:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.split or projection.contract != 1:
             return None
         cut = sole_user(graph, node)
         if cut is None or not isinstance(cut.op, Reshape):
@@ -250,7 +252,7 @@ class HeadsIn:
         )
         if not fits:
             return None
-        op = replace(node.op, split=shape[len(lead) :])
+        op = replace(projection, split=shape[len(lead) :])
         return Replacement((node, cut), Node(node.name, op, node.inputs, cut.outputs))
 
 
@@ -262,7 +264,8 @@ class HeadsOut:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.contract != 1:
             return None
         joined = graph.producer.get(node.inputs[0])
         if joined is None or not isinstance(joined.op, Reshape):
@@ -275,7 +278,7 @@ class HeadsOut:
             return None
         if not only_inside(graph, (joined, node), node):
             return None
-        op = replace(node.op, contract=tail)
+        op = replace(projection, contract=tail)
         return Replacement(
             (joined, node), Node(node.name, op, (x.name, *node.inputs[1:]), node.outputs)
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from costgraph.draft import Draft
 from costgraph.graph import Node
 from costgraph.machine import Machine
-from costgraph.ops import Activation, LayerNorm, Linear, Multiply, RMSNorm
+from costgraph.ops import Activation, LayerNorm, Linear, Multiply, QuantLinear, RMSNorm
 from costgraph.ops.arrays import Cast, Join
 from costgraph.ops.base import Op, same
 from costgraph.ops.maps import Map, Reduce
@@ -28,6 +28,12 @@ def function(node: Node | None) -> str:
     if isinstance(node.op, (Map, Activation)):
         return node.op.function
     return _PLAIN.get(node.op.kind, node.op.kind)
+
+
+def projects(node: Node | None) -> Linear | None:
+    """A node's product by a weight matrix, narrow or not; those of experts are others."""
+    op = None if node is None else node.op
+    return op if isinstance(op, Linear) and type(op) in (Linear, QuantLinear) else None
 
 
 def makes(graph: Draft, name: str, *functions: str) -> Node | None:
@@ -398,14 +404,15 @@ class Bias:
             return None
         for x, other in (node.inputs, node.inputs[::-1]):
             product = graph.producer.get(x)
-            if product is None or type(product.op) is not Linear or product.op.bias:
+            projection = projects(product)
+            if product is None or projection is None or projection.bias:
                 continue
             vector = graph.tensors[other]
             if vector.role is not Role.WEIGHT or len(vector.shape) != 1:
                 continue
-            if product.op.split or not only_inside(graph, (product, node), node):
+            if projection.split or not only_inside(graph, (product, node), node):
                 continue
-            op = replace(product.op, bias=True)
+            op = replace(projection, bias=True)
             new = Node(product.name, op, (*product.inputs, other), node.outputs)
             return Replacement((product, node), new)
         return None

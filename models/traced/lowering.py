@@ -60,7 +60,10 @@ class Lowering(Products):
 
     def _read(self, sources: Sequence[Source], calls: Sequence[Call]) -> None:
         for source in sources:
-            self.values[source.name] = self._sourced(source)
+            # What operators are called must not take the name of a stored value.
+            name = source.name if source.name not in self._names else self._fresh(source.name)
+            self._names.add(name)
+            self.values[source.name] = self._sourced(replace(source, name=name))
         for given in calls:
             self._call = call = self._settled_call(given)
             try:

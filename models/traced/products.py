@@ -8,7 +8,7 @@ from dataclasses import replace
 from sympy import Expr, Integer
 
 from costgraph.dtypes import DType
-from costgraph.models.traced.arithmetic import Arithmetic
+from costgraph.models.traced.elementwise import Arithmetic
 from costgraph.models.traced.formats import FP64
 from costgraph.models.traced.value import Value
 from costgraph.ops import Linear

@@ -93,17 +93,17 @@ def test_a_table_is_looked_up_within_its_length(tmp_path):
 def test_the_traces_own_length_of_a_slice_counts():
     """Ends that PyTorch clips: those of stored tables are taken as within them."""
     start = Max(0, 256 - S)
-    trace = Traced(
-        "m", "aten", 0,
-        (Source("x", (symbol("B"), S), "float32"), Source("t", (Integer(256),), "float32", "weight")),
-        (
-            Call("part", "slice", (Ref("t"), 0, start, 2**63 - 1), {},
-                 (Result("part", (256 - start,), "float32"),)),
-            Call("sum", "add", (Ref("x"), Ref("part")), {},
-                 (Result("sum", (symbol("B"), S), "float32"),)),
-        ),
-        ("sum",),
-    )  # fmt: skip
+    sources = (
+        Source("x", (symbol("B"), S), "float32"),
+        Source("t", (Integer(256),), "float32", "weight"),
+    )
+    part = Result("part", (256 - start,), "float32")
+    sum_ = Result("sum", (symbol("B"), S), "float32")
+    calls = (
+        Call("part", "slice", (Ref("t"), 0, start, 2**63 - 1), {}, (part,)),
+        Call("sum", "add", (Ref("x"), Ref("part")), {}, (sum_,)),
+    )
+    trace = Traced("m", "aten", 0, sources, calls, ("sum",))
     program = from_torch(trace)
     assert [(x.expr, x.bound) for x in program.limits] == [(S, 256)]
     assert result(program) == (symbol("B"), S)
