@@ -19,9 +19,11 @@ from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph, Repeat
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.ops.views import Stack
 from costgraph.tensor import Role
 
 ZERO = Integer(0)
+Blocks = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,23 @@ def cache_bytes(graph: Graph) -> Expr:
 
 @dataclass(frozen=True)
 class _Run:
-    """One execution of a graph: which block of memory each tensor lies in.
+    """One execution of a graph: which blocks of memory each tensor lies in.
 
-    Blocks are numbers. A view lies in the block of what it shows; an operand of a region
-    in the block that the surrounding graph made for it.
+    Blocks are numbers. A view lies in the blocks of what it shows, a stack in those of all
+    that it is made of; an operand of a region lies where the surrounding graph made it.
 
     Attributes:
         graph: what runs.
-        owner: block by tensor.
-        rounds: runs of the body of each region, by the place of its node: the first, one
-            in the middle and the last round, as far as there are so many.
+        owner: blocks by tensor.
+        rounds: what runs of each region, by the place of its node.
     """
 
     graph: Graph
-    owner: Mapping[str, int]
-    rounds: Mapping[int, tuple[_Run, ...]]
+    owner: Mapping[str, Blocks]
+    rounds: Mapping[int, _Rounds]
 
     @property
-    def results(self) -> tuple[int, ...]:
+    def results(self) -> tuple[Blocks, ...]:
         """Blocks of the results."""
         return tuple(self.owner[name] for name in self.graph.outputs)
 
@@ -98,10 +99,26 @@ class _Run:
         found: dict[int, int] = {}
         for at, node in enumerate(self.graph.nodes):
             if at in self.rounds:
-                found.update((b, at) for inner in self.rounds[at] for b in inner.last)
+                found.update((b, at) for inner in self.rounds[at].runs for b in inner.last)
             else:
-                found.update((self.owner[name], at) for name in node.inputs)
+                found.update((b, at) for name in node.inputs for b in self.owner[name])
         return found
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """What runs of a region.
+
+    Attributes:
+        runs: of its body: the first round, the last but one and the last, as far as there
+            are so many.
+        kept: by round, blocks of the results of which those of all rounds are kept.
+        others: blocks of these results of the rounds after the first that do not run here.
+    """
+
+    runs: tuple[_Run, ...]
+    kept: tuple[frozenset[int], ...]
+    others: frozenset[int]
 
 
 def _passing(graph: Graph, name: str) -> Expr:
@@ -119,7 +136,7 @@ def _passing(graph: Graph, name: str) -> Expr:
     return tensor.bytes / length * (length - node.op.kept(length))
 
 
-def _run(graph: Graph, sizes: list[Expr], operands: Sequence[int] | None = None) -> _Run:
+def _run(graph: Graph, sizes: list[Expr], operands: Sequence[Blocks] | None = None) -> _Run:
     """A run of ``graph``; new blocks are added to ``sizes``.
 
     Args:
@@ -128,18 +145,26 @@ def _run(graph: Graph, sizes: list[Expr], operands: Sequence[int] | None = None)
         operands: blocks of its inputs; new ones without.
     """
 
-    def new(name: str) -> int:
+    def new(name: str) -> Blocks:
         sizes.append(_passing(graph, name))
-        return len(sizes) - 1
+        return (len(sizes) - 1,)
 
     given = [t.name for t in graph.inputs]
     owner = dict(zip(given, map(new, given) if operands is None else operands, strict=True))
     owner |= {t.name: new(t.name) for t in graph.persistent}
-    rounds: dict[int, tuple[_Run, ...]] = {}
+    rounds: dict[int, _Rounds] = {}
     for place, node in enumerate(graph.nodes):
         if isinstance(node.op, Repeat):
-            rounds[place] = _rounds(node.op, [owner[i] for i in node.inputs], sizes)
-            blocks: Iterable[int] = rounds[place][-1].results
+            found = _rounds(node.op, [owner[i] for i in node.inputs], sizes)
+            rounds[place] = found
+            once = len(node.outputs) - node.op.gathered
+            every = zip(*(run.results[once:] for run in found.runs), strict=True)
+            blocks: Iterable[Blocks] = (
+                *found.runs[-1].results[:once],
+                *(_joined((*parts, tuple(found.others))) for parts in every),
+            )
+        elif isinstance(node.op, Stack):
+            blocks = [_joined(owner[name] for name in node.inputs)]
         elif node.op.is_view and node.op.kind != "sample":
             blocks = [owner[node.inputs[0]]] * len(node.outputs)
         else:
@@ -148,14 +173,27 @@ def _run(graph: Graph, sizes: list[Expr], operands: Sequence[int] | None = None)
     return _Run(graph, owner, rounds)
 
 
-def _rounds(region: Repeat, operands: list[int], sizes: list[Expr]) -> tuple[_Run, ...]:
+def _joined(parts: Iterable[Blocks]) -> Blocks:
+    return tuple(dict.fromkeys(b for part in parts for b in part))
+
+
+def _rounds(region: Repeat, operands: list[Blocks], sizes: list[Expr]) -> _Rounds:
     """The rounds of a region that differ: each takes over what the one before hands on."""
     many = int(region.count) if region.count.is_Integer else 3
+    start = len(sizes)
     found = [_run(region.body, sizes, operands)]
     for _ in range(1, min(many, 3)):
         carried = found[-1].results[: region.carried]
         found.append(_run(region.body, sizes, [*carried, *operands[region.carried :]]))
-    return tuple(found)
+    once = len(region.body.outputs) - region.gathered
+    kept = tuple(frozenset(_joined(run.results[once:])) for run in found)
+    others: frozenset[int] = frozenset()
+    if region.gathered and many > 3:
+        # Each of the rounds between adds as much as the last but one does.
+        anew = Add(*(sizes[b] for b in kept[1] - kept[0] if b >= start))
+        sizes.append((many - 3) * anew)
+        others = frozenset((len(sizes) - 1,))
+    return _Rounds(tuple(found), kept, others)
 
 
 def _live(
@@ -167,10 +205,11 @@ def _live(
     what the surrounding graph needs again; those ``given`` at least at the first node.
     """
     nodes, owner, last = run.graph.nodes, run.owner, run.last
-    born = {owner[t.name]: -1 for t in run.graph.inputs}
+    born = {b: -1 for t in run.graph.inputs for b in owner[t.name]}
     for at, node in enumerate(nodes):
         for tensor in node.outputs:
-            born.setdefault(owner[tensor.name], at)
+            for b in owner[tensor.name]:
+                born.setdefault(b, at)
     outside = held - born.keys()
     for at, node in enumerate(nodes):
         made = {b for b, start in born.items() if start <= at}
@@ -179,16 +218,19 @@ def _live(
             # What nothing reads lives at the node that makes it.
             yield given | later | {b for b in made if at in (born[b], last.get(b))}
         else:
-            *some, end = run.rounds[at]
+            rounds = run.rounds[at]
             # Results are there once the last round makes them, operands of every round before.
             before = {b for b in later if born.get(b, -1) < at}
-            shared = {owner[name] for name in node.inputs[node.op.carried :]}
-            for inner in some:
-                handed = inner.results[: node.op.carried]
-                again = before | {*handed, *(b for b in shared if b in inner.last)}
+            shared = {b for name in node.inputs[node.op.carried :] for b in owner[name]}
+            kept: set[int] = set()  # what earlier rounds made for the stacks of all
+            for place, inner in enumerate(rounds.runs):
+                kept |= rounds.kept[place] | (rounds.others if place else frozenset())
+                again: set[int] = {*later, *kept}
+                if place < len(rounds.runs) - 1:
+                    handed = _joined(inner.results[: node.op.carried])
+                    again = before | kept | {*handed, *(b for b in shared if b in inner.last)}
                 yield from _live(inner, frozenset(again), given)
                 given = frozenset()
-            yield from _live(end, frozenset(later), given)
         given = frozenset()
 
 
@@ -196,8 +238,8 @@ def _peaks(graph: Graph) -> list[Expr]:
     """Live bytes at each node, of regions at each node of the rounds that differ."""
     sizes: list[Expr] = []
     run = _run(graph, sizes)
-    given = frozenset(run.owner[t.name] for t in graph.inputs)
-    found = dict.fromkeys(_live(run, frozenset(run.results), given))
+    given = frozenset(b for t in graph.inputs for b in run.owner[t.name])
+    found = dict.fromkeys(_live(run, frozenset(_joined(run.results)), given))
     return [Add(*(sizes[b] for b in blocks)) for blocks in found]
 
 

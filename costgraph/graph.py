@@ -169,6 +169,9 @@ class Repeat(Op):
     which of a step's tokens take part. ``rounds`` says what the rounds are, one of
     :data:`ROUNDS`, to passes that number layers and cut between them.
 
+    The last ``parts`` operands ``(count, …)`` hold a part ``(…)`` for each round; of the
+    last ``gathered`` results those of all rounds are kept, ``(count, …)`` side by side.
+
     Cost: ``count`` times the expected cost of the body, kept in that form.
     """
 
@@ -180,6 +183,8 @@ class Repeat(Op):
     shared_instances: Expr | None = None
     shared_weights: Expr | None = None
     rounds: str = "layers"
+    parts: int = 0
+    gathered: int = 0
 
     @property
     def instances(self) -> Expr:
@@ -193,7 +198,21 @@ class Repeat(Op):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         results = [self.body.tensors[name] for name in self.body.outputs]
-        return tuple(Spec(t.shape, t.dtype, t.role, t.stored) for t in results)
+        once = len(results) - self.gathered
+        return tuple(
+            Spec(t.shape, t.dtype, t.role, t.stored)
+            if index < once
+            else Spec((self.count, *t.shape), t.dtype, t.role)
+            for index, t in enumerate(results)
+        )
+
+    def given(self, operands: Tensors) -> tuple[Tensor, ...]:
+        """The operands as one round sees them: parts of those that come in parts."""
+        whole = len(operands) - self.parts
+        return (
+            *operands[:whole],
+            *(replace(t, shape=t.shape[1:]) for t in operands[whole:]),
+        )
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return self.cost(inputs, outputs).flops
@@ -272,9 +291,19 @@ def unrolled(graph: Graph) -> Graph:
     Raises:
         VerifyError: a region's count is not a concrete number.
     """
+    from costgraph.ops.views import Reshape, Slice, Stack
+
     sources = dict.fromkeys(graph.sources)
     nodes: list[Node] = []
     renames: dict[str, str] = {}
+    tensors = graph.tensors
+
+    def view(name: str, op: Op, *inputs: Tensor) -> Tensor:
+        (spec,) = op.infer(inputs)
+        made = spec.named(name)
+        nodes.append(Node(name, op, tuple(t.name for t in inputs), (made,)))
+        return made
+
     for node in graph.nodes:
         inputs = tuple(renames.get(i, i) for i in node.inputs)
         if not isinstance(node.op, Repeat):
@@ -285,16 +314,25 @@ def unrolled(graph: Graph) -> Graph:
             raise VerifyError(f"cannot write out {node.name!r}: its count is {region.count}")
         body = unrolled(region.body)
         state = list(inputs)
+        whole = len(inputs) - region.parts
+        kept: list[list[Tensor]] = [[] for _ in range(region.gathered)]
         for index in range(int(region.count)):
-            local = dict(zip((t.name for t in body.inputs), state, strict=True))
-
             prefix = f"{node.name}[{index}]."
+            for place in range(whole, len(inputs)):
+                stacked = tensors[node.inputs[place]].renamed(inputs[place])
+                cut = view(f"{prefix}part_{place}", Slice(0, Integer(index), ONE), stacked)
+                one = view(f"{prefix}round_{place}", Reshape(stacked.shape[1:]), cut)
+                state[place] = one.name
+            local = dict(zip((t.name for t in body.inputs), state, strict=True))
 
             def rename(name: str, to: str = prefix, at: dict[str, str] = local) -> str:
                 return at.get(name, to + name)
 
             for tensor in body.persistent:
-                sources[tensor.renamed(rename(tensor.name))] = None
+                shared = region.shared_instances == 1
+                sources[tensor.renamed(tensor.name if shared else rename(tensor.name))] = None
+                if shared:
+                    local[tensor.name] = tensor.name
             for inner in body.nodes:
                 nodes.append(
                     Node(
@@ -307,8 +345,15 @@ def unrolled(graph: Graph) -> Graph:
                 )
             results = [rename(name) for name in body.outputs]
             state[: region.carried] = results[: region.carried]
-        for tensor, name in zip(node.outputs, results, strict=True):
+            for found, name in zip(
+                kept, body.outputs[len(results) - region.gathered :], strict=True
+            ):
+                found.append(body.tensors[name].renamed(rename(name)))
+        once = len(node.outputs) - region.gathered
+        for tensor, name in zip(node.outputs[:once], results[:once], strict=True):
             renames[tensor.name] = name
+        for tensor, found in zip(node.outputs[once:], kept, strict=True):
+            view(tensor.name, Stack(), *found)
     outputs = tuple(renames.get(o, o) for o in graph.outputs)
     return Graph(graph.name, tuple(sources), tuple(nodes), outputs)
 

@@ -120,9 +120,14 @@ def _check_region(graph: Graph, node: Node, region: Repeat) -> None:
             f"{graph.name}: region {node.name!r} takes {len(body.inputs)} operands, "
             f"not {len(operands)}"
         )
-    if region.carried > min(len(body.inputs), len(body.outputs)):
+    if region.carried > min(len(body.inputs) - region.parts, len(body.outputs) - region.gathered):
         raise VerifyError(f"{graph.name}: region {node.name!r} carries more than it makes")
-    for given, wanted in zip(operands, body.inputs, strict=True):
+    for stacked in operands[len(operands) - region.parts :]:
+        if not stacked.shape or not same(stacked.shape[0], region.count):
+            raise VerifyError(
+                f"{graph.name}: region {node.name!r} needs {region.count} parts of {stacked}"
+            )
+    for given, wanted in zip(region.given(operands), body.inputs, strict=True):
         if len(given.shape) != len(wanted.shape) or not all(
             same(a, b) for a, b in zip(given.shape, wanted.shape, strict=True)
         ):
