@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Integer, Symbol
 
 from costgraph import roofline
-from costgraph.capacity import Fit
+from costgraph.capacity import Fit, capacity_of
 from costgraph.cost import Cost
 from costgraph.count import parameters
 from costgraph.errors import InputError, UnboundSymbolError, clip
@@ -159,12 +159,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "q": int(phase.bind(q).xreplace(values)),
         "T": int(phase.bind(T).xreplace(values)),
     }
-    capacity = machine.memory.capacity
-    fits = Fit(
-        machine.name,
-        float(totals["memory_bytes"]),
-        None if capacity is None else float(capacity),
-    )
+    fits = Fit(machine.name, float(totals["memory_bytes"]), capacity_of(machine))
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits)
 
 

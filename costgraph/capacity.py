@@ -18,6 +18,7 @@ from costgraph.units import format_quantity
 
 if TYPE_CHECKING:
     from costgraph.api import Compiled
+    from costgraph.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,6 @@ class Fit:
 def weights_fit(compiled: Compiled) -> Fit:
     """Whether the weights alone fit: what is true of every workload."""
     machine = compiled.bound or compiled.machine
-    capacity = machine.memory.capacity
     dims = dict(compiled.program.dims)
     sizes: list[float] = []
     for phase in compiled.program.phases:
@@ -76,8 +76,13 @@ def weights_fit(compiled: Compiled) -> Fit:
         size = Add(*(n * t.footprint for g in graphs for t, n in g.weights())).xreplace(dims)
         if size.is_number:
             sizes.append(float(size))
-    limit = None if capacity is None else float(capacity)
-    return Fit(machine.name, max(sizes, default=None), limit, True)
+    return Fit(machine.name, max(sizes, default=None), capacity_of(machine), True)
+
+
+def capacity_of(machine: Machine) -> float | None:
+    """Bytes of a device's memory, where they are stated and no symbol."""
+    capacity = machine.memory.capacity
+    return None if capacity is None or not capacity.is_number else float(capacity)
 
 
 def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
@@ -88,14 +93,13 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     counts as one: the least that the workload can need.
     """
     machine = compiled.bound or compiled.machine
-    capacity = machine.memory.capacity
     given = {n: exact(v) for n, v in values.items() if v is not None}
     needs = memory_needs(compiled, given)
     sizes = needs.complete or needs.least
     return Fit(
         machine.name,
         max(map(float, sizes), default=None) if needs.complete or needs.known else None,
-        None if capacity is None else float(capacity),
+        capacity_of(machine),
         not needs.complete,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from costgraph.api import Compiled, Hardware, Model, compile
+from costgraph.capacity import capacity_of
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
@@ -205,14 +206,14 @@ def _column(compiled: Compiled, values: dict[str, Any], base: float) -> Column:
     else:
         found["latency_bound"] = _bound(compiled.latency, values)
     memory = evaluated(compiled.memory, values)
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = capacity_of(compiled.bound or compiled.machine)
     return Column(
         hardware=compiled.setting.hardware,
         passes=compiled.setting.passes or "none",
         latency=latency,
         memory=memory,
         speedup=base / latency,
-        fits=capacity is None or memory <= float(capacity),
+        fits=capacity is None or memory <= capacity,
         **found,
     )
 

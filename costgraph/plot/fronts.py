@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from sympy import Integer
 
 from costgraph.api import Compiled
+from costgraph.capacity import capacity_of
 from costgraph.errors import InputError
 from costgraph.plot.labels import Point, line_boxes, place_labels
 from costgraph.plot.style import (
@@ -38,7 +39,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     ``T`` in ``values`` is the context of the decode step. The memory is what
     decoding holds there: weights, caches and live activations.
     """
-    capacity = (compiled.bound or compiled.machine).memory.capacity
+    capacity = capacity_of(compiled.bound or compiled.machine)
     wanted = {s.name for s in compiled.tpot.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted}
     stepping = [p for p in compiled.program.phases if p.span is not None]
@@ -47,7 +48,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        fits = capacity is None or max(float(m.xreplace(at)) for m in candidates) <= float(capacity)
+        fits = capacity is None or max(float(m.xreplace(at)) for m in candidates) <= capacity
         found.append((seconds, batch / seconds, batch, fits))
     return found
 

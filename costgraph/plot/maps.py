@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sympy import Expr, Poly, Symbol, lambdify
 
 from costgraph.api import Compiled
-from costgraph.capacity import memory_needs
+from costgraph.capacity import capacity_of, memory_needs
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
@@ -176,10 +176,10 @@ def _memory_end(
     names = tuple(s.name for s in symbols)
     needs = memory_needs(compiled, {k: exact(v) for k, v in values.items()}, names)
     sizes = needs.complete or needs.least
-    if machine.memory.capacity is None or not sizes or not needs.known:
+    capacity = capacity_of(machine)
+    if capacity is None or not sizes or not needs.known:
         return "", []
     xs, ys, grid_x, grid_y = grid
-    capacity = float(machine.memory.capacity)
     share = np.maximum.reduce([_on(e, symbols, grid_x, grid_y) for e in sizes]) / capacity
     if share.max() <= 1:
         return "", []

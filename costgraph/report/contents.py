@@ -205,7 +205,7 @@ def _figure_order(item: tuple[str, float]) -> tuple[bool, str]:
 def controls(
     symbols: set[str],
     devices: Sequence[dict[str, Any]],
-    point: Mapping[str, int],
+    point: Mapping[str, float],
     meanings: Mapping[str, tuple[str, str, float]],
 ) -> list[dict[str, Any]]:
     """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""
