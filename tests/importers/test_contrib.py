@@ -1,4 +1,4 @@
-"""ONNX Runtime's fused operators: products and weights by counts in integers, shapes as it infers."""
+"""ONNX Runtime's fused operators: products and weights by counts in integers, and shapes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Case:
 ROWS = ["batch", "seq", D]
 CACHE = ["batch", H, "past", DH]
 SMALL = ["batch", SHARED, "past", DH]
-QKV = {n: ROWS for n in "qkv"}
+QKV = dict.fromkeys("qkv", ROWS)
 GROUPED = {"q": ["batch", 1, D], "k": ["batch", 1, SHARED * DH], "v": ["batch", 1, SHARED * DH]}
 LENGTHS = {"n": ["batch"], "m": [1]}
 TABLES = {"c": (128, DH // 2), "s": (128, DH // 2)}
@@ -225,7 +225,7 @@ def test_caches_stay_where_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "narrow, bits, columns", [("uint8", 4, 2), ("uint8", 8, 1)], ids=["4 bits", "8 bits"]
+    ("narrow", "bits", "columns"), [("uint8", 4, 2), ("uint8", 8, 1)], ids=["4 bits", "8 bits"]
 )
 def test_narrow_experts_are_read_narrow(tmp_path, narrow, bits, columns):
     stored = {
@@ -257,7 +257,7 @@ def test_narrow_experts_are_read_narrow(tmp_path, narrow, bits, columns):
 
 
 @pytest.mark.parametrize(
-    "target, options",
+    ("target", "options"),
     [("MoE", {"activation_type": "mystery"}), ("FusedConv", {"activation": "Mystery"})],
 )
 def test_functions_without_a_cost_are_refused(tmp_path, target, options):
