@@ -6,8 +6,9 @@ activations do not, because the rounds run one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sympy import Add, Expr, Integer
 
@@ -18,7 +19,7 @@ from costgraph.formula.envelope import pruned
 from costgraph.graph import Graph, Node, Repeat
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
-from costgraph.ops.views import Stack
+from costgraph.ops.views import Slice, Stack
 from costgraph.tensor import Role
 
 ZERO = Integer(0)
@@ -69,8 +70,48 @@ def cache_bytes(graph: Graph) -> Expr:
     return Add(*results)
 
 
-def _transient(graph: Graph, names: Iterable[str]) -> Expr:
-    return Add(*(_passing(graph, name) for name in names))
+Blocks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One execution of a graph: which blocks of memory each tensor lies in.
+
+    Blocks are numbers. A view lies in the blocks of what it shows; an operand of a region
+    in those that the surrounding graph made for it. What rounds of a region take or give
+    part by part lies in a block for each.
+
+    Attributes:
+        graph: what runs.
+        owner: blocks by tensor.
+        rounds: runs of the body of each region, by the place of its node: all, or the
+            first, one in the middle and the last round, as far as there are so many.
+    """
+
+    graph: Graph
+    owner: Mapping[str, Blocks]
+    rounds: Mapping[int, tuple[_Run, ...]]
+
+    @property
+    def results(self) -> Blocks:
+        """Blocks of the results."""
+        return tuple(b for name in self.graph.outputs for b in self.owner[name])
+
+    def handed(self, count: int) -> Blocks:
+        """Blocks of the first ``count`` results."""
+        return tuple(b for name in self.graph.outputs[:count] for b in self.owner[name])
+
+    @cached_property
+    def last(self) -> Mapping[int, int]:
+        """The last node that reads a block, in regions as well; views read what they show."""
+        found: dict[int, int] = {}
+        for at, node in enumerate(self.graph.nodes):
+            if at in self.rounds:
+                found.update((b, at) for inner in self.rounds[at] for b in inner.last)
+            else:
+                names = [t.name for t in node.outputs] if _renames(node) else node.inputs
+                found.update((b, at) for name in names for b in self.owner[name])
+        return found
 
 
 def _passing(graph: Graph, name: str) -> Expr:
@@ -88,68 +129,162 @@ def _passing(graph: Graph, name: str) -> Expr:
     return tensor.bytes / length * (length - node.op.kept(length))
 
 
-def _bases(graph: Graph, name: str) -> list[str]:
-    """The tensors that own the memory of ``name`` (views own none)."""
-    found: list[str] = []
-    open_ = [name]
-    while open_:
-        name = open_.pop()
-        producer = graph.producer.get(name)
-        if producer is None or not producer.op.is_view or producer.op.kind == "sample":
-            found.append(name)
-        elif isinstance(producer.op, Stack):
-            open_.extend(producer.inputs)
-        else:
-            open_.append(producer.inputs[0])
-    return found
+class _Runner:
+    """Makes runs; ``sizes`` are the bytes of every block so far."""
+
+    def __init__(self) -> None:
+        self.sizes: list[Expr] = []
+
+    def run(self, graph: Graph, operands: Sequence[Blocks] | None = None) -> _Run:
+        """A run of ``graph``, whose inputs lie in ``operands``, or in new blocks."""
+        given = [t.name for t in graph.inputs]
+        if operands is None:
+            operands = [self._new(graph, name) for name in given]
+        owner = dict(zip(given, operands, strict=True))
+        owner |= {t.name: self._new(graph, t.name) for t in graph.persistent}
+        parts: dict[str, tuple[Blocks, ...]] = {}
+        rounds: dict[int, tuple[_Run, ...]] = {}
+        for place, node in enumerate(graph.nodes):
+            op = node.op
+            if isinstance(op, Repeat):
+                rounds[place] = self._region(graph, node, op, owner, parts)
+            elif not _renames(node):
+                owner.update((t.name, self._new(graph, t.name)) for t in node.outputs)
+            elif isinstance(op, Stack):
+                parts[node.name] = tuple(owner[i] for i in node.inputs)
+                owner[node.name] = _joined(parts[node.name])
+            else:
+                owner.update((t.name, _shown(node, owner, parts)) for t in node.outputs)
+        return _Run(graph, owner, rounds)
+
+    def _new(self, graph: Graph, name: str) -> Blocks:
+        self.sizes.append(_passing(graph, name))
+        return (len(self.sizes) - 1,)
+
+    def _region(
+        self,
+        graph: Graph,
+        node: Node,
+        region: Repeat,
+        owner: dict[str, Blocks],
+        parts: dict[str, tuple[Blocks, ...]],
+    ) -> tuple[_Run, ...]:
+        """The rounds that differ: each takes over what the one before hands on.
+
+        All rounds differ where each takes or gives a part that lies by itself.
+        """
+        body, once = region.body, len(node.outputs) - region.gathered
+        whole = node.inputs[region.carried : len(node.inputs) - region.parts]
+        cut = node.inputs[len(node.inputs) - region.parts :]
+        each = region.count.is_Integer and (region.gathered or any(i in parts for i in cut))
+        many = int(region.count) if region.count.is_Integer else 3
+        many = many if each else min(many, 3)
+        carried = [owner[i] for i in node.inputs[: region.carried]]
+        found = []
+        for index in range(many):
+            own = [parts[i][index] if each and i in parts else owner[i] for i in cut]
+            run = self.run(body, [*carried, *(owner[i] for i in whole), *own])
+            carried = [run.owner[name] for name in body.outputs[: region.carried]]
+            found.append(run)
+        for result, name in zip(node.outputs, body.outputs, strict=True):
+            owner[result.name] = found[-1].owner[name]
+        for result, name in zip(node.outputs[once:], body.outputs[once:], strict=True):
+            if each:
+                parts[result.name] = tuple(run.owner[name] for run in found)
+                owner[result.name] = _joined(parts[result.name])
+            else:
+                # One block holds what all rounds give.
+                owner[result.name] = self._new(graph, result.name)
+                for run in found:
+                    for block in run.owner[name]:
+                        self.sizes[block] = ZERO
+        return tuple(found)
 
 
-def _peaks(
-    graph: Graph, carried: int | None = None, outside: frozenset[str] = frozenset()
-) -> list[Expr]:
-    """Live bytes at each node: operands, results and whatever is used later.
+def _renames(node: Node) -> bool:
+    """True if the results lie where the operands do."""
+    return node.op.is_view and node.op.kind != "sample"
 
-    In a region's body, operands past the ``carried`` ones are needed again in
-    the next round and stay live throughout; those ``outside`` are parts of tensors
-    of the graph around it, which count there.
+
+def _joined(parts: Iterable[Blocks]) -> Blocks:
+    return tuple(dict.fromkeys(b for blocks in parts for b in blocks))
+
+
+def _shown(
+    node: Node, owner: Mapping[str, Blocks], parts: Mapping[str, tuple[Blocks, ...]]
+) -> Blocks:
+    """Blocks of a view: of its operand, or of the one part of it that it shows."""
+    op, (base, *_) = node.op, node.inputs
+    if base in parts and isinstance(op, Slice):
+        if (op.axis, op.length) == (0, 1) and op.start.is_Integer:
+            return parts[base][int(op.start)]
+    return owner[base]
+
+
+def _live(
+    run: _Run, held: frozenset[int], given: frozenset[int] = frozenset()
+) -> Iterator[frozenset[int]]:
+    """The blocks in use at each node: made before, needed there or later.
+
+    ``held`` blocks are in use to the end: results that something uses afterwards, and
+    what the surrounding graph needs again; those ``given`` at least at the first node.
     """
-    last: dict[str, int] = {}
-    for index, node in enumerate(graph.nodes):
-        for name in node.inputs:
-            last.update(dict.fromkeys(_bases(graph, name), index))
-    for name in graph.outputs:
-        last.update(dict.fromkeys(_bases(graph, name), len(graph.nodes)))
-    if carried is not None:
-        for tensor in graph.inputs[carried:]:
-            last[tensor.name] = len(graph.nodes)
-    live = [t.name for t in graph.inputs if t.name not in outside]
-    peaks: list[Expr] = []
-    for index, node in enumerate(graph.nodes):
-        own = not node.op.is_view or node.op.kind == "sample"
-        live.extend(t.name for t in node.outputs if own and t.name not in outside)
-        here = _transient(graph, live)
-        if isinstance(node.op, Repeat):
-            peaks.extend(_region_peaks(graph, node, node.op, here))
+    nodes, owner, last = run.graph.nodes, run.owner, run.last
+    born = {b: -1 for t in run.graph.inputs for b in owner[t.name]}
+    outside = held - born.keys()
+    for at, node in enumerate(nodes):
+        for b in (b for t in node.outputs for b in owner[t.name]):
+            born.setdefault(b, at)
+    outside = held - born.keys()
+    live = {b for b, start in born.items() if start < 0}
+    for at, node in enumerate(nodes):
+        live |= {b for t in node.outputs for b in owner[t.name]}
+        later = {b for b in live if b in held or last.get(b, -1) > at}
+        if not isinstance(node.op, Repeat):
+            # What nothing reads lives at the node that makes it.
+            now = {b for b in live if at in (born[b], last.get(b))}
+            yield given | outside | later | now
         else:
-            peaks.append(here)
-        live = [n for n in live if last.get(n, -1) > index]
-    return peaks
+            yield from _rounds(run, at, node.op, frozenset(later | outside), born, given)
+        live, given = later, frozenset()
 
 
-def _region_peaks(graph: Graph, node: Node, region: Repeat, here: Expr) -> list[Expr]:
-    # The body's own operands and results are the region's: do not count them twice.
-    # Stacks of all rounds' parts stay around it: of those the body owns nothing.
-    body = region.body
-    whole, once = len(node.inputs) - region.parts, len(node.outputs) - region.gathered
-    boundary = _transient(graph, dict.fromkeys(node.inputs[:whole])) + _transient(
-        graph, [t.name for t in node.outputs[:once]]
-    )
-    outside = {t.name for t in body.inputs[whole:]}
-    for name in body.outputs[once:]:
-        outside.update(_bases(body, name))
-    # A region that runs once has no next round to keep shared operands for.
-    carried = None if region.count == 1 else region.carried
-    return [here - boundary + peak for peak in _peaks(body, carried, frozenset(outside))]
+def _rounds(
+    run: _Run,
+    at: int,
+    region: Repeat,
+    later: frozenset[int],
+    born: Mapping[int, int],
+    given: frozenset[int],
+) -> Iterator[frozenset[int]]:
+    """The blocks in use at each node of each round of the region at a place."""
+    node, rounds = run.graph.nodes[at], run.rounds[at]
+    # What rounds give one by one is there once the round has made it, other results once
+    # the last one has; operands are there while a later round reads them.
+    gathered = {
+        b for t in node.outputs[len(node.outputs) - region.gathered :] for b in run.owner[t.name]
+    }
+    kept = {b for b in later if born.get(b, -1) < at}
+    whole = gathered - {b for inner in rounds for b in inner.results}
+    kept |= whole & later
+    needed = {b: index for index, inner in enumerate(rounds) for b in inner.last}
+    operands = {b for name in node.inputs[region.carried :] for b in run.owner[name]}
+    for index, inner in enumerate(rounds[:-1]):
+        kept |= gathered & later & set(inner.results)
+        again = {b for b in operands if needed.get(b, -1) > index}
+        handed = inner.handed(region.carried)
+        yield from _live(inner, frozenset(kept | again | {*handed}), given)
+        given = frozenset()
+    yield from _live(rounds[-1], later, given)
+
+
+def _peaks(graph: Graph) -> list[Expr]:
+    """Live bytes at each node, of regions at each node of the rounds that differ."""
+    runner = _Runner()
+    run = runner.run(graph)
+    given = frozenset(b for t in graph.inputs for b in run.owner[t.name])
+    found = dict.fromkeys(_live(run, frozenset(run.results), given))
+    return list(dict.fromkeys(Add(*(runner.sizes[b] for b in blocks)) for blocks in found))
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:
