@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,6 +24,9 @@ ONE = Integer(1)
 OWN = (Role.WEIGHT, Role.KV, Role.STATE)
 #: A result by its place: operation of a layer, and result of the operation.
 Place = tuple[int, int]
+#: What a layer is given: what the one before made at a place, a tensor of all layers, a
+#: tensor for each layer, a weight.
+Given = Place | str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class _Layers:
         self.weights: dict[str, None] = {}
         self.one_set = False
         self.shared: dict[str, None] = {}
-        self.handed: dict[str, tuple[str, ...]] = {}
+        self.handed: dict[tuple[str, ...], None] = {}
+        self.slots: dict[Place, Given] = {}
         self._sort_operands()
         self._sort_weights()
         self.last, self.every = self._kept()
@@ -115,39 +118,37 @@ class _Layers:
     # --- what comes in
 
     def _sort_operands(self) -> None:
-        first = self.parts[0]
-        for i, node in enumerate(first):
+        for i, node in enumerate(self.parts[0]):
             for slot, name in enumerate(node.inputs):
                 names = tuple(part[i].inputs[slot] for part in self.parts)
                 if any(n in self.place for n in names[1:]):
-                    self._carry(name, names)
+                    place = self._carry(name, names)
+                    if place is not None:
+                        self.slots[i, slot] = place
                 elif self.graph.tensors[name].role in OWN and self._is_source(name):
                     self.weights[name] = None
+                    self.slots[i, slot] = name
                 elif len(set(names)) == 1:
                     self.shared[name] = None
-                elif self.handed.setdefault(name, names) != names:
-                    raise _Refused(f"{name!r} is handed to the layers in two ways")
-        for name in (*self.shared, *self.handed, *self.carried.values()):
+                    self.slots[i, slot] = name
+                else:
+                    self.handed[names] = None
+                    self.slots[i, slot] = names
+        starts = (*self.shared, *(n[0] for n in self.handed), *self.carried.values())
+        for name in starts:
             if self.graph.tensors[name].role is not Role.ACTIVATION:
                 raise _Refused("the layers share what is no activation")
-        for names in self.handed.values():
+        for names in self.handed:
             forms = [self.graph.tensors[n] for n in names]
             if not all(_alike(forms[0], f) for f in forms):
                 raise _Refused(f"{names[0]!r} is handed to the layers in different forms")
-        # Two results that start from one tensor need it under two names.
-        starts = list(self.carried.values())
-        if len(set(starts)) != len(starts):
-            raise _Refused("what layers hand on starts from one tensor twice")
-        for start in starts:
-            self.shared.pop(start, None)
-            if start in self.handed:
-                raise _Refused(f"{start!r} is handed on and handed in")
 
-    def _carry(self, start: str, names: tuple[str, ...]) -> None:
+    def _carry(self, start: str, names: tuple[str, ...]) -> Place | None:
+        """The place in the layer before from which an operand comes; None within a layer."""
         for k, name in enumerate(names[1:], start=1):
             maker, place = self.place.get(name, (-1, (-1, -1)))
             if maker == k:
-                return  # made within the layer
+                return None
             if maker != k - 1:
                 raise _Refused("a layer uses what another than the one before it made")
             if self.carried.setdefault(place, start) != start:
@@ -157,6 +158,7 @@ class _Layers:
                 raise _Refused(
                     f"{start!r} enters the first layer in another form than the later ones"
                 )
+        return place
 
     def _is_source(self, name: str) -> bool:
         return name not in self.graph.producer
@@ -238,10 +240,10 @@ class _Layers:
 
     def _stacks(self) -> tuple[list[Node], list[str]]:
         nodes = []
-        for first, names in self.handed.items():
+        for names in self.handed:
             op: Op = Stack()
             (spec,) = op.infer(tuple(self.graph.tensors[n] for n in names))
-            label = self._fresh(f"{self.name}.{self._local(first)}")
+            label = self._fresh(f"{self.name}.{self._local(names[0])}")
             nodes.append(Node(label, op, names, (spec.named(label),)))
         return nodes, [n.name for n in nodes]
 
@@ -270,24 +272,41 @@ class _Layers:
         first = self.parts[0]
         prefix = prefix_of([n.name for n in first])
         made = {t.name for n in first for t in n.outputs}
-        given = (*self.carried.values(), *self.shared, *self.handed, *self.weights)
         mine = made | set(self.weights) | {n.name for n in first}
+        if len({n.removeprefix(prefix) for n in (*made, *self.weights)}) < len(made) + len(
+            self.weights
+        ):
+            mine = set()
 
         def short(name: str) -> str:
             return name.removeprefix(prefix) if name in mine else name
 
-        taken = Counter(short(n) for n in (*made, *given))
-        if any(count > 1 for count in taken.values()):
-            mine = set()
-        sources = tuple(self.graph.tensors[n].renamed(short(n)) for n in given)
+        # One tensor may be given in several ways; each is an operand of its own.
+        given: list[tuple[Given, str]] = [*self.carried.items()]
+        given += [(n, n) for n in self.shared]
+        given += [(n, n[0]) for n in self.handed]
+        given += [(n, n) for n in self.weights]
+        local: dict[Given, str] = {}
+        taken = {short(n) for n in made}
+        for key, name in given:
+            label, count = short(name), 1
+            while label in taken:
+                count += 1
+                label = f"{short(name)}_{count}"
+            local[key] = label
+            taken.add(label)
+        sources = tuple(self.graph.tensors[n].renamed(local[key]) for key, n in given)
         nodes = tuple(
             replace(
                 n,
                 name=short(n.name),
-                inputs=tuple(short(i) for i in n.inputs),
+                inputs=tuple(
+                    local[self.slots[i, slot]] if (i, slot) in self.slots else short(name)
+                    for slot, name in enumerate(n.inputs)
+                ),
                 outputs=tuple(t.renamed(short(t.name)) for t in n.outputs),
             )
-            for n in first
+            for i, n in enumerate(first)
         )
         results = (*self.last, *self.every)
         outputs = tuple(short(first[i].outputs[j].name) for i, j in results)

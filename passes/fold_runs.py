@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from costgraph.graph import Graph, Node
+from costgraph.ops.views import Slice
 from costgraph.runs import Run, runs_of
 
 #: Candidate distances between a layer and the next that are tried.
@@ -18,16 +20,18 @@ def by_need(graph: Graph) -> tuple[Node, ...]:
     """Nodes, operands first, depth first from the results: alike layers come in alike order.
 
     What layers share (rotary tables, masks) comes before all else, or it would stand
-    in the middle of the first layer.
+    in the middle of the first layer; so do the parts that layers take of one tensor, each
+    its own.
     """
     seen: set[str] = set()
     order: list[Node] = []
     used = {i for n in graph.nodes for i in n.inputs}
     places = _places(graph)
+    cuts = _cuts(graph, places)
     roots = [
         n
         for n in graph.nodes
-        if any(_by_layers(graph.consumers[t.name], places) for t in n.outputs)
+        if n.name in cuts or any(_by_layers(graph.consumers[t.name], places) for t in n.outputs)
     ]
     roots += [graph.producer[o] for o in graph.outputs if o in graph.producer]
     roots += [n for n in graph.nodes if not any(t.name in used for t in n.outputs)]
@@ -67,6 +71,22 @@ def _by_layers(users: tuple[Node, ...], places: Mapping[str, tuple[int, int]]) -
         if max(abs(a - b) for a, b in zip(place, other, strict=True)) >= LAYER:
             return True
     return False
+
+
+def _cuts(graph: Graph, places: Mapping[str, tuple[int, int]]) -> set[str]:
+    """Slices of one tensor at different places that stand in different layers."""
+    found: set[str] = set()
+    for users in graph.consumers.values():
+        alike: dict[object, list[Node]] = defaultdict(list)
+        for user in users:
+            if isinstance(user.op, Slice):
+                alike[user.op.axis, user.op.length, user.op.step].append(user)
+        for slices in alike.values():
+            after = sorted(places[n.name][1] for n in slices)
+            steps = [b - a for a, b in pairwise(after)]
+            if steps and min(steps) >= LAYER:
+                found.update(n.name for n in slices)
+    return found
 
 
 def find_runs(graph: Graph, shortest: int) -> list[Run]:

@@ -48,7 +48,9 @@ def attention(
         query, keys, values = (low.transpose(v, SWAP) for v in (query, keys, values))
     rows = query.shape[1]
     if causal and past == 0 and not same(rows, keys.shape[1]):
-        # Keys past the last query are seen by none.
+        # Keys past the last query are seen by none: computed only if all pairs are.
+        causal = low.mask != "compute"
+    if causal and past == 0 and not same(rows, keys.shape[1]):
         keys, values = (low.cut(v, 1, 0, rows) for v in (keys, values))
         if not same(rows, keys.shape[1]):
             raise low.wrong(f"causal attention of {rows} queries to {keys.shape[1]} keys")
