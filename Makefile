@@ -28,6 +28,7 @@ bench:              ## speed, as ratios measured in one run
 	python benchmarks/regimes.py
 	python benchmarks/evaluators.py
 	python benchmarks/drawing.py
+	python benchmarks/importing.py
 	python benchmarks/fidelity.py
 	python benchmarks/serving.py
 
@@ -37,6 +38,7 @@ bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/regimes.py --runs 3 --largest 1000
 	python benchmarks/evaluators.py --runs 3 --points 100000
 	python benchmarks/drawing.py --runs 1
+	python benchmarks/importing.py --layers 40
 	python benchmarks/fidelity.py --quick
 	python benchmarks/serving.py --layer
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Mul, ceiling
+from sympy import Add, Expr, Mul, ceiling
 
 from costgraph.cost import (
     MEMORY,
@@ -302,6 +302,12 @@ _SURVEY = Accounting(
 )
 
 
+def _score_biases(site: Site) -> tuple[Tensor, ...]:
+    """What fused attention puts on the scores: an addition and a read each, as elsewhere."""
+    count: int = getattr(site.node.op, "biases", 0)
+    return site.operands[len(site.operands) - count :]
+
+
 def _survey_flash(kv_reads: int) -> Rule:
     """The tool's fused attention: scores-sized stores, K and V by query head.
 
@@ -315,10 +321,11 @@ def _survey_flash(kv_reads: int) -> Rule:
         b, q, h, dh = query.shape
         t, a = keys.shape[1], query.dtype.bytes_per_element
         reads = kv_reads * ceiling(q / dh) * t * dh * b * h * keys.dtype.bytes_per_element
+        biases = _score_biases(site)
         return _survey_cost(
             site,
-            4 * query.numel * t + 5 * b * h * q * t,
-            (Role.ACTIVATION, Direction.READ, query.bytes),
+            4 * query.numel * t + (5 + len(biases)) * b * h * q * t,
+            (Role.ACTIVATION, Direction.READ, query.bytes + Add(*(x.bytes for x in biases))),
             (Role.ACTIVATION, Direction.WRITE, 2 * b * h * q * t * a),
             (Role.KV, Direction.READ, reads),
         )
@@ -328,14 +335,15 @@ def _survey_flash(kv_reads: int) -> Rule:
 
 def _textbook_flash(site: Site) -> Cost:
     """FlashAttention-2 without causal skipping: Q and O once, K and V per block of 128 rows."""
-    query, keys, values = site.operands
+    query, keys, values = site.operands[:3]
     b, q, h, _ = query.shape
     t = keys.shape[1]
     blocks = ceiling(q / 128)
+    biases = _score_biases(site)
     return _survey_cost(
         site,
-        4 * query.numel * t + 5 * b * h * q * t,
-        (Role.ACTIVATION, Direction.READ, query.bytes),
+        4 * query.numel * t + (5 + len(biases)) * b * h * q * t,
+        (Role.ACTIVATION, Direction.READ, query.bytes + Add(*(x.bytes for x in biases))),
         (Role.ACTIVATION, Direction.WRITE, site.result.bytes),
         (Role.KV, Direction.READ, blocks * (keys.bytes + values.bytes)),
     )

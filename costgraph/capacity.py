@@ -66,9 +66,9 @@ class Fit:
 
 
 def room_of(compiled: Compiled) -> float | None:
-    """Byte that programs can have on the device; None where its file states none."""
+    """Byte that programs can have on the device; None where none is stated as a number."""
     room = (compiled.bound or compiled.machine).memory.room
-    return None if room is None else float(room)
+    return None if room is None or not room.is_number else float(room)
 
 
 def weights_fit(compiled: Compiled) -> Fit:

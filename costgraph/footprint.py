@@ -17,9 +17,10 @@ from costgraph.accounting import EXACT, Accounting
 from costgraph.cost import Direction
 from costgraph.count import rows
 from costgraph.formula.envelope import pruned
-from costgraph.graph import Graph
+from costgraph.graph import Graph, Node
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.ops.views import Slice, Stack
 from costgraph.program import Resident
 from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role
@@ -80,39 +81,48 @@ def cache_bytes(graph: Graph) -> Expr:
     return Add(*results)
 
 
+Blocks = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class _Run:
-    """One execution of a graph: which block of memory each tensor lies in.
+    """One execution of a graph: which blocks of memory each tensor lies in.
 
-    Blocks are numbers. A view lies in the block of what it shows; an operand of a region
-    in the block that the surrounding graph made for it.
+    Blocks are numbers. A view lies in the blocks of what it shows; an operand of a region
+    in those that the surrounding graph made for it. What rounds of a region take or give
+    part by part lies in a block for each.
 
     Attributes:
         graph: what runs.
-        owner: block by tensor.
-        rounds: runs of the graphs of each region, by the place of its node: the first, one
-            in the middle and the last round, as far as there are so many; or every body of
-            those that run at once.
+        owner: blocks by tensor.
+        rounds: runs of the graphs of each region, by the place of its node: all rounds, or
+            the first, one in the middle and the last, as far as there are so many; or every
+            body of those that run at once.
     """
 
     graph: Graph
-    owner: Mapping[str, int]
+    owner: Mapping[str, Blocks]
     rounds: Mapping[int, tuple[_Run, ...]]
 
     @property
-    def results(self) -> tuple[int, ...]:
+    def results(self) -> Blocks:
         """Blocks of the results."""
-        return tuple(self.owner[name] for name in self.graph.outputs)
+        return tuple(b for name in self.graph.outputs for b in self.owner[name])
+
+    def handed(self, count: int) -> Blocks:
+        """Blocks of the first ``count`` results."""
+        return tuple(b for name in self.graph.outputs[:count] for b in self.owner[name])
 
     @cached_property
     def last(self) -> Mapping[int, int]:
-        """The last node that reads a block, in regions as well."""
+        """The last node that reads a block, in regions as well; views read what they show."""
         found: dict[int, int] = {}
         for at, node in enumerate(self.graph.nodes):
             if at in self.rounds:
                 found.update((b, at) for inner in self.rounds[at] for b in inner.last)
             else:
-                found.update((self.owner[name], at) for name in node.inputs)
+                names = [t.name for t in node.outputs] if _renames(node) else node.inputs
+                found.update((b, at) for name in names for b in self.owner[name])
         return found
 
 
@@ -131,52 +141,106 @@ def _passing(graph: Graph, name: str) -> Expr:
     return tensor.bytes / length * (length - node.op.kept(length))
 
 
-def _run(graph: Graph, sizes: list[Expr], operands: Sequence[int] | None = None) -> _Run:
-    """A run of ``graph``; new blocks are added to ``sizes``.
+class _Runner:
+    """Makes runs; ``sizes`` are the bytes of every block so far."""
 
-    Args:
-        graph: what runs.
-        sizes: bytes of every block so far.
-        operands: blocks of its inputs; new ones without.
-    """
+    def __init__(self) -> None:
+        self.sizes: list[Expr] = []
 
-    def new(name: str) -> int:
-        sizes.append(_passing(graph, name))
-        return len(sizes) - 1
+    def run(self, graph: Graph, operands: Sequence[Blocks] | None = None) -> _Run:
+        """A run of ``graph``, whose inputs lie in ``operands``, or in new blocks."""
+        given = [t.name for t in graph.inputs]
+        if operands is None:
+            operands = [self._new(graph, name) for name in given]
+        owner = dict(zip(given, operands, strict=True))
+        owner |= {t.name: self._new(graph, t.name) for t in graph.persistent}
+        parts: dict[str, tuple[Blocks, ...]] = {}
+        rounds: dict[int, tuple[_Run, ...]] = {}
+        for place, node in enumerate(graph.nodes):
+            op = node.op
+            if isinstance(op, Repeat):
+                rounds[place] = self._rounds(graph, node, op, owner, parts)
+            elif isinstance(op, Region):
+                rounds[place] = self._bodies(node, op, owner)
+            elif not _renames(node):
+                owner.update((t.name, self._new(graph, t.name)) for t in node.outputs)
+            elif isinstance(op, Stack):
+                parts[node.name] = tuple(owner[i] for i in node.inputs)
+                owner[node.name] = _joined(parts[node.name])
+            else:
+                owner.update((t.name, _shown(node, owner, parts)) for t in node.outputs)
+        return _Run(graph, owner, rounds)
 
-    given = [t.name for t in graph.inputs]
-    owner = dict(zip(given, map(new, given) if operands is None else operands, strict=True))
-    owner |= {t.name: new(t.name) for t in graph.persistent}
-    rounds: dict[int, tuple[_Run, ...]] = {}
-    for place, node in enumerate(graph.nodes):
-        if isinstance(node.op, Repeat):
-            rounds[place] = _rounds(node.op, [owner[i] for i in node.inputs], sizes)
-            blocks: Iterable[int] = rounds[place][-1].results
-        elif isinstance(node.op, Region):
-            rounds[place] = _bodies(node.op, [owner[i] for i in node.inputs], sizes)
-            blocks = [b for run in rounds[place] for b in run.results]
-        elif node.op.is_view and node.op.kind != "sample":
-            blocks = [owner[node.inputs[0]]] * len(node.outputs)
-        else:
-            blocks = [new(t.name) for t in node.outputs]
-        owner.update(zip((t.name for t in node.outputs), blocks, strict=True))
-    return _Run(graph, owner, rounds)
+    def _new(self, graph: Graph, name: str) -> Blocks:
+        self.sizes.append(_passing(graph, name))
+        return (len(self.sizes) - 1,)
+
+    def _rounds(
+        self,
+        graph: Graph,
+        node: Node,
+        region: Repeat,
+        owner: dict[str, Blocks],
+        parts: dict[str, tuple[Blocks, ...]],
+    ) -> tuple[_Run, ...]:
+        """The rounds that differ: each takes over what the one before hands on.
+
+        All rounds differ where each takes or gives a part that lies by itself.
+        """
+        body, once = region.body, len(node.outputs) - region.gathered
+        whole = node.inputs[region.carried : len(node.inputs) - region.parts]
+        cut = node.inputs[len(node.inputs) - region.parts :]
+        each = region.count.is_Integer and (region.gathered or any(i in parts for i in cut))
+        many = int(region.count) if region.count.is_Integer else 3
+        many = many if each else min(many, 3)
+        carried = [owner[i] for i in node.inputs[: region.carried]]
+        found = []
+        for index in range(many):
+            own = [parts[i][index] if each and i in parts else owner[i] for i in cut]
+            run = self.run(body, [*carried, *(owner[i] for i in whole), *own])
+            carried = [run.owner[name] for name in body.outputs[: region.carried]]
+            found.append(run)
+        for result, name in zip(node.outputs, body.outputs, strict=True):
+            owner[result.name] = found[-1].owner[name]
+        for result, name in zip(node.outputs[once:], body.outputs[once:], strict=True):
+            if each:
+                parts[result.name] = tuple(run.owner[name] for run in found)
+                owner[result.name] = _joined(parts[result.name])
+            else:
+                # One block holds what all rounds give.
+                owner[result.name] = self._new(graph, result.name)
+                for run in found:
+                    for block in run.owner[name]:
+                        self.sizes[block] = ZERO
+        return tuple(found)
+
+    def _bodies(self, node: Node, region: Region, owner: dict[str, Blocks]) -> tuple[_Run, ...]:
+        """The graphs of a region that run at once."""
+        found = tuple(
+            self.run(graph, [owner[node.inputs[i]] for i in takes])
+            for graph, takes in zip(region.graphs, region.takes, strict=True)
+        )
+        made = (run.owner[name] for run in found for name in run.graph.outputs)
+        owner.update(zip((t.name for t in node.outputs), made, strict=True))
+        return found
 
 
-def _rounds(region: Repeat, operands: list[int], sizes: list[Expr]) -> tuple[_Run, ...]:
-    """The rounds of a region that differ: each takes over what the one before hands on."""
-    many = int(region.count) if region.count.is_Integer else 3
-    found = [_run(region.body, sizes, operands)]
-    for _ in range(1, min(many, 3)):
-        carried = found[-1].results[: region.carried]
-        found.append(_run(region.body, sizes, [*carried, *operands[region.carried :]]))
-    return tuple(found)
+def _renames(node: Node) -> bool:
+    """True if the results lie where the operands do."""
+    return node.op.is_view and node.op.kind != "sample"
 
 
-def _bodies(region: Region, operands: list[int], sizes: list[Expr]) -> tuple[_Run, ...]:
-    """The graphs of a region that run at once."""
-    pairs = zip(region.graphs, region.takes, strict=True)
-    return tuple(_run(graph, sizes, [operands[i] for i in takes]) for graph, takes in pairs)
+def _joined(parts: Iterable[Blocks]) -> Blocks:
+    return tuple(dict.fromkeys(b for blocks in parts for b in blocks))
+
+
+def _shown(
+    node: Node, owner: Mapping[str, Blocks], parts: Mapping[str, tuple[Blocks, ...]]
+) -> Blocks:
+    """Blocks of a view: of its operand, or of the one part of it that it shows."""
+    op, (base, *_) = node.op, node.inputs
+    one = isinstance(op, Slice) and (op.axis, op.length) == (0, 1) and op.start.is_Integer
+    return parts[base][int(op.start)] if one and base in parts else owner[base]
 
 
 def _live(
@@ -188,47 +252,82 @@ def _live(
     what the surrounding graph needs again; those ``given`` at least at the first node.
     """
     nodes, owner, last = run.graph.nodes, run.owner, run.last
-    born = {owner[t.name]: -1 for t in run.graph.inputs}
+    born = {b: -1 for t in run.graph.inputs for b in owner[t.name]}
     for at, node in enumerate(nodes):
-        for tensor in node.outputs:
-            born.setdefault(owner[tensor.name], at)
+        for b in (b for t in node.outputs for b in owner[t.name]):
+            born.setdefault(b, at)
     outside = held - born.keys()
+    live = {b for b, start in born.items() if start < 0}
     for at, node in enumerate(nodes):
-        made = {b for b, start in born.items() if start <= at}
-        later = outside | {b for b in made if b in held or last.get(b, -1) > at}
-        # What is there before the node makes anything, and is needed after it.
-        before = {b for b in later if born.get(b, -1) < at}
-        if at not in run.rounds:
-            # What nothing reads lives at the node that makes it.
-            yield given | later | {b for b in made if at in (born[b], last.get(b))}
-        elif isinstance(node.op, Repeat):
-            *some, end = run.rounds[at]
-            # Results are there once the last round makes them, operands of every round before.
-            shared = {owner[name] for name in node.inputs[node.op.carried :]}
-            for inner in some:
-                handed = inner.results[: node.op.carried]
-                again = before | {*handed, *(b for b in shared if b in inner.last)}
-                yield from _live(inner, frozenset(again), given)
-                given = frozenset()
-            yield from _live(end, frozenset(later), given)
+        live |= {b for t in node.outputs for b in owner[t.name]}
+        later = {b for b in live if b in held or last.get(b, -1) > at}
+        if isinstance(node.op, Repeat):
+            yield from _in_rounds(run, at, node.op, frozenset(later | outside), born, given)
+        elif at in run.rounds:
+            yield from _at_once(run, at, frozenset(later | outside), born, given)
         else:
-            # What bodies read, and what they have made, stays until the last of them ends.
-            kept = before | {owner[name] for name in node.inputs}
-            at_once = (
-                tuple(dict.fromkeys(_live(inner, frozenset({*kept, *inner.results}), given)))
-                for inner in run.rounds[at]
-            )
-            yield from (frozenset().union(*choice) for choice in product(*at_once))
+            # What nothing reads lives at the node that makes it.
+            now = {b for b in live if at in (born[b], last.get(b))}
+            yield given | outside | later | now
+        live, given = later, frozenset()
+
+
+def _in_rounds(
+    run: _Run,
+    at: int,
+    region: Repeat,
+    later: frozenset[int],
+    born: Mapping[int, int],
+    given: frozenset[int],
+) -> Iterator[frozenset[int]]:
+    """The blocks in use at each node of each round of the region at a place."""
+    node, rounds = run.graph.nodes[at], run.rounds[at]
+    # What rounds give one by one is there once the round has made it, other results once
+    # the last one has; operands are there while a later round reads them.
+    gathered = {
+        b for t in node.outputs[len(node.outputs) - region.gathered :] for b in run.owner[t.name]
+    }
+    kept = {b for b in later if born.get(b, -1) < at}
+    whole = gathered - {b for inner in rounds for b in inner.results}
+    kept |= whole & later
+    needed = {b: index for index, inner in enumerate(rounds) for b in inner.last}
+    operands = {b for name in node.inputs[region.carried :] for b in run.owner[name]}
+    for index, inner in enumerate(rounds[:-1]):
+        kept |= gathered & later & set(inner.results)
+        again = {b for b in operands if needed.get(b, -1) > index}
+        handed = inner.handed(region.carried)
+        yield from _live(inner, frozenset(kept | again | {*handed}), given)
         given = frozenset()
+    yield from _live(rounds[-1], later, given)
+
+
+def _at_once(
+    run: _Run,
+    at: int,
+    later: frozenset[int],
+    born: Mapping[int, int],
+    given: frozenset[int],
+) -> Iterator[frozenset[int]]:
+    """The blocks in use while the bodies of the region at a place run.
+
+    What they read, and what they have made, stays until the last of them ends.
+    """
+    kept = {b for b in later if born.get(b, -1) < at}
+    kept |= {b for name in run.graph.nodes[at].inputs for b in run.owner[name]}
+    choices = (
+        tuple(dict.fromkeys(_live(inner, frozenset({*kept, *inner.results}), given)))
+        for inner in run.rounds[at]
+    )
+    yield from (frozenset().union(*choice) for choice in product(*choices))
 
 
 def _peaks(graph: Graph) -> list[Expr]:
     """Live bytes at each node, of regions at each node of the rounds that differ."""
-    sizes: list[Expr] = []
-    run = _run(graph, sizes)
-    given = frozenset(run.owner[t.name] for t in graph.inputs)
+    runner = _Runner()
+    run = runner.run(graph)
+    given = frozenset(b for t in graph.inputs for b in run.owner[t.name])
     found = dict.fromkeys(_live(run, frozenset(run.results), given))
-    return [Add(*(sizes[b] for b in blocks)) for blocks in found]
+    return list(dict.fromkeys(Add(*(runner.sizes[b] for b in blocks)) for blocks in found))
 
 
 def _by_stores(graph: Graph, accounting: Accounting) -> Footprint:

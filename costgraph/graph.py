@@ -17,6 +17,7 @@ from sympy import Expr, Integer
 from costgraph.cost import Cost, total
 from costgraph.errors import VerifyError
 from costgraph.ops.base import Op
+from costgraph.ops.views import Reshape, Slice, Stack
 from costgraph.regions import Region, Repeat
 from costgraph.tensor import Role, Tensor
 
@@ -249,30 +250,75 @@ def unrolled(graph: Graph) -> Graph:
             continue
         if not region.times.is_Integer:
             raise VerifyError(f"cannot write out {node.name!r}: its count is {region.times}")
-        results: list[str] = []
-        state = list(inputs)
-        for body, takes in zip(region.graphs, region.takes, strict=True):
-            for index in range(int(region.times)):
-                at = index if isinstance(region, Repeat) else f"{len(results)}:{index}"
-                made = _written_out(
-                    unrolled(body), f"{node.name}[{at}].", [state[i] for i in takes]
-                )
-                sources.update(dict.fromkeys(made.sources))
-                nodes.extend(made.nodes)
-                if isinstance(region, Repeat):
-                    results = list(made.outputs)
-                    state[: region.carried] = results[: region.carried]
-                else:
-                    results.extend(made.outputs)
-        for tensor, name in zip(node.outputs, results, strict=True):
-            renames[tensor.name] = name
+        if isinstance(region, Repeat):
+            made = _rounds(
+                node,
+                region,
+                [t.renamed(i) for t, i in zip(graph.operands(node), inputs, strict=True)],
+            )
+        else:
+            made = _side_by_side(node, region, inputs)
+        sources.update(dict.fromkeys(made.sources))
+        nodes.extend(made.nodes)
+        renames.update(zip((t.name for t in node.outputs), made.outputs, strict=True))
     outputs = tuple(renames.get(o, o) for o in graph.outputs)
     return Graph(graph.name, tuple(sources), tuple(nodes), outputs)
 
 
-def _written_out(body: Graph, prefix: str, given: Sequence[str]) -> Graph:
-    """One run of a body: its names with a prefix, its inputs those given."""
+def _rounds(node: Node, region: Repeat, operands: Sequence[Tensor]) -> Graph:
+    """The rounds of a region one after another, with the views that cut and join parts."""
+    sources: dict[Tensor, None] = {}
+    nodes: list[Node] = []
+
+    def view(name: str, op: Op, *inputs: Tensor) -> Tensor:
+        (spec,) = op.infer(inputs)
+        made = spec.named(name)
+        nodes.append(Node(name, op, tuple(t.name for t in inputs), (made,)))
+        return made
+
+    body = unrolled(region.body)
+    state = [t.name for t in operands]
+    whole, once = len(operands) - region.parts, len(body.outputs) - region.gathered
+    kept: list[list[Tensor]] = [[] for _ in range(region.gathered)]
+    shared = tuple(t.name for t in body.persistent) if region.shared_instances == 1 else ()
+    results: tuple[str, ...] = ()
+    for index in range(int(region.count)):
+        prefix = f"{node.name}[{index}]."
+        for place, stacked in enumerate(operands[whole:], whole):
+            cut = view(f"{prefix}part_{place}", Slice(0, Integer(index), ONE), stacked)
+            state[place] = view(f"{prefix}round_{place}", Reshape(stacked.shape[1:]), cut).name
+        made = _written_out(body, prefix, state, shared)
+        sources.update(dict.fromkeys(made.sources))
+        nodes.extend(made.nodes)
+        results = made.outputs
+        state[: region.carried] = results[: region.carried]
+        for found, inner, name in zip(kept, body.outputs[once:], results[once:], strict=True):
+            found.append(body.tensors[inner].renamed(name))
+    for tensor, found in zip(node.outputs[once:], kept, strict=True):
+        view(tensor.name, Stack(), *found)
+    outputs = (*results[:once], *(t.name for t in node.outputs[once:]))
+    return Graph(region.body.name, tuple(sources), tuple(nodes), outputs)
+
+
+def _side_by_side(node: Node, region: Region, inputs: Sequence[str]) -> Graph:
+    """The bodies of a region one after another."""
+    sources: dict[Tensor, None] = {}
+    nodes: list[Node] = []
+    results: list[str] = []
+    for index, (body, takes) in enumerate(zip(region.graphs, region.takes, strict=True)):
+        made = _written_out(unrolled(body), f"{node.name}[{index}].", [inputs[i] for i in takes])
+        sources.update(dict.fromkeys(made.sources))
+        nodes.extend(made.nodes)
+        results.extend(made.outputs)
+    return Graph(node.name, tuple(sources), tuple(nodes), tuple(results))
+
+
+def _written_out(
+    body: Graph, prefix: str, given: Sequence[str], shared: Sequence[str] = ()
+) -> Graph:
+    """One run of a body: its names with a prefix but those ``shared``, its inputs those given."""
     local = dict(zip((t.name for t in body.inputs), given, strict=True))
+    local.update(zip(shared, shared, strict=True))
 
     def rename(name: str) -> str:
         return local.get(name, prefix + name)

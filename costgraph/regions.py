@@ -48,6 +48,10 @@ class Region(Op):
     def takes(self) -> tuple[tuple[int, ...], ...]:
         """For each graph the region's operand that each of its inputs is."""
 
+    def given(self, operands: Tensors) -> tuple[Tensors, ...]:
+        """For each graph the operands as its inputs see them."""
+        return tuple(tuple(operands[i] for i in takes) for takes in self.takes)
+
     @property
     def times(self) -> Expr:
         """How often each graph runs in one execution."""
@@ -90,6 +94,9 @@ class Repeat(Region):
     share weights but not caches: a fraction inside another region. ``presence`` says
     which of a step's tokens take part. ``rounds`` says what the rounds are, one of
     :data:`ROUNDS`, to passes that number layers and cut between them.
+
+    The last ``parts`` operands ``(count, …)`` hold a part ``(…)`` for each round; of the
+    last ``gathered`` results those of all rounds are kept, ``(count, …)`` side by side.
     """
 
     kind: ClassVar[str] = "repeat"
@@ -100,6 +107,8 @@ class Repeat(Region):
     shared_instances: Expr | None = None
     shared_weights: Expr | None = None
     rounds: str = "layers"
+    parts: int = 0
+    gathered: int = 0
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -129,8 +138,16 @@ class Repeat(Region):
     def weight_sets(self) -> Expr:
         return self.instances if self.shared_weights is None else self.shared_weights
 
+    def given(self, operands: Tensors) -> tuple[Tensors, ...]:
+        whole = len(operands) - self.parts
+        cut = (replace(t, shape=t.shape[1:]) for t in operands[whole:])
+        return ((*operands[:whole], *cut),)
+
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        return _results(self.body)
+        results = _results(self.body)
+        once = len(results) - self.gathered
+        kept = (Spec((self.count, *s.shape), s.dtype, s.role) for s in results[once:])
+        return (*results[:once], *kept)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
+from costgraph.draft import EVERYTHING, Draft
 from costgraph.errors import VerifyError
 from costgraph.graph import Graph, Node, Origin
 from costgraph.machine import Machine
@@ -34,62 +37,16 @@ class Rule(Protocol):
     """A rule looks at one node and returns what to replace, a reason, or nothing.
 
     ``match`` returns a :class:`Replacement`, a :class:`Miss` where the pattern
-    was there but a condition failed, or None where there was no pattern.
+    was there but a condition failed, or None where there was no pattern. It may
+    look at as much of the graph as it likes, through the :class:`Draft` alone.
     """
 
     @property
     def name(self) -> str:
         """Name in hits and misses."""
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Try the rule at ``node``."""
-
-
-def apply(graph: Graph, found: Replacement, made_by: str) -> Graph:
-    """``graph`` with the replacement made and put in order; provenance is merged."""
-    gone = {n.name for n in found.nodes}
-    origins = tuple(
-        dict.fromkeys(name for n in found.nodes for name in (n.origin.nodes or (n.name,)))
-    )
-    new = replace(found.new, origin=Origin(origins, made_by))
-    nodes: list[Node] = []
-    last = max(i for i, n in enumerate(graph.nodes) if n.name in gone)
-    for index, node in enumerate(graph.nodes):
-        if index == last:
-            nodes.extend(replace(n, origin=new.origin) for n in found.also)
-            nodes.append(new)
-        elif node.name not in gone:
-            nodes.append(node)
-    return graph.with_nodes(ordered(nodes))
-
-
-def ordered(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """``nodes`` in a topological order that keeps the given order where it can.
-
-    Raises:
-        VerifyError: they form a cycle.
-    """
-    listed = list(nodes)
-    producer = {t.name: i for i, n in enumerate(listed) for t in n.outputs}
-    needs = [{producer[name] for name in n.inputs if name in producer} for n in listed]
-    users: list[list[int]] = [[] for _ in listed]
-    for index, before in enumerate(needs):
-        for other in before:
-            users[other].append(index)
-    waiting = [len(n) for n in needs]
-    ready = [i for i, n in enumerate(waiting) if n == 0]
-    heapify(ready)
-    result: list[Node] = []
-    while ready:
-        index = heappop(ready)
-        result.append(listed[index])
-        for user in users[index]:
-            waiting[user] -= 1
-            if waiting[user] == 0:
-                heappush(ready, user)
-    if len(result) != len(listed):
-        raise VerifyError("the rewritten nodes form a cycle")
-    return tuple(result)
 
 
 def live(graph: Graph) -> Graph:
@@ -104,25 +61,14 @@ def live(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(reversed(kept)), sources=sources)
 
 
-def reaches(graph: Graph, starts: Iterable[str], goal: str, without: set[str]) -> bool:
-    """True if a path of nodes outside ``without`` leads from the tensors to node ``goal``."""
-    seen: set[str] = set()
-    open_ = list(starts)
-    while open_:
-        for user in graph.consumers[open_.pop()]:
-            if user.name == goal:
-                return True
-            if user.name in without or user.name in seen:
-                continue
-            seen.add(user.name)
-            open_.extend(t.name for t in user.outputs)
-    return False
-
-
 def rewrite_graph(
     graph: Graph, rules: Iterable[Rule], machine: Machine, made_by: str
 ) -> tuple[Graph, tuple[str, ...], tuple[Miss, ...]]:
     """Apply each rule to a fixpoint, in order, in the graph and in its regions.
+
+    A rule is tried at the nodes from the first to the last, and after a hit again
+    wherever its answer may have changed. A replacement that would break an
+    invariant of graphs is not made: it is a miss that says what would break.
 
     Returns:
         The new graph, ``rule: node`` for each hit, and the misses that are
@@ -142,24 +88,80 @@ def rewrite_graph(
                 misses.update({(m.rule, m.node): m for m in inner_misses})
             node = replace(node, op=node.op.with_graphs(bodies))
         nodes.append(node)
-    graph = replace(graph, nodes=tuple(nodes))
+    draft = Draft(replace(graph, nodes=tuple(nodes)))
     for rule in listed:
-        changed = True
-        while changed:
-            changed = False
-            here: dict[tuple[str, str], Miss] = {}
-            for node in graph.nodes:
-                found = rule.match(graph, node, machine)
-                if isinstance(found, Miss):
-                    here[found.rule, found.node] = found
-                elif found is not None:
-                    graph = apply(graph, found, made_by)
-                    hits.append(f"{rule.name}: {found.new.name}")
-                    changed = True
-                    break
-            if not changed:
-                misses.update(here)
-    return graph, tuple(hits), tuple(misses.values())
+        found, missed = _to_fixpoint(draft, rule, machine, made_by)
+        hits.extend(found)
+        misses.update({(m.rule, m.node): m for m in missed})
+    return draft.graph(), tuple(hits), tuple(misses.values())
+
+
+def _to_fixpoint(
+    draft: Draft, rule: Rule, machine: Machine, made_by: str
+) -> tuple[list[str], list[Miss]]:
+    """Apply one rule until it applies nowhere: hits in order, and the misses that are left."""
+    hits: list[str] = []
+    missed: dict[str, Miss] = {}
+    looking: dict[str, set[str]] = defaultdict(set)  # who looked at a tensor
+    open_ = {node.name for node in draft.nodes}
+    queue, stretched = _in_order(draft, open_)
+    while queue:
+        place, name = heappop(queue)
+        node = draft.node(name)
+        if node is None or name not in open_ or draft.position(node) != place:
+            continue
+        open_.discard(name)
+        answer, seen = draft.watched(partial(_tried, rule, draft, node, machine))
+        if isinstance(answer, Replacement):
+            made = _with_origin(answer, made_by)
+            try:
+                change = draft.put({n.name: n for n in answer.nodes}.values(), made)
+            except VerifyError as error:
+                answer = Miss(rule.name, name, f"the result would not hold: {error}")
+        if not isinstance(answer, Replacement):
+            missed.pop(name, None)
+            if answer is not None:
+                missed[name] = answer
+            for tensor in seen:
+                looking[tensor].add(name)
+            continue
+        hits.append(f"{rule.name}: {answer.new.name}")
+        again = {n.name for n in made}
+        for tensor in (*change.tensors, EVERYTHING):
+            again |= looking.pop(tensor, set())
+        open_ |= again
+        again.update(open_.intersection(change.moved))
+        if draft.stretched != stretched:
+            queue, stretched = _in_order(draft, open_)
+            continue
+        for other in again:
+            standing = draft.node(other)
+            if standing is not None:
+                heappush(queue, (draft.position(standing), other))
+    left = (missed.get(node.name) for node in draft.nodes)
+    return hits, [m for m in left if m is not None]
+
+
+def _tried(rule: Rule, draft: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
+    try:
+        return rule.match(draft, node, machine)
+    except VerifyError as error:
+        # The parts that a rule would put together do not fit each other.
+        return Miss(rule.name, node.name, f"the result would not hold: {error}")
+
+
+def _in_order(draft: Draft, names: Iterable[str]) -> tuple[list[tuple[int, str]], int]:
+    nodes = (draft.node(name) for name in names)
+    queue = [(draft.position(node), node.name) for node in nodes if node is not None]
+    heapify(queue)
+    return queue, draft.stretched
+
+
+def _with_origin(found: Replacement, made_by: str) -> tuple[Node, ...]:
+    """The new nodes, with the provenance of all that they replace."""
+    names = dict.fromkeys(name for n in found.nodes for name in (n.origin.nodes or (n.name,)))
+    origin = Origin(tuple(names), made_by)
+    return tuple(replace(n, origin=origin) for n in (*found.also, found.new))
 
 
 def rewrite_program(

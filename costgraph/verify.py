@@ -7,7 +7,7 @@ from sympy import Expr
 from costgraph.errors import VerifyError
 from costgraph.formula.envelope import dominates
 from costgraph.graph import Graph, Node
-from costgraph.ops.base import same
+from costgraph.ops.base import Tensors, same
 from costgraph.program import Program
 from costgraph.regions import Parallel, Region, Repeat
 from costgraph.symbols import SIZES, T, q
@@ -119,32 +119,37 @@ def _check_region(graph: Graph, node: Node, region: Region) -> None:
     used: set[int] = set()
     for body, takes in zip(region.graphs, region.takes, strict=True):
         verify(body)
-        if len(takes) != len(body.inputs):
+        if len(takes) != len(body.inputs) or max(takes, default=-1) >= len(operands):
             raise VerifyError(
                 f"{graph.name}: region {node.name!r} takes {len(body.inputs)} operands, "
-                f"not {len(takes)}"
+                f"not {min(len(takes), len(operands))}"
             )
         used |= set(takes)
-        for at, wanted in zip(takes, body.inputs, strict=True):
-            if at >= len(operands) or not _alike(operands[at], wanted):
-                given = operands[at] if at < len(operands) else "nothing"
-                raise VerifyError(
-                    f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
-                )
     if used != set(range(len(operands))):
         raise VerifyError(
             f"{graph.name}: region {node.name!r} takes {len(used)} operands, not {len(operands)}"
         )
     if isinstance(region, Repeat):
-        _check_rounds(graph, node, region)
+        _check_rounds(graph, node, region, operands)
+    for body, seen in zip(region.graphs, region.given(operands), strict=True):
+        for given, wanted in zip(seen, body.inputs, strict=True):
+            if not _alike(given, wanted):
+                raise VerifyError(
+                    f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
+                )
     if isinstance(region, Parallel):
         _check_bodies(graph, node, region)
 
 
-def _check_rounds(graph: Graph, node: Node, region: Repeat) -> None:
+def _check_rounds(graph: Graph, node: Node, region: Repeat, operands: Tensors) -> None:
     body = region.body
-    if region.carried > min(len(body.inputs), len(body.outputs)):
+    if region.carried > min(len(body.inputs) - region.parts, len(body.outputs) - region.gathered):
         raise VerifyError(f"{graph.name}: region {node.name!r} carries more than it makes")
+    for stacked in operands[len(operands) - region.parts :]:
+        if not stacked.shape or not same(stacked.shape[0], region.count):
+            raise VerifyError(
+                f"{graph.name}: region {node.name!r} needs {region.count} parts of {stacked}"
+            )
     for index in range(region.carried):
         start, result = body.inputs[index], body.tensors[body.outputs[index]]
         if not _alike(start, result):

@@ -19,12 +19,9 @@ from sympy import Expr, Integer
 
 from costgraph import outside
 from costgraph.errors import ModelError, clip
-from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
 from costgraph.models.traced.formats import LARGEST, Dimensions
-from costgraph.models.traced.lowering import Lowering
-from costgraph.models.traced.program import forward
-from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
+from costgraph.models.traced.program import program_of
+from costgraph.models.traced.record import MOST, Branch, Call, Ref, Result, Source, Traced
 from costgraph.program import Program
 from costgraph.quoting import visible
 
@@ -40,6 +37,8 @@ _DEEPEST = 50
 _SCOPE = re.compile(r"'([^']*)'")
 _INDEXED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*\Z")
 _STANDARD = frozenset({"", "ai.onnx", "com.microsoft"})
+#: Operators that mean different things in the standard and in ONNX Runtime's own set.
+_OF_TWO_DOMAINS = frozenset({"Attention", "RotaryEmbedding"})
 #: struct codes of element types by their number in TensorProto.DataType.
 _CODES = {1: "f", 2: "B", 3: "b", 4: "H", 5: "h", 6: "i", 7: "q", 9: "?", 10: "e", 11: "d"}
 _CODES |= {12: "I", 13: "Q"}
@@ -70,16 +69,9 @@ def from_onnx(
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
     traced = read_onnx(Path(path), Dimensions(dims), name)
-    graph, limits = lowered(traced, mask)
-    return forward(graph, traced, recognise, mask, limits)
-
-
-def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
-    """The graph of operations of a traced ONNX graph, and the bounds within which it holds."""
     from costgraph.models.traced.onnx_layers import DIALECT
 
-    lowering = Lowering(traced, DIALECT, mask)
-    return lowering.run(DIALECT.rules), lowering.limits
+    return program_of(traced, DIALECT, mask, recognise)
 
 
 def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
@@ -192,14 +184,7 @@ class _Reader:
         for value in graph.input:
             if self._text(value.name) not in weights:
                 self._add(sources, self._input(value))
-        calls = []
-        for index, node in enumerate(graph.node):
-            constant = self._constant(node)
-            if constant is not None:
-                self._add(sources, constant)
-            else:
-                calls.append(self._call(index, node, sources))
-        calls = self._with_stored_fills(calls, sources)
+        calls = self._calls(graph, sources, {})
         outputs = tuple(self._text(o.name) for o in graph.output)
         if not outputs:
             raise ModelError(f"{self.name}: the graph has no outputs")
@@ -212,6 +197,19 @@ class _Reader:
             outputs,
             self.dims.notes,
         )
+
+    def _calls(
+        self, graph: GraphProto, sources: dict[str, Source], around: Mapping[str, Source]
+    ) -> list[Call]:
+        """Operators of a graph; constants among them pass into ``sources``."""
+        calls = []
+        for index, node in enumerate(graph.node):
+            constant = self._constant(node)
+            if constant is not None:
+                self._add(sources, constant)
+            else:
+                calls.append(self._call(index, node, {**around, **sources} if around else sources))
+        return self._with_stored_fills(calls, sources)
 
     def _version(self) -> int:
         found = [o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")]
@@ -238,10 +236,10 @@ class _Reader:
             raise ModelError(f"{self.name}: input {clip(value.name)} has no stated shape")
         shape = []
         for axis, dim in enumerate(kind.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value != -1:
+            if dim.HasField("dim_value") and dim.dim_value >= 0:
                 shape.append(self._size(dim.dim_value, value.name))
             else:
-                # "?" and -1 are no names; nor is nothing.
+                # Negative numbers and marks such as "?" are no names; nor is nothing.
                 stated = self._text(dim.dim_param)
                 named = any(c.isalnum() for c in stated)
                 label = stated if named else f"{self._text(value.name)}_{axis}"
@@ -267,8 +265,6 @@ class _Reader:
         kind = self._type(tensor.data_type, label)
         values = self._values(tensor, size) if size <= MOST_READ else None
         is_number = kind in ("float32", "float16", "bfloat16", "float64")
-        if is_number and size > 1:
-            values = None
         # Single numbers are constants of the graph; arrays of numbers are weights.
         # Whole numbers index and shape, unless they are the weights of a quantised model.
         weight = size > 1 and (is_number or kind in ("int8", "uint8", "int4", "uint4"))
@@ -334,16 +330,20 @@ class _Reader:
 
     def _call(self, index: int, node: NodeProto, sources: Mapping[str, Source]) -> Call:
         target = self._text(node.op_type)
-        if self._text(node.domain) not in _STANDARD:
+        domain = self._text(node.domain)
+        if domain not in _STANDARD or (domain and target in _OF_TWO_DOMAINS):
             target = f"{node.domain}::{target}"
         inputs, outputs = ([self._text(v) for v in names] for names in (node.input, node.output))
         label = self._text(node.name) or (outputs[0] if outputs else "") or f"{target}_{index}"
-        attributes = {self._text(a.name): self._attribute(a) for a in node.attribute}
+        attributes = {self._text(a.name): self._attribute(a, sources) for a in node.attribute}
         if target == "ConstantOfShape":
             attributes = self._fill(node)
         elif target == "Cast":
             kind = attributes.get("to")
             attributes["to"] = self._type(kind if isinstance(kind, int) else 0, label)
+        elif target == "QuantizeLinear" and attributes.get("output_dtype"):
+            kind = attributes["output_dtype"]
+            attributes["output_dtype"] = self._type(kind if isinstance(kind, int) else 0, label)
         elif target == "Constant":
             named = [v for k, v in attributes.items() if k.startswith("value")]
             attributes = {"value": named[0] if named else None}
@@ -363,8 +363,19 @@ class _Reader:
                 return {"dtype": self._type(item.t.data_type, node.name), "fill": values[0]}
         return {"dtype": "float32", "fill": 0}
 
-    def _attribute(self, item: AttributeProto) -> Any:
+    def _branch(self, graph: GraphProto, around: Mapping[str, Source]) -> Branch:
+        """A graph inside an operator."""
+        sources: dict[str, Source] = {}
+        for tensor in graph.initializer:
+            self._add(sources, self._stored(tensor))
+        calls = self._calls(graph, sources, around)
+        outputs = tuple(self._text(o.name) for o in graph.output)
+        return Branch(tuple(sources.values()), tuple(calls), outputs)
+
+    def _attribute(self, item: AttributeProto, around: Mapping[str, Source]) -> Any:
         kind = item.type
+        if kind == 5:
+            return self._branch(item.g, around)
         if kind == 1:
             return float(item.f)
         if kind == 2:

@@ -11,22 +11,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from costgraph import outside
 from costgraph.errors import ModelError, clip
-from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
 from costgraph.models.pt2_file import read_pt2, shared_places
 from costgraph.models.traced.codec import from_json
 from costgraph.models.traced.exported import read_exported
 from costgraph.models.traced.formats import DimensionError, Dimensions
 from costgraph.models.traced.inplace import functional
-from costgraph.models.traced.lowering import Lowering, UnknownOperators
-from costgraph.models.traced.program import forward
+from costgraph.models.traced.lowering import UnknownOperators
+from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import Traced
 from costgraph.program import Program
 
@@ -35,7 +33,6 @@ LARGEST_JSON = 64 * 2**20
 _ROUNDS = 4
 
 Symbols = Mapping[str, Any]
-Lowered = tuple[Graph, list[Limit]]
 
 
 def from_torch(
@@ -66,25 +63,18 @@ def from_torch(
     Raises:
         ModelError: the program holds an operator without a rule.
     """
-    given = {**(dims or {}), **(symbols or {})}
+    from costgraph.models.traced.aten import DIALECT
+
+    def read(traced: Traced) -> Program:
+        return program_of(traced, DIALECT, mask, recognise)
+
     if isinstance(exported, Traced):
-        traced = exported
-        graph, limits = lowered(exported, mask)
-    else:
-        traced, (graph, limits) = _readable(exported, given, name, mask)
-    return forward(graph, traced, recognise, mask, limits)
+        return read(exported)
+    return _readable(exported, {**(dims or {}), **(symbols or {})}, name, read)
 
 
 #: The same under the name that other loaders follow.
 load_traced = from_torch
-
-
-def lowered(traced: Traced, mask: str = "skip") -> tuple[Graph, list[Limit]]:
-    """The graph of operations of a traced program, and the bounds within which it holds."""
-    from costgraph.models.traced.aten import DIALECT
-
-    lowering = Lowering(traced, DIALECT, mask)
-    return lowering.run(DIALECT.rules), lowering.limits
 
 
 def read_traced(path: Path, name: str = "") -> Traced:
@@ -128,8 +118,10 @@ def trace(exported: Any, dims: Symbols | None = None, name: str = "model") -> Tr
     return functional(read_exported(document, Dimensions(dims), name, labels, shared))
 
 
-def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Traced, Lowered]:
-    """The program and its graph, after decompositions where it cannot be read without.
+def _readable(
+    exported: Any, given: Symbols, name: str, read: Callable[[Traced], Program]
+) -> Program:
+    """What ``read`` makes of the program, after decompositions where it cannot without.
 
     PyTorch first decomposes only what has no rule, so that the other operators keep what
     they say by being whole; in the end it decomposes all.
@@ -139,8 +131,7 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
     for step in range(_ROUNDS + 2):
         try:
             program = _decomposed(exported, missing) if step else exported
-            traced = trace(program, given, name)
-            made = lowered(traced, mask)
+            made = read(trace(program, given, name))
         except DimensionError:
             raise
         except ModelError as error:
@@ -154,8 +145,8 @@ def _readable(exported: Any, given: Symbols, name: str, mask: str) -> tuple[Trac
         if first is not None:
             how = "all operators" if missing is None else ", ".join(sorted(missing)) or "nothing"
             note = f"read after PyTorch decomposed {how}, since: {clip(str(first), 200)[1:-1]}"
-            traced = dataclasses.replace(traced, notes=(*traced.notes, note))
-        return traced, made
+            made = dataclasses.replace(made, notes=(*made.notes, note))
+        return made
     assert first is not None
     raise first
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,15 +10,24 @@ from sympy import Expr, Integer
 
 from costgraph.graph import Graph, Node, Origin
 from costgraph.hardware.systems import System
+from costgraph.ops.base import Op, same
+from costgraph.ops.views import Reshape, Slice, Stack
+from costgraph.passes.fold_runs import by_need, find_runs, prefix_of
 from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
-from costgraph.runs import Run, runs_of
+from costgraph.runs import Run
 from costgraph.tensor import Role, Tensor
 
-#: Candidate distances between a layer and the next that are tried.
-PERIODS = 16
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+ONE = Integer(1)
+#: What each round of a region has of its own.
+OWN = (Role.WEIGHT, Role.KV, Role.STATE)
+#: A result by its place: operation of a layer, and result of the operation.
+Place = tuple[int, int]
+#: What a layer is given: what the one before made at a place, a tensor of all layers, a
+#: tensor for each layer, a weight.
+Given = Place | str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,288 +51,282 @@ class Fold(Pass):
         return Outcome(made, tuple(hits), tuple(misses))
 
 
-@dataclass(frozen=True)
-class _Body:
-    """One part as a region, and what it takes."""
-
-    graph: Graph
-    operands: tuple[str, ...]
-    carried: int
-
-
 def folded(graph: Graph, shortest: int, hits: list[str], misses: list[Miss]) -> Graph:
     """``graph`` with each run of alike parts as one region; its cost is the same."""
     graph = replace(graph, nodes=by_need(graph))
-    refused: set[Run] = set()
     while True:
-        runs = [r for r in find_runs(graph, shortest) if r not in refused]
-        if not runs:
-            return graph
-        run = max(runs, key=lambda r: ((r.copies - 1) * r.period, -r.period, -r.start))
-        made = _fold(graph, run)
-        if isinstance(made, str):
-            refused.add(run)
+        for run in find_runs(graph, shortest):
+            made = _folded(graph, run)
+            if not isinstance(made, str):
+                graph, name = made
+                hits.append(f"fold: {name} × {run.copies}")
+                break
             misses.append(Miss("fold", graph.nodes[run.start].name, made))
-            continue
-        graph, name = made
-        refused = set()
-        hits.append(f"fold: {name} × {run.copies}")
+        else:
+            return graph
 
 
-def by_need(graph: Graph) -> tuple[Node, ...]:
-    """Nodes, operands first, depth first from the results: alike layers come in alike order.
-
-    What many nodes use and few lead to (rotary tables, masks) comes before all
-    else, or it would stand in the middle of the first layer.
-    """
-    seen: set[str] = set()
-    order: list[Node] = []
-    used = {i for n in graph.nodes for i in n.inputs}
-    roots = [n for n in graph.nodes if _is_table(graph, n)]
-    roots += [graph.producer[o] for o in graph.outputs if o in graph.producer]
-    roots += [n for n in graph.nodes if not any(t.name in used for t in n.outputs)]
-    for root in roots:
-        stack = [(root, False)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                order.append(node)
-            elif node.name not in seen:
-                seen.add(node.name)
-                stack.append((node, True))
-                before = [graph.producer.get(i) for i in node.inputs]
-                stack.extend((n, False) for n in reversed(before) if n is not None)
-    return tuple(order)
-
-
-def _is_table(graph: Graph, node: Node) -> bool:
-    """True if four nodes or more use a result, and few nodes lead to it."""
-    if all(len(graph.consumers[t.name]) < 4 for t in node.outputs):
-        return False
-    most = min(24, len(graph.nodes) // 4)
-    seen: set[str] = {node.name}
-    open_ = [node]
-    while open_ and len(seen) <= most:
-        for name in open_.pop().inputs:
-            before = graph.producer.get(name)
-            if before is not None and before.name not in seen:
-                seen.add(before.name)
-                open_.append(before)
-    return len(seen) <= most
-
-
-# --- finding
-
-
-def find_runs(graph: Graph, shortest: int) -> list[Run]:
-    """Candidate runs: stretches of nodes that repeat with a period, wired alike."""
-    nodes = graph.nodes
-    names: dict[object, int] = {}
-    shades = [names.setdefault(_signature(graph, n), len(names)) for n in nodes]
-    gaps: Counter[int] = Counter()
-    recent: dict[int, list[int]] = defaultdict(list)
-    for index, shade in enumerate(shades):
-        gaps.update(index - before for before in recent[shade])
-        recent[shade].append(index)
-        del recent[shade][:-12]
-    chosen = [p for p, _ in sorted(gaps.items(), key=lambda i: (-i[1], i[0])) if p >= shortest]
-    position = {t.name: i for i, n in enumerate(nodes) for t in n.outputs}
-    found: list[Run] = []
-    for period in sorted(chosen[:PERIODS]):
-
-        def alike(start: int, index: int, period: int = period) -> bool:
-            return _alike(graph, shades, position, start, index, period)
-
-        found += runs_of(len(nodes), period, alike)
-    return found
-
-
-def _signature(graph: Graph, node: Node) -> object:
-    """Equal for nodes that do the same with operands of the same form."""
-    forms = tuple((t.shape, t.dtype, t.role) for t in graph.operands(node))
-    return (node.op, forms, len(node.outputs))
-
-
-def _alike(
-    graph: Graph,
-    shades: list[int],
-    position: Mapping[str, int],
-    start: int,
-    index: int,
-    period: int,
-) -> bool:
-    """True if a node and the one a period later are wired alike."""
-    if shades[index] != shades[index + period]:
-        return False
-    pairs = zip(graph.nodes[index].inputs, graph.nodes[index + period].inputs, strict=True)
-    first_part = index - start < period
-    for a, b in pairs:
-        x, y = position.get(a, -1), position.get(b, -1)
-        if x >= start and y == x + period:
-            continue
-        if a == b and x < start:
-            continue
-        if y < 0 and x < 0:  # each part's own weights
-            if graph.tensors[a].role is Role.WEIGHT and graph.tensors[b].role is Role.WEIGHT:
-                continue
-            return False
-        # The first part may take its start from anywhere before it.
-        if not (first_part and x < start <= y < start + period):
-            return False
-    return True
-
-
-# --- folding
-
-
-def _fold(graph: Graph, run: Run) -> tuple[Graph, str] | str:
+def _folded(graph: Graph, run: Run) -> tuple[Graph, str] | str:
     """The graph with one run as a region, and the region's name; or why not."""
-    nodes = graph.nodes
-    parts = [
-        nodes[run.start + k * run.period : run.start + (k + 1) * run.period]
-        for k in range(run.copies)
-    ]
-    place = {t.name: (k, i, j) for k, p in enumerate(parts) for i, n in enumerate(p)
-             for j, t in enumerate(n.outputs)}  # fmt: skip
-    private = _private(graph, parts)
-    if isinstance(private, str):
-        return private
-    carried: dict[tuple[int, int], str] = {}
-    for k, part in enumerate(parts[1:], start=1):
-        for i, node in enumerate(part):
+    try:
+        layers = _Layers(graph, run)
+        return layers.folded(), layers.name
+    except _Refused as why:
+        return str(why)
+
+
+class _Refused(Exception):
+    """Why a run cannot be a region."""
+
+
+class _Layers:
+    """The parts of a run, and what passes between them and the rest of the graph.
+
+    Attributes:
+        carried: what a layer takes from the one before it, and what the first one takes.
+        weights: names of the first layer's own weights, caches and states.
+        shared: what all layers take from outside.
+        handed: what each layer takes of its own from outside: the first one's name, and all.
+        kept: results used outside, of the last layer alone or of several.
+    """
+
+    def __init__(self, graph: Graph, run: Run) -> None:
+        self.graph = graph
+        stop = run.start + run.copies * run.period
+        self.before, self.after = graph.nodes[: run.start], graph.nodes[stop:]
+        self.parts = [
+            graph.nodes[at : at + run.period] for at in range(run.start, stop, run.period)
+        ]
+        self.place: dict[str, tuple[int, Place]] = {
+            t.name: (k, (i, j))
+            for k, part in enumerate(self.parts)
+            for i, node in enumerate(part)
+            for j, t in enumerate(node.outputs)
+        }
+        self.inside = {n.name for p in self.parts for n in p}
+        self.carried: dict[Place, str] = {}
+        self.weights: dict[str, None] = {}
+        self.one_set = False
+        self.shared: dict[str, None] = {}
+        self.handed: dict[tuple[str, ...], None] = {}
+        self.slots: dict[Place, Given] = {}
+        self._sort_operands()
+        self._sort_weights()
+        self.last, self.every = self._kept()
+        self.name = _region_name(graph, self.parts)
+        self.taken = {n.name for n in graph.nodes} | set(graph.tensors)
+
+    # --- what comes in
+
+    def _sort_operands(self) -> None:
+        for i, node in enumerate(self.parts[0]):
             for slot, name in enumerate(node.inputs):
-                if name in place and place[name][0] != k:
-                    at = place[name]
-                    if at[0] != k - 1:
-                        return "a layer uses what another than the one before it made"
-                    start = parts[0][i].inputs[slot]
-                    if carried.setdefault(at[1:], start) != start:
-                        return "what layers hand on enters the first one in two forms"
-    escaping = _escaping(graph, parts, place)
-    if isinstance(escaping, str):
-        return escaping
-    first = parts[0]
-    for (i, j), start in carried.items():
-        a, b = graph.tensors[start], first[i].outputs[j]
-        if (a.shape, a.dtype, a.role) != (b.shape, b.dtype, b.role):
-            return f"{start!r} enters the first layer in another form than the later ones"
-    body = _body(graph, first, carried, escaping, private)
-    if isinstance(body, str):
-        return body
-    name = _region_name(graph, parts)
-    results = [*carried, *(e for e in escaping if e not in carried)]
-    last = parts[-1]
-    outputs = []
-    for i, j in results:
-        tensor = last[i].outputs[j]
-        outputs.append(tensor)
-    origin = Origin(
-        tuple(o for p in parts for n in p for o in (n.origin.nodes or (n.name,))), Fold.name
-    )
-    op = Repeat(body.graph, Integer(run.copies), body.carried)
-    region = Node(name, op, body.operands, tuple(outputs), origin)
-    kept = (*nodes[: run.start], region, *nodes[run.start + run.period * run.copies :])
-    return graph.with_nodes(kept), name
+                names = tuple(part[i].inputs[slot] for part in self.parts)
+                if any(n in self.place for n in names[1:]):
+                    place = self._carry(name, names)
+                    if place is not None:
+                        self.slots[i, slot] = place
+                elif self.graph.tensors[name].role in OWN and self._is_source(name):
+                    self.weights[name] = None
+                    self.slots[i, slot] = name
+                elif len(set(names)) == 1:
+                    self.shared[name] = None
+                    self.slots[i, slot] = name
+                else:
+                    self.handed[names] = None
+                    self.slots[i, slot] = names
+        starts = (*self.shared, *(n[0] for n in self.handed), *self.carried.values())
+        for name in starts:
+            if self.graph.tensors[name].role is not Role.ACTIVATION:
+                raise _Refused("the layers share what is no activation")
+        for names in self.handed:
+            forms = [self.graph.tensors[n] for n in names]
+            if not all(_alike(forms[0], f) for f in forms):
+                raise _Refused(f"{names[0]!r} is handed to the layers in different forms")
 
+    def _carry(self, start: str, names: tuple[str, ...]) -> Place | None:
+        """The place in the layer before from which an operand comes; None within a layer."""
+        for k, name in enumerate(names[1:], start=1):
+            maker, place = self.place.get(name, (-1, (-1, -1)))
+            if maker == k:
+                return None
+            if maker != k - 1:
+                raise _Refused("a layer uses what another than the one before it made")
+            if self.carried.setdefault(place, start) != start:
+                raise _Refused("what layers hand on enters the first one in two forms")
+            made = self.parts[0][place[0]].outputs[place[1]]
+            if not _alike(self.graph.tensors[start], made):
+                raise _Refused(
+                    f"{start!r} enters the first layer in another form than the later ones"
+                )
+        return place
 
-def _private(graph: Graph, parts: list[tuple[Node, ...]]) -> dict[str, str] | str:
-    """Weights of the first part, each its own in every part; or why not."""
-    found: dict[str, str] = {}
-    owner: dict[str, tuple[int, str]] = {}
-    inside = {n.name for p in parts for n in p}
-    for k, part in enumerate(parts):
-        for node, like in zip(part, parts[0], strict=True):
-            for name, its in zip(node.inputs, like.inputs, strict=True):
-                if graph.tensors[name].role is not Role.WEIGHT or name in graph.producer:
-                    continue
-                if name == its and k:
-                    return f"layers share the weight {name!r}"
-                if owner.setdefault(name, (k, its)) != (k, its):
-                    return f"layers share the weight {name!r}"
-                if any(u.name not in inside for u in graph.consumers[name]):
-                    return f"the weight {name!r} is also used outside the layers"
-                found[its] = its
-    return found
+    def _is_source(self, name: str) -> bool:
+        return name not in self.graph.producer
 
+    def _sort_weights(self) -> None:
+        """Weights of the first layer, each its own in every layer, or the same in all."""
+        owner: dict[str, str] = {}
+        common: set[str] = set()
+        for k, part in enumerate(self.parts):
+            for node, like in zip(part, self.parts[0], strict=True):
+                for name, its in zip(node.inputs, like.inputs, strict=True):
+                    if its not in self.weights:
+                        continue
+                    if not _alike(self.graph.tensors[name], self.graph.tensors[its]):
+                        raise _Refused(f"{name!r} and {its!r} have different forms")
+                    if owner.setdefault(name, its) != its:
+                        raise _Refused(f"layers share the weight {name!r}")
+                    if name == its and k:
+                        common.add(its)
+                    if any(u.name not in self.inside for u in self.graph.consumers[name]):
+                        raise _Refused(f"the weight {name!r} is also used outside the layers")
+        if common and common != set(self.weights):
+            raise _Refused(f"layers share the weight {min(common)!r}")
+        expected = len(self.weights) * (1 if common else len(self.parts))
+        if len(owner) != expected:
+            raise _Refused("some layers share a weight")
+        self.one_set = bool(common)
 
-def _escaping(
-    graph: Graph, parts: list[tuple[Node, ...]], place: Mapping[str, tuple[int, int, int]]
-) -> list[tuple[int, int]] | str:
-    """Results of the last part that are used after it; results of others must not be."""
-    inside = {n.name for p in parts for n in p}
-    found: dict[tuple[int, int], None] = {}
-    for name, (k, i, j) in place.items():
-        outside = name in graph.outputs or any(u.name not in inside for u in graph.consumers[name])
-        if not outside:
-            continue
-        if k != len(parts) - 1:
-            return f"{name!r}, made inside a layer, is used outside the layers"
-        found[i, j] = None
-    return list(found)
+    # --- what goes out
 
+    def _kept(self) -> tuple[list[Place], dict[Place, dict[int, str]]]:
+        """Results of the last layer that are used after it, and those of several layers."""
+        last: dict[Place, None] = dict.fromkeys(self.carried)
+        every: dict[Place, dict[int, str]] = {}
+        outputs = set(self.graph.outputs)
+        for name, (k, place) in self.place.items():
+            users = self.graph.consumers[name]
+            if name in outputs or any(u.name not in self.inside for u in users):
+                every.setdefault(place, {})[k] = name
+        final = len(self.parts) - 1
+        for place in [p for p, made in every.items() if set(made) == {final}]:
+            last[place] = None
+            del every[place]
+        return list(last), every
 
-def _body(
-    graph: Graph,
-    first: tuple[Node, ...],
-    carried: Mapping[tuple[int, int], str],
-    escaping: list[tuple[int, int]],
-    private: Mapping[str, str],
-) -> _Body | str:
-    """The first part as a region's body: carried operands, then shared ones."""
-    prefix = _prefix([n.name for n in first])
-    made = {t.name for n in first for t in n.outputs}
-    starts = list(carried.values())
-    shared = [
-        i for i in dict.fromkeys(i for n in first for i in n.inputs)
-        if i not in made and i not in private and i not in starts
-    ]  # fmt: skip
-    if any(graph.tensors[i].role is not Role.ACTIVATION for i in (*starts, *shared)):
-        return "the layers share what is no activation"
-    # Two results that start from one tensor need it under two names.
-    if len(set(starts)) != len(starts):
-        return "what layers hand on starts from one tensor twice"
+    # --- the region
 
-    def short(name: str) -> str:
-        return name.removeprefix(prefix) if name in mine else name
-
-    mine = made | set(private) | {n.name for n in first}
-    taken = Counter(short(n) for n in (*made, *private, *starts, *shared))
-    if any(count > 1 for count in taken.values()):
-        mine = set()
-    tensors: dict[str, Tensor] = {}
-    for name in (*starts, *shared, *private):
-        tensors[name] = graph.tensors[name].renamed(short(name))
-    nodes = tuple(
-        replace(
-            n,
-            name=short(n.name),
-            inputs=tuple(short(i) for i in n.inputs),
-            outputs=tuple(t.renamed(short(t.name)) for t in n.outputs),
+    def folded(self) -> Graph:
+        """The graph with the region in place of the layers."""
+        body = self._body()
+        count = Integer(len(self.parts))
+        stacks, stacked = self._stacks()
+        op = Repeat(
+            body,
+            count,
+            len(self.carried),
+            shared_instances=ONE if self.one_set else None,
+            parts=len(self.handed),
+            gathered=len(self.every),
         )
-        for n in first
-    )
-    results = [*carried, *(e for e in escaping if e not in carried)]
-    outputs = tuple(short(first[i].outputs[j].name) for i, j in results)
-    body = Graph(f"{prefix.rstrip('.') or 'layer'}", tuple(tensors.values()), nodes, outputs)
-    return _Body(body, (*starts, *shared), len(starts))
+        outputs = [self.parts[-1][i].outputs[j] for i, j in self.last]
+        views: list[Node] = []
+        for (i, j), made in self.every.items():
+            tensor = self.parts[0][i].outputs[j]
+            whole = tensor.renamed(self._fresh(f"{self.name}.{self._local(tensor.name)}"))
+            whole = replace(whole, shape=(count, *tensor.shape))
+            outputs.append(whole)
+            for k, name in made.items():
+                views.extend(self._cut(whole, k, self.graph.tensors[name]))
+        origin = Origin(
+            tuple(o for p in self.parts for n in p for o in (n.origin.nodes or (n.name,))),
+            Fold.name,
+        )
+        if len(stacks) + 1 + len(views) >= len(self.parts) * len(self.parts[0]):
+            raise _Refused("what passes in and out outweighs the layers")
+        operands = (*self.carried.values(), *self.shared, *stacked)
+        region = Node(self.name, op, operands, tuple(outputs), origin)
+        return self.graph.with_nodes((*self.before, *stacks, region, *views, *self.after))
+
+    def _stacks(self) -> tuple[list[Node], list[str]]:
+        nodes = []
+        for names in self.handed:
+            op: Op = Stack()
+            (spec,) = op.infer(tuple(self.graph.tensors[n] for n in names))
+            label = self._fresh(f"{self.name}.{self._local(names[0])}")
+            nodes.append(Node(label, op, names, (spec.named(label),)))
+        return nodes, [n.name for n in nodes]
+
+    def _cut(self, whole: Tensor, k: int, tensor: Tensor) -> list[Node]:
+        """Views that give the ``k``-th layer's result its old name."""
+        label = self._fresh(f"{tensor.name}.round")
+        part = replace(whole, name=label, shape=(ONE, *whole.shape[1:]))
+        return [
+            Node(label, Slice(0, Integer(k), ONE), (whole.name,), (part,)),
+            Node(self._fresh(f"{tensor.name}.view"), Reshape(tensor.shape), (label,), (tensor,)),
+        ]
+
+    def _fresh(self, name: str) -> str:
+        made, index = name, 1
+        while made in self.taken:
+            index += 1
+            made = f"{name}_{index}"
+        self.taken.add(made)
+        return made
+
+    def _local(self, name: str) -> str:
+        return name.removeprefix(prefix_of([n.name for n in self.parts[0]]))
+
+    def _body(self) -> Graph:
+        """The first layer: carried operands, then shared ones, then its parts of others."""
+        first = self.parts[0]
+        prefix = prefix_of([n.name for n in first])
+        made = {t.name for n in first for t in n.outputs}
+        mine = made | set(self.weights) | {n.name for n in first}
+        if len({n.removeprefix(prefix) for n in (*made, *self.weights)}) < len(made) + len(
+            self.weights
+        ):
+            mine = set()
+
+        def short(name: str) -> str:
+            return name.removeprefix(prefix) if name in mine else name
+
+        # One tensor may be given in several ways; each is an operand of its own.
+        given: list[tuple[Given, str]] = [*self.carried.items()]
+        given += [(n, n) for n in self.shared]
+        given += [(n, n[0]) for n in self.handed]
+        given += [(n, n) for n in self.weights]
+        local: dict[Given, str] = {}
+        taken = {short(n) for n in made}
+        for key, name in given:
+            label, count = short(name), 1
+            while label in taken:
+                count += 1
+                label = f"{short(name)}_{count}"
+            local[key] = label
+            taken.add(label)
+        sources = tuple(self.graph.tensors[n].renamed(local[key]) for key, n in given)
+        nodes = tuple(
+            replace(
+                n,
+                name=short(n.name),
+                inputs=tuple(
+                    local[self.slots[i, slot]] if (i, slot) in self.slots else short(name)
+                    for slot, name in enumerate(n.inputs)
+                ),
+                outputs=tuple(t.renamed(short(t.name)) for t in n.outputs),
+            )
+            for i, n in enumerate(first)
+        )
+        results = (*self.last, *self.every)
+        outputs = tuple(short(first[i].outputs[j].name) for i, j in results)
+        return Graph(prefix.rstrip(".") or "layer", sources, nodes, outputs)
 
 
-def _prefix(names: list[str]) -> str:
-    """The module that all names have in common, with its last point."""
-    columns = zip(*(n.split(".")[:-1] for n in names), strict=False)
-    common = []
-    for column in columns:
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    return ".".join(common) + "." if common else ""
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """True for one shape, format and role."""
+    return (
+        (a.dtype, a.role, len(a.shape)) == (b.dtype, b.role, len(b.shape))
+        and all(same(x, y) for x, y in zip(a.shape, b.shape, strict=True))
+    )  # fmt: skip
 
 
 def _region_name(graph: Graph, parts: list[tuple[Node, ...]]) -> str:
     """The name of the list of layers (``layers`` of ``layers.0.…``), or ``layers``."""
     inside = {n.name for p in parts for n in p}
     taken = {n.name for n in graph.nodes if n.name not in inside}
-    module = _prefix([n.name for n in parts[0]]).rstrip(".")
+    module = prefix_of([n.name for n in parts[0]]).rstrip(".")
     base = _NUMBER.sub("", module).strip(".").replace("..", ".") or "layers"
     name, count = base, 1
     while name in taken:

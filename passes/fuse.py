@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 
+from costgraph.draft import Draft
 from costgraph.graph import Graph, Node
 from costgraph.hardware.systems import System
 from costgraph.machine import Machine
+from costgraph.ops import Add as Sum
 from costgraph.ops import (
     Alibi,
     AttentionScores,
@@ -18,13 +21,18 @@ from costgraph.ops import (
     Softmax,
     SplitScores,
 )
+from costgraph.ops.base import same
+from costgraph.ops.bias import ScoreBias
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
+from costgraph.ops.image import WindowMask
 from costgraph.ops.latent import SplitFlash
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
-from costgraph.rewrite import Replacement, Rule, reaches, rewrite_program
+from costgraph.rewrite import Replacement, Rule, rewrite_program
 from costgraph.tensor import Role
 
 #: Rows and columns of an output tile of a matrix product, and its accumulator's bytes.
@@ -34,7 +42,7 @@ ACCUMULATOR = Integer(4)
 ELEMENTWISE = frozenset(
     {
         "activation", "multiply", "add", "scale", "soft-cap", "row-scale",
-        "batch-norm", "add-channels", "modulate", "gate", "map", "cast",
+        "batch-norm", "add-channels", "modulate", "gate", "map", "cast", "score-bias",
     }
 )  # fmt: skip
 #: Matrix products; those of experts are one kernel grouped by expert.
@@ -159,7 +167,7 @@ class Chain:
     consumers: frozenset[str]
     dims: tuple[tuple[Symbol, Expr], ...] = ()
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Try to merge ``node`` into what makes one of its operands."""
         takes = (
             family(node) == "product"
@@ -184,7 +192,7 @@ class Chain:
                 return merge(graph, (producer, node), recompute)
         return None if reason is None else Miss(self.name, node.name, reason)
 
-    def _refusal(self, graph: Graph, p: Node, c: Node, machine: Machine) -> str | None:
+    def _refusal(self, graph: Draft, p: Node, c: Node, machine: Machine) -> str | None:
         made = [t.name for t in p.outputs]
         if self.name == "prologue":
             if not kinds(p) <= NORMS:
@@ -202,15 +210,10 @@ class Chain:
         return None
 
 
-def _indirect(graph: Graph, p: Node, c: Node) -> bool:
+def _indirect(graph: Draft, p: Node, c: Node) -> bool:
     """True if a path besides the direct edges leads from ``p`` to ``c``: a cycle if merged."""
-    for tensor in p.outputs:
-        for user in graph.consumers[tensor.name]:
-            if user.name != c.name and reaches(
-                graph, [t.name for t in user.outputs], c.name, {c.name}
-            ):
-                return True
-    return False
+    made = {t.name for t in p.outputs}
+    return graph.made_from((i for i in c.inputs if i not in made), made, p)
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ class Siblings:
 
     name: str = "siblings"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
         if node.op.kind not in MATRIX_PRODUCTS:
             return None
@@ -238,12 +241,10 @@ class Siblings:
         return merge(graph, group)
 
 
-def _depends(graph: Graph, a: Node, b: Node) -> bool:
+def _depends(graph: Draft, a: Node, b: Node) -> bool:
     """True if one of two nodes uses what the other makes, however far."""
-    return any(
-        reaches(graph, [t.name for t in first.outputs], second.name, set())
-        for first, second in ((a, b), (b, a))
-    )
+    first, second = sorted((a, b), key=graph.position)
+    return graph.made_from(second.inputs, {t.name for t in first.outputs}, first)
 
 
 @dataclass(frozen=True)
@@ -256,21 +257,14 @@ class Flash:
     dims: tuple[tuple[Symbol, Expr], ...] = ()
     name: str = "flash"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the scores."""
-        if not isinstance(node.op, AttentionScores):
+        if not isinstance(node.op, (AttentionScores, LocalScores)):
             return None
-        chain: list[Node] = [node]
-        cap = alibi = False
-        while not isinstance(chain[-1].op, AttentionValues):
-            users = graph.consumers[chain[-1].output]
-            if len(users) != 1 or chain[-1].output in graph.outputs:
-                return Miss(self.name, node.name, "an intermediate is needed elsewhere")
-            if not isinstance(users[0].op, (Softmax, SoftCap, Alibi, AttentionValues)):
-                return Miss(self.name, node.name, f"{users[0].op.kind} between scores and values")
-            cap = cap or isinstance(users[0].op, SoftCap)
-            alibi = alibi or isinstance(users[0].op, Alibi)
-            chain.append(users[0])
+        chain = self._chain(graph, node)
+        if isinstance(chain, Miss):
+            return chain
+        steps = [n.op for n in chain]
         values = chain[-1]
         query, keys = graph.operands(node)[0], graph.operands(node)[len(node.inputs) // 2]
         # Queries and keys in two parts (latent attention) are as wide as both together.
@@ -285,24 +279,48 @@ class Flash:
             return self._split(graph, node, tuple(chain), key_bytes, rows, width)
         if not self._saves(head * keys.dtype.bytes_per_element, rows, width):
             return Miss(self.name, node.name, _SMALL)
+        local = isinstance(node.op, LocalScores)
+        if local and not self.cached:
+            return Miss(self.name, node.name, "blocks of local attention share what they read")
+        biases = tuple(
+            i for a, b in pairwise(chain[:-1]) for i in _put_on_scores(graph, b, a.output)
+        )
         op = FlashAttention(
-            node.op.mask,
+            "none" if isinstance(node.op, LocalScores) else node.op.mask,
             None if self.cached else rows,
             self.causal_traffic,
-            cap,
+            any(isinstance(s, SoftCap) for s in steps),
             self.splits,
-            node.op.paging,
-            node.op.window,
-            alibi,
+            None if isinstance(node.op, LocalScores) else node.op.paging,
+            None if isinstance(node.op, LocalScores) else node.op.window,
+            any(isinstance(s, Alibi) for s in steps),
+            len(biases),
+            node.op.reach if isinstance(node.op, LocalScores) else None,
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
-        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks)
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases)
         name = _attention_name(graph, node)
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
+    def _chain(self, graph: Draft, node: Node) -> list[Node] | Miss:
+        """Everything from the scores to the values."""
+        chain: list[Node] = [node]
+        while not isinstance(chain[-1].op, _LAST_IN_ATTENTION):
+            scores = chain[-1].output
+            users = graph.consumers[scores]
+            if len(users) != 1 or scores in graph.outputs:
+                return Miss(self.name, node.name, "an intermediate is needed elsewhere")
+            (user,) = users
+            last = isinstance(user.op, _LAST_IN_ATTENTION)
+            inside = last or isinstance(user.op, (*_IN_ATTENTION, LocalSoftmax))
+            if not ((inside and user.inputs[0] == scores) or _put_on_scores(graph, user, scores)):
+                return Miss(self.name, node.name, f"{user.op.kind} between scores and values")
+            chain.append(user)
+        return chain
+
     def _split(
         self,
-        graph: Graph,
+        graph: Draft,
         node: Node,
         chain: tuple[Node, ...],
         key_bytes: Expr,
@@ -313,8 +331,10 @@ class Flash:
         name = "attention" if _is_free(graph, "attention") else _attention_name(graph, node)
         assert isinstance(node.op, SplitScores)
         values = chain[-1].inputs[1]
-        if any(isinstance(n.op, SoftCap) for n in chain):
-            return Miss(self.name, node.name, "no kernel caps scores of queries in two parts")
+        for inner in chain[1:-1]:
+            if not isinstance(inner.op, Softmax) or len(inner.inputs) > 1:
+                why = f"no kernel with {inner.op.kind} takes queries in two parts"
+                return Miss(self.name, node.name, why)
         # Latent vectors that are keys and values at once serve all heads of a position:
         # where few positions are processed, as this form is made for, they are read once.
         shared = values == node.inputs[2]
@@ -338,10 +358,30 @@ class Flash:
         return self.cached or (key_bytes <= 2 * rows * width) is true
 
 
+#: What tiled attention does to its scores, beside what is put on them.
+_IN_ATTENTION = (Softmax, SoftCap, Alibi, ScoreBias)
+_LAST_IN_ATTENTION = (AttentionValues, LocalValues)
+
+
+def _put_on_scores(graph: Draft, node: Node, scores: str) -> tuple[str, ...]:
+    """Operands that a node adds to scores, or by which it hides pairs; () if it does neither."""
+    op = node.op
+    adds = isinstance(op, (Sum, WindowMask, ScoreBias))
+    if not adds and not (isinstance(op, Map) and op.function == "add"):
+        return ()
+    others = tuple(i for i in node.inputs if i != scores)
+    kept = len(others) == len(node.inputs) - 1
+    shape = graph.tensors[scores].shape
+    wide = len(shape) == len(node.outputs[0].shape) and all(
+        same(a, b) for a, b in zip(shape, node.outputs[0].shape, strict=True)
+    )
+    return others if kept and wide else ()
+
+
 _SMALL = "tiles this small read K and V more than scores would move"
 
 
-def _attention_name(graph: Graph, node: Node) -> str:
+def _attention_name(graph: Draft, node: Node) -> str:
     """``attention`` under the prefix of the scores, or after them where that is taken."""
     prefix = node.name.removesuffix("qk_matmul")
     # Scores under another name are no prefix: ``scores`` becomes ``scores.attention``.
@@ -353,8 +393,8 @@ def _attention_name(graph: Graph, node: Node) -> str:
     return name
 
 
-def _is_free(graph: Graph, name: str) -> bool:
-    return all(n.name != name for n in graph.nodes)
+def _is_free(graph: Draft, name: str) -> bool:
+    return graph.node(name) is None
 
 
 def tile_rows(head: Expr, width: Expr, shared: Expr | None) -> Expr | None:
@@ -386,7 +426,7 @@ def working_set(p: Node, c: Node) -> Expr:
 
 
 def merge(
-    graph: Graph, nodes: tuple[Node, ...], recompute: tuple[tuple[str, Expr], ...] = ()
+    graph: Draft, nodes: tuple[Node, ...], recompute: tuple[tuple[str, Expr], ...] = ()
 ) -> Replacement:
     """``nodes`` as one :class:`Fused` node; fused ones are opened first.
 
@@ -395,7 +435,7 @@ def merge(
     inner: list[Node] = []
     factors = list(recompute)
     names = {n.name for n in nodes}
-    for node in sorted(nodes, key=lambda n: graph.nodes.index(n)):
+    for node in sorted(nodes, key=graph.position):
         if isinstance(node.op, Fused):
             inner.extend(node.op.body.nodes)
             factors.extend(node.op.recompute)

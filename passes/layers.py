@@ -130,6 +130,7 @@ def written_out(graph: Graph) -> Graph:
             and region.carried == len(node.outputs) == len(body.outputs)
             and region.shared_instances is None
             and region.presence.is_full
+            and not region.parts
             and not body.persistent
             and all(isinstance(n.op, Repeat) for n in body.nodes)
         )
@@ -186,6 +187,8 @@ def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
             raise PipelineError(
                 f"{who}: layers of {node.name!r} share weights or hand on more than one result"
             )
+        if region.parts or region.gathered:
+            raise PipelineError(f"{who}: layers of {node.name!r} each take or give a part")
     for (before, _), (after, _) in pairwise(found):
         if after.inputs[0] != before.outputs[0].name:
             raise PipelineError(

@@ -410,11 +410,11 @@ class _Rewrite:
             region = node.op
             if not isinstance(region, Repeat) or len(cuts.get(node.name, ())) <= 1:
                 continue
-            whole = region.shared_instances is None
+            whole = region.shared_instances is None and not region.parts
             if not whole or region.carried != len(node.outputs):
                 raise InputError(
                     f"quantize: region {node.name!r} cannot be cut into layers: its rounds "
-                    "share weights or have results besides the ones they carry"
+                    "share weights, take parts or have results besides the ones they carry"
                 )
         return cuts
 

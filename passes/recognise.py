@@ -20,11 +20,17 @@ from costgraph.passes.recognise_attention import (
     HeadsIn,
     HeadsOut,
     RopeLayout,
-    Scores,
     TurnedTwice,
     WeightMatrix,
 )
+from costgraph.passes.recognise_experts import (
+    ExpertBias,
+    GatheredExperts,
+    SortedExperts,
+    WeightedSum,
+)
 from costgraph.passes.recognise_pieces import Bias, Gate, Gelu, Norms, Rotary, Silu
+from costgraph.passes.recognise_scores import Scores
 from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.program import Program
 from costgraph.regions import Repeat
@@ -36,10 +42,10 @@ LARGE = 1500
 
 @dataclass(frozen=True)
 class Recognise(Pass):
-    """Finds attention, norms, rotary embedding and gates in traced graphs."""
+    """Finds attention, experts, norms, rotary embedding and gates in traced graphs."""
 
     name: ClassVar[str] = "recognise"
-    title: ClassVar[str] = "find attention, norms, rotary embedding and gates in imported graphs"
+    title: ClassVar[str] = "find attention, experts, norms and rotary embedding in imported graphs"
     formula: ClassVar[str] = "the same products; element-wise work counted as one operation"
     source: ClassVar[str] = "patterns of published model code and of exporters' decompositions"
     stage: ClassVar[Stage] = Stage.RECOGNITION
@@ -63,7 +69,9 @@ class Recognise(Pass):
         return (
             (FlatProduct(), WeightMatrix(), TurnedTwice(), Batched()),
             (Bias(), Gelu(), Silu(), Norms(), Rotary()),
-            (Scores(self.mask),),
+            (GatheredExperts(), ExpertBias()),
+            (SortedExperts(), WeightedSum()),
+            (Scores(),),
             (Grouped(),),
             (RopeLayout(),),
             (HeadsIn(), HeadsOut(), Gate()),
@@ -95,10 +103,12 @@ def recognised_graph(
 
 
 def tidy(graph: Graph) -> Graph:
-    """Views of views become one view, views that change nothing disappear."""
+    """Views of views become one view; those that change nothing, or stand twice, disappear."""
     renamed: dict[str, str] = {}
+    views: dict[object, str] = {}
     made: dict[str, Node] = {}
     nodes: list[Node] = []
+    results = set(graph.outputs)
     for given in graph.nodes:
         node = replace(given, inputs=tuple(renamed.get(i, i) for i in given.inputs))
         if isinstance(node.op, Repeat):
@@ -113,17 +123,22 @@ def tidy(graph: Graph) -> Graph:
             elif not _changes_nothing(op, graph.tensors[before.inputs[0]].shape):
                 break  # views between two shapes tell rules what axes mean
             node = replace(node, op=op, inputs=before.inputs)
-        if isinstance(node.op, (Transpose, Reshape)) and node.output not in graph.outputs:
+        if isinstance(node.op, (Transpose, Reshape)) and node.output not in results:
             base = graph.tensors[node.inputs[0]]
             if _changes_nothing(node.op, base.shape):
                 renamed[node.output] = base.name
+                continue
+        if node.op.is_view and node.output not in results:
+            first = views.setdefault((node.op, node.inputs), node.output)
+            if first != node.output:
+                renamed[node.output] = first
                 continue
         nodes.append(node)
         made.update((t.name, node) for t in node.outputs)
     tidied = live(replace(graph, nodes=tuple(nodes)))
     # Operands handed in stay, used or not.
-    inputs = tuple(t for t in graph.sources if t in tidied.sources or t in graph.inputs)
-    return replace(tidied, sources=inputs)
+    kept = {t.name for t in (*tidied.sources, *graph.inputs)}
+    return replace(tidied, sources=tuple(t for t in graph.sources if t.name in kept))
 
 
 def _changes_nothing(op: Transpose | Reshape, shape: tuple[Expr, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Patterns around attention: scores and values, grouped heads, layouts."""
+"""Patterns around attention: products of rows and heads, grouped heads, layouts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from dataclasses import dataclass, replace
 
 from sympy import Mul
 
-from costgraph.graph import Graph, Node
+from costgraph.draft import Draft
+from costgraph.graph import Node
 from costgraph.machine import Machine
-from costgraph.ops import AttentionScores, AttentionValues, Linear, Softmax
-from costgraph.ops.arrays import Cast, Fill, Triangle
-from costgraph.ops.base import Op, same
-from costgraph.ops.maps import Reduce, SoftmaxOver
+from costgraph.ops import AttentionScores, AttentionValues, Linear
+from costgraph.ops.base import same
+from costgraph.ops.local import LocalScores, LocalValues
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.views import Expand, Reshape, Transpose
-from costgraph.passes.recognise_pieces import function, makes, only_inside
+from costgraph.passes.recognise_pieces import only_inside, projects, sole_user
 from costgraph.pipeline import Miss
 from costgraph.rewrite import Replacement
-from costgraph.tensor import Role, Tensor
+from costgraph.tensor import Role
 
 #: Heads and positions exchanged.
 SWAP = (0, 2, 1, 3)
-
-
-def _sole(graph: Graph, node: Node) -> Node | None:
-    """The only consumer of a node with one result."""
-    users = graph.consumers[node.output]
-    return users[0] if len(users) == 1 and node.output not in graph.outputs else None
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class TurnedTwice:
 
     name: str = "turned"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the second reshape."""
         if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
             return None
@@ -62,11 +56,12 @@ class FlatProduct:
 
     name: str = "rows"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.split or projection.contract != 1:
             return None
-        before, after = graph.producer.get(node.inputs[0]), _sole(graph, node)
+        before, after = graph.producer.get(node.inputs[0]), sole_user(graph, node)
         if before is None or after is None:
             return None
         if not isinstance(before.op, Reshape) or not isinstance(after.op, Reshape):
@@ -81,7 +76,7 @@ class FlatProduct:
         )
         if not fits:
             return None
-        op = replace(node.op, split=tail if len(tail) > 1 else ())
+        op = replace(projection, split=tail if len(tail) > 1 else ())
         new = Node(node.name, op, (x.name, *node.inputs[1:]), after.outputs)
         return Replacement((node, after), new)
 
@@ -92,7 +87,7 @@ class WeightMatrix:
 
     name: str = "weight"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the product."""
         if not isinstance(node.op, MatMul):
             return None
@@ -111,11 +106,7 @@ class WeightMatrix:
         name = node.name
         module = name.rpartition(".")[0]
         # The product stands for its module, as a projection does elsewhere.
-        if (
-            module
-            and all(n.name != module for n in graph.nodes)
-            and weight.name == (f"{module}.weight")
-        ):
+        if module and graph.node(module) is None and weight.name == (f"{module}.weight"):
             name = module
         new = Node(name, Linear(), (x.name, weight.name), node.outputs)
         return Replacement((node,), new)
@@ -127,7 +118,7 @@ class Batched:
 
     name: str = "batched"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the view behind the product."""
         if not isinstance(node.op, Reshape) or len(node.op.shape) != 4:
             return None
@@ -160,248 +151,18 @@ class Batched:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Product, softmax over keys, product: attention.
-
-    A scale is the product's; a mask made of a triangle is a causal one, any other
-    addend stays. Operands are ``(B, H, positions, dh)``.
-    """
-
-    mask: str = "skip"
-    name: str = "attention"
-
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
-        """Match at the second product."""
-        if not isinstance(node.op, MatMul) or len(node.outputs[0].shape) not in (3, 4):
-            return None
-        chain: list[Node] = [node]
-        at = _probabilities(graph, node.inputs[0], chain)
-        if at is None:
-            return None
-        addends: list[str] = []
-        causal = False
-        flat: list[Node] = []
-        while True:
-            below = graph.producer.get(at)
-            if below is None:
-                return None
-            if isinstance(below.op, MatMul):
-                break
-            step = function(below)
-            if step in ("scale", "cast"):
-                at = below.inputs[0]
-            elif isinstance(below.op, Reshape):
-                flat.append(below)
-                at = below.inputs[0]
-            elif step == "add" and len(below.inputs) == 2:
-                sides = [i for i in below.inputs if _leads_to_scores(graph, i)]
-                if len(sides) != 1:
-                    return None
-                (other,) = (i for i in below.inputs if i != sides[0])
-                if is_triangle(graph, other):
-                    causal = True
-                else:
-                    addends.append(other)
-                at = sides[0]
-            else:
-                return None
-            chain.append(below)
-        first = below
-        chain.append(first)
-        if len(first.outputs[0].shape) != 4 and not _flattened(graph, first, node):
-            return None
-        if addends and len(addends) > 1:
-            return Miss(self.name, node.name, "several addends to the scores")
-        query, extra = _unscaled(graph, first.inputs[0])
-        turned, more = _unscaled(graph, first.inputs[1])
-        nodes = [*extra, *more, *chain]
-        if not only_inside(graph, chain, node):
-            return Miss(self.name, node.name, "an intermediate is needed elsewhere")
-        kept = tuple(n for n in nodes if n in chain or only_inside(graph, nodes, node))
-        return self._attention(
-            graph, kept, node, first, query, turned, node.inputs[1], addends, causal
-        )
-
-    def _attention(
-        self,
-        graph: Graph,
-        chain: tuple[Node, ...],
-        node: Node,
-        first: Node,
-        query: str,
-        turned: str,
-        values: str,
-        addends: list[str],
-        causal: bool,
-    ) -> Replacement:
-        prefix = node.name.rpartition(".")[0]
-        prefix = f"{prefix}." if prefix else f"{node.name}."
-        taken = {n.name for n in graph.nodes} | set(graph.tensors)
-        if any(f"{prefix}{s}" in taken for s in ("qk_matmul", "softmax", "sv_matmul")):
-            prefix = f"{node.name}."
-        tensors = dict(graph.tensors)
-        made: list[Node] = []
-
-        def add(name: str, op: Op, *inputs: str, result: str = "") -> str:
-            spec = op.infer(tuple(tensors[i] for i in inputs))[0]
-            tensor: Tensor = spec.named(result or prefix + name)
-            tensors[tensor.name] = tensor
-            made.append(Node(prefix + name, op, inputs, (tensor,)))
-            return tensor.name
-
-        four = len(tensors[query].shape) == 4
-        if not four:  # batch and heads as one axis: heads of one sequence after another
-            query, turned, values = (
-                add(f"{n}_heads", Reshape((t.shape[0] * 0 + 1, *t.shape)), t.name)
-                for n, t in (
-                    ("q", tensors[query]),
-                    ("k", tensors[turned]),
-                    ("v", tensors[values]),
-                )
-            )
-        mask = self.mask if causal else "none"
-        q = add("q_layout", Transpose(SWAP), query)
-        k = add("k_layout", Transpose((0, 3, 1, 2)), turned)
-        v = add("v_layout", Transpose(SWAP), values)
-        scores = add("qk_matmul", AttentionScores(mask), q, k)
-        for other in addends:
-            user = next(n for n in chain if other in n.inputs)
-            scores = add("mask_add", user.op, scores, other)
-        chances = add("softmax", Softmax(mask), scores)
-        mixed = add("sv_matmul", AttentionValues(mask), chances, v)
-        if four:
-            new = Node(node.name, Transpose(SWAP), (mixed,), node.outputs)
-        else:
-            back = add("out_layout", Transpose(SWAP), mixed)
-            new = Node(node.name, Reshape(node.outputs[0].shape), (back,), node.outputs)
-        return Replacement(chain, new, tuple(made))
-
-
-def _probabilities(graph: Graph, name: str, chain: list[Node]) -> str | None:
-    """Below the softmax over the last axis, and whatever guards its rows."""
-    for _ in range(4):
-        node = graph.producer.get(name)
-        if node is None:
-            return None
-        if isinstance(node.op, SoftmaxOver) and not node.op.log:
-            if node.op.axis != len(node.outputs[0].shape) - 1:
-                return None
-            chain.append(node)
-            return node.inputs[0]
-        guarded = _guarded(graph, node, chain)
-        if guarded is not None:
-            name = guarded
-            continue
-        if isinstance(node.op, (Cast, Expand, Reshape)):
-            chain.append(node)
-            name = node.inputs[0]
-            continue
-        return None
-    return None
-
-
-def _guarded(graph: Graph, node: Node, chain: list[Node]) -> str | None:
-    """Below a choice of zeros for rows that are masked throughout; its nodes pass into ``chain``.
-
-    Frameworks put it behind a softmax so that such rows do not become NaN.
-    """
-    if function(node) != "where":
-        return None
-    chances = [i for i in node.inputs if makes(graph, i, "softmax-over") is not None]
-    if len(chances) != 1:
-        return None
-    goal = graph.producer[chances[0]].inputs[0]
-    found: dict[str, Node] = {node.name: node}
-    open_ = [i for i in node.inputs if i != chances[0]]
-    while open_:
-        at = open_.pop()
-        if at == goal:
-            continue
-        inner = graph.producer.get(at)
-        if inner is None or len(found) > 8:
-            return None
-        any_ = isinstance(inner.op, Reduce) and inner.op.function == "any"
-        if not any_ and function(inner) not in ("fill", "not", "compare_constant"):
-            return None
-        found[inner.name] = inner
-        open_.extend(inner.inputs)
-    chain.extend(found.values())
-    return chances[0]
-
-
-def _leads_to_scores(graph: Graph, name: str) -> bool:
-    """True if a product of matrices stands a few steps below."""
-    for _ in range(5):
-        node = graph.producer.get(name)
-        if node is None:
-            return False
-        if isinstance(node.op, MatMul):
-            return True
-        if function(node) not in ("scale", "cast", "add") and not isinstance(node.op, Reshape):
-            return False
-        name = node.inputs[0]
-    return False
-
-
-def _flattened(graph: Graph, first: Node, last: Node) -> bool:
-    """True for products whose batch and head axes are one."""
-    return len(first.outputs[0].shape) == 3 and len(last.outputs[0].shape) == 3
-
-
-def _unscaled(graph: Graph, name: str) -> tuple[str, list[Node]]:
-    """Below scales by constants, and the nodes that scale."""
-    node = makes(graph, name, "scale")
-    if node is None or _sole(graph, node) is None:
-        return name, []
-    below, more = _unscaled(graph, node.inputs[0])
-    return below, [node, *more]
-
-
-def is_triangle(graph: Graph, name: str) -> bool:
-    """True if a tensor is a causal mask: made of a triangle and constants alone.
-
-    A single comparison of the difference of two ranges is a triangle, too.
-    """
-    seen: set[str] = set()
-    open_, found = [name], False
-    compared = subtracted = 0
-    while open_:
-        at = open_.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        node = graph.producer.get(at)
-        if node is None or len(seen) > 40:
-            return False
-        kind = function(node)
-        subtracted += kind == "sub" and len(node.inputs) == 2
-        compared += kind == "compare_constant"
-        if isinstance(node.op, Triangle):
-            found = True
-        elif not isinstance(node.op, Fill) and not (node.op.is_view or function(node) in _OF_MASKS):
-            return False
-        open_.extend(node.inputs)
-    return found or (compared == 1 and subtracted == 1)
-
-
-_OF_MASKS = frozenset(
-    {"where", "compare_constant", "cast", "scale", "not", "sub", "and", "constant_div"}
-)
-
-
-@dataclass(frozen=True)
 class Grouped:
     """Keys and values repeated for the query heads that share them: they are read once."""
 
     name: str = "grouped"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the exchange of heads and positions in front of attention."""
         if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
             return None
         users = graph.consumers[node.output]
         uses_heads = all(
-            isinstance(u.op, (AttentionScores, AttentionValues))
+            isinstance(u.op, (AttentionScores, AttentionValues, LocalScores, LocalValues))
             and u.inputs[1] == node.output
             and u.inputs[0] != node.output
             for u in users
@@ -454,7 +215,7 @@ class RopeLayout:
 
     name: str = "rope-layout"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the second exchange."""
         if not isinstance(node.op, Transpose) or node.op.axes != SWAP:
             return None
@@ -476,11 +237,12 @@ class HeadsIn:
 
     name: str = "heads"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.split or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.split or projection.contract != 1:
             return None
-        cut = _sole(graph, node)
+        cut = sole_user(graph, node)
         if cut is None or not isinstance(cut.op, Reshape):
             return None
         lead = node.outputs[0].shape[:-1]
@@ -490,7 +252,7 @@ class HeadsIn:
         )
         if not fits:
             return None
-        op = replace(node.op, split=shape[len(lead) :])
+        op = replace(projection, split=shape[len(lead) :])
         return Replacement((node, cut), Node(node.name, op, node.inputs, cut.outputs))
 
 
@@ -500,9 +262,10 @@ class HeadsOut:
 
     name: str = "joined-heads"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the projection."""
-        if type(node.op) is not Linear or node.op.contract != 1:
+        projection = projects(node)
+        if projection is None or projection.contract != 1:
             return None
         joined = graph.producer.get(node.inputs[0])
         if joined is None or not isinstance(joined.op, Reshape):
@@ -515,7 +278,7 @@ class HeadsOut:
             return None
         if not only_inside(graph, (joined, node), node):
             return None
-        op = replace(node.op, contract=tail)
+        op = replace(projection, contract=tail)
         return Replacement(
             (joined, node), Node(node.name, op, (x.name, *node.inputs[1:]), node.outputs)
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from costgraph.graph import Graph, Node
+from costgraph.draft import Draft
+from costgraph.graph import Node
 from costgraph.machine import Machine
-from costgraph.ops import Activation, LayerNorm, Linear, Multiply, RMSNorm
+from costgraph.ops import Activation, LayerNorm, Linear, Multiply, QuantLinear, RMSNorm
 from costgraph.ops.arrays import Cast, Join
 from costgraph.ops.base import Op, same
 from costgraph.ops.maps import Map, Reduce
@@ -29,13 +30,19 @@ def function(node: Node | None) -> str:
     return _PLAIN.get(node.op.kind, node.op.kind)
 
 
-def makes(graph: Graph, name: str, *functions: str) -> Node | None:
+def projects(node: Node | None) -> Linear | None:
+    """A node's product by a weight matrix, narrow or not; those of experts are others."""
+    op = None if node is None else node.op
+    return op if isinstance(op, Linear) and type(op) in (Linear, QuantLinear) else None
+
+
+def makes(graph: Draft, name: str, *functions: str) -> Node | None:
     """The node that makes a tensor, if it computes one of ``functions``."""
     node = graph.producer.get(name)
     return node if function(node) in functions else None
 
 
-def under_casts(graph: Graph, name: str) -> tuple[str, tuple[Node, ...]]:
+def under_casts(graph: Draft, name: str) -> tuple[str, tuple[Node, ...]]:
     """The tensor below conversions of format, and the conversions."""
     passed = []
     node = graph.producer.get(name)
@@ -46,7 +53,13 @@ def under_casts(graph: Graph, name: str) -> tuple[str, tuple[Node, ...]]:
     return name, tuple(passed)
 
 
-def only_inside(graph: Graph, nodes: Iterable[Node], last: Node) -> bool:
+def sole_user(graph: Draft, node: Node) -> Node | None:
+    """The only consumer of a node with one result."""
+    users = graph.consumers[node.output]
+    return users[0] if len(users) == 1 and node.output not in graph.outputs else None
+
+
+def only_inside(graph: Draft, nodes: Iterable[Node], last: Node) -> bool:
     """True if what ``nodes`` make, ``last`` apart, is used among them alone."""
     listed = {n.name: n for n in nodes}
     for node in listed.values():
@@ -60,7 +73,7 @@ def only_inside(graph: Graph, nodes: Iterable[Node], last: Node) -> bool:
     return True
 
 
-def named_after(graph: Graph, nodes: Iterable[Node], last: Node) -> str:
+def named_after(graph: Draft, nodes: Iterable[Node], last: Node) -> str:
     """A name for what replaces ``nodes``: their common module if it is free."""
     listed = list(nodes)
     parts = [n.name.split(".") for n in listed]
@@ -71,16 +84,13 @@ def named_after(graph: Graph, nodes: Iterable[Node], last: Node) -> str:
         common.append(column[0])
     name = ".".join(common)
     mine = {n.name for n in listed}
-    inside = [n for n in graph.nodes if n.name.startswith(f"{name}.")] if name else []
     # The module is theirs if nothing else of it stands in the graph.
-    if name and all(n.name in mine or n.op.is_view for n in inside):
-        taken = any(n.name == name and n.name not in mine for n in graph.nodes)
-        if not taken:
-            return name
-    return last.name
+    alone = all(n.name in mine or n.op.is_view for n in graph.inside(name))
+    free = name in mine or graph.node(name) is None
+    return name if name and alone and free else last.name
 
 
-def replaced(graph: Graph, nodes: Iterable[Node], last: Node, op: Op, *inputs: str) -> Replacement:
+def replaced(graph: Draft, nodes: Iterable[Node], last: Node, op: Op, *inputs: str) -> Replacement:
     """``nodes`` as the single operation ``op`` with the results of ``last``."""
     chain = tuple({n.name: n for n in nodes}.values())
     tensors = tuple(graph.tensors[i] for i in inputs)
@@ -89,7 +99,7 @@ def replaced(graph: Graph, nodes: Iterable[Node], last: Node, op: Op, *inputs: s
     return Replacement(chain, Node(named_after(graph, chain, last), op, tuple(inputs), outputs))
 
 
-def fits(graph: Graph, op: Op, last: Node, *inputs: str) -> bool:
+def fits(graph: Draft, op: Op, last: Node, *inputs: str) -> bool:
     """True if ``op`` makes what ``last`` makes: the same shape and format."""
     spec = op.infer(tuple(graph.tensors[i] for i in inputs))[0]
     made = last.outputs[0]
@@ -109,7 +119,7 @@ class Silu:
 
     name: str = "silu"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the product."""
         if function(node) != "mul" or len(node.inputs) != 2:
             return None
@@ -134,7 +144,7 @@ class Gelu:
 
     name: str = "gelu"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the last product."""
         if function(node) not in ("mul", "scale"):
             return None
@@ -160,7 +170,7 @@ class Gelu:
         return replaced(graph, chain, node, Activation(kind), x)
 
 
-def _factors(graph: Graph, node: Node, chain: list[Node]) -> Iterator[str]:
+def _factors(graph: Draft, node: Node, chain: list[Node]) -> Iterator[str]:
     """Factors of a product, constants apart; the products pass into ``chain``."""
     chain.append(node)
     for name in node.inputs:
@@ -172,7 +182,7 @@ def _factors(graph: Graph, node: Node, chain: list[Node]) -> Iterator[str]:
             yield name
 
 
-def _polynomial(graph: Graph, name: str, x: str, known: list[Node]) -> list[Node]:
+def _polynomial(graph: Draft, name: str, x: str, known: list[Node]) -> list[Node]:
     """Nodes between ``x`` and ``name``, if there are few and nothing else enters."""
     found: dict[str, Node] = {}
     open_ = [name]
@@ -197,7 +207,7 @@ class Norms:
 
     name: str = "norm"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match where the operand meets the reciprocal root."""
         found = _normalised(graph, node)
         if found is None:
@@ -223,7 +233,7 @@ class Norms:
         return Miss(self.name, node.name, "an intermediate is needed elsewhere")
 
 
-def _normalised(graph: Graph, node: Node) -> tuple[str, list[Node], bool] | None:
+def _normalised(graph: Draft, node: Node) -> tuple[str, list[Node], bool] | None:
     """(operand, nodes, is it a layer norm) of a normalisation that ends at ``node``."""
     kind = function(node)
     if kind not in ("mul", "div") or len(node.inputs) != 2:
@@ -262,7 +272,7 @@ def _normalised(graph: Graph, node: Node) -> tuple[str, list[Node], bool] | None
     return None
 
 
-def _mean(graph: Graph, name: str) -> Node | None:
+def _mean(graph: Draft, name: str) -> Node | None:
     node = graph.producer.get(name)
     if node is None or not isinstance(node.op, Reduce) or node.op.function != "mean":
         return None
@@ -271,7 +281,7 @@ def _mean(graph: Graph, name: str) -> Node | None:
 
 
 def _parameters(
-    graph: Graph, node: Node, chain: list[Node], is_layer: bool
+    graph: Draft, node: Node, chain: list[Node], is_layer: bool
 ) -> tuple[Node, str | None, str | None]:
     """The last node of a norm with its weight and bias; the nodes pass into ``chain``."""
     last, weight, bias = node, None, None
@@ -317,7 +327,7 @@ class Rotary:
 
     name: str = "rotary"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the sum."""
         if function(node) != "add" or len(node.inputs) != 2:
             return None
@@ -340,7 +350,7 @@ class Rotary:
         return None
 
     def _rotation(
-        self, graph: Graph, chain: list[Node], node: Node, x: str, cos: str, sin: str
+        self, graph: Draft, chain: list[Node], node: Node, x: str, cos: str, sin: str
     ) -> Replacement | Miss:
         shape, table = graph.tensors[x].shape, graph.tensors[cos].shape
         if len(shape) != 4:
@@ -353,7 +363,7 @@ class Rotary:
         return replaced(graph, chain, node, RotaryPair(axes[0]), x, cos, sin)
 
 
-def _rotated_half(graph: Graph, name: str) -> tuple[str, list[Node]] | None:
+def _rotated_half(graph: Draft, name: str) -> tuple[str, list[Node]] | None:
     """The tensor whose halves are exchanged, the first one negated, and the nodes."""
     node = graph.producer.get(name)
     if node is None or not isinstance(node.op, Join) or len(node.inputs) != 2:
@@ -388,20 +398,21 @@ class Bias:
 
     name: str = "bias"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the addition."""
         if function(node) != "add" or len(node.inputs) != 2:
             return None
         for x, other in (node.inputs, node.inputs[::-1]):
             product = graph.producer.get(x)
-            if product is None or type(product.op) is not Linear or product.op.bias:
+            projection = projects(product)
+            if product is None or projection is None or projection.bias:
                 continue
             vector = graph.tensors[other]
             if vector.role is not Role.WEIGHT or len(vector.shape) != 1:
                 continue
-            if product.op.split or not only_inside(graph, (product, node), node):
+            if projection.split or not only_inside(graph, (product, node), node):
                 continue
-            op = replace(product.op, bias=True)
+            op = replace(projection, bias=True)
             new = Node(product.name, op, (*product.inputs, other), node.outputs)
             return Replacement((product, node), new)
         return None
@@ -413,7 +424,7 @@ class Gate:
 
     name: str = "gate"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the product of two halves."""
         if not isinstance(node.op, Multiply) or len(node.inputs) != 2:
             return None

@@ -37,8 +37,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         handle, temporary = tempfile.mkstemp(prefix=".costgraph-", dir=target.parent)
         os.close(handle)
         yield Path(temporary)
-        _flushed(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
+        flushed(temporary)
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, target)
         temporary = ""
     except UnicodeEncodeError:
@@ -62,7 +62,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     return Path(path)
 
 
-def _flushed(path: str) -> None:
+def flushed(path: str | os.PathLike[str]) -> None:
     """What was written is on the disk, so that a crash leaves the old file or the new one."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -71,7 +71,8 @@ def _flushed(path: str) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What the process leaves out of the rights of new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

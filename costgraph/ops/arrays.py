@@ -10,7 +10,7 @@ from sympy import Expr, Integer
 
 from costgraph.cost import Access, Work
 from costgraph.dtypes import FP32, DType
-from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, write
+from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, vector, write
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,20 @@ class Scatter(Move):
     """``x`` with ``updates`` put at indices: inputs ``x``, indices…, ``updates`` last.
 
     Functional: the result is a whole copy of ``x``. In place (``in_place``) only
-    the updates are written, which is what an engine does that owns ``x``.
+    the updates are written, which is what an engine does that owns ``x``. Where updates
+    are added, or compared, to what is there (``combines``), 1 FLOP each.
     """
 
     kind: ClassVar[str] = "scatter"
     in_place: bool = False
+    combines: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) >= 2, self, "takes data and updates")
         return (Spec(inputs[0].shape, inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(inputs[-1].numel) if self.combines else {}
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         updates = inputs[-1]

@@ -99,10 +99,10 @@ def score_pairs(q: Expr, t: Expr, mask: Mask, window: Expr | None = None) -> Exp
     """(query, key) pairs that are computed, per head and sequence.
 
     With a causal mask query ``i`` (of ``q``) attends ``t − q + i`` positions:
-    ``q·t − q(q−1)/2`` useful pairs. With a sliding window ``t`` counts only
-    positions that some query sees (see :func:`extended`), and a query at position
-    ``p`` of them attends ``Min(p, W)``: with ``c = Min(t, W)`` and ``r = t − q``,
-    ``(c(c+1) − r(r+1))/2 + (t − c)·W`` useful pairs.
+    ``q·t − q(q−1)/2`` useful pairs. With a sliding window a query at position ``p``
+    attends ``Min(p, W)``: with ``c = Min(t, W)``, ``r = t − q`` and ``b = Min(r, W)``,
+    ``(c(c+1) − b(b+1))/2 + (t − c − r + b)·W`` useful pairs. Where ``t`` counts only
+    positions that some query sees (see :func:`extended`), ``b = r``.
     """
     if isinstance(mask, Parted):
         whole = score_pairs(q * mask.queries, t * mask.keys, mask.mask, window)
@@ -115,9 +115,12 @@ def score_pairs(q: Expr, t: Expr, mask: Mask, window: Expr | None = None) -> Exp
         return q * t
     if window is None:
         return q * t - q * (q - 1) / 2
+    if q == 1:
+        return least(t, window)
     within, before = least(t, window), t - q
-    rising = (within * (within + 1) - before * (before + 1)) / 2
-    return rising + (t - within) * window
+    unseen = least(before, window)
+    rising = (within * (within + 1) - unseen * (unseen + 1)) / 2
+    return rising + (t - within - before + unseen) * window
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 from sympy import Add, Expr, Integer, Mul, floor
 
 from costgraph.cost import Access, Work
-from costgraph.dtypes import compute_type
+from costgraph.dtypes import DType, compute_type
 from costgraph.errors import VerifyError
 from costgraph.machine import Engine
 from costgraph.ops.base import (
@@ -81,6 +81,8 @@ class Conv(Op):
         stride, padding, dilation: per spatial axis.
         groups: groups of channels that do not mix.
         bias: a third operand.
+        result: format of the result where it is not that of ``x``: sums of narrow
+            products, rescaled if it is a float (2 FLOP per element).
     """
 
     kind: ClassVar[str] = "conv"
@@ -90,6 +92,7 @@ class Conv(Op):
     dilation: tuple[Expr, ...] = (ONE,)
     groups: Expr = ONE
     bias: bool = False
+    result: DType | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
@@ -108,13 +111,15 @@ class Conv(Op):
                 x.shape[2:], w.shape[2:], self.stride, self.padding, self.dilation, strict=True
             )
         )
-        return (Spec((x.shape[0], w.shape[0], *sizes), x.dtype),)
+        return (Spec((x.shape[0], w.shape[0], *sizes), self.result or x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, w = inputs[:2]
         out = outputs[0]
         products = 2 * out.numel * Mul(*w.shape[1:])
         added: Work = vector(out.numel) if self.bias else {}
+        if out.dtype.is_float and not x.dtype.is_float:
+            added = merged(added, vector(2 * out.numel))
         if same(w.shape[1], ONE) and self.groups != 1:
             return merged(vector(products), added, expansion(w, x))
         key = (Engine.TENSOR, compute_type(x.dtype, w.dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, ceiling, floor
@@ -11,9 +11,11 @@ from costgraph.cost import ONE, Access, Direction, Work
 from costgraph.least import least
 from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Mask, Softmax
 from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
+from costgraph.ops.bias import ScoreBias, check_bias, computed_pairs
 from costgraph.ops.elementwise import SoftCap
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.paged import Paging
-from costgraph.tensor import Role
+from costgraph.tensor import Role, Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class FlashAttention(Op):
     visible key: ``n`` blocks of ``p`` positions read ``nT − (n−1)q + p·n(n−1)/2``
     keys. With a sliding window it also starts at its first visible key: a block that
     ends at position ``e`` reads ``Min(e, W + p − 1)`` keys. A fourth operand ``(H)``
-    holds the sinks of the softmax.
+    holds the sinks of the softmax. The last ``biases`` operands are put on the scores
+    (:class:`~costgraph.ops.bias.ScoreBias`): each is read once, its part on computed
+    pairs alone.
 
     Attributes:
         mask: as in :data:`costgraph.ops.attention.MASKS`.
@@ -37,6 +41,8 @@ class FlashAttention(Op):
         causal_traffic: blocks past the diagonal are not read.
         soft_cap: scores pass through a soft cap.
         alibi: scores get linear biases.
+        biases: operands that are added to the scores or hide pairs.
+        reach: greatest distance of a pair, both ways (:mod:`costgraph.ops.local`).
         splits: pieces of the context reduced in a second step (Flash-Decoding);
             each writes and reads back ``dh + 2`` FP32 numbers per query head.
     """
@@ -50,20 +56,39 @@ class FlashAttention(Op):
     paging: Paging | None = None
     window: Expr | None = None
     alibi: bool = False
+    biases: int = 0
+    reach: Expr | None = None
+
+    def _parts(self, inputs: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+        """(queries, keys and values; sinks; biases)."""
+        last = len(inputs) - self.biases
+        return inputs[:3], inputs[3:last], inputs[last:]
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) in (3, 4), self, "takes queries, keys and values, and sinks")
-        query, keys, values = inputs[:3]
+        fits = len(inputs) - self.biases in (3, 4)
+        require(fits, self, "takes queries, keys and values, sinks and {} biases", self.biases)
+        (query, keys, values), _, biases = self._parts(inputs)
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
+        for bias in biases:
+            check_bias(self, scores, bias)
         return AttentionValues(self.mask).infer((scores, values))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        query, keys, values = inputs[:3]
+        (query, keys, values), sinks, biases = self._parts(inputs)
         scores = AttentionScores(self.mask).infer((query, keys))[0].named("scores")
+        if self.reach is None:
+            products: tuple[Op, Op, Op] = (
+                AttentionScores(self.mask, window=self.window),
+                Softmax(self.mask, self.window),
+                AttentionValues(self.mask, window=self.window),
+            )
+        else:
+            products = LocalScores(self.reach), LocalSoftmax(self.reach), LocalValues(self.reach)
         parts = [
-            AttentionScores(self.mask, window=self.window).work((query, keys), (scores,)),
-            Softmax(self.mask, self.window).work((scores, *inputs[3:]), (scores,)),
-            AttentionValues(self.mask, window=self.window).work((scores, values), outputs),
+            products[0].work((query, keys), (scores,)),
+            products[1].work((scores, *sinks), (scores,)),
+            products[2].work((scores, values), outputs),
+            ScoreBias(self.mask, self.window, self.reach).work((scores, *biases), (scores,)),
         ]
         if self.soft_cap:
             parts.append(SoftCap().work((scores,), (scores,)))
@@ -74,7 +99,7 @@ class FlashAttention(Op):
         return merged(*parts)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        query, keys, values = inputs[:3]
+        (query, keys, values), sinks, biases = self._parts(inputs)
         b, q, h, _ = query.shape
         t, hk = keys.shape[1], keys.shape[2]
         share = self._keys_read(q, t, hk / h) / t
@@ -82,7 +107,8 @@ class FlashAttention(Op):
             read(query),
             read(keys, keys.bytes * share),
             read(values, values.bytes * share),
-            *(read(sinks) for sinks in inputs[3:]),
+            *(read(x) for x in sinks),
+            *(read(x, x.bytes * self._bias_share(x, q, t)) for x in biases),
             write(outputs[0]),
         ]
         if self.splits != 1:
@@ -94,6 +120,15 @@ class FlashAttention(Op):
         if self.paging is not None:
             return self.paging.reads(tuple(found), keys)
         return tuple(found)
+
+    def _bias_share(self, bias: Tensor, q: Expr, t: Expr) -> Expr:
+        """Share of a bias that belongs to computed pairs, or to keys that are read."""
+        rows, columns = (ONE, *bias.shape)[-2:]
+        if columns == 1:
+            return ONE
+        if rows == 1:
+            return replace(self, rows=None)._keys_read(q, t, ONE) / t
+        return computed_pairs(q, t, self.mask, self.window, self.reach) / (q * t)
 
     def _keys_read(self, q: Expr, t: Expr, packed: Expr) -> Expr:
         """Keys read by all blocks; ``packed`` positions are one row of a block."""

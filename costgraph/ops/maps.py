@@ -57,6 +57,17 @@ FUNCTIONS: Mapping[str, tuple[int, int]] = MappingProxyType(
         "softplus": (1, 2),
         "mish": (2, 3),
         "softsign": (3, 0),
+        "hardshrink": (2, 0),
+        "softshrink": (3, 0),
+        "log_sigmoid": (4, 2),  # min(x, 0) − log(1 + exp(−|x|))
+        "nan_to_num": (3, 0),
+        "frac": (2, 0),
+        "logit": (2, 1),
+        # complex numbers: operations on their parts
+        "complex_add": (2, 0),
+        "complex_mul": (6, 0),
+        "complex_abs": (3, 1),
+        "hypot": (3, 1),
         # three operands
         "where": (1, 0),
         "addcmul": (2, 0),
@@ -184,16 +195,22 @@ class SoftmaxOver(Op):
 
 @dataclass(frozen=True)
 class Cumulate(Op):
-    """Running sum or product along an axis: 1 FLOP per element."""
+    """Running sum, product or maximum along an axis: 1 FLOP per element.
+
+    ``logarithmic``, the running logarithm of a sum of exponentials, takes a maximum, a
+    difference and a sum, an exponential and a logarithm.
+    """
 
     kind: ClassVar[str] = "cumulate"
+    logarithmic: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        return vector(inputs[0].numel)
+        n = inputs[0].numel
+        return vector_special(3 * n, 2 * n) if self.logarithmic else vector(n)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ class RotaryPair(Op):
     """Rotates ``x`` by ``cos`` and ``sin``; positions of ``x`` are its axis ``axis``.
 
     The tables hold ``rotary`` numbers per position, for all sequences or for each:
-    ``q·rotary`` or ``B·q·rotary`` elements, ``rotary`` in their last axis. 3 FLOP per
-    rotated element (:class:`costgraph.ops.elementwise.Rope`).
+    ``q·rotary`` or ``B·q·rotary`` elements, ``rotary`` in their last axis; those that
+    hold each number once (``halved``) have half of it. 3 FLOP per rotated element
+    (:class:`costgraph.ops.elementwise.Rope`).
     """
 
     kind: ClassVar[str] = "rope"
     axis: int = 1
+    halved: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 3, self, "takes x and two tables")
@@ -37,4 +39,5 @@ class RotaryPair(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, cos = inputs[:2]
-        return vector(3 * Mul(*x.shape[:-1]) * cos.shape[-1])
+        rotary = cos.shape[-1] * (2 if self.halved else 1)
+        return vector(3 * Mul(*x.shape[:-1]) * rotary)

@@ -8,12 +8,13 @@ a weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
 from costgraph.cost import Work
+from costgraph.dtypes import FP32, DType
 from costgraph.ops.base import Op, Spec, Tensors, require, require_same
 from costgraph.tensor import Role, Tensor
 
@@ -101,3 +102,49 @@ class Slice(View):
         shape = list(x.shape)
         shape[self.axis] = self.length
         return _like(x, tuple(shape))
+
+
+@dataclass(frozen=True)
+class Stack(View):
+    """Operands of one shape ``(…)`` as one tensor ``(n, …)``, each where it is."""
+
+    kind: ClassVar[str] = "stack"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 1, self, "takes an operand or more")
+        first = inputs[0]
+        for other in inputs[1:]:
+            fits = len(other.shape) == len(first.shape) and other.dtype == first.dtype
+            require(fits, self, "{} beside {}", other, first)
+            for a, b in zip(first.shape, other.shape, strict=True):
+                require_same(self, a, b, "shapes of {} and {}", first, other)
+        return _like(first, (Integer(len(inputs)), *first.shape))
+
+
+@dataclass(frozen=True)
+class Reinterpret(View):
+    """The same bytes as elements of another format: pairs of numbers as complex ones."""
+
+    kind: ClassVar[str] = "reinterpret"
+    shape: tuple[Expr, ...] = ()
+    to: DType = FP32
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        (spec,) = _like(inputs[0], self.shape)
+        made = replace(spec, dtype=self.to)
+        require_same(self, made.named("").bytes, inputs[0].bytes, "bytes of {}", inputs[0])
+        return (made,)
+
+
+@dataclass(frozen=True)
+class Windows(View):
+    """Windows along axes as axes of their own; where they overlap, the same memory again."""
+
+    kind: ClassVar[str] = "windows"
+    shape: tuple[Expr, ...] = ()
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        require(len(self.shape) > len(inputs[0].shape), self, "{} to {}", inputs[0], self.shape)
+        return _like(inputs[0], self.shape)

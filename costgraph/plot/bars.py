@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costgraph.api import Compiled
+from costgraph.capacity import room_of
 from costgraph.comparison import Comparison
 from costgraph.errors import InputError, clip
 from costgraph.plot.style import (
@@ -87,9 +88,9 @@ def breakdown(
     stack(right, names, uses)
     right.set_ylabel("memory")
     unit_axis(right, "y", "B")
-    capacity = (compiled.bound or compiled.machine).memory.room
+    capacity = room_of(compiled)
     if capacity is not None:
-        _capacity(right, float(capacity))
+        _capacity(right, capacity)
     for axes in (left, right):
         axes.set_xlabel(axis_title(over))
         _legend_above(axes)

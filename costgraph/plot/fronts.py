@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from sympy import Integer
 
 from costgraph.api import Compiled
+from costgraph.capacity import room_of
 from costgraph.errors import InputError
 from costgraph.formula.powers import placed
 from costgraph.plot.labels import Point, line_boxes, place_labels
@@ -39,7 +40,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     ``T`` in ``values`` is the context of the decode step. The memory is what
     decoding holds there: weights, caches and live activations.
     """
-    capacity = (compiled.bound or compiled.machine).memory.room
+    capacity = room_of(compiled)
     wanted = {s.name for s in compiled.tpot.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted}
     stepping = [p for p in compiled.program.phases if p.span is not None]
@@ -48,7 +49,7 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= float(capacity)
+        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= capacity
         found.append((seconds, batch / seconds, batch, fits))
     return found
 

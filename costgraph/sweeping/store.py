@@ -24,6 +24,7 @@ import numpy as np
 
 from costgraph import outside
 from costgraph.errors import InputError, clip
+from costgraph.export.files import flushed, umask
 from costgraph.sweeping.codecs import check_store
 from costgraph.sweeping.plan import Plan, Task
 
@@ -136,7 +137,7 @@ class PartialStore:
         try:
             text = json.dumps({**description, "store": ""}, indent=1)
             (made / self._marker.name).write_text(text + "\n", encoding="utf-8")
-            made.chmod(0o777 & ~_umask())
+            made.chmod(0o777 & ~umask())
             made.rename(self.root)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
@@ -300,7 +301,8 @@ class PartialStore:
                 f"{clip(str(self.target))} exists by now: move it away, and the same command "
                 "finishes the sweep"
             )
-        self._flush(made)
+        if made.is_file():
+            flushed(made)
         replaced = self.root / "replaced"
         if self.target.is_dir():  # a store to be replaced: out of the way first
             self.target.rename(replaced)
@@ -316,15 +318,6 @@ class PartialStore:
             _removed(self.root / name)
         with contextlib.suppress(OSError):
             self.root.rmdir()
-
-    def _flush(self, made: Path) -> None:
-        """A file is on the disk before it takes its name."""
-        if made.is_file():
-            handle = os.open(made, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
     def close(self) -> None:
         """Release the files; what was written stays for a later call."""
@@ -361,9 +354,3 @@ def _removed(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,20 +6,32 @@ agree with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
-from sympy import Expr, Integer
+from sympy import Integer
 
-from costgraph.models.traced import aten_layers as layers
-from costgraph.models.traced.aten_layers import argument, matrices, stated
+from costgraph.models.traced import (
+    aten_arrays,
+    aten_layers,
+    aten_products,
+    aten_recurrent,
+    aten_signal,
+    quantized,
+)
+from costgraph.models.traced.aten_arguments import argument, stated
+from costgraph.models.traced.aten_arrays import axes_of
+from costgraph.models.traced.aten_products import matrices
 from costgraph.models.traced.formats import BOOL
-from costgraph.models.traced.lowering import Dialect, Lowering, Rule, Value
-from costgraph.models.traced.onnx_rules import gathered
+from costgraph.models.traced.laws import looked_up
+from costgraph.models.traced.lowering import Dialect, Lowering, Rule
+from costgraph.models.traced.onnx_rules import elements, gathered
 from costgraph.models.traced.record import Call, Ref
-from costgraph.ops.arrays import Copy, Fill, GatherElements, Join, Scatter, Triangle
-from costgraph.ops.maps import Cumulate, Map, Reduce, TopK
+from costgraph.models.traced.value import Value
+from costgraph.models.traced.viewing import TO_THE_END
+from costgraph.ops.arrays import Fill, GatherElements
+from costgraph.ops.maps import Map, Reduce, TopK
 
 ONE = Integer(1)
 
@@ -29,7 +41,7 @@ _BINARY = {
     "lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "logical_and": "and", "logical_or": "or",
     "logical_xor": "xor", "bitwise_and": "and", "bitwise_or": "or", "bitwise_xor": "xor",
     "__and__": "and", "__or__": "or", "__xor__": "xor", "maximum": "max", "minimum": "min",
-    "atan2": "atan2", "prelu": "prelu", "_prelu_kernel": "prelu", "rsub": "sub",
+    "atan2": "atan2", "hypot": "hypot", "fmax": "max", "fmin": "min", "rsub": "sub",
 }  # fmt: skip
 _UNARY = {
     "relu": "relu", "silu": "silu", "sigmoid": "sigmoid", "tanh": "tanh", "sqrt": "sqrt",
@@ -43,6 +55,10 @@ _UNARY = {
     "hardswish": "hard_swish", "hardsigmoid": "hard_sigmoid", "relu6": "clip",
     "hardtanh": "clip", "clamp": "clip", "clamp_min": "relu", "clamp_max": "relu",
     "clip": "clip", "exp2": "exp", "log2": "log", "log10": "log", "threshold": "relu",
+    "hardshrink": "hardshrink", "softshrink": "softshrink", "log_sigmoid": "log_sigmoid",
+    "log_sigmoid_forward": "log_sigmoid", "nan_to_num": "nan_to_num", "softsign": "softsign",
+    "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "erfc": "erf", "frac": "frac",
+    "logit": "logit", "sgn": "sign",
 }  # fmt: skip
 _REDUCTIONS = {
     "sum": "sum", "mean": "mean", "amax": "max", "amin": "min", "prod": "prod", "any": "any",
@@ -149,21 +165,26 @@ def _transpose(low: Lowering, call: Call) -> Value:
 def _slice(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
     start, stop = argument(call, 2, "start", None), argument(call, 3, "end", None)
-    step = argument(call, 4, "step", 1)
-    stop = 2**62 if stop is None else stop
-    return low.cut(x, argument(call, 1, "dim", 0), 0 if start is None else start, stop, step)
+    axis, step = low.axis(x, argument(call, 1, "dim", 0)), argument(call, 4, "step", 1)
+    shape = call.results[0].shape
+    start = 0 if start is None else start
+    if shape is None or x.known is not None:
+        return low.cut(x, axis, start, TO_THE_END if stop is None else stop, step)
+    # The trace knows what its sizes can be.
+    length = low.within(shape[axis], x.shape[axis])
+    first = low.bound(low.settled(start), x.shape[axis], inside=True)
+    return low.part(x, axis, first, length, Integer(step))
 
 
 def _narrow(low: Lowering, call: Call) -> Value:
     x, axis, start, length = call.args[:4]
-    return low.cut(low.value(x), axis, start, start + length)
+    value = low.value(x)
+    axis = low.axis(value, axis)
+    return low.part(value, axis, low.bound(start, value.shape[axis]), Integer(0) + length)
 
 
 def _select(low: Lowering, call: Call) -> Value:
-    x = low.value(call.args[0])
-    axis, place = low.axis(x, call.args[1]), call.args[2]
-    part = low.cut(x, axis, place, place + 1 if place != -1 else 2**62)
-    return low.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
+    return low.chosen(low.value(call.args[0]), call.args[1], call.args[2])
 
 
 def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
@@ -175,7 +196,7 @@ def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
         if result.shape is None:
             raise low.wrong("the trace does not state its shape")
         size = ONE if call.target == "unbind" else result.shape[axis]
-        part = low.cut(x, axis, start, start + size)
+        part = low.part(x, axis, start, size)
         made.append(low.reshape(part, result.shape))
         start = start + size
     return tuple(made)
@@ -186,41 +207,19 @@ def _parts(low: Lowering, call: Call) -> tuple[Value, ...]:
 
 def _cat(low: Lowering, call: Call) -> Value:
     values = [low.value(a) for a in call.args[0]]
-    values = [v for v in values if v.shape != (Integer(0),)]
     if call.target == "stack":
         axis = argument(call, 1, "dim", 0) % (len(values[0].shape) + 1)
         new = [(*v.shape[:axis], ONE, *v.shape[axis:]) for v in values]
         values = [low.reshape(v, s) for v, s in zip(values, new, strict=True)]
-    else:
-        axis = low.axis(values[0], argument(call, 1, "dim", 0))
-    return values[0] if len(values) == 1 else low.emit(Join(axis), *values)
-
-
-def _copied(low: Lowering, call: Call) -> Value:
-    """Padding, repeating, flipping, rolling: a copy of the stated shape."""
-    shape = call.results[0].shape
-    if shape is None:
-        raise low.wrong("the trace does not state its shape")
-    return low.emit(Copy(shape), low.value(call.args[0]))
+        return low.join(values, axis)
+    # Frameworks leave an empty vector out, whatever the others' axes.
+    full = [v for v in values if v.shape != (Integer(0),)] or values[:1]
+    return low.join(full, argument(call, 1, "dim", 0))
 
 
 def _clone(low: Lowering, call: Call) -> Value:
     """``clone`` and ``contiguous`` ask for a layout; that costs nothing by itself here."""
     return low.value(call.args[0])
-
-
-def _filled(low: Lowering, call: Call) -> Value:
-    shape, kind = call.results[0].shape, stated(call)
-    if shape is None or kind is None:
-        raise low.wrong("the trace does not state its result")
-    fills = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
-    places = {"full": 1, "full_like": 1, "scalar_tensor": 0}
-    fill: Any = fills.get(call.target)
-    if call.target in places:
-        fill = argument(call, places[call.target], "fill_value", None)
-    if shape == () and isinstance(fill, (bool, int, float, Expr)):
-        return low.constant((Integer(fill) if type(fill) is int else fill,), (), kind)
-    return low.emit(Fill(shape, kind))
 
 
 def _embedding(low: Lowering, call: Call) -> Value:
@@ -242,31 +241,18 @@ def _index(low: Lowering, call: Call) -> Value:
     shape = call.results[0].shape
     if shape is None:
         raise low.wrong("the trace does not state its shape")
-    return low.emit(GatherElements(shape), x, *(v for _, v in places))
+    made = low.emit(GatherElements(shape), x, *(v for _, v in places))
+    along = {axis - len(x.shape): v for axis, v in places}
+    return replace(made, law=looked_up(x, along) if len(along) == len(x.shape) else None)
 
 
 def _gather(low: Lowering, call: Call) -> Value:
-    x, indices = low.value(call.args[0]), low.value(call.args[2])
-    return low.emit(GatherElements(indices.shape), x, indices)
-
-
-def _index_put(low: Lowering, call: Call) -> Value:
-    x = low.value(call.args[0])
-    places = [low.value(a) for a in call.args[1] if a is not None]
-    return low.emit(Scatter(), x, *places, low.value(call.args[2]))
-
-
-def _scatter(low: Lowering, call: Call) -> Value:
-    x, source = low.value(call.args[0]), low.value(call.args[-1])
-    if call.target in ("select_scatter", "slice_scatter"):
-        return low.emit(Scatter(), x, low.value(call.args[1]))
-    return low.emit(Scatter(), x, low.value(call.args[2]), source)
+    return elements(low, low.value(call.args[0]), low.value(call.args[2]))
 
 
 def _triangle(low: Lowering, call: Call) -> Value:
-    k = argument(call, 1, "diagonal", 0)
-    op = Triangle(call.target == "triu", Integer(0) + k)
-    return low.emit(op, low.value(call.args[0]))
+    diagonal = Integer(0) + argument(call, 1, "diagonal", 0)
+    return low.triangle(low.value(call.args[0]), call.target == "triu", diagonal)
 
 
 # --- reductions
@@ -285,25 +271,13 @@ def _reduce(low: Lowering, call: Call) -> tuple[Value | None, ...]:
         axes, keep = argument(call, 1, "dim", None), call.attributes.get("keepdim", False)
     else:
         axes, keep = argument(call, 1, "dim", None), argument(call, 2, "keepdim", False)
-    listed = _axes(low, x, axes)
+    listed = axes_of(low, x, axes)
     kind = stated(call)
     if kind is not None and kind != x.dtype and not function.startswith("arg"):
         x = low.cast(x, kind)
     made = low.emit(Reduce(function, listed, bool(keep)), x)
     indices = low.constant((), ()) if len(call.results) < 2 else None
     return (made, indices)
-
-
-def _axes(low: Lowering, x: Value, axes: Any) -> tuple[int, ...]:
-    if axes is None or axes == ():
-        return tuple(range(len(x.shape)))
-    listed: Sequence[int] = axes if isinstance(axes, tuple) else (axes,)
-    return tuple(sorted(low.axis(x, a) for a in listed))
-
-
-def _cumulate(low: Lowering, call: Call) -> Value:
-    x, kind = low.value(call.args[0]), stated(call)
-    return low.emit(Cumulate(), x if kind is None else low.cast(x, kind))
 
 
 def _top_k(low: Lowering, call: Call) -> tuple[Value, ...]:
@@ -326,12 +300,6 @@ def _one_hot(low: Lowering, call: Call) -> Value:
     return low.emit(Map("eq", kind), low.reshape(x, (*x.shape, ONE)), places)
 
 
-def _einsum(low: Lowering, call: Call) -> Value:
-    from costgraph.models.traced.onnx_layers import einsum
-
-    return einsum(low, call.args[0], [low.value(a) for a in call.args[1]])
-
-
 def _list(*names: str) -> tuple[str, ...]:
     return names
 
@@ -343,7 +311,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(_REDUCTIONS, _reduce),
         **dict.fromkeys(_list("to", "_to_copy", "type_as", "float", "half"), _to),
         **dict.fromkeys(_list("dropout", "native_dropout", "feature_dropout", "detach"), _same),
-        **dict.fromkeys(_list("alias", "lift_fresh_copy", "lift_fresh", "detach_copy"), _same),
+        **dict.fromkeys(
+            _list("alias", "lift_fresh_copy", "lift_fresh", "detach_copy", "positive"), _same
+        ),
         **dict.fromkeys(_list("clone", "contiguous"), _clone),
         **dict.fromkeys(
             _list(
@@ -365,55 +335,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             _list("split", "split_with_sizes", "chunk", "unbind", "tensor_split"), _parts
         ),
         **dict.fromkeys(_list("cat", "concat", "stack"), _cat),
-        **dict.fromkeys(
-            _list(
-                "repeat",
-                "tile",
-                "flip",
-                "roll",
-                "pad",
-                "constant_pad_nd",
-                "repeat_interleave",
-                "pixel_shuffle",
-                "pixel_unshuffle",
-                "reflection_pad2d",
-                "replication_pad2d",
-            ),
-            _copied,
-        ),
-        **dict.fromkeys(
-            _list(
-                "full",
-                "full_like",
-                "zeros",
-                "zeros_like",
-                "ones",
-                "ones_like",
-                "arange",
-                "empty",
-                "empty_like",
-                "scalar_tensor",
-                "new_zeros",
-                "new_ones",
-                "new_full",
-                "linspace",
-                "eye",
-                "rand",
-                "randn",
-                "rand_like",
-                "randn_like",
-                "new_empty",
-            ),
-            _filled,
-        ),
-        **dict.fromkeys(
-            _list("scatter", "scatter_add", "scatter_reduce", "select_scatter", "slice_scatter"),
-            _scatter,
-        ),
-        **dict.fromkeys(_list("index_put", "_unsafe_index_put"), _index_put),
         **dict.fromkeys(_list("index", "_unsafe_index"), _index),
         **dict.fromkeys(_list("tril", "triu"), _triangle),
-        **dict.fromkeys(_list("cumsum", "cumprod"), _cumulate),
         **dict.fromkeys(_list("topk", "sort", "argsort"), _top_k),
         "gelu": _gelu,
         "where": _where,
@@ -427,8 +350,16 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "index_select": _index_select,
         "gather": _gather,
         "one_hot": _one_hot,
-        "einsum": _einsum,
-        **layers.RULES,
+        **aten_arrays.RULES,
+        **aten_products.RULES,
+        **aten_signal.RULES,
+        **aten_layers.RULES,
+        **aten_recurrent.RULES,
+        **quantized.TORCH_RULES,
     }
 )
-DIALECT = Dialect(RULES, matrices)
+DIALECT = Dialect(
+    RULES,
+    matrices,
+    frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "detach_copy", "clone"}),
+)

@@ -1,79 +1,25 @@
-"""ATen operators that are layers: products, convolutions, norms, pooling, attention."""
+"""ATen operators that are layers: convolutions, norms, pooling, attention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import DType
-from costgraph.models.traced.formats import BOOL, format_of
-from costgraph.models.traced.lowering import Lowering, Rule, Value
+from costgraph.models.traced.aten_arguments import argument, optional, per_axis, stated
+from costgraph.models.traced.aten_products import flat
+from costgraph.models.traced.attend import attention, four_axes
+from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call, Ref
+from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
+from costgraph.ops.base import Op
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.maps import SoftmaxOver
-from costgraph.ops.pool import AdaptivePool, ConvTranspose, Pool, Resize
+from costgraph.ops.pool import AdaptivePool, ConvTranspose, Pool
 
 ONE = Integer(1)
-
-
-def argument(call: Call, place: int, name: str, default: Any) -> Any:
-    """An argument by position or by name."""
-    if len(call.args) > place:
-        return call.args[place]
-    return call.attributes.get(name, default)
-
-
-def stated(call: Call) -> DType | None:
-    """The format that the trace states for the first result."""
-    kind = call.results[0].dtype if call.results else None
-    return None if kind is None else format_of(kind, call.name)
-
-
-def optional(low: Lowering, call: Call, place: int, name: str) -> Value | None:
-    """An operand that may be left out."""
-    item = argument(call, place, name, None)
-    return None if item is None else low.value(item)
-
-
-def per_axis(values: Any, axes: int, default: int) -> tuple[Expr, ...]:
-    """One number per axis from a list, a single number or nothing."""
-    if values is None or values == ():
-        return (Integer(default),) * axes
-    listed: Sequence[int] = values if isinstance(values, tuple) else (values,)
-    made = tuple(Integer(v) for v in listed)
-    return made * axes if len(made) == 1 else made
-
-
-# --- products
-
-
-def _linear(low: Lowering, call: Call) -> Value:
-    x, w = low.value(call.args[0]), low.value(call.args[1])
-    return low.linear(x, w, optional(low, call, 2, "bias"))
-
-
-def _matmul(low: Lowering, call: Call) -> Value:
-    return low.matmul(low.value(call.args[0]), low.value(call.args[1]))
-
-
-def _addmm(low: Lowering, call: Call) -> Value:
-    bias, a, b = (low.value(x) for x in call.args[:3])
-    if call.attributes.get("alpha", 1) != 1 or call.attributes.get("beta", 1) != 1:
-        raise low.wrong("factors other than one are not supported")
-    return low.matmul(a, b, bias)
-
-
-def matrices(call: Call) -> list[str]:
-    """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
-    place = {"matmul": 1, "mm": 1, "addmm": 2}.get(call.target)
-    if place is None or len(call.args) <= place:
-        return []
-    b = call.args[place]
-    return [b.name] if isinstance(b, Ref) else []
 
 
 # --- convolution and pooling
@@ -82,7 +28,6 @@ def matrices(call: Call) -> list[str]:
 def _conv(low: Lowering, call: Call) -> Value:
     x, w = low.value(call.args[0]), low.value(call.args[1])
     bias = optional(low, call, 2, "bias")
-    low.countable(x, w)
     axes = len(w.shape) - 2
     stride = per_axis(argument(call, 3, "stride", None), axes, 1)
     padding = argument(call, 4, "padding", None)
@@ -101,7 +46,7 @@ def _conv(low: Lowering, call: Call) -> Value:
     batched = len(x.shape) == axes + 2
     if not batched:
         operands[0] = low.reshape(x, (ONE, *x.shape))
-    made = low.emit(op, *operands, name=low.module())
+    made = low.convolved(op, operands)
     return made if batched else low.reshape(made, made.shape[1:])
 
 
@@ -148,35 +93,27 @@ def _adaptive(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     return (low.emit(AdaptivePool(shape[len(shape) - len(sizes) :], function), x), None)
 
 
-def _upsample(low: Lowering, call: Call) -> Value:
-    shape = call.results[0].shape
-    if shape is None:
-        raise low.wrong("the trace does not state its shape")
-    modes = {"nearest": "nearest", "linear": "linear", "bicubic": "cubic"}
-    mode = next(m for word, m in modes.items() if word in call.target)
-    return low.emit(Resize(shape, mode), low.value(call.args[0]))
-
-
 # --- norms
 
 
 def _layer_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     x = low.value(call.args[0])
-    if len(call.args[1]) != 1:
-        raise low.wrong("normalises more than the last axis")
     weight, bias = optional(low, call, 2, "weight"), optional(low, call, 3, "bias")
-    operands = [v for v in (x, weight, bias) if v is not None]
     op = LayerNorm(bias=bias is not None, weight=weight is not None)
-    return (low.emit(op, *operands, name=low.module()), None, None)
+    made = _normalised(low, op, len(call.args[1]), x, weight, bias)
+    return (made, None, None)
+
+
+def _normalised(low: Lowering, op: Op, axes: int, x: Value, *parameters: Value | None) -> Value:
+    """A norm over the last ``axes`` axes: they count as one."""
+    operands = [flat(low, v, axes) for v in (x, *parameters) if v is not None]
+    return low.reshape(low.emit(op, *operands, name=low.module()), x.shape)
 
 
 def _rms_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
-    x = low.value(call.args[0])
-    if len(call.args[1]) != 1:
-        raise low.wrong("normalises more than the last axis")
-    weight = optional(low, call, 2, "weight")
-    operands = [x] if weight is None else [x, weight]
-    return (low.emit(RMSNorm(weight is not None), *operands, name=low.module()), None)
+    x, weight = low.value(call.args[0]), optional(low, call, 2, "weight")
+    made = _normalised(low, RMSNorm(weight is not None), len(call.args[1]), x, weight)
+    return (made, None)
 
 
 def _batch_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
@@ -197,6 +134,13 @@ def _group_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     return (low.emit(GroupNorm(Integer(groups)), *operands, name=low.module()), None, None)
 
 
+def _instance_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
+    """Every channel of every sample by its own statistics."""
+    x = low.value(call.args[0])
+    operands = [x, *(low.value(w) for w in call.args[1:3] if w is not None)]
+    return (low.emit(GroupNorm(x.shape[1]), *operands, name=low.module()), None, None)
+
+
 # --- attention
 
 
@@ -207,85 +151,52 @@ def _softmax(low: Lowering, call: Call) -> Value:
     return low.emit(SoftmaxOver(low.axis(x, call.args[1]), "log" in call.target), x)
 
 
+#: Places of the mask and of the causal flag in the kernels' arguments.
+_KERNELS = {
+    "scaled_dot_product_attention": (3, 5),
+    "_scaled_dot_product_attention_math": (3, 5),
+    "_scaled_dot_product_fused_attention_overrideable": (3, 5),
+    "_scaled_dot_product_efficient_attention": (3, 6),
+    "_scaled_dot_product_cudnn_attention": (3, 6),
+    "_scaled_dot_product_flash_attention": (None, 4),
+    "_scaled_dot_product_flash_attention_for_cpu": (None, 4),
+}
+
+
 def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     """``scaled_dot_product_attention`` and the kernels behind it."""
     query, keys, values = (low.value(a) for a in call.args[:3])
-    mask, causal = argument(call, 3, "attn_mask", None), argument(call, 5, "is_causal", False)
-    if call.target == "_scaled_dot_product_flash_attention_for_cpu":
-        mask = call.attributes.get("attn_mask")
-        causal = argument(call, 4, "is_causal", False)
-    bias = None if mask is None else low.value(mask)
-    if bias is not None and bias.dtype == BOOL:
-        # A mask of truth values becomes an addend first.
-        low_number = low.value(float("-inf"))
-        bias = low.where(bias, low.value(0.0), low_number)
-        bias = Value(bias.name, bias.shape, bias.dtype)
-        if bias.dtype != query.dtype:
-            bias = low.cast(bias, query.dtype)
-    lead = query.shape[:-3]
-    if len(lead) != 1:
-        rank = len(query.shape)
-        if rank != 3:
-            raise low.wrong(f"operands of {rank} axes; four are supported")
-        query, keys, values = (low.reshape(v, (ONE, *v.shape)) for v in (query, keys, values))
-    made = low.attention(query, keys, values, causal=bool(causal), bias=bias)
-    if len(lead) != 1:
-        made = low.reshape(made, made.shape[1:])
-    return (made, None)
+    place, flag = _KERNELS[call.target]
+    name = "attn_bias" if place == 3 and flag == 6 else "attn_mask"
+    mask = call.attributes.get(name) if place is None else argument(call, place, name, None)
+    biases = [] if mask is None else [low.value(mask)]
+    heads = [four_axes(low, v) for v in (query, keys, values)]
+    causal = bool(argument(call, flag, "is_causal", False))
+    made = attention(low, *heads, causal=causal, biases=biases)
+    return (low.reshape(made, (*query.shape[:-1], values.shape[-1])), None)
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
-        **dict.fromkeys(("addmm", "baddbmm"), _addmm),
         **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _conv),
-        **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _conv_transpose),
         **dict.fromkeys(
-            (
-                "max_pool1d",
-                "max_pool2d",
-                "max_pool3d",
-                "avg_pool1d",
-                "avg_pool2d",
-                "avg_pool3d",
-                "max_pool2d_with_indices",
-            ),
-            _pool,
-        ),
+            ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
         **dict.fromkeys(
-            (
-                "adaptive_avg_pool1d",
-                "adaptive_avg_pool2d",
-                "_adaptive_avg_pool2d",
-                "adaptive_max_pool1d",
-                "adaptive_max_pool2d",
-            ),
-            _adaptive,
-        ),
+            ("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+             "max_pool2d_with_indices", "max_pool3d_with_indices"), _pool),
         **dict.fromkeys(
-            (
-                "upsample_nearest2d",
-                "upsample_bilinear2d",
-                "upsample_bicubic2d",
-                "upsample_linear1d",
-            ),
-            _upsample,
-        ),
+            ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+             "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool1d",
+             "adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive),
         **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
         **dict.fromkeys(("rms_norm", "_fused_rms_norm"), _rms_norm),
         **dict.fromkeys(
             ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"),
-            _batch_norm,
-        ),
+            _batch_norm),
+        **dict.fromkeys(("instance_norm", "_native_batch_norm_legit"), _instance_norm),
         **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
-        **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
         **dict.fromkeys(
-            (
-                "scaled_dot_product_attention",
-                "_scaled_dot_product_flash_attention_for_cpu",
-            ),
-            _attention,
-        ),
-        "linear": _linear,
+            ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax"), _softmax),
+        **dict.fromkeys(_KERNELS, _attention),
     }
-)
+)  # fmt: skip

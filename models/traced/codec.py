@@ -7,7 +7,7 @@ from typing import Any
 from sympy import Add, Expr, Integer, Max, Min, Mul, Pow, Symbol, floor
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.traced.record import MOST, Call, Ref, Result, Source, Traced
+from costgraph.models.traced.record import MOST, Branch, Call, Ref, Result, Source, Traced
 from costgraph.quoting import visible
 from costgraph.symbols import symbol
 
@@ -90,6 +90,8 @@ def _plain(value: Any) -> Any:
         return {"expr": _expr(value)}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
+    if isinstance(value, Branch):
+        raise ModelError("a traced graph with graphs inside operators cannot be written down")
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return {"float": str(value)}
     return value

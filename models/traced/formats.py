@@ -39,6 +39,8 @@ FORMATS: Mapping[str, DType] = MappingProxyType(
         "uint4": DType("uint4", Integer(4), "int4"),
         "float8_e4m3fn": dtype("e4m3"),
         "float8e4m3fn": dtype("e4m3"),
+        "complex64": DType("complex64", Integer(64), "fp32"),
+        "complex128": DType("complex128", Integer(128), "fp64"),
         "float8_e5m2": dtype("e5m2"),
         "float8e5m2": dtype("e5m2"),
     }
@@ -49,7 +51,7 @@ def format_of(name: str, where: str) -> DType:
     """The format that an exporter calls ``name``.
 
     Raises:
-        ModelError: elements of this kind have no size here (texts, complex numbers).
+        ModelError: elements of this kind have no size here (texts).
     """
     found = FORMATS.get(name.lower().removeprefix("torch."))
     if found is None:

@@ -8,51 +8,26 @@ takes as they are disappear likewise.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Expr, Integer, Mul, cancel
+from sympy import Integer, Symbol, floor
 
-from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, VerifyError, clip, nearest
-from costgraph.formula.envelope import dominates
-from costgraph.formula.terms import Limit
-from costgraph.graph import Builder, Graph
-from costgraph.least import least, most
-from costgraph.models.traced.formats import BOOL, FP64, format_of
-from costgraph.models.traced.known import MOST_KNOWN, Numbers, computed
-from costgraph.models.traced.record import Call, Ref, Source, Traced, references
-from costgraph.ops import (
-    Activation,
-    Add,
-    AttentionScores,
-    AttentionValues,
-    Linear,
-    Multiply,
-    Scale,
-    Softmax,
-)
-from costgraph.ops.arrays import Cast, Fill
-from costgraph.ops.base import Op, same
-from costgraph.ops.maps import FUNCTIONS, Map
-from costgraph.ops.matmul import MatMul
-from costgraph.ops.views import Expand, Reshape, Slice, Transpose
+from costgraph.graph import Graph
+from costgraph.models.traced.emitter import shown
+from costgraph.models.traced.formats import format_of
+from costgraph.models.traced.known import MOST_KNOWN
+from costgraph.models.traced.products import Products
+from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, used
+from costgraph.models.traced.value import Value
+from costgraph.ops.base import same
 from costgraph.rewrite import live
-from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)
-#: Ends of slices that stand for "to the end": exporters write the largest number they have.
-_END = 10**9
-_LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
-#: Element-wise functions with an operation of their own.
-_ACTIVATIONS = frozenset({"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "sigmoid", "tanh"})
-#: Powers that take no logarithm.
-_POWERS = {2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
-_COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "isnan"})
 
 
 class UnknownOperators(ModelError):
@@ -63,64 +38,44 @@ class UnknownOperators(ModelError):
         self.targets = frozenset(targets)
 
 
-@dataclass(frozen=True)
-class Value:
-    """A value while a graph is read.
-
-    Attributes:
-        name: unique; the tensor's name once it is needed as one.
-        known: its elements, where they are few and known.
-        source: what it is, if no call made it.
-        flip: the matrix whose transpose it is, if nothing has needed it yet.
-        axes: the order of axes in which it views ``flip``.
-    """
-
-    name: str
-    shape: tuple[Expr, ...]
-    dtype: DType
-    known: Numbers | None = None
-    source: Source | None = None
-    flip: Value | None = None
-    axes: tuple[int, ...] = ()
-
-    @property
-    def number(self) -> Any:
-        """The single known element, or None."""
-        return self.known[0] if self.known is not None and len(self.known) == 1 else None
-
-
-class Lowering:
-    """State of reading one traced graph. ``mask`` counts causal attention."""
+class Lowering(Products):
+    """Reads one traced graph by the rules of its dialect."""
 
     def __init__(self, graph: Traced, dialect: Dialect, mask: str = "skip") -> None:
-        self.graph = graph
-        self.mask = mask
-        self.values: dict[str, Value] = {}
-        #: Where the graph holds: what its slices and the like take for granted.
-        self.limits: list[Limit] = []
-        self._builder = Builder(graph.name)
-        self._made: set[str] = set()
-        # An operator may be called as a stored value is: theirs is the name.
-        self._names = {s.name for s in graph.sources}
-        self._call: Call | None = None
-        self._uses = Counter(n for c in graph.calls for n in references(c.args))
-        self._matrices = Counter(n for c in graph.calls for n in dialect.matrices(c))
+        super().__init__(graph, mask, *_counted_uses(graph, dialect))
+        self.rules = dialect.rules
 
-    # --- reading calls
-
-    def run(self, rules: Mapping[str, Rule]) -> Graph:
+    def run(self) -> Graph:
         """The graph of operations.
 
         Raises:
             ModelError: an operator has no rule, or does not fit its operands.
         """
-        self._refuse_unknown(rules)
-        for source in self.graph.sources:
-            self.values[source.name] = self._sourced(source)
-        for call in self.graph.calls:
-            self._call = call
+        self._refuse_unknown(self.graph.calls)
+        self._read(self.graph.sources, self.graph.calls)
+        results = [self.value(Ref(name)) for name in self.graph.outputs]
+        handed = [v for v in results if v.name not in self._resident]
+        outputs = tuple(dict.fromkeys(self.tensor(v) for v in handed))
+        return live(self._builder.build(*outputs))
+
+    def inline(self, branch: Branch) -> tuple[Value, ...]:
+        """What a graph inside the present operator makes."""
+        around = self._call
+        self._refuse_unknown(branch.calls)
+        self._read(branch.sources, branch.calls)
+        self._call = around
+        return tuple(self.value(Ref(name)) for name in branch.outputs)
+
+    def _read(self, sources: Sequence[Source], calls: Sequence[Call]) -> None:
+        for source in sources:
+            # What operators are called must not take the name of a stored value.
+            name = source.name if source.name not in self._names else self._fresh(source.name)
+            self._names.add(name)
+            self.values[source.name] = self._sourced(replace(source, name=name))
+        for given in calls:
+            self._call = call = self._settled_call(given)
             try:
-                made = rules[call.target](self, call)
+                made = self.rules[call.target](self, call)
                 self._keep(call, made if isinstance(made, tuple) else (made,))
             except VerifyError as error:
                 raise self.wrong(str(error)) from None
@@ -128,11 +83,10 @@ class Lowering:
                 # Graphs come from outside: an operand of the wrong kind is their defect.
                 reason = f"{type(error).__name__}: {error}"
                 raise self.wrong(f"its arguments are not understood ({clip(reason, 90)})") from None
-        outputs = tuple(dict.fromkeys(self.tensor(self.value(Ref(n))) for n in self.graph.outputs))
-        return live(self._builder.build(*outputs))
 
-    def _refuse_unknown(self, rules: Mapping[str, Rule]) -> None:
-        missing = Counter(c.target for c in self.graph.calls if c.target not in rules)
+    def _refuse_unknown(self, calls: Sequence[Call]) -> None:
+        rules = self.rules
+        missing = Counter(c.target for c in calls if c.target not in rules)
         if not missing:
             return
         listed = sorted(missing.items(), key=lambda i: (-i[1], i[0]))
@@ -153,421 +107,50 @@ class Lowering:
                 if self._uses[result.name] or result.name in self.graph.outputs:
                     raise self.wrong(f"its result {clip(result.name)} is used, and not modelled")
                 continue
-            if result.shape is not None and (
-                len(result.shape) != len(value.shape)
-                or not all(same(a, b) for a, b in zip(result.shape, value.shape, strict=True))
+            shape = None if result.shape is None else [self.settled(d) for d in result.shape]
+            if shape is not None and (
+                len(shape) != len(value.shape)
+                or not all(same(a, b) for a, b in zip(shape, value.shape, strict=True))
             ):
                 raise self.wrong(
-                    f"the exporter states the shape {_shown(result.shape)} for "
-                    f"{clip(result.name)}, its operands give {_shown(value.shape)}"
+                    f"the exporter states the shape {shown(shape)} for "
+                    f"{clip(result.name)}, its operands give {shown(value.shape)}"
                 )
             self.values[result.name] = value
         for result in call.results[len(made) :]:
             if self._uses[result.name] or result.name in self.graph.outputs:
                 raise self.wrong(f"its result {clip(result.name)} is used, and not modelled")
 
-    def wrong(self, message: str) -> ModelError:
-        """An error about the call being read."""
-        call = self._call
-        where = "" if call is None else f" {clip(call.name)} ({call.target[:60]}):"
-        return ModelError(f"{self.graph.name}:{where} {message}")
-
-    # --- values
-
     def _sourced(self, source: Source) -> Value:
         kind = format_of(source.dtype, f"{self.graph.name}: {clip(source.name)}")
-        known = source.values
+        # Values of weights are not followed; an operator may still ask for a few numbers.
+        known = None if source.role == "weight" else source.values
         if known is not None and len(known) > MOST_KNOWN:
             known = None
         return Value(source.name, source.shape, kind, known, source)
 
-    def value(self, argument: Any) -> Value:
-        """The value of an argument: a reference or a number.
+    def _settled_call(self, call: Call) -> Call:
+        def plain(argument: Any) -> Any:
+            if isinstance(argument, tuple):
+                return tuple(plain(a) for a in argument)
+            return self.settled(argument)
 
-        Raises:
-            ModelError: it refers to nothing.
-        """
-        if isinstance(argument, Ref):
-            found = self.values.get(argument.name)
-            if found is None:
-                raise self.wrong(f"uses {clip(argument.name)}, which nothing makes before it")
-            return found
-        if isinstance(argument, (bool, int, float, Expr)):
-            kind = BOOL if isinstance(argument, bool) else INT64
-            if isinstance(argument, float):
-                kind = format_of("float32", "")
-            number = Integer(argument) if type(argument) is int else argument
-            return Value(self._fresh("constant"), (), kind, (number,))
-        raise self.wrong(f"{clip(argument)} is no value")
+        results = tuple(
+            r if r.shape is None else replace(r, shape=tuple(self.settled(d) for d in r.shape))
+            for r in call.results
+        )
+        return replace(call, args=plain(call.args), results=results)
 
-    def numbers(self, argument: Any, what: str) -> Numbers:
-        """Known elements of an argument.
-
-        Raises:
-            ModelError: they depend on data.
-        """
-        if isinstance(argument, (tuple, list)):
-            return tuple(n for item in argument for n in self.numbers(item, what))
-        value = self.value(argument)
-        if value.known is None:
-            raise self.wrong(f"{what} ({clip(value.name)}) depends on data; it must be known")
-        return value.known
-
-    def integers(self, argument: Any, what: str) -> tuple[int, ...]:
-        """Known whole numbers of an argument."""
-        found = self.numbers(argument, what)
-        if not all(isinstance(n, (int, Integer)) for n in found):
-            raise self.wrong(f"{what} must be whole numbers, not {clip(found)}")
-        return tuple(int(n) for n in found)
-
-    def _fresh(self, name: str) -> str:
-        base = _LABEL.sub("_", name).strip("_")[:120] or "value"
-        label, count = base, 1
-        while label in self._names:
-            count += 1
-            label = f"{base}_{count}"
-        self._names.add(label)
-        return label
-
-    def label(self, suffix: str = "") -> str:
-        """A new name for what the present call makes: its module, or module and call."""
-        call = self._call
-        assert call is not None
-        return self._fresh(".".join(p for p in (call.scope, suffix or call.name) if p))
-
-    def module(self) -> str:
-        """A new name after the module alone, for the operator that is the module."""
-        assert self._call is not None
-        return self._fresh(self._call.scope or self._call.name)
-
-    def tensor(self, value: Value) -> str:
-        """The name of ``value`` as a tensor of the graph; made or declared if need be."""
-        if value.name in self._made:
-            return value.name
-        if value.flip is not None:
-            name = self._builder.add(value.name, Transpose(value.axes), self.tensor(value.flip))
-        elif value.source is not None:
-            name = self._declare(value, value.shape)
-        else:
-            name = self._builder.add(value.name, Fill(value.shape, value.dtype))
-        self._made.add(name)
-        return name
-
-    def _declare(self, value: Value, shape: tuple[Expr, ...]) -> str:
-        assert value.source is not None
-        role = Role.WEIGHT if value.source.role == "weight" else Role.ACTIVATION
-        self._names.add(value.name)
-        return self._builder.source(Tensor(value.name, shape, value.dtype, role))
-
-    # --- emitting
-
-    def emit(self, op: Op, *operands: Value, name: str = "") -> Value:
-        """Adds an operation with one result."""
-        return self.emit_many(op, *operands, name=name)[0]
-
-    def emit_many(self, op: Op, *operands: Value, name: str = "") -> tuple[Value, ...]:
-        """Adds an operation and returns its results."""
-        inputs = [self.tensor(v) for v in operands]
-        names = self._builder.add_many(name or self.label(), op, *inputs)
-        self._made.update(names)
-        self._names.update(names)
-        made = []
-        for item in names:
-            tensor = self._builder.tensor(item)
-            made.append(Value(item, tensor.shape, tensor.dtype))
-        return tuple(made)
-
-    def constant(self, known: Numbers, shape: tuple[Expr, ...], dtype: DType = INT64) -> Value:
-        """A value that is known."""
-        return Value(self._fresh("constant"), shape, dtype, known)
-
-    # --- views
-
-    def reshape(self, x: Value, shape: Sequence[Expr]) -> Value:
-        """The same elements under another shape; ``-1`` stands for what is left."""
-        wanted = list(shape)
-        if wanted.count(-ONE) > 1:
-            raise self.wrong(f"more than one open size in {_shown(wanted)}")
-        if -ONE in wanted:
-            place = wanted.index(-ONE)
-            rest: Expr = Mul(*(d for i, d in enumerate(wanted) if i != place))
-            if rest == 0:
-                raise self.wrong("a size of zero")
-            left = Mul(*x.shape) / rest
-            wanted[place] = left if left.is_number else cancel(left)
-        new = tuple(wanted)
-        if len(new) == len(x.shape) and all(same(a, b) for a, b in zip(new, x.shape, strict=True)):
-            return x
-        if x.known is not None and same(Mul(*new), Integer(len(x.known))):
-            return self.constant(x.known, new, x.dtype)
-        return self.emit(Reshape(new), x)
-
-    def transpose(self, x: Value, axes: Sequence[int]) -> Value:
-        """Axes in another order."""
-        order = tuple(axes)
-        if sorted(order) != list(range(len(x.shape))):
-            raise self.wrong(f"axes {order} do not order {_shown(x.shape)}")
-        if order == tuple(range(len(order))):
-            return x
-        shape = tuple(x.shape[a] for a in order)
-        if x.flip is not None and tuple(x.axes[a] for a in order) == tuple(range(len(order))):
-            return x.flip
-        return Value(self.label(), shape, x.dtype, flip=x, axes=order)
-
-    def expand(self, x: Value, shape: Sequence[Expr]) -> Value:
-        """Sizes of one repeated up to ``shape``."""
-        new = tuple(shape)
-        if len(new) == len(x.shape) and all(same(a, b) for a, b in zip(new, x.shape, strict=True)):
-            return x
-        if x.number is not None:
-            if all(d.is_Integer for d in new) and Mul(*new) <= MOST_KNOWN:
-                return self.constant((x.number,) * int(Mul(*new)), new, x.dtype)
-            return self.emit(Fill(new, x.dtype))
-        return self.emit(Expand(new), x)
-
-    def cut(self, x: Value, axis: int, start: Any, stop: Any, step: int = 1) -> Value:
-        """Positions ``start`` to ``stop`` of an axis, as Python slices them."""
-        axis = self.axis(x, axis)
-        size = x.shape[axis]
-        if step == 0:
-            raise self.wrong("a step of zero")
-        if x.known is not None and len(x.shape) == 1:
-            part = x.known[slice(int(start), int(stop), step)]
-            return self.constant(part, (Integer(len(part)),), x.dtype)
-        if step < 0:
-            raise self.wrong("slices that run backwards are not supported")
-        first, last = self._bound(start, size), self._bound(stop, size)
-        room = last - first
-        if room.is_number and room <= 0:
-            raise self.wrong("an empty slice")
-        length = self._stated_length(x, axis)
-        if length is None:
-            if not (last == size and first.is_number and first <= 1):
-                self.require(first, last, "a slice begins before it ends")
-            length = room if step == 1 else -((-room) // step)
-        if first == 0 and same(length, size):
-            return x
-        return self.emit(Slice(axis, first, length, Integer(step)), x)
-
-    def _bound(self, place: Any, size: Expr) -> Expr:
-        """A bound of a slice, counted from the front and within the axis."""
-        at: Expr = Integer(place) if isinstance(place, int) else place
-        if at.is_negative:
-            at = at + size
-            if at.is_number:
-                return max(at, ZERO)
-            return at if place == -1 else most(ZERO, at)  # an axis holds something
-        if at.is_number:
-            if size.is_number:
-                return min(at, size)
-            # Beyond anything that can be: "to the end". Axes hold at least one position.
-            return size if at >= _END else at if at <= 1 else least(at, size)
-        if not dominates(at, size):
-            self.require(at, size, "a slice ends within its axis")
-            return at
-        return size
-
-    def _stated_length(self, x: Value, axis: int) -> Expr | None:
-        """What the exporter states for the axis that the present call cuts."""
-        call = self._call
-        if call is None or call.target not in ("slice", "narrow") or not call.results:
-            return None
-        shape = call.results[0].shape
-        return None if shape is None or len(shape) != len(x.shape) else shape[axis]
-
-    def require(self, less: Expr, more: Expr, why: str) -> None:
-        """The graph holds only where ``less`` does not exceed ``more``."""
-        if dominates(more, less):
-            return
-        fixed = more if more.is_number else ZERO
-        self.limits.append(Limit(less - more + fixed, fixed, why))
-
-    def axis(self, x: Value, axis: int) -> int:
-        """``axis`` counted from the front."""
-        rank = len(x.shape)
-        if not -rank <= axis < rank:
-            raise self.wrong(f"{_shown(x.shape)} has no axis {axis}")
-        return axis % rank
-
-    # --- element-wise work
-
-    def cast(self, x: Value, dtype: DType) -> Value:
-        """``x`` in another format."""
-        if x.dtype == dtype:
-            return x
-        if x.known is not None:
-            if dtype.compute.startswith("int") and any(isinstance(n, float) for n in x.known):
-                whole = tuple(Integer(int(n)) if isinstance(n, float) else n for n in x.known)
-                return replace(self.constant(whole, x.shape), dtype=dtype)
-            return replace(x, dtype=dtype, name=self._fresh("constant"), source=None)
-        return self.emit(Cast(dtype), x)
-
-    def apply(self, function: str, *operands: Value, result: DType | None = None) -> Value:
-        """``function`` element by element, constants folded."""
-        folded = self._folded(function, operands, result)
-        if folded is not None:
-            return folded
-        numbers = [v.number if len(v.shape) <= 1 else None for v in operands]
-        if len(operands) == 2 and (numbers[0] is None) != (numbers[1] is None):
-            return self._with_number(function, operands, numbers, result)
-        first = operands[0]
-        kind = result or (BOOL if function in _COMPARISONS else first.dtype)
-        if function == "where":
-            kind = result or operands[1].dtype
-        if len(operands) == 1 and function in _ACTIVATIONS and kind == first.dtype:
-            return self.emit(Activation(function), first)
-        if len(operands) == 2 and function in ("add", "mul"):
-            a, b = operands
-            if len(b.shape) > len(a.shape) or (
-                len(a.shape) == len(b.shape) and b.source is None and a.source is not None
-            ):
-                a, b = b, a
-            tail = a.shape[len(a.shape) - len(b.shape) :]
-            fits = all(same(x, y) for x, y in zip(tail, b.shape, strict=True))
-            if fits and b.shape and a.dtype == kind == b.dtype:
-                return self.emit(Add() if function == "add" else Multiply(), a, b)
-        if function not in FUNCTIONS:
-            raise self.wrong(f"the function {function!r} has no cost")
-        return self.emit(Map(function, kind if kind != first.dtype else None), *operands)
-
-    def _folded(
-        self, function: str, operands: Sequence[Value], result: DType | None
-    ) -> Value | None:
-        known = [v.known for v in operands if v.known is not None]
-        if len(known) != len(operands):
-            return None
-        longest = max(operands, key=lambda v: (len(v.known or ()), len(v.shape)))
-        made = computed(function, known)
-        if made is None or len(made) != len(longest.known or ()):
-            return None
-        kind = result or (BOOL if function in _COMPARISONS else operands[-1].dtype)
-        return self.constant(made, longest.shape, kind)
-
-    def _with_number(
-        self,
-        function: str,
-        operands: Sequence[Value],
-        numbers: Sequence[Any],
-        result: DType | None,
-    ) -> Value:
-        """``x ∘ c`` or ``c ∘ x``."""
-        behind = numbers[1] is not None
-        x, c = (operands[0], numbers[1]) if behind else (operands[1], numbers[0])
-        # A vector of one number may still add an axis.
-        rank = max(len(v.shape) for v in operands)
-        if rank > len(x.shape):
-            x = self.reshape(x, (ONE,) * (rank - len(x.shape)) + x.shape)
-        kind = result if result is not None and result != x.dtype else None
-        if function in _COMPARISONS:
-            return self.emit(Map("compare_constant", BOOL), x)
-        if function in ("mul", "div") and (function == "mul" or behind):
-            if c == 1 and kind is None:
-                return x
-            return self.emit(Scale(), x) if kind is None else self.emit(Map("scale", kind), x)
-        if function == "div":
-            return self.emit(Map("reciprocal" if c == 1 else "constant_div", kind), x)
-        if function in ("add", "sub"):
-            if c == 0 and kind is None and behind:
-                return x
-            return self.emit(Map("add_constant", kind), x)
-        if function == "pow" and behind:
-            if c == 1 and kind is None:
-                return x
-            exponent = float(c) if isinstance(c, (float, int, Integer)) else None
-            name = "pow_constant" if exponent is None else _POWERS.get(exponent, "pow_constant")
-            return self.emit(Map(name, kind), x)
-        if function in ("max", "min", "mod", "floor_div"):
-            return self.emit(Map("compare_constant", result or x.dtype), x)
-        return self.emit(Map(function, kind), *operands)
-
-    def where(self, condition: Value, a: Value, b: Value) -> Value:
-        """``a`` where the condition holds, else ``b``."""
-        folded = self._folded("where", (condition, a, b), None)
-        if folded is not None:
-            return folded
-        kind = a.dtype if a.number is None else b.dtype
-        tensors = [v for v in (condition, a, b) if v.number is None or len(v.shape) > 1]
-        return self.emit(Map("where", kind if kind != tensors[0].dtype else None), *tensors)
-
-    # --- products
-
-    def matmul(self, a: Value, b: Value, bias: Value | None = None, name: str = "") -> Value:
-        """``a · b (+ bias)`` over the last two axes; by a weight matrix it is a :class:`Linear`."""
-        self.countable(a, b)
-        if len(a.shape) == 1:
-            row = self.matmul(self.reshape(a, (ONE, *a.shape)), b, bias)
-            if len(b.shape) == 1:
-                return self.reshape(row, ())
-            return self.reshape(row, (*row.shape[:-2], row.shape[-1]))
-        if len(b.shape) == 1:
-            column = self.matmul(a, self.reshape(b, (*b.shape, ONE)), bias)
-            return self.reshape(column, column.shape[:-1])
-        weight = self._as_weight(b)
-        if weight is not None:
-            return self._linear(a, weight, b.shape[1], bias, name)
-        made = self.emit(MatMul(), a, b, name=name or self.label())
-        return made if bias is None else self.apply("add", made, bias)
-
-    def linear(self, x: Value, w: Value, bias: Value | None = None) -> Value:
-        """``x Wᵀ (+ b)`` with ``W (oc, ic)``."""
-        self.countable(x, w)
-        if w.source is not None and w.source.role == "weight":
-            name = self.module()
-            return self._linear(x, self.tensor(w), w.shape[0], bias, name)
-        return self.matmul(x, self.transpose(w, (1, 0)), bias)
-
-    def _linear(self, x: Value, weight: str, oc: Expr, bias: Value | None, name: str) -> Value:
-        simple = bias is not None and len(bias.shape) == 1 and same(bias.shape[0], oc)
-        operands = [self.tensor(x), weight]
-        if simple and bias is not None:
-            operands.append(self.tensor(bias))
-        made = self._builder.add(name or self.module(), Linear(simple), *operands)
-        self._made.add(made)
-        tensor = self._builder.tensor(made)
-        value = Value(made, tensor.shape, tensor.dtype)
-        return value if simple or bias is None else self.apply("add", value, bias)
-
-    def _as_weight(self, b: Value) -> str | None:
-        """The weight ``(oc, ic)`` whose transpose ``b`` is, if it is one."""
-        if len(b.shape) != 2:
-            return None
-        if b.flip is not None and b.flip.source is not None and b.flip.source.role == "weight":
-            return self.tensor(b.flip)
-        if b.source is None or b.source.role != "weight":
-            return None
-        if self._uses[b.name] != self._matrices[b.name]:
-            return None
-        # Used as a right-hand matrix only: its stored order is nobody's concern.
-        self._made.add(b.name)
-        return self._declare(b, (b.shape[1], b.shape[0]))
-
-    def countable(self, *operands: Value) -> None:
-        """Refuses products in formats that no engine is described for."""
-        if any(v.dtype == FP64 for v in operands):
-            raise self.wrong("products of float64 have no rule: no machine states a peak for them")
-
-    def attention(
-        self,
-        query: Value,
-        keys: Value,
-        values: Value,
-        *,
-        causal: bool,
-        bias: Value | None = None,
-        heads_first: bool = True,
-    ) -> Value:
-        """Softmax attention of ``(B, H, q, dh)`` operands; a result of the same layout."""
-        self.countable(query, keys)
-        swap = (0, 2, 1, 3)
-        if heads_first:
-            query, keys, values = (self.transpose(v, swap) for v in (query, keys, values))
-        mask = self.mask if causal else "none"
-        scores = self.emit(AttentionScores(mask), query, keys, name=self.label("qk_matmul"))
-        if bias is not None:
-            scores = self.apply("add", scores, bias)
-        chances = self.emit(Softmax(mask), scores, name=self.label("softmax"))
-        mixed = self.emit(AttentionValues(mask), chances, values, name=self.label("sv_matmul"))
-        return self.transpose(mixed, swap) if heads_first else mixed
+    def rounded(self) -> set[Symbol]:
+        """Symbols of sizes that were divided and rounded so far."""
+        return {
+            symbol
+            for value in self.values.values()
+            for size in value.shape
+            for part in size.atoms(floor)
+            for symbol in part.free_symbols
+            if isinstance(symbol, Symbol)
+        }
 
 
 @dataclass(frozen=True)
@@ -578,14 +161,36 @@ class Dialect:
         rules: a function per operator.
         matrices: names of the values that a call uses as the right-hand matrix
             of a product, stored as ``(ic, oc)``.
+        same: operators whose result is their operand.
     """
 
     rules: Mapping[str, Rule]
     matrices: Callable[[Call], Sequence[str]]
+    same: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Lowering, Call], "Value | tuple[Value | None, ...]"]
 
 
-def _shown(shape: Sequence[Any]) -> str:
-    return "(" + ", ".join(str(d) for d in shape) + ")"
+def _counted_uses(graph: Traced, dialect: Dialect) -> tuple[Counter[str], Counter[str]]:
+    """How often each value is used, and how often as a right-hand matrix; other names resolved."""
+    named: dict[str, str] = {}
+    uses: Counter[str] = Counter()
+    matrices: Counter[str] = Counter()
+    for call in graph.calls:
+        given = [named.get(n, n) for n in used(call)]
+        if call.target in dialect.same and len(given) == 1 and call.results:
+            named[call.results[0].name] = given[0]
+            continue
+        uses.update(given)
+        matrices.update(named.get(n, n) for n in _right_matrices(call, dialect))
+    for alias, name in named.items():
+        uses[alias], matrices[alias] = uses[name], matrices[name]
+    return uses, matrices
+
+
+def _right_matrices(call: Call, dialect: Dialect) -> Iterator[str]:
+    yield from dialect.matrices(call)
+    for item in call.attributes.values():
+        for inner in item.calls if isinstance(item, Branch) else ():
+            yield from _right_matrices(inner, dialect)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fractions import Fraction
+from math import floor
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Mul
+from sympy import Expr, Integer, Mul, Rational
 
-from costgraph.dtypes import INT32, dtype
-from costgraph.models.traced import onnx_rules
-from costgraph.models.traced.lowering import Dialect, Lowering, Rule, Value
-from costgraph.models.traced.onnx_rules import attribute, given
+from costgraph.models.traced import (
+    onnx_attention,
+    onnx_contrib,
+    onnx_recurrent,
+    onnx_rules,
+    quantized,
+)
+from costgraph.models.traced.einsum import einsum, is_projection
+from costgraph.models.traced.laws import constant_of
+from costgraph.models.traced.lowering import Dialect, Lowering, Rule
+from costgraph.models.traced.onnx_arguments import attribute, given, integers, spatial
 from costgraph.models.traced.record import Call, Ref
+from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
 from costgraph.ops.arrays import Copy
 from costgraph.ops.channels import BatchNorm, GroupNorm
-from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.conv import whole_floor
+from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.pool import (
     AdaptivePool,
     ConvTranspose,
@@ -24,12 +35,9 @@ from costgraph.ops.pool import (
     Pool,
     Resize,
 )
+from costgraph.ops.signal import GridSample
 
 ONE = Integer(1)
-
-
-def _integers(values: Sequence[int]) -> tuple[Expr, ...]:
-    return tuple(Integer(int(v)) for v in values)
 
 
 def _operands(low: Lowering, call: Call) -> list[Value]:
@@ -54,10 +62,24 @@ def _gemm(low: Lowering, call: Call) -> Value:
     return low.matmul(a, b, bias, name=low.module())
 
 
+#: Operands that are right-hand matrices of products, unless an attribute turns them.
+_MATRICES = {
+    **dict.fromkeys(("MatMul", "MatMulInteger", "MatMulIntegerToFloat", "Gemm", "FusedGemm"), 1),
+    **dict.fromkeys(("GemmFastGelu", "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul"), 1),
+    **dict.fromkeys(("QLinearMatMul", "QGemm"), 3),
+    **dict.fromkeys(onnx_attention.PROJECTING, 1),
+}
+
+
 def matrices(call: Call) -> list[str]:
     """Values that a call takes as the right-hand matrix of a product, ``(ic, oc)``."""
-    plain = call.target == "MatMul" or (call.target == "Gemm" and not call.attributes.get("transB"))
-    b = call.args[1] if plain and len(call.args) > 1 else None
+    place = _MATRICES.get(call.target)
+    if call.target == "Einsum" and is_projection(str(call.attributes.get("equation"))):
+        place = 1
+    turned = any(call.attributes.get(n) for n in ("transB", "transBatchB"))
+    if place is None or turned or len(call.args) <= place:
+        return []
+    b = call.args[place]
     return [b.name] if isinstance(b, Ref) else []
 
 
@@ -66,102 +88,16 @@ def _einsum(low: Lowering, call: Call) -> Value:
     return einsum(low, equation, _operands(low, call))
 
 
-def einsum(low: Lowering, equation: str, values: Sequence[Value]) -> Value:
-    """A product of two operands as its letters say: a batched matrix product and views."""
-    left, arrow, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or len(terms) != 2 or "." in equation or len(values) != 2:
-        raise low.wrong(f"the equation {equation[:40]!r} is not a product of two operands")
-    a, b = terms
-    fits = len(a) == len(values[0].shape) and len(b) == len(values[1].shape)
-    if not fits or any(len(set(t)) != len(t) for t in (a, b, out)):
-        raise low.wrong(f"the equation {equation[:40]!r} does not fit its operands")
-    batch = [c for c in a if c in b and c in out]
-    summed = [c for c in a if c in b and c not in out]
-    rows, columns = ([c for c in t if c not in o] for t, o in ((a, b), (b, a)))
-    if any(c not in out for c in (*rows, *columns)):
-        raise low.wrong(f"the equation {equation[:40]!r} sums over one operand alone")
-    sizes = dict(zip(a + b, (*values[0].shape, *values[1].shape), strict=True))
-
-    def group(letters: Sequence[str]) -> Expr:
-        return Mul(*(sizes[c] for c in letters))
-
-    x = low.transpose(values[0], [a.index(c) for c in (*batch, *rows, *summed)])
-    y = low.transpose(values[1], [b.index(c) for c in (*batch, *summed, *columns)])
-    if not batch:
-        x = low.reshape(x, (group(rows), group(summed)))
-        if len(y.shape) != 2:
-            y = low.reshape(y, (group(summed), group(columns)))
-    else:
-        x = low.reshape(x, (group(batch), group(rows), group(summed)))
-        y = low.reshape(y, (group(batch), group(summed), group(columns)))
-    product = low.matmul(x, y)
-    order = [*batch, *rows, *columns]
-    full = low.reshape(product, tuple(sizes[c] for c in order))
-    return low.transpose(full, [order.index(c) for c in out])
-
-
-def _quantized_matmul(low: Lowering, call: Call) -> Value:
-    """``MatMulInteger``: 8-bit operands, 32-bit sums."""
-    made = low.matmul(low.value(call.args[0]), low.value(call.args[1]), name=low.module())
-    return low.cast(made, INT32)
-
-
-def _quantize(low: Lowering, call: Call) -> Value:
-    """``QuantizeLinear``: divide, round, add the zero point; 3 FLOP per element."""
-    x = low.value(call.args[0])
-    kind = low.value(call.args[2]).dtype if given(call, 2) else dtype("int8")
-    return low.emit(Map("quantize", kind), x)
-
-
-def _dequantize(low: Lowering, call: Call) -> Value:
-    """``DequantizeLinear``: subtract the zero point, multiply by the scale."""
-    x, scale = low.value(call.args[0]), low.value(call.args[1])
-    return low.emit(Map("dequantize", scale.dtype), x)
-
-
 # --- convolution and pooling
-
-
-def _spatial(
-    low: Lowering, call: Call, sizes: Sequence[Expr], kernel: Sequence[Expr]
-) -> tuple[tuple[Expr, ...], tuple[Expr, ...], list[tuple[Expr, Expr]]]:
-    """Strides, dilations, and padding in front and behind, per axis."""
-    axes = len(kernel)
-    stride = _integers(attribute(call, "strides", (1,) * axes))
-    dilation = _integers(attribute(call, "dilations", (1,) * axes))
-    if len(stride) != axes or len(dilation) != axes:
-        raise low.wrong("strides and dilations need one number per axis")
-    if any(v <= 0 for v in (*stride, *dilation, *(k for k in kernel if k.is_number))):
-        raise low.wrong("windows, strides and dilations must be positive")
-    auto = attribute(call, "auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
-            if n.is_number:
-                total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, Integer(0))
-            elif s == 1:
-                total = d * (k - 1)
-            else:
-                raise low.wrong(f"auto_pad of {n} positions at a stride of {s} is not known")
-            pads.append((total // 2, total - total // 2))
-        return stride, dilation, pads
-    flat = _integers(
-        (0,) * 2 * axes if auto == "VALID" else attribute(call, "pads", (0,) * 2 * axes)
-    )
-    if len(flat) != 2 * axes or any(p < 0 for p in flat):
-        raise low.wrong("pads need two numbers per axis, none of them negative")
-    return stride, dilation, list(zip(flat[:axes], flat[axes:], strict=True))
 
 
 def _conv(low: Lowering, call: Call) -> Value:
     operands = _operands(low, call)
-    low.countable(*operands)
     x, w = operands[:2]
     axes = len(x.shape) - 2
     if axes < 1 or len(w.shape) != axes + 2:
         raise low.wrong(f"a weight of {len(w.shape)} axes for an operand of {len(x.shape)}")
-    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
+    stride, dilation, pads = spatial(low, call, x.shape[2:], w.shape[2:])
     op = Conv(
         stride,
         tuple((a + b) / 2 for a, b in pads),  # only the sum counts
@@ -169,15 +105,15 @@ def _conv(low: Lowering, call: Call) -> Value:
         Integer(attribute(call, "group", 1)),
         len(operands) == 3,
     )
-    return low.emit(op, *operands, name=low.module())
+    return low.convolved(op, operands)
 
 
 def _conv_transpose(low: Lowering, call: Call) -> Value:
     operands = _operands(low, call)
     low.countable(*operands)
     x, w = operands[:2]
-    stride, dilation, pads = _spatial(low, call, x.shape[2:], w.shape[2:])
-    extra = _integers(attribute(call, "output_padding", (0,) * len(stride)))
+    stride, dilation, pads = spatial(low, call, x.shape[2:], w.shape[2:])
+    extra = integers(attribute(call, "output_padding", (0,) * len(stride)))
     stated = call.attributes.get("output_shape")
     if str(attribute(call, "auto_pad", "")).startswith("SAME"):
         stated = tuple(n * s for n, s in zip(x.shape[2:], stride, strict=True))
@@ -197,8 +133,8 @@ def _conv_transpose(low: Lowering, call: Call) -> Value:
 
 def _pool(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     x = low.value(call.args[0])
-    kernel = _integers(call.attributes["kernel_shape"])
-    stride, dilation, pads = _spatial(low, call, x.shape[len(x.shape) - len(kernel) :], kernel)
+    kernel = integers(call.attributes["kernel_shape"])
+    stride, dilation, pads = spatial(low, call, x.shape[len(x.shape) - len(kernel) :], kernel)
     function = "max" if call.target == "MaxPool" else "average"
     ceil = bool(attribute(call, "ceil_mode", 0))
     padding = tuple(a + b for a, b in pads)
@@ -213,24 +149,39 @@ def _global_pool(low: Lowering, call: Call) -> Value:
 
 def _resize(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
-    place = 1 if call.target == "Upsample" else 2
+    # The second operand is the scales' in older operator sets, a region's since.
+    old = call.target == "Upsample" or (0 < low.graph.version < 11)
     mode = str(attribute(call, "mode", "nearest"))
+    place = 1 if old else 2
+    named = call.attributes.get("axes")
+    axes = range(len(x.shape)) if named is None else [low.axis(x, a) for a in named]
+    shape = list(x.shape)
     if given(call, 3):
-        shape = low.numbers(call.args[3], "sizes")
-    elif given(call, place):
-        scales = low.numbers(call.args[place], "scales")
-        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
+        for axis, size in zip(axes, low.numbers(call.args[3], "sizes"), strict=True):
+            shape[axis] = Integer(0) + size
     else:
-        scales = call.attributes["scales"]
-        shape = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
-    sizes = tuple(Integer(0) + s for s in shape)
-    return low.emit(Resize(sizes, {"bilinear": "linear"}.get(mode, mode)), x)
+        stated = given(call, place)
+        scales = low.numbers(call.args[place], "scales") if stated else call.attributes["scales"]
+        for axis, scale in zip(axes, scales, strict=True):
+            shape[axis] = _scaled(x.shape[axis], scale)
+    return low.emit(Resize(tuple(shape), {"bilinear": "linear"}.get(mode, mode)), x)
 
 
 def _scaled(n: Expr, scale: Any) -> Expr:
-    if float(scale) == int(scale):
-        return n * int(scale)
-    return Integer(int(float(n) * float(scale)))
+    """``⌊n·scale⌋``, the scale as the simple fraction that its 32 bits stand for."""
+    if isinstance(scale, Expr) and not scale.is_number:
+        return whole_floor(n * scale)
+    if n.is_number:
+        return Integer(floor(float(n) * float(scale) + 1e-6))
+    near = Fraction(float(scale)).limit_denominator(1024)
+    exact = near if abs(float(near) - float(scale)) < 1e-6 else Fraction(float(scale))
+    return whole_floor(n * Rational(exact.numerator, exact.denominator))
+
+
+def _grid_sample(low: Lowering, call: Call) -> Value:
+    mode = str(attribute(call, "mode", "linear"))
+    named = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    return low.emit(GridSample(named), low.value(call.args[0]), low.value(call.args[1]))
 
 
 def _depth_to_space(low: Lowering, call: Call) -> Value:
@@ -269,18 +220,6 @@ def _rms_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
     return (low.emit(RMSNorm(), x, weight, name=low.module()), None)
 
 
-def _skip_norm(low: Lowering, call: Call) -> tuple[Value | None, ...]:
-    """``SkipLayerNormalization`` and its RMS form: a residual addition and a norm."""
-    x = low.apply("add", low.value(call.args[0]), low.value(call.args[1]))
-    rms = "Simplified" in call.target
-    rest = [low.value(a) for a in call.args[2 : 3 if rms else 4] if a is not None]
-    place = 3 if rms else 4
-    if given(call, place):
-        x = low.apply("add", x, low.value(call.args[place]))
-    op = RMSNorm() if rms else LayerNorm(bias=len(rest) == 2)
-    return (low.emit(op, x, *rest, name=low.module()), None, None, x)
-
-
 def _last_axis(low: Lowering, x: Value, axis: int) -> None:
     if low.axis(x, axis) != len(x.shape) - 1:
         raise low.wrong("normalises more than the last axis")
@@ -307,6 +246,18 @@ def _lp_norm(low: Lowering, call: Call) -> Value:
     return low.apply("div", x, norm)
 
 
+# --- control
+
+
+def _if(low: Lowering, call: Call) -> tuple[Value, ...]:
+    """The branch that a known condition takes."""
+    condition = constant_of(low.value(call.args[0]))
+    if condition is None:
+        raise low.wrong("which branch runs depends on data; its condition must be known")
+    branch = call.attributes["then_branch" if bool(condition) else "else_branch"]
+    return low.inline(branch)
+
+
 # --- attention
 
 
@@ -321,58 +272,31 @@ def _softmax(low: Lowering, call: Call) -> Value:
     return low.emit(SoftmaxOver(axis, log), x)
 
 
-def _attention(low: Lowering, call: Call) -> tuple[Value | None, ...]:
-    """The standard operator ``Attention`` (operator set 23)."""
-    query, keys, values = (low.value(a) for a in call.args[:3])
-    if given(call, 4) or given(call, 5):
-        raise low.wrong("past keys and values are not supported yet")
-    flat = len(query.shape) == 3
-    heads, kv = attribute(call, "q_num_heads", None), attribute(call, "kv_num_heads", None)
-    if flat:
-        if not heads or not kv:
-            raise low.wrong("three axes need q_num_heads and kv_num_heads")
-        query, keys, values = (
-            low.reshape(v, (*v.shape[:2], Integer(n), v.shape[2] / n))
-            for v, n in ((query, heads), (keys, kv), (values, kv))
-        )
-    bias = low.value(call.args[3]) if given(call, 3) else None
-    made = low.attention(
-        query,
-        keys,
-        values,
-        causal=bool(attribute(call, "is_causal", 0)),
-        bias=bias,
-        heads_first=not flat,
-    )
-    if flat:
-        made = low.reshape(made, (*made.shape[:2], Mul(*made.shape[2:])))
-    return (made, None, None, None)
-
-
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **onnx_rules.RULES,
+        **quantized.ONNX_RULES,
+        **onnx_recurrent.RULES,
         **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
         **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
         **dict.fromkeys(("Resize", "Upsample"), _resize),
         **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
         **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _rms_norm),
-        **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
         **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), _group_norm),
         **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
         "MatMul": _matmul,
         "Gemm": _gemm,
         "Einsum": _einsum,
-        "MatMulInteger": _quantized_matmul,
-        "QuantizeLinear": _quantize,
-        "DequantizeLinear": _dequantize,
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
         "BatchNormalization": _batch_norm,
         "LayerNormalization": _layer_norm,
         "LRN": _local_norm,
         "LpNormalization": _lp_norm,
-        "Attention": _attention,
+        **onnx_attention.RULES,
+        **onnx_contrib.RULES,
+        "GridSample": _grid_sample,
+        "If": _if,
     }
 )
-DIALECT = Dialect(RULES, matrices)
+DIALECT = Dialect(RULES, matrices, frozenset({"Identity"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,37 +12,17 @@ from sympy import Expr, Integer, Mul
 from costgraph.dtypes import FP32, INT64
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
-from costgraph.models.traced.lowering import Lowering, Rule, Value
+from costgraph.models.traced.laws import looked_up
+from costgraph.models.traced.lowering import Lowering, Rule
+from costgraph.models.traced.onnx_arguments import attribute, given, option
 from costgraph.models.traced.record import Call
-from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Join, Scatter, Triangle
+from costgraph.models.traced.value import Value
+from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Scatter
 from costgraph.ops.base import same
-from costgraph.ops.maps import Cumulate, Map, Reduce, TopK
+from costgraph.ops.maps import Map, Reduce, TopK
 from costgraph.ops.tokens import Embedding
 
 ONE = Integer(1)
-
-
-def given(call: Call, index: int) -> bool:
-    """True if an optional operand is there."""
-    return len(call.args) > index and call.args[index] is not None
-
-
-def attribute(call: Call, name: str, default: Any) -> Any:
-    """An attribute or its default."""
-    value = call.attributes.get(name)
-    return default if value is None else value
-
-
-def option(
-    low: Lowering, call: Call, index: int, name: str, default: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    """Whole numbers that older operator sets state as an attribute, newer ones as an operand."""
-    if given(call, index):
-        return low.integers(call.args[index], name)
-    value = call.attributes.get(name)
-    if value is None:
-        return default
-    return tuple(int(v) for v in value) if isinstance(value, (tuple, list)) else (int(value),)
 
 
 # --- element-wise
@@ -153,9 +134,7 @@ def _constant_of_shape(low: Lowering, call: Call) -> Value:
     size = Mul(*shape)
     if size.is_Integer and size <= MOST_KNOWN and not kind.is_float:
         return low.constant((Integer(fill),) * int(size), shape, kind)
-    if size == 1:
-        return low.constant((float(fill),), shape, kind)
-    return low.emit(Fill(shape, kind))
+    return low.filled(shape, kind, float(fill) if kind.is_float else fill)
 
 
 def _reshape(low: Lowering, call: Call) -> Value:
@@ -243,19 +222,13 @@ def _split(low: Lowering, call: Call) -> tuple[Value, ...]:
             sizes = [each] * count
     parts, start = [], Integer(0)
     for size in sizes:
-        parts.append(low.cut(x, axis, start, start + size))
+        parts.append(low.part(x, axis, start, size))
         start = start + size
     return tuple(parts)
 
 
 def _concat(low: Lowering, call: Call) -> Value:
-    values = [low.value(a) for a in call.args if a is not None]
-    axis = low.axis(values[0], call.attributes["axis"])
-    if all(v.known is not None for v in values) and len(values[0].shape) == 1:
-        known = tuple(n for v in values for n in v.known or ())
-        return low.constant(known, (Integer(len(known)),), values[0].dtype)
-    values = [v for v in values if not any(s == 0 for s in v.shape)]
-    return values[0] if len(values) == 1 else low.emit(Join(axis), *values)
+    return low.join([low.value(a) for a in call.args if a is not None], call.attributes["axis"])
 
 
 def _gather(low: Lowering, call: Call) -> Value:
@@ -266,8 +239,7 @@ def _gather(low: Lowering, call: Call) -> Value:
         known = tuple(x.known[p] for p in places)
         return low.constant(known, indices.shape, x.dtype)
     if indices.number is not None and isinstance(indices.number, (int, Integer)):
-        place = int(indices.number)
-        part = low.cut(x, axis, place, place + 1 if place != -1 else 2**62)
+        part = low.chosen(x, axis, int(indices.number))
         return low.reshape(part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     return gathered(low, x, indices, axis)
 
@@ -277,12 +249,19 @@ def gathered(low: Lowering, x: Value, indices: Value, axis: int) -> Value:
     is_table = x.source is not None and x.source.role == "weight" and len(x.shape) == 2
     if axis == 0 and is_table:
         return low.emit(Embedding(), indices, x, name=low.module())
-    return low.emit(Gather(axis), x, indices)
+    made = low.emit(Gather(axis), x, indices)
+    back = axis - len(x.shape)
+    law = looked_up(x, {back: indices}, -1 - back)
+    return made if law is None else replace(made, law=law)
+
+
+def elements(low: Lowering, x: Value, indices: Value) -> Value:
+    """One entry of ``x`` per index along an axis."""
+    return replace(low.emit(GatherElements(indices.shape), x, indices), law=looked_up(x, {}))
 
 
 def _gather_elements(low: Lowering, call: Call) -> Value:
-    x, indices = low.value(call.args[0]), low.value(call.args[1])
-    return low.emit(GatherElements(indices.shape), x, indices)
+    return elements(low, low.value(call.args[0]), low.value(call.args[1]))
 
 
 def _gather_nd(low: Lowering, call: Call) -> Value:
@@ -309,7 +288,7 @@ def _range(low: Lowering, call: Call) -> Value:
     length = b - a if s == 1 else -((-(b - a)) // s)
     if isinstance(length, float):
         length = Integer(int(length))
-    return low.emit(Fill((length,), start.dtype))
+    return low.ramp(length, a, s, start.dtype)
 
 
 def _tile(low: Lowering, call: Call) -> Value:
@@ -336,7 +315,7 @@ def _pad(low: Lowering, call: Call) -> Value:
 def _trilu(low: Lowering, call: Call) -> Value:
     x = low.value(call.args[0])
     k = low.numbers(call.args[1], "k")[0] if given(call, 1) else 0
-    return low.emit(Triangle(bool(attribute(call, "upper", 1)), Integer(0) + k), x)
+    return low.triangle(x, bool(attribute(call, "upper", 1)), Integer(0) + k)
 
 
 def _one_hot(low: Lowering, call: Call) -> Value:
@@ -383,7 +362,9 @@ def _reduce(low: Lowering, call: Call) -> Value:
 
 
 def _cumulate(low: Lowering, call: Call) -> Value:
-    return low.emit(Cumulate(), low.value(call.args[0]))
+    (axis,) = low.integers(call.args[1], "axis")
+    plain = not attribute(call, "exclusive", 0) and not attribute(call, "reverse", 0)
+    return low.cumulate(low.value(call.args[0]), axis, plain)
 
 
 def _top_k(low: Lowering, call: Call) -> tuple[Value, ...]:

@@ -2,46 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Symbol
 
+from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.graph import Graph, Repeat
+from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
+from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.program import Phase, Program
-from costgraph.symbols import S, T, q
+from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
+#: What sizes are tried as multiples of, where an exact reading does not fit together.
+MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
-def forward(
-    graph: Graph,
-    traced: Traced,
-    recognise: bool = True,
-    mask: str = "skip",
-    limits: Iterable[Limit] = (),
+def program_of(
+    traced: Traced, dialect: Dialect, mask: str = "skip", recognise: bool = True
 ) -> Program:
-    """The program that runs ``graph`` once: a single phase, ``forward``.
+    """The program that runs a traced graph once: a single phase, ``forward``.
 
     It processes ``S`` positions per sequence where the graph depends on ``S``. ``q`` and
     ``T`` stand for that length, unless they are dimensions of the graph itself: then they
     stay free. No tokens are counted: a traced graph does not say how its results are used.
+
+    Raises:
+        UnknownOperators: an operator has no rule.
+        ModelError: one does not fit its operands.
     """
+    lowering, graph, parts = _lowered(traced, dialect, mask)
     free = {s for t in graph.tensors.values() for s in t.numel.free_symbols}
+    free |= {whole for part, whole, _ in parts if part in free}
     length: Expr = S if S in free else ONE
-    bindings = tuple((s, length) for s in (q, T) if s not in free)
+    bindings = (
+        *((s, length) for s in (q, T) if s not in free),
+        *((part, whole / n) for part, whole, n in parts),
+    )
     phase = Phase("forward", graph, bindings, tokens=Integer(0))
+    notes = tuple(
+        f"{whole} is taken as a multiple of {n}: other sizes do not fit the graph"
+        for _, whole, n in parts
+    )
     stated = (
         Limit(e, Integer(most), "the graph was written down for values up to there")
         for e, most in traced.bounds
         if not e.is_number
     )
-    bounds = tuple(dict.fromkeys((*stated, *limits)))
-    program = Program(graph.name, (phase,), limits=bounds, notes=traced.notes)
-    if not recognise:
-        return program
-    # Rewriting stands above importing; it is called here as a user would call it.
-    from costgraph.passes.recognise import recognised
+    program = Program(
+        graph.name,
+        (phase,),
+        limits=tuple(dict.fromkeys((*stated, *lowering.limits))),
+        notes=(*traced.notes, *lowering.notes, *notes),
+    )
+    if recognise:
+        # Rewriting stands above importing; it is called here as a user would call it.
+        from costgraph.passes.recognise import recognised
 
-    return recognised(program, mask)
+        program = recognised(program, mask)
+    return program.assuming(*(a for r in _routings(program.graph) for a in r.assumptions))
+
+
+def _routings(graph: Graph) -> set[Routing]:
+    """How experts are counted, where there are any."""
+    found: set[Routing] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, ExpertLinear):
+            found.add(node.op.routing)
+        elif isinstance(node.op, Repeat):
+            found |= _routings(node.op.body)
+    return found
+
+
+def _lowered(
+    traced: Traced, dialect: Dialect, mask: str
+) -> tuple[Lowering, Graph, tuple[tuple[Symbol, Symbol, int], ...]]:
+    """The graph; if sizes fit only where they divide evenly, in parts of them.
+
+    Returns:
+        The state of reading, the graph, and its symbols that are a part of one: part, whole,
+        and how many parts.
+    """
+    exact = Lowering(traced, dialect, mask)
+    try:
+        return exact, exact.run(), ()
+    except ModelError as error:
+        uneven = sorted(exact.rounded(), key=str)
+        if not uneven:
+            raise
+        refused = error
+    for step in MULTIPLES:
+        parts = [(symbol(f"{s}_by_{step}"[-40:]), s, step) for s in uneven]
+        wide = {whole: part * step for part, whole, _ in parts}
+        sources = tuple(
+            replace(x, shape=tuple(d.xreplace(wide) for d in x.shape)) for x in traced.sources
+        )
+        lowering = Lowering(replace(traced, sources=sources), dialect, mask)
+        try:
+            graph = lowering.run()
+        except ModelError:
+            continue
+        back = {part: whole / n for part, whole, n in parts}
+        lowering.limits = [_back(x, back) for x in lowering.limits]
+        return lowering, graph, tuple(parts)
+    raise refused
+
+
+def _back(limit: Limit, whole: Mapping[Symbol, Expr]) -> Limit:
+    """A limit in terms of the whole sizes."""
+    return limit.mapped(lambda e: e.xreplace(dict(whole)))

@@ -75,6 +75,19 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A graph inside an operator, which sees the values around it.
+
+    Attributes:
+        sources, calls, outputs: as in :class:`Traced`.
+    """
+
+    sources: tuple[Source, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Traced:
     """A traced graph.
 
@@ -97,6 +110,16 @@ class Traced:
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
     bounds: tuple[tuple[Expr, int], ...] = ()
+
+
+def used(call: Call) -> Iterator[str]:
+    """Names of the values that a call uses, those of graphs inside it included."""
+    yield from references(call.args)
+    for item in call.attributes.values():
+        if isinstance(item, Branch):
+            for inner in item.calls:
+                yield from used(inner)
+            yield from item.outputs
 
 
 def references(value: Any) -> Iterator[str]:

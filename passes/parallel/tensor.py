@@ -280,7 +280,7 @@ class _Level:
         return Graph(self.whole.name, sources, tuple(self.nodes), outputs)
 
     def _at_start(self, tensor: Tensor) -> Place:
-        """Where an input, or what regions hand on, lies: the step's positions in parts, where they are split."""
+        """Where an input, or what regions hand on, lies: positions in parts if they are split."""
         c = self.group.context
         if c == 1 or self.group.decoding or q not in tensor.shape:
             return WHOLE

@@ -97,7 +97,8 @@ def test_every_command_that_compiles_is_tried():
 def test_texts_say_what_they_are_about(capsys, tmp_path, command, more, option, formats, case):
     if command == "regimes" and case == "calibrated" and "B,S" in more:
         more = ("--over", "B,T")
-    for form in formats:
+    # What formats have in common is tried once; the unusual accounting in the first ones.
+    for form in formats if case == "calibrated" else formats[:2]:
         asked = [] if form is None else [option, form] if form else [option]
         if option == "-o" and form is not None:
             pytest.importorskip("xarray")
@@ -147,7 +148,7 @@ def stored(path: Path) -> str:
 @pytest.mark.parametrize("case", SETTINGS)
 @pytest.mark.parametrize(("command", "more", "suffixes"), FILES)
 def test_files_say_what_they_are_about(capsys, tmp_path, command, more, suffixes, case):
-    for suffix in suffixes:
+    for suffix in suffixes if case == "calibrated" else suffixes[:1]:
         path = tmp_path / f"x{suffix}"
         assert main(arguments(command, case, *more, "-o", str(path))) == 0
         told(path.read_text(encoding="utf-8"), case)

@@ -33,11 +33,9 @@ CLASSES = {
     "multimodal": ("qwen2.5-vl-7b", {"S": 300, "N": 7, "T": 303, "G": 256}),
     "encoder-decoder": ("t5-small", {"S": 96, "N": 7, "T": 6}),
     "encoder": ("bert-base", {"S": 96}),
-    "diffusion": ("dit-xl-2", {"K": 20}),
-    "text to image": ("flux-1-dev", {"S": 77, "G": 1024, "K": 4}),
+    "diffusion": ("flux-1-dev", {"S": 77, "G": 1024, "K": 4}),
     "vision": ("vit-base-16", {}),
     "imported": (str(DATA / "tiny-llama.onnx"), {"S": 48}),
-    "imported image model": (str(DATA / "tiny-conv.onnx"), {}),
 }
 BATCH = 3
 
@@ -127,13 +125,13 @@ def test_one_quantity_is_one_number(case, capsys, tmp_path):
             assert expected["memory"] == near(totals["memory_bytes"])
 
     # explain
-    for metric in {"ttft", "latency"} & set(expected):
-        formula = getattr(compiled, metric)
-        at = ",".join(f"{s.name}={values[s.name]}" for s in formula.symbols)
-        found = json.loads(
-            printed(capsys, "explain", *target, "--metric", metric, "--at", at, "--json")
-        )
-        assert found["value"] == near(expected[metric])
+    metric = "ttft" if tokens else "latency"
+    formula = getattr(compiled, metric)
+    at = ",".join(f"{s.name}={values[s.name]}" for s in formula.symbols)
+    found = json.loads(
+        printed(capsys, "explain", *target, "--metric", metric, "--at", at, "--json")
+    )
+    assert found["value"] == near(expected[metric])
 
     # printed code
     for metric, value in expected.items():

@@ -162,10 +162,10 @@ def test_the_size_of_an_image_is_refused_where_nothing_is_seen(name: str) -> Non
 @pytest.mark.parametrize("option", [{"images": False}, {"mla": "naive"}, {"routing": "all"}])
 def test_other_options_without_effect_are_noted(option: dict[str, Any]) -> None:
     made = cg.compile("llama-3-8b", "h100", **option)
-    assert f"the option {next(iter(option))!r} has no effect on this model" in made.said.notes
+    assert f"the option {next(iter(option))!r} has no effect on this model" in made.setting.notes
     heeding = {"images": "llava-1.5-7b", "mla": "deepseek-v3", "routing": "mixtral-8x7b"}
     other = cg.compile(heeding[next(iter(option))], "h100", **option)
-    assert not any("has no effect" in note for note in other.said.notes)
+    assert not any("has no effect" in note for note in other.setting.notes)
 
 
 def test_the_size_of_an_image_gives_its_tokens() -> None:

@@ -23,7 +23,7 @@ CASES = {
     "dense": ("llama-3-8b", "h100", "fuse,quantize{preset=w4a16}", "ideal"),
     "mixture": ("mixtral-8x7b", "h100", "fuse", "ideal"),
     "latent": ("deepseek-v3", "h200", "", "ideal"),
-    "windows": ("gemma-3-27b-text", "h100", "", "ideal"),
+    "windows": ("mistral-7b", "h100", "", "ideal"),
     "paged": ("gpt2", "a6000", "page-kv{block=16}", "ideal"),
     "speculative": ("opt-13b", "a6000", "fuse,speculative{draft=opt-125m}", "ideal"),
     "exits": ("llama-3-8b", "h100", "early-exit", "ideal"),

@@ -130,7 +130,7 @@ def test_energy_and_cost_are_metrics_of_the_formula_command(capsys, metric, form
     if form == "json":
         assert json.loads(out)["unit"] == unit
     elif form == "text":
-        assert out.startswith(f"{metric}(B, N, S) [{unit}] =")
+        assert out.splitlines()[1] == f"{metric}(B, N, S) [{unit}] ="
         assert "assuming" in out
 
 

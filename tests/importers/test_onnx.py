@@ -212,10 +212,10 @@ def test_unknown_operators_are_listed(tmp_path):
     nodes = [
         NODE("Foo", ["x"], ["a"], domain="lab"),
         NODE("Foo", ["a"], ["b"], domain="lab"),
-        NODE("If", ["b"], ["y"]),
+        NODE("Loop", ["b"], ["y"]),
     ]
     path = saved(tmp_path, model(nodes, [("x", [2])], [("y", None)]))
-    with pytest.raises(ModelError, match=r"without a cost rule: lab::Foo ×2, If ×1"):
+    with pytest.raises(ModelError, match=r"without a cost rule: lab::Foo ×2, Loop ×1"):
         from_onnx(path)
 
 
@@ -229,7 +229,7 @@ def test_unknown_operators_are_listed(tmp_path):
         (NODE("Transpose", ["x"], ["y"], perm=[0, 5]), [], "do not order"),
         (NODE("MaxPool", ["x"], ["y"], kernel_shape=[0]), [], "must be positive"),
         (NODE("Conv", ["x"], ["y"]), [], "not understood"),
-        (NODE("Einsum", ["x", "x"], ["y"], equation="..."), [], "not a product"),
+        (NODE("Einsum", ["x", "x"], ["y"], equation="..."), [], "does not fit"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_node(tmp_path, node, extra, message):

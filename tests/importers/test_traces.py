@@ -194,7 +194,7 @@ def test_a_shape_that_does_not_follow_is_refused():
         lambda v: v["calls"][3].update(args=[{"what": 1}]),
         lambda v: v["calls"][3].update(args=[{"ref": "nothing"}]),
         lambda v: v["calls"][3].update(args=[]),
-        lambda v: v["sources"][0].update(dtype="complex64"),
+        lambda v: v["sources"][0].update(dtype="string"),
         lambda v: v["sources"][0].update(shape=[{"pow": [10, 100]}]),
         lambda v: v.update(outputs=["nothing"]),
     ],

@@ -18,7 +18,7 @@ from costgraph.symbols import symbol
 OPTIONS = [(name, key) for name, cls in PASSES.items() for key in cls.options()]
 IDS = [f"{name}-{key}" for name, key in OPTIONS]
 TEXTS = (
-    "x", "B", "T", "alpha", "-1", "0", "1", "3", "1/3", "0.5", "7.5", "1e6", "1e12", "1e13",
+    "x", "B", "-1", "0", "1", "3", "1/3", "7.5", "1e6", "1e12", "1e13",
     "1e9999999999", "9" * 5000, "1/0", "1e-400", "", "text with blanks", "none", "inf", "nan",
     "true", "p10|p20", "t2|1", "é", "__import__('os')",
 )  # fmt: skip
@@ -28,7 +28,7 @@ VALUES = (
 )  # fmt: skip
 
 
-def asked(passes: str | tuple[Pass, ...], model: str = "gpt2") -> None:
+def asked(passes: str | tuple[Pass, ...], metrics: tuple[str, ...] = ("tpot", "memory")) -> None:
     """A compiled pipeline and all that is asked of it at a point, or one line."""
 
     def late(*_: object) -> None:
@@ -38,12 +38,11 @@ def asked(passes: str | tuple[Pass, ...], model: str = "gpt2") -> None:
     before = signal.signal(signal.SIGPROF, late)
     signal.setitimer(signal.ITIMER_PROF, 20)  # of its own time, however busy the machine is
     try:
-        compiled = cg.compile(model, "a6000", passes)
-        for metric in ("tpot", "latency", "memory", "flops"):
+        compiled = cg.compile("gpt2", "a6000", passes)
+        for metric in metrics:
             formula = getattr(compiled, metric)
             known = {"B": 2, "S": 40, "N": 6, "T": 45}
             formula.evaluate(**{s.name: known.get(s.name, 0.5) for s in formula.symbols})
-            formula.text()
     except CostgraphError as error:
         message = str(error)
     finally:
@@ -81,7 +80,7 @@ def test_any_text_is_used_or_refused(name, key):
 def test_any_value_of_python_is_used_or_refused(name, key):
     for value in VALUES:
         with contextlib.suppress(CostgraphError):
-            asked((PASSES[name](**{key.replace("-", "_"): value}),))
+            asked((PASSES[name](**{key.replace("-", "_"): value}),), ("tpot",))
 
 
 def test_numbers_of_python_and_of_text_are_one():
@@ -131,4 +130,4 @@ def test_the_largest_numbers_that_are_taken_answer_soon():
         "speculative{gamma=300,batch=sync}",
         "early-exit{distribution=beta,a=100,b=100}",
     ):
-        asked(text)
+        asked(text, ("tpot", "latency", "memory", "flops"))

@@ -53,13 +53,13 @@ def grown(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     return st.one_of(
         several.map(lambda a: Add(*a)),
         several.map(lambda a: Mul(*a)),
-        several.map(lambda a: Mul(a[0], 1 / (abs(a[1]) + 1))),
+        several.map(lambda a: Mul(a[0], 1 / (a[1] ** 2 + 1))),
         several.map(lambda a: Mul(a[0], 1 / Mul(*a[1:], symbol("T")))),
         several.map(lambda a: Max(*a, evaluate=False)),
         several.map(lambda a: Min(*a, evaluate=False)),
         inner.map(ceiling),
         inner.map(floor),
-        st.builds(lambda b, e: Pow(abs(b) + Rational(1, 3), e), inner, exponents),
+        st.builds(lambda b, e: Pow(b**2 + Rational(1, 3), e), inner, exponents),
         st.builds(Pow, st.sampled_from([Rational(3, 4), Integer(3), symbol("p")]), exponents),
     )
 

@@ -1,0 +1,65 @@
+"""What is put on attention scores before their softmax: masks and position biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, Mul
+
+from costgraph.cost import Work
+from costgraph.ops.attention import Mask, score_pairs
+from costgraph.ops.base import Op, Spec, Tensors, require, require_same, vector
+from costgraph.ops.local import local_pairs
+from costgraph.tensor import Tensor
+
+
+def computed_pairs(
+    q: Expr, t: Expr, mask: Mask, window: Expr | None = None, reach: Expr | None = None
+) -> Expr:
+    """(query, key) pairs per head and sequence; ``reach`` bounds their distance both ways."""
+    return score_pairs(q, t, mask, window) if reach is None else local_pairs(q, reach)
+
+
+def check_bias(op: Op, scores: Tensor, bias: Tensor) -> None:
+    """Require that ``bias`` can be put on scores ``(…, q, T)``.
+
+    Its last axes are those of the scores or one. Its leading axes repeat: a mask
+    ``(w, 1, q, T)`` serves scores ``(B·w, H, q, T)`` whose batch holds ``w`` windows.
+    """
+    for a, b in zip(reversed(scores.shape[-2:]), reversed(bias.shape[-2:]), strict=False):
+        if b != 1:
+            require_same(op, a, b, "positions of {} and {}", scores, bias)
+    times = Mul(*scores.shape[:-2]) / Mul(*bias.shape[:-2])
+    fits = not times.is_number or bool(times.is_integer)
+    require(fits, op, "{} cannot be repeated over {}", bias, scores)
+
+
+@dataclass(frozen=True)
+class ScoreBias(Op):
+    """Scores ``(…, q, T)`` with numbers added, or pairs hidden where a truth value says so.
+
+    Inputs are the scores and any number of such tensors (:func:`check_bias`); 1 FLOP per
+    computed pair and tensor. What positions alone hide (``mask``, ``window``, ``reach``)
+    kernels know without a tensor: it costs nothing, as in
+    :class:`~costgraph.ops.attention.AttentionScores`.
+    """
+
+    kind: ClassVar[str] = "score-bias"
+    mask: Mask = "none"
+    window: Expr | None = None
+    reach: Expr | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 1, self, "takes scores")
+        scores, *biases = inputs
+        require(len(scores.shape) >= 2, self, "{} are no scores", scores)
+        for bias in biases:
+            check_bias(self, scores, bias)
+        return (Spec(scores.shape, scores.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        *lead, q, t = outputs[0].shape
+        pairs = computed_pairs(q, t, self.mask, self.window, self.reach)
+        biases = len(inputs) - 1
+        return vector(biases * Mul(*lead) * pairs) if biases else {}

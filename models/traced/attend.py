@@ -1,0 +1,120 @@
+"""Attention in traced graphs: products around a softmax, and the masks on its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.models.traced.laws import CAUSAL, Ramp, Shown, holding, law_of
+from costgraph.models.traced.seen import Seen, seen
+from costgraph.models.traced.value import Value
+from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
+from costgraph.ops.base import Op, same
+from costgraph.ops.bias import ScoreBias
+from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+
+if TYPE_CHECKING:
+    from costgraph.models.traced.lowering import Lowering
+
+ONE = Integer(1)
+ZERO = Integer(0)
+SWAP = (0, 2, 1, 3)
+
+
+def attention(
+    low: Lowering,
+    query: Value,
+    keys: Value,
+    values: Value,
+    *,
+    causal: bool = False,
+    past: Expr = ZERO,
+    window: Expr | None = None,
+    biases: Sequence[Value] = (),
+    cap: bool = False,
+    sinks: Sequence[Value] = (),
+    heads_first: bool = True,
+) -> Value:
+    """Softmax attention of ``(B, H, q, dh)`` operands; a result of the same layout.
+
+    ``causal`` lets query ``i`` see keys ``0 … past + i``, the last ``window`` of them;
+    ``biases`` are truth values that let a pair be seen, or numbers added to scores;
+    ``cap`` caps scores, ``sinks (H)`` take part in the softmax.
+    """
+    low.countable(query, keys)
+    if heads_first:
+        query, keys, values = (low.transpose(v, SWAP) for v in (query, keys, values))
+    rows = query.shape[1]
+    if causal and past == 0 and not same(rows, keys.shape[1]):
+        # Keys past the last query are seen by none: computed only if all pairs are.
+        causal = low.mask != "compute"
+    if causal and past == 0 and not same(rows, keys.shape[1]):
+        keys, values = (low.cut(v, 1, 0, rows) for v in (keys, values))
+        if not same(rows, keys.shape[1]):
+            raise low.wrong(f"causal attention of {rows} queries to {keys.shape[1]} keys")
+    columns = keys.shape[1]
+    within: tuple[Ramp, ...] = (CAUSAL.plus(Ramp(past)),) if causal else ()
+    if window is not None:
+        within += (CAUSAL.times(-1).plus(Ramp(window - 1 - past)),)
+    left = seen(Shown(within), rows, columns)
+    if left is None:
+        raise low.wrong(f"a window of {window} over {columns} keys is not understood")
+    data: list[Value] = []
+    for bias in biases:
+        law = shown_by(bias)
+        found = seen(Shown((*within, *law.within)), rows, columns)
+        if found is None:
+            data.append(bias)
+        else:
+            within, left = (*within, *law.within), found
+            data.extend(law.rest)
+    scores = _scores(low, query, keys, left, data, cap)
+    mask, window, reach = words(low.mask, left)
+    soft = Softmax(mask, window) if reach is None else LocalSoftmax(reach)
+    chances = low.emit(soft, scores, *sinks, name=low.label("softmax"))
+    mix: Op = AttentionValues(mask, window=window)
+    if reach is not None:
+        mix = LocalValues(reach)
+    mixed = low.emit(mix, chances, values, name=low.label("sv_matmul"))
+    return low.transpose(mixed, SWAP) if heads_first else mixed
+
+
+def _scores(
+    low: Lowering, query: Value, keys: Value, left: Seen, data: Sequence[Value], cap: bool
+) -> Value:
+    mask, window, reach = words(low.mask, left)
+    product: Op = AttentionScores(mask, window=window)
+    if reach is not None:
+        product = LocalScores(reach)
+    scores = low.emit(product, query, keys, name=low.label("qk_matmul"))
+    if cap:
+        scores = low.emit(SoftCap(), scores, name=low.label("score_cap"))
+    if data:
+        bias = ScoreBias(mask, window, reach)
+        scores = low.emit(bias, scores, *data, name=low.label("mask_add"))
+    return scores
+
+
+def words(counted: str, left: Seen) -> tuple[str, Expr | None, Expr | None]:
+    """(mask, window, reach) of the operations of attention, as masked pairs are ``counted``."""
+    if counted == "compute":
+        return ("compute" if left.causal else "none"), left.window, None
+    return (counted if left.causal else "none"), left.window, left.reach
+
+
+def shown_by(bias: Value) -> Shown:
+    """What a mask or bias lets be seen, and the data that it holds."""
+    if bias.dtype.name == "bool":
+        return holding(bias, True)
+    law = law_of(bias)
+    if isinstance(law, Shown) and law.form == "addend":
+        return law
+    return Shown((), (bias,))
+
+
+def four_axes(low: Lowering, x: Value) -> Value:
+    """``(…, H, q, dh)`` with its leading axes as one."""
+    *lead, _, _, _ = (ONE, ONE, *x.shape)
+    return low.reshape(x, (Mul(*lead), *(ONE, *x.shape)[-3:]))
