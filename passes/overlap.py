@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from sympy import Integer
 
+from costgraph.draft import Draft
 from costgraph.graph import Graph, Node, Origin
 from costgraph.hardware.systems import System
 from costgraph.machine import Machine
@@ -122,7 +123,7 @@ class Beside:
 
     name: str = "overlap"
 
-    def match(self, graph: Graph, node: Node, machine: Machine) -> Replacement | Miss | None:
+    def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         if not isinstance(node.op, Exchange) or isinstance(node.op, Send):
             return None
         users = graph.consumers[node.outputs[0].name]
@@ -140,16 +141,10 @@ class Beside:
         return merge(graph, (maker, node))
 
 
-def _apart(graph: Graph, nodes: tuple[Node, ...]) -> bool:
+def _apart(graph: Draft, nodes: tuple[Node, ...]) -> bool:
     """Whether nothing leads from one of the nodes to another."""
-    names = {n.name for n in nodes}
-    reached: set[str] = {t.name for n in nodes for t in n.outputs}
-    for node in graph.nodes:
-        if any(i in reached for i in node.inputs):
-            if node.name in names:
-                return False
-            reached.update(t.name for t in node.outputs)
-    return True
+    made = {t.name for n in nodes for t in n.outputs}
+    return not any(graph.made_from(n.inputs, made, nodes[0]) for n in nodes)
 
 
 def _is_heavy(node: Node) -> bool:

@@ -9,11 +9,12 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph, Repeat
+from costgraph.graph import Graph
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.program import Phase, Program
+from costgraph.regions import Repeat
 from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)

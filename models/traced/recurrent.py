@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from sympy import Expr, Integer, Mul
 
 from costgraph.dtypes import DType
-from costgraph.graph import Builder, Graph, Repeat
+from costgraph.graph import Builder, Graph
 from costgraph.models.traced.lowering import Lowering
 from costgraph.models.traced.record import Source
 from costgraph.models.traced.value import Value
@@ -22,6 +22,7 @@ from costgraph.ops.arrays import Fill
 from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.views import Slice, Stack
+from costgraph.regions import Repeat
 from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
