@@ -10,15 +10,15 @@ from collections.abc import Callable
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.draw import Drawing, draw
-from costgraph.draw.render import can_render
-from costgraph.graph import Builder, Graph, Node
+from costgraph.ir.graph import Builder, Graph, Node
+from costgraph.ir.program import Program, autoregressive
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.elementwise import Add
 from costgraph.ops.linear import Linear
-from costgraph.program import Program, autoregressive
-from costgraph.report import Report, report
+from costgraph.showing.draw import Drawing, draw
+from costgraph.showing.draw.render import can_render
+from costgraph.showing.report import Report, report
 from costgraph.symbols import B, q
-from costgraph.tensor import Role, Tensor
 
 
 def synthetic(nodes: int, alike: bool) -> Graph:

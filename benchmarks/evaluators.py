@@ -25,10 +25,10 @@ import numpy as np
 from sympy import Poly, lambdify
 
 import costgraph as cg
-from costgraph.export.code import source
 from costgraph.formula import Formula
 from costgraph.formula.terms import collected
 from costgraph.formula.vector import compile_vector
+from costgraph.showing.export.code import source
 from costgraph.symbols import B, T
 
 FLAGS = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]

@@ -22,19 +22,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from costgraph.export.table import plain_table
-from costgraph.fidelity.fit import errors, held_out
-from costgraph.fidelity.forms import form_of, roofline3, value
-from costgraph.fidelity.relatives import figures_of, nearest_first, sheet_of
-from costgraph.fidelity.study import (
+from costgraph.hardware import load_hardware
+from costgraph.showing.export.table import plain_table
+from costgraph.timing.fidelity.fit import errors, held_out
+from costgraph.timing.fidelity.forms import form_of, roofline3, value
+from costgraph.timing.fidelity.relatives import figures_of, nearest_first, sheet_of
+from costgraph.timing.fidelity.study import (
     Study,
     baseline,
     crossfit,
     leave_one_out,
     study,
 )
-from costgraph.fidelity.table import Datasheet, Table, features, read_table
-from costgraph.hardware import load_hardware
+from costgraph.timing.fidelity.table import Datasheet, Table, features, read_table
 
 DATA = Path(__file__).parent / "data" / "timings"
 #: Tables, and whether attention kernels of different frameworks are told apart.
@@ -147,7 +147,7 @@ class Layers:
         shapes = ["|".join(r[k] for k in (
             "n_head", "n_kv_head", "n_embd", "n_expanded_embd", "tp", "num_tokens"))
             for r in rows]  # fmt: skip
-        from costgraph.fidelity.fit import folds
+        from costgraph.timing.fidelity.fit import folds
 
         self.fold = folds(shapes)
         models = np.array([r["model"] for r in rows])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from fidelity import DEVICES
 
-from costgraph.export.files import write_whole
-from costgraph.fidelity.calibration import Calibration, Fit, calibration_text
-from costgraph.fidelity.fit import errors, fit
-from costgraph.fidelity.study import (
+from costgraph.files.writing import write_whole
+from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
+from costgraph.timing.fidelity.fit import errors, fit
+from costgraph.timing.fidelity.study import (
     Study,
     crossfit,
     fitted_for,

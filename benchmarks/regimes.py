@@ -10,15 +10,15 @@ from sympy import Integer
 from timing import median
 
 import costgraph as cg
-from costgraph.accounting import EXACT
-from costgraph.api import Compiled
-from costgraph.dtypes import BF16
-from costgraph.graph import Graph
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT
 from costgraph.hardware import load_hardware
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import autoregressive
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Style
-from costgraph.program import autoregressive
 from costgraph.symbols import B, q
-from costgraph.tensor import Tensor
 
 
 def chain(length: int) -> Graph:

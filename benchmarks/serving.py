@@ -33,7 +33,7 @@ from serving_model import Prediction, all_reduce, predict, server, share
 
 import costgraph as cg
 from costgraph.errors import CostgraphError
-from costgraph.export.table import plain_table
+from costgraph.showing.export.table import plain_table
 
 DATA = Path(__file__).parent / "data" / "timings"
 DEVICES = {"h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200"}

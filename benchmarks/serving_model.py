@@ -14,14 +14,14 @@ from functools import cache, cached_property
 from typing import Any
 
 import costgraph as cg
-from costgraph.api import Compiled
+from costgraph.asking.serving import Serving, shared_tpot
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.footprint import cache_bytes, footprint
 from costgraph.errors import InputError
-from costgraph.fidelity.apply import calibrated
-from costgraph.fidelity.calibration import shipped
-from costgraph.fidelity.forms import form_of, value
-from costgraph.footprint import cache_bytes, footprint
 from costgraph.models.catalog import CONFIGS, find
-from costgraph.serving import Serving, shared_tpot
+from costgraph.timing.fidelity.apply import calibrated
+from costgraph.timing.fidelity.calibration import shipped
+from costgraph.timing.fidelity.forms import form_of, value
 
 #: Share of a device's memory that servers give to weights and caches.
 MEMORY_SHARE = 0.9

@@ -10,31 +10,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled, compile
-    from costgraph.comparison import compare
+    from costgraph.asking.comparison import compare
+    from costgraph.asking.searching import search
+    from costgraph.asking.serving import Serving
+    from costgraph.asking.sweeping import sweep
+    from costgraph.compiling.compiled import Compiled, compile
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
     from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware
     from costgraph.models import load_model
-    from costgraph.searching import search
-    from costgraph.serving import Serving
-    from costgraph.sweeping import sweep
 
-__version__ = "0.1.0"
+from costgraph.version import VERSION as __version__
 
 _HOMES = {
-    "Compiled": "costgraph.api",
-    "compile": "costgraph.api",
-    "compare": "costgraph.comparison",
+    "Compiled": "costgraph.compiling.compiled",
+    "compile": "costgraph.compiling.compiled",
+    "compare": "costgraph.asking.comparison",
     "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",
     "Formula": "costgraph.formula",
     "load_hardware": "costgraph.hardware",
     "load_model": "costgraph.models",
-    "search": "costgraph.searching",
-    "Serving": "costgraph.serving",
-    "sweep": "costgraph.sweeping",
+    "search": "costgraph.asking.searching",
+    "Serving": "costgraph.asking.serving",
+    "sweep": "costgraph.asking.sweeping",
 }
 
 __all__ = [

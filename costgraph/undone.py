@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from costgraph.pipeline import Trace
+from typing import Any
 
 #: Places named per reason, and reasons per pass; the rest is counted.
 MOST_PLACES, MOST_REASONS = 4, 6
@@ -42,21 +39,6 @@ class Undone:
             "at": self.at,
             "reason": self.reason,
         }
-
-
-def undone(trace: Trace) -> tuple[Undone, ...]:
-    """Every reason, in the order in which the passes were written, each once.
-
-    A pass that did nothing and missed nothing found nothing to work on: it says so.
-    """
-    found: dict[Undone, None] = {}
-    for step in sorted(trace.steps, key=lambda s: s.place):
-        spec, did, name = step.made_by.spec(), bool(step.hits), step.before.name
-        for miss in step.misses:
-            found[Undone(spec, did, miss.rule, miss.node, miss.reason, miss.node == name)] = None
-        if not did and not step.misses:
-            found[Undone(spec, did, "", name, f"nothing in {name} is as it needs it", True)] = None
-    return tuple(found)
 
 
 def lines(found: Iterable[Undone]) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from costgraph import outside
 from costgraph.errors import HardwareError, clip, nearest
+from costgraph.files import outside
+from costgraph.hardware.machine import Machine
 from costgraph.hardware.schema import machine_from
 from costgraph.hardware.system_schema import is_system
-from costgraph.machine import Machine
 from costgraph.quoting import visible
 
 DEVICES = Path(__file__).parent / "devices"

@@ -10,8 +10,7 @@ from typing import Any
 from sympy import Expr, Rational
 
 from costgraph.errors import clip
-from costgraph.hardware.tables import NAME, File, opened
-from costgraph.machine import (
+from costgraph.hardware.machine import (
     INSTRUCTIONS,
     WIDENING,
     WIRINGS,
@@ -26,6 +25,7 @@ from costgraph.machine import (
     Tier,
     Topology,
 )
+from costgraph.hardware.tables import NAME, File, opened
 
 TOP = (
     "name",

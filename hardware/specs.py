@@ -21,6 +21,7 @@ from costgraph.hardware.loader import (
     read,
     shipped,
 )
+from costgraph.hardware.machine import Figure, Machine
 from costgraph.hardware.schema import machine_from
 from costgraph.hardware.system_schema import is_system, system_from
 from costgraph.hardware.systems import (
@@ -33,7 +34,6 @@ from costgraph.hardware.systems import (
     with_host,
     with_network,
 )
-from costgraph.machine import Figure, Machine
 
 _COUNT = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*(.+)\Z", re.DOTALL)
 #: Links that reach other nodes where nothing else is stated.

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from costgraph.errors import clip
+from costgraph.hardware.machine import Figure, Machine, Memory, Tier
 from costgraph.hardware.schema import MEMORY, link_from, links_from
 from costgraph.hardware.systems import NETWORK, TO_HOST, System, alone, joined, with_network
 from costgraph.hardware.tables import NAME, File, opened
-from costgraph.machine import Figure, Machine, Memory, Tier
 
 TOP = (
     "name",

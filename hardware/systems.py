@@ -16,8 +16,8 @@ from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
 from costgraph.hardware import wiring
-from costgraph.links import Hop
-from costgraph.machine import Figure, Link, Machine, Portable, Tier
+from costgraph.hardware.links import Hop
+from costgraph.hardware.machine import Figure, Link, Machine, Portable, Tier
 
 ONE = Integer(1)
 #: Links of a device that reach its host, not another device directly; the best first.

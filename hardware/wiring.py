@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from sympy import Expr, Integer, Rational
 
 from costgraph.errors import HardwareError
-from costgraph.machine import Link
+from costgraph.hardware.machine import Link
 
 ONE = Integer(1)
 

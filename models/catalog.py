@@ -11,10 +11,10 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from costgraph import outside
 from costgraph.errors import ModelError, clip, nearest
+from costgraph.files import outside
+from costgraph.ir.program import Program
 from costgraph.models.hf import import_config, read_json
-from costgraph.program import Program
 from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, batch_norm, conv, picture
@@ -18,7 +19,6 @@ from costgraph.ops.image import AsImage, MeanPool, Rearrange
 from costgraph.ops.pool import AdaptivePool, Pool, Resize
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
-from costgraph.tensor import Tensor
 
 ONE, TWO = Integer(1), Integer(2)
 

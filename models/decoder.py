@@ -13,7 +13,7 @@ from typing import Any
 from sympy import Expr, Symbol
 
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
 from costgraph.models.blocks import (
     Attention,
     Ends,

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import INT64
-from costgraph.graph import Graph
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
 from costgraph.models.blocks.adaptive import (
     AdaptiveLayer,
@@ -30,10 +33,7 @@ from costgraph.models.vision import OnePass, Size, of_image
 from costgraph.ops import Add, Embedding
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
-from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
 from costgraph.symbols import B, G, K, S, T, q
-from costgraph.tensor import Tensor
 
 #: Sentences that every count of a diffusion model rests on.
 ASSUMPTIONS = (

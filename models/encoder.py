@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.dtypes import INT64
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit, Span
-from costgraph.graph import Graph
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program, Resident
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
 from costgraph.models.blocks.stack import close, embed, positions_end, run
 from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
-from costgraph.program import Phase, Program, Resident
 from costgraph.symbols import B, N, S, T, q
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

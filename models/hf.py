@@ -12,11 +12,13 @@ from typing import Any
 
 from sympy import Expr, Integer, Rational, Symbol
 
-from costgraph import outside
-from costgraph.dtypes import DType, dtype
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
+from costgraph.files import outside
 from costgraph.formula.formula import exact
-from costgraph.graph import Graph
+from costgraph.ir.dtypes import DType, dtype
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Program, autoregressive, denoising
+from costgraph.ir.regions import Repeat
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
@@ -29,8 +31,6 @@ from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
-from costgraph.program import Program, autoregressive, denoising
-from costgraph.regions import Repeat
 
 LARGEST_FILE = 4 * 2**20
 #: Pixels; no model takes images near this size.

@@ -13,15 +13,15 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program, Resident, autoregressive
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.models.vision import of_image
 from costgraph.ops.image import InsertRows
-from costgraph.program import Phase, Program, Resident, autoregressive
 from costgraph.symbols import B, G, S, T, q
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

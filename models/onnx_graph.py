@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer
 
-from costgraph import outside
 from costgraph.errors import ModelError, clip
+from costgraph.files import outside
+from costgraph.ir.program import Program
 from costgraph.models.traced.formats import LARGEST, Dimensions
 from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import MOST, Branch, Call, Ref, Result, Source, Traced
-from costgraph.program import Program
 from costgraph.quoting import visible
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def from_onnx(
         mask: how causal attention counts, see
             :data:`costgraph.ops.attention.MASKS`.
         recognise: find attention, norms, rotary embedding and repeated layers
-            (:class:`costgraph.passes.recognise.Recognise`).
+            (:class:`costgraph.models.recognition.recognise.Recognise`).
 
     Raises:
         ModelError: the file cannot be read, or holds an operator without a rule.

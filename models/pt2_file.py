@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costgraph.archive import Archive, archive
 from costgraph.errors import ModelError, clip
+from costgraph.files.archive import Archive, archive
+from costgraph.files.outside import json_value
 from costgraph.models.traced.exported import read_exported
 from costgraph.models.traced.formats import Dimensions
 from costgraph.models.traced.inplace import functional
 from costgraph.models.traced.record import Traced
-from costgraph.outside import json_value
 from costgraph.quoting import visible
 
 #: Bytes of an archive, weights included, and of the JSON of its program.

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from costgraph.dtypes import BF16, FP16, DType, dtype
 from costgraph.errors import InputError, ModelError, clip
+from costgraph.ir.dtypes import BF16, FP16, DType, dtype
 from costgraph.models.fields import Fields
 
 #: Keys under which files describe narrow weights: Transformers (all its methods), MLX,

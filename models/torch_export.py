@@ -16,8 +16,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from costgraph import outside
 from costgraph.errors import ModelError, clip
+from costgraph.files import outside
+from costgraph.ir.program import Program
 from costgraph.models.pt2_file import read_pt2, shared_places
 from costgraph.models.traced.codec import from_json
 from costgraph.models.traced.exported import read_exported
@@ -26,7 +27,6 @@ from costgraph.models.traced.inplace import functional
 from costgraph.models.traced.lowering import UnknownOperators
 from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import Traced
-from costgraph.program import Program
 
 LARGEST_JSON = 64 * 2**20
 #: Rounds of decomposing what has no rule, before everything is decomposed.

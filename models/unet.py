@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.adaptive import of_number, two_layers
 from costgraph.models.blocks.attend import attended
@@ -27,7 +28,6 @@ from costgraph.ops.arrays import Join
 from costgraph.ops.image import AddChannels, AsImage, Sinusoid, Upsample
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, S
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

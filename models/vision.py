@@ -13,7 +13,8 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
@@ -23,7 +24,6 @@ from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.ops import Activation, SelectLast
 from costgraph.ops.image import Similarity
 from costgraph.ops.views import Reshape
-from costgraph.program import Phase, Program
 from costgraph.symbols import B, G, S, q
 from costgraph.symbols import T as CONTEXT
 

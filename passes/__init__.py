@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from costgraph.passes.early_exit import EarlyExit
-from costgraph.passes.fold import Fold
-from costgraph.passes.fuse import Fuse
-from costgraph.passes.overlap import Overlap
-from costgraph.passes.page_kv import PageKV
+from costgraph.models.recognition.fold import Fold
+from costgraph.models.recognition.recognise import Recognise
+from costgraph.passes.decoding.early_exit import EarlyExit
+from costgraph.passes.decoding.speculative import Speculative
+from costgraph.passes.fusion.fuse import Fuse
+from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
-from costgraph.passes.quantize import Quantize
-from costgraph.passes.recognise import Recognise
-from costgraph.passes.speculative import Speculative
-from costgraph.pipeline import Pass
+from costgraph.passes.parallel.overlap import Overlap
+from costgraph.passes.precision.quantize import Quantize
+from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
     Fuse,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from costgraph.hardware import load_hardware
-from costgraph.machine import Machine
+from costgraph.hardware.machine import Machine
 
 settings.register_profile(
     "costgraph", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

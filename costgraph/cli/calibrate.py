@@ -15,9 +15,9 @@ from costgraph.cli.values import real, whole
 from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
-    from costgraph.fidelity.calibration import Calibration
-    from costgraph.fidelity.kernels import Library
-    from costgraph.fidelity.study import Study
+    from costgraph.timing.fidelity.calibration import Calibration
+    from costgraph.timing.fidelity.kernels import Library
+    from costgraph.timing.fidelity.study import Study
 
 
 def add_commands(commands: Any) -> None:
@@ -71,12 +71,12 @@ def _minutes(value: float) -> float:
 def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.this_machine:
         return _this_machine(arguments)
-    from costgraph.export.files import write_whole
-    from costgraph.fidelity.calibration import calibration_text
-    from costgraph.fidelity.relatives import sheet_of
-    from costgraph.fidelity.study import study
-    from costgraph.fidelity.table import read_table
+    from costgraph.files.writing import write_whole
     from costgraph.hardware import load_hardware
+    from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.relatives import sheet_of
+    from costgraph.timing.fidelity.study import study
+    from costgraph.timing.fidelity.table import read_table
 
     if not arguments.device:
         raise InputError("calibrate --from needs --device NAME (or a device's TOML file)")
@@ -102,10 +102,10 @@ def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
     """Fit every study, print what came out, and return the calibration."""
     import numpy as np
 
-    from costgraph.export.table import plain_table
-    from costgraph.fidelity.calibration import Calibration, Fit
-    from costgraph.fidelity.fit import errors, fit
-    from costgraph.fidelity.study import crossfit, fitted_for, form_model
+    from costgraph.showing.export.table import plain_table
+    from costgraph.timing.fidelity.calibration import Calibration, Fit
+    from costgraph.timing.fidelity.fit import errors, fit
+    from costgraph.timing.fidelity.study import crossfit, fitted_for, form_model
 
     fits = {}
     for s in studies:
@@ -144,8 +144,8 @@ def _uncertainty(error: float) -> str:
 
 def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
     """Measured over predicted time against measured time."""
-    from costgraph.export.files import suffix_of, whole_file
-    from costgraph.fidelity.forms import value
+    from costgraph.files.writing import suffix_of, whole_file
+    from costgraph.timing.fidelity.forms import value
 
     suffix = suffix_of(target, (".png", ".svg"), "--plot")
     try:
@@ -169,11 +169,11 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
 
 
 def _this_machine(arguments: argparse.Namespace) -> int:
-    from costgraph.export.files import write_whole
-    from costgraph.fidelity import measure
-    from costgraph.fidelity.apply import beside_of
-    from costgraph.fidelity.calibration import calibration_text
-    from costgraph.fidelity.study import study
+    from costgraph.files.writing import write_whole
+    from costgraph.timing.fidelity import measure
+    from costgraph.timing.fidelity.apply import beside_of
+    from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.study import study
 
     target = Path(arguments.output or "this-machine.toml")
     if target.suffix != ".toml" or not os.path.isdir(target.parent):
@@ -207,10 +207,10 @@ def _library(name: str, threads: int | None) -> Library:
     if threads is not None and not 1 <= threads <= 4096:
         raise InputError(f"--threads must be from 1 to 4096, not {threads}")
     if name == "torch":
-        from costgraph.fidelity.kernels_torch import Torch
+        from costgraph.timing.fidelity.kernels_torch import Torch
 
         return Torch(threads)
-    from costgraph.fidelity.kernels import NumPy
+    from costgraph.timing.fidelity.kernels import NumPy
 
     return NumPy(threads)
 
@@ -224,7 +224,7 @@ def _steps() -> Iterator[Callable[[str, int], None]]:
     """A progress bar, as a function of what begins and of how many steps there are."""
     from rich.progress import Progress
 
-    from costgraph.export.terminal import console
+    from costgraph.showing.export.terminal import console
 
     with Progress(console=console(), transient=True) as bar:
         task = bar.add_task("measuring", total=None)
@@ -237,13 +237,13 @@ def _steps() -> Iterator[Callable[[str, int], None]]:
 
 def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     """A calibration of the GPU that PyTorch finds, against the figures of ``--device``."""
-    from costgraph.export.files import write_whole
-    from costgraph.fidelity import measure_torch
-    from costgraph.fidelity.calibration import calibration_text
-    from costgraph.fidelity.kernels_torch import load_torch
-    from costgraph.fidelity.relatives import sheet_of
-    from costgraph.fidelity.study import study
+    from costgraph.files.writing import write_whole
     from costgraph.hardware import load_hardware
+    from costgraph.timing.fidelity import measure_torch
+    from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.kernels_torch import load_torch
+    from costgraph.timing.fidelity.relatives import sheet_of
+    from costgraph.timing.fidelity.study import study
 
     machine = load_hardware(arguments.device)
     torch = load_torch()
@@ -265,8 +265,8 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from costgraph.fidelity.validate import validate
     from costgraph.hardware import load_hardware
+    from costgraph.showing.validation import validate
 
     seconds = 60 * _minutes(arguments.minutes)
     machine = load_hardware(arguments.on)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
+from costgraph.compiling.metrics import COUNTED, check_metric
 from costgraph.errors import InputError, clip, nearest
-from costgraph.metrics import COUNTED, check_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from costgraph.api import Compiled
+    from costgraph.compiling.compiled import Compiled
 
 KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "pareto")
 SURVEY = tuple(f"survey-fig{n}" for n in (5, 6, 7, 8, 9, 11, 16, 18, 19, 20))
@@ -92,9 +92,9 @@ def _draw_command(commands: Any) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from costgraph.breakdown import check_part
-    from costgraph.draw import SUFFIXES, draw
-    from costgraph.export.files import suffix_of
+    from costgraph.compiling.breakdown import check_part
+    from costgraph.files.writing import suffix_of
+    from costgraph.showing.draw import SUFFIXES, draw
 
     suffix_of(arguments.output, SUFFIXES, "drawing")
     given = vocabulary.wholes(vocabulary.values(arguments))
@@ -146,12 +146,12 @@ def _plot_command(commands: Any) -> None:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from costgraph.export.files import suffix_of
+    from costgraph.files.writing import suffix_of
 
     kind = arguments.kind
     if kind not in (*KINDS, *SURVEY):
         raise InputError(f"plot: unknown kind {clip(kind)}{nearest(kind, (*KINDS, *SURVEY))}")
-    from costgraph import plot
+    from costgraph.showing import plot
 
     suffix_of(arguments.output, plot.SUFFIXES, "figure")
     if kind in SURVEY:
@@ -189,7 +189,7 @@ def _single(arguments: argparse.Namespace) -> str:
 
 def _phase(arguments: argparse.Namespace, compiled: Compiled, given: dict[str, Any]) -> str:
     """The phase that was asked for, or the one whose sizes were given; all play a part in it."""
-    from costgraph.breakdown import check_part
+    from costgraph.compiling.breakdown import check_part
 
     program = compiled.program
     one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
@@ -198,7 +198,7 @@ def _phase(arguments: argparse.Namespace, compiled: Compiled, given: dict[str, A
 
 
 def _roofline(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.plot import roofline
+    from costgraph.showing.plot import roofline
 
     passes = _single(arguments)
     before = _compiled(arguments, "")
@@ -216,7 +216,7 @@ def _is_rate(name: str) -> bool:
 
 
 def _curve(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.plot import curve
+    from costgraph.showing.plot import curve
 
     if len(arguments.devices) > 1:
         raise InputError("plot curve takes one --on")
@@ -262,7 +262,7 @@ def _number(where: str, text: str) -> float:
 
 
 def _map(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.plot import regime_map
+    from costgraph.showing.plot import regime_map
 
     passes = _single(arguments)
     over = (arguments.over or ("B,S" if arguments.metric == "ttft" else "B,T")).split(",")
@@ -294,7 +294,7 @@ def _part(text: str | None, index: int) -> str | None:
 
 
 def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.plot import breakdown
+    from costgraph.showing.plot import breakdown
 
     over = arguments.over or "B"
     lower, upper = _range(arguments, over, {})
@@ -311,8 +311,8 @@ def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
 
 
 def _waterfall(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.comparison import compare
-    from costgraph.plot import waterfall
+    from costgraph.asking.comparison import compare
+    from costgraph.showing.plot import waterfall
 
     table = compare(
         arguments.model, arguments.devices[0], ["", _single(arguments)],
@@ -323,7 +323,7 @@ def _waterfall(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
 
 
 def _pareto(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.plot import pareto
+    from costgraph.showing.plot import pareto
 
     choices = [
         _compiled(arguments, passes, device)

@@ -12,8 +12,8 @@ from costgraph.cli import formula, sweep, vocabulary
 from costgraph.cli.output import OutputError, abandon, guarded
 from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import print_json, remark
+from costgraph.compiling.metrics import METRICS
 from costgraph.errors import CostgraphError, InputError, UnboundSymbolError
-from costgraph.metrics import METRICS
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -112,7 +112,7 @@ def _formula_command(commands: Any) -> None:
     command.add_argument(
         "--symbolic-model", action="store_true", help="keep model dimensions as symbols"
     )
-    from costgraph.export.code import LANGUAGES
+    from costgraph.showing.export.code import LANGUAGES
 
     command.add_argument(
         "--format",
@@ -202,7 +202,7 @@ def _formula(arguments: argparse.Namespace) -> int:
     elif arguments.format == "latex":
         _print_latex(formula.latex(), formula)
     elif arguments.format == "json":
-        from costgraph.export.plain import formula_object
+        from costgraph.showing.export.plain import formula_object
 
         print_json(formula_object(formula), compiled.setting.remarks)
     elif arguments.format == "text":
@@ -220,7 +220,7 @@ def _print_latex(text: str, formula: Formula) -> None:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    from costgraph.breakdown import check_part
+    from costgraph.compiling.breakdown import check_part
 
     given = vocabulary.wholes(vocabulary.values(arguments))
     if arguments.phase in ("prefill", "encode") and "S" not in given:
@@ -233,14 +233,14 @@ def _analyze(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(table.to_dict(), compiled.setting.remarks)
     else:
-        from costgraph.export.terminal import print_breakdown
+        from costgraph.showing.export.terminal import print_breakdown
 
         print_breakdown(table)
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from costgraph.comparison import compare
+    from costgraph.asking.comparison import compare
 
     table = compare(
         arguments.model,
@@ -252,15 +252,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(table.to_dict(), table.setting.remarks)
     else:
-        from costgraph.export.comparison import comparison_text
-        from costgraph.export.terminal import width
+        from costgraph.showing.export.comparison import comparison_text
+        from costgraph.showing.export.terminal import width
 
         print(comparison_text(table, width()))
     return 0
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from costgraph.export.models import list_models, show_model
+    from costgraph.showing.export.models import list_models, show_model
 
     if arguments.name:
         remark(show_model(arguments.name, arguments.json, **vocabulary.dims(arguments)))
@@ -270,7 +270,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _hardware(arguments: argparse.Namespace) -> int:
-    from costgraph.export.machines import compare_hardware, list_hardware, show_hardware
+    from costgraph.showing.export.machines import compare_hardware, list_hardware, show_hardware
 
     if arguments.name == "compare":
         compare_hardware(arguments.others, arguments.json)
@@ -284,7 +284,7 @@ def _hardware(arguments: argparse.Namespace) -> int:
 
 
 def _passes(arguments: argparse.Namespace) -> int:
-    from costgraph.export.listing import list_passes, show_pass
+    from costgraph.showing.export.listing import list_passes, show_pass
 
     if arguments.name:
         show_pass(arguments.name, arguments.json)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import print_json
+from costgraph.compiling.metrics import METRICS, TIMED
 from costgraph.errors import InputError, clip, nearest
-from costgraph.metrics import METRICS, TIMED
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled
+    from costgraph.compiling.compiled import Compiled
     from costgraph.formula.formula import Formula
 
 
@@ -109,7 +109,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _regimes(arguments: argparse.Namespace) -> int:
-    from costgraph.export.regimes import regimes_object, region_map_object
+    from costgraph.showing.export.regimes import regimes_object, region_map_object
 
     values = vocabulary.values(arguments)
     compiled = vocabulary.compiled(arguments)
@@ -149,7 +149,7 @@ _DIMENSION = {"s": "time", "byte": "size"}
 
 
 def _solve(arguments: argparse.Namespace) -> int:
-    from costgraph.export.regimes import solution_object
+    from costgraph.showing.export.regimes import solution_object
 
     values = vocabulary.values(arguments)
     compiled = vocabulary.compiled(arguments)

@@ -35,8 +35,8 @@ def add_report_command(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from costgraph.export.files import suffix_of
-    from costgraph.report import report
+    from costgraph.files.writing import suffix_of
+    from costgraph.showing.report import report
 
     suffix_of(arguments.output, (".html", ".htm"), "report")
     made = report(

@@ -86,7 +86,7 @@ def _search_command(commands: Any) -> None:
 
 
 def _set_symbols(items: list[str]) -> dict[str, Sequence[int | float]]:
-    from costgraph.sweeping.ranges import parse_values
+    from costgraph.asking.sweeping.ranges import parse_values
 
     found: dict[str, Sequence[int | float]] = {}
     for item in items:
@@ -105,8 +105,8 @@ def _one(values: Sequence[Any]) -> Any:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.sweeping.grid import preview, write_sweep
-    from costgraph.sweeping.ranges import parse_values
+    from costgraph.asking.sweeping.grid import preview, write_sweep
+    from costgraph.asking.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
     for name in "BSNT":
@@ -142,8 +142,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
-    from costgraph.export.terminal import print_table
-    from costgraph.sweeping.export import columns, frames
+    from costgraph.asking.sweeping.export import columns, frames
+    from costgraph.showing.export.terminal import print_table
 
     data = data.squeeze()  # what has one value stands above the table
     frame = next(frames(data)).head(SHOWN)
@@ -166,7 +166,7 @@ def _print_sweep(data: Any, rows: int) -> None:
 
 
 def _cell(value: Any, unit: str) -> str:
-    from costgraph.export.table import seconds, si
+    from costgraph.showing.export.table import seconds, si
 
     if isinstance(value, str):
         return value
@@ -182,8 +182,8 @@ def _cell(value: Any, unit: str) -> str:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from costgraph.searching import search
-    from costgraph.sweeping.ranges import parse_values
+    from costgraph.asking.searching import search
+    from costgraph.asking.sweeping.ranges import parse_values
 
     limits: dict[str, str] = {}
     for item in arguments.limit:
@@ -217,8 +217,8 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(result.to_dict(), result.setting.remarks)
     else:
-        from costgraph.export.search import search_text
-        from costgraph.export.terminal import width
+        from costgraph.showing.export.search import search_text
+        from costgraph.showing.export.terminal import width
 
         print(search_text(result, width()))
     return 0
@@ -231,7 +231,7 @@ def _single(values: Sequence[int | float], where: str) -> int | float:
 
 
 def _batches(text: str) -> int | tuple[int, int]:
-    from costgraph.sweeping.ranges import parse_values
+    from costgraph.asking.sweeping.ranges import parse_values
 
     low, colon, high = text.partition(":")
     first = int(_single(parse_values(low, "-B"), "-B"))

@@ -42,7 +42,7 @@ def _read(text: str) -> Fraction:
 
 def print_json(value: Any, remarks: Iterable[str] = ()) -> None:
     """One JSON object on standard output; remarks go beside it as well, for who reads along."""
-    from costgraph.export.plain_json import json_text
+    from costgraph.showing.export.plain_json import json_text
 
     remark(remarks)
     print(json_text(value))

@@ -23,7 +23,7 @@ from costgraph.cli.values import whole
 from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
-    from costgraph.api import Compiled
+    from costgraph.compiling.compiled import Compiled
 
 MODEL = "shipped or hub name, config.json, or its directory"
 #: Symbols of sizes: their option, and what they are.
@@ -263,7 +263,7 @@ def compiled(
     symbolic_hardware: bool | None = None,
 ) -> Compiled:
     """The model compiled as the command says."""
-    from costgraph.api import compile
+    from costgraph.compiling.compiled import compile
 
     if symbolic_hardware is None:
         symbolic_hardware = getattr(arguments, "symbolic_hardware", False)

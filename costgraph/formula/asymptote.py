@@ -11,6 +11,7 @@ from sympy import Add, Expr, Float, Integer, Mul, Pow, Symbol, fraction, togethe
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.regimes import regimes
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
@@ -45,9 +46,7 @@ class Asymptote:
     conditions: tuple[Relational, ...] = ()
 
     def __repr__(self) -> str:
-        from costgraph.export.text import expr_text
-
-        term = expr_text(self.leading * self.symbol**self.order)
+        term = view_text("expr_text", self.leading * self.symbol**self.order)
         return f"<Asymptote {term} for large {self.symbol}>"
 
 

@@ -17,6 +17,7 @@ from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, merged, remade
 from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
 from costgraph.symbols import LEGEND, N, S
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -335,21 +336,15 @@ class Formula:
 
     def latex(self) -> str:
         """The formula as LaTeX, one line per term."""
-        from costgraph.export.latex import formula_latex
-
-        return formula_latex(self)
+        return view_text("formula_latex", self)
 
     def text(self) -> str:
         """The formula as plain text, one line per term, amounts over rates."""
-        from costgraph.export.text import formula_text
-
-        return formula_text(self)
+        return view_text("formula_text", self)
 
     def code(self, language: str, name: str | None = None) -> str:
-        """The formula as a standalone function; see :mod:`costgraph.export.code`."""
-        from costgraph.export.code import source
-
-        return source(self, language, name=name)
+        """The formula as a standalone function; see :mod:`costgraph.showing.export.code`."""
+        return view_text("formula_code", self, language, name=name)
 
     def __str__(self) -> str:
         return self.text()
@@ -359,9 +354,7 @@ class Formula:
         return f"<Formula {self.name}({arguments}) in {self.unit}, {len(self.terms)} terms>"
 
     def _repr_html_(self) -> str:
-        from costgraph.export.notebook import formula_html
-
-        return formula_html(self)
+        return view_text("formula_html", self)
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"

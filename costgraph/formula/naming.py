@@ -17,6 +17,7 @@ from costgraph.errors import InputError, nearest
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, collected
 from costgraph.symbols import symbol
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -84,21 +85,15 @@ class Named:
 
     def text(self) -> str:
         """Plain text."""
-        from costgraph.export.readable import named_text
-
-        return named_text(self)
+        return view_text("named_text", self)
 
     def latex(self, document: bool = False) -> str:
         """LaTeX: an ``aligned`` block, or a document that compiles."""
-        from costgraph.export.page import named_latex
-
-        return named_latex(self, document)
+        return view_text("named_latex", self, document)
 
     def mathml(self) -> str:
         """Presentation MathML with the legend, as HTML."""
-        from costgraph.export.readable import named_html
-
-        return named_html(self)
+        return view_text("named_html", self)
 
     def __str__(self) -> str:
         return self.text()
@@ -194,8 +189,6 @@ class _Namer:
 
     def _notes(self) -> tuple[str, ...]:
         """Where one resource bounds everything, along the batch."""
-        from costgraph.export.regimes import end_text
-
         if "B" not in {s.name for s in self.formula.symbols} or self.formula.unit != "s":
             return ()
         try:
@@ -206,10 +199,8 @@ class _Namer:
         for piece in found:
             if len(piece.bound) == 1:
                 (resource,) = piece.bound
-                upper = end_text(piece.upper)
-                notes.append(
-                    f"exactly the {resource} line for {end_text(piece.lower)} <= B < {upper}"
-                )
+                lower, upper = (view_text("end_text", e) for e in (piece.lower, piece.upper))
+                notes.append(f"exactly the {resource} line for {lower} <= B < {upper}")
         return tuple(notes)
 
     # --- arms ----------------------------------------------------------------

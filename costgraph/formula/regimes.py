@@ -25,6 +25,7 @@ from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import last_of
 from costgraph.formula.signs import Judge, tightest
 from costgraph.symbols import symbol
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -115,14 +116,10 @@ class Regimes:
         return f"<Regimes of {self.name} along {self.symbol}: {len(self)}>"
 
     def __str__(self) -> str:
-        from costgraph.export.regimes import regimes_text
-
-        return regimes_text(self)
+        return view_text("regimes_text", self)
 
     def _repr_html_(self) -> str:
-        from costgraph.export.notebook import regimes_html
-
-        return regimes_html(self)
+        return view_text("regimes_html", self)
 
 
 @dataclass(frozen=True)
@@ -141,10 +138,8 @@ class Crossover:
     above: str
 
     def __repr__(self) -> str:
-        from costgraph.export.regimes import end_text
-
         more = f" +{len(self.ops) - 1}" if len(self.ops) > 1 else ""
-        at = end_text(self.value)
+        at = view_text("end_text", self.value)
         return f"<Crossover at {at}: {self.ops[0]}{more} from {self.below} to {self.above}>"
 
 

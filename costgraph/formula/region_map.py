@@ -46,6 +46,7 @@ from costgraph.formula.ladder import (
 from costgraph.formula.limits import check
 from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -138,14 +139,10 @@ class RegionMap:
         return f"<RegionMap of {self.name} over {self.x} and {self.y}: {len(self)} regions>"
 
     def __str__(self) -> str:
-        from costgraph.export.regimes import region_map_text
-
-        return region_map_text(self)
+        return view_text("region_map_text", self)
 
     def _repr_html_(self) -> str:
-        from costgraph.export.notebook import region_map_html
-
-        return region_map_html(self)
+        return view_text("region_map_html", self)
 
 
 def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:

@@ -16,6 +16,7 @@ from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
 from costgraph.formula.terms import Arm, make_term
 from costgraph.symbols import symbol
+from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -61,18 +62,14 @@ class Solution:
     question: Question = field(kw_only=True, compare=False)
 
     def __str__(self) -> str:
-        from costgraph.export.regimes import solution_text
-
-        return solution_text(self)
+        return view_text("solution_text", self)
 
     def __repr__(self) -> str:
         asked = self.question
         return f"<Solution {asked.metric} along {asked.over}: largest {self.largest}>"
 
     def _repr_html_(self) -> str:
-        from costgraph.export.notebook import text_html
-
-        return text_html(str(self))
+        return view_text("text_html", str(self))
 
 
 def solve_for(

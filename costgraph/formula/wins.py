@@ -16,6 +16,7 @@ from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
 from costgraph.symbols import symbol
+from costgraph.views import view_text
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,8 @@ class Interval:
     over: str = field(default="x", compare=False)
 
     def __repr__(self) -> str:
-        from costgraph.export.regimes import end_text
-
-        return f"<Interval {end_text(self.lower)} < {self.over} < {end_text(self.upper)}>"
+        lower, upper = (view_text("end_text", end) for end in (self.lower, self.upper))
+        return f"<Interval {lower} < {self.over} < {upper}>"
 
 
 def wins(

@@ -1,7 +1,7 @@
 """Operation kinds; each owns its shape rule, its work and its memory traffic."""
 
+from costgraph.ir.op import Op, Spec
 from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, KVAppend, Softmax
-from costgraph.ops.base import Op, Spec
 from costgraph.ops.conv import CausalConv1d, Conv
 from costgraph.ops.elementwise import (
     Activation,

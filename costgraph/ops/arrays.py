@@ -8,9 +8,9 @@ from typing import ClassVar
 from sympy import Add as Sum
 from sympy import Expr, Integer
 
-from costgraph.cost import Access, Work
-from costgraph.dtypes import FP32, DType
-from costgraph.ops.base import Op, Spec, Tensors, read, require, require_same, vector, write
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.dtypes import FP32, DType
+from costgraph.ir.op import Op, Spec, Tensors, read, require, require_same, vector, write
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, ClassVar
 from sympy import Add as Sum
 from sympy import Expr, Mul
 
-from costgraph.cost import ONE, Access, Work
-from costgraph.dtypes import compute_type
 from costgraph.errors import VerifyError
-from costgraph.least import least
-from costgraph.machine import Engine
-from costgraph.ops.base import (
+from costgraph.formula.least import least
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import ONE, Access, Work
+from costgraph.ir.dtypes import compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,
@@ -35,8 +35,8 @@ from costgraph.ops.base import (
     vector_special,
     write,
 )
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.symbols import T
-from costgraph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
     from costgraph.ops.paged import Paging

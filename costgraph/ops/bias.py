@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from sympy import Expr, Mul
 
-from costgraph.cost import Work
+from costgraph.ir.cost import Work
+from costgraph.ir.op import Op, Spec, Tensors, require, require_same, vector
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.attention import Mask, score_pairs
-from costgraph.ops.base import Op, Spec, Tensors, require, require_same, vector
 from costgraph.ops.local import local_pairs
-from costgraph.tensor import Tensor
 
 
 def computed_pairs(

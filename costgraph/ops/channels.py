@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from sympy import Expr
 
-from costgraph.cost import ONE, Work
-from costgraph.ops.base import (
+from costgraph.ir.cost import ONE, Work
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,

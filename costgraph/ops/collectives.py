@@ -1,8 +1,8 @@
 """Exchanges between the devices of a group: ordinary operations with messages on links.
 
-A group spans levels of a system (:class:`costgraph.links.Hop`, innermost first): devices of
-a node, then nodes. Bytes and steps are the least that any shipped algorithm needs (see
-:mod:`costgraph.links`), so an ideal time stays a lower bound; what libraries reach is a
+A group spans levels of a system (:class:`~costgraph.hardware.links.Hop`, innermost first):
+devices of a node, then nodes. Bytes and steps are the least that any shipped algorithm needs (see
+:mod:`costgraph.hardware.links`), so an ideal time stays a lower bound; what libraries reach is a
 matter of calibration.
 Reductions on the way are free, as in the α–β model. ``n`` is the whole buffer: what every
 device holds before an all-reduce, before a reduce-scatter and after an all-gather.
@@ -17,10 +17,10 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import ONE, ZERO, Access, Messages, Work
-from costgraph.dtypes import FP32
-from costgraph.links import Hop, least
-from costgraph.ops.base import Op, Spec, Tensors, read, require, vector, write
+from costgraph.hardware.links import Hop, Messages, least
+from costgraph.ir.cost import ONE, ZERO, Access, Work
+from costgraph.ir.dtypes import FP32
+from costgraph.ir.op import Op, Spec, Tensors, read, require, vector, write
 
 
 @dataclass(frozen=True)

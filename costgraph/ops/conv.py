@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from sympy import Add, Expr, Integer, Mul, floor
 
-from costgraph.cost import Access, Work
-from costgraph.dtypes import DType, compute_type
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
-from costgraph.ops.base import (
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,
@@ -28,7 +28,7 @@ from costgraph.ops.base import (
     vector,
     write,
 )
-from costgraph.tensor import Role
+from costgraph.ir.tensor import Role
 
 ONE = Integer(1)
 

@@ -28,9 +28,9 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import Work
 from costgraph.errors import VerifyError
-from costgraph.ops.base import (
+from costgraph.ir.cost import Work
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,

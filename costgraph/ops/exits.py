@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costgraph.cost import Work
-from costgraph.dtypes import FP32, compute_type
-from costgraph.machine import Engine
-from costgraph.ops.base import Op, Spec, Tensors, expansion, merged, require, require_same, vector
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import FP32, compute_type
+from costgraph.ir.op import Op, Spec, Tensors, expansion, merged, require, require_same, vector
 
 #: FLOP per row beyond the product: by method.
 METHODS = ("softmax", "classifier", "cosine")

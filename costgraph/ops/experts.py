@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from sympy import Add, Expr, Mul, Rational
 
-from costgraph.cost import ONE, ZERO, Access, Work
-from costgraph.dtypes import INT32
 from costgraph.errors import VerifyError
-from costgraph.ops.base import (
+from costgraph.ir.cost import ONE, ZERO, Access, Work
+from costgraph.ir.dtypes import INT32
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,

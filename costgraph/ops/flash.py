@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from sympy import Expr, ceiling, floor
 
-from costgraph.cost import ONE, Access, Direction, Work
-from costgraph.least import least
+from costgraph.formula.least import least
+from costgraph.ir.cost import ONE, Access, Direction, Work
+from costgraph.ir.op import Op, Spec, Tensors, merged, read, require, vector, write
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Mask, Softmax
-from costgraph.ops.base import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ops.bias import ScoreBias, check_bias, computed_pairs
 from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.paged import Paging
-from costgraph.tensor import Role, Tensor
 
 
 @dataclass(frozen=True)

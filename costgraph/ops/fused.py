@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sympy import Expr, Max
 
-from costgraph.cost import Access, Direction, Messages, Work
-from costgraph.ops.base import Op, Spec, Tensors, merged, require, require_same
+from costgraph.hardware.links import Messages
+from costgraph.ir.cost import Access, Direction, Work
+from costgraph.ir.op import Op, Spec, Tensors, merged, require, require_same
 
 if TYPE_CHECKING:
-    from costgraph.graph import Graph
+    from costgraph.ir.graph import Graph
 
 
 @dataclass(frozen=True)

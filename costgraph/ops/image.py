@@ -13,10 +13,10 @@ from typing import ClassVar
 from sympy import Add as Sum
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import Access, Work
-from costgraph.dtypes import FP32, compute_type
-from costgraph.machine import Engine
-from costgraph.ops.base import (
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.dtypes import FP32, compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,
@@ -27,7 +27,7 @@ from costgraph.ops.base import (
     vector_special,
     write,
 )
-from costgraph.tensor import Tensor
+from costgraph.ir.tensor import Tensor
 
 ONE = Integer(1)
 

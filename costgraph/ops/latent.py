@@ -11,11 +11,10 @@ from typing import ClassVar
 
 from sympy import Integer
 
-from costgraph.cost import Access, Direction, Work
-from costgraph.dtypes import compute_type
-from costgraph.machine import Engine
-from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
-from costgraph.ops.base import (
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Access, Direction, Work
+from costgraph.ir.dtypes import compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,
@@ -27,8 +26,9 @@ from costgraph.ops.base import (
     vector,
     write,
 )
+from costgraph.ir.tensor import Role
+from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
 from costgraph.ops.flash import FlashAttention
-from costgraph.tensor import Role
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Min
 
-from costgraph.cost import Access, Work
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.op import Op, Spec, Tensors, read, require_same, write
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
-from costgraph.ops.base import Op, Spec, Tensors, read, require_same, write
-from costgraph.tensor import Tensor
 
 
 def local_pairs(q: Expr, reach: Expr) -> Expr:

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import Work
-from costgraph.dtypes import INT64, DType
 from costgraph.errors import VerifyError
-from costgraph.ops.base import Op, Spec, Tensors, require, same, vector, vector_special
-from costgraph.tensor import Tensor
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import INT64, DType
+from costgraph.ir.op import Op, Spec, Tensors, require, same, vector, vector_special
+from costgraph.ir.tensor import Tensor
 
 ONE = Integer(1)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costgraph.cost import Work
-from costgraph.dtypes import DType, compute_type
-from costgraph.machine import Engine
-from costgraph.ops.base import Op, Spec, Tensors, expansion, merged, require, require_same, vector
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.op import Op, Spec, Tensors, expansion, merged, require, require_same, vector
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.maps import broadcast
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Min, ceiling, floor
 
-from costgraph.cost import Access, Direction
+from costgraph.ir.cost import Access, Direction
+from costgraph.ir.op import Spec, Tensors
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.attention import KVAppend
-from costgraph.ops.base import Spec, Tensors
-from costgraph.tensor import Role, Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
 #: Bytes of one entry of a block table (a 32-bit block number).

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import Work
-from costgraph.dtypes import compute_type
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
-from costgraph.ops.base import (
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from sympy import Expr, Mul
 
-from costgraph.cost import Work
-from costgraph.ops.base import Op, Spec, Tensors, require
+from costgraph.ir.cost import Work
+from costgraph.ir.op import Op, Spec, Tensors, require
 
 
 @dataclass(frozen=True)

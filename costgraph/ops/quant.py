@@ -22,13 +22,13 @@ from typing import ClassVar
 
 from sympy import Expr, Mul
 
-from costgraph.cost import ZERO, Access, Work
-from costgraph.dtypes import DType, compute_type
-from costgraph.machine import Engine
-from costgraph.ops.base import Op, Spec, Tensors, merged, require, vector
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import ZERO, Access, Work
+from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.op import Op, Spec, Tensors, merged, require, vector
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
-from costgraph.tensor import Tensor
 
 #: Bits of one element of each compute type.
 COMPUTE_BITS = {

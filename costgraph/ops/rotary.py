@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from sympy import Mul
 
-from costgraph.cost import Work
-from costgraph.ops.base import Op, Spec, Tensors, require, same, vector
+from costgraph.ir.cost import Work
+from costgraph.ir.op import Op, Spec, Tensors, require, same, vector
 
 
 @dataclass(frozen=True)

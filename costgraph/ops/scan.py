@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, ceiling, floor
 
-from costgraph.cost import Access, Direction, Work
-from costgraph.dtypes import compute_type
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
-from costgraph.ops.base import (
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Access, Direction, Work
+from costgraph.ir.dtypes import compute_type
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,
@@ -27,7 +27,7 @@ from costgraph.ops.base import (
     require_same,
     vector_special,
 )
-from costgraph.tensor import Role, Tensor
+from costgraph.ir.tensor import Role, Tensor
 
 #: How a scan over a matrix state runs. ``recurrent``: token by token, element-wise.
 #: ``chunked``: products within and between chunks, useful pairs only, groups

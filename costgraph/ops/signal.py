@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul, ceiling, log
 
-from costgraph.cost import Access, Work
-from costgraph.dtypes import FP32, INT64, DType
 from costgraph.errors import VerifyError
-from costgraph.ops.base import (
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.dtypes import FP32, INT64, DType
+from costgraph.ir.op import (
     Op,
     Spec,
     Tensors,

@@ -8,9 +8,9 @@ from typing import ClassVar
 from sympy import Add as Sum
 from sympy import Expr
 
-from costgraph.cost import ONE, Access, Work
-from costgraph.dtypes import INT64, DType
-from costgraph.ops.base import Op, Spec, Tensors, expansion, read, require, require_same, write
+from costgraph.ir.cost import ONE, Access, Work
+from costgraph.ir.dtypes import INT64, DType
+from costgraph.ir.op import Op, Spec, Tensors, expansion, read, require, require_same, write
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.cost import Work
-from costgraph.dtypes import FP32, DType
-from costgraph.ops.base import Op, Spec, Tensors, require, require_same
-from costgraph.tensor import Role, Tensor
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import FP32, DType
+from costgraph.ir.op import Op, Spec, Tensors, require, require_same
+from costgraph.ir.tensor import Role, Tensor
 
 ONE = Integer(1)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
@@ -16,7 +17,6 @@ from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut, Gate, Modulate, Sinusoid, steps
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
-from costgraph.tensor import Tensor
 
 #: The norm that a modulation takes the place of weight and bias in.
 BARE = Norm("layer", bias=False, weight=False)

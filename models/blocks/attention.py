@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     Activation,
@@ -20,7 +21,6 @@ from costgraph.ops import (
     Split,
 )
 from costgraph.symbols import q
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

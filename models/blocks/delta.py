@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.scan import short_conv
 from costgraph.models.blocks.style import Maker, Norm, Style
@@ -18,7 +19,6 @@ from costgraph.ops import (
     Split,
 )
 from costgraph.symbols import B, q
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.blocks.attend import attended, attended_near, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, KVAppend, Rope, Split
 from costgraph.symbols import B, S, T, q
-from costgraph.tensor import Role, Tensor
 
 
 @dataclass(frozen=True)

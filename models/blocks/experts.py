@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import (
@@ -18,7 +19,6 @@ from costgraph.ops import (
     RowScale,
     Split,
 )
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 ROUTE = Route()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import Activation, Multiply, Split
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

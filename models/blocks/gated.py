@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.scan import short_conv
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import Activation, BlockLinear, GatedLinearRecurrence, Multiply, Split
 from costgraph.symbols import B
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

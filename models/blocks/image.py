@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer, Mul
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker
 from costgraph.ops import Activation, Add, AsSequence, Conv
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.image import Interpolate, Prepend
 from costgraph.ops.views import Reshape
-from costgraph.tensor import Tensor
 
 ZERO, ONE = Integer(0), Integer(1)
 Size = tuple[Expr, ...]

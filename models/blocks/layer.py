@@ -7,11 +7,11 @@ from typing import Protocol
 
 from sympy import Expr
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Scale
 from costgraph.symbols import B, q
-from costgraph.tensor import Tensor
 
 
 class Block(Protocol):

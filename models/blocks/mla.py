@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     AttentionValues,
@@ -18,7 +19,6 @@ from costgraph.ops import (
     SplitScores,
 )
 from costgraph.symbols import q
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

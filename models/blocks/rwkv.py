@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import WKV, Activation, Multiply, TokenShift
 from costgraph.symbols import B
-from costgraph.tensor import Tensor
 
 
 def _shifted(m: Maker, name: str, x: str, d: Expr, mixes: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import (
     Activation,
@@ -17,7 +18,6 @@ from costgraph.ops import (
     StateSpaceDual,
 )
 from costgraph.symbols import B
-from costgraph.tensor import Tensor
 
 
 def short_conv(m: Maker, x: str, channels: Expr, width: Expr, bias: bool) -> str:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Concat, Multiply, Rope, Split
-from costgraph.regions import Repeat
 from costgraph.symbols import B, q
-from costgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from typing import Protocol
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.dtypes import INT64
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.graph import Graph
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
-from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Tensor
 
 
 class Repeatable(Protocol):

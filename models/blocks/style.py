@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from costgraph.dtypes import BF16, FP32, DType
-from costgraph.graph import Builder
+from costgraph.ir.dtypes import BF16, FP32, DType
+from costgraph.ir.graph import Builder
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import LayerNorm, Linear, RMSNorm
 from costgraph.ops.attention import extended
 from costgraph.ops.experts import BALANCED, Routing
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role, Tensor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
@@ -15,7 +16,6 @@ from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, Relat
 from costgraph.ops.image import Rearrange, WindowMask
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Reshape
-from costgraph.tensor import Tensor
 
 LAYER_NORM = Norm("layer", True)
 

@@ -11,11 +11,11 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Program
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.fields import Fields, divided
-from costgraph.program import Program
 
 #: Names of activation functions in configurations, and ours.
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(

@@ -10,7 +10,7 @@ from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, ModelError, clip
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
 from costgraph.models.blocks import (
     Attention,
     Block,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from sympy import Add, Expr, Integer, Max, Min, Mul, Rational, Symbol, nan, oo, zoo
 
-from costgraph.least import least, most
+from costgraph.formula.least import least, most
 
 #: Characters, nested parts and digits of one size.
 LONGEST, DEEPEST, LARGEST = 4000, 60, 10**18

@@ -7,7 +7,7 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import DType
+from costgraph.ir.dtypes import DType
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.lowering import Lowering
 from costgraph.models.traced.record import Call

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sympy import Expr, Integer
 
+from costgraph.ir.op import Op
 from costgraph.models.traced.aten_arguments import argument, optional, per_axis, stated
 from costgraph.models.traced.aten_products import flat
 from costgraph.models.traced.attend import attention, four_axes
@@ -14,7 +15,6 @@ from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call, Ref
 from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RMSNorm
-from costgraph.ops.base import Op
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.maps import SoftmaxOver
 from costgraph.ops.pool import AdaptivePool, ConvTranspose, Pool

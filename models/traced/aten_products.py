@@ -8,7 +8,7 @@ from typing import Any
 
 from sympy import Mul
 
-from costgraph.dtypes import INT32
+from costgraph.ir.dtypes import INT32
 from costgraph.models.traced.aten_arguments import argument, optional
 from costgraph.models.traced.einsum import einsum, is_projection
 from costgraph.models.traced.lowering import Lowering, Rule

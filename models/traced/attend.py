@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Mul
 
+from costgraph.ir.op import Op, same
 from costgraph.models.traced.laws import CAUSAL, Ramp, Shown, holding, law_of
 from costgraph.models.traced.seen import Seen, seen
 from costgraph.models.traced.value import Value
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
-from costgraph.ops.base import Op, same
 from costgraph.ops.bias import ScoreBias
 from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 

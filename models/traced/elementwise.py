@@ -8,7 +8,8 @@ from typing import Any
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import DType
+from costgraph.ir.dtypes import DType
+from costgraph.ir.op import same
 from costgraph.models.traced.attend import words
 from costgraph.models.traced.formats import BOOL
 from costgraph.models.traced.known import computed
@@ -27,7 +28,6 @@ from costgraph.models.traced.value import Value
 from costgraph.models.traced.viewing import Viewing
 from costgraph.ops import Activation, Add, Multiply, Scale
 from costgraph.ops.arrays import Cast, Fill, Triangle
-from costgraph.ops.base import same
 from costgraph.ops.bias import ScoreBias
 from costgraph.ops.maps import FUNCTIONS, Cumulate, Map
 

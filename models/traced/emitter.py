@@ -9,20 +9,20 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import INT64, DType
 from costgraph.errors import ModelError, clip
 from costgraph.formula.envelope import dominates
 from costgraph.formula.terms import Limit
-from costgraph.graph import Builder
+from costgraph.ir.dtypes import INT64, DType
+from costgraph.ir.graph import Builder
+from costgraph.ir.op import Op
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.traced.formats import BOOL, format_of
 from costgraph.models.traced.known import Numbers
 from costgraph.models.traced.record import Call, Ref, Traced
 from costgraph.models.traced.value import Value
 from costgraph.ops.arrays import Fill
-from costgraph.ops.base import Op
 from costgraph.ops.maps import Map
 from costgraph.ops.views import Transpose
-from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import BF16, FP16, FP32, INT32, INT64, DType, dtype
 from costgraph.errors import InputError, ModelError, clip, nearest
+from costgraph.ir.dtypes import BF16, FP16, FP32, INT32, INT64, DType, dtype
 from costgraph.models.traced.arithmetic import NotArithmetic, is_arithmetic, size
 from costgraph.symbols import symbol
 

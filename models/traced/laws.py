@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from sympy import Expr, Integer, Number
 
+from costgraph.ir.op import same
 from costgraph.models.traced.value import Value
-from costgraph.ops.base import same
 
 ZERO = Integer(0)
 ONE = Integer(1)

@@ -16,15 +16,15 @@ from typing import Any
 from sympy import Integer, Symbol, floor
 
 from costgraph.errors import ModelError, VerifyError, clip, nearest
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.op import same
 from costgraph.models.traced.emitter import shown
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.products import Products
 from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, used
 from costgraph.models.traced.value import Value
-from costgraph.ops.base import same
-from costgraph.rewrite import live
+from costgraph.rewriting.rewrite import live
 
 ONE = Integer(1)
 ZERO = Integer(0)

@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import dtype, with_groups
+from costgraph.ir.dtypes import dtype, with_groups
+from costgraph.ir.op import same
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.onnx_arguments import attribute, given, spatial
 from costgraph.models.traced.onnx_rules import gathered
@@ -16,7 +17,6 @@ from costgraph.models.traced.record import Call
 from costgraph.models.traced.value import Value
 from costgraph.ops import Conv, LayerNorm, RelativeBias, RMSNorm
 from costgraph.ops.arrays import Fill
-from costgraph.ops.base import same
 from costgraph.ops.channels import GroupNorm
 from costgraph.ops.experts import Combine, ExpertLinear, Route
 

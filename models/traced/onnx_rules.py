@@ -9,7 +9,8 @@ from typing import Any
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import FP32, INT64
+from costgraph.ir.dtypes import FP32, INT64
+from costgraph.ir.op import same
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.laws import looked_up
@@ -18,7 +19,6 @@ from costgraph.models.traced.onnx_arguments import attribute, given, option
 from costgraph.models.traced.record import Call
 from costgraph.models.traced.value import Value
 from costgraph.ops.arrays import Copy, Fill, Gather, GatherElements, Scatter
-from costgraph.ops.base import same
 from costgraph.ops.maps import Map, Reduce, TopK
 from costgraph.ops.tokens import Embedding
 

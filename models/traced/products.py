@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from sympy import Expr, Integer
 
-from costgraph.dtypes import DType
+from costgraph.ir.dtypes import DType
+from costgraph.ir.op import Op, same
 from costgraph.models.traced.elementwise import Arithmetic
 from costgraph.models.traced.formats import FP64
 from costgraph.models.traced.value import Value
 from costgraph.ops import Linear
-from costgraph.ops.base import Op, same
 from costgraph.ops.conv import Conv
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.quant import NarrowResult, QuantLinear

@@ -9,12 +9,13 @@ from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
+from costgraph.ir.regions import Repeat
+from costgraph.models.recognition.recognise import recognised
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.ops.experts import ExpertLinear, Routing
-from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
 from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
@@ -60,9 +61,6 @@ def program_of(
         notes=(*traced.notes, *lowering.notes, *notes),
     )
     if recognise:
-        # Rewriting stands above importing; it is called here as a user would call it.
-        from costgraph.passes.recognise import recognised
-
         program = recognised(program, mask)
     return program.assuming(*(a for r in _routings(program.graph) for a in r.assumptions))
 

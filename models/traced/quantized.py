@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import FP32, INT32, DType, dtype, with_groups
+from costgraph.ir.dtypes import FP32, INT32, DType, dtype, with_groups
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.onnx_arguments import attribute, given, spatial

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.dtypes import DType
-from costgraph.graph import Builder, Graph
+from costgraph.ir.dtypes import DType
+from costgraph.ir.graph import Builder, Graph
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.traced.lowering import Lowering
 from costgraph.models.traced.record import Source
 from costgraph.models.traced.value import Value
@@ -22,8 +24,6 @@ from costgraph.ops.arrays import Fill
 from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.views import Slice, Stack
-from costgraph.regions import Repeat
-from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sympy import Expr, Integer
 
 from costgraph.formula.envelope import dominates
-from costgraph.least import least
+from costgraph.formula.least import least
+from costgraph.ir.op import same
 from costgraph.models.traced.laws import Ramp, Shown
-from costgraph.ops.base import same
 
 ZERO = Integer(0)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
-from costgraph.dtypes import DType
+from costgraph.ir.dtypes import DType
 from costgraph.models.traced.known import Numbers
 from costgraph.models.traced.record import Source
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from sympy import Expr, Integer, Max, Min, Mul, cancel
 
-from costgraph.least import folded, least, most
+from costgraph.formula.least import folded, least, most
+from costgraph.ir.op import same
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.traced.emitter import Emitter, shown
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.laws import (
@@ -21,9 +23,7 @@ from costgraph.models.traced.laws import (
 from costgraph.models.traced.value import Value
 from costgraph.ops.arrays import Fill, Join
 from costgraph.ops.attention import KVAppend
-from costgraph.ops.base import same
 from costgraph.ops.views import Expand, Reshape, Slice
-from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 ZERO = Integer(0)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from sympy import Expr, Integer, Mul, oo
 
 from costgraph import ops
-from costgraph.graph import Graph, Node
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.attention import KVAppend
-from costgraph.ops.base import Op
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
@@ -19,7 +20,6 @@ from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tokens import Sample, Split
 from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.parallel.places import group_part, part
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sympy import Expr, Integer
 
+from costgraph.ir.op import Op
 from costgraph.ops.attention import Parted
-from costgraph.ops.base import Op
 from costgraph.ops.latent import SplitFlash
 from costgraph.passes.parallel.places import (
     WHOLE,

@@ -14,11 +14,11 @@ from functools import lru_cache
 from sympy import Add, Expr, Integer, Min, Mul, binomial, log, sqrt
 
 from costgraph.errors import PipelineError
-from costgraph.least import least
-from costgraph.links import Hop
+from costgraph.formula.least import least
+from costgraph.hardware.links import Hop
+from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import Routing
 from costgraph.passes.parallel.places import part
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

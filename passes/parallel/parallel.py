@@ -9,9 +9,9 @@ from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
+from costgraph.ir.program import Program
 from costgraph.passes.parallel.plan import Degrees, planned
-from costgraph.pipeline import Miss, Outcome, Pass, Stage, option
-from costgraph.program import Program
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE = Integer(1)
 

@@ -8,15 +8,15 @@ from functools import partial
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import PipelineError
-from costgraph.graph import Graph
+from costgraph.hardware.links import Hop
 from costgraph.hardware.systems import System
-from costgraph.links import Hop
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
 from costgraph.passes.parallel.experts import Spread
 from costgraph.passes.parallel.places import UnevenError
 from costgraph.passes.parallel.stages import staged
 from costgraph.passes.parallel.tensor import Group, shard
-from costgraph.pipeline import Miss
-from costgraph.program import Phase, Program
+from costgraph.rewriting.pipeline import Miss
 from costgraph.symbols import B
 
 ONE = Integer(1)

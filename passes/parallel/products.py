@@ -7,6 +7,7 @@ from dataclasses import replace
 from sympy import Add, Expr, Mul
 
 from costgraph import ops
+from costgraph.ir.tensor import Role
 from costgraph.passes.parallel.ahead import Piece, shares_heads
 from costgraph.passes.parallel.experts import Spread
 from costgraph.passes.parallel.places import (
@@ -15,7 +16,6 @@ from costgraph.passes.parallel.places import (
     rows_part,
 )
 from costgraph.passes.parallel.site import Rule, Ruled, Site, moved, whole
-from costgraph.tensor import Role
 
 
 def linear(site: Site) -> Ruled:

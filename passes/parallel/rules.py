@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from costgraph import ops
+from costgraph.ir.op import Op
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
-from costgraph.ops.base import Op
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
-from costgraph.ops.base import Op
+from costgraph.ir.op import Op
+from costgraph.ir.tensor import Tensor
 from costgraph.passes.parallel.ahead import Ahead
 from costgraph.passes.parallel.experts import Spread
 from costgraph.passes.parallel.places import WHOLE, BlockedError, Place
-from costgraph.tensor import Tensor
 
 ONE = Integer(1)
 

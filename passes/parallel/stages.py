@@ -17,11 +17,11 @@ from itertools import groupby, pairwise
 from sympy import Add, Expr, Integer, Rational
 
 from costgraph.errors import PipelineError
-from costgraph.graph import Graph, Node, Origin
-from costgraph.links import Hop
+from costgraph.hardware.links import Hop
+from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.regions import Region, Repeat
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.collectives import Send
-from costgraph.regions import Region, Repeat
-from costgraph.tensor import Role, Tensor
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from functools import cached_property
 
 from sympy import Add, Expr, Integer
 
-from costgraph.dtypes import INT32, INT64
 from costgraph.errors import PipelineError
-from costgraph.graph import Graph, Node, Origin
-from costgraph.links import Hop
-from costgraph.ops.base import Op
+from costgraph.hardware.links import Hop
+from costgraph.ir.dtypes import INT32, INT64
+from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.op import Op
+from costgraph.ir.regions import Region
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
@@ -41,10 +43,8 @@ from costgraph.passes.parallel.experts import Share, Spread
 from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place, UnevenError
 from costgraph.passes.parallel.rules import rule_of
 from costgraph.passes.parallel.site import Ruled, Site
-from costgraph.pipeline import Miss
-from costgraph.regions import Region
+from costgraph.rewriting.pipeline import Miss
 from costgraph.symbols import B, q
-from costgraph.tensor import Role, Tensor
 
 ONE = Integer(1)
 CONVOLUTIONS: tuple[type[Op], ...] = (Conv, ConvTranspose)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from costgraph.count import parameters
+from costgraph.counting.count import parameters
 from costgraph.models import entries, load_model, model_names
 
 PUBLISHED = json.loads((Path(__file__).parent / "parameters.json").read_text())

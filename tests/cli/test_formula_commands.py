@@ -8,9 +8,9 @@ import math
 import pytest
 
 import costgraph as cg
+from costgraph.asking.explaining import explain
 from costgraph.cli import main
 from costgraph.errors import InputError
-from costgraph.explaining import explain
 
 
 def out(capsys, *arguments: str) -> str:

@@ -20,9 +20,9 @@ from costgraph.cli import main
 from costgraph.cli.entry import _build_parser
 from costgraph.cli.output import guarded
 from costgraph.errors import InputError
-from costgraph.export.code import LANGUAGES
-from costgraph.export.files import whole_file, write_whole
-from costgraph.export.plain_json import json_text
+from costgraph.files.writing import whole_file, write_whole
+from costgraph.showing.export.code import LANGUAGES
+from costgraph.showing.export.plain_json import json_text
 from costgraph.symbols import symbol
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
@@ -103,11 +103,17 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
         raise KeyboardInterrupt
 
     places = (
-        "costgraph.api.compile", "costgraph.models.load_model", "costgraph.hardware.load_hardware",
-        "costgraph.comparison.compare", "costgraph.searching.search", "costgraph.report.report",
-        "costgraph.sweeping.grid.preview", "costgraph.export.models.show_model",
-        "costgraph.export.machines.show_hardware", "costgraph.export.listing.show_pass",
-    )  # fmt: skip
+        "costgraph.compiling.compiled.compile",
+        "costgraph.models.load_model",
+        "costgraph.hardware.load_hardware",
+        "costgraph.asking.comparison.compare",
+        "costgraph.asking.searching.search",
+        "costgraph.showing.report.report",
+        "costgraph.asking.sweeping.grid.preview",
+        "costgraph.showing.export.models.show_model",
+        "costgraph.showing.export.machines.show_hardware",
+        "costgraph.showing.export.listing.show_pass",
+    )
     for place in places:  # before any of them is changed under another
         import_module(place.rpartition(".")[0])
     for place in places:

@@ -12,8 +12,8 @@ import pytest
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.cli.entry import _build_parser
-from costgraph.draw import SUFFIXES
-from costgraph.export.code import LANGUAGES
+from costgraph.showing.draw import SUFFIXES
+from costgraph.showing.export.code import LANGUAGES
 
 MODEL, DEVICE = "llama-2-13b", "rtx-4090"
 #: Its weights alone exceed the device's memory.
@@ -138,8 +138,8 @@ def stored(path: Path) -> str:
         import pandas
 
         return pandas.read_parquet(path).to_csv()
-    from costgraph.sweeping import open_sweep
-    from costgraph.sweeping.export import frames
+    from costgraph.asking.sweeping import open_sweep
+    from costgraph.asking.sweeping.export import frames
 
     with open_sweep(path) as data:
         return next(frames(data)).to_csv()
@@ -158,7 +158,7 @@ def test_files_say_what_they_are_about(capsys, tmp_path, command, more, suffixes
 @pytest.mark.parametrize("kind", FIGURES)
 def test_figures_say_what_they_are_about(monkeypatch, tmp_path, kind, case):
     matplotlib = pytest.importorskip("matplotlib")
-    from costgraph import plot
+    from costgraph.showing import plot
 
     made = []
     monkeypatch.setattr(plot, "save", lambda figure, path: made.append(figure) or path)

@@ -168,7 +168,7 @@ def test_a_terminal_gets_colours_and_no_codes_of_names(model, capsys, monkeypatc
 @pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "+cmd|x", "-2+3", EVIL])
 def test_tables_of_sweeps_hold_no_formulas(name, capsys, tmp_path):
     pytest.importorskip("xarray")
-    from costgraph.sweeping import write_sweep
+    from costgraph.asking.sweeping import write_sweep
 
     path = tmp_path / f"{name}.json"
     shutil.copy(CONFIGS / "gpt2.json", path)

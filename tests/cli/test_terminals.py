@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costgraph.cli import main
-from costgraph.export.fitting import fitted, least, wrapped
+from costgraph.showing.export.fitting import fitted, least, wrapped
 
 WIDE = 1000
 #: A command, and the cells of its table that must stand whole in a narrow one.

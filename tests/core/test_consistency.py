@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import costgraph as cg
-from costgraph.breakdown import symbols_of
 from costgraph.cli import main
-from costgraph.metrics import COUNTED
-from costgraph.report import report
+from costgraph.compiling.breakdown import symbols_of
+from costgraph.compiling.metrics import COUNTED
+from costgraph.showing.report import report
 
 DATA = Path(__file__).parents[1] / "importers" / "data"
 NODE = shutil.which("node")

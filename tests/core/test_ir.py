@@ -9,17 +9,17 @@ import networkx as nx
 import pytest
 from sympy import Integer
 
-from costgraph.accounting import SURVEY
-from costgraph.count import rows
-from costgraph.dtypes import BF16, FP16, FP32, compute_type, dtype, with_groups
+from costgraph.counting.accounting import SURVEY
+from costgraph.counting.count import rows
 from costgraph.errors import InputError, MissingRuleError, VerifyError
-from costgraph.graph import Builder, Graph, Node
+from costgraph.ir.dtypes import BF16, FP16, FP32, compute_type, dtype, with_groups
+from costgraph.ir.graph import Builder, Graph, Node
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify, verify_program
 from costgraph.models import load_model
 from costgraph.ops import Add, Linear, Op, Spec
-from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q, symbol
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify, verify_program
 
 
 def x(name: str = "x", width: int = 8) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.errors import InputError
-from costgraph.report import page
+from costgraph.showing.report import page
 
 #: A model, the prompt and answer that fit exactly, and the last context.
 FITTING = (

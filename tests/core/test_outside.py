@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from costgraph import outside
+from costgraph.asking.sweeping.grid import open_sweep
 from costgraph.errors import CostgraphError, ModelError
-from costgraph.fidelity.calibration import load_calibration
-from costgraph.fidelity.table import read_table
+from costgraph.files import outside
 from costgraph.hardware import load_hardware
 from costgraph.models import load_model
 from costgraph.models.torch_export import read_traced
-from costgraph.sweeping.grid import open_sweep
+from costgraph.timing.fidelity.calibration import load_calibration
+from costgraph.timing.fidelity.table import read_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -200,17 +200,17 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
 #: the operating system's own files and of the package's.
 _READS = {"open", "read_text", "read_bytes", "load", "loads", "ZipFile", "GzipFile"}
 _ALLOWED = {
-    "costgraph/outside.py": {"open", "read_bytes", "read_text", "loads", "GzipFile"},
-    "costgraph/archive.py": {"ZipFile", "open"},
-    "costgraph/fidelity/kernels.py": {"open"},  # /proc
-    "costgraph/fidelity/measure.py": {"read_text"},  # /sys
-    "costgraph/report/page.py": {"read_text"},  # the package's own
+    "costgraph/files/outside.py": {"open", "read_bytes", "read_text", "loads", "GzipFile"},
+    "costgraph/files/archive.py": {"ZipFile", "open"},
+    "costgraph/timing/fidelity/kernels.py": {"open"},  # /proc
+    "costgraph/timing/fidelity/measure.py": {"read_text"},  # /sys
+    "costgraph/showing/report/page.py": {"read_text"},  # the package's own
     "models/catalog.py": {"loads"},  # the package's own, read by outside.package_text
     "costgraph/cli/output.py": {"open"},  # /dev/null
-    "costgraph/export/files.py": {"open"},  # to flush what was written
-    "costgraph/sweeping/export.py": {"open"},  # writes
-    "costgraph/sweeping/run.py": {"loads"},  # between processes of one sweep
-    "costgraph/sweeping/store.py": {"open"},  # appends
+    "costgraph/files/writing.py": {"open"},  # to flush what was written
+    "costgraph/asking/sweeping/export.py": {"open"},  # writes
+    "costgraph/asking/sweeping/run.py": {"loads"},  # between processes of one sweep
+    "costgraph/asking/sweeping/store.py": {"open"},  # appends
 }
 _HOLDERS = {"json", "tomllib", "pickle", "np", "numpy", "yaml", "torch", "marshal", "os", "zipfile"}
 

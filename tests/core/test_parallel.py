@@ -11,21 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Integer, Rational
 
-from costgraph import roofline
-from costgraph.cost import Access, Work
-from costgraph.count import counted, flat, parameters
-from costgraph.dtypes import FP32
+from costgraph.counting.count import counted, flat, parameters
+from costgraph.counting.footprint import footprint
 from costgraph.errors import VerifyError
-from costgraph.footprint import footprint
 from costgraph.formula import Formula
-from costgraph.graph import Builder, Graph, unrolled
-from costgraph.machine import Engine, Machine, Memory
-from costgraph.ops.base import Op, Spec, Tensors, read
-from costgraph.overlap import side_by_side
-from costgraph.program import Phase
-from costgraph.regions import Body, Parallel, Repeat
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify
+from costgraph.hardware.machine import Engine, Machine, Memory
+from costgraph.ir.cost import Access, Work
+from costgraph.ir.dtypes import FP32
+from costgraph.ir.graph import Builder, Graph
+from costgraph.ir.op import Op, Spec, Tensors, read
+from costgraph.ir.program import Phase
+from costgraph.ir.regions import Body, Parallel, Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify
+from costgraph.rewriting.overlap import side_by_side
+from costgraph.rewriting.unrolled import unrolled
+from costgraph.timing import roofline
 
 ONE = Integer(1)
 X = Tensor("x", (ONE,), FP32)

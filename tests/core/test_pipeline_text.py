@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.errors import PipelineError
-from costgraph.grammar import LONGEST, LONGEST_VALUE, quoted, read
 from costgraph.passes import PASSES
-from costgraph.passes.speculative import Speculative
-from costgraph.pipeline import parse, text_of
+from costgraph.passes.decoding.speculative import Speculative
+from costgraph.rewriting.grammar import LONGEST, LONGEST_VALUE, quoted, read
+from costgraph.rewriting.pipeline import parse, text_of
 
 #: Any text a value can hold: printable, so no line breaks and no control characters.
 TEXTS = st.text(st.characters(blacklist_categories=("C", "Z")) | st.just(" "), max_size=30)

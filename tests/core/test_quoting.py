@@ -15,12 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costgraph.errors import CostgraphError, InputError
-from costgraph.fidelity.calibration import Calibration, Fit, calibration_from, calibration_text
-from costgraph.fidelity.forms import FORMS
-from costgraph.fidelity.measure import Measured, device_text
-from costgraph.fidelity.table import Datasheet
 from costgraph.hardware.schema import machine_from
 from costgraph.quoting import csv_text, printed, toml_key, toml_text, visible
+from costgraph.timing.fidelity.calibration import (
+    Calibration,
+    Fit,
+    calibration_from,
+    calibration_text,
+)
+from costgraph.timing.fidelity.forms import FORMS
+from costgraph.timing.fidelity.measure import Measured, device_text
+from costgraph.timing.fidelity.table import Datasheet
 
 #: Any text, with much of what steers terminals, and lone surrogates.
 STEERING = (

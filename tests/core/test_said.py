@@ -9,7 +9,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.report import report
+from costgraph.showing.report import report
 
 MODEL = "gpt-oss-20b"  # routing, a checkpoint that is not read, keys that play no part
 ASSUMED = "the 16-bit model is counted"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import costgraph as cg
+from costgraph.asking.serving import Serving, shared_tpot
 from costgraph.errors import InputError
-from costgraph.serving import Serving, shared_tpot
 
 
 @pytest.fixture(scope="module")

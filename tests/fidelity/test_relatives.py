@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costgraph as cg
-from costgraph.fidelity.calibration import calibrated_devices, shipped, transfer
-from costgraph.fidelity.forms import CARRIED, FIGURES, FORMS, carried
-from costgraph.fidelity.relatives import (
+from costgraph.hardware import device_names, load_hardware
+from costgraph.timing.fidelity.calibration import calibrated_devices, shipped, transfer
+from costgraph.timing.fidelity.forms import CARRIED, FIGURES, FORMS, carried
+from costgraph.timing.fidelity.relatives import (
     NEAR,
     Figures,
     figures_on,
@@ -18,7 +19,6 @@ from costgraph.fidelity.relatives import (
     nearest_first,
     relatives,
 )
-from costgraph.hardware import device_names, load_hardware
 
 RATIO = st.floats(0.1, 10)
 

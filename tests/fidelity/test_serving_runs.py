@@ -10,7 +10,7 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.fidelity.classify import attention_variants
+from costgraph.timing.fidelity.classify import attention_variants
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -14,8 +14,9 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.fidelity import measure, measure_torch, validate
-from costgraph.fidelity.calibration import load_calibration
+from costgraph.showing import validation
+from costgraph.timing.fidelity import measure, measure_torch
+from costgraph.timing.fidelity.calibration import load_calibration
 
 
 class Event:
@@ -192,8 +193,8 @@ def test_a_cpu_is_measured_and_validated(
             cg.compile("llama-2-7b", str(target), "fuse", fidelity="calibrated",
                        weights="fp32", activations="fp32", kv="fp32").assumptions
         )  # fmt: skip
-        monkeypatch.setattr(validate, "DECODE", ((1, 16),))
-        monkeypatch.setattr(validate, "PREFILL", ((1, 16),))
+        monkeypatch.setattr(validation, "DECODE", ((1, 16),))
+        monkeypatch.setattr(validation, "PREFILL", ((1, 16),))
         main(["validate", "--on", str(target), "--minutes", "0.02"])
         shown = capsys.readouterr().out
         assert "PyTorch, fp32:" in shown
@@ -204,8 +205,8 @@ def test_a_cpu_is_measured_and_validated(
 
 def test_both_libraries_compute_the_same_decoder() -> None:
     torch = pytest.importorskip("torch")
-    from costgraph.fidelity.kernels import Decoder, NumPy, config
-    from costgraph.fidelity.kernels_torch import Torch
+    from costgraph.timing.fidelity.kernels import Decoder, NumPy, config
+    from costgraph.timing.fidelity.kernels_torch import Torch
 
     shape = config(hidden=64, inner=96, layers=2, heads=4, vocabulary=50)
     ours, theirs = NumPy(), Torch()
@@ -230,7 +231,7 @@ def test_both_libraries_compute_the_same_decoder() -> None:
 
 def test_a_slow_type_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from costgraph.fidelity import kernels_torch
+    from costgraph.timing.fidelity import kernels_torch
 
     monkeypatch.setattr(kernels_torch, "SLOW", 0.0)
     assert kernels_torch.Torch().types == ("fp32",)

@@ -34,10 +34,10 @@ from sympy import (
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.errors import InputError
-from costgraph.export.code import LANGUAGES, source
 from costgraph.formula import Arm, Formula, Span, Term
 from costgraph.formula.terms import Limit
 from costgraph.setting import Setting
+from costgraph.showing.export.code import LANGUAGES, source
 from costgraph.symbols import B, N, S, T, symbol
 
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")

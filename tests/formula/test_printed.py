@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 import costgraph as cg
-from costgraph.export.plain import formula_object
-from costgraph.export.regimes import form_text
-from costgraph.export.text import expr_text
+from costgraph.showing.export.plain import formula_object
+from costgraph.showing.export.regimes import form_text
+from costgraph.showing.export.text import expr_text
 from tests.properties.readers import norm, read_element, read_latex, read_text
 
 #: A spread of what formulas contain: maxima, powers of fractions, sums over contexts,

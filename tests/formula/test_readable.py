@@ -9,9 +9,9 @@ from sympy import Add, Integer, Max, expand
 
 import costgraph as cg
 from costgraph.errors import InputError
-from costgraph.export.layout import of_expr, to_latex, to_mathml, to_text
 from costgraph.formula.naming import named
 from costgraph.setting import Setting
+from costgraph.showing.export.layout import of_expr, to_latex, to_mathml, to_text
 from costgraph.symbols import B, T, symbol
 
 CASES = [

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from sympy import Expr, Integer, Max, Min
 
 import costgraph as cg
-from costgraph.accounting import EXACT
-from costgraph.api import Compiled
-from costgraph.count import rows
-from costgraph.footprint import cache_bytes
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT
+from costgraph.counting.count import rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.formula import Arm, Formula, Span, Term
 from costgraph.formula.envelope import dominates
 from costgraph.formula.kinks import split
+from costgraph.formula.least import folded, least, most
 from costgraph.hardware import load_hardware
-from costgraph.least import folded, least, most
+from costgraph.ir.program import autoregressive
+from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.ops.attention import extended, score_pairs
 from costgraph.ops.flash import FlashAttention
-from costgraph.pipeline import run
-from costgraph.program import autoregressive
+from costgraph.rewriting.pipeline import run
 from costgraph.symbols import B, N, S, T, q, symbol
-from costgraph.verify import verify
 
 W = symbol("W")
 

@@ -550,7 +550,7 @@ def _begun() -> Path:
     import atexit
     import tempfile
 
-    from costgraph.sweeping import write_sweep
+    from costgraph.asking.sweeping import write_sweep
 
     class Stopped(Exception):
         pass

@@ -7,7 +7,7 @@ from sympy import Integer, Rational
 
 from costgraph.errors import HardwareError, InputError
 from costgraph.hardware import aliases, device_names, load_hardware
-from costgraph.machine import Engine, Machine, Memory
+from costgraph.hardware.machine import Engine, Machine, Memory
 from costgraph.units import format_quantity, parse_quantity
 
 #: The survey's table: bandwidth, FP16, INT8, on-chip buffer.

@@ -6,12 +6,12 @@ import pint
 import pytest
 
 import costgraph as cg
-from costgraph.energy import step_energy
+from costgraph.compiling.energy import step_energy
 from costgraph.hardware import device_names, load_hardware, load_system, system_names
+from costgraph.hardware.links import collective
+from costgraph.hardware.machine import Engine
 from costgraph.hardware.schema import CONVENTION
-from costgraph.links import collective
-from costgraph.machine import Engine
-from costgraph.roofline import arms
+from costgraph.timing.roofline import arms
 from costgraph.units import DIMENSIONS, UNITS, parse_quantity
 
 UREG = pint.UnitRegistry()

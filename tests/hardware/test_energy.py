@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.energy import COMPONENTS, POWER
+from costgraph.compiling.energy import COMPONENTS, POWER
 from costgraph.hardware import load_hardware
-from costgraph.machine import Energy, Engine, Machine, Memory, Price
+from costgraph.hardware.machine import Energy, Engine, Machine, Memory, Price
 
 POINT = {"B": 4, "S": 200, "N": 50}
 TYPES = (Engine.TENSOR, Engine.VECTOR, Engine.SPECIAL)

@@ -12,7 +12,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.hardware import device_names, load_hardware
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
 
 #: Multiprocessors (or cores), dense 16-bit FLOP per clock in each, clock in GHz.
 UNITS = {

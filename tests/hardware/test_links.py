@@ -11,8 +11,8 @@ from sympy import Integer, Min, Rational, log
 
 from costgraph.errors import HardwareError, InputError
 from costgraph.hardware import load_hardware
-from costgraph.links import ALGORITHMS, collective, fastest, hierarchical, steps
-from costgraph.machine import Link
+from costgraph.hardware.links import ALGORITHMS, collective, fastest, hierarchical, steps
+from costgraph.hardware.machine import Link
 from costgraph.symbols import symbol
 
 # The simulator ------------------------------------------------------------------

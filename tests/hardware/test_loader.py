@@ -18,8 +18,8 @@ from sympy import Integer, Rational
 from costgraph.errors import CostgraphError, HardwareError
 from costgraph.hardware import aliases, device_names, load_device_file, load_hardware
 from costgraph.hardware import loader as loader_module
+from costgraph.hardware.machine import Engine
 from costgraph.hardware.schema import machine_from
-from costgraph.machine import Engine
 
 DEVICES = Path(loader_module.__file__).parent / "devices"
 

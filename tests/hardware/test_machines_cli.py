@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from costgraph.cli import main
-from costgraph.export.machines import KINDS
 from costgraph.hardware import device_names, load_hardware, system_names
 from costgraph.hardware.schema import KINDS as ALLOWED
+from costgraph.showing.export.machines import KINDS
 
 
 def printed(capsys, *argv):

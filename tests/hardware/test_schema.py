@@ -14,8 +14,8 @@ from sympy import Integer, Rational
 from costgraph.errors import CostgraphError, HardwareError
 from costgraph.hardware import device_names, load_device_file, load_hardware
 from costgraph.hardware.loader import DEVICES
+from costgraph.hardware.machine import Engine, Link, Tier
 from costgraph.hardware.schema import TOP, machine_from
-from costgraph.machine import Engine, Link, Tier
 
 GOOD = """\
 name = "toy"

@@ -13,9 +13,9 @@ from sympy import Integer, Rational
 from costgraph.errors import CostgraphError, HardwareError
 from costgraph.hardware import device_names, load_hardware, load_system, system_names
 from costgraph.hardware.loader import DEVICES
+from costgraph.hardware.machine import Tier
 from costgraph.hardware.system_schema import TOP, system_from
 from costgraph.hardware.systems import System
-from costgraph.machine import Tier
 
 GOOD = """\
 name = "rig"

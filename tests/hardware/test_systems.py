@@ -17,7 +17,9 @@ from sympy import Integer, Rational, Symbol
 
 from costgraph.errors import HardwareError
 from costgraph.hardware import aliases, device_names, load_hardware, load_system, system_names
+from costgraph.hardware.links import collective
 from costgraph.hardware.loader import SYSTEMS, other_names
+from costgraph.hardware.machine import Link, Machine, Memory
 from costgraph.hardware.systems import (
     NETWORK,
     Hop,
@@ -28,8 +30,6 @@ from costgraph.hardware.systems import (
     with_network,
 )
 from costgraph.hardware.wiring import share, slice_of
-from costgraph.links import collective
-from costgraph.machine import Link, Machine, Memory
 
 NUMBER = Integer
 TOY = Machine("toy", "A toy", {}, Memory(Integer(10)), links={"bus": Link(Integer(100))})

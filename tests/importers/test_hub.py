@@ -13,15 +13,15 @@ import pytest
 from sympy import expand
 
 import costgraph as cg
-from costgraph.count import exact_cost, parameters
-from costgraph.graph import Graph, Node, Repeat
-from costgraph.machine import Engine
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.hardware.machine import Engine
+from costgraph.ir.graph import Graph, Node, Repeat
+from costgraph.ir.tensor import Role
 from costgraph.models import import_config
 from costgraph.models.torch_export import from_torch, read_traced
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.flash import FlashAttention
 from costgraph.symbols import B, S, T, q
-from costgraph.tensor import Role
 
 DATA = Path(__file__).parent / "data" / "hub"
 INDEX = json.loads((DATA / "INDEX.json").read_text(encoding="utf-8"))

@@ -11,9 +11,9 @@ import itertools
 import pytest
 
 import costgraph as cg
-from costgraph.count import exact_cost
-from costgraph.graph import Repeat
-from costgraph.machine import Engine
+from costgraph.counting.count import exact_cost
+from costgraph.hardware.machine import Engine
+from costgraph.ir.graph import Repeat
 from costgraph.ops.flash import FlashAttention
 from costgraph.symbols import S, symbol
 

@@ -13,11 +13,11 @@ from sympy import Integer
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.errors import CostgraphError, ModelError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.verify import verify_program
 from costgraph.symbols import B, S, symbol
-from costgraph.verify import verify_program
 
 onnx = pytest.importorskip("onnx")
 

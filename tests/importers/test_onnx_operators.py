@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from costgraph.count import exact_cost
+from costgraph.counting.count import exact_cost
 from costgraph.errors import CostgraphError
 
 pytest.importorskip("onnx")

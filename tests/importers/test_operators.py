@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from costgraph.count import exact_cost, parameters
-from costgraph.machine import Engine
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.hardware.machine import Engine
+from costgraph.ir.verify import verify_program
 from costgraph.models.torch_export import from_torch
 from costgraph.models.traced.codec import from_json
 from costgraph.symbols import B, S
-from costgraph.verify import verify_program
 
 CASES = json.loads((Path(__file__).parent / "data" / "operators.json").read_text(encoding="utf-8"))
 #: What the counter is blind to, counted by hand: sizes of the operands are the generator's.

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import costgraph as cg
-from costgraph.archive import Archive
 from costgraph.cli import main
-from costgraph.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.errors import CostgraphError, ModelError
+from costgraph.files.archive import Archive
 from costgraph.models.pt2_file import read_pt2
 from costgraph.models.torch_export import from_torch, load_pt2, read_traced
 from costgraph.models.traced.exported import read_exported

@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import pytest
 
-from costgraph.count import exact_cost, parameters
-from costgraph.dtypes import FP32
-from costgraph.machine import Engine
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.hardware.machine import Engine
+from costgraph.ir.dtypes import FP32
+from costgraph.ir.tensor import Role
 from costgraph.symbols import B
-from costgraph.tensor import Role
 
 pytest.importorskip("onnx")
 np = pytest.importorskip("numpy")

@@ -6,11 +6,12 @@ import pytest
 from sympy import expand
 
 import costgraph as cg
-from costgraph.count import exact_cost, parameters
-from costgraph.graph import Repeat, unrolled
-from costgraph.machine import Engine
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.hardware.machine import Engine
+from costgraph.ir.graph import Repeat
+from costgraph.ir.verify import verify, verify_program
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S
-from costgraph.verify import verify, verify_program
 
 pytest.importorskip("onnx")
 np = pytest.importorskip("numpy")

@@ -9,12 +9,12 @@ import pytest
 from sympy import expand
 
 import costgraph as cg
-from costgraph.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.errors import ModelError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify_program
 from costgraph.symbols import B, S, symbol
-from costgraph.tensor import Role
-from costgraph.verify import verify_program
 
 torch = pytest.importorskip("torch")
 

@@ -9,21 +9,21 @@ import pytest
 from sympy import Integer, expand
 
 import costgraph as cg
-from costgraph.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.errors import CostgraphError, ModelError
-from costgraph.graph import unrolled
+from costgraph.hardware.machine import Engine
 from costgraph.hardware.systems import alone
-from costgraph.machine import Engine
+from costgraph.ir.program import Program
+from costgraph.ir.regions import Repeat
+from costgraph.ir.verify import verify, verify_program
 from costgraph.models import import_config
 from costgraph.models.torch_export import from_torch, read_traced
 from costgraph.models.traced.codec import from_json, to_json
 from costgraph.ops import AttentionScores, RMSNorm
 from costgraph.ops.rotary import RotaryPair
 from costgraph.passes import PASSES
-from costgraph.program import Program
-from costgraph.regions import Repeat
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S, T, q
-from costgraph.verify import verify, verify_program
 
 DATA = Path(__file__).parent / "data"
 LLAMA = {

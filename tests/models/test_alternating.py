@@ -6,16 +6,16 @@ import pytest
 from sympy import Integer, expand
 
 import costgraph as cg
-from costgraph.count import rows
-from costgraph.dtypes import BF16
+from costgraph.counting.count import rows
 from costgraph.errors import ModelError, VerifyError
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.hf import read_json
 from costgraph.ops import RMSNorm, Softmax
 from costgraph.ops.flash import FlashAttention
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role, Tensor
 
 I = Integer  # noqa: E741
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sympy import Integer
 
-from costgraph.count import parameters, rows
-from costgraph.machine import Engine
+from costgraph.counting.count import parameters, rows
+from costgraph.hardware.machine import Engine
+from costgraph.ir.tensor import Role
 from costgraph.models import load_model
 from costgraph.models.families import FAMILIES
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
 
 DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())
@@ -110,7 +110,7 @@ def test_products_are_equal(name, case):
 
 def stored(graph, values) -> tuple[int, int]:
     """(bytes of caches before a step, elements of recurrent states)."""
-    from costgraph.regions import Repeat
+    from costgraph.ir.regions import Repeat
 
     caches = states = Integer(0)
     for tensor in graph.sources:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sympy import Integer
 
-from costgraph.count import parameters, rows
-from costgraph.footprint import cache_bytes
-from costgraph.machine import Engine
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
+from costgraph.hardware.machine import Engine
 from costgraph.models import load_model
 from costgraph.symbols import B, S, T, q
 

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from sympy import Integer
 
-from costgraph.count import parameters, rows
-from costgraph.machine import Engine
+from costgraph.counting.count import parameters, rows
+from costgraph.hardware.machine import Engine
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role
 from costgraph.models.blocks import Style
 from costgraph.models.families import FAMILIES
 from costgraph.models.fields import Fields
-from costgraph.regions import Repeat
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
 
 DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())

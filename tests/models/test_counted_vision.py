@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sympy import Integer
 
-from costgraph.count import parameters, rows
-from costgraph.footprint import cache_bytes
-from costgraph.machine import Engine
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
+from costgraph.hardware.machine import Engine
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.symbols import B, G, S, T, q
-from costgraph.verify import verify_program
 
 DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())

@@ -8,16 +8,16 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.cost import Direction
-from costgraph.count import parameters, rows
+from costgraph.compiling.metrics import METRICS
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes, footprint, resting
 from costgraph.errors import InputError, ModelError
-from costgraph.footprint import cache_bytes, footprint, resting
-from costgraph.metrics import METRICS
+from costgraph.ir.cost import Direction
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model, model_names
 from costgraph.ops.local import local_pairs
 from costgraph.symbols import B, N, S, T, q
-from costgraph.tensor import Role
-from costgraph.verify import verify_program
 
 FIRST = {name: load_model(name).phases[0].name for name in model_names()}
 ENCODERS = [n for n, phase in FIRST.items() if phase == "forward"]

@@ -9,13 +9,13 @@ import pytest
 from sympy import Integer, expand
 
 import costgraph as cg
-from costgraph.count import parameters, rows
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import InputError, ModelError
-from costgraph.footprint import cache_bytes
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.tensor import Role
 from costgraph.models import load_model
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
 
 DATA = Path(__file__).parent / "counted"
 COUNTED = json.loads((DATA / "counted.json").read_text())

@@ -8,13 +8,13 @@ import pytest
 from sympy import Integer, Min
 
 import costgraph as cg
-from costgraph.count import parameters, rows
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import ModelError
-from costgraph.footprint import cache_bytes
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.symbols import B, T
-from costgraph.verify import verify_program
 
 
 def llama(kind: str, d: int, layers: int, heads: int, kv: int, ffn: int, vocab: int, **more):

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costgraph.errors import CostgraphError
+from costgraph.ir.program import Program
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import FAMILIES
-from costgraph.program import Program
-from costgraph.verify import verify_program
 
 COUNTED = Path(__file__).parent / "counted" / "configs"
 #: One real configuration per family, smallest file first.

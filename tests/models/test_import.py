@@ -9,9 +9,9 @@ import pytest
 from sympy import Min
 
 import costgraph as cg
-from costgraph.count import parameters, rows
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import InputError, ModelError, UnboundSymbolError
-from costgraph.footprint import cache_bytes
 from costgraph.models import find, load_model, model_names
 from costgraph.models.catalog import CONFIGS
 from costgraph.symbols import B, T

@@ -8,22 +8,22 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.cost import Direction
-from costgraph.count import exact_cost, parameters, rows
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import InputError, ModelError
-from costgraph.footprint import cache_bytes
-from costgraph.graph import unrolled
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify
 from costgraph.models import load_model
 from costgraph.models.blocks import Segment, Stack, Style
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import FAMILIES
 from costgraph.models.families.gathered import gathered, runs
 from costgraph.models.fields import Fields
-from costgraph.regions import Repeat
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S, T, q
-from costgraph.tensor import Role
-from costgraph.verify import verify
 
 RECURRENT = [
     "falcon-mamba-7b",

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.count import parameters, rows
-from costgraph.dtypes import BF16
+from costgraph.counting.count import parameters, rows
 from costgraph.errors import CostgraphError, InputError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
 from costgraph.ops.pool import AdaptivePool, Pool
 from costgraph.symbols import B, G, S
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify_program
 
 CLASSIFIERS = ["vit-base-16", "swin-tiny", "convnext-tiny", "resnet-50", "vgg-16"]
 DENOISERS = ["dit-xl-2", "flux-1-dev", "sd-1.5-unet", "sdxl-unet", "sd3-medium"]

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Integer, Rational
 
-from costgraph.cost import Direction
-from costgraph.dtypes import BF16
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import CausalConv1d, Conv
 from costgraph.ops.conv import whole_floor
 from costgraph.symbols import B, S, q
-from costgraph.tensor import Role, Tensor
 
 
 def tensor(name, *shape, role=Role.ACTIVATION):

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Float, Integer, Rational, expand
 
-from costgraph.cost import Direction
-from costgraph.dtypes import BF16, INT32
 from costgraph.errors import VerifyError
 from costgraph.formula.powers import EXACT_BITS
 from costgraph.formula.runtime import power
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.dtypes import BF16, INT32
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Combine, ExpertLinear, Linear, Route, Routing, RowScale
 from costgraph.symbols import B, q
-from costgraph.tensor import Role, Tensor
 
 I = Integer  # noqa: E741
 

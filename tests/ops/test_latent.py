@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from sympy import Integer, Rational, expand
 
-from costgraph.cost import Direction
-from costgraph.dtypes import BF16, FORMATS
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.dtypes import BF16, FORMATS
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import AttentionValues, HeadLinear, Linear, Softmax, SplitScores
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.paged import Paging
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role, Tensor
 
 I = Integer  # noqa: E741
 HEADS, CONTENT, ROPE = 16, 512, 64

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Integer
 
-from costgraph.cost import Direction
-from costgraph.dtypes import BF16, FP32
 from costgraph.errors import VerifyError
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.dtypes import BF16, FP32
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import (
     WKV,
     BlockLinear,
@@ -23,7 +24,6 @@ from costgraph.ops import (
     StateSpaceDual,
     TokenShift,
 )
-from costgraph.tensor import Role, Tensor
 
 few = st.integers(1, 3)
 tokens_ = st.integers(1, 11)

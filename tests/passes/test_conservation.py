@@ -7,22 +7,22 @@ import pytest
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import CostgraphError
-from costgraph.graph import Graph
 from costgraph.hardware import load_system
-from costgraph.links import Hop
-from costgraph.machine import Engine
+from costgraph.hardware.links import Hop
+from costgraph.hardware.machine import Engine
+from costgraph.ir.graph import Graph
+from costgraph.ir.op import Op
+from costgraph.ir.regions import Region, Repeat
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify
 from costgraph.models import load_model, model_names
 from costgraph.ops import ExpertLinear
 from costgraph.ops.attention import AttentionScores, AttentionValues
-from costgraph.ops.base import Op
 from costgraph.ops.latent import SplitScores
 from costgraph.passes.parallel.plan import Degrees, planned
 from costgraph.passes.parallel.stages import staged
 from costgraph.passes.parallel.tensor import shard, unfused
-from costgraph.regions import Region, Repeat
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
-from costgraph.verify import verify
 
 ONE = Integer(1)
 #: Shapes at which FLOP are compared.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from costgraph.grammar import LONGEST, LONGEST_VALUE
 from costgraph.passes import PASSES
-from costgraph.passes.speculative import Speculative
-from costgraph.pipeline import Stage, parse, text_of
+from costgraph.passes.decoding.speculative import Speculative
+from costgraph.rewriting.grammar import LONGEST, LONGEST_VALUE
+from costgraph.rewriting.pipeline import Stage, parse, text_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "passes.md").read_text(encoding="utf-8")
 

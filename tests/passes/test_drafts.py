@@ -9,10 +9,10 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.comparison import compare
-from costgraph.count import parameters
+from costgraph.asking.comparison import compare
+from costgraph.counting.count import parameters
+from costgraph.counting.footprint import footprint
 from costgraph.errors import InputError, PipelineError
-from costgraph.footprint import footprint
 from costgraph.symbols import B, G, N, S, T, q
 
 CONFIGS = Path(cg.__file__).parents[1] / "models" / "configs"

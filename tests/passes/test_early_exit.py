@@ -12,9 +12,10 @@ from sympy import Integer, Rational
 
 import costgraph as cg
 from costgraph.errors import PipelineError
-from costgraph.passes import PASSES, depth
-from costgraph.pipeline import parse, text_of
-from costgraph.regions import Repeat
+from costgraph.ir.regions import Repeat
+from costgraph.passes import PASSES
+from costgraph.passes.decoding import depth
+from costgraph.rewriting.pipeline import parse, text_of
 
 MODEL, DEVICE = "llama-2-7b", "a6000"
 

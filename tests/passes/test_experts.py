@@ -9,11 +9,11 @@ import pytest
 from sympy import Integer, Rational, expand
 
 import costgraph as cg
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.tensor import Role
 from costgraph.models import load_model
 from costgraph.ops import ExpertLinear
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
 
 DATA = Path(__file__).parent.parent / "models" / "counted" / "configs"
 NAMES = ["mixtral-8x7b", "deepseek-v3"]

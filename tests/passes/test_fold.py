@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import pytest
 from sympy import Integer, expand
 
-from costgraph.count import exact_cost, parameters
-from costgraph.dtypes import BF16
-from costgraph.footprint import footprint
-from costgraph.graph import Builder, Graph, Repeat, unrolled
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.counting.footprint import footprint
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.graph import Builder, Graph, Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify
+from costgraph.models.recognition.fold import folded
 from costgraph.ops import (
     Activation,
     Add,
@@ -24,10 +27,8 @@ from costgraph.ops import (
 )
 from costgraph.ops.arrays import Fill
 from costgraph.ops.views import Reshape, Slice
-from costgraph.passes.fold import folded
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify
 
 WIDTH = Integer(64)
 LAYERS = 6

@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.accounting import EXACT
-from costgraph.api import Compiled
-from costgraph.count import exact_cost, parameters
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.hardware import load_hardware
 from costgraph.hardware.systems import alone
+from costgraph.ir.program import autoregressive
+from costgraph.ir.regions import Repeat
+from costgraph.ir.verify import verify_program
 from costgraph.models.decoder import build
 from costgraph.ops.fused import Fused
 from costgraph.passes import PASSES
-from costgraph.passes.fuse import Fuse
-from costgraph.pipeline import parse, text_of
-from costgraph.program import autoregressive
-from costgraph.regions import Repeat
+from costgraph.passes.fusion.fuse import Fuse
+from costgraph.rewriting.pipeline import parse, text_of
 from costgraph.symbols import B, S, T, q
-from costgraph.verify import verify_program
 from tests.properties.strategies import decoder, shapes, sizes
 
 ONLY_ATTENTION = "fuse{elementwise=false,epilogue=false,siblings=false}"

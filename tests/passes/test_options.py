@@ -12,7 +12,7 @@ from sympy import Float, Integer, Rational, oo, sqrt
 import costgraph as cg
 from costgraph.errors import CostgraphError, PipelineError
 from costgraph.passes import PASSES
-from costgraph.pipeline import Pass
+from costgraph.rewriting.pipeline import Pass
 from costgraph.symbols import symbol
 
 OPTIONS = [(name, key) for name, cls in PASSES.items() for key in cls.options()]

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 import costgraph as cg
-from costgraph.api import Compiled
+from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError
-from costgraph.graph import Graph
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Program
 from costgraph.models import find
 from costgraph.models.torch_export import from_torch, read_traced
 from costgraph.passes import PASSES
-from costgraph.pipeline import Stage, parse
-from costgraph.program import Program
+from costgraph.rewriting.pipeline import Stage, parse
 
 CONFIGS = Path(cg.__file__).parents[1] / "models" / "configs"
 TRACED = Path(__file__).parents[1] / "importers" / "data" / "tiny-llama.traced.json"

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.capacity import largest_batch
+from costgraph.compiling.capacity import largest_batch
 from costgraph.errors import InputError, PipelineError, UnboundSymbolError
 from costgraph.ops.paged import Paging
 from costgraph.passes import PASSES
-from costgraph.pipeline import parse, text_of
+from costgraph.rewriting.pipeline import parse, text_of
 
 MODEL, DEVICE = "opt-13b", "a100"
 PER_TOKEN = 2 * 40 * 5120 * 2  # 819,200 byte

@@ -7,13 +7,13 @@ import pytest
 from sympy import Integer, Rational, expand
 
 import costgraph as cg
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import CostgraphError
-from costgraph.footprint import cache_bytes
 from costgraph.hardware import load_system
-from costgraph.links import Hop, least
+from costgraph.hardware.links import Hop, least
+from costgraph.ir.regions import Region
 from costgraph.ops.experts import Routing
 from costgraph.passes.parallel.experts import distinct_ranks, fullest, share
-from costgraph.regions import Region
 from costgraph.symbols import B, S, T
 
 ONE = Integer(1)

@@ -8,21 +8,21 @@ import pytest
 from sympy import Integer, Min
 
 import costgraph as cg
-from costgraph import api
-from costgraph.accounting import EXACT
-from costgraph.count import exact_cost, parameters, rows
+from costgraph.compiling import compiled as api
+from costgraph.counting.accounting import EXACT
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import CostgraphError
-from costgraph.footprint import cache_bytes
-from costgraph.graph import unrolled
 from costgraph.hardware import load_hardware
+from costgraph.ir.program import autoregressive
+from costgraph.ir.regions import Repeat
+from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
-from costgraph.passes.layers import patterned, written_out
-from costgraph.pipeline import run
-from costgraph.program import autoregressive
-from costgraph.regions import Repeat
+from costgraph.passes.precision.layers import patterned, written_out
+from costgraph.rewriting.pipeline import run
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, T, q
-from costgraph.verify import verify
 
 KINDS = (Kind("sliding"), Kind("full", (("window", None), ("rotary", None))))
 MODEL = Decoder(

@@ -10,12 +10,12 @@ import pytest
 from sympy import Integer, Rational, expand
 
 import costgraph as cg
-from costgraph.cost import MEMORY, Cost, Direction
 from costgraph.errors import MissingRuleError
-from costgraph.machine import Engine
-from costgraph.presence import EVERYONE, Presence
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import MEMORY, Cost, Direction
+from costgraph.ir.presence import EVERYONE, Presence
+from costgraph.ir.tensor import Role
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
 
 ROUNDS = 20_000
 CONFIGS = Path(cg.__file__).parents[1] / "models" / "configs"

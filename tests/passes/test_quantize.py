@@ -11,27 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sympy import Integer, Rational, expand
 
-from costgraph.accounting import EXACT, SURVEY
-from costgraph.api import Compiled
-from costgraph.cost import MEMORY, Direction
-from costgraph.count import exact_cost, parameters, rows
-from costgraph.dtypes import dtype
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT, SURVEY
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.counting.footprint import footprint
 from costgraph.errors import InputError, PipelineError
-from costgraph.footprint import footprint
-from costgraph.graph import Builder, Graph, Node
-from costgraph.machine import Engine, Machine, Memory
+from costgraph.hardware.machine import Engine, Machine, Memory
+from costgraph.ir.cost import MEMORY, Direction
+from costgraph.ir.dtypes import dtype
+from costgraph.ir.graph import Builder, Graph, Node
+from costgraph.ir.op import Op
+from costgraph.ir.program import autoregressive
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.ops import Linear, NarrowResult, QuantizeTo, QuantLinear
-from costgraph.ops.base import Op
 from costgraph.passes import PASSES
-from costgraph.passes.formats import PRESETS
-from costgraph.passes.quantize import Quantize
-from costgraph.pipeline import parse, run, text_of
-from costgraph.program import autoregressive
-from costgraph.regions import Repeat
+from costgraph.passes.precision.formats import PRESETS
+from costgraph.passes.precision.quantize import Quantize
+from costgraph.rewriting.pipeline import parse, run, text_of
 from costgraph.symbols import B, T, q, symbol
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify_program
 
 TERA = 10**12
 FP32 = {(Engine.VECTOR, "fp32"): Rational(387, 10) * TERA}

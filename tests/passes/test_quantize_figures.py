@@ -6,15 +6,15 @@ import pytest
 import sympy
 from sympy import Rational
 
-from costgraph.accounting import SURVEY
-from costgraph.api import Compiled
-from costgraph.count import rows
-from costgraph.machine import Engine
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import SURVEY
+from costgraph.counting.count import rows
+from costgraph.hardware.machine import Engine
+from costgraph.ir.tensor import Role
 from costgraph.models import load_model
-from costgraph.passes.quantize import Quantize
-from costgraph.pipeline import run
+from costgraph.passes.precision.quantize import Quantize
+from costgraph.rewriting.pipeline import run
 from costgraph.symbols import B, q
-from costgraph.tensor import Role
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sympy import Integer, Rational, expand
 
-from costgraph.footprint import footprint
+from costgraph.counting.footprint import footprint
 from costgraph.models import load_model
-from costgraph.passes.formats import ACTIVATIONS, KV, WEIGHTS
-from costgraph.passes.quantize import Quantize
-from costgraph.pipeline import run
+from costgraph.passes.precision.formats import ACTIVATIONS, KV, WEIGHTS
+from costgraph.passes.precision.quantize import Quantize
+from costgraph.rewriting.pipeline import run
 from costgraph.symbols import B, T
 
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import pytest
 from sympy import Integer
 
-from costgraph.dtypes import dtype
-from costgraph.graph import Builder, Graph, Node, Repeat
 from costgraph.hardware import load_hardware
-from costgraph.machine import Engine
+from costgraph.hardware.machine import Engine
+from costgraph.ir.dtypes import dtype
+from costgraph.ir.graph import Builder, Graph, Node, Repeat
+from costgraph.ir.program import autoregressive
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model, model_names
 from costgraph.ops import Embedding, Linear
 from costgraph.ops.fused import Fused
 from costgraph.ops.views import Transpose
-from costgraph.passes.quantize import Quantize
-from costgraph.pipeline import run
-from costgraph.program import autoregressive
+from costgraph.passes.precision.quantize import Quantize
+from costgraph.rewriting.pipeline import run
 from costgraph.symbols import B, q
-from costgraph.tensor import Role, Tensor
 
 #: Operands that kernels convert as they load them, by kind of operation.
 CONVERTED = {

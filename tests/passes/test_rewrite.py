@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 import pytest
 from sympy import Integer
 
-from costgraph.draft import Draft
-from costgraph.dtypes import BF16
-from costgraph.graph import Builder, Graph, Node
 from costgraph.hardware import load_hardware
-from costgraph.machine import Machine
+from costgraph.hardware.machine import Machine
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.graph import Builder, Graph, Node
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.verify import verify
 from costgraph.ops import Activation, Add, LayerNorm, Linear, Multiply
 from costgraph.ops.views import Reshape
-from costgraph.passes.fuse import Fuse
-from costgraph.rewrite import Replacement, rewrite_graph
+from costgraph.passes.fusion.fuse import Fuse
+from costgraph.rewriting.draft import Draft
+from costgraph.rewriting.rewrite import Replacement, rewrite_graph
 from costgraph.symbols import B
-from costgraph.tensor import Role, Tensor
-from costgraph.verify import verify
 
 WIDTH = Integer(64)
 

@@ -12,12 +12,12 @@ from sympy import Integer, Rational
 
 import costgraph as cg
 from costgraph.errors import InputError, VerifyError
+from costgraph.ir.program import Phase, Program
+from costgraph.ir.verify import verify_program
 from costgraph.ops.attention import score_pairs
-from costgraph.passes.rounds import branching
-from costgraph.passes.speculative import Speculative
-from costgraph.program import Phase, Program
+from costgraph.passes.decoding.rounds import branching
+from costgraph.passes.decoding.speculative import Speculative
 from costgraph.symbols import B, T, q, symbol
-from costgraph.verify import verify_program
 
 TARGET, DRAFT = "llama-2-13b", "llama-2-7b"
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 import costgraph as cg
+from costgraph.compiling.tune import LONGEST
 from costgraph.errors import InputError, PipelineError
 from costgraph.passes import PASSES
-from costgraph.passes.acceptance import (
+from costgraph.passes.decoding.acceptance import (
     break_even_alpha,
     chain_tokens,
     independent_tokens,
@@ -22,9 +23,8 @@ from costgraph.passes.acceptance import (
     synchronous_tokens,
     tree_tokens,
 )
-from costgraph.pipeline import parse, text_of
+from costgraph.rewriting.pipeline import parse, text_of
 from costgraph.symbols import symbol
-from costgraph.tune import LONGEST
 
 TARGET, DRAFT = "opt-13b", "opt-125m"
 
@@ -179,7 +179,7 @@ def test_a_draft_of_the_targets_layers_shares_them(plain):
 def test_heads_draft_in_one_go():
     c = cg.compile("llama-2-7b", "a100", "speculative{draft=heads,gamma=5}")
     heads = c.program.phase("draft").graph
-    from costgraph.count import parameters
+    from costgraph.counting.count import parameters
 
     assert parameters(heads) == 5 * (4096 * 4096 + 4096 * 32000)  # 739M, 11 percent
     assert c.program.phase("draft").weight * 1 == c.program.phase("verify").weight

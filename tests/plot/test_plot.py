@@ -17,14 +17,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import costgraph as cg
-from costgraph import plot
 from costgraph.errors import InputError
-from costgraph.machine import Engine
-from costgraph.plot.curves import regimes_between
-from costgraph.plot.fronts import places, undominated
-from costgraph.plot.maps import boundary
-from costgraph.plot.rooflines import roofs_of
-from costgraph.plot.style import HATCHES, LINES, MARKERS, PALETTE, SHADE, WIDTHS, number
+from costgraph.hardware.machine import Engine
+from costgraph.showing import plot
+from costgraph.showing.plot.curves import regimes_between
+from costgraph.showing.plot.fronts import places, undominated
+from costgraph.showing.plot.maps import boundary
+from costgraph.showing.plot.rooflines import roofs_of
+from costgraph.showing.plot.style import HATCHES, LINES, MARKERS, PALETTE, SHADE, WIDTHS, number
 from costgraph.symbols import symbol
 
 WIDTH = sorted(WIDTHS)

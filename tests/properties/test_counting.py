@@ -6,19 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Integer
 
-from costgraph.accounting import EXACT
-from costgraph.api import Compiled
-from costgraph.cost import Direction
-from costgraph.count import exact_cost, parameters, rows
-from costgraph.footprint import cache_bytes, footprint
-from costgraph.graph import unrolled
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.counting.footprint import cache_bytes, footprint
 from costgraph.hardware import load_hardware
+from costgraph.ir.cost import Direction
+from costgraph.ir.program import autoregressive
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import build
-from costgraph.program import autoregressive
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, T, q
-from costgraph.tensor import Role
-from costgraph.verify import verify
 
 from . import oracle
 from .strategies import decoder, shapes, sizes

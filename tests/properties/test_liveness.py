@@ -8,14 +8,15 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.dtypes import BF16
-from costgraph.footprint import footprint
-from costgraph.graph import Builder, Graph, Repeat, unrolled
+from costgraph.counting.footprint import footprint
+from costgraph.ir.dtypes import BF16
+from costgraph.ir.graph import Builder, Graph, Repeat
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Activation, Add, Concat, Split
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import symbol
-from costgraph.tensor import Role, Tensor
 
 ROWS = Integer(5)
 

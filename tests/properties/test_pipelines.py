@@ -6,16 +6,16 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import costgraph as cg
-from costgraph.accounting import EXACT
-from costgraph.api import Compiled
-from costgraph.count import parameters
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.accounting import EXACT
+from costgraph.counting.count import parameters
 from costgraph.errors import InputError
 from costgraph.hardware import load_hardware
+from costgraph.ir.program import autoregressive
+from costgraph.ir.verify import verify_program
 from costgraph.models.decoder import build
 from costgraph.passes import PASSES
-from costgraph.pipeline import parse, run, text_of
-from costgraph.program import autoregressive
-from costgraph.verify import verify_program
+from costgraph.rewriting.pipeline import parse, run, text_of
 
 from .strategies import decoder, shapes
 

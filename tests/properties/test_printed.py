@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Add, Expr, Integer, Max, Min, Mul, Pow, Rational, ceiling, expand, floor
 
-from costgraph.export.latex import expr_latex
-from costgraph.export.layout import (
+from costgraph.showing.export.latex import expr_latex
+from costgraph.showing.export.layout import (
     Call,
     Name,
     Node,
@@ -26,8 +26,8 @@ from costgraph.export.layout import (
     to_mathml,
     to_text,
 )
-from costgraph.export.regimes import form_text
-from costgraph.export.text import expr_text
+from costgraph.showing.export.regimes import form_text
+from costgraph.showing.export.text import expr_text
 from costgraph.symbols import symbol
 
 from .readers import CALLS, norm, read_latex, read_mathml, read_text

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import costgraph as cg
-from costgraph.draw.render import can_render
 from costgraph.errors import CostgraphError
-from costgraph.report import report
+from costgraph.showing.draw.render import can_render
+from costgraph.showing.report import report
 
 playwright = pytest.importorskip("playwright.sync_api")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 import costgraph as cg
-from costgraph.draw.render import can_render
-from costgraph.report import report
+from costgraph.showing.draw.render import can_render
+from costgraph.showing.report import report
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 
@@ -163,7 +163,7 @@ def test_figures_stand_to_the_right_and_text_to_the_left(name: str) -> None:
 
 def test_figures_show_themselves() -> None:
     pytest.importorskip("matplotlib")
-    from costgraph import plot
+    from costgraph.showing import plot
 
     for figure in (
         plot.curve(compiled(), "B", 1, 64, T=99),

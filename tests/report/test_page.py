@@ -15,10 +15,10 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.draw.render import can_render
 from costgraph.errors import InputError
-from costgraph.report import report
-from costgraph.report.page import json_text
+from costgraph.showing.draw.render import can_render
+from costgraph.showing.report import report
+from costgraph.showing.report.page import json_text
 
 PIPELINES = ("", "fuse", "fuse,quantize{weights=int4,bits=b}")
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -185,7 +185,7 @@ def test_without_a_drawing_program_the_page_says_so(monkeypatch: pytest.MonkeyPa
     def missing(source: str, kind: str) -> bytes:
         raise InputError("no dot")
 
-    monkeypatch.setattr("costgraph.draw.render.render", missing)
+    monkeypatch.setattr("costgraph.showing.draw.render.render", missing)
     data = data_of(report("gpt2", "a6000").html)
     assert data["graphs"][0]["svg"] is None
 

@@ -165,7 +165,7 @@ def test_bad_searches_leave_one_line(capsys, arguments, words):
 
 def test_an_interrupted_sweep_says_how_to_go_on(capsys, here, monkeypatch):
     pytest.importorskip("zarr")
-    import costgraph.sweeping.grid as sweeping
+    import costgraph.asking.sweeping.grid as sweeping
 
     evaluate = sweeping.evaluate
 

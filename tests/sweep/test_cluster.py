@@ -56,8 +56,8 @@ def test_work_runs_in_other_processes(client):
     pids = set(client.run(os.getpid).values())
     assert len(pids) == 2
     assert os.getpid() not in pids
-    from costgraph.sweeping.plan import make_plan
-    from costgraph.sweeping.run import _on_cluster
+    from costgraph.asking.sweeping.plan import make_plan
+    from costgraph.asking.sweeping.run import _on_cluster
 
     plan = make_plan(
         "gpt2", "h100", "", metrics=["tpot"], accounting="exact", chunks=4, errors="raise",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from costgraph.asking.sweeping.grid import open_sweep, write_sweep
 from costgraph.errors import InputError
-from costgraph.sweeping.grid import open_sweep, write_sweep
 
 pytest.importorskip("xarray")
 zarr = pytest.importorskip("zarr")

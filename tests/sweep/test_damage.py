@@ -17,7 +17,7 @@ xr = pytest.importorskip("xarray")
 pytest.importorskip("zarr")
 pytest.importorskip("pandas")
 
-from costgraph.sweeping import open_sweep, write_sweep  # noqa: E402
+from costgraph.asking.sweeping import open_sweep, write_sweep  # noqa: E402
 
 CALL = ("gpt2", ["a6000", "h100"])
 GRID = {"metrics": ["tpot", "memory"], "B": [1, 2, 7, 9], "T": [3, 600], "S": 12, "N": [1, 5]}
@@ -231,7 +231,7 @@ def test_names_that_cannot_be_written_are_refused_before_anything_is(tmp_path, n
 
 
 def test_a_full_disk_leaves_a_sweep_that_continues(tmp_path, whole, monkeypatch):
-    import costgraph.sweeping.export as export
+    import costgraph.asking.sweeping.export as export
 
     def full(data, path):
         path.write_text("half")

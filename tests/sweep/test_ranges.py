@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costgraph.asking.sweeping.ranges import parse_values
 from costgraph.errors import InputError
-from costgraph.sweeping.ranges import parse_values
 
 
 @pytest.mark.parametrize(

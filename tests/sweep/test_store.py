@@ -21,7 +21,7 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
 pytest.importorskip("h5netcdf")
 
-from costgraph.sweeping import open_sweep, write_sweep  # noqa: E402
+from costgraph.asking.sweeping import open_sweep, write_sweep  # noqa: E402
 
 CALL = ("gpt2", ["a6000", "h100"], ["", "fuse"])
 GRID = {"B": [1, 2, 7, 9], "T": [3, 600], "S": 12, "N": [1, 5, 30]}
@@ -107,7 +107,7 @@ def test_tables_have_a_row_a_point_in_order(tmp_path, whole):
 def test_parquet_has_row_groups_units_and_types(tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("costgraph.sweeping.export.frames.__defaults__", (10,))
+    monkeypatch.setattr("costgraph.asking.sweeping.export.frames.__defaults__", (10,))
     path = write_sweep(tmp_path / "out.parquet", *CALL, **GRID)
     file = pq.ParquetFile(path)
     assert file.num_row_groups > 4
@@ -180,7 +180,7 @@ def test_an_interrupted_preparation_starts_afresh(tmp_path, small, monkeypatch):
         raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr("costgraph.sweeping.grid._create", half)
+        patched.setattr("costgraph.asking.sweeping.grid._create", half)
         with pytest.raises(Interrupted):
             write_sweep(tmp_path / "out.zarr", *SMALL, **LESS, chunks=3)
     assert os.listdir(tmp_path) == ["out.zarr.partial"]
@@ -256,7 +256,7 @@ def test_nothing_is_left_when_a_call_is_refused(tmp_path):
 
 KILLED = """
 import sys, time
-from costgraph.sweeping import write_sweep
+from costgraph.asking.sweeping import write_sweep
 
 def report(done, total):
     print(done, flush=True)
@@ -300,8 +300,8 @@ def test_memory_stays_bounded(tmp_path):
     code = """
 import resource, sys
 import numpy as np
-import costgraph.sweeping.run as run
-from costgraph.sweeping import write_sweep
+import costgraph.asking.sweeping.run as run
+from costgraph.asking.sweeping import write_sweep
 
 class Function:  # stands for the evaluator, whose speed is not tested here
     names = ("B", "T")

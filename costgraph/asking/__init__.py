@@ -1,0 +1,1 @@
+"""Questions to formulas: comparisons, explanations, searches, sweeps."""

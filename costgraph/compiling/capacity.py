@@ -1,0 +1,163 @@
+"""Whether a workload fits into the device's memory, and how large a batch does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sympy import Expr, Integer, Max, Min, floor
+
+from costgraph.errors import InputError
+from costgraph.formula import Formula
+from costgraph.formula.formula import exact
+from costgraph.formula.sums import affine
+from costgraph.symbols import SIZES, B
+from costgraph.timing import roofline
+from costgraph.units import format_quantity
+
+if TYPE_CHECKING:
+    from costgraph.compiling.compiled import Compiled
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a workload needs in memory, against what the device has.
+
+    Attributes:
+        hardware: the device.
+        bytes: needed; None where a symbol without a value decides it.
+        capacity: that programs can have on the device; None where its file states none.
+        least: whether sizes that were not given were taken as one, so that the
+            workload may need more.
+    """
+
+    hardware: str
+    bytes: float | None
+    capacity: float | None
+    least: bool = False
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits; None where that is not known."""
+        if self.bytes is None or self.capacity is None:
+            return None
+        if self.bytes > self.capacity:
+            return False
+        return None if self.least else True
+
+    @property
+    def warning(self) -> str:
+        """A sentence where it does not fit, otherwise empty."""
+        if self.fits is not False or self.bytes is None or self.capacity is None:
+            return ""
+        needs = f"{'at least ' if self.least else ''}{format_quantity(self.bytes, 'B')}"
+        has = format_quantity(self.capacity, "B")
+        return f"does not fit: it needs {needs}, {self.hardware} has {has}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "bytes": self.bytes,
+            "capacity": self.capacity,
+            "fits": self.fits,
+            "warning": self.warning,
+        }
+
+
+def room_of(compiled: Compiled) -> float | None:
+    """Byte that programs can have on the device; None where none is stated as a number."""
+    room = (compiled.bound or compiled.machine).memory.room
+    return None if room is None or not room.is_number else float(room)
+
+
+def weights_fit(compiled: Compiled) -> Fit:
+    """Whether the weights alone fit: what is true of every workload."""
+    dims = dict(compiled.program.dims)
+    sizes: list[float] = []
+    for phase in compiled.program.phases:
+        held = (w.xreplace(dims) for w in roofline.held_weights(phase))
+        sizes.extend(float(size) for size in held if size.is_number)
+    return Fit(compiled.machine.name, max(sizes, default=None), room_of(compiled), True)
+
+
+def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
+    """Whether a workload fits into memory.
+
+    With ``T`` it is a decode step at that context, else the whole request. The
+    phases whose sizes are all given decide; without any, each size that is not given
+    counts as one: the least that the workload can need.
+    """
+    given = {n: exact(v) for n, v in values.items() if v is not None}
+    needs = memory_needs(compiled, given)
+    sizes = needs.complete or needs.least
+    return Fit(
+        compiled.machine.name,
+        max(map(float, sizes), default=None) if needs.complete or needs.known else None,
+        room_of(compiled),
+        not needs.complete,
+    )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Candidates of the bytes in memory; the largest counts.
+
+    Attributes:
+        complete: of phases whose sizes were all given.
+        least: of the others, with one for each size that was not.
+        known: whether nothing but sizes was missing.
+    """
+
+    complete: tuple[Expr, ...]
+    least: tuple[Expr, ...]
+    known: bool
+
+
+def memory_needs(
+    compiled: Compiled, given: Mapping[str, Expr], free: Collection[str] = ()
+) -> Needs:
+    """What a workload needs in memory, over the symbols that stay ``free``."""
+    complete: list[Expr] = []
+    least: list[Expr] = []
+    known = True
+    for phase in compiled.program.phases:
+        at_end = not {"T"} & {*given, *free}
+        for need in roofline.phase_memory(phase, compiled.accounting, at_end):
+            need = need.xreplace(dict(compiled.program.dims))
+            need = need.xreplace({s: given[s.name] for s in need.free_symbols if s.name in given})
+            missing = {s for s in need.free_symbols if s.name not in free}
+            if any(s.name not in SIZES for s in missing):
+                known = False
+            elif missing:
+                least.append(need.xreplace(dict.fromkeys(missing, Integer(1))))
+            else:
+                complete.append(need)
+    return Needs(tuple(complete), tuple(least), known)
+
+
+def largest_batch(memory: Formula, capacity: Expr | int) -> Expr:
+    """The largest whole ``B`` whose memory fits ``capacity`` byte, in closed form.
+
+    Every candidate of the peak is ``c + k·B``, so the answer is
+    ``max(0, ⌊min (M − c) / k⌋)`` over the candidates, in the symbols that are left.
+
+    Raises:
+        InputError: the memory is not affine in the batch.
+    """
+    if memory.unit != "byte" or memory.numerator is not None:
+        raise InputError(f"{memory.name} is not an amount of memory")
+    bounds: list[Expr] = []
+    for term in memory.terms:
+        if len(memory.terms) != 1 or term.count != 1 or term.span is not None:
+            raise InputError(f"{memory.name} is not a single maximum")
+        for arm in term.arms:
+            line = affine(arm.expr, B)
+            if line is None:
+                raise InputError(f"{memory.name} is not affine in the batch")
+            fixed, per_sequence = line
+            if per_sequence != 0:
+                bounds.append((capacity - fixed) / per_sequence)
+    if not bounds:
+        raise InputError(f"{memory.name} does not depend on the batch")
+    return Max(Integer(0), floor(Min(*bounds, evaluate=False)), evaluate=False)

@@ -1,0 +1,585 @@
+"""The Python surface: compile a model for a machine, then ask for formulas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from sympy import Expr
+
+from costgraph.compiling.breakdown import Breakdown, break_down
+from costgraph.compiling.capacity import fit, weights_fit
+from costgraph.compiling.metrics import TIMELESS, metrics_of, require
+from costgraph.counting.accounting import Accounting
+from costgraph.counting.accounting import accounting as find_accounting
+from costgraph.counting.count import Item, Row, flat, parameters
+from costgraph.errors import CostgraphError
+from costgraph.formula import Formula, Term
+from costgraph.formula.envelope import dominates
+from costgraph.formula.terms import Limit
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.systems import System
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
+from costgraph.rewriting import pipeline
+from costgraph.rewriting.pipeline import Pass, Trace
+from costgraph.setting import Setting
+from costgraph.symbols import B, N
+from costgraph.timing import roofline
+from costgraph.undone import lines
+from costgraph.units import format_quantity
+from costgraph.views import view, view_text
+
+if TYPE_CHECKING:
+    from costgraph.asking.explaining import Explanation
+    from costgraph.compiling.capacity import Fit
+    from costgraph.formula.naming import Named
+    from costgraph.showing.draw import Drawing
+    from costgraph.timing.fidelity.apply import Calibrated
+
+Model = str | os.PathLike[str] | Mapping[str, Any] | Program
+Hardware = str | os.PathLike[str] | Machine | System
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model compiled for a machine: every metric is a :class:`Formula`.
+
+    Symbols: ``B`` sequences, ``S`` prompt tokens, ``N`` generated tokens, ``T``
+    attended tokens (cached plus new).
+
+    Attributes:
+        program: the program after all passes.
+        machine: the device, or one of several; symbolic if compiled so.
+        accounting: the counting convention.
+        passes: the pipeline that ran.
+        trace: what each pass did.
+        bound: the device with its figures, for breakdowns.
+        twin: compiles the same over symbols for the model's dimensions.
+        timing: how operations take time, where it is not the roofline's bound.
+        system: the devices, with their figures; None for a device alone.
+    """
+
+    program: Program
+    machine: Machine
+    accounting: Accounting
+    passes: tuple[Pass, ...] = ()
+    trace: Trace = field(default=Trace(), compare=False)
+    bound: Machine | None = field(default=None, compare=False)
+    twin: Callable[[], Compiled] | None = field(default=None, compare=False, repr=False)
+    timing: Calibrated | None = field(default=None, compare=False)
+    system: System | None = field(default=None, compare=False)
+
+    # --- times ---------------------------------------------------------------
+
+    @cached_property
+    def ttft(self) -> Formula:
+        """Time to first token in seconds over ``B``, ``S``: all that runs before decoding.
+
+        The prefill, the encoder or vision tower in front of it, and the prefill of a draft.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("ttft")
+        phases = self._until_first_token
+        terms = tuple(
+            replace(t, ops=_labelled(p, t.ops, phases)) for p in phases for t in self._steps(p.name)
+        )
+        return self._formula("ttft", "s", terms, self._limits(phases))
+
+    @cached_property
+    def tpot(self) -> Formula:
+        """Time per output token in seconds over ``B``, ``T``: a decode step at context ``T``.
+
+        ``T`` counts the new token. Where steps emit several tokens, the time of
+        one step over the expected tokens; so it is, over ``S`` and ``N``, for
+        programs without decode steps whose steps emit tokens.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("tpot")
+        if not self._decode:
+            terms = tuple(
+                replace(t, count=t.count / p.tokens)
+                for p in self.program.phases
+                if p.tokens != 0
+                for t in self._steps(p.name)
+            )
+            return self._formula("tpot", "s", terms)
+        terms = tuple(
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, self._decode))
+            for p in self._decode
+            for t in self._steps(p.name)
+        )
+        return self._formula("tpot", "s", terms, self._limits(self._decode, at_end=False))
+
+    @cached_property
+    def latency(self) -> Formula:
+        """End-to-end seconds of a request over ``B``, ``S``, ``N``.
+
+        Prefill emits token 1; decode step ``i = 1 … N−1`` attends ``T = S + i``.
+        """
+        return self._formula("latency", "s", self._request(self._steps))
+
+    @cached_property
+    def interval(self) -> Formula:
+        """Seconds between two decode steps in steady state over ``B``, ``T``.
+
+        What the busiest unit needs for one: where stages work on different groups of
+        sequences at once, less than the time of a step. Of programs without decode steps,
+        between two forward passes.
+        """
+        phases = self._decode or self.program.phases
+        terms = tuple(
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, phases))
+            for p in phases
+            for t in roofline.interval_terms(
+                p, self.items[p.name], self.machine, self.timing_on(self.machine)
+            )
+        )
+        limits = self.program.limits if self._decode else self._limits(phases)
+        return self._formula("interval", "s", terms, limits)
+
+    @cached_property
+    def throughput(self) -> Formula:
+        """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("throughput")
+        return Formula(
+            "throughput",
+            "token/s",
+            self.latency.terms,
+            B * N,
+            self.latency.limits,
+            self._rates if self.timing is None else {},
+            self.setting,
+        )
+
+    def time(self, phase: str) -> Formula:
+        """Seconds of one step of a phase (``prefill``, ``decode``)."""
+        chosen = self.program.phase(phase)
+        return self._formula(phase, "s", self._steps(phase), self._limits((chosen,), at_end=False))
+
+    # --- energy and money ----------------------------------------------------
+
+    @cached_property
+    def energy(self) -> Formula:
+        """Joules of a whole request over ``B``, ``S``, ``N``; see :mod:`.energy`.
+
+        Raises:
+            HardwareError: the machine states neither energies nor a board power.
+        """
+        from costgraph.compiling.energy import energy
+
+        return energy(self)
+
+    @cached_property
+    def energy_per_token(self) -> Formula:
+        """Joules per generated token over ``B``, ``S``, ``N``.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("energy_per_token")
+        from costgraph.compiling.energy import energy_per_token
+
+        return energy_per_token(self)
+
+    @cached_property
+    def cost_per_token(self) -> Formula:
+        """USD per generated token over ``B``, ``S``, ``N``, and ``price`` if none is stated.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        self._require_tokens("cost_per_token")
+        from costgraph.compiling.energy import cost_per_token
+
+        return cost_per_token(self)
+
+    # --- counts --------------------------------------------------------------
+
+    @cached_property
+    def flops(self) -> Formula:
+        """FLOP of a whole request over ``B``, ``S``, ``N`` (exact)."""
+        return self._counted("flops", "FLOP")
+
+    @cached_property
+    def bytes(self) -> Formula:
+        """Bytes moved to and from memory by a whole request over ``B``, ``S``, ``N`` (exact)."""
+        return self._counted("bytes", "byte")
+
+    @cached_property
+    def memory(self) -> Formula:
+        """Peak bytes in memory over ``B``, ``S``, ``N``.
+
+        Weights, caches at the longest context, and the peak of live activations
+        (by liveness), in whichever phase needs most.
+        """
+        return self._formula("memory", "byte", roofline.memory_terms(self.program, self.accounting))
+
+    @cached_property
+    def parameters(self) -> Expr:
+        """Number of parameters, shared tensors once."""
+        return parameters(self.program)
+
+    def fit(self, **values: Any) -> Fit:
+        """The memory that a workload needs, against the device's; see :mod:`.capacity`.
+
+        Args:
+            values: sizes of the workload; with ``T``, what a decode step there needs.
+        """
+        return fit(self, values)
+
+    # --- structure -----------------------------------------------------------
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What every number of it is about."""
+        timing, reserved = self.timing, (self.bound or self.machine).memory.reserved
+        warning = weights_fit(self).warning
+        reading = self.program.reading
+        if reserved:
+            reading = (*reading, ("reserve", format_quantity(float(reserved), "B")))
+        if timing is not None and timing.file:
+            reading = (*reading, ("calibration", timing.file))
+        return Setting(
+            model=self.program.name,
+            hardware=self.machine.name,
+            passes=pipeline.text_of(self.trace.passes or self.passes),
+            accounting=self.accounting.name,
+            fidelity="ideal" if timing is None else timing.name,
+            reading=reading,
+            fixed=tuple((s.name, str(v)) for s, v in self.program.fixed),
+            assumptions=self.assumptions,
+            notes=self.program.notes,
+            not_done=self.trace.undone,
+            warnings=(warning,) if warning else (),
+        )
+
+    def setting_of(self, unit: str) -> Setting:
+        """The setting of a metric in ``unit``: amounts do not rest on how operations are timed."""
+        if unit in TIMELESS:
+            return replace(self.setting, assumptions=self.program.assumptions)
+        return self.setting
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that the program has; see :mod:`.metrics`."""
+        return metrics_of(self.program)
+
+    @property
+    def graph(self) -> Graph:
+        """The step graph of the first phase."""
+        return self.program.graph
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences that the formulas rest on."""
+        steps = ((p, self.rows[p.name]) for p in self.program.phases)
+        said = () if self.timing is None else self.timing.assumptions(steps)
+        return (*self.program.assumptions, *said)
+
+    @property
+    def undone(self) -> tuple[str, ...]:
+        """What the passes did not do, and why, a line for each pass and reason."""
+        return tuple(lines(self.setting.not_done))
+
+    def breakdown(
+        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
+    ) -> Breakdown:
+        """Per-operation rows of one step, with numbers.
+
+        Args:
+            phase: ``prefill`` or ``decode``.
+            B: sequences.
+            T: context of a decode step, the new token included.
+            S: prompt tokens of a prefill.
+            symbols: whole numbers for symbols that passes brought in.
+
+        Returns:
+            Rows with FLOP, bytes by role, arithmetic intensity, seconds and
+            what bounds each, and totals.
+
+        Raises:
+            InputError: a symbol is missing, or a value is out of range.
+        """
+        return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
+
+    def readable(self, metric: str = "tpot", detail: str = "ops", **values: Any) -> Named:
+        """A metric with its constants named and derived; see :mod:`.formula.naming`.
+
+        Args:
+            metric: any metric.
+            detail: ``ops``: every group of operations; ``summary``: one line
+                per resource, which bound the metric from both sides.
+            values: numbers for some of its symbols.
+        """
+        from costgraph.formula.naming import named
+
+        twin = None
+        # Pruning candidates of the memory peak in symbols takes seconds.
+        if self.twin is not None and metric != "memory":
+            # Some families and passes keep no symbolic dimensions: no derivations then.
+            with suppress(CostgraphError):
+                twin = self.twin()
+        dims = {} if twin is None else dict(twin.program.dims)
+        other = None if twin is None else getattr(twin, metric)
+        formula = getattr(self, metric)
+        if values:
+            formula, other = (f if f is None else f.bind(**values) for f in (formula, other))
+        return named(formula, detail, other, dims)
+
+    def explain(self, metric: str = "tpot", **values: Any) -> Explanation:
+        """What bounds a metric at a point and what would change it; see :mod:`.explaining`."""
+        found: Explanation = view("explain")(self, metric, **values)
+        return found
+
+    def draw(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Drawing:
+        """A picture of the graph, saved to ``path`` if given; see :mod:`costgraph.showing.draw`."""
+        drawing: Drawing = view("draw")(self, **options)
+        if path is not None:
+            drawing.save(path)
+        return drawing
+
+    # --- parts ---------------------------------------------------------------
+
+    def _require_tokens(self, metric: str) -> None:
+        require(self.program, metric)
+
+    @property
+    def _until_first_token(self) -> tuple[Phase, ...]:
+        """Phases in front of the decode steps; without any, up to the first emitted token.
+
+        What runs once before decoding starts (a draft that reads the prompt) belongs to
+        the time until the first token, as engines do it: decode steps are then all that
+        further tokens take.
+        """
+        phases = self.program.phases
+        if self._decode:
+            return tuple(p for p in phases if p.span is None)
+        first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
+        return phases[: first + 1]
+
+    @property
+    def _decode(self) -> tuple[Phase, ...]:
+        return tuple(p for p in self.program.phases if p.span is not None)
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[Row, ...]]:
+        """Counted rows by phase, in the graph's own symbols."""
+        return {name: flat(items) for name, items in self.items.items()}
+
+    @cached_property
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """Counted rows by phase as they overlap, in the graph's own symbols."""
+        found: dict[str, tuple[Item, ...]] = {}
+        shared: dict[tuple[int, bool], tuple[Item, ...]] = {}
+        for phase in self.program.phases:
+            sensitive = bool(self.accounting.rules) and phase.is_single_query
+            key = (id(phase.graph), sensitive)
+            if key not in shared:
+                shared[key] = roofline.phase_items(phase, self.accounting)
+            found[phase.name] = shared[key]
+        return found
+
+    def timing_on(self, machine: Machine) -> roofline.Timing | None:
+        """How operations take time on the device or its symbols; None for the roofline."""
+        return None if self.timing is None else self.timing.on(machine)
+
+    @cached_property
+    def _step_cache(self) -> dict[str, tuple[Term, ...]]:
+        return {}
+
+    def _steps(self, phase: str) -> tuple[Term, ...]:
+        if phase not in self._step_cache:
+            self._step_cache[phase] = roofline.step_terms(
+                self.program.phase(phase),
+                self.items[phase],
+                self.machine,
+                self.timing_on(self.machine),
+            )
+        return self._step_cache[phase]
+
+    def _request(self, steps: Any) -> tuple[Term, ...]:
+        return tuple(
+            term
+            for phase in self.program.phases
+            for term in roofline.spanned(phase, steps(phase.name))
+        )
+
+    def _counted(self, name: str, unit: str) -> Formula:
+        def steps(phase: str) -> tuple[Term, ...]:
+            width = self.program.width
+            return roofline.count_terms(self.program.phase(phase), self.rows[phase], name, width)
+
+        return self._formula(name, unit, self._request(steps))
+
+    @cached_property
+    def _rates(self) -> Mapping[str, Expr]:
+        rates: dict[str, Expr] = {
+            f"{engine.value}:{kind}": peak for (engine, kind), peak in self.machine.peaks.items()
+        }
+        rates["memory"] = self.machine.memory.bandwidth
+        return rates
+
+    def _limits(self, phases: tuple[Phase, ...], at_end: bool = True) -> tuple[Limit, ...]:
+        """The program's limits in ``phases``, with ``at_end`` at their longest contexts.
+
+        Those that are kept whatever the symbols are left out.
+        """
+        found: list[Limit] = []
+        for limit in self.program.limits:
+            for phase in phases:
+                reached = limit.mapped(phase.bind)
+                if at_end:
+                    reached = reached.mapped(phase.at_end)
+                if not dominates(reached.bound, reached.expr):
+                    found.append(reached)
+        return tuple(dict.fromkeys(found))
+
+    def _formula(
+        self,
+        name: str,
+        unit: str,
+        terms: tuple[Term, ...],
+        limits: tuple[Limit, ...] | None = None,
+    ) -> Formula:
+        return Formula(
+            name,
+            unit,
+            terms,
+            None,
+            self._limits(self.program.phases) if limits is None else limits,
+            self._rates if unit == "s" and self.timing is None else {},
+            self.setting_of(unit),
+        )
+
+    def _repr_html_(self) -> str:
+        return view_text("compiled_html", self)
+
+    def __repr__(self) -> str:
+        return f"<Compiled {self.setting.text()}>"
+
+
+def _labelled(phase: Phase, ops: tuple[str, ...], among: Sequence[Phase]) -> tuple[str, ...]:
+    """Operation names, with their phase where a formula takes several phases."""
+    return ops if len(among) == 1 else tuple(f"{phase.name}.{op}" for op in ops)
+
+
+def _parsed(passes: str) -> tuple[Pass, ...]:
+    """The passes of a pipeline text; without one the passes are not even loaded."""
+    if not passes:
+        return ()
+    from costgraph.passes import PASSES
+
+    return pipeline.parse(passes, PASSES)
+
+
+def _tuner(convention: Accounting) -> pipeline.Resolve:
+    """Decides options that wait for a search, on the program as it stands."""
+
+    def resolve(item: Pass, program: Program, system: System) -> Pass:
+        from costgraph.compiling.tune import tuned
+
+        item = item.prepared(program, system)
+
+        def compiled(candidate: Pass | None) -> Compiled:
+            passes = () if candidate is None else (candidate,)
+            made, trace = pipeline.run(program, passes, system)
+            device = system.device
+            return Compiled(made, device, convention, passes, trace, device, system=system)
+
+        return tuned(item, compiled)
+
+    return resolve
+
+
+def compile(
+    model: Model,
+    hardware: Hardware,
+    passes: str | tuple[Pass, ...] = "",
+    *,
+    accounting: str | Accounting = "exact",
+    symbolic_hardware: bool = False,
+    symbolic_model: bool = False,
+    fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
+    **options: Any,
+) -> Compiled:
+    """Compile a model for a machine, optionally through a pipeline of passes.
+
+    Args:
+        model: a shipped or hub name, a ``config.json`` (path, directory or
+            parsed object) or a :class:`Program`.
+        hardware: a shipped name, the path of a TOML file or a :class:`Machine`.
+        passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
+        accounting: ``exact``, or a named convention such as ``survey``.
+        symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
+            ``BW`` …) in the formulas.
+        symbolic_model: keep model dimensions as symbols (``d``, ``L``, ``H`` …).
+        fidelity: ``ideal`` (the roofline, a lower bound), ``calibrated`` (forms
+            fitted on measured timings), or ``low``, ``median``, ``high``: the
+            calibrated time at the 10, 50 and 90 % quantiles of its errors.
+        calibration: a calibration file in place of the shipped one.
+        reserve: memory that the driver and the framework keep, of what the device has
+            for programs: byte, a text (``"2 GB"``) or a share (``"10%"``); default nothing.
+        options: importer options (``weights``, ``activations``, ``kv``,
+            ``mask``, ``logits``, ``quantization``), see
+            :func:`costgraph.models.import_config`; and numbers for symbols of the
+            program or of passes that are no size of a request (``K=20`` denoising
+            steps, ``G=1024`` image tokens), which are then fixed for good.
+
+    Raises:
+        CostgraphError: anything that is wrong with the input, in one line.
+    """
+    from costgraph.compiling.options import fixing, split_options
+    from costgraph.hardware import load_system
+    from costgraph.models import load_model
+
+    convention = find_accounting(accounting)
+    reading, values = split_options(options)
+    if symbolic_model:
+        reading["symbolic"] = True
+    program = load_model(model, **reading)
+    system = load_system(hardware)
+    machine = system.device.under(convention.device_figures).reserving(reserve)
+    system = replace(system, device=machine)
+    chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
+    program, trace = pipeline.run(program, chosen, system, _tuner(convention))
+    # As they were written; those that a given program went through before are its own.
+    chosen = trace.passes[len(trace.passes) - len(chosen) :]
+    if values:
+        program = fixing(Compiled(program, machine, convention), values)
+    shown = machine.symbolic() if symbolic_hardware else machine
+    timing = None
+    if fidelity != "ideal" or calibration is not None:
+        from costgraph.timing.fidelity.apply import calibrated
+
+        timing = calibrated(fidelity, machine, hardware, calibration)
+    twin = None
+    if not symbolic_model and not isinstance(model, Program):
+        twin = partial(
+            compile,
+            model,
+            hardware,
+            passes,
+            accounting=accounting,
+            symbolic_hardware=symbolic_hardware,
+            symbolic_model=True,
+            fidelity=fidelity,
+            calibration=calibration,
+            reserve=reserve,
+            **options,
+        )
+    return Compiled(program, shown, convention, chosen, trace, machine, twin, timing, system)

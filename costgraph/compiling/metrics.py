@@ -1,0 +1,82 @@
+"""The metrics: their names, units and titles, and what a program must have for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from costgraph.errors import InputError, clip, nearest
+
+if TYPE_CHECKING:
+    from costgraph.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity of a request.
+
+    Attributes:
+        unit: as formulas state it.
+        title: in words.
+        of_tokens: it is about generated tokens; programs that emit none lack it.
+        larger_is_better: of two values.
+    """
+
+    unit: str
+    title: str
+    of_tokens: bool = False
+    larger_is_better: bool = False
+
+
+#: Every metric by name, in the order in which they are shown.
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "ttft": Metric("s", "time to first token", of_tokens=True),
+        "tpot": Metric("s", "time per output token at context T", of_tokens=True),
+        "latency": Metric("s", "end-to-end time of a request"),
+        "throughput": Metric("token/s", "generated tokens per second", True, True),
+        "memory": Metric("byte", "peak memory"),
+        "flops": Metric("FLOP", "FLOP of a whole request"),
+        "bytes": Metric("byte", "bytes moved by a whole request"),
+        "energy": Metric("J", "energy of a whole request"),
+        "energy_per_token": Metric("J/token", "energy per generated token", of_tokens=True),
+        "cost_per_token": Metric("USD/token", "price per generated token", of_tokens=True),
+    }
+)
+#: Those that no energy or price of a device goes into.
+COUNTED = tuple(METRICS)[:7]
+#: Units of amounts, which no time goes into.
+TIMELESS = ("FLOP", "byte")
+#: Those that are times, or rates made of times.
+TIMED = tuple(METRICS)[:4]
+
+
+def metrics_of(program: Program) -> tuple[str, ...]:
+    """The metrics that a program has: without tokens, none that is about tokens."""
+    emits = any(p.tokens != 0 for p in program.phases)
+    return tuple(name for name, m in METRICS.items() if emits or not m.of_tokens)
+
+
+def require(program: Program, metric: str) -> None:
+    """Refuses a metric that a program lacks.
+
+    Raises:
+        InputError: saying what to ask for instead.
+    """
+    if metric not in metrics_of(program):
+        raise InputError(
+            f"{program.name} generates no tokens, so it has no {metric}; "
+            "ask for latency, the time of one forward pass"
+        )
+
+
+def check_metric(metric: str, known: tuple[str, ...] = COUNTED) -> None:
+    """Refuses what is no metric.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    if metric not in known:
+        raise InputError(f"unknown metric {clip(metric)}{nearest(str(metric), known)}")

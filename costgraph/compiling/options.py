@@ -1,0 +1,60 @@
+"""What questions take: options of reading, values of symbols, one device or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sympy import Expr, Symbol
+
+from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.formula import exact
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.systems import System
+from costgraph.ir.program import Program
+
+if TYPE_CHECKING:
+    from costgraph.compiling.compiled import Compiled, Hardware
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a model is read, and what is left: values of symbols.
+
+    Everything that takes a model and values takes both as keywords, and takes them apart
+    here.
+    """
+    from costgraph.models import OPTIONS
+
+    reading = {k: v for k, v in options.items() if k in OPTIONS}
+    return reading, {k: v for k, v in options.items() if k not in reading}
+
+
+def devices_of(hardware: Hardware | Sequence[Hardware]) -> list[Hardware]:
+    """One device or several, as a list."""
+    if isinstance(hardware, (str, os.PathLike, Machine, System)):
+        return [hardware]
+    return list(hardware)
+
+
+def fixing(compiled: Compiled, values: Mapping[str, Any]) -> Program:
+    """The program with numbers for symbols of its own.
+
+    Raises:
+        InputError: there is no such symbol, or a value is no positive number.
+    """
+    from costgraph.models import OPTIONS
+
+    program = compiled.program
+    known = {s.name: s for f in (compiled.latency, compiled.memory) for s in f.symbols}
+    fixed: dict[Symbol, Expr] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(
+                f"{program.name} has no option or symbol {clip(name)}"
+                f"{nearest(name, {*known, *OPTIONS})}"
+            )
+        fixed[known[name]] = exact(value)
+        if not fixed[known[name]] > 0:
+            raise InputError(f"{name} must be positive, not {clip(value)}")
+    return program.fixing(fixed)

@@ -1,0 +1,1 @@
+"""What a model is: tensors, operations, graphs, regions, programs."""

@@ -1,0 +1,153 @@
+"""What an operation is: it knows its result shapes, its work and its traffic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr, expand
+
+from costgraph.errors import VerifyError
+from costgraph.hardware.links import Messages
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
+from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.tensor import Role, Tensor
+
+Tensors = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A result before it has a name: shape, format, role, bytes set aside."""
+
+    shape: tuple[Expr, ...]
+    dtype: DType
+    role: Role = Role.ACTIVATION
+    stored: Expr | None = None
+
+    def named(self, name: str) -> Tensor:
+        """The tensor of this shape and format."""
+        return Tensor(name, self.shape, self.dtype, self.role, self.stored)
+
+
+class Op(ABC):
+    """One operation kind. Subclasses are frozen dataclasses of attributes.
+
+    ``work`` has no default: an operation without a cost rule cannot be made.
+    """
+
+    kind: ClassVar[str]
+    #: True for operations that only rename memory: no traffic, no launch.
+    is_view: ClassVar[bool] = False
+    #: Operands that the kernel converts as it loads them: matrices of products and tables of
+    #: look-ups, which alone can be stored narrower than the results are.
+    converted: ClassVar[tuple[int, ...]] = ()
+
+    @abstractmethod
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        """Shapes, formats and roles of the results.
+
+        Raises:
+            VerifyError: the operands do not fit together.
+        """
+
+    @abstractmethod
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        """FLOP per (engine, compute type) of one execution."""
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        """Memory traffic of one execution.
+
+        Default: each distinct operand is read once, each result written once.
+        """
+        if self.is_view:
+            return ()
+        distinct = {t.name: t for t in inputs}
+        return (
+            *(read(t) for t in distinct.values()),
+            *(write(t) for t in outputs),
+        )
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        """Messages to and from other devices by link; none for most operations."""
+        return {}
+
+    def cost(self, inputs: Tensors, outputs: Tensors) -> Cost:
+        """The exact cost vector of one execution."""
+        return from_accesses(
+            self.work(inputs, outputs),
+            self.accesses(inputs, outputs),
+            ZERO if self.is_view else ONE,
+            self.messages(inputs, outputs),
+        )
+
+
+def read(tensor: Tensor, amount: Expr | None = None) -> Access:
+    """A read of ``tensor``: all of it, or ``amount`` bytes."""
+    return Access(
+        tensor.name, tensor.role, Direction.READ, tensor.bytes if amount is None else amount
+    )
+
+
+def write(tensor: Tensor, amount: Expr | None = None) -> Access:
+    """A write of ``tensor``: all of it, or ``amount`` bytes."""
+    return Access(
+        tensor.name, tensor.role, Direction.WRITE, tensor.bytes if amount is None else amount
+    )
+
+
+def vector(flops: Expr) -> Work:
+    """Element-wise work. It runs in fp32, as kernels for norms and activations do."""
+    return {(Engine.VECTOR, "fp32"): flops}
+
+
+def vector_special(flops: Expr, special: Expr) -> Work:
+    """Element-wise work with ``special`` transcendental evaluations."""
+    return {(Engine.VECTOR, "fp32"): flops, (Engine.SPECIAL, "fp32"): special}
+
+
+def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
+    """Work of converting a stored operand to the type in which it meets ``other``.
+
+    Two FLOP per stored element, or for ``elements`` of them (subtract the zero
+    point or look up, multiply by the scale), where the formats differ in width and
+    the stored one is not what the engine takes; nothing otherwise.
+    """
+    a, b = stored.dtype, other.dtype
+    if a.bits == b.bits or a.compute == compute_type(a, b):
+        return {}
+    return vector(2 * (stored.numel if elements is None else elements))
+
+
+def merged(*works: Work) -> Work:
+    """The sum of several pieces of work."""
+    out: dict[FlopKey, Expr] = {}
+    for work in works:
+        for key, value in work.items():
+            out[key] = out[key] + value if key in out else value
+    return out
+
+
+def same(a: Expr, b: Expr) -> bool:
+    """True when two dimensions are provably equal; undecided is False."""
+    return bool(a == b) or bool(expand(a - b) == 0)
+
+
+def require(condition: bool, op: Op, message: str, *about: object) -> None:
+    """Raise :class:`VerifyError` naming the operation unless ``condition``.
+
+    ``about`` fills the braces of ``message``, only when it is needed: printing
+    shapes takes longer than checking them.
+    """
+    if not condition:
+        raise VerifyError(f"{op.kind}: {message.format(*about) if about else message}")
+
+
+def require_same(op: Op, a: Expr, b: Expr, what: str, *about: object) -> None:
+    """Require two dimensions to be provably equal; see :func:`require`."""
+    if not same(a, b):
+        shown = what.format(*about) if about else what
+        raise VerifyError(f"{op.kind}: {shown} disagree: {a} against {b}")

@@ -1,0 +1,316 @@
+"""Programs: step graphs and the phases that run them.
+
+One graph of a forward step serves every phase; a phase binds its symbols:
+
+* prefill: ``q = S``, ``T = S``, one step, which also emits token 1;
+* decode: ``q = 1``; step ``i = 1 … N−1`` attends ``T = S + i`` positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.least import bound
+from costgraph.formula.terms import Limit, Span
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.symbols import K, N, S, T, q
+from costgraph.views import view_text
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A graph that stays in memory while another one runs.
+
+    Attributes:
+        graph: as it runs in its own phase.
+        caches: its caches are there as well as its weights.
+        shared: names of weights that the running graph holds already.
+        part: it holds weights of the model itself (a decoder beside the encoder's phase).
+    """
+
+    graph: Graph
+    caches: bool = False
+    shared: tuple[str, ...] = ()
+    part: bool = False
+
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """Its weights that the running graph does not hold, with their counts."""
+        return ((t, count) for t, count in self.graph.weights() if t.name not in self.shared)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a request: a graph, what its symbols stand for, how often it runs.
+
+    Attributes:
+        name: ``prefill``, ``decode``, …
+        graph: the step graph.
+        bindings: symbols of the graph and their value in this phase. The
+            context ``T`` stays free where the phase spans many contexts.
+        span: contexts over which the phase steps, or None for a single step.
+        tokens: expected tokens emitted per step and sequence.
+        weight: executions per value of the span (below one where a step emits
+            several tokens).
+        resident: what stays in memory of other graphs.
+        rounds: groups of sequences that pass through the graph in one step, one after the
+            other, each on one unit of it at a time. Bindings are those of a group.
+    """
+
+    name: str
+    graph: Graph
+    bindings: tuple[tuple[Symbol, Expr], ...]
+    span: Span | None = None
+    tokens: Expr = ONE
+    weight: Expr = ONE
+    resident: tuple[Resident, ...] = ()
+    rounds: Expr = ONE
+
+    def __repr__(self) -> str:
+        return f"<Phase {self.name}: {self.graph!r}>"
+
+    @cached_property
+    def substitution(self) -> Mapping[Symbol, Expr]:
+        """The bindings as a mapping."""
+        return dict(self.bindings)
+
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """All weights in memory with their counts."""
+        return chain(self.graph.weights(), *(r.weights() for r in self.resident))
+
+    @property
+    def query(self) -> Expr:
+        """Query positions per sequence in one step."""
+        return self.substitution.get(q, q)
+
+    @property
+    def is_single_query(self) -> bool:
+        """True when one step processes one position per sequence."""
+        return bool(self.query == 1)
+
+    def at_end(self, expr: Expr) -> Expr:
+        """``expr`` at the longest context of the phase, if it has several."""
+        return expr if self.span is None else expr.xreplace({self.span.symbol: self.span.upper})
+
+    def with_binding(self, symbol: Symbol, value: Expr) -> Phase:
+        """The phase with ``value`` for a symbol wherever it is still free: in bindings, too.
+
+        A symbol that is bound stays so: what it stands for takes the value.
+        """
+        bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
+        fresh = () if symbol in self.substitution else ((symbol, value),)
+        return replace(self, bindings=(*bound, *fresh))
+
+    def rewritten(self, f: Callable[[Graph], Graph]) -> Phase:
+        """The phase with ``f`` applied to its graph and to those that stay in memory."""
+        resident = tuple(replace(r, graph=f(r.graph)) for r in self.resident)
+        return replace(self, graph=f(self.graph), resident=resident)
+
+    def bind(self, expr: Expr) -> Expr:
+        """``expr`` with this phase's bindings applied, clipped lengths folded."""
+        return bound(expr, self.substitution)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What passes transform: named phases over step graphs, and what they assume.
+
+    Attributes:
+        name: the model's name.
+        phases: in the order in which a request runs through them.
+        assumptions: sentences that every result rests on.
+        limits: bounds outside which the graph does not describe the model.
+        dims: values of symbolic model dimensions, where the graph keeps them.
+        notes: remarks on how the model was read that change no result.
+        history: the passes it went through, as they ran; see
+            :func:`costgraph.rewriting.pipeline.history`.
+        devices: how many run it together. Graphs are those of one device, or of one
+            device of each stage.
+        stages: how many stages of devices there are, one after the other.
+        reading: options that the model was read with, other than the usual ones.
+        fixed: symbols that were given a value for good, see :meth:`fixing`.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    assumptions: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    dims: tuple[tuple[Symbol, Expr], ...] = ()
+    notes: tuple[str, ...] = ()
+    history: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    reading: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[Symbol, Expr], ...] = ()
+    devices: Expr = ONE
+    stages: int = 1
+
+    @property
+    def width(self) -> Expr:
+        """How many devices do what the graph says at the same time: those of one stage."""
+        return self.devices / self.stages
+
+    def phase(self, name: str) -> Phase:
+        """The phase called ``name``.
+
+        Raises:
+            InputError: there is none.
+        """
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise InputError(
+            f"no phase {clip(name)} in {self.name!r}{nearest(name, [p.name for p in self.phases])}"
+        )
+
+    def contexts(self, prompt: int, generated: int) -> tuple[int, int] | None:
+        """The first and the last context ``T`` of a request's decode steps; None without any.
+
+        How ``T`` grows is the program's own: with the prompt (``S + 1 … S + N − 1``), or
+        from the start token (``2 … N``) where a decoder attends an encoder's result. Every
+        question about a whole request asks here. A request of one token has no decode
+        step: then it is the context that the first would have.
+        """
+        span = next((p.span for p in self.phases if p.span is not None), None)
+        if span is None:
+            return None
+        values = {S: Integer(prompt), N: Integer(generated)}
+        first, last = (int(e.xreplace(values)) for e in (span.lower, span.upper))
+        return first, max(first, last)
+
+    def phase_for(self, given: Collection[str]) -> Phase:
+        """The phase whose step a workload with these sizes means.
+
+        With a context the last that steps over contexts; with a prompt, and where
+        nothing steps, the first phase.
+        """
+        stepping = [p for p in self.phases if p.span is not None]
+        if stepping and ("T" in given or "S" not in given):
+            return stepping[-1]
+        return self.phases[0]
+
+    @property
+    def graph(self) -> Graph:
+        """The model's step graph: that of the first phase."""
+        return self.phases[0].graph
+
+    @property
+    def extents(self) -> frozenset[Symbol]:
+        """Symbols that say how long a request is and how often its phases run."""
+        found: set[Symbol] = set()
+        for phase in self.phases:
+            found |= phase.weight.free_symbols | phase.tokens.free_symbols
+            for _, value in phase.bindings:
+                found |= value.free_symbols
+            if phase.span is not None:
+                found |= {phase.span.symbol} | phase.span.lower.free_symbols
+                found |= phase.span.upper.free_symbols
+        return frozenset(found)
+
+    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
+        """Each of the model's weights once, with its count."""
+        first = self.phases[0]
+        return chain(first.graph.weights(), *(r.weights() for r in first.resident if r.part))
+
+    def with_graphs(self, graphs: Mapping[str, Graph]) -> Program:
+        """The program with other step graphs, by phase name."""
+        phases = tuple(replace(p, graph=graphs.get(p.name, p.graph)) for p in self.phases)
+        return replace(self, phases=phases)
+
+    def rewritten(self, f: Callable[[Graph], Graph]) -> Program:
+        """``f`` applied once to every step graph, resting ones included.
+
+        Phases that shared a graph still do.
+        """
+        done: dict[int, Graph] = {}
+
+        def new(graph: Graph) -> Graph:
+            if id(graph) not in done:
+                done[id(graph)] = f(graph)
+            return done[id(graph)]
+
+        return replace(self, phases=tuple(p.rewritten(new) for p in self.phases))
+
+    def assuming(self, *sentences: str) -> Program:
+        """The program with further assumptions, each kept once."""
+        merged = tuple(dict.fromkeys((*self.assumptions, *sentences)))
+        return replace(self, assumptions=merged)
+
+    def fixing(self, values: Mapping[Symbol, Expr]) -> Program:
+        """The program with numbers for symbols of its own: ``K`` steps, ``G`` image tokens.
+
+        Raises:
+            InputError: a request's own size (``B``, ``S``, ``N``, ``T``) is among them.
+        """
+        for symbol in values:
+            if symbol.name in ("B", "S", "N", "T", "q"):
+                raise InputError(
+                    f"{symbol.name} is a size of each request: give it where a formula is evaluated"
+                )
+
+        def f(expr: Expr) -> Expr:
+            return expr.xreplace(dict(values))
+
+        def fixed(phase: Phase) -> Phase:
+            span = phase.span
+            if span is not None:
+                span = Span(span.symbol, f(span.lower), f(span.upper))
+            for symbol, value in values.items():
+                phase = phase.with_binding(symbol, value)
+            return replace(phase, span=span, tokens=f(phase.tokens), weight=f(phase.weight))
+
+        return replace(
+            self,
+            phases=tuple(fixed(p) for p in self.phases),
+            limits=tuple(x.mapped(f) for x in self.limits),
+            fixed=(*self.fixed, *values.items()),
+        )
+
+    def __repr__(self) -> str:
+        phases = ", ".join(p.name for p in self.phases)
+        return f"<Program {self.name}, phases: {phases}>"
+
+    def _repr_html_(self) -> str:
+        return view_text("program_html", self)
+
+
+def autoregressive(
+    name: str,
+    graph: Graph,
+    assumptions: tuple[str, ...] = (),
+    limits: tuple[Limit, ...] = (),
+    dims: tuple[tuple[Symbol, Expr], ...] = (),
+    decode_graph: Graph | None = None,
+) -> Program:
+    """Prefill of ``S`` tokens, then ``N − 1`` decode steps, of one step graph.
+
+    With a ``decode_graph``, decode steps run another form of the same model (absorbed
+    latent attention, scans token by token): its weights and caches are the same, in memory once.
+    """
+    prefill = Phase("prefill", graph, ((q, S), (T, S)))
+    decode = Phase("decode", decode_graph or graph, ((q, ONE),), Span(T, S + 1, S + N - 1))
+    return Program(name, (prefill, decode), assumptions, limits, dims)
+
+
+def denoising(
+    name: str,
+    graph: Graph,
+    assumptions: tuple[str, ...] = (),
+    limits: tuple[Limit, ...] = (),
+    dims: tuple[tuple[Symbol, Expr], ...] = (),
+) -> Program:
+    """``K`` steps over the whole sequence, prompt and answer: ``q = T = S + N``.
+
+    Each step emits ``N / K`` tokens; nothing is cached between steps (diffusion
+    language models, Nie et al., arXiv 2502.09992).
+    """
+    whole = S + N
+    phase = Phase("denoise", graph, ((q, whole), (T, whole)), None, N / K, K)
+    return Program(name, (phase,), assumptions, limits, dims)

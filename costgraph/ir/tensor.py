@@ -1,0 +1,65 @@
+"""Tensors: a name, a symbolic shape, an element format and a role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+
+from sympy import Expr, Mul
+
+from costgraph.ir.dtypes import DType
+
+
+class Role(Enum):
+    """What a tensor is for; bytes are accounted by role."""
+
+    WEIGHT = "weight"
+    ACTIVATION = "activation"
+    KV = "kv"
+    STATE = "state"
+
+    def __lt__(self, other: Role) -> bool:
+        return self.value < other.value
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value in a graph.
+
+    Attributes:
+        name: unique within its graph.
+        shape: dimensions as sympy expressions (elements).
+        dtype: element format.
+        role: accounting role.
+        stored: bytes set aside for the tensor where that differs from its
+            payload (paged caches); None otherwise.
+    """
+
+    name: str
+    shape: tuple[Expr, ...]
+    dtype: DType
+    role: Role = Role.ACTIVATION
+    stored: Expr | None = None
+
+    @cached_property
+    def numel(self) -> Expr:
+        """Number of elements."""
+        return Mul(*self.shape)
+
+    @cached_property
+    def bytes(self) -> Expr:
+        """Payload in bytes (exact), scales included."""
+        return self.numel * self.dtype.bytes_per_element
+
+    @property
+    def footprint(self) -> Expr:
+        """Bytes set aside in memory."""
+        return self.bytes if self.stored is None else self.stored
+
+    def renamed(self, name: str) -> Tensor:
+        """The same tensor under another name."""
+        return replace(self, name=name)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"

@@ -1,0 +1,1 @@
+"""How passes run: pipelines as text, rules, drafts of graphs, traces."""

@@ -1,0 +1,468 @@
+"""Passes as values, pipelines as strings, and running them with checks in between.
+
+A pipeline is written ``fuse,quantize{weights=int4,group=128},page-kv{block=16}``; see
+:mod:`costgraph.rewriting.grammar`. Parsing and printing round-trip. Option values are words,
+texts, pipelines, numbers (``16``, ``1/2``, ``0.8``) or symbols; nothing is ever
+evaluated as code.
+
+A pipeline says what is done to a model, not when: passes run by their :class:`Stage`,
+whatever the order in which they are written, so every order means the same. Only
+passes of one stage run in the written order (of two ``quantize`` the first wins). A
+program remembers the passes it went through, so that a program compiled once more
+takes further passes as if all had been written together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from fractions import Fraction
+from typing import Any, ClassVar, Self
+
+from sympy import Expr, Integer, Rational
+
+from costgraph.errors import CostgraphError, InputError, PipelineError, VerifyError, clip, nearest
+from costgraph.formula.terms import Limit
+from costgraph.hardware.systems import System
+from costgraph.ir.program import Program
+from costgraph.ir.verify import verify_program
+from costgraph.number import MOST, bounded, is_number, parse_number
+from costgraph.rewriting import grammar
+from costgraph.symbols import symbol
+from costgraph.undone import Undone
+from costgraph.views import view_text
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.|:-]*\Z")
+
+
+class Stage(IntEnum):
+    """When a pass runs: earlier stages first, and what a stage may rely on."""
+
+    #: Operators of an imported graph become the operations of a model.
+    RECOGNITION = 0
+    #: Layers written out become regions.
+    FOLDING = 1
+    #: Tensors get their formats; operations are the model's own, none is fused.
+    FORMATS = 2
+    #: Caches get their layout.
+    CACHES = 3
+    #: Which layers run for which tokens.
+    DEPTH = 4
+    #: Tensors and operations get the devices that hold and run them.
+    PLACEMENT = 5
+    #: Operations become kernels.
+    KERNELS = 6
+    #: Kernels and exchanges run at the same time.
+    OVERLAP = 7
+    #: Steps become rounds; models that work together are put together.
+    DECODING = 8
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a rule did not apply at a node."""
+
+    rule: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did: the new program, where it applied, where and why not."""
+
+    program: Program
+    hits: tuple[str, ...] = ()
+    misses: tuple[Miss, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """How an option of a pass is read and explained.
+
+    Attributes:
+        kind: ``number`` (a positive number), ``integer`` (a whole one),
+            ``probability`` (in [0, 1]), ``word`` (one of ``choices`` if given), ``text``
+            (a name, a path, anything printable), ``pipeline`` (passes, kept as their
+            text) or ``flag``.
+        help: one line.
+        choices: words that are allowed, for numbers besides them.
+        minimum: least number; positive without one.
+        maximum: largest number: work that grows with it is done when the pass runs.
+        symbolic: a symbol may stand in place of a number.
+    """
+
+    kind: str
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int = MOST
+    symbolic: bool = True
+
+    @property
+    def is_number(self) -> bool:
+        """True for options whose value is a number or stands for one."""
+        return self.kind in ("number", "integer", "probability")
+
+
+def option(kind: str, default: Any, help: str, **more: Any) -> Any:
+    """A dataclass field that is an option of a pass."""
+    return dataclasses.field(default=default, metadata={"option": Option(kind, help, **more)})
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite of programs. Subclasses are frozen dataclasses of options.
+
+    Class attributes: ``name`` (kebab case), ``title`` (one line), ``formula``
+    (what it changes, as text), ``source`` and ``assumptions`` (sentences), ``stage``
+    (when it runs) and ``inherited``: whether a draft that is loaded for the model gets
+    the pass as well, as it does unless its options describe one model alone.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.KERNELS
+    inherited: ClassVar[bool] = True
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    assumptions: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_tuning(self) -> bool:
+        """True while an option waits for a search over compiled programs."""
+        return False
+
+    def prepared(self, program: Program, system: System) -> Pass:
+        """The pass with everything done that does not depend on what is searched for."""
+        return self
+
+    @abstractmethod
+    def run(self, program: Program, system: System) -> Outcome:
+        """The rewritten program. ``system`` states what the target offers."""
+
+    @classmethod
+    def options(cls) -> Mapping[str, Option]:
+        """The options by their written name."""
+        return {
+            f.name.replace("_", "-"): f.metadata["option"]
+            for f in dataclasses.fields(cls)
+            if "option" in f.metadata
+        }
+
+    def checked(self) -> Self:
+        """The pass with exact numbers, however it was made.
+
+        Raises:
+            PipelineError: an option has a value that it does not take.
+        """
+        exact: dict[str, Expr] = {}
+        for name, spec in self.options().items():
+            field_name = name.replace("-", "_")
+            value = getattr(self, field_name)
+            where = f"{self.name}: {name}"
+            if spec.kind == "flag" and not isinstance(value, bool):
+                raise PipelineError(f"{where} must be True or False, not {clip(value)}")
+            if spec.kind in ("word", "text", "pipeline") and not isinstance(value, str):
+                raise PipelineError(f"{where} must be a {spec.kind}, not {clip(value)}")
+            if isinstance(value, str) and spec.choices and value not in spec.choices:
+                raise PipelineError(f"{where}: unknown {clip(value)}{nearest(value, spec.choices)}")
+            if spec.is_number and not (isinstance(value, str) and spec.choices):
+                number = checked(where, spec, value)
+                if number is not value:
+                    exact[field_name] = number
+        return dataclasses.replace(self, **exact) if exact else self
+
+    def spec(self) -> str:
+        """The pass as pipeline text; options at their default are left out."""
+        parts = []
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if "option" in f.metadata and value != f.default:
+                shown = str(value).lower() if isinstance(value, bool) else str(value)
+                parts.append(f"{f.name.replace('_', '-')}={grammar.quoted(shown)}")
+        return self.name + (f"{{{','.join(parts)}}}" if parts else "")
+
+    def __str__(self) -> str:
+        return self.spec()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a pipeline as it ran.
+
+    Attributes:
+        made_by: the pass, its searched options decided.
+        before, after: the program.
+        hits, misses: where it applied, where not and why.
+        system: for which it ran.
+        place: its place among the passes as they were written, from 0.
+    """
+
+    made_by: Pass
+    before: Program
+    after: Program
+    hits: tuple[str, ...]
+    misses: tuple[Miss, ...]
+    system: System
+    place: int
+
+    def __repr__(self) -> str:
+        return f"<Step {self.made_by.spec()}: {len(self.hits)} hits, {len(self.misses)} misses>"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything a pipeline did, step by step, in the order in which the passes ran."""
+
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """All misses, in order."""
+        return tuple(m for step in self.steps for m in step.misses)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes in the order in which they were written."""
+        return tuple(s.made_by for s in sorted(self.steps, key=lambda s: s.place))
+
+    @property
+    def undone(self) -> tuple[Undone, ...]:
+        """Every reason for what was not done, in the order of the text, each once.
+
+        A pass that did nothing and missed nothing found nothing to work on: it says so.
+        """
+        found: dict[Undone, None] = {}
+        for step in sorted(self.steps, key=lambda s: s.place):
+            spec, did, name = step.made_by.spec(), bool(step.hits), step.before.name
+            for miss in step.misses:
+                whole = miss.node == name
+                found[Undone(spec, did, miss.rule, miss.node, miss.reason, whole)] = None
+            if not did and not step.misses:
+                reason = f"nothing in {name} is as it needs it"
+                found[Undone(spec, did, "", name, reason, True)] = None
+        return tuple(found)
+
+    def __str__(self) -> str:
+        return view_text("trace_text", self)
+
+    def __repr__(self) -> str:
+        return f"<Trace {text_of(self.passes) or 'of no passes'}>"
+
+    def _repr_html_(self) -> str:
+        return view_text("text_html", str(self))
+
+
+def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
+    """The passes that ``text`` names.
+
+    Raises:
+        PipelineError: the text does not parse, or names something unknown.
+    """
+    return tuple(_make(item, known) for item in grammar.read(text))
+
+
+def text_of(passes: tuple[Pass, ...]) -> str:
+    """The pipeline text of ``passes``; :func:`parse` gives them back."""
+    return ",".join(p.spec() for p in passes)
+
+
+def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
+    name = item.name
+    if name not in known:
+        raise PipelineError(f"{_at(item)}unknown pass {clip(name)}{nearest(name, known)}")
+    options = known[name].options()
+    values: dict[str, Any] = {}
+    for given in item.options:
+        key = given.name
+        if key not in options:
+            raise PipelineError(
+                f"{_at(given)}{name}: unknown option {clip(key)}{nearest(key, options)}"
+            )
+        attribute = key.replace("-", "_")
+        if attribute in values:
+            raise PipelineError(f"{_at(given)}{name}: option {key!r} is given twice")
+        where = f"{_at(given)}{name}: {key}"
+        if options[key].kind == "pipeline":
+            try:
+                values[attribute] = text_of(parse(given.value, known))
+            except PipelineError as error:
+                raise PipelineError(f"{where}: {error}") from None
+        else:
+            values[attribute] = _value(where, options[key], given.value)
+    try:
+        return known[name](**values)
+    except CostgraphError as error:
+        raise PipelineError(f"{_at(item)}{name}: {error}") from None
+
+
+def _at(place: grammar.Item | grammar.Given) -> str:
+    return f"pipeline, character {place.at}: "
+
+
+def _value(where: str, spec: Option, text: str) -> Any:
+    if spec.kind == "flag":
+        if text not in ("true", "false"):
+            raise PipelineError(f"{where} must be true or false, not {clip(text)}")
+        return text == "true"
+    if spec.kind == "text" or (spec.choices and text in spec.choices):
+        return text
+    if spec.kind == "word":
+        if spec.choices:
+            raise PipelineError(f"{where}: unknown {clip(text)}{nearest(text, spec.choices)}")
+        if not _WORD.match(text):
+            raise PipelineError(
+                f"{where}: {clip(text)} is not a word: a letter, then letters, digits and _.|:-"
+            )
+        return text
+    return number(where, spec, text)
+
+
+def number(where: str, spec: Option, text: str) -> Expr:
+    """A number or symbol from text, checked against the option's range.
+
+    Raises:
+        PipelineError: it is neither, or out of range.
+    """
+    if is_number(text):
+        try:
+            value = parse_number(text, where)
+        except InputError as error:
+            raise PipelineError(str(error)) from None
+        return checked(where, spec, Rational(value))
+    if text in ("inf", "nan", "infinity"):
+        raise PipelineError(f"{where} must be a finite number, not {text}")
+    try:
+        return checked(where, spec, symbol(text))
+    except InputError as error:
+        if isinstance(error, PipelineError):
+            raise
+        raise PipelineError(
+            f"{where}: {clip(text)} is neither a number nor a symbol name"
+        ) from None
+
+
+def checked(where: str, spec: Option, value: Any) -> Expr:
+    """A value of a numeric option, from text or from Python, within the option's range.
+
+    Raises:
+        PipelineError: it is out of range, or a symbol where a number is needed.
+    """
+    if isinstance(value, Expr) and not value.is_number:
+        if not spec.symbolic:
+            raise PipelineError(f"{where} must be a number here, not {clip(str(value))}")
+        return value
+    try:
+        # A float of Python means the decimal that it is written as.
+        found = bounded(Fraction(float.__repr__(value)) if _is_finite(value) else value, where)
+    except InputError as error:
+        raise PipelineError(str(error)) from None
+    shown = clip(str(found))[1:-1]
+    if spec.kind == "probability":
+        if not 0 <= found <= 1:
+            raise PipelineError(f"{where} must be in [0, 1], not {shown}")
+        return Rational(found)
+    if spec.minimum is None and found <= 0:
+        raise PipelineError(f"{where} must be positive, not {shown}")
+    if spec.minimum is not None and found < spec.minimum:
+        raise PipelineError(f"{where} must be at least {spec.minimum}, not {shown}")
+    if found > spec.maximum:
+        raise PipelineError(f"{where} must be at most {spec.maximum}, not {shown}")
+    if spec.kind == "integer" and found.denominator != 1:
+        raise PipelineError(f"{where} must be a whole number, not {shown}")
+    return Rational(found)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+#: Decides the options of a pass that wait for a search.
+Resolve = Callable[[Pass, Program, System], Pass]
+
+
+def run(
+    program: Program,
+    passes: tuple[Pass, ...],
+    system: System,
+    resolve: Resolve | None = None,
+) -> tuple[Program, Trace]:
+    """Run ``passes`` by stage, verifying before the first and after each.
+
+    Passes that the program went through already count as written before ``passes``:
+    from the first that would run elsewhere in the order, or that ran for another
+    system, they run again.
+
+    Raises:
+        VerifyError: a pass broke an invariant; the text names it and the
+            passes before it.
+        PipelineError: a pass does not fit the program.
+    """
+    past = history(program)
+    written = (*Trace(past).passes, *(item.checked() for item in passes))
+    order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
+    steps: list[Step] = []
+    for step, place in zip(past, order, strict=False):
+        if step.made_by != written[place] or step.system != system:
+            break
+        steps.append(replace(step, place=place))
+    if len(steps) == len(order):
+        if not past:
+            verify_program(program)
+        return program, Trace(tuple(steps))
+    program = steps[-1].after if steps else past[0].before if past else program
+    verify_program(program)
+    for place in order[len(steps) :]:
+        program = replace(program, history=tuple(steps))
+        steps.append(_step(written[place], program, system, resolve, place))
+        program = steps[-1].after
+    return replace(program, history=tuple(steps)), Trace(tuple(steps))
+
+
+def history(program: Program) -> tuple[Step, ...]:
+    """The passes that made ``program`` what it is, as they ran.
+
+    None where its phases were changed by other means since.
+    """
+    steps = program.history
+    return steps if steps and steps[-1].after.phases is program.phases else ()
+
+
+def _step(
+    given: Pass, program: Program, system: System, resolve: Resolve | None, place: int
+) -> Step:
+    item = given
+    if given.needs_tuning and resolve is not None:
+        item = resolve(given, program, system)
+    try:
+        outcome = item.run(program, system)
+        # What a pass rests on matters where it did something.
+        result = outcome.program.assuming(*(item.assumptions if outcome.hits else ()))
+        result = _limited(result, item)
+        if result.phases != program.phases:
+            verify_program(result)
+    except VerifyError as error:
+        before = ", ".join(s.made_by.name for s in program.history) or "none"
+        raise VerifyError(
+            f"after pass {item.name!r} (passes before it: {before}): {error}"
+        ) from error
+    return Step(item, program, result, outcome.hits, outcome.misses, system, place)
+
+
+def _limited(program: Program, item: Pass) -> Program:
+    """The program with probabilities that are symbols kept to at most one."""
+    symbols = [
+        getattr(item, name.replace("-", "_"))
+        for name, spec in item.options().items()
+        if spec.kind == "probability"
+    ]
+    limits = (
+        Limit(s, Integer(1), f"a probability of {item.name}") for s in symbols if s.free_symbols
+    )
+    return replace(program, limits=tuple(dict.fromkeys((*program.limits, *limits))))

@@ -1,0 +1,1 @@
+"""Printers: text, files, pictures, pages. They compute no cost."""

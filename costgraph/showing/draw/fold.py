@@ -1,0 +1,378 @@
+"""Making large scenes small: repeated parts once, regions as one vertex, blocks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from costgraph.rewriting.runs import Run, runs_of
+from costgraph.showing.draw.scene import Cluster, Scene, Vertex, joined
+
+#: Above this many vertices a picture of operations is collapsed on its own.
+LIMIT = 300
+#: Candidate periods that the search for repeated parts tries.
+_PERIODS = 24
+_SHORTEST = 2
+_FRAMES = 16
+_ROUNDS = 3
+
+
+def fold_repeats(scene: Scene) -> Scene:
+    """The scene with parts that repeat in a row drawn once, in a frame ``× k``.
+
+    Two parts are alike if their operations are (kind, attributes, shapes and
+    formats) and are wired alike: each operand comes from the same place of its
+    own part or of the part before it, or from one and the same vertex. The
+    search takes time linear in the size of the scene: it compares the order of
+    operations with itself at the few distances at which equal ones recur.
+    """
+    sizes = Counter(v.cluster for v in scene.vertices if not v.is_source)
+    # Each search reads the whole scene: only the largest frames are worth one.
+    for cluster, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_FRAMES]:
+        if size >= 2 * _SHORTEST:
+            scene = _folded(scene, cluster)
+    return scene
+
+
+def _folded(scene: Scene, cluster: str) -> Scene:
+    by_id = {v.id: v for v in scene.vertices}
+    operands: dict[str, list[str]] = defaultdict(list)
+    for link in scene.links:
+        if not link.carried:
+            operands[link.end].append(link.start)
+    members = [v for v in scene.vertices if v.cluster == cluster and not v.is_source]
+    order = _by_need([v.id for v in members], operands)
+    runs = find_runs([by_id[i].signature for i in order], _wiring(order, operands, by_id))
+    if not runs:
+        return scene
+    users: dict[str, set[str]] = defaultdict(set)
+    for link in scene.links:
+        users[link.start].add(link.end)
+    where: dict[str, str] = {}
+    made: list[Cluster] = []
+    inside: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    share: dict[str, float] = {}
+    spot: dict[str, tuple[str, int]] = {}
+    for run in runs:
+        template = order[run.start : run.start + run.period]
+        frame = f"{template[0]}…"
+        made.append(Cluster(frame, f"{run.period} operations × {run.copies}", cluster))
+        inside.update((name, frame) for name in template)
+        spot.update((name, (frame, 0)) for name in template)
+        first = set(template)
+        for copy in range(1, run.copies):
+            begin = run.start + copy * run.period
+            block = order[begin : begin + run.period]
+            own = set(block)
+            for name, like in zip(block, template, strict=True):
+                where[name] = like
+                spot[name] = (frame, copy)
+                for source, its in zip(operands[name], operands[like], strict=True):
+                    if source != its and by_id[source].is_source and users[source] <= own:
+                        where[source] = its
+                        if users[its] <= first:
+                            inside[its] = frame
+    for v in scene.vertices:
+        if v.seconds is not None:
+            place = where.get(v.id, v.id)
+            seconds[place] = seconds.get(place, 0.0) + v.seconds
+            share[place] = share.get(place, 0.0) + (v.share or 0.0)
+    vertices = tuple(
+        replace(
+            v,
+            cluster=inside.get(v.id, v.cluster),
+            seconds=seconds.get(v.id),
+            share=share.get(v.id, v.share),
+        )
+        for v in scene.vertices
+        if v.id not in where
+    )
+    # What one copy hands to the next would close a cycle: it is drawn once, as carried.
+    links = []
+    for link in scene.links:
+        start, end = spot.get(link.start), spot.get(link.end)
+        if end is None or end[1] == 0 or link.carried:
+            links.append(link)
+        elif end[1] == 1 and start == (end[0], 0):
+            links.append(replace(link, carried=True))
+        # What else enters a later copy enters the first one likewise.
+    return replace(
+        scene,
+        clusters=(*scene.clusters, *made),
+        vertices=vertices,
+        links=joined(links, where),
+    )
+
+
+def _by_need(names: list[str], operands: Mapping[str, list[str]]) -> list[str]:
+    """Names, operands first, depth first from the last result: independent of listing order."""
+    mine = set(names)
+    used = {o for n in names for o in operands[n] if o in mine}
+    seen: set[str] = set()
+    order: list[str] = []
+    for root in (n for n in names if n not in used):
+        stack = [(root, False)]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                order.append(name)
+            elif name not in seen:
+                seen.add(name)
+                stack.append((name, True))
+                stack.extend((o, False) for o in reversed(operands[name]) if o in mine)
+    return order
+
+
+def _wiring(
+    order: list[str], operands: Mapping[str, list[str]], by_id: Mapping[str, Vertex]
+) -> list[tuple[int | str, ...]]:
+    """Operands of each operation: a position in the order, or what they are outside it."""
+    position = {name: i for i, name in enumerate(order)}
+    return [
+        tuple(
+            position[o] if o in position else by_id[o].signature if by_id[o].is_source else o
+            for o in operands[name]
+        )
+        for name in order
+    ]
+
+
+def find_runs(
+    signatures: list[str], wiring: list[tuple[int | str, ...]], shortest: int = _SHORTEST
+) -> tuple[Run, ...]:
+    """Parts that repeat in a row, the ones that save most first chosen, in order.
+
+    Args:
+        signatures: equal for operations that are alike.
+        wiring: operands of each operation: positions, or texts for outside ones.
+        shortest: least number of operations in a part.
+    """
+    gaps: Counter[int] = Counter()
+    names: dict[object, int] = {}
+    shades = [names.setdefault(s, len(names)) for s in signatures]
+    for _ in range(_ROUNDS + 1):
+        gaps += _gaps(shades)
+        shades = _refined(shades, wiring)
+    chosen = [p for p, _ in sorted(gaps.items(), key=lambda i: (-i[1], i[0]))[:_PERIODS]]
+    found = [
+        run
+        for period in sorted(chosen)
+        if period >= shortest
+        for run in _runs_of(period, signatures, wiring)
+    ]
+    taken = [False] * len(signatures)
+    result = []
+    for run in sorted(found, key=lambda r: (-(r.copies - 1) * r.period, r.period, r.start)):
+        span = slice(run.start, run.start + run.copies * run.period)
+        if not any(taken[span]):
+            taken[span] = [True] * (run.copies * run.period)
+            result.append(run)
+    return tuple(sorted(result, key=lambda r: r.start))
+
+
+def _gaps(shades: list[int]) -> Counter[int]:
+    """How often each distance lies between an operation and the few before it that are alike.
+
+    A part may hold several alike operations; its period is then a sum of gaps.
+    """
+    gaps: Counter[int] = Counter()
+    recent: dict[int, list[int]] = defaultdict(list)
+    for index, shade in enumerate(shades):
+        earlier = recent[shade]
+        gaps.update(index - before for before in earlier)
+        earlier.append(index)
+        del earlier[:-8]
+    return gaps
+
+
+def _refined(shades: list[int], wiring: list[tuple[int | str, ...]]) -> list[int]:
+    """A finer division: alike operations with alike operands and users stay together."""
+    users: list[list[int]] = [[] for _ in shades]
+    for index, operands in enumerate(wiring):
+        for operand in operands:
+            if isinstance(operand, int):
+                users[operand].append(shades[index])
+    names: dict[object, int] = {}
+    return [
+        names.setdefault(
+            (
+                shade,
+                tuple(shades[o] if isinstance(o, int) else o for o in wiring[index]),
+                tuple(sorted(users[index])),
+            ),
+            len(names),
+        )
+        for index, shade in enumerate(shades)
+    ]
+
+
+def _runs_of(period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]) -> list[Run]:
+    return runs_of(
+        len(signatures),
+        period,
+        lambda start, index: _alike(start, index, period, signatures, wiring),
+    )
+
+
+def _alike(
+    start: int,
+    index: int,
+    period: int,
+    signatures: list[str],
+    wiring: list[tuple[int | str, ...]],
+) -> bool:
+    if signatures[index] != signatures[index + period]:
+        return False
+    a, b = wiring[index], wiring[index + period]
+    if len(a) != len(b):
+        return False
+    for x, y in zip(a, b, strict=True):
+        if x == y and (isinstance(x, str) or x < start):
+            continue
+        if isinstance(y, str):
+            return False
+        if isinstance(x, int) and y - x == period:
+            continue
+        entering = isinstance(x, str) or x < start
+        # The first part may take its start from anywhere before it.
+        if not (entering and index - start < period and start <= y < start + period):
+            return False
+    return True
+
+
+def contract(scene: Scene, group: Mapping[str, str], made: Mapping[str, Vertex]) -> Scene:
+    """The scene with the vertices of each group as one: times add up, inner links vanish."""
+    members: dict[str, list[Vertex]] = defaultdict(list)
+    for v in scene.vertices:
+        if v.id in group:
+            members[group[v.id]].append(v)
+    done: set[str] = set()
+    vertices: list[Vertex] = []
+    for v in scene.vertices:
+        name = group.get(v.id)
+        if name is None:
+            vertices.append(v)
+        elif name not in done:
+            done.add(name)
+            vertices.append(_summed(made[name], members[name]))
+    held = {v.cluster for v in vertices}
+    parents = {c.id: c.parent for c in scene.clusters}
+    for cluster in list(held):
+        while cluster:
+            held.add(cluster)
+            cluster = parents.get(cluster, "")
+    return replace(
+        scene,
+        clusters=tuple(c for c in scene.clusters if c.id in held),
+        vertices=tuple(vertices),
+        links=joined(scene.links, group),
+    )
+
+
+def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
+    timed = [m for m in members if m.seconds is not None]
+    operations = sum(1 for m in members if not m.is_source)
+    weights = sum(1 for m in members if m.role == "weight")
+    line = f"{operations} operations" + (f", {weights} weights" if weights else "")
+    vertex = replace(vertex, lines=(*vertex.lines, line))
+    if not timed:
+        return vertex
+    by_bound: dict[str, float] = {}
+    for m in timed:
+        by_bound[m.bound] = by_bound.get(m.bound, 0.0) + (m.seconds or 0.0)
+    return replace(
+        vertex,
+        seconds=sum(m.seconds or 0.0 for m in timed),
+        share=sum(m.share or 0.0 for m in timed),
+        bound=max(sorted(by_bound), key=lambda b: by_bound[b]),
+    )
+
+
+def layers(scene: Scene) -> Scene:
+    """Each outermost frame, a region or a repeated part, as one vertex."""
+    scene = fold_repeats(scene)
+    parents = {c.id: c.parent for c in scene.clusters}
+
+    def outermost(cluster: str) -> str:
+        while parents.get(cluster):
+            cluster = parents[cluster]
+        return cluster
+
+    group = {v.id: f"{outermost(v.cluster)}:part" for v in scene.vertices if v.cluster}
+    made = {
+        f"{c.id}:part": Vertex(f"{c.id}:part", c.title, "part")
+        for c in scene.clusters
+        if not c.parent
+    }
+    return contract(scene, group, made)
+
+
+def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
+    """At most ``limit`` vertices: consecutive operations become blocks.
+
+    Blocks of consecutive operations in execution order never form a cycle.
+    Sources go into the block of their first user.
+    """
+    operations = [v for v in scene.vertices if not v.is_source]
+    size = -(-len(operations) // limit)
+    group: dict[str, str] = {}
+    made: dict[str, Vertex] = {}
+    for begin in range(0, len(operations), size):
+        block = operations[begin : begin + size]
+        name = f"block:{begin}"
+        made[name] = Vertex(name, f"{block[0].name} … {block[-1].name}", "part")
+        group.update((v.id, name) for v in block)
+    for link in scene.links:
+        if link.start not in group and link.end in group:
+            group[link.start] = group[link.end]
+    return contract(replace(scene, clusters=()), group, made)
+
+
+def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
+    """A difference made small: what is kept and touches no change is left out, then blocks."""
+    size = len(scene.vertices)
+    if size <= limit:
+        return scene
+    loud = {v.id for v in scene.vertices if v.mark not in ("", "kept")}
+    near = loud | {x.start for x in scene.links if x.end in loud}
+    near |= {x.end for x in scene.links if x.start in loud}
+    scene = replace(
+        scene,
+        vertices=tuple(v for v in scene.vertices if v.id in near),
+        links=tuple(x for x in scene.links if x.start in near and x.end in near),
+    ).noting(f"{size} vertices are more than {limit}: only changes and their neighbours are drawn")
+    if len(scene.vertices) > limit:
+        size = len(scene.vertices)
+        scene = blocks(scene, limit).noting(
+            f"{size} vertices are more than {limit}: consecutive operations are drawn as blocks"
+        )
+    return scene
+
+
+def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:
+    """The scene at a level, made small enough for a picture, with a note if that took more.
+
+    Args:
+        scene: a scene of operations.
+        level: ``op`` or ``layer``.
+        limit: most vertices that are drawn.
+    """
+    size = len(scene.vertices)
+    if level == "layer":
+        scene = layers(scene)
+    elif size > limit:
+        scene = fold_repeats(scene)
+        if len(scene.vertices) < size:
+            scene = scene.noting(
+                f"{size} vertices are more than {limit}: parts that repeat in a row are drawn once"
+            )
+        if len(scene.vertices) > limit:
+            scene = layers(scene).noting("and each repeated part is one vertex")
+    if len(scene.vertices) > limit:
+        size = len(scene.vertices)
+        scene = blocks(scene, limit).noting(
+            f"{size} vertices are more than {limit}: consecutive operations are drawn as blocks"
+        )
+    return scene

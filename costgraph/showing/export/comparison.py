@@ -1,0 +1,85 @@
+"""Comparisons as text and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from costgraph.asking.workload import shown
+from costgraph.showing.export.table import foot_html, html_table, plain_table, seconds, si
+
+if TYPE_CHECKING:
+    from costgraph.asking.comparison import Column, Comparison, Effect
+
+#: (heading, text of a column) in order; what no column has is left out.
+_CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
+    ("pipeline", lambda c: c.passes),
+    ("ttft", lambda c: None if c.ttft is None else seconds(c.ttft)),
+    ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
+    ("latency", lambda c: seconds(c.latency)),
+    ("token/s", lambda c: None if c.throughput is None else f"{c.throughput:.4g}"),
+    ("memory", lambda c: f"{si(c.memory)}B" + ("" if c.fits else " (too large)")),
+    ("speed-up", lambda c: f"{c.speedup:.2f}x"),
+    ("decode bound by", lambda c: c.tpot_bound),
+    ("bound by", lambda c: c.latency_bound),
+)
+
+
+#: Columns that may be left out where there is little room, the first ones first.
+_LESS = ("ttft", "token/s", "decode bound by", "tpot")
+
+
+def cells(table: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The headings, and one row of text per pipeline and device."""
+    wanted = list(_CELLS)
+    if len(table.devices) > 1:
+        wanted.insert(0, ("device", lambda c: c.hardware))
+    made = [(name, [text(c) for c in table.columns]) for name, text in wanted]
+    kept = [(name, column) for name, column in made if any(cell is not None for cell in column)]
+    rows = zip(*([cell or "–" for cell in column] for _, column in kept), strict=True)
+    return [name for name, _ in kept], list(rows)
+
+
+def caption(table: Comparison) -> str:
+    """One line saying what is compared."""
+    return table.setting.text(shown(table.bindings), without=("passes",))
+
+
+def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
+    lines = []
+    for effect in effects:
+        sign = "+" if effect.change >= 0 else "-"
+        lines.append(
+            f"    {effect.name}: {words} {seconds(effect.latency)} "
+            f"({sign}{seconds(abs(effect.change))})"
+        )
+    return lines
+
+
+def comparison_text(table: Comparison, width: int | None = None) -> str:
+    """Table, waterfall and ablation of every pipeline with more than one pass, and the foot.
+
+    The table fits a line of ``width`` characters, if one is given.
+    """
+    lines = [caption(table), "", plain_table(*cells(table), width, _LESS)]
+    several = len(table.devices) > 1
+    for column, fall, ablation in zip(
+        table.columns, table.waterfalls, table.ablations, strict=True
+    ):
+        if len(fall) > 1:
+            where = f"{column.hardware}: " if several else ""
+            lines += [
+                "",
+                f"{where}{column.passes}",
+                "  waterfall (latency after each pass, in order)",
+            ]
+            lines += _effects(fall, "to")
+            lines += ["  ablation (latency without each pass)"]
+            lines += _effects(ablation, "without it")
+    foot = table.setting.foot()
+    return "\n".join([*lines, *(["", *foot] if foot else [])])
+
+
+def comparison_html(table: Comparison) -> str:
+    """The table as HTML for notebooks."""
+    return html_table(*cells(table), caption(table)) + foot_html(table.setting.foot())

@@ -1,0 +1,81 @@
+"""Passes as tables or JSON; models and machines have modules of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from costgraph.errors import PipelineError, clip, nearest
+from costgraph.number import MOST
+from costgraph.rewriting.pipeline import Option
+from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.terminal import print_table
+
+
+def list_passes(as_json: bool) -> None:
+    """Every pass with one line on what it does."""
+    from costgraph.passes import PASSES
+
+    if as_json:
+        print_json([_pass_object(cls) for cls in PASSES.values()])
+        return
+    print_table(("pass", "what it does"), [(c.name, c.title) for c in PASSES.values()])
+
+
+def show_pass(name: str, as_json: bool) -> None:
+    """One pass: options with defaults, formula, source, assumptions.
+
+    Raises:
+        PipelineError: there is no such pass.
+    """
+    from costgraph.passes import PASSES
+
+    if name not in PASSES:
+        raise PipelineError(f"unknown pass {clip(name)}{nearest(name, PASSES)}")
+    cls = PASSES[name]
+    if as_json:
+        print_json(_pass_object(cls))
+        return
+    print(f"{cls.name}: {cls.title}\n")
+    rows = [
+        (o["name"], str(o["default"]), _values(cls.options()[o["name"]]), o["help"])
+        for o in _pass_object(cls)["options"]
+    ]
+    print_table(("option", "default", "values", "meaning"), rows)
+    for label, text in (("formula", cls.formula), ("source", cls.source)):
+        if text:
+            print(f"\n{label}: {text}")
+    for sentence in cls.assumptions:
+        print(f"assumes: {sentence}")
+
+
+def _values(option: Option) -> str:
+    """What an option takes, in words."""
+    words = list(option.choices)
+    if not words or option.is_number:
+        ends = f", at most {option.maximum}" if option.maximum < MOST else ""
+        words.append(option.kind + ends)
+    return ", ".join(words)
+
+
+def _pass_object(cls: Any) -> dict[str, Any]:
+    import dataclasses
+
+    defaults = {f.name.replace("_", "-"): f.default for f in dataclasses.fields(cls)}
+    return {
+        "name": cls.name,
+        "title": cls.title,
+        "options": [
+            {
+                "name": name,
+                "default": str(defaults[name]),
+                "kind": o.kind,
+                "choices": list(o.choices),
+                **({"maximum": o.maximum, "symbolic": o.symbolic} if o.is_number else {}),
+                "help": o.help,
+            }
+            for name, o in cls.options().items()
+        ],
+        "formula": cls.formula,
+        "source": cls.source,
+        "assumptions": list(cls.assumptions),
+    }

@@ -1,0 +1,253 @@
+"""Models for a reader: the list of what is shipped, and one model's structure and constants."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from sympy import Expr, Integer, Min, expand
+
+from costgraph.errors import InputError
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Program
+from costgraph.ir.regions import Repeat
+from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.table import si
+from costgraph.showing.export.terminal import print_table, width
+from costgraph.showing.export.text import expr_text, sstr
+from costgraph.symbols import LEGEND, B, T, q, symbol
+
+#: Keys under which configurations state the longest context, in order of preference.
+_CONTEXT = (
+    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
+    "model_max_length", "context_length",
+)  # fmt: skip
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """The longest context that a configuration states, in tokens."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in _CONTEXT:
+            value = source.get(key)
+            if type(value) is int and 0 < value < 10**9:
+                return value
+    return None
+
+
+def cache_per_sequence(graph: Graph) -> Expr:
+    """Bytes of caches of one sequence at context ``T``, after a step of one token."""
+    from costgraph.counting.footprint import cache_bytes
+    from costgraph.formula.least import folded
+
+    return expand(folded(cache_bytes(graph).xreplace({q: Integer(1)})) / B)
+
+
+def growth(cache: Expr) -> list[tuple[int, int | None]]:
+    """(byte per token, context up to which it holds), None for no end."""
+    window = {m: w for m in cache.atoms(Min) for w in m.args if w.is_Integer}
+    ends = sorted({int(w) for w in window.values()})
+    found: list[tuple[int, int | None]] = []
+    for index, end in enumerate((*ends, None)):
+        passed = ends[:index]
+        values = {m: w if int(w) in passed else T for m, w in window.items()}
+        found.append((int(expand(cache.xreplace(values)).coeff(T, 1)), end))
+    return found
+
+
+def growth_text(cache: Expr) -> str:
+    """``507,904; 81,920 past 1024`` byte per token."""
+    parts = growth(cache)
+    shown = [f"{parts[0][0]:,}"]
+    shown += [f"{slope:,} past {end}" for (_, end), (slope, _) in pairwise(parts)]
+    return "; ".join(shown)
+
+
+def _parameters(program: Program) -> int:
+    from costgraph.counting.count import parameters
+
+    return int(parameters(program))
+
+
+def list_models(as_json: bool) -> None:
+    """Every shipped configuration with its size, cache and context, and the known families."""
+    from costgraph.models import entries, load_model, model_names
+    from costgraph.models.catalog import config_of
+    from costgraph.models.families import FAMILIES
+
+    index = entries()
+    found: list[dict[str, Any]] = []
+    for name in model_names():
+        config = config_of(name)
+        program = load_model(name)
+        cache = cache_per_sequence(program.phases[-1].graph)
+        found.append(
+            {
+                "name": name,
+                "title": index[name].title,
+                "family": config.get("model_type") or config.get("_class_name"),
+                "parameters": _parameters(program),
+                "kv_bytes_per_token": growth_text(cache),
+                "kv_bytes": sstr(cache),
+                "context": context_of(config),
+                "hub": list(index[name].hub),
+                "source": index[name].source,
+            }
+        )
+    if as_json:
+        print_json(found)
+        return
+    cells = [
+        (
+            m["name"],
+            m["title"],
+            m["family"],
+            si(m["parameters"]),
+            m["kv_bytes_per_token"],
+            str(m["context"] or "–"),
+        )
+        for m in found
+    ]
+    head = ("name", "model", "family", "parameters", "KV byte/token", "context")
+    print_table(head, cells, optional=("family", "model", "KV byte/token"))
+    print()
+    print(_wrapped("families: ", sorted(FAMILIES)))
+
+
+def _wrapped(title: str, names: list[str]) -> str:
+    return textwrap.fill(
+        title + ", ".join(names),
+        min(width() or 96, 96),
+        subsequent_indent=" " * len(title),
+        break_on_hyphens=False,
+    )
+
+
+def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
+    """One model: layers, derived constants as formulas, and the operations of its step.
+
+    Returns:
+        Remarks on how the configuration was read.
+    """
+    from costgraph.counting.count import rows
+    from costgraph.models import load_model
+
+    program = load_model(name, **options)
+    # What generates tokens is the last phase's graph; encoders have only one.
+    graph = program.phases[-1].graph
+    cache = cache_per_sequence(graph)
+    constants = derived(name)
+    found = rows(graph)
+    if as_json:
+        print_json(
+            {
+                "name": program.name,
+                "parameters": _parameters(program),
+                "kv_bytes_per_token": growth_text(cache),
+                "kv_bytes": sstr(cache),
+                "constants": constants,
+                "layers": list(structure(graph)),
+                "assumptions": list(program.assumptions),
+                "ops": [
+                    {
+                        "name": r.name,
+                        "kind": r.kind,
+                        "count": str(r.count),
+                        "results": [str(t) for t in r.node.outputs],
+                        "flops": str(r.cost.total_flops),
+                        "bytes": str(r.cost.total_bytes),
+                    }
+                    for r in found
+                ],
+            }
+        )
+        return program.notes
+    print(f"{program.name}: {_parameters(program):,} parameters")
+    print("\nlayers")
+    for line in structure(graph):
+        print(f"    {line}")
+    print("\nconstants")
+    for line in constants or [f"caches = {expr_text(cache)} byte per sequence"]:
+        print(f"    {line}")
+    print()
+    cells = [
+        (
+            r.name,
+            r.kind,
+            str(r.count),
+            ", ".join(f"{t.dtype}[{', '.join(map(sstr, t.shape))}]" for t in r.node.outputs),
+            sstr(r.cost.total_flops),
+            sstr(r.cost.total_bytes),
+        )
+        for r in found
+    ]
+    head = ("op", "kind", "count", "result", "FLOP", "bytes")
+    print_table(head, cells, optional=("kind", "result"))
+    return program.notes
+
+
+def structure(graph: Graph, depth: int = 0) -> Iterator[str]:
+    """Regions of a graph, one a line: name, count, and what is special inside."""
+    for node in graph.nodes:
+        if not isinstance(node.op, Repeat):
+            continue
+        body = node.op.body
+        inner = [n.op for n in body.nodes if isinstance(n.op, Repeat)]
+        if inner:
+            yield f"{'    ' * depth}{node.name} × {sstr(node.op.count)}:"
+            yield from structure(body, depth + 1)
+        else:
+            kinds = dict.fromkeys(n.op.kind for n in body.nodes)
+            windows = {sstr(w) for n in body.nodes if (w := getattr(n.op, "window", None))}
+            seen = f", window {', '.join(sorted(windows))}" if windows else ""
+            text = f"{node.name} × {sstr(node.op.count)}{seen}: {', '.join(kinds)}"
+            yield "    " * depth + text
+
+
+def derived(name: str) -> list[str]:
+    """Dimensions, parameters and cache sizes as formulas with their values.
+
+    Empty for models without symbolic dimensions.
+    """
+    from costgraph.counting.count import parameters
+    from costgraph.models import load_model
+
+    try:
+        program = load_model(name, symbolic=True)
+    except InputError:
+        return []
+    dims = dict(program.dims)
+    lines = [
+        f"{s.name} = {value} ({LEGEND[s.name]})" for s, value in dims.items() if s.name in LEGEND
+    ]
+    total = parameters(program.graph)
+    lines.append(f"parameters = {_by_layer(total)} = {int(total.xreplace(dims)):,}")
+    lines.extend(_cache_lines(program, dims))
+    return lines
+
+
+def _cache_lines(program: Program, dims: Mapping[Any, Expr]) -> Iterator[str]:
+    cache = cache_per_sequence(program.graph)
+    if cache == 0:
+        return
+    number = cache.xreplace(dict(dims))
+    yield f"caches = {_by_layer(cache)} = {expr_text(number)} byte per sequence"
+    yield f"caches grow by {growth_text(number)} byte per token"
+
+
+def _by_layer(expr: Expr) -> str:
+    """A formula affine in the number of layers, what belongs to each layer together."""
+    layers = symbol("L")
+    whole = expand(expr)
+    each = whole.coeff(layers, 1)
+    rest = expand(whole - each * layers)
+    if each == 0 or rest.has(layers):
+        return expr_text(whole)
+    body = expr_text(each)
+    shown = f"L·({body})" if " " in body else f"L·{body}"
+    if rest == 0:
+        return shown
+    text = expr_text(rest)
+    return f"{shown} - {text[1:]}" if text.startswith("-") else f"{shown} + {text}"

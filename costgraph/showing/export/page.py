@@ -1,0 +1,90 @@
+r"""Formulas in named constants as LaTeX: a block of equations, or pages that compile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from costgraph.showing.export.atoms import text_latex
+from costgraph.showing.export.breaking import broken, measure
+from costgraph.showing.export.layout import Name, Node, of_expr, to_latex
+from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text
+from costgraph.symbols import LEGEND
+
+if TYPE_CHECKING:
+    from costgraph.formula.naming import Named
+
+#: Width of the text of a page in points: landscape letter paper with margins of 15 mm.
+PAGE = 700.0
+#: The same of the column of derivations.
+COLUMN = 415.0
+#: How far lines that continue a formula stand in.
+INDENT = 22.0
+_SIGNS = {"<=": r"\le"}
+_HEAD = r"""\documentclass{article}
+\usepackage[landscape,margin=15mm]{geometry}
+\usepackage{amsmath}
+\usepackage{longtable}
+\usepackage{array}
+\allowdisplaybreaks
+\setlength{\emergencystretch}{40pt}
+\begin{document}
+"""
+_TABLE = r"\begin{longtable}{@{}l>{\raggedright}p{65mm}>{\raggedright\arraybackslash}p{150mm}@{}}"
+
+
+def named_latex(found: Named, document: bool = False) -> str:
+    """The formula as an ``aligned`` block; with ``document`` pages that compile.
+
+    On a page no line is wider than the page, and a formula may go on overleaf.
+    """
+    rows = equations(found)
+    if not document:
+        lines = [f"{_left(row)}{to_latex(row.right)}" for row in rows]
+        return _block("aligned", lines)
+    room = PAGE - max(measure(_left(row)) for row in rows)
+    lines = []
+    for row in rows:
+        first, *rest = broken(row.right, room, room - INDENT)
+        lines.append(f"{_left(row)}{first}")
+        lines.extend(rf"&\qquad {part}" for part in rest)
+    setting = found.formula.setting
+    said = () if setting is None else (*setting.assumptions, *setting.remarks)
+    told = "\n".join(rf"\item {text_latex(a)}" for a in said)
+    items = f"\\begin{{itemize}}\n{told}\n\\end{{itemize}}\n" if told else ""
+    about = [] if setting is None else [text_latex(line) for line in setting.lines()]
+    title = "".join(rf"\noindent {line}\par{chr(10)}" for line in about)
+    table = "\n".join((_TABLE, *_legend(found), r"\end{longtable}"))
+    return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}\\end{{document}}\n"
+
+
+def _block(environment: str, lines: list[str]) -> str:
+    body = " \\\\\n".join(lines)
+    return f"\\begin{{{environment}}}\n{body}\n\\end{{{environment}}}"
+
+
+def _left(row: Equation) -> str:
+    """Everything up to the mark at which lines are aligned."""
+    sign = _SIGNS.get(row.sign, row.sign)
+    if not row.left:
+        return f"&{{}}{sign} "
+    return r" \le ".join(map(to_latex, row.left)) + f" {sign}{{}}& "
+
+
+def _legend(found: Named) -> list[str]:
+    rows = []
+    for c in found.constants:
+        per = "" if c.per == 1 else f" per ${to_latex(of_expr(c.per))}$"
+        value = text_latex(amount_text(c.value, c.unit)) + per
+        derived = "" if c.derivation is None else _in_column(of_expr(c.derivation))
+        rows.append((c.symbol.name, value, derived))
+    rows += [(s.name, text_latex(rate_text(s, v)), "") for s, v in found.rates.items()]
+    rows += [(s.name, str(v), text_latex(LEGEND.get(s.name, ""))) for s, v in found.dims.items()]
+    known = (s.name for s in found.formula.symbols if s.name in LEGEND)
+    rows += [(name, "", text_latex(LEGEND[name])) for name in known]
+    return [rf"${to_latex(Name(name))}$ & {value} & {text} \\" for name, value, text in rows]
+
+
+def _in_column(node: Node) -> str:
+    """A formula in lines of the last column."""
+    first, *rest = broken(node, COLUMN, COLUMN - INDENT)
+    return r" \newline ".join([f"${first}$", *(rf"$\qquad {part}$" for part in rest)])

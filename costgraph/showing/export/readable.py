@@ -1,0 +1,227 @@
+"""Formulas in named constants as text and MathML, with their legends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Rational, Symbol
+
+from costgraph.showing.export.atoms import number_text
+from costgraph.showing.export.layout import (
+    Call,
+    Name,
+    Node,
+    Number,
+    Ratio,
+    Total,
+    combined,
+    name_mathml,
+    of_expr,
+    to_mathml,
+    to_text,
+)
+from costgraph.symbols import LEGEND
+
+if TYPE_CHECKING:
+    from costgraph.formula.naming import Constant, Line, Named
+
+_UNITS = {"byte": "B", "FLOP": "FLOP", "s": "s"}
+_SIGNS = {"<=": "&#x2264;"}
+
+
+def line_node(line: Line) -> Node:
+    """``count · max(amount / rate, …)`` as a tree."""
+    arms: list[Node] = []
+    for amount, rate in line.arms:
+        top = of_expr(amount)
+        arms.append(top if rate is None else Ratio(top, Name(rate.name)))
+    return combined(line.count, arms, line.norm, line.span)
+
+
+def _ops(ops: tuple[str, ...], limit: int = 6) -> str:
+    shown = ", ".join(ops[:limit])
+    return shown if len(ops) <= limit else f"{shown}, … ({len(ops)} ops)"
+
+
+def amount_text(value: Expr, unit: str) -> str:
+    """A value with its unit, SI-prefixed: ``33.55 MB``."""
+    text = number_text(value)
+    if unit == "s":
+        return f"{text} s"
+    number, prefix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    short = _UNITS.get(unit, unit) if prefix or unit != "byte" else "byte"
+    return f"{number} {prefix}{short}"
+
+
+def rate_text(name: Symbol, value: Expr) -> str:
+    unit = "B/s" if name.name == "BW" else "FLOP/s"
+    if not value.is_number:
+        return f"{value} {unit}"
+    text = number_text(value)
+    number, prefix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{number} {prefix}{unit}"
+
+
+def _per(constant: Constant) -> str:
+    return "" if constant.per == 1 else f" per {to_text(of_expr(constant.per))}"
+
+
+def bound_nodes(found: Named) -> list[tuple[str, Node]]:
+    """The lines of a summary as named times."""
+    return [(f"t{i + 1}", line_node(line)) for i, line in enumerate(found.lines)]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A line of a formula: what stands left, the sign, what stands right, and from where.
+
+    Several things on the left are in rising order; none continues the line before.
+    """
+
+    left: tuple[Node, ...]
+    sign: str
+    right: Node
+    ops: tuple[str, ...] = ()
+
+
+def equations(found: Named) -> list[Equation]:
+    """The formula line by line; a rate is first a quotient, then what it divides by."""
+    head: Node = Call(found.formula.name, tuple(Name(s.name) for s in found.formula.symbols))
+    if found.detail == "summary" and len(found.lines) > 1:
+        names = tuple(Name(f"t_{i + 1}") for i in range(len(found.lines)))
+        total = Total(tuple((False, n) for n in names))
+        return [
+            Equation((Call("max", names), head), "<=", total),
+            *(
+                Equation((name,), "=", line_node(line), line.ops)
+                for name, line in zip(names, found.lines, strict=True)
+            ),
+        ]
+    made = []
+    if found.formula.numerator is not None:
+        below = Name("t")
+        made.append(Equation((head,), "=", Ratio(of_expr(found.formula.numerator), below)))
+        head = below
+    for index, line in enumerate(found.lines):
+        left, sign = ((), "+") if index else ((head,), "=")
+        made.append(Equation(left, sign, line_node(line), line.ops))
+    return made or [Equation((head,), "=", Number(Rational(0)))]
+
+
+def _head(found: Named) -> str:
+    arguments = ", ".join(s.name for s in found.formula.symbols)
+    return f"{found.formula.name}({arguments})"
+
+
+def named_text(found: Named) -> str:
+    """The formula, then its legend."""
+    formula = found.formula
+    about = [] if formula.setting is None else formula.setting.lines()
+    out = [f"{_head(found)} [{formula.unit}] ="]
+    if found.detail == "summary":
+        names = [name for name, _ in bound_nodes(found)]
+        if len(names) == 1:
+            out = [f"{_head(found)} [{formula.unit}] = {to_text(bound_nodes(found)[0][1])}"]
+        else:
+            low = f"max({', '.join(names)})"
+            out = [f"{low} <= {_head(found)} <= {' + '.join(names)}  [{formula.unit}]"]
+            for (name, node), line in zip(bound_nodes(found), found.lines, strict=True):
+                out.append(f"    {name} = {to_text(node)}")
+                out.append(f"         ← {_ops(line.ops)}")
+        out.extend(f"    {note}" for note in found.notes)
+    else:
+        top = formula.numerator
+        if top is not None:
+            out[0] += f" {to_text(of_expr(top))} / ("
+        for index, line in enumerate(found.lines):
+            sign = "  " if index == 0 else "+ "
+            out.append(f"      {sign}{to_text(line_node(line))}")
+            out.append(f"            ← {_ops(line.ops)}")
+        if top is not None:
+            out.append("    )")
+    out.extend(_legend_text(found))
+    return "\n".join([*about, *out])
+
+
+def _legend_text(found: Named) -> list[str]:
+    out = ["where"]
+    width = max((len(c.symbol.name) for c in found.constants), default=1)
+    for c in found.constants:
+        derived = "" if c.derivation is None else f" = {to_text(of_expr(c.derivation))}"
+        value = amount_text(c.value, c.unit)
+        out.append(f"    {c.symbol.name:<{width}} = {value}{_per(c)}{derived}")
+    for name, value in found.rates.items():
+        out.append(f"    {name} = {rate_text(name, value)}")
+    for s, v in found.dims.items():
+        out.append(f"    {s} = {v}: {LEGEND.get(s.name, '')}")
+    for s in found.formula.symbols:
+        if s.name in LEGEND:
+            out.append(f"    {s.name}: {LEGEND[s.name]}")
+    return out if found.formula.setting is None else [*out, *found.formula.setting.foot()]
+
+
+# --- MathML ----------------------------------------------------------------------------
+
+
+def math(node: Node, display: bool = False) -> str:
+    """A tree as a ``<math>`` element."""
+    mode = ' display="block"' if display else ""
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{mode}>{to_mathml(node)}</math>'
+
+
+def named_html(found: Named) -> str:
+    """Formula and legend as HTML with MathML; all text is escaped."""
+    setting = found.formula.setting
+    about = "" if setting is None else f"<p>{'<br/>'.join(map(escape, setting.lines()))}</p>"
+    rows = _rows_html(found)
+    legend = "".join(_legend_row(c) for c in found.constants)
+    for name, rate in found.rates.items():
+        legend += _row_html(name, escape(rate_text(name, rate)))
+    for s, v in found.dims.items():
+        legend += _row_html(s, str(v), escape(LEGEND.get(s.name, "")))
+    for s in found.formula.symbols:
+        if s.name in LEGEND:
+            legend += _row_html(s, "", escape(LEGEND[s.name]))
+    said = () if setting is None else (*setting.assumptions, *setting.remarks)
+    notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *said))
+    return (
+        f'<div class="costgraph-formula">{about}{rows}<table class="legend">{legend}</table>'
+        + (f"<ul>{notes}</ul>" if notes else "")
+        + "</div>"
+    )
+
+
+def _rows_html(found: Named) -> str:
+    cells = ""
+    for row in equations(found):
+        left = "<mo>&#x2264;</mo>".join(map(to_mathml, row.left))
+        cells += (
+            f'<mtr><mtd style="text-align:right"><mrow>{left}</mrow></mtd>'
+            f"<mtd><mo>{_SIGNS.get(row.sign, row.sign)}</mo></mtd>"
+            f'<mtd style="text-align:left">{to_mathml(row.right)}</mtd>'
+            f'<mtd style="text-align:left"><mtext>{escape(_ops(row.ops))}</mtext></mtd></mtr>'
+        )
+    return (
+        '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">'
+        f'<mtable displaystyle="true">{cells}</mtable></math>'
+    )
+
+
+def _named_math(name: Symbol) -> str:
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML">{name_mathml(name.name)}</math>'
+
+
+def _legend_row(c: Constant) -> str:
+    derived = "" if c.derivation is None else math(of_expr(c.derivation))
+    per = "" if c.per == 1 else f" per {math(of_expr(c.per))}"
+    return _row_html(c.symbol, escape(amount_text(c.value, c.unit)) + per, derived)
+
+
+def _row_html(name: Symbol, value: str, meaning: str = "") -> str:
+    cells = (_named_math(name), value, meaning)
+    return "<tr>" + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>"
+
+
+__all__ = ["equations", "math", "named_html", "named_text"]

@@ -1,0 +1,35 @@
+"""Figures by matplotlib, each returned as a ``matplotlib.figure.Figure``.
+
+Needs the extra ``plot``. Nothing here touches pyplot or leaves settings changed.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from costgraph.errors import InputError
+
+if find_spec("matplotlib") is None:
+    raise InputError("figures need matplotlib: pip install 'costgraph[plot]'")
+
+from costgraph.showing.plot.bars import breakdown, waterfall
+from costgraph.showing.plot.curves import curve
+from costgraph.showing.plot.fronts import pareto
+from costgraph.showing.plot.maps import regime_map
+from costgraph.showing.plot.rooflines import roofline
+from costgraph.showing.plot.style import SUFFIXES, WIDTHS, save
+from costgraph.showing.plot.survey import FIGURES, survey_figure
+
+__all__ = [
+    "FIGURES",
+    "SUFFIXES",
+    "WIDTHS",
+    "breakdown",
+    "curve",
+    "pareto",
+    "regime_map",
+    "roofline",
+    "save",
+    "survey_figure",
+    "waterfall",
+]

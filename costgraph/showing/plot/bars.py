@@ -1,0 +1,252 @@
+"""Bars: time and memory by kind, and what each pass of a pipeline adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from costgraph.asking.comparison import Comparison
+from costgraph.asking.workload import shown
+from costgraph.compiling.capacity import room_of
+from costgraph.compiling.compiled import Compiled
+from costgraph.errors import InputError, clip
+from costgraph.showing.plot.style import (
+    HATCHES,
+    PALETTE,
+    axis_title,
+    font_size,
+    head,
+    head_text,
+    new_figure,
+    number,
+    plain,
+    styled,
+    titled,
+    unit_axis,
+)
+
+_KINDS = 6
+_GREY = "#BBBBBB"
+MEMORY = (
+    ("weight_bytes", "weights"),
+    ("kv_bytes", "KV cache"),
+    ("activation_bytes", "activations"),
+)
+
+
+@styled
+def breakdown(
+    compiled: Compiled,
+    over: str,
+    points: Sequence[int],
+    *,
+    phase: str = "decode",
+    width: str = "slide",
+    title: str = "",
+    **values: int,
+) -> Figure:
+    """Time by operation kind and memory by use, a stack of bars for each point.
+
+    Args:
+        compiled: the model on its machine.
+        over: ``B``, ``T`` or ``S``.
+        points: its values.
+        phase: whose step.
+        width, title: as for other figures.
+        values: numbers for the other symbols.
+    """
+    if not points:
+        raise InputError("a breakdown needs at least one point")
+    if over not in ("B", "T", "S"):
+        raise InputError(f"a breakdown runs over B, T or S, not {clip(over)}")
+    tables = [compiled.breakdown(phase, **{**values, over: p}) for p in points]
+    kinds: dict[str, list[float]] = {}
+    for index, table in enumerate(tables):
+        for row in table:
+            series = kinds.setdefault(row.kind, [0.0] * len(tables))
+            series[index] += row.seconds * float(row.count)
+    ranked = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
+    sums = [float(t.totals["seconds"]) for t in tables]
+    large = [k for k in ranked if any(v > 0.01 * s for v, s in zip(kinds[k], sums, strict=True))]
+    bars = {plain(k): kinds[k] for k in large[:_KINDS]}
+    small = [k for k in ranked if k not in large[:_KINDS]]
+    rest = [sum(kinds[k][i] for k in small) for i in range(len(tables))]
+    if any(rest):
+        bars["other"] = rest
+    figure, (left, right) = new_figure(*((1, 2) if width == "column" else (2, 1)))
+    if width == "column":
+        figure.set_size_inches(3.3, 4.2)
+    names = [f"{p:,}" for p in points]
+    stack(left, names, bars)
+    left.set_ylabel(f"time of a {phase} step")
+    unit_axis(left, "y", "s")
+    uses = {name: [float(t.totals[key]) for t in tables] for key, name in MEMORY}
+    stack(right, names, uses)
+    right.set_ylabel("memory")
+    unit_axis(right, "y", "B")
+    capacity = room_of(compiled)
+    if capacity is not None:
+        _capacity(right, capacity)
+    for axes in (left, right):
+        axes.set_xlabel(axis_title(over))
+        _legend_above(axes)
+    beyond = next((p for p, t in zip(points, tables, strict=True) if t.fit.warning), None)
+    warning = ""
+    if beyond is not None:
+        all_of = beyond == points[0]
+        warning = tables[0].fit.warning if all_of else f"from {over}={beyond} on it does not fit"
+    lines = titled(compiled.setting, title, f"{phase} step", shown(values), warning=warning)
+    figure.suptitle(head_text(width, *lines), x=0.01, ha="left", fontsize=font_size(left))
+    return figure
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend above the axes, so that it never hides a bar."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, columnspacing=0.9,
+        handlelength=1.3, borderaxespad=0.1, reverse=False,
+    )  # fmt: skip
+
+
+def stack(axes: Axes, names: Sequence[str], series: dict[str, list[float]]) -> None:
+    """Stacked bars; each series has its colour and its hatch."""
+    base = [0.0] * len(names)
+    for index, (name, values) in enumerate(series.items()):
+        colour = _GREY if name == "other" else PALETTE[index % len(PALETTE)]
+        axes.bar(
+            range(len(names)), values, bottom=base, label=name, color=colour, edgecolor="white",
+            hatch=HATCHES[index % len(HATCHES)], width=0.72, zorder=3, linewidth=0.4,
+        )  # fmt: skip
+        base = [b + v for b, v in zip(base, values, strict=True)]
+    axes.set_xticks(range(len(names)), names)
+    if len(names) > 4 and sum(map(len, names)) > 30:
+        axes.tick_params(axis="x", labelrotation=60)
+    axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
+    axes.set_ylim(0, max(base) * 1.06 or 1)
+
+
+def _capacity(axes: Axes, capacity: float) -> None:
+    low, high = axes.get_ylim()
+    if capacity > 3 * high:
+        return
+    axes.set_ylim(low, max(high, capacity * 1.1))
+    axes.axhline(capacity, color="#B3261E", linestyle="--", zorder=4)
+    axes.annotate(
+        f"capacity {number(capacity, 'B')}", (0.01, capacity),
+        xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
+        ha="left", va="bottom", color="#B3261E", zorder=5,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6},
+    )  # fmt: skip
+
+
+@styled
+def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -> Figure:
+    """From the unmodified model to a pipeline: what each pass adds to the latency.
+
+    Args:
+        comparison: the result of :func:`costgraph.compare`.
+        index: which of its pipelines.
+        width: ``column`` or ``slide``.
+    """
+    if not 0 <= index < len(comparison.waterfalls):
+        raise InputError(f"there is no pipeline {clip(index)} in the comparison")
+    steps = comparison.waterfalls[index]
+    if not steps:
+        raise InputError("a waterfall needs a pipeline with at least one pass")
+    start = steps[0].latency - steps[0].change
+    names = ["no passes", *(_spec(s.name, width) for s in steps), "result"]
+    figure, (axes,) = new_figure()
+    ends = [start, *(s.latency for s in steps), steps[-1].latency]
+    _bar(axes, 0, 0.0, start, PALETTE[6], "")
+    for place, step in enumerate(steps, 1):
+        better = step.change <= 0
+        low = min(step.latency, step.latency - step.change)
+        colour, hatch = (PALETTE[2], "//") if better else (PALETTE[1], "xx")
+        _bar(axes, place, low, abs(step.change), colour, hatch)
+        axes.plot([place - 1.36, place + 0.36], [step.latency - step.change] * 2,
+                  color="#777777", linewidth=0.6, zorder=2)  # fmt: skip
+    last = len(steps) + 1
+    _bar(axes, last, 0.0, steps[-1].latency, PALETTE[0], "")
+    axes.plot([last - 1.36, last + 0.36], [steps[-1].latency] * 2, color="#777777",
+              linewidth=0.6, zorder=2)  # fmt: skip
+    top = max(ends)
+    for place, end in enumerate(ends):
+        if 0 < place < last:
+            change = steps[place - 1].change
+            text = f"{'−' if change < 0 else '+'}{_rounded(abs(change))}"
+            end = max(end, end - change)
+        else:
+            text = _rounded(end)
+        axes.annotate(text, (place, end), xytext=(0, 2), textcoords="offset points",
+                      ha="center", va="bottom", zorder=5)  # fmt: skip
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, top * 1.12)
+    axes.set_ylabel("latency of a request")
+    unit_axis(axes, "y", "s")
+    axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
+    ratio = start / steps[-1].latency
+    setting = replace(comparison.setting, hardware=comparison.columns[index].hardware)
+    what = f"{ratio:.2f}× the speed without passes"
+    values = shown(comparison.bindings)
+    warning = "; ".join(_too_large(comparison, index))
+    lines = titled(setting, "", values, what, warning=warning, without=("passes",))
+    head(axes, width, *lines)
+    return figure
+
+
+def _too_large(comparison: Comparison, index: int) -> list[str]:
+    """Which of the ends of a waterfall does not fit: without passes, if known, and with them."""
+    mine = comparison.columns[index]
+    said = []
+    for column, compiled in zip(comparison.columns, comparison.compiled, strict=True):
+        warning = compiled.fit(**comparison.bindings).warning
+        if column.hardware != mine.hardware or not warning:
+            continue
+        if column is mine:
+            said.append(f"the result {warning}")
+        elif column.passes == "none":
+            said.append(f"without passes it {warning}")
+    return said
+
+
+def _bar(axes: Axes, place: int, low: float, height: float, colour: str, hatch: str) -> None:
+    axes.bar(place, height, bottom=low, color=colour, hatch=hatch, edgecolor="white",
+             width=0.72, zorder=3, linewidth=0.4)  # fmt: skip
+    # A change too small to see is still a line of its colour.
+    axes.plot([place - 0.36, place + 0.36], [low, low], color=colour, zorder=2.5)
+
+
+def _rounded(seconds: float) -> str:
+    return number(float(f"{seconds:.3g}"), "s")
+
+
+def _spec(text: str, width: str) -> str:
+    """A pass in lines of a tick label."""
+    from costgraph.showing.draw.dot import wrapped
+
+    return "\n".join(wrapped(plain(text).replace("{", " {"), 10 if width == "column" else 16))
+
+
+def grouped(
+    axes: Axes,
+    groups: Sequence[str],
+    series: dict[str, list[float]],
+    text: Any = None,
+) -> None:
+    """Bars side by side, a group for each name; ``text`` makes the label of a bar."""
+    count = len(series)
+    wide = 0.8 / count
+    for index, (name, values) in enumerate(series.items()):
+        places = [g - 0.4 + wide * (index + 0.5) for g in range(len(groups))]
+        bars = axes.bar(
+            places, values, width=wide * 0.94, label=name, color=PALETTE[index % len(PALETTE)],
+            hatch=HATCHES[index % len(HATCHES)], edgecolor="white", zorder=3, linewidth=0.4,
+        )  # fmt: skip
+        if text is not None:
+            axes.bar_label(bars, [text(v) for v in values], padding=1.5)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.grid(True, axis="y", color="#E3E3E3", zorder=0)

@@ -1,0 +1,144 @@
+"""Latency against throughput over the batch, for several machines and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sympy import Integer
+
+from costgraph.asking.workload import shown, workload
+from costgraph.compiling.capacity import room_of
+from costgraph.compiling.compiled import Compiled
+from costgraph.errors import InputError
+from costgraph.formula.powers import placed
+from costgraph.setting import Setting
+from costgraph.showing.plot.labels import Point, line_boxes, place_labels
+from costgraph.showing.plot.style import (
+    LINES,
+    MARKERS,
+    PALETTE,
+    decades,
+    font_size,
+    head,
+    new_figure,
+    plain,
+    styled,
+    titled,
+    unit_axis,
+)
+from costgraph.symbols import symbol
+from costgraph.timing.roofline import phase_memory
+
+Place = tuple[float, float, int, bool]
+
+
+def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Place]:
+    """(time per output token, tokens per second, batch, fits in memory) over batches.
+
+    ``T`` in ``values`` is the context of the decode step. The memory is what
+    decoding holds there: weights, caches and live activations.
+    """
+    capacity = room_of(compiled)
+    wanted = {s.name for s in compiled.tpot.symbols}
+    fixed = {k: v for k, v in values.items() if k in wanted}
+    stepping = [p for p in compiled.program.phases if p.span is not None]
+    candidates = [m for p in stepping for m in phase_memory(p, compiled.accounting, at_end=False)]
+    found = []
+    for batch in batches:
+        seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
+        at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
+        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= capacity
+        found.append((seconds, batch / seconds, batch, fits))
+    return found
+
+
+def undominated(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Indices of points for which none is at least as good in both and better in one."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    best, front = -1.0, set()
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            front.add(index)
+    return front
+
+
+@styled
+def pareto(
+    choices: Sequence[Compiled],
+    batches: Sequence[int],
+    *,
+    width: str = "slide",
+    title: str = "",
+    **values: int,
+) -> Figure:
+    """Tokens per second over the time per token; each line runs over the batch.
+
+    Filled markers fit in the device's memory, hollow ones do not. The front over
+    all choices that fit is drawn as a broad grey line.
+
+    Args:
+        choices: a model on machines and through pipelines.
+        batches: batch sizes.
+        width, title: as for other figures.
+        values: ``T`` and symbols of passes.
+    """
+    if not choices or not batches:
+        raise InputError("a front needs at least one choice and one batch")
+    workload([c.tpot for c in choices], values, {}, free=("B",))  # refuses what has no part
+    figure, (axes,) = new_figure()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    handles, everything, lines = [], [], []
+    labels: list[Point] = []
+    several = len({c.machine.name for c in choices}) > 1
+    for index, compiled in enumerate(choices):
+        colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        found = places(compiled, batches, **values)
+        x, y = [p[0] for p in found], [p[1] for p in found]
+        style = LINES[index % len(LINES)]
+        axes.plot(x, y, color=colour, linestyle=style, zorder=3, alpha=0.8)
+        lines.append((x, y))
+        for seconds, rate, batch, fits in found:
+            axes.plot(
+                [seconds], [rate], color=colour, marker=marker, zorder=4,
+                markerfacecolor=colour if fits else "white",
+            )  # fmt: skip
+            if fits:
+                everything.append((seconds, rate))
+            ends = (batches[0], batches[-1], batches[len(batches) // 2])
+            labels.append(Point(seconds, rate, f"B={batch}" if batch in ends else "", 2.5))
+        passes = ",".join(p.spec() for p in compiled.passes) or "no passes"
+        name = f"{compiled.machine.name}: {passes}" if several else passes
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style,
+                              label=plain(name)))  # fmt: skip
+    front = sorted(everything[i] for i in undominated(everything))
+    if front:
+        (line,) = axes.plot(
+            [p[0] for p in front], [p[1] for p in front], color="#BBBBBB", zorder=1,
+            linewidth=4.5, solid_capstyle="round", gid="front",
+        )  # fmt: skip
+        handles.append(Line2D([], [], color=line.get_color(), linewidth=4, label="front"))
+    handles.append(Line2D([], [], color="#555555", marker="o", linestyle="",
+                          markerfacecolor="white", label="beyond the memory"))  # fmt: skip
+    axes.set_xlabel("time per output token")
+    axes.set_ylabel("throughput")
+    unit_axis(axes, "x", "s")
+    unit_axis(axes, "y", "token/s")
+    axes.grid(True, which="both", color="#EBEBEB", zorder=0)
+    decades(axes, "x", width)
+    decades(axes, "y")
+    setting = Setting.shared([c.setting for c in choices])
+    without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
+    warning = "" if everything else "no batch fits into memory"
+    about = titled(setting, title, shown(values), warning=warning, without=without)
+    head(axes, width, *about)
+    figure.legend(handles=handles, loc="outside lower center",
+                  ncols=1 if width == "column" else 2)  # fmt: skip
+    figure.draw_without_rendering()
+    avoid = [box for x, y in lines for box in line_boxes(axes, x, y)]
+    place_labels(axes, sorted(labels, key=lambda p: p.text == ""), avoid,
+                 font_size(axes) * 0.8)  # fmt: skip
+    return figure

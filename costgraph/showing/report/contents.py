@@ -1,0 +1,258 @@
+"""What a report shows, as plain values for JSON: no markup but MathML and SVG of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sympy import Expr, Integer, Max, Symbol
+
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.footprint import footprint, resting
+from costgraph.errors import CostgraphError
+from costgraph.formula import Formula, Term
+from costgraph.formula.terms import ZERO, Limit
+from costgraph.ir.program import Phase
+from costgraph.ir.tensor import Role
+from costgraph.rewriting.pipeline import text_of
+from costgraph.showing.report.code import Scripts, Values
+from costgraph.showing.report.formulas import Printed
+from costgraph.showing.report.graphs import Graphs
+from costgraph.symbols import LEGEND
+from costgraph.timing import roofline
+
+#: Sizes, with the end of the slider.
+SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
+#: Where symbolic options of passes start that have no number as their default.
+_STARTS = {"bits": 4.0, "group": 128.0, "kv_group": 128.0, "scale_bits": 16.0, "outliers": 0.01}
+
+
+@dataclass
+class Contents:
+    """Collects what the variants of a page (device × pipeline) share.
+
+    ``texts`` holds pieces of HTML with MathML, each once.
+    """
+
+    scripts: Scripts = field(default_factory=Scripts)
+    texts: list[str] = field(default_factory=list)
+    symbols: set[str] = field(default_factory=set)
+    _known: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.graphs = Graphs(self.text)
+        self.printed = Printed(self.text)
+
+    def text(self, html: str) -> int:
+        """The index of a piece of HTML among the page's texts."""
+        html = html.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+        if html not in self._known:
+            self._known[html] = len(self.texts)
+            self.texts.append(html)
+        return self._known[html]
+
+    # --- one variant ---------------------------------------------------------------
+
+    def variant(self, compiled: Compiled) -> dict[str, Any]:
+        """Everything about one pipeline on one device, over symbols for its figures."""
+        metrics = _metrics(compiled)
+        phases = compiled.program.phases
+        parts = _request_parts(compiled)
+        memory = [_memory_parts(p, compiled) for p in phases]
+        values = Values()
+        places = [[values.index(e) for e in triple] for triple in memory]
+        stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
+        fixed = [x if x.bound.is_number else Limit(x.excess, ZERO, x.why) for x in stated]
+        limits = [(values.index(x.expr), x) for x in fixed]
+        shown = (*metrics.values(), *parts)
+        for formula in shown:
+            self.symbols |= {s.name for s in formula.symbols}
+        extra = values.formulas()
+        function = self.scripts.add((*shown, *extra))
+        offset = len(shown)
+        return {
+            "function": function,
+            "metrics": [[name, f.unit] for name, f in metrics.items()],
+            "parts": [p.name for p in phases] if parts else [],
+            "memory": [
+                [p.name, *(offset + i for i in triple)]
+                for p, triple in zip(phases, places, strict=True)
+            ],
+            "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
+            "parameters": float(_number(compiled.parameters, compiled)),
+            "phases": [self._phase(compiled, p) for p in phases],
+            "formulas": self.printed.of(compiled, metrics),
+            "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
+        }
+
+    def _phase(self, compiled: Compiled, phase: Phase) -> dict[str, Any]:
+        values = Values()
+        machine = compiled.machine
+        dims = dict(compiled.program.dims)
+        bound: dict[Expr, Expr] = {}
+
+        def bind(expr: Expr) -> Expr:
+            if expr not in bound:
+                bound[expr] = phase.bind(expr).xreplace(dims)
+            return bound[expr]
+
+        costs: dict[tuple[Any, ...], int] = {}
+        rows = []
+        timed = compiled.timing_on(machine)
+        for row in compiled.rows[phase.name]:
+            work = tuple(
+                (str(machine.peaks[machine.resolve(engine, dtype)]), values.index(bind(flops)))
+                for (engine, dtype), flops in row.cost.flops.items()
+            )
+            moved = tuple(
+                (role.value, values.index(bind(row.cost.bytes_of(role))))
+                for role in Role
+                if row.cost.bytes_of(role) != 0
+            )
+            whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
+            shown = tuple(self.graphs.math(bind(e)) for e in whole)
+            cost: tuple[Any, ...] = (values.index(bind(row.count)), work, moved, *shown)
+            if timed is not None:
+                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in timed(phase, row)]
+                cost += (tuple(_timing(t, values) for t in terms),)
+            rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
+        formulas = values.formulas()
+        for formula in formulas:
+            self.symbols |= {s.name for s in formula.symbols}
+        context = None if phase.span is None else phase.span.symbol.name
+        return {
+            "name": phase.name,
+            "context": context,
+            "graph": self.graphs.index(phase.graph),
+            "function": self.scripts.add(formulas) if formulas else None,
+            "tokens": float(phase.tokens) if phase.tokens.is_number else None,
+            "rows": rows,
+            "costs": list(costs),
+        }
+
+
+def _timing(term: Term, values: Values) -> tuple[Any, ...]:
+    """A term of an operation's own time: count, exponent of its norm or None, arms.
+
+    The count is that of the row, times the quantile of a band.
+    """
+    arms = tuple((a.resource, values.index(a.expr)) for a in term.arms)
+    norm = None if term.norm is None else float(term.norm)
+    return values.index(term.count), norm, arms
+
+
+def _metrics(compiled: Compiled) -> dict[str, Formula]:
+    """Every metric that the model and the device have."""
+    found = {}
+    for name in compiled.metrics:
+        with suppress(CostgraphError):  # a device may state neither power nor energies
+            found[name] = getattr(compiled, name)
+    return found
+
+
+def _request_parts(compiled: Compiled) -> tuple[Formula, ...]:
+    """The latency, split by phase; nothing if a term belongs to none."""
+    split: list[Formula] = []
+    terms = list(compiled.latency.terms)
+    taken = 0
+    for phase in compiled.program.phases:
+        mine = tuple(
+            t for t in terms if t.ops and all(o.startswith(f"{phase.name}.") for o in t.ops)
+        )
+        taken += len(mine)
+        split.append(Formula(phase.name, "s", mine))
+    return tuple(split) if taken == len(terms) else ()
+
+
+def _memory_parts(phase: Phase, compiled: Compiled) -> tuple[Expr, Expr, Expr]:
+    """Weights, caches at the longest context, and everything that the phase needs."""
+    need = footprint(phase.graph, compiled.accounting)
+    others = [resting(r, compiled.accounting) for r in phase.resident]
+    ends = {} if phase.span is None else {phase.span.symbol: phase.span.upper}
+    candidates = roofline.phase_memory(phase, compiled.accounting)
+
+    def at_end(expr: Expr) -> Expr:
+        return phase.bind(expr).xreplace(ends)
+
+    weights = sum((o.weights for o in others), need.weights)
+    caches = sum((o.kv for o in others), need.kv)
+    whole = candidates[0] if len(candidates) == 1 else Max(*candidates, evaluate=False)
+    return at_end(weights), at_end(caches), whole
+
+
+def _number(expr: Expr, compiled: Compiled) -> Expr:
+    value = expr.xreplace(dict(compiled.program.dims))
+    return value if value.is_number else Integer(0)
+
+
+def hardware_figures(compiled: Compiled, used: set[str]) -> dict[str, Any]:
+    """A device and those of its figures that some formula of the page uses."""
+    machine = compiled.bound or compiled.machine
+    figures = {s.name: float(v) for s, v in machine.bindings().items()}
+    return {
+        "name": machine.name,
+        "title": machine.title,
+        "figures": {k: v for k, v in sorted(figures.items(), key=_figure_order) if k in used},
+        "capacity": figures.get("M"),
+        "price": None if machine.price.hour is None else float(machine.price.hour),
+    }
+
+
+def _figure_order(item: tuple[str, float]) -> tuple[bool, str]:
+    return item[0] != "BW", item[0]
+
+
+def controls(
+    symbols: set[str],
+    devices: Sequence[dict[str, Any]],
+    point: Mapping[str, int | float],
+    meanings: Mapping[str, tuple[str, str, float]],
+) -> list[dict[str, Any]]:
+    """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""
+    figures = {name for device in devices for name in device["figures"]}
+    made = []
+    for name in sorted(symbols - figures, key=_control_order):
+        largest = SIZES.get(name, 1024)
+        value = 1.0
+        kind, meaning = "size" if name in SIZES else "number", LEGEND.get(name, "")
+        if name in meanings:
+            kind, meaning, value = meanings[name]
+        made.append(
+            {
+                "name": name,
+                "kind": kind,
+                "meaning": meaning,
+                "largest": largest,
+                # Nothing is made up: without a stated price the field stays empty.
+                "value": None if name == "price" else point.get(name, value),
+            }
+        )
+    return made
+
+
+def _control_order(name: str) -> tuple[int, str]:
+    return (list(SIZES).index(name) if name in SIZES else len(SIZES)), name
+
+
+def option_symbols(everything: Iterable[Compiled]) -> dict[str, tuple[str, str, float]]:
+    """Symbols that options of passes brought in: (kind, meaning, where to start)."""
+    found: dict[str, tuple[str, str, float]] = {}
+    for item in (p for c in everything for p in c.passes):
+        for one in fields(item):
+            option = one.metadata.get("option")
+            value = getattr(item, one.name)
+            if option is None or not isinstance(value, Symbol) or value.name in LEGEND:
+                continue
+            start = float(one.default) if isinstance(one.default, Expr) else 0.0
+            start = start or _STARTS.get(one.name, 1.0)
+            kind = "probability" if option.kind == "probability" else "number"
+            meaning = f"{item.name}, {one.name.replace('_', '-')}: {option.help}"
+            found.setdefault(value.name, (kind, meaning, start))
+    return found
+
+
+def pipeline_label(compiled: Compiled) -> str:
+    """The pipeline as text; ``unmodified`` without passes."""
+    return text_of(compiled.passes) or "unmodified"

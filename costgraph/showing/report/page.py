@@ -1,0 +1,222 @@
+"""Putting the page together: data, functions, script, style, and a policy without network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from costgraph.asking.workload import checked, plain
+from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
+from costgraph.compiling.options import devices_of, split_options
+from costgraph.errors import InputError, clip, nearest
+from costgraph.files.writing import suffix_of, write_whole
+from costgraph.formula.formula import exact
+from costgraph.ir.program import Program
+from costgraph.setting import Setting
+from costgraph.showing.report.contents import (
+    Contents,
+    controls,
+    hardware_figures,
+    option_symbols,
+    pipeline_label,
+)
+from costgraph.symbols import symbol
+
+#: The page's script, in this order.
+SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
+#: Where the controls start unless something else is said.
+START = {"B": 1, "S": 1024, "N": 256, "T": 2048, "K": 32}
+#: A page with more would be slow to make and to open.
+MOST_VARIANTS = 24
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report as one HTML page.
+
+    Attributes:
+        html: the page.
+        notes: remarks on how the model was read, and what passes did not do.
+        title: what it is about.
+    """
+
+    html: str
+    notes: tuple[str, ...] = ()
+    title: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Report {self.title}, {len(self.html) / 1e6:.1f} MB; save('….html')>"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which runs its script."""
+        inner = escape(self.html)
+        return (
+            f'<iframe srcdoc="{inner}" style="width:100%;height:80vh;border:1px solid #ccc" '
+            'sandbox="allow-scripts" title="cost report"></iframe>'
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page; the suffix must be ``.html``.
+
+        Raises:
+            InputError: another suffix, or no place to write.
+        """
+        suffix_of(path, (".html", ".htm"), "report")
+        return write_whole(path, self.html.encode("utf-8"))
+
+
+def report(
+    model: Model,
+    hardware: Hardware | Sequence[Hardware],
+    pipelines: Sequence[str] = ("",),
+    *,
+    B: int | None = None,
+    S: int | None = None,
+    N: int | None = None,
+    T: int | None = None,
+    accounting: str = "exact",
+    fidelity: str = "ideal",
+    calibration: str | os.PathLike[str] | None = None,
+    reserve: str | float | None = None,
+    **options: Any,
+) -> Report:
+    """A live report of a model on one or several devices through one or several pipelines.
+
+    Args:
+        model, accounting, fidelity, calibration, reserve: as for
+            :func:`costgraph.compile`.
+        hardware: a device, or several for a selector.
+        pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
+            against the first.
+        B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
+            where the model has no positions for so many.
+        options: how the model is read, and where other symbols start, such as ``K``
+            denoising steps and those of passes.
+
+    Raises:
+        CostgraphError: anything that is wrong with the input, in one line.
+    """
+    devices = devices_of(hardware)
+    texts = list(dict.fromkeys(pipelines))
+    if not devices or not texts:
+        raise InputError("a report needs at least one device and one pipeline")
+    if len(devices) * len(texts) > MOST_VARIANTS:
+        raise InputError(
+            f"{len(devices)} devices and {len(texts)} pipelines make "
+            f"{len(devices) * len(texts)} variants; one report holds {MOST_VARIANTS}"
+        )
+    reading, symbols = split_options(options)
+    point = checked({"B": B, "S": S, "N": N, "T": T, **symbols})
+
+    def made(device: Hardware, passes: str) -> Compiled:
+        return compile(
+            model,
+            device,
+            passes,
+            accounting=accounting,
+            symbolic_hardware=True,
+            fidelity=fidelity,
+            calibration=calibration,
+            reserve=reserve,
+            **reading,
+        )
+
+    grid = [[made(device, passes) for passes in texts] for device in devices]
+    return _page(grid, start(grid[0][0], point), plain(point))
+
+
+def start(compiled: Compiled, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the controls start; what is not given is halved until the model has it."""
+    free = {k: v for k, v in START.items() if k not in given}
+    limits = compiled.latency.limits + tuple(
+        x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
+    )
+    while True:
+        values = {symbol(k): exact(v) for k, v in (START | dict(given) | free).items()}
+        beyond = {s.name for x in limits if x.broken(values) is not None for s in x.symbols}
+        tried = [k for k in ("S", "N", "T") if k in beyond and k in free]
+        smaller: dict[str, int] = {k: max(1, free[k] // 2) for k in tried}
+        if all(free[k] == v for k, v in smaller.items()):
+            return START | dict(given) | free
+        free |= smaller
+
+
+def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:
+    first = grid[0][0]
+    program: Program = first.program
+    setting = Setting.shared([c.setting for row in grid for c in row])
+    meanings = option_symbols(c for row in grid for c in row)
+    contents = Contents()
+    variants = [[contents.variant(c) for c in row] for row in grid]
+    for name in given:
+        if name not in contents.symbols and name != "B":
+            known = sorted(contents.symbols & {*START, *meanings} | {"B"})
+            raise InputError(f"{program.name} has no symbol {clip(name)}{nearest(name, known)}")
+    devices = [hardware_figures(row[0], contents.symbols) for row in grid]
+    # What a variant rests on stands with it.
+    about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
+    data = {
+        "setting": about,
+        "remarks": list(setting.remarks),
+        "conventions": list(setting.conventions),
+        "controls": controls(contents.symbols, devices, plain(point), meanings),
+        "devices": devices,
+        "pipelines": [pipeline_label(c) for c in grid[0]],
+        "variants": variants,
+        "graphs": contents.graphs.made,
+        "nodes": contents.graphs.nodes_made,
+    }
+    page = assemble(program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.remarks, setting.text(without=("passes",)))
+
+
+def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:
+    """The page of data and functions; every text from outside is escaped.
+
+    Args:
+        title: of the page.
+        data: plain values.
+        texts: pieces of MathML and SVG that were made by costgraph. They lie in
+            templates, which browsers parse but do not lay out.
+        functions: JavaScript that defines ``FUNCTIONS``.
+    """
+    here = files("costgraph.showing.report") / "assets"
+    own = "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'\n(() => {{\n"use strict";\n{functions}\n{own}\n}})();\n'
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    parts = {
+        "@TITLE@": escape(_line(title)),
+        "@HASH@": digest,
+        "@STYLE@": (here / "report.css").read_text(encoding="utf-8"),
+        "@TEXTS@": "".join(f"<template>{text}</template>" for text in texts),
+        "@DATA@": json_text(data),
+        "@SCRIPT@": script,
+    }
+    page = (here / "page.html").read_text(encoding="utf-8")
+    # Cut at the marks at once, so that no inserted text is searched for marks.
+    pattern = "(" + "|".join(map(re.escape, parts)) + ")"
+    return "".join(parts.get(piece, piece) for piece in re.split(pattern, page))
+
+
+def json_text(data: Any) -> str:
+    """JSON that is safe inside ``<script>``: no ``<``, ``>`` or ``&``, plain ASCII.
+
+    Numbers that JSON does not know (infinities) are an error.
+    """
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

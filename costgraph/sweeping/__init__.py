@@ -1,5 +1,0 @@
-"""Sweeps: metrics over a labelled grid, in memory or on disk."""
-
-from costgraph.sweeping.grid import open_sweep, sweep, write_sweep
-
-__all__ = ["open_sweep", "sweep", "write_sweep"]

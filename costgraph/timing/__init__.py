@@ -1,0 +1,1 @@
+"""Cost and machine become times: the roofline and calibrated forms."""

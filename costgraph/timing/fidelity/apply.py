@@ -1,0 +1,408 @@
+"""Calibrated time of operations, as terms of a formula.
+
+Which form an operation takes is decided in :mod:`costgraph.timing.fidelity.classify`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction, together
+
+from costgraph.counting.count import Row
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.formula.envelope import dominates
+from costgraph.formula.terms import Arm, Term, make_term
+from costgraph.hardware.machine import Engine, Machine
+from costgraph.ir.cost import Cost
+from costgraph.ir.presence import EVERYONE, Presence
+from costgraph.ir.program import Phase
+from costgraph.symbols import B
+from costgraph.timing import roofline
+from costgraph.timing.fidelity.calibration import (
+    Calibration,
+    Fit,
+    load_calibration,
+    shipped,
+    transfer,
+)
+from costgraph.timing.fidelity.classify import LIGHT, Case, classify
+from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
+from costgraph.timing.fidelity.relatives import inherited
+
+ONE, ZERO = Integer(1), Integer(0)
+#: Said of steps with a few queries per sequence. Timings of vLLM 0.19 on an RTX 4090 and an
+#: RTX PRO 6000 (LLMServingSim's profiles): sequences with one query beside a prefill chunk, and
+#: chunks of 16 tokens alone, against decode steps of the same caches.
+FEW_QUERIES = (
+    "few queries over a cache are timed as kernels that pack them into one tile and split the "
+    "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
+)
+#: What ``fidelity`` may be, and the quantile of the errors that each stands for.
+FIDELITIES = {"ideal": "", "calibrated": "", "low": "q10", "median": "q50", "high": "q90"}
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration at work on a device.
+
+    Attributes:
+        fidelity: a key of :data:`FIDELITIES`.
+        machine: the device with its figures.
+        own: its calibration; without one, parameters are transferred.
+        framework: whose attention kernels; an empty string pools all of them.
+        file: the calibration file that was given in place of the shipped one.
+    """
+
+    fidelity: str
+    machine: Machine
+    own: Calibration | None
+    framework: str = ""
+    file: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Calibrated {self.name} on {self.machine.name}>"
+
+    @property
+    def name(self) -> str:
+        """The fidelity as it is asked for: ``calibrated@vllm``."""
+        return f"{self.fidelity}@{self.framework}" if self.framework else self.fidelity
+
+    def on(self, machine: Machine) -> roofline.Timing:
+        """How operations take time on ``machine``: this device, or its symbols."""
+        return lambda phase, row: self.terms(phase, row, machine)
+
+    def terms(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
+        """The terms of one operation: its floor, and the norm of its arms.
+
+        Where only some of a step's tokens take part, costs are expected ones; what an
+        execution pays besides is paid as often as there is one, and sizes are those of the
+        tokens that it then has.
+        """
+        cost = row.cost.mapped(phase.bind)
+        arms = roofline.arms(cost, machine)
+        executions = phase.bind(row.presence.executions)
+        if not arms or executions == 0:
+            return
+        case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
+        if case.long is None:
+            yield from self._timed(phase, row, machine, case, fit)
+            return
+        long, wide, _ = self.fit(case.long)
+        c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
+        values = {k: exact(v) for k, v in wide.values.items()}
+        further = further_queries({**case.features, "C": c}, values)
+        few = case.features | {"C": c / case.features["q"], "further": further}
+        for share, part, of in (
+            (together(1 - case.share), replace(case, features=few), fit),
+            (case.share, long, wide),
+        ):
+            for term in self._timed(phase, row, machine, part, of):
+                yield scaled(term, share)
+
+    def _timed(
+        self, phase: Phase, row: Row, machine: Machine, case: Case, fit: Fit
+    ) -> Iterator[Term]:
+        """The terms of one operation in one form."""
+        cost = row.cost.mapped(phase.bind)
+        arms = roofline.arms(cost, machine)
+        executions = phase.bind(row.presence.executions)
+        count = phase.bind(row.count)
+        member = not case.floor and case.kind == "elementwise"
+        if FIDELITIES[self.fidelity]:
+            of = self.fit(case.block)[1] if member and case.block is not None else fit
+            count *= exact(of.quantile(FIDELITIES[self.fidelity]))
+        if member:
+            yield Term(count, arms, (row.name,))
+            return
+        if case.kind == "host_elementwise":
+            case = replace(case, features=_passes(row, cost, phase, machine))
+            yield from self._on_host(count, case, fit, arms, executions, row.name, machine)
+            return
+        parts, combined = self._parts(case, fit, arms, executions)
+        floor = parts.floor if case.floor else ZERO
+        norm = exact(float(parts.norm))
+        made = (
+            make_term(count, combined, (row.name,), norm=norm, floor=floor),
+            make_term(count, (Arm(floor, "latency"),), (row.name,)),
+        )
+        yield from filter(None, made)
+
+    def _parts(
+        self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
+    ) -> tuple[Parts, list[Arm]]:
+        """The form's parts for an operation, and the arms to combine.
+
+        ``arms`` are of all its executions in a step.
+        """
+        values: dict[str, Any] = {k: exact(v) for k, v in fit.values.items()}
+        tensor = [a for a in arms if a.resource.startswith("tensor:")]
+        memory = [a for a in arms if a.resource == "memory"]
+        others = [a for a in arms if a not in tensor and a not in memory]
+        features = {
+            "C": Add(*(a.expr for a in tensor)),
+            "M": Add(*(a.expr for a in memory)),
+            # An operation of its own quantises: see "quantize".
+            "Q": ZERO,
+            "quant": ZERO,
+            "further": ZERO,
+            "resident": ZERO,
+            **case.features,
+        }
+        if case.kind == "quantize":
+            moved = features["M"] / min(values["eq"], ONE)
+            parts = Parts(values["tq"] * executions, ZERO, moved, 4)
+        elif case.kind == "host_elementwise":
+            # Passes take their time one after the other: no arm stands alone.
+            features["C"] = Add(features["C"], *(a.expr for a in others)) - features["X"]
+            parts = _repeated(case.kind, features, values, executions)
+            return parts, [Arm(features["M"], "memory")]
+        else:
+            if case.kind == "elementwise":
+                features["C"], others = ZERO, others + tensor
+            parts = _repeated(case.kind, features, values, executions)
+        name = tensor[0].resource if tensor else "latency"
+        combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
+        # The fitted arms absorb vector work; it counts only where it could exceed them.
+        # Decided on the device's figures, so that its symbols change nothing.
+        figures = self.machine.bindings()
+        sizes = [c.expr.xreplace(figures) for c in combined]
+        combined += [
+            a for a in others if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
+        ]
+        return parts, combined
+
+    def _on_host(
+        self,
+        count: Expr,
+        case: Case,
+        fit: Fit,
+        arms: Sequence[Arm],
+        executions: Expr,
+        name: str,
+        machine: Machine,
+    ) -> Iterator[Term]:
+        """An element-wise operation of a host, its operands in the last cache up to its size.
+
+        With ``A`` the time of its arithmetic and ``Z`` bytes of cache, the larger of
+        ``A + M/(em·l2)`` and ``A + M/em − (1 − 1/l2)·Z/(em·BW)``: bytes beyond the
+        cache come from memory. Never below ``M``: the roofline stays a lower bound.
+        """
+        parts, (bound,) = self._parts(case, fit, arms, executions)
+        work, moved, faster = parts.compute, parts.memory, exact(fit.values["l2"])
+        sizes = [t.capacity for t in self.machine.tiers.values() if t.capacity is not None]
+        times = [Arm(work + moved, "memory")]
+        if sizes:
+            gain = (1 - 1 / faster) / exact(fit.values["em"])
+            saved = executions * gain * max(sizes) / machine.memory.bandwidth
+            near = Arm(work + moved / faster, "latency")
+            times = [bound, near, Arm(work + moved - saved, "memory")]
+        floor = [Arm(parts.floor, "latency")]
+        yield from filter(None, (make_term(count, some, (name,)) for some in (times, floor)))
+
+    def fit(self, case: Case) -> tuple[Case, Fit, bool]:
+        """The case to time, its parameters, and whether they are transferred.
+
+        The case changes where nothing was fitted for it: to a product, or to an
+        element-wise operation.
+
+        Raises:
+            HardwareError: nothing was fitted for operations of this kind.
+        """
+        kind, variants = case.kind, case.variants
+        if kind == "quantize":
+            kind = "gemm"
+        elif self.framework:
+            variants = (*(f"{v}@{self.framework}" for v in variants), *variants)
+        found = None if self.own is None else self.own.find(kind, variants)
+        if found is not None:
+            return case, found, False
+        hosted = None if self.own is None else self.own.find(f"host_{kind}", variants)
+        if hosted is not None:
+            return replace(case, kind=hosted.kind), hosted, False
+        gpu = self.machine.kind == "gpu"
+        found = inherited(self.machine, case.dtype, kind, variants) if gpu else None
+        if found is not None:
+            return case, found, True
+        if case.kind == "quantize":
+            return self.fit(LIGHT)
+        if case.product is not None:
+            return self.fit(case.product)
+        if not gpu:
+            raise HardwareError(
+                f"no calibration of {kind} operations for {self.machine.name!r}, and those "
+                "of GPUs do not carry over to it; measure it: costgraph calibrate "
+                "--this-machine"
+            )
+        raise HardwareError(
+            f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
+        )
+
+    def assumptions(self, steps: Iterable[tuple[Phase, Sequence[Row]]]) -> tuple[str, ...]:
+        """Sentences for the formulas: what was fitted, with its error on unseen data."""
+        shown: dict[str, str] = {}
+        few: tuple[str, ...] = ()
+        for phase, rows in steps:
+            for row in rows:
+                if not row.cost.bytes and not row.cost.flops:
+                    continue
+                found = self.fit(classify(seen(phase, row), row, self.machine))
+                parts = [found]
+                if found[0].long is not None:
+                    parts.append(self.fit(found[0].long))
+                    few = (FEW_QUERIES,)
+                for case, fit, moved in parts:
+                    if not case.floor and case.kind == "elementwise":
+                        continue
+                    held = fit.heldout
+                    key = f"{case.kind} {fit.variant}"
+                    how = "transferred, devices left out" if moved else "fitted, held out"
+                    shown[key] = f"{key} {how}: {held['mean']:.0f}/{held['median']:.0f} %"
+        band = FIDELITIES[self.fidelity]
+        words = {
+            "": "calibrated: forms fitted on measured timings",
+            "q10": "low band: every operation at the 10 % quantile of its errors",
+            "q50": "median band: every operation at the median of its errors",
+            "q90": "high band: every operation at the 90 % quantile of its errors",
+        }[band]
+        return (
+            f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
+            "calibrated times are of kernels in sequence, operands read from memory (not L2); "
+            "sums over contexts by quadrature within 1e-9",
+            *few,
+        )
+
+
+def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
+    """Passes over the result that arithmetic makes, and seconds of special functions."""
+    special = (
+        flops / machine.peaks[machine.resolve(engine, dtype)]
+        for (engine, dtype), flops in cost.flops.items()
+        if engine is Engine.SPECIAL
+    )
+    made = Add(*(phase.bind(t.numel) for t in row.node.outputs))
+    results = made * phase.bind(row.presence.share)
+    return {"X": Add(*special), "passes": cancel(cost.total_flops / results)}
+
+
+#: Executions of an operation per step, until they are known to cancel or not.
+EXECUTIONS = Dummy("executions", positive=True)
+
+
+@dataclass(frozen=True)
+class Average(Phase):
+    """A phase as an average execution of an operation sees it: sizes of who takes part."""
+
+    presence: Presence = EVERYONE
+
+    def bind(self, expr: Expr) -> Expr:
+        """A size, the ratio of expectations where it depends on the tokens."""
+        top, bottom = fraction(expr)
+        if bottom.has(B):
+            expr = self.presence.mean(top) / self.presence.mean(bottom)
+        elif top.has(B):
+            expr = self.presence.share * expr / EXECUTIONS
+        return super().bind(expr)
+
+
+def seen(phase: Phase, row: Row) -> Phase:
+    """The phase with the sizes that an execution of ``row`` has on average."""
+    if row.presence.is_full:
+        return phase
+    given = {f.name: getattr(phase, f.name) for f in fields(phase)}
+    return Average(**{**given, "presence": row.presence})
+
+
+def _repeated(
+    kind: str, features: dict[str, Any], values: dict[str, Any], executions: Expr
+) -> Parts:
+    """A form's parts where work and traffic are those of several executions, or of part of one.
+
+    Forms are affine in both; what is left without them is paid by each execution.
+    """
+    parts = form_of(kind).build(features, values)
+    if executions == 1:
+        return parts
+    idle = form_of(kind).build(features | {"C": ZERO, "M": ZERO, "X": ZERO}, values)
+
+    def paid(all_: Expr, once: Expr) -> Expr:
+        made = all_ + (EXECUTIONS - 1) * once
+        return (expand(made) if made.has(EXECUTIONS) else made).xreplace({EXECUTIONS: executions})
+
+    return Parts(
+        paid(parts.floor, parts.floor),
+        paid(parts.compute, idle.compute),
+        paid(parts.memory, idle.memory),
+        parts.norm,
+    )
+
+
+def scaled(term: Term, share: Expr) -> Term:
+    """A share of a term's time; inside its arms, since it may change with the context."""
+    arms = tuple(replace(a, expr=a.expr * share) for a in term.arms)
+    return replace(term, arms=arms, floor=term.floor * share)
+
+
+def exact(value: float) -> Rational:
+    """A fitted value to six digits as an exact number."""
+    return Rational(f"{value:.6g}")
+
+
+def calibrated(
+    fidelity: str,
+    machine: Machine,
+    hardware: Any,
+    calibration: str | os.PathLike[str] | None = None,
+) -> Calibrated:
+    """The calibration that a compile asks for.
+
+    ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another
+    framework that was measured) for its attention kernels alone. The calibration is
+    a file given, else one beside the device's own file (``x.toml``,
+    ``x.calibration.toml``), else the shipped one of the device, else none.
+
+    Raises:
+        InputError: the fidelity or the framework is unknown.
+        HardwareError: the calibration file is wrong.
+    """
+    fidelity, at, framework = str(fidelity).partition("@")
+    if fidelity not in FIDELITIES:
+        raise InputError(f"unknown fidelity {clip(fidelity)}{nearest(fidelity, FIDELITIES)}")
+    if fidelity == "ideal" and at:
+        raise InputError("fidelity 'ideal' does not depend on a framework: use 'calibrated@…'")
+    if fidelity == "ideal":
+        raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
+    own = _own(machine, hardware, calibration)
+    if at:
+        known = () if own is None else own.frameworks
+        if not known and machine.kind == "gpu":
+            known = transfer().frameworks
+        if framework not in known:
+            there = f"known: {', '.join(known)}" if known else "it has none of any framework"
+            raise InputError(
+                f"no timings of attention by framework {clip(framework)} on {machine.name!r}"
+                f"{nearest(framework, known)}; {there}"
+            )
+    file = "" if calibration is None else os.fsdecode(calibration)
+    return Calibrated(fidelity, machine, own, framework, file)
+
+
+def _own(
+    machine: Machine, hardware: Any, calibration: str | os.PathLike[str] | None
+) -> Calibration | None:
+    if calibration is not None:
+        return load_calibration(Path(os.fsdecode(calibration)))
+    if isinstance(hardware, (str, os.PathLike)) and str(hardware).endswith(".toml"):
+        beside = beside_of(Path(os.fsdecode(hardware)))
+        if os.path.isfile(beside):  # False for a name too long
+            return load_calibration(beside)
+    return shipped(machine.name)
+
+
+def beside_of(device: Path) -> Path:
+    """The calibration that stands beside a device's file."""
+    return device.with_name(f"{device.stem}.calibration.toml")

@@ -1,0 +1,162 @@
+"""Relatives: fitted devices whose parameters carry over to one that was never fitted.
+
+Kernels are written for one kind of tensor instruction (``wgmma`` on Hopper,
+``tcgen05`` on Blackwell for data centres, ``mma`` on all other NVIDIA devices since
+Volta; PTX ISA, section "Asynchronous Warpgroup Level Matrix Instructions" and
+"TensorCore 5th Generation"). Devices with the same kind run the same kernels; where
+their figures are close as well, one's fitted parameters serve the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from costgraph.hardware.machine import Engine, Machine
+from costgraph.timing.fidelity.calibration import Fit, calibrated_devices, shipped, transfer
+from costgraph.timing.fidelity.forms import FIGURES, carried
+from costgraph.timing.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
+
+#: Relatives differ in no figure by more than this factor.
+NEAR = 2.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What decides how close two devices are, relative to an H100 in 16 bit.
+
+    Attributes:
+        instruction: kind of tensor instructions; empty if unknown.
+        ridge: peak over memory bandwidth.
+        flow: memory bandwidth per multiprocessor.
+        unit: peak per multiprocessor.
+        clock: of the multiprocessors; one if unknown.
+    """
+
+    instruction: str
+    ridge: float
+    flow: float
+    unit: float
+    clock: float
+
+    def distance(self, other: Figures) -> float:
+        """The largest factor between two figures; infinite for other instructions."""
+        if not self.instruction or self.instruction != other.instruction:
+            return math.inf
+        return max(max(x, 1 / x) for x in self.over(other).values())
+
+    def over(self, other: Figures) -> dict[str, float]:
+        """Each figure over another's."""
+        return {n: getattr(self, n) / getattr(other, n) for n in FIGURES}
+
+
+#: What figures are relative to, and pooled parameters stand for.
+REFERENCE = Figures("wgmma", 1.0, 1.0, 1.0, 1.0)
+
+
+def sheet_of(machine: Machine) -> Datasheet:
+    """What tables of timings need to know of a device."""
+    names = {"fp16": "16", "bf16": "16", "fp8": "fp8", "fp4": "fp4", "fp32": "fp32"}
+    peaks = {
+        names[kind]: float(rate)
+        for (engine, kind), rate in machine.peaks.items()
+        if engine is Engine.TENSOR and kind in names
+    }
+    l2, clock = machine.figures.get("onchip.l2"), machine.topology.clock
+    return Datasheet(
+        peaks,
+        float(machine.memory.bandwidth),
+        float(machine.multiprocessors or 1),
+        math.inf if l2 is None else float(l2.value),
+        float(machine.link().bandwidth) if machine.links else math.nan,
+        math.nan if clock is None else float(clock),
+        machine.instruction,
+    )
+
+
+def figures_of(sheet: Datasheet) -> Figures:
+    """The figures of a datasheet, with its 16-bit peak."""
+    return _figures(
+        sheet.instruction, sheet.peak("bf16"), sheet.bandwidth, sheet.multiprocessors, sheet.clock
+    )
+
+
+def figures_on(machine: Machine, dtype: str) -> Figures:
+    """The figures of a machine, with the peak that products of a type take."""
+    clock = machine.topology.clock
+    # Without a number of multiprocessors, one of an H100's bandwidth.
+    bandwidth = float(machine.memory.bandwidth)
+    units = bandwidth / FLOW if machine.multiprocessors is None else float(machine.multiprocessors)
+    return _figures(
+        machine.instruction,
+        float(machine.peak(Engine.TENSOR, dtype)),
+        bandwidth,
+        units,
+        math.nan if clock is None else float(clock),
+    )
+
+
+def _figures(
+    instruction: str, peak: float, bandwidth: float, units: float, clock: float
+) -> Figures:
+    return Figures(
+        instruction,
+        peak / bandwidth / RIDGE,
+        bandwidth / units / FLOW,
+        peak / units / UNIT,
+        1.0 if math.isnan(clock) else clock / CLOCK,
+    )
+
+
+def nearest_first(own: Figures, others: Mapping[str, Figures]) -> tuple[str, ...]:
+    """Names of the devices among ``others`` that are relatives, the closest first."""
+    far = {name: own.distance(figures) for name, figures in others.items()}
+    return tuple(sorted((n for n, x in far.items() if x <= NEAR), key=lambda n: (far[n], n)))
+
+
+@lru_cache(maxsize=1)
+def _fitted() -> dict[str, Machine]:
+    """Devices with a shipped calibration."""
+    from costgraph.hardware import load_hardware
+
+    return {name: load_hardware(name) for name in calibrated_devices()}
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[str, Figures]:
+    """Figures of the devices with a shipped calibration."""
+    return {name: figures_on(machine, "bf16") for name, machine in _fitted().items()}
+
+
+def relatives(machine: Machine) -> tuple[str, ...]:
+    """Fitted devices that are relatives of a machine, the closest first."""
+    if not machine.instruction:
+        return ()
+    return nearest_first(figures_on(machine, "bf16"), _known())
+
+
+def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]) -> Fit | None:
+    """Parameters for a GPU that was never fitted, moved by its figures.
+
+    Those of its closest relative, else those of all devices together, for the first
+    of ``variants`` that either has. The errors stated are those of devices left out.
+    """
+    general = transfer()
+    own = figures_on(machine, dtype)
+    slope = {"slope": general.slope[kind]} if kind in general.slope else {}
+    near = [(n, fitted) for n in relatives(machine) if (fitted := shipped(n)) is not None]
+    for variant in variants:
+        pooled = general.fits.get((kind, variant))
+        found, reference = pooled, REFERENCE
+        for name, calibration in near:
+            if (kind, variant) in calibration.fits:
+                found = calibration.fits[kind, variant]
+                reference = figures_on(_fitted()[name], dtype)
+                break
+        if found is not None:
+            moved = carried(kind, own.over(reference), {**found.values, **slope})
+            values = {name: float(moved[name]) for name in found.values}
+            return replace(found, values=values, heldout=(pooled or found).heldout)
+    return None

@@ -1,0 +1,284 @@
+"""Studies: held-out errors, ablations and transfer over tables of timings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from costgraph.timing.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
+from costgraph.timing.fidelity.forms import (
+    CARRIED,
+    FIGURES,
+    Form,
+    Parameter,
+    carried,
+    form_of,
+    roofline3,
+    value,
+)
+from costgraph.timing.fidelity.table import CLASSES, Array, Datasheet, Table, features
+
+#: How the efficiency of compute falls with the ridge point between devices.
+SLOPE = Parameter(
+    "slope", 0.2, 1e-4, 1.0, "1", "exponent of the ridge point in ec, between devices", "shared"
+)
+#: Values and relative standard errors by parameter.
+Stated = tuple[dict[str, float], dict[str, float]]
+#: Data types told apart by bytes and engine.
+VARIANT = {"fp16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of one kind with features and labels, ready to fit.
+
+    Attributes:
+        kind: of the form.
+        table: the rows.
+        f: features per row.
+        labels: labels per scope: ``group``, ``device``, ``shared``; ``variant``, the
+            group without its device; ``kernel``, the variant of a library's usual
+            kernel.
+        fold: fold per row.
+        held: parameters held at their lower limit, where they take nothing.
+    """
+
+    kind: str
+    table: Table
+    f: Mapping[str, Array]
+    labels: Mapping[str, Strings]
+    fold: npt.NDArray[np.int64] = field(repr=False)
+    held: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> Form:
+        """The form of the kind."""
+        form = form_of(self.kind)
+        limited = tuple(
+            replace(p, start=p.low, high=p.low * 1.0001) if p.name in self.held else p
+            for p in form.parameters
+        )
+        return replace(form, parameters=limited)
+
+    @property
+    def seconds(self) -> Array:
+        """Measured seconds."""
+        return self.table.seconds
+
+    @property
+    def kernel_timed(self) -> npt.NDArray[np.bool_]:
+        """Rows that the device's clock timed: a host's clock adds launches of its own."""
+        source, hw = self.table.columns["source"], self.labels["device"]
+        attention = self.kind in ("prefill", "decode", "mla")
+        by_host = (source == "llmcompass") | ((source == "infersim") & attention & (hw == "h20"))
+        return np.asarray(~by_host)
+
+    @property
+    def cold(self) -> npt.NDArray[np.bool_]:
+        """Rows whose data cannot come from the L2 cache."""
+        found = self.f.get("resident")
+        return np.ones(len(self.table), bool) if found is None else found == 0
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Study:
+        """The rows that ``mask`` selects."""
+        return Study(
+            self.kind,
+            self.table.where(mask),
+            {k: v[mask] for k, v in self.f.items()},
+            {k: v[mask] for k, v in self.labels.items()},
+            self.fold[mask],
+            self.held,
+        )
+
+    def roofline(self) -> Array:
+        """The roofline's lower bound in seconds."""
+        if "V" in self.f:
+            return self.f["V"]
+        return np.maximum(self.f["C"], self.f["M"])
+
+
+def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = False) -> Study:
+    """A study of a table: a group is a device, a variant and, if asked, a backend."""
+    c = table.columns
+    hw = np.asarray(c["hw"])
+    variant = np.array([variant_of(table.kind, c, i, by_backend) for i in range(len(table))])
+    labels: dict[str, Strings] = {
+        "group": np.array([f"{a}/{b}" for a, b in zip(hw, variant, strict=True)]),
+        "device": hw,
+        "variant": variant,
+        "shared": np.full(len(table), "all"),
+        "kernel": np.array([v + _apart(table.kind, c, i) for i, v in enumerate(variant)]),
+    }
+    found = features(table, sheets)
+    # One framework splits long contexts and another does not: pooled, no slope serves both.
+    held = ("tt",) if table.kind == "decode" and not by_backend else ()
+    return Study(table.kind, table, found, labels, folds(table.shapes), held)
+
+
+def _apart(kind: str, columns: Mapping[str, Any], row: int) -> str:
+    """Marks rows whose kernel says nothing of other devices: experts in untuned Triton."""
+    return "@triton" if kind == "moe" and "triton" in str(columns["backend"][row]) else ""
+
+
+def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool = False) -> str:
+    """The part of a group's name behind the device: types, phase, backend."""
+    cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
+    if kind == "allreduce":
+        return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
+    if kind == "elementwise":
+        return CLASSES.get(cell["op"], "map")
+    name = cell["dtype"]
+    if kind == "host_elementwise":
+        return f"{name}-{cell['op']}"
+    if kind in ("prefill", "decode"):
+        name = f"{name}-{cell['kv_dtype']}"
+    if kind == "mla":
+        name = f"{cell['phase']}-{cell['dtype']}-{cell['kv_dtype']}"
+    if kind == "gemm" and cell["source"] == "llmcompass":
+        name += "@host-sync"
+    if by_backend:
+        name += f"@{short_backend(cell['backend'])}"
+    return name
+
+
+_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source")
+
+
+def short_backend(text: str) -> str:
+    """``trtllm-1.0.0:torch_flow`` is ``trtllm``; custom all-reduces keep their mode."""
+    head, _, tail = text.partition(":")
+    name = head.split("-")[0].lower() or "any"
+    mode = tail.rsplit("_", 1)[-1] if tail.endswith(("_eager", "_graph")) else ""
+    if "custom" in text and not mode:
+        mode = head.rsplit("_", 1)[-1]
+    return f"{name}-{mode}" if mode else name
+
+
+def form_model(form: Form) -> Model:
+    """The form as a model to fit."""
+    return lambda f, v: value(form.build(f, v))
+
+
+def fitted_for(s: Study, made: Fitted, rows: npt.NDArray[np.bool_]) -> Stated:
+    """Values and relative standard errors of a fit for a group's rows (by their first one)."""
+    first = int(np.flatnonzero(rows)[0])
+    values, stated = {}, {}
+    for name, scope in made.scopes.items():
+        label = str(s.labels[scope][first])
+        values[name], stated[name] = made.values[name][label], made.errors[name][label]
+    return values, stated
+
+
+def crossfit(s: Study, drop: Sequence[str] = ()) -> tuple[Array, int]:
+    """Held-out predictions of the calibrated form, and its number of values.
+
+    ``drop`` names ingredients to leave out (:data:`NEUTRAL`).
+    """
+    model, parameters = reduced(s.form, drop)
+    predicted = held_out(model, parameters, s.f, s.seconds, s.labels, s.fold)
+    return predicted, _count(parameters, s)
+
+
+def baseline(s: Study) -> tuple[Array, int]:
+    """Held-out predictions of the fitted three-parameter roofline."""
+    form = s.form
+    chosen = [replace(p, spread=5.0) for p in form.parameters if p.name in ("t0", "ec", "em")]
+    return held_out(roofline3, chosen, s.f, s.seconds, s.labels, s.fold), _count(chosen, s)
+
+
+def _count(parameters: Sequence[Parameter], s: Study) -> int:
+    return sum(len(np.unique(s.labels[p.scope])) for p in parameters if p.name not in s.held)
+
+
+#: Ingredients: the value of a parameter that takes its part out of the form.
+NEUTRAL = {
+    "t0": 1e-12, "p": 60.0, "k0": 0.0, "tq": 0.0, "tk": 0.0, "k1": 1e30, "eq": 1e9, "l2": 1.0,
+    "w1": 1e30, "d0": 0.0, "q0": 0.0, "tt": 0.0, "tw": 0.0, "ts": 0.0, "s0": 1.0, "tn": 0.0,
+    "m0": 0.0, "tb": 0.0, "tc": 0.0, "ex": 1.0, "ec": 1.0, "em": 1.0,
+}  # fmt: skip
+
+
+def reduced(form: Form, drop: Sequence[str] = ()) -> tuple[Model, tuple[Parameter, ...]]:
+    """The form without some ingredients, as a model with its remaining parameters."""
+    full = form_model(form)
+    fixed = {name: NEUTRAL[name] for name in drop}
+    kept = tuple(p for p in form.parameters if p.name not in fixed)
+    return (lambda f, v: full(f, {**v, **fixed})), kept
+
+
+#: Parameters that transfer with one value for all data types, by kind.
+POOLED = {
+    "gemm": ("t0", "ec", "p", "k0", "k1", "tq", "eq"),
+    "prefill": ("ec", "p", "q0", "tw", "l2"),
+    "decode": ("t0", "em", "tw", "l2", "ts", "s0"),
+    "mla": ("em",),
+    "moe": ("t0", "k0", "m0", "tk", "p", "l2"),
+}
+
+
+def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
+    """The form with parameters per data type only, moved between devices by :func:`carried`."""
+    full = form_model(form)
+    pooled = POOLED.get(form.kind, ())
+    parameters = tuple(
+        replace(p, scope="shared" if p.name in pooled else "kernel") for p in form.parameters
+    )
+    if "slope" in CARRIED.get(form.kind, {}).get("ec", {}).values():
+        parameters = (*parameters, SLOPE)
+    return (lambda f, v: full(f, carried(form.kind, f, v))), parameters
+
+
+def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
+    """Predictions of each device by fits that have seen none of its rows.
+
+    A device with ``relatives`` takes the parameters of the first that was fitted for
+    a variant, any other those of all devices together, both moved by :func:`carried`.
+    """
+    model, parameters = transferred(s.form)
+    own = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
+    out = np.empty(len(s.table))
+    scopes = {p.name: p.scope for p in parameters}
+    device, variant = s.labels["device"], s.labels["variant"]
+    for name in np.unique(device):
+        unseen = device == name
+        seen = ~unseen & s.kernel_timed
+        if not seen.any():
+            out[unseen] = np.nan
+            continue
+        there = s.where(seen)
+        made = fit(model, parameters, there.f, there.seconds, there.labels)
+        here = s.where(unseen)
+        out[unseen] = model(here.f, made.rows({**here.labels, "kernel": variant[unseen]}, scopes))
+        for label in np.unique(variant[unseen]):
+            rows = unseen & (variant == label)
+            for relative in relatives.get(str(name), ()):
+                known = (device == relative) & (variant == label) & s.kernel_timed
+                if known.sum() < ENOUGH:
+                    continue
+                values, _ = fitted_for(s, own, known)
+                out[rows] = _moved(s, values, made, known, rows)
+                break
+    return out
+
+
+#: Rows from which a relative's parameters are taken.
+ENOUGH = 20
+
+
+def _moved(
+    s: Study,
+    values: Mapping[str, float],
+    general: Fitted,
+    known: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.bool_],
+) -> Array:
+    """Predictions of ``rows`` by the parameters of a relative, fitted on ``known``."""
+    first = int(np.flatnonzero(known)[0])
+    ratios = {name: s.f[name][rows] / s.f[name][first] for name in FIGURES if name in s.f}
+    slope = {k: v["all"] for k, v in general.values.items() if k == "slope"}
+    moved = carried(s.kind, ratios, {**values, **slope})
+    return np.asarray(form_model(s.form)({k: v[rows] for k, v in s.f.items()}, moved))

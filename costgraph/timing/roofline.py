@@ -1,0 +1,290 @@
+"""The roofline: cost vectors and a machine to time, as terms of a formula.
+
+An operation's time is the largest of its arms: for each engine the sum over
+compute types of FLOP / peak, for each memory level bytes / bandwidth, and for each
+link messages × latency + bytes / bandwidth. Engines, memory and links overlap perfectly
+and nothing else costs time, so the result is a lower bound on what the machine can do
+(Williams et al., CACM 52(4), 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from sympy import Add, Expr, Integer, expand
+
+from costgraph.counting.accounting import EXACT, Accounting
+from costgraph.counting.count import Item, Overlap, Row, counted
+from costgraph.counting.footprint import footprint, resting
+from costgraph.formula.kinks import split
+from costgraph.formula.sums import power_sum
+from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
+from costgraph.hardware.machine import Engine, Machine
+from costgraph.ir.cost import Cost
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
+
+ONE, ZERO = Integer(1), Integer(0)
+#: The terms of one operation in a phase, its count included, none of its arms left out.
+Timing = Callable[[Phase, Row], Iterable[Term]]
+
+
+def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
+    """The time in seconds that each resource of ``machine`` needs for ``cost``.
+
+    Raises:
+        HardwareError: the machine cannot execute some of the work.
+    """
+    by_engine: dict[Engine, list[tuple[Expr, str]]] = {}
+    for (engine, dtype), flops in cost.flops.items():
+        unit, kind = machine.resolve(engine, dtype)
+        by_engine.setdefault(unit, []).append((flops / machine.peaks[unit, kind], kind))
+    found = [
+        Arm(Add(*(t for t, _ in times)), f"{unit.value}:{'+'.join(sorted({k for _, k in times}))}")
+        for unit, times in by_engine.items()
+    ]
+    if cost.bytes:
+        found.append(Arm(cost.total_bytes / machine.memory.bandwidth, "memory"))
+    found.extend(
+        Arm(m.time(*rates(machine, name)), f"link:{name}") for name, m in cost.links.items()
+    )
+    return tuple(found)
+
+
+def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:
+    """Seconds per message and byte/s of a link; a latency that is not stated counts as none."""
+    known = machine.link(link)
+    return (ZERO if known.latency is None else known.latency), known.bandwidth
+
+
+def phase_items(phase: Phase, accounting: Accounting = EXACT) -> tuple[Item, ...]:
+    """The counted operations of a phase's graph, in the graph's own symbols."""
+    return counted(phase.graph, accounting, phase.is_single_query)
+
+
+def ideal(machine: Machine) -> Timing:
+    """The roofline: every operation takes as long as its slowest resource."""
+
+    def timing(phase: Phase, row: Row) -> Iterator[Term]:
+        found = arms(row.cost.mapped(phase.bind), machine)
+        if found:
+            yield Term(phase.bind(row.count), found, (row.name,))
+
+    return timing
+
+
+def step_terms(
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
+) -> tuple[Term, ...]:
+    """Time of one step of ``phase`` in seconds, one term per distinct operation.
+
+    What overlaps is one term whose arms are the chains of its bodies. ``timing`` replaces
+    the roofline where it is given.
+
+    Several groups of sequences (``phase.rounds``) pass through the units of the graph one
+    after the other, each unit at work on one of them. A step that others follow, group by
+    group, takes as long as one group takes through all units, or the busiest unit with all
+    groups; a step by itself what one group takes and the busiest unit with the others.
+    """
+    items, by = tuple(found), timing or ideal(machine)
+    series = merged(_terms(phase, items, by))
+    if phase.rounds == 1:
+        return series
+    if phase.span is None:
+        others = overlapped(phase.rounds - 1, _stages(phase, items, by, ONE))
+        return series if others is None else merged((*series, others))
+    through = chained(series, "one group through all stages")
+    made = overlapped(ONE, (through, *_stages(phase, items, by, phase.rounds)))
+    return () if made is None else merged((made,))
+
+
+def interval_terms(
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
+) -> tuple[Term, ...]:
+    """Seconds between two steps of ``phase`` in steady state: the busiest unit's share of one."""
+    stages = _stages(phase, tuple(found), timing or ideal(machine), phase.rounds)
+    made = overlapped(ONE, stages)
+    return () if made is None else merged((made,))
+
+
+def _stages(phase: Phase, items: tuple[Item, ...], timing: Timing, rounds: Expr) -> tuple[Arm, ...]:
+    """What each unit of a graph does in ``rounds`` rounds, as a chain."""
+    units = dict.fromkeys(item.unit for item in items)
+    parts = ((u, merged(_terms(phase, (i for i in items if i.unit == u), timing))) for u in units)
+    return tuple(
+        chained((replace(t, count=t.count * rounds) for t in terms), unit or "device")
+        for unit, terms in parts
+    )
+
+
+def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
+    for item in found:
+        if isinstance(item, Row):
+            yield from (remade(on_unit(term, item.unit)) for term in timing(phase, item))
+            continue
+        bodies = [
+            chained(merged(_terms(phase, inner, timing)), name) for name, inner in item.bodies
+        ]
+        shared = _contended(_busy(phase, inner, timing) for _, inner in item.bodies)
+        made = overlapped(phase.bind(item.count), bodies, shared)
+        if made is not None:
+            yield made
+
+
+def on_unit(term: Term, unit: str) -> Term:
+    """The term with its resources told apart from those of other units."""
+    if not unit:
+        return term
+    arms = tuple(replace(a, resource=f"{unit}/{a.resource}") for a in term.arms)
+    return replace(term, arms=arms)
+
+
+def _contended(bodies: Iterable[Mapping[str, Expr]]) -> Iterator[Arm]:
+    """The total of each resource that several bodies use: no schedule gets below it."""
+    totals: dict[str, list[Expr]] = {}
+    for body in bodies:
+        for resource, amount in body.items():
+            totals.setdefault(resource, []).append(amount)
+    return (Arm(Add(*parts), name) for name, parts in totals.items() if len(parts) > 1)
+
+
+def _busy(phase: Phase, found: Iterable[Item], timing: Timing) -> dict[str, Expr]:
+    """Seconds for which each resource is busy in one run of a body.
+
+    Latencies are no resource: any number of them may pass at once.
+    """
+    busy: dict[str, Expr] = {}
+
+    def note(resource: str, amount: Expr) -> None:
+        busy[resource] = busy.get(resource, ZERO) + amount
+
+    for item in found:
+        if isinstance(item, Overlap):
+            for _, inner in item.bodies:
+                for resource, amount in _busy(phase, inner, timing).items():
+                    note(resource, phase.bind(item.count) * amount)
+            continue
+        for term in timing(phase, item):
+            for arm in on_unit(term, item.unit).arms:
+                if arm.resource.rpartition("/")[2] != "latency":
+                    note(arm.resource, term.count * arm.expr)
+    return busy
+
+
+def count_terms(
+    phase: Phase, found: Iterable[Row], what: str, devices: Expr = ONE
+) -> tuple[Term, ...]:
+    """FLOP or bytes of one step of ``phase``, one term per distinct operation.
+
+    ``devices`` do what the graph says at the same time, in every one of its rounds.
+    """
+    times = devices * phase.rounds
+    terms = (
+        make_term(
+            phase.bind(row.count) * times,
+            (Arm(phase.bind(getattr(row.cost, f"total_{what}")), what),),
+            (row.name,),
+        )
+        for row in found
+    )
+    return merged(t for t in terms if t is not None)
+
+
+def spanned(phase: Phase, terms: Iterable[Term]) -> tuple[Term, ...]:
+    """The terms of one step, summed over the steps of the phase.
+
+    What does not depend on the context is counted as often as the phase steps;
+    a single polynomial arm is summed in closed form. Only maxima whose arms
+    change with the context keep a sum, one per range on which no clipped length
+    (sliding windows) changes its form.
+    """
+    return tuple(part for t in terms for part in _spanned(phase, t))
+
+
+def _spanned(phase: Phase, term: Term) -> Iterator[Term]:
+    ops = tuple(f"{phase.name}.{op}" for op in term.ops)
+    count = term.count * phase.weight
+    if phase.span is None:
+        yield replace(term, count=count, ops=ops)
+        return
+    for arms, span in split(term.arms, phase.span):
+        # A floor that grows with the context is no figure of the sum.
+        floor = ZERO if span.symbol in term.floor.free_symbols else term.floor
+        part = make_term(count, arms, ops, span, term.norm, floor)
+        if part is not None:
+            yield _closed(part, span)
+
+
+def _closed(term: Term, span: Span) -> Term:
+    """A term over a span without it, where the sum has a closed form."""
+    if not any(span.symbol in arm.expr.free_symbols for arm in term.arms):
+        return replace(term, count=term.count * (span.upper - span.lower + 1), span=None)
+    if len(term.arms) == 1:
+        closed = power_sum(term.arms[0].expr, span)
+        if closed is not None:
+            return Term(term.count, (Arm(expand(closed), term.arms[0].resource),), term.ops)
+    return term
+
+
+def memory_terms(program: Program, accounting: Accounting = EXACT) -> tuple[Term, ...]:
+    """Peak bytes in memory over the phases of a request.
+
+    Each phase needs its weights, its caches at its longest context, and the
+    peak of its live activations; the request needs the largest of these.
+    """
+    candidates: list[Arm] = []
+    for phase in program.phases:
+        candidates.extend(Arm(expr, phase.name) for expr in phase_memory(phase, accounting))
+    term = make_term(ONE, candidates, tuple(p.name for p in program.phases))
+    return () if term is None else (term,)
+
+
+def phase_memory(
+    phase: Phase, accounting: Accounting = EXACT, at_end: bool = True
+) -> tuple[Expr, ...]:
+    """Candidates for the bytes in memory in ``phase``; the largest one counts.
+
+    Of each unit that runs a part of the graph: a device is one of them. With ``at_end``,
+    contexts take the phase's longest value.
+    """
+    end = phase.at_end if at_end else (lambda e: e)
+    found: list[Expr] = []
+    for unit in _holders(phase.graph):
+        need = footprint(_of_unit(phase.graph, unit), accounting)
+        fixed = need.weights + need.kv * phase.rounds
+        for other in phase.resident:
+            part = replace(other, graph=_of_unit(other.graph, unit))
+            beside = resting(part, accounting)
+            fixed += beside.weights + beside.kv * phase.rounds
+        found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+    return tuple(found)
+
+
+def held_weights(phase: Phase) -> tuple[Expr, ...]:
+    """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
+    return tuple(
+        Add(
+            footprint(_of_unit(phase.graph, unit)).weights,
+            *(resting(replace(r, graph=_of_unit(r.graph, unit))).weights for r in phase.resident),
+        )
+        for unit in _holders(phase.graph)
+    )
+
+
+def _holders(graph: Graph) -> tuple[str, ...]:
+    """The units that run a graph, without those that only pass something on."""
+    units = dict.fromkeys(node.unit for node in graph.nodes)
+    if len(units) < 2:
+        return tuple(units)
+    return tuple(u for u in units if _computes(graph, u))
+
+
+def _computes(graph: Graph, unit: str) -> bool:
+    return any(n.op.kind != "send" for n in graph.nodes if n.unit == unit)
+
+
+def _of_unit(graph: Graph, unit: str) -> Graph:
+    """What a unit has of a graph: all of it where one unit runs it."""
+    nodes = tuple(node for node in graph.nodes if node.unit == unit)
+    return graph if len(nodes) == len(graph.nodes) else graph.part(nodes)

@@ -1,0 +1,479 @@
+"""What a machine is: peaks, memory levels, on-chip storage; symbols or numbers.
+
+A :class:`Machine` holds sympy expressions throughout. A machine read from a
+device file holds exact rationals; :meth:`Machine.symbolic` replaces each figure
+by a symbol, so that a formula can be derived first and bound to a device last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import sympy
+
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.number import number
+from costgraph.symbols import symbol
+from costgraph.units import parse_quantity
+from costgraph.views import view_text
+
+
+class Engine(Enum):
+    """The kind of execution unit that does a piece of work."""
+
+    TENSOR = "tensor"
+    """Matrix multiply-accumulate units (tensor cores, matrix cores, systolic arrays)."""
+    VECTOR = "vector"
+    """Element-wise arithmetic."""
+    SPECIAL = "special"
+    """Transcendental functions (exp, tanh, …)."""
+
+    def __lt__(self, other: Engine) -> bool:
+        return self.value < other.value
+
+
+#: Compute types from narrow to wide. Work in a type the machine lacks runs in
+#: the next wider type of its kind that the machine has.
+WIDENING: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "int4": ("int8", "fp16", "bf16", "tf32", "fp32"),
+        "int8": ("fp16", "bf16", "tf32", "fp32"),
+        "fp4": ("fp8", "fp16", "bf16", "tf32", "fp32"),
+        "fp8": ("fp16", "bf16", "tf32", "fp32"),
+        "fp16": ("bf16", "tf32", "fp32"),
+        "bf16": ("fp16", "tf32", "fp32"),
+        "tf32": ("fp32",),
+        "fp32": ("tf32",),
+    }
+)
+
+
+class Portable:
+    """Pickles and copies objects whose attributes hold read-only mappings."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: _unwrapped(v) for k, v in vars(self).items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            object.__setattr__(self, key, _wrapped(value))
+
+
+class _ReadOnly(dict[Any, Any]):
+    """Marks a mapping that was read-only before pickling."""
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):
+        return _ReadOnly({k: _unwrapped(v) for k, v in value.items()})
+    return value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, _ReadOnly):
+        return MappingProxyType({k: _wrapped(v) for k, v in value.items()})
+    return value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a device file with where it comes from."""
+
+    value: sympy.Expr
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The main memory.
+
+    Attributes:
+        bandwidth: byte/s.
+        capacity: byte, as the maker states it; None if it does not.
+        usable: byte that programs can have, where known.
+        reserved: byte of it that are kept from them, see :meth:`Machine.reserving`.
+    """
+
+    bandwidth: sympy.Expr
+    capacity: sympy.Expr | None = None
+    usable: sympy.Expr | None = None
+    reserved: sympy.Expr = sympy.Integer(0)
+
+    @property
+    def room(self) -> sympy.Expr | None:
+        """Byte for a program: what is usable, else the capacity; None if neither is known."""
+        room = self.capacity if self.usable is None else self.usable
+        return None if room is None else room - self.reserved
+
+
+@dataclass(frozen=True)
+class Tier(Portable):
+    """A memory level beside the main memory, nearer (cache, SRAM) or farther (DDR, NVMe).
+
+    Attributes:
+        bandwidth: byte/s, or None if not stated.
+        capacity: byte, or None if not stated.
+        peaks: FLOP/s per (engine, compute type) of the units inside the level
+            (processing in memory); empty for plain memory.
+    """
+
+    bandwidth: sympy.Expr | None = None
+    capacity: sympy.Expr | None = None
+    peaks: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What connects a device to others (or to its host), as one device sees it.
+
+    Attributes:
+        bandwidth: byte/s in one direction, all lanes of the device together.
+        latency: seconds per message (the alpha of the Hockney model), or None.
+        devices: how many devices such links join directly, or None.
+        in_network: switches on the link add up what they pass on (reductions in the
+            network, such as NVLink SHARP).
+        wiring: ``switch`` (any device reaches any other at full bandwidth), ``mesh``
+            (every pair has a link of its own) or ``torus`` (links to neighbours only).
+        axes: dimensions of a torus; a device has two links along each.
+        wraps: a slice of a torus closes to a ring along an axis whose extent is a
+            multiple of this; None if no slice does.
+        cubes: only where all extents are such multiples: slices of whole cubes.
+    """
+
+    bandwidth: sympy.Expr
+    latency: sympy.Expr | None = None
+    devices: sympy.Expr | None = None
+    in_network: bool = False
+    wiring: str = "switch"
+    axes: sympy.Expr | None = None
+    wraps: sympy.Expr | None = None
+    cubes: bool = False
+
+
+#: How the devices that a link joins are wired to each other.
+WIRINGS = ("switch", "mesh", "torus")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server: ``devices`` in it, or None if not stated."""
+
+    devices: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Energy(Portable):
+    """Energy of work and traffic.
+
+    Attributes:
+        flop: joule per FLOP by (engine, compute type).
+        byte: joule per byte by memory level (``memory``, or a tier's name).
+    """
+
+    flop: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
+    byte: Mapping[str, sympy.Expr] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one device costs: ``hour`` in USD per hour of renting it, or None."""
+
+    hour: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How a device is divided; each figure None if not stated.
+
+    Attributes:
+        numa_domains: parts of a device (or host) with memory of their own.
+        cores: independent cores.
+        clock: clock of the compute units in Hz, as the peaks assume it.
+    """
+
+    numa_domains: sympy.Expr | None = None
+    cores: sympy.Expr | None = None
+    clock: sympy.Expr | None = None
+
+
+#: Kinds of tensor instructions. NVIDIA (PTX ISA): ``mma`` of a warp, ``wgmma`` of a
+#: warp group (Hopper), ``tcgen05`` of a block (Blackwell for data centres); AMD:
+#: ``mfma`` (CDNA), ``wmma`` (RDNA).
+INSTRUCTIONS = ("mma", "wgmma", "tcgen05", "mfma", "wmma")
+
+
+@dataclass(frozen=True)
+class Machine(Portable):
+    """A device as the roofline sees it.
+
+    Attributes:
+        name: short name, as used on the command line.
+        title: full product name.
+        peaks: peak rate in FLOP/s per (engine, compute type), dense.
+        memory: the off-chip memory (HBM, GDDR, DDR).
+        onchip: on-chip storage in byte available to a fused kernel (the
+            register files taken together), or None if not stated.
+        shared: scratchpad (shared memory) in byte per multiprocessor, or None.
+        multiprocessors: independent multiprocessors (SMs, CUs, cores), or None.
+        power: board power in watt, or None.
+        figures: every figure of the device file by its key, with its source.
+        conventions: figures that a named accounting uses instead, by accounting.
+        aliases: other names under which the device is found.
+        kind: ``gpu``, ``cpu``, ``tpu``, ``accelerator``, ``spatial`` (weights in
+            SRAM over many chips), ``pim`` (compute inside memory) or ``fpga``.
+        idle: power without work in watt, or None.
+        tiers: further memory levels by name.
+        links: connections by name (``nvlink``, ``pcie``, ``host`` …).
+        node: the server that the device is usually part of.
+        energy: energy per FLOP and byte, empty if not stated.
+        price: what renting costs.
+        topology: cores, NUMA domains, clock.
+        instruction: kind of tensor instructions, which decides the kernels that run
+            (:data:`INSTRUCTIONS`); empty if not stated.
+    """
+
+    name: str
+    title: str
+    peaks: Mapping[tuple[Engine, str], sympy.Expr]
+    memory: Memory
+    onchip: sympy.Expr | None = None
+    shared: sympy.Expr | None = None
+    multiprocessors: sympy.Expr | None = None
+    power: sympy.Expr | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    conventions: Mapping[str, Mapping[str, sympy.Expr]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    kind: str = "gpu"
+    idle: sympy.Expr | None = None
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    links: Mapping[str, Link] = field(default_factory=dict)
+    node: Node = Node()
+    energy: Energy = Energy()
+    price: Price = Price()
+    topology: Topology = Topology()
+    instruction: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        return view_text("machine_html", self)
+
+    def resolve(self, engine: Engine, dtype: str) -> tuple[Engine, str]:
+        """The (engine, compute type) that executes work stated in ``dtype``.
+
+        The stated type if the machine has it, else the next wider one
+        (:data:`WIDENING`). Element-wise work takes the vector engine's widest type
+        where nothing as wide is stated. Special functions fall back to the vector
+        engine, and vector work to the tensor engine's widest type, on machines whose
+        file states no separate figure.
+
+        Raises:
+            HardwareError: nothing on the machine can execute the work.
+        """
+        chain = (dtype, *WIDENING.get(dtype, ()))
+        engines = {
+            Engine.TENSOR: (Engine.TENSOR, Engine.VECTOR),
+            Engine.VECTOR: (Engine.VECTOR, Engine.TENSOR),
+            Engine.SPECIAL: (Engine.SPECIAL, Engine.VECTOR, Engine.TENSOR),
+        }[engine]
+        for candidate in engines:
+            for name in chain:
+                if (candidate, name) in self.peaks:
+                    return candidate, name
+            if candidate is not engine or engine is not Engine.TENSOR:
+                # A stand-in, or element-wise work: the engine's widest type will do.
+                for name in ("fp32", "tf32", "fp16", "bf16"):
+                    if (candidate, name) in self.peaks:
+                        return candidate, name
+        have = ", ".join(sorted({d for _, d in self.peaks}))
+        raise HardwareError(
+            f"hardware {self.name!r}: no peak for {dtype} work on the {engine.value} engine, "
+            f"nor for a wider type (it has {have})"
+        )
+
+    def peak(self, engine: Engine, dtype: str) -> sympy.Expr:
+        """Peak rate in FLOP/s for work stated in ``dtype``; see :meth:`resolve`."""
+        return self.peaks[self.resolve(engine, dtype)]
+
+    def ridge(self, dtype: str) -> sympy.Expr:
+        """Ridge point in FLOP/byte: tensor peak of ``dtype`` over memory bandwidth."""
+        return self.peak(Engine.TENSOR, dtype) / self.memory.bandwidth
+
+    def ridges(self) -> dict[str, sympy.Expr]:
+        """Ridge points in FLOP/byte of every type that matrix products run in.
+
+        Machines without matrix units multiply on their vector units.
+        """
+        engine = Engine.TENSOR
+        if not any(e is engine for e, _ in self.peaks):
+            engine = Engine.VECTOR
+        return {
+            dtype: peak / self.memory.bandwidth
+            for (unit, dtype), peak in self.peaks.items()
+            if unit is engine
+        }
+
+    def main_type(self) -> str:
+        """The type by which machines are compared: 16-bit float, else the widest there is."""
+        known = self.ridges()
+        order = ("bf16", "fp16", "fp32", "tf32", "fp8", "int8", "fp4", "int4")
+        return next(t for t in order if t in known)
+
+    def tier(self, name: str) -> Tier:
+        """The memory level called ``name``; ``memory`` is the main memory.
+
+        Raises:
+            HardwareError: the machine states no such level.
+        """
+        if name == "memory":
+            return Tier(self.memory.bandwidth, self.memory.room)
+        if name not in self.tiers:
+            known = ("memory", *self.tiers)
+            raise HardwareError(
+                f"hardware {self.name!r} has no memory level {clip(name)}{nearest(name, known)}"
+            )
+        return self.tiers[name]
+
+    def link(self, name: str | None = None) -> Link:
+        """The connection called ``name``; without a name the widest one.
+
+        Of equally wide ones, one that says how many devices it joins.
+
+        Raises:
+            HardwareError: the machine states no such link.
+        """
+        if not self.links:
+            raise HardwareError(f"hardware {self.name!r} states no links; add a table [links.NAME]")
+        if name is None:
+            return max(
+                self.links.values(), key=lambda x: (float(x.bandwidth), x.devices is not None)
+            )
+        if name not in self.links:
+            raise HardwareError(
+                f"hardware {self.name!r} has no link {clip(name)}{nearest(name, self.links)}"
+            )
+        return self.links[name]
+
+    def inside(self, name: str) -> Machine:
+        """The machine that the compute units inside a memory level see.
+
+        Peaks and memory are those of the level: what an operation costs that runs
+        there (processing in memory).
+
+        Raises:
+            HardwareError: no such level, or nothing computes in it.
+        """
+        tier = self.tier(name)
+        if not tier.peaks or tier.bandwidth is None:
+            raise HardwareError(
+                f"hardware {self.name!r}: nothing computes in level {name!r}; "
+                f"state [tiers.{name}.peaks] and a bandwidth"
+            )
+        return replace(
+            self,
+            name=f"{self.name}.{name}",
+            peaks=tier.peaks,
+            memory=Memory(tier.bandwidth, tier.capacity),
+            onchip=None,
+            shared=None,
+            multiprocessors=None,
+            energy=Energy(),
+            power=None,
+            idle=None,
+        )
+
+    def as_tier(self) -> Tier:
+        """The device as a memory level that computes: PIM products are made for this."""
+        return Tier(self.memory.bandwidth, self.memory.room, self.peaks)
+
+    def with_tier(self, name: str, tier: Tier) -> Machine:
+        """The machine with one more memory level (or another one of that name)."""
+        return replace(self, tiers=MappingProxyType({**self.tiers, name: tier}))
+
+    def symbolic(self) -> Machine:
+        """The same machine with each peak and the bandwidth as a symbol.
+
+        ``F_bf16`` … are tensor peaks, ``F_vector_fp32`` … those of the other
+        engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have.
+        """
+        return replace(
+            self,
+            peaks={key: symbol(peak_symbol_name(*key)) for key in self.peaks},
+            memory=Memory(symbol("BW"), symbol("M") if self.memory.room is not None else None),
+        )
+
+    def reserving(self, kept: str | int | float | sympy.Expr | None) -> Machine:
+        """The machine with less usable memory: what the driver and the framework keep.
+
+        Args:
+            kept: byte, as a number or a text with its unit (``"2 GB"``), or a share of
+                what is usable (``"10%"``); None or ``0`` for nothing.
+
+        Raises:
+            InputError: it is neither, or leaves nothing.
+            HardwareError: the machine states no memory.
+        """
+        if kept is None or kept == 0 or kept == "0":
+            return self
+        room = self.memory.room
+        if room is None:
+            raise HardwareError(f"hardware {self.name!r} states no memory to reserve a part of")
+        amount = _kept(kept, room)
+        if not 0 < amount < room:
+            raise InputError(f"reserve: {clip(kept)} of {float(room):.4g} byte leaves nothing")
+        return replace(self, memory=replace(self.memory, reserved=self.memory.reserved + amount))
+
+    def bindings(self) -> dict[sympy.Symbol, sympy.Expr]:
+        """Values of the symbols that :meth:`symbolic` introduces."""
+        values = {symbol(peak_symbol_name(*key)): value for key, value in self.peaks.items()}
+        values[symbol("BW")] = self.memory.bandwidth
+        if self.memory.room is not None:
+            values[symbol("M")] = self.memory.room
+        return values
+
+    def under(self, convention: str) -> Machine:
+        """The machine with the figures that the named accounting uses instead.
+
+        Keys of a convention are ``bandwidth``, ``capacity``, ``onchip`` and
+        ``ENGINE.DTYPE`` for peaks. Without such a table the machine itself.
+        """
+        changes = self.conventions.get(convention)
+        if not changes:
+            return self
+        peaks = dict(self.peaks)
+        memory, onchip = self.memory, self.onchip
+        for key, value in changes.items():
+            if key == "bandwidth":
+                memory = replace(memory, bandwidth=value)
+            elif key == "capacity":
+                memory = replace(memory, capacity=value, usable=None)
+            elif key == "onchip":
+                onchip = value
+            else:
+                engine, dtype = key.split(".")
+                peaks[Engine(engine), dtype] = value
+        return replace(self, peaks=peaks, memory=memory, onchip=onchip)
+
+
+def _kept(kept: Any, room: sympy.Expr) -> sympy.Expr:
+    """Bytes that a text or a number asks to keep."""
+    if not isinstance(kept, str):
+        return sympy.Rational(Fraction(number(kept, "reserve")))
+    text = kept.strip()
+    share = text.removesuffix("%").strip()
+    if text != share and re.fullmatch(r"\d{1,2}(\.\d{1,6})?", share):
+        return room * sympy.Rational(share) / 100
+    return parse_quantity(text, "size", "reserve")
+
+
+def peak_symbol_name(engine: Engine, dtype: str) -> str:
+    """Name of the symbol for one peak: ``F_bf16``, ``F_vector_fp32``."""
+    return f"F_{dtype}" if engine is Engine.TENSOR else f"F_{engine.value}_{dtype}"

@@ -1,0 +1,1 @@
+"""Recognition: the operators of traced graphs become the operations of models."""

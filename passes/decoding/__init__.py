@@ -1,0 +1,1 @@
+"""More than one token, or less than the whole model, a step."""

@@ -1,0 +1,293 @@
+"""Early exit: tokens leave the stack of layers once a confidence is high enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sympy import Expr, Integer, Rational
+
+from costgraph.errors import PipelineError, clip
+from costgraph.hardware.systems import System
+from costgraph.ir.graph import Builder, Graph, Node, Origin
+from costgraph.ir.presence import EVERYONE, TOKENS, Presence
+from costgraph.ir.program import Program
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.exits import Confidence
+from costgraph.passes.decoding import depth
+from costgraph.passes.precision.layers import in_order
+from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
+
+ONE, ZERO = Integer(1), Integer(0)
+STEP = "step"
+
+
+@dataclass(frozen=True)
+class EarlyExit(Pass):
+    """Splits the layers where tokens may leave; later parts run for those that are left.
+
+    Only decode steps exit, each of their tokens on its own. Weights and caches of all
+    layers stay in memory. The options describe one model, so a draft does not get them.
+    """
+
+    name: ClassVar[str] = "early-exit"
+    title: ClassVar[str] = "let tokens leave the stack of layers early, by a distribution"
+    formula: ClassVar[str] = (
+        "layers run: sum of 1 - F(l) per token; of n = B·q tokens, weights read: 1 - F(l)^n; "
+        "depth of a batch: sum of 1 - F(l)^n; experts: E·(1 - (1 - (1 - F(l))·k/E)^n)"
+    )
+    source: ClassVar[str] = (
+        "CALM, arXiv 2207.07061; FREE, arXiv 2310.05424; SkipDecode, arXiv 2307.02628"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "tokens of a step exit independently of one another",
+        "expected work and traffic stand inside the maxima: a lower bound of the expected time",
+    )
+
+    stage: ClassVar[Stage] = Stage.DEPTH
+    inherited: ClassVar[bool] = False
+
+    distribution: str = option(
+        "word", "two-exit", "where tokens leave",
+        choices=("two-exit", "geometric", "uniform", "beta", "layers", "schedule"),
+    )  # fmt: skip
+    exit: Expr = option(
+        "integer", ZERO, "two-exit: the early layer; 0 means half", minimum=0, symbolic=False
+    )
+    p: Expr = option("probability", Rational(1, 2), "share that leaves (at each exit)")
+    first: Expr = option("integer", ONE, "geometric: first exit", minimum=1, symbolic=False)
+    every: Expr = option(
+        "integer", ONE, "geometric: layers between exits", minimum=1, symbolic=False
+    )
+    a: Expr = option(
+        "integer", Integer(2), "beta: first parameter", minimum=1, maximum=100, symbolic=False
+    )
+    b: Expr = option(
+        "integer", Integer(2), "beta: second parameter", minimum=1, maximum=100, symbolic=False
+    )
+    shares: str = option("word", "", "layers: percent that leaves after each: p0|p10|p20")
+    low: Expr = option(
+        "integer", ZERO, "schedule: least layers; 0 means half", minimum=0, symbolic=False
+    )
+    confidence: str = option(
+        "word", "none", "how an exit is decided",
+        choices=("none", "softmax", "classifier", "cosine"),
+    )  # fmt: skip
+    propagate: str = option(
+        "word", "none", "caches of skipped layers: left out, projected from the exit state, or "
+        "computed later together with other tokens",
+        choices=("none", "project", "recompute"),
+    )  # fmt: skip
+    together: Expr | str = option(
+        "integer", STEP, "recompute: tokens computed at once; 'step': those that left in one step",
+        minimum=1, choices=(STEP,),
+    )  # fmt: skip
+    batch: str = option(
+        "word", "compact", "those left go on alone, or all run until the last one leaves",
+        choices=("compact", "all"),
+    )  # fmt: skip
+
+    def run(self, program: Program, system: System) -> Outcome:
+        phases, hits = [], []
+        for phase in program.phases:
+            if phase.span is None:
+                phases.append(phase)
+                continue
+            phases.append(replace(phase, graph=self._split(phase.graph)))
+            hits.append(phase.name)
+        if not hits:
+            miss = Miss(self.name, program.name, "there are no decode steps to leave early")
+            return Outcome(program, (), (miss,))
+        return Outcome(replace(program, phases=tuple(phases)), tuple(hits))
+
+    def left(self, layers: int) -> tuple[Expr, ...]:
+        """The share that has left after each number of layers.
+
+        Raises:
+            PipelineError: an option does not fit the number of layers.
+        """
+        if self.distribution == "uniform":
+            return depth.uniform(layers)
+        if self.distribution == "geometric":
+            return depth.geometric(layers, self.p, int(self.first), int(self.every))
+        if self.distribution == "beta":
+            return depth.beta(layers, int(self.a), int(self.b))
+        if self.distribution == "layers":
+            return depth.per_layer(layers, _shares(self.shares))
+        if self.distribution == "schedule":
+            # Depth falls evenly from all layers to the least: the share of
+            # positions that run layer l is the share of the schedule above it.
+            low = int(self.low) or layers // 2
+            if not 0 < low <= layers:
+                raise PipelineError(f"low = {low} is not between 1 and {layers}")
+            steps = layers - low
+            return tuple(
+                ZERO if n < low else Rational(2 * (n - low) + 1, 2 * steps) if n < layers else ONE
+                for n in range(layers + 1)
+            )
+        return depth.two_exit(layers, int(self.exit) or layers // 2, self.p)
+
+    def _split(self, graph: Graph) -> Graph:
+        flat, layers = in_order(graph, self.name)
+        counts = [region.op.count for region in layers if isinstance(region.op, Repeat)]
+        if not all(count.is_Integer for count in counts):
+            raise PipelineError(
+                f"early-exit cannot split {', '.join(map(str, counts))} layers: use numbers"
+            )
+        runs = depth.segments(self.left(sum(map(int, counts))))
+        nodes: list[Node] = []
+        for other in flat.nodes:
+            if other in layers:
+                within = _within(runs, layers, other)
+                nodes.extend(self._parts(flat, other, within, len(layers) == 1))
+            else:
+                nodes.append(other)
+        return replace(flat, nodes=tuple(nodes))
+
+    def _parts(
+        self, graph: Graph, node: Node, runs: list[tuple[int, int, Expr, bool]], alone: bool
+    ) -> list[Node]:
+        """One region as runs of equal share, exits and propagation between them.
+
+        ``alone``: it holds all layers of the model.
+        """
+        region = node.op
+        assert isinstance(region, Repeat)
+        made: list[Node] = []
+        state, previous = node.inputs[0], node.inputs[0]
+        origin = Origin((node.name,), self.name)
+        for place, (index, count, share, ends) in enumerate(runs):
+            final = place == len(runs) - 1
+            name = node.outputs[0].name if final else f"{node.name}.{place}"
+            outputs = tuple(t.renamed(name) for t in node.outputs)
+            op = replace(region, count=Integer(count), presence=self._presence(share))
+            label = node.name if len(runs) == 1 else f"{node.name}.{place}"
+            made.append(Node(label, op, (state, *node.inputs[1:]), outputs, origin))
+            previous, state = state, name
+            if ends and self.confidence != "none":
+                made.append(self._exit(graph, region, index, state, previous, share))
+            if share != 0 and self.propagate != "none":
+                suffix = f"{index}" if alone else f"{index}.{node.name}"
+                made.append(self._caches(node, region, suffix, count, share, previous))
+        return made
+
+    def _presence(self, share: Expr) -> Presence:
+        """Who runs once ``share`` of the tokens has left."""
+        if share == 0:
+            return EVERYONE
+        if self.distribution == "schedule":  # all sequences leave at the same depth
+            return Presence(runs=1 - share)
+        if self.batch == "all":
+            return Presence(runs=1 - share**TOKENS)
+        return Presence(tokens=1 - share)
+
+    def _absence(self, share: Expr) -> Presence:
+        """Who is computed later once ``share`` of the tokens has left."""
+        at_once = None if self.propagate == "project" or self.together == STEP else self.together
+        assert at_once is None or isinstance(at_once, Expr)
+        if self.distribution == "schedule":
+            return Presence(runs=share, together=at_once)
+        if self.batch == "all":  # tokens skip a layer only if all of them do
+            return Presence(runs=share**TOKENS, together=at_once)
+        return Presence(tokens=share, together=at_once)
+
+    def _exit(
+        self, graph: Graph, region: Repeat, index: int, state: str, previous: str, share: Expr
+    ) -> Node:
+        """The confidence estimate behind one run of layers."""
+        head = _head(graph)
+        body = Builder("exit")
+        x = body.source(region.body.inputs[0].renamed("state"))
+        if self.confidence == "cosine":
+            other = body.source(region.body.inputs[0].renamed("previous"))
+            operands: tuple[str, ...] = (state, previous)
+        else:
+            shape = head.shape if self.confidence == "softmax" else (ONE, head.shape[-1])
+            other = body.source(Tensor("exit.weight", shape, head.dtype, Role.WEIGHT))
+            operands = (state,)
+        body.add("confidence", Confidence(self.confidence), x, other)
+        # A classifier brings a weight of its own; the head's is counted already.
+        own = ONE if self.confidence == "classifier" else ZERO
+        op = Repeat(body.build(x), ONE, 1, self._presence(share), own, rounds="other")
+        output = region.body.inputs[0].renamed(f"exit.{index}.state")
+        return Node(f"exit.{index}", op, operands, (output,), Origin((), self.name))
+
+    def _caches(
+        self, node: Node, region: Repeat, index: str, count: int, share: Expr, state: str
+    ) -> Node:
+        """Keys and values of skipped layers for the tokens that have left."""
+        if self.propagate == "recompute":
+            body, label = region.body, f"recompute.{index}"
+        else:
+            body, label = _cache_part(node.name, region.body), f"propagate.{index}"
+        wanted = {t.name for t in body.inputs}
+        operands = tuple(
+            given
+            for given, inner in zip((state, *node.inputs[1:]), region.body.inputs, strict=True)
+            if inner.name in wanted
+        )
+        op = Repeat(body, Integer(count), 1, self._absence(share), ZERO, rounds="other")
+        results = tuple(body.tensors[o].renamed(f"{label}.{i}") for i, o in enumerate(body.outputs))
+        return Node(label, op, operands, results, Origin((node.name,), self.name))
+
+
+def _within(
+    runs: tuple[tuple[int, Expr], ...], layers: tuple[Node, ...], node: Node
+) -> list[tuple[int, int, Expr, bool]]:
+    """The runs of one region: (number of the run, layers, share that left, exit behind)."""
+    first = 0
+    for region in layers:
+        assert isinstance(region.op, Repeat)
+        last = first + int(region.op.count)
+        if region is node:
+            break
+        first = last
+    found: list[tuple[int, int, Expr, bool]] = []
+    at = 0
+    for index, (count, share) in enumerate(runs):
+        inside = min(at + count, last) - max(at, first)
+        if inside > 0:
+            ends = at + count <= last and index < len(runs) - 1
+            found.append((index, inside, share, ends))
+        at += count
+    return found
+
+
+def _head(graph: Graph) -> Tensor:
+    """The weight that makes logits."""
+    for name in ("lm_head.weight", "embed.weight"):
+        if name in graph.tensors:
+            return graph.tensors[name]
+    raise PipelineError("early-exit: the model has no head to measure confidence with")
+
+
+def _cache_part(region: str, body: Graph) -> Graph:
+    """The part of a layer that makes keys and values: what the appends need.
+
+    Raises:
+        PipelineError: the layer keeps something else, or nothing.
+    """
+    appends = [n for n in body.nodes if n.op.kind == "kv-append"]
+    if not appends or any(t.role is Role.STATE for t in body.sources):
+        raise PipelineError(
+            f"propagate=project: the layers {region!r} keep a state, or no keys and values that "
+            "a token which left could still get"
+        )
+    needed = {name for n in appends for name in n.inputs}
+    kept: list[Node] = []
+    for node in reversed(body.nodes):
+        if node in appends or any(t.name in needed for t in node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    first = body.inputs[0].name
+    sources = tuple(t for t in body.sources if t.name in needed or t.name == first)
+    return Graph("caches", sources, tuple(reversed(kept)), (first,))
+
+
+def _shares(text: str) -> list[Expr]:
+    spec = Option("number", "", minimum=0)
+    parts = text.split("|") if text else []
+    if not parts:
+        raise PipelineError(f"shares: {clip(text)} is not a list such as p0|p10|p20")
+    return [number("shares", spec, p.removeprefix("p")) / 100 for p in parts]

@@ -1,0 +1,1 @@
+"""Fewer kernels and less traffic between them."""

@@ -1,0 +1,1 @@
+"""How caches lie in memory."""

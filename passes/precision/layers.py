@@ -1,0 +1,216 @@
+"""Choosing operations and layers by name, and cutting regions into layer ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from sympy import Expr, Integer, Mul
+
+from costgraph.errors import InputError, PipelineError, clip
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
+from costgraph.ops.conv import Conv
+from costgraph.ops.fused import Fused
+
+_ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
+ZERO = Integer(0)
+#: In front of a layer range: every name.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A name (or part of one), and the layers in which it is meant (all if None)."""
+
+    name: str
+    layers: tuple[int, int] | None = None
+
+    def holds(self, name: str, layer: tuple[Expr, Expr] | None) -> bool:
+        """True when ``name`` in the layers ``(start, count)`` is meant.
+
+        Ranges are cut along the layers of every item, so the first one decides.
+        """
+        if self.name != ALL and self.name not in name:
+            return False
+        if self.layers is None:
+            return True
+        if layer is None or not layer[0].is_number:
+            return False
+        return bool(self.layers[0] <= layer[0] and layer[0] <= self.layers[1])
+
+
+def parse_keep(text: str) -> tuple[Keep, ...]:
+    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list.
+
+    Raises:
+        InputError: an item is malformed.
+    """
+    if text == "none":
+        return ()
+    found = []
+    for item in text.split("|"):
+        match = _ITEM.match(item)
+        if match is None:
+            raise InputError(f"keep: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
+        name, start, end = match.groups()
+        layers = None if start is None else (int(start), int(end or start))
+        if layers is not None and layers[0] > layers[1]:
+            raise InputError(f"keep: {clip(item)} ends before it starts")
+        found.append(Keep(name, layers))
+    return tuple(found)
+
+
+def segments(
+    regions: Sequence[tuple[str, Expr]], first: Expr, last: Expr, keep: Iterable[Keep]
+) -> dict[str, list[tuple[Expr, Expr, bool]]]:
+    """Layer ranges of each region: (first layer, layers, stays wide).
+
+    ``first`` layers of the first region and ``last`` ones of the last stay wide;
+    layer numbers of the keep list cut as well. Counts add up to the region's.
+
+    Raises:
+        InputError: more layers are named than there are, or layers are numbered
+            in a region of symbolic count.
+    """
+    numbered = sorted({e for k in keep if k.layers for e in (k.layers[0], k.layers[1] + 1)})
+    total: Expr = sum((count for _, count in regions), ZERO)
+    if numbered and not total.is_Integer:
+        raise InputError("keep: layers can be numbered only where their count is a number")
+    if numbered and numbered[-1] > total:
+        raise InputError(f"keep: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+    found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
+    offset: Expr = ZERO
+    for index, (name, count) in enumerate(regions):
+        head = first if index == 0 else ZERO
+        tail = last if index == len(regions) - 1 else ZERO
+        if (count - head - tail).is_negative:
+            raise InputError(f"first and last name {head + tail} layers; {name!r} has {count}")
+        inner = (Integer(n) - offset for n in numbered) if numbered else ()
+        cuts = [ZERO, head, *sorted(c for c in inner if head < c < count - tail)]
+        cuts += [count - tail, count]
+        parts = []
+        for start, end in pairwise(cuts):
+            if end == start:
+                continue
+            wide = (head != 0 and start == 0) or (tail != 0 and start == count - tail)
+            parts.append((offset + start, end - start, wide))
+        found[name] = parts
+        offset += count
+    return found
+
+
+def patterned(graph: Graph) -> bool:
+    """True if a region of the graph repeats several layers at once."""
+    return any(
+        isinstance(n.op, Repeat) and any(isinstance(m.op, Repeat) for m in n.op.body.nodes)
+        for n in graph.nodes
+    )
+
+
+def written_out(graph: Graph) -> Graph:
+    """The graph with repeated patterns as runs of layers, so that layers can be numbered.
+
+    Raises:
+        InputError: a pattern recurs a symbolic number of times, or holds more than
+            regions.
+    """
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        region = node.op
+        if not isinstance(region, Repeat) or not patterned(replace(graph, nodes=(node,))):
+            nodes.append(node)
+            continue
+        body = region.body
+        simple = (
+            region.count.is_Integer
+            and region.carried == len(node.outputs) == len(body.outputs)
+            and region.shared_instances is None
+            and region.presence.is_full
+            and not region.parts
+            and not body.persistent
+            and all(isinstance(n.op, Repeat) for n in body.nodes)
+        )
+        if not simple:
+            raise InputError(
+                f"layers cannot be numbered in {node.name!r}: its pattern is not a plain one "
+                "that recurs a number of times"
+            )
+        names = dict(zip((t.name for t in body.inputs), node.inputs, strict=True))
+        last = int(region.count) - 1
+        for index in range(last + 1):
+            for inner in body.nodes:
+                inputs = tuple(names[i] for i in inner.inputs)
+                ends = index == last and inner is body.nodes[-1]
+                made = (
+                    node.outputs
+                    if ends
+                    else tuple(t.renamed(f"{node.name}.{index}.{t.name}") for t in inner.outputs)
+                )
+                names.update(
+                    zip((t.name for t in inner.outputs), (t.name for t in made), strict=True)
+                )
+                label = f"{node.name}.{index}.{inner.name}"
+                nodes.append(replace(inner, name=label, inputs=inputs, outputs=made))
+            carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
+            names.update({old: names[new] for old, new in carried})
+    return replace(graph, nodes=tuple(nodes))
+
+
+def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph with its layers as regions, one after the other, and these regions.
+
+    Patterns are written out. ``who`` needs it, for the message.
+
+    Raises:
+        PipelineError: where a layer stands is not known, or layers are no plain chain.
+    """
+    try:
+        flat = written_out(graph) if patterned(graph) else graph
+    except InputError as error:
+        raise PipelineError(f"{who}: {error}") from None
+    found = [(n, n.op) for n in flat.nodes if isinstance(n.op, Repeat) and n.op.rounds != "other"]
+    if not found:
+        raise PipelineError(f"{who}: {graph.name!r} has no repeated layers")
+    for node, region in found:
+        if region.rounds == "gathered":
+            raise PipelineError(
+                f"{who}: layers of {graph.name!r} are gathered by kind ({node.name!r} …): which "
+                "stand early is not known"
+            )
+        if not region.presence.is_full:
+            raise PipelineError(f"{who}: tokens leave the layers of {graph.name!r} early already")
+        if region.shared_instances is not None or not region.carried == len(node.outputs) == 1:
+            raise PipelineError(
+                f"{who}: layers of {node.name!r} share weights or hand on more than one result"
+            )
+        if region.parts or region.gathered:
+            raise PipelineError(f"{who}: layers of {node.name!r} each take or give a part")
+    for (before, _), (after, _) in pairwise(found):
+        if after.inputs[0] != before.outputs[0].name:
+            raise PipelineError(
+                f"{who}: something stands between {before.name!r} and {after.name!r}"
+            )
+    return flat, tuple(node for node, _ in found)
+
+
+def row_of(graph: Graph, tensor: Tensor) -> Expr:
+    """Elements of ``tensor`` that one result contracts over: what shares scales.
+
+    The last dimension; for the kernel of a convolution all but the first.
+    """
+    return Mul(*tensor.shape[1:]) if _is_kernel(graph, tensor.name) else tensor.shape[-1]
+
+
+def _is_kernel(graph: Graph, name: str) -> bool:
+    """True when only convolutions use a tensor, as their kernel; fused ones are opened."""
+    users = graph.consumers[name]
+    return bool(users) and all(
+        _is_kernel(u.op.body, name)
+        if isinstance(u.op, Fused)
+        else isinstance(u.op, Conv) and u.inputs[1] == name
+        for u in users
+    )

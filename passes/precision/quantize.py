@@ -1,0 +1,519 @@
+"""Quantisation of weights, activations and caches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import sympy
+from sympy import Expr, Integer
+
+from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.hardware.machine import Engine, Machine
+from costgraph.hardware.systems import System
+from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.program import Program
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.experts import ExpertLinear
+from costgraph.ops.linear import Linear
+from costgraph.ops.quant import (
+    COMPUTE_BITS,
+    NarrowResult,
+    QuantExpertLinear,
+    QuantizeTo,
+    QuantLinear,
+)
+from costgraph.ops.tokens import Embedding
+from costgraph.passes.precision.formats import (
+    ACTIVATIONS,
+    KV,
+    PRESETS,
+    ROW,
+    TENSOR,
+    WEIGHTS,
+    Scheme,
+)
+from costgraph.passes.precision.layers import (
+    Keep,
+    parse_keep,
+    patterned,
+    row_of,
+    segments,
+    written_out,
+)
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, checked, option
+
+ZERO = Integer(0)
+ONE = Integer(1)
+DEFAULT = "default"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Stores weights, activations and caches in narrower formats.
+
+    Weights are those that products and look-ups convert as they load them (projections,
+    kernels of convolutions, embedding tables): norms, biases, tables of relative
+    positions and parameters of scans stay. A weight that meets a wide activation is
+    converted in the kernel that loads it, 2 FLOP per element.
+    Activations are narrowed in front of the projections; results, residuals,
+    norms and attention stay in 16 bit. Caches are narrowed as they are
+    appended to and converted where attention reads them.
+    """
+
+    name: ClassVar[str] = "quantize"
+    title: ClassVar[str] = "store weights, activations and caches in narrower formats"
+    formula: ClassVar[str] = (
+        "bits/element = b + (scale + zero)/group + outer/(group·outer_group); "
+        "a product runs in the narrowest type that takes both operands"
+    )
+    source: ClassVar[str] = "arXiv 2402.16363 §3.1.1; arXiv 2211.10438; OCP MX v1.0"
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "quantisation: operands are converted once per kernel, 2 FLOP per element on the "
+        "vector engine",
+    )
+
+    stage: ClassVar[Stage] = Stage.FORMATS
+
+    preset: str = option("word", NONE, "formats by one name", choices=tuple(PRESETS))
+    weights: str = option("word", NONE, "format of weights", choices=(NONE, *WEIGHTS))
+    activations: str = option("word", NONE, "format of activations", choices=(NONE, *ACTIVATIONS))
+    kv: str = option("word", NONE, "format of caches", choices=(NONE, *KV))
+    bits: Expr | str = option(
+        "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
+    )
+    group: Expr | str = option(
+        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR)
+    )
+    scale_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a weight scale", choices=(DEFAULT,), minimum=0
+    )
+    zero_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a weight zero point", choices=(DEFAULT,), minimum=0
+    )
+    outer_group: Expr | str = option(
+        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,)
+    )
+    outer_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a second-level scale", choices=(DEFAULT,), minimum=0
+    )
+    kv_group: Expr | str = option(
+        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR)
+    )
+    kv_scale_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a cache scale", choices=(DEFAULT,), minimum=0
+    )
+    kv_zero_bits: Expr | str = option(
+        "number", DEFAULT, "bits of a cache zero point", choices=(DEFAULT,), minimum=0
+    )
+    keep: str = option(
+        "word",
+        "lm_head|embed|positions|router",
+        "what stays wide: parts of names, A|B, each optionally NAME:3 or NAME:0-3 for layers; "
+        "'none' for nothing",
+    )
+    first: Expr = option("integer", ZERO, "first layers that stay wide", minimum=0)
+    last: Expr = option("integer", ZERO, "last layers that stay wide", minimum=0)
+    outliers: Expr = option("probability", ZERO, "fraction of elements kept in 16 bit")
+    outlier_index_bits: Expr = option(
+        "number", Integer(16), "bits that locate one sparse outlier weight", minimum=0
+    )
+    dynamic: bool = option(
+        "flag", True, "activation scales found at run time, in a kernel of their own"
+    )
+
+    def __post_init__(self) -> None:
+        for name, spec in self.options().items():
+            attribute = name.replace("-", "_")
+            value = getattr(self, attribute)
+            if spec.kind == "word":
+                if not isinstance(value, str):
+                    raise InputError(f"{name} must be a word, not {clip(value)}")
+                if spec.choices and value not in spec.choices:
+                    raise InputError(f"{name}: unknown {clip(value)}{nearest(value, spec.choices)}")
+            elif spec.kind != "flag" and value not in spec.choices:
+                unscaled = TENSOR in spec.choices and value in (math.inf, sympy.oo)
+                made = TENSOR if unscaled else checked(name, spec, value)
+                object.__setattr__(self, attribute, made)
+        if not self.keep:
+            object.__setattr__(self, "keep", NONE)
+        parse_keep(self.keep)
+
+    # --- formats -------------------------------------------------------------
+
+    @property
+    def schemes(self) -> tuple[Scheme | None, Scheme | None, Scheme | None]:
+        """Schemes of weights, activations and caches; None leaves them alone."""
+        preset = PRESETS[self.preset]
+        weights, activations, kv = (
+            own if own != NONE else given
+            for own, given in (
+                (self.weights, preset.weights),
+                (self.activations, preset.activations),
+                (self.kv, preset.kv),
+            )
+        )
+        changes = {
+            name: value
+            for name in ("group", "scale_bits", "zero_bits", "outer_group", "outer_bits")
+            if (value := getattr(self, name)) != DEFAULT
+        }
+        kv_changes = {
+            name.removeprefix("kv_"): value
+            for name in ("kv_group", "kv_scale_bits", "kv_zero_bits")
+            if (value := getattr(self, name)) != DEFAULT
+        }
+        scheme = None if weights == NONE else _changed(WEIGHTS[weights], changes)
+        if scheme is not None and isinstance(self.bits, Expr):
+            base = replace(scheme.base, name=f"{weights}:{self.bits}b", bits=self.bits)
+            scheme = replace(scheme, base=base)
+        return (
+            scheme,
+            None if activations == NONE else ACTIVATIONS[activations],
+            None if kv == NONE else _changed(KV[kv], kv_changes),
+        )
+
+    def run(self, program: Program, system: System) -> Outcome:
+        schemes = self.schemes
+        if schemes == (None, None, None):
+            miss = Miss(self.name, program.name, "no format given: state a preset or a format")
+            return Outcome(program, (), (miss,))
+        log = _Log()
+        plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
+        made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
+        return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
+
+
+def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:
+    """The scheme with options applied; a stated group opens up a block format."""
+    if not changes:
+        return scheme
+    base = scheme.base
+    if base.grouped:
+        scheme = replace(scheme, group=base.group, scale_bits=base.scale_bits)
+        base = replace(base, group=None, scale_bits=ZERO)
+    elif scheme.group == TENSOR and "group" not in changes:
+        return scheme
+    return replace(scheme, base=base, **changes)
+
+
+# --- the rewrite ---------------------------------------------------------------
+
+
+@dataclass
+class _Log:
+    hits: list[str] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to do, everywhere in a program."""
+
+    made_by: Quantize
+    machine: Machine
+    weights: Scheme | None
+    activations: Scheme | None
+    kv: Scheme | None
+    keep: tuple[Keep, ...]
+
+    @property
+    def numbers_layers(self) -> bool:
+        """True when layers are told apart by their number."""
+        ends = (self.made_by.first, self.made_by.last)
+        return any(e != 0 for e in ends) or any(k.layers for k in self.keep)
+
+    def stays(self, names: tuple[str, ...], layer: tuple[Expr, Expr] | None) -> bool:
+        """True when the keep list names one of ``names`` in a layer range."""
+        return any(k.holds(name, layer) for k in self.keep for name in names)
+
+
+@dataclass(frozen=True)
+class _Rewrite:
+    """Rewrites one graph; ``layer`` is the range of layers that it stands for."""
+
+    plan: _Plan
+    log: _Log
+    top: bool = False
+    layer: tuple[Expr, Expr] | None = None
+
+    def graph(self, graph: Graph) -> Graph:
+        if self.top and self.plan.numbers_layers and patterned(graph):
+            graph = written_out(graph)
+        sources = tuple(self._source(graph, t) for t in graph.sources)
+        tensors = {t.name: t for t in sources}
+        narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
+        feeds = self._feeds(graph)
+        folded = {} if self.plan.made_by.dynamic else self._foldable(graph, feeds)
+        narrow: dict[str, str] = {name: name for name in folded}
+        nodes: list[Node] = []
+        names = {n.name for n in graph.nodes} | set(graph.tensors)
+        ranges = self._ranges(graph)
+
+        def add(node: Node) -> None:
+            operands = tuple(tensors[i] for i in node.inputs)
+            specs = node.op.infer(operands)
+            outputs = tuple(s.named(t.name) for s, t in zip(specs, node.outputs, strict=True))
+            tensors.update((t.name, t) for t in outputs)
+            nodes.append(replace(node, outputs=outputs))
+
+        for node in graph.nodes:
+            body = getattr(node.op, "body", None)
+            if node.name in ranges:
+                for part in self._split(node, ranges[node.name], names):
+                    add(part)
+                continue
+            if isinstance(body, Graph):
+                inner = replace(self, top=False).graph(body)
+                add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
+                continue
+            if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:
+                # Rows are converted as they are gathered; they never pass on narrow.
+                result = node.op.result or node.outputs[0].dtype
+                node = replace(node, op=replace(node.op, result=result))
+            if node.name not in feeds:
+                if node.outputs and node.outputs[0].name in folded:
+                    stored = NarrowResult(node.op, folded[node.outputs[0].name])
+                    node = replace(node, op=stored, origin=self._origin(node))
+                add(node)
+                continue
+            x = node.inputs[0]
+            format = feeds[node.name]
+            if format is not None and x not in narrow:
+                name = _fresh(f"{x}_quant", names)
+                made = replace(graph.tensors[x], name=name)
+                origin = self._origin(node)
+                add(Node(name, QuantizeTo(format), (x,), (made,), origin))
+                narrow[x] = name
+            inputs = (narrow[x] if format is not None else x, *node.inputs[1:])
+            wide = graph.tensors[x].dtype
+            op = self._linear(node, tensors[inputs[0]], tensors[inputs[1]], wide)
+            if op == node.op and inputs == node.inputs:
+                add(node)
+            else:
+                self.log.hits.append(node.name)
+                add(replace(node, op=op, inputs=inputs, origin=self._origin(node)))
+        return replace(graph, sources=sources, nodes=tuple(nodes))
+
+    def _origin(self, node: Node) -> Origin:
+        return Origin((node.name,), self.plan.made_by.name)
+
+    # --- sources
+
+    def _source(self, graph: Graph, tensor: Tensor) -> Tensor:
+        scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
+        if scheme is None or len(tensor.shape) < 2:
+            return tensor
+        if self.plan.stays((tensor.name, *_users(graph, tensor.name)), self.layer):
+            self._miss(tensor.name, "in the keep list")
+            return tensor
+        if tensor.role is Role.WEIGHT and not _is_converted(graph, tensor.name):
+            self._miss(tensor.name, "no matrix of a product and no table of a look-up")
+            return tensor
+        if not _is_wide(tensor.dtype):
+            self._miss(tensor.name, f"already stored as {tensor.dtype}")
+            return tensor
+        made = scheme.over(row_of(graph, tensor))
+        fraction = self.plan.made_by.outliers
+        if tensor.role is Role.WEIGHT and fraction != 0:
+            if self.plan.activations is not None:
+                made = _mixed(made, tensor.dtype, fraction)
+            else:
+                extra = fraction * (tensor.dtype.bits + self.plan.made_by.outlier_index_bits)
+                made = replace(made, name=f"{made.name}+sparse", bits=made.bits + extra)
+        if made.bits_per_element == tensor.dtype.bits_per_element and made.bits.is_number:
+            self._miss(tensor.name, f"{made} is no narrower than {tensor.dtype}")
+        self.log.hits.append(tensor.name)
+        return replace(tensor, dtype=made)
+
+    def _miss(self, where: str, why: str) -> None:
+        miss = Miss(self.plan.made_by.name, where, why)
+        if miss not in self.log.misses:
+            self.log.misses.append(miss)
+
+    # --- activations
+
+    def _feeds(self, graph: Graph) -> dict[str, DType | None]:
+        """Linear nodes to rewrite, with the format that their operand takes."""
+        found: dict[str, DType | None] = {}
+        if self.plan.weights is None and self.plan.activations is None:
+            return found
+        for node in graph.nodes:
+            if self.plan.activations is not None and node.op.kind == "conv":
+                self._miss(node.name, "convolutions keep their activations wide")
+            if not isinstance(node.op, Linear):
+                continue
+            x, w = graph.operands(node)[:2]
+            if self.plan.stays((node.name, w.name), self.layer):
+                continue
+            scheme = self.plan.activations
+            if scheme is not None and not _is_wide(x.dtype):
+                self._miss(node.name, f"its operand is already stored as {x.dtype}")
+                scheme = None
+            format = None
+            if scheme is not None:
+                format = scheme.over(w.shape[-1])
+                if self.plan.made_by.outliers != 0:
+                    format = _mixed(format, x.dtype, self.plan.made_by.outliers)
+            found[node.name] = format
+        return found
+
+    def _foldable(self, graph: Graph, feeds: Mapping[str, DType | None]) -> dict[str, DType]:
+        """Tensors that their producer can store narrow: all users take them so."""
+        found: dict[str, DType] = {}
+        for node in graph.nodes:
+            if node.op.is_view or len(node.outputs) != 1 or hasattr(node.op, "body"):
+                continue
+            name = node.outputs[0].name
+            users = graph.consumers[name]
+            formats = {feeds.get(u.name) for u in users}
+            format = formats.pop() if len(formats) == 1 else None
+            if format is None or name in graph.outputs or isinstance(node.op, Linear):
+                continue
+            if all(u.inputs[0] == name and name not in u.inputs[1:] for u in users):
+                found[name] = _without_scales(format)
+        return found
+
+    def _linear(self, node: Node, x: Tensor, w: Tensor, wide: DType) -> Linear:
+        op = node.op
+        assert isinstance(op, Linear)
+        fraction = self.plan.made_by.outliers
+        narrowed = x.dtype != wide
+        changes: dict[str, Any] = {}
+        if narrowed:
+            changes["result"] = getattr(op, "result", None) or wide
+            changes["outliers"] = fraction
+        elif fraction != 0 and w.dtype.name.endswith("+sparse"):
+            changes["sparse"] = fraction
+        stated = compute_type(x.dtype, w.dtype)
+        executing = _executing(self.plan.machine, stated)
+        if narrowed and executing != stated:
+            changes["compute"] = executing
+            self._miss(node.name, f"{self.plan.machine.name} lacks {stated}: runs as {executing}")
+        if not changes:
+            return op
+        if isinstance(op, QuantLinear):
+            return replace(op, **changes)
+        if isinstance(op, ExpertLinear):
+            return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
+        return QuantLinear(op.bias, op.contract, op.split, **changes)
+
+    # --- layers
+
+    def _ranges(self, graph: Graph) -> dict[str, list[tuple[Expr, Expr, bool]]]:
+        """Regions to cut: (first layer, layers, stays wide) of each part."""
+        made_by, regions = self.plan.made_by, []
+        if not self.top or not self.plan.numbers_layers:
+            return {}
+        for node in graph.nodes:
+            if isinstance(node.op, Repeat) and node.op.rounds != "other":
+                regions.append((node.name, node.op.count))
+                if node.op.rounds == "gathered":
+                    raise InputError(
+                        f"quantize: layers of {graph.name!r} are gathered by kind "
+                        f"({node.name!r} …): their numbers are not known"
+                    )
+        if not regions:
+            return {}
+        cuts = segments(regions, made_by.first, made_by.last, self.plan.keep)
+        for node in graph.nodes:
+            region = node.op
+            if not isinstance(region, Repeat) or len(cuts.get(node.name, ())) <= 1:
+                continue
+            whole = region.shared_instances is None and not region.parts
+            if not whole or region.carried != len(node.outputs):
+                raise InputError(
+                    f"quantize: region {node.name!r} cannot be cut into layers: its rounds "
+                    "share weights, take parts or have results besides the ones they carry"
+                )
+        return cuts
+
+    def _split(
+        self, node: Node, parts: list[tuple[Expr, Expr, bool]], names: set[str]
+    ) -> list[Node]:
+        region = node.op
+        assert isinstance(region, Repeat)
+        made: list[Node] = []
+        state = node.inputs
+        for index, (start, count, wide) in enumerate(parts):
+            inner = replace(self, top=False, layer=(start, count))
+            body = region.body if wide else inner.graph(region.body)
+            op = replace(region, body=body, count=count)
+            if len(parts) == 1:
+                return [replace(node, op=op)]
+            final = index == len(parts) - 1
+            name = _fresh(f"{node.name}_{index}", names)
+            outputs = tuple(
+                t if final else replace(t, name=_fresh(f"{t.name}_{index}_out", names))
+                for t in node.outputs
+            )
+            made.append(Node(name, op, state, outputs, self._origin(node)))
+            state = (*(t.name for t in outputs), *node.inputs[region.carried :])
+        return made
+
+
+def _users(graph: Graph, name: str) -> tuple[str, ...]:
+    """Names of the nodes that use a tensor; of a fused group, those inside that do."""
+    found: list[str] = []
+    for node in graph.consumers[name]:
+        body = getattr(node.op, "body", None)
+        if isinstance(body, Graph) and name in body.consumers:
+            found.extend(_users(body, name))
+        else:
+            found.append(node.name)
+    return tuple(found)
+
+
+def _is_converted(graph: Graph, name: str) -> bool:
+    """True if every user of a weight converts it as it loads it; views pass it on."""
+    users = graph.consumers[name]
+    for user in users:
+        body = getattr(user.op, "body", None)
+        if isinstance(body, Graph) and name in body.consumers:
+            if not _is_converted(body, name):
+                return False
+        elif user.op.is_view:
+            if not all(_is_converted(graph, t.name) for t in user.outputs):
+                return False
+        elif any(n == name and i not in user.op.converted for i, n in enumerate(user.inputs)):
+            return False
+    return bool(users)
+
+
+def _is_wide(dtype: DType) -> bool:
+    return dtype.compute in ("fp16", "bf16", "tf32", "fp32") and not dtype.grouped
+
+
+def _mixed(narrow: DType, wide: DType, fraction: Expr) -> DType:
+    """A fraction of the elements in the wide format instead of the narrow one."""
+    bits = narrow.bits * (1 - fraction) + wide.bits * fraction
+    return replace(narrow, name=f"{narrow.name}+{wide.name}", bits=bits)
+
+
+def _without_scales(format: DType) -> DType:
+    """The format with scales known beforehand, unless they are part of it."""
+    if format.is_float and format.scale_bits == 8:
+        return format
+    return replace(format, name=format.name.split("-")[0], group=None, scale_bits=ZERO)
+
+
+def _executing(machine: Machine, stated: str) -> str:
+    """The type in which the machine runs work stated in a type it may lack."""
+    try:
+        resolved = machine.resolve(Engine.TENSOR, stated)[1]
+    except HardwareError:
+        return stated
+    return stated if COMPUTE_BITS[resolved] == COMPUTE_BITS[stated] else resolved
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    made, index = name, 2
+    while made in taken:
+        made, index = f"{name}{index}", index + 1
+    taken.add(made)
+    return made
