@@ -129,6 +129,7 @@ def series(nodes: Sequence[Node]) -> Node:
     """Times one after the other: their sum."""
     return nodes[0] if len(nodes) == 1 else Total(tuple((False, n) for n in nodes))
 
+
 _CALLS = {Max: "max", Min: "min", ceiling: "ceil", floor: "floor"}
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from sympy import Add, Expr, Integer, Symbol, collect, expand
 
 from costgraph.errors import InputError, nearest
-from costgraph.formula.sums import power_sum
 from costgraph.formula.outline import (
     Reference,
     kind_of,
@@ -23,6 +22,7 @@ from costgraph.formula.outline import (
     outlined,
     rate_of,
 )
+from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, merged, remade
 from costgraph.symbols import symbol
 
@@ -372,9 +372,7 @@ class _Namer:
             for letter, group in letters.items()
             if len(group) == 1 and letter not in taken
         }
-        return names, tuple(
-            replace(c, symbol=names.get(c.symbol, c.symbol)) for c in self.made
-        )
+        return names, tuple(replace(c, symbol=names.get(c.symbol, c.symbol)) for c in self.made)
 
 
 def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Expr:
@@ -387,9 +385,7 @@ def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Exp
     return found
 
 
-def _candidates(
-    terms: Iterable[Term], ops: set[str], body: str, here: str = ""
-) -> Iterator[Term]:
+def _candidates(terms: Iterable[Term], ops: set[str], body: str, here: str = "") -> Iterator[Term]:
     """Terms of some operations in a body, which is somewhere in ``terms`` of the body ``here``."""
     for term in terms:
         if not ops & set(term.ops):
