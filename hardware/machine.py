@@ -399,15 +399,25 @@ class Machine(Portable):
         return replace(self, tiers=MappingProxyType({**self.tiers, name: tier}))
 
     def symbolic(self) -> Machine:
-        """The same machine with each peak and the bandwidth as a symbol.
+        """The same machine with each peak, bandwidth and latency as a symbol.
 
         ``F_bf16`` … are tensor peaks, ``F_vector_fp32`` … those of the other
-        engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have.
+        engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have;
+        ``BW_nvlink`` … are bandwidths of links, ``alpha_nvlink`` … their seconds per message.
         """
+        links = {
+            name: replace(
+                link,
+                bandwidth=symbol(link_symbol_name("BW", name)),
+                latency=symbol(link_symbol_name("alpha", name)) if link.latency else link.latency,
+            )
+            for name, link in self.links.items()
+        }
         return replace(
             self,
             peaks={key: symbol(peak_symbol_name(*key)) for key in self.peaks},
             memory=Memory(symbol("BW"), symbol("M") if self.memory.room is not None else None),
+            links=MappingProxyType(links),
         )
 
     def reserving(self, kept: str | int | float | sympy.Expr | None) -> Machine:
@@ -437,6 +447,10 @@ class Machine(Portable):
         values[symbol("BW")] = self.memory.bandwidth
         if self.memory.room is not None:
             values[symbol("M")] = self.memory.room
+        for name, link in self.links.items():
+            values[symbol(link_symbol_name("BW", name))] = link.bandwidth
+            if link.latency:
+                values[symbol(link_symbol_name("alpha", name))] = link.latency
         return values
 
     def under(self, convention: str) -> Machine:
@@ -477,3 +491,8 @@ def _kept(kept: Any, room: sympy.Expr) -> sympy.Expr:
 def peak_symbol_name(engine: Engine, dtype: str) -> str:
     """Name of the symbol for one peak: ``F_bf16``, ``F_vector_fp32``."""
     return f"F_{dtype}" if engine is Engine.TENSOR else f"F_{engine.value}_{dtype}"
+
+
+def link_symbol_name(figure: str, link: str) -> str:
+    """Name of the symbol for a figure of a link: ``BW_nvlink``, ``alpha_nvlink_c2c``."""
+    return f"{figure}_{re.sub(r'[^A-Za-z0-9]+', '_', link)}"[:40]

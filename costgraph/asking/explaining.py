@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
+from costgraph.asking.critical import (
+    HUGE,
+    Exchanged,
+    Question,
+    Race,
+    Stage,
+    exchanged,
+    races,
+    stages,
+)
 from costgraph.asking.workload import plain as numbers
 from costgraph.compiling.capacity import Fit, fit
 from costgraph.errors import InputError
-from costgraph.formula.formula import Formula, exact
+from costgraph.formula.formula import Formula
+from costgraph.formula.local import active
 from costgraph.formula.powers import placed
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
@@ -19,6 +30,9 @@ from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
+
+#: What can be explained.
+EXPLAINED = ("ttft", "tpot", "latency", "interval", "throughput")
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Next:
 
 @dataclass(frozen=True)
 class Floor:
-    """What stays if one rate of the machine became infinite."""
+    """What stays if one rate of the machine became infinite, or one latency zero."""
 
     symbol: str
     value: float
@@ -71,6 +85,9 @@ class Explanation:
         levers: elasticity by symbol: per cent of change per per cent.
         nexts: nearest changes of bound along each symbol.
         floors: values with one rate infinite.
+        races: what runs at the same time, and which of it everything waits for.
+        stages: units of a pipeline, with their time for one group of sequences.
+        links: what goes over links between devices.
     """
 
     metric: str
@@ -85,6 +102,9 @@ class Explanation:
     levers: Mapping[str, float]
     nexts: tuple[Next, ...]
     floors: tuple[Floor, ...]
+    races: tuple[Race, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    links: tuple[Exchanged, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.metric}: {self.setting.text()}>"
@@ -110,26 +130,27 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
 
     Args:
         compiled: a compiled model; symbols of its machine take its figures.
-        metric: a time (``ttft``, ``tpot``, ``latency``) or ``throughput``.
+        metric: a time (``ttft``, ``tpot``, ``latency``, ``interval``) or ``throughput``.
         values: a number for every size of the metric.
 
     Raises:
         InputError: the metric is no time or rate, or a value is missing.
     """
-    if metric not in ("ttft", "tpot", "latency", "throughput"):
-        raise InputError(f"explain: {metric!r} is not a time: ttft, tpot, latency or throughput")
+    if metric not in EXPLAINED:
+        *most, last = EXPLAINED
+        known = f"{', '.join(most)} or {last}"
+        raise InputError(f"explain: {metric!r} is not a time: {known}")
     machine = compiled.bound or compiled.machine
     twin = replace(compiled, machine=machine.symbolic())
     formula: Formula = getattr(twin, metric)
     rates = {s.name: v for s, v in machine.bindings().items() if s in formula.symbols}
     near = formula.local(**values, **rates)
-    shares: list[Share] = []
-    for term in formula.terms:
-        one = replace(formula, terms=(term,), numerator=None)
-        part = one.local(**{s.name: near.point[s] for s in one.symbols})
-        shares.extend(
-            Share(p.ops, p.resource, float(placed(p.expr, part.point))) for p in part.parts
-        )
+    shares = [
+        Share(p.ops, p.resource, float(placed(p.expr, near.point)))
+        for term in formula.terms
+        for p in active(term, near.point)
+    ]
+    asked = Question(compiled, twin.machine, metric, near.point, rates)
     total = sum(s.share for s in shares)
     shares = [replace(s, share=s.share / total) for s in shares]
     return Explanation(
@@ -145,6 +166,9 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         levers=near.elasticities(),
         nexts=tuple(_nexts(formula, near.point)),
         floors=tuple(_floors(formula, rates, near.point)),
+        races=races(asked),
+        stages=stages(asked),
+        links=exchanged(asked),
     )
 
 
@@ -171,11 +195,11 @@ def _nexts(formula: Formula, point: Mapping[Any, Expr]) -> list[Next]:
 
 
 def _floors(formula: Formula, rates: Mapping[str, Expr], point: Mapping[Any, Expr]) -> list[Floor]:
-    """The metric with one rate infinite: the arms over it vanish."""
+    """The metric with one rate infinite or one latency zero: what hangs on it vanishes."""
     found = []
     for name in rates:
         x = symbol(name)
-        huge = {**dict(point), x: exact(10**40)}
+        huge = {**dict(point), x: 1 / HUGE if name.startswith("alpha_") else HUGE}
         value = formula.evaluate(**{s.name: huge[s] for s in formula.symbols})
         found.append(Floor(name, float(value)))
     return found

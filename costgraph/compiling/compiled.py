@@ -86,7 +86,7 @@ class Compiled:
             InputError: the model generates no tokens.
         """
         self._require_tokens("ttft")
-        phases = self._until_first_token
+        phases = self.phases_of("ttft")
         terms = tuple(
             replace(t, ops=_labelled(p, t.ops, phases)) for p in phases for t in self._steps(p.name)
         )
@@ -107,8 +107,7 @@ class Compiled:
         if not self._decode:
             terms = tuple(
                 replace(t, count=t.count / p.tokens)
-                for p in self.program.phases
-                if p.tokens != 0
+                for p in self.phases_of("tpot")
                 for t in self._steps(p.name)
             )
             return self._formula("tpot", "s", terms)
@@ -135,7 +134,7 @@ class Compiled:
         sequences at once, less than the time of a step. Of programs without decode steps,
         between two forward passes.
         """
-        phases = self._decode or self.program.phases
+        phases = self.phases_of("interval")
         terms = tuple(
             replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, phases))
             for p in phases
@@ -355,6 +354,16 @@ class Compiled:
 
     def _require_tokens(self, metric: str) -> None:
         require(self.program, metric)
+
+    def phases_of(self, metric: str) -> tuple[Phase, ...]:
+        """The phases that a time is about: of ``ttft``, ``tpot``, ``interval`` or a request."""
+        if metric == "ttft":
+            return self._until_first_token
+        if metric == "tpot":
+            return self._decode or tuple(p for p in self.program.phases if p.tokens != 0)
+        if metric == "interval":
+            return self._decode or self.program.phases
+        return self.program.phases
 
     @property
     def _until_first_token(self) -> tuple[Phase, ...]:

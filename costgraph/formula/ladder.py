@@ -15,6 +15,7 @@ from costgraph.errors import InputError, clip
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
+from costgraph.formula.outline import kind_of
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
 from costgraph.symbols import SIZES
@@ -81,7 +82,7 @@ def bounds(found: Iterable[tuple[Term, str]]) -> dict[str, tuple[str, ...]]:
     compared = {op for term, _ in pairs if term.floor != 0 for op in term.ops}
     groups: dict[str, dict[str, None]] = {}
     for term, resource in pairs:
-        counts_floors = resource == LATENCY and term.floor == 0
+        counts_floors = kind_of(resource) == LATENCY and term.floor == 0
         ops = [op for op in term.ops if not (counts_floors and op in compared)]
         if ops:
             groups.setdefault(resource, {}).update(dict.fromkeys(ops))

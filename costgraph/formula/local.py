@@ -139,7 +139,7 @@ def local(formula: Formula, **values: Any) -> Local:
     check(formula, point)
     groups: dict[str, list[Part]] = {}
     for term in formula.terms:
-        for part in _active(term, point):
+        for part in active(term, point):
             groups.setdefault(part.resource, []).append(part)
     parts = tuple(
         Part(
@@ -154,8 +154,12 @@ def local(formula: Formula, **values: Any) -> Local:
     return Local(formula.name, formula.unit, point, expr, parts)
 
 
-def _active(term: Term, point: Mapping[Symbol, Expr]) -> Iterator[Part]:
-    """What a term consists of around the point: its largest arms, chains opened."""
+def active(term: Term, point: Mapping[Symbol, Expr]) -> Iterator[Part]:
+    """What a term consists of around a point: its largest arms, chains opened.
+
+    Raises:
+        InputError: a sum over contexts has no closed form; see :func:`local`.
+    """
     for arm, span in _largest_over(term, point):
         for part in _parts(term, arm, span, point):
             yield replace(part, expr=term.count * part.expr)
@@ -179,7 +183,7 @@ def _parts(term: Term, arm: Arm, span: Span | None, point: Mapping[Symbol, Expr]
     """An arm without its term's count, over a range where there is one."""
     if arm.chain:
         for inner in arm.chain:
-            yield from _active(replace(inner, span=span), point)
+            yield from active(replace(inner, span=span), point)
         return
     expr = arm.expr if span is None else power_sum(arm.expr, span)
     if expr is None:

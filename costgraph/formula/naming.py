@@ -7,15 +7,23 @@ at hand. A derivation is kept only if it gives the value exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sympy import Add, Expr, Integer, Symbol, collect, expand
 
 from costgraph.errors import InputError, nearest
+from costgraph.formula.outline import (
+    Reference,
+    kind_of,
+    label_of,
+    link_of,
+    outlined,
+    rate_of,
+)
 from costgraph.formula.sums import power_sum
-from costgraph.formula.terms import Arm, Span, Term, collected
+from costgraph.formula.terms import Arm, Span, Term, chained, merged, remade
 from costgraph.symbols import symbol
 from costgraph.views import view_text
 
@@ -49,14 +57,50 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One candidate of a maximum: ``amount / rate``, or lines one after the other.
+
+    ``label`` says which body or link it is the time of, where that is to be said.
+    """
+
+    amount: Expr
+    rate: Symbol | None = None
+    chain: tuple[Line, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True)
 class Line:
-    """``count × max(amount / rate …)``, or a norm; with a span its sum over contexts."""
+    """``count × max(arms)``, or a norm; with a span its sum over contexts.
+
+    ``link`` is the link whose time the line is, where it is that alone.
+    """
 
     count: Expr
-    arms: tuple[tuple[Expr, Expr | None], ...]
+    arms: tuple[Side, ...]
     ops: tuple[str, ...]
     span: Span | None = None
     norm: Expr | None = None
+    link: str = ""
+
+    def renamed(self, names: Mapping[Symbol, Symbol]) -> Line:
+        """The line with other names for its constants."""
+        arms = (
+            replace(
+                a, amount=a.amount.xreplace(names), chain=tuple(x.renamed(names) for x in a.chain)
+            )
+            for a in self.arms
+        )
+        return replace(self, arms=tuple(arms))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A body of its own name: what runs while others do, ``symbol`` for the sum of lines."""
+
+    symbol: Symbol
+    name: str
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +117,7 @@ class Named:
         rates: the machine's rates by symbol, with their values.
         dims: the model's dimensions, with their values.
         notes: sentences about where the summary is exact.
+        parts: long bodies that run at the same time, to which the lines refer by name.
     """
 
     formula: Formula
@@ -82,6 +127,7 @@ class Named:
     rates: Mapping[Symbol, Expr]
     dims: Mapping[Symbol, Expr]
     notes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def text(self) -> str:
         """Plain text."""
@@ -142,40 +188,61 @@ class _Namer:
     def named(self, detail: str) -> Named:
         if detail not in DETAILS:
             raise InputError(f"unknown detail {detail!r}{nearest(detail, DETAILS)}")
-        smooth = any(t.norm is not None and len(t.arms) > 1 for t in self.formula.terms)
+        smooth = any(t.any_smooth for t in self.formula.terms)
         if (self.formula.unit != "s" or smooth) and self.formula.numerator is None:
             detail = "ops"  # amounts have no rates to compare, norms no such bounds
-        lines = self._summary() if detail == "summary" else self._ops()
-        notes = self._notes() if detail == "summary" else ()
-        taken = {s.name for s in (*self.formula.symbols, *self.dims)}
-        lines, constants = _shortened(lines, self.made, taken)
+        parts: tuple[Part, ...] = ()
+        if detail == "summary":
+            lines, notes = self._summary(), self._notes()
+        else:
+            (lines, parts), notes = self._ops(), ()
+        names, constants = self._shortened()
+        lines = tuple(line.renamed(names) for line in lines)
+        parts = tuple(replace(p, lines=tuple(x.renamed(names) for x in p.lines)) for p in parts)
         found = set().union(*(c.derivation.free_symbols for c in constants if c.derivation), set())
         dims = {s: v for s, v in self.dims.items() if s in found}
-        return Named(self.formula, detail, lines, constants, self._rates(), dims, notes)
+        return Named(self.formula, detail, lines, constants, self._rates(), dims, notes, parts)
 
     # --- lines ---------------------------------------------------------------
 
-    def _ops(self) -> tuple[Line, ...]:
-        lines = []
-        for term in collected(self.formula.terms):
-            arms = tuple(self._arm(term, arm) for arm in term.arms)
-            lines.append(Line(term.count, arms, term.ops, term.span, term.norm))
-        return tuple(lines)
+    def _ops(self) -> tuple[tuple[Line, ...], tuple[Part, ...]]:
+        taken = (*self.formula.symbols, *self.dims)
+        outline = outlined(self.formula.terms, taken)
+        lines = tuple(self._line(t) for t in outline.terms)
+        parts = (
+            Part(b.symbol, b.name, tuple(self._line(t, b.name) for t in b.terms))
+            for b in outline.bodies
+        )
+        return lines, tuple(parts)
+
+    def _line(self, term: Term, body: str = "") -> Line:
+        """A term of a body; of the formula itself without one."""
+        alone = len(term.arms) == 1
+        arms = tuple(self._side(term, arm, body) for arm in term.arms)
+        link = link_of(term.arms[0].resource) if alone else ""
+        return Line(term.count, arms, term.ops, term.span, term.norm, link)
 
     def _summary(self) -> tuple[Line, ...]:
         if self.formula.numerator is not None:
             raise InputError(f"{self.formula.name} is a rate: summarise the time it is made from")
-        groups: dict[str, list[Term]] = {}
-        for term in self.formula.terms:
-            for arm in term.arms:
-                groups.setdefault(arm.resource, []).append(replace(term, arms=(arm,)))
         lines = []
-        for resource, terms in groups.items():
-            whole = Add(*(self._alone(t) for t in terms))
-            ops = tuple(dict.fromkeys(op for t in terms for op in t.ops))
-            total = Term(Integer(1), (Arm(whole, resource),), ops)
-            lines.append(Line(Integer(1), (self._arm(total, total.arms[0]),), ops))
+        kinds = (kind_of(a.resource) for t in self.formula.terms for a in t.leaves)
+        for resource in dict.fromkeys(kinds):
+            made = (remade(_only(t, resource)) for t in self.formula.terms)
+            terms = merged(t for t in made if t.count != 0)
+            lines.append(self._together(resource, terms))
         return tuple(lines)
+
+    def _together(self, resource: str, terms: tuple[Term, ...]) -> Line:
+        """What one resource does alone, in one line: an amount, and maxima of amounts."""
+        ops = tuple(dict.fromkeys(op for t in terms for op in t.ops))
+        summed = Add(*(self._alone(t) for t in terms if len(t.arms) == 1))
+        whole = () if summed == 0 else (Term(Integer(1), (Arm(summed, resource),), ops),)
+        parts = (*whole, *outlined((t for t in terms if len(t.arms) > 1), ()).terms)
+        if len(parts) == 1:
+            return replace(self._line(parts[0]), ops=ops)
+        chain = tuple(self._line(t) for t in parts)
+        return Line(Integer(1), (Side(Integer(0), None, chain),), ops, link=link_of(resource))
 
     @staticmethod
     def _alone(term: Term) -> Expr:
@@ -198,16 +265,22 @@ class _Namer:
         notes = []
         for piece in found:
             if len(piece.bound) == 1:
-                (resource,) = piece.bound
+                resource = kind_of(next(iter(piece.bound)))
                 lower, upper = (view_text("end_text", e) for e in (piece.lower, piece.upper))
                 notes.append(f"exactly the {resource} line for {lower} <= B < {upper}")
         return tuple(notes)
 
     # --- arms ----------------------------------------------------------------
 
-    def _arm(self, term: Term, arm: Arm) -> tuple[Expr, Expr | None]:
-        """(amount in named constants, symbol of the rate) of one arm."""
-        rate = self.formula.rates.get(arm.resource)
+    def _side(self, term: Term, arm: Arm, body: str) -> Side:
+        """One arm in named constants, over the symbol of its rate."""
+        label = label_of(arm, len(term.arms) == 1)
+        if isinstance(arm, Reference):
+            return Side(arm.expr, None, label=label)
+        if arm.chain:
+            chain = tuple(self._line(t, arm.resource) for t in arm.chain)
+            return Side(arm.expr, None, chain, label)
+        rate = rate_of(self.formula.rates, arm.resource)
         amount = expand(arm.expr if rate is None else arm.expr * rate)
         unit = self.formula.unit
         if rate is not None:
@@ -217,10 +290,11 @@ class _Namer:
             if coefficient.is_Integer and abs(coefficient) <= SHORT:
                 parts.append(coefficient * monomial)
                 continue
-            derivation = self._derivation(term, arm, monomial)
+            derivation = self._derivation(term, arm, monomial, body)
             parts.append(self._constant(coefficient, monomial, unit, arm, term.ops, derivation))
         name = None if rate is None else rate_symbol(arm.resource)
-        return Add(*parts, evaluate=False) if len(parts) > 1 else Add(*parts), name
+        amount = Add(*parts, evaluate=False) if len(parts) > 1 else Add(*parts)
+        return Side(amount, name, label=label)
 
     def _constant(
         self,
@@ -242,19 +316,17 @@ class _Namer:
         self.made.append(Constant(made, value, unit, per, ops, derivation))
         return made * per
 
-    def _derivation(self, term: Term, arm: Arm, monomial: Expr) -> Expr | None:
+    def _derivation(self, term: Term, arm: Arm, monomial: Expr, body: str) -> Expr | None:
         """The coefficient in the model's dimensions, if it gives the value exactly."""
         if self.twin is None:
             return None
-        rate = self.twin.rates.get(arm.resource, Integer(1))
-        own = self.formula.rates.get(arm.resource, Integer(1))
+        rate = rate_of(self.twin.rates, arm.resource) or Integer(1)
+        own = rate_of(self.formula.rates, arm.resource) or Integer(1)
         value = expand(arm.expr * own).as_coefficients_dict()[monomial]
         total: Expr = Integer(0)
-        for other in self.twin.terms:
-            if not set(other.ops) & set(term.ops):
-                continue
+        for other in _candidates(self.twin.terms, set(term.ops), body):
             for candidate in other.arms:
-                if candidate.resource != arm.resource:
+                if kind_of(candidate.resource) != arm.resource:
                     continue
                 expr = candidate.expr
                 if other.span is not None and term.span is None:
@@ -270,15 +342,28 @@ class _Namer:
         total = expand(total)
         if expand(total.xreplace(dict(self.dims)) - value) != 0:
             return None
-        return collect(total, symbol("L"))
+        return None if total.is_number else collect(total, symbol("L"))
 
     def _rates(self) -> dict[Symbol, Expr]:
-        used = {arm.resource for term in self.formula.terms for arm in term.arms}
+        used = {kind_of(arm.resource) for term in self.formula.terms for arm in term.leaves}
         return {
             rate_symbol(resource): rate
             for resource, rate in self.formula.rates.items()
             if resource in used
         }
+
+    def _shortened(self) -> tuple[dict[Symbol, Symbol], tuple[Constant, ...]]:
+        """Letters that occur once lose their number, unless a symbol has that name."""
+        taken = {s.name for s in (*self.formula.symbols, *self.dims)}
+        letters: dict[str, list[Constant]] = {}
+        for constant in self.made:
+            letters.setdefault(constant.symbol.name.rstrip("0123456789"), []).append(constant)
+        names = {
+            group[0].symbol: symbol(letter)
+            for letter, group in letters.items()
+            if len(group) == 1 and letter not in taken
+        }
+        return names, tuple(replace(c, symbol=names.get(c.symbol, c.symbol)) for c in self.made)
 
 
 def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Expr:
@@ -291,24 +376,27 @@ def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Exp
     return found
 
 
-def _shortened(
-    lines: tuple[Line, ...], made: list[Constant], taken: set[str]
-) -> tuple[tuple[Line, ...], tuple[Constant, ...]]:
-    """Letters that occur once lose their number, unless a symbol has that name."""
-    letters: dict[str, list[Constant]] = {}
-    for constant in made:
-        letters.setdefault(constant.symbol.name.rstrip("0123456789"), []).append(constant)
-    renames = {
-        group[0].symbol: symbol(letter)
-        for letter, group in letters.items()
-        if len(group) == 1 and letter not in taken
-    }
-    constants = tuple(replace(c, symbol=renames.get(c.symbol, c.symbol)) for c in made)
-    shown = tuple(
-        replace(line, arms=tuple((a.xreplace(renames), rate) for a, rate in line.arms))
-        for line in lines
-    )
-    return shown, constants
+def _candidates(terms: Iterable[Term], ops: set[str], body: str, here: str = "") -> Iterator[Term]:
+    """Terms of some operations in a body, which is somewhere in ``terms`` of the body ``here``."""
+    for term in terms:
+        if not ops & set(term.ops):
+            continue
+        if not term.is_nested and here == body:
+            yield term
+        for arm in term.arms:
+            if arm.chain:
+                yield from _candidates(arm.chain, ops, body, arm.resource)
+
+
+def _only(term: Term, resource: str) -> Term:
+    """The term with nothing but the arms of one resource, of whichever unit."""
+    arms = []
+    for arm in term.arms:
+        if arm.chain:
+            arms.append(chained((_only(t, resource) for t in arm.chain), arm.resource))
+        elif kind_of(arm.resource) == resource:
+            arms.append(replace(arm, resource=resource))
+    return replace(term, arms=tuple(arms) or (Arm(Integer(0), resource),))
 
 
 def rate_symbol(resource: str) -> Symbol:

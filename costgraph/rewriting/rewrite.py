@@ -112,8 +112,10 @@ def _to_fixpoint(
             continue
         open_.discard(name)
         answer, seen = draft.watched(partial(_tried, rule, draft, node, machine))
+        if isinstance(answer, Replacement) and len({n.unit for n in answer.nodes}) > 1:
+            answer = Miss(rule.name, name, "different units run the parts")
         if isinstance(answer, Replacement):
-            made = _with_origin(answer, made_by)
+            made = _in_place(answer, made_by)
             try:
                 change = draft.put({n.name: n for n in answer.nodes}.values(), made)
             except VerifyError as error:
@@ -157,11 +159,12 @@ def _in_order(draft: Draft, names: Iterable[str]) -> tuple[list[tuple[int, str]]
     return queue, draft.stretched
 
 
-def _with_origin(found: Replacement, made_by: str) -> tuple[Node, ...]:
-    """The new nodes, with the provenance of all that they replace."""
+def _in_place(found: Replacement, made_by: str) -> tuple[Node, ...]:
+    """The new nodes with the provenance, on the unit, of all that they replace."""
     names = dict.fromkeys(name for n in found.nodes for name in (n.origin.nodes or (n.name,)))
     origin = Origin(tuple(names), made_by)
-    return tuple(replace(n, origin=origin) for n in (*found.also, found.new))
+    unit = found.nodes[0].unit
+    return tuple(replace(n, origin=origin, unit=n.unit or unit) for n in (*found.also, found.new))
 
 
 def rewrite_program(

@@ -10,14 +10,15 @@ and nothing else costs time, so the result is a lower bound on what the machine 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Integer, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
-from costgraph.counting.count import Item, Overlap, Row, counted
+from costgraph.counting.count import Item, Overlap, Row, counted, flat
 from costgraph.counting.footprint import footprint, resting
 from costgraph.formula.kinks import split
+from costgraph.formula.outline import link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
@@ -91,12 +92,9 @@ def step_terms(
     series = merged(_terms(phase, items, by))
     if phase.rounds == 1:
         return series
-    if phase.span is None:
-        others = overlapped(phase.rounds - 1, _stages(phase, items, by, ONE))
-        return series if others is None else merged((*series, others))
-    through = chained(series, "one group through all stages")
-    made = overlapped(ONE, (through, *_stages(phase, items, by, phase.rounds)))
-    return () if made is None else merged((made,))
+    made = _staged(phase, items, by).term
+    others = () if made is None else (made,)
+    return merged((*series, *others) if phase.span is None else others)
 
 
 def interval_terms(
@@ -106,6 +104,14 @@ def interval_terms(
     stages = _stages(phase, tuple(found), timing or ideal(machine), phase.rounds)
     made = overlapped(ONE, stages)
     return () if made is None else merged((made,))
+
+
+def stages(
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
+) -> tuple[Arm, ...]:
+    """What each unit of a graph does for one group of sequences, as a chain; in order."""
+    arms = _stages(phase, tuple(found), timing or ideal(machine), ONE)
+    return tuple(arm for arm in arms if arm.chain)
 
 
 def _stages(phase: Phase, items: tuple[Item, ...], timing: Timing, rounds: Expr) -> tuple[Arm, ...]:
@@ -123,13 +129,93 @@ def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term
         if isinstance(item, Row):
             yield from (remade(on_unit(term, item.unit)) for term in timing(phase, item))
             continue
-        bodies = [
-            chained(merged(_terms(phase, inner, timing)), name) for name, inner in item.bodies
-        ]
-        shared = _contended(_busy(phase, inner, timing) for _, inner in item.bodies)
-        made = overlapped(phase.bind(item.count), bodies, shared)
+        made = _at_once(phase, item, timing).term
         if made is not None:
             yield made
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """What runs at the same time in a step, nothing that is outlasted left out.
+
+    Attributes:
+        name: of the region, or what the bodies are.
+        count: how often it runs in one step.
+        bodies: a chain per body.
+        shared: the total of each resource that several bodies use.
+        ops: all operations in it.
+    """
+
+    name: str
+    count: Expr
+    bodies: tuple[Arm, ...]
+    shared: tuple[Arm, ...] = ()
+    ops: tuple[str, ...] = ()
+
+    @property
+    def term(self) -> Term | None:
+        """Its time; None where nothing takes any."""
+        return overlapped(self.count, self.bodies, self.shared)
+
+
+def at_once(
+    phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
+) -> Iterator[AtOnce]:
+    """Everything that runs at the same time in one step of ``phase``, outer regions first.
+
+    The stages that groups of sequences pass through are the last; see :func:`step_terms`.
+    """
+    items, by = tuple(found), timing or ideal(machine)
+    yield from _regions(phase, items, by, phase.rounds)
+    if phase.rounds != 1:
+        yield _staged(phase, items, by)
+
+
+def _regions(phase: Phase, items: Iterable[Item], timing: Timing, count: Expr) -> Iterator[AtOnce]:
+    for item in items:
+        if isinstance(item, Row):
+            yield from _with_exchange(phase, item, timing, count)
+            continue
+        made = _at_once(phase, item, timing)
+        yield replace(made, count=made.count * count)
+        for _, inner in item.bodies:
+            yield from _regions(phase, inner, timing, made.count * count)
+
+
+def _with_exchange(phase: Phase, row: Row, timing: Timing, count: Expr) -> Iterator[AtOnce]:
+    """A kernel that computes while its operand or result is exchanged."""
+    if not row.cost.links or not row.cost.flops:
+        return
+    for term in timing(phase, row):
+        links = [a for a in term.arms if link_of(a.resource)]
+        others = tuple(a for a in term.arms if not link_of(a.resource))
+        if not links or not others:
+            continue
+        once = replace(term, count=ONE)
+        bodies = [chained((replace(once, arms=others),), "kernel")]
+        bodies += [
+            chained((replace(once, arms=(a,)),), f"link {link_of(a.resource)}") for a in links
+        ]
+        yield AtOnce(row.name, term.count * count, tuple(bodies), (), (row.name,))
+
+
+def _at_once(phase: Phase, item: Overlap, timing: Timing) -> AtOnce:
+    bodies = tuple(
+        chained(merged(_terms(phase, inner, timing)), name) for name, inner in item.bodies
+    )
+    shared = tuple(_contended(_busy(phase, inner, timing) for _, inner in item.bodies))
+    ops = tuple(row.name for row in flat((item,)))
+    return AtOnce(item.name, phase.bind(item.count), bodies, shared, ops)
+
+
+def _staged(phase: Phase, items: tuple[Item, ...], timing: Timing) -> AtOnce:
+    """What several groups of sequences make of the stages; see :func:`step_terms`."""
+    ops = tuple(row.name for row in flat(items))
+    if phase.span is None:
+        return AtOnce("stages", phase.rounds - 1, _stages(phase, items, timing, ONE), (), ops)
+    through = chained(merged(_terms(phase, items, timing)), "one group through all stages")
+    bodies = (through, *_stages(phase, items, timing, phase.rounds))
+    return AtOnce("stages", ONE, bodies, (), ops)
 
 
 def on_unit(term: Term, unit: str) -> Term:

@@ -137,9 +137,9 @@ def test_summaries_read_back(case):
     lines = [x for x in named.text().splitlines() if re.match(r"    t\d+ = ", x)]
     pairs = dict(right_sides(named.latex())[1:])
     for index, (shown, line) in enumerate(zip(lines, named.lines, strict=True), 1):
-        values = {s: env[s.name] for a, r in line.arms for s in a.free_symbols}
-        ((amount, rate),) = line.arms
-        expected = float(amount.xreplace(values)) / env[rate.name]
+        (arm,) = line.arms
+        values = {s: env[s.name] for s in arm.amount.free_symbols}
+        expected = float(arm.amount.xreplace(values)) / env[arm.rate.name]
         assert read_text(shown.split(" = ", 1)[1])(env) == pytest.approx(expected, rel=1e-9)
         assert read_latex(pairs[f"t_{{{index}}}"])(env) == pytest.approx(expected, rel=1e-9)
     for constant in named.constants:  # what a legend derives, in the dimensions' letters

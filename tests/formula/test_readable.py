@@ -33,7 +33,13 @@ def rebuilt(found) -> dict:
     """The named lines with every constant and rate put back."""
     values = {c.symbol: c.value for c in found.constants} | dict(found.rates)
     return [
-        (line, [(a if r is None else a / r).xreplace(values) for a, r in line.arms])
+        (
+            line,
+            [
+                (a.amount if a.rate is None else a.amount / a.rate).xreplace(values)
+                for a in line.arms
+            ],
+        )
         for line in found.lines
     ]
 

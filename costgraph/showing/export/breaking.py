@@ -15,6 +15,7 @@ from costgraph.showing.export.layout import (
     POWER,
     PRODUCT,
     Call,
+    Labelled,
     Node,
     Norm,
     Power,
@@ -25,6 +26,7 @@ from costgraph.showing.export.layout import (
     call_latex,
     glue_latex,
     in_latex,
+    label_latex,
     sign_latex,
     to_latex,
 )
@@ -85,7 +87,7 @@ class _Measure:
                 self.at += 1
                 ends.append(_SCRIPT * self._argument())
             return max(14.4, *ends) + 1.7
-        if token in (r"\operatorname", r"\mathrm", r"\mathtt"):
+        if token in (r"\operatorname", r"\mathrm", r"\mathtt", r"\text"):
             return self._argument() + 1.7
         if token in _WIDTHS:
             return _WIDTHS[token]
@@ -151,6 +153,8 @@ def _pieces(node: Node, room: float) -> Iterator[str]:
             yield from _arguments(r"\Bigl\Vert ", arguments, close, room)
         case Series(index, lower, upper, body):
             yield from _between(f"{sign_latex(index, lower, upper)} ", _factor(body, room), "")
+        case Labelled(label, body):
+            yield from _opened(label_latex(label), _pieces(body, room))
         case Power(base, exponent):
             yield from _between(r"\Bigl(", _pieces(base, room), rf"\Bigr)^{{{to_latex(exponent)}}}")
         case _:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from costgraph.showing.export.table import si, value_text
+from costgraph.formula.ladder import HIDDEN
+from costgraph.formula.outline import kind_of, link_of, unit_of
+from costgraph.showing.export.table import seconds, si, value_text
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
+    from costgraph.asking.critical import Body, Exchanged, Race, Relief, Stage
     from costgraph.asking.explaining import Explanation, Next
 
 #: Shares below this are not worth a line.
 SMALL = 0.005
+#: Regions beyond these are not listed.
+MOST = 6
 
 
 def resource_text(name: str) -> str:
     """A resource in words."""
-    if name == "memory":
+    unit, kind = unit_of(name), kind_of(name)
+    if unit:
+        return f"{resource_text(kind)} of {unit}"
+    if kind == "memory":
         return "memory bandwidth"
-    if name == "latency":
+    if kind == "latency":
         return "launch latency"
-    engine, _, kind = name.partition(":")
-    return f"{kind} {'special-function' if engine == 'special' else engine} compute"
+    if kind == HIDDEN:
+        return "nothing: something else takes longer meanwhile"
+    if link_of(kind):
+        return f"link {link_of(kind)}"
+    engine, found, of = kind.partition(":")
+    if not found:
+        return kind
+    return f"{of} {'special-function' if engine == 'special' else engine} compute"
 
 
 def _ops(ops: tuple[str, ...], limit: int = 5) -> str:
@@ -33,9 +48,11 @@ def figure_text(name: str, value: float) -> str:
     """A symbol's value: whole for sizes, with unit for rates."""
     if name in LEGEND:
         return f"{value:.6g}"
+    if name.startswith("alpha_"):
+        return seconds(value)
     text = si(value)
     number, prefix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
-    return f"{number} {prefix}{'B/s' if name == 'BW' else 'FLOP/s'}"
+    return f"{number} {prefix}{'FLOP/s' if name.startswith('F_') else 'B/s'}"
 
 
 def change_text(n: Next) -> str:
@@ -72,8 +89,9 @@ def explanation_text(e: Explanation) -> str:
     if e.nexts:
         lines.append("what bounds it changes with")
         lines.extend(f"    {change_text(n)}" for n in sorted(e.nexts, key=_distance))
+    lines.extend(critical_lines(e))
     word = "at most" if e.unit != "s" else "still"
-    lines.append("with one rate infinite")
+    lines.append("with one rate infinite, or one latency zero")
     for floor in e.floors:
         gain = e.value / floor.value if e.unit == "s" else floor.value / e.value
         if gain > 1 + SMALL:
@@ -81,6 +99,81 @@ def explanation_text(e: Explanation) -> str:
                 f"    {floor.symbol}: {word} {value_text(floor.value, e.unit)} ({gain:.3g}× faster)"
             )
     return "\n".join([*lines, *e.setting.foot()])
+
+
+def critical_lines(e: Explanation) -> list[str]:
+    """What runs at the same time, the stages of a pipeline, and the links."""
+    lines = ["at the same time"] if e.races else []
+    for race in e.races[:MOST]:
+        lines.append(f"    {race_text(race)}")
+        lines.extend(f"        {body_text(race, body)}" for body in _named(race))
+        lines.extend(f"        {relief_text(relief)}" for relief in race.reliefs)
+    if len(e.races) > MOST:
+        lines.append(f"    … and {len(e.races) - MOST} more")
+    if e.stages:
+        lines.append("stages, for one group of sequences")
+        lines.extend(f"    {stage_text(stage)}" for stage in e.stages)
+    if e.links:
+        lines.append("over links, hidden or not")
+        lines.extend(f"    {link_text(link)}" for link in e.links)
+    return lines
+
+
+def race_text(race: Race) -> str:
+    """Which of several bodies everything waits for, as a sentence."""
+    times = "" if race.count == 1 else f", {race.count:.6g} times"
+    head = f"{race.phase}, {race.name}{times}: {seconds(race.seconds)}"
+    if not race.decided:
+        return f"{head}; what takes longest changes with the context: ask tpot at a T"
+    if race.contended:
+        return f"{head}, decided by what is shared: {resource_text(race.bodies[0].name)}"
+    return f"{head}, waiting for {_named(race)[0].name}"
+
+
+def _named(race: Race) -> list[Body]:
+    """Bodies that take equally long as one."""
+    found: list[Body] = []
+    for body in race.bodies:
+        same = found and not found[-1].resource and not body.resource
+        if same and abs(found[-1].seconds - body.seconds) <= 1e-9 * body.seconds:
+            found[-1] = replace(found[-1], name=f"{found[-1].name}, {body.name}")
+        else:
+            found.append(body)
+    return found
+
+
+def body_text(race: Race, body: Body) -> str:
+    """A body's time, and what it has to spare."""
+    what = f"{resource_text(body.name)}, of all together" if body.resource else body.name
+    spare = body.slack > 1e-9 * race.seconds
+    return f"{seconds(body.seconds):>9}  {what}" + (
+        f": {seconds(body.slack)} to spare" if spare else ""
+    )
+
+
+def relief_text(r: Relief) -> str:
+    """What would move the critical path, as a sentence."""
+    up = r.then > r.now
+    times = r.then / r.now if up else r.now / r.then
+    direction = "up" if up else "down"
+    rules = resource_text(r.rules) if ":" in r.rules or r.rules == "memory" else r.rules
+    figure = figure_text(r.symbol, r.then)
+    return f"{r.symbol} {direction} to {figure} ({times:.3g}×): then {rules} takes longest"
+
+
+def stage_text(s: Stage) -> str:
+    """A stage's time."""
+    slack = f": {seconds(s.slack)} to spare" if s.slack else ", the slowest"
+    return f"{seconds(s.seconds):>9}  {s.phase}, {s.name}{slack}"
+
+
+def link_text(x: Exchanged) -> str:
+    """A link's time, split into what messages and what bytes take."""
+    parts = ""
+    if x.latency is not None and x.wire is not None:
+        share = 100 * x.latency / x.seconds if x.seconds else 0.0
+        parts = f": {share:.3g}% latency, {100 - share:.3g}% bytes on the wire"
+    return f"{seconds(x.seconds):>9}  {x.link}{parts}; {_ops(x.ops)}"
 
 
 def _distance(n: Next) -> float:

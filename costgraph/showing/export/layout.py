@@ -107,9 +107,28 @@ class Series:
     body: Node
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """An argument of a maximum with the name of what it is the time of."""
+
+    label: str
+    body: Node
+
+
 Node: TypeAlias = (
-    "Number | Name | Verbatim | Product | Total | Ratio | Power | Call | Norm | Series"
+    "Number | Name | Verbatim | Product | Total | Ratio | Power | Call | Norm | Series | Labelled"
 )
+
+
+def labelled(label: str, node: Node) -> Node:
+    """``node`` under a label, if there is one."""
+    return Labelled(label, node) if label else node
+
+
+def series(nodes: Sequence[Node]) -> Node:
+    """Times one after the other: their sum."""
+    return nodes[0] if len(nodes) == 1 else Total(tuple((False, n) for n in nodes))
+
 
 _CALLS = {Max: "max", Min: "min", ceiling: "ceil", floor: "floor"}
 
@@ -272,6 +291,8 @@ def _text(node: Node) -> tuple[str, int]:
         case Series(index, lower, upper, body):
             ends = f"{to_text(index)} = {to_text(lower)} … {to_text(upper)}"
             return f"Σ[{ends}] {_in_text(body, PRODUCT)}", PRODUCT
+        case Labelled(label, body):
+            return f"{label}: {to_text(body)}", SUM
 
 
 # --- LaTeX -----------------------------------------------------------------------------
@@ -323,6 +344,8 @@ def _latex(node: Node) -> tuple[str, int]:
             return f"{whole}_{{{float(exponent):.3g}}}", POWER
         case Series(index, lower, upper, body):
             return f"{sign_latex(index, lower, upper)} {in_latex(body, PRODUCT)}", PRODUCT
+        case Labelled(label, body):
+            return label_latex(label) + to_latex(body), SUM
 
 
 def call_latex(function: str) -> str:
@@ -333,6 +356,11 @@ def call_latex(function: str) -> str:
 def sign_latex(index: Node, lower: Node, upper: Node) -> str:
     """The sign of a sum with its ends."""
     return rf"\sum_{{{to_latex(index)}={to_latex(lower)}}}^{{{to_latex(upper)}}}"
+
+
+def label_latex(label: str) -> str:
+    """What stands before an argument."""
+    return rf"\text{{{text_latex(label)}: }}"
 
 
 def glue_latex(node: Node) -> str:
@@ -414,6 +442,8 @@ def _mathml(node: Node) -> tuple[str, int]:
             start = _row(to_mathml(index), "<mo>=</mo>", to_mathml(lower))
             sign = f"<munderover><mo>&#x2211;</mo>{start}{to_mathml(upper)}</munderover>"
             return _row(sign, _fenced(body, PRODUCT)), PRODUCT
+        case Labelled(label, body):
+            return _row(f"<mtext>{_escaped(label)}:&#xA0;</mtext>", to_mathml(body)), SUM
 
 
 def name_mathml(text: str) -> str:

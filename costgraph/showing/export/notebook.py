@@ -12,6 +12,7 @@ from costgraph.formula.naming import named
 from costgraph.showing.export.explanation import (
     SMALL,
     change_text,
+    critical_lines,
     figure_text,
     resource_text,
 )
@@ -139,9 +140,16 @@ def explanation_html(e: Explanation) -> str:
     if e.nexts:
         items = "".join(f"<li>{escape(change_text(n))}</li>" for n in e.nexts)
         out += f"<p>what bounds it changes with</p><ul>{items}</ul>"
-    out += _table(("with this rate infinite", "at best"), floors, "floors")
+    out += _critical_html(e)
+    out += _table(("with this rate infinite or latency zero", "at best"), floors, "floors")
     out += f"<p>{escape(rates)}</p>" if rates else ""
     return out + _said(e.setting)
+
+
+def _critical_html(e: Explanation) -> str:
+    """What runs at the same time, stages and links, as lists."""
+    lines = critical_lines(e)
+    return text_html("\n".join(lines)) if lines else ""
 
 
 def program_html(program: Program) -> str:

@@ -71,7 +71,7 @@ def _left(row: Equation) -> str:
 
 
 def _legend(found: Named) -> list[str]:
-    rows = []
+    rows = [(p.symbol.name, "", text_latex(p.name)) for p in found.parts]
     for c in found.constants:
         per = "" if c.per == 1 else f" per ${to_latex(of_expr(c.per))}$"
         value = text_latex(amount_text(c.value, c.unit)) + per

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -17,42 +18,61 @@ from costgraph.showing.export.layout import (
     Ratio,
     Total,
     combined,
+    labelled,
     name_mathml,
     of_expr,
+    series,
     to_mathml,
     to_text,
 )
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
-    from costgraph.formula.naming import Constant, Line, Named
+    from costgraph.formula.naming import Constant, Line, Named, Side
 
 _UNITS = {"byte": "B", "FLOP": "FLOP", "s": "s"}
+_SMALL = (
+    (Rational(1, 10**3), "ms"), (Rational(1, 10**6), "µs"), (Rational(1, 10**9), "ns"),
+)  # fmt: skip
 _SIGNS = {"<=": "&#x2264;"}
 
 
 def line_node(line: Line) -> Node:
     """``count · max(amount / rate, …)`` as a tree."""
-    arms: list[Node] = []
-    for amount, rate in line.arms:
-        top = of_expr(amount)
-        arms.append(top if rate is None else Ratio(top, Name(rate.name)))
-    return combined(line.count, arms, line.norm, line.span)
+    return combined(line.count, [_side(arm) for arm in line.arms], line.norm, line.span)
 
 
-def _ops(ops: tuple[str, ...], limit: int = 6) -> str:
-    shown = ", ".join(ops[:limit])
-    return shown if len(ops) <= limit else f"{shown}, … ({len(ops)} ops)"
+def _side(arm: Side) -> Node:
+    if arm.chain:
+        return labelled(arm.label, series([line_node(line) for line in arm.chain]))
+    top = of_expr(arm.amount)
+    return labelled(arm.label, top if arm.rate is None else Ratio(top, Name(arm.rate.name)))
+
+
+def _source(line: Line, limit: int = 6) -> str:
+    """Where a line comes from."""
+    shown = ", ".join(line.ops[:limit])
+    shown = shown if len(line.ops) <= limit else f"{shown}, … ({len(line.ops)} ops)"
+    return f"{shown} (link {line.link})" if line.link else shown
 
 
 def amount_text(value: Expr, unit: str) -> str:
     """A value with its unit, SI-prefixed: ``33.55 MB``."""
     text = number_text(value)
     if unit == "s":
-        return f"{text} s"
+        return seconds_text(value)
     number, prefix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
     short = _UNITS.get(unit, unit) if prefix or unit != "byte" else "byte"
     return f"{number} {prefix}{short}"
+
+
+def seconds_text(value: Expr) -> str:
+    """A time with its unit: ``371.8 µs``; exact where a fraction of a second is short."""
+    text = number_text(value)
+    if "/" in text or not 0 < abs(value) < 1:
+        return f"{text} s"
+    scale, unit = next(x for x in _SMALL if abs(value) >= x[0] or x is _SMALL[-1])
+    return f"{float(value / scale):.4g} {unit}"
 
 
 def rate_text(name: Symbol, value: Expr) -> str:
@@ -83,7 +103,7 @@ class Equation:
     left: tuple[Node, ...]
     sign: str
     right: Node
-    ops: tuple[str, ...] = ()
+    source: str = ""
 
 
 def equations(found: Named) -> list[Equation]:
@@ -95,7 +115,7 @@ def equations(found: Named) -> list[Equation]:
         return [
             Equation((Call("max", names), head), "<=", total),
             *(
-                Equation((name,), "=", line_node(line), line.ops)
+                Equation((name,), "=", line_node(line), _source(line))
                 for name, line in zip(names, found.lines, strict=True)
             ),
         ]
@@ -104,10 +124,17 @@ def equations(found: Named) -> list[Equation]:
         below = Name("t")
         made.append(Equation((head,), "=", Ratio(of_expr(found.formula.numerator), below)))
         head = below
-    for index, line in enumerate(found.lines):
-        left, sign = ((), "+") if index else ((head,), "=")
-        made.append(Equation(left, sign, line_node(line), line.ops))
+    made.extend(_series_rows(head, found.lines))
+    for part in found.parts:
+        made.extend(_series_rows(Name(part.symbol.name), part.lines))
     return made or [Equation((head,), "=", Number(Rational(0)))]
+
+
+def _series_rows(head: Node, lines: tuple[Line, ...]) -> Iterator[Equation]:
+    """Lines one after the other, as what ``head`` is."""
+    for index, line in enumerate(lines):
+        left, sign = ((), "+") if index else ((head,), "=")
+        yield Equation(left, sign, line_node(line), _source(line))
 
 
 def _head(found: Named) -> str:
@@ -129,20 +156,26 @@ def named_text(found: Named) -> str:
             out = [f"{low} <= {_head(found)} <= {' + '.join(names)}  [{formula.unit}]"]
             for (name, node), line in zip(bound_nodes(found), found.lines, strict=True):
                 out.append(f"    {name} = {to_text(node)}")
-                out.append(f"         ← {_ops(line.ops)}")
+                out.append(f"         ← {_source(line)}")
         out.extend(f"    {note}" for note in found.notes)
     else:
         top = formula.numerator
         if top is not None:
             out[0] += f" {to_text(of_expr(top))} / ("
-        for index, line in enumerate(found.lines):
-            sign = "  " if index == 0 else "+ "
-            out.append(f"      {sign}{to_text(line_node(line))}")
-            out.append(f"            ← {_ops(line.ops)}")
+        out.extend(_series_text(found.lines))
         if top is not None:
             out.append("    )")
+        for part in found.parts:
+            out.append(f"  {part.symbol} ({part.name}) =")
+            out.extend(_series_text(part.lines))
     out.extend(_legend_text(found))
     return "\n".join([*about, *out])
+
+
+def _series_text(lines: tuple[Line, ...]) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        yield f"      {'+ ' if index else '  '}{to_text(line_node(line))}"
+        yield f"            ← {_source(line)}"
 
 
 def _legend_text(found: Named) -> list[str]:
@@ -176,7 +209,8 @@ def named_html(found: Named) -> str:
     setting = found.formula.setting
     about = "" if setting is None else f"<p>{'<br/>'.join(map(escape, setting.lines()))}</p>"
     rows = _rows_html(found)
-    legend = "".join(_legend_row(c) for c in found.constants)
+    legend = "".join(_row_html(p.symbol, "", escape(p.name)) for p in found.parts)
+    legend += "".join(_legend_row(c) for c in found.constants)
     for name, rate in found.rates.items():
         legend += _row_html(name, escape(rate_text(name, rate)))
     for s, v in found.dims.items():
@@ -201,7 +235,7 @@ def _rows_html(found: Named) -> str:
             f'<mtr><mtd style="text-align:right"><mrow>{left}</mrow></mtd>'
             f"<mtd><mo>{_SIGNS.get(row.sign, row.sign)}</mo></mtd>"
             f'<mtd style="text-align:left">{to_mathml(row.right)}</mtd>'
-            f'<mtd style="text-align:left"><mtext>{escape(_ops(row.ops))}</mtext></mtd></mtr>'
+            f'<mtd style="text-align:left"><mtext>{escape(row.source)}</mtext></mtd></mtr>'
         )
     return (
         '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">'

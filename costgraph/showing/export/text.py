@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Poly, PolynomialError, Pow, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
+from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of
 from costgraph.setting import foot
 from costgraph.showing.export.atoms import PREFIXES, number_text
 from costgraph.symbols import LEGEND
@@ -120,8 +122,8 @@ def _order(monomial: Expr) -> tuple[int, str]:
 
 def amount(arm: Arm, formula: Formula) -> tuple[Expr, Expr] | None:
     """(amount, rate) of an arm whose resource has a rate, else None."""
-    rate = formula.rates.get(arm.resource)
-    if rate is None:
+    rate = rate_of(formula.rates, arm.resource)
+    if rate is None or isinstance(arm, Reference):
         return None
     return expand(arm.expr * rate), rate
 
@@ -138,7 +140,9 @@ def rate_text(rate: Expr, resource: str) -> str:
 
 
 def arm_text(arm: Arm, formula: Formula) -> str:
-    """One arm as an amount over a rate."""
+    """One arm as an amount over a rate, or a body as its terms."""
+    if arm.chain:
+        return " + ".join(term_text(t, formula) for t in arm.chain).replace(" + -", " - ")
     parts = amount(arm, formula)
     if parts is None:
         return expr_text(arm.expr)
@@ -155,7 +159,7 @@ def term_text(term: Term, formula: Formula) -> str:
         if term.count != 1 and (" + " in body or " / " in body):
             body = f"({body})"
     else:
-        inner = " , ".join(arm_text(a, formula) for a in term.arms)
+        inner = " , ".join(_labelled(a, formula) for a in term.arms)
         body = f"max( {inner} )" if term.norm is None else f"‖ {inner} ‖{norm_text(term.norm)}"
     if term.span is not None:
         span = term.span
@@ -164,6 +168,11 @@ def term_text(term: Term, formula: Formula) -> str:
         return body
     count = expr_text(term.count)
     return f"{count} · {body}" if " " not in count else f"({count}) · {body}"
+
+
+def _labelled(arm: Arm, formula: Formula) -> str:
+    label, text = label_of(arm, alone=False), arm_text(arm, formula)
+    return f"{label}: {text}" if label else text
 
 
 def norm_text(norm: Expr) -> str:
@@ -179,35 +188,34 @@ def _bound(expr: Expr) -> str:
     return f"{expr_text(rest)} {'-' if constant < 0 else '+'} {number_text(abs(constant))}"
 
 
-def _names(ops: tuple[str, ...], limit: int = 6) -> str:
+def source_text(ops: tuple[str, ...], arms: Iterable[Arm] = (), limit: int = 6) -> str:
+    """Where a line comes from: operations, and the link where it is a link's time alone."""
     shown = ", ".join(ops[:limit])
-    return shown if len(ops) <= limit else f"{shown}, … ({len(ops)} ops)"
+    shown = shown if len(ops) <= limit else f"{shown}, … ({len(ops)} ops)"
+    links = {link_of(a.resource) for a in arms}
+    on = links.pop() if len(links) == 1 else ""
+    return f"{shown} (link {on})" if on else shown
 
 
 def formula_text(formula: Formula, legend: bool = True) -> str:
     """The formula, one line per term, with its operations, symbols and assumptions."""
-    from costgraph.formula.terms import collected
-
     arguments = ", ".join(s.name for s in formula.symbols)
-    terms = collected(formula.terms)
+    outline = outlined(formula.terms, formula.symbols)
     lines = [] if formula.setting is None else formula.setting.lines()
     lines.append(f"{formula.name}({arguments}) [{formula.unit}] =")
     indent = "    "
     if formula.numerator is not None:
         lines[-1] += f" {expr_text(formula.numerator)} / ("
         indent = "      "
-    for index, term in enumerate(terms):
-        sign = "  " if index == 0 else "+ "
-        lines.append(f"{indent}{sign}{term_text(term, formula)}")
-        if term.ops:
-            lines.append(f"{indent}      ← {_names(term.ops)}")
-    if not terms:
-        lines.append(f"{indent}0")
+    lines.extend(_series_lines(outline.terms, formula, indent))
     if formula.numerator is not None:
         lines.append("    )")
+    for body in outline.bodies:
+        lines.append(f"  {body.symbol} ({body.name}) =")
+        lines.extend(_series_lines(body.terms, formula, "    "))
     if legend:
         known = [s.name for s in formula.symbols if s.name in LEGEND]
-        if any(t.norm is not None and len(t.arms) > 1 for t in terms):
+        if any(t.any_smooth for t in formula.terms):
             known.append("‖a, b‖ₚ")
         if known:
             lines.append("where")
@@ -215,6 +223,17 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
         bounds = [f"{x.expr} <= {x.bound} ({x.why})" for x in formula.limits]
         lines += foot(bounds) if formula.setting is None else formula.setting.foot(*bounds)
     return "\n".join(lines)
+
+
+def _series_lines(terms: tuple[Term, ...], formula: Formula, indent: str) -> list[str]:
+    """Terms one after the other, each with where it comes from."""
+    lines = []
+    for index, term in enumerate(terms):
+        sign = "  " if index == 0 else "+ "
+        lines.append(f"{indent}{sign}{term_text(term, formula)}")
+        if term.ops:
+            lines.append(f"{indent}      ← {source_text(term.ops, term.arms)}")
+    return lines or [f"{indent}0"]
 
 
 __all__ = ["arm_text", "expr_text", "formula_text", "number_text", "rate_text", "term_text"]
