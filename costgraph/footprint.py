@@ -215,8 +215,9 @@ def _shown(
 ) -> Blocks:
     """Blocks of a view: of its operand, or of the one part of it that it shows."""
     op, (base, *_) = node.op, node.inputs
-    one = isinstance(op, Slice) and (op.axis, op.length) == (0, 1) and op.start.is_Integer
-    return parts[base][int(op.start)] if one and base in parts else owner[base]
+    if base in parts and isinstance(op, Slice) and (op.axis, op.length) == (0, 1):
+        return parts[base][int(op.start)] if op.start.is_Integer else owner[base]
+    return owner[base]
 
 
 def _live(
