@@ -50,6 +50,9 @@ class Setting:
     not_done: tuple[Undone, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Setting: {self.text()}>"
+
     def text(self, *more: str, without: Collection[str] = ()) -> str:
         """One line: what it is, ``more`` about it, then the conventions.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import formula, sweep, vocabulary
-from costgraph.cli.output import OutputError, abandon, guarded
+from costgraph.cli.output import OutputError, abandon, guarded, interrupted
 from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import print_json, remark
 from costgraph.compiling.metrics import METRICS
@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MemoryError:
             fail("not enough memory for this")
         except KeyboardInterrupt:
-            print("costgraph: interrupted", file=sys.stderr)
-            return 130
+            return interrupted()
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -125,6 +125,17 @@ def guarded() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+def interrupted(hint: str = "") -> int:
+    """Says that the user broke off, and nothing else; the exit code."""
+    if "asyncio" in sys.modules:
+        import logging
+
+        # What was running in loops of libraries is reported when the interpreter ends.
+        logging.getLogger("asyncio").disabled = True
+    print(f"costgraph: interrupted{hint}", file=sys.stderr)
+    return 130
+
+
 def abandon() -> None:
     """What is left in the buffer of standard output is thrown away.
 

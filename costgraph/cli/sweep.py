@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from costgraph.cli import vocabulary
+from costgraph.cli.output import interrupted
 from costgraph.cli.values import print_json, whole
 from costgraph.errors import InputError, clip
 from costgraph.setting import foot
@@ -134,8 +134,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     try:
         path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
     except KeyboardInterrupt:
-        print("costgraph: interrupted; the same command continues the sweep", file=sys.stderr)
-        return 130
+        return interrupted("; the same command continues the sweep")
     print(f"wrote {path}")
     return 0
 

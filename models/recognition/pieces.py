@@ -54,7 +54,9 @@ def under_casts(graph: Draft, name: str) -> tuple[str, tuple[Node, ...]]:
 
 
 def sole_user(graph: Draft, node: Node) -> Node | None:
-    """The only consumer of a node with one result."""
+    """The only consumer of a node with one result; None if it has several of either."""
+    if len(node.outputs) != 1:
+        return None
     users = graph.consumers[node.output]
     return users[0] if len(users) == 1 and node.output not in graph.outputs else None
 

@@ -105,7 +105,7 @@ def recognised_graph(
 def tidy(graph: Graph) -> Graph:
     """Views of views become one view; those that change nothing, or stand twice, disappear."""
     renamed: dict[str, str] = {}
-    views: dict[object, str] = {}
+    views: dict[object, tuple[str, ...]] = {}
     made: dict[str, Node] = {}
     nodes: list[Node] = []
     results = set(graph.outputs)
@@ -128,10 +128,11 @@ def tidy(graph: Graph) -> Graph:
             if _changes_nothing(node.op, base.shape):
                 renamed[node.output] = base.name
                 continue
-        if node.op.is_view and node.output not in results:
-            first = views.setdefault((node.op, node.inputs), node.output)
-            if first != node.output:
-                renamed[node.output] = first
+        names = tuple(t.name for t in node.outputs)
+        if node.op.is_view and results.isdisjoint(names):
+            first = views.setdefault((node.op, node.inputs), names)
+            if first != names:
+                renamed.update(zip(names, first, strict=True))
                 continue
         nodes.append(node)
         made.update((t.name, node) for t in node.outputs)

@@ -246,7 +246,7 @@ def test_refusals(
         (None, [], "pip install 'costgraph[torch]'"),
         (None, ["--device", "h100"], "pip install 'costgraph[torch]'"),
         (fake(cuda=False), ["--device", "h100"], "finds no GPU"),
-        (fake(cuda=False), ["--threads", "0"], "--threads must be from"),
+        (fake(cuda=False), ["--threads", "0"], "--threads: '0' is not a positive whole number"),
     ):
         monkeypatch.setitem(sys.modules, "torch", module)
         with pytest.raises(SystemExit) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from sympy import oo
 
 import costgraph as cg
 
@@ -28,7 +27,7 @@ def drafted():
 @pytest.mark.parametrize("batch", [1, 16, 64])
 def test_break_even_acceptance(plain, drafted, batch):
     (better,) = cg.wins(plain.tpot, drafted.tpot, "acc", B=batch, T=2048)
-    assert better.upper == oo
+    assert better.upper == 1  # a probability
     base = plain.tpot.evaluate(B=batch, T=2048)
     above = drafted.tpot.evaluate(B=batch, T=2048, acc=nudged(better.lower, "1e-9"))
     below = drafted.tpot.evaluate(B=batch, T=2048, acc=nudged(better.lower, "-1e-9"))
@@ -37,14 +36,15 @@ def test_break_even_acceptance(plain, drafted, batch):
 
 def test_speculation_stops_paying_in_a_large_batch(plain, drafted):
     """At 256 sequences no acceptance below one breaks even."""
-    (better,) = cg.wins(plain.tpot, drafted.tpot, "acc", B=256, T=2048)
-    assert better.lower > 1
+    assert cg.wins(plain.tpot, drafted.tpot, "acc", B=256, T=2048) == ()
+    best = drafted.tpot.evaluate(B=256, T=2048, acc=1)
+    assert best > plain.tpot.evaluate(B=256, T=2048)
 
 
 def test_the_acceptance_that_a_budget_needs(drafted):
     found = drafted.tpot.solve_for("acc", budget=0.02, B=1, T=2048)
     ((lower, upper),) = found.intervals
-    assert upper == oo
+    assert upper == 1
     at = drafted.tpot.evaluate(B=1, T=2048, acc=nudged(lower, "0"))
     assert float(at) == pytest.approx(0.02, rel=1e-12)
 

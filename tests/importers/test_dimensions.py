@@ -204,7 +204,7 @@ def _run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 POINT = {
     "formula": ("--metric", "latency"),
-    "analyze": ("--phase", "forward", "--batch", "1", "--prompt", "8", "--context", "8"),
+    "analyze": ("--phase", "forward", "--batch", "1", "--context", "8"),
     "draw": ("-o", "out.dot"),
     "report": ("-o", "out.html"),
     "explain": ("--metric", "latency", "--at", "B=1,T=8"),

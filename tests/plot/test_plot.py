@@ -458,7 +458,7 @@ def test_survey_commands_match_the_figures():
         (["curve", "gpt2", "-o", "x.svg"], "needs --on"),
         (["curve", "gpt2", "--on", "a6000", "-o", "x.svg"], "no value for T"),
         (["curve", "gpt2", "--on", "a6000", "--metric", "tpit", "-o", "x.svg"], "did you mean"),
-        (["curve", "gpt2", "--on", "a6000", "--to", "nan", "-o", "x.svg"], "--to must be positive"),
+        (["curve", "gpt2", "--on", "a6000", "--to", "nan", "-o", "x.svg"], "'nan' is not a"),
         (["map", "gpt2", "--on", "a6000", "--over", "B", "-o", "x.svg"], "two symbols"),
         (["survey-fig7", "-o", "x.jpg"], "suffix names the format"),
         (["survey-fig7", "--width", "wide", "-o", "x.svg"], "unknown width"),

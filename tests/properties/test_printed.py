@@ -66,7 +66,13 @@ def grown(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
 
 def value_of(expr: Expr, env: dict[str, float]) -> float | None:
     """The value; None where it is no ordinary number, or hangs on rounding."""
-    found = expr.xreplace({symbol(n): Rational(v).limit_denominator(10**6) for n, v in env.items()})
+    at = {symbol(n): Rational(v).limit_denominator(10**6) for n, v in env.items()}
+    for rounded in expr.atoms(ceiling, floor):
+        # Four digits of what is rounded must decide.
+        inner = complex(rounded.args[0].xreplace(at).evalf(30)).real
+        if abs(inner - round(inner)) < 2e-3 * max(1.0, abs(inner)):
+            return None
+    found = expr.xreplace(at)
     value = complex(found.evalf(30))
     if abs(value.imag) > 0 or not math.isfinite(value.real):
         return None

@@ -97,7 +97,7 @@ def test_symbols_of_passes_are_set(capsys):
         (["-T", "9", "--passes", "fuze"], "did you mean 'fuse'"),
         (["-T", "9", "--passes", "page-kv,page-kv"], "paged already"),
         (["-T", "9", "--on", "h1000"], "did you mean"),
-        (["-T", "9", "--chunk", "-5"], "whole number from 1"),
+        (["-T", "9", "--chunk", "-5"], "positive whole number"),
         (["-T", "9", "--accounting", "exat"], "did you mean 'exact'"),
         ([], "tpot needs B, T"),
     ],

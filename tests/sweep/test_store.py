@@ -56,7 +56,7 @@ def small():
 def from_csv(path: Path):
     """A table with its numbers exactly as they are written: some versions of pandas round."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for name in frame.columns[3:]:
+    for name in frame.columns[frame.columns.get_loc("fidelity") + 1 :]:
         kind = {"True": bool, "False": bool}.get(frame[name][0], float)
         frame[name] = [x == "True" if kind is bool else kind(x) for x in frame[name]]
     return frame
