@@ -247,7 +247,7 @@ class Compiled:
         from costgraph.capacity import weights_fit
 
         timing, reserved = self.timing, (self.bound or self.machine).memory.reserved
-        warning = weights_fit(self).warning
+        warning, idle = weights_fit(self).warning, self._idle
         reading = self.program.reading
         if reserved:
             reading = (*reading, ("reserve", format_quantity(float(reserved), "B")))
@@ -255,7 +255,7 @@ class Compiled:
             reading = (*reading, ("calibration", timing.file))
         return Setting(
             model=self.program.name,
-            hardware=self.machine.name,
+            hardware=self.place,
             passes=pipeline.text_of(self.trace.passes or self.passes),
             accounting=self.accounting.name,
             fidelity="ideal" if timing is None else timing.name,
@@ -265,6 +265,24 @@ class Compiled:
             notes=self.program.notes,
             not_done=undone(self.trace),
             warnings=(warning,) if warning else (),
+            cautions=(idle,) if idle else (),
+        )
+
+    @property
+    def place(self) -> str:
+        """What it runs on, by name: the system, or the device where that is all there is."""
+        return self.machine.name if self.system is None else self.system.name
+
+    @property
+    def _idle(self) -> str:
+        """A sentence where devices of the system have nothing to do, otherwise empty."""
+        count = 1 if self.system is None else self.system.devices
+        if count == 1 or self.program.devices != 1:
+            return ""
+        others = "the other one idles" if count == 2 else f"the other {count - 1} idle"
+        return (
+            f"one device of {self.place} runs the model, {others}: the pass parallel shares "
+            "a model among devices"
         )
 
     def setting_of(self, unit: str) -> Setting:
@@ -287,7 +305,9 @@ class Compiled:
     def assumptions(self) -> tuple[str, ...]:
         """Sentences that the formulas rest on."""
         said = () if self.timing is None else self.timing.assumptions(self)
-        return (*self.program.assumptions, *said)
+        system = self.system
+        joined = () if system is None or self.program.devices == 1 else system.notes
+        return (*self.program.assumptions, *joined, *said)
 
     @property
     def undone(self) -> tuple[str, ...]:

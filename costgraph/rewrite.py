@@ -113,8 +113,8 @@ def _to_fixpoint(
         open_.discard(name)
         answer, seen = draft.watched(partial(_tried, rule, draft, node, machine))
         if isinstance(answer, Replacement):
-            made = _with_origin(answer, made_by)
             try:
+                made = _in_their_place(answer, made_by)
                 change = draft.put({n.name: n for n in answer.nodes}.values(), made)
             except VerifyError as error:
                 answer = Miss(rule.name, name, f"the result would not hold: {error}")
@@ -157,11 +157,19 @@ def _in_order(draft: Draft, names: Iterable[str]) -> tuple[list[tuple[int, str]]
     return queue, draft.stretched
 
 
-def _with_origin(found: Replacement, made_by: str) -> tuple[Node, ...]:
-    """The new nodes, with the provenance of all that they replace."""
+def _in_their_place(found: Replacement, made_by: str) -> tuple[Node, ...]:
+    """The new nodes, with the provenance of all that they replace, on the unit that ran it.
+
+    Raises:
+        VerifyError: several units ran it.
+    """
     names = dict.fromkeys(name for n in found.nodes for name in (n.origin.nodes or (n.name,)))
-    origin = Origin(tuple(names), made_by)
-    return tuple(replace(n, origin=origin) for n in (*found.also, found.new))
+    origin, units = Origin(tuple(names), made_by), {n.unit for n in found.nodes}
+    if len(units) > 1:
+        shown = " and ".join(sorted(unit or "the device" for unit in units))
+        raise VerifyError(f"its parts run on {shown}")
+    (unit,) = units
+    return tuple(replace(n, origin=origin, unit=unit) for n in (*found.also, found.new))
 
 
 def rewrite_program(

@@ -230,13 +230,14 @@ def draw(
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
         chosen = program.phase_for(values)
-    rows, more, warning = None, [f"{chosen.name} step"], ""
+    rows, seconds, more, warning = None, None, [f"{chosen.name} step"], ""
     if compiled is not None and values:
         table = compiled.breakdown(chosen.name, **values)
         rows, warning = table.rows, table.fit.warning
-        more.append(f"{shown(values)}: {_time(table.totals['seconds'])}")
+        seconds = float(table.totals["seconds"])
+        more.append(f"{shown(values)}: {_time(seconds)}")
     head = _head(program, compiled, device, bool(values), *more, warning=warning)
-    whole = graph_scene(chosen.graph, *head, rows)
+    whole = graph_scene(chosen.graph, *head, rows, seconds)
     return Drawing(within(whole, level, limit), _at_level(whole, level))
 
 
