@@ -547,7 +547,9 @@ def compile(
     Args:
         model: a shipped or hub name, a ``config.json`` (path, directory or
             parsed object) or a :class:`Program`.
-        hardware: a shipped name, the path of a TOML file or a :class:`Machine`.
+        hardware: a shipped device or system by name, several of one (``8xh100``,
+            ``2x8xh200``), a device with its host (``rtx-4090+i9-13900k``), the path of a
+            TOML file, a :class:`Machine` or a :class:`System`.
         passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
         accounting: ``exact``, or a named convention such as ``survey``.
         symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,

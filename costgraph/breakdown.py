@@ -11,7 +11,7 @@ from sympy import Add, Expr, Integer, Symbol
 from costgraph import roofline
 from costgraph.capacity import Fit, room_of
 from costgraph.cost import Cost
-from costgraph.count import Overlap, parameters
+from costgraph.count import Item, Overlap, parameters
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint, resting
 from costgraph.formula.powers import placed
@@ -185,11 +185,16 @@ def _step(
 ) -> float:
     """Seconds of a step whose operations take ``busy`` seconds one after the other."""
     items = compiled.items[phase.name]
-    if phase.rounds == 1 and not any(isinstance(item, Overlap) for item in items):
+    if not overlaps(phase, items):
         return busy
     terms = roofline.step_terms(phase, items, machine, compiled.timing_on(machine))
     made = (term.mapped(lambda e: placed(e, values)) for term in terms)
     return sum(float(term.count) * float(term.value) for term in made)
+
+
+def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
+    """Whether a step takes another time than its operations one after the other."""
+    return phase.rounds != 1 or any(isinstance(item, Overlap) for item in items)
 
 
 def _held(phase: Phase, compiled: Compiled, values: dict[Symbol, Expr]) -> dict[str, Any]:

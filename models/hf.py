@@ -30,7 +30,7 @@ from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
 from costgraph.program import Program, autoregressive, denoising
-from costgraph.regions import Repeat
+from costgraph.regions import Region
 
 LARGEST_FILE = 4 * 2**20
 #: Pixels; no model takes images near this size.
@@ -204,7 +204,7 @@ def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Progra
 
 def kinds(graph: Graph) -> frozenset[str]:
     """Kinds of the operations in a graph and its regions."""
-    inner = (kinds(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat))
+    inner = (kinds(g) for n in graph.nodes if isinstance(n.op, Region) for g in n.op.graphs)
     return frozenset(n.op.kind for n in graph.nodes).union(*inner)
 
 

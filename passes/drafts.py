@@ -16,7 +16,7 @@ from costgraph.ops.fused import Fused
 from costgraph.passes.layers import in_order
 from costgraph.presence import EVERYONE
 from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
+from costgraph.regions import Region, Repeat
 from costgraph.symbols import B, T, q
 from costgraph.tensor import Role, Tensor
 
@@ -103,8 +103,11 @@ def vocabulary(program: Program) -> Expr | None:
 def operations(graph: Graph) -> Iterator[tuple[Op, tuple[Tensor, ...]]]:
     """Operations with their operands, those inside regions and kernels too."""
     for node in graph.nodes:
-        if isinstance(node.op, (Repeat, Fused)):
+        if isinstance(node.op, Fused):
             yield from operations(node.op.body)
+        elif isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                yield from operations(inner)
         else:
             yield node.op, graph.operands(node)
 

@@ -384,28 +384,28 @@ def _combinations(
 ) -> tuple[list[_Choice], tuple[Axis, Axis, Axis]]:
     """Every combination, ready to be compiled, and the axes they lie on."""
     from costgraph.accounting import accounting as find_accounting
-    from costgraph.hardware import load_hardware
+    from costgraph.hardware import load_system
     from costgraph.models import load_model
 
     figures = find_accounting(accounting).device_figures
     programs = [load_model(m, **options) for m in listed(model, "model")]
     given = listed(hardware, "hardware")
-    machines = [load_hardware(h) for h in given]
+    systems = [load_system(h) for h in given]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     axes = (
         _labels("model", [p.name for p in programs], len(programs) > 1),
-        _labels("hardware", [m.name for m in machines], _is_list(hardware)),
+        _labels("hardware", [s.name for s in systems], _is_list(hardware)),
         _labels("passes", [label for label, _ in pipelines], _is_list(passes)),
     )
     found = []
     for (i, p), (j, h), (k, (label, text)) in product(
-        enumerate(programs), enumerate(machines), enumerate(pipelines)
+        enumerate(programs), enumerate(systems), enumerate(pipelines)
     ):
         # As it was given: a calibration may stand beside the file of a device.
         def make(p: Any = p, h: Any = given[j], text: Any = text) -> Compiled:
             return compile(p, h, text, accounting=accounting, fidelity=fidelity, reserve=reserve)
 
-        capacity = h.under(figures).reserving(reserve).memory.room
+        capacity = h.device.under(figures).reserving(reserve).memory.room
         found.append(
             _Choice(
                 (i, j, k),

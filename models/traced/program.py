@@ -14,7 +14,7 @@ from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.program import Phase, Program
-from costgraph.regions import Repeat
+from costgraph.regions import Region
 from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
@@ -73,8 +73,8 @@ def _routings(graph: Graph) -> set[Routing]:
     for node in graph.nodes:
         if isinstance(node.op, ExpertLinear):
             found.add(node.op.routing)
-        elif isinstance(node.op, Repeat):
-            found |= _routings(node.op.body)
+        elif isinstance(node.op, Region):
+            found |= set().union(*map(_routings, node.op.graphs))
     return found
 
 
