@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph import pipeline, roofline
 from costgraph.accounting import Accounting
@@ -23,7 +23,7 @@ from costgraph.formula.terms import Limit
 from costgraph.graph import Graph
 from costgraph.hardware.systems import System
 from costgraph.machine import Machine
-from costgraph.metrics import TIMELESS, metrics_of, require
+from costgraph.metrics import PER_DEVICE, TIMELESS, metrics_of, require
 from costgraph.pipeline import Pass, Trace
 from costgraph.program import Phase, Program
 from costgraph.setting import Setting
@@ -160,6 +160,19 @@ class Compiled:
             self._rates if self.timing is None else {},
             self.setting,
         )
+
+    @cached_property
+    def throughput_per_device(self) -> Formula:
+        """Generated tokens per second over the devices of the system, those that idle included.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        count = self.program.devices
+        if count.is_number and self.system is not None:
+            count = Integer(self.system.devices)
+        whole = self.throughput
+        return replace(whole, name=PER_DEVICE, numerator=B * N / count)
 
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
@@ -510,21 +523,23 @@ def _parsed(passes: str) -> tuple[Pass, ...]:
     return pipeline.parse(passes, PASSES)
 
 
-def _tuner(convention: Accounting) -> pipeline.Resolve:
-    """Decides options that wait for a search, on the program as it stands."""
+def _tuner(convention: Accounting, timing: Calibrated | None) -> pipeline.Resolve:
+    """Decides options that wait for a search, with all passes that run later."""
 
-    def resolve(item: Pass, program: Program, system: System) -> Pass:
+    def resolve(item: Pass, *, program: Program, system: System, later: tuple[Pass, ...]) -> Pass:
         from costgraph.tune import tuned
 
         item = item.prepared(program, system)
 
         def compiled(candidate: Pass | None) -> Compiled:
-            passes = () if candidate is None else (candidate,)
-            made, trace = pipeline.run(program, passes, system)
+            passes = (*(() if candidate is None else (candidate,)), *later)
+            made, trace = pipeline.run(program, passes, system, resolve)
             device = system.device
-            return Compiled(made, device, convention, passes, trace, device, system=system)
+            return Compiled(
+                made, device, convention, passes, trace, device, timing=timing, system=system
+            )
 
-        return tuned(item, compiled)
+        return tuned(item, program, system, compiled)
 
     return resolve
 
@@ -583,24 +598,24 @@ def compile(
     machine = system.device.under(convention.device_figures).reserving(reserve)
     system = replace(system, device=machine)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
-    program, trace = pipeline.run(program, chosen, system, _tuner(convention))
-    # As they were written; those that a given program went through before are its own.
-    chosen = trace.passes[len(trace.passes) - len(chosen) :]
-    if values:
-        program = fixing(Compiled(program, machine, convention), values)
-    shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:
         from costgraph.fidelity.apply import calibrated
 
         timing = calibrated(fidelity, machine, hardware, calibration)
+    program, trace = pipeline.run(program, chosen, system, _tuner(convention, timing))
+    # As they were written; those that a given program went through before are its own.
+    chosen = trace.passes[len(trace.passes) - len(chosen) :]
+    if values:
+        program = fixing(Compiled(program, machine, convention), values)
+    shown = machine.symbolic() if symbolic_hardware else machine
     twin = None
     if not symbolic_model and not isinstance(model, Program):
         twin = partial(
             compile,
             model,
             hardware,
-            passes,
+            chosen,  # with options decided: symbols decide none
             accounting=accounting,
             symbolic_hardware=symbolic_hardware,
             symbolic_model=True,

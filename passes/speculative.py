@@ -9,6 +9,7 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph import pipeline
+from costgraph.choosing import Search
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
 from costgraph.graph import Graph, Node
 from costgraph.hardware.systems import System
@@ -23,6 +24,7 @@ from costgraph.passes.acceptance import (
     tree_tokens,
     whole,
 )
+from costgraph.passes.draft_length import best_length
 from costgraph.passes.drafts import (
     first_layers,
     heads,
@@ -118,6 +120,9 @@ class Speculative(Pass):
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return self.gamma == "optimal"
+
+    def search(self, program: Program, system: System) -> Search:
+        return best_length(self)
 
     def prepared(self, program: Program, system: System) -> Speculative:
         if self.draft in (SKIP, HEADS):

@@ -434,17 +434,24 @@ def listed(value: Any, what: str) -> list[Any]:
     return list(value)
 
 
+def parsed_passes(passes: str | tuple[Pass, ...]) -> tuple[Pass, ...]:
+    """A pipeline as passes."""
+    if not isinstance(passes, str):
+        return tuple(passes)
+    if not passes.strip():
+        return ()
+    from costgraph.passes import PASSES
+    from costgraph.pipeline import parse
+
+    return parse(passes, PASSES)
+
+
 def pipeline_of(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
     """A pipeline's label and the pipeline; the text is parsed here, so that errors come first."""
     if not isinstance(passes, str):
         return text_of(tuple(passes)) or "none", tuple(passes)
-    if not passes.strip():
-        return "none", ""
-    from costgraph.passes import PASSES
-    from costgraph.pipeline import parse
-
-    parse(passes, PASSES)
-    return passes.strip(), passes
+    parsed_passes(passes)
+    return passes.strip() or "none", passes if passes.strip() else ""
 
 
 def _labels(name: str, labels: list[str], is_dim: bool) -> Axis:

@@ -22,9 +22,9 @@ from costgraph.passes.acceptance import (
     synchronous_tokens,
     tree_tokens,
 )
+from costgraph.passes.draft_length import LONGEST
 from costgraph.pipeline import parse, text_of
 from costgraph.symbols import symbol
-from costgraph.tune import LONGEST
 
 TARGET, DRAFT = "opt-13b", "opt-125m"
 
