@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Add, Expr, Integer, Symbol
@@ -16,6 +17,7 @@ from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint, resting
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
+from costgraph.larger import would_hold
 from costgraph.machine import Machine
 from costgraph.number import whole
 from costgraph.program import Phase, Program
@@ -175,9 +177,22 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "q": int(phase.bind(q).xreplace(values)),
         "T": int(phase.bind(T).xreplace(values)),
     }
-    fits = Fit(machine.name, float(totals["memory_bytes"]), room_of(compiled))
+    fits = Fit(
+        machine.name,
+        float(totals["memory_bytes"]),
+        room_of(compiled),
+        more=partial(would_hold, compiled, partial(_most_held, phase_name, given)),
+    )
     about = tuple(_about(compiled.program, phase, values))
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about)
+
+
+def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:
+    """Bytes in memory during a step, on the unit that holds most."""
+    phase = compiled.program.phase(name)
+    values = _values(compiled, phase, given)
+    held = (_held(part, compiled, values) for part in roofline.unit_phases(phase))
+    return max(float(found["memory_bytes"]) for found in held)
 
 
 def _step(
