@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
     from costgraph.formula.wins import wins
-    from costgraph.hardware import load_hardware
+    from costgraph.hardware import load_hardware, load_system
     from costgraph.models import load_model
 
 from costgraph.version import VERSION as __version__
@@ -32,6 +32,7 @@ _HOMES = {
     "Formula": "costgraph.formula",
     "load_hardware": "costgraph.hardware",
     "load_model": "costgraph.models",
+    "load_system": "costgraph.hardware",
     "search": "costgraph.asking.searching",
     "Serving": "costgraph.asking.serving",
     "sweep": "costgraph.asking.sweeping",
@@ -47,6 +48,7 @@ __all__ = [
     "compile",
     "load_hardware",
     "load_model",
+    "load_system",
     "search",
     "sweep",
     "wins",

@@ -34,8 +34,10 @@ class Setting:
         assumptions: sentences that the number rests on.
         notes: remarks on how the model was read, which change no number.
         not_done: what passes did not do, and why.
-        warnings: what must be said beside every number, such as weights that do not
-            fit into the device's memory.
+        warnings: what must be said beside every number until more is known of the
+            workload, such as weights that do not fit into the device's memory.
+        cautions: what must be said beside every number whatever the workload, such as
+            devices that idle.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Setting:
     notes: tuple[str, ...] = ()
     not_done: tuple[Undone, ...] = ()
     warnings: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Setting: {self.text()}>"
@@ -81,8 +84,8 @@ class Setting:
         return [self.text(*more, without=without), *self.said(warning)]
 
     def said(self, warning: str = "") -> tuple[str, ...]:
-        """What must be said: a warning of the workload, or those of every workload."""
-        return (warning,) if warning else self.warnings
+        """What must be said: a warning of the workload, or those of every workload; cautions."""
+        return (*((warning,) if warning else self.warnings), *self.cautions)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -122,7 +125,7 @@ class Setting:
             "assumptions": list(self.assumptions),
             "notes": list(self.notes),
             "not_done": [item.to_dict() for item in self.not_done],
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings, *self.cautions],
         }
 
     @staticmethod
@@ -146,7 +149,7 @@ class Setting:
         }
         joined |= {
             name: tuple(dict.fromkeys(item for s in settings for item in getattr(s, name)))
-            for name in ("assumptions", "notes", "not_done")
+            for name in ("assumptions", "notes", "not_done", "cautions")
         }
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept)

@@ -1,7 +1,7 @@
 """Devices and systems of them: one TOML file each, every figure with its source."""
 
 from costgraph.hardware.loader import aliases, device_names, load_device_file, load_hardware
-from costgraph.hardware.specs import load_system, system_names
+from costgraph.hardware.specs import load_system, several, system_names
 from costgraph.hardware.systems import System
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "load_device_file",
     "load_hardware",
     "load_system",
+    "several",
     "system_names",
 ]

@@ -76,6 +76,16 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
     return with_host(system, load_hardware(host.strip()))
 
 
+def several(device: Machine, per_node: int, nodes: int = 1) -> System:
+    """``nodes`` times ``per_node`` of a device, with the network that is known for it.
+
+    Raises:
+        HardwareError: a node does not hold as many, or nothing is known that would join them.
+    """
+    system = counted(device, per_node, nodes)
+    return system if system.nodes == 1 else _networked(system)
+
+
 def system_names() -> list[str]:
     """Names of the shipped systems."""
     return names_in(SYSTEMS)
@@ -102,8 +112,7 @@ def _counted(text: str) -> System:
                 f"{clip(text)}: {base.name} is a system of its own; one count says how many"
             )
         return repeated(base, counts[0])
-    system = counted(base.device, counts[-1], counts[0] if len(counts) == 2 else 1)
-    return system if system.nodes == 1 else _networked(system)
+    return several(base.device, counts[-1], counts[0] if len(counts) == 2 else 1)
 
 
 def _known(text: str) -> tuple[System, bool] | None:

@@ -18,7 +18,7 @@ from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program, autoregressive, denoising
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
@@ -204,7 +204,7 @@ def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Progra
 
 def kinds(graph: Graph) -> frozenset[str]:
     """Kinds of the operations in a graph and its regions."""
-    inner = (kinds(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat))
+    inner = (kinds(g) for n in graph.nodes if isinstance(n.op, Region) for g in n.op.graphs)
     return frozenset(n.op.kind for n in graph.nodes).union(*inner)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from costgraph.asking.workload import evaluated, plain, workload
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
 from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.ir.workload import evaluated, plain, workload
 from costgraph.setting import Setting
 from costgraph.views import view_text
 

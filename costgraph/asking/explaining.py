@@ -18,12 +18,12 @@ from costgraph.asking.critical import (
     races,
     stages,
 )
-from costgraph.asking.workload import plain as numbers
 from costgraph.compiling.capacity import Fit, fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula
 from costgraph.formula.local import active
 from costgraph.formula.powers import placed
+from costgraph.ir.workload import plain as numbers
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
 from costgraph.views import view_text

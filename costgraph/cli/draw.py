@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
-from costgraph.compiling.metrics import COUNTED, check_metric
 from costgraph.errors import InputError, clip, nearest
+from costgraph.ir.metrics import COUNTED, check_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

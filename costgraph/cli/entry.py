@@ -12,8 +12,8 @@ from costgraph.cli import formula, sweep, vocabulary
 from costgraph.cli.output import OutputError, abandon, guarded, interrupted
 from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import print_json, remark
-from costgraph.compiling.metrics import METRICS
 from costgraph.errors import CostgraphError, InputError, UnboundSymbolError
+from costgraph.ir.metrics import METRICS
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula

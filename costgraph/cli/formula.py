@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import print_json
-from costgraph.compiling.metrics import METRICS, TIMED
 from costgraph.errors import InputError, clip, nearest
+from costgraph.ir.metrics import METRICS, TIMED
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled

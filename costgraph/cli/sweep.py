@@ -76,6 +76,11 @@ def _search_command(commands: Any) -> None:
         "--limit", action="append", default=[], metavar="M=VALUE", help="repeatable"
     )
     command.add_argument("--pareto", metavar="M,M", help="also the Pareto front of two metrics")
+    command.add_argument(
+        "--degrees",
+        metavar="D[,D]",
+        help="share the model among the devices of each system in every way: tp,pp,dp,ep,cp",
+    )
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
     command.add_argument("-S", metavar="S", help="prompt tokens (1024)")
     command.add_argument("-N", metavar="N", help="generated tokens (256)")
@@ -205,7 +210,7 @@ def _search(arguments: argparse.Namespace) -> int:
     result = search(
         arguments.model,
         vocabulary.devices(arguments),
-        vocabulary.pipelines(arguments),
+        _shared(vocabulary.pipelines(arguments), arguments.degrees),
         objective=arguments.objective,
         limits=limits,
         pareto=pareto,
@@ -221,6 +226,15 @@ def _search(arguments: argparse.Namespace) -> int:
 
         print(search_text(result, width()))
     return 0
+
+
+def _shared(pipelines: list[str], degrees: str | None) -> list[str]:
+    """The pipelines, each with a pass that shares the model by open degrees."""
+    if degrees is None:
+        return pipelines
+    names = [name.strip() for name in degrees.split(",")]
+    opened = f"parallel{{{','.join(f'{name}=auto' for name in names)}}}"
+    return [f"{text.strip()},{opened}" if text.strip() else opened for text in pipelines]
 
 
 def _single(values: Sequence[int | float], where: str) -> int | float:

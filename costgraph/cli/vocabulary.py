@@ -73,7 +73,7 @@ def add_places(
         default=[] if not required else None,
         action="append",
         metavar="HW[,HW]",
-        help="devices or TOML files, separated by commas; repeatable",
+        help="devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable",
     )
     command.add_argument(
         "--passes",
@@ -93,7 +93,10 @@ def add_model(command: argparse.ArgumentParser, **more: Any) -> None:
 def add_device(command: argparse.ArgumentParser, required: bool = True) -> None:
     """One device."""
     command.add_argument(
-        "--on", required=required, metavar="HARDWARE", help="shipped device name or a TOML file"
+        "--on",
+        required=required,
+        metavar="HARDWARE",
+        help="a device (h100), a system (8xh100, dgx-h100, rtx-4090+i9-13900k) or a TOML file",
     )
 
 

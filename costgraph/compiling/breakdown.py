@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.compiling.capacity import Fit, room_of
-from costgraph.counting.count import parameters
+from costgraph.compiling.larger import would_hold
+from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.counting.footprint import footprint, resting
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
 from costgraph.hardware.machine import Machine
 from costgraph.ir.cost import Cost
-from costgraph.ir.program import Phase
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.number import whole
 from costgraph.setting import Setting
@@ -35,8 +37,9 @@ ROLES = (Role.WEIGHT, Role.ACTIVATION, Role.KV, Role.STATE)
 class OpRow:
     """One operation of one step, with numbers.
 
-    ``flops`` (FLOP), ``bytes`` and ``seconds`` are for one execution; ``count``
-    says how many there are in the step.
+    ``flops`` (FLOP), ``bytes``, ``links`` (bytes on the wire by link) and ``seconds`` are for
+    one execution; ``count`` says how many there are in the step, ``unit`` who runs it (empty
+    for the device itself).
     """
 
     name: str
@@ -48,6 +51,13 @@ class OpRow:
     intensity: float | None
     seconds: float
     bound: str
+    links: Mapping[str, int | float] = field(default_factory=dict)
+    unit: str = ""
+
+    @property
+    def wire(self) -> int | float:
+        """Bytes on the wire over all links."""
+        return sum(self.links.values())
 
     @property
     def performance(self) -> float | None:
@@ -59,8 +69,13 @@ class OpRow:
 class Breakdown:
     """A step of one phase: rows per operation and totals over all executions.
 
-    Memory in ``totals`` is everything that is there during the step: ``resident_bytes`` of
-    it, weights and caches of graphs that rest (a draft, a vision tower).
+    ``seconds`` in ``totals`` is the time of the step; ``busy_seconds`` what the operations
+    take one after the other, more than that where some run at once. Memory is everything
+    that is there during the step, on the device that holds most; ``resident_bytes`` of it,
+    weights and caches of graphs that rest (a draft, a vision tower).
+
+    Attributes:
+        about: sentences on whose rows these are, where not one device runs all of them.
     """
 
     setting: Setting
@@ -69,6 +84,7 @@ class Breakdown:
     rows: tuple[OpRow, ...]
     totals: Mapping[str, int | float]
     fit: Fit
+    about: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)
@@ -99,10 +115,13 @@ class Breakdown:
                     "intensity": r.intensity,
                     "seconds": r.seconds,
                     "bound": r.bound,
+                    "links": dict(r.links),
+                    "unit": r.unit,
                 }
                 for r in self.rows
             ],
             "totals": dict(self.totals),
+            "about": list(self.about),
             "fit": self.fit.to_dict(),
         }
 
@@ -122,42 +141,32 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     machine = compiled.bound or compiled.machine
     values = _values(compiled, phase, given)
     rows = []
-    sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
-    seconds = 0.0
+    sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0), "wire": Integer(0)}
+    busy = 0.0
     timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
         cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
         count = placed(phase.bind(row.count), values)
-        made = _row(row.name, row.kind, count, cost, machine)
+        made = _row(row.name, row.kind, count, cost, machine, row.unit)
         if timed is not None:
             terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
         rows.append(made)
-        seconds += float(count) * made.seconds
+        busy += float(count) * made.seconds
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
-    need = footprint(phase.graph, compiled.accounting)
-    beside = [resting(r, compiled.accounting) for r in phase.resident]
-
-    def number(expr: Expr) -> int | float:
-        return plain(placed(phase.bind(expr), values))
-
-    activations = max((number(a) for a in need.activations), default=0)
-    rests = sum(number(part.weights) + number(part.kv) for part in beside)
-    weights, kv = (
-        number(Add(*(getattr(part, kind) for part in (need, *beside))))
-        for kind in ("weights", "kv")
+        sums["wire"] += count * cost.total_wire
+    held = max(
+        (_held(part, compiled, values) for part in roofline.unit_phases(phase)),
+        key=lambda found: found["memory_bytes"],
     )
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
-        "seconds": seconds,
-        "parameters": number(parameters(phase)),
-        "weight_bytes": weights,
-        "kv_bytes": kv,
-        "activation_bytes": activations,
-        "resident_bytes": rests,
-        "memory_bytes": weights + kv + activations,
+        "wire_bytes": plain(sums["wire"]),
+        "seconds": _step(compiled, phase, machine, values, busy),
+        "busy_seconds": busy,
+        **held,
     }
     # The new positions of the step; the symbol stays out of sight where it is bound.
     bindings = {
@@ -165,15 +174,79 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         "q": int(phase.bind(q).xreplace(values)),
         "T": int(phase.bind(T).xreplace(values)),
     }
-    fits = Fit(machine.name, float(totals["memory_bytes"]), room_of(compiled))
-    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits)
+    fits = Fit(
+        machine.name,
+        float(totals["memory_bytes"]),
+        room_of(compiled),
+        more=partial(would_hold, compiled, partial(_most_held, phase_name, given)),
+    )
+    about = tuple(_about(compiled.program, phase, values))
+    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about)
 
 
-def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpRow:
+def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:
+    """Bytes in memory during a step, on the unit that holds most."""
+    phase = compiled.program.phase(name)
+    values = _values(compiled, phase, given)
+    held = (_held(part, compiled, values) for part in roofline.unit_phases(phase))
+    return max(float(found["memory_bytes"]) for found in held)
+
+
+def _step(
+    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr], busy: float
+) -> float:
+    """Seconds of a step whose operations take ``busy`` seconds one after the other."""
+    items = compiled.items[phase.name]
+    if not overlaps(phase, items):
+        return busy
+    terms = roofline.step_terms(phase, items, machine, compiled.timing_on(machine))
+    made = (term.mapped(lambda e: placed(e, values)) for term in terms)
+    return sum(float(term.count) * float(term.value) for term in made)
+
+
+def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
+    """Whether a step takes another time than its operations one after the other."""
+    return phase.rounds != 1 or any(isinstance(item, Overlap) for item in items)
+
+
+def _held(phase: Phase, compiled: Compiled, values: dict[Symbol, Expr]) -> dict[str, Any]:
+    """Bytes in memory of a unit, by use, and its parameters."""
+    need = footprint(phase.graph, compiled.accounting)
+    beside = [resting(r, compiled.accounting) for r in phase.resident]
+
+    def number(expr: Expr) -> int | float:
+        return plain(placed(phase.bind(expr), values))
+
+    activations = max((number(a) for a in need.activations), default=0)
+    weights = number(Add(*(part.weights for part in (need, *beside))))
+    kv = number(Add(*(part.kv for part in (need, *beside))) * phase.rounds)
+    rests = (number(part.weights) + number(part.kv * phase.rounds) for part in beside)
+    return {
+        "parameters": number(parameters(phase)),
+        "weight_bytes": weights,
+        "kv_bytes": kv,
+        "activation_bytes": activations,
+        "resident_bytes": sum(rests),
+        "memory_bytes": weights + kv + activations,
+    }
+
+
+def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterator[str]:
+    """Whose the rows of a step are, where not one device runs everything once."""
+    if program.devices != 1:
+        devices = placed(program.devices, values)
+        stages = f" of each of the {program.stages} stages" if program.stages > 1 else ""
+        yield f"rows are of one device{stages}; {devices} devices work alike"
+    if phase.rounds != 1:
+        groups = placed(phase.rounds, values)
+        yield f"rows are of one of {groups} groups of the batch; the time is that of all"
+
+
+def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine, unit: str) -> OpRow:
     flops, moved = cost.total_flops, cost.total_bytes
     arms = roofline.arms(cost, machine)
     slowest = max(arms, key=lambda a: a.expr, default=None)
-    bound = "none" if slowest is None else "memory" if slowest.resource == "memory" else "compute"
+    bound = "none" if slowest is None else bound_of(slowest.resource)
     return OpRow(
         name,
         kind,
@@ -188,7 +261,16 @@ def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpR
         float(flops / moved) if moved != 0 else None,
         0.0 if slowest is None else float(slowest.expr),
         bound,
+        {link: plain(sent.wire) for link, sent in cost.links.items()},
+        unit,
     )
+
+
+def bound_of(resource: str) -> str:
+    """What waiting for a resource is called: ``memory``, ``link``, ``latency``, ``compute``."""
+    if resource.startswith("link:"):
+        return "link"
+    return resource if resource in ("memory", "latency", "none") else "compute"
 
 
 def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
@@ -201,15 +283,15 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
         for arm in term.arms:
             sizes[arm.resource] = max(sizes.get(arm.resource, 0.0), share * float(arm.expr))
     slowest = max(sizes, key=lambda r: sizes[r], default="none")
-    bound = slowest if slowest in ("memory", "latency", "none") else "compute"
-    return replace(row, seconds=seconds, bound=bound)
+    return replace(row, seconds=seconds, bound=bound_of(slowest))
 
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     """Symbols that the numbers of one step of a phase need."""
     wanted: set[Symbol] = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
     for row in compiled.rows[phase.name]:
-        for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), row.count):
+        sent = (e for m in row.cost.links.values() for e in (m.steps, m.load))
+        for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), *sent, row.count):
             wanted |= phase.bind(expr).free_symbols
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
 

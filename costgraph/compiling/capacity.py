@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Max, Min, floor
@@ -30,12 +31,14 @@ class Fit:
         capacity: that programs can have on the device; None where its file states none.
         least: whether sizes that were not given were taken as one, so that the
             workload may need more.
+        more: finds what would hold it, as a clause; asked only where it does not fit.
     """
 
     hardware: str
     bytes: float | None
     capacity: float | None
     least: bool = False
+    more: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def fits(self) -> bool | None:
@@ -46,14 +49,15 @@ class Fit:
             return False
         return None if self.least else True
 
-    @property
+    @cached_property
     def warning(self) -> str:
         """A sentence where it does not fit, otherwise empty."""
         if self.fits is not False or self.bytes is None or self.capacity is None:
             return ""
         needs = f"{'at least ' if self.least else ''}{format_quantity(self.bytes, 'B')}"
         has = format_quantity(self.capacity, "B")
-        return f"does not fit: it needs {needs}, {self.hardware} has {has}"
+        more = "" if self.more is None else self.more()
+        return f"does not fit: it needs {needs}, {self.hardware} has {has}{more and f'; {more}'}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -73,12 +77,20 @@ def room_of(compiled: Compiled) -> float | None:
 
 def weights_fit(compiled: Compiled) -> Fit:
     """Whether the weights alone fit: what is true of every workload."""
+    from costgraph.compiling.larger import would_hold
+
+    more = partial(would_hold, compiled, _weights, False)
+    return Fit(compiled.machine.name, _weights(compiled), room_of(compiled), True, more)
+
+
+def _weights(compiled: Compiled) -> float | None:
+    """Bytes of weights on the device that holds most of them."""
     dims = dict(compiled.program.dims)
     sizes: list[float] = []
     for phase in compiled.program.phases:
         held = (w.xreplace(dims) for w in roofline.held_weights(phase))
         sizes.extend(float(size) for size in held if size.is_number)
-    return Fit(compiled.machine.name, max(sizes, default=None), room_of(compiled), True)
+    return max(sizes, default=None)
 
 
 def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
@@ -88,15 +100,23 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     phases whose sizes are all given decide; without any, each size that is not given
     counts as one: the least that the workload can need.
     """
+    from costgraph.compiling.larger import would_hold
+
     given = {n: exact(v) for n, v in values.items() if v is not None}
-    needs = memory_needs(compiled, given)
-    sizes = needs.complete or needs.least
     return Fit(
         compiled.machine.name,
-        max(map(float, sizes), default=None) if needs.complete or needs.known else None,
+        need_of(given, compiled),
         room_of(compiled),
-        not needs.complete,
+        not memory_needs(compiled, given).complete,
+        partial(would_hold, compiled, partial(need_of, given)),
     )
+
+
+def need_of(given: Mapping[str, Expr], compiled: Compiled) -> float | None:
+    """Bytes that a workload needs; None where a symbol without a value decides it."""
+    needs = memory_needs(compiled, given)
+    sizes = needs.complete or needs.least
+    return max(map(float, sizes), default=None) if needs.complete or needs.known else None
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph.compiling.breakdown import Breakdown, break_down
 from costgraph.compiling.capacity import fit, weights_fit
-from costgraph.compiling.metrics import TIMELESS, metrics_of, require
 from costgraph.counting.accounting import Accounting
 from costgraph.counting.accounting import accounting as find_accounting
 from costgraph.counting.count import Item, Row, flat, parameters
@@ -24,6 +23,7 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
+from costgraph.ir.metrics import PER_DEVICE, TIMELESS, metrics_of, require
 from costgraph.ir.program import Phase, Program
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.pipeline import Pass, Trace
@@ -163,6 +163,19 @@ class Compiled:
             self.setting,
         )
 
+    @cached_property
+    def throughput_per_device(self) -> Formula:
+        """Generated tokens per second over the devices of the system, those that idle included.
+
+        Raises:
+            InputError: the model generates no tokens.
+        """
+        count = self.program.devices
+        if count.is_number and self.system is not None:
+            count = Integer(self.system.devices)
+        whole = self.throughput
+        return replace(whole, name=PER_DEVICE, numerator=B * N / count)
+
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
         chosen = self.program.phase(phase)
@@ -245,7 +258,7 @@ class Compiled:
     def setting(self) -> Setting:
         """What every number of it is about."""
         timing, reserved = self.timing, (self.bound or self.machine).memory.reserved
-        warning = weights_fit(self).warning
+        warning, idle = weights_fit(self).warning, self._idle
         reading = self.program.reading
         if reserved:
             reading = (*reading, ("reserve", format_quantity(float(reserved), "B")))
@@ -253,7 +266,7 @@ class Compiled:
             reading = (*reading, ("calibration", timing.file))
         return Setting(
             model=self.program.name,
-            hardware=self.machine.name,
+            hardware=self.place,
             passes=pipeline.text_of(self.trace.passes or self.passes),
             accounting=self.accounting.name,
             fidelity="ideal" if timing is None else timing.name,
@@ -263,6 +276,24 @@ class Compiled:
             notes=self.program.notes,
             not_done=self.trace.undone,
             warnings=(warning,) if warning else (),
+            cautions=(idle,) if idle else (),
+        )
+
+    @property
+    def place(self) -> str:
+        """What it runs on, by name: the system, or the device where that is all there is."""
+        return self.machine.name if self.system is None else self.system.name
+
+    @property
+    def _idle(self) -> str:
+        """A sentence where devices of the system have nothing to do, otherwise empty."""
+        count = 1 if self.system is None else self.system.devices
+        if count == 1 or self.program.devices != 1:
+            return ""
+        others = "the other one idles" if count == 2 else f"the other {count - 1} idle"
+        return (
+            f"one device of {self.place} runs the model, {others}: the pass parallel shares "
+            "a model among devices"
         )
 
     def setting_of(self, unit: str) -> Setting:
@@ -286,7 +317,9 @@ class Compiled:
         """Sentences that the formulas rest on."""
         steps = ((p, self.rows[p.name]) for p in self.program.phases)
         said = () if self.timing is None else self.timing.assumptions(steps)
-        return (*self.program.assumptions, *said)
+        system = self.system
+        joined = () if system is None or self.program.devices == 1 else system.notes
+        return (*self.program.assumptions, *joined, *said)
 
     @property
     def undone(self) -> tuple[str, ...]:
@@ -494,21 +527,23 @@ def _parsed(passes: str) -> tuple[Pass, ...]:
     return pipeline.parse(passes, PASSES)
 
 
-def _tuner(convention: Accounting) -> pipeline.Resolve:
-    """Decides options that wait for a search, on the program as it stands."""
+def _tuner(convention: Accounting, timing: Calibrated | None) -> pipeline.Resolve:
+    """Decides options that wait for a search, with all passes that run later."""
 
-    def resolve(item: Pass, program: Program, system: System) -> Pass:
+    def resolve(item: Pass, *, program: Program, system: System, later: tuple[Pass, ...]) -> Pass:
         from costgraph.compiling.tune import tuned
 
         item = item.prepared(program, system)
 
         def compiled(candidate: Pass | None) -> Compiled:
-            passes = () if candidate is None else (candidate,)
-            made, trace = pipeline.run(program, passes, system)
+            passes = (*(() if candidate is None else (candidate,)), *later)
+            made, trace = pipeline.run(program, passes, system, resolve)
             device = system.device
-            return Compiled(made, device, convention, passes, trace, device, system=system)
+            return Compiled(
+                made, device, convention, passes, trace, device, timing=timing, system=system
+            )
 
-        return tuned(item, compiled)
+        return tuned(item, program, system, compiled)
 
     return resolve
 
@@ -531,7 +566,9 @@ def compile(
     Args:
         model: a shipped or hub name, a ``config.json`` (path, directory or
             parsed object) or a :class:`Program`.
-        hardware: a shipped name, the path of a TOML file or a :class:`Machine`.
+        hardware: a shipped device or system by name, several of one (``8xh100``,
+            ``2x8xh200``), a device with its host (``rtx-4090+i9-13900k``), the path of a
+            TOML file, a :class:`Machine` or a :class:`System`.
         passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
         accounting: ``exact``, or a named convention such as ``survey``.
         symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
@@ -565,24 +602,24 @@ def compile(
     machine = system.device.under(convention.device_figures).reserving(reserve)
     system = replace(system, device=machine)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
-    program, trace = pipeline.run(program, chosen, system, _tuner(convention))
-    # As they were written; those that a given program went through before are its own.
-    chosen = trace.passes[len(trace.passes) - len(chosen) :]
-    if values:
-        program = fixing(Compiled(program, machine, convention), values)
-    shown = machine.symbolic() if symbolic_hardware else machine
     timing = None
     if fidelity != "ideal" or calibration is not None:
         from costgraph.timing.fidelity.apply import calibrated
 
         timing = calibrated(fidelity, machine, hardware, calibration)
+    program, trace = pipeline.run(program, chosen, system, _tuner(convention, timing))
+    # As they were written; those that a given program went through before are its own.
+    chosen = trace.passes[len(trace.passes) - len(chosen) :]
+    if values:
+        program = fixing(Compiled(program, machine, convention), values)
+    shown = machine.symbolic() if symbolic_hardware else machine
     twin = None
     if not symbolic_model and not isinstance(model, Program):
         twin = partial(
             compile,
             model,
             hardware,
-            passes,
+            chosen,  # with options decided: symbols decide none
             accounting=accounting,
             symbolic_hardware=symbolic_hardware,
             symbolic_model=True,

@@ -1,86 +1,106 @@
-"""Deciding pass options by search over compiled programs."""
+"""Deciding open options of passes by search over compiled programs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sympy import Float, Integer
-
-from costgraph.errors import InputError, PipelineError
-from costgraph.formula.limits import last_of
+from costgraph.compiling.capacity import room_of
+from costgraph.errors import CostgraphError
+from costgraph.ir.metrics import METRICS, require
+from costgraph.ir.workload import USUAL, least_batch, workload
+from costgraph.rewriting.choosing import Goal, Score
 from costgraph.rewriting.pipeline import Pass
-from costgraph.symbols import T
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
     from costgraph.formula.formula import Formula
+    from costgraph.hardware.systems import System
+    from costgraph.ir.program import Program
 
-#: Longest draft that the search considers.
-LONGEST = 64
+#: Largest batch that is tried where the batch is open.
+MOST = 2**16
 
 
-def tuned(item: Pass, compiled: Callable[[Pass | None], Compiled]) -> Pass:
-    """``item`` with the draft length that gives the least time per token.
-
-    The search is over whole ``γ`` from 0 on, at the batch and context that the
-    pass names; it stops once the time has risen for eight lengths in a row, the
-    longest draft is reached or the model's positions end. Zero (no speculation)
-    is a candidate. A context that nobody gave leaves room for the longest draft.
+def tuned(
+    item: Pass, program: Program, system: System, compiled: Callable[[Pass | None], Compiled]
+) -> Pass:
+    """``item`` with its open options decided.
 
     Args:
-        item: a speculative pass with ``gamma=optimal``.
-        compiled: compiles the program with a candidate pass, or without one.
+        item: a pass that needs it.
+        program, system: for which.
+        compiled: compiles the program with a candidate in the place of the pass, or without.
 
     Raises:
-        PipelineError: the pass has no such option, or the acceptance, batch or
-            context is symbolic.
+        PipelineError: the pass says why it cannot be decided.
     """
-    from costgraph.passes.decoding.acceptance import break_even_alpha
-    from costgraph.passes.decoding.speculative import Speculative
-
-    if not isinstance(item, Speculative):
-        raise PipelineError(f"{item.name}: nothing to decide by search")
-    for value, name in ((item.alpha, "alpha"), (item.at_batch, "at-batch")):
-        if not value.is_number:
-            raise PipelineError(f"gamma=optimal needs a number for {name}, not {value}")
-    batch, context = int(item.at_batch), int(item.at_context)
-
-    def drafting(gamma: int) -> Compiled:
-        return compiled(None if gamma == 0 else replace(item, gamma=Integer(gamma)))
-
-    if item.at_context == type(item).at_context:
-        context = max(1, _within(context, drafting(LONGEST).tpot))
-    plain = float(drafting(0).tpot.evaluate(B=batch, T=context))
-    best, least, risen = 0, plain, 0
-    for gamma in range(1, LONGEST + 1):
-        step = drafting(gamma).tpot
-        if _within(context, step) < context:
-            break
-        now = float(step.evaluate(B=batch, T=context))
-        if now < least:
-            best, least, risen = gamma, now, 0
-        else:
-            risen += 1
-            if risen >= 8:
-                break
-    at = f"decided at B = {batch}, T = {context}"
-    if best == 0:
-        note = f"gamma = 0 {at}: drafting never pays there"
-        return replace(item, gamma=Integer(0), note=note, ready=None)
-    chosen = replace(item, gamma=Integer(best), ready=None)
-    # What a round costs does not depend on the acceptance: undo its expectation.
-    ratio = least * float(chosen.round().tokens) / plain
-    even = break_even_alpha(best, Float(ratio))
-    pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
-    return replace(chosen, note=f"gamma = {best} {at}; a draft of that length {pays}")
-
-
-def _within(context: int, step: Formula) -> int:
-    """The context, or the last one at which a step's positions suffice; 0 without one."""
+    search = item.search(program, system)
     try:
-        last = last_of(step, T)
-    except InputError:
-        return 0
-    return context if last is None else min(context, int(last))
+        candidate = next(search)
+        while True:
+            candidate = search.send(Trial(candidate, compiled))
+    except StopIteration as end:
+        decided: Pass = end.value
+        return decided
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate, compiled when it is asked for."""
+
+    candidate: Pass | None
+    make: Callable[[Pass | None], Compiled]
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The program with the candidate in place of the pass."""
+        return self.make(self.candidate)
+
+    def formula(self, metric: str) -> Formula:
+        """A metric of it; see :class:`costgraph.rewriting.choosing.Tried`."""
+        found: Formula = getattr(self.compiled, metric)
+        return found
+
+    def score(self, goal: Goal) -> Score:
+        """How well it does; see :class:`costgraph.rewriting.choosing.Tried`."""
+        try:
+            return _scored(self.compiled, goal)
+        except CostgraphError as error:
+            return Score(None, why=str(error))
+
+
+def _scored(compiled: Compiled, goal: Goal) -> Score:
+    from costgraph.formula.batch import Bound, Line, best_batch
+
+    for metric in (goal.metric, *goal.limits):
+        require(compiled.program, metric)
+    room, ends = room_of(compiled), dict(goal.limits)
+    if room is not None:
+        ends["memory"] = min(room, ends.get("memory", room))
+    formulas = {m: getattr(compiled, m) for m in (goal.metric, *ends)}
+    sizes = {**USUAL, **goal.values}
+    contexts = compiled.program.contexts(sizes["S"], sizes["N"])
+    usual = {**USUAL, **({} if contexts is None else {"T": contexts[1]})}
+    known = {s.name for f in formulas.values() for s in f.symbols} | {"B"}
+    given = {n: v for n, v in goal.values.items() if n in known}
+    values = {n: float(v) for n, v in workload(formulas.values(), given, usual).items() if n != "B"}
+    lines = {
+        m: Line(
+            f,
+            {s.name: values[s.name] for s in f.symbols if s.name != "B"},
+            METRICS[m].larger_is_better,
+        )
+        for m, f in formulas.items()
+    }
+    low, high = least_batch(compiled.program), goal.values.get("B", MOST)
+    if low > high:
+        return Score(None, why=f"a batch of {high} is less than a sequence for each of {low}")
+    range_ = (high, high) if "B" in goal.values else (low, high)
+    best = best_batch(lines[goal.metric], [Bound(lines[m], e) for m, e in ends.items()], range_)
+    if best.batch is None:
+        return Score(None, why="; ".join(best.binding))
+    value = lines[goal.metric].at(best.batch)
+    return Score(value, lines[goal.metric].shown(value), best.batch)

@@ -48,6 +48,16 @@ class Region(Op):
     def takes(self) -> tuple[tuple[int, ...], ...]:
         """For each graph the region's operand that each of its inputs is."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """For each graph its name in the region; empty where there is only one."""
+        return ("",) * len(self.graphs)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """For each graph the unit that runs it; empty for the one that runs the region."""
+        return ("",) * len(self.graphs)
+
     def given(self, operands: Tensors) -> tuple[Tensors, ...]:
         """For each graph the operands as its inputs see them."""
         return tuple(tuple(operands[i] for i in takes) for takes in self.takes)
@@ -196,6 +206,14 @@ class Parallel(Region):
     @property
     def takes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(b.takes for b in self.bodies)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(b.name for b in self.bodies)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        return tuple(b.unit for b in self.bodies)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         return tuple(spec for b in self.bodies for spec in _results(b.graph))

@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from fractions import Fraction
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar, Protocol, Self
 
 from sympy import Expr, Integer, Rational
 
@@ -33,6 +34,7 @@ from costgraph.ir.program import Program
 from costgraph.ir.verify import verify_program
 from costgraph.number import MOST, bounded, is_number, parse_number
 from costgraph.rewriting import grammar
+from costgraph.rewriting.choosing import Search
 from costgraph.symbols import symbol
 from costgraph.undone import Undone
 from costgraph.views import view_text
@@ -137,6 +139,18 @@ class Pass(ABC):
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return False
+
+    def choices(self, program: Program, system: System) -> tuple[Pass, ...]:
+        """Every way to decide the open options, where there are finitely many; else nothing."""
+        return ()
+
+    def search(self, program: Program, system: System) -> Search:
+        """How open options are decided; see :mod:`costgraph.rewriting.choosing`.
+
+        Raises:
+            PipelineError: there are none.
+        """
+        raise PipelineError(f"{self.name}: nothing to decide by search")
 
     def prepared(self, program: Program, system: System) -> Pass:
         """The pass with everything done that does not depend on what is searched for."""
@@ -383,8 +397,14 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-#: Decides the options of a pass that wait for a search.
-Resolve = Callable[[Pass, Program, System], Pass]
+class Resolve(Protocol):
+    """Decides the options of a pass that wait for a search."""
+
+    def __call__(
+        self, item: Pass, *, program: Program, system: System, later: tuple[Pass, ...]
+    ) -> Pass:
+        """The pass as decided; ``later`` are the passes that run after it."""
+        ...
 
 
 def run(
@@ -418,9 +438,13 @@ def run(
         return program, Trace(tuple(steps))
     program = steps[-1].after if steps else past[0].before if past else program
     verify_program(program)
-    for place in order[len(steps) :]:
+    for at in range(len(steps), len(order)):
         program = replace(program, history=tuple(steps))
-        steps.append(_step(written[place], program, system, resolve, place))
+        decide = None
+        if resolve is not None:
+            later = tuple(written[place] for place in order[at + 1 :])
+            decide = partial(resolve, program=program, system=system, later=later)
+        steps.append(_step(written[order[at]], program, system, decide, order[at]))
         program = steps[-1].after
     return replace(program, history=tuple(steps)), Trace(tuple(steps))
 
@@ -435,11 +459,15 @@ def history(program: Program) -> tuple[Step, ...]:
 
 
 def _step(
-    given: Pass, program: Program, system: System, resolve: Resolve | None, place: int
+    given: Pass,
+    program: Program,
+    system: System,
+    decide: Callable[[Pass], Pass] | None,
+    place: int,
 ) -> Step:
     item = given
-    if given.needs_tuning and resolve is not None:
-        item = resolve(given, program, system)
+    if given.needs_tuning and decide is not None:
+        item = decide(given)
     try:
         outcome = item.run(program, system)
         # What a pass rests on matters where it did something.

@@ -115,8 +115,8 @@ def _to_fixpoint(
         if isinstance(answer, Replacement) and len({n.unit for n in answer.nodes}) > 1:
             answer = Miss(rule.name, name, "different units run the parts")
         if isinstance(answer, Replacement):
-            made = _in_place(answer, made_by)
             try:
+                made = _in_their_place(answer, made_by)
                 change = draft.put({n.name: n for n in answer.nodes}.values(), made)
             except VerifyError as error:
                 answer = Miss(rule.name, name, f"the result would not hold: {error}")
@@ -159,12 +159,19 @@ def _in_order(draft: Draft, names: Iterable[str]) -> tuple[list[tuple[int, str]]
     return queue, draft.stretched
 
 
-def _in_place(found: Replacement, made_by: str) -> tuple[Node, ...]:
-    """The new nodes with the provenance, on the unit, of all that they replace."""
+def _in_their_place(found: Replacement, made_by: str) -> tuple[Node, ...]:
+    """The new nodes, with the provenance of all that they replace, on the unit that ran it.
+
+    Raises:
+        VerifyError: several units ran it.
+    """
     names = dict.fromkeys(name for n in found.nodes for name in (n.origin.nodes or (n.name,)))
-    origin = Origin(tuple(names), made_by)
-    unit = found.nodes[0].unit
-    return tuple(replace(n, origin=origin, unit=n.unit or unit) for n in (*found.also, found.new))
+    origin, units = Origin(tuple(names), made_by), {n.unit for n in found.nodes}
+    if len(units) > 1:
+        shown = " and ".join(sorted(unit or "the device" for unit in units))
+        raise VerifyError(f"its parts run on {shown}")
+    (unit,) = units
+    return tuple(replace(n, origin=origin, unit=unit) for n in (*found.also, found.new))
 
 
 def rewrite_program(

@@ -336,12 +336,11 @@ def phase_memory(
     """
     end = phase.at_end if at_end else (lambda e: e)
     found: list[Expr] = []
-    for unit in _holders(phase.graph):
-        need = footprint(_of_unit(phase.graph, unit), accounting)
+    for part in unit_phases(phase):
+        need = footprint(part.graph, accounting)
         fixed = need.weights + need.kv * phase.rounds
-        for other in phase.resident:
-            part = replace(other, graph=_of_unit(other.graph, unit))
-            beside = resting(part, accounting)
+        for other in part.resident:
+            beside = resting(other, accounting)
             fixed += beside.weights + beside.kv * phase.rounds
         found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
     return tuple(found)
@@ -350,11 +349,23 @@ def phase_memory(
 def held_weights(phase: Phase) -> tuple[Expr, ...]:
     """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
     return tuple(
-        Add(
-            footprint(_of_unit(phase.graph, unit)).weights,
-            *(resting(replace(r, graph=_of_unit(r.graph, unit))).weights for r in phase.resident),
+        Add(footprint(part.graph).weights, *(resting(r).weights for r in part.resident))
+        for part in unit_phases(phase)
+    )
+
+
+def unit_phases(phase: Phase) -> tuple[Phase, ...]:
+    """The phase as each unit that runs a part of its graph sees it, the device among them."""
+    units = _holders(phase.graph)
+    if len(units) < 2:
+        return (phase,)
+    return tuple(
+        replace(
+            phase,
+            graph=_of_unit(phase.graph, unit),
+            resident=tuple(replace(r, graph=_of_unit(r.graph, unit)) for r in phase.resident),
         )
-        for unit in _holders(phase.graph)
+        for unit in units
     )
 
 

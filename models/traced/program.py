@@ -11,7 +11,7 @@ from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region
 from costgraph.models.recognition.recognise import recognised
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
@@ -71,8 +71,8 @@ def _routings(graph: Graph) -> set[Routing]:
     for node in graph.nodes:
         if isinstance(node.op, ExpertLinear):
             found.add(node.op.routing)
-        elif isinstance(node.op, Repeat):
-            found |= _routings(node.op.body)
+        elif isinstance(node.op, Region):
+            found |= set().union(*map(_routings, node.op.graphs))
     return found
 
 

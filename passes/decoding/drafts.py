@@ -12,7 +12,7 @@ from costgraph.ir.graph import Builder, Graph, Node
 from costgraph.ir.op import Op
 from costgraph.ir.presence import EVERYONE
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample
@@ -103,8 +103,11 @@ def vocabulary(program: Program) -> Expr | None:
 def operations(graph: Graph) -> Iterator[tuple[Op, tuple[Tensor, ...]]]:
     """Operations with their operands, those inside regions and kernels too."""
     for node in graph.nodes:
-        if isinstance(node.op, (Repeat, Fused)):
+        if isinstance(node.op, Fused):
             yield from operations(node.op.body)
+        elif isinstance(node.op, Region):
+            for inner in node.op.graphs:
+                yield from operations(inner)
         else:
             yield node.op, graph.operands(node)
 

@@ -24,6 +24,7 @@ from costgraph.passes.decoding.acceptance import (
     tree_tokens,
     whole,
 )
+from costgraph.passes.decoding.draft_length import best_length
 from costgraph.passes.decoding.drafts import (
     first_layers,
     heads,
@@ -34,6 +35,7 @@ from costgraph.passes.decoding.drafts import (
 )
 from costgraph.passes.decoding.rounds import Round, branching
 from costgraph.rewriting import pipeline
+from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import B, T, q
@@ -118,6 +120,9 @@ class Speculative(Pass):
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return self.gamma == "optimal"
+
+    def search(self, program: Program, system: System) -> Search:
+        return best_length(self)
 
     def prepared(self, program: Program, system: System) -> Speculative:
         if self.draft in (SKIP, HEADS):

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
+from costgraph.ir.workload import USUAL
+from costgraph.passes.parallel.choosing import (
+    AUTO,
+    OBJECTIVES,
+    SHARING,
+    best_degrees,
+    candidates,
+)
 from costgraph.passes.parallel.plan import Degrees, planned
+from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE = Integer(1)
+#: Options that only say how open degrees are decided.
+DECIDING = ("objective", "max_tpot", "max_ttft", "at_batch", "at_prompt", "at_tokens")
+_OPEN: dict[str, Any] = {"minimum": 1, "choices": (AUTO,)}
 
 
 @dataclass(frozen=True)
@@ -36,32 +48,91 @@ class Parallelize(Pass):
     )
     stage: ClassVar[Stage] = Stage.PLACEMENT
 
-    tp: Expr = option("integer", ONE, "devices that split every tensor", minimum=1)
-    pp: Expr = option("integer", ONE, "stages of layers", minimum=1)
-    dp: Expr = option("integer", ONE, "replicas, each with its part of the batch", minimum=1)
-    ep: Expr = option("integer", ONE, "devices that share the experts whole", minimum=1)
-    cp: Expr = option("integer", ONE, "devices that split a sequence's positions", minimum=1)
-    micro: Expr = option(
-        "integer", ONE, "groups that a batch is cut into, to fill the stages", minimum=1
+    tp: Expr | str = option("integer", ONE, "devices that split every tensor", **_OPEN)
+    pp: Expr | str = option("integer", ONE, "stages of layers", **_OPEN)
+    dp: Expr | str = option("integer", ONE, "replicas, each with its part of the batch", **_OPEN)
+    ep: Expr | str = option("integer", ONE, "devices that share the experts whole", **_OPEN)
+    cp: Expr | str = option("integer", ONE, "devices that split a sequence's positions", **_OPEN)
+    micro: Expr | str = option(
+        "integer", ONE, "groups that a batch is cut into, to fill the stages", **_OPEN
     )
     sequence: bool = option("flag", False, "between products, each device has a part of the tokens")
     load: str = option(
         "word", "mean", "rows at the experts of a device: on average, or the most of any device",
         choices=("mean", "busiest"),
     )  # fmt: skip
+    objective: str = option(
+        "word", "latency", "what 'auto' makes best: the time of a request, token/s, USD per token",
+        choices=tuple(OBJECTIVES),
+    )  # fmt: skip
+    max_tpot: str = option("text", "", "longest time per token that 'auto' allows: 50ms")
+    max_ttft: str = option("text", "", "longest time to the first token that 'auto' allows: 2s")
+    at_batch: Expr | str = option(
+        "integer", AUTO, "batch at which 'auto' is decided; itself 'auto', one for latency, else "
+        "the best", minimum=1, symbolic=False, choices=(AUTO,),
+    )  # fmt: skip
+    at_prompt: Expr = option(
+        "integer", Integer(USUAL["S"]), "prompt at which 'auto' is decided", minimum=1,
+        symbolic=False,
+    )  # fmt: skip
+    at_tokens: Expr = option(
+        "integer", Integer(USUAL["N"]), "generated tokens at which 'auto' is decided", minimum=1,
+        symbolic=False,
+    )  # fmt: skip
+
+    #: How open degrees were decided; no option, and no part of the text.
+    note: str = ""
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Degrees that are to be decided."""
+        return tuple(n for n in (*SHARING, "ep", "micro") if getattr(self, n) == AUTO)
+
+    @property
+    def needs_tuning(self) -> bool:
+        return bool(self.open)
+
+    def choices(self, program: Program, system: System) -> tuple[Parallelize, ...]:
+        return tuple(candidates(self, program, system)) if self.open else ()
+
+    def search(self, program: Program, system: System) -> Search:
+        return best_degrees(self, program, system)
+
+    def decided(self) -> Parallelize:
+        """The pass without what only open degrees need."""
+        usual: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in DECIDING}
+        return replace(self, **usual)
 
     @property
     def degrees(self) -> Degrees:
         """In how many parts the model is shared."""
-        alone = self.ep != 1 and self.tp == self.dp == 1
-        return Degrees(self.tp, self.cp, self.ep if alone else self.dp, self.pp, self.ep)
+        tp, cp, dp, pp, ep = (getattr(self, n) for n in ("tp", "cp", "dp", "pp", "ep"))
+        alone = ep != 1 and tp == dp == 1
+        return Degrees(tp, cp, ep if alone else dp, pp, ep)
+
+    @property
+    def shared(self) -> str:
+        """The degrees as text."""
+        return f"{self.degrees}" + (f", micro={self.micro}" if self.micro != 1 else "")
 
     def run(self, program: Program, system: System) -> Outcome:
         if program.devices != 1:
             raise PipelineError("the model is shared among devices already: give all degrees once")
+        if self.open:
+            raise PipelineError(
+                f"{self.open[0]}=auto needs a machine to be decided on; use compile"
+            )
+        idle = [n for n in DECIDING if getattr(self, n) != getattr(type(self), n)]
+        if idle:
+            raise PipelineError(
+                f"{idle[0].replace('_', '-')}: it says how degrees are decided, and none is "
+                "open: give tp=auto or leave it out"
+            )
+        assert isinstance(self.micro, Expr)
         plan = planned(self.degrees, system, self.micro, self.sequence, self.load)
         if plan.degrees.devices == 1:
             miss = Miss(self.name, program.name, "every degree is one: one device has it all")
             return Outcome(program, (), (miss,))
         made, misses = plan.program(program)
+        made = made.assuming(self.note) if self.note else made
         return Outcome(made, (f"{self.name}: {plan.degrees}",), misses)

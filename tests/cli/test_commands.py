@@ -26,13 +26,13 @@ def test_analyze_json_has_the_documented_shape(capsys):
     assert set(found) == {
         "model", "hardware", "passes", "accounting", "fidelity", "reading", "fixed",
         "assumptions", "notes", "not_done", "warnings",
-        "phase", "bindings", "ops", "totals", "fit",
+        "phase", "bindings", "ops", "totals", "fit", "about",
     }  # fmt: skip
     assert found["bindings"] == {"B": 2, "q": 128, "T": 128}
     for op in found["ops"]:
         assert set(op) == {
             "name", "kind", "count", "flops", "bytes", "bytes_by_role", "intensity", "seconds",
-            "bound",
+            "bound", "links", "unit",
         }  # fmt: skip
         assert {"weight", "activation", "kv"} <= set(op["bytes_by_role"])
         assert sum(op["bytes_by_role"].values()) == op["bytes"]

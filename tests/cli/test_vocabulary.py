@@ -10,8 +10,8 @@ import pytest
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.cli.entry import _build_parser
-from costgraph.compiling.metrics import METRICS, metrics_of
 from costgraph.errors import InputError
+from costgraph.ir.metrics import METRICS, metrics_of
 from costgraph.setting import Setting
 from costgraph.undone import Undone
 

@@ -18,7 +18,7 @@ import pytest
 import costgraph as cg
 from costgraph.cli import main
 from costgraph.compiling.breakdown import symbols_of
-from costgraph.compiling.metrics import COUNTED
+from costgraph.ir.metrics import COUNTED
 from costgraph.showing.report import report
 
 DATA = Path(__file__).parents[1] / "importers" / "data"

@@ -8,11 +8,11 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.compiling.metrics import METRICS
 from costgraph.counting.count import parameters, rows
 from costgraph.counting.footprint import cache_bytes, footprint, resting
 from costgraph.errors import InputError, ModelError
 from costgraph.ir.cost import Direction
+from costgraph.ir.metrics import METRICS
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model, model_names

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.compiling.tune import LONGEST
 from costgraph.errors import InputError, PipelineError
 from costgraph.passes import PASSES
 from costgraph.passes.decoding.acceptance import (
@@ -23,6 +22,7 @@ from costgraph.passes.decoding.acceptance import (
     synchronous_tokens,
     tree_tokens,
 )
+from costgraph.passes.decoding.draft_length import LONGEST
 from costgraph.rewriting.pipeline import parse, text_of
 from costgraph.symbols import symbol
 

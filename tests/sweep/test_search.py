@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import costgraph as cg
-from costgraph.asking.searching.batch import Line, growing
 from costgraph.asking.searching.front import Cloud, front_of
 from costgraph.errors import InputError
+from costgraph.formula.batch import Line, growing
 
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
 PIPELINES = ("", "fuse", "page-kv{block=16}", "early-exit", "quantize{weights=int4}")
@@ -119,8 +119,8 @@ def test_growth_is_not_claimed_where_the_proof_fails():
 def test_a_metric_that_turns_is_searched_by_trying_every_batch():
     from sympy import Integer
 
-    from costgraph.asking.searching.batch import Bound, best_batch
     from costgraph.formula import Arm, Formula, Term
+    from costgraph.formula.batch import Bound, best_batch
     from costgraph.symbols import B
 
     def line(expr):

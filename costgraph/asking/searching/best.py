@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from costgraph.asking.searching.batch import Bound, Line, Range, best_batch
 from costgraph.asking.searching.front import Cloud, FrontPoint, cloud_of, front_of
-from costgraph.asking.sweeping.plan import listed, pipeline_of
-from costgraph.asking.workload import USUAL, checked, workload
+from costgraph.asking.sweeping.plan import listed, parsed_passes, pipeline_of
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
-from costgraph.compiling.metrics import COUNTED, METRICS, check_metric, require
 from costgraph.compiling.options import split_options
 from costgraph.errors import CostgraphError, InputError, clip
 from costgraph.formula import Formula
+from costgraph.formula.batch import Bound, Line, Range, best_batch
+from costgraph.hardware.systems import System
+from costgraph.ir.metrics import RANKED, check_metric, has, require
 from costgraph.ir.program import Program
+from costgraph.ir.workload import USUAL, checked, least_batch, workload
 from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
-from costgraph.rewriting.pipeline import Pass
+from costgraph.rewriting.pipeline import Pass, text_of
 from costgraph.setting import Setting
 from costgraph.units import parse_quantity
 from costgraph.views import view_text
@@ -155,7 +156,10 @@ def search(
     reserve: str | float | None = None,
     **options: Any,
 ) -> SearchResult:
-    """The best batch of every device and pipeline under limits, ranked.
+    """The best batch of every device or system and every pipeline under limits, ranked.
+
+    A pipeline whose degrees are open (``parallel{tp=auto,pp=auto}``) stands for every way to
+    share the model among the devices of each system.
 
     Every whole batch of the range counts. Where the metrics provably grow with
     the batch, bisection is exact; elsewhere every batch that the other limits
@@ -163,13 +167,14 @@ def search(
 
     Args:
         model: a model as for :func:`costgraph.compile`.
-        hardware: a device or a list.
+        hardware: a device, a system, or a list.
         passes: a pipeline or a list.
         S, N: prompt and generated tokens: 1024 and 256 where the model has them.
         B: a batch, or the first and last of the range (1 and 65536).
         T: context of ``tpot``; by default that of the last decode step, which is
             the slowest (see :meth:`costgraph.ir.program.Program.contexts`).
-        objective: a metric; throughput is made large, the others small.
+        objective: a metric, or ``throughput_per_device``; throughputs are made large, the
+            others small.
         limits: by metric: seconds, bytes or token/s as a number or as a text
             with its unit (``"80GB"``). An upper end, of throughput a lower one.
             ``memory`` defaults to ``"device"``, what it has for programs if known;
@@ -185,10 +190,10 @@ def search(
         InputError: an unknown metric, a bad limit or range, a missing symbol, no
             candidate that can be compiled, or too many batches to try.
     """
-    from costgraph.hardware import load_hardware
+    from costgraph.hardware import load_system
     from costgraph.models import load_model
 
-    check_metric(objective)
+    check_metric(objective, RANKED)
     bounds = _limits(limits or {})
     wanted = _pareto(pareto)
     batches = _range(B)
@@ -197,29 +202,31 @@ def search(
     program = load_model(model, **reading)
     for metric in (objective, *(m for m in limits or {}), *(wanted or ())):
         require(program, metric)
-    machines = [(load_hardware(h), h) for h in listed(hardware, "hardware")]
+    systems = [(load_system(h), h) for h in listed(hardware, "hardware")]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     found: list[Candidate] = []
     made: list[tuple[str, str, Compiled, dict[str, Formula]]] = []
     refused: CostgraphError | None = None
-    for (machine, device), (label, text) in product(machines, pipelines):
+    for system, given_as, label, text in _choices(program, systems, pipelines):
         try:
             # As it was given: a calibration may stand beside the file of a device.
             compiled = compile(
                 program,
-                device,
+                given_as,
                 text,
                 accounting=accounting,
                 fidelity=fidelity,
                 calibration=calibration,
                 reserve=reserve,
             )
-            formulas = {m: getattr(compiled, m) for m in COUNTED if m in compiled.metrics}
+            formulas = {
+                m: getattr(compiled, m) for m, of in RANKED.items() if has(compiled.program, of)
+            }
         except CostgraphError as error:
             refused = refused or error
-            found.append(Candidate(machine.name, label, None, {}, (str(error),), ""))
+            found.append(Candidate(system.name, label, None, {}, (str(error),), ""))
             continue
-        made.append((machine.name, label, compiled, formulas))
+        made.append((system.name, label, compiled, formulas))
     if not made:
         raise InputError(f"no candidate can be compiled: {refused}") from refused
     every = [f for _, _, _, formulas in made for f in formulas.values()]
@@ -231,15 +238,22 @@ def search(
             for m, f in formulas.items()
         }
         kept = _bounds(compiled, lines, bounds, "memory" in (limits or {}))
+        least = least_batch(compiled.program)
+        # Every replica, and every group of a batch, has a sequence at least.
+        own = (max(batches[0], least), batches[1])
+        if own[0] > own[1]:
+            why = f"B={own[1]} is less than one sequence for each of {least} parts of the batch"
+            found.append(Candidate(name, label, None, {}, (why,), "proved"))
+            continue
         try:
-            best = best_batch(lines[objective], kept, batches)
+            best = best_batch(lines[objective], kept, own)
         except InputError as error:
             raise InputError(f"{name}, passes {label}: {error}") from error
         at = {} if best.batch is None else {m: x.at(best.batch) for m, x in lines.items()}
         found.append(Candidate(name, label, best.batch, at, best.binding, best.exact))
         if wanted is not None and best.batch is not None:
             pair = (lines[wanted[0]], lines[wanted[1]])
-            clouds.append(cloud_of(name, label, pair, kept, batches))
+            clouds.append(cloud_of(name, label, pair, kept, own))
     sign = -1 if _up(objective) else 1
     ranked = sorted(found, key=lambda c: (not c.feasible, sign * c.values.get(objective, 0.0)))
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
@@ -249,15 +263,32 @@ def search(
     return SearchResult(setting, objective, shown, values, batches, tuple(ranked), wanted, front)
 
 
+def _choices(
+    program: Program,
+    systems: list[tuple[System, Hardware]],
+    pipelines: list[tuple[str, Any]],
+) -> Iterator[tuple[System, Hardware, str, Any]]:
+    """Every pipeline on every system; passes whose options are open, with each way to decide."""
+    for (system, given), (label, passes) in product(systems, pipelines):
+        parsed = parsed_passes(passes)
+        found = [p.choices(program, system) for p in parsed]
+        if not any(found):
+            yield system, given, label, passes
+            continue
+        ways = (choices or (p,) for p, choices in zip(parsed, found, strict=True))
+        for chosen in product(*ways):
+            yield system, given, text_of(chosen), chosen
+
+
 def _up(metric: str) -> bool:
-    return METRICS[metric].larger_is_better
+    return RANKED[metric].larger_is_better
 
 
 def _limits(limits: Mapping[str, Any]) -> dict[str, float | str | None]:
     """Limits in base units; the device's memory is one unless lifted."""
     found: dict[str, float | str | None] = {}
     for metric, value in limits.items():
-        check_metric(metric)
+        check_metric(metric, RANKED)
         found[metric] = _amount(metric, value)
     found.setdefault("memory", "device")
     return found
@@ -270,7 +301,7 @@ def _amount(metric: str, value: Any) -> float | str | None:
         if metric != "memory":
             raise InputError(f"limit {metric}: only memory can be limited to the device")
         return "device"
-    unit = METRICS[metric].unit
+    unit = RANKED[metric].unit
     if isinstance(value, str):
         if unit in _DIMENSION and not is_number(value.strip()):
             return float(parse_quantity(value.strip(), _DIMENSION[unit], f"limit {metric}"))
@@ -307,7 +338,7 @@ def _pareto(pareto: Sequence[str] | None) -> tuple[str, str] | None:
         return None
     metrics = (pareto,) if isinstance(pareto, str) else tuple(pareto)
     for metric in metrics:
-        check_metric(metric)
+        check_metric(metric, RANKED)
     if len(metrics) != 2 or metrics[0] == metrics[1]:
         raise InputError("a Pareto front needs two different metrics")
     return metrics[0], metrics[1]

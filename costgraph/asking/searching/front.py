@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from costgraph.asking.searching.batch import Bound, Line, Range, allowed
+from costgraph.formula.batch import Bound, Line, Range, allowed
 
 #: Values that agree to so many digits count as equal: the rest is rounding.
 DIGITS = 12

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.asking.sweeping.plan import block_shape, cuts, shown_order
 from costgraph.asking.sweeping.store import require
-from costgraph.compiling.metrics import COUNTED
+from costgraph.ir.metrics import COUNTED
 from costgraph.quoting import csv_text
 
 if TYPE_CHECKING:

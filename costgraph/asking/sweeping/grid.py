@@ -16,10 +16,10 @@ from costgraph.asking.sweeping.plan import Plan, Task, make_plan
 from costgraph.asking.sweeping.run import Report, evaluate, reporter
 from costgraph.asking.sweeping.store import PartialStore, check_target, require
 from costgraph.compiling.compiled import Hardware, Model
-from costgraph.compiling.metrics import METRICS
 from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
 from costgraph.files.outside import label_of, opened, reason_of
+from costgraph.ir.metrics import METRICS
 from costgraph.rewriting.pipeline import Pass
 from costgraph.setting import Setting
 from costgraph.symbols import LEGEND

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costgraph.asking.workload import WHOLE
 from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
-from costgraph.compiling.metrics import COUNTED, check_metric, metrics_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
+from costgraph.ir.metrics import COUNTED, check_metric, metrics_of
 from costgraph.ir.program import Program
+from costgraph.ir.workload import WHOLE
 from costgraph.number import number, whole
 from costgraph.rewriting.pipeline import Pass, text_of
 from costgraph.setting import Setting
@@ -384,28 +384,28 @@ def _combinations(
 ) -> tuple[list[_Choice], tuple[Axis, Axis, Axis]]:
     """Every combination, ready to be compiled, and the axes they lie on."""
     from costgraph.counting.accounting import accounting as find_accounting
-    from costgraph.hardware import load_hardware
+    from costgraph.hardware import load_system
     from costgraph.models import load_model
 
     figures = find_accounting(accounting).device_figures
     programs = [load_model(m, **options) for m in listed(model, "model")]
     given = listed(hardware, "hardware")
-    machines = [load_hardware(h) for h in given]
+    systems = [load_system(h) for h in given]
     pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
     axes = (
         _labels("model", [p.name for p in programs], len(programs) > 1),
-        _labels("hardware", [m.name for m in machines], _is_list(hardware)),
+        _labels("hardware", [s.name for s in systems], _is_list(hardware)),
         _labels("passes", [label for label, _ in pipelines], _is_list(passes)),
     )
     found = []
     for (i, p), (j, h), (k, (label, text)) in product(
-        enumerate(programs), enumerate(machines), enumerate(pipelines)
+        enumerate(programs), enumerate(systems), enumerate(pipelines)
     ):
         # As it was given: a calibration may stand beside the file of a device.
         def make(p: Any = p, h: Any = given[j], text: Any = text) -> Compiled:
             return compile(p, h, text, accounting=accounting, fidelity=fidelity, reserve=reserve)
 
-        capacity = h.under(figures).reserving(reserve).memory.room
+        capacity = h.device.under(figures).reserving(reserve).memory.room
         found.append(
             _Choice(
                 (i, j, k),
@@ -434,17 +434,24 @@ def listed(value: Any, what: str) -> list[Any]:
     return list(value)
 
 
+def parsed_passes(passes: str | tuple[Pass, ...]) -> tuple[Pass, ...]:
+    """A pipeline as passes."""
+    if not isinstance(passes, str):
+        return tuple(passes)
+    if not passes.strip():
+        return ()
+    from costgraph.passes import PASSES
+    from costgraph.rewriting.pipeline import parse
+
+    return parse(passes, PASSES)
+
+
 def pipeline_of(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
     """A pipeline's label and the pipeline; the text is parsed here, so that errors come first."""
     if not isinstance(passes, str):
         return text_of(tuple(passes)) or "none", tuple(passes)
-    if not passes.strip():
-        return "none", ""
-    from costgraph.passes import PASSES
-    from costgraph.rewriting.pipeline import parse
-
-    parse(passes, PASSES)
-    return passes.strip(), passes
+    parsed_passes(passes)
+    return passes.strip() or "none", passes if passes.strip() else ""
 
 
 def _labels(name: str, labels: list[str], is_dim: bool) -> Axis:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,10 +12,12 @@ from sympy import Expr, Integer
 from costgraph.compiling.breakdown import OpRow
 from costgraph.ir.graph import Graph, Node, describe
 from costgraph.ir.program import Program
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Tensor
+from costgraph.ops.collectives import Exchange
 from costgraph.ops.fused import Fused
 from costgraph.showing.draw.scene import Carrier, Cluster, Link, Scene, Vertex, clean, joined
+from costgraph.units import format_quantity
 
 ONE = Integer(1)
 _FEW = 3
@@ -33,17 +35,23 @@ def _dimension(size: Expr) -> str:
 
 
 def graph_scene(
-    graph: Graph, title: str = "", subtitle: str = "", rows: Sequence[OpRow] | None = None
+    graph: Graph,
+    title: str = "",
+    subtitle: str = "",
+    rows: Sequence[OpRow] | None = None,
+    seconds: float | None = None,
 ) -> Scene:
-    """Every operation of ``graph``; repeated regions are clusters.
+    """Every operation of ``graph``; regions, bodies that run at once and units are clusters.
 
     Args:
         graph: a step graph.
         title, subtitle: head lines; the title is the graph's name by default.
         rows: numbers of a step, one row per operation in execution order.
+        seconds: time of the step, of which each operation has a share; by default all
+            operations take it together.
     """
     found = _Parts(iter(rows) if rows is not None else None)
-    makers = _fill(found, graph, "", "", ONE, {})
+    makers = _fill(found, graph, _At(), {})
     for name in graph.outputs:
         tensor = graph.tensors[name]
         end = f"result:{name}"
@@ -51,7 +59,7 @@ def graph_scene(
             Vertex(clean(end), clean(name), "result", lines=(str(carrier(tensor)),))
         )
         found.links.append(Link(makers[name], clean(end), (carrier(tensor),)))
-    total = sum(v.seconds or 0.0 for v in found.vertices)
+    total = seconds or sum(v.seconds or 0.0 for v in found.vertices)
     vertices = tuple(
         v if v.seconds is None or not total else replace(v, share=v.seconds / total)
         for v in found.vertices
@@ -77,66 +85,96 @@ class _Parts:
         self.links: list[Link] = []
 
 
-def _fill(
-    found: _Parts, graph: Graph, prefix: str, cluster: str, count: Expr, outside: dict[str, str]
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class _At:
+    """Where a graph stands: its path, the cluster around it, how often and on what it runs."""
+
+    prefix: str = ""
+    cluster: str = ""
+    count: Expr = ONE
+    unit: str = ""
+
+
+def _fill(found: _Parts, graph: Graph, at: _At, outside: dict[str, str]) -> dict[str, str]:
     """Adds a graph's vertices and links; returns the maker of each of its tensors."""
     makers = dict(outside)
+    frames = _frames(found, graph, at)
     for tensor in graph.sources:
         if tensor.name not in outside:
-            makers[tensor.name] = name = clean(f"{prefix}{tensor.name}")
-            found.vertices.append(_source(tensor, name, cluster, count))
+            makers[tensor.name] = name = clean(f"{at.prefix}{tensor.name}")
+            units = {n.unit for n in graph.consumers[tensor.name]}
+            frame = frames.get(units.pop(), at.cluster) if len(units) == 1 else at.cluster
+            found.vertices.append(_source(tensor, name, frame, at.count))
     for node in graph.nodes:
-        name = clean(f"{prefix}{node.name}")
-        if isinstance(node.op, Repeat):
-            makers.update(_region(found, graph, node, node.op, name, cluster, count, makers))
+        name = clean(f"{at.prefix}{node.name}")
+        here = replace(at, cluster=frames.get(node.unit, at.cluster), unit=node.unit or at.unit)
+        if isinstance(node.op, Region):
+            makers.update(_region(found, node, node.op, name, here, makers))
             continue
-        found.vertices.append(_operation(found, graph, node, name, cluster, count))
+        labelled = node.unit not in frames and here.unit != at.unit
+        found.vertices.append(_operation(found, graph, node, name, here, labelled))
         for operand in node.inputs:
             found.links.append(Link(makers[operand], name, (carrier(graph.tensors[operand]),)))
         makers.update((t.name, name) for t in node.outputs)
     return makers
 
 
+def _frames(found: _Parts, graph: Graph, at: _At) -> dict[str, str]:
+    """A cluster for each unit that runs operations of the graph; what passes on has none."""
+    busy = dict.fromkeys(n.unit for n in graph.nodes if n.unit and not isinstance(n.op, Exchange))
+    frames = {unit: clean(f"{at.prefix}unit:{unit}") for unit in busy}
+    for unit, frame in frames.items():
+        found.clusters.append(Cluster(frame, clean(unit), at.cluster, is_place=True))
+    return frames
+
+
 def _region(
-    found: _Parts,
-    graph: Graph,
-    node: Node,
-    region: Repeat,
-    name: str,
-    cluster: str,
-    count: Expr,
-    makers: dict[str, str],
+    found: _Parts, node: Node, region: Region, name: str, at: _At, makers: dict[str, str]
 ) -> dict[str, str]:
-    partly = "" if region.presence.is_full else ", run in part"
-    title = f"{clean(node.name)} × {clean(region.count, 60)}{partly}"
-    found.clusters.append(Cluster(name, title, cluster))
-    feeds = {
-        inner.name: makers[given]
-        for inner, given in zip(region.body.inputs, node.inputs, strict=True)
-    }
-    inside = _fill(found, region.body, f"{name}/", name, count * region.count, feeds)
-    if region.count != 1:
-        for index in range(region.carried):
-            entry = region.body.inputs[index]
-            result = inside[region.body.outputs[index]]
-            for user in _users(region.body, entry.name):
-                end = clean(f"{name}/{user}")
-                found.links.append(Link(result, end, (carrier(entry),), carried=True))
-    return {
-        t.name: inside[result] for t, result in zip(node.outputs, region.body.outputs, strict=True)
-    }
+    repeats = isinstance(region, Repeat)
+    partly = "" if region.taking_part.is_full else ", run in part"
+    many = f" × {clean(region.times, 60)}" if repeats else f": {len(region.graphs)} at once"
+    title = f"{clean(node.name)}{many}{partly}"
+    found.clusters.append(Cluster(name, title, at.cluster, is_place=not repeats))
+    results: list[str] = []
+    parts = zip(region.labels, region.units, region.graphs, region.takes, strict=True)
+    for label, unit, graph, takes in parts:
+        path = clean(f"{name}/{label}") if label else name
+        if label:
+            on = f" on {clean(unit)}" if unit else ""
+            found.clusters.append(Cluster(path, f"{clean(label)}{on}", name, is_place=True))
+        feeds = {
+            inner.name: makers[node.inputs[i]] for inner, i in zip(graph.inputs, takes, strict=True)
+        }
+        there = _At(f"{path}/", path, at.count * region.times, unit or at.unit)
+        inside = _fill(found, graph, there, feeds)
+        if isinstance(region, Repeat) and region.count != 1:
+            _carry(found, region, name, inside)
+        results.extend(inside[result] for result in graph.outputs)
+    return {t.name: maker for t, maker in zip(node.outputs, results, strict=True)}
+
+
+def _carry(found: _Parts, region: Repeat, name: str, inside: Mapping[str, str]) -> None:
+    """Links from what a round hands on to what takes it in the next."""
+    for index in range(region.carried):
+        entry = region.body.inputs[index]
+        result = inside[region.body.outputs[index]]
+        for user in _users(region.body, entry.name):
+            end = clean(f"{name}/{user}")
+            found.links.append(Link(result, end, (carrier(entry),), carried=True))
 
 
 def _users(graph: Graph, tensor: str) -> Iterator[str]:
     """Names of the operations that use a tensor; of a region, those inside it."""
     for node in graph.consumers[tensor]:
-        if not isinstance(node.op, Repeat):
+        if not isinstance(node.op, Region):
             yield node.name
             continue
-        for inner, given in zip(node.op.body.inputs, node.inputs, strict=True):
-            if given == tensor:
-                yield from (f"{node.name}/{n}" for n in _users(node.op.body, inner.name))
+        for label, inner, takes in zip(node.op.labels, node.op.graphs, node.op.takes, strict=True):
+            path = f"{node.name}/{label}" if label else node.name
+            for entry, i in zip(inner.inputs, takes, strict=True):
+                if node.inputs[i] == tensor:
+                    yield from (f"{path}/{n}" for n in _users(inner, entry.name))
 
 
 def _source(tensor: Tensor, name: str, cluster: str, count: Expr) -> Vertex:
@@ -154,27 +192,49 @@ def _source(tensor: Tensor, name: str, cluster: str, count: Expr) -> Vertex:
 
 
 def _operation(
-    found: _Parts, graph: Graph, node: Node, name: str, cluster: str, count: Expr
+    found: _Parts, graph: Graph, node: Node, name: str, at: _At, labelled: bool
 ) -> Vertex:
+    """One operation; ``labelled`` if no frame says what runs it."""
     row = next(found.rows, None) if found.rows is not None else None
     operands = "; ".join(f"{t.role.value} {carrier(t)}" for t in graph.operands(node))
     results = "; ".join(str(carrier(t)) for t in node.outputs)
     attributes = describe(node.op)
     inside = node.op.body.nodes if isinstance(node.op, Fused) else ()
     kind = clean(node.op.kind, 80)
+    link = _sent(graph, node, row)
+    lines = [f"{kind} of {len(inside)}" if inside else kind]
+    lines += [clean(at.unit)] if labelled else []
     return Vertex(
         name,
         clean(node.name),
         kind,
-        cluster=cluster,
-        lines=(f"{kind} of {len(inside)}" if inside else kind,),
-        count=clean(count),
+        cluster=at.cluster,
+        lines=(*lines, *filter(None, link.split("; "))),
+        count=clean(at.count),
+        unit=clean(at.unit),
+        link=link,
         bound="" if row is None else row.bound,
         seconds=None if row is None else row.seconds * float(row.count),
         made_by=clean(node.origin.made_by),
         origin=tuple(clean(o) for o in node.origin.nodes),
         signature=f"{kind} {attributes} {[n.op.kind for n in inside]} ({operands}) -> {results}",
     )
+
+
+def _sent(graph: Graph, node: Node, row: OpRow | None) -> str:
+    """What an operation sends over links: bytes of one execution, and among how many."""
+    inside = node.op.body.nodes if isinstance(node.op, Fused) else (node,)
+    hops = [hop for n in inside if isinstance(n.op, Exchange) for hop in n.op.hops]
+    if not hops:
+        return ""
+    sent: Mapping[str, object]
+    if row is not None:
+        sent = {link: format_quantity(float(size), "B") for link, size in row.links.items()}
+    else:
+        links = node.op.cost(graph.operands(node), node.outputs).links
+        sent = {link: f"{clean(m.wire, 60)} byte" for link, m in links.items()}
+    ranks = {hop.link: clean(hop.ranks, 30) for hop in hops}
+    return "; ".join(f"{clean(name, 40)} of {ranks[name]}: {size}" for name, size in sent.items())
 
 
 def program_scene(program: Program, title: str = "", subtitle: str = "") -> Scene:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region
 from costgraph.rewriting.pipeline import Step, Trace
 from costgraph.showing.draw.build import graph_scene, program_scene
 from costgraph.showing.draw.scene import Cluster, Link, Scene, Vertex, clean, joined
@@ -57,6 +57,8 @@ def compare_graphs(before: Graph, after: Graph) -> Change:
             if p not in direct
             and old[p][0].origin.nodes
             and set(old[p][0].origin.nodes) <= set(node.origin.nodes)
+            # The same operation in another region was moved there, not made of others.
+            and (old[p][0].name, old[p][0].op) != (node.name, node.op)
         ]
         if direct or merged:
             origins[path] = (*direct, *merged)
@@ -66,8 +68,9 @@ def compare_graphs(before: Graph, after: Graph) -> Change:
 def _facts(graph: Graph, prefix: str) -> Iterator[tuple[str, tuple[Node, object]]]:
     for node in graph.nodes:
         path = clean(f"{prefix}{node.name}")
-        if isinstance(node.op, Repeat):
-            yield from _facts(node.op.body, f"{path}/")
+        if isinstance(node.op, Region):
+            for label, inner in zip(node.op.labels, node.op.graphs, strict=True):
+                yield from _facts(inner, f"{path}/{clean(label)}/" if label else f"{path}/")
             continue
         operands = tuple((t.shape, t.dtype, t.role) for t in graph.operands(node))
         yield path, (node, (node, operands))

@@ -21,6 +21,7 @@ FONT = "Helvetica"
 BOUND_FILL = {
     "compute": "#F6C9A3",
     "memory": "#BFDDF2",
+    "link": "#F6E58F",
     "overhead": "#E3CBDD",
     "none": "#F2F2F2",
     "": "#F7F7F7",
@@ -28,6 +29,7 @@ BOUND_FILL = {
 BOUND_EDGE = {
     "compute": "#B34700",
     "memory": "#00599C",
+    "link": "#7A5F00",
     "overhead": "#8F4A77",
     "none": "#8A8A8A",
     "": "#555555",
@@ -59,7 +61,7 @@ MARK_STYLE: dict[str, dict[str, str]] = {
 }
 MARK_SIGN = {"kept": "", "changed": "~ ", "created": "+ ", "erased": "✕ "}
 ROLE_NAME = {"activation": "activation", "weight": "weight", "kv": "KV cache", "state": "state"}
-_WRAP = 26
+_WRAP, _LONG = 26, 34
 
 
 def text(value: str) -> str:
@@ -131,6 +133,8 @@ def _cluster(graph: Any, scene: Scene, cluster: str, names: dict[str, str]) -> N
             continue
         with graph.subgraph(name=f"cluster_{index}") as frame:
             style = {"color": "#666666", "style": "rounded", "bgcolor": "#FCFCFC"}
+            if inner.is_place:
+                style = {"color": "#4A6FA5", "style": "rounded,dashed", "bgcolor": "#F4F7FB"}
             if inner.mark == "created":
                 style = {
                     "color": MARK_STYLE["created"]["color"],
@@ -152,7 +156,7 @@ def _cluster(graph: Any, scene: Scene, cluster: str, names: dict[str, str]) -> N
 def _vertex(v: Vertex) -> dict[str, str]:
     sign = MARK_SIGN.get(v.mark, "")
     lines = wrapped(sign + v.name)
-    lines += [part for line in v.lines if line != v.name for part in wrapped(line, 34)]
+    lines += [part for line in v.lines if line != v.name for part in wrapped(line, _LONG)]
     found: dict[str, str]
     if v.is_source:
         found = {
@@ -168,10 +172,15 @@ def _vertex(v: Vertex) -> dict[str, str]:
     else:
         found = {
             "shape": "box3d" if v.kind == "part" else "box",
-            "style": "filled" if v.kind == "part" else "rounded,filled",
+            "style": "filled" if v.kind == "part" or v.link else "rounded,filled",
             "fillcolor": BOUND_FILL.get(v.bound, BOUND_FILL[""]),
             "color": BOUND_EDGE.get(v.bound, BOUND_EDGE[""]),
         }
+        if v.link:
+            # Data leaves the device: two lines around it, whatever bounds it.
+            found["peripheries"] = "2"
+            if not v.bound:
+                found["fillcolor"] = BOUND_FILL["link"]
         if v.seconds is not None:
             share = v.share or 0.0
             parts = [format_quantity(v.seconds, "s") if v.seconds else "no time"]
@@ -217,7 +226,9 @@ def _legend(graph: Any, scene: Scene) -> None:
     roles = {t.role for link in scene.links for t in link.tensors}
     roles |= {v.role for v in scene.vertices if v.is_source}
     bounds = [
-        b for b in ("compute", "memory", "overhead") if any(v.bound == b for v in scene.vertices)
+        b
+        for b in ("compute", "memory", "link", "overhead")
+        if any(v.bound == b for v in scene.vertices)
     ]
     marks = [m for m in MARKS if scene.marks and _marked(scene, m)]
     if not (roles or bounds or marks):
@@ -241,6 +252,11 @@ def _legend(graph: Any, scene: Scene) -> None:
                 style="filled", fillcolor=SOURCE_FILL[role], color=LINE[role]["color"],
             )  # fmt: skip
             frame.edge(f"legend_{role}", target, **LINE[role])
+        if any(v.link for v in scene.vertices):
+            frame.node(
+                "legend_exchange", label="sends over a link", shape="box", style="filled",
+                peripheries="2", fillcolor=BOUND_FILL[""], color=BOUND_EDGE[""],
+            )  # fmt: skip
         for bound in bounds:
             frame.node(
                 f"legend_bound_{bound}", label=f"{bound}-bound", shape="box",

@@ -12,12 +12,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costgraph.asking.workload import shown
 from costgraph.compiling.breakdown import symbols_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
+from costgraph.ir.workload import shown
 from costgraph.rewriting.pipeline import Trace
 from costgraph.showing.draw.build import graph_scene, program_scene
 from costgraph.showing.draw.diff import trace_scene
@@ -230,13 +230,14 @@ def draw(
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
         chosen = program.phase_for(values)
-    rows, more, warning = None, [f"{chosen.name} step"], ""
+    rows, seconds, more, warning = None, None, [f"{chosen.name} step"], ""
     if compiled is not None and values:
         table = compiled.breakdown(chosen.name, **values)
         rows, warning = table.rows, table.fit.warning
-        more.append(f"{shown(values)}: {_time(table.totals['seconds'])}")
+        seconds = float(table.totals["seconds"])
+        more.append(f"{shown(values)}: {_time(seconds)}")
     head = _head(program, compiled, device, bool(values), *more, warning=warning)
-    whole = graph_scene(chosen.graph, *head, rows)
+    whole = graph_scene(chosen.graph, *head, rows, seconds)
     return Drawing(within(whole, level, limit), _at_level(whole, level))
 
 

@@ -291,20 +291,26 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
 
 
 def layers(scene: Scene) -> Scene:
-    """Each outermost frame, a region or a repeated part, as one vertex."""
+    """Each outermost repeated part, a region or one found, as one vertex.
+
+    Frames of units and of bodies that run at once stay around them.
+    """
     scene = fold_repeats(scene)
-    parents = {c.id: c.parent for c in scene.clusters}
+    frames = {c.id: c for c in scene.clusters}
 
     def outermost(cluster: str) -> str:
-        while parents.get(cluster):
-            cluster = parents[cluster]
-        return cluster
+        found = ""
+        while cluster:
+            if not frames[cluster].is_place:
+                found = cluster
+            cluster = frames[cluster].parent
+        return found
 
-    group = {v.id: f"{outermost(v.cluster)}:part" for v in scene.vertices if v.cluster}
+    group = {v.id: f"{part}:part" for v in scene.vertices if (part := outermost(v.cluster))}
     made = {
-        f"{c.id}:part": Vertex(f"{c.id}:part", c.title, "part")
+        f"{c.id}:part": Vertex(f"{c.id}:part", c.title, "part", cluster=c.parent)
         for c in scene.clusters
-        if not c.parent
+        if not c.is_place
     }
     return contract(scene, group, made)
 

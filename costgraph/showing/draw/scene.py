@@ -52,7 +52,10 @@ class Vertex:
         cluster: id of the cluster that holds it, or empty.
         lines: further lines of the label.
         count: executions per step, as text.
-        bound: ``memory``, ``compute``, ``overhead`` or ``none``, where times are known.
+        unit: who runs it; empty for the device itself.
+        link: links that it sends data over, with how much; empty for most operations.
+        bound: ``memory``, ``compute``, ``link``, ``overhead`` or ``none``, where times are
+            known.
         seconds: time of all executions in the step, or None.
         share: share of the step's time, or None.
         mark: ``kept``, ``changed``, ``created`` or ``erased`` in a difference.
@@ -67,6 +70,8 @@ class Vertex:
     cluster: str = ""
     lines: tuple[str, ...] = ()
     count: str = "1"
+    unit: str = ""
+    link: str = ""
     bound: str = ""
     seconds: float | None = None
     share: float | None = None
@@ -103,12 +108,17 @@ class Link:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A frame around vertices; ``mark`` as for vertices."""
+    """A frame around vertices; ``mark`` as for vertices.
+
+    ``is_place`` tells frames that say where or beside what something runs (units, bodies
+    that run at once) from parts of a model that repeat.
+    """
 
     id: str
     title: str
     parent: str = ""
     mark: str = ""
+    is_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,8 @@ class Scene:
                 "role": v.role,
                 "cluster": v.cluster,
                 "cluster_title": titles.get(v.cluster, ""),
+                "unit": v.unit,
+                "link": v.link,
                 "bound": v.bound,
                 "mark": v.mark,
                 "made_by": v.made_by,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from costgraph.asking.workload import shown
+from costgraph.ir.workload import shown
 from costgraph.showing.export.table import foot_html, html_table, plain_table, seconds, si
 
 if TYPE_CHECKING:

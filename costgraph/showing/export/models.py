@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Min, expand
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region, Repeat
 from costgraph.showing.export.plain_json import print_json
 from costgraph.showing.export.table import si
 from costgraph.showing.export.terminal import print_table, width
@@ -189,21 +189,35 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
 
 
 def structure(graph: Graph, depth: int = 0) -> Iterator[str]:
-    """Regions of a graph, one a line: name, count, and what is special inside."""
+    """Regions of a graph, one a line: name, count, and what is special inside.
+
+    Bodies that run at once are a line each under their region.
+    """
+    pad = "    " * depth
     for node in graph.nodes:
-        if not isinstance(node.op, Repeat):
+        if not isinstance(node.op, Region):
             continue
-        body = node.op.body
-        inner = [n.op for n in body.nodes if isinstance(n.op, Repeat)]
-        if inner:
-            yield f"{'    ' * depth}{node.name} × {sstr(node.op.count)}:"
-            yield from structure(body, depth + 1)
-        else:
-            kinds = dict.fromkeys(n.op.kind for n in body.nodes)
-            windows = {sstr(w) for n in body.nodes if (w := getattr(n.op, "window", None))}
-            seen = f", window {', '.join(sorted(windows))}" if windows else ""
-            text = f"{node.name} × {sstr(node.op.count)}{seen}: {', '.join(kinds)}"
-            yield "    " * depth + text
+        on = f" on {node.unit}" if node.unit else ""
+        if isinstance(node.op, Repeat):
+            head = f"{node.name} × {sstr(node.op.count)}{on}"
+            yield from _described(node.op.body, head, depth)
+            continue
+        yield f"{pad}{node.name}{on}: {len(node.op.graphs)} at once"
+        for label, unit, body in zip(node.op.labels, node.op.units, node.op.graphs, strict=True):
+            yield from _described(body, f"{label} on {unit}" if unit else label, depth + 1)
+
+
+def _described(body: Graph, head: str, depth: int) -> Iterator[str]:
+    """What a region's graph holds: its regions a line each, else the kinds of its operations."""
+    pad = "    " * depth
+    if any(isinstance(n.op, Region) for n in body.nodes):
+        yield f"{pad}{head}:"
+        yield from structure(body, depth + 1)
+        return
+    kinds = dict.fromkeys(n.op.kind for n in body.nodes)
+    windows = {sstr(w) for n in body.nodes if (w := getattr(n.op, "window", None))}
+    seen = f", window {', '.join(sorted(windows))}" if windows else ""
+    yield f"{pad}{head}{seen}: {', '.join(kinds)}"
 
 
 def derived(name: str) -> list[str]:

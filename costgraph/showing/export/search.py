@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from costgraph.compiling.metrics import METRICS
+from costgraph.ir.metrics import PER_DEVICE, RANKED
 from costgraph.showing.export.table import plain_table, seconds, si
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def value_text(metric: str, value: float) -> str:
     """A metric's value with its unit, as in tables."""
-    unit = METRICS[metric].unit
+    unit = RANKED[metric].unit
     if unit == "s":
         return seconds(value)
     return si(value) + {"byte": "B", "FLOP": "FLOP"}.get(unit, "")
@@ -42,8 +42,10 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
     ]
     known = {m for c in result.candidates for m in c.values} | {result.objective, *result.limits}
     wished = [result.objective, *result.limits, "ttft", "tpot", "latency", "throughput"]
+    many = any(c.values.get(PER_DEVICE) != c.values.get("throughput") for c in result.candidates)
+    wished += [PER_DEVICE] if many else []
     metrics = [m for m in dict.fromkeys(wished) if m in known]
-    head = ["hardware", "passes", "B", *metrics, "stopped by"]
+    head = ["hardware", "passes", "B", *(_head(m) for m in metrics), "stopped by"]
     rows = [
         [
             c.hardware,
@@ -54,7 +56,7 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
         ]
         for c in result.candidates
     ]
-    less = [name for name in _LESS if name not in (result.objective, *result.limits)]
+    less = [_head(name) for name in _LESS if name not in (result.objective, *result.limits)]
     lines.append(plain_table(head, rows, width, less))
     if result.best is None:
         lines += ["", "no candidate keeps the limits"]
@@ -65,10 +67,14 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
     return "\n".join([*lines, *(["", *foot] if foot else [])])
 
 
+def _head(metric: str) -> str:
+    return "per device" if metric == PER_DEVICE else metric
+
+
 def _limit(metric: str, value: float | str) -> str:
     if isinstance(value, str):
         return f"{metric} within the {value}'s capacity"
-    sign = "≥" if metric == "throughput" else "≤"
+    sign = "≥" if RANKED[metric].larger_is_better else "≤"
     return f"{metric} {sign} {value_text(metric, value)}"
 
 

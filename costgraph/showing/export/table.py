@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 HEAD = ("op", "kind", "count", "FLOP", "bytes", "FLOP/B", "FLOP/s", "time", "share", "bound")
+#: Further columns, where devices exchange data or units share a graph.
+WIRE, UNIT = "wire", "unit"
 
 
 def si(value: float, digits: int = 4) -> str:
@@ -39,9 +41,20 @@ def value_text(value: float, unit: str) -> str:
     return seconds(value) if unit == "s" else f"{si(value)} {unit}"
 
 
+def breakdown_head(table: Breakdown) -> tuple[str, ...]:
+    """The columns of a breakdown."""
+    more = ((WIRE, any(r.links for r in table)), (UNIT, any(r.unit for r in table)))
+    return (*HEAD, *(name for name, is_there in more if is_there))
+
+
 def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
     """The rows of a breakdown as text, operations that cost nothing last in place."""
-    total = table.totals["seconds"] or 1.0
+    head, total = breakdown_head(table), table.totals["seconds"] or 1.0
+    more = (
+        (WIRE, lambda row: " ".join(f"{k} {si(v)}" for k, v in row.links.items()) or "–"),
+        (UNIT, lambda row: row.unit or "–"),
+    )
+    shown = [of for name, of in more if name in head]
     return [
         (
             row.name,
@@ -54,6 +67,7 @@ def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
             seconds(row.seconds),
             f"{100 * row.count * row.seconds / total:.1f}%",
             row.bound,
+            *(of(row) for of in shown),
         )
         for row in table.rows
     ]
@@ -69,11 +83,16 @@ def totals_lines(table: Breakdown) -> list[str]:
     """Totals over all executions, as lines of text."""
     t = table.totals
     resting = f", {si(t['resident_bytes'])}B of it resting" if t["resident_bytes"] else ""
+    wire = f"   wire {si(t['wire_bytes'])}B" if t["wire_bytes"] else ""
+    busy = t["busy_seconds"]
+    apart = f" (rows one after another: {seconds(busy)})" if busy != t["seconds"] else ""
     return [
-        f"time {seconds(t['seconds'])}   FLOP {si(t['flops'])}   bytes {si(t['bytes'])}",
+        f"time {seconds(t['seconds'])}{apart}   FLOP {si(t['flops'])}   "
+        f"bytes {si(t['bytes'])}{wire}",
         f"memory {si(t['memory_bytes'])}B = weights {si(t['weight_bytes'])}B + KV "
         f"{si(t['kv_bytes'])}B + activations {si(t['activation_bytes'])}B{resting}   "
         f"parameters {si(t['parameters'])}",
+        *table.about,
     ]
 
 
@@ -127,7 +146,7 @@ def _lines(cells: Sequence[str]) -> list[tuple[str, ...]]:
 
 def breakdown_text(table: Breakdown) -> str:
     """A breakdown as plain text."""
-    body = plain_table(HEAD, breakdown_cells(table))
+    body = plain_table(breakdown_head(table), breakdown_cells(table))
     return "\n".join([*title(table), "", body, "", *totals_lines(table), *table.setting.foot()])
 
 
@@ -159,7 +178,7 @@ def html_table(
 def breakdown_html(table: Breakdown) -> str:
     """A breakdown as HTML for notebooks."""
     foot = foot_html([*totals_lines(table), *table.setting.foot()])
-    return html_table(HEAD, breakdown_cells(table), "\n".join(title(table))) + foot
+    return html_table(breakdown_head(table), breakdown_cells(table), "\n".join(title(table))) + foot
 
 
 def foot_html(lines: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from costgraph.quoting import visible
 from costgraph.showing.export.fitting import fitted, left_out
 from costgraph.showing.export.table import (
-    HEAD,
     breakdown_cells,
+    breakdown_head,
     breakdown_text,
     is_numeric,
     plain_table,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from costgraph.compiling.breakdown import Breakdown
 
-_BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "none": "dim"}
+_BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "link": "yellow", "none": "dim"}
 
 
 #: Columns of a breakdown that may be left out, the first ones first.
@@ -45,7 +45,7 @@ def print_breakdown(table: Breakdown) -> None:
         print(breakdown_text(table))
         return
     styles = [_BOUND_STYLE.get(row.bound, "") for row in table.rows]
-    _print_rich(HEAD, breakdown_cells(table), title(table), styles, _LESS)
+    _print_rich(breakdown_head(table), breakdown_cells(table), title(table), styles, _LESS)
     for line in (*totals_lines(table), *table.setting.foot()):
         print(line)
 

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costgraph.asking.comparison import Comparison
-from costgraph.asking.workload import shown
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, clip
+from costgraph.ir.workload import shown
 from costgraph.showing.plot.style import (
     HATCHES,
     PALETTE,
@@ -82,7 +82,12 @@ def breakdown(
         figure.set_size_inches(3.3, 4.2)
     names = [f"{p:,}" for p in points]
     stack(left, names, bars)
-    left.set_ylabel(f"time of a {phase} step")
+    if any(t.totals["busy_seconds"] != t.totals["seconds"] for t in tables):
+        # Bars are what operations take; where some run at once the step is shorter.
+        left.set_ylabel(f"operations of a {phase} step, one after another")
+        left.plot(range(len(sums)), sums, "k_", markersize=14, label="the step", zorder=5)
+    else:
+        left.set_ylabel(f"time of a {phase} step")
     unit_axis(left, "y", "s")
     uses = {name: [float(t.totals[key]) for t in tables] for key, name in MEMORY}
     stack(right, names, uses)

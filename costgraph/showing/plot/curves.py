@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sympy import oo
 
-from costgraph.asking.workload import shown, workload
 from costgraph.compiling.capacity import Fit
 from costgraph.compiling.compiled import Compiled
-from costgraph.compiling.metrics import check_metric
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.formula.regimes import Crossover
 from costgraph.formula.signs import UndecidedError
+from costgraph.ir.metrics import check_metric
+from costgraph.ir.workload import shown, workload
 from costgraph.setting import Setting
 from costgraph.showing.plot.style import (
     FULL,

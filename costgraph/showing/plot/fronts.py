@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sympy import Integer
 
-from costgraph.asking.workload import shown, workload
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError
 from costgraph.formula.powers import placed
+from costgraph.ir.workload import shown, workload
 from costgraph.setting import Setting
 from costgraph.showing.plot.labels import Point, line_boxes, place_labels
 from costgraph.showing.plot.style import (
@@ -93,7 +93,7 @@ def pareto(
     axes.set_yscale("log")
     handles, everything, lines = [], [], []
     labels: list[Point] = []
-    several = len({c.machine.name for c in choices}) > 1
+    several = len({c.place for c in choices}) > 1
     for index, compiled in enumerate(choices):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         found = places(compiled, batches, **values)
@@ -111,7 +111,7 @@ def pareto(
             ends = (batches[0], batches[-1], batches[len(batches) // 2])
             labels.append(Point(seconds, rate, f"B={batch}" if batch in ends else "", 2.5))
         passes = ",".join(p.spec() for p in compiled.passes) or "no passes"
-        name = f"{compiled.machine.name}: {passes}" if several else passes
+        name = f"{compiled.place}: {passes}" if several else passes
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style,
                               label=plain(name)))  # fmt: skip
     front = sorted(everything[i] for i in undominated(everything))

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from costgraph.asking.workload import shown as told
 from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, clip, nearest
 from costgraph.hardware.machine import WIDENING, Engine, Machine
+from costgraph.ir.workload import shown as told
 from costgraph.showing.plot.labels import Point, line_boxes, place_labels
 from costgraph.showing.plot.style import (
     BOUND,

@@ -33,6 +33,7 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 BOUND = {
     "memory": ("#0072B2", "", "o"),
     "compute": ("#D55E00", "//", "s"),
+    "link": ("#009E73", "++", "D"),
     "latency": ("#CC79A7", "..", "^"),
     "none": ("#999999", "", "x"),
 }
@@ -44,8 +45,9 @@ SHADE = {
     "tensor": ("#F9DCC8", "///"),
     "vector": ("#CDEBDF", "..."),
     "special": ("#F3DCE8", "\\\\\\"),
+    "link": ("#F5ECC2", "xxx"),
 }
-_MORE_SHADES = (("#F5ECC2", "xxx"), ("#E2E2E2", "---"), ("#D9D4EC", "+++"), ("#E9F2C6", "ooo"))
+_MORE_SHADES = (("#E2E2E2", "---"), ("#D9D4EC", "+++"), ("#E9F2C6", "ooo"))
 #: Inches and font size.
 WIDTHS = {"column": ((3.3, 2.45), 7.0), "slide": ((10.0, 5.625), 13.0)}
 _P = ParamSpec("_P")

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sympy import Expr, Integer, Max, Symbol
+from sympy import Add, Expr, Integer, Max, Symbol
 
+from costgraph.compiling.breakdown import overlaps
 from costgraph.compiling.compiled import Compiled
-from costgraph.counting.footprint import footprint, resting
+from costgraph.counting.footprint import Footprint, footprint, resting
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, Limit
@@ -81,6 +82,7 @@ class Contents:
                 for p, triple in zip(phases, places, strict=True)
             ],
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
+            "devices": float(devices) if (devices := compiled.program.devices).is_number else None,
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": self.printed.of(compiled, metrics),
@@ -114,10 +116,16 @@ class Contents:
             whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
             shown = tuple(self.graphs.math(bind(e)) for e in whole)
             cost: tuple[Any, ...] = (values.index(bind(row.count)), work, moved, *shown)
-            if timed is not None:
-                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in timed(phase, row)]
+            # What the page cannot work out from FLOP and bytes comes as terms.
+            if timed is not None or row.cost.links:
+                by = timed or roofline.ideal(machine)
+                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in by(phase, row)]
                 cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
+        whole_step = None
+        if overlaps(phase, compiled.items[phase.name]):
+            terms = (t.mapped(lambda e: e.xreplace(dims)) for t in compiled.time(phase.name).terms)
+            whole_step = values.index(Add(*(t.count * t.value for t in terms)))
         formulas = values.formulas()
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
@@ -130,6 +138,7 @@ class Contents:
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
             "rows": rows,
             "costs": list(costs),
+            "whole": whole_step,
         }
 
 
@@ -168,18 +177,29 @@ def _request_parts(compiled: Compiled) -> tuple[Formula, ...]:
 
 def _memory_parts(phase: Phase, compiled: Compiled) -> tuple[Expr, Expr, Expr]:
     """Weights, caches at the longest context, and everything that the phase needs."""
-    need = footprint(phase.graph, compiled.accounting)
-    others = [resting(r, compiled.accounting) for r in phase.resident]
+    units = [
+        [
+            footprint(part.graph, compiled.accounting),
+            *(resting(r, compiled.accounting) for r in part.resident),
+        ]
+        for part in roofline.unit_phases(phase)
+    ]
     ends = {} if phase.span is None else {phase.span.symbol: phase.span.upper}
     candidates = roofline.phase_memory(phase, compiled.accounting)
 
     def at_end(expr: Expr) -> Expr:
         return phase.bind(expr).xreplace(ends)
 
-    weights = sum((o.weights for o in others), need.weights)
-    caches = sum((o.kv for o in others), need.kv)
+    # Of several units, what the one with the most weights holds.
+    parts = max(units, key=lambda parts: _weighed(parts, compiled))
+    weights = Add(*(part.weights for part in parts))
+    caches = Add(*(part.kv for part in parts)) * phase.rounds
     whole = candidates[0] if len(candidates) == 1 else Max(*candidates, evaluate=False)
     return at_end(weights), at_end(caches), whole
+
+
+def _weighed(parts: Sequence[Footprint], compiled: Compiled) -> Expr:
+    return _number(Add(*(part.weights for part in parts)), compiled)
 
 
 def _number(expr: Expr, compiled: Compiled) -> Expr:
@@ -192,8 +212,8 @@ def hardware_figures(compiled: Compiled, used: set[str]) -> dict[str, Any]:
     machine = compiled.bound or compiled.machine
     figures = {s.name: float(v) for s, v in machine.bindings().items()}
     return {
-        "name": machine.name,
-        "title": machine.title,
+        "name": compiled.place,
+        "title": machine.title if compiled.system is None else compiled.system.title,
         "figures": {k: v for k, v in sorted(figures.items(), key=_figure_order) if k in used},
         "capacity": figures.get("M"),
         "price": None if machine.price.hour is None else float(machine.price.hour),

@@ -92,21 +92,25 @@ def _too_long(formula: Formula) -> str:
 def _relation(metric: str, compiled: Compiled, formula: Formula) -> str | None:
     """Metrics that are another one times a factor, as that; None for all others."""
     machine = compiled.machine
-    tokens = math_of(B * N)
+    tokens, devices = math_of(B * N), compiled.program.devices
     if metric == "throughput":
         return _equation(metric, f"<mfrac>{tokens}<mtext>latency</mtext></mfrac>")
     if metric == "energy" and POWER in formula.assumptions and machine.power is not None:
-        watt = f"{math_of(machine.power)}<mtext>W</mtext><mo>&#xB7;</mo>"
+        watt = f"{math_of(devices * machine.power)}<mtext>W</mtext><mo>&#xB7;</mo>"
         return _equation(metric, f"<mrow>{watt}<mtext>latency</mtext></mrow>")
     if metric == "energy_per_token":
         return _equation(metric, f"<mfrac><mtext>energy</mtext>{tokens}</mfrac>")
     if metric == "cost_per_token":
         hour = machine.price.hour
-        price = math_of(symbol("price") if hour is None else hour)
+        price = math_of(devices * (symbol("price") if hour is None else hour))
         top = f"<mrow>{price}<mo>&#xB7;</mo><mtext>latency</mtext></mrow>"
         body = f"<mfrac>{top}{math_of(SECONDS_PER_HOUR * B * N)}</mfrac>"
-        return _equation(metric, body) + "<p>The price is in USD per hour of the device.</p>"
+        return _equation(metric, body) + f"<p>The price is in USD per hour {_payers(devices)}.</p>"
     return None
+
+
+def _payers(devices: Expr) -> str:
+    return "of the device" if devices == 1 else f"of each of {devices} devices"
 
 
 def math_of(expr: Expr) -> str:

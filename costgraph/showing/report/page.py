@@ -14,13 +14,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from costgraph.asking.workload import checked, plain
 from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
 from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
 from costgraph.ir.program import Program
+from costgraph.ir.workload import checked, plain
 from costgraph.setting import Setting
 from costgraph.showing.report.contents import (
     Contents,

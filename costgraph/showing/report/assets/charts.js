@@ -144,6 +144,7 @@ function drawRoofline(rows) {
     const open = () => select(row.index, true);
     const shape = row.bound === "compute"
       ? s("rect", { x: px - size, y: py - size, width: 2 * size, height: 2 * size })
+      : row.bound === "link" ? s("polygon", { points: `${px},${py - 1.3 * size} ${px + 1.3 * size},${py} ${px},${py + 1.3 * size} ${px - 1.3 * size},${py}` })
       : row.bound === "latency" ? s("polygon", { points: `${px},${py - 1.2 * size} ${px + 1.2 * size},${py + size} ${px - 1.2 * size},${py + size}` })
       : s("circle", { cx: px, cy: py, r: size });
     parts.push(s("g", {
@@ -164,5 +165,5 @@ function drawRoofline(rows) {
   }
   $("roofline").replaceChildren(
     s("svg", { class: "chart", viewBox: "0 0 860 446", role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
-    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated ? "   ▲ bound by latency" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
+    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${rows.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}${calibrated ? "   ▲ bound by latency" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
 }

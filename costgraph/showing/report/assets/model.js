@@ -36,7 +36,7 @@ function evaluate(one, at) {
   const tokens = valueOf("B", at) * valueOf("N", at), stated = DATA.devices[state.device].price;
   if (Number.isNaN(metrics.energy_per_token)) metrics.energy_per_token = metrics.energy / tokens;
   if (Number.isNaN(metrics.cost_per_token)) {
-    metrics.cost_per_token = (metrics.latency * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
+    metrics.cost_per_token = (metrics.latency * one.devices * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
   }
   const first = one.metrics.length;
   return {
@@ -65,7 +65,8 @@ function timed(terms, count, all) {
     }
   }
   if (["memory", "latency", "none"].includes(largest)) return { seconds, bound: largest, unit: "" };
-  return { seconds, bound: "compute", unit: largest.split(":")[0] };
+  const [kind, name] = largest.split(":");
+  return kind === "link" ? { seconds, bound: "link", unit: name } : { seconds, bound: "compute", unit: kind };
 }
 
 // Where the roofline bounds one execution.
@@ -78,7 +79,7 @@ function roofed(engines, moving) {
 }
 
 const calibrated = DATA.setting.fidelity !== "ideal";
-const MARKS = { memory: "●", compute: "■", latency: "▲" };
+const MARKS = { memory: "●", compute: "■", link: "◆", latency: "▲" };
 
 // One step of a phase: a row per operation; times by the roofline, or by the calibration's terms.
 function step(phase, at) {
@@ -104,6 +105,8 @@ function step(phase, at) {
       roles: moved.map(([role, i]) => [role, all[i]]), work, formulas: phase.costs[cost].slice(3, 6),
     };
   });
+  // Where operations run at the same time, or groups of a batch follow each other, the formula says.
+  if (phase.whole !== null) total = all[phase.whole];
   for (const row of rows) row.share = total ? row.total / total : 0;
   return { rows, total };
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -45,6 +45,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "cost_per_token": Metric("USD/token", "price per generated token", of_tokens=True),
     }
 )
+#: What is asked of systems beside one another; of one device it is the throughput.
+PER_DEVICE = "throughput_per_device"
+#: Every quantity that a search ranks by, by name.
+RANKED: Mapping[str, Metric] = MappingProxyType(
+    {
+        **{name: METRICS[name] for name in tuple(METRICS)[:7]},
+        PER_DEVICE: Metric("token/s", "generated tokens per second and device", True, True),
+    }
+)
 #: Those that no energy or price of a device goes into.
 COUNTED = tuple(METRICS)[:7]
 #: Units of amounts, which no time goes into.
@@ -55,8 +64,12 @@ TIMED = tuple(METRICS)[:4]
 
 def metrics_of(program: Program) -> tuple[str, ...]:
     """The metrics that a program has: without tokens, none that is about tokens."""
-    emits = any(p.tokens != 0 for p in program.phases)
-    return tuple(name for name, m in METRICS.items() if emits or not m.of_tokens)
+    return tuple(name for name, m in METRICS.items() if has(program, m))
+
+
+def has(program: Program, metric: Metric) -> bool:
+    """Whether a program has a quantity: without tokens, none that is about tokens."""
+    return not metric.of_tokens or any(p.tokens != 0 for p in program.phases)
 
 
 def require(program: Program, metric: str) -> None:
@@ -65,14 +78,14 @@ def require(program: Program, metric: str) -> None:
     Raises:
         InputError: saying what to ask for instead.
     """
-    if metric not in metrics_of(program):
+    if not has(program, {**RANKED, **METRICS}[metric]):
         raise InputError(
             f"{program.name} generates no tokens, so it has no {metric}; "
             "ask for latency, the time of one forward pass"
         )
 
 
-def check_metric(metric: str, known: tuple[str, ...] = COUNTED) -> None:
+def check_metric(metric: str, known: Collection[str] = COUNTED) -> None:
     """Refuses what is no metric.
 
     Raises:

@@ -7,12 +7,17 @@ model does not have, or a symbol without a value, is said in one way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sympy import Integer, ceiling
 
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
 from costgraph.formula import Formula
 from costgraph.number import MOST, Number, number, whole
-from costgraph.symbols import LEGEND
+from costgraph.symbols import LEGEND, B
+
+if TYPE_CHECKING:
+    from costgraph.ir.program import Program
 
 #: Sizes of a request where nothing else is said: sequences, prompt and generated tokens.
 USUAL: Mapping[str, int] = {"B": 1, "S": 1024, "N": 256}
@@ -73,6 +78,12 @@ def workload(
         text = f"{_model(every)}: no value for {', '.join(missing)} ({meaning})"
         raise UnboundSymbolError(text, missing)
     return values
+
+
+def least_batch(program: Program) -> int:
+    """The smallest batch of which every replica, and every group of one, has a sequence."""
+    parts = (Integer(1) / phase.bind(B).coeff(B) for phase in program.phases)
+    return max((int(ceiling(p)) for p in parts if p.is_Rational), default=1)
 
 
 def evaluated(formula: Formula, values: Mapping[str, Any]) -> float:
