@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from costgraph.fidelity.calibration import Fit, calibrated_devices, shipped, transfer
+from costgraph.fidelity.collective import topology
 from costgraph.fidelity.forms import FIGURES, carried
 from costgraph.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
 from costgraph.machine import Engine, Machine
@@ -70,10 +71,20 @@ def sheet_of(machine: Machine) -> Datasheet:
         float(machine.memory.bandwidth),
         float(machine.multiprocessors or 1),
         math.inf if l2 is None else float(l2.value),
-        float(machine.link().bandwidth) if machine.links else math.nan,
+        *_link_of(machine),
         math.nan if clock is None else float(clock),
         machine.instruction,
     )
+
+
+def _link_of(machine: Machine) -> tuple[float, float, bool, str]:
+    """Bandwidth, latency, reductions on the way and topology of the device's widest link."""
+    if not machine.links:
+        return math.nan, 0.0, False, "switch"
+    link = machine.link()
+    name = next(n for n, x in machine.links.items() if x is link)
+    latency = 0.0 if link.latency is None else float(link.latency)
+    return float(link.bandwidth), latency, link.in_network, topology(machine, name)
 
 
 def figures_of(sheet: Datasheet) -> Figures:
