@@ -304,18 +304,24 @@ def host(s: Scored) -> tuple[np.ndarray, dict[str, float]]:
 
 
 def squares(s: Scored) -> list[tuple[str, ...]]:
-    """Runs whose GPUs are a square: errors with all of them, and with its root."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, r in enumerate(s.runs):
-        if r.layout.root is not None:
-            found.setdefault((f"{r.layout.gpus:2d}", split(r.layout)), []).append(i)
+    """Runs whose GPUs are a square: errors with all of them, and with its root.
+
+    Left out are runs whose weights the root would not hold.
+    """
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for run, made in zip(s.runs, s.made["framework"], strict=True):
+        if run.layout.root is None:
+            continue
+        try:
+            fewer = replace(run, layout=run.layout.root).predicted("framework")
+        except CostgraphError:
+            continue
+        key = f"{run.gpus:2d}", split(run.layout)
+        found.setdefault(key, []).append((run.tpot, made.tpot(), fewer.tpot()))
     out = []
-    for (gpus, how), rows_ in sorted(found.items()):
-        measured = s.tpot[rows_]
-        stated = np.array([s.made["framework"][i].tpot() for i in rows_])
-        roots = [replace(r, layout=r.layout.root) for r in (s.runs[i] for i in rows_)]
-        fewer = np.array([r.predicted("framework").tpot() for r in roots])
-        out.append((gpus, how, str(len(rows_)), pair(stated, measured), pair(fewer, measured)))
+    for (gpus, how), times in sorted(found.items()):
+        measured, stated, root = np.array(times).T
+        out.append((gpus, how, str(len(times)), pair(stated, measured), pair(root, measured)))
     return out
 
 
