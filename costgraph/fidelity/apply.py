@@ -23,7 +23,7 @@ from costgraph.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.fidelity.forms import Parts, form_of, further_queries
 from costgraph.fidelity.relatives import inherited
 from costgraph.formula.envelope import dominates
-from costgraph.formula.terms import Arm, Term, make_term
+from costgraph.formula.terms import Arm, Term, chained, make_term, overlapped
 from costgraph.machine import Engine, Machine
 from costgraph.presence import EVERYONE, Presence
 from costgraph.program import Phase
@@ -114,41 +114,50 @@ class Calibrated:
         """The terms of an exchange: its collectives one after the other.
 
         A collective that no fit serves takes the link's bandwidth and least latency. What an
-        exchange reads and writes in memory passes meanwhile, as it did in the timings; it
+        exchange reads and writes in memory passes meanwhile, as it did in the timings: it
         counts where it could exceed them.
         """
         cost = row.cost.mapped(phase.bind)
         executions, count = phase.bind(row.presence.executions), phase.bind(row.count)
         beside = [a for a in roofline.arms(cost, machine) if not a.resource.startswith("link:")]
-        figures = self.machine.bindings()
+        series: list[Term] = []
         for part in parts(phase, row, self.machine):
-            alpha, beta = roofline.rates(machine, part.link)
-            latency, moved = part.messages.steps * alpha, part.messages.load / beta
-            resource, times = f"link:{part.link}", count
-            fit = self.exchange_fit(part)[0]
-            if fit is None:
-                arms, norm, floor = [Arm(latency + moved, resource)], None, ZERO
-            else:
-                if FIDELITIES[self.fidelity]:
-                    times *= exact(fit.quantile(FIDELITIES[self.fidelity]))
-                values = {k: exact(v) for k, v in fit.values.items()}
-                made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
-                arms = [Arm(made.compute, "latency"), Arm(made.memory, resource)]
-                norm, floor = exact(float(made.norm)), made.floor
-            beside = [
-                a
-                for a in beside
-                if not any(
-                    dominates(b.expr.xreplace(figures), a.expr.xreplace(figures)) for b in arms
-                )
-            ]
-            arms, beside = [*arms, *beside], []
-            for term in (
-                make_term(times, arms, (row.name,), norm=norm, floor=floor),
-                make_term(times, (Arm(floor, "latency"),), (row.name,)),
-            ):
-                if term is not None:
-                    yield term
+            series.extend(self._collective(part, machine, executions, row.name))
+            beside.extend(
+                Arm(messages.time(*roofline.rates(machine, link)), f"link:{link}")
+                for link, messages in part.others
+            )
+        figures = self.machine.bindings()
+        sizes = [a.expr.xreplace(figures) for term in series for a in term.arms]
+        beside = [
+            a for a in beside if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
+        ]
+        if beside:
+            made = overlapped(count, (chained(series, row.name), *beside))
+            series, count = [] if made is None else [replace(made, ops=(row.name,))], ONE
+        yield from (replace(term, count=count * term.count) for term in series)
+
+    def _collective(
+        self, part: Part, machine: Machine, executions: Expr, name: str
+    ) -> Iterator[Term]:
+        """The terms of one collective, once."""
+        alpha, beta = roofline.rates(machine, part.link)
+        latency, moved = part.messages.steps * alpha, part.messages.load / beta
+        resource = f"link:{part.link}"
+        fit, _ = self.exchange_fit(part)
+        if fit is None:
+            yield Term(ONE, (Arm(latency + moved, resource),), (name,))
+            return
+        band = FIDELITIES[self.fidelity]
+        times = exact(fit.quantile(band)) if band else ONE
+        values = {k: exact(v) for k, v in fit.values.items()}
+        made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
+        arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
+        found = (
+            make_term(times, arms, (name,), norm=exact(float(made.norm)), floor=made.floor),
+            make_term(times, (Arm(made.floor, "latency"),), (name,)),
+        )
+        yield from filter(None, found)
 
     def exchange_fit(self, part: Part) -> tuple[Fit | None, bool]:
         """The fit that serves a collective, if any, and whether it is transferred."""

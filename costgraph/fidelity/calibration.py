@@ -77,6 +77,11 @@ class Calibration:
         """Frameworks and libraries whose attention or exchanges were fitted apart."""
         return tuple(sorted({v.partition("@")[2] for k, v in self.fits if k in APART and "@" in v}))
 
+    @property
+    def has_kernels(self) -> bool:
+        """False where only exchanges with other devices were fitted."""
+        return any(kind != "exchange" for kind, _ in self.fits)
+
     def find(self, kind: str, variants: tuple[str, ...]) -> Fit | None:
         """The fit of the first variant that there is."""
         for variant in variants:

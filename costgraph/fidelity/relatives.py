@@ -129,10 +129,11 @@ def nearest_first(own: Figures, others: Mapping[str, Figures]) -> tuple[str, ...
 
 @lru_cache(maxsize=1)
 def _fitted() -> dict[str, Machine]:
-    """Devices with a shipped calibration."""
+    """Devices of which kernels were fitted."""
     from costgraph.hardware import load_hardware
 
-    return {name: load_hardware(name) for name in calibrated_devices()}
+    own = ((name, shipped(name)) for name in calibrated_devices())
+    return {n: load_hardware(n) for n, found in own if found is not None and found.has_kernels}
 
 
 @lru_cache(maxsize=1)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 import costgraph as cg
+from costgraph.cli import main
 from costgraph.errors import InputError
 from costgraph.fidelity.calibration import Fit, shipped, transfer
 from costgraph.fidelity.forms import form_of, value
+from costgraph.fidelity.relatives import relatives
 from costgraph.fidelity.study import Study, crossfit
 from costgraph.fidelity.table import read_table
+from costgraph.hardware import load_hardware
 from costgraph.links import least
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +180,16 @@ def test_fits_over_nodes_serve_networks_like_the_one_timed(tmp_path, rate, serve
     made = cg.compile("llama-3-8b", str(path), "parallel{tp=8}", fidelity="calibrated")
     assert ("all-reduce 2-nodes:4@nccl fitted" in said(made)) is serves
     assert ("no timings serve all-reduce network:2" in said(made)) is not serves
+    ideal = cg.compile("llama-3-8b", str(path), "parallel{tp=8}")
+    for batch in (1, 64, 4096):
+        assert made.tpot(B=batch, T=10) >= ideal.tpot(B=batch, T=10)
+
+
+def test_a_card_of_which_exchanges_alone_were_timed_is_nobodys_relative(capsys) -> None:
+    assert not shipped("v100").has_kernels
+    assert relatives(load_hardware("rtx-3090")) == ()
+    main(["hardware", "v100"])
+    assert "parameters of other devices, exchanges of its own" in capsys.readouterr().out
 
 
 def test_a_framework_without_timings_of_anything_used_is_said() -> None:
