@@ -15,11 +15,13 @@ import argparse
 import csv
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # The systems are small: threads of BLAS cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import fidelity_exchanges
 import numpy as np
 
 from costgraph.hardware import load_hardware
@@ -46,7 +48,8 @@ FILES = {
     "decode, frameworks pooled": ("attention_decode.csv.gz", "decode", False),
     "mla": ("mla.csv.gz", "mla", False),
     "moe": ("moe.csv.gz", "moe", False),
-    "allreduce": ("allreduce.csv.gz", "allreduce", False),
+    "exchange": ("collectives.csv.gz", "exchange", True),
+    "exchange, frameworks pooled": ("collectives.csv.gz", "exchange", False),
 }
 
 
@@ -55,7 +58,7 @@ FILES = {
 DEVICES = {
     "a100_sxm": "a100-80g", "a100_80g": "a100-80g", "a100_dgx": "a100-80g", "a40": "a40",
     "h100_sxm": "h100", "h100_dgx": "h100", "h200_sxm": "h200", "h20": "h20",
-    "b200_sxm": "b200", "l40s": "l40s", "mi210": "mi210",
+    "b200_sxm": "b200", "l40s": "l40s", "mi210": "mi210", "v100": "v100",
 }  # fmt: skip
 
 
@@ -73,9 +76,19 @@ def family(sheets: dict[str, Datasheet]) -> dict[str, tuple[str, ...]]:
     }
 
 
+def by_card(relatives: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Relatives (see :func:`family`) by the devices' shipped names."""
+    return {
+        DEVICES[name]: tuple(dict.fromkeys(DEVICES[n] for n in near))
+        for name, near in relatives.items()
+    }
+
+
 def load(name: str, sheets: dict[str, Datasheet]) -> Study:
     """One row of :data:`FILES` as a study."""
     file, kind, by_backend = FILES[name]
+    if kind == "exchange":
+        return fidelity_exchanges.load(DATA / file, sheets, DEVICES, by_backend)
     return study(read_table(DATA / file, kind), sheets, by_backend)
 
 
@@ -277,7 +290,7 @@ def main() -> None:
     names = ["mla"] if arguments.quick else list(FILES)
     studies = {name: load(name, sheets) for name in names}
     if arguments.ablate:
-        lines = [r for n, s in studies.items() if n != "allreduce" for r in ablation(n, s)]
+        lines = [r for n, s in studies.items() if s.kind != "exchange" for r in ablation(n, s)]
         print(plain_table(("kind", "without", "all rows", "cold rows", "parameters"), lines))
         return
     lines = [r for n, s in studies.items() for r in score(n, s)]
@@ -290,7 +303,7 @@ def main() -> None:
     print("transfer: every device predicted by a fit that saw none of its rows")
     moved = []
     for name, s in studies.items():
-        if "pooled" in name or name == "allreduce":
+        if "pooled" in name or s.kind == "exchange":
             continue
         made = leave_one_out(s, family(sheets))
         device = s.labels["device"]
@@ -304,6 +317,11 @@ def main() -> None:
             cold_text = pair(_cold(made[m], here)) if here.cold.any() else "-"
             moved.append(("", str(d), pair(errors(made[m], s.seconds[m])), cold_text))
     print(plain_table(("kind", "left out", "all rows", "cold rows"), moved))
+    for s in (s for s in studies.values() if s.kind == "exchange"):
+        print("\nexchanges: held out by size, and transfer between switches\n")
+        print(plain_table(fidelity_exchanges.HEAD, fidelity_exchanges.table(s)))
+        lines = fidelity_exchanges.transfer_table(s, by_card(family(sheets)))
+        print(plain_table(fidelity_exchanges.LEFT_OUT, lines))
     print("\nmeasurements faster than the lower bound")
     for name, s in studies.items():
         if "pooled" not in name:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from fidelity import DEVICES
+from fidelity import DEVICES, by_card
+from fidelity_exchanges import any_ranks, carried_over, strangers
 
 from costgraph.files.writing import write_whole
 from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
@@ -24,7 +25,7 @@ from costgraph.timing.fidelity.study import (
 FOLDER = Path(__file__).parent.parent / "hardware" / "calibrations"
 SOURCE = (
     "published timings: NVIDIA aiconfigurator 095f58a (Apache-2.0), vidur 7d47513 (MIT), "
-    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0)"
+    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0), APEX (MIT)"
 )
 
 
@@ -80,22 +81,38 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
     for s in (*studies.values(), light):
         found |= groups(s)
     for name in sorted(set(DEVICES.values())):
-        own = {
-            (kind, variant): f
-            for (device, kind, variant), f in found.items()
-            if DEVICES[device] == name
-        }
+        own: dict[tuple[str, str], Fit] = {}
+        for (device, kind, variant), f in found.items():
+            if DEVICES.get(device, device) == name and own.setdefault((kind, variant), f) is not f:
+                raise ValueError(f"{name}: two machines have fits of {kind} {variant}")
         made = Calibration(name, SOURCE, own | launched(own))
         write_whole(FOLDER / f"{name}.toml", calibration_text(made).encode())
     transfer = calibration_text(general([*studies.values(), light], relatives))
     write_whole(FOLDER / "transfer.toml", transfer.encode())
 
 
+def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
+    """Fits of exchanges that serve other devices, and other numbers of devices."""
+    s = carried_over(s)
+    loose = any_ranks(s)
+    found = {}
+    for seen, unseen in ((s, leave_one_out(s, by_card(relatives))), (loose, strangers(loose))):
+        model, parameters = transferred(seen.form)
+        made = fit(model, parameters, seen.f, seen.seconds, seen.labels)
+        for variant in np.unique(seen.labels["variant"]):
+            m = seen.labels["variant"] == variant
+            values, _ = fitted_for(seen, made, m)
+            held = summary(unseen[m], seen.seconds[m])
+            found[seen.kind, str(variant)] = Fit(seen.kind, str(variant), values, held)
+    return found
+
+
 def general(studies: list[Study], relatives: Relatives) -> Calibration:
     """Parameters per variant over all devices, with errors of devices left out."""
     fits, slope = {}, {}
     for s in studies:
-        if s.kind == "allreduce":
+        if s.kind == "exchange":
+            fits |= exchanges(s, relatives)
             continue
         s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)

@@ -8,7 +8,7 @@
 A run states the mean time to first token and time per output token of a closed
 loop with ``c`` requests in flight. No parameter is fitted to the runs, but for one
 that is reported apart: host time per step and framework, fitted on half of the runs.
-How GPUs in parallel are modelled: serving_model.py. Data:
+Several GPUs are the pass ``parallel`` on a system of them: serving_model.py. Data:
 benchmarks/data/timings/README.md.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from serving_model import Prediction, all_reduce, predict, server, share
+from serving_model import Layout, Prediction, predict, server
 
 import costgraph as cg
 from costgraph.errors import CostgraphError
@@ -69,12 +69,15 @@ class Run:
     S: int
     N: int
     c: int
-    gpus: int
-    moe_tp: int
-    moe_ep: int
+    layout: Layout
     ttft: float
     tpot: float
     drawn: bool
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the server."""
+        return self.layout.gpus
 
     @property
     def whole(self) -> float:
@@ -109,8 +112,7 @@ class Run:
 
     def predicted(self, fidelity: str) -> Prediction:
         made = server(
-            self.model, self.device, self.passes, self.gpus, self.moe_tp, self.moe_ep,
-            fidelity, self.framework,
+            self.model, self.device, self.passes, self.layout, fidelity, self.framework,
         )  # fmt: skip
         return predict(made, self.c, self.S, self.N)
 
@@ -131,16 +133,14 @@ def read(row: dict[str, str]) -> Run | str:
         return "model or variant not shipped"
     if not row["concurrency"]:
         return "no concurrency stated"
-    gpus = int(row["tp_size"])
-    if int(row["pp_size"] or 1) > 1 or int(row["attention_dp_size"] or 1) > 1:
-        return "attention or layers split over GPUs"
-    if gpus > 8:
-        return "more than one node"
-    moe_tp, moe_ep = int(row["moe_tp_size"] or 1), int(row["moe_ep_size"] or 1)
+    if int(row["pp_size"] or 1) > 1:
+        return "layers split over GPUs"
     model = MODELS[row["model"]]
+    moe_tp, moe_ep = int(row["moe_tp_size"] or 1), int(row["moe_ep_size"] or 1)
+    layout = Layout(int(row["tp_size"]), int(row["attention_dp_size"] or 1), moe_ep)
     if model in DENSE:
-        moe_tp = moe_ep = 1
-    elif moe_tp * moe_ep != gpus:
+        layout = replace(layout, ep=1)
+    elif moe_tp * moe_ep != layout.gpus:
         return "experts on fewer or more GPUs than attention"
     S, N = int(row["isl"]), int(row["osl"])
     drawn = (S, N) in DRAWN
@@ -148,12 +148,12 @@ def read(row: dict[str, str]) -> Run | str:
         S, N = round(0.9 * S), round(0.9 * N)
     return Run(
         DEVICES[row["hw"]], row["backend"], model, row["precision"], S, N,
-        int(row["concurrency"]), gpus, moe_tp, moe_ep,
+        int(row["concurrency"]), layout,
         float(row["ttft_s"] or "nan"), float(row["tpot_s"]), drawn,
     )  # fmt: skip
 
 
-def runs(most_gpus: int = 8) -> tuple[list[Run], Counter[str]]:
+def runs(most_gpus: int = 64) -> tuple[list[Run], Counter[str]]:
     """Runs that can be expressed, and how many were left out and why."""
     kept, left = [], Counter()
     for row in rows():
@@ -225,12 +225,16 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
 
     everything = np.ones(len(s.tpot), bool)
     line("all", "", everything)
+    known = s.column(lambda r: r.gpus <= 8 and r.layout.dp == 1)
+    line("", "one node, attention split", known)
+    line("", "others", ~known)
     line("memory", "room for all c", ~s.limited)
     line("", "caches limit c", s.limited)
     groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
         ("device", lambda r: r.device),
         ("framework", lambda r: r.framework),
-        ("GPUs", lambda r: f"{r.gpus}"),
+        ("GPUs", lambda r: f"{r.gpus:2d}"),
+        ("split", lambda r: split(r.layout)),
         ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
         ("lengths", lambda r: "drawn" if r.drawn else "equal"),
         ("experts", experts),
@@ -242,6 +246,17 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
         for i, label in enumerate(np.unique(labels)):
             line(group if i == 0 else "", str(label), labels == label)
     return out
+
+
+def split(layout: Layout) -> str:
+    """How a model is split over GPUs."""
+    if layout.gpus == 1:
+        return "not at all"
+    if layout.dp > 1:
+        return "attention replicated, experts whole"
+    if layout.is_mixed:
+        return "experts both ways, taken as whole"
+    return "experts whole" if layout.ep > 1 else "every tensor"
 
 
 def band(c: int) -> str:
@@ -288,6 +303,28 @@ def host(s: Scored) -> tuple[np.ndarray, dict[str, float]]:
     return out, found
 
 
+def squares(s: Scored) -> list[tuple[str, ...]]:
+    """Runs whose GPUs are a square: errors with all of them, and with its root.
+
+    Left out are runs whose weights the root would not hold.
+    """
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for run, made in zip(s.runs, s.made["framework"], strict=True):
+        if run.layout.root is None:
+            continue
+        try:
+            fewer = replace(run, layout=run.layout.root).predicted("framework")
+        except CostgraphError:
+            continue
+        key = f"{run.gpus:2d}", split(run.layout)
+        found.setdefault(key, []).append((run.tpot, made.tpot(), fewer.tpot()))
+    out = []
+    for (gpus, how), times in sorted(found.items()):
+        measured, stated, root = np.array(times).T
+        out.append((gpus, how, str(len(times)), pair(stated, measured), pair(root, measured)))
+    return out
+
+
 def first_tokens(s: Scored) -> list[tuple[str, ...]]:
     """Time to first token: its least, and how many runs are inside the band."""
     out = []
@@ -319,7 +356,9 @@ OPS = {
     "LayerNorm_MHA": ("attn_norm",),
     "LayerNorm_FFN": ("mlp_norm",),
 }
-#: GPT-3's shapes, in a family with layer norms that states the head size and so can be divided.
+#: The layer's all-reduces, of equal size: the table has the time of one.
+REDUCED = ("o_proj_sum",)
+#: GPT-3's shapes, in a family with layer norms.
 GPT3 = {
     "model_type": "starcoder2", "architectures": ["Starcoder2ForCausalLM"], "hidden_size": 12288,
     "num_hidden_layers": 96, "num_attention_heads": 96, "num_key_value_heads": 96,
@@ -333,23 +372,20 @@ LAYER = ("phase", "operation", "measured us", "ideal", "calibrated", "+ 20 us a 
 
 
 def layer() -> list[tuple[str, ...]]:
-    """One layer of GPT-3 on a quarter of its heads and widths, per operation."""
+    """One layer of GPT-3 on four GPUs, per operation."""
     out = []
-    quarter = share(GPT3, 4, 1, 1)
-    models = {f: cg.compile(quarter, "a100-80g", fidelity=f) for f in FIDELITIES[:2]}
-    link = float(models["ideal"].machine.link("nvlink").bandwidth)
+    models = [
+        cg.compile(GPT3, "4xa100-80g", "parallel{tp=4}", fidelity=f)
+        for f in ("ideal", "calibrated@nccl")
+    ]
     with gzip.open(DATA / "layer_gpt3.csv.gz", "rt") as file:
         table = list(csv.DictReader(file))
     for row in table:
-        batch, tokens, op = int(row["batch"]), int(row["q_len"]), row["op"]
+        batch, op = int(row["batch"]), row["op"]
         sizes = {"B": batch, "T" if row["phase"] == "decode" else "S": int(row["kv_len"])}
         measured, calls = float(row["seconds"]), len(OPS.get(op, ("",)))
-        if op in OPS:
-            rows = [m.breakdown(row["phase"], **sizes) for m in models.values()]
-            times = [sum(r[name].seconds for name in OPS[op]) for r in rows]
-        else:
-            size = 2 * GPT3["hidden_size"] * batch * tokens
-            times = [all_reduce(f, "a100-80g", "", 4, size, link) for f in models]
+        rows = [m.breakdown(row["phase"], **sizes) for m in models]
+        times = [sum(r[name].seconds for name in OPS.get(op, REDUCED)) for r in rows]
         times.append(times[1] + calls * HOST_CALL)
         errors = "/".join(f"{100 * (t / measured - 1):+.0f}" for t in times)
         seconds = (f"{1e6 * t:.0f}" for t in (measured, *times))
@@ -371,7 +407,7 @@ def main() -> None:
     print(plain_table(LAYER, layer()))
     if arguments.layer:
         return
-    kept, left = runs(1 if arguments.one else 8)
+    kept, left = runs(1) if arguments.one else runs()
     s = Scored(kept)
     overhead, found = host(s)
     print(f"{len(s.runs)} runs of {len(rows())}; left out:")
@@ -383,6 +419,8 @@ def main() -> None:
         print(f"         {count:4d} {what}")
     print("\nerror of TPOT: mean/median absolute, median signed, in percent\n")
     print(plain_table(HEAD, table(s, overhead)))
+    print("\nruns whose GPUs are a square: with all of them, and with its root\n")
+    print(plain_table(("GPUs", "split", "runs", "stated", "root"), squares(s)))
     print("\nhost time per step in ms:", {k: round(1e3 * x, 2) for k, x in found.items()})
     print("\ntime to first token, runs with room for all c\n")
     print(plain_table(("fidelity", "runs", "no wait", "in step", "below", "between", "above"),
@@ -390,9 +428,10 @@ def main() -> None:
     if arguments.rows:
         lines = []
         for i, r in enumerate(s.runs):
+            g = r.layout
             p, q = s.made["framework"][i], s.made["ideal"][i]
             lines.append(
-                (r.model, r.precision, r.device, r.framework, f"{r.gpus}:{r.moe_tp}x{r.moe_ep}",
+                (r.model, r.precision, r.device, r.framework, f"{g.tp}x{g.dp} ep {g.ep}",
                  str(r.S), str(r.N), f"{r.c}" + (f">{p.batch}" if p.batch < r.c else ""),
                  *(f"{1e3 * x:.2f}" for x in (r.tpot, q.tpot(), p.tpot(), p.step, p.shared)),
                  f"{100 * (p.tpot() / r.tpot - 1):+.0f}",

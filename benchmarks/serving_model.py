@@ -1,14 +1,9 @@
-"""A server of ``g`` GPUs as formulas: one GPU's share of the model, and all-reduces.
-
-There is no pass for tensor parallelism. One GPU's share is a configuration with
-heads, feed-forward width, vocabulary and experts divided (key/value heads at least
-one; of routed experts split over GPUs, each holds ``E/ep`` and each token meets
-``k/ep`` of them there on average), plus two all-reduces of the hidden states a layer.
-"""
+"""A server of several GPUs as formulas: the pass ``parallel`` on a system of them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -21,108 +16,114 @@ from costgraph.errors import InputError
 from costgraph.models.catalog import CONFIGS, find
 from costgraph.timing.fidelity.apply import calibrated
 from costgraph.timing.fidelity.calibration import shipped
-from costgraph.timing.fidelity.forms import form_of, value
 
 #: Share of a device's memory that servers give to weights and caches.
 MEMORY_SHARE = 0.9
-DIVIDED = ("num_attention_heads", "intermediate_size", "ffn_dim", "vocab_size")
-EXPERT_WIDTHS = ("moe_intermediate_size",)
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-#: Families whose ``intermediate_size`` is an expert's width.
-EXPERTS_ONLY = ("gpt_oss", "minimax_m2")
+#: GPUs in a node of the servers.
+NODE = 8
 
 
 @cache
-def read_config(model: str) -> dict[str, Any]:
-    """A shipped configuration."""
-    return json.loads((CONFIGS / f"{find(model)}.json").read_text())
+def read_config(model: str) -> Mapping[str, Any]:
+    """A shipped configuration without its formats: those of a run stand in its passes."""
+    config = json.loads((CONFIGS / f"{find(model)}.json").read_text())
+    config.pop("quantization_config", None)
+    return config
 
 
-def share(config: dict[str, Any], tp: int, moe_tp: int, moe_ep: int) -> dict[str, Any]:
-    """The configuration of one GPU's share.
+@dataclass(frozen=True)
+class Layout:
+    """How a model is split over GPUs: attention ``tp`` times ``dp``, experts ``ep`` times the rest.
 
-    Raises:
-        InputError: a size does not divide.
+    Attributes:
+        tp: GPUs that split every tensor of attention.
+        dp: replicas of it, each with its requests.
+        ep: devices that share whole experts; the others split each of them.
     """
-    made = dict(config)
-    by = dict.fromkeys(DIVIDED, tp) | dict.fromkeys(EXPERT_WIDTHS, moe_tp)
-    by |= dict.fromkeys(EXPERTS, moe_ep) | {"num_experts_per_tok": moe_ep}
-    by |= {"experts_per_token": moe_ep}
-    if config["model_type"] in EXPERTS_ONLY:
-        by["intermediate_size"] = moe_tp
-    if "head_dim" not in made and "kv_lora_rank" not in made:
-        made["head_dim"] = made["hidden_size"] // made["num_attention_heads"]
-    for name, parts in by.items():
-        if made.get(name) is None:
-            continue
-        if made[name] % parts:
-            raise InputError(f"{name} = {made[name]} does not divide by {parts}")
-        made[name] //= parts
-    if "kv_lora_rank" in made:
-        made["num_key_value_heads"] = made["num_attention_heads"]
-    elif "num_key_value_heads" in made:
-        made["num_key_value_heads"] = max(1, made["num_key_value_heads"] // tp)
-    if moe_ep > 1 and "n_group" in made:
-        made |= {"n_group": 1, "topk_group": 1}
-    made.pop("quantization_config", None)
-    return made
+
+    tp: int
+    dp: int
+    ep: int
+
+    @property
+    def gpus(self) -> int:
+        return self.tp * self.dp
+
+    @property
+    def is_mixed(self) -> bool:
+        """Experts are split both ways, which the pass does not do: it shares them whole."""
+        return 1 < self.ep < self.gpus
+
+    @property
+    def root(self) -> Layout | None:
+        """The layout on as many GPUs as the root of those stated, where they are a square.
+
+        Runs state ``tp 64`` with experts split 8 by 8, or ``tp 4`` and ``dp 4``: whoever wrote
+        them down may have multiplied two names of one split.
+        """
+        n = self.ep if self.is_mixed else self.tp
+        if n == 1 or n * n != self.gpus or not (self.is_mixed or self.dp > 1):
+            return None
+        return Layout(1, n, n) if self.dp > 1 else Layout(n, 1, n)
+
+    @property
+    def system(self) -> str:
+        """Counts of a system's name."""
+        if self.gpus <= NODE:
+            return f"{self.gpus}x" if self.gpus > 1 else ""
+        return f"{self.gpus // NODE}x{NODE}x"
+
+    @property
+    def passes(self) -> str:
+        if self.gpus == 1:
+            return ""
+        # Experts of replicas are shared: the pass knows no replicas of attention alone.
+        shared = self.gpus if self.ep > 1 or self.dp > 1 else 1
+        degrees = (("tp", self.tp), ("dp", self.dp), ("ep", shared))
+        return ",parallel{" + ",".join(f"{n}={x}" for n, x in degrees if x > 1) + "}"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A model on ``gpus`` GPUs of a device, at a fidelity.
+    """A model on GPUs of a device, at a fidelity.
 
     Attributes:
         fidelity: ``ideal``, ``calibrated``, or ``framework``: calibrated with the
-            framework's attention kernels where they were measured.
-        passes: pipeline text.
+            framework's attention kernels and all-reduces where they were measured.
+        passes: pipeline text, but for what splits the model.
+        layout: how it is split.
     """
 
     model: str
     device: str
     passes: str
-    gpus: int
-    moe_tp: int
-    moe_ep: int
+    layout: Layout
     fidelity: str
     framework: str
 
     @cached_property
     def serving(self) -> Serving:
-        compiled = _compiled(
-            self.model, self.device, self.passes, self.gpus, self.moe_tp, self.moe_ep
-        )
+        made = compiled(self.model, self.device, self.passes, self.layout)
         if self.fidelity == "ideal":
-            return Serving(compiled)
+            return Serving(made)
         wanted = "calibrated"
         if self.fidelity == "framework":
             own = shipped(self.device)
             if own is not None and self.framework in own.frameworks:
                 wanted += f"@{self.framework}"
-        timing = calibrated(wanted, compiled.machine, self.device)
-        return Serving(replace(compiled, timing=timing))
+        return Serving(replace(made, timing=calibrated(wanted, made.machine, self.device)))
 
     @property
     def compiled(self) -> Compiled:
         return self.serving.compiled
 
     def prefill(self, S: int) -> float:
-        """``P`` in seconds."""
-        return float(self.serving.prefill(S=S)) + self.reduces(S)
+        """``P`` in seconds: of one prompt on every replica."""
+        return float(self.compiled.ttft(B=self.layout.dp, S=S))
 
     def step(self, c: int, S: int, N: int) -> float:
         """A mean decode step in seconds."""
-        return float(self.serving.step(c=c, S=S, N=N)) + self.reduces(c)
-
-    def reduces(self, tokens: int) -> float:
-        """Seconds of a step's all-reduces: two of the hidden states per layer."""
-        if self.gpus == 1:
-            return 0.0
-        config = read_config(self.model)
-        size = 2 * config["hidden_size"] * tokens
-        link = float(self.compiled.machine.link("nvlink").bandwidth)
-        once = all_reduce(self.fidelity, self.device, self.framework, self.gpus, size, link)
-        return 2 * config["num_hidden_layers"] * once
+        return float(self.serving.step(c=c, S=S, N=N))
 
     def room(self, S: int, N: int) -> int:
         """Requests whose caches fit beside the weights.
@@ -135,43 +136,22 @@ class Server:
         weights = float(footprint(graph).weights)
         cache = float(cache_bytes(graph).subs({cg.symbols.B: 1, cg.symbols.T: reserved}))
         memory = MEMORY_SHARE * float(self.compiled.machine.memory.capacity)
-        return int((memory - weights) // cache)
+        return self.layout.dp * int((memory - weights) // cache)
 
 
 @cache
-def _compiled(
-    model: str, device: str, passes: str, gpus: int, moe_tp: int, moe_ep: int
-) -> Compiled:
-    return cg.compile(share(read_config(model), gpus, moe_tp, moe_ep), device, passes)
-
-
-#: Fitted all-reduces in CUDA graphs by framework.
-REDUCES = {"trtllm": "trtllm", "vllm": "vllm-graph", "sglang": "sglang-graph"}
-
-
-def all_reduce(
-    fidelity: str, device: str, framework: str, gpus: int, size: int, link: float
-) -> float:
-    """Seconds to reduce ``size`` bytes: a ring over the link, or the fitted form.
-
-    Raises:
-        InputError: none was measured.
-    """
-    wire = 2 * (gpus - 1) / gpus * size / link
-    if fidelity == "ideal":
-        return wire
-    own = shipped(device)
-    names = (REDUCES.get(framework, "nccl"), "vllm-graph", "nccl")
-    kinds = tuple(f"{gpus}-gpus@{name}" for name in names)
-    found = None if own is None else own.find("allreduce", kinds)
-    if found is None:
-        raise InputError(f"no all-reduce of {gpus} GPUs was measured on {device}")
-    return float(value(form_of("allreduce").build({"V": wire}, found.values)))
+def compiled(model: str, device: str, passes: str, layout: Layout) -> Compiled:
+    """The program of one GPU."""
+    config = dict(read_config(model))
+    return cg.compile(config, layout.system + device, passes + layout.passes)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds that a server takes for a run; ``batch`` requests are in flight."""
+    """Seconds that a server takes for a run; ``batch`` requests are in flight.
+
+    ``replicas`` take a prompt each at the same time.
+    """
 
     step: float
     prefill: float
@@ -179,20 +159,27 @@ class Prediction:
     c: int
     S: int
     N: int
+    replicas: int = 1
+
+    @property
+    def share(self) -> float:
+        """Seconds for which one prompt keeps the server."""
+        return self.prefill / self.replicas
 
     def tpot(self, share: float = 1.0) -> float:
         """With ``share`` of the other requests' prefills between two tokens."""
-        return self.step + share * (self.batch - 1) * self.prefill / (self.N - 1)
+        others = max(self.batch - self.replicas, 0)
+        return self.step + share * others * self.share / (self.N - 1)
 
     @property
     def shared(self) -> float:
         """With every prompt in a decode step."""
-        return shared_tpot(self.step, self.prefill, self.batch, self.N)
+        return shared_tpot(self.step, self.share, self.batch, self.N)
 
     @property
     def latency(self) -> float:
         """Arrival to last token, waiting for room in memory included."""
-        own = (self.N - 1) * self.step + self.batch * self.prefill
+        own = (self.N - 1) * self.step + self.batch * self.share
         return own * self.c / self.batch
 
     @property
@@ -202,13 +189,13 @@ class Prediction:
         Decode steps of fewer requests advance fewer; prompts take their products' time
         (below 512 tokens they could share the weights' transfer, so none is asked).
         """
-        prompts = self.c * self.prefill if self.S >= 512 else 0.0
+        prompts = self.c * self.share if self.S >= 512 else 0.0
         return max((self.N - 1) * self.step * self.c / self.batch, prompts)
 
     @property
     def ttft(self) -> tuple[float, float]:
         """Least, and with all requests in step."""
-        return self.prefill, self.prefill * (self.batch + 1) / 2
+        return self.prefill, self.share * (self.batch + 1) / 2
 
 
 @cache
@@ -226,4 +213,4 @@ def predict(made: Server, c: int, S: int, N: int) -> Prediction:
     batch = min(c, made.room(S, N))
     if batch < 1:
         raise InputError(f"weights do not fit {MEMORY_SHARE:.0%} of the memory")
-    return Prediction(made.step(batch, S, N), made.prefill(S), batch, c, S, N)
+    return Prediction(made.step(batch, S, N), made.prefill(S), batch, c, S, N, made.layout.dp)

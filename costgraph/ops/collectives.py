@@ -24,6 +24,21 @@ from costgraph.ir.op import Op, Spec, Tensors, read, require, vector, write
 
 
 @dataclass(frozen=True)
+class Leg:
+    """What an exchange does on one level of its group: a collective of ``hop.ranks`` devices.
+
+    Attributes:
+        kind: a collective of :data:`costgraph.hardware.links.ALGORITHMS`.
+        hop: the level.
+        messages: steps and bytes on it.
+    """
+
+    kind: str
+    hop: Hop
+    messages: Messages
+
+
+@dataclass(frozen=True)
 class Exchange(Op):
     """What all exchanges share: a group, no arithmetic, the operand read, the result written."""
 
@@ -41,14 +56,14 @@ class Exchange(Op):
         return (read(inputs[0]), write(outputs[0]))
 
     @abstractmethod
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
-        """Steps and bytes on each level."""
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
+        """What passes on each level, one after the other."""
 
     def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
         found: dict[str, Messages] = {}
-        for hop, given in self.sent(inputs, outputs):
-            messages, known = given.over(hop.share), found.get(hop.link)
-            found[hop.link] = messages if known is None else known + messages
+        for leg in self.sent(inputs, outputs):
+            link, messages = leg.hop.link, leg.messages.over(leg.hop.share)
+            found[link] = found[link] + messages if link in found else messages
         return found
 
     def _one(self, inputs: Tensors) -> None:
@@ -71,10 +86,11 @@ class AllReduce(Exchange):
         x = inputs[0]
         return (Spec(x.shape, x.dtype),)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         found, share = [], inputs[0].bytes
         for hop in self.hops:
-            found.append((hop, least("all-reduce", share, hop.ranks, hop.in_network)))
+            given = least("all-reduce", share, hop.ranks, hop.in_network)
+            found.append(Leg("all-reduce", hop, given))
             share = share / hop.ranks
         return tuple(found)
 
@@ -93,7 +109,7 @@ class MergeAttention(AllReduce):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return vector(2 * inputs[0].numel)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         x = inputs[0]
         sums = x.numel / x.shape[-1] * FP32.bytes_per_element
         return (*_gathered(self.hops, sums, "all-gather"), *super().sent(inputs, outputs))
@@ -118,7 +134,7 @@ class AllGather(Exchange):
         shape[self.axis] = x.shape[self.axis] * self.ranks if self.size is None else self.size
         return (Spec(tuple(shape), x.dtype),)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         return _gathered(self.hops, inputs[0].bytes, "all-gather")
 
 
@@ -136,11 +152,11 @@ class ReduceScatter(Exchange):
         shape[self.axis] = x.shape[self.axis] / self.ranks
         return (Spec(tuple(shape), x.dtype),)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         return _gathered(self.hops, outputs[0].bytes, "reduce-scatter")
 
 
-def _gathered(hops: tuple[Hop, ...], part: Expr, kind: str) -> tuple[tuple[Hop, Messages], ...]:
+def _gathered(hops: tuple[Hop, ...], part: Expr, kind: str) -> tuple[Leg, ...]:
     """Levels of an all-gather or reduce-scatter, of which each device holds a part in bytes.
 
     Across nodes the parts of one device per node are exchanged, within a node those of all.
@@ -148,7 +164,7 @@ def _gathered(hops: tuple[Hop, ...], part: Expr, kind: str) -> tuple[tuple[Hop, 
     found = []
     for hop in reversed(hops):
         part = part * hop.ranks
-        found.append((hop, least(kind, part, hop.ranks)))
+        found.append(Leg(kind, hop, least(kind, part, hop.ranks)))
     return tuple(reversed(found))
 
 
@@ -173,14 +189,14 @@ class AllToAll(Exchange):
         require(len(inputs) >= 1, self, "takes rows to send")
         return (Spec(self.shape, inputs[0].dtype),)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         found = []
         others, inside = self.ranks - 1, ONE
         for hop in self.hops:
             # Of the other devices, those that this level is the first to reach.
             reached = inside * (hop.ranks - 1)
             steps = least("all-to-all", ONE, hop.ranks).steps
-            found.append((hop, Messages(steps, self.amount * reached / others)))
+            found.append(Leg("all-to-all", hop, Messages(steps, self.amount * reached / others)))
             inside = inside * hop.ranks
         return tuple(found)
 
@@ -212,9 +228,9 @@ class Send(Exchange):
         x = inputs[0]
         return (Spec(x.shape, x.dtype, x.role),)
 
-    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[tuple[Hop, Messages], ...]:
+    def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
         (hop,) = self.hops
-        return ((hop, Messages(ONE, inputs[0].bytes)),)
+        return (Leg("p2p", hop, Messages(ONE, inputs[0].bytes)),)
 
 
 @dataclass(frozen=True)

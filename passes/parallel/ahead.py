@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sympy import Expr, Integer, Mul, oo
@@ -15,6 +15,7 @@ from costgraph.ops.attention import KVAppend
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
+from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tokens import Sample, Split
@@ -78,8 +79,15 @@ class Ahead:
     outermost: bool
 
     def users(self, name: str) -> tuple[Op, ...]:
-        """The operations that take a tensor."""
-        return tuple(node.op for node in self.graph.consumers[name])
+        """The operations that take a tensor, in whatever format it is stored for them."""
+        return tuple(node.op for node in self._takers(name))
+
+    def _takers(self, name: str) -> Iterator[Node]:
+        for node in self.graph.consumers[name]:
+            if isinstance(node.op, QuantizeTo):
+                yield from self._takers(node.outputs[0].name)
+            else:
+                yield node
 
     def pieces(self, name: str) -> tuple[Piece, ...]:
         """What the last axis of a tensor, or its last two, are cut into later on."""
@@ -135,7 +143,7 @@ class Ahead:
         tensor = self.graph.tensors[name]
         return any(
             isinstance(u.op, Linear) and growth(tensor, u.outputs[0], u.op) > 1
-            for u in self.graph.consumers[name]
+            for u in self._takers(name)
         )
 
 

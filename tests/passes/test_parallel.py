@@ -146,6 +146,17 @@ def test_latent_caches_are_on_every_device():
     assert caches[0] == caches[1]
 
 
+@pytest.mark.parametrize("model", ["deepseek-v3", "kimi-k2", "qwen3-235b-a22b", "gpt-oss-20b"])
+def test_formats_change_nothing_of_what_is_split(model):
+    """An operation that stores a tensor narrow says nothing about who has which part of it."""
+    plain, *narrow = (
+        cg.compile(model, "2xh200", f"{formats}parallel{{tp=2}}").program.phases[0].graph
+        for formats in ("", "quantize{preset=fp8,kv=fp8},", "quantize{preset=w8a8},")
+    )
+    for made in narrow:
+        assert exchanged(made).keys() == exchanged(plain).keys()
+
+
 def test_a_group_over_nodes_sums_within_them_first():
     """Of n bytes 2n·7/8 within a node (n in its switch), and of an eighth 2·n/8·1/2 across."""
     sent = exchanged(cg.compile("llama-3-70b", "2x8xh100", "parallel{tp=16}").program.graph)

@@ -85,10 +85,12 @@ def show_hardware(name: str, as_json: bool) -> None:
     if m.instruction:
         print(f"tensor instructions: {m.instruction}")
     if m.kind == "gpu":
-        from costgraph.timing.fidelity.calibration import calibrated_devices
+        from costgraph.timing.fidelity.calibration import shipped
 
-        own = m.name in calibrated_devices()
-        print(f"calibration: {'timings of its own' if own else 'parameters of other devices'}")
+        own, text = shipped(m.name), "parameters of other devices"
+        if own is not None:
+            text = "timings of its own" if own.has_kernels else f"{text}, exchanges of its own"
+        print(f"calibration: {text}")
     if m.aliases:
         print("also found as: " + ", ".join(m.aliases))
 

@@ -16,7 +16,7 @@ from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction,
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.formula.envelope import dominates
-from costgraph.formula.terms import Arm, Term, make_term
+from costgraph.formula.terms import Arm, Term, chained, make_term, overlapped
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.presence import EVERYONE, Presence
@@ -31,6 +31,7 @@ from costgraph.timing.fidelity.calibration import (
     transfer,
 )
 from costgraph.timing.fidelity.classify import LIGHT, Case, classify
+from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.relatives import inherited
 
@@ -41,6 +42,11 @@ ONE, ZERO = Integer(1), Integer(0)
 FEW_QUERIES = (
     "few queries over a cache are timed as kernels that pack them into one tile and split the "
     "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
+)
+#: Said of exchanges that no timing tells of.
+UNTIMED = (
+    "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
+    "(exchanges that were timed took 3.7 times that in the median)"
 )
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
 FIDELITIES = {"ideal": "", "calibrated": "", "low": "q10", "median": "q50", "high": "q90"}
@@ -54,7 +60,7 @@ class Calibrated:
         fidelity: a key of :data:`FIDELITIES`.
         machine: the device with its figures.
         own: its calibration; without one, parameters are transferred.
-        framework: whose attention kernels; an empty string pools all of them.
+        framework: whose attention kernels and exchanges; an empty string pools all of them.
         file: the calibration file that was given in place of the shipped one.
     """
 
@@ -88,6 +94,9 @@ class Calibrated:
         executions = phase.bind(row.presence.executions)
         if not arms or executions == 0:
             return
+        if cost.links:
+            yield from self._exchange(phase, row, machine)
+            return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
         if case.long is None:
             yield from self._timed(phase, row, machine, case, fit)
@@ -103,6 +112,65 @@ class Calibrated:
         ):
             for term in self._timed(phase, row, machine, part, of):
                 yield scaled(term, share)
+
+    def _exchange(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
+        """The terms of an exchange: its collectives one after the other.
+
+        A collective that no fit serves takes the link's bandwidth and least latency. What an
+        exchange reads and writes in memory passes meanwhile, as it did in the timings: it
+        counts where it could exceed them.
+        """
+        cost = row.cost.mapped(phase.bind)
+        executions, count = phase.bind(row.presence.executions), phase.bind(row.count)
+        beside = [a for a in roofline.arms(cost, machine) if not a.resource.startswith("link:")]
+        series: list[Term] = []
+        for part in parts(phase, row, self.machine):
+            series.extend(self._collective(part, machine, executions, row.name))
+            beside.extend(
+                Arm(messages.time(*roofline.rates(machine, link)), f"link:{link}")
+                for link, messages in part.others
+            )
+        figures = self.machine.bindings()
+        sizes = [a.expr.xreplace(figures) for term in series for a in term.arms]
+        beside = [
+            a for a in beside if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
+        ]
+        if beside:
+            made = overlapped(count, (chained(series, row.name), *beside))
+            series, count = [] if made is None else [replace(made, ops=(row.name,))], ONE
+        yield from (replace(term, count=count * term.count) for term in series)
+
+    def _collective(
+        self, part: Part, machine: Machine, executions: Expr, name: str
+    ) -> Iterator[Term]:
+        """The terms of one collective, once."""
+        alpha, beta = roofline.rates(machine, part.link)
+        latency, moved = part.messages.steps * alpha, part.messages.load / beta
+        resource = f"link:{part.link}"
+        fit, _ = self.exchange_fit(part)
+        if fit is None:
+            yield Term(ONE, (Arm(latency + moved, resource),), (name,))
+            return
+        band = FIDELITIES[self.fidelity]
+        times = exact(fit.quantile(band)) if band else ONE
+        values = {k: exact(v) for k, v in fit.values.items()}
+        made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
+        arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
+        found = (
+            make_term(times, arms, (name,), norm=exact(float(made.norm)), floor=made.floor),
+            make_term(times, (Arm(made.floor, "latency"),), (name,)),
+        )
+        yield from filter(None, found)
+
+    def exchange_fit(self, part: Part) -> tuple[Fit | None, bool]:
+        """The fit that serves a collective, if any, and whether it is transferred."""
+        found = None
+        if self.own is not None:
+            found = self.own.find("exchange", libraries(part.own, self.framework))
+        if found is not None or not part.general or self.machine.kind != "gpu":
+            return found, False
+        general = libraries(part.general, self.framework)
+        return inherited(self.machine, "fp16", "exchange", general), True
 
     def _timed(
         self, phase: Phase, row: Row, machine: Machine, case: Case, fit: Fit
@@ -246,22 +314,30 @@ class Calibrated:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""
         shown: dict[str, str] = {}
         few: tuple[str, ...] = ()
+        untimed: dict[str, None] = {}
         for phase, rows in steps:
             for row in rows:
+                for part in parts(phase, row, self.machine):
+                    fit, moved = self.exchange_fit(part)
+                    if fit is None:
+                        untimed[part.name] = None
+                        continue
+                    shown[part.name] = f"{served(part, fit, moved)}: {_errors(fit)}"
+                if row.cost.links:
+                    continue
                 if not row.cost.bytes and not row.cost.flops:
                     continue
                 found = self.fit(classify(seen(phase, row), row, self.machine))
-                parts = [found]
+                cases = [found]
                 if found[0].long is not None:
-                    parts.append(self.fit(found[0].long))
+                    cases.append(self.fit(found[0].long))
                     few = (FEW_QUERIES,)
-                for case, fit, moved in parts:
+                for case, fit, moved in cases:
                     if not case.floor and case.kind == "elementwise":
                         continue
-                    held = fit.heldout
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
-                    shown[key] = f"{key} {how}: {held['mean']:.0f}/{held['median']:.0f} %"
+                    shown[key] = f"{key} {how}: {_errors(fit)}"
         band = FIDELITIES[self.fidelity]
         words = {
             "": "calibrated: forms fitted on measured timings",
@@ -274,7 +350,18 @@ class Calibrated:
             "calibrated times are of kernels in sequence, operands read from memory (not L2); "
             "sums over contexts by quadrature within 1e-9",
             *few,
+            *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
+            *self._without_framework(shown.values()),
         )
+
+    def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
+        if not self.framework or any(f"@{self.framework} " in text for text in used):
+            return ()
+        return (f"nothing here has timings of {self.framework} alone: its name changes nothing",)
+
+
+def _errors(fit: Fit) -> str:
+    return f"{fit.heldout['mean']:.0f}/{fit.heldout['median']:.0f} %"
 
 
 def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
@@ -327,7 +414,7 @@ def _repeated(
     parts = form_of(kind).build(features, values)
     if executions == 1:
         return parts
-    idle = form_of(kind).build(features | {"C": ZERO, "M": ZERO, "X": ZERO}, values)
+    idle = form_of(kind).build(features | dict.fromkeys("CMXAV", ZERO), values)
 
     def paid(all_: Expr, once: Expr) -> Expr:
         made = all_ + (EXECUTIONS - 1) * once
@@ -360,8 +447,8 @@ def calibrated(
 ) -> Calibrated:
     """The calibration that a compile asks for.
 
-    ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another
-    framework that was measured) for its attention kernels alone. The calibration is
+    ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another framework or
+    library that was measured) for its attention kernels and exchanges alone. The calibration is
     a file given, else one beside the device's own file (``x.toml``,
     ``x.calibration.toml``), else the shipped one of the device, else none.
 
@@ -384,7 +471,7 @@ def calibrated(
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
             raise InputError(
-                f"no timings of attention by framework {clip(framework)} on {machine.name!r}"
+                f"no timings of kernels by framework {clip(framework)} on {machine.name!r}"
                 f"{nearest(framework, known)}; {there}"
             )
     file = "" if calibration is None else os.fsdecode(calibration)

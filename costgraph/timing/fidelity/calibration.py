@@ -25,8 +25,8 @@ LARGEST_FILE = 2**20
 
 #: Keys of a ``heldout`` table: errors in percent, quantiles as ratios.
 HELDOUT = ("rows", "mean", "median", "q10", "q50", "q90")
-#: Kinds whose kernels differ between frameworks.
-ATTENTION = ("prefill", "decode")
+#: Kinds whose kernels differ between frameworks and libraries.
+APART = ("prefill", "decode", "exchange")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 
@@ -74,10 +74,13 @@ class Calibration:
 
     @property
     def frameworks(self) -> tuple[str, ...]:
-        """Frameworks whose attention kernels were fitted apart."""
-        return tuple(
-            sorted({v.partition("@")[2] for k, v in self.fits if k in ATTENTION and "@" in v})
-        )
+        """Frameworks and libraries whose attention or exchanges were fitted apart."""
+        return tuple(sorted({v.partition("@")[2] for k, v in self.fits if k in APART and "@" in v}))
+
+    @property
+    def has_kernels(self) -> bool:
+        """False where only exchanges with other devices were fitted."""
+        return any(kind != "exchange" for kind, _ in self.fits)
 
     def find(self, kind: str, variants: tuple[str, ...]) -> Fit | None:
         """The fit of the first variant that there is."""

@@ -63,7 +63,7 @@ class Form:
     """The closed form of one kind of operation.
 
     Attributes:
-        kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``allreduce``,
+        kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``exchange``,
             ``elementwise``; ``host_gemm``, ``host_elementwise``: libraries on a host.
         text: the form as a line of text.
         parameters: what a fit determines.
@@ -180,8 +180,8 @@ def _moe(f: Values, v: Values) -> Parts:
     )
 
 
-def _allreduce(f: Values, v: Values) -> Parts:
-    return Parts(0.0 * f["V"], v["t0"] + 0.0 * f["V"], f["V"] / v["em"], v["p"])
+def _exchange(f: Values, v: Values) -> Parts:
+    return Parts(f["A"], v["t0"] + 0 * f["V"], f["V"] / v["em"], v["p"])
 
 
 def _elementwise(f: Values, v: Values) -> Parts:
@@ -295,15 +295,15 @@ FORMS: Mapping[str, Form] = {
             _moe,
         ),
         Form(
-            "allreduce",
-            "‖t0, V/em‖_p with p < 1: t0 + V/em and a ramp between them",
+            "exchange",
+            "A + ‖t0, V/em‖_p, mostly p < 1: t0 + V/em and a ramp between them",
             (
-                _t0(1e-5),
-                Parameter("em", 0.7, 0.001, 1.5, "1", "efficiency of the link"),
+                Parameter("t0", 1e-5, 1e-8, 0.1, "s", "latency beyond that of the link's messages"),
+                Parameter("em", 0.7, 0.001, 1.0, "1", "efficiency of the link"),
                 Parameter("p", 0.6, 0.25, 4.0, "1", "exponent of the norm"),
             ),
-            ("V",),
-            _allreduce,
+            ("V", "A"),
+            _exchange,
         ),
         Form(
             "elementwise",
@@ -425,5 +425,5 @@ def roofline3(f: Values, v: Values) -> Any:
     import numpy as np
 
     if "V" in f:
-        return v["t0"] + f["V"] / v["em"]
+        return f["A"] + v["t0"] + f["V"] / v["em"]
     return v["t0"] + np.maximum(f["C"] / v.get("ec", 1.0), f["M"] / v["em"])

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.timing.fidelity.calibration import Fit, calibrated_devices, shipped, transfer
+from costgraph.timing.fidelity.collective import topology
 from costgraph.timing.fidelity.forms import FIGURES, carried
 from costgraph.timing.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
 
@@ -70,10 +71,20 @@ def sheet_of(machine: Machine) -> Datasheet:
         float(machine.memory.bandwidth),
         float(machine.multiprocessors or 1),
         math.inf if l2 is None else float(l2.value),
-        float(machine.link().bandwidth) if machine.links else math.nan,
+        *_link_of(machine),
         math.nan if clock is None else float(clock),
         machine.instruction,
     )
+
+
+def _link_of(machine: Machine) -> tuple[float, float, bool, str]:
+    """Bandwidth, latency, reductions on the way and topology of the device's widest link."""
+    if not machine.links:
+        return math.nan, 0.0, False, "switch"
+    link = machine.link()
+    name = next(n for n, x in machine.links.items() if x is link)
+    latency = 0.0 if link.latency is None else float(link.latency)
+    return float(link.bandwidth), latency, link.in_network, topology(machine, name)
 
 
 def figures_of(sheet: Datasheet) -> Figures:
@@ -118,10 +129,11 @@ def nearest_first(own: Figures, others: Mapping[str, Figures]) -> tuple[str, ...
 
 @lru_cache(maxsize=1)
 def _fitted() -> dict[str, Machine]:
-    """Devices with a shipped calibration."""
+    """Devices of which kernels were fitted."""
     from costgraph.hardware import load_hardware
 
-    return {name: load_hardware(name) for name in calibrated_devices()}
+    own = ((name, shipped(name)) for name in calibrated_devices())
+    return {n: load_hardware(n) for n, found in own if found is not None and found.has_kernels}
 
 
 @lru_cache(maxsize=1)

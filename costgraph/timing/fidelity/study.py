@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from costgraph.timing.fidelity.collective import over_nodes
+from costgraph.timing.fidelity.collective import variant as exchange_variant
 from costgraph.timing.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
 from costgraph.timing.fidelity.forms import (
     CARRIED,
@@ -97,7 +100,7 @@ class Study:
     def roofline(self) -> Array:
         """The roofline's lower bound in seconds."""
         if "V" in self.f:
-            return self.f["V"]
+            return self.f["A"] + self.f["V"]
         return np.maximum(self.f["C"], self.f["M"])
 
 
@@ -105,7 +108,9 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
     """A study of a table: a group is a device, a variant and, if asked, a backend."""
     c = table.columns
     hw = np.asarray(c["hw"])
-    variant = np.array([variant_of(table.kind, c, i, by_backend) for i in range(len(table))])
+    variant = np.array(
+        [variant_of(table.kind, c, i, by_backend, sheets) for i in range(len(table))]
+    )
     labels: dict[str, Strings] = {
         "group": np.array([f"{a}/{b}" for a, b in zip(hw, variant, strict=True)]),
         "device": hw,
@@ -124,11 +129,21 @@ def _apart(kind: str, columns: Mapping[str, Any], row: int) -> str:
     return "@triton" if kind == "moe" and "triton" in str(columns["backend"][row]) else ""
 
 
-def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool = False) -> str:
-    """The part of a group's name behind the device: types, phase, backend."""
+def variant_of(
+    kind: str,
+    columns: Mapping[str, Any],
+    row: int,
+    by_backend: bool = False,
+    sheets: Mapping[str, Datasheet] = MappingProxyType({}),
+) -> str:
+    """The part of a group's name behind the device: types, phase, backend; for exchanges the
+    collective, topology and ranks, of the device's sheet."""
     cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
-    if kind == "allreduce":
-        return f"{int(columns['n_gpus'][row])}-gpus@{short_backend(cell['backend'])}"
+    if kind == "exchange":
+        nodes, ranks = int(columns["nodes"][row]), int(columns["n_gpus"][row])
+        place = sheets[str(columns["hw"][row])].topology if nodes == 1 else over_nodes(nodes)
+        library = library_of(cell["backend"], cell["timing"]) if by_backend else ""
+        return exchange_variant(cell["op"], place, ranks, library)
     if kind == "elementwise":
         return CLASSES.get(cell["op"], "map")
     name = cell["dtype"]
@@ -145,7 +160,16 @@ def variant_of(kind: str, columns: Mapping[str, Any], row: int, by_backend: bool
     return name
 
 
-_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source")
+_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source", "timing")
+
+
+def library_of(backend: str, timing: str = "") -> str:
+    """Whose exchange a row timed: ``nccl``, ``vllm`` … as replayed in a graph, or ``…-eager``.
+
+    Kernels that a profiler saw in eager PyTorch contain the wait for the last device.
+    """
+    name = short_backend(backend).removesuffix("-graph")
+    return f"{name}-eager" if timing == "kernel_eager" else name
 
 
 def short_backend(text: str) -> str:

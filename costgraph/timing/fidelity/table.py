@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files import outside
+from costgraph.timing.fidelity.collective import COLLECTIVES, least_time
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.str_]
@@ -57,6 +58,9 @@ class Datasheet:
         multiprocessors: how many.
         l2: bytes of the L2 cache.
         link: byte/s to other devices, one direction.
+        latency: seconds per message on that link; zero if it is not stated.
+        in_network: switches on that link reduce on the way.
+        topology: how that link joins devices (:func:`.exchanges.topology`).
         clock: boost clock in Hz.
         instruction: kind of tensor instructions, for which kernels are written.
     """
@@ -66,6 +70,9 @@ class Datasheet:
     multiprocessors: float
     l2: float
     link: float = math.nan
+    latency: float = 0.0
+    in_network: bool = False
+    topology: str = "switch"
     clock: float = math.nan
     instruction: str = ""
 
@@ -115,7 +122,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "moe_ep_size",
         )
     ),
-    "allreduce": Schema(("n_gpus", "bytes"), (), ()),
+    "exchange": Schema(("nodes", "n_gpus", "bytes"), ("op",), ()),
     "elementwise": Schema(("rows", "cols"), ("op", "dtype")),
     "host_gemm": Schema(("batch", "m", "n", "k"), optional=()),
     "host_elementwise": Schema(("rows", "cols"), ("op", "dtype")),
@@ -208,11 +215,13 @@ def read_table(path: str | Path, kind: str = "") -> Table:
     for name in schema.optional:
         cells = [_flag(r, name, where, i) for i, r in enumerate(rows, 2)] if name in header else 0
         columns[name] = np.broadcast_to(np.asarray(cells, float), len(rows)).copy()
-    for name in ("hw", "backend", "source", *schema.texts):
+    for name in ("hw", "backend", "source", "timing", *schema.texts):
         columns[name] = np.array([str(r.get(name) or "") for r in rows])
     for name in ("dtype", "kv_dtype"):
         if name in columns:
-            _known_types(columns[name], name, where)
+            _known(columns[name], name, BYTES, "data type", where)
+    if kind == "exchange":
+        _known(columns["op"], "op", COLLECTIVES, "collective", where)
     seconds = np.array(
         [_number(r, "seconds", where, i, whole=False) for i, r in enumerate(rows, 2)]
     )
@@ -238,12 +247,12 @@ def _flag(row: Mapping[str, Any], name: str, where: str, line: int) -> float:
     return float(text)
 
 
-def _known_types(values: Labels, name: str, where: str) -> None:
+def _known(values: Labels, name: str, names: Collection[str], what: str, where: str) -> None:
     for line, text in enumerate(values, 2):
-        if text not in BYTES:
+        if text not in names:
             raise InputError(
-                f"{where}, line {line}, column {name!r}: unknown data type {clip(str(text))}"
-                f"{nearest(str(text), BYTES)}"
+                f"{where}, line {line}, column {name!r}: unknown {what} {clip(str(text))}"
+                f"{nearest(str(text), names)}"
             )
 
 
@@ -268,10 +277,8 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     own = [sheets[h] for h in devices]
     bandwidth = np.array([s.bandwidth for s in own])
     found: dict[str, Array] = {"sm": np.array([s.multiprocessors for s in own])}
-    if table.kind == "allreduce":
-        g = c["n_gpus"]
-        link = np.array([s.link for s in own])
-        return {**found, "V": 2 * (g - 1) / g * c["bytes"] / link, "ridge": 1 + 0 * link}
+    if table.kind == "exchange":
+        return found | _exchange(c, own)
     peak = np.array([s.peak(str(d)) for s, d in zip(own, c["dtype"], strict=True)])
     found["ridge"] = peak / bandwidth / RIDGE
     found["flow"] = bandwidth / found["sm"] / FLOW
@@ -291,6 +298,17 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     if "Q" in found:
         found["Q"] = found["Q"] / bandwidth
     return found
+
+
+def _exchange(c: Mapping[str, Any], own: Sequence[Datasheet]) -> dict[str, Array]:
+    """Seconds of the least messages (``A``) and bytes (``V``) that an exchange needs."""
+    columns = (c["op"], c["nodes"], c["n_gpus"], c["bytes"], own)
+    found = [
+        least_time(str(op), int(nodes), int(ranks), float(size), sheet)
+        for op, nodes, ranks, size, sheet in zip(*columns, strict=True)
+    ]
+    latency, wire = np.array(found).T
+    return {"A": latency, "V": wire, "ridge": 1 + 0 * wire}
 
 
 _Counts: TypeAlias = tuple[Array, Array, dict[str, Array]]
