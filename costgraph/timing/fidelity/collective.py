@@ -64,8 +64,8 @@ def least_time(
 ) -> tuple[float, float]:
     """Seconds of the least messages and of the least bytes of a collective.
 
-    ``size`` is the whole buffer in bytes (see :mod:`costgraph.hardware.links`), ``ranks`` the devices
-    of a node. Over several nodes the bytes are those between nodes, at
+    ``size`` is the whole buffer in bytes (see :mod:`costgraph.hardware.links`), ``ranks`` the
+    devices of a node. Over several nodes the bytes are those between nodes, at
     :data:`UNSTATED_NETWORK`, and messages count none.
     """
     if nodes == 1:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from sympy import Add, Integer
 
 from costgraph.counting.count import Row
+from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import NETWORK
-from costgraph.ir.cost import Messages
 from costgraph.ir.program import Phase
 from costgraph.ops.collectives import Exchange, Leg
 from costgraph.timing.fidelity.calibration import Fit
