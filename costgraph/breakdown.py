@@ -11,9 +11,10 @@ from sympy import Add, Expr, Integer, Symbol
 from costgraph import roofline
 from costgraph.capacity import Fit, room_of
 from costgraph.cost import Cost
-from costgraph.count import parameters
+from costgraph.count import Row, parameters
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.footprint import footprint, resting
+from costgraph.formula.outline import link_of
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
 from costgraph.machine import Machine
@@ -35,7 +36,8 @@ class OpRow:
     """One operation of one step, with numbers.
 
     ``flops`` (FLOP), ``bytes`` and ``seconds`` are for one execution; ``count``
-    says how many there are in the step.
+    says how many there are in the step. ``bound`` is ``memory``, ``compute``, ``link``,
+    ``latency`` or ``none``.
     """
 
     name: str
@@ -59,7 +61,9 @@ class Breakdown:
     """A step of one phase: rows per operation and totals over all executions.
 
     Memory in ``totals`` is everything that is there during the step: ``resident_bytes`` of
-    it, weights and caches of graphs that rest (a draft, a vision tower).
+    it, weights and caches of graphs that rest (a draft, a vision tower). ``seconds`` is the
+    time of the step, ``busy_seconds`` that of its operations one after the other: more where
+    some of them run at the same time.
     """
 
     setting: Setting
@@ -126,17 +130,17 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     values = _values(compiled, phase, given)
     rows = []
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0)}
-    seconds = 0.0
+    busy = 0.0
     timed = compiled.timing_on(machine)
     for row in compiled.rows[phase.name]:
         cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
-        count = placed(phase.bind(row.count), values)
+        count = placed(phase.bind(row.count * phase.rounds), values)
         made = _row(row.name, row.kind, count, cost, machine)
         if timed is not None:
             terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
         rows.append(made)
-        seconds += float(count) * made.seconds
+        busy += float(count) * made.seconds
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
     need = footprint(phase.graph, compiled.accounting)
@@ -154,7 +158,8 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
-        "seconds": seconds,
+        "seconds": _step_seconds(compiled, machine, phase, values, busy),
+        "busy_seconds": busy,
         "parameters": number(parameters(phase)),
         "weight_bytes": weights,
         "kv_bytes": kv,
@@ -172,11 +177,24 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits)
 
 
+def _step_seconds(
+    compiled: Compiled, machine: Machine, phase: Phase, values: Mapping[Symbol, Expr], busy: float
+) -> float:
+    """The time of a step: that of its operations in turn, unless some run at the same time."""
+    items = compiled.items[phase.name]
+    if phase.rounds == 1 and all(isinstance(item, Row) for item in items):
+        return busy
+    timing = compiled.timing_on(machine)
+    terms = roofline.step_terms(phase, items, machine, timing)
+    fixed = {s: v for s, v in values.items() if s != q}
+    return sum(float(placed(t.count * t.value, fixed)) for t in terms)
+
+
 def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine) -> OpRow:
     flops, moved = cost.total_flops, cost.total_bytes
     arms = roofline.arms(cost, machine)
     slowest = max(arms, key=lambda a: a.expr, default=None)
-    bound = "none" if slowest is None else "memory" if slowest.resource == "memory" else "compute"
+    bound = "none" if slowest is None else _bound(slowest.resource)
     return OpRow(
         name,
         kind,
@@ -204,8 +222,15 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
         for arm in term.arms:
             sizes[arm.resource] = max(sizes.get(arm.resource, 0.0), share * float(arm.expr))
     slowest = max(sizes, key=lambda r: sizes[r], default="none")
-    bound = slowest if slowest in ("memory", "latency", "none") else "compute"
+    bound = _bound(slowest)
     return replace(row, seconds=seconds, bound=bound)
+
+
+def _bound(resource: str) -> str:
+    """What a resource is, in a word."""
+    if link_of(resource):
+        return "link"
+    return resource if resource in ("memory", "latency", "none") else "compute"
 
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:

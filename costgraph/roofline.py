@@ -157,6 +157,11 @@ class AtOnce:
         """Its time; None where nothing takes any."""
         return overlapped(self.count, self.bodies, self.shared)
 
+    def alone(self, arm: Arm) -> tuple[Term, ...]:
+        """A body, or what is shared, in all its runs as if nothing else ran."""
+        terms = arm.chain or (Term(ONE, (arm,), self.ops),)
+        return tuple(replace(t, count=t.count * self.count) for t in terms)
+
 
 def at_once(
     phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
@@ -334,16 +339,42 @@ def phase_memory(
     Of each unit that runs a part of the graph: a device is one of them. With ``at_end``,
     contexts take the phase's longest value.
     """
+    return tuple(e for part in memory_parts(phase, accounting, at_end) for e in part.candidates)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in the memory of one unit in a phase.
+
+    Attributes:
+        unit: who; empty for the device itself.
+        weights, caches: of everything that is there, resting graphs included.
+        candidates: these with the activations at each point of a step.
+    """
+
+    unit: str
+    weights: Expr
+    caches: Expr
+    candidates: tuple[Expr, ...]
+
+
+def memory_parts(
+    phase: Phase, accounting: Accounting = EXACT, at_end: bool = True
+) -> tuple[Held, ...]:
+    """What :func:`phase_memory` is made of, for each unit that runs a part of the graph."""
     end = phase.at_end if at_end else (lambda e: e)
-    found: list[Expr] = []
+    found = []
     for unit in _holders(phase.graph):
         need = footprint(_of_unit(phase.graph, unit), accounting)
+        others = (replace(r, graph=_of_unit(r.graph, unit)) for r in phase.resident)
+        beside = [resting(r, accounting) for r in others]
+        weights = Add(need.weights, *(b.weights for b in beside))
+        caches = Add(need.kv, *(b.kv for b in beside)) * phase.rounds
         fixed = need.weights + need.kv * phase.rounds
-        for other in phase.resident:
-            part = replace(other, graph=_of_unit(other.graph, unit))
-            beside = resting(part, accounting)
-            fixed += beside.weights + beside.kv * phase.rounds
-        found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+        for b in beside:
+            fixed += b.weights + b.kv * phase.rounds
+        whole = tuple(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+        found.append(Held(unit, end(phase.bind(weights)), end(phase.bind(caches)), whole))
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,9 +12,8 @@ from sympy import Expr, Integer, Max, Symbol
 from costgraph import roofline
 from costgraph.api import Compiled
 from costgraph.errors import CostgraphError
-from costgraph.footprint import footprint, resting
 from costgraph.formula import Formula, Term
-from costgraph.formula.terms import ZERO, Limit
+from costgraph.formula.terms import ZERO, Limit, merged, remade
 from costgraph.pipeline import text_of
 from costgraph.program import Phase
 from costgraph.report.code import Scripts, Values
@@ -60,9 +59,9 @@ class Contents:
         metrics = _metrics(compiled)
         phases = compiled.program.phases
         parts = _request_parts(compiled)
-        memory = [_memory_parts(p, compiled) for p in phases]
+        memory = [(p, part) for p in phases for part in _memory_parts(p, compiled)]
         values = Values()
-        places = [[values.index(e) for e in triple] for triple in memory]
+        places = [[values.index(e) for e in triple] for _, (_, *triple) in memory]
         stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
         fixed = [x if x.bound.is_number else Limit(x.excess, ZERO, x.why) for x in stated]
         limits = [(values.index(x.expr), x) for x in fixed]
@@ -77,10 +76,11 @@ class Contents:
             "metrics": [[name, f.unit] for name, f in metrics.items()],
             "parts": [p.name for p in phases] if parts else [],
             "memory": [
-                [p.name, *(offset + i for i in triple)]
-                for p, triple in zip(phases, places, strict=True)
+                [f"{p.name}, {unit}" if unit else p.name, *(offset + i for i in triple)]
+                for (p, (unit, *_)), triple in zip(memory, places, strict=True)
             ],
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
+            "devices": float(_number(compiled.program.devices, compiled)),
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": self.printed.of(compiled, metrics),
@@ -113,12 +113,19 @@ class Contents:
             )
             whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
             shown = tuple(self.graphs.math(bind(e)) for e in whole)
-            cost: tuple[Any, ...] = (values.index(bind(row.count)), work, moved, *shown)
-            if timed is not None:
-                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in timed(phase, row)]
+            cost: tuple[Any, ...] = (
+                values.index(bind(row.count * phase.rounds)),
+                work,
+                moved,
+                *shown,
+            )
+            if timed is not None or row.cost.links:
+                found = (timed or roofline.ideal(machine))(phase, row)
+                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in found]
                 cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
-        formulas = values.formulas()
+        formulas = list(values.formulas())
+        whole, races = _at_once(compiled, phase, formulas)
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
         context = None if phase.span is None else phase.span.symbol.name
@@ -130,7 +137,36 @@ class Contents:
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
             "rows": rows,
             "costs": list(costs),
+            "step": whole,
+            "races": races,
         }
+
+
+def _at_once(
+    compiled: Compiled, phase: Phase, formulas: list[Formula]
+) -> tuple[int | None, list[Any]]:
+    """Places of a step's time and of all that runs at the same time in it.
+
+    Adds formulas for them; none where all operations follow one another.
+    """
+    items, machine = compiled.items[phase.name], compiled.machine
+    found = list(roofline.at_once(phase, items, machine, compiled.timing_on(machine)))
+    if not found:
+        return None, []
+
+    def place(terms: Iterable[Term]) -> int:
+        formulas.append(Formula("seconds", "s", merged(remade(t) for t in terms)))
+        return len(formulas) - 1
+
+    races = []
+    for region in found:
+        sides = [
+            (arm.resource, shared, place(region.alone(arm)))
+            for arms, shared in ((region.bodies, False), (region.shared, True))
+            for arm in arms
+        ]
+        races.append([region.name, sides])
+    return place(compiled.time(phase.name).terms), races
 
 
 def _timing(term: Term, values: Values) -> tuple[Any, ...]:
@@ -166,20 +202,12 @@ def _request_parts(compiled: Compiled) -> tuple[Formula, ...]:
     return tuple(split) if taken == len(terms) else ()
 
 
-def _memory_parts(phase: Phase, compiled: Compiled) -> tuple[Expr, Expr, Expr]:
-    """Weights, caches at the longest context, and everything that the phase needs."""
-    need = footprint(phase.graph, compiled.accounting)
-    others = [resting(r, compiled.accounting) for r in phase.resident]
-    ends = {} if phase.span is None else {phase.span.symbol: phase.span.upper}
-    candidates = roofline.phase_memory(phase, compiled.accounting)
-
-    def at_end(expr: Expr) -> Expr:
-        return phase.bind(expr).xreplace(ends)
-
-    weights = sum((o.weights for o in others), need.weights)
-    caches = sum((o.kv for o in others), need.kv)
-    whole = candidates[0] if len(candidates) == 1 else Max(*candidates, evaluate=False)
-    return at_end(weights), at_end(caches), whole
+def _memory_parts(phase: Phase, compiled: Compiled) -> Iterator[tuple[str, Expr, Expr, Expr]]:
+    """For each unit its weights, its caches at the longest context, and all that it needs."""
+    for held in roofline.memory_parts(phase, compiled.accounting):
+        first, *more = held.candidates
+        whole = Max(first, *more, evaluate=False) if more else first
+        yield held.unit, held.weights, held.caches, whole
 
 
 def _number(expr: Expr, compiled: Compiled) -> Expr:
@@ -190,10 +218,11 @@ def _number(expr: Expr, compiled: Compiled) -> Expr:
 def hardware_figures(compiled: Compiled, used: set[str]) -> dict[str, Any]:
     """A device and those of its figures that some formula of the page uses."""
     machine = compiled.bound or compiled.machine
+    system = compiled.system
     figures = {s.name: float(v) for s, v in machine.bindings().items()}
     return {
-        "name": machine.name,
-        "title": machine.title,
+        "name": machine.name if system is None else system.name,
+        "title": machine.title if system is None else system.title,
         "figures": {k: v for k, v in sorted(figures.items(), key=_figure_order) if k in used},
         "capacity": figures.get("M"),
         "price": None if machine.price.hour is None else float(machine.price.hour),
