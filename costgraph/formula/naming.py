@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Add, Expr, Integer, Symbol, collect, expand
 
-from costgraph.errors import InputError, nearest
+from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.outline import (
     Reference,
     kind_of,
@@ -256,7 +256,10 @@ class _Namer:
             return term.count * term.arms[0].expr
         closed = power_sum(term.arms[0].expr, term.span)
         if closed is None:
-            raise InputError(f"{', '.join(term.ops)}: no closed form over contexts to summarise")
+            raise InputError(
+                f"{clip(', '.join(term.ops), 120)}: no closed form over contexts to summarise; "
+                "use the detail ops"
+            )
         return term.count * closed
 
     def _notes(self) -> tuple[str, ...]:

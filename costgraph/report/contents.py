@@ -132,7 +132,7 @@ class Contents:
         return {
             "name": phase.name,
             "context": context,
-            "graph": self.graphs.index(phase.graph),
+            "graph": self.graphs.index(phase.graph, len(rows)),
             "function": self.scripts.add(formulas) if formulas else None,
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
             "rows": rows,
