@@ -210,8 +210,8 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
         return
     if term.is_smooth:
         raise InputError(
-            f"{clip(', '.join(term.ops), 120)}: a sum of norms over contexts has no derivative in closed "
-            "form; take tpot at a context instead"
+            f"{clip(', '.join(term.ops), 120)}: a sum of norms over contexts has no derivative in "
+            "closed form; take tpot at a context instead"
         )
     owners: list[Arm] = []
     found: list[tuple[Expr, Expr]] = []

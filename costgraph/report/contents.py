@@ -125,7 +125,7 @@ class Contents:
                 cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
         formulas = list(values.formulas())
-        whole, races = _at_once(compiled, phase, formulas)
+        step, races = _at_once(compiled, phase, formulas)
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
         context = None if phase.span is None else phase.span.symbol.name
@@ -137,7 +137,7 @@ class Contents:
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
             "rows": rows,
             "costs": list(costs),
-            "step": whole,
+            "step": step,
             "races": races,
         }
 

@@ -1,4 +1,4 @@
-"""Every public operation of a formula, on nested formulas: right by brute force, or one line why not.
+"""Every operation of a formula, on nested formulas: right by brute force, or one line why not.
 
 The operations are found by looking at the class: a new one has to be entered here.
 """
@@ -406,11 +406,7 @@ def test_named_constants_put_back_give_the_formula(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("rate", "smooth")])
 def test_a_summary_bounds_a_nested_formula_from_both_sides(name: str) -> None:
     f = formula(name)
-    try:
-        found = named(f, "summary")
-    except CostgraphError as error:
-        assert INSTEAD.search(str(error))
-        return
+    found = named(f, "summary")
     back = {c.symbol: float(c.value) for c in found.constants}
     back |= {s: float(v) for s, v in found.rates.items()}
     env = {s.name: v for s, v in back.items()} | {s.name: float(v) for s, v in AT.items()}
