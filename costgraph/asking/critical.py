@@ -165,14 +165,14 @@ def _race(asked: Question, phase: Phase, region: roofline.AtOnce) -> Race | None
         return None
     total = asked.seconds(phase, (whole,))
     sides = [(arm, False) for arm in region.bodies] + [(arm, True) for arm in region.shared]
-    timed = [(asked.seconds(phase, _alone(arm, region.count)), arm, s) for arm, s in sides]
+    timed = [(asked.seconds(phase, region.alone(arm)), arm, s) for arm, s in sides]
     timed = sorted((x for x in timed if x[0] > 0), key=lambda x: (-x[0], x[2]))
     if len(timed) < 2:
         return None
     longest, first, _ = timed[0]
     decided = total <= longest * (1 + 1e-9)
     others = [arm for seconds, arm, _ in timed if seconds < longest * (1 - NEAR)]
-    reliefs = tuple(_reliefs(asked, phase, first, others)) if decided else ()
+    reliefs = tuple(_reliefs(asked, phase, region, first, others)) if decided else ()
     return Race(
         phase=phase.name,
         name=region.name,
@@ -187,20 +187,16 @@ def _race(asked: Question, phase: Phase, region: roofline.AtOnce) -> Race | None
     )
 
 
-def _alone(arm: Arm, count: Expr) -> tuple[Term, ...]:
-    """A body's terms, as if nothing else ran."""
-    terms = arm.chain or (Term(ONE, (arm,)),)
-    return tuple(replace(t, count=t.count * count) for t in terms)
-
-
 def _number(asked: Question, expr: Expr) -> Expr:
     return expr.xreplace(dict(asked.point))
 
 
-def _reliefs(asked: Question, phase: Phase, first: Arm, others: list[Arm]) -> Iterator[Relief]:
+def _reliefs(
+    asked: Question, phase: Phase, region: roofline.AtOnce, first: Arm, others: list[Arm]
+) -> Iterator[Relief]:
     """For each figure that the longest body hangs on, from where on another takes longer."""
-    ours = asked.formula(phase, _alone(first, ONE))
-    theirs = [(arm.resource, asked.formula(phase, _alone(arm, ONE))) for arm in others]
+    ours = asked.formula(phase, region.alone(first))
+    theirs = [(arm.resource, asked.formula(phase, region.alone(arm))) for arm in others]
     for name in asked.rates if others else ():
         if symbol(name) not in ours.symbols:
             continue

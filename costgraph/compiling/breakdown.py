@@ -14,6 +14,7 @@ from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.counting.footprint import footprint, resting
 from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.formula.outline import link_of
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
 from costgraph.hardware.machine import Machine
@@ -157,7 +158,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
     held = max(
-        (_held(part, compiled, values) for part in roofline.unit_phases(phase)),
+        (_held(part, compiled, values) for part in roofline.unit_phases(phase).values()),
         key=lambda found: found["memory_bytes"],
     )
     totals: dict[str, int | float] = {
@@ -188,7 +189,7 @@ def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -
     """Bytes in memory during a step, on the unit that holds most."""
     phase = compiled.program.phase(name)
     values = _values(compiled, phase, given)
-    held = (_held(part, compiled, values) for part in roofline.unit_phases(phase))
+    held = (_held(part, compiled, values) for part in roofline.unit_phases(phase).values())
     return max(float(found["memory_bytes"]) for found in held)
 
 
@@ -284,6 +285,13 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
             sizes[arm.resource] = max(sizes.get(arm.resource, 0.0), share * float(arm.expr))
     slowest = max(sizes, key=lambda r: sizes[r], default="none")
     return replace(row, seconds=seconds, bound=bound_of(slowest))
+
+
+def _bound(resource: str) -> str:
+    """What a resource is, in a word."""
+    if link_of(resource):
+        return "link"
+    return resource if resource in ("memory", "latency", "none") else "compute"
 
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:

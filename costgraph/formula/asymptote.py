@@ -69,7 +69,10 @@ def asymptote(
     try:
         top, bottom = (sympy.Poly(p, x) for p in fraction(together(settled)))
     except sympy.PolynomialError:
-        raise InputError(f"{formula.name}: no leading power of {x} in {last.expr}") from None
+        raise InputError(
+            f"{formula.name}: no leading power of {x} in {clip(str(last.expr), 120)}: "
+            f"use evaluate at a large {x}"
+        ) from None
     leading = sympy.cancel(top.LC() / bottom.LC())
     order = int(top.degree() - bottom.degree())
     return Asymptote(x, last.lower, last.expr, order, leading, last.bound, found.conditions)
@@ -110,7 +113,9 @@ def _leading(expr: Expr, x: Symbol) -> tuple[Expr, Expr]:
                 return coefficient**whole, _whole(power * whole)
         coefficient, power = _leading(expr.base, x)
         return coefficient**expr.exp, _whole(power * expr.exp)
-    raise InputError(f"no leading power of {x} in {clip(str(expr), 120)}")
+    raise InputError(
+        f"no leading power of {x} in {clip(str(expr), 120)}: use evaluate at a large {x}"
+    )
 
 
 def _largest(expr: Expr, x: Symbol) -> tuple[list[tuple[Expr, Expr]], Expr]:

@@ -193,5 +193,5 @@ def _composed(expr: Expr, x: Symbol, box: Any, iv: Any, known: dict[Expr, Any]) 
     hint = ": it rounds; ask solve_for for a budget, or local for the trend around a point"
     raise InputError(
         f"{clip(str(expr), 120)} is not a polynomial in {x}"
-        + (hint if expr.has(ceiling, floor) else "")
+        + (hint if expr.has(ceiling, floor) else f": use evaluate at values of {x}, or solve_for")
     )

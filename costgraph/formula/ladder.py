@@ -270,7 +270,10 @@ def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
     if whole is not None:
         return whole
     bad = next(e for e in exprs if _poly(e, x) is None)
-    raise InputError(f"{clip(str(bad), 120)} is not a polynomial in {x}")
+    raise InputError(
+        f"{clip(str(bad), 120)} is not a polynomial in {x}: use evaluate at values of {x}, "
+        "or solve_for"
+    )
 
 
 def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None:

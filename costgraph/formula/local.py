@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
@@ -187,7 +187,10 @@ def _parts(term: Term, arm: Arm, span: Span | None, point: Mapping[Symbol, Expr]
         return
     expr = arm.expr if span is None else power_sum(arm.expr, span)
     if expr is None:
-        raise InputError(f"{arm.expr}: no closed form over contexts")
+        raise InputError(
+            f"{clip(str(arm.expr), 120)}: no closed form over contexts; take tpot at a context "
+            "instead"
+        )
     yield Part(arm.resource, expr, term.ops)
 
 
@@ -207,15 +210,18 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
         return
     if term.is_smooth:
         raise InputError(
-            f"{', '.join(term.ops)}: a sum of norms over contexts has no derivative in closed "
-            "form; take tpot at a context instead"
+            f"{clip(', '.join(term.ops), 120)}: a sum of norms over contexts has no derivative in "
+            "closed form; take tpot at a context instead"
         )
     owners: list[Arm] = []
     found: list[tuple[Expr, Expr]] = []
     for arm in term.arms if len(term.arms) > 1 else ():
         opened = lines((arm.mapped(lambda e: placed(e, at)),), span.symbol)
         if opened is None:
-            raise InputError(f"{', '.join(term.ops)}: no derivative of this sum over contexts")
+            raise InputError(
+                f"{clip(', '.join(term.ops), 120)}: no derivative of this sum over contexts; take "
+                "tpot at a context instead"
+            )
         owners += [arm] * len(opened)
         found += [(line.constant, line.b) for line in opened]
     pieces: list[tuple[Arm, int]] = []

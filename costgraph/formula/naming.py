@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Add, Expr, Integer, Symbol, collect, expand
 
-from costgraph.errors import InputError, nearest
+from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.outline import (
     Reference,
     kind_of,
@@ -42,8 +42,8 @@ class Constant:
     Attributes:
         symbol: its name.
         value: exact.
-        unit: ``byte``, ``FLOP`` or ``s``.
-        per: the monomial it multiplies (1 for what is always there).
+        unit: ``byte``, ``FLOP``, ``s`` or ``message``.
+        per: the sizes it multiplies (1 for what is always there).
         ops: operations it comes from.
         derivation: the value from the model's dimensions, or None.
     """
@@ -251,7 +251,10 @@ class _Namer:
             return term.count * term.arms[0].expr
         closed = power_sum(term.arms[0].expr, term.span)
         if closed is None:
-            raise InputError(f"{', '.join(term.ops)}: no closed form over contexts to summarise")
+            raise InputError(
+                f"{clip(', '.join(term.ops), 120)}: no closed form over contexts to summarise; "
+                "use the detail ops"
+            )
         return term.count * closed
 
     def _notes(self) -> tuple[str, ...]:
@@ -305,16 +308,19 @@ class _Namer:
         ops: tuple[str, ...],
         derivation: Expr | None,
     ) -> Expr:
+        monomial = per
+        if link_of(arm.resource):
+            per, unit = _of_link(per, unit)
         letter = _letter(arm.resource, per, unit)
         for known in self.made:
             if (known.symbol.name.rstrip("0123456789"), known.value) == (letter, value) and (
                 known.unit == unit and known.derivation == derivation and known.per == per
             ):
-                return known.symbol * per
+                return known.symbol * monomial
         self.used[letter] = self.used.get(letter, 0) + 1
         made = symbol(f"{letter}{self.used[letter]}")
         self.made.append(Constant(made, value, unit, per, ops, derivation))
-        return made * per
+        return made * monomial
 
     def _derivation(self, term: Term, arm: Arm, monomial: Expr, body: str) -> Expr | None:
         """The coefficient in the model's dimensions, if it gives the value exactly."""
@@ -406,6 +412,15 @@ def rate_symbol(resource: str) -> Symbol:
     engine, _, kind = resource.partition(":")
     kind = kind.replace("+", "_")
     return symbol(f"F_{kind}" if engine == "tensor" else f"F_{engine}_{kind}")
+
+
+def _of_link(monomial: Expr, unit: str) -> tuple[Expr, str]:
+    """A link's monomial without the link's figures, and what it then counts."""
+    figures = {x for x in monomial.free_symbols if x.name.startswith(("alpha_", "BW_"))}
+    if not figures:
+        return monomial, unit
+    messages = any(x.name.startswith("alpha_") for x in figures)
+    return monomial.as_independent(*figures)[0], "message" if messages else "byte"
 
 
 def _letter(resource: str, per: Expr, unit: str) -> str:

@@ -401,7 +401,10 @@ def _enclosed(difference: Expr, x: Symbol, y: Symbol) -> list[Poly]:
         least = amount.xreplace({x: start_of(x), y: start_of(y)})
         roots = sign_changes(along, _ONE, least)
         return [Poly(amount - root, x, y, domain=QQ).primitive()[1] for root in roots]
-    raise InputError(f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}")
+    raise InputError(
+        f"{clip(str(difference), 120)} is not a polynomial in {x} and {y}: use regimes along one "
+        "of them, or evaluate"
+    )
 
 
 def _cells(

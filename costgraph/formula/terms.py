@@ -222,13 +222,21 @@ def make_term(
         return Term(count, added, ops, span, norm, floor) if added and count != 0 else None
     kept: list[Arm] = []
     for arm in (a for given in arms for a in _settled(given)):
-        if arm.expr == 0 or any(dominates(k.expr, arm.expr) for k in kept):
+        if arm.expr == 0 or any(_covers(k, arm) for k in kept):
             continue
-        kept = [k for k in kept if not dominates(arm.expr, k.expr)]
+        kept = [k for k in kept if not _covers(arm, k)]
         kept.append(arm)
     if not kept or count == 0:
         return None
     return Term(count, tuple(kept), ops, span, floor=floor)
+
+
+def _covers(a: Arm, b: Arm) -> bool:
+    """True if ``b`` is proved never to exceed ``a``.
+
+    Most maxima in chains are taken as they stand: a proof by cases would take too long.
+    """
+    return dominates(a.expr, b.expr, 1) if a.chain or b.chain else dominates(a.expr, b.expr)
 
 
 def _settled(arm: Arm) -> tuple[Arm, ...]:

@@ -157,6 +157,11 @@ class AtOnce:
         """Its time; None where nothing takes any."""
         return overlapped(self.count, self.bodies, self.shared)
 
+    def alone(self, arm: Arm) -> tuple[Term, ...]:
+        """A body, or what is shared, in all its runs as if nothing else ran."""
+        terms = arm.chain or (Term(ONE, (arm,), self.ops),)
+        return tuple(replace(t, count=t.count * self.count) for t in terms)
+
 
 def at_once(
     phase: Phase, found: Iterable[Item], machine: Machine, timing: Timing | None = None
@@ -334,39 +339,60 @@ def phase_memory(
     Of each unit that runs a part of the graph: a device is one of them. With ``at_end``,
     contexts take the phase's longest value.
     """
+    return tuple(e for part in memory_parts(phase, accounting, at_end) for e in part.candidates)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in the memory of one unit in a phase.
+
+    Attributes:
+        unit: who; empty for the device itself.
+        weights, caches: of everything that is there, resting graphs included.
+        candidates: these with the activations at each point of a step.
+    """
+
+    unit: str
+    weights: Expr
+    caches: Expr
+    candidates: tuple[Expr, ...]
+
+
+def memory_parts(
+    phase: Phase, accounting: Accounting = EXACT, at_end: bool = True
+) -> tuple[Held, ...]:
+    """What :func:`phase_memory` is made of, for each unit that runs a part of the graph."""
     end = phase.at_end if at_end else (lambda e: e)
-    found: list[Expr] = []
-    for part in unit_phases(phase):
+    found = []
+    for unit, part in unit_phases(phase).items():
         need = footprint(part.graph, accounting)
-        fixed = need.weights + need.kv * phase.rounds
-        for other in part.resident:
-            beside = resting(other, accounting)
-            fixed += beside.weights + beside.kv * phase.rounds
-        found.extend(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+        beside = [resting(r, accounting) for r in part.resident]
+        weights = Add(need.weights, *(b.weights for b in beside))
+        caches = Add(need.kv, *(b.kv for b in beside)) * phase.rounds
+        fixed = weights + caches
+        whole = tuple(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
+        found.append(Held(unit, end(phase.bind(weights)), end(phase.bind(caches)), whole))
     return tuple(found)
 
 
 def held_weights(phase: Phase) -> tuple[Expr, ...]:
     """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
-    return tuple(
-        Add(footprint(part.graph).weights, *(resting(r).weights for r in part.resident))
-        for part in unit_phases(phase)
-    )
+    return tuple(held.weights for held in memory_parts(phase))
 
 
-def unit_phases(phase: Phase) -> tuple[Phase, ...]:
-    """The phase as each unit that runs a part of its graph sees it, the device among them."""
+def unit_phases(phase: Phase) -> dict[str, Phase]:
+    """The phase as each unit that runs a part of its graph sees it, by the unit's name."""
     units = _holders(phase.graph)
     if len(units) < 2:
-        return (phase,)
-    return tuple(
-        replace(
+        return dict.fromkeys(units or ("",), phase)
+    return {
+        unit: replace(
             phase,
             graph=_of_unit(phase.graph, unit),
             resident=tuple(replace(r, graph=_of_unit(r.graph, unit)) for r in phase.resident),
         )
         for unit in units
-    )
+    }
 
 
 def _holders(graph: Graph) -> tuple[str, ...]:

@@ -255,6 +255,77 @@ def test_calibrated_numbers_equal_pythons(
     page.clean()
 
 
+NESTED = (
+    "fuse,parallel{tp=8}",
+    "fuse,parallel{tp=8},overlap",
+    "fuse,parallel{tp=8},overlap{by=halves}",
+    "fuse,parallel{tp=2,pp=4,micro=4}",
+)
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_systems_and_what_runs_at_once_equal_pythons(
+    fidelity: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(report(MODEL, "8xh100", NESTED, fidelity=fidelity).html)
+    everything = [cg.compile(MODEL, "8xh100", p, fidelity=fidelity) for p in NESTED]
+    for B, S, N, T in ((1, 1024, 256, 2048), (64, 300, 9, 7777)):
+        point = {"B": B, "S": S, "N": N, "T": T}
+        for name, value in point.items():
+            page.set(name, value)
+        for index, compiled in enumerate(everything):
+            page.page.check(f"#show-{index}")
+            page.settle()
+            for metric in METRICS:
+                wanted = expected(compiled, metric, dict(point))
+                if wanted is not None:
+                    assert close(page.card(metric), wanted), (point, index, metric)
+            for phase, given in (("decode", {"T": T}), ("prefill", {"S": S})):
+                page.page.select_option("#phase", phase)
+                page.settle()
+                total = float(page.page.get_attribute("#step-total", "data-value"))
+                table = compiled.breakdown(phase, B=B, **given)
+                assert close(total, table.totals["seconds"]), (index, phase)
+                time = compiled.time(phase).evaluate(B=B, **given)
+                assert math.isclose(total, time, rel_tol=1e-8)
+                bounds = page.page.eval_on_selector_all(
+                    "#ops tbody tr",
+                    "rows => rows.map(r => [r.dataset.row, r.lastChild.textContent])",
+                )
+                shown = dict(bounds)
+                assert all(row.bound in shown[row.name] for row in table)
+    page.page.select_option("#stack", "races")
+    page.settle()
+    label = page.page.get_attribute("#bars svg", "aria-label")
+    for text in ("kernel", "link nvlink", "first half", "of all bodies", "stage 2"):
+        assert text in label
+    page.page.select_option("#stack", "memory")
+    page.settle()
+    assert "activations -" not in page.page.get_attribute("#bars svg", "aria-label")
+    page.page.check("#show-0")
+    page.page.select_option("#phase", "decode")
+    assert "link" in page.page.inner_text('#ops tr[data-row="o_proj_sum"] td:last-child')
+    assert "8 devices" in page.page.inner_text("#facts")
+    page.clean()
+
+
+def test_figures_of_links_move_the_numbers(opening: Callable[..., Opened]) -> None:
+    page = opening(report(MODEL, "8xh100", [NESTED[0]]).html)
+    assert "latency of a message" in page.page.inner_text("#figures")
+    page.set("BW_nvlink", 100, "figure")
+    page.set("alpha_nvlink", 20, "figure")
+    compiled = cg.compile(MODEL, "8xh100", NESTED[0], symbolic_hardware=True)
+    assert compiled.bound is not None
+    values = {s.name: float(v) for s, v in compiled.bound.bindings().items()}
+    values |= {"B": 1.0, "S": 1024.0, "N": 256.0, "T": 2048.0}
+    values |= {"BW_nvlink": 100e9, "alpha_nvlink": 20e-6}
+    for metric in METRICS[:4]:
+        wanted = expected(compiled, metric, values)
+        assert wanted is not None
+        assert close(page.card(metric), wanted)
+    page.clean()
+
+
 def test_a_calibrated_page_says_so_and_follows_the_figures(opening: Callable[..., Opened]) -> None:
     page = opening(report(MODEL, "h100", ["fuse"], fidelity="calibrated").html)
     assert "fixed times" in page.page.inner_text("#controls")

@@ -11,6 +11,9 @@ _NUMBERED = re.compile(r"([A-Za-z])(\d+)\Z")
 #: Dimensions whose second letter is a subscript.
 _SUBSCRIPTED = {"Hk": ("H", "k"), "dh": ("d", "h")}
 
+#: Names that are Greek letters, in LaTeX and as a character.
+GREEK = {"alpha": (r"\alpha", "α"), "gamma": (r"\gamma", "γ")}
+
 
 def number_text(value: Rational) -> str:
     """A number, exact where short: ``4096``, ``33.55M``, ``1/2``, ``4.371e-05``."""
@@ -45,7 +48,7 @@ def name_parts(name: str) -> tuple[str, str]:
 def symbol_latex(name: str) -> str:
     """A symbol name: subscripts from underscores, words upright."""
     head, rest = name_parts(name)
-    base = head if len(head) == 1 else rf"\mathrm{{{head}}}"
+    base = GREEK.get(head, ("", ""))[0] or (head if len(head) == 1 else rf"\mathrm{{{head}}}")
     if not rest:
         return base
     return base + (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from sympy import Add, Expr, Max, Min, Mul, Pow, Rational, Symbol, ceiling, floor, fraction, sstr
 
 from costgraph.showing.export.atoms import (
+    GREEK,
     exact_text,
     name_parts,
     number_latex,
@@ -443,13 +444,15 @@ def _mathml(node: Node) -> tuple[str, int]:
             sign = f"<munderover><mo>&#x2211;</mo>{start}{to_mathml(upper)}</munderover>"
             return _row(sign, _fenced(body, PRODUCT)), PRODUCT
         case Labelled(label, body):
-            return _row(f"<mtext>{_escaped(label)}:&#xA0;</mtext>", to_mathml(body)), SUM
+            # Spaces that do not break: tables of formulas give text no room to wrap.
+            text = _escaped(label).replace(" ", "&#xA0;")
+            return _row(f"<mtext>{text}:&#xA0;</mtext>", to_mathml(body)), SUM
 
 
 def name_mathml(text: str) -> str:
     """A symbol with its subscript."""
     head, rest = name_parts(text)
-    base = f"<mi>{_escaped(head)}</mi>"
+    base = f"<mi>{_escaped(GREEK.get(head, ('', head))[1])}</mi>"
     if not rest:
         return base
     below = f"<mi>{rest}</mi>" if len(rest) == 1 else f"<mtext>{_escaped(rest)}</mtext>"

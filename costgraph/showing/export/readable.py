@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ def amount_text(value: Expr, unit: str) -> str:
     if unit == "s":
         return seconds_text(value)
     number, prefix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
-    short = _UNITS.get(unit, unit) if prefix or unit != "byte" else "byte"
+    short = _UNITS.get(unit, f"{unit}s") if prefix or unit != "byte" else "byte"
     return f"{number} {prefix}{short}"
 
 
@@ -126,7 +126,8 @@ def equations(found: Named) -> list[Equation]:
         head = below
     made.extend(_series_rows(head, found.lines))
     for part in found.parts:
-        made.extend(_series_rows(Name(part.symbol.name), part.lines))
+        first, *more = _series_rows(Name(part.symbol.name), part.lines)
+        made += [replace(first, source=f"{part.name}: {first.source}"), *more]
     return made or [Equation((head,), "=", Number(Rational(0)))]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sympy import Add, Expr, Integer, Max, Symbol
+from sympy import Expr, Integer, Max, Symbol
 
-from costgraph.compiling.breakdown import overlaps
 from costgraph.compiling.compiled import Compiled
-from costgraph.counting.footprint import Footprint, footprint, resting
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
-from costgraph.formula.terms import ZERO, Limit
+from costgraph.formula.terms import ZERO, Limit, merged, remade
 from costgraph.ir.program import Phase
 from costgraph.ir.tensor import Role
 from costgraph.rewriting.pipeline import text_of
@@ -61,9 +59,9 @@ class Contents:
         metrics = _metrics(compiled)
         phases = compiled.program.phases
         parts = _request_parts(compiled)
-        memory = [_memory_parts(p, compiled) for p in phases]
+        memory = [(p, part) for p in phases for part in _memory_parts(p, compiled)]
         values = Values()
-        places = [[values.index(e) for e in triple] for triple in memory]
+        places = [[values.index(e) for e in triple] for _, (_, *triple) in memory]
         stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
         fixed = [x if x.bound.is_number else Limit(x.excess, ZERO, x.why) for x in stated]
         limits = [(values.index(x.expr), x) for x in fixed]
@@ -78,11 +76,11 @@ class Contents:
             "metrics": [[name, f.unit] for name, f in metrics.items()],
             "parts": [p.name for p in phases] if parts else [],
             "memory": [
-                [p.name, *(offset + i for i in triple)]
-                for p, triple in zip(phases, places, strict=True)
+                [f"{p.name}, {unit}" if unit else p.name, *(offset + i for i in triple)]
+                for (p, (unit, *_)), triple in zip(memory, places, strict=True)
             ],
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
-            "devices": float(devices) if (devices := compiled.program.devices).is_number else None,
+            "devices": float(_number(compiled.program.devices, compiled)),
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": self.printed.of(compiled, metrics),
@@ -115,31 +113,60 @@ class Contents:
             )
             whole = (row.cost.total_flops, row.cost.total_bytes, row.count)
             shown = tuple(self.graphs.math(bind(e)) for e in whole)
-            cost: tuple[Any, ...] = (values.index(bind(row.count)), work, moved, *shown)
-            # What the page cannot work out from FLOP and bytes comes as terms.
+            cost: tuple[Any, ...] = (
+                values.index(bind(row.count * phase.rounds)),
+                work,
+                moved,
+                *shown,
+            )
             if timed is not None or row.cost.links:
-                by = timed or roofline.ideal(machine)
-                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in by(phase, row)]
+                found = (timed or roofline.ideal(machine))(phase, row)
+                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in found]
                 cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
-        whole_step = None
-        if overlaps(phase, compiled.items[phase.name]):
-            terms = (t.mapped(lambda e: e.xreplace(dims)) for t in compiled.time(phase.name).terms)
-            whole_step = values.index(Add(*(t.count * t.value for t in terms)))
-        formulas = values.formulas()
+        formulas = list(values.formulas())
+        step, races = _at_once(compiled, phase, formulas)
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
         context = None if phase.span is None else phase.span.symbol.name
         return {
             "name": phase.name,
             "context": context,
-            "graph": self.graphs.index(phase.graph),
+            "graph": self.graphs.index(phase.graph, len(rows)),
             "function": self.scripts.add(formulas) if formulas else None,
             "tokens": float(phase.tokens) if phase.tokens.is_number else None,
             "rows": rows,
             "costs": list(costs),
-            "whole": whole_step,
+            "step": step,
+            "races": races,
         }
+
+
+def _at_once(
+    compiled: Compiled, phase: Phase, formulas: list[Formula]
+) -> tuple[int | None, list[Any]]:
+    """Places of a step's time and of all that runs at the same time in it.
+
+    Adds formulas for them; none where all operations follow one another.
+    """
+    items, machine = compiled.items[phase.name], compiled.machine
+    found = list(roofline.at_once(phase, items, machine, compiled.timing_on(machine)))
+    if not found:
+        return None, []
+
+    def place(terms: Iterable[Term]) -> int:
+        formulas.append(Formula("seconds", "s", merged(remade(t) for t in terms)))
+        return len(formulas) - 1
+
+    races = []
+    for region in found:
+        sides = [
+            (arm.resource, shared, place(region.alone(arm)))
+            for arms, shared in ((region.bodies, False), (region.shared, True))
+            for arm in arms
+        ]
+        races.append([region.name, sides])
+    return place(compiled.time(phase.name).terms), races
 
 
 def _timing(term: Term, values: Values) -> tuple[Any, ...]:
@@ -175,31 +202,12 @@ def _request_parts(compiled: Compiled) -> tuple[Formula, ...]:
     return tuple(split) if taken == len(terms) else ()
 
 
-def _memory_parts(phase: Phase, compiled: Compiled) -> tuple[Expr, Expr, Expr]:
-    """Weights, caches at the longest context, and everything that the phase needs."""
-    units = [
-        [
-            footprint(part.graph, compiled.accounting),
-            *(resting(r, compiled.accounting) for r in part.resident),
-        ]
-        for part in roofline.unit_phases(phase)
-    ]
-    ends = {} if phase.span is None else {phase.span.symbol: phase.span.upper}
-    candidates = roofline.phase_memory(phase, compiled.accounting)
-
-    def at_end(expr: Expr) -> Expr:
-        return phase.bind(expr).xreplace(ends)
-
-    # Of several units, what the one with the most weights holds.
-    parts = max(units, key=lambda parts: _weighed(parts, compiled))
-    weights = Add(*(part.weights for part in parts))
-    caches = Add(*(part.kv for part in parts)) * phase.rounds
-    whole = candidates[0] if len(candidates) == 1 else Max(*candidates, evaluate=False)
-    return at_end(weights), at_end(caches), whole
-
-
-def _weighed(parts: Sequence[Footprint], compiled: Compiled) -> Expr:
-    return _number(Add(*(part.weights for part in parts)), compiled)
+def _memory_parts(phase: Phase, compiled: Compiled) -> Iterator[tuple[str, Expr, Expr, Expr]]:
+    """For each unit its weights, its caches at the longest context, and all that it needs."""
+    for held in roofline.memory_parts(phase, compiled.accounting):
+        first, *more = held.candidates
+        whole = Max(first, *more, evaluate=False) if more else first
+        yield held.unit, held.weights, held.caches, whole
 
 
 def _number(expr: Expr, compiled: Compiled) -> Expr:
@@ -210,10 +218,11 @@ def _number(expr: Expr, compiled: Compiled) -> Expr:
 def hardware_figures(compiled: Compiled, used: set[str]) -> dict[str, Any]:
     """A device and those of its figures that some formula of the page uses."""
     machine = compiled.bound or compiled.machine
+    system = compiled.system
     figures = {s.name: float(v) for s, v in machine.bindings().items()}
     return {
-        "name": compiled.place,
-        "title": machine.title if compiled.system is None else compiled.system.title,
+        "name": machine.name if system is None else system.name,
+        "title": machine.title if system is None else system.title,
         "figures": {k: v for k, v in sorted(figures.items(), key=_figure_order) if k in used},
         "capacity": figures.get("M"),
         "price": None if machine.price.hour is None else float(machine.price.hour),

@@ -39,8 +39,11 @@ class Graphs:
         self.nodes_made: list[Any] = []
         self._nodes: dict[tuple[Any, ...], int] = {}
 
-    def index(self, graph: Graph) -> int:
-        """The index of a graph's picture."""
+    def index(self, graph: Graph, operations: int) -> int:
+        """The index of a graph's picture, in which so many ``operations`` are to be found.
+
+        A picture that folds some of them into one shape does not tell them apart.
+        """
         if id(graph) not in self._index:
             self._kept.append(graph)  # an id is only unique while its object lives
             whole = graph_scene(graph)
@@ -56,6 +59,7 @@ class Graphs:
             self._pictures[drawing.dot] = number
             places = {v.id: i for i, v in enumerate(drawing.scene.vertices)}
             rows = [v.id for v in whole.vertices if v.kind not in ("source", "result")]
+            rows = rows if len(rows) == operations else []
             self.made.append(
                 {
                     "name": clean(graph.name),

@@ -69,12 +69,18 @@ const HEADS = {
   energy_per_token: "energy/token", cost_per_token: "price/M tokens",
 };
 
+// A figure of the device with its unit.
+const figureText = (name, value) => shown(value, name.startsWith("F_") ? "FLOP/s" : name.startsWith("alpha_") ? "s" : "B/s");
+
 // Text that may be broken behind its commas.
 const breakable = (text) => text.split(/(?<=,)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 
 function figureUnit(name) {
   if (name === "BW") return [1e9, "GB/s", "memory bandwidth"];
   if (name === "M") return [1e9, "GB", "memory capacity"];
+  const [head, ...link] = name.split("_");
+  if (head === "BW" && link.length) return [1e9, "GB/s", `link ${link.join(" ")}, bandwidth`];
+  if (head === "alpha" && link.length) return [1e-6, "µs", `link ${link.join(" ")}, latency of a message`];
   if (!name.startsWith("F_")) return [1, "", name];
   const what = name.slice(2).replace(/_/g, " ");
   return [1e12, "TFLOP/s", /^(vector|special) /.test(what) ? `peak, ${what}` : `peak, ${what} matrix`];

@@ -48,11 +48,11 @@ function key(entries) {
 }
 
 // Horizontal stacked bars: [{name, letter, parts: [[label, value]]}]; marks are numbers, not hues alone.
-function stackedBars(rows, unit, label) {
+function stackedBars(rows, unit, label, room = 700) {
   const names = [...new Set(rows.flatMap((r) => r.parts.map(([n]) => n)))];
   const top = Math.max(...rows.map((r) => r.parts.reduce((a, [, v]) => a + v, 0)), 0);
   if (!(top > 0)) return [h("p", {}, "Nothing to show here.")];
-  const wide = 860, tall = 34, left = 40, room = 700;
+  const wide = 860, tall = 34, left = 40;
   const parts = rows.flatMap((r, i) => {
     const y = 6 + i * (tall + 10);
     let x = left;
@@ -77,9 +77,27 @@ function stackedBars(rows, unit, label) {
   ];
 }
 
-const STACKS = { latency: "latency of the request, by phase", kinds: "time of one step, by kind of operation", bounds: "time of one step, by what bounds it", memory: "peak memory, by use" };
+const STACKS = { latency: "latency of the request, by phase", kinds: "time of one step, by kind of operation", bounds: "time of one step, by what bounds it", races: "what runs at the same time in one step", memory: "peak memory, by use" };
+
+// A bar per body of everything that runs at the same time, the longest first.
+function raceBars(p) {
+  const one = variant(p), found = one.phases.find((x) => x.name === state.phase) || one.phases[0];
+  const bars = step(found).races.flatMap((race) => {
+    const longest = Math.max(...race.bodies.map((b) => b.seconds));
+    return race.bodies.filter((b) => b.seconds > longest / 1000).map((b) => ({
+      letter: letter(p), parts: [[b.shared ? `${b.body.replace("link:", "link ").replace(/(\w+):(\w+)/, "$2 $1")}, of all bodies` : b.body, b.seconds]], seconds: b.seconds,
+      note: ` ${race.name}${b.seconds < longest ? `, ${shown(longest - b.seconds, "s")} to spare` : ""}`,
+    }));
+  });
+  return bars.sort((a, b) => b.seconds - a.seconds).slice(0, 8);
+}
 
 function drawBars(results) {
+  if (state.stack === "races") {
+    const bars = compared().flatMap(raceBars);
+    $("bars").replaceChildren(...(bars.length ? stackedBars(bars, "s", STACKS.races, 400) : [h("p", {}, "In these pipelines nothing runs at the same time.")]));
+    return;
+  }
   const rows = compared().map((p) => {
     const one = variant(p);
     let parts = [], note = "";
@@ -90,6 +108,7 @@ function drawBars(results) {
     } else {
       const found = one.phases.find((x) => x.name === state.phase) || one.phases.find((x) => (x.context === null) === (phase().context === null)) || one.phases[0];
       if (found.name !== state.phase) note = ` (${found.name})`;
+      if (found.step !== null) note += " (in turn)";
       const sums = new Map();
       for (const row of step(found).rows) {
         const name = state.stack === "kinds" ? row.kind : row.bound;
@@ -144,8 +163,8 @@ function drawRoofline(rows) {
     const open = () => select(row.index, true);
     const shape = row.bound === "compute"
       ? s("rect", { x: px - size, y: py - size, width: 2 * size, height: 2 * size })
-      : row.bound === "link" ? s("polygon", { points: `${px},${py - 1.3 * size} ${px + 1.3 * size},${py} ${px},${py + 1.3 * size} ${px - 1.3 * size},${py}` })
       : row.bound === "latency" ? s("polygon", { points: `${px},${py - 1.2 * size} ${px + 1.2 * size},${py + size} ${px - 1.2 * size},${py + size}` })
+      : row.bound === "link" ? s("polygon", { points: `${px},${py - 1.3 * size} ${px + 1.3 * size},${py} ${px},${py + 1.3 * size} ${px - 1.3 * size},${py}` })
       : s("circle", { cx: px, cy: py, r: size });
     parts.push(s("g", {
       class: `point ${row.bound}${group.some((r) => r.index === state.selected) ? " selected" : ""}`, tabindex: 0, role: "button",
@@ -165,5 +184,5 @@ function drawRoofline(rows) {
   }
   $("roofline").replaceChildren(
     s("svg", { class: "chart", viewBox: "0 0 860 446", role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
-    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${rows.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}${calibrated ? "   ▲ bound by latency" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
+    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated ? "   ▲ bound by latency" : ""}${timed.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
 }

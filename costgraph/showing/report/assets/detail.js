@@ -71,7 +71,7 @@ function drawFormula() {
 
 function drawRates() {
   const figures = Object.keys(DATA.devices[state.device].figures);
-  $("rates").replaceChildren(h("p", { class: "hint" }, "now: ", figures.map((n) => `${n} = ${shown(valueOf(n), n === "BW" ? "B/s" : "FLOP/s")}`).join(", ")));
+  $("rates").replaceChildren(h("p", { class: "hint" }, "now: ", figures.map((n) => `${n} = ${figureText(n, valueOf(n))}`).join(", ")));
 }
 
 // --- the graph -------------------------------------------------------------------
@@ -184,7 +184,7 @@ function drawPanel(rows) {
       line("time of one", h("output", { "data-field": "seconds", "data-value": row.seconds }, shown(row.seconds, "s"))),
       line("runs in the step", h("output", { "data-field": "count", "data-value": row.count }, digits(row.count, 8))),
       line("share of the step", `${percent(row.share)} (${shown(row.total, "s")})`),
-      line("bound by", row.bound === "latency" ? "latency: launch and other fixed time" : row.bound + (row.unit ? `, ${row.unit}${row.bound === "link" ? "" : " engine"}` : "")),
+      line("bound by", row.bound === "latency" ? "latency: launch and other fixed time" : row.bound + (row.unit ? `, ${row.unit}` : "")),
       line("FLOP", h("output", { "data-field": "flops", "data-value": row.flops }, shown(row.flops, "FLOP"))),
       line("bytes", h("output", { "data-field": "bytes", "data-value": row.bytes }, shown(row.bytes, "byte")), row.roles.length > 1 ? ` (${row.roles.map(([r, v]) => `${r} ${shown(v, "byte")}`).join(", ")})` : ""),
       line("FLOP/byte", digits(row.intensity) === "NaN" ? "–" : digits(row.intensity))),

@@ -14,7 +14,8 @@ function draw() {
   drawBars(results);
   drawRates();
   const now = step(phase());
-  $("step-total").textContent = `all operations: ${shown(now.total, "s")}`;
+  $("step-total").textContent = now.busy < now.total * (1 + 1e-9) ? `all operations: ${shown(now.total, "s")}`
+    : `the step: ${shown(now.total, "s")}; its operations, some of which run at the same time: ${shown(now.busy, "s")}`;
   $("step-total").dataset.value = now.total;
   drawGraph();
   drawPanel(now.rows);
@@ -41,10 +42,11 @@ function setup() {
 }
 
 function facts() {
-  const count = variant().parameters;
+  const count = variant().parameters, devices = variant().devices;
+  const each = devices > 1 ? ` on each of ${devices} devices, or on one of each stage` : "";
   const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
   $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
-  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")}) · ${text}` : text;
+  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${each} · ${text}` : text;
 }
 
 if (calibrated) {

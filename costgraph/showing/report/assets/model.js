@@ -36,7 +36,7 @@ function evaluate(one, at) {
   const tokens = valueOf("B", at) * valueOf("N", at), stated = DATA.devices[state.device].price;
   if (Number.isNaN(metrics.energy_per_token)) metrics.energy_per_token = metrics.energy / tokens;
   if (Number.isNaN(metrics.cost_per_token)) {
-    metrics.cost_per_token = (metrics.latency * one.devices * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
+    metrics.cost_per_token = (metrics.latency * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
   }
   const first = one.metrics.length;
   return {
@@ -54,6 +54,8 @@ function combined(norm, arms) {
   return top * arms.reduce((sum, x) => sum + (x / top) ** norm, 0) ** (1 / norm);
 }
 
+const SIMPLE = ["memory", "latency", "none"];
+
 // Seconds of one execution from terms of its own, and the resource of the largest arm.
 function timed(terms, count, all) {
   let seconds = 0, most = 0, largest = "none";
@@ -64,28 +66,29 @@ function timed(terms, count, all) {
       if (share * all[i] > most) { most = share * all[i]; largest = resource; }
     }
   }
-  if (["memory", "latency", "none"].includes(largest)) return { seconds, bound: largest, unit: "" };
   const [kind, name] = largest.split(":");
-  return kind === "link" ? { seconds, bound: "link", unit: name } : { seconds, bound: "compute", unit: kind };
+  if (SIMPLE.includes(kind)) return { seconds, bound: kind, unit: "" };
+  return kind === "link" ? { seconds, bound: kind, unit: name } : { seconds, bound: "compute", unit: `${kind} engine` };
 }
 
 // Where the roofline bounds one execution.
 function roofed(engines, moving) {
   let seconds = 0, bound = "none", unit = "";
   for (const [engine, time] of engines) {
-    if (time > seconds) { seconds = time; bound = "compute"; unit = engine; }
+    if (time > seconds) { seconds = time; bound = "compute"; unit = `${engine} engine`; }
   }
   return moving > seconds ? { seconds: moving, bound: "memory", unit: "" } : { seconds, bound, unit };
 }
 
 const calibrated = DATA.setting.fidelity !== "ideal";
-const MARKS = { memory: "●", compute: "■", link: "◆", latency: "▲" };
+const MARKS = { memory: "●", compute: "■", latency: "▲", link: "◆" };
 
-// One step of a phase: a row per operation; times by the roofline, or by the calibration's terms.
+// One step of a phase: a row per operation; times by the roofline, or by terms of its own. Where
+// operations run at the same time, the step takes less than all of them in turn (busy).
 function step(phase, at) {
   const all = run(phase.function, at);
   const bandwidth = valueOf("BW", at);
-  let total = 0;
+  let busy = 0;
   const rows = phase.rows.map(([node, cost], index) => {
     const [name, kind] = DATA.nodes[node], [count, work, moved, , , , terms] = phase.costs[cost];
     const engines = new Map();
@@ -98,17 +101,17 @@ function step(phase, at) {
     for (const [, i] of moved) bytes += all[i];
     const { seconds, bound, unit } = terms ? timed(terms, count, all) : roofed(engines, bytes / bandwidth);
     const times = all[count];
-    total += times * seconds;
+    busy += times * seconds;
     return {
       index, name, kind, count: times, flops, bytes, seconds, bound, unit, node,
       total: times * seconds, intensity: bytes ? flops / bytes : NaN,
       roles: moved.map(([role, i]) => [role, all[i]]), work, formulas: phase.costs[cost].slice(3, 6),
     };
   });
-  // Where operations run at the same time, or groups of a batch follow each other, the formula says.
-  if (phase.whole !== null) total = all[phase.whole];
+  const total = phase.step === null ? busy : all[phase.step];
   for (const row of rows) row.share = total ? row.total / total : 0;
-  return { rows, total };
+  const races = phase.races.map(([name, sides]) => ({ name, bodies: sides.map(([body, shared, i]) => ({ body, shared, seconds: all[i] })) }));
+  return { rows, total, busy, races };
 }
 
 function phases() { return variant().phases; }
