@@ -124,8 +124,7 @@ class Contents:
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
         whole_step = None
         if overlaps(phase, compiled.items[phase.name]):
-            terms = (t.mapped(lambda e: e.xreplace(dims)) for t in compiled.time(phase.name).terms)
-            whole_step = values.index(Add(*(t.count * t.value for t in terms)))
+            whole_step = values.index(compiled.time(phase.name).expr.xreplace(dims))
         formulas = values.formulas()
         for formula in formulas:
             self.symbols |= {s.name for s in formula.symbols}
