@@ -105,7 +105,7 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
     if best.batch is None:
         return Score(None, why="; ".join(best.binding))
     value = lines[goal.metric].at(best.batch)
-    at = {"B": best.batch, **{n: sizes[n] for n in ("S", "N") if n in values}}
+    at: dict[str, int] = {"B": best.batch} | {n: sizes[n] for n in ("S", "N") if n in values}
     return Score(value, lines[goal.metric].shown(value), at)
 
 
