@@ -125,7 +125,8 @@ class Setting:
             "assumptions": list(self.assumptions),
             "notes": list(self.notes),
             "not_done": [item.to_dict() for item in self.not_done],
-            "warnings": [*self.warnings, *self.cautions],
+            "warnings": list(self.warnings),
+            "cautions": list(self.cautions),
         }
 
     @staticmethod

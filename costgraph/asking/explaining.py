@@ -119,7 +119,8 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        plain = asdict(self)
+        # What would hold it is no plain value; its own dictionary has it in words.
+        plain = asdict(replace(self, fit=replace(self.fit, more=None)))
         del plain["setting"]
         point = numbers(self.point)
         return {**self.setting.to_dict(), **plain, "point": point, "fit": self.fit.to_dict()}

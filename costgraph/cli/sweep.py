@@ -164,6 +164,8 @@ def _print_sweep(data: Any, rows: int) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
+    for line in str(data.attrs.get("cautions", "")).splitlines():
+        print(line)
     told = (str(data.attrs.get(k, "")).splitlines() for k in ("assumptions", "notes", "not_done"))
     for line in foot(*told):
         print(line)

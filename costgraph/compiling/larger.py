@@ -78,8 +78,8 @@ class _Asked:
 
 @lru_cache(maxsize=32)
 def _found(asked: _Asked) -> str:
-    system = asked.compiled.system
-    room, needed = system and system.device.memory.room, asked.need(asked.compiled)
+    system, needed = asked.compiled.system, asked.need(asked.compiled)
+    room = None if system is None else system.device.memory.room
     if system is None or room is None or needed is None:
         return ""
     for larger in _systems(system, needed / float(room)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from sympy import Integer
 
 from costgraph.compiling.capacity import room_of
 from costgraph.errors import CostgraphError
@@ -13,6 +15,7 @@ from costgraph.ir.metrics import METRICS, require
 from costgraph.ir.workload import USUAL, least_batch, workload
 from costgraph.rewriting.choosing import Goal, Score
 from costgraph.rewriting.pipeline import Pass
+from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -81,12 +84,11 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
     if room is not None:
         ends["memory"] = min(room, ends.get("memory", room))
     formulas = {m: getattr(compiled, m) for m in (goal.metric, *ends)}
-    sizes = {**USUAL, **goal.values}
+    sizes = _sizes(compiled, goal.values)
     contexts = compiled.program.contexts(sizes["S"], sizes["N"])
-    usual = {**USUAL, **({} if contexts is None else {"T": contexts[1]})}
-    known = {s.name for f in formulas.values() for s in f.symbols} | {"B"}
-    given = {n: v for n, v in goal.values.items() if n in known}
-    values = {n: float(v) for n, v in workload(formulas.values(), given, usual).items() if n != "B"}
+    usual = {**sizes, **({} if contexts is None else {"T": contexts[1]})}
+    found = workload(formulas.values(), {}, usual, free=("B",))
+    values = {name: float(value) for name, value in found.items() if name != "B"}
     lines = {
         m: Line(
             f,
@@ -103,4 +105,20 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
     if best.batch is None:
         return Score(None, why="; ".join(best.binding))
     value = lines[goal.metric].at(best.batch)
-    return Score(value, lines[goal.metric].shown(value), best.batch)
+    at: dict[str, int] = {"B": best.batch} | {n: sizes[n] for n in ("S", "N") if n in values}
+    return Score(value, lines[goal.metric].shown(value), at)
+
+
+def _sizes(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
+    """Prompt and generated tokens: those given, else the usual ones, halved into the limits."""
+    sizes = {name: given.get(name, USUAL[name]) for name in ("S", "N")}
+    open_ = [name for name in sizes if name not in given]
+    limits = compiled.latency.limits
+
+    def broken() -> bool:
+        values = {symbol(name): Integer(size) for name, size in sizes.items()}
+        return any(limit.broken(values) is not None for limit in limits)
+
+    while broken() and any(sizes[name] > 1 for name in open_):
+        sizes |= {name: max(1, sizes[name] // 2) for name in open_}
+    return sizes

@@ -24,7 +24,8 @@ class Goal:
 
     Attributes:
         metric: by name.
-        values: sizes of the request; without ``B`` the best batch counts.
+        values: sizes of the request that were given; without ``B`` the best batch counts,
+            others are the usual ones or as much less as the model has room for.
         limits: upper ends of other metrics, in base units. Memory never exceeds what the
             device has for programs, where that is known.
     """
@@ -41,13 +42,13 @@ class Score:
     Attributes:
         value: of the goal's metric; None if the candidate is refused or keeps no limit.
         shown: the value with its unit.
-        batch: at which it is reached.
+        at: sizes of the request, and the batch, at which it is reached.
         why: why there is no value.
     """
 
     value: float | None
     shown: str = ""
-    batch: int | None = None
+    at: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     why: str = ""
 
 

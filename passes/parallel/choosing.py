@@ -87,7 +87,8 @@ def goal_of(item: Parallelize) -> Goal:
     Raises:
         PipelineError: a limit is no time.
     """
-    values = {"S": int(item.at_prompt), "N": int(item.at_tokens)}
+    sizes = {"S": item.at_prompt, "N": item.at_tokens}
+    values = {name: int(size) for name, size in sizes.items() if size != AUTO}
     batch = item.at_batch
     if batch == AUTO and item.objective == "latency":
         batch = Integer(USUAL["B"])
@@ -108,7 +109,7 @@ def _note(
     item: Parallelize, goal: Goal, kept: list[tuple[Parallelize, Score]], left_out: int
 ) -> str:
     (best, score), *others = kept
-    sizes = ", ".join(f"{n} = {v}" for n, v in {"B": score.batch, **goal.values}.items())
+    sizes = ", ".join(f"{n} = {v}" for n, v in score.at.items())
     limits = "".join(f", {n} within {getattr(item, f'max_{n}')}" for n in goal.limits)
     text = (
         f"parallel: {best.shared} decided for {item.objective} at {sizes}{limits}: "

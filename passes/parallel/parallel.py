@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sympy import Expr, Integer
@@ -10,7 +10,6 @@ from sympy import Expr, Integer
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
-from costgraph.ir.workload import USUAL
 from costgraph.passes.parallel.choosing import (
     AUTO,
     OBJECTIVES,
@@ -71,13 +70,13 @@ class Parallelize(Pass):
         "integer", AUTO, "batch at which 'auto' is decided; itself 'auto', one for latency, else "
         "the best", minimum=1, symbolic=False, choices=(AUTO,),
     )  # fmt: skip
-    at_prompt: Expr = option(
-        "integer", Integer(USUAL["S"]), "prompt at which 'auto' is decided", minimum=1,
-        symbolic=False,
+    at_prompt: Expr | str = option(
+        "integer", AUTO, "prompt at which 'auto' is decided: 1024, or less where it has no room",
+        minimum=1, symbolic=False, choices=(AUTO,),
     )  # fmt: skip
-    at_tokens: Expr = option(
-        "integer", Integer(USUAL["N"]), "generated tokens at which 'auto' is decided", minimum=1,
-        symbolic=False,
+    at_tokens: Expr | str = option(
+        "integer", AUTO, "generated tokens at which 'auto' is decided: 256, or less",
+        minimum=1, symbolic=False, choices=(AUTO,),
     )  # fmt: skip
 
     #: How open degrees were decided; no option, and no part of the text.
@@ -100,7 +99,7 @@ class Parallelize(Pass):
 
     def decided(self) -> Parallelize:
         """The pass without what only open degrees need."""
-        usual: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in DECIDING}
+        usual: dict[str, Any] = {n: getattr(type(self), n) for n in DECIDING}
         return replace(self, **usual)
 
     @property

@@ -25,7 +25,7 @@ def test_analyze_json_has_the_documented_shape(capsys):
     found = json.loads(text)
     assert set(found) == {
         "model", "hardware", "passes", "accounting", "fidelity", "reading", "fixed",
-        "assumptions", "notes", "not_done", "warnings",
+        "assumptions", "notes", "not_done", "warnings", "cautions",
         "phase", "bindings", "ops", "totals", "fit", "about",
     }  # fmt: skip
     assert found["bindings"] == {"B": 2, "q": 128, "T": 128}

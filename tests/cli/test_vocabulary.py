@@ -274,7 +274,7 @@ def test_options_of_reading_stand_in_the_setting():
 def test_a_setting_shows_all_that_it_holds():
     values = {f.name: f"<{f.name}>" for f in fields(Setting)}
     values |= {n: ((f"<{n}>", "<value>"),) for n in ("reading", "fixed")}
-    values |= {n: (f"<{n}>",) for n in ("assumptions", "notes", "warnings")}
+    values |= {n: (f"<{n}>",) for n in ("assumptions", "notes", "warnings", "cautions")}
     values["not_done"] = (Undone("<not_done>", False, "rule", "place", "reason"),)
     made = Setting(**values)
     lines = "\n".join([*made.lines(), *made.foot()])

@@ -410,6 +410,7 @@ def _told(plan: Plan) -> dict[str, Sequence[str]]:
         "reading": [f"{k}={v}" for k, v in shared.reading],
         "assumptions": shared.assumptions,
         "notes": shared.notes,
+        "cautions": shared.cautions,
         "not_done": undone_lines(shared.not_done),
     }
 

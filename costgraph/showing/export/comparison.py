@@ -41,8 +41,8 @@ def cells(table: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def caption(table: Comparison) -> str:
-    """One line saying what is compared."""
-    return table.setting.text(shown(table.bindings), without=("passes",))
+    """A line saying what is compared, and what must be said of all."""
+    return "\n".join(table.setting.lines(shown(table.bindings), without=("passes",)))
 
 
 def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:

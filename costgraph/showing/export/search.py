@@ -35,7 +35,7 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
     limits = ", ".join(_limit(m, v) for m, v in result.limits.items()) or "none"
     low, high = result.batches
     lines = [
-        result.setting.text(symbols, without=("hardware", "passes")),
+        *result.setting.lines(symbols, without=("hardware", "passes")),
         f"{direction(result.objective)} {result.objective}, B from {low} to {high}",
         f"limits: {limits}",
         "",

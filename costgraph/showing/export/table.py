@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from costgraph.quoting import visible
 from costgraph.showing.export.fitting import fitted, left_out
 
 if TYPE_CHECKING:
-    from costgraph.compiling.breakdown import Breakdown
+    from costgraph.compiling.breakdown import Breakdown, OpRow
     from costgraph.ir.graph import Graph
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -50,7 +50,7 @@ def breakdown_head(table: Breakdown) -> tuple[str, ...]:
 def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
     """The rows of a breakdown as text, operations that cost nothing last in place."""
     head, total = breakdown_head(table), table.totals["seconds"] or 1.0
-    more = (
+    more: tuple[tuple[str, Callable[[OpRow], str]], ...] = (
         (WIRE, lambda row: " ".join(f"{k} {si(v)}" for k, v in row.links.items()) or "–"),
         (UNIT, lambda row: row.unit or "–"),
     )

@@ -166,7 +166,7 @@ def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[s
     about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
     data = {
         "setting": about,
-        "remarks": list(setting.remarks),
+        "remarks": [*setting.cautions, *setting.remarks],
         "conventions": list(setting.conventions),
         "controls": controls(contents.symbols, devices, plain(point), meanings),
         "devices": devices,
