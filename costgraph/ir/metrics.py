@@ -21,6 +21,7 @@ class Metric:
         unit: as formulas state it.
         title: in words.
         of_tokens: it is about generated tokens; programs that emit none lack it.
+        of_stages: it differs from others only where units work on several batches at once.
         larger_is_better: of two values.
     """
 
@@ -28,6 +29,7 @@ class Metric:
     title: str
     of_tokens: bool = False
     larger_is_better: bool = False
+    of_stages: bool = False
 
 
 #: Every metric by name, in the order in which they are shown.
@@ -36,6 +38,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "ttft": Metric("s", "time to first token", of_tokens=True),
         "tpot": Metric("s", "time per output token at context T", of_tokens=True),
         "latency": Metric("s", "end-to-end time of a request"),
+        "interval": Metric("s", "time between two steps in steady state", of_stages=True),
         "throughput": Metric("token/s", "generated tokens per second", True, True),
         "memory": Metric("byte", "peak memory"),
         "flops": Metric("FLOP", "FLOP of a whole request"),
@@ -45,21 +48,21 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "cost_per_token": Metric("USD/token", "price per generated token", of_tokens=True),
     }
 )
+#: What is asked of every program, without figures of a device's energy or price.
+COUNTED = ("ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes")
 #: What is asked of systems beside one another; of one device it is the throughput.
 PER_DEVICE = "throughput_per_device"
 #: Every quantity that a search ranks by, by name.
 RANKED: Mapping[str, Metric] = MappingProxyType(
     {
-        **{name: METRICS[name] for name in tuple(METRICS)[:7]},
+        **{name: METRICS[name] for name in COUNTED},
         PER_DEVICE: Metric("token/s", "generated tokens per second and device", True, True),
     }
 )
-#: Those that no energy or price of a device goes into.
-COUNTED = tuple(METRICS)[:7]
 #: Units of amounts, which no time goes into.
 TIMELESS = ("FLOP", "byte")
 #: Those that are times, or rates made of times.
-TIMED = tuple(METRICS)[:4]
+TIMED = ("ttft", "tpot", "latency", "interval", "throughput")
 
 
 def metrics_of(program: Program) -> tuple[str, ...]:
@@ -68,7 +71,9 @@ def metrics_of(program: Program) -> tuple[str, ...]:
 
 
 def has(program: Program, metric: Metric) -> bool:
-    """Whether a program has a quantity: without tokens, none that is about tokens."""
+    """Whether a program has a quantity of its own: without tokens none that is about tokens."""
+    if metric.of_stages and program.stages == 1:
+        return False
     return not metric.of_tokens or any(p.tokens != 0 for p in program.phases)
 
 

@@ -15,7 +15,8 @@ from sympy import expand
 import costgraph as cg
 from costgraph.counting.count import exact_cost, parameters
 from costgraph.hardware.machine import Engine
-from costgraph.ir.graph import Graph, Node, Repeat
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role
 from costgraph.models import import_config
 from costgraph.models.torch_export import from_torch, read_traced

@@ -13,7 +13,7 @@ import pytest
 import costgraph as cg
 from costgraph.counting.count import exact_cost
 from costgraph.hardware.machine import Engine
-from costgraph.ir.graph import Repeat
+from costgraph.ir.regions import Repeat
 from costgraph.ops.flash import FlashAttention
 from costgraph.symbols import S, symbol
 

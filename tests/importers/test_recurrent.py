@@ -8,7 +8,7 @@ from sympy import expand
 import costgraph as cg
 from costgraph.counting.count import exact_cost, parameters
 from costgraph.hardware.machine import Engine
-from costgraph.ir.graph import Repeat
+from costgraph.ir.regions import Repeat
 from costgraph.ir.verify import verify, verify_program
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S

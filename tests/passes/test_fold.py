@@ -10,7 +10,8 @@ from sympy import Integer, expand
 from costgraph.counting.count import exact_cost, parameters
 from costgraph.counting.footprint import footprint
 from costgraph.ir.dtypes import BF16
-from costgraph.ir.graph import Builder, Graph, Repeat
+from costgraph.ir.graph import Builder, Graph
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ir.verify import verify
 from costgraph.models.recognition.fold import folded

@@ -10,8 +10,9 @@ from sympy import Integer
 from costgraph.hardware import load_hardware
 from costgraph.hardware.machine import Engine
 from costgraph.ir.dtypes import dtype
-from costgraph.ir.graph import Builder, Graph, Node, Repeat
+from costgraph.ir.graph import Builder, Graph, Node
 from costgraph.ir.program import autoregressive
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model, model_names
 from costgraph.ops import Embedding, Linear

@@ -10,7 +10,8 @@ from sympy import Integer
 import costgraph as cg
 from costgraph.counting.footprint import footprint
 from costgraph.ir.dtypes import BF16
-from costgraph.ir.graph import Builder, Graph, Repeat
+from costgraph.ir.graph import Builder, Graph
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Activation, Add, Concat, Split
 from costgraph.ops.attention import KVAppend
