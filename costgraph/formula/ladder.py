@@ -15,10 +15,10 @@ from costgraph.errors import InputError, clip
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
+from costgraph.formula.limits import start_of
 from costgraph.formula.outline import kind_of
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
-from costgraph.symbols import SIZES
 
 ZERO, ONE = Integer(0), Integer(1)
 #: The resource of floors.
@@ -160,16 +160,23 @@ def _total(chain: tuple[Ladder, ...], body: tuple[Rung, ...]) -> Expr:
 
 
 def joined(
-    ladders: Sequence[Ladder], x: Symbol, judge: Judge, last: Expr | None = None
+    ladders: Sequence[Ladder],
+    x: Symbol,
+    judge: Judge,
+    first: Expr | None = None,
+    last: Expr | None = None,
 ) -> Iterator[tuple[Expr, Expr, tuple[Rung, ...]]]:
     """The intervals between all cuts of several ladders, with the rung of each.
 
-    They end at ``last``, if the symbol has a largest value.
+    They begin at ``first`` and end at ``last``, where the symbol has such values.
     """
     cuts = ordered({c for rungs in ladders for c in rungs.cuts}, judge)
     position = {cut: i for i, cut in enumerate(cuts)}
-    ends = [start_of(x), *(c for c in cuts if last is None or judge.sign(c - last) < 0)]
-    for index, (lower, upper) in enumerate(pairwise([*ends, oo if last is None else last])):
+    start = start_of(x) if first is None else first
+    below = 0 if first is None else sum(1 for c in cuts if judge.sign(c - start) <= 0)
+    inner = (c for c in cuts[below:] if last is None or judge.sign(c - last) < 0)
+    ends = [start, *inner, oo if last is None else last]
+    for index, (lower, upper) in enumerate(pairwise(ends), below):
         yield (
             lower,
             upper,
@@ -305,11 +312,6 @@ def _poly(expr: Expr, x: Symbol) -> Poly | None:
 def _coefficients(poly: Poly) -> list[Expr]:
     """From the constant upwards."""
     return list(reversed(poly.all_coeffs()))
-
-
-def start_of(x: Symbol) -> Expr:
-    """Where a symbol's values begin: one for sizes, zero otherwise."""
-    return ONE if x.name in SIZES else ZERO
 
 
 def _largest_from(polys: list[Poly], start: Expr, judge: Judge) -> int:

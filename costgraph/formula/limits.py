@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Symbol, floor
+from sympy import Expr, Integer, Symbol, ceiling, floor
 
 from costgraph.errors import InputError
 from costgraph.formula.sums import affine
@@ -13,6 +13,8 @@ from costgraph.symbols import SIZES
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+
+ZERO, ONE = Integer(0), Integer(1)
 
 
 def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
@@ -26,23 +28,35 @@ def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
             raise InputError(f"{formula.name}: {broken}")
 
 
-def last_of(formula: Formula, x: Symbol) -> Expr | None:
-    """The largest value of ``x`` that the limits over it alone allow; None without one.
+def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:
+    """The smallest and the largest value of ``x`` that the limits over it alone allow.
+
+    The largest is None where there is none.
 
     Raises:
         InputError: they allow none.
     """
     check(formula, {})
-    ends = []
+    whole = x.name in SIZES
+    first, last, told = start_of(x), None, None
     for limit in formula.limits:
         line = affine(limit.excess, x)
-        if limit.symbols == {x} and line is not None and line[1].is_positive:
-            ends.append((-line[0] / line[1], limit))
-    if not ends:
-        return None
-    end, limit = min(ends, key=lambda pair: pair[0])
-    if x.name in SIZES:
-        end = floor(end)
-    if end < (1 if x.name in SIZES else 0):
-        raise InputError(f"{formula.name}: no {x} keeps {limit.expr} <= {limit.bound}: {limit.why}")
-    return end
+        if limit.symbols != {x} or line is None:
+            continue
+        end = -line[0] / line[1] if line[1] else ZERO
+        if line[1].is_positive:
+            end = floor(end) if whole else end
+            if last is None or end < last:
+                last, told = end, limit
+        elif line[1].is_negative:
+            end = ceiling(end) if whole else end
+            if end > first:
+                first, told = end, told or limit
+    if last is not None and told is not None and last < first:
+        raise InputError(f"{formula.name}: no {x} keeps {told.expr} <= {told.bound}: {told.why}")
+    return first, last
+
+
+def start_of(x: Symbol) -> Expr:
+    """Where a symbol's values begin: one for sizes, zero otherwise."""
+    return ONE if x.name in SIZES else ZERO

@@ -22,7 +22,7 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
-from costgraph.formula.limits import last_of
+from costgraph.formula.limits import domain_of
 from costgraph.formula.signs import Judge, tightest
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -165,9 +165,9 @@ def regimes(
     """
     x, bound, judge = _prepared(formula, over, at, values)
     ladders = [ladder(t, x, judge) for t in bound.terms]
-    last = last_of(bound, x)
+    first, last = domain_of(bound, x)
     pieces: list[Regime] = []
-    for lower, upper, rungs in joined(ladders, x, judge, last):
+    for lower, upper, rungs in joined(ladders, x, judge, first, last):
         plain: list[Expr] = []
         smooth: list[Expr] = []
         for term, rung in zip(bound.terms, rungs, strict=True):
@@ -195,8 +195,12 @@ def crossovers(
         for before, after in pairwise(ladder(term, x, judge).rungs):
             for (below, above), ops in _changed(before, after).items():
                 found.append(Crossover(ops, after.lower, below, above))
-    last = last_of(bound, x)
-    found = [c for c in found if last is None or judge.sign(c.value - last) <= 0]
+    first, last = domain_of(bound, x)
+    found = [
+        c
+        for c in found
+        if judge.sign(c.value - first) >= 0 and (last is None or judge.sign(c.value - last) <= 0)
+    ]
     order = {cut: i for i, cut in enumerate(ordered({c.value for c in found}, judge))}
     return tuple(sorted(found, key=lambda c: order[c.value]))
 

@@ -41,9 +41,8 @@ from costgraph.formula.ladder import (
     candidates,
     inside,
     number_key,
-    start_of,
 )
-from costgraph.formula.limits import check
+from costgraph.formula.limits import check, start_of
 from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 from costgraph.views import view_text

@@ -10,7 +10,7 @@ import sympy
 from sympy import Expr, Integer, oo
 
 from costgraph.errors import InputError
-from costgraph.formula.limits import last_of
+from costgraph.formula.limits import domain_of
 from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
@@ -214,15 +214,15 @@ def _bracket(formula: Formula, asked: Question, values: Mapping[str, Any]) -> So
         certified = (ends[0], ends[1]) if ends else None
         return Solution(intervals, largest, certified, question=asked)
 
-    first = within(1)
+    begin, end = domain_of(formula.bind(**given), symbol(asked.over))
+    start, last = max(1, int(begin)), LARGEST if end is None else int(end)
+    first = within(start)
     if not first and not at_least:
-        return solved((), 0, 0, 1)
-    end = last_of(formula.bind(**given), symbol(asked.over))
-    last = LARGEST if end is None else int(end)
-    low, high = 1, min(2, last)
+        return solved((), 0, 0, start)
+    low, high = start, min(2 * start, last)
     while within(high) == first:
         if high == last:
-            kept = ((Integer(1), end),) if first and end is not None else ()
+            kept = ((Integer(start), end),) if first and end is not None else ()
             return solved(kept, (None if end is None else last) if first else 0)
         low, high = high, min(2 * high, last)
     while high - low > 1:

@@ -113,6 +113,9 @@ class Limit:
             got, end = (f"{x:.15g}" for x in (float(self.bound) + over, float(self.bound)))
             named = got if self.expr.is_number else f"{self.expr} = {got}"
             return f"{named} exceeds {end}: {self.why}"
+        if self.expr.is_number:
+            least = float(self.expr)
+            return f"{self.bound} = {least - over:.15g} is below {least:.15g}: {self.why}"
         return f"{self.expr} exceeds {self.bound} by {over:.15g}: {self.why}"
 
 

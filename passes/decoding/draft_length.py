@@ -9,7 +9,7 @@ from sympy import Float, Integer
 
 from costgraph.errors import InputError, PipelineError
 from costgraph.formula.formula import Formula
-from costgraph.formula.limits import last_of
+from costgraph.formula.limits import domain_of
 from costgraph.passes.decoding.acceptance import break_even_alpha
 from costgraph.rewriting.choosing import Search
 from costgraph.symbols import T
@@ -69,7 +69,7 @@ def best_length(item: Speculative) -> Search:
 def _within(context: int, step: Formula) -> int:
     """The context, or the last one at which a step's positions suffice; 0 without one."""
     try:
-        last = last_of(step, T)
+        _, last = domain_of(step, T)
     except InputError:
         return 0
     return context if last is None else min(context, int(last))

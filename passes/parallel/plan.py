@@ -8,6 +8,7 @@ from functools import partial
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import PipelineError
+from costgraph.formula.terms import Limit
 from costgraph.hardware.links import Hop
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -84,6 +85,10 @@ class Plan:
                 "positions over devices: each has equally many pairs of queries and keys, from "
                 "both ends of a prompt"
             )
+        if self.degrees.dp != 1:
+            found.append(
+                "replicas: a batch that they do not divide counts as their mean, not as the fullest"
+            )
         if self.micro != 1:
             found.append(
                 "stages: the groups of a batch take equally long; a stage works on one at a time"
@@ -105,9 +110,20 @@ class Plan:
             self._phase(p.rewritten(partial(placed, decodes=_decodes(p)))) for p in program.phases
         )
         made = replace(
-            program, phases=phases, devices=self.degrees.devices, stages=self.stages
+            program,
+            phases=phases,
+            devices=self.degrees.devices,
+            stages=self.stages,
+            limits=(*program.limits, *self._limits),
         ).assuming(*self.assumptions)
         return made, tuple(misses)
+
+    @property
+    def _limits(self) -> tuple[Limit, ...]:
+        """``B`` of a phase is that of one group of one replica."""
+        if self.degrees.dp * self.micro == 1:
+            return ()
+        return (Limit(Integer(1), B, "each group of each replica needs a sequence"),)
 
     def _phase(self, phase: Phase) -> Phase:
         parts = self.degrees.dp * self.micro
