@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sympy import Integer
 
@@ -173,7 +173,9 @@ def test_fusion_never_adds_work_bytes_or_time(m, batch, queries, cached, device)
 @given(shapes(), sizes, sizes, st.sampled_from(["a6000", "h100"]))
 def test_fusion_of_chains_never_adds_memory(m, batch, queries, device):
     # Siblings are left out: their results, made by one kernel, all live at once, which
-    # can exceed the peak of the kernels one after another.
+    # can exceed the peak of the kernels one after another. A kernel runs where its last part
+    # ran: where its first result is smaller than the operand, the operand stays the longer.
+    assume(min(m.kv_heads * m.head_dim, m.ffn, m.vocab) >= m.d)
     machine = load_hardware(device)
     program = autoregressive("m", build("m", decoder(m)))
     fused = Fuse(siblings=False).run(program, alone(machine)).program
