@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from costgraph.asking.searching import search
     from costgraph.asking.serving import Serving
     from costgraph.asking.sweeping import sweep
-    from costgraph.compiling.compiled import Compiled, compile
+    from costgraph.compiling.compilation import compile
+    from costgraph.compiling.compiled import Compiled
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
     from costgraph.formula.wins import wins
@@ -25,7 +26,7 @@ from costgraph.version import VERSION as __version__
 
 _HOMES = {
     "Compiled": "costgraph.compiling.compiled",
-    "compile": "costgraph.compiling.compiled",
+    "compile": "costgraph.compiling.compilation",
     "compare": "costgraph.asking.comparison",
     "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from costgraph.compiling.capacity import room_of
-from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
+from costgraph.compiling.compilation import Hardware, Model, compile
+from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError
 from costgraph.formula import Formula

@@ -266,7 +266,7 @@ def compiled(
     symbolic_hardware: bool | None = None,
 ) -> Compiled:
     """The model compiled as the command says."""
-    from costgraph.compiling.compiled import compile
+    from costgraph.compiling.compilation import compile
 
     if symbolic_hardware is None:
         symbolic_hardware = getattr(arguments, "symbolic_hardware", False)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer
@@ -14,7 +14,6 @@ from sympy import Expr, Integer
 from costgraph.compiling.breakdown import Breakdown, break_down
 from costgraph.compiling.capacity import fit, weights_fit
 from costgraph.counting.accounting import Accounting
-from costgraph.counting.accounting import accounting as find_accounting
 from costgraph.counting.count import Item, Row, flat, parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from costgraph.formula.naming import Named
     from costgraph.showing.draw import Drawing
     from costgraph.timing.fidelity.apply import Calibrated
-
-Model = str | os.PathLike[str] | Mapping[str, Any] | Program
-Hardware = str | os.PathLike[str] | Machine | System
 
 
 @dataclass(frozen=True)
@@ -516,116 +512,3 @@ class Compiled:
 def _labelled(phase: Phase, ops: tuple[str, ...], among: Sequence[Phase]) -> tuple[str, ...]:
     """Operation names, with their phase where a formula takes several phases."""
     return ops if len(among) == 1 else tuple(f"{phase.name}.{op}" for op in ops)
-
-
-def _parsed(passes: str) -> tuple[Pass, ...]:
-    """The passes of a pipeline text; without one the passes are not even loaded."""
-    if not passes:
-        return ()
-    from costgraph.passes import PASSES
-
-    return pipeline.parse(passes, PASSES)
-
-
-def _tuner(convention: Accounting, timing: Calibrated | None) -> pipeline.Resolve:
-    """Decides options that wait for a search, with all passes that run later."""
-
-    def resolve(item: Pass, *, program: Program, system: System, later: tuple[Pass, ...]) -> Pass:
-        from costgraph.compiling.tune import tuned
-
-        item = item.prepared(program, system)
-
-        def compiled(candidate: Pass | None) -> Compiled:
-            passes = (*(() if candidate is None else (candidate,)), *later)
-            made, trace = pipeline.run(program, passes, system, resolve)
-            device = system.device
-            return Compiled(
-                made, device, convention, passes, trace, device, timing=timing, system=system
-            )
-
-        return tuned(item, program, system, compiled)
-
-    return resolve
-
-
-def compile(
-    model: Model,
-    hardware: Hardware,
-    passes: str | tuple[Pass, ...] = "",
-    *,
-    accounting: str | Accounting = "exact",
-    symbolic_hardware: bool = False,
-    symbolic_model: bool = False,
-    fidelity: str = "ideal",
-    calibration: str | os.PathLike[str] | None = None,
-    reserve: str | float | None = None,
-    **options: Any,
-) -> Compiled:
-    """Compile a model for a machine, optionally through a pipeline of passes.
-
-    Args:
-        model: a shipped or hub name, a ``config.json`` (path, directory or
-            parsed object) or a :class:`Program`.
-        hardware: a shipped device or system by name, several of one (``8xh100``,
-            ``2x8xh200``), a device with its host (``rtx-4090+i9-13900k``), the path of a
-            TOML file, a :class:`Machine` or a :class:`System`.
-        passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
-        accounting: ``exact``, or a named convention such as ``survey``.
-        symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
-            ``BW`` …) in the formulas.
-        symbolic_model: keep model dimensions as symbols (``d``, ``L``, ``H`` …).
-        fidelity: ``ideal`` (the roofline, a lower bound), ``calibrated`` (forms
-            fitted on measured timings), or ``low``, ``median``, ``high``: the
-            calibrated time at the 10, 50 and 90 % quantiles of its errors.
-        calibration: a calibration file in place of the shipped one.
-        reserve: memory that the driver and the framework keep, of what the device has
-            for programs: byte, a text (``"2 GB"``) or a share (``"10%"``); default nothing.
-        options: importer options (``weights``, ``activations``, ``kv``,
-            ``mask``, ``logits``, ``quantization``), see
-            :func:`costgraph.models.import_config`; and numbers for symbols of the
-            program or of passes that are no size of a request (``K=20`` denoising
-            steps, ``G=1024`` image tokens), which are then fixed for good.
-
-    Raises:
-        CostgraphError: anything that is wrong with the input, in one line.
-    """
-    from costgraph.compiling.options import fixing, split_options
-    from costgraph.hardware import load_system
-    from costgraph.models import load_model
-
-    convention = find_accounting(accounting)
-    reading, values = split_options(options)
-    if symbolic_model:
-        reading["symbolic"] = True
-    program = load_model(model, **reading)
-    system = load_system(hardware)
-    machine = system.device.under(convention.device_figures).reserving(reserve)
-    system = replace(system, device=machine)
-    chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
-    timing = None
-    if fidelity != "ideal" or calibration is not None:
-        from costgraph.timing.fidelity.apply import calibrated
-
-        timing = calibrated(fidelity, machine, hardware, calibration)
-    program, trace = pipeline.run(program, chosen, system, _tuner(convention, timing))
-    # As they were written; those that a given program went through before are its own.
-    chosen = trace.passes[len(trace.passes) - len(chosen) :]
-    if values:
-        program = fixing(Compiled(program, machine, convention), values)
-    shown = machine.symbolic() if symbolic_hardware else machine
-    twin = None
-    if not symbolic_model and not isinstance(model, Program):
-        twin = partial(
-            compile,
-            model,
-            hardware,
-            chosen,  # with options decided: symbols decide none
-            accounting=accounting,
-            symbolic_hardware=symbolic_hardware,
-            symbolic_model=True,
-            fidelity=fidelity,
-            calibration=calibration,
-            reserve=reserve,
-            **options,
-        )
-    return Compiled(program, shown, convention, chosen, trace, machine, twin, timing, system)

@@ -15,7 +15,8 @@ from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 
 if TYPE_CHECKING:
-    from costgraph.compiling.compiled import Compiled, Hardware
+    from costgraph.compiling.compilation import Hardware
+    from costgraph.compiling.compiled import Compiled
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact
-from costgraph.formula.ladder import start_of
+from costgraph.formula.limits import start_of
 from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from costgraph.compiling.compiled import compile
+from costgraph.compiling.compilation import compile
 from costgraph.showing.export.table import plain_table, seconds
 from costgraph.timing.fidelity.kernels import Decoder, Library, config
 from costgraph.timing.fidelity.measure import ROUNDS, typical

@@ -103,7 +103,7 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
         raise KeyboardInterrupt
 
     places = (
-        "costgraph.compiling.compiled.compile",
+        "costgraph.compiling.compilation.compile",
         "costgraph.models.load_model",
         "costgraph.hardware.load_hardware",
         "costgraph.asking.comparison.compare",

@@ -12,7 +12,8 @@ from typing import Any
 from costgraph.asking.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.asking.sweeping.plan import listed, parsed_passes, pipeline_of
 from costgraph.compiling.capacity import room_of
-from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
+from costgraph.compiling.compilation import Hardware, Model, compile
+from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import split_options
 from costgraph.errors import CostgraphError, InputError, clip
 from costgraph.formula import Formula

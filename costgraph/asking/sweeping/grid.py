@@ -15,7 +15,7 @@ from costgraph.asking.sweeping.codecs import check_store
 from costgraph.asking.sweeping.plan import Plan, Task, make_plan
 from costgraph.asking.sweeping.run import Report, evaluate, reporter
 from costgraph.asking.sweeping.store import PartialStore, check_target, require
-from costgraph.compiling.compiled import Hardware, Model
+from costgraph.compiling.compilation import Hardware, Model
 from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
 from costgraph.files.outside import label_of, opened, reason_of

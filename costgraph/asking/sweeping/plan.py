@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
+from costgraph.compiling.compilation import Hardware, Model, compile
+from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
 from costgraph.ir.metrics import COUNTED, check_metric, metrics_of

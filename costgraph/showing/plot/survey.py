@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from costgraph.compiling.breakdown import Breakdown
-from costgraph.compiling.compiled import Compiled, compile
+from costgraph.compiling.compilation import compile
+from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, clip, nearest
 from costgraph.hardware import load_hardware
 from costgraph.showing.plot.bars import grouped, stack

@@ -14,7 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from costgraph.compiling.compiled import Compiled, Hardware, Model, compile
+from costgraph.compiling.compilation import Hardware, Model, compile
+from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
