@@ -7,9 +7,13 @@ package costs next to nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from costgraph.version import VERSION as __version__
 
+# Not imported: the less is loaded here, the sooner a command can be interrupted in one line.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from costgraph.asking.comparison import compare
     from costgraph.asking.searching import search
     from costgraph.asking.serving import Serving
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
     from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware, load_system
     from costgraph.models import load_model
-
-from costgraph.version import VERSION as __version__
 
 _HOMES = {
     "Compiled": "costgraph.compiling.compiled",

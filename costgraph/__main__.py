@@ -1,7 +1,5 @@
 """``python -m costgraph``."""
 
-import sys
+from costgraph.cli import program
 
-from costgraph.cli import main
-
-sys.exit(main())
+program()

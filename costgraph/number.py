@@ -40,12 +40,24 @@ _LONGEST = 60
 _DIGITS = 400
 _SUCH = ", such as 2048, 0.5, 1e6 or 1/3"
 _PLAIN = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_VAST = re.compile(rf"[+-]?{_PLAIN}[eE]([+-]?)[0-9]{{4,}}\Z")
 _NUMBER = re.compile(rf"[+-]?{_PLAIN}(?:[eE][+-]?[0-9]{{1,3}}|/{_PLAIN})?\Z")
 
 
 def is_number(text: str) -> bool:
     """Whether a text is written as a number."""
     return len(text) <= _LONGEST and _NUMBER.match(text) is not None
+
+
+def refuse_vast(text: str, where: str) -> None:
+    """Refuses what is written as a number with an exponent of more than three digits.
+
+    Raises:
+        InputError: saying on which side it is beyond the limits.
+    """
+    vast = _VAST.match(text)
+    if vast is not None:
+        raise InputError(f"{where}: {clip(text)} is too {'small' if vast[1] == '-' else 'large'}")
 
 
 def parse_number(text: str, where: str, what: str = "a number" + _SUCH) -> Fraction:
@@ -62,6 +74,7 @@ def parse_number(text: str, where: str, what: str = "a number" + _SUCH) -> Fract
     text = text.strip()
     if len(text) > _LONGEST and text[:1].isdigit():
         raise InputError(f"{where}: {clip(text)} is too long for a number")
+    refuse_vast(text, where)
     if not is_number(text):
         raise InputError(f"{where}: {clip(text)} is not {what}")
     top, _, bottom = text.partition("/")

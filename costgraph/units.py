@@ -14,7 +14,7 @@ from types import MappingProxyType
 from sympy import Integer, Rational
 
 from costgraph.errors import InputError, clip, nearest
-from costgraph.number import LARGEST, is_number, parse_number
+from costgraph.number import LARGEST, is_number, parse_number, refuse_vast
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _SMALL = {"m": -3, "u": -6, "µ": -6, "n": -9, "p": -12}
@@ -91,6 +91,8 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     if not isinstance(text, str):
         raise InputError(f"{where}: write a text with a unit, such as {example}, not {clip(text)}")
     match = _QUANTITY.match(text) if len(text) <= 80 else None
+    if match is not None:
+        refuse_vast(match[1], where)
     if match is None or not is_number(match[1]):
         raise InputError(f"{where}: {clip(text)} is not a number with a unit, such as {example}")
     number, unit = match.groups()

@@ -115,6 +115,8 @@ class Fields:
             ModelError: it is missing, or no object.
         """
         value = self.values.get(key)
+        if value is None:
+            raise self._missing((key,))
         if not isinstance(value, Mapping):
             raise ModelError(f"{self.name}: {key!r} must be an object, not {clip(value)}")
         return Fields(f"{self.name}: {key}", value)
@@ -144,9 +146,7 @@ class Fields:
             return value
         if default is not None:
             return default
-        hint = nearest(keys[0], self.values) if len(keys) == 1 else ""
-        wanted = " or ".join(repr(k) for k in keys)
-        raise ModelError(f"{self.name}: missing key {wanted}{hint if 'mean' in hint else ''}")
+        raise self._missing(keys)
 
     def flag(self, key: str, default: bool) -> bool:
         """The boolean under ``key``."""
@@ -177,7 +177,16 @@ class Fields:
             return value
         if default is not None:
             return default
-        raise ModelError(f"{self.name}: missing key {' or '.join(repr(k) for k in keys)}")
+        raise self._missing(keys)
+
+    def _missing(self, keys: tuple[str, ...]) -> ModelError:
+        """What to say where none of ``keys`` has a value."""
+        for key in keys:
+            if key in self.values:
+                return ModelError(f"{self.name}: {key!r} is null, and must have a value")
+        hint = nearest(keys[0], self.values) if len(keys) == 1 else ""
+        wanted = " or ".join(repr(k) for k in keys)
+        return ModelError(f"{self.name}: missing key {wanted}{hint if 'mean' in hint else ''}")
 
     def refuse(self, key: str, why: str) -> None:
         """Refuse a configuration that sets ``key`` to something that counts."""

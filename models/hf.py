@@ -25,7 +25,7 @@ from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
-from costgraph.models.known import COUNTED, not_understood
+from costgraph.models.known import COUNTED, check_kinds, not_understood
 from costgraph.models.stored import element_format, narrow
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
@@ -111,6 +111,7 @@ def import_config(
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
     fields = Fields(name, config)
     family = family_of(fields)
+    check_kinds(Fields(name, config))
     reading = FAMILIES[family](fields)
     if quantization not in ("refuse", "ignore"):
         raise InputError(f"quantization must be 'refuse' or 'ignore', not {clip(quantization)}")
@@ -140,13 +141,23 @@ def import_config(
     )
     made = _program(name, reading, style, mla == "auto", symbolic)
     made = made.assuming(assumed) if assumed else made
+    usual = [] if said or stored is not None else [("weights", weights, base)]
+    usual += [] if said else [("activations", activations, base)]
+    usual += [("kv", kv, style.acts)]
+    same = [
+        f"the option {option!r} changes nothing: {own.name} is what the model has"
+        for option, given, own in usual
+        if given is not None and dtype(given) == own
+    ]
     idle = [
         option
         for option, other in _others(style, mla)
         if _program(name, reading, other, True, symbolic).phases == made.phases
     ]
+    if quantization == "ignore" and (stored is None or weights is not None):
+        idle.append("quantization")
     if "image" in idle:
-        raise InputError(f"{name}: the option 'image' has no effect on this model")
+        raise InputError(f"{name}: {_idle('image')}")
     left = not_understood(fields)
     if isinstance(reading.model, Decoder):
         for key in left:
@@ -155,7 +166,7 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    return _noted(made, left, idle)
+    return _noted(made, left, [*map(_idle, idle), *same])
 
 
 def _program(
@@ -193,12 +204,22 @@ def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
         yield "mla", replace(style, mla="naive")
     if style.routing != BALANCED:
         yield "routing", replace(style, routing=BALANCED)
+    if style.mask != "skip":
+        yield "mask", replace(style, mask="skip")
+    if style.logits != "last":
+        yield "logits", replace(style, logits="last")
+    if style.kv != style.acts:
+        yield "kv", replace(style, kv=style.acts)
+
+
+def _idle(option: str) -> str:
+    return f"the option {option!r} has no effect on this model"
 
 
 def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Program:
-    """The program with notes on keys that nothing read and options that change nothing."""
+    """The program with notes on keys that nothing read, and those on options that do nothing."""
     notes = [f"keys of the configuration that play no part: {_list(left)}"] if left else []
-    notes += [f"the option {option!r} has no effect on this model" for option in idle]
+    notes += idle
     return replace(program, notes=(*program.notes, *notes)) if notes else program
 
 

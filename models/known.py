@@ -131,6 +131,76 @@ COUNTED: Mapping[str, str] = MappingProxyType(
 )
 
 
+#: Keys that hold a count, whichever family reads them: a positive whole number.
+COUNTS = frozenset(
+    {
+        "attention_chunk_size",
+        "context_length",
+        "experts_per_token",
+        "hidden_size",
+        "initial_context_length",
+        "intermediate_size",
+        "kv_channels",
+        "max_position_embeddings",
+        "max_seq_len",
+        "max_sequence_length",
+        "max_window_layers",
+        "n_positions",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "num_mtp_modules",
+        "num_nextn_predict_layers",
+        "num_query_groups",
+        "original_max_position_embeddings",
+        "prefill_chunk_size",
+        "seq_length",
+        "sliding_window",
+        "sliding_window_size",
+        "vocab_size",
+    }
+)
+
+
+#: Keys that hold an object, whichever family reads them.
+OBJECTS = frozenset(
+    {
+        "attn_config",
+        "audio_config",
+        "compression_config",
+        "decoder",
+        "encoder",
+        "ffn_config",
+        "language_config",
+        "llm_config",
+        "quantization_config",
+        "rope_parameters",
+        "rope_scaling",
+        "text_config",
+        "vision_config",
+    }
+)
+
+
+def check_kinds(fields: Fields) -> None:
+    """Refuses counts that are none and objects that are none, also where nothing reads them.
+
+    Null, false, zero and empty things are switched off.
+
+    Raises:
+        ModelError: saying which key.
+    """
+    # Looked at apart, so that what nothing reads is still told.
+    apart = Fields(fields.name, dict(fields.values))
+    for key, value in apart.values.items():
+        if value is None or (isinstance(value, (bool, int, float, str, list)) and not value):
+            continue
+        if key in COUNTS:
+            apart.size(key)
+        elif key in OBJECTS:
+            check_kinds(apart.section(key))
+
+
 def harmless(key: str) -> bool:
     """True for keys that are known not to change a count."""
     return key in HARMLESS or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from costgraph.compiling.capacity import room_of
@@ -14,7 +15,7 @@ from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
-from costgraph.ir.workload import evaluated, plain, workload
+from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
 from costgraph.views import view_text
 
@@ -76,14 +77,18 @@ class Comparison:
     Attributes:
         setting: what all columns share, and everything that any of them rests on.
         bindings: the workload.
-        context: of the decode step whose bound the columns state; None without any.
+        context: the middle of the request's decode steps, exact (a half between two of
+            them): where the columns' ``tpot_bound`` holds, and the tpot of one step is the
+            mean where it is linear in the context. None without any step.
+        tpot_of: what the columns' ``tpot`` is of, in words; None without any step.
         columns: a pipeline on a device each, devices first.
         waterfalls, ablations, compiled: of each column.
     """
 
     setting: Setting
     bindings: dict[str, Any]
-    context: int | None
+    context: int | float | None
+    tpot_of: str | None
     columns: tuple[Column, ...]
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
@@ -110,6 +115,7 @@ class Comparison:
             **top,
             "bindings": plain(self.bindings),
             "context": self.context,
+            "tpot_of": self.tpot_of,
             "pipelines": [
                 {
                     **asdict(column),
@@ -213,6 +219,7 @@ def compare(
         replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
         values,
         _middle(everything[0], values).get("T"),
+        _steps(everything[0], values),
         tuple(_column(c, values, base) for c in everything),
         tuple(falls),
         tuple(ablations),
@@ -256,10 +263,23 @@ def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[
     }
 
 
-def _middle(compiled: Compiled, values: Mapping[str, Any]) -> dict[str, int]:
+def _contexts(compiled: Compiled, values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The first and the last context of the request's decode steps."""
+    if "tpot" not in compiled.metrics:
+        return None
+    return compiled.program.contexts(values.get("S", 1), values.get("N", 1))
+
+
+def _middle(compiled: Compiled, values: Mapping[str, Any]) -> dict[str, int | float]:
     """The context in the middle of the request's decode steps."""
-    ends = compiled.program.contexts(values.get("S", 1), values.get("N", 1))
-    return {} if ends is None else {"T": sum(ends) // 2}
+    ends = _contexts(compiled, values)
+    return {} if ends is None else plain({"T": Fraction(sum(ends), 2)})
+
+
+def _steps(compiled: Compiled, values: Mapping[str, Any]) -> str | None:
+    """What the mean time per token is of."""
+    ends = _contexts(compiled, values)
+    return None if ends is None else of_steps(*ends)
 
 
 def _bound(formula: Formula, values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 #: Characters of a line of an error; what was typed may be longer.
 LONGEST = 1000
@@ -35,6 +35,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         for name in (None, "store"):
             self.register("action", name, _Once)
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        # The usual one drops what cannot be written in silence.
+        if message:
+            print(message, end="", file=file or sys.stderr)
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see: {self.prog} --help)")

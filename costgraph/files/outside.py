@@ -12,6 +12,7 @@ import io
 import json
 import os
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ def _regular(mode: int, shown: str, error: type[CostgraphError]) -> None:
 def reason_of(problem: Exception) -> str:
     """The first line of what went wrong, short."""
     text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    if "set_int_max_str_digits" in text:  # Python's advice, of no use here
+        return f"a whole number has more than {sys.get_int_max_str_digits()} digits, too many"
     return visible(str(text).splitlines()[0])[:200]
 
 

@@ -102,6 +102,18 @@ def shown(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in values.items())
 
 
+def of_steps(first: int, last: int) -> str:
+    """What a time per token over decode steps at these contexts is."""
+    if first == last:
+        return of_step(first)
+    return f"mean of the decode steps at contexts {first} to {last}"
+
+
+def of_step(context: Any, last: bool = False) -> str:
+    """What a time per token at one context is; ``last``: of a request's last step."""
+    return f"{'last ' if last else ''}decode step, at context {context:.15g}"
+
+
 def _model(formulas: list[Formula]) -> str:
     settings = (f.setting for f in formulas if f.setting is not None)
     return next((s.model for s in settings), "the formula")

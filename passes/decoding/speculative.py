@@ -44,6 +44,8 @@ ONE, ZERO = Integer(1), Integer(0)
 SKIP, HEADS = "skip", "heads"
 #: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
 MOST_DRAFTED = 1024
+#: Most levels of a tree, and most children of a node.
+DEEPEST, WIDEST = 16, 64
 
 
 @dataclass(frozen=True)
@@ -351,8 +353,13 @@ def _others(draft: Phase) -> tuple[Resident, ...]:
 
 def _tree(text: str) -> list[int]:
     parts = text.removeprefix("t").split("|")
-    if not all(p.isdigit() and 0 < int(p) <= 64 for p in parts) or len(parts) > 16:
+    if not all(p.isascii() and p.isdigit() for p in parts):
         raise PipelineError(f"tree: {clip(text)} is not a list of widths such as t4|2|1")
+    if len(parts) > DEEPEST:
+        raise PipelineError(f"tree: {clip(text)} has {len(parts)} levels; at most {DEEPEST}")
+    for part in parts:
+        if len(part) > 9 or not 0 < int(part) <= WIDEST:
+            raise PipelineError(f"tree: a width is from 1 to {WIDEST}, not {clip(part)}")
     return [int(p) for p in parts]
 
 

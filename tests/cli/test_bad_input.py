@@ -61,6 +61,9 @@ CONFIGS_THAT_FAIL = [
     ("unknown activation", config(hidden_act="sliu"), ["sliu", "silu"]),
     ("activation is a number", config(hidden_act=3), ["hidden_act"]),
     ("unknown dtype", config(torch_dtype="float15"), ["torch_dtype", "float15"]),
+    ("null size", config(num_attention_heads=None), ["'num_attention_heads' is null"]),
+    ("null layers", config(num_hidden_layers=None), ["'num_hidden_layers' is null"]),
+    ("endless digits", '{"hidden_size": ' + "1" * 10_000 + "}", ["digits, too many"]),
     ("flag is a text", config(tie_word_embeddings="no"), ["tie_word_embeddings"]),
 ]
 
@@ -119,6 +122,16 @@ ARGUMENTS_THAT_FAIL = [
     ("unknown model shown", ["models", "qwen3-9b"], ["qwen3-8b"]),
     ("unknown pass shown", ["passes", "nope"], ["nope"]),
     ("unknown command", ["frmula"], ["frmula"]),
+    ("wide tree", ["formula", "gpt2", "--on", "a6000", "--passes",
+                   "speculative{draft=heads,tree=t999|999}"], ["from 1 to 64, not '999'"]),
+    ("deep tree", ["formula", "gpt2", "--on", "a6000", "--passes",
+                   "speculative{draft=heads,tree=t" + "1|" * 16 + "1}"], ["17 levels; at most 16"]),
+    ("vast budget", ["solve", "gpt2", "--on", "a6000", "--over", "B", "--context", "9", "--budget",
+                     "1e9999999999"], ["too large"]),
+    ("vast limit", ["search", "gpt2", "--on", "a6000", "--limit", "tpot=1e9999999999s"],
+     ["too large"]),
+    ("tiny limit", ["search", "gpt2", "--on", "a6000", "--limit", "tpot=1e-9999"], ["too small"]),
+    ("vast range", ["sweep", "gpt2", "--on", "a6000", "-B", "1:1e99999", "-T", "9"], ["too large"]),
 ]  # fmt: skip
 
 

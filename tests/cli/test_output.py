@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -52,6 +54,49 @@ def test_standard_output_that_cannot_be_written_to():
     one_line(shell("cg passes >&-"), "standard output: it is closed")
     found = shell("cg passes nope 2>&-")
     assert (found.returncode, found.stdout, found.stderr) == (2, "", "")
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("line", ["", "--version", "--help", *(f"{c} --help" for c in COMMANDS)])
+def test_help_that_cannot_be_written_is_told_as_well(line, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "costgraph: error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("main_is", "code", "said"),
+    [
+        ("lambda: 0", 0, ""),
+        ("lambda: sys.exit(2)", 2, ""),
+        ("lambda: interrupt() or 0", 130, "costgraph: interrupted\n"),
+        # Interpreters remember an interruption in code that was given as text.
+        ("lambda: exec('interrupt()')", 130, "costgraph: interrupted\n"),
+    ],
+)
+def test_a_process_ends_in_one_way_whenever_it_is_interrupted(main_is, code, said):
+    """The end is interrupted as well: a handler that runs at exit does it."""
+    script = (
+        "import atexit, os, signal, sys\n"
+        "from costgraph import cli\n"
+        "interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"cli.main = {main_is}\n"
+        "atexit.register(interrupt)\n"
+        "cli.program()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (found.returncode, found.stderr, found.stdout) == (code, said, "")
 
 
 def test_a_reader_that_leaves_is_no_error():

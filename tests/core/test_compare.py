@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -176,3 +177,34 @@ def test_many_reasons_are_counted_rather_than_listed():
     made = cg.compile("resnet-50", "h100", "quantize{preset=w8a8}")
     (line,) = made.undone
     assert "stage1_conv2, stage1_conv3 … (20 places): convolutions keep" in line
+
+
+@pytest.mark.parametrize("generated", [1, 2, 28, 29])
+@pytest.mark.parametrize("model", ["llama-2-7b", "t5-base", "deepseek-v2-lite"])
+def test_a_time_per_token_says_which_steps_it_is_of(model: str, generated: int) -> None:
+    table = cg.compare(model, "h100", [""], S=1000, N=generated)
+    shown, tpot = table.to_dict(), table.compiled[0].tpot
+    first, last = table.compiled[0].program.contexts(1000, generated)
+    words = f"mean of the decode steps at contexts {first} to {last}"
+    if first == last:
+        words = f"decode step, at context {first}"
+    assert shown["tpot_of"] == words
+    assert f"\ntpot: {words}\n" in str(table)
+    assert f"tpot: {words}" in table._repr_html_()
+    assert shown["context"] == (first + last) / 2
+    # Linear in the context: the middle, exact, has the mean.
+    at = {"B": 1, "S": 1000, "T": Fraction(first + last, 2)}
+    value = tpot.evaluate(**{k: v for k, v in at.items() if k in {s.name for s in tpot.symbols}})
+    assert float(value) == pytest.approx(shown["pipelines"][0]["tpot"], rel=1e-12)
+
+
+def test_a_search_says_so_in_the_same_words() -> None:
+    for at, words in (
+        ({}, "last decode step, at context 1028"),
+        ({"T": 9}, "decode step, at context 9"),
+    ):
+        found = cg.search("llama-2-7b", "h100", B=1, S=1000, N=29, **at)
+        assert found.to_dict()["tpot_of"] == words
+        assert f"\ntpot: {words}\n" in str(found)
+    assert cg.search("mamba-2.8b", "h100", B=1, S=9, N=9).tpot_of is None  # no context, no word
+    assert cg.compare("bert-base", "h100", [""], S=9).tpot_of is None

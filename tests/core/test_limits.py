@@ -168,6 +168,29 @@ def test_other_options_without_effect_are_noted(option: dict[str, Any]) -> None:
     assert not any("has no effect" in note for note in other.setting.notes)
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "notes"),
+    [
+        ("llama-2-7b", {"quantization": "ignore"}, ["the option 'quantization' has no effect"]),
+        ("llama-2-7b", {"weights": "fp16"}, ["'weights' changes nothing: fp16 is what"]),
+        ("llama-2-7b", {"kv": "fp16", "activations": "fp16"}, ["'activations' ch", "'kv' changes"]),
+        ("bert-base", {"kv": "int8"}, ["the option 'kv' has no effect"]),
+        ("mamba-2.8b", {"mask": "compute"}, ["the option 'mask' has no effect"]),
+        ("bert-base", {"logits": "all"}, ["the option 'logits' has no effect"]),
+        ("deepseek-v3", {"quantization": "ignore"}, []),  # narrow in the file
+        ("deepseek-v3", {"weights": "bf16"}, []),
+        ("llama-2-7b", {"kv": "int8", "weights": "fp8", "mask": "compute", "logits": "all"}, []),
+    ],
+)
+def test_an_option_that_says_what_is_so_anyway_is_noted(
+    model: str, options: dict[str, Any], notes: list[str]
+) -> None:
+    made = cg.compile(model, "h100", **options).setting.notes
+    said = [n for n in made if n.startswith("the option")]
+    assert len(said) == len(notes)
+    assert all(any(note in text for text in said) for note in notes)
+
+
 def test_the_size_of_an_image_gives_its_tokens() -> None:
     free = cg.compile("qwen2.5-vl-7b", "h100", "fuse")
     # 720 x 1280 pixels are rounded to multiples of 28: 26 x 46 squares of patches.

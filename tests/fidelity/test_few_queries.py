@@ -1,15 +1,13 @@
-"""Attention of a few queries over a long cache: between a decode step and a prefill."""
+"""Attention of a few queries over a cache: as a decode step with packed queries."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 from sympy import Integer
 
 import costgraph as cg
 from costgraph.symbols import S, T
-from costgraph.timing.fidelity.classify import prefill_share
+from costgraph.timing.fidelity.classify import few_queries
 
 PAIRS = (("llama-3.1-70b", "b200"), ("llama-3-8b", "h100"), ("llama-2-13b", "rtx-4090"))
 
@@ -48,24 +46,56 @@ def test_time_grows_with_the_queries_and_does_not_jump(
         assert after / before < more / few  # never faster than the work
 
 
+@pytest.mark.parametrize(
+    ("model", "device", "sizes"),
+    [
+        ("llama-3-8b", "b200", {}),
+        ("llama-2-13b", "rtx-4090", {}),
+        ("gemma-2-9b", "h100", {}),  # windows
+        ("deepseek-v2-lite", "h200", {}),  # latent attention
+        ("t5-base", "h200", {"S": 512}),  # attends an encoder's states as well
+    ],
+)
+def test_a_longer_context_and_more_queries_never_take_less_time(
+    model: str, device: str, sizes: dict[str, int]
+) -> None:
+    contexts = (1, 2, 4, 8, 32, 128, 500, 4096, 4100)
+    before: dict[tuple[int, int], float] = {}
+    for queries in (2, 8):
+        passes = f"fuse,speculative{{draft=heads,gamma={queries - 1}}}"
+        made = cg.compile(model, device, passes, fidelity="calibrated")
+        for batch in (3, 64):
+            times = {}
+            for context in contexts:
+                table = made.breakdown("verify", B=batch, T=context, **sizes)
+                times[batch, context] = sum(
+                    row.count * row.seconds for row in table.rows if "attention" in row.kind
+                )
+            assert min(times.values()) > 0
+            assert list(times.values()) == sorted(times.values())
+            assert all(t >= before.get(at, 0) for at, t in times.items())
+            before |= times
+
+
 @pytest.mark.parametrize(("model", "device"), PAIRS)
-@pytest.mark.parametrize("tokens", [2, 5, 17])
-def test_where_every_position_is_new_it_is_a_prefill(model: str, device: str, tokens: int) -> None:
+def test_many_queries_over_nothing_cached_are_no_faster_than_half_a_prefill(
+    model: str, device: str
+) -> None:
+    """Kernels differ, so times do; the work does not."""
     made = cg.compile(model, device, "fuse", fidelity="calibrated")
-    prefill = made.breakdown("prefill", B=4, S=tokens)["attention"].seconds
-    assert attention(model, device, tokens, 4, tokens) == pytest.approx(prefill, rel=1e-12)
+    prefill = made.breakdown("prefill", B=1, S=1024)["attention"].seconds
+    assert 0.5 < attention(model, device, 1024, 1, 1024) / prefill < 1
 
 
-def test_the_share_of_a_prefill_is_continuous() -> None:
-    assert prefill_share(Integer(1), T, True) == 0
-    assert prefill_share(S, S, True) == 1
-    shares = [prefill_share(Integer(q), Integer(500), True) for q in range(1, 501)]
-    assert shares[0] == 0
-    assert shares[-1] == 1
-    assert all(0 < b - a < 0.01 for a, b in itertools.pairwise(shares))
+def test_what_is_a_prefill_is_not_few_queries() -> None:
+    four, many = Integer(4), Integer(500)
+    assert not few_queries(S, S, causal=True)
+    assert all(few_queries(four, T + three, causal=True) for three in range(4))
     # Over another sequence queries may outnumber positions.
-    assert prefill_share(Integer(600), Integer(500), False) == 1
-    assert prefill_share(S, Integer(500), False) == 1
+    assert few_queries(four, S, causal=False)
+    assert few_queries(four, many, causal=False)
+    assert not few_queries(Integer(600), many, causal=False)
+    assert not few_queries(S, many, causal=False)
 
 
 def test_a_generation_is_the_sum_of_its_steps() -> None:

@@ -17,6 +17,7 @@ from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import FAMILIES
+from costgraph.models.known import COUNTS, OBJECTS
 
 COUNTED = Path(__file__).parent / "counted" / "configs"
 #: One real configuration per family, smallest file first.
@@ -72,6 +73,28 @@ def test_a_mutated_configuration_is_read_or_refused(kind, data):
         assert len(outcome) < 2000
     else:
         verify_program(outcome)
+
+
+@pytest.mark.parametrize("kind", sorted(REAL))
+def test_counts_and_objects_that_are_none_are_refused(kind):
+    """Also where a family does not read them, and in the sections of a file."""
+    base = REAL[kind]
+    bad = [
+        (key, value)
+        for key in (*base, "sliding_window", "rope_scaling")
+        for value in ((-3, "x", [1], True) if key in COUNTS else (3, [1], "x"))
+        if key in COUNTS | OBJECTS
+    ]
+    assert len(bad) > 6
+    for key, value in bad:
+        outcome = read({**base, key: value})
+        assert isinstance(outcome, str), (key, value)
+        assert repr(key) in outcome
+    for off in (None, False, 0):
+        # What is switched off says nothing, and neither does a sensible value.
+        assert read({**base, "prefill_chunk_size": off}) == read({**base, "rope_scaling": {}})
+    nested = {**base, "audio_config": {"text_config": {"sliding_window": -3}}}
+    assert "text_config: 'sliding_window' must be positive, not -3" in read(nested)
 
 
 @given(st.dictionaries(st.text(max_size=12), values, max_size=6))

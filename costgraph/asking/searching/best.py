@@ -21,7 +21,7 @@ from costgraph.formula.batch import Bound, Line, Range, best_batch
 from costgraph.hardware.systems import System
 from costgraph.ir.metrics import RANKED, check_metric, has, require
 from costgraph.ir.program import Program
-from costgraph.ir.workload import USUAL, checked, least_batch, workload
+from costgraph.ir.workload import USUAL, checked, least_batch, of_step, workload
 from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
 from costgraph.rewriting.pipeline import Pass, text_of
 from costgraph.setting import Setting
@@ -69,6 +69,7 @@ class SearchResult:
         objective: the metric, best first.
         limits: by metric, in base units; ``device`` stands for each device's capacity.
         symbols: the values of the other symbols.
+        tpot_of: what ``tpot`` is of, in words; None where it depends on no context.
         batches: the range that was searched.
         candidates: feasible ones from best to worst, then the others.
         pareto: the two metrics of the front.
@@ -79,6 +80,7 @@ class SearchResult:
     objective: str
     limits: Mapping[str, float | str]
     symbols: Mapping[str, float]
+    tpot_of: str | None
     batches: tuple[int, int]
     candidates: tuple[Candidate, ...]
     pareto: tuple[str, str] | None = None
@@ -98,6 +100,7 @@ class SearchResult:
             "direction": direction(self.objective),
             "limits": dict(self.limits),
             "symbols": dict(self.symbols),
+            "tpot_of": self.tpot_of,
             "batches": list(self.batches),
             "candidates": [
                 {
@@ -261,7 +264,10 @@ def search(
     shown = {m: v for m, v in bounds.items() if v is not None}
     setting = Setting.shared([compiled.setting for _, _, compiled, _ in made])
     setting = replace(setting, passes="", warnings=())
-    return SearchResult(setting, objective, shown, values, batches, tuple(ranked), wanted, front)
+    of = of_step(values["T"], last="T" not in given) if "T" in values else None
+    return SearchResult(
+        setting, objective, shown, values, of, batches, tuple(ranked), wanted, front
+    )
 
 
 def _choices(

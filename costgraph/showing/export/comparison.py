@@ -45,6 +45,11 @@ def caption(table: Comparison) -> str:
     return "\n".join(table.setting.lines(shown(table.bindings), without=("passes",)))
 
 
+def steps(table: Comparison) -> list[str]:
+    """One line saying which steps the times per token are of, if there are any."""
+    return [] if table.tpot_of is None else [f"tpot: {table.tpot_of}"]
+
+
 def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
     lines = []
     for effect in effects:
@@ -61,7 +66,7 @@ def comparison_text(table: Comparison, width: int | None = None) -> str:
 
     The table fits a line of ``width`` characters, if one is given.
     """
-    lines = [caption(table), "", plain_table(*cells(table), width, _LESS)]
+    lines = [caption(table), *steps(table), "", plain_table(*cells(table), width, _LESS)]
     several = len(table.devices) > 1
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
@@ -82,4 +87,6 @@ def comparison_text(table: Comparison, width: int | None = None) -> str:
 
 def comparison_html(table: Comparison) -> str:
     """The table as HTML for notebooks."""
-    return html_table(*cells(table), caption(table)) + foot_html(table.setting.foot())
+    return html_table(*cells(table), "\n".join([caption(table), *steps(table)])) + foot_html(
+        table.setting.foot()
+    )

@@ -38,6 +38,7 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
         *result.setting.lines(symbols, without=("hardware", "passes")),
         f"{direction(result.objective)} {result.objective}, B from {low} to {high}",
         f"limits: {limits}",
+        *([] if result.tpot_of is None else [f"tpot: {result.tpot_of}"]),
         "",
     ]
     known = {m for c in result.candidates for m in c.values} | {result.objective, *result.limits}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction, together
+from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
@@ -98,20 +98,15 @@ class Calibrated:
             yield from self._exchange(phase, row, machine)
             return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
-        if case.long is None:
-            yield from self._timed(phase, row, machine, case, fit)
-            return
-        long, wide, _ = self.fit(case.long)
-        c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
-        values = {k: exact(v) for k, v in wide.values.items()}
-        further = further_queries({**case.features, "C": c}, values)
-        few = case.features | {"C": c / case.features["q"], "further": further}
-        for share, part, of in (
-            (together(1 - case.share), replace(case, features=few), fit),
-            (case.share, long, wide),
-        ):
-            for term in self._timed(phase, row, machine, part, of):
-                yield scaled(term, share)
+        if case.long is not None:
+            wide = self.fit(case.long)[1].values
+            c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
+            further = further_queries(
+                {**case.features, "C": c}, {k: exact(v) for k, v in wide.items()}
+            )
+            few = {"C": c / case.features["q"], "further": further}
+            case = replace(case, features=case.features | few)
+        yield from self._timed(phase, row, machine, case, fit)
 
     def _exchange(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
         """The terms of an exchange: its collectives one after the other.
@@ -426,12 +421,6 @@ def _repeated(
         paid(parts.memory, idle.memory),
         parts.norm,
     )
-
-
-def scaled(term: Term, share: Expr) -> Term:
-    """A share of a term's time; inside its arms, since it may change with the context."""
-    arms = tuple(replace(a, expr=a.expr * share) for a in term.arms)
-    return replace(term, arms=arms, floor=term.floor * share)
 
 
 def exact(value: float) -> Rational:

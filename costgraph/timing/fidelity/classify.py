@@ -2,8 +2,8 @@
 
 Decided by the operation that does the tensor work, opened if it is fused:
 
-* fused attention: ``decode`` with one query per sequence, ``prefill`` where queries and
-  context are equally long, a share of each between them; also over the states of an encoder;
+* fused attention: ``decode`` with one query per sequence, or with fewer queries than
+  positions; ``prefill`` where all positions are new; also over the states of an encoder;
 * latent attention in tiles: ``mla``; its absorbed variant where the latent
   vectors are keys and values at once, else the one over expanded heads;
 * products grouped by expert: ``moe`` (:mod:`.expert_block`);
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Add, Expr, Integer, Min, Mul
+from sympy import Add, Expr, Integer, Mul
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError
@@ -38,7 +38,7 @@ from costgraph.ops.scan import StateSpaceDual
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.timing.fidelity.light import stand_ins
 
-ONE, ZERO = Integer(1), Integer(0)
+ONE = Integer(1)
 #: Fitted variants that serve a compute type, the best first.
 GEMM = {
     "bf16": ("bf16", "fp16", "fp32"),
@@ -70,8 +70,8 @@ class Case:
             nothing was fitted for ``kind``.
         block: of an operation that is timed by the roofline because the timings of
             its block cover it: the block's grouped product. Its errors are theirs.
-        long: of attention of a few queries: the same as a prefill.
-        share: of the time that ``long`` takes; the rest is this case's.
+        long: of attention of a few queries: the same as a prefill, whose parameters say
+            what queries after the first add.
     """
 
     kind: str
@@ -82,7 +82,6 @@ class Case:
     product: Case | None = None
     block: Case | None = None
     long: Case | None = None
-    share: Expr = ZERO
 
 
 LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {})
@@ -204,25 +203,22 @@ def _attention(
     variants = attention_variants(compute, keys.dtype.bits)
     decode = Case("decode", variants, sizes, product.dtype, product=product)
     prefill = replace(decode, kind="prefill")
-    share = prefill_share(q, t, causal)
-    if share == 1:
-        return prefill
-    return decode if share == 0 else replace(decode, long=prefill, share=share)
-
-
-def prefill_share(q: Expr, t: Expr, causal: bool) -> Expr:
-    """The share of the prefill form in the time of ``q`` queries over ``t`` positions.
-
-    None for one query, all of it where all positions are new, linear in the queries
-    between: few queries over a long cache are a decode step. Queries that attend
-    another sequence may outnumber its positions: a prefill unless both are numbers.
-    """
     if q == 1:
-        return ZERO
-    if q == t or not (causal or (q.is_number and t.is_number)):
-        return ONE
-    share: Expr = (q - 1) / (t - 1)
-    return Min(ONE, share) if share.is_number else share
+        return decode
+    return replace(decode, long=prefill) if few_queries(q, t, causal) else prefill
+
+
+def few_queries(q: Expr, t: Expr, causal: bool) -> bool:
+    """True if ``q`` queries attend ``t`` positions in the way of a decode step.
+
+    So they do where some positions stand in a cache, however few: kernels are chosen by
+    the queries, and a longer context never takes less time. Queries that attend another
+    sequence may outnumber its positions: a prefill unless their number is known and,
+    where that of the positions is as well, smaller.
+    """
+    if q == t:
+        return False
+    return causal or bool(q.is_number and not (t.is_number and q > t))
 
 
 def _latent(phase: Phase, operands: tuple[Tensor, ...], product: Case) -> Case:

@@ -155,10 +155,12 @@ def further_queries(f: Values, prefill: Values) -> Any:
 
     Kernels for few queries pack them, with the query heads that share a cached head, into
     the rows of one tile (FlashAttention 3 and FlashInfer; TensorRT-LLM's XQA): they add
-    what queries of a long prefill take, with its fitted parameters, and the cache is read once.
+    what queries of a prefill of so many positions take, with its fitted parameters, and the
+    cache is read once. So many queries over nothing cached compute as long as a prefill.
     """
     each = f["C"] / f["q"]
-    return each * (f["q"] - 1) / prefill["ec"] * (1 + prefill["d0"] / f["dh"])
+    ramp = (1 + prefill["d0"] / f["dh"]) * (1 + prefill["q0"] / f["T"])
+    return each * (f["q"] - 1) / prefill["ec"] * ramp
 
 
 def _mla(f: Values, v: Values) -> Parts:
