@@ -314,7 +314,7 @@ class _Level:
             self.ahead,
             self._producer(node),
             self.group.spread,
-            self._tokens(operands[0]),
+            self._tokens(operands[0]) if operands else WHOLE,
             self.group.context,
             self.group.decoding,
         )

@@ -77,7 +77,7 @@ def test_symbols_for_degrees_mean_the_numbers(model, system, passes, degrees):
         numbers = cg.compile(model, f"{count}x{device}", text)
         for metric, at in (
             ("tpot", {"B": 16, "T": 3000}),
-            ("ttft", {"B": 2, "S": 700}),
+            ("ttft", {"B": 8, "S": 700}),
             ("memory", {"B": 16, "S": 700, "N": 50}),
         ):
             left = getattr(made, metric).evaluate(**at, **given)

@@ -80,6 +80,7 @@ def test_a_search_ranks_every_way_to_share():
         "fuse,parallel{tp=auto,dp=auto}",
         limits={"tpot": "20ms"},
         pareto=("tpot", "throughput_per_device"),
+        B=(1, 64),
     )
     written = {(s, t) for s, n in (("2xh100", 2), ("4xh100", 4)) for t in explicit(n, ("tp", "dp"))}
     assert {(c.hardware, c.passes) for c in result.candidates} == written
