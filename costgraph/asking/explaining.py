@@ -119,7 +119,8 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        plain = asdict(self)
+        # Copied without the search for what would hold it, which knows the whole program.
+        plain = asdict(replace(self, fit=replace(self.fit, more=None)))
         del plain["setting"]
         point = numbers(self.point)
         return {**self.setting.to_dict(), **plain, "point": point, "fit": self.fit.to_dict()}
