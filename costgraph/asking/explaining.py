@@ -119,7 +119,7 @@ class Explanation:
         """Plain values, for JSON."""
         from dataclasses import asdict
 
-        # What would hold it is no plain value; its own dictionary has it in words.
+        # Copied without the search for what would hold it, which knows the whole program.
         plain = asdict(replace(self, fit=replace(self.fit, more=None)))
         del plain["setting"]
         point = numbers(self.point)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 #: Characters of a line of an error; what was typed may be longer.
 LONGEST = 1000
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         for name in (None, "store"):
             self.register("action", name, _Once)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         # The usual one drops what cannot be written in silence.
         if message:
             print(message, end="", file=file or sys.stderr)

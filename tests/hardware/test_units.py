@@ -80,7 +80,7 @@ def test_a_decimal_is_not_rounded_through_a_float():
         ("0.0e0 GB/s", "bandwidth", ["must be positive"]),
         ("1e25 B", "size", ["beyond 1e24"]),
         ("1e99 GB/s", "bandwidth", ["beyond 1e24"]),
-        ("1e999999999 GB/s", "bandwidth", ["not a number with a unit"]),
+        ("1e999999999 GB/s", "bandwidth", ["too large"]),
         ("9" * 5000 + " GB/s", "bandwidth", ["not a number with a unit"]),
         ("nan GB/s", "bandwidth", ["not a number with a unit"]),
         ("inf GB/s", "bandwidth", ["not a number with a unit"]),

@@ -123,8 +123,8 @@ def test_search_prints_candidates_and_front(capsys):
         "-B", "1:64",
     )  # fmt: skip
     assert "tpot ≤ 50 ms, memory ≤ 40GB" in text
-    assert text.splitlines()[5].split()[:2] == ["--------", "------"]
-    assert text.splitlines()[6].startswith("h100")
+    assert text.splitlines()[6].split()[:2] == ["--------", "------"]
+    assert text.splitlines()[7].startswith("h100")
     assert "Pareto front of latency and throughput" in text
 
 
