@@ -6,7 +6,7 @@ activations do not, because the rounds run one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -48,16 +48,24 @@ def footprint(graph: Graph, accounting: Accounting = EXACT) -> Footprint:
     """The memory footprint of one step of ``graph``."""
     if accounting.footprint == "stores":
         return _by_stores(graph, accounting)
-    weights = Add(*(count * t.footprint for t, count in graph.weights()))
-    return Footprint(weights, cache_bytes(graph), pruned(_peaks(graph)))
+    return Footprint(weight_bytes(graph), cache_bytes(graph), pruned(_peaks(graph)))
 
 
 def resting(held: Resident, accounting: Accounting = EXACT) -> Footprint:
     """What stays of a graph that does not run: weights, perhaps caches."""
-    need = footprint(held.graph, accounting)
-    shared = (n * t.footprint for t, n in held.graph.weights() if t.name in held.shared)
-    kv = need.kv if held.caches else ZERO
-    return Footprint(need.weights - Add(*shared), kv, ())
+    if accounting.footprint == "stores":
+        need = footprint(held.graph, accounting)
+        weights = need.weights - weight_bytes(held.graph, held.shared)
+        return Footprint(weights, need.kv if held.caches else ZERO, ())
+    weights = weight_bytes(held.graph) - weight_bytes(held.graph, held.shared)
+    return Footprint(weights, cache_bytes(held.graph) if held.caches else ZERO, ())
+
+
+def weight_bytes(graph: Graph, among: Collection[str] | None = None) -> Expr:
+    """Bytes of the weights of a graph, or of those with names ``among`` others."""
+    return Add(
+        *(count * t.footprint for t, count in graph.weights() if among is None or t.name in among)
+    )
 
 
 def cache_bytes(graph: Graph) -> Expr:

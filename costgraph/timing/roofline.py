@@ -16,7 +16,7 @@ from sympy import Add, Expr, Integer, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import Item, Overlap, Row, counted, flat
-from costgraph.counting.footprint import footprint, resting
+from costgraph.counting.footprint import footprint, resting, weight_bytes
 from costgraph.formula.kinks import split
 from costgraph.formula.outline import link_of
 from costgraph.formula.sums import power_sum
@@ -377,7 +377,10 @@ def memory_parts(
 
 def held_weights(phase: Phase) -> tuple[Expr, ...]:
     """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
-    return tuple(held.weights for held in memory_parts(phase))
+    return tuple(
+        Add(weight_bytes(part.graph), *(resting(r).weights for r in part.resident))
+        for part in unit_phases(phase).values()
+    )
 
 
 def unit_phases(phase: Phase) -> dict[str, Phase]:
