@@ -18,7 +18,7 @@ from typing import ClassVar
 from sympy import Expr, Integer, Mul
 
 from costgraph.hardware.links import Hop, Messages, least
-from costgraph.ir.cost import ONE, ZERO, Access, Work
+from costgraph.ir.cost import ONE, Access, Work
 from costgraph.ir.dtypes import FP32
 from costgraph.ir.op import Op, Spec, Tensors, read, require, vector, write
 
@@ -173,32 +173,26 @@ class AllToAll(Exchange):
     """Each device sends every other one a part of its own: token rows to their experts and back.
 
     The operand is what a device holds, the result what it receives, of the shape ``shape``.
-    ``amount`` leaves the device, in equal parts to every other one; what devices of the same
-    node get stays within it.
+    What several devices of another node need crosses to it once, and is handed on inside.
 
     Attributes:
         shape: of the result.
-        amount: bytes that a device sends to others.
+        amounts: bytes that a device sends on each level, innermost first.
     """
 
     kind: ClassVar[str] = "all-to-all"
     shape: tuple[Expr, ...] = ()
-    amount: Expr = ZERO
+    amounts: tuple[Expr, ...] = ()
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) >= 1, self, "takes rows to send")
         return (Spec(self.shape, inputs[0].dtype),)
 
     def sent(self, inputs: Tensors, outputs: Tensors) -> tuple[Leg, ...]:
-        found = []
-        others, inside = self.ranks - 1, ONE
-        for hop in self.hops:
-            # Of the other devices, those that this level is the first to reach.
-            reached = inside * (hop.ranks - 1)
-            steps = least("all-to-all", ONE, hop.ranks).steps
-            found.append(Leg("all-to-all", hop, Messages(steps, self.amount * reached / others)))
-            inside = inside * hop.ranks
-        return tuple(found)
+        return tuple(
+            Leg("all-to-all", hop, Messages(least("all-to-all", ONE, hop.ranks).steps, amount))
+            for hop, amount in zip(self.hops, self.amounts, strict=True)
+        )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ back, once to each device that has any of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from sympy import Add, Expr, Integer, Min, Mul, binomial, log, sqrt
 
@@ -20,7 +22,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import Routing
 from costgraph.passes.parallel.places import part
 
-ONE = Integer(1)
+ZERO, ONE = Integer(0), Integer(1)
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,26 @@ class Spread:
         """What a device has of experts ``(E, …)``, whose numbers every token chose ``(…, k)``."""
         *rows, chosen = numbers.shape
         tokens = Mul(self.replicas, *rows) if self.busiest else None
-        return share(routing, weights.shape[0], chosen, self.ranks, tokens)
+        hops = tuple(hop.ranks for hop in self.hops) or (self.ranks,)
+        return share(routing, weights.shape[0], chosen, hops, tokens)
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences that the results rest on."""
         found = []
         if self.exchanges:
-            found.append("experts over devices: a token goes once to each device of its experts")
+            found.append(
+                "experts over devices: a row goes once to each node with experts of its token, "
+                "and there once to each device"
+            )
         if self.busiest:
             found.append(
                 "experts over devices: the busiest has at most the rows stated, on average over "
                 "choices: an upper bound of the expected maximum"
+            )
+            found.append(
+                "experts over devices: FLOP, bytes and energy of all devices count each as the "
+                "busiest, an upper bound; exchanges are those of the mean"
             )
         else:
             found.append(
@@ -80,20 +90,27 @@ class Share:
         experts: how many it holds.
         chosen: how many of a token's experts are among them, on average.
         routing: how tokens choose these.
-        ranks: on how many devices a token's experts are, on average.
+        sends: how many rows a token's device sends on each level, innermost first, those that
+            others hand on included.
     """
 
     experts: Expr
     chosen: Expr
     routing: Routing
-    ranks: Expr
+    sends: tuple[Expr, ...]
 
 
 @lru_cache(maxsize=64)
 def share(
-    routing: Routing, experts: Expr, chosen: Expr, ranks: Expr, tokens: Expr | None = None
+    routing: Routing,
+    experts: Expr,
+    chosen: Expr,
+    levels: tuple[Expr, ...],
+    tokens: Expr | None = None,
 ) -> Share:
-    """What one of ``ranks`` devices holds of ``experts``, of which a token chooses ``chosen``.
+    """What one device of a group holds of ``experts``, of which a token chooses ``chosen``.
+
+    ``levels`` are the numbers of devices on each level of the group, innermost first.
 
     With a popularity, experts lie in their order, and the device is the one whose experts
     are chosen most: the others wait for it. With ``tokens``, how many choose at once, its rows
@@ -102,9 +119,11 @@ def share(
     Raises:
         UnevenError: the experts do not divide.
     """
+    ranks: Expr = Mul(*levels)
     mine = part(experts, ranks, "experts")
     if not routing.is_skewed:
-        held = Share(mine, chosen / ranks, routing, distinct_ranks(experts, chosen, ranks))
+        sends = _sends(levels, lambda groups: distinct_ranks(experts, chosen, groups))
+        held = Share(mine, chosen / ranks, routing, sends)
         if tokens is None:
             return held
         spread = chosen / ranks * (1 - 1 / ranks) * (experts - chosen) / (experts - 1)
@@ -118,7 +137,12 @@ def share(
     count = int(mine)
     groups = [chances[i : i + count] for i in range(0, len(chances), count)]
     busiest = max(groups, key=lambda g: Add(*g))
-    meets: Expr = Add(*(ONE - Mul(*(1 - p for p in group)) for group in groups))
+
+    def met(number: Expr) -> Expr:
+        each = len(chances) // int(number)
+        parts = (chances[i : i + each] for i in range(0, len(chances), each))
+        return Add(*(ONE - Mul(*(1 - p for p in part)) for part in parts))
+
     local = replace(routing, popularity=(), zipf=None, chances=busiest)
     rows: Expr = Add(*busiest)
     if tokens is not None:
@@ -126,7 +150,18 @@ def share(
         means: list[Expr] = [Add(*g) for g in groups]
         spread = max(m * (bound - m) for m in means)
         rows = fullest(rows, spread, bound, tokens, ranks)
-    return Share(mine, rows, local, meets)
+    return Share(mine, rows, local, _sends(levels, met))
+
+
+def _sends(levels: tuple[Expr, ...], met: Callable[[Expr], Expr]) -> tuple[Expr, ...]:
+    """Rows that one of a token's devices sends on each level; ``met`` of equal groups has experts.
+
+    Of ``G`` groups of a level a row goes to ``met(G)``, each as likely the sender's own, and
+    comes into each over the level outside: ``met(G)·(G − 1)/G`` minus the same of that level.
+    """
+    groups = [Mul(*levels[i:]) for i in range(len(levels) + 1)]
+    reached = [met(g) * (g - 1) / g for g in groups[:-1]] + [ZERO]
+    return tuple(inner - outer for inner, outer in pairwise(reached))
 
 
 def _known(routing: Routing, experts: Expr, chance: Expr) -> Routing:

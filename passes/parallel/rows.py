@@ -248,5 +248,5 @@ def exchange(site: Site) -> Ruled:
         shape = (op.shape[0], op.shape[1] * part, *op.shape[2:])
         op = replace(op, shape=shape)
         if isinstance(op, AllToAll):
-            op = replace(op, amount=op.amount * part)
+            op = replace(op, amounts=tuple(a * part for a in op.amounts))
     return Ruled(op, (place,), (place,))

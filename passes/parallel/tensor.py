@@ -447,14 +447,14 @@ class _Level:
         op = AllToAll(spread.hops, tuple(shape), self._travelling(tensor))
         return self._one(f"{name}_return", op, name)
 
-    def _travelling(self, tensor: Tensor) -> Expr:
-        """Bytes of the rows of a device's tokens that go to other devices, each once."""
+    def _travelling(self, tensor: Tensor) -> tuple[Expr, ...]:
+        """Bytes of rows that a device sends on each level, for tokens of its own and handed on."""
         spread, experts = self.group.spread, self.experts
         assert spread is not None
         assert experts is not None
-        others = 1 - 1 / spread.ranks
-        rows = tensor.shape[0] * tensor.shape[1] / self.group.degree * experts.ranks * others
-        return rows * tensor.shape[-1] * tensor.dtype.bytes_per_element
+        tokens = tensor.shape[0] * tensor.shape[1] / self.group.degree
+        row = tensor.shape[-1] * tensor.dtype.bytes_per_element
+        return tuple(tokens * sends * row for sends in experts.sends)
 
     @cached_property
     def experts(self) -> Share | None:

@@ -328,7 +328,7 @@ def test_the_busiest_device_has_at_most_the_stated_rows(experts, chosen, ranks, 
         totals.append(max(load))
     mean = sum(totals) / len(totals)
     held = share(
-        Routing(), Integer(experts), Integer(chosen), Integer(ranks), tokens=Integer(tokens)
+        Routing(), Integer(experts), Integer(chosen), (Integer(ranks),), tokens=Integer(tokens)
     )
     bound = float(held.chosen) * tokens
     assert mean <= bound * 1.02
@@ -338,25 +338,49 @@ def test_the_busiest_device_has_at_most_the_stated_rows(experts, chosen, ranks, 
 
 def test_the_busiest_device_of_a_skewed_model_has_the_popular_experts():
     zipf = Routing(zipf=ONE)
-    held = share(zipf, Integer(8), Integer(2), Integer(4))
+    held = share(zipf, Integer(8), Integer(2), (Integer(4),))
     chances = zipf.shares(Integer(8), Integer(2))
     assert held.chosen == chances[0] + chances[1]
     assert held.chosen > Rational(2, 4)
     assert fullest(held.chosen, ONE, Integer(2), Integer(10), Integer(4)) > held.chosen
 
 
-def test_dispatch_sends_a_row_once_to_every_device_of_its_experts():
+def test_dispatch_sends_a_row_once_to_every_node_and_device_of_its_experts():
     made = cg.compile("deepseek-v3", "2x8xh200", "parallel{ep=16}")
     phase = made.program.phases[1]
     sent = exchanged(phase.graph)
-    dispatch = {n: m for n, m in sent.items() if n.endswith("_dispatch")}
-    assert len(dispatch) == 1
-    (links,) = dispatch.values()
-    rows = distinct_ranks(Integer(256), Integer(8), Integer(16)) * Rational(15, 16)
-    wire = phase.bind(links["network"].wire)
-    hidden = B / 16 * 7168 * 2
-    # Eight of the fifteen other devices are in the other node.
-    assert expand(wire - hidden * rows * Rational(8, 15)) == 0
+    (links,) = (m for n, m in sent.items() if n.endswith("_dispatch"))
+    nodes, devices = (
+        distinct_ranks(Integer(256), Integer(8), Integer(n)) * Rational(n - 1, n) for n in (2, 16)
+    )
+    row = B / 16 * 7168 * 2
+    assert expand(phase.bind(links["network"].wire) - row * nodes) == 0
+    assert expand(phase.bind(links["nvlink"].wire) - row * (devices - nodes)) == 0
+
+
+@pytest.mark.parametrize("levels", [(4,), (2, 2), (4, 2), (2, 2, 2)])
+def test_rows_on_each_level_are_those_of_simulated_choices(levels):
+    """Senders anywhere; a row lands in each other group on a device that needs it."""
+    rng, experts, chosen = random.Random(5), 16, 4
+    ranks = 1
+    for n in levels:
+        ranks *= n
+    totals, trials = [0] * len(levels), 20_000
+    for _ in range(trials):
+        sender = rng.randrange(ranks)
+        targets = {e * ranks // experts for e in rng.sample(range(experts), chosen)}
+        size = 1
+        for level, n in enumerate(levels):
+            # Groups of this level that need the row, in the same group of the level outside.
+            mine, outside = sender // size, size * n
+            for outer in {t // outside for t in targets}:
+                met = {t // size for t in targets if t // outside == outer}
+                landed = 1 if outer != sender // outside else int(mine in met)
+                totals[level] += len(met) - landed
+            size = outside
+    held = share(Routing(), Integer(experts), Integer(chosen), tuple(map(Integer, levels)))
+    for total, sends in zip(totals, held.sends, strict=True):
+        assert total / trials == pytest.approx(float(sends), rel=0.03)
 
 
 def test_overlap_is_between_the_slower_part_and_both():
