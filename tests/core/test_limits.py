@@ -202,7 +202,7 @@ def test_the_size_of_an_image_gives_its_tokens() -> None:
             point = {"B": 2, "S": 2000, **rest}
             assert a.evaluate(**point) == pytest.approx(b.evaluate(**point, G=26 * 46), rel=1e-12)
         assert any("G = 1196" in text for text in bound.assumptions)
-        with pytest.raises(InputError, match="1196 exceeds S by 196"):
+        with pytest.raises(InputError, match="S = 1000 is below 1196"):
             bound.ttft.evaluate(B=1, S=1000)
     flux = cg.compile("flux-1-dev", "h100", "fuse", image=1024)
     given = cg.compile("flux-1-dev", "h100", "fuse").latency.evaluate(B=1, S=512, K=4, G=4096)

@@ -107,7 +107,7 @@ def test_the_batch_from_which_a_pipeline_has_more_throughput(row):
         at = {"B": float(found.lower) * share, "T": 512}
         assert (staged.interval.evaluate(**at) < split.interval.evaluate(**at)) is wins
     # A single request never gains from stages.
-    assert staged.tpot.evaluate(B=1, T=512) > split.tpot.evaluate(B=1, T=512)
+    assert staged.tpot.evaluate(B=p, T=512) > split.tpot.evaluate(B=p, T=512)
 
 
 @pytest.mark.parametrize("system", ["4xh100", "8xa100-80g", "4xl40s"])

@@ -20,13 +20,15 @@ from costgraph.formula.envelope import dominates
 from costgraph.formula.kinks import split
 from costgraph.formula.least import folded, least, most
 from costgraph.hardware import load_hardware
+from costgraph.hardware.systems import alone
 from costgraph.ir.program import autoregressive
 from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.ops.attention import extended, score_pairs
 from costgraph.ops.flash import FlashAttention
-from costgraph.rewriting.pipeline import run
+from costgraph.passes import PASSES
+from costgraph.rewriting.pipeline import parse, run
 from costgraph.symbols import B, N, S, T, q, symbol
 
 W = symbol("W")
@@ -147,8 +149,8 @@ def windowed(window: int, pattern: bool = False) -> Decoder:
 def compiled(model: Decoder, passes: str = "") -> Compiled:
     device = load_hardware("a6000")
     program = autoregressive("m", build("m", model, Style()))
-    chosen = cg.api._parsed(passes)
-    made, trace = run(program, chosen, device)
+    chosen = parse(passes, PASSES) if passes else ()
+    made, trace = run(program, chosen, alone(device))
     return Compiled(made, device, EXACT, chosen, trace, device)
 
 

@@ -117,7 +117,7 @@ def test_mimo_has_other_heads_where_it_slides():
         ("mimo-v2-flash", {"moe_layer_freq": None}, "'moe_layer_freq' must be a list of 48"),
         ("mimo-v2-flash", {"n_shared_experts": 1}, "shared experts are unknown"),
         ("minimax-m2.5", {"shared_intermediate_size": 8}, "shared experts are unknown"),
-        ("llama-4-scout", {"text_config": None}, "'text_config' must be an object"),
+        ("llama-4-scout", {"text_config": None}, "'text_config' is null"),
         ("gpt-oss-20b", {"layer_types": ["full_attention"]}, "must be a list of 24"),
         ("qwen3-30b-a3b", {"mlp_only_layers": "none"}, "must be a list of numbers"),
     ],

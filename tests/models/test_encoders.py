@@ -41,7 +41,9 @@ def test_an_encoder_has_a_latency_and_no_tokens(name):
     assert step.totals["seconds"] == pytest.approx(one, rel=1e-12)
     assert step.totals["kv_bytes"] == 0
     assert set(compiled.metrics) == {"latency", "memory", "flops", "bytes", "energy"}
-    for metric in set(METRICS) - set(compiled.metrics):
+    # The time between two passes is the time of one.
+    assert compiled.interval.expr == compiled.latency.expr
+    for metric in set(METRICS) - {"interval", *compiled.metrics}:
         with pytest.raises(InputError, match="generates no tokens"):
             getattr(compiled, metric)
     assert N not in compiled.latency.symbols

@@ -223,7 +223,7 @@ def test_popularity_of_other_experts_is_refused():
         ({"first_k_dense_replace": 5}, "'first_k_dense_replace' must be from 0 to 4"),
         ({"moe_layer_freq": 2}, "'moe_layer_freq' = 2"),
         ({"num_hidden_layers": 10**6}, "more than 4096 layers"),
-        ({"kv_lora_rank": None}, "missing key 'kv_lora_rank'"),
+        ({"kv_lora_rank": None}, "'kv_lora_rank' is null"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

@@ -8,19 +8,21 @@ import pytest
 from sympy import Integer, Min
 
 import costgraph as cg
-from costgraph.compiling import compiled as api
+from costgraph.compiling.compiled import Compiled
 from costgraph.counting.accounting import EXACT
 from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import CostgraphError
 from costgraph.hardware import load_hardware
+from costgraph.hardware.systems import alone
 from costgraph.ir.program import autoregressive
 from costgraph.ir.regions import Repeat
 from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
+from costgraph.passes import PASSES
 from costgraph.passes.precision.layers import patterned, written_out
-from costgraph.rewriting.pipeline import run
+from costgraph.rewriting.pipeline import parse, run
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, T, q
 
@@ -36,8 +38,8 @@ VALUES = {B: Integer(2), q: Integer(3), T: Integer(20)}
 
 def passed(passes: str, model: Decoder = MODEL):
     program = autoregressive("m", build("m", model, Style()))
-    chosen = api._parsed(passes)
-    return run(program, chosen, load_hardware("a6000"))[0]
+    chosen = parse(passes, PASSES) if passes else ()
+    return run(program, chosen, alone(load_hardware("a6000")))[0]
 
 
 def totals(graph):
@@ -126,14 +128,14 @@ def test_passes_work_inside_patterns(passes):
 
 
 def test_a_long_prefill_holds_the_rows_of_one_layer_beyond_its_window():
-    compiled = api.Compiled(
+    compiled = Compiled(
         autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=()), Style())),
         load_hardware("a6000"), EXACT,
     )  # fmt: skip
     peaks = compiled.breakdown("prefill", B=1, S=40).totals
     row = 2 * 2 * 4  # KV heads, head size, two bytes
     assert peaks["kv_bytes"] == 8 * 2 * 8 * row
-    wide = api.Compiled(
+    wide = Compiled(
         autoregressive("m", build("m", replace(MODEL, kinds=(), pattern=(), window=None))),
         load_hardware("a6000"), EXACT,
     ).breakdown("prefill", B=1, S=40).totals  # fmt: skip

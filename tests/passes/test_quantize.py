@@ -17,6 +17,7 @@ from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.counting.footprint import footprint
 from costgraph.errors import InputError, PipelineError
 from costgraph.hardware.machine import Engine, Machine, Memory
+from costgraph.hardware.systems import alone
 from costgraph.ir.cost import MEMORY, Direction
 from costgraph.ir.dtypes import dtype
 from costgraph.ir.graph import Builder, Graph, Node
@@ -74,7 +75,7 @@ def large():
 
 
 def quantized(program, machine=A6000, **options):
-    return run(program, (Quantize(**options),), machine)[0]
+    return run(program, (Quantize(**options),), alone(machine))[0]
 
 
 def regions(program):
@@ -155,14 +156,14 @@ def test_bad_options_are_refused_in_one_line(text):
 
 
 def test_without_a_format_nothing_happens_and_the_trace_says_so(small):
-    program, trace = run(small, (Quantize(),), A6000)
+    program, trace = run(small, (Quantize(),), alone(A6000))
     assert program.graph == small.graph
     assert "no format" in trace.misses[0].reason
 
 
 def test_quantising_twice_keeps_the_first_and_says_so(small):
     passes = (Quantize(weights="int8"), Quantize(weights="int4"))
-    program, trace = run(small, passes, A6000)
+    program, trace = run(small, passes, alone(A6000))
     assert weight(program).bits == 8
     assert any("already" in m.reason for m in trace.misses)
 

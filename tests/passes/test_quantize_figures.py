@@ -10,6 +10,7 @@ from costgraph.compiling.compiled import Compiled
 from costgraph.counting.accounting import SURVEY
 from costgraph.counting.count import rows
 from costgraph.hardware.machine import Engine
+from costgraph.hardware.systems import alone
 from costgraph.ir.tensor import Role
 from costgraph.models import load_model
 from costgraph.passes.precision.quantize import Quantize
@@ -23,7 +24,7 @@ def large():
 
 
 def quantized(program, machine, **options):
-    return run(program, (Quantize(**options),), machine)[0]
+    return run(program, (Quantize(**options),), alone(machine))[0]
 
 
 PLAIN = {"group": "tensor", "keep": "none"}

@@ -6,6 +6,7 @@ import pytest
 from sympy import Integer, Rational, expand
 
 from costgraph.counting.footprint import footprint
+from costgraph.hardware.systems import alone
 from costgraph.models import load_model
 from costgraph.passes.precision.formats import ACTIVATIONS, KV, WEIGHTS
 from costgraph.passes.precision.quantize import Quantize
@@ -14,7 +15,7 @@ from costgraph.symbols import B, T
 
 
 def dtype_of(program, machine, tensor="q_proj.weight", **options):
-    made, _ = run(program, (Quantize(**options),), machine)
+    made, _ = run(program, (Quantize(**options),), alone(machine))
     (region,) = (n for n in made.graph.nodes if n.op.kind == "repeat")
     return region.op.body.tensors[tensor].dtype
 
@@ -79,7 +80,7 @@ def test_kivi_stores_three_bits(a6000):
 
 def test_weights_and_caches_count_their_scales_exactly(a6000):
     options = Quantize(weights="int4", kv="int8", keep="none")
-    program, _ = run(load_model("llama-2-13b"), (options,), a6000)
+    program, _ = run(load_model("llama-2-13b"), (options,), alone(a6000))
     projections = 40 * (4 * 5120 * 5120 + 3 * 5120 * 13824) + 2 * 32000 * 5120
     norms = (2 * 40 + 1) * 5120 * 2
     assert footprint(program.graph).weights == projections * Rational("4.15625") / 8 + norms

@@ -9,6 +9,7 @@ from sympy import Integer
 
 from costgraph.hardware import load_hardware
 from costgraph.hardware.machine import Engine
+from costgraph.hardware.systems import alone
 from costgraph.ir.dtypes import dtype
 from costgraph.ir.graph import Builder, Graph, Node
 from costgraph.ir.program import autoregressive
@@ -27,7 +28,7 @@ CONVERTED = {
     "linear": {1}, "expert-linear": {1}, "head-linear": {1}, "block-linear": {1}, "conv": {1},
     "conv-transpose": {1}, "matmul": {0, 1}, "embedding": {1},
 }  # fmt: skip
-MACHINE = load_hardware("h200")
+MACHINE = alone(load_hardware("h200"))
 
 
 def operations(graph: Graph) -> Iterator[tuple[Graph, Node]]:

@@ -11,6 +11,7 @@ from costgraph.counting.accounting import EXACT
 from costgraph.counting.count import parameters
 from costgraph.errors import InputError
 from costgraph.hardware import load_hardware
+from costgraph.hardware.systems import alone
 from costgraph.ir.program import autoregressive
 from costgraph.ir.verify import verify_program
 from costgraph.models.decoder import build
@@ -42,7 +43,7 @@ def test_every_accepted_pipeline_verifies_and_gives_numbers(m, items, device):
     program = autoregressive("m", build("m", decoder(m)))
     machine = load_hardware(device)
     try:
-        made, trace = run(program, passes, machine)
+        made, trace = run(program, passes, alone(machine))
     except InputError as refusal:
         event(type(refusal).__name__)  # an order that makes no sense is refused
         return
