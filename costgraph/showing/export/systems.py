@@ -28,7 +28,8 @@ def list_systems() -> None:
     """Every shipped system with its main figures."""
     from costgraph.hardware import load_system, system_names
 
-    print_table(HEAD, [_row(load_system(name)) for name in system_names()])
+    rows = [_row(load_system(name)) for name in system_names()]
+    print_table(HEAD, rows, optional=("host", "what it is", "between nodes", "memory"))
 
 
 def _row(s: System) -> tuple[str, ...]:
