@@ -69,7 +69,7 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
         if b - a <= PRECISION * a:
             continue  # a touch, or a change too close to another to matter
         # Split in the middle of the logarithms while the part is wide.
-        middle = Rational(int((a * b) ** Rational(1, 2))) if b > 4 * a else (a + b) / 2
+        middle = Rational(math.isqrt(int(a * b))) if b > 4 * a else (a + b) / 2
         if not a < middle < b:
             middle = (a + b) / 2
         todo += [(middle, b), (a, middle)]

@@ -263,24 +263,31 @@ def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
 
     Powers of ``1/x`` (rates in a denominator) are multiplied out, by the same
     power everywhere; ``x`` is positive. So are other denominators that are proved
-    to be positive, such as ``x + 10000``.
+    to be positive, such as ``x + 10000``. Irrational coefficients, such as those with
+    ``sqrt(log(2))``, are taken to forty digits.
 
     Raises:
         InputError: an expression is not rational in ``x`` with positive denominators.
     """
-    for power in range(4):
-        scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]
-        found = [_poly(e, x) for e in scaled]
-        if all(p is not None for p in found):
-            return [p for p in found if p is not None]
-    whole = _without_denominators(exprs, x)
-    if whole is not None:
-        return whole
+    if not any(_is_broken(p, x) for e in exprs for p in e.atoms(Pow)):
+        for power in range(4):
+            scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]
+            found = [_poly(e, x) for e in scaled]
+            if all(p is not None for p in found):
+                return [p for p in found if p is not None]
+        whole = _without_denominators(exprs, x)
+        if whole is not None:
+            return whole
     bad = next(e for e in exprs if _poly(e, x) is None)
     raise InputError(
         f"{clip(str(bad), 120)} is not a polynomial in {x}: use evaluate at values of {x}, "
         "or solve_for"
     )
+
+
+def _is_broken(power: Pow, x: Symbol) -> bool:
+    """Whether a power is no rational function of ``x``, such as that of a norm."""
+    return bool(power.has(x) and not power.exp.is_Integer)
 
 
 def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None:
@@ -306,7 +313,18 @@ def _poly(expr: Expr, x: Symbol) -> Poly | None:
         poly = Poly(expr, x)
     except sympy.PolynomialError:
         return None
-    return None if any(c.has(x) for c in poly.coeffs()) else poly
+    if any(c.has(x) for c in poly.coeffs()):
+        return None
+    if poly.domain.is_EX and not poly.free_symbols_in_domain:
+        # Arithmetic with nested roots and logarithms never ends.
+        coefficients = {at: _rational(c) for at, c in poly.terms()}
+        return Poly.from_dict(coefficients, x)
+    return poly
+
+
+def _rational(value: Expr) -> Rational:
+    """A number as it is where rational, to forty digits otherwise."""
+    return value if value.is_Rational else Rational(str(value.evalf(_DIGITS)))
 
 
 def _coefficients(poly: Poly) -> list[Expr]:
@@ -316,17 +334,10 @@ def _coefficients(poly: Poly) -> list[Expr]:
 
 def _largest_from(polys: list[Poly], start: Expr, judge: Judge) -> int:
     """Index of the arm that is largest just above ``start``."""
-    x = polys[0].gen
-    polys = [as_poly(p.as_expr().xreplace({x: x + start}), x) for p in polys]
     best = 0
     for i in range(1, len(polys)):
-        difference = polys[i] - polys[best]
-        for coefficient in _coefficients(difference):
-            sign = judge.sign(coefficient)
-            if sign > 0:
-                best = i
-            if sign != 0:
-                break
+        if _above(polys[i] - polys[best], start, judge) > 0:
+            best = i
     return best
 
 
@@ -354,13 +365,18 @@ def _next_crossing(
 
 def _rises(difference: Poly, root: Expr, judge: Judge) -> bool:
     """True if the difference turns positive at the root."""
-    derivative = difference.diff()
-    while not derivative.is_zero:
-        sign = judge.sign(sympy.simplify(derivative.as_expr().xreplace({difference.gen: root})))
+    return _above(difference.diff(), root, judge) > 0
+
+
+def _above(poly: Poly, at: Expr, judge: Judge) -> int:
+    """The sign of a polynomial just above a value: that of its first derivative not zero."""
+    while not poly.is_zero:
+        value = poly.as_expr().xreplace({poly.gen: at})
+        sign = judge.sign(value if value.is_number else sympy.simplify(value))
         if sign != 0:
-            return sign > 0
-        derivative = derivative.diff()
-    return False
+            return sign
+        poly = poly.diff()
+    return 0
 
 
 def _steeper(a: Poly, b: Poly, at: Expr, judge: Judge) -> bool:

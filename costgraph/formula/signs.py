@@ -12,6 +12,9 @@ from costgraph.errors import InputError
 from costgraph.formula.envelope import dominates
 from costgraph.formula.powers import placed
 
+#: Digits of a number that show its sign, and those that are tried where they cancel.
+_DIGITS, _MOST_DIGITS = 15, 100
+
 
 class UndecidedError(InputError):
     """An order that regimes rest on depends on symbols without a value."""
@@ -67,11 +70,15 @@ class Judge:
 
 
 def _number_sign(expr: Expr) -> int:
-    if expr.is_Rational:
-        return int(bool(expr > 0)) - int(bool(expr < 0))
-    if expr.is_zero:
-        return 0
-    return 1 if bool(expr > 0) else -1
+    """The sign of a number; 0 also where its first hundred digits cancel.
+
+    Proofs that nested roots and logarithms cancel may never end.
+    """
+    if not expr.is_Rational:
+        expr = expr.evalf(_DIGITS, maxn=_MOST_DIGITS)
+        if expr.is_Float and expr._prec == 1:  # no digit is known: they cancel
+            return 0
+    return int(bool(expr > 0)) - int(bool(expr < 0))
 
 
 def _proved(expr: Expr) -> int | None:
