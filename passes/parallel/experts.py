@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from sympy import Add, Expr, Integer, Min, Mul, binomial, log, sqrt
+from sympy import Add, Expr, Integer, Min, Mul, binomial, divisors, log, sqrt
 
 from costgraph.errors import PipelineError
 from costgraph.formula.least import least
 from costgraph.hardware.links import Hop
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import Routing
-from costgraph.passes.parallel.places import part
+from costgraph.passes.parallel.places import UnevenError, part
 
 ONE = Integer(1)
 
@@ -100,9 +100,9 @@ def share(
     are at most those of the fullest device (see :func:`fullest`).
 
     Raises:
-        UnevenError: the experts do not divide.
+        UnevenExpertsError: the experts do not divide.
     """
-    mine = part(experts, ranks, "experts")
+    mine = _held(experts, ranks)
     if not routing.is_skewed:
         held = Share(mine, chosen / ranks, routing, distinct_ranks(experts, chosen, ranks))
         if tokens is None:
@@ -127,6 +127,25 @@ def share(
         spread = max(m * (bound - m) for m in means)
         rows = fullest(rows, spread, bound, tokens, ranks)
     return Share(mine, rows, local, meets)
+
+
+class UnevenExpertsError(UnevenError):
+    """Experts that the devices do not divide."""
+
+
+def _held(experts: Expr, ranks: Expr) -> Expr:
+    """Experts of one device.
+
+    Raises:
+        UnevenExpertsError: they do not divide; names the nearest degrees that do.
+    """
+    try:
+        return part(experts, ranks, "experts")
+    except UnevenError as error:
+        ways = [d for d in divisors(experts) if d > 1]
+        near = [*[d for d in ways if d < ranks][-1:], *[d for d in ways if d > ranks][:1]]
+        named = f"; the nearest that do: {' and '.join(map(str, near))}" if near else ""
+        raise UnevenExpertsError(f"{error}{named}") from None
 
 
 def _known(routing: Routing, experts: Expr, chance: Expr) -> Routing:
