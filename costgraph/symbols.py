@@ -61,6 +61,11 @@ def symbol(name: str) -> sympy.Symbol:
     return sympy.Symbol(name, positive=True)
 
 
+def unnamed(name: str) -> sympy.Symbol:
+    """A positive real symbol that no text names, whatever it is called: equal to itself alone."""
+    return sympy.Dummy(name, positive=True)
+
+
 B = symbol("B")
 q = symbol("q")
 T = symbol("T")

@@ -284,7 +284,10 @@ class Compiled:
     def _idle(self) -> str:
         """A sentence where devices of the system have nothing to do, otherwise empty."""
         count = 1 if self.system is None else self.system.devices
-        if count == 1 or self.program.devices != 1:
+        used = self.program.devices
+        if not used.is_number:
+            return f"{used} of the {count} devices of {self.place} run the model, any others idle"
+        if count == 1 or used != 1:
             return ""
         others = "the other one idles" if count == 2 else f"the other {count - 1} idle"
         return (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, merged, remade
@@ -208,7 +209,8 @@ class Formula:
         """The formula with some symbols replaced by numbers or expressions.
 
         Raises:
-            InputError: the formula has no symbol of that name.
+            InputError: the formula has no symbol of that name, or a limit is broken whatever
+                the others are.
         """
         by_name = {s.name: s for s in self.symbols}
         for name in values:
@@ -217,9 +219,12 @@ class Formula:
         return self.given({by_name[n]: exact(v) for n, v in values.items()})
 
     def given(self, values: Mapping[Symbol, Expr]) -> Formula:
-        """Like :meth:`substitute`, of values that the setting is to tell."""
+        """Like :meth:`substitute`, of values that the setting is to tell and limits to allow."""
         setting = None if self.setting is None else self.setting.at(values)
-        return replace(self.substitute(values), setting=setting)
+        made = self.substitute(values)
+        check(made, {})
+        kept = tuple(x for x in made.limits if x.symbols)
+        return replace(made, limits=kept, setting=setting)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse."""

@@ -176,7 +176,9 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
     first, second = symbol(x), symbol(y)
     check(bound, {})
-    limits = tuple(x for x in bound.limits if x.symbols and x.symbols <= {first, second})
+    limits = tuple(
+        x for x in bound.limits if x.symbols and x.symbols <= {first, second} and not x.apart
+    )
     cells = _merged(_laid_out(bound.terms, limits, first, second))
     if not cells:
         raise InputError(f"{formula.name}: no {x} and {y} keep its limits")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Add, Expr, Float, Integer, Max, Min, Symbol
+from sympy import Add, Expr, Float, Integer, Max, Min, Mul, Symbol, ceiling
 
 from costgraph.formula.envelope import dominates
 from costgraph.symbols import symbol
@@ -81,11 +81,20 @@ class Limit:
     The one way in which programs say what their symbols may be: positions that a table
     has, image tokens that a prompt holds. Every question about a point asks
     :meth:`broken`, every evaluation the :attr:`excess`.
+
+    Attributes:
+        expr, bound: the two sides.
+        why: the end of the sentence that says what is wrong.
+        apart: the values that it allows stand apart (see :func:`whole` and :func:`one_of`):
+            ``why`` is all of the sentence, and what goes over real values leaves it out.
+        of: the pass that brought it in; empty for the model's own.
     """
 
     expr: Expr
     bound: Expr
     why: str
+    apart: bool = False
+    of: str = ""
 
     @property
     def excess(self) -> Expr:
@@ -99,7 +108,12 @@ class Limit:
 
     def mapped(self, f: Callable[[Expr], Expr]) -> Limit:
         """``f`` applied to both sides."""
-        return Limit(f(self.expr), f(self.bound), self.why)
+        return replace(self, expr=f(self.expr), bound=f(self.bound))
+
+    @property
+    def text(self) -> str:
+        """What it asks for, and why, as results state it."""
+        return self.why if self.apart else f"{self.expr} <= {self.bound} ({self.why})"
 
     def broken(self, values: Mapping[Symbol, Expr]) -> str | None:
         """How the limit is broken at a point; None if it is kept, or not decided there."""
@@ -108,6 +122,8 @@ class Limit:
 
     def says(self, over: Any) -> str:
         """What is wrong where the limit is exceeded by ``over``."""
+        if self.apart:
+            return self.why
         over = float(over)
         if self.bound.is_number:
             got, end = (f"{x:.15g}" for x in (float(self.bound) + over, float(self.bound)))
@@ -117,6 +133,16 @@ class Limit:
             least = float(self.expr)
             return f"{self.bound} = {least - over:.15g} is below {least:.15g}: {self.why}"
         return f"{self.expr} exceeds {self.bound} by {over:.15g}: {self.why}"
+
+
+def whole(amount: Expr, why: str) -> Limit:
+    """The limit that an amount is a whole number; ``why`` says so."""
+    return Limit(ceiling(amount), amount, why, apart=True)
+
+
+def one_of(amount: Expr, values: Iterable[Expr], why: str) -> Limit:
+    """The limit that an amount is one of few values; ``why`` says so."""
+    return Limit(Mul(*((amount - v) ** 2 for v in values)), ZERO, why, apart=True)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from costgraph.ir.verify import verify_program
 from costgraph.number import MOST, bounded, is_number, parse_number
 from costgraph.rewriting import grammar
 from costgraph.rewriting.choosing import Search
-from costgraph.symbols import symbol
+from costgraph.symbols import LEGEND, symbol
 from costgraph.undone import Undone
 from costgraph.views import view_text
 
@@ -371,6 +371,7 @@ def checked(where: str, spec: Option, value: Any) -> Expr:
     if isinstance(value, Expr) and not value.is_number:
         if not spec.symbolic:
             raise PipelineError(f"{where} must be a number here, not {clip(str(value))}")
+        _check_names(where, value, LEGEND)
         return value
     try:
         # A float of Python means the decimal that it is written as.
@@ -391,6 +392,33 @@ def checked(where: str, spec: Option, value: Any) -> Expr:
     if spec.kind == "integer" and found.denominator != 1:
         raise PipelineError(f"{where} must be a whole number, not {shown}")
     return Rational(found)
+
+
+def _check_names(where: str, value: Expr, meanings: Mapping[str, str]) -> None:
+    """Refuses symbols that stand for something else.
+
+    Raises:
+        PipelineError: what the first of them means.
+    """
+    for name in sorted(s.name for s in value.free_symbols if s.name in meanings):
+        raise PipelineError(
+            f"{where}: {name} means something else ({meanings[name]}): give the symbol another "
+            f"name, such as {name}_{where.rpartition(' ')[2].replace('-', '_')}"
+        )
+
+
+def _check_symbols(item: Pass, program: Program, system: System) -> None:
+    """Refuses symbols of options that the model or the device gives another meaning.
+
+    Raises:
+        PipelineError: which, and what it means.
+    """
+    meanings = {s.name: f"a figure of {system.device.name}" for s in system.device.bindings()}
+    meanings |= {s.name: f"a dimension of {program.name}" for s, _ in program.dims}
+    for name, spec in item.options().items():
+        value = getattr(item, name.replace("-", "_"))
+        if spec.is_number and isinstance(value, Expr):
+            _check_names(f"{item.name}: {name}", value, meanings)
 
 
 def _is_finite(value: object) -> bool:
@@ -469,10 +497,11 @@ def _step(
     if given.needs_tuning and decide is not None:
         item = decide(given)
     try:
+        _check_symbols(item, program, system)
         outcome = item.run(program, system)
         # What a pass rests on matters where it did something.
         result = outcome.program.assuming(*(item.assumptions if outcome.hits else ()))
-        result = _limited(result, item)
+        result = _limited(result, item, program)
         if result.phases != program.phases:
             verify_program(result)
     except VerifyError as error:
@@ -483,8 +512,11 @@ def _step(
     return Step(item, program, result, outcome.hits, outcome.misses, system, place)
 
 
-def _limited(program: Program, item: Pass) -> Program:
-    """The program with probabilities that are symbols kept to at most one."""
+def _limited(program: Program, item: Pass, before: Program) -> Program:
+    """The program with limits that tell which pass they are of.
+
+    Probabilities that are symbols are kept to at most one.
+    """
     symbols = [
         getattr(item, name.replace("-", "_"))
         for name, spec in item.options().items()
@@ -493,4 +525,8 @@ def _limited(program: Program, item: Pass) -> Program:
     limits = (
         Limit(s, Integer(1), f"a probability of {item.name}") for s in symbols if s.free_symbols
     )
-    return replace(program, limits=tuple(dict.fromkeys((*program.limits, *limits))))
+    added = (
+        x if x in before.limits or x.of else replace(x, of=item.name)
+        for x in (*program.limits, *limits)
+    )
+    return replace(program, limits=tuple(dict.fromkeys(added)))

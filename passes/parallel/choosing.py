@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Integer, divisors
 
@@ -54,25 +54,33 @@ def best_degrees(item: Parallelize, program: Program, system: System) -> Search:
     return replace(kept[0][0], note=_note(item, goal, kept, len(tried) - len(kept)))
 
 
+def has_experts(program: Program) -> bool:
+    """Whether anything of a program can be shared as whole experts."""
+    return any(isinstance(o, ExpertLinear) for p in program.phases for o, _ in operations(p.graph))
+
+
 def candidates(item: Parallelize, program: Program, system: System) -> Iterator[Parallelize]:
     """Every way to give the open degrees numbers so that all devices are used, each once."""
     ways = [Integer(d) for d in divisors(system.devices)]
     given = [ways if getattr(item, n) == AUTO else [getattr(item, n)] for n in SHARING]
-    has_experts = any(
-        isinstance(op, ExpertLinear) for p in program.phases for op, _ in operations(p.graph)
-    )
+    experts_there = has_experts(program)
     seen: set[object] = set()
     for chosen in product(*(reversed(options) for options in given)):
         degrees = dict(zip(SHARING, chosen, strict=True))
         experts = [item.ep]
         if item.ep == AUTO:
-            experts = [Integer(1), *(w for w in ways if w != 1 and has_experts)]
-        groups = [item.micro]
+            experts = [Integer(1), *(w for w in ways if w != 1 and experts_there)]
+        groups = [item.micro if degrees["pp"] != 1 else Integer(1)]
         if item.micro == AUTO:
             fills = [f * degrees["pp"] for f in FILLS] if degrees["pp"] != 1 else []
             groups = [Integer(1), *fills]
         for ep, micro in product(experts, groups):
-            made = replace(item, **degrees, ep=ep, micro=micro).decided()
+            # What counts beside some degrees only is left out of candidates without them.
+            beside: dict[str, Any] = {
+                "sequence": item.sequence and degrees["tp"] != 1,
+                "load": item.load if ep != 1 else "mean",
+            }
+            made = replace(item, **degrees, **beside, ep=ep, micro=micro).decided()
             if ep not in (1, degrees["tp"] * degrees["dp"]) and degrees["tp"] * degrees["dp"] != 1:
                 continue
             key = (made.degrees, micro)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from sympy import Add, Expr, Integer, Min, Mul, binomial, log, sqrt
+from sympy import Add, Expr, Integer, Min, Mul, binomial, divisors, log, sqrt
 
 from costgraph.errors import PipelineError
 from costgraph.formula.least import least
 from costgraph.hardware.links import Hop
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import Routing
-from costgraph.passes.parallel.places import part
+from costgraph.passes.parallel.places import UnevenError, part
 
 ZERO, ONE = Integer(0), Integer(1)
 
@@ -117,10 +117,10 @@ def share(
     are at most those of the fullest device (see :func:`fullest`).
 
     Raises:
-        UnevenError: the experts do not divide.
+        UnevenExpertsError: the experts do not divide.
     """
     ranks: Expr = Mul(*levels)
-    mine = part(experts, ranks, "experts")
+    mine = _held(experts, ranks)
     if not routing.is_skewed:
         sends = _sends(levels, lambda groups: distinct_ranks(experts, chosen, groups))
         held = Share(mine, chosen / ranks, routing, sends)
@@ -162,6 +162,25 @@ def _sends(levels: tuple[Expr, ...], met: Callable[[Expr], Expr]) -> tuple[Expr,
     groups = [Mul(*levels[i:]) for i in range(len(levels) + 1)]
     reached = [met(g) * (g - 1) / g for g in groups[:-1]] + [ZERO]
     return tuple(inner - outer for inner, outer in pairwise(reached))
+
+
+class UnevenExpertsError(UnevenError):
+    """Experts that the devices do not divide."""
+
+
+def _held(experts: Expr, ranks: Expr) -> Expr:
+    """Experts of one device.
+
+    Raises:
+        UnevenExpertsError: they do not divide; names the nearest degrees that do.
+    """
+    try:
+        return part(experts, ranks, "experts")
+    except UnevenError as error:
+        ways = [d for d in divisors(experts) if d > 1]
+        near = [*[d for d in ways if d < ranks][-1:], *[d for d in ways if d > ranks][:1]]
+        named = f"; the nearest that do: {' and '.join(map(str, near))}" if near else ""
+        raise UnevenExpertsError(f"{error}{named}") from None
 
 
 def _known(routing: Routing, experts: Expr, chance: Expr) -> Routing:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.errors import PipelineError
+from costgraph.errors import CostgraphError, PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
+from costgraph.passes.parallel.bounds import allowed, assumptions, limits, misfit
 from costgraph.passes.parallel.choosing import (
     AUTO,
     OBJECTIVES,
     SHARING,
     best_degrees,
     candidates,
+    has_experts,
 )
-from costgraph.passes.parallel.plan import Degrees, planned
+from costgraph.passes.parallel.plan import Degrees, Plan, planned
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
@@ -128,10 +131,34 @@ class Parallelize(Pass):
                 "open: give tp=auto or leave it out"
             )
         assert isinstance(self.micro, Expr)
-        plan = planned(self.degrees, system, self.micro, self.sequence, self.load)
+        if self.ep != 1 and not has_experts(program):
+            instead = f"give dp={self.ep}" if self.degrees.dp == self.ep else "leave ep out"
+            raise PipelineError(f"ep: {program.name} has no experts to share: {instead}")
+        wrong = misfit(system, self.degrees, partial(self._takes, program))
+        if wrong is not None:
+            raise PipelineError(wrong)
+        plan = self._plan(self.degrees, system)
         if plan.degrees.devices == 1:
             miss = Miss(self.name, program.name, "every degree is one: one device has it all")
             return Outcome(program, (), (miss,))
+        values = allowed(self.degrees, system, partial(self._check, program, system))
         made, misses = plan.program(program)
+        bounds = limits(self.degrees, self.micro, system, values)
+        made = replace(made, limits=(*made.limits, *bounds)).assuming(*assumptions(values))
         made = made.assuming(self.note) if self.note else made
         return Outcome(made, (f"{self.name}: {plan.degrees}",), misses)
+
+    def _plan(self, degrees: Degrees, system: System) -> Plan:
+        assert isinstance(self.micro, Expr)
+        return planned(degrees, system, self.micro, self.sequence, self.load)
+
+    def _check(self, program: Program, system: System, degrees: Degrees) -> None:
+        """Refuses degrees that the program does not take."""
+        self._plan(degrees, system).program(program)
+
+    def _takes(self, program: Program, degrees: Degrees, system: System) -> bool:
+        try:
+            self._check(program, system, degrees)
+        except CostgraphError:
+            return False
+        return True

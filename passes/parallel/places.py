@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sympy import Expr, Integer, Max, ceiling
 
 from costgraph.errors import InputError
-from costgraph.symbols import symbol
+from costgraph.symbols import unnamed
 
 ONE = Integer(1)
 #: What stands for the degree while splits are tried: it divides everything.
-ANY = symbol("ranks")
+ANY = unnamed("ranks")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def part(length: Expr, degree: Expr, what: str) -> Expr:
     """``length / degree``, for numbers only where it is whole.
 
     Raises:
-        UnevenError: it is not; names the nearest degrees that divide.
+        UnevenError: it is not.
     """
     if not (length.is_Integer and degree.is_Integer) or length % degree == 0:
         return length / degree

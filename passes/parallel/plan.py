@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from sympy import Expr, Integer, Mul
+from sympy import Expr, Integer, Mul, Symbol
 
 from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit
@@ -36,6 +37,14 @@ class Degrees:
     dp: Expr = ONE
     pp: Expr = ONE
     ep: Expr = ONE
+
+    def at(self, **changes: Expr) -> Degrees:
+        """The degrees with some of them changed."""
+        return replace(self, **changes)
+
+    def mapped(self, values: Mapping[Symbol, Expr]) -> Degrees:
+        """The degrees with values for symbols."""
+        return Degrees(*(getattr(self, f.name).xreplace(dict(values)) for f in fields(self)))
 
     @property
     def devices(self) -> Expr:
@@ -92,6 +101,11 @@ class Plan:
         if self.micro != 1:
             found.append(
                 "stages: the groups of a batch take equally long; a stage works on one at a time"
+            )
+        elif self.stages > 1:
+            found.append(
+                "stages: a batch is one group (micro=1), so that one stage works at a time and "
+                "the others wait; micro=m cuts it into m that fill them"
             )
         return tuple(found)
 
@@ -163,15 +177,16 @@ def planned(
     """The degrees on a system.
 
     Raises:
-        PipelineError: they are not those of the system's devices, or do not go together.
+        PipelineError: they do not go together, or on the system.
     """
-    devices = degrees.devices
-    if devices.is_number and int(devices) != system.devices:
-        raise PipelineError(_misfit(system, devices))
     if not degrees.pp.is_Integer:
         raise PipelineError("pp: the number of stages is a number, not a symbol")
     if micro != 1 and degrees.pp == 1:
         raise PipelineError("micro: groups fill stages, and there is one: give pp")
+    if sequence and degrees.tp == 1:
+        raise PipelineError(
+            "sequence: devices that split tensors keep tokens apart, and there is one: give tp"
+        )
     spread, reach = None, degrees.tp
     if degrees.ep != 1:
         spread = _spread(degrees, system, load)
@@ -200,18 +215,6 @@ def _spread(degrees: Degrees, system: System, load: str) -> Spread:
             f"tp·dp = {group}: give ep={group}, or leave it out to split every expert"
         )
     return Spread(degrees.ep, system.hops(degrees.ep), degrees.tp, degrees.dp, load == "busiest")
-
-
-def _misfit(system: System, devices: Expr) -> str:
-    count, has = int(devices), system.devices
-    if count > has:
-        return (
-            f"{system.name} has {has} device{'s' if has > 1 else ''}: not the {count} that the "
-            f"degrees multiply to; on a system of {count}, write --on {count}x{system.device.name}"
-        )
-    rest = has // count
-    hint = f"dp={rest} more would use all" if has % count == 0 else f"use {has} in all"
-    return f"the degrees use {count} of the {has} devices of {system.name}: {hint}"
 
 
 def _between(system: System, reach: Expr, stage: int) -> Hop:

@@ -39,7 +39,7 @@ from costgraph.ops.linear import Linear
 from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.views import Slice
 from costgraph.passes.parallel.ahead import Ahead, growth
-from costgraph.passes.parallel.experts import Share, Spread
+from costgraph.passes.parallel.experts import Share, Spread, UnevenExpertsError
 from costgraph.passes.parallel.places import ANY, WHOLE, BlockedError, Place, UnevenError
 from costgraph.passes.parallel.rules import rule_of
 from costgraph.passes.parallel.site import Ruled, Site
@@ -97,6 +97,8 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
     walk = _Walk(group, frozenset(stays), frozenset(ends))
     try:
         made = walk.graph(opened, "")
+    except UnevenExpertsError:  # which says itself what divides them
+        raise
     except UnevenError as error:
         raise UnevenError(f"{error}{_nearest(opened, group, stays, ends)}") from None
     if not walk.split and group.spread is None:

@@ -220,7 +220,7 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
         if known:
             lines.append("where")
             lines.extend(f"    {name}: {LEGEND.get(name, _NORM)}" for name in known)
-        bounds = [f"{x.expr} <= {x.bound} ({x.why})" for x in formula.limits]
+        bounds = [x.text for x in formula.limits]
         lines += foot(bounds) if formula.setting is None else formula.setting.foot(*bounds)
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sympy import Expr, Integer, Max, Symbol
@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Max, Symbol
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
-from costgraph.formula.terms import ZERO, Limit, merged, remade
+from costgraph.formula.terms import ZERO, merged, remade
 from costgraph.ir.program import Phase
 from costgraph.ir.tensor import Role
 from costgraph.rewriting.pipeline import text_of
@@ -63,7 +63,7 @@ class Contents:
         values = Values()
         places = [[values.index(e) for e in triple] for _, (_, *triple) in memory]
         stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
-        fixed = [x if x.bound.is_number else Limit(x.excess, ZERO, x.why) for x in stated]
+        fixed = [x if x.bound.is_number else replace(x, expr=x.excess, bound=ZERO) for x in stated]
         limits = [(values.index(x.expr), x) for x in fixed]
         shown = (*metrics.values(), *parts)
         for formula in shown:

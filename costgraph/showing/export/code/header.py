@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sympy import sstr
-
 from costgraph.errors import InputError, clip
 from costgraph.symbols import LEGEND
 
@@ -97,7 +95,7 @@ def _comment(function: str, names: dict[str, str], formulas: Sequence[Formula]) 
     lines += [f"  {_line(text)}" for text in remarks]
     limits = dict.fromkeys(x for f in formulas for x in f.limits)
     lines += ["Limits (not checked by this code):"] if limits else []
-    lines += [f"  {_line(sstr(x.expr))} <= {_line(sstr(x.bound))}: {_line(x.why)}" for x in limits]
+    lines += [f"  {_line(x.text)}" for x in limits]
     return lines
 
 
