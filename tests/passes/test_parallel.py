@@ -272,12 +272,12 @@ def test_memory_of_all_devices_covers_the_model(degrees):
 @pytest.mark.parametrize(
     ("model", "system", "passes", "words"),
     [
-        ("llama-3-70b", "8xh100", "parallel{tp=16}", "8xh100 has 8 devices.*16.*--on 16xh100"),
+        ("llama-3-70b", "8xh100", "parallel{tp=16}", "8xh100 has 8 devices.*16.*--on 2x8xh100"),
         ("llama-3-70b", "8xh100", "parallel{tp=4}", "use 4 of the 8 devices.*dp=2 more would use"),
         ("llama-3-70b", "8xh100", "parallel{tp=3}", "use 3 of the 8 devices.*use 8 in all"),
         ("llama-3-70b", "h100", "parallel{tp=2}", "h100 has 1 device.*--on 2xh100"),
         ("qwen2-7b", "8xh100", "parallel{tp=8}", "28 do not divide by 8.*nearest.*: 4"),
-        ("llama-3-70b", "8xh100", "parallel{tp=2,dp=4,ep=4}", "ep=4.*tp·dp = 8.*give ep=8"),
+        ("mixtral-8x7b", "8xh100", "parallel{tp=2,dp=4,ep=4}", "ep=4.*tp·dp = 8.*give ep=8"),
         ("llama-3-70b", "8xh100", "parallel{pp=8,micro=x}", None),
         ("llama-3-70b", "8xh100", "parallel{tp=8,micro=2}", "there is one: give pp"),
         ("llama-3-70b", "8xh100", "parallel{pp=p}", "stages is a number, not a symbol"),
