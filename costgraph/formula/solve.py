@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Integer, oo
+from sympy import Expr, Integer, ceiling, oo
 
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of
@@ -15,15 +16,13 @@ from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
 from costgraph.formula.terms import Arm, make_term
+from costgraph.formula.trying import LARGEST, tried
 from costgraph.symbols import symbol
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.setting import Setting
-
-#: Largest whole number that the bracket search considers.
-LARGEST = 2**60
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,20 @@ class Solution:
 
     Attributes:
         intervals: (lower, upper) ends, in order: exact, of powers and norms within
-            a relative 1e-14; empty if a bracket below the budget was searched instead.
+            a relative 1e-14; first and last whole values where these were tried.
         largest: the largest whole value within the budget; 0 if none, None if
             there is no largest.
         certified: the two neighbouring whole values between which the budget is
-            passed, with the formula's value at each; None where ``intervals``
-            come from closed forms.
+            passed for the last time, with the formula's value at each; None where
+            ``intervals`` come from closed forms, or it is never passed.
+        tried: what the answer rests on where whole values were tried; else empty.
         question: what was asked.
     """
 
     intervals: tuple[tuple[Expr, Expr], ...]
     largest: int | None
     certified: tuple[tuple[int, float], tuple[int, float]] | None = None
+    tried: str = ""
     question: Question = field(kw_only=True, compare=False)
 
     def __str__(self) -> str:
@@ -84,9 +85,7 @@ def solve_for(
 
     Exact where the formula is piecewise polynomial in the symbol; powers and norms
     (calibrated formulas) are enclosed, so no end is missed. Otherwise (ceilings, sums
-    over contexts) a bracket between two neighbouring whole
-    values, found by doubling and bisection and checked at both; that the
-    formula grows between them is assumed there.
+    over contexts) whole values are tried, see :mod:`.trying`; ``tried`` says which.
 
     Args:
         formula: a time, an amount of memory, or a rate.
@@ -113,7 +112,7 @@ def solve_for(
         names = {s.name for s in formula.symbols} - {over}
         if names - set(values):
             raise
-        return _bracket(formula, asked, values)
+        return _tried(formula, asked, values)
 
 
 def _exact(
@@ -198,36 +197,30 @@ def _largest(intervals: list[tuple[Expr, Expr]]) -> int | None:
     return 0
 
 
-def _bracket(formula: Formula, asked: Question, values: Mapping[str, Any]) -> Solution:
+def _tried(formula: Formula, asked: Question, values: Mapping[str, Any]) -> Solution:
     names = {s.name for s in formula.symbols}
     given = {k: v for k, v in values.items() if k in names}
-    limit, at_least = float(asked.budget), asked.at_least
+    over, limit, sign = asked.over, float(asked.budget), -1 if asked.at_least else 1
 
+    @cache
     def value(n: int) -> float:
-        return float(formula.evaluate(**{**given, asked.over: n}))
+        return float(formula.evaluate(**{**given, over: n}))
 
-    def within(n: int) -> bool:
-        return value(n) >= limit if at_least else value(n) <= limit
-
-    def solved(intervals: tuple[tuple[Expr, Expr], ...], largest: int | None, *n: int) -> Solution:
-        ends = tuple((k, value(k) if k else 0.0) for k in n)
-        certified = (ends[0], ends[1]) if ends else None
-        return Solution(intervals, largest, certified, question=asked)
-
-    begin, end = domain_of(formula.bind(**given), symbol(asked.over))
-    start, last = max(1, int(begin)), LARGEST if end is None else int(end)
-    first = within(start)
-    if not first and not at_least:
-        return solved((), 0, 0, start)
-    low, high = start, min(2 * start, last)
-    while within(high) == first:
-        if high == last:
-            kept = ((Integer(start), end),) if first and end is not None else ()
-            return solved(kept, (None if end is None else last) if first else 0)
-        low, high = high, min(2 * high, last)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if within(middle) == first else (low, middle)
-    if not first:  # a rate that grows past its floor
-        return solved(((Integer(high), oo),), None, low, high)
-    return solved((), low, low, high)
+    begin, end = domain_of(formula.bind(**given), symbol(over))
+    start, last = max(1, int(ceiling(begin))), None if end is None else int(end)
+    if last is not None and last < start:
+        raise InputError(f"{formula.name} has no closed form in {over}, and no whole {over} to try")
+    found = tried(lambda n: sign * (value(n) - limit), start, last)
+    intervals = tuple((Integer(a), oo if b is None else Integer(b)) for a, b in found.within)
+    ends = [] if not found.within else [e for e in found.within[-1] if e is not None]
+    passed = [(n, n + 1) for n in ends[1:] if n != last] or [(n - 1, n) for n in ends[:1]]
+    certified = next((((a, value(a)), (b, value(b))) for a, b in passed if a >= start), None)
+    basis = f"every whole {over} tried"
+    if not found.complete:
+        reach = "2^60" if found.last == LARGEST else found.last
+        basis = (
+            f"{found.count} whole {over} tried from {start} to {reach}; between two of them "
+            f"{formula.name} is taken to pass the budget once at the most"
+        )
+    largest = found.within[-1][1] if found.within else 0
+    return Solution(intervals, largest, certified, basis, question=asked)

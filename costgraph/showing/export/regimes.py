@@ -205,6 +205,7 @@ def solution_object(found: Solution) -> dict[str, Any]:
         "intervals": [[str(sstr(a)), str(sstr(b))] for a, b in found.intervals],
         "largest": found.largest,
         "certified": None if found.certified is None else [list(c) for c in found.certified],
+        "tried": found.tried or None,
     }
 
 
@@ -227,6 +228,8 @@ def solution_text(found: Solution) -> str:
     if found.certified is not None and found.largest != 0:
         for value, result in found.certified:
             lines.append(f"  at {over} = {value}: {result:.6g} {asked.unit}")
+    if found.tried:
+        lines.append(f"  {found.tried}")
     return "\n".join([*lines, *_foot(asked.setting)])
 
 
