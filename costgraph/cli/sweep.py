@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from costgraph.cli import vocabulary
@@ -79,7 +81,8 @@ def _search_command(commands: Any) -> None:
     command.add_argument(
         "--degrees",
         metavar="D[,D]",
-        help="share the model among the devices of each system in every way: tp,pp,dp,ep,cp",
+        help="share the model among the devices of each system in every way: tp,pp,dp,ep,cp "
+        "(pp opens micro too)",
     )
     command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
     command.add_argument("-S", metavar="S", help="prompt tokens (1024)")
@@ -164,6 +167,8 @@ def _print_sweep(data: Any, rows: int) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
+    for where, why in json.loads(data.attrs.get("errors", "{}")).items():
+        print(f"{where}: {why}")
     for line in str(data.attrs.get("cautions", "")).splitlines():
         print(line)
     told = (str(data.attrs.get(k, "")).splitlines() for k in ("assumptions", "notes", "not_done"))
@@ -231,12 +236,39 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _shared(pipelines: list[str], degrees: str | None) -> list[str]:
-    """The pipelines, each with a pass that shares the model by open degrees."""
+    """The pipelines, each with its pass that shares the model, or a new one, of open degrees.
+
+    Stages are opened with the groups that fill them, unless the pipeline says how many.
+
+    Raises:
+        InputError: a degree is no option of the pass, or the pipeline gives it.
+    """
     if degrees is None:
         return pipelines
-    names = [name.strip() for name in degrees.split(",")]
-    opened = f"parallel{{{','.join(f'{name}=auto' for name in names)}}}"
-    return [f"{text.strip()},{opened}" if text.strip() else opened for text in pipelines]
+    from costgraph.passes import PASSES
+    from costgraph.passes.parallel import Parallelize
+    from costgraph.rewriting.pipeline import parse, text_of
+
+    asked = [name.strip() for name in degrees.split(",")]
+    names = [*asked, "micro"] if "pp" in asked and "micro" not in asked else asked
+    fresh = parse(f"parallel{{{','.join(f'{name}=auto' for name in names)}}}", PASSES)
+
+    def opened(item: Parallelize) -> Parallelize:
+        given = [n for n in names if getattr(item, n) != getattr(Parallelize, n)]
+        for name in given:
+            if name in asked:
+                raise InputError(f"--degrees {name}: the pipeline gives it: {item.spec()}")
+        return replace(item, **{n: getattr(fresh[0], n) for n in names if n not in given})
+
+    found = []
+    for text in pipelines:
+        passes = parse(text, PASSES) if text.strip() else ()
+        if any(isinstance(p, Parallelize) for p in passes):
+            made = tuple(opened(p) if isinstance(p, Parallelize) else p for p in passes)
+        else:
+            made = (*passes, *fresh)
+        found.append(text_of(made))
+    return found
 
 
 def _single(values: Sequence[int | float], where: str) -> int | float:

@@ -132,7 +132,7 @@ class Parallelize(Pass):
             )
         assert isinstance(self.micro, Expr)
         if self.ep != 1 and not has_experts(program):
-            instead = f"give dp={self.ep}" if self.degrees.dp == self.ep else "leave ep out"
+            instead = f"give dp={self.ep}" if self.tp == self.dp == 1 else "leave ep out"
             raise PipelineError(f"ep: {program.name} has no experts to share: {instead}")
         wrong = misfit(system, self.degrees, partial(self._takes, program))
         if wrong is not None:

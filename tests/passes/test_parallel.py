@@ -1,6 +1,7 @@
 """The pass ``parallel`` against counts by hand, its own degrees, and simulated choices."""
 
 import random
+from functools import partial
 from itertools import product
 
 import pytest
@@ -82,6 +83,61 @@ def test_symbols_for_degrees_mean_the_numbers(model, system, passes, degrees):
         ):
             left = getattr(made, metric).evaluate(**at, **given)
             assert left == pytest.approx(getattr(numbers, metric).evaluate(**at), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "passes", "taken"),
+    [
+        ("llama-3-8b", "4xh100", "fuse,parallel{tp=p}", (1, 2, 4)),
+        ("llama-3-8b", "8xmi300x", "parallel{tp=p}", (1, 2, 4, 8)),
+        ("qwen2-7b", "8xh100", "parallel{tp=p}", (1, 2, 4)),  # 28 heads
+        ("gpt2", "8xh100", "parallel{tp=p}", (1, 2, 4)),  # 12 heads
+        ("llama-3-8b", "4xh100", "parallel{cp=p}", (1, 2, 4)),
+        ("llama-3-8b", "4xh100", "parallel{dp=p}", (1, 2, 3, 4)),
+        ("llama-3-8b", "8xh100", "parallel{tp=2,dp=p}", (1, 2, 3, 4)),
+        ("mixtral-8x7b", "8xh100", "fuse,parallel{ep=p}", (1, 2, 4, 8)),
+        ("mixtral-8x7b", "8xh100", "parallel{tp=p,ep=p}", (1, 2, 4, 8)),
+        ("llama-3-8b", "4xh100", "parallel{pp=4,micro=p}", (*range(1, 17), 20)),
+    ],
+)
+def test_symbols_stand_for_degrees_that_numbers_may_be(model, system, passes, taken):
+    """And for none that would mean another program: evaluated, bound, over arrays, in sweeps."""
+    made = cg.compile(model, system, passes)
+    tried = (0.5, 1, 1.5, 2, 2.5, *range(3, 17), 20)
+    found, at = [], {"B": 64, "T": 90}
+    for p in tried:
+        try:
+            value = made.tpot.evaluate(p=p, **at)
+        except CostgraphError:
+            for asked in (made.tpot.bind, partial(made.tpot.evaluate, **at)):
+                with pytest.raises(CostgraphError) as caught:
+                    asked(p=p if asked == made.tpot.bind else [1, p])
+                assert "\n" not in str(caught.value)
+        else:
+            found.append(p)
+            assert made.tpot.bind(p=p).evaluate(**at) == pytest.approx(value, rel=1e-12)
+    assert tuple(found) == taken
+    swept = cg.sweep(model, system, passes, metrics=["tpot"], p=list(tried), **at)
+    kept = ~swept.tpot.isnull()
+    assert tuple(swept.p.values[kept.values]) == taken
+    assert "points left empty" in swept.attrs["errors"]
+
+
+@pytest.mark.parametrize("exchange", ["tp", "ep", "cp"])
+def test_a_symbol_of_one_is_close_to_no_degree_and_says_so(exchange):
+    made = cg.compile("mixtral-8x7b", "8xh100", f"fuse,parallel{{{exchange}=p}}")
+    alone = cg.compile("mixtral-8x7b", "h100", "fuse")
+    at = {"B": 4, "T": 1000}
+    assert made.tpot.evaluate(p=1, **at) == pytest.approx(alone.tpot.evaluate(**at), rel=0.01)
+    assert any("at p = 1 the reads and writes of exchanges" in a for a in made.assumptions)
+    assert made.setting.cautions == ("p of the 8 devices of 8xh100 run the model, any others idle",)
+
+
+def test_stages_of_one_group_say_so():
+    one = cg.compile("llama-3-8b", "4xh100", "parallel{pp=4}").assumptions
+    more = cg.compile("llama-3-8b", "4xh100", "parallel{pp=4,micro=4}").assumptions
+    assert any("one group (micro=1)" in text for text in one)
+    assert not any("micro=1" in text for text in more)
 
 
 # --- exchanges by hand -------------------------------------------------------------
@@ -272,12 +328,28 @@ def test_memory_of_all_devices_covers_the_model(degrees):
 @pytest.mark.parametrize(
     ("model", "system", "passes", "words"),
     [
-        ("llama-3-70b", "8xh100", "parallel{tp=16}", "8xh100 has 8 devices.*16.*--on 2x8xh100"),
+        ("llama-3-70b", "8xh100", "parallel{tp=16}", "8xh100 has 8 devices.*16.*--on 2x8xh100$"),
         ("llama-3-70b", "8xh100", "parallel{tp=4}", "use 4 of the 8 devices.*dp=2 more would use"),
         ("llama-3-70b", "8xh100", "parallel{tp=3}", "use 3 of the 8 devices.*use 8 in all"),
         ("llama-3-70b", "h100", "parallel{tp=2}", "h100 has 1 device.*--on 2xh100"),
         ("qwen2-7b", "8xh100", "parallel{tp=8}", "28 do not divide by 8.*nearest.*: 4"),
         ("mixtral-8x7b", "8xh100", "parallel{tp=2,dp=4,ep=4}", "ep=4.*tp·dp = 8.*give ep=8"),
+        ("llama-3-8b", "4xh100", "parallel{pp=33}", "not the 33 .* multiply to: use 4 in all$"),
+        ("mixtral-8x7b", "3xh100", "parallel{ep=3}", "8 do not divide by 3.*that do: 2 and 4$"),
+        (
+            "mixtral-8x7b",
+            "3xh100",
+            "parallel{ep=3,tp=3}",
+            "8 do not divide by 3.*that do: 2 and 4$",
+        ),
+        ("mixtral-8x7b", "2x8xh100", "parallel{ep=16}", "8 do not divide by 16.*that do: 8$"),
+        ("mixtral-8x7b", "8xh100", "parallel{ep=4}", "use 4 of the 8 .*: ep=8 would use all$"),
+        ("llama-3-70b", "8xh100", "parallel{ep=8}", "has no experts to share: give dp=8$"),
+        ("llama-3-70b", "8xh100", "parallel{ep=e}", "has no experts to share: give dp=e$"),
+        ("llama-3-70b", "8xh100", "parallel{tp=8,ep=8}", "no experts to share: leave ep out$"),
+        ("llama-3-70b", "4xh100", "parallel{pp=4,sequence=true}", "and there is one: give tp$"),
+        ("llama-3-70b", "8xh100", "parallel{tp=B}", "tp: B means something else .batch"),
+        ("llama-3-70b", "8xh100", "parallel{tp=8,micro=L}", "micro: L means something else"),
         ("llama-3-70b", "8xh100", "parallel{pp=8,micro=x}", None),
         ("llama-3-70b", "8xh100", "parallel{tp=8,micro=2}", "there is one: give pp"),
         ("llama-3-70b", "8xh100", "parallel{pp=p}", "stages is a number, not a symbol"),

@@ -135,6 +135,21 @@ def test_a_refused_combination_is_named_or_empty():
     assert any("paged already" in m for m in messages.values())
 
 
+def test_points_outside_a_pass_stand_empty_beside_others():
+    passes = ["parallel{pp=4,micro=4}", "parallel{tp=4}", "parallel{dp=2,tp=2}"]
+    found = cg.sweep("llama-3-8b", "4xh100", passes, metrics=["tpot"], B=[1, 2, 4, 8], T=90)
+    assert np.isnan(found.tpot.values).tolist() == [
+        [True, True, False, False], [False] * 4, [True, False, False, False],
+    ]  # fmt: skip
+    messages = json.loads(found.attrs["errors"])
+    assert len(messages) == 2
+    assert all("needs a sequence" in m for m in messages.values())
+    with pytest.raises(InputError, match=r"B/4 = 0\.\d+ is below 1"):
+        cg.sweep("llama-3-8b", "4xh100", passes[0], metrics=["tpot"], B=[1, 2], T=90)
+    model = cg.sweep("gpt2", "h100", B=1, T=[10, 2000], errors="nan")
+    assert "exceeds 1024" in model.attrs["errors"]
+
+
 def test_points_outside_a_model_are_refused_or_empty():
     model = "gpt2"  # positions end at 1024
     with pytest.raises(InputError, match=r"gpt2 on h100.*tpot: T = 2000 exceeds 1024"):

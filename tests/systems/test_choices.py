@@ -107,6 +107,28 @@ def test_the_command_opens_degrees(capsys):
     assert "unknown option 'tq'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("passes", "degrees", "shown"),
+    [
+        ("fuse", "tp,pp", ("{pp=2,micro=4}", "{pp=2,micro=2}", "{pp=2}", "{tp=2}")),
+        ("fuse,parallel{micro=4}", "tp,pp", ("{pp=2,micro=4}", "{tp=2}")),
+        ("parallel{sequence=true},fuse", "tp,pp", ("{tp=2,sequence=true}", "{pp=2,micro=2}")),
+    ],
+)
+def test_the_command_opens_groups_with_stages(capsys, passes, degrees, shown):
+    """And leaves what counts beside some degrees only out of the others."""
+    from costgraph.cli import main
+
+    options = ["--on", "2xh100", "--passes", passes, "--degrees", degrees, "-B", "1:64"]
+    assert main(["search", "llama-3-8b", *options]) == 0
+    out = capsys.readouterr().out
+    assert all(f"parallel{text}" in out for text in shown)
+    assert "sequence=true,pp" not in out
+    with pytest.raises(SystemExit):
+        main(["search", "llama-3-8b", *options[:3], "parallel{tp=2}", "--degrees", "tp"])
+    assert "--degrees tp: the pipeline gives it" in capsys.readouterr().err
+
+
 def test_replicas_never_have_less_than_a_sequence():
     result = cg.search("llama-3-8b", "4xh100", "parallel{dp=4}", objective="latency")
     assert result.best is not None

@@ -86,8 +86,9 @@ def sweep(
         progress: a bar on standard error: True, False, or by default on a
             terminal; or a function of (finished blocks, all blocks).
         errors: ``raise``, or ``nan``: combinations that cannot be compiled and
-            points outside a model's limits become NaN; the messages are the
-            attribute ``errors``.
+            points outside a model's limits become NaN. Points outside the limits of a
+            pass (a batch below one sequence for each of its parts) always do, unless all
+            are. The messages are the attribute ``errors``.
         reserve: memory that programs do not get, as for :func:`costgraph.compile`.
         symbols: values by symbol: ``B`` sequences, ``S`` prompt tokens, ``N``
             generated tokens, ``T`` context of a decode step, and symbols that
@@ -372,14 +373,17 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     if plan.fits_known:
         about = {"long_name": "memory is within the device's capacity", "units": "1"}
         variables["fits"] = (plan.dims("memory"), array("fits"), about)
-    failures = {
-        f"{c.label}: {metric}": message for c in plan.cells for metric, message in c.errors.items()
-    }
+    failures: dict[str, str] = {}
+    for cell in plan.cells:
+        for metric, message in cell.errors.items():
+            failures[f"{cell.label}: {metric}"] = message
+            if len(json.dumps(failures)) > TEXT:  # as many as there is room for
+                del failures[f"{cell.label}: {metric}"]
     attributes = {"accounting": plan.accounting, "fidelity": plan.fidelity}
     attributes["costgraph"] = VERSION
     attributes |= {k: "\n".join(v)[:TEXT] for k, v in _told(plan).items() if v}
     if failures:
-        attributes["errors"] = json.dumps(failures, ensure_ascii=False)[:TEXT]
+        attributes["errors"] = json.dumps(failures, ensure_ascii=False)
     return xr.Dataset(variables, coords, attributes)
 
 

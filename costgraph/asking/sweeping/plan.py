@@ -64,7 +64,7 @@ class Cell:
         index: its place along the model, hardware and passes axes.
         label: what it is, for messages.
         formulas: its formulas by metric; a metric that failed is missing.
-        errors: messages by metric.
+        errors: messages by metric: why it failed, or why some of its points are empty.
         capacity: bytes of the device's memory that programs can have, or None.
         setting: what its numbers are about; None where nothing compiled.
     """
@@ -283,11 +283,9 @@ def make_plan(
         accounting,
         fidelity,
     )
-    if errors == "raise":
-        from costgraph.asking.sweeping.run import check_limits
+    from costgraph.asking.sweeping.run import check_limits
 
-        check_limits(plan)
-    return plan
+    return check_limits(plan, errors)
 
 
 def _possible(programs: Sequence[Program], given: set[str]) -> tuple[str, ...]:

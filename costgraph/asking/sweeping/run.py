@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -131,37 +131,54 @@ def limit_checks(formula: Formula) -> Iterator[_Check]:
             yield limit, compile_vector([Formula("limit", "", (term,))])
 
 
-def check_limits(plan: Plan) -> None:
-    """Refuses a plan with points outside a formula's limits.
+def check_limits(plan: Plan, errors: str) -> Plan:
+    """The plan with what leaves points of it empty told among the errors of its cells.
+
+    Points beyond a limit that a pass brought in are left empty, so that pipelines stand beside
+    others over one grid; with ``errors="nan"`` those beyond a model's own as well.
 
     Raises:
-        InputError: naming the combination, the metric and the largest value.
+        InputError: points are beyond a model's own limit, or all beyond a pass's; names the
+            combination, the metric and the largest value.
     """
+    cells = []
     for cell in plan.cells:
+        told: dict[str, str] = {}
         for metric, formula in cell.formulas.items():
             for limit, reached in limit_checks(formula):
-                top = _largest(limit, reached, plan)
-                if top > 0:
-                    raise InputError(f"{cell.label}: {metric}: {limit.says(top)}")
+                top = max(_excesses(reached, plan, _worst_ends(limit)))
+                if not top > 0:
+                    continue
+                message = limit.says(top)
+                some = limit.of and min(_excesses(reached, plan, {})) <= 0
+                if errors == "raise" and not some:
+                    raise InputError(f"{cell.label}: {metric}: {message}")
+                told.setdefault(metric, f"points left empty: {message}")
+        cells.append(replace(cell, errors={**cell.errors, **told}))
+    return replace(plan, cells=tuple(cells))
 
 
-def _largest(limit: Limit, function: VectorFunction, plan: Plan) -> float:
-    """The largest excess over the sweep: at the worst ends of its axes, or block by block."""
+def _excesses(
+    function: VectorFunction, plan: Plan, ends: Mapping[str, Callable[[Any], Any]]
+) -> Iterator[float]:
+    """The largest and the smallest excess over the sweep, block by block.
+
+    Of an axis with an end, only that end is looked at.
+    """
     axes = [np.asarray(plan.axis(n).values, dtype=np.float64) for n in function.names]
     if not axes:
-        return float(function()[0])
-    ends = _worst_ends(limit)
+        yield float(function()[0])
+        return
     axes = [
         np.array([ends[n](a)]) if n in ends else a
         for n, a in zip(function.names, axes, strict=True)
     ]
     lengths = [len(a) for a in axes]
-    top = -np.inf
     for cut in cuts(lengths, block_shape(lengths, BLOCK)):
         grid = np.ix_(*(a[part] for a, part in zip(axes, cut, strict=True)))
         (got,) = function(**dict(zip(function.names, grid, strict=True)))
-        top = max(top, float(np.max(got)))
-    return top
+        yield float(np.max(got))
+        yield float(np.min(got))
 
 
 def _worst_ends(limit: Limit) -> dict[str, Callable[[Any], Any]]:
