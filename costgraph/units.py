@@ -116,29 +116,31 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
     return value
 
 
-def format_quantity(value: float, unit: str) -> str:
+def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     """A value in a base unit with an SI prefix: ``768 GB/s``, ``4.37 ms``.
 
-    Four significant digits. Watts, prices and counts get no prefix, and only
-    times and energies get prefixes below one. Zero, negative and non-finite values print too.
+    Four significant digits, if not told otherwise. Watts, prices and counts get no
+    prefix, and only times and energies get prefixes below one. Zero, negative and
+    non-finite values print too.
     """
     if value == 0 or not math.isfinite(value) or unit in _BARE:
-        digits = f"{value:.0f}" if 10**4 <= value < 10**9 else f"{value:.4g}"
-        return f"{digits} {unit}".strip().removesuffix(" count")
+        whole = 10 ** max(digits, 4) <= value < 10**9
+        number = f"{value:.0f}" if whole else f"{value:.{digits}g}"
+        return f"{number} {unit}".strip().removesuffix(" count")
     if value < 0:
-        return f"-{format_quantity(-value, unit)}"
+        return f"-{format_quantity(-value, unit, digits)}"
     if unit in ("J", "J/FLOP", "J/B", "J/token"):
         for prefix, power in _JOULES:
-            if float(f"{value:.4g}") >= 10.0**power:
-                return f"{value / 10.0**power:.4g} {prefix}{unit}"
-        return f"{value / 1e-12:.4g} p{unit}"
-    rounded = float(f"{value:.4g}")  # so that 999.96 ms becomes 1 s, not 1000 ms
+            if float(f"{value:.{digits}g}") >= 10.0**power:
+                return f"{value / 10.0**power:.{digits}g} {prefix}{unit}"
+        return f"{value / 1e-12:.{digits}g} p{unit}"
+    rounded = float(f"{value:.{digits}g}")  # so that 999.96 ms becomes 1 s, not 1000 ms
     if unit == "s":
         for power, prefix in ((0, ""), (-3, "m"), (-6, "µ")):
             if rounded >= float(f"1e{power}"):
-                return f"{value / 10.0**power:.4g} {prefix}s"
-        return f"{value / 1e-9:.4g} ns"
+                return f"{value / 10.0**power:.{digits}g} {prefix}s"
+        return f"{value / 1e-9:.{digits}g} ns"
     for prefix, power in reversed(_DECIMAL.items()):
         if prefix not in ("K", "") and rounded >= 10**power:
-            return f"{value / 10**power:.4g} {prefix}{unit}"
-    return f"{value:.4g} {unit}"
+            return f"{value / 10**power:.{digits}g} {prefix}{unit}"
+    return f"{value:.{digits}g} {unit}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol
 
 from costgraph.formula.formula import Formula, exact
-from costgraph.formula.outline import link_of
+from costgraph.formula.ladder import LATENCY
+from costgraph.formula.outline import kind_of, link_of
 from costgraph.formula.terms import Arm, Term, merged, remade
 from costgraph.hardware.machine import Machine, link_symbol_name
 from costgraph.ir.program import Phase
@@ -248,20 +250,32 @@ def stages(asked: Question) -> tuple[Stage, ...]:
 
 
 def exchanged(asked: Question) -> tuple[Exchanged, ...]:
-    """What each link carries, the busiest first."""
+    """What each link carries, the busiest first.
+
+    Fitted times count the latency of an exchange beside its bytes, in a term of its own.
+    """
     terms: dict[str, list[tuple[Phase, Term]]] = {}
     ops: dict[str, dict[str, None]] = {}
     for phase in asked.phases:
         timing = asked.compiled.timing_on(asked.machine) or roofline.ideal(asked.machine)
         for row in asked.compiled.rows[phase.name]:
-            for term in timing(phase, row) if row.cost.links else ():
-                for arm in term.arms:
-                    link = link_of(arm.resource)
-                    if link:
-                        terms.setdefault(link, []).append((phase, replace(term, arms=(arm,))))
-                        ops.setdefault(link, {})[row.name] = None
+            for link, term in product(row.cost.links, timing(phase, row)):
+                part = _carried(term, link)
+                if part is not None:
+                    terms.setdefault(link, []).append((phase, part))
+                    ops.setdefault(link, {})[row.name] = None
     made = (_exchanged(asked, link, found, tuple(ops[link])) for link, found in terms.items())
     return tuple(sorted(made, key=lambda x: -x.seconds))
+
+
+def _carried(term: Term, link: str) -> Term | None:
+    """What of a term goes over a link, its latency included; None if nothing does."""
+    arms = tuple(arm for arm in term.arms if link_of(arm.resource) == link)
+    if arms and term.norm is not None:  # together with what the shortest message takes
+        arms += tuple(arm for arm in term.arms if kind_of(arm.resource) == LATENCY)
+    if not arms and symbol(link_symbol_name("alpha", link)) in term.symbols:
+        return term
+    return replace(term, arms=arms) if arms else None
 
 
 def _exchanged(

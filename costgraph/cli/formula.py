@@ -70,7 +70,7 @@ def _solve_command(commands: Any) -> None:
         "solve",
         help="the largest batch (or other symbol) within a budget",
         description="Where a metric keeps within a budget along one symbol: exact intervals, "
-        "or a bracket of two neighbouring whole numbers checked at both.",
+        "or, without closed forms, those of whole numbers that were tried.",
     )
     _metric(command, METRICS)
     command.add_argument("--over", default="B", metavar="X", help="symbol to solve for (B)")

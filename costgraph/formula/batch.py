@@ -63,12 +63,12 @@ class Line:
         """True if the metric provably never falls as the batch grows."""
         return growing(self.formula, self.values)
 
-    def shown(self, value: float) -> str:
-        """A value with its unit."""
+    def shown(self, value: float, digits: int = 4) -> str:
+        """A value with its unit, to some significant digits."""
         unit = {"byte": "B"}.get(self.formula.unit, self.formula.unit)
         if unit == "token/s":  # no ktoken/s
-            return f"{value:.4g} {unit}" if value < 10**4 else f"{value:,.0f} {unit}"
-        return format_quantity(value, unit)
+            return f"{value:.{digits}g} {unit}" if value < 10**digits else f"{value:,.0f} {unit}"
+        return format_quantity(value, unit, digits)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ class Bound:
         if self.kept(value):
             return None
         sign = "<" if self.line.larger_is_better else ">"
-        got, end = self.line.shown(value), self.line.shown(self.value)
-        if got == end:  # too close for four digits
-            got, end = f"{value:.15g}", f"{self.value:.15g} {self.line.formula.unit}"
+        for digits in range(4, 18):  # as many as tell them apart
+            got, end = self.line.shown(value, digits), self.line.shown(self.value, digits)
+            if got != end:
+                break
         return f"{self.line.formula.name} {got} {sign} {end} at B={batch}"
 
 

@@ -48,6 +48,8 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
     if expr.free_symbols - {x}:
         names = ", ".join(sorted(s.name for s in expr.free_symbols - {x}))
         raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}: bind {names}")
+    if expr.is_zero:
+        return []
     curve, slope = _Curve(expr, x), _Curve(expr.diff(x), x)
     start = Rational(lower) if lower.is_Rational else Rational(str(lower.evalf(_DIGITS)))
     start = max(start, Rational(1, 10**9))

@@ -25,6 +25,8 @@ from sympy import (
     Poly,
     Rational,
     Symbol,
+    ceiling,
+    floor,
     fraction,
     oo,
     sqrt,
@@ -395,7 +397,8 @@ def _enclosed(difference: Expr, x: Symbol, y: Symbol) -> list[Poly]:
     the symbols or their product (tokens). Its values at sign changes are enclosed as along
     one symbol (:mod:`.isolate`), and each is a curve.
     """
-    for replaced, amount in (({y: _ONE / x}, x * y), ({x: _ONE}, x), ({y: _ONE}, y)):
+    amounts = (({y: _ONE / x}, x * y), ({x: _ONE}, x), ({y: _ONE}, y))
+    for replaced, amount in () if difference.has(ceiling, floor) else amounts:
         along = sympy.expand(difference.xreplace(replaced), power_base=False, power_exp=False)
         if not along.free_symbols <= {_ONE}:
             continue

@@ -125,6 +125,16 @@ def test_a_link_is_split_into_messages_and_bytes() -> None:
     assert floors["alpha_nvlink"] < explained("tp").value
 
 
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_no_latency_takes_all_that_links_need_but_bytes_and_their_floor(fidelity: str) -> None:
+    """What a message without latency saves is part of the link's latency, fitted or not."""
+    found = explained("tp", fidelity)
+    (link,) = found.links
+    saved = found.value - {f.symbol: f.value for f in found.floors}["alpha_nvlink"]
+    assert link.latency is not None
+    assert 0.02 * found.value < saved <= link.latency * (1 + 1e-9) < link.seconds
+
+
 @pytest.mark.parametrize("metric", ["ttft", "latency", "throughput"])
 def test_other_times_are_explained_too(metric: str) -> None:
     compiled = cg.compile(MODEL, SYSTEM, PASSES["halves"])

@@ -67,3 +67,10 @@ def test_regimes_of_experts_along_the_batch(name):
         edges = [float(p.expr.xreplace(at)) for p in (piece, after)]
         assert edges[0] == pytest.approx(edges[1], rel=1e-11)
     assert f.asymptote("B", T=2048).order == 1
+
+
+def test_what_is_zero_everywhere_changes_no_sign():
+    assert sign_changes(Integer(0), B, Integer(1)) == []
+    degree = cg.compile("gpt2", "2xh100", "parallel{tp=p}").tpot
+    with pytest.raises(InputError, match="is not a polynomial in p and B: use regimes along one"):
+        degree.region_map("p", "B", T=64)

@@ -137,6 +137,25 @@ def test_a_metric_that_turns_is_searched_by_trying_every_batch():
         best_batch(bowl, [], (1, 10**6))
 
 
+@pytest.mark.parametrize(
+    ("unit", "value", "limit", "text"),
+    [
+        ("s", 2.00034223601398, 2.0, "x 2.0003 s > 2 s at B=1"),
+        ("byte", 150129677424.0, 150109106995.2, "x 150.13 GB > 150.11 GB at B=1"),
+        ("s", 0.5 + 2**-50, 0.5, "x 500.000000000001 ms > 500 ms at B=1"),
+        ("token/s", 123456.5, 123456.25, "x 123456.5 token/s > 123456.2 token/s at B=1"),
+    ],
+)
+def test_a_broken_limit_is_told_in_as_many_digits_as_show_it(unit, value, limit, text):
+    from sympy import Integer, Rational
+
+    from costgraph.formula import Arm, Formula, Term
+    from costgraph.formula.batch import Bound
+
+    formula = Formula("x", unit, (Term(Integer(1), (Arm(Rational(value), "r"),)),))
+    assert Bound(Line(formula, {}), limit).broken_at(1) == text
+
+
 def test_the_binding_limit_is_what_the_next_batch_breaks():
     result = cg.search("llama-2-7b", "a6000", S=1024, N=256, limits={"tpot": 0.05})
     best = result.best
