@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer, Max, Rational
 
 from costgraph.errors import HardwareError
 from costgraph.hardware.machine import Link
@@ -34,7 +34,8 @@ def share(link: Link, ranks: Expr, stride: Expr, shape: Sequence[int]) -> Expr:
         HardwareError: a group of symbolic size in a torus.
     """
     if link.wiring == "mesh" and link.devices is not None:
-        return (ranks - 1) / (link.devices - 1)
+        # A group of one sends nothing, over one lane or over none.
+        return Max(ranks - 1, ONE) / (link.devices - 1)
     if link.wiring != "torus" or link.axes is None:
         return ONE
     if not (ranks.is_Integer and stride.is_Integer):

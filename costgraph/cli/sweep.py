@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -150,6 +149,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.asking.sweeping.export import columns, frames
+    from costgraph.files.outside import json_value
     from costgraph.showing.export.terminal import print_table
 
     data = data.squeeze()  # what has one value stands above the table
@@ -167,7 +167,7 @@ def _print_sweep(data: Any, rows: int) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
-    for where, why in json.loads(data.attrs.get("errors", "{}")).items():
+    for where, why in json_value(data.attrs.get("errors", "{}"), "errors").items():
         print(f"{where}: {why}")
     for line in str(data.attrs.get("cautions", "")).splitlines():
         print(line)

@@ -112,6 +112,11 @@ def solve_for(
         names = {s.name for s in formula.symbols} - {over}
         if names - set(values):
             raise
+        apart = next((x for x in formula.limits if x.apart and symbol(over) in x.symbols), None)
+        if apart is not None:  # nothing says that it grows between values that stand apart
+            raise InputError(
+                f"{formula.name} along {over}: evaluate at each: {apart.why}"
+            ) from None
         return _tried(formula, asked, values)
 
 

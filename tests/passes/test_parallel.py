@@ -133,6 +133,12 @@ def test_a_symbol_of_one_is_close_to_no_degree_and_says_so(exchange):
     assert made.setting.cautions == ("p of the 8 devices of 8xh100 run the model, any others idle",)
 
 
+def test_solving_for_a_degree_that_stands_apart_is_refused():
+    tpot = cg.compile("llama-3-8b", "8xh100", "fuse,parallel{tp=p}").tpot
+    with pytest.raises(CostgraphError, match="evaluate at each: p must be 1, 2, 4 or 8"):
+        tpot.solve_for("p", 0.002, B=1, T=1000)
+
+
 def test_stages_of_one_group_say_so():
     one = cg.compile("llama-3-8b", "4xh100", "parallel{pp=4}").assumptions
     more = cg.compile("llama-3-8b", "4xh100", "parallel{pp=4,micro=4}").assumptions
