@@ -221,8 +221,8 @@ class Formula:
     def given(self, values: Mapping[Symbol, Expr]) -> Formula:
         """Like :meth:`substitute`, of values that the setting is to tell and limits to allow."""
         setting = None if self.setting is None else self.setting.at(values)
+        check(self, values)  # before maxima are decided: outside there may be no value
         made = self.substitute(values)
-        check(made, {})
         kept = tuple(x for x in made.limits if x.symbols)
         return replace(made, limits=kept, setting=setting)
 

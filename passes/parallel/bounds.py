@@ -78,7 +78,8 @@ def allowed(
     found: dict[Symbol, tuple[Expr, ...]] = {}
     symbols = set().union(*(getattr(degrees, n).free_symbols for n in EXCHANGING))
     for symbol in sorted(symbols, key=str):
-        kept: list[Expr] = [ONE]
+        # One device of a mesh uses none of its links: there the form has no value.
+        kept: list[Expr] = [] if _is_mesh(system) else [ONE]
         refused: CostgraphError | None = None
         power = 2
         while power <= system.devices:
@@ -88,21 +89,26 @@ def allowed(
             except CostgraphError as error:
                 refused = refused or error
             power *= 2
-        if len(kept) == 1 and refused is not None:
+        if not set(kept) - {ONE} and refused is not None:
             raise refused
         found[symbol] = tuple(kept)
     return found
 
 
+def _is_mesh(system: System) -> bool:
+    return bool(system.inner) and system.device.link(system.inner).wiring == "mesh"
+
+
 def assumptions(found: dict[Symbol, tuple[Expr, ...]]) -> Iterator[str]:
     """Sentences about what symbols stand for."""
     for symbol, values in found.items():
-        if values[-1] == 1:
-            continue
+        at_one = (
+            f"; at {symbol} = 1 the reads and writes of exchanges still count (leave the degree "
+            "out for one device)"
+        )
         yield (
             f"degrees: {symbol} is {_listed(values)}, the powers of two that divide all that is "
-            f"shared; at {symbol} = 1 the reads and writes of exchanges still count (leave the "
-            "degree out for one device)"
+            f"shared{at_one if ONE in values else ''}"
         )
 
 
