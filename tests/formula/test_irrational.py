@@ -14,7 +14,7 @@ from costgraph.formula.signs import Judge
 CASES = [
     ("mixtral-8x7b", "8xh100", "fuse,parallel{ep=8,load=busiest}", {"B": 64, "T": 1000}),
     ("mixtral-8x7b", "8xh100", "fuse,parallel{ep=8,load=busiest},overlap", {"B": 64, "T": 1000}),
-    ("llama-3-8b", "4xh100", "fuse,parallel{tp=p}", {"p": 3, "B": 1, "T": 10}),
+    ("llama-3-8b", "4xh100", "fuse,parallel{tp=p}", {"p": 2, "B": 1, "T": 10}),
     ("llama-3-70b", "4xh100", "fuse,parallel{pp=4,micro=4}", {"B": 16, "T": 1000}),
 ]
 

@@ -61,7 +61,6 @@ def test_where_values_end_nothing_is_said_about_what_is_beyond():
 
 #: Quantities that fall in the symbol, and are no polynomials in it.
 FALLING = [
-    ("llama-3-8b", "8xh100", "fuse,parallel{tp=p}", "tpot", "p", {"B": 1, "T": 1000}, {}),
     (
         "mixtral-8x7b", "8xh100", "fuse,parallel{ep=8,load=busiest}", "energy_per_token", "B",
         {"S": 512, "N": 128}, {},

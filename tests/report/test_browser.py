@@ -269,7 +269,7 @@ def test_systems_and_what_runs_at_once_equal_pythons(
 ) -> None:
     page = opening(report(MODEL, "8xh100", NESTED, fidelity=fidelity).html)
     everything = [cg.compile(MODEL, "8xh100", p, fidelity=fidelity) for p in NESTED]
-    for B, S, N, T in ((1, 1024, 256, 2048), (64, 300, 9, 7777)):
+    for B, S, N, T in ((4, 1024, 256, 2048), (64, 300, 9, 7777)):
         point = {"B": B, "S": S, "N": N, "T": T}
         for name, value in point.items():
             page.set(name, value)
