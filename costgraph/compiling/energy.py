@@ -22,7 +22,8 @@ from costgraph.errors import HardwareError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Arm, make_term, merged
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.ir.cost import MEMORY, Cost
+from costgraph.ir.cost import Cost
+from costgraph.ir.tensor import MEMORY
 from costgraph.symbols import B, N, symbol
 
 if TYPE_CHECKING:

@@ -16,16 +16,8 @@ from sympy import Add, Expr, Mul, ceiling
 
 from costgraph.errors import InputError, MissingRuleError, clip, nearest
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import (
-    MEMORY,
-    ONE,
-    ZERO,
-    ByteKey,
-    Cost,
-    Direction,
-    FlopKey,
-)
-from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.cost import ONE, ZERO, ByteKey, Cost, Direction, FlopKey
+from costgraph.ir.tensor import MEMORY, Role, Tensor
 
 if TYPE_CHECKING:
     from costgraph.ir.graph import Graph, Node

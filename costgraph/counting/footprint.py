@@ -20,7 +20,7 @@ from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Resident
 from costgraph.ir.regions import Region, Repeat
-from costgraph.ir.tensor import Role
+from costgraph.ir.tensor import MEMORY, Role
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
 from costgraph.ops.views import Slice, Stack
@@ -62,10 +62,9 @@ def resting(held: Resident, accounting: Accounting = EXACT) -> Footprint:
 
 
 def weight_bytes(graph: Graph, among: Collection[str] | None = None) -> Expr:
-    """Bytes of the weights of a graph, or of those with names ``among`` others."""
-    return Add(
-        *(count * t.footprint for t, count in graph.weights() if among is None or t.name in among)
-    )
+    """Bytes of the weights in memory of a graph, or of those with names ``among`` others."""
+    near = ((t, n) for t, n in graph.weights() if t.level == MEMORY)
+    return Add(*(n * t.footprint for t, n in near if among is None or t.name in among))
 
 
 def cache_bytes(graph: Graph) -> Expr:
@@ -84,7 +83,8 @@ def cache_bytes(graph: Graph) -> Expr:
                 for name in node.inputs:
                     extended[name] = tensor.name
     for name, tensor in graph.tensors.items():
-        if tensor.role in (Role.KV, Role.STATE) and name not in extended:
+        kept = tensor.role in (Role.KV, Role.STATE) and tensor.level == MEMORY
+        if kept and name not in extended:
             results.append(tensor.footprint)
     return Add(*results)
 

@@ -16,10 +16,7 @@ from sympy import Add, Expr, Integer
 
 from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Engine
-from costgraph.ir.tensor import Role
-
-#: The off-chip memory level, where weights, caches and activations live.
-MEMORY = "memory"
+from costgraph.ir.tensor import MEMORY, Role
 
 
 class Direction(Enum):
@@ -44,12 +41,13 @@ ONE = Integer(1)
 
 @dataclass(frozen=True)
 class Access:
-    """Bytes of one tensor moved once by an operation, to or from memory."""
+    """Bytes of one tensor moved once by an operation, to or from a level of memory."""
 
     tensor: str
     role: Role
     direction: Direction
     bytes: Expr
+    level: str = MEMORY
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def from_accesses(
     """The cost vector of work plus memory accesses and messages over links."""
     moved: dict[ByteKey, Expr] = {}
     for access in accesses:
-        key = (MEMORY, access.role, access.direction)
+        key = (access.level, access.role, access.direction)
         moved[key] = moved.get(key, ZERO) + access.bytes
     kept = {k: v for k, v in work.items() if v != 0}
     return Cost(kept, {k: v for k, v in moved.items() if v != 0}, launches, links or {})

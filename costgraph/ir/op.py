@@ -87,16 +87,14 @@ class Op(ABC):
 
 def read(tensor: Tensor, amount: Expr | None = None) -> Access:
     """A read of ``tensor``: all of it, or ``amount`` bytes."""
-    return Access(
-        tensor.name, tensor.role, Direction.READ, tensor.bytes if amount is None else amount
-    )
+    size = tensor.bytes if amount is None else amount
+    return Access(tensor.name, tensor.role, Direction.READ, size, tensor.level)
 
 
 def write(tensor: Tensor, amount: Expr | None = None) -> Access:
     """A write of ``tensor``: all of it, or ``amount`` bytes."""
-    return Access(
-        tensor.name, tensor.role, Direction.WRITE, tensor.bytes if amount is None else amount
-    )
+    size = tensor.bytes if amount is None else amount
+    return Access(tensor.name, tensor.role, Direction.WRITE, size, tensor.level)
 
 
 def vector(flops: Expr) -> Work:

@@ -10,6 +10,9 @@ from sympy import Expr, Mul
 
 from costgraph.ir.dtypes import DType
 
+#: The off-chip memory of whoever runs an operation.
+MEMORY = "memory"
+
 
 class Role(Enum):
     """What a tensor is for; bytes are accounted by role."""
@@ -34,6 +37,9 @@ class Tensor:
         role: accounting role.
         stored: bytes set aside for the tensor where that differs from its
             payload (paged caches); None otherwise.
+        level: where it lies: in the memory of whoever runs its operations, or in a farther
+            level of the machine by name (``ddr``, ``nvme``), which is read over the link to
+            the host. What operations make lies in the memory.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Tensor:
     dtype: DType
     role: Role = Role.ACTIVATION
     stored: Expr | None = None
+    level: str = MEMORY
 
     @cached_property
     def numel(self) -> Expr:
@@ -62,4 +69,5 @@ class Tensor:
         return replace(self, name=name)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        where = "" if self.level == MEMORY else f" in {self.level}"
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{where}"

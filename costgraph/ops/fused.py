@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sympy import Expr, Max
@@ -81,7 +81,7 @@ class Fused(Op):
                     found[key] = access
                 else:  # one kernel reads an operand once: the larger need covers both
                     larger = Max(known.bytes, access.bytes)
-                    found[key] = Access(access.tensor, access.role, access.direction, larger)
+                    found[key] = replace(access, bytes=larger)
         return (*found.values(), *self._materialised_views(found))
 
     def _materialised_views(self, found: dict[tuple[str, Direction], Access]) -> tuple[Access, ...]:

@@ -56,7 +56,7 @@ class Paging:
     def reads(self, found: tuple[Access, ...], cache: Tensor) -> tuple[Access, ...]:
         """The accesses of an attention operation over a cache laid out this way."""
         scaled = tuple(
-            Access(a.tensor, a.role, a.direction, a.bytes * self.kernel)
+            replace(a, bytes=a.bytes * self.kernel)
             if a.role is Role.KV and a.direction is Direction.READ
             else a
             for a in found

@@ -12,19 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from sympy import Add, Expr, Integer, expand
+from sympy import Add, Expr, Integer, Min, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import Item, Overlap, Row, counted, flat
 from costgraph.counting.footprint import footprint, resting, weight_bytes
+from costgraph.errors import HardwareError
 from costgraph.formula.kinks import split
 from costgraph.formula.outline import link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
+from costgraph.hardware.systems import TO_HOST
 from costgraph.ir.cost import Cost
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
+from costgraph.ir.tensor import MEMORY
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The terms of one operation in a phase, its count included, none of its arms left out.
@@ -45,12 +48,30 @@ def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
         Arm(Add(*(t for t, _ in times)), f"{unit.value}:{'+'.join(sorted({k for _, k in times}))}")
         for unit, times in by_engine.items()
     ]
-    if cost.bytes:
-        found.append(Arm(cost.total_bytes / machine.memory.bandwidth, "memory"))
-    found.extend(
-        Arm(m.time(*rates(machine, name)), f"link:{name}") for name, m in cost.links.items()
-    )
+    near = Add(*(size for (level, *_), size in cost.bytes.items() if level == MEMORY))
+    if near != 0:
+        found.append(Arm(near / machine.memory.bandwidth, "memory"))
+    times = {name: m.time(*rates(machine, name)) for name, m in cost.links.items()}
+    for (level, *_), size in cost.bytes.items():
+        if level != MEMORY:
+            link, rate = reach(machine, level)
+            times[link] = times.get(link, ZERO) + size / rate
+    found.extend(Arm(time, f"link:{name}") for name, time in times.items())
     return tuple(found)
+
+
+def reach(machine: Machine, level: str) -> tuple[str, Expr]:
+    """The link over which a device reads a farther level of memory, and byte/s that come over it.
+
+    Raises:
+        HardwareError: the machine states no such level, or no link to its host.
+    """
+    tier = machine.tier(level)
+    link = next((name for name in TO_HOST if name in machine.links), None)
+    if link is None:
+        raise HardwareError(f"hardware {machine.name!r} states no link to its host")
+    wide = machine.link(link).bandwidth
+    return link, wide if tier.bandwidth is None else Min(wide, tier.bandwidth)
 
 
 def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:

@@ -21,6 +21,7 @@ from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.presence import EVERYONE, Presence
 from costgraph.ir.program import Phase
+from costgraph.ir.tensor import MEMORY
 from costgraph.symbols import B
 from costgraph.timing import roofline
 from costgraph.timing.fidelity.calibration import (
@@ -90,6 +91,11 @@ class Calibrated:
         tokens that it then has.
         """
         cost = row.cost.mapped(phase.bind)
+        far = [level for level, *_ in cost.bytes if level != MEMORY]
+        if far:
+            raise HardwareError(
+                f"reads of {far[0]} by {row.name!r} are not calibrated; ask for fidelity ideal"
+            )
         arms = roofline.arms(cost, machine)
         executions = phase.bind(row.presence.executions)
         if not arms or executions == 0:
