@@ -42,6 +42,14 @@ def shell(
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Processes are interrupted as from a terminal: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def one_line(found: Done, words: str) -> None:
     assert found.returncode == 2
     assert found.stderr.startswith("costgraph: error: ")
