@@ -18,7 +18,6 @@ from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program, autoregressive, denoising
-from costgraph.ir.regions import Region
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
@@ -225,8 +224,7 @@ def _noted(program: Program, left: Sequence[str], idle: Sequence[str]) -> Progra
 
 def kinds(graph: Graph) -> frozenset[str]:
     """Kinds of the operations in a graph and its regions."""
-    inner = (kinds(g) for n in graph.nodes if isinstance(n.op, Region) for g in n.op.graphs)
-    return frozenset(n.op.kind for n in graph.nodes).union(*inner)
+    return frozenset(n.op.kind for inner in graph.walk() for n in inner.nodes)
 
 
 def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:

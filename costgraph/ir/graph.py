@@ -122,6 +122,14 @@ class Graph:
         """Sources that stay in memory between executions: weights, caches, states."""
         return tuple(t for t in self.sources if t.role is not Role.ACTIVATION)
 
+    def walk(self) -> Iterator[Graph]:
+        """The graph and all those of its regions, outer ones first."""
+        yield self
+        for node in self.nodes:
+            if isinstance(node.op, Region):
+                for inner in node.op.graphs:
+                    yield from inner.walk()
+
     def weights(self) -> Iterator[tuple[Tensor, Expr]]:
         """Weight tensors with their multiplicity, regions included."""
         for tensor in self.sources:

@@ -49,9 +49,8 @@ def _from_one(length: Expr) -> Expr:
 
 def _attends(graph: Graph) -> bool:
     """True if some tensor of the graph is as long as the context."""
-    return any(T in size.free_symbols for t in graph.tensors.values() for size in t.shape) or any(
-        _attends(inner) for n in graph.nodes if isinstance(n.op, Region) for inner in n.op.graphs
-    )
+    tensors = (t for inner in graph.walk() for t in inner.tensors.values())
+    return any(T in size.free_symbols for t in tensors for size in t.shape)
 
 
 def verify(graph: Graph) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ from sympy import Expr, Max
 from costgraph.hardware.links import Messages
 from costgraph.ir.cost import Access, Direction, Work
 from costgraph.ir.op import Op, Spec, Tensors, merged, require, require_same
+from costgraph.ir.regions import Region
 
 if TYPE_CHECKING:
     from costgraph.ir.graph import Graph
@@ -93,3 +94,13 @@ class Fused(Op):
                 tensor = self.body.tensors[name]
                 missing.append(Access(name, tensor.role, Direction.WRITE, tensor.bytes))
         return tuple(missing)
+
+
+def operations(graph: Graph) -> Iterator[tuple[Op, Tensors]]:
+    """Operations of a graph with their operands, those inside regions and kernels too."""
+    for inner in graph.walk():
+        for node in inner.nodes:
+            if isinstance(node.op, Fused):
+                yield from operations(node.op.body)
+            elif not isinstance(node.op, Region):
+                yield node.op, inner.operands(node)

@@ -11,7 +11,6 @@ from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Region
 from costgraph.models.recognition.recognise import recognised
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
@@ -67,13 +66,8 @@ def program_of(
 
 def _routings(graph: Graph) -> set[Routing]:
     """How experts are counted, where there are any."""
-    found: set[Routing] = set()
-    for node in graph.nodes:
-        if isinstance(node.op, ExpertLinear):
-            found.add(node.op.routing)
-        elif isinstance(node.op, Region):
-            found |= set().union(*map(_routings, node.op.graphs))
-    return found
+    operations = (n.op for inner in graph.walk() for n in inner.nodes)
+    return {op.routing for op in operations if isinstance(op, ExpertLinear)}
 
 
 def _lowered(

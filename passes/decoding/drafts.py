@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from sympy import Expr, Integer, Min
 
 from costgraph.errors import InputError, PipelineError
 from costgraph.ir.graph import Builder, Graph, Node
-from costgraph.ir.op import Op
 from costgraph.ir.presence import EVERYONE
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Region, Repeat
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample
-from costgraph.ops.fused import Fused
+from costgraph.ops.fused import operations
 from costgraph.passes.precision.layers import in_order
 from costgraph.symbols import B, T, q
 
@@ -98,18 +96,6 @@ def vocabulary(program: Program) -> Expr | None:
         if isinstance(op, Sample):
             return operands[0].shape[-1].xreplace(dict(program.dims))
     return None
-
-
-def operations(graph: Graph) -> Iterator[tuple[Op, tuple[Tensor, ...]]]:
-    """Operations with their operands, those inside regions and kernels too."""
-    for node in graph.nodes:
-        if isinstance(node.op, Fused):
-            yield from operations(node.op.body)
-        elif isinstance(node.op, Region):
-            for inner in node.op.graphs:
-                yield from operations(inner)
-        else:
-            yield node.op, graph.operands(node)
 
 
 def keeps_state(graph: Graph) -> bool:

@@ -15,7 +15,7 @@ from costgraph.ir.metrics import METRICS
 from costgraph.ir.program import Program
 from costgraph.ir.workload import USUAL
 from costgraph.ops.experts import ExpertLinear
-from costgraph.passes.decoding.drafts import operations
+from costgraph.ops.fused import operations
 from costgraph.rewriting.choosing import Goal, Score, Search
 from costgraph.units import parse_quantity
 

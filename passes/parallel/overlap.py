@@ -12,7 +12,7 @@ from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Body, Parallel, Region
+from costgraph.ir.regions import Body, Parallel
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import AttentionScores, AttentionValues, ExpertLinear, Linear, SplitScores
 from costgraph.ops.collectives import AllGather, Exchange, Send
@@ -110,11 +110,7 @@ def halves(graph: Graph, made_by: str = "overlap") -> Graph:
 
 
 def _exchanges(graph: Graph) -> bool:
-    return any(
-        isinstance(n.op, Exchange)
-        or (isinstance(n.op, Region) and any(_exchanges(g) for g in n.op.graphs))
-        for n in graph.nodes
-    )
+    return any(isinstance(n.op, Exchange) for inner in graph.walk() for n in inner.nodes)
 
 
 @dataclass(frozen=True)
