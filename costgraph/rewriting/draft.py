@@ -26,16 +26,11 @@ _GAP = 2**64
 EVERYTHING = ""
 
 
-class _Watched(Mapping[str, _T]):
-    """A mapping by tensor name that notes the names it is asked for."""
+class _ByTensor(Mapping[str, _T]):
+    """A mapping by tensor name; to go through it is to look at all names."""
 
-    def __init__(self, data: Mapping[str, _T], seen: set[str]) -> None:
-        self._data = data
-        self._seen = seen
-
-    def __getitem__(self, name: str) -> _T:
-        self._seen.add(name)
-        return self._data[name]
+    _data: Mapping[str, object]
+    _seen: set[str]
 
     def __iter__(self) -> Iterator[str]:
         self._seen.add(EVERYTHING)
@@ -46,8 +41,24 @@ class _Watched(Mapping[str, _T]):
         return len(self._data)
 
 
-class _Users(Mapping[str, tuple[Node, ...]]):
+class _Watched(_ByTensor[_T]):
+    """What is known of each tensor; notes the names it is asked for."""
+
+    _data: Mapping[str, _T]
+
+    def __init__(self, data: Mapping[str, _T], seen: set[str]) -> None:
+        self._data = data
+        self._seen = seen
+
+    def __getitem__(self, name: str) -> _T:
+        self._seen.add(name)
+        return self._data[name]
+
+
+class _Users(_ByTensor[tuple[Node, ...]]):
     """The users of each tensor in their order, which is found when it is asked for."""
+
+    _data: Mapping[str, Mapping[str, Node]]
 
     def __init__(
         self,
@@ -67,14 +78,6 @@ class _Users(Mapping[str, tuple[Node, ...]]):
             found = tuple(sorted(self._data[name].values(), key=self._position))
             self._known[name] = found
         return found
-
-    def __iter__(self) -> Iterator[str]:
-        self._seen.add(EVERYTHING)
-        return iter(self._data)
-
-    def __len__(self) -> int:
-        self._seen.add(EVERYTHING)
-        return len(self._data)
 
     def forget(self, names: Iterable[str]) -> None:
         """The users of these tensors changed, or their order did."""
