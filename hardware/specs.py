@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+
+from sympy import divisors
 
 from costgraph.errors import HardwareError, clip, nearest
 from costgraph.hardware.loader import (
@@ -84,6 +87,15 @@ def several(device: Machine, per_node: int, nodes: int = 1) -> System:
     """
     system = counted(device, per_node, nodes)
     return system if system.nodes == 1 else _networked(system)
+
+
+def joined_as(device: Machine, count: int) -> Iterator[System]:
+    """Systems of ``count`` of a device that something joins, of few nodes first."""
+    for nodes in divisors(count):
+        try:
+            yield several(device, count // nodes, nodes)
+        except HardwareError:  # a node holds fewer, or nothing joins them
+            continue
 
 
 def system_names() -> list[str]:

@@ -138,8 +138,12 @@ class System(Portable):
 
 def alone(device: Machine) -> System:
     """The system of one device."""
-    link = next((name for name in TO_HOST if name in device.links), "")
-    return System(device.name, device.title, device, host_link=link)
+    return System(device.name, device.title, device, host_link=link_to_host(device))
+
+
+def link_to_host(device: Machine) -> str:
+    """The link of a device to its host, by name; empty if it states none."""
+    return next((name for name in TO_HOST if name in device.links), "")
 
 
 def counted(device: Machine, per_node: int, nodes: int = 1) -> System:
@@ -308,7 +312,7 @@ def _stated(device: Machine) -> list[int]:
 
 def _holds(device: Machine) -> int:
     """Devices in a node at most: all that a link joins, or that stand behind one host."""
-    if device.node.devices is not None or not any(n in device.links for n in TO_HOST):
+    if device.node.devices is not None or not link_to_host(device):
         return max(_stated(device), default=MOST_UNSTATED)
     return max((MOST_UNSTATED, *_stated(device)))
 

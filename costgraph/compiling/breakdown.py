@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sympy import Add, Expr, Integer, Symbol
+from sympy import Expr, Integer, Symbol
 
 from costgraph.compiling.capacity import Fit, room_of
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
-from costgraph.counting.footprint import footprint, resting
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula.outline import link_of
 from costgraph.formula.powers import placed
@@ -157,17 +156,13 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
-    held = max(
-        (_held(part, compiled, values) for part in roofline.unit_phases(phase).values()),
-        key=lambda found: found["memory_bytes"],
-    )
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "wire_bytes": plain(sums["wire"]),
         "seconds": _step(compiled, phase, machine, values, busy),
         "busy_seconds": busy,
-        **held,
+        **_held(compiled, phase, values),
     }
     # The new positions of the step; the symbol stays out of sight where it is bound.
     bindings = {
@@ -188,9 +183,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
 def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:
     """Bytes in memory during a step, on the unit that holds most."""
     phase = compiled.program.phase(name)
-    values = _values(compiled, phase, given)
-    held = (_held(part, compiled, values) for part in roofline.unit_phases(phase).values())
-    return max(float(found["memory_bytes"]) for found in held)
+    return float(_held(compiled, phase, _values(compiled, phase, given))["memory_bytes"])
 
 
 def _step(
@@ -210,26 +203,28 @@ def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
     return phase.rounds != 1 or any(isinstance(item, Overlap) for item in items)
 
 
-def _held(phase: Phase, compiled: Compiled, values: dict[Symbol, Expr]) -> dict[str, Any]:
-    """Bytes in memory of a unit, by use, and its parameters."""
-    need = footprint(phase.graph, compiled.accounting)
-    beside = [resting(r, compiled.accounting) for r in phase.resident]
+def _held(compiled: Compiled, phase: Phase, values: dict[Symbol, Expr]) -> dict[str, Any]:
+    """Bytes in memory by use, and parameters, of the unit that holds most."""
 
     def number(expr: Expr) -> int | float:
-        return plain(placed(phase.bind(expr), values))
+        return plain(placed(expr, values))
 
-    activations = max((number(a) for a in need.activations), default=0)
-    weights = number(Add(*(part.weights for part in (need, *beside))))
-    kv = number(Add(*(part.kv for part in (need, *beside))) * phase.rounds)
-    rests = (number(part.weights) + number(part.kv * phase.rounds) for part in beside)
-    return {
-        "parameters": number(parameters(phase)),
-        "weight_bytes": weights,
-        "kv_bytes": kv,
-        "activation_bytes": activations,
-        "resident_bytes": sum(rests),
-        "memory_bytes": weights + kv + activations,
-    }
+    def uses(held: roofline.Held, part: Phase) -> dict[str, Any]:
+        weights, kv = number(held.weights), number(held.caches)
+        activations = max(map(number, held.activations))
+        return {
+            "parameters": number(phase.bind(parameters(part))),
+            "weight_bytes": weights,
+            "kv_bytes": kv,
+            "activation_bytes": activations,
+            "resident_bytes": number(held.resident),
+            "memory_bytes": weights + kv + activations,
+        }
+
+    units = roofline.unit_phases(phase)
+    parts = roofline.memory_parts(phase, compiled.accounting, at_end=False)
+    found = (uses(held, units[held.unit]) for held in parts)
+    return max(found, key=lambda use: use["memory_bytes"])
 
 
 def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterator[str]:
@@ -269,7 +264,7 @@ def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine, unit: 
 
 def bound_of(resource: str) -> str:
     """What waiting for a resource is called: ``memory``, ``link``, ``latency``, ``compute``."""
-    if resource.startswith("link:"):
+    if link_of(resource):
         return "link"
     return resource if resource in ("memory", "latency", "none") else "compute"
 
@@ -285,13 +280,6 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
             sizes[arm.resource] = max(sizes.get(arm.resource, 0.0), share * float(arm.expr))
     slowest = max(sizes, key=lambda r: sizes[r], default="none")
     return replace(row, seconds=seconds, bound=bound_of(slowest))
-
-
-def _bound(resource: str) -> str:
-    """What a resource is, in a word."""
-    if link_of(resource):
-        return "link"
-    return resource if resource in ("memory", "latency", "none") else "compute"
 
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Max, Min, floor
 
+from costgraph.compiling.larger import would_hold
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
@@ -77,8 +78,6 @@ def room_of(compiled: Compiled) -> float | None:
 
 def weights_fit(compiled: Compiled) -> Fit:
     """Whether the weights alone fit: what is true of every workload."""
-    from costgraph.compiling.larger import would_hold
-
     more = partial(would_hold, compiled, _weights, False)
     return Fit(compiled.machine.name, _weights(compiled), room_of(compiled), True, more)
 
@@ -100,8 +99,6 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     phases whose sizes are all given decide; without any, each size that is not given
     counts as one: the least that the workload can need.
     """
-    from costgraph.compiling.larger import would_hold
-
     given = {n: exact(v) for n, v in values.items() if v is not None}
     return Fit(
         compiled.machine.name,

@@ -93,19 +93,14 @@ def _found(asked: _Asked) -> str:
 
 def _systems(system: System, least: float) -> Iterator[System]:
     """The system itself, then more of its devices, in as few nodes as there are."""
-    from costgraph.hardware import several
+    from costgraph.hardware import joined_as
 
     if system.devices > 1:
         yield system
     count = 2
     while count <= MOST:
-        nodes = 1
-        while count > system.devices and count >= least and nodes <= count:
-            try:
-                yield several(system.device, count // nodes, nodes)
-                break
-            except CostgraphError:  # a node holds fewer, or nothing joins them
-                nodes *= 2
+        if count > system.devices and count >= least:
+            yield from islice(joined_as(system.device, count), 1)
         count *= 2
 
 

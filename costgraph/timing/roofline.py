@@ -23,7 +23,7 @@ from costgraph.formula.outline import link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.hardware.systems import TO_HOST
+from costgraph.hardware.systems import link_to_host
 from costgraph.ir.cost import Cost
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
@@ -67,8 +67,8 @@ def reach(machine: Machine, level: str) -> tuple[str, Expr]:
         HardwareError: the machine states no such level, or no link to its host.
     """
     tier = machine.tier(level)
-    link = next((name for name in TO_HOST if name in machine.links), None)
-    if link is None:
+    link = link_to_host(machine)
+    if not link:
         raise HardwareError(f"hardware {machine.name!r} states no link to its host")
     wide = machine.link(link).bandwidth
     return link, wide if tier.bandwidth is None else Min(wide, tier.bandwidth)
@@ -370,29 +370,46 @@ class Held:
     Attributes:
         unit: who; empty for the device itself.
         weights, caches: of everything that is there, resting graphs included.
-        candidates: these with the activations at each point of a step.
+        resident: those of resting graphs alone.
+        activations: candidates for the peak of live ones.
     """
 
     unit: str
     weights: Expr
     caches: Expr
-    candidates: tuple[Expr, ...]
+    resident: Expr
+    activations: tuple[Expr, ...]
+
+    @property
+    def candidates(self) -> tuple[Expr, ...]:
+        """Everything, at each point of a step."""
+        return tuple(Add(self.weights, self.caches, a) for a in self.activations)
 
 
 def memory_parts(
     phase: Phase, accounting: Accounting = EXACT, at_end: bool = True
 ) -> tuple[Held, ...]:
     """What :func:`phase_memory` is made of, for each unit that runs a part of the graph."""
-    end = phase.at_end if at_end else (lambda e: e)
+
+    def bound(expr: Expr) -> Expr:
+        made = phase.bind(expr)
+        return phase.at_end(made) if at_end else made
+
     found = []
     for unit, part in unit_phases(phase).items():
         need = footprint(part.graph, accounting)
         beside = [resting(r, accounting) for r in part.resident]
-        weights = Add(need.weights, *(b.weights for b in beside))
-        caches = Add(need.kv, *(b.kv for b in beside)) * phase.rounds
-        fixed = weights + caches
-        whole = tuple(end(phase.bind(fixed + a)) for a in need.activations or (ZERO,))
-        found.append(Held(unit, end(phase.bind(weights)), end(phase.bind(caches)), whole))
+        resting_weights = Add(*(b.weights for b in beside))
+        resting_caches = Add(*(b.kv for b in beside)) * phase.rounds
+        found.append(
+            Held(
+                unit,
+                bound(need.weights + resting_weights),
+                bound(need.kv * phase.rounds + resting_caches),
+                bound(resting_weights + resting_caches),
+                tuple(map(bound, need.activations or (ZERO,))),
+            )
+        )
     return tuple(found)
 
 

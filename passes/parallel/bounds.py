@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from sympy import Expr, Integer, Symbol, divisors
+from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import CostgraphError
 from costgraph.formula.terms import Limit, one_of, whole
-from costgraph.hardware import several
+from costgraph.hardware import joined_as
 from costgraph.hardware.systems import System
 from costgraph.passes.parallel.plan import Degrees
 
@@ -35,7 +35,7 @@ def misfit(
             f"{system.name} has {has} device{'s' if has > 1 else ''}: not the {count} that the "
             "degrees multiply to"
         )
-        larger = (s for s in _systems(system, count) if takes(degrees, s))
+        larger = (s for s in joined_as(system.device, count) if takes(degrees, s))
         found = next(larger, None)
         if found is not None:
             return f"{text}; on a system of {count}, write --on {found.name}"
@@ -51,15 +51,6 @@ def misfit(
             hint = f"ep={degrees.ep * rest} would use all"
             hint += f" with dp={degrees.dp * rest}" if degrees.tp != 1 else ""
     return f"the degrees use {count} of the {has} devices of {system.name}: {hint}"
-
-
-def _systems(system: System, count: int) -> Iterator[System]:
-    """Systems of that many of the same devices, in as few nodes as there are."""
-    for nodes in divisors(count):
-        try:
-            yield several(system.device, count // nodes, nodes)
-        except CostgraphError:  # a node holds fewer, or nothing joins them
-            continue
 
 
 def allowed(
