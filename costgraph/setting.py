@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from costgraph.undone import Undone
 from costgraph.undone import lines as undone_lines
-
-if TYPE_CHECKING:
-    from costgraph.undone import Undone
 
 
 @dataclass(frozen=True)

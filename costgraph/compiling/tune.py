@@ -89,14 +89,7 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
     usual = {**sizes, **({} if contexts is None else {"T": contexts[1]})}
     found = workload(formulas.values(), {}, usual, free=("B",))
     values = {name: float(value) for name, value in found.items() if name != "B"}
-    lines = {
-        m: Line(
-            f,
-            {s.name: values[s.name] for s in f.symbols if s.name != "B"},
-            METRICS[m].larger_is_better,
-        )
-        for m, f in formulas.items()
-    }
+    lines = {m: Line.along(f, values, METRICS[m].larger_is_better) for m, f in formulas.items()}
     low, high = least_batch(compiled.program), goal.values.get("B", MOST)
     if low > high:
         return Score(None, why=f"a batch of {high} is less than a sequence for each of {low}")

@@ -45,6 +45,12 @@ class Line:
     values: Mapping[str, float]
     larger_is_better: bool = False
 
+    @classmethod
+    def along(cls, formula: Formula, values: Mapping[str, float], up: bool) -> Line:
+        """The line of a formula at a workload that may know more symbols than it has."""
+        own = {s.name: values[s.name] for s in formula.symbols if s.name != "B"}
+        return cls(formula, own, up)
+
     def at(self, batch: int) -> float:
         """The metric at a batch."""
         with_batch = {"B": batch} if B in self.formula.symbols else {}

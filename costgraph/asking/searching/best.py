@@ -237,10 +237,7 @@ def search(
     values = _values(program, every, given)
     clouds: list[Cloud] = []
     for name, label, compiled, formulas in made:
-        lines = {
-            m: Line(f, {s.name: values[s.name] for s in f.symbols if s.name != "B"}, _up(m))
-            for m, f in formulas.items()
-        }
+        lines = {m: Line.along(f, values, _up(m)) for m, f in formulas.items()}
         kept = _bounds(compiled, lines, bounds, "memory" in (limits or {}))
         least = least_batch(compiled.program)
         # Every replica, and every group of a batch, has a sequence at least.

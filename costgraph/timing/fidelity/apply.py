@@ -101,7 +101,7 @@ class Calibrated:
         if not arms or executions == 0:
             return
         if cost.links:
-            yield from self._exchange(phase, row, machine)
+            yield from self._exchange(phase, row, machine, arms)
             return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
         if case.long is not None:
@@ -112,18 +112,19 @@ class Calibrated:
             )
             few = {"C": c / case.features["q"], "further": further}
             case = replace(case, features=case.features | few)
-        yield from self._timed(phase, row, machine, case, fit)
+        yield from self._timed(phase, row, machine, case, fit, arms)
 
-    def _exchange(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
+    def _exchange(
+        self, phase: Phase, row: Row, machine: Machine, arms: Sequence[Arm]
+    ) -> Iterator[Term]:
         """The terms of an exchange: its collectives one after the other.
 
         A collective that no fit serves takes the link's bandwidth and least latency. What an
         exchange reads and writes in memory passes meanwhile, as it did in the timings: it
         counts where it could exceed them.
         """
-        cost = row.cost.mapped(phase.bind)
         executions, count = phase.bind(row.presence.executions), phase.bind(row.count)
-        beside = [a for a in roofline.arms(cost, machine) if not a.resource.startswith("link:")]
+        beside = [a for a in arms if not a.resource.startswith("link:")]
         series: list[Term] = []
         for part in parts(phase, row, self.machine):
             series.extend(self._collective(part, machine, executions, row.name))
@@ -131,15 +132,20 @@ class Calibrated:
                 Arm(messages.time(*roofline.rates(machine, link)), f"link:{link}")
                 for link, messages in part.others
             )
-        figures = self.machine.bindings()
-        sizes = [a.expr.xreplace(figures) for term in series for a in term.arms]
-        beside = [
-            a for a in beside if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
-        ]
+        beside = self._exceeding(beside, [a for term in series for a in term.arms])
         if beside:
             made = overlapped(count, (chained(series, row.name), *beside))
             series, count = [] if made is None else [replace(made, ops=(row.name,))], ONE
         yield from (replace(term, count=count * term.count) for term in series)
+
+    def _exceeding(self, arms: Sequence[Arm], fitted: Sequence[Arm]) -> list[Arm]:
+        """The arms that could exceed all fitted ones.
+
+        Decided on the device's figures, so that its symbols change nothing.
+        """
+        figures = self.machine.bindings()
+        sizes = [a.expr.xreplace(figures) for a in fitted]
+        return [a for a in arms if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)]
 
     def _collective(
         self, part: Part, machine: Machine, executions: Expr, name: str
@@ -174,11 +180,15 @@ class Calibrated:
         return inherited(self.machine, "fp16", "exchange", general), True
 
     def _timed(
-        self, phase: Phase, row: Row, machine: Machine, case: Case, fit: Fit
+        self,
+        phase: Phase,
+        row: Row,
+        machine: Machine,
+        case: Case,
+        fit: Fit,
+        arms: Sequence[Arm],
     ) -> Iterator[Term]:
         """The terms of one operation in one form."""
-        cost = row.cost.mapped(phase.bind)
-        arms = roofline.arms(cost, machine)
         executions = phase.bind(row.presence.executions)
         count = phase.bind(row.count)
         member = not case.floor and case.kind == "elementwise"
@@ -186,10 +196,10 @@ class Calibrated:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
             count *= exact(of.quantile(FIDELITIES[self.fidelity]))
         if member:
-            yield Term(count, arms, (row.name,))
+            yield Term(count, tuple(arms), (row.name,))
             return
         if case.kind == "host_elementwise":
-            case = replace(case, features=_passes(row, cost, phase, machine))
+            case = replace(case, features=_passes(row, row.cost.mapped(phase.bind), phase, machine))
             yield from self._on_host(count, case, fit, arms, executions, row.name, machine)
             return
         parts, combined = self._parts(case, fit, arms, executions)
@@ -237,13 +247,7 @@ class Calibrated:
         name = tensor[0].resource if tensor else "latency"
         combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
         # The fitted arms absorb vector work; it counts only where it could exceed them.
-        # Decided on the device's figures, so that its symbols change nothing.
-        figures = self.machine.bindings()
-        sizes = [c.expr.xreplace(figures) for c in combined]
-        combined += [
-            a for a in others if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)
-        ]
-        return parts, combined
+        return parts, combined + self._exceeding(others, combined)
 
     def _on_host(
         self,
