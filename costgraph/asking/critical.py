@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from sympy import Expr, Integer, Symbol
 
 from costgraph.formula.formula import Formula, exact
-from costgraph.formula.ladder import LATENCY
-from costgraph.formula.outline import kind_of, link_of
+from costgraph.formula.outline import LATENCY, kind_of, link_of
 from costgraph.formula.terms import Arm, Term, merged, remade
 from costgraph.hardware.machine import Machine, link_symbol_name
 from costgraph.ir.program import Phase

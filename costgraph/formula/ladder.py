@@ -16,13 +16,11 @@ from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
 from costgraph.formula.limits import start_of
-from costgraph.formula.outline import kind_of
+from costgraph.formula.outline import LATENCY, kind_of
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
 
 ZERO, ONE = Integer(0), Integer(1)
-#: The resource of floors.
-LATENCY = "latency"
 #: What stands for a resource in a body that others outlast.
 HIDDEN = "hidden"
 #: Terms and what bounds each.

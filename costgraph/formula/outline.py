@@ -16,6 +16,8 @@ from costgraph.symbols import symbol
 
 #: Expressions in a body that still stands inside its maximum.
 SHORT = 2
+#: The resource of floors.
+LATENCY = "latency"
 
 
 @dataclass(frozen=True)

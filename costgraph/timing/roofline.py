@@ -19,7 +19,7 @@ from costgraph.counting.count import Item, Overlap, Row, counted, flat
 from costgraph.counting.footprint import footprint, resting, weight_bytes
 from costgraph.errors import HardwareError
 from costgraph.formula.kinks import split
-from costgraph.formula.outline import link_of
+from costgraph.formula.outline import LATENCY, kind_of, link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
@@ -279,7 +279,7 @@ def _busy(phase: Phase, found: Iterable[Item], timing: Timing) -> dict[str, Expr
             continue
         for term in timing(phase, item):
             for arm in on_unit(term, item.unit).arms:
-                if arm.resource.rpartition("/")[2] != "latency":
+                if kind_of(arm.resource) != LATENCY:
                     note(arm.resource, term.count * arm.expr)
     return busy
 

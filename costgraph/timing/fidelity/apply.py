@@ -16,6 +16,7 @@ from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.formula.envelope import dominates
+from costgraph.formula.outline import link_of
 from costgraph.formula.terms import Arm, Term, chained, make_term, overlapped
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
@@ -124,7 +125,7 @@ class Calibrated:
         counts where it could exceed them.
         """
         executions, count = phase.bind(row.presence.executions), phase.bind(row.count)
-        beside = [a for a in arms if not a.resource.startswith("link:")]
+        beside = [a for a in arms if not link_of(a.resource)]
         series: list[Term] = []
         for part in parts(phase, row, self.machine):
             series.extend(self._collective(part, machine, executions, row.name))
