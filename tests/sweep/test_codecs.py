@@ -45,9 +45,11 @@ def store(path: Path, canary: Path, **changed: object) -> Path:
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """The codec as releases of numcodecs have it that load pickles without asking."""
+    """The codec as releases of zarr and numcodecs have it that load pickles without asking."""
     pickles = pytest.importorskip("numcodecs.pickles")
     monkeypatch.setattr(pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    with zarr.config.set({"array.allow_unsafe_pickle_decode": True}):
+        yield
 
 
 @pytest.mark.parametrize(
