@@ -14,11 +14,13 @@ from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.sparsity.prune import Prune
 from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
     Fuse,
     Quantize,
+    Prune,
     PageKV,
     EarlyExit,
     Speculative,

@@ -4,7 +4,8 @@ Sizes are exact. A format with group-wise scales stores, per element,
 
     bits + (scale_bits + zero_bits) / group + outer_bits / (group * outer_group)
 
-bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element.
+bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element. Where zeros are
+left out (:class:`Sparsity`), ``kept * (bits + index_bits) + flag_bits`` stands for ``bits``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,36 @@ _INT_RANK = {"int4": 0, "int8": 1}
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """How a matrix with zeros is stored, and what multiplies it.
+
+    Attributes:
+        layout: as written in options and tables (``tiled-csl``, ``2:4`` …).
+        kept: share of the elements that are stored.
+        index_bits: bits that locate one stored element.
+        flag_bits: bits per element, stored or not (a bitmap; a row's pointer, spread over it).
+        rates: compute types in which tensor units multiply it as it is stored, with how many
+            times the dense rate they do.
+        skips: kernels multiply what is stored and nothing else, on vector units.
+    """
+
+    layout: str
+    kept: Expr
+    index_bits: Expr = _NONE
+    flag_bits: Expr = _NONE
+    rates: tuple[tuple[str, Expr], ...] = ()
+    skips: bool = False
+
+    def rate(self, compute: str) -> Expr | None:
+        """How many times the dense rate tensor units reach in a type; None if they take none."""
+        return next((rate for name, rate in self.rates if name == compute), None)
+
+    def stored(self, bits: Expr) -> Expr:
+        """Bits per element of the matrix, zeros included, for payloads of ``bits``."""
+        return self.kept * (bits + self.index_bits) + self.flag_bits
+
+
+@dataclass(frozen=True)
 class DType:
     """A storage format.
 
@@ -39,6 +70,8 @@ class DType:
         scale_bits, zero_bits: bits of one group's scale and zero point.
         outer_group, outer_bits: a second level of scales: ``outer_bits`` per
             ``outer_group`` groups.
+        sparse: how zeros are left out, or None. Scales belong to groups of elements of the
+            matrix, zeros included.
     """
 
     name: str
@@ -49,11 +82,12 @@ class DType:
     zero_bits: Expr = _NONE
     outer_group: Expr | None = None
     outer_bits: Expr = _NONE
+    sparse: Sparsity | None = None
 
     @cached_property
     def bits_per_element(self) -> Expr:
-        """Stored bits per element, scales and zero points included (exact)."""
-        total = self.bits
+        """Stored bits per element, scales, zero points and positions included (exact)."""
+        total = self.bits if self.sparse is None else self.sparse.stored(self.bits)
         if self.group is not None:
             total = total + (self.scale_bits + self.zero_bits) / self.group
             if self.outer_group is not None:
@@ -76,7 +110,7 @@ class DType:
         return self.group is not None
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.sparse is None else f"{self.name} {self.sparse.layout}"
 
 
 def _plain(name: str, bits: int, compute: str | None = None) -> DType:

@@ -112,12 +112,45 @@ def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Wo
 
     Two FLOP per stored element, or for ``elements`` of them (subtract the zero
     point or look up, multiply by the scale), where the formats differ in width and
-    the stored one is not what the engine takes; nothing otherwise.
+    the stored one is not what the engine takes; nothing otherwise. Zeros that are not
+    stored are not converted, and what is stored is unpacked (:func:`unpacking`).
     """
     a, b = stored.dtype, other.dtype
-    if a.bits == b.bits or a.compute == compute_type(a, b):
+    loaded = stored.numel if elements is None else elements
+    same = a.bits == b.bits or a.compute == compute_type(a, b)
+    converted = {} if same else vector(2 * present(a, loaded))
+    return merged(converted, unpacking(a, compute_type(a, b), loaded))
+
+
+def present(stored: DType, elements: Expr) -> Expr:
+    """How many of ``elements`` of a matrix are stored."""
+    return elements if stored.sparse is None else elements * stored.sparse.kept
+
+
+def unpacking(stored: DType, compute: str, elements: Expr) -> Work:
+    """Work of spreading a matrix that is stored without its zeros out into a dense one.
+
+    Two FLOP per stored element (find its place, write it); nothing where units
+    multiply it as it is.
+    """
+    sparse = stored.sparse
+    if sparse is None or sparse.skips or sparse.rate(compute) is not None:
         return {}
-    return vector(2 * (stored.numel if elements is None else elements))
+    return vector(2 * present(stored, elements))
+
+
+def multiplied(stored: DType, compute: str, flops: Expr) -> Work:
+    """A product's ``flops``, zeros counted, with a stored matrix in a compute type.
+
+    On the tensor engine; of sparse units what takes as long at the dense rate, which for
+    2:4 at twice the rate is exactly what they multiply. Kernels that skip zeros multiply
+    on the vector engine.
+    """
+    sparse = stored.sparse
+    if sparse is not None and sparse.skips:
+        return vector(flops * sparse.kept)
+    rate = None if sparse is None else sparse.rate(compute)
+    return {(Engine.TENSOR, compute): flops if rate is None else flops / rate}
 
 
 def merged(*works: Work) -> Work:

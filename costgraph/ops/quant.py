@@ -8,6 +8,7 @@ quantise with known scales   2: scale, round
 convert an operand           2: subtract the zero point or look up, multiply
 rescale a product            2 per result: row scale, column scale
 group scales inside a sum    2 per result and group: multiply, add to the total
+unpack a sparse matrix       2 per stored element: find its place, write it
 sparse outliers              2 per stored outlier and row: multiply, add
 ===========================  ====================================================
 
@@ -22,10 +23,19 @@ from typing import ClassVar
 
 from sympy import Expr, Mul
 
-from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import ZERO, Access, Work
 from costgraph.ir.dtypes import DType, compute_type
-from costgraph.ir.op import Op, Spec, Tensors, merged, require, vector
+from costgraph.ir.op import (
+    Op,
+    Spec,
+    Tensors,
+    merged,
+    multiplied,
+    present,
+    require,
+    unpacking,
+    vector,
+)
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
@@ -118,8 +128,8 @@ class QuantLinear(Linear):
         dense = self.product(inputs, outputs)
         wide = compute_type(out.dtype, out.dtype)
         return merged(
-            {(Engine.TENSOR, executing): dense * (1 - self.outliers)},
-            {(Engine.TENSOR, wide): dense * self.outliers} if self.outliers != 0 else {},
+            multiplied(w.dtype, executing, dense * (1 - self.outliers)),
+            multiplied(w.dtype, wide, dense * self.outliers) if self.outliers != 0 else {},
             vector(out.numel) if self.bias else {},
             vector(dense * self.sparse) if self.sparse != 0 else {},
             _conversion(w, executing, self.loaded(inputs)),
@@ -143,7 +153,10 @@ def _converted(dtype: DType, executing: str) -> bool:
 
 
 def _conversion(stored: Tensor, executing: str, elements: Expr) -> Work:
-    return vector(2 * elements) if _converted(stored.dtype, executing) else {}
+    """As :func:`.op.expansion`, for a product that executes in a given type."""
+    there = present(stored.dtype, elements)
+    converted = vector(2 * there) if _converted(stored.dtype, executing) else {}
+    return merged(converted, unpacking(stored.dtype, executing, elements))
 
 
 def _rescaling(x: Tensor, w: Tensor, out: Tensor, executing: str) -> Work:

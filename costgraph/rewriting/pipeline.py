@@ -49,20 +49,24 @@ class Stage(IntEnum):
     RECOGNITION = 0
     #: Layers written out become regions.
     FOLDING = 1
+    #: The model gets its sizes.
+    SHAPES = 2
     #: Tensors get their formats; operations are the model's own, none is fused.
-    FORMATS = 2
+    FORMATS = 3
+    #: Zeros of tensors are left out of what is stored, whatever their format.
+    SPARSITY = 4
     #: Caches get their layout.
-    CACHES = 3
+    CACHES = 5
     #: Which layers run for which tokens.
-    DEPTH = 4
+    DEPTH = 6
     #: Tensors and operations get the devices that hold and run them.
-    PLACEMENT = 5
+    PLACEMENT = 7
     #: Operations become kernels.
-    KERNELS = 6
+    KERNELS = 8
     #: Kernels and exchanges run at the same time.
-    OVERLAP = 7
+    OVERLAP = 9
     #: Steps become rounds; models that work together are put together.
-    DECODING = 8
+    DECODING = 10
 
 
 @dataclass(frozen=True)
