@@ -15,12 +15,14 @@ from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.passes.sparsity.prune import Prune
+from costgraph.passes.sparsity.shrink import Shrink
 from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
     Fuse,
     Quantize,
     Prune,
+    Shrink,
     PageKV,
     EarlyExit,
     Speculative,

@@ -31,9 +31,9 @@ def depth_of(graph: Graph, who: str) -> int:
 
 
 def by_layer(
-    graph: Graph, who: str, keys: Sequence[K | None], made: Callable[[Graph, K], Graph]
+    graph: Graph, who: str, keys: Sequence[K | None], made: Callable[[Graph, K, str], Graph]
 ) -> Graph:
-    """The graph with each layer rewritten by its key; layers with None go.
+    """The graph with each layer rewritten by its key and region's name; layers with None go.
 
     Layers in a row with equal keys stay one region. Where a layer goes, the next one takes
     what it took.
@@ -63,7 +63,7 @@ def by_layer(
             final = place == len(kept) - 1
             suffix = "" if len(kept) == 1 else f".{place}"
             output = node.outputs[0] if final else node.outputs[0].renamed(f"{node.name}{suffix}")
-            op = replace(region, body=made(region.body, key), count=Integer(count))
+            op = replace(region, body=made(region.body, key, node.name), count=Integer(count))
             inputs = (state, *node.inputs[1:])
             origin = node.origin if op == region else Origin((node.name,), who)
             nodes.append(Node(f"{node.name}{suffix}", op, inputs, (output,), origin, node.unit))

@@ -96,7 +96,7 @@ class Prune(Pass):
             keys = self._keys(depth_of(graph, self.name), numbered, keep)
             cut = by_layer(
                 graph, self.name, keys,
-                lambda body, key: _pruned(body, _Plan(self, system, *key), log)
+                lambda body, key, _: _pruned(body, _Plan(self, system, *key), log)
                 if key[0] is not None else body,
             )  # fmt: skip
             return _pruned(cut, outer, log, inside=False)
