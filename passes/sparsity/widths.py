@@ -314,12 +314,16 @@ def _stream(graph: Graph, layer: bool) -> list[str]:
 
 
 def _acted(graph: Graph, name: str) -> bool:
-    """True for what lies behind an activation function and no other product."""
-    node = graph.producer.get(name)
-    if node is None:
-        return False
-    if isinstance(node.op, Activation):
-        return node.op.function != "clip"
-    if isinstance(node.op, (*ALONG, Binary)):
-        return any(_acted(graph, i) for i in node.inputs)
-    return False
+    """True for what lies behind an activation function and is made by products alone."""
+    acted, todo = False, [name]
+    while todo:
+        node = graph.producer.get(todo.pop())
+        if node is None or not isinstance(node.op, (*ALONG, Binary, Linear, Split)):
+            return False
+        if isinstance(node.op, Activation):
+            acted = acted or node.op.function != "clip"
+        if isinstance(node.op, Binary):
+            todo.extend(node.inputs)
+        elif not isinstance(node.op, Linear):
+            todo.append(node.inputs[0])
+    return acted
