@@ -15,6 +15,7 @@ from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.passes.sparsity.prune import Prune
+from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
 from costgraph.rewriting.pipeline import Pass
 
@@ -23,6 +24,7 @@ _ALL: tuple[type[Pass], ...] = (
     Quantize,
     Prune,
     Shrink,
+    SearchSubnet,
     PageKV,
     EarlyExit,
     Speculative,

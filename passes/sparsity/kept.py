@@ -48,7 +48,7 @@ def kept_heads(heads: Expr, kv_heads: Expr, amount: Expr, kv: Expr | None) -> tu
     left = kept(kv_heads, kv, what="kv-heads")
     queries = kept(heads, amount, what="heads")
     if queries.is_number and left.is_number and queries % left != 0:
-        near = [n for n in range(int(left), int(heads) + 1, int(left))]
+        near = list(range(int(left), int(heads) + 1, int(left)))
         best = min(near, key=lambda n: abs(n - int(queries)))
         raise PipelineError(
             f"shrink: {queries} query heads do not share {left} heads of keys and values evenly; "

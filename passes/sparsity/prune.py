@@ -85,7 +85,9 @@ class Prune(Pass):
         if self.storage == "2:4" and self.index_bits != DEFAULT:
             raise PipelineError("prune: 2:4 locates a stored element by 2 bits")
         log = _Log()
-        numbered = [listed(text, _SHARE, "prune: layers") for text in self.layers.split("|") if text]
+        numbered = [
+            listed(text, _SHARE, "prune: layers") for text in self.layers.split("|") if text
+        ]
         keep = parse_keep(self.keep)
         apart = numbered or self.first or self.last or any(k.layers for k in keep)
 
@@ -182,9 +184,7 @@ def _pruned(graph: Graph, plan: _Plan, log: _Log, inside: bool = True) -> Graph:
     return replace(graph, sources=sources, nodes=tuple(nodes))
 
 
-def _check(
-    node: Node, graph: Graph, tensors: dict[str, Tensor], plan: _Plan, log: _Log
-) -> None:
+def _check(node: Node, graph: Graph, tensors: dict[str, Tensor], plan: _Plan, log: _Log) -> None:
     """Says where no sparse units take a 2:4 matrix: it is stored so and multiplied dense."""
     by = plan.made_by
     if by.storage != "2:4" or by.compute != "auto" or not isinstance(node.op, Linear):

@@ -25,8 +25,10 @@ ZERO, ONE = Integer(0), Integer(1)
 ALL = "all"
 _AMOUNT = Option("number", "")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?\Z")
-#: Groups of layers whose sizes a sentence names.
+#: Ranges of layers that a sentence names.
 _NAMED = 4
+#: Changes that one sentence names.
+_TOLD = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class Shrink(Pass):
         symbolic=False,
     )  # fmt: skip
 
+    #: What decided the sizes, for the assumptions.
+    note: str = ""
+
     def run(self, program: Program, system: System) -> Outcome:
         log = _Log(self.name)
         amounts = {n: _amounts(getattr(self, n), n) for n in ("heads", "kv_heads", "ffn", "hidden")}
@@ -104,7 +109,7 @@ class Shrink(Pass):
         shares = [a for given in amounts.values() for a in given]
         made = replace(made, limits=(*made.limits, *limits_of(shares, "a share of shrink")))
         if log.hits:
-            made = made.assuming(f"shrink: {'; '.join(dict.fromkeys(log.hits))}")
+            made = made.assuming(log.told, *((self.note,) if self.note else ()))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))
 
     def _graph(self, graph: Graph, amounts: dict[str, tuple[Expr, ...]], log: _Log) -> Graph:
@@ -180,6 +185,13 @@ class _Log:
     hits: list[str] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
 
+    @property
+    def told(self) -> str:
+        """What changed, in one sentence."""
+        whole = list(dict.fromkeys(self.hits))
+        more = f"; and {len(whole) - _TOLD} sizes more" if len(whole) > _TOLD else ""
+        return f"shrink: {'; '.join(whole[:_TOLD])}{more}"
+
     def hit(self, what: str) -> None:
         self.hits.append(what)
 
@@ -191,7 +203,9 @@ class _Log:
         numbers = [n for n, key in enumerate(keys) if key is None]
         if not numbers:
             return
-        runs = [[n for _, n in run] for _, run in groupby(enumerate(numbers), lambda p: p[1] - p[0])]
+        runs = [
+            [n for _, n in run] for _, run in groupby(enumerate(numbers), lambda p: p[1] - p[0])
+        ]
         shown = ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs[:_NAMED])
         more = "" if len(runs) <= _NAMED else " …"
         self.hit(f"{len(keys) - len(numbers)} of {len(keys)} layers (without {shown}{more})")
@@ -241,6 +255,11 @@ def _everywhere(graph: Graph, amounts: Amounts, multiple: Expr, log: _Log) -> Gr
             node = replace(node, op=op.with_graphs(inner))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def shrunk(body: Graph, amounts: Amounts) -> Graph:
+    """A layer with what it keeps, as :class:`Shrink` makes it."""
+    return _shrunk(body, amounts, ONE, body.name, _Log(""))
 
 
 def _shrunk(body: Graph, amounts: Amounts, multiple: Expr, name: str, log: _Log) -> Graph:

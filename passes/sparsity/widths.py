@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from sympy import Expr, Mul
 from sympy import Add as Sum
+from sympy import Expr, Mul
 
 from costgraph.errors import CostgraphError, VerifyError
 from costgraph.ir.graph import Graph, Node
@@ -117,7 +117,9 @@ def found(graph: Graph) -> Found:
     heads, inner = [], []
     for node in graph.nodes:
         operands = graph.operands(node)
-        if isinstance(node.op, (AttentionScores, LocalScores, FlashAttention)) and _attention(node.op):
+        if isinstance(node.op, (AttentionScores, LocalScores, FlashAttention)) and _attention(
+            node.op
+        ):
             keys = _attention(node.op).index(KV)
             heads.append((operands[0].shape[2], operands[keys].shape[2]))
         for tensor in node.outputs if isinstance(node.op, (Linear, Split)) else ():
