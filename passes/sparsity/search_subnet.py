@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sympy import Expr, Integer, Rational
 
 from costgraph.counting.count import parameters
-from costgraph.errors import CostgraphError, PipelineError
+from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
@@ -23,7 +23,7 @@ from costgraph.passes.sparsity.kept import kept
 from costgraph.passes.sparsity.layers import depth_of
 from costgraph.passes.sparsity.listed import listed
 from costgraph.passes.sparsity.shrink import Amounts, Shrink, shrunk
-from costgraph.passes.sparsity.subnets import MOST, Choices, Space, Subnet, Tables
+from costgraph.passes.sparsity.subnets import MOST, Choices, Peak, Space, Subnet, Tables
 from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search, Tried
 from costgraph.rewriting.pipeline import Option, Outcome, Pass, Stage, option
@@ -140,8 +140,8 @@ class SearchSubnet(Pass):
                 chosen = problem.shrunk(best)
                 tried = yield chosen
                 value = problem.value(tried)
-                # What does not follow from layers alone (the widest of live activations).
-                if self.metric == "memory" or math.isclose(value, best.cost, rel_tol=1e-6):
+                # Memory: of the last phase alone, the least of which bounds that of all.
+                if math.isclose(value, best.cost, rel_tol=1e-6):
                     return replace(chosen, note=problem.note(best.size, value, "exact"))
         if self.method == "exact":
             raise PipelineError(
@@ -232,11 +232,20 @@ class Problem:
 
     # --- what a layer may keep
 
+    @property
+    def units(self) -> int:
+        """Groups of heads that go together: as many as heads of keys; queries that share one."""
+        return int(self.pair[0] if self.pair[1] == 1 else self.pair[1])
+
     def kept_heads(self) -> tuple[int, ...]:
         """Heads of keys and values (of queries where all share one) that a layer may keep."""
-        units = self.pair[0] if self.pair[1] == 1 else self.pair[1]
         return tuple(
-            sorted({int(kept(units, s)) for s in _steps(*self.heads, self.item.heads_step)})
+            sorted(
+                {
+                    int(kept(Integer(self.units), s))
+                    for s in _steps(*self.heads, self.item.heads_step)
+                }
+            )
         )
 
     def kept_widths(self) -> tuple[int, ...]:
@@ -258,8 +267,7 @@ class Problem:
 
     def shrunk(self, subnet: Subnet) -> Shrink:
         """The pass that makes a subnet."""
-        units = int(self.pair[0] if self.pair[1] == 1 else self.pair[1])
-        widths = self.kept_widths()
+        units, widths = self.units, self.kept_widths()
         unit = math.gcd(*widths)
         made: Genome = [
             (Fraction(a, units), Fraction(m * unit, int(self.width)))
@@ -281,42 +289,42 @@ class Problem:
         deepest = max(self.depths)
         if deepest < 2:
             return None
-        units = int(self.pair[0] if self.pair[1] == 1 else self.pair[1])
+        units, full = self.units, int(self.width)
         kept_units, widths = self.kept_heads(), self.kept_widths()
         models = [Shrink(heads=HEADS, ffn=FFN, depth=Integer(n)) for n in (deepest, deepest - 1)]
         sizes = [parameters(m.run(self.program, self.system).program) for m in models]
-        try:
-            formulas = []
-            for model in models:
-                tried = yield model
-                formulas.append(tried.formula(self.item.metric))
-        except CostgraphError:
-            return None
+        formulas = []
+        for model in models:
+            tried = yield model
+            formulas.append(_of_last(tried.formula(self.item.metric), self.program))
 
-        def layer(a: Fraction, m: Fraction) -> float:
-            at = {HEADS: float(a), FFN: float(m)}
-            return float(_at(self.item, formulas[0], at) - _at(self.item, formulas[1], at))
+        def both(k: int, w: int) -> tuple[float, float]:
+            """What a layer costs, and what all others together and the rest do."""
+            at = {HEADS: k / units, FFN: w / full}
+            whole, less = (_at(self.item, f, at) for f in formulas)
+            return whole - less, whole - deepest * (whole - less)
 
-        one = Fraction(1)
-        whole = layer(one, one)
-        heads = [layer(Fraction(k, units), one) for k in kept_units]
-        ffn = [layer(one, Fraction(w, int(self.width))) - whole for w in widths]
-        both = layer(Fraction(kept_units[0], units), Fraction(widths[0], int(self.width)))
-        if not math.isclose(both, heads[0] + ffn[0], rel_tol=1e-6):
+        low = both(kept_units[0], widths[0])
+        by_heads = [both(k, widths[0]) for k in kept_units]
+        by_width = [both(kept_units[0], w) for w in widths]
+        top = both(kept_units[-1], widths[-1])
+        if not math.isclose(top[0], by_heads[-1][0] + by_width[-1][0] - low[0], rel_tol=1e-9):
             return None
-        fixed = float(_at(self.item, formulas[0], {HEADS: 1.0, FFN: 1.0})) - deepest * whole
         each = (sizes[0] - sizes[1]).expand()
         per = [int(each.coeff(symbol(n))) for n in (HEADS, FFN)]
         bare = int(each.subs({symbol(HEADS): 0, symbol(FFN): 0}))
         unit = math.gcd(*widths)
+        inner = tuple(w // unit for w in widths)
         return Space(
             self.depths,
-            Choices(kept_units, tuple(heads), per[0] // units),
-            Choices(tuple(w // unit for w in widths), tuple(ffn), per[1] // int(self.width) * unit),
-            fixed,
+            Choices(kept_units, tuple(c for c, _ in by_heads), per[0] // units),
+            Choices(inner, tuple(c - low[0] for c, _ in by_width), per[1] // full * unit),
+            low[1],
             int(parameters(self.program)) - self.layers * (bare + sum(per)),
             bare,
-        )
+            _peaks([r - low[1] for _, r in by_heads], [r - low[1] for _, r in by_width],
+                   kept_units, inner, low[1]),
+        )  # fmt: skip
 
     def note(self, size: int, value: float, how: str) -> str:
         """One sentence: what was decided, where, and how."""
@@ -333,6 +341,43 @@ class Problem:
             f"{value:.4g} {unit} at {where}: {least} of the space between {self.low:,} and "
             f"{self.high:,} parameters; quality is not modelled"
         )
+
+
+def _of_last(formula: Formula, program: Program) -> Formula:
+    """The formula; of memory what the last phase needs.
+
+    A subnet that needs least in the last phase, and there most of all phases, needs least.
+    """
+    last = program.phases[-1].name
+    if formula.name != "memory":
+        return formula
+    terms = (
+        replace(t, arms=tuple(a for a in t.arms if a.resource == last) or t.arms)
+        for t in formula.terms
+    )
+    return replace(formula, terms=tuple(terms))
+
+
+def _peaks(
+    heads: Sequence[float],
+    ffn: Sequence[float],
+    units: Sequence[int],
+    inner: Sequence[int],
+    scale: float,
+) -> tuple[Peak, ...]:
+    """What the widest layer adds, by what it keeps of either kind; nothing if that is noise."""
+    values = sorted({v for v in (*heads, *ffn) if v > 1e-9 * abs(scale)})
+    if not values:
+        return ()
+    return tuple(
+        Peak(
+            v,
+            max(u for u, c in zip(units, heads, strict=True) if c <= v),
+            max(w for w, c in zip(inner, ffn, strict=True) if c <= v),
+        )
+        for v in (0.0, *values)
+        if min(heads) <= v and min(ffn) <= v
+    )
 
 
 def _at(item: SearchSubnet, formula: Formula, more: Mapping[str, float]) -> float:
@@ -374,8 +419,7 @@ def _steps(low: Rational, high: Rational, step: Expr) -> Iterator[Rational]:
 def _evolved(problem: Problem) -> Search:
     """Mutation and crossover of layers; each candidate is compiled and its metric taken."""
     item, rng = problem.item, random.Random(int(problem.item.seed))
-    units = int(problem.pair[0] if problem.pair[1] == 1 else problem.pair[1])
-    heads = [Fraction(k, units) for k in problem.kept_heads()]
+    heads = [Fraction(k, problem.units) for k in problem.kept_heads()]
     widths = [Fraction(w, int(problem.width)) for w in problem.kept_widths()]
 
     def drawn() -> Genome:
