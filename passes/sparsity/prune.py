@@ -19,7 +19,7 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.passes.precision.layers import Keep, parse_keep
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import limits_of, listed
+from costgraph.passes.sparsity.listed import entries, limits_of
 from costgraph.passes.sparsity.storage import HALF, STORAGE, sparse_rates, stored
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
 
@@ -65,7 +65,7 @@ class Prune(Pass):
     index_bits: Expr | str = option(
         "number", DEFAULT, "bits that locate a stored element", choices=(DEFAULT,), minimum=0
     )
-    layers: str = option("text", "", "share of zeros of each layer (OWL): 0.5|0.6|…")
+    layers: str = option("text", "", "share of zeros of each layer (OWL): 0.5|0.6*3|…")
     keep: str = option(
         "word",
         "lm_head|embed|positions|router",
@@ -85,9 +85,7 @@ class Prune(Pass):
         if self.storage == "2:4" and self.index_bits != DEFAULT:
             raise PipelineError("prune: 2:4 locates a stored element by 2 bits")
         log = _Log()
-        numbered = [
-            listed(text, _SHARE, "prune: layers") for text in self.layers.split("|") if text
-        ]
+        numbered = entries(self.layers, _SHARE, "prune: layers")
         keep = parse_keep(self.keep)
         apart = numbered or self.first or self.last or any(k.layers for k in keep)
 

@@ -21,7 +21,7 @@ from costgraph.ir.regions import Repeat
 from costgraph.passes.precision.layers import in_order
 from costgraph.passes.sparsity.kept import kept
 from costgraph.passes.sparsity.layers import depth_of
-from costgraph.passes.sparsity.listed import listed
+from costgraph.passes.sparsity.listed import listed, written
 from costgraph.passes.sparsity.shrink import Amounts, Shrink, shrunk
 from costgraph.passes.sparsity.subnets import MOST, Choices, Peak, Space, Subnet, Tables
 from costgraph.passes.sparsity.widths import found
@@ -258,10 +258,12 @@ class Problem:
     def shrink(self, layers: Genome) -> Shrink:
         """The pass that keeps these shares of heads and width in each layer."""
         gone = [n for n, layer in enumerate(layers) if layer is None]
-        filled = [layer or (Fraction(1), Fraction(1)) for layer in layers]
+        filled: list[tuple[Fraction, Fraction]] = []
+        for layer in layers:  # what is written for layers that go does not matter
+            filled.append(layer or (filled[-1] if filled else (Fraction(1), Fraction(1))))
         return Shrink(
-            heads="|".join(str(a) for a, _ in filled),
-            ffn="|".join(str(m) for _, m in filled),
+            heads=written(a for a, _ in filled),
+            ffn=written(m for _, m in filled),
             drop="|".join(map(str, gone)),
         )
 

@@ -17,7 +17,7 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.passes.sparsity.kept import kept, kept_heads
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import limits_of, listed
+from costgraph.passes.sparsity.listed import entries, limits_of
 from costgraph.passes.sparsity.widths import BlockedError, Sizes, found, residual, resized
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
 
@@ -65,12 +65,12 @@ class Shrink(Pass):
     inherited: ClassVar[bool] = False
 
     heads: str = option("text", "", "query heads that stay: a share up to 1, or a count; per "
-                        "layer 1|0.5|…")  # fmt: skip
+                        "layer 1|0.5*3|…")  # fmt: skip
     kv_heads: str = option(
         "text", "", "heads of keys and values that stay, where not as many as heads say"
     )
     ffn: str = option("text", "", "feed-forward width that stays, of experts each one's; per "
-                      "layer 1|1/2|…")  # fmt: skip
+                      "layer 1|1/2*3|…")  # fmt: skip
     hidden: str = option("text", "", "width of the residual stream that stays")
     depth: Expr | str = option(
         "integer", ALL, "layers that stay: the first ones", choices=(ALL,), minimum=1,
@@ -216,8 +216,7 @@ def _is_layers(op: object) -> bool:
 
 
 def _amounts(text: str, name: str) -> tuple[Expr, ...]:
-    where = f"shrink: {name.replace('_', '-')}"
-    return tuple(listed(part, _AMOUNT, where) for part in text.split("|")) if text else ()
+    return entries(text, _AMOUNT, f"shrink: {name.replace('_', '-')}")
 
 
 def _numbers(text: str, depth: int) -> frozenset[int]:

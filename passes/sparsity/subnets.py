@@ -182,10 +182,10 @@ def _totals(choices: Choices, depth: int) -> tuple[Costs, npt.NDArray[np.int64]]
 
 
 def _path(choices: Choices, last: npt.NDArray[np.int64], depth: int, total: int) -> tuple[int, ...]:
-    """Units of each layer on the way to a total, the largest first."""
+    """Units of each layer on the way to a total; the widest last, where no input is live."""
     found = []
     for layer in range(depth, 0, -1):
         units = choices.units[int(last[layer, total])]
         found.append(units)
         total -= units
-    return tuple(sorted(found, reverse=True))
+    return tuple(sorted(found))

@@ -219,6 +219,8 @@ def test_experts_are_pruned_and_look_ups_are_not():
         ("prune{storage=2:4,sparsity=0.7}", "its sparsity is 1/2"),
         ("prune{storage=2:4,index-bits=4}", "by 2 bits"),
         ("prune{layers=0.5|0.5}", "2 shares are given for 16 layers"),
+        ("prune{layers=0.5*x}", "a value and how often"),
+        ("prune{layers=0.5*17}", "17 shares are given for 16 layers"),
         ("prune{layers=0.5|oops!}", "neither a number nor a symbol"),
         ("prune{sparsity=1.2}", "in \\[0, 1\\]"),
         ("prune{storage=csc}", "csr"),
