@@ -27,7 +27,7 @@ def listed(text: str, spec: Option, where: str) -> Expr:
 
 
 def entries(text: str, spec: Option, where: str) -> tuple[Expr, ...]:
-    """The values of a list ``a|b*3|c``, of which ``b*3`` stands for ``b|b|b``; none of an empty one.
+    """The values of a list ``a|b*3|c``, of which ``b*3`` stands for ``b|b|b``.
 
     Raises:
         PipelineError: an entry is neither a number nor a symbol, or the list is too long.
