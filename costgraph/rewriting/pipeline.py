@@ -49,24 +49,26 @@ class Stage(IntEnum):
     RECOGNITION = 0
     #: Layers written out become regions.
     FOLDING = 1
+    #: The subnet that is searched for is found.
+    SUBNETS = 2
     #: The model gets its sizes.
-    SHAPES = 2
+    SHAPES = 3
     #: Tensors get their formats; operations are the model's own, none is fused.
-    FORMATS = 3
+    FORMATS = 4
     #: Zeros of tensors are left out of what is stored, whatever their format.
-    SPARSITY = 4
+    SPARSITY = 5
     #: Caches get their layout.
-    CACHES = 5
+    CACHES = 6
     #: Which layers run for which tokens.
-    DEPTH = 6
+    DEPTH = 7
     #: Tensors and operations get the devices that hold and run them.
-    PLACEMENT = 7
+    PLACEMENT = 8
     #: Operations become kernels.
-    KERNELS = 8
+    KERNELS = 9
     #: Kernels and exchanges run at the same time.
-    OVERLAP = 9
+    OVERLAP = 10
     #: Steps become rounds; models that work together are put together.
-    DECODING = 10
+    DECODING = 11
 
 
 @dataclass(frozen=True)

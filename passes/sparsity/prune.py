@@ -72,12 +72,8 @@ class Prune(Pass):
         "what stays dense: parts of names, A|B, each optionally NAME:3 or NAME:0-3 for layers; "
         "'none' for nothing",
     )
-    first: Expr = option(
-        "integer", ZERO, "first layers that stay dense", minimum=0, maximum=10**6, symbolic=False
-    )
-    last: Expr = option(
-        "integer", ZERO, "last layers that stay dense", minimum=0, maximum=10**6, symbolic=False
-    )
+    first: Expr = option("integer", ZERO, "first layers that stay dense", minimum=0, symbolic=False)
+    last: Expr = option("integer", ZERO, "last layers that stay dense", minimum=0, symbolic=False)
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.storage == "2:4" and (self.sparsity != HALF or self.layers):

@@ -66,7 +66,7 @@ METRICS = ("tpot", "ttft", "latency", "memory")
 
 @dataclass(frozen=True)
 class SearchSubnet(Pass):
-    """Finds the subnet of least latency or memory at a size, and runs it as ``shrink``.
+    """Finds the subnet of least latency or memory at a size, and runs it as a ``shrink``.
 
     Of all subnets within the budget the smallest is always the fastest: so at least
     ``spend`` of the budget must be used. Where layers are alike the result is the best
@@ -83,7 +83,7 @@ class SearchSubnet(Pass):
         "Search for Efficient Large Language Models, arXiv 2409.17372: spaces and steps; its "
         "evolution: 100 subnets, 50 mutations, 30 crossovers, 50 epochs"
     )
-    stage: ClassVar[Stage] = Stage.SHAPES
+    stage: ClassVar[Stage] = Stage.SUBNETS
     inherited: ClassVar[bool] = False
 
     budget: Expr = option(
@@ -122,12 +122,21 @@ class SearchSubnet(Pass):
     at_prompt: Expr = option("integer", Integer(1024), "prompt", minimum=1, symbolic=False)
     at_tokens: Expr = option("integer", Integer(256), "generated tokens", minimum=2, symbolic=False)
 
+    #: What was found, and a sentence about it.
+    chosen: Shrink | None = None
+    note: str = ""
+
     @property
     def needs_tuning(self) -> bool:
-        return True
+        return self.chosen is None
 
     def run(self, program: Program, system: System) -> Outcome:
-        raise PipelineError("search-subnet is decided by search: compile it for a device")
+        if self.chosen is None:
+            raise PipelineError("search-subnet is decided by search: compile it for a device")
+        outcome = self.chosen.run(program, system)
+        made = outcome.program.assuming(self.note)
+        # Layers that keep all of a size are what was searched for, and no miss.
+        return Outcome(made, outcome.hits or (program.name,), ())
 
     def search(self, program: Program, system: System) -> Search:
         problem = Problem.of(self, program, system)
@@ -142,7 +151,7 @@ class SearchSubnet(Pass):
                 value = problem.value(tried)
                 # Memory: of the last phase alone, the least of which bounds that of all.
                 if math.isclose(value, best.cost, rel_tol=1e-6):
-                    return replace(chosen, note=problem.note(best.size, value, "exact"))
+                    return problem.decided(chosen, best.size, value, "exact")
         if self.method == "exact":
             raise PipelineError(
                 "search-subnet: layers differ, or their costs do not add up: method=evolution"
@@ -328,8 +337,8 @@ class Problem:
                    kept_units, inner, low[1]),
         )  # fmt: skip
 
-    def note(self, size: int, value: float, how: str) -> str:
-        """One sentence: what was decided, where, and how."""
+    def decided(self, chosen: Shrink, size: int, value: float, how: str) -> SearchSubnet:
+        """The pass with what was found, and a sentence that says what, where and how."""
         item = self.item
         where = f"B = {item.at_batch}"
         where += f", T = {item.at_context}" if item.metric == "tpot" else f", S = {item.at_prompt}"
@@ -338,11 +347,12 @@ class Problem:
         unit = "B" if item.metric == "memory" else "s"
         least = "least" if how == "exact" else "the best found by evolution"
         total = int(parameters(self.program))
-        return (
-            f"search-subnet: {size:,} of {total:,} parameters ({size / total:.1%}), {item.metric} "
-            f"{value:.4g} {unit} at {where}: {least} of the space between {self.low:,} and "
-            f"{self.high:,} parameters; quality is not modelled"
+        note = (
+            f"search-subnet: {chosen.spec()}, {size:,} of {total:,} parameters "
+            f"({size / total:.1%}), {item.metric} {value:.4g} {unit} at {where}: {least} of the "
+            f"space between {self.low:,} and {self.high:,} parameters; quality is not modelled"
         )
+        return replace(item, chosen=chosen, note=note)
 
 
 def _of_last(formula: Formula, program: Program) -> Formula:
@@ -497,7 +507,7 @@ def _evolved(problem: Problem) -> Search:
                 scored[tuple(genome)] = (problem.value(tried), genome)
     value, genome = min(scored.values(), key=lambda s: s[0])
     chosen = problem.shrink(genome)
-    return replace(chosen, note=problem.note(size_of(genome), value, "evolution"))
+    return problem.decided(chosen, size_of(genome), value, "evolution")
 
 
 def _next(values: list[Fraction], value: Fraction, up: bool) -> Fraction:

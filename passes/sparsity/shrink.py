@@ -74,7 +74,7 @@ class Shrink(Pass):
     hidden: str = option("text", "", "width of the residual stream that stays")
     depth: Expr | str = option(
         "integer", ALL, "layers that stay: the first ones", choices=(ALL,), minimum=1,
-        maximum=10**6, symbolic=False,
+        symbolic=False,
     )  # fmt: skip
     drop: str = option("text", "", "numbers of layers that go: 21-28|30")
     multiple: Expr = option(
@@ -82,16 +82,13 @@ class Shrink(Pass):
         symbolic=False,
     )  # fmt: skip
     first: Expr = option(
-        "integer", ZERO, "first layers that keep their widths", maximum=10**6, minimum=0,
+        "integer", ZERO, "first layers that keep their widths", minimum=0,
         symbolic=False,
     )  # fmt: skip
     last: Expr = option(
-        "integer", ZERO, "last layers that keep their widths", maximum=10**6, minimum=0,
+        "integer", ZERO, "last layers that keep their widths", minimum=0,
         symbolic=False,
     )  # fmt: skip
-
-    #: What decided the sizes, for the assumptions.
-    note: str = ""
 
     def run(self, program: Program, system: System) -> Outcome:
         log = _Log(self.name)
@@ -109,7 +106,7 @@ class Shrink(Pass):
         shares = [a for given in amounts.values() for a in given]
         made = replace(made, limits=(*made.limits, *limits_of(shares, "a share of shrink")))
         if log.hits:
-            made = made.assuming(log.told, *((self.note,) if self.note else ()))
+            made = made.assuming(log.told)
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))
 
     def _graph(self, graph: Graph, amounts: dict[str, tuple[Expr, ...]], log: _Log) -> Graph:

@@ -54,6 +54,11 @@ WRITTEN = {
         "quantize{preset=w8a8kv8}",
         "quantize{weights=int8,first=1,keep=none}",
     ],
+    "prune": ["prune{sparsity=0.7}", "prune{storage=2:4}", "prune{storage=csr,first=1}"],
+    "shrink": ["shrink{heads=1/2,ffn=1/2}", "shrink{hidden=1/2}", "shrink{drop=1,ffn=1/2}"],
+    "search-subnet": [
+        "search-subnet{budget=0.8,spend=0.5,heads=0.5-1,ffn=0.5-1,population=4,generations=1}"
+    ],
     "page-kv": ["page-kv", "page-kv{block=8,waste=expected}"],
     "early-exit": [
         "early-exit{p=1/3}",

@@ -197,13 +197,26 @@ def test_other_models_are_searched(model):
     assert "search-subnet" in made.program.assumptions[-1]
 
 
-def test_what_was_found_is_a_pipeline_that_says_it_again():
+def test_what_was_found_is_a_shrink_that_the_assumptions_spell_out():
     made = compiled("search-subnet{budget=0.8},fuse")
-    spec = ",".join(p.spec() for p in made.passes)
-    again = compiled(spec)
-    assert spec.startswith("shrink{")
-    assert len(spec) < 200
-    assert again.program.phases == made.program.phases
+    assert made.passes[0].spec() == "search-subnet"  # the budget is the default
+    (note,) = [a for a in made.program.assumptions if a.startswith("search-subnet")]
+    shrink = made.passes[0].chosen.spec()
+    assert shrink in note
+    assert len(shrink) < 200
+    again = compiled(f"{shrink},fuse")
+    assert again.program.graph.cost == made.program.graph.cost
+    assert parameters(again.program) == parameters(made.program)
+
+
+def test_a_shrink_beside_it_comes_after_whatever_the_order():
+    a, b = (
+        compiled(text)
+        for text in ("search-subnet,shrink{hidden=1/2}", "shrink{hidden=1/2},search-subnet")
+    )
+    assert a.program.phases == b.program.phases
+    c = cg.compile(b.program, ON, "page-kv")  # from what the program remembers: as decided
+    assert c.passes[1].chosen == b.passes[1].chosen
 
 
 @pytest.mark.parametrize(
