@@ -52,6 +52,8 @@ class Prune(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "pruning: zeros lie evenly over each matrix; dense kernels unpack what is stored as "
         "they load it, 2 FLOP per stored element on the vector engine",
+        "pruning: no timings of sparse kernels are fitted: calibrated times take dense kernels' "
+        "efficiency",
     )
     stage: ClassVar[Stage] = Stage.SPARSITY
 
