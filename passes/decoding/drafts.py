@@ -95,9 +95,15 @@ def _same_tokens(draft: Program, target: Program) -> tuple[str, ...]:
 
 def vocabulary(program: Program) -> Expr | None:
     """Tokens that decode steps choose from; None where they choose none."""
+    logits = logits_of(program)
+    return None if logits is None else logits.shape[-1].xreplace(dict(program.dims))
+
+
+def logits_of(program: Program) -> Tensor | None:
+    """The logits that decode steps choose from; None where they choose none."""
     for op, operands in operations(stepping(program).graph):
         if isinstance(op, Sample):
-            return operands[0].shape[-1].xreplace(dict(program.dims))
+            return operands[0]
     return None
 
 
@@ -209,6 +215,10 @@ def _with_heads(asked: Asked) -> Drafting:
     return Drafting(heads(asked.model, asked.depth), at_once=True)
 
 
+def _with_nothing(asked: Asked) -> Drafting:
+    return Drafting(None)
+
+
 def _with_model(asked: Asked) -> Drafting:
     return Drafting(loaded(asked.name, asked.model))
 
@@ -218,6 +228,8 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "skip": Source(_skipping, inherits=False, takes_layers=True),
         "heads": Source(_with_heads),
+        "lookahead": Source(_with_nothing, inherits=False),
+        "jacobi": Source(_with_nothing, inherits=False),
     }
 )
 #: Any other word: a model of its own.
