@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from sympy import Expr, Integer, Min
 
@@ -15,6 +17,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample
 from costgraph.ops.fused import operations
+from costgraph.passes.decoding.drafting import Asked, Drafting, Source
 from costgraph.passes.precision.layers import in_order
 from costgraph.symbols import B, T, q
 
@@ -92,9 +95,15 @@ def _same_tokens(draft: Program, target: Program) -> tuple[str, ...]:
 
 def vocabulary(program: Program) -> Expr | None:
     """Tokens that decode steps choose from; None where they choose none."""
+    logits = logits_of(program)
+    return None if logits is None else logits.shape[-1].xreplace(dict(program.dims))
+
+
+def logits_of(program: Program) -> Tensor | None:
+    """The logits that decode steps choose from; None where they choose none."""
     for op, operands in operations(stepping(program).graph):
         if isinstance(op, Sample):
-            return operands[0].shape[-1].xreplace(dict(program.dims))
+            return operands[0]
     return None
 
 
@@ -196,3 +205,37 @@ def heads(target: Program, count: Expr) -> Program:
     graph = g.build(g.add("heads", region, hidden))
     phase = replace(step, graph=graph, bindings=((q, ONE), (T, T)), resident=())
     return Program(f"{target.name}'s heads", (phase,))
+
+
+def _skipping(asked: Asked) -> Drafting:
+    return Drafting(first_layers(asked.target, asked.layers), part=True)
+
+
+def _with_heads(asked: Asked) -> Drafting:
+    return Drafting(heads(asked.model, asked.depth), at_once=True)
+
+
+def _with_nothing(asked: Asked) -> Drafting:
+    return Drafting(None)
+
+
+def _with_model(asked: Asked) -> Drafting:
+    return Drafting(loaded(asked.name, asked.model))
+
+
+#: Words of the option ``draft`` and what drafts under them.
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "skip": Source(_skipping, inherits=False, takes_layers=True),
+        "heads": Source(_with_heads),
+        "lookahead": Source(_with_nothing, inherits=False),
+        "jacobi": Source(_with_nothing, inherits=False),
+    }
+)
+#: Any other word: a model of its own.
+MODEL = Source(_with_model)
+
+
+def source_of(word: str) -> Source:
+    """What drafts under a word: one of :data:`SOURCES`, else a model."""
+    return SOURCES.get(word, MODEL)
