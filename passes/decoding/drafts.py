@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from sympy import Expr, Integer, Min
 
@@ -15,6 +17,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.ops import Activation, Add, Linear, Sample
 from costgraph.ops.fused import operations
+from costgraph.passes.decoding.drafting import Asked, Drafting, Source
 from costgraph.passes.precision.layers import in_order
 from costgraph.symbols import B, T, q
 
@@ -196,3 +199,31 @@ def heads(target: Program, count: Expr) -> Program:
     graph = g.build(g.add("heads", region, hidden))
     phase = replace(step, graph=graph, bindings=((q, ONE), (T, T)), resident=())
     return Program(f"{target.name}'s heads", (phase,))
+
+
+def _skipping(asked: Asked) -> Drafting:
+    return Drafting(first_layers(asked.target, asked.layers), part=True)
+
+
+def _with_heads(asked: Asked) -> Drafting:
+    return Drafting(heads(asked.model, asked.depth), at_once=True)
+
+
+def _with_model(asked: Asked) -> Drafting:
+    return Drafting(loaded(asked.name, asked.model))
+
+
+#: Words of the option ``draft`` and what drafts under them.
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "skip": Source(_skipping, inherits=False, takes_layers=True),
+        "heads": Source(_with_heads),
+    }
+)
+#: Any other word: a model of its own.
+MODEL = Source(_with_model)
+
+
+def source_of(word: str) -> Source:
+    """What drafts under a word: one of :data:`SOURCES`, else a model."""
+    return SOURCES.get(word, MODEL)

@@ -1,4 +1,7 @@
-"""What one round of draft and verify processes: chains, trees, independent chains."""
+"""What one round drafts and verifies: chains, trees, independent chains.
+
+Nothing here knows when it runs, or what writes the drafts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Steps:
     """Alike draft steps of a round.
 
     Attributes:
-        count: how many.
+        count: how many, on average over rounds.
         width: positions that each forwards, per sequence.
         behind: drafted rows in the cache after the step, on average over the steps.
         hidden: of these, rows that a position does not see, on average.
@@ -36,6 +39,21 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One forward pass of the target over the root and what was drafted.
+
+    Attributes:
+        share: of the rounds that end with it.
+        positions: that it processes at once, per sequence.
+        mask: who sees whom, where not every position sees all before it.
+    """
+
+    share: Expr
+    positions: Expr
+    mask: Branches | None = None
+
+
+@dataclass(frozen=True)
 class Round:
     """What one round does, per sequence.
 
@@ -45,45 +63,60 @@ class Round:
     nodes at once.
 
     Attributes:
-        depth: draft steps, the length of a branch.
+        depth: tokens of the longest branch that may be drafted.
         tokens: expected tokens emitted.
-        nodes: drafted nodes of each level; empty for a single chain.
+        steps: the draft steps, those of equal width together.
+        checks: the target's passes of which one ends a round; their shares add up to one.
+        branched: there are nodes beside one another.
     """
 
     depth: Expr
     tokens: Expr
-    nodes: tuple[Expr, ...] = ()
+    steps: tuple[Steps, ...]
+    checks: tuple[Check, ...]
+    branched: bool = False
 
     @property
     def verified(self) -> Expr:
-        """Positions that the target processes at once: the root and every node."""
-        return ONE + (Add(*self.nodes) if self.nodes else self.depth)
-
-    @property
-    def steps(self) -> tuple[Steps, ...]:
-        """The draft steps, those of equal width together."""
-        if not self.nodes:
-            return (Steps(self.depth, ONE, (self.depth - 1) / 2),)
-        widths = (ONE, *self.nodes[:-1])
-        single = []
-        for level, width in enumerate(widths):
-            behind = Add(*widths[1 : level + 1])
-            single.append(Steps(ONE, width, behind, behind - level))
-        return tuple(_mean(tuple(g)) for _, g in groupby(single, key=lambda s: s.width))
+        """Positions that the target processes at once, on average."""
+        return Add(*(c.share * c.positions for c in self.checks))
 
     @property
     def mask(self) -> Branches | None:
-        """Who sees whom while the target verifies."""
-        if not self.nodes:
-            return None
-        new = self.verified - 1
-        levels = enumerate((ONE, *self.nodes))
-        return Branches(tuple((count, new - depth) for depth, count in levels))
+        """Who sees whom while the target verifies, where every round verifies alike."""
+        (check,) = self.checks
+        return check.mask
 
 
-def branching(depth: Expr, tokens: Expr, nodes: Sequence[Expr]) -> Round:
-    """A round over levels of ``nodes``; levels of one node each are a chain."""
-    return Round(depth, tokens, () if all(n == 1 for n in nodes) else tuple(nodes))
+def chained(gamma: Expr, tokens: Expr) -> Round:
+    """A round over one chain of ``γ`` drafts."""
+    return Round(gamma, tokens, (chain_steps(gamma),), (Check(ONE, ONE + gamma),))
+
+
+def chain_steps(gamma: Expr, behind: Expr = ZERO) -> Steps:
+    """The steps that draft a chain of ``γ`` behind so many drafts that stand already."""
+    return Steps(gamma, ONE, behind + (gamma - 1) / 2)
+
+
+def branching(
+    depth: Expr, tokens: Expr, nodes: Sequence[Expr], inner: Sequence[Expr] | None = None
+) -> Round:
+    """A round over levels of ``nodes``, ``inner`` of which have children.
+
+    Every node of all levels but the last has, if that is not said. Levels of one node each
+    are a chain.
+    """
+    if all(n == 1 for n in nodes):
+        return chained(depth, tokens)
+    forwarded = (ONE, *(nodes[:-1] if inner is None else inner))
+    single = []
+    for level, width in enumerate(forwarded):
+        behind = Add(*forwarded[1 : level + 1])
+        single.append(Steps(ONE, width, behind, behind - level))
+    steps = tuple(_mean(tuple(g)) for _, g in groupby(single, key=lambda s: s.width))
+    new = Add(*nodes)
+    mask = Branches(tuple((n, new - level) for level, n in enumerate((ONE, *nodes))))
+    return Round(depth, tokens, steps, (Check(ONE, ONE + new, mask),), branched=True)
 
 
 def _mean(steps: tuple[Steps, ...]) -> Steps:

@@ -10,38 +10,27 @@ from sympy import Expr, Integer
 
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program, Resident
-from costgraph.ir.tensor import Tensor
-from costgraph.ops import SelectLast
-from costgraph.ops.attention import Branches
 from costgraph.passes.decoding.acceptance import (
-    chain_tokens,
-    independent_tokens,
-    position_tokens,
-    synchronous_tokens,
-    tree_tokens,
+    Acceptance,
+    Constant,
+    Positions,
+    emitted,
+    independent_reach,
+    tree_reach,
     whole,
 )
 from costgraph.passes.decoding.draft_length import best_length
-from costgraph.passes.decoding.drafts import (
-    first_layers,
-    heads,
-    is_windowed,
-    keeps_state,
-    loaded,
-    stepping,
-)
-from costgraph.passes.decoding.rounds import Round, branching
+from costgraph.passes.decoding.drafting import Asked, Drafting
+from costgraph.passes.decoding.drafts import MODEL, is_windowed, keeps_state, source_of, stepping
+from costgraph.passes.decoding.rounds import Round, branching, chained
+from costgraph.passes.decoding.schedules import Pairing, beside, in_turn, others
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
-from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import B, T, q
+from costgraph.symbols import B
 
 ONE, ZERO = Integer(1), Integer(0)
-SKIP, HEADS = "skip", "heads"
 #: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
 MOST_DRAFTED = 1024
 #: Most levels of a tree, and most children of a node.
@@ -78,7 +67,7 @@ class Speculative(Pass):
 
     draft: str = option(
         "text",
-        SKIP,
+        "skip",
         "a shipped model or the path of a config.json; 'skip' (the target with fewer layers) or "
         "'heads'",
     )
@@ -116,7 +105,7 @@ class Speculative(Pass):
     #: How a searched option was decided, and the draft where it is loaded already; no
     #: options, and no part of the text.
     note: str = ""
-    ready: Program | None = field(default=None, compare=False, repr=False)
+    ready: Drafting | None = field(default=None, compare=False, repr=False)
 
     @property
     def needs_tuning(self) -> bool:
@@ -127,9 +116,9 @@ class Speculative(Pass):
         return best_length(self)
 
     def prepared(self, program: Program, system: System) -> Speculative:
-        if self.draft in (SKIP, HEADS):
+        if source_of(self.draft) is not MODEL:
             return self
-        return replace(self, ready=self._draft(program, system, ZERO))
+        return replace(self, ready=self._drafting(program, system, ZERO))
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.gamma == "optimal":
@@ -142,10 +131,11 @@ class Speculative(Pass):
         if round_.depth == 0:
             reason = self.note or "gamma is 0"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
-        draft = self.ready or self._draft(program, system, round_.depth)
-        graphs = (target.graph, stepping(draft).graph)
+        drafting = self.ready or self._drafting(program, system, round_.depth)
+        step = drafting.step
+        graphs = (target.graph, *(() if step is None else (step.graph,)))
         stateful = any(map(keeps_state, graphs))
-        if round_.nodes and stateful:
+        if round_.branched and stateful:
             raise PipelineError(
                 "speculative: a recurrent state follows one branch: drafts and trees need caches"
             )
@@ -153,58 +143,46 @@ class Speculative(Pass):
             made
             for phase in program.phases
             for made in (
-                self._beside(phase, draft)
+                _in_front(phase, drafting)
                 if phase.span is None
-                else self._round(phase, stepping(draft), round_)
+                else in_turn(Pairing(phase, drafting, round_, self.acceptance))
             )
         )
-        made = replace(
-            program,
-            phases=phases,
-            limits=tuple(dict.fromkeys((*program.limits, *draft.limits))),
-            notes=(*program.notes, *(f"draft: {n}" for n in draft.notes)),
-        ).assuming(*draft.assumptions)
+        made = replace(program, phases=phases)
         if stateful:
             made = made.assuming(
                 "recurrent states are restored without cost where drafted tokens are rejected"
             )
-        if self.draft not in (SKIP, HEADS):
-            made = made.assuming(
-                "the draft reads the prompt before the first token comes out: the time to the "
-                "first token contains it"
-            )
-            if any(s.mask for s in round_.steps) and is_windowed(graphs[1]):
-                made = made.assuming(
-                    "rows of other branches count into the window of the draft's cache"
-                )
-            if {p.name for p in program.phases} - {p.name for p in draft.phases}:
-                made = made.assuming(
-                    "the draft sees no images: their places in its prompt are rows like others"
-                )
-        missed = pipeline.Trace(pipeline.history(draft)).misses
-        misses = (
-            *(
-                Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
-                for name in self._absent(pipeline.history(program))
-            ),
-            *(replace(m, node=f"draft: {m.node}") for m in missed),
-        )
-        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), misses)
+        misses = [
+            Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
+            for name in self._absent(pipeline.history(program))
+        ]
+        if drafting.program is not None:
+            made = _told(made, program, drafting.program, round_)
+            missed = pipeline.Trace(pipeline.history(drafting.program)).misses
+            misses += [replace(m, node=f"draft: {m.node}") for m in missed]
+        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """How likely what is drafted is accepted.
+
+        Raises:
+            PipelineError: what is given is no acceptance.
+        """
+        return Positions(tuple(_alphas(self.alphas))) if self.alphas else Constant(self.alpha)
 
     def round(self) -> Round:
-        """The steps, nodes and expected tokens of one round.
+        """What is drafted and verified in one round, and the expected tokens.
 
         Raises:
             PipelineError: the options contradict one another.
         """
-        alpha, gamma = self.alpha, self.gamma
+        gamma, acceptance = self.gamma, self.acceptance
         assert isinstance(gamma, Expr)
         if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
             raise PipelineError("alphas, tree and drafts exclude one another")
-        if self.batch == "sync":
-            if self.alphas or self.tree or self.drafts != 1:
-                raise PipelineError("batch=sync is only defined for one chain of constant alpha")
-            return Round(gamma, synchronous_tokens(alpha, gamma, B))
+        batch = B if self.batch == "sync" else ONE
         if self.tree:
             widths = _tree(self.tree)
             nodes = [ONE]
@@ -213,39 +191,44 @@ class Speculative(Pass):
             total = sum(nodes[1:])
             if total > 1000 * MOST_DRAFTED:
                 raise PipelineError(f"tree: {total} drafted positions are too many")
-            return branching(Integer(len(widths)), tree_tokens(alpha, widths), nodes[1:])
-        if self.alphas:
-            given = _alphas(self.alphas)
-            return Round(Integer(len(given)), position_tokens(given))
+            tokens = emitted(tree_reach(acceptance, widths), batch)
+            return branching(Integer(len(widths)), tokens, nodes[1:])
+        if acceptance.depths is not None:
+            gamma = Integer(acceptance.depths)
         if self.drafts != 1:
-            tokens = independent_tokens(alpha, gamma, self.drafts)
+            tokens = emitted(independent_reach(acceptance, gamma, self.drafts), batch)
             return branching(gamma, tokens, [self.drafts] * whole(gamma))
-        return Round(gamma, chain_tokens(alpha, gamma))
+        if batch == 1:
+            return chained(gamma, acceptance.chain(gamma))
+        reach = (acceptance.survival(Integer(i)) for i in range(1, whole(gamma) + 1))
+        return chained(gamma, emitted(tuple(reach), batch))
 
     # --- the draft
 
-    def _draft(self, program: Program, system: System, depth: Expr) -> Program:
-        """The draft program, as the passes that are meant for it leave it."""
-        if self.draft == SKIP:
-            if self.draft_passes or self.inherit != "all":
-                raise PipelineError(
-                    "draft-passes, inherit: a 'skip' draft is made of the target's layers as they "
-                    "are; name the model as its own draft to treat it differently"
-                )
-            return first_layers(program, self.layers)
-        if self.layers != 0:
+    def _drafting(self, program: Program, system: System, depth: Expr) -> Drafting:
+        """What drafts, as the passes that are meant for it leave it."""
+        source = source_of(self.draft)
+        if not source.inherits and (self.draft_passes or self.inherit != "all"):
+            raise PipelineError(
+                f"draft-passes, inherit: a {self.draft!r} draft is made of the target's layers as "
+                "they are; name the model as its own draft to treat it differently"
+            )
+        if not source.takes_layers and self.layers != 0:
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
-        source = past[0].before if past else program
+        model = past[0].before if past else program
+        drafting = source.make(Asked(self.draft, program, model, depth, self.layers))
+        if not source.inherits or drafting.program is None:
+            return drafting
         own, inherited = self._own(), self._inherited(past)
         names = {p.name for p in own}
-        start = heads(source, depth) if self.draft == HEADS else loaded(self.draft, source)
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
-            return pipeline.run(start, passes, system)[0]
+            made = pipeline.run(drafting.program, passes, system)[0]
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None
+        return replace(drafting, program=made)
 
     def _own(self) -> tuple[Pass, ...]:
         from costgraph.passes import PASSES
@@ -286,69 +269,46 @@ class Speculative(Pass):
                 )
         return [name for name in names if name not in there]
 
-    # --- phases
 
-    def _beside(self, phase: Phase, draft: Program) -> list[Phase]:
-        """A phase in front of decoding, and the draft's own one behind it."""
-        if self.draft == SKIP:
-            return [phase]  # a draft made of the target's own layers holds nothing besides
-        twin = next((p for p in draft.phases if p.name == phase.name), None)
-        if twin is None:
-            step = stepping(draft)
-            return [
-                replace(phase, resident=(*phase.resident, Resident(step.graph), *_others(step)))
-            ]
-        return [
-            replace(phase, resident=(*phase.resident, _beside(twin), *_others(twin))),
-            replace(
-                twin,
-                name=f"draft-{phase.name}",
-                tokens=ZERO,
-                resident=(*_others(twin), _beside(phase), *phase.resident),
-            ),
-        ]
+def _in_front(phase: Phase, drafting: Drafting) -> list[Phase]:
+    """A phase in front of decoding, and the draft's own one behind it."""
+    step = drafting.step
+    if drafting.program is None or step is None or drafting.part:
+        return [phase]  # a draft made of the target's own layers holds nothing besides
+    twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
+    if twin is None:
+        return [replace(phase, resident=(*phase.resident, Resident(step.graph), *others(step)))]
+    return [
+        replace(phase, resident=(*phase.resident, beside(twin), *others(twin))),
+        replace(
+            twin,
+            name=f"draft-{phase.name}",
+            tokens=ZERO,
+            resident=(*others(twin), beside(phase), *phase.resident),
+        ),
+    ]
 
-    def _round(self, phase: Phase, draft: Phase, round_: Round) -> list[Phase]:
-        """The decode steps as draft steps and verification."""
-        share = 1 / round_.tokens
-        own = self.draft != SKIP
-        held = (*_others(draft), _beside(phase), *phase.resident) if own else phase.resident
-        drafting = []
-        for index, steps in enumerate(round_.steps, start=1):
-            drafting.append(
-                Phase(
-                    "draft" if index == 1 else f"draft-{index}",
-                    _under(draft.graph, steps.mask),
-                    ((q, steps.width), (T, T + steps.behind)),
-                    phase.span,
-                    ZERO,
-                    steps.count * share,
-                    held,
-                )
-            )
-        if self.draft == HEADS:  # all heads work on one hidden state
-            first = drafting[0]
-            drafting = [replace(first, bindings=((q, ONE), (T, T)), weight=share)]
-        verifying = Phase(
-            "verify",
-            _under(_all_logits(phase.graph), round_.mask),
-            ((q, round_.verified), (T, T + round_.verified - 1)),
-            phase.span,
-            round_.tokens,
-            share,
-            (*phase.resident, _beside(draft), *_others(draft)) if own else phase.resident,
+
+def _told(made: Program, target: Program, draft: Program, round_: Round) -> Program:
+    """The program with what its draft assumes and is limited by."""
+    made = replace(
+        made,
+        limits=tuple(dict.fromkeys((*made.limits, *draft.limits))),
+        notes=(*made.notes, *(f"draft: {n}" for n in draft.notes)),
+    ).assuming(*draft.assumptions)
+    if all(p.span is not None for p in draft.phases):
+        return made  # it reads no prompt
+    made = made.assuming(
+        "the draft reads the prompt before the first token comes out: the time to the "
+        "first token contains it"
+    )
+    if any(s.mask for s in round_.steps) and is_windowed(stepping(draft).graph):
+        made = made.assuming("rows of other branches count into the window of the draft's cache")
+    if {p.name for p in target.phases} - {p.name for p in draft.phases}:
+        made = made.assuming(
+            "the draft sees no images: their places in its prompt are rows like others"
         )
-        return [*drafting, verifying]
-
-
-def _beside(phase: Phase) -> Resident:
-    """A phase's graph with its caches, while another phase runs."""
-    return Resident(phase.graph, caches=True)
-
-
-def _others(draft: Phase) -> tuple[Resident, ...]:
-    """What is in memory with the draft: parts of its model, not of the target."""
-    return tuple(replace(r, part=False) for r in draft.resident)
+    return made
 
 
 def _tree(text: str) -> list[int]:
@@ -370,24 +330,3 @@ def _alphas(text: str) -> list[Expr]:
         if value.is_number and value > 1:
             raise PipelineError(f"alphas: {value * 100} percent is beyond 100")
     return values
-
-
-def _all_logits(graph: Graph) -> Graph:
-    """The graph with logits for every processed position, as verification needs."""
-
-    def kept(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        return SelectLast(q) if isinstance(node.op, SelectLast) else node.op
-
-    return rebuild(graph, kept)
-
-
-def _under(graph: Graph, mask: Branches | None) -> Graph:
-    """The graph with useful pairs counted by ``mask`` where attention is causal."""
-    if mask is None:
-        return graph
-
-    def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        causal = getattr(node.op, "mask", None) == "skip"
-        return replace(node.op, mask=mask) if causal else node.op  # type: ignore[type-var]
-
-    return rebuild(graph, masked)
