@@ -13,8 +13,11 @@ from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op
+from costgraph.ir.presence import Presence
 from costgraph.ir.program import Phase, Resident
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
+from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
 from costgraph.ops.attention import Branches
 from costgraph.passes.decoding.acceptance import Acceptance
@@ -58,14 +61,14 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
         return []
     target, resident = pair.target, pair.target.resident
     if not pair.drafting.part:
-        resident = (*others(step), beside(target), *resident)
+        resident = (*others(step), beside(target, pair.drafting.borrowed), *resident)
     if pair.drafting.at_once:
-        bindings = ((q, ONE), (T, T))
+        bindings = verified_at(pair.drafting.width)
         return [Phase("draft", step.graph, bindings, target.span, ZERO, weight, resident)]
     return [
         Phase(
             "draft" if index == 1 else f"draft-{index}",
-            under(step.graph, steps.mask),
+            under(fusing_once(step.graph, steps.count if index == 1 else None), steps.mask),
             ((q, steps.width), (T, T + steps.behind)),
             target.span,
             ZERO,
@@ -110,12 +113,27 @@ def held(pair: Pairing) -> tuple[Resident, ...]:
     step, resident = pair.drafting.step, pair.target.resident
     if step is None or pair.drafting.part:
         return resident
-    return (*resident, beside(step), *others(step))
+    return (*resident, beside(step, pair.drafting.borrowed), *others(step))
 
 
-def beside(phase: Phase) -> Resident:
-    """A phase's graph with its caches, while another phase runs."""
-    return Resident(phase.graph, caches=True)
+def beside(phase: Phase, shared: tuple[str, ...] = ()) -> Resident:
+    """A phase's graph with its caches, while another phase runs that holds ``shared`` weights."""
+    return Resident(phase.graph, caches=True, shared=shared)
+
+
+def fusing_once(graph: Graph, steps: Expr | None) -> Graph:
+    """The graph of a draft step, the target's hidden states fused in one of ``steps`` only.
+
+    None: in none. What does not fuse stays as it is.
+    """
+    runs = ZERO if steps is None else ONE / steps
+    nodes = tuple(
+        replace(n, op=replace(n.op, presence=Presence(runs=runs)))
+        if n.name == FUSING and isinstance(n.op, Repeat)
+        else n
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
 
 
 def others(draft: Phase) -> tuple[Resident, ...]:

@@ -22,9 +22,10 @@ from costgraph.passes.decoding.acceptance import (
 )
 from costgraph.passes.decoding.draft_length import best_length
 from costgraph.passes.decoding.drafting import Asked, Drafting
-from costgraph.passes.decoding.drafts import MODEL, is_windowed, keeps_state, source_of, stepping
-from costgraph.passes.decoding.rounds import Round, branching, chained
+from costgraph.passes.decoding.drafts import MODEL, source_of
+from costgraph.passes.decoding.rounds import Round, branching, chained, triggered
 from costgraph.passes.decoding.schedules import Pairing, beside, in_turn, others
+from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
@@ -68,8 +69,10 @@ class Speculative(Pass):
     draft: str = option(
         "text",
         "skip",
-        "a shipped model or the path of a config.json; 'skip' (the target with fewer layers) or "
-        "'heads'",
+        "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
+        "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
+        "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
+        "look-ahead tokens; 'copy': what stands in the prompt or a store, free",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -82,6 +85,16 @@ class Speculative(Pass):
     )
     tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
     layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    skip_attention: str = option(
+        "text", "", "attention blocks that a 'skip' draft leaves out: a number, or layers from "
+        "zero on: l3|5|8-12",
+    )  # fmt: skip
+    skip_mlp: str = option(
+        "text", "", "feed-forward blocks that a 'skip' draft leaves out: 10, or l3|5|8-12"
+    )
+    hit: Expr = option(
+        "probability", ONE, "share of rounds that have a draft at all: copies need a match"
+    )
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
         "their name",
@@ -132,6 +145,10 @@ class Speculative(Pass):
             reason = self.note or "gamma is 0"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
         drafting = self.ready or self._drafting(program, system, round_.depth)
+        if self.hit != 1:
+            round_ = triggered(round_, self.hit)
+        if drafting.sure != 0:
+            round_ = replace(round_, tokens=round_.tokens + drafting.sure)
         step = drafting.step
         graphs = (target.graph, *(() if step is None else (step.graph,)))
         stateful = any(map(keeps_state, graphs))
@@ -207,7 +224,10 @@ class Speculative(Pass):
 
     def _drafting(self, program: Program, system: System, depth: Expr) -> Drafting:
         """What drafts, as the passes that are meant for it leave it."""
-        source = source_of(self.draft)
+        blocks = (self.skip_attention, self.skip_mlp)
+        source = source_of(self.draft, blocks)
+        if any(blocks) and self.draft != "skip":
+            raise PipelineError("skip-attention, skip-mlp: only a 'skip' draft leaves out blocks")
         if not source.inherits and (self.draft_passes or self.inherit != "all"):
             raise PipelineError(
                 f"draft-passes, inherit: a {self.draft!r} draft is made of the target's layers as "
@@ -217,7 +237,7 @@ class Speculative(Pass):
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
         model = past[0].before if past else program
-        drafting = source.make(Asked(self.draft, program, model, depth, self.layers))
+        drafting = source.make(Asked(self.draft, program, model, depth, self.layers, blocks))
         if not source.inherits or drafting.program is None:
             return drafting
         own, inherited = self._own(), self._inherited(past)
@@ -276,15 +296,17 @@ def _in_front(phase: Phase, drafting: Drafting) -> list[Phase]:
     if drafting.program is None or step is None or drafting.part:
         return [phase]  # a draft made of the target's own layers holds nothing besides
     twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
+    shared = drafting.program.borrowed
     if twin is None:
-        return [replace(phase, resident=(*phase.resident, Resident(step.graph), *others(step)))]
+        alone = Resident(step.graph, shared=shared)
+        return [replace(phase, resident=(*phase.resident, alone, *others(step)))]
     return [
-        replace(phase, resident=(*phase.resident, beside(twin), *others(twin))),
+        replace(phase, resident=(*phase.resident, beside(twin, shared), *others(twin))),
         replace(
             twin,
             name=f"draft-{phase.name}",
             tokens=ZERO,
-            resident=(*others(twin), beside(phase), *phase.resident),
+            resident=(*others(twin), beside(phase, shared), *phase.resident),
         ),
     ]
 

@@ -17,10 +17,9 @@ from costgraph.errors import PipelineError, clip
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.presence import EVERYONE
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Region, Repeat
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role
 from costgraph.ops import Add
-from costgraph.ops.fused import Fused
 from costgraph.passes.precision.layers import in_order, patterned, written_out
 from costgraph.rewriting.rewrite import live
 
@@ -84,11 +83,11 @@ def parse_skipped(what: str, text: str) -> Skipped:
 
 @dataclass(frozen=True)
 class Run:
-    """``count`` layers of a region of the target, with what is left of their blocks."""
+    """``count`` layers of a region of the target, with what is left of their blocks (or all)."""
 
     region: Node
     count: Expr
-    left: frozenset[str] = frozenset((ATTENTION, MLP))
+    left: frozenset[str] | None = None
 
 
 def first_layers(target: Program, step: Phase, layers: Expr) -> Program:
@@ -169,9 +168,7 @@ def without_blocks(target: Program, step: Phase, attention: Skipped, mlp: Skippe
 def _regions(graph: Graph) -> tuple[Graph, tuple[Node, ...], bool]:
     """The graph, its layers as regions, and whether these stand in the model's order."""
     full = _all_present(graph)
-    gathered = [
-        n for n in full.nodes if isinstance(n.op, Repeat) and n.op.rounds == "gathered"
-    ]
+    gathered = [n for n in full.nodes if isinstance(n.op, Repeat) and n.op.rounds == "gathered"]
     if not gathered:
         return (*in_order(full, "draft=skip"), True)
     flat = written_out(full) if patterned(full) else full
@@ -247,9 +244,8 @@ def _with_blocks(run: Run) -> tuple[Graph, tuple[str, ...]]:
     region = run.region.op
     assert isinstance(region, Repeat)
     body = region.body
-    gone = _blocks(run.region) - run.left
-    if gone:
-        body = _shortened(body, frozenset(gone))
+    if run.left is not None and (gone := _blocks(run.region) - run.left):
+        body = _shortened(body, gone)
     given = zip(region.body.inputs, run.region.inputs, strict=True)
     kept = {t.name for t in body.inputs}
     return body, tuple(name for t, name in list(given)[1:] if t.name in kept)
@@ -343,14 +339,3 @@ def _shortened(body: Graph, gone: frozenset[str]) -> Graph:
             nodes.append(replace(node, inputs=tuple(left)))
     outputs = tuple(stands.get(o, o) for o in body.outputs)
     return live(replace(body, nodes=tuple(nodes), outputs=outputs))
-
-
-def opened(graph: Graph) -> bool:
-    """True if layers of the graph show their additions: no kernel has taken them in."""
-    regions = (n.op for n in graph.nodes if isinstance(n.op, Region))
-    return not any(
-        isinstance(n.op, Fused) and any(isinstance(m.op, Add) for m in n.op.body.nodes)
-        for region in regions
-        for body in region.graphs
-        for n in body.nodes
-    )
