@@ -35,6 +35,7 @@ class Asked:
         depth: drafted tokens of a branch: how many heads, say.
         layers: the option ``layers``; zero where it is not given.
         blocks: the options ``skip-attention`` and ``skip-mlp``.
+        share: the option ``share``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Asked:
     depth: Expr
     layers: Expr = ZERO
     blocks: tuple[str, str] = ("", "")
+    share: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from costgraph.ir.program import Program
 from costgraph.models import load_model
 from costgraph.passes.decoding import attached
 from costgraph.passes.decoding.drafting import Asked, Drafting, Source
+from costgraph.passes.decoding.sharing import sharing
 from costgraph.passes.decoding.sublayers import (
     ATTENTION,
     MLP,
@@ -93,8 +94,11 @@ def _with_model(asked: Asked) -> Drafting:
     """A model of its own, or the head that a file turns out to be of."""
     kind = attached.head_in(asked.name)
     if kind is not None:
+        if asked.share:
+            raise PipelineError("share: a head shares the target's vocabulary anyway")
         return attached.eagle(replace(asked, name=f"{kind}:{asked.name}"))
-    return Drafting(loaded(asked.name, asked.model))
+    draft = loaded(asked.name, asked.model)
+    return Drafting(sharing(draft, asked.model, asked.share) if asked.share else draft)
 
 
 def _copying(asked: Asked) -> Drafting:

@@ -23,6 +23,7 @@ from costgraph.ops.attention import Branches
 from costgraph.passes.decoding.acceptance import Acceptance
 from costgraph.passes.decoding.drafting import Drafting
 from costgraph.passes.decoding.rounds import Check, Round
+from costgraph.passes.decoding.sharing import held_by, less
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import T, q
 
@@ -61,7 +62,9 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
         return []
     target, resident = pair.target, pair.target.resident
     if not pair.drafting.part:
-        resident = (*others(step), beside(target, pair.drafting.borrowed), *resident)
+        shared = pair.drafting.borrowed
+        theirs = less((beside(target), *resident), held_by(step.graph, shared))
+        resident = (*less(others(step), shared), *theirs)
     if pair.drafting.at_once:
         bindings = verified_at(pair.drafting.width)
         return [Phase("draft", step.graph, bindings, target.span, ZERO, weight, resident)]
@@ -86,7 +89,7 @@ def verifying_phases(pair: Pairing) -> list[Phase]:
         Phase(
             "verify" if index == 1 else f"verify-{index}",
             checking(pair, check),
-            verified_at(check.positions + pair.drafting.extra),
+            verified_at(check.positions + pair.drafting.extra, pair.drafting.sure),
             pair.target.span,
             pair.round.tokens,
             share * check.share,
@@ -103,9 +106,9 @@ def checking(pair: Pairing, check: Check) -> Graph:
     return graph if adds is None else adds(graph)
 
 
-def verified_at(positions: Expr) -> tuple[tuple[Expr, Expr], ...]:
-    """Bindings of a pass over so many positions, the first of which is at context ``T``."""
-    return ((q, positions), (T, T + positions - 1))
+def verified_at(positions: Expr, behind: Expr = ZERO) -> tuple[tuple[Expr, Expr], ...]:
+    """Bindings of a pass over so many positions, the first ``behind`` more than context ``T``."""
+    return ((q, positions), (T, T + behind + positions - 1))
 
 
 def held(pair: Pairing) -> tuple[Resident, ...]:
@@ -113,12 +116,12 @@ def held(pair: Pairing) -> tuple[Resident, ...]:
     step, resident = pair.drafting.step, pair.target.resident
     if step is None or pair.drafting.part:
         return resident
-    return (*resident, beside(step, pair.drafting.borrowed), *others(step))
+    return (*resident, *less((beside(step), *others(step)), pair.drafting.borrowed))
 
 
-def beside(phase: Phase, shared: tuple[str, ...] = ()) -> Resident:
-    """A phase's graph with its caches, while another phase runs that holds ``shared`` weights."""
-    return Resident(phase.graph, caches=True, shared=shared)
+def beside(phase: Phase) -> Resident:
+    """A phase's graph with its caches, while another phase runs."""
+    return Resident(phase.graph, caches=True)
 
 
 def fusing_once(graph: Graph, steps: Expr | None) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -25,6 +26,7 @@ from costgraph.passes.decoding.drafting import Asked, Drafting
 from costgraph.passes.decoding.drafts import MODEL, source_of
 from costgraph.passes.decoding.rounds import Round, branching, chained, triggered
 from costgraph.passes.decoding.schedules import Pairing, beside, in_turn, others
+from costgraph.passes.decoding.sharing import held_by, less, still_shared, weights_at
 from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
@@ -92,6 +94,14 @@ class Speculative(Pass):
     skip_mlp: str = option(
         "text", "", "feed-forward blocks that a 'skip' draft leaves out: 10, or l3|5|8-12"
     )
+    share: str = option(
+        "word", "", "parts of a draft model that are the target's own: encoder, vocabulary, or "
+        "both: encoder|vocabulary",
+    )  # fmt: skip
+    target_at: str = option(
+        "word", "", "level of memory where the target's weights lie, to be read anew for each "
+        "pass of it: ddr, nvme; the draft is resident",
+    )  # fmt: skip
     hit: Expr = option(
         "probability", ONE, "share of rounds that have a draft at all: copies need a match"
     )
@@ -144,6 +154,9 @@ class Speculative(Pass):
         if round_.depth == 0:
             reason = self.note or "gamma is 0"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
+        if self.target_at:
+            program = program.rewritten(partial(weights_at, level=self.target_at))
+            target = stepping(program)
         drafting = self.ready or self._drafting(program, system, round_.depth)
         if self.hit != 1:
             round_ = triggered(round_, self.hit)
@@ -237,7 +250,11 @@ class Speculative(Pass):
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
         model = past[0].before if past else program
-        drafting = source.make(Asked(self.draft, program, model, depth, self.layers, blocks))
+        if self.share and source is not MODEL:
+            raise PipelineError("share: only a draft that is a model of its own has parts to share")
+        drafting = source.make(
+            Asked(self.draft, program, model, depth, self.layers, blocks, self.share)
+        )
         if not source.inherits or drafting.program is None:
             return drafting
         own, inherited = self._own(), self._inherited(past)
@@ -245,6 +262,7 @@ class Speculative(Pass):
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
             made = pipeline.run(drafting.program, passes, system)[0]
+            made = replace(made, borrowed=still_shared(made, stepping(program)))
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None
@@ -298,16 +316,14 @@ def _in_front(phase: Phase, drafting: Drafting) -> list[Phase]:
     twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
     shared = drafting.program.borrowed
     if twin is None:
-        alone = Resident(step.graph, shared=shared)
-        return [replace(phase, resident=(*phase.resident, alone, *others(step)))]
+        mine = less((Resident(step.graph), *others(step)), shared)
+        return [replace(phase, resident=(*phase.resident, *mine))]
+    mine = less((beside(twin), *others(twin)), shared)
+    theirs = less((beside(phase), *phase.resident), held_by(twin.graph, shared))
+    own = less(others(twin), shared)
     return [
-        replace(phase, resident=(*phase.resident, beside(twin, shared), *others(twin))),
-        replace(
-            twin,
-            name=f"draft-{phase.name}",
-            tokens=ZERO,
-            resident=(*others(twin), beside(phase, shared), *phase.resident),
-        ),
+        replace(phase, resident=(*phase.resident, *mine)),
+        replace(twin, name=f"draft-{phase.name}", tokens=ZERO, resident=(*own, *theirs)),
     ]
 
 
