@@ -55,17 +55,21 @@ class Branches:
 
     Attributes:
         levels: (positions, hidden) of each depth: so many new positions see all of the
-            graph's ``T`` positions but the hidden ones, which are on other branches.
+            graph's positions but the hidden ones, which are on other branches.
+        context: the graph's positions, new ones included.
     """
 
     levels: tuple[tuple[Expr, Expr], ...]
+    context: Expr = T
 
     def pairs(self, window: Expr | None = None) -> Expr:
         """(query, key) pairs per head and sequence; at most ``window`` a query."""
-        return Sum(*(n * extended(ONE, T - hidden, window) for n, hidden in self.levels))
+        return Sum(*(n * extended(ONE, self.context - hidden, window) for n, hidden in self.levels))
 
     def __str__(self) -> str:
-        return "branches " + ", ".join(f"{n} × (T - {hidden})" for n, hidden in self.levels)
+        return "branches " + ", ".join(
+            f"{n} × ({self.context} - {hidden})" for n, hidden in self.levels
+        )
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def _with_model(asked: Asked) -> Drafting:
     return Drafting(sharing(draft, asked.model, asked.share) if asked.share else draft)
 
 
-def _copying(asked: Asked) -> Drafting:
-    """Copies of what stands in the prompt or a store: no step writes them."""
+def _with_nothing(asked: Asked) -> Drafting:
+    """No step writes drafts: they are copies of what stands in the prompt, a store, a pool."""
     return Drafting(None)
 
 
@@ -116,7 +116,9 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "eagle": Source(attached.eagle),
         "eagle3": Source(attached.eagle),
         "pass": Source(attached.looking_ahead, inherits=False),
-        "copy": Source(_copying, inherits=False),
+        "copy": Source(_with_nothing, inherits=False),
+        "lookahead": Source(_with_nothing, inherits=False),
+        "jacobi": Source(_with_nothing, inherits=False),
     }
 )
 #: A draft of the target's layers without some of their blocks: passes run on what is left,

@@ -137,3 +137,88 @@ def _mean(steps: tuple[Steps, ...]) -> Steps:
     behind, hidden = (Add(*x) / count for x in zip(*((s.behind, s.hidden) for s in steps),
                                                    strict=True))  # fmt: skip
     return Steps(count, steps[0].width, behind, hidden)
+
+
+# --- chains of a length that is decided as they are written --------------------------------
+
+
+def stopping(lengths: Sequence[tuple[Expr, Expr]], reach: Sequence[Expr], attempts: Expr) -> Round:
+    """A round over a chain that the draft ends itself.
+
+    Args:
+        lengths: the share of the rounds that verify so many drafts.
+        reach: probability that more than ``i`` drafts are kept.
+        attempts: draft steps on average; they stand in one line from the root.
+    """
+    longest = lengths[-1][1]
+    checks = tuple(Check(share, ONE + n) for share, n in lengths if share != 0)
+    return Round(longest, Add(ONE, *reach), (attempts,), checks)
+
+
+def unsure(stop: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
+    """The draft stops behind a token that it is unsure of: with probability ``stop`` each.
+
+    The token is verified with the others (Zhang et al., Draft & Verify, arXiv 2309.08168).
+    ``survival[i]`` is the probability that the first ``i + 1`` of a chain are accepted.
+    """
+    on = [(1 - stop) ** i for i in range(gamma)]
+    lengths = [(on[i] * stop, Integer(i + 1)) for i in range(gamma - 1)]
+    lengths.append((on[gamma - 1], Integer(gamma)))
+    reach = [on[i] * survival[i] for i in range(gamma)]
+    return stopping(lengths, reach, _attempts(on))
+
+
+def falling_back(fallback: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
+    """The draft hands over instead of a token that it is unsure of: with ``fallback`` each.
+
+    That token is not used, the target writes it (Kim et al., BiLD, arXiv 2302.07863); of
+    those that stand, the first that is not accepted is rolled back with all behind it.
+    """
+    on = [(1 - fallback) ** i for i in range(gamma + 1)]
+    lengths = [(on[i] * fallback, Integer(i)) for i in range(gamma)]
+    lengths.append((on[gamma], Integer(gamma)))
+    reach = [on[i + 1] * survival[i] for i in range(gamma)]
+    return stopping(lengths, reach, _attempts(on[:gamma]))
+
+
+def _attempts(done: Sequence[Expr]) -> Steps:
+    """Draft steps of which the one at place ``i`` runs with probability ``done[i]``."""
+    count = Add(*done)
+    return Steps(count, ONE, Add(*(i * p for i, p in enumerate(done))) / count)
+
+
+# --- no draft but the target itself ---------------------------------------------------------
+
+
+def windowed(width: int, size: int, guesses: int, tokens: Expr) -> Round:
+    """A step of Lookahead: ``W`` columns of ``N − 1`` tokens, and ``G`` guesses of ``N − 1``.
+
+    Everything goes through the target at once, ``1 + (W + G)(N − 1)`` positions: columns make
+    new n-grams by Jacobi iteration, guesses from the pool are verified (Fu et al.,
+    arXiv 2402.02057). A token of a column sees the first row up to its column and its own
+    column; one of a guess the guess up to itself.
+    """
+    levels = size - 1
+    seen: dict[int, int] = {1: 1}  # positions beyond the root's past, itself included
+
+    def note(row: int, count: int) -> None:
+        seen[row] = seen.get(row, 0) + count
+
+    for level in range(levels):
+        for column in range(1, width + 1):
+            note(1 + column + level, 1)
+        note(2 + level, guesses)
+    new = (width + guesses) * levels
+    rows = tuple((Integer(n), Integer(new + 1 - s)) for s, n in sorted(seen.items()) if n)
+    check = Check(ONE, Integer(1 + new), Branches(rows) if new else None)
+    return Round(Integer(levels), tokens, (), (check,), branched=True)
+
+
+def iterated(block: Expr, iterations: Expr) -> Round:
+    """A Jacobi iteration: all ``m`` tokens of a block at once, ``k`` times until none changes.
+
+    An iteration emits ``m / k`` tokens on average. Block after block is Gauss–Seidel; with
+    blocks of one token nothing is iterated (Song et al., arXiv 2002.03629; Santilli et al.,
+    arXiv 2305.10427).
+    """
+    return Round(block, block / iterations, (), (Check(ONE, block),))

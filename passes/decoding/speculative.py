@@ -10,34 +10,28 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
+from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
-from costgraph.ir.program import Phase, Program, Resident
-from costgraph.passes.decoding.acceptance import (
-    Acceptance,
-    Constant,
-    Positions,
-    emitted,
-    independent_reach,
-    tree_reach,
-    whole,
-)
+from costgraph.ir.program import Phase, Program
+from costgraph.passes.decoding.acceptance import Acceptance, Constant
 from costgraph.passes.decoding.draft_length import best_length
 from costgraph.passes.decoding.drafting import Asked, Drafting
 from costgraph.passes.decoding.drafts import MODEL, source_of
-from costgraph.passes.decoding.rounds import Round, branching, chained, triggered
-from costgraph.passes.decoding.schedules import Pairing, beside, in_turn, others
-from costgraph.passes.decoding.sharing import held_by, less, still_shared, weights_at
-from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
+from costgraph.passes.decoding.measured import percents, shares
+from costgraph.passes.decoding.rounds import Round, triggered
+from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, in_front
+from costgraph.passes.decoding.sharing import still_shared, weights_at
+from costgraph.passes.decoding.structures import MOST_DRAFTED, round_of
+from costgraph.passes.decoding.target import is_windowed, keeps_state, logits_of, stepping
+from costgraph.passes.decoding.together import Apart
+from costgraph.passes.decoding.trees import MOST_NODES
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
-from costgraph.symbols import B
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE, ZERO = Integer(1), Integer(0)
-#: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
-MOST_DRAFTED = 1024
-#: Most levels of a tree, and most children of a node.
-DEEPEST, WIDEST = 16, 64
+#: Options of which one says how likely drafts are accepted.
+ACCEPTING = ("alpha", "alphas", "acceptance", "accepted")
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,6 @@ class Speculative(Pass):
         "Cai et al., arXiv 2401.10774"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "drafted tokens are accepted independently of one another",
         "rounds are counted by their expected number; a draft step costs what it costs at the "
         "mean context of its round, and the first one forwards one token",
     )
@@ -74,7 +67,8 @@ class Speculative(Pass):
         "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
         "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
         "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
-        "look-ahead tokens; 'copy': what stands in the prompt or a store, free",
+        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'lookahead', "
+        "'jacobi'",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -82,10 +76,54 @@ class Speculative(Pass):
     )  # fmt: skip
     alpha: Expr = option("probability", Integer(7) / 10, "acceptance of a drafted token")
     alphas: str = option("word", "", "acceptance per position instead, as percent: p80|p70|p60")
+    acceptance: str = option(
+        "text", "", "shares per position and candidate instead: '0.7,0.1;0.6,0.1', or the path "
+        "of a CSV or JSON file",
+    )  # fmt: skip
+    accepted: Expr = option(
+        "number", ZERO, "tokens that a round emits on average, as measured, instead of all these",
+        minimum=0,
+    )  # fmt: skip
+    gain: Expr = option("probability", ZERO, "what distilling the draft adds to the acceptance")
+    epsilon: Expr = option(
+        "probability", ZERO, "drafts accepted beyond the lossless rule: acceptance that is added, "
+        "and the output's total variation from the target's",
+    )  # fmt: skip
     drafts: Expr = option(
         "integer", ONE, "independent drafts verified together", minimum=1, maximum=MOST_DRAFTED
     )
-    tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
+    tree: str = option(
+        "word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1; or 'optimal'"
+    )
+    nodes: Expr | str = option(
+        "integer", Integer(32), "nodes of tree=optimal, or 'optimal'", minimum=0,
+        maximum=MOST_NODES, symbolic=False, choices=("optimal",),
+    )  # fmt: skip
+    stop: Expr = option(
+        "probability", ZERO, "share of drafted tokens that the draft is unsure of and stops behind"
+    )
+    fallback: Expr = option(
+        "probability", ZERO, "share of tokens that the draft leaves to the target (BiLD)"
+    )
+    window: str = option(
+        "word", "w15|n5|g15", "draft=lookahead: columns, length of n-grams, guesses"
+    )
+    every: Expr = option(
+        "number", ONE, "draft=lookahead: one step in so many has guesses in the pool", minimum=1
+    )
+    iterations: Expr = option(
+        "number", ONE, "draft=jacobi: iterations until a block of gamma tokens stands", minimum=1
+    )
+    schedule: str = option(
+        "word", "turns", "when draft and target run: in turn, at once (pearl), the draft ahead of "
+        "the target, or verification as a batch of prefixes (stairs)",
+        choices=tuple(SCHEDULES),
+    )  # fmt: skip
+    draft_on: str = option(
+        "word", "shared", "pearl, ahead: the draft shares the target's devices, or has as many of "
+        "its own",
+        choices=("shared", "separate"),
+    )  # fmt: skip
     layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
     skip_attention: str = option(
         "text", "", "attention blocks that a 'skip' draft leaves out: a number, or layers from "
@@ -133,7 +171,7 @@ class Speculative(Pass):
     @property
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
-        return self.gamma == "optimal"
+        return "optimal" in (self.gamma, self.nodes)
 
     def search(self, program: Program, system: System) -> Search:
         return best_length(self)
@@ -144,21 +182,23 @@ class Speculative(Pass):
         return replace(self, ready=self._drafting(program, system, ZERO))
 
     def run(self, program: Program, system: System) -> Outcome:
-        if self.gamma == "optimal":
-            raise PipelineError("gamma=optimal needs a machine to be decided on; use compile")
+        if self.needs_tuning:
+            raise PipelineError("'optimal' needs a machine to be decided on; use compile")
         try:
             target = stepping(program)
         except PipelineError as error:
             raise PipelineError(f"speculative: {error}") from None
         round_ = self.round()
         if round_.depth == 0:
-            reason = self.note or "gamma is 0"
+            reason = self.note or "nothing is drafted: a round is one token of the target"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
         if self.target_at:
             program = program.rewritten(partial(weights_at, level=self.target_at))
             target = stepping(program)
         drafting = self.ready or self._drafting(program, system, round_.depth)
         if self.hit != 1:
+            if self.draft in ("lookahead", "jacobi"):
+                raise PipelineError(f"hit says nothing about draft={self.draft}")
             round_ = triggered(round_, self.hit)
         if drafting.sure != 0:
             round_ = replace(round_, tokens=round_.tokens + drafting.sure)
@@ -169,16 +209,17 @@ class Speculative(Pass):
             raise PipelineError(
                 "speculative: a recurrent state follows one branch: drafts and trees need caches"
             )
-        phases = tuple(
-            made
-            for phase in program.phases
-            for made in (
-                _in_front(phase, drafting)
-                if phase.span is None
-                else in_turn(Pairing(phase, drafting, round_, self.acceptance))
-            )
-        )
-        made = replace(program, phases=phases)
+        apart = self._apart(program, drafting, system)
+        known = None if self.accepted != 0 else self.accepting()
+        pair = Pairing(target, drafting, round_, known, apart)
+        schedule, said = SCHEDULES[self.schedule]
+        phases: list[Phase] = []
+        for phase in program.phases:
+            phases += schedule(pair) if phase is target else in_front(phase, drafting, apart)
+        made = replace(program, phases=tuple(phases)).assuming(*said, *self._said())
+        if apart is not None:
+            made = replace(made, devices=2 * program.devices, stages=2)
+        made = replace(made, limits=(*made.limits, *self._limits(round_)))
         if stateful:
             made = made.assuming(
                 "recurrent states are restored without cost where drafted tokens are rejected"
@@ -193,14 +234,22 @@ class Speculative(Pass):
             misses += [replace(m, node=f"draft: {m.node}") for m in missed]
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
 
-    @property
-    def acceptance(self) -> Acceptance:
+    def accepting(self) -> Acceptance:
         """How likely what is drafted is accepted.
 
         Raises:
-            PipelineError: what is given is no acceptance.
+            PipelineError: what is given is no acceptance, or is given twice.
         """
-        return Positions(tuple(_alphas(self.alphas))) if self.alphas else Constant(self.alpha)
+        given = {f for f in ACCEPTING if getattr(self, f) != getattr(type(self), f)}
+        if len(given) > 1:
+            raise PipelineError(f"{' and '.join(sorted(given))} exclude one another")
+        found: Acceptance = Constant(self.alpha)
+        if self.alphas:
+            found = percents(self.alphas)
+        elif self.acceptance:
+            found = shares(self.acceptance)
+        more = self.gain + self.epsilon
+        return found if more == 0 else found.raised(more)
 
     def round(self) -> Round:
         """What is drafted and verified in one round, and the expected tokens.
@@ -208,30 +257,75 @@ class Speculative(Pass):
         Raises:
             PipelineError: the options contradict one another.
         """
-        gamma, acceptance = self.gamma, self.acceptance
-        assert isinstance(gamma, Expr)
-        if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
-            raise PipelineError("alphas, tree and drafts exclude one another")
-        batch = B if self.batch == "sync" else ONE
-        if self.tree:
-            widths = _tree(self.tree)
-            nodes = [ONE]
-            for m in widths:
-                nodes.append(nodes[-1] * m)
-            total = sum(nodes[1:])
-            if total > 1000 * MOST_DRAFTED:
-                raise PipelineError(f"tree: {total} drafted positions are too many")
-            tokens = emitted(tree_reach(acceptance, widths), batch)
-            return branching(Integer(len(widths)), tokens, nodes[1:])
-        if acceptance.depths is not None:
-            gamma = Integer(acceptance.depths)
-        if self.drafts != 1:
-            tokens = emitted(independent_reach(acceptance, gamma, self.drafts), batch)
-            return branching(gamma, tokens, [self.drafts] * whole(gamma))
-        if batch == 1:
-            return chained(gamma, acceptance.chain(gamma))
-        reach = (acceptance.survival(Integer(i)) for i in range(1, whole(gamma) + 1))
-        return chained(gamma, emitted(tuple(reach), batch))
+        made = round_of(self, self.accepting())
+        if self.accepted == 0:
+            return made
+        if self.tree == "optimal":
+            raise PipelineError("accepted says how long rounds are, not which tree is best")
+        if self.gain + self.epsilon != 0:
+            raise PipelineError("gain and epsilon change an acceptance, not accepted, the tokens")
+        least, most = ONE, made.depth + 1
+        if self.accepted.is_number and most.is_number and not least <= self.accepted <= most:
+            raise PipelineError(
+                f"accepted: rounds of {made.depth} drafts emit from 1 to {most} tokens, not "
+                f"{self.accepted}"
+            )
+        return replace(made, tokens=self.accepted)
+
+    def _said(self) -> tuple[str, ...]:
+        """What the options assume."""
+        found = []
+        if self.accepted == 0 and self.draft != "jacobi":
+            found.append("drafted tokens are accepted independently of one another")
+        if self.epsilon != 0:
+            found.append(
+                "drafts are accepted beyond what keeps the output's distribution: each token is "
+                f"off the target's by up to {self.epsilon} in total variation, as much as "
+                "rejections are fewer (Yin et al., arXiv 2411.00841)"
+            )
+        if self.fallback != 0:
+            found.append(
+                "what the draft is sure of and the target does not roll back stands: the output is "
+                "not distributed as the target's"
+            )
+        return tuple(found)
+
+    def _limits(self, round_: Round) -> tuple[Limit, ...]:
+        """What symbols among the options may be, together with others."""
+        pairs: list[tuple[Expr, Expr, str]] = []
+        if self.gain + self.epsilon != 0:
+            pairs.append((self.alpha + self.gain + self.epsilon, ONE, "an acceptance"))
+        if self.accepted != 0:
+            said = "tokens that a round emits"
+            pairs += [(self.accepted, round_.depth + 1, said), (ONE, self.accepted, said)]
+        return tuple(
+            Limit(low, high, f"{why} of speculative")
+            for low, high, why in pairs
+            if not (high - low).is_number
+        )
+
+    def _apart(self, program: Program, drafting: Drafting, system: System) -> Apart | None:
+        """The devices that the draft has for itself, where it has."""
+        if self.draft_on == "shared":
+            return None
+        if self.schedule not in ("pearl", "ahead"):
+            raise PipelineError(f"draft-on says nothing about schedule={self.schedule}")
+        if drafting.program is None or drafting.part:
+            raise PipelineError(
+                f"draft-on=separate: a {self.draft!r} draft is not a model of its own"
+            )
+        if program.stages > 1:
+            raise PipelineError("draft-on=separate: the target is in stages of devices already")
+        need = 2 * program.devices
+        if need.is_number and need > system.devices:
+            raise PipelineError(
+                f"draft-on=separate: draft and target take {need} devices, and {system.name} is "
+                f"{system.devices}; --on {need}x{system.device.name}, or draft-on=shared"
+            )
+        logits = logits_of(drafting.program)
+        if logits is None:
+            raise PipelineError(f"draft-on=separate: {drafting.program.name} makes no logits")
+        return Apart(system.hops(Integer(2), program.devices)[-1], logits)
 
     # --- the draft
 
@@ -308,25 +402,6 @@ class Speculative(Pass):
         return [name for name in names if name not in there]
 
 
-def _in_front(phase: Phase, drafting: Drafting) -> list[Phase]:
-    """A phase in front of decoding, and the draft's own one behind it."""
-    step = drafting.step
-    if drafting.program is None or step is None or drafting.part:
-        return [phase]  # a draft made of the target's own layers holds nothing besides
-    twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
-    shared = drafting.program.borrowed
-    if twin is None:
-        mine = less((Resident(step.graph), *others(step)), shared)
-        return [replace(phase, resident=(*phase.resident, *mine))]
-    mine = less((beside(twin), *others(twin)), shared)
-    theirs = less((beside(phase), *phase.resident), held_by(twin.graph, shared))
-    own = less(others(twin), shared)
-    return [
-        replace(phase, resident=(*phase.resident, *mine)),
-        replace(twin, name=f"draft-{phase.name}", tokens=ZERO, resident=(*own, *theirs)),
-    ]
-
-
 def _told(made: Program, target: Program, draft: Program, round_: Round) -> Program:
     """The program with what its draft assumes and is limited by."""
     made = replace(
@@ -347,24 +422,3 @@ def _told(made: Program, target: Program, draft: Program, round_: Round) -> Prog
             "the draft sees no images: their places in its prompt are rows like others"
         )
     return made
-
-
-def _tree(text: str) -> list[int]:
-    parts = text.removeprefix("t").split("|")
-    if not all(p.isascii() and p.isdigit() for p in parts):
-        raise PipelineError(f"tree: {clip(text)} is not a list of widths such as t4|2|1")
-    if len(parts) > DEEPEST:
-        raise PipelineError(f"tree: {clip(text)} has {len(parts)} levels; at most {DEEPEST}")
-    for part in parts:
-        if len(part) > 9 or not 0 < int(part) <= WIDEST:
-            raise PipelineError(f"tree: a width is from 1 to {WIDEST}, not {clip(part)}")
-    return [int(p) for p in parts]
-
-
-def _alphas(text: str) -> list[Expr]:
-    spec = Option("number", "", minimum=0)
-    values = [number("alphas", spec, p.removeprefix("p")) / 100 for p in text.split("|")]
-    for value in values:
-        if value.is_number and value > 1:
-            raise PipelineError(f"alphas: {value * 100} percent is beyond 100")
-    return values

@@ -7,7 +7,7 @@ from sympy import Expr, Min
 from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.tensor import Role
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Sample
 from costgraph.ops.fused import operations
 
@@ -32,9 +32,15 @@ def stepping(program: Program) -> Phase:
 
 def vocabulary(program: Program) -> Expr | None:
     """Tokens that decode steps choose from; None where they choose none."""
+    logits = logits_of(program)
+    return None if logits is None else logits.shape[-1].xreplace(dict(program.dims))
+
+
+def logits_of(program: Program) -> Tensor | None:
+    """The logits that decode steps choose from; None where they choose none."""
     for op, operands in operations(stepping(program).graph):
         if isinstance(op, Sample):
-            return operands[0].shape[-1].xreplace(dict(program.dims))
+            return operands[0]
     return None
 
 
