@@ -20,6 +20,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.ahead import EMBEDDING, PROJECTION, Ahead, HeadLayer
 from costgraph.models.blocks import Attention, FeedForward, Style
 from costgraph.models.fields import Fields
+from costgraph.ops import Linear
 from costgraph.ops.fused import operations
 
 #: Kinds of heads that are read.
@@ -193,14 +194,17 @@ def _dimensions(name: str, graph: Graph, d: Expr) -> tuple[Attention, FeedForwar
     """The blocks of a layer as in Llama with the dimensions of the model's last layer."""
     scores: tuple[Tensor, ...] = ()
     down: Tensor | None = None
-    experts = False
+    plain = True
     for op, operands in operations(graph):
         if op.kind == "qk-matmul":
-            scores = tuple(operands)
-        elif op.kind == "linear" and operands[1].shape[0] == d and operands[1].name != PROJECTION:
-            down = operands[1]
-        experts = experts or op.kind == "expert-linear"
-    if experts or not scores or down is None or len(down.shape) != 2:
+            scores = operands
+        elif isinstance(op, Linear) and op.contract == 1:
+            weight = operands[1]
+            down = weight if weight.shape[0] == d and weight.name != PROJECTION else down
+        plain = (
+            plain and op.kind != "expert-linear" and all(t.role is not Role.STATE for t in operands)
+        )
+    if not plain or not scores or down is None:
         raise ModelError(
             f"{name}: heads of models whose layers are not plain ones have dimensions of their "
             "own: name the head's config.json, draft=eagle3:PATH"

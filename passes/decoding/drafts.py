@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from costgraph.errors import InputError, PipelineError
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
+from costgraph.ir.regions import Repeat
 from costgraph.models import load_model
 from costgraph.passes.decoding import attached
 from costgraph.passes.decoding.drafting import Asked, Drafting, Source
@@ -52,11 +53,22 @@ def loaded(name: str, target: Program) -> Program:
             f"draft: {draft.name} has a phase ({', '.join(sorted(extra))}) that "
             f"{target.name} has no input for"
         )
-    return draft.assuming(*_same_tokens(draft, target))
+    return draft.assuming(*_same_tokens(draft, target), *_of_one_layer(draft, step))
 
 
 def _has_encoder(program: Program) -> bool:
     return any(p.name == "encode" for p in program.phases)
+
+
+def _of_one_layer(draft: Program, step: Phase) -> tuple[str, ...]:
+    """What is said of a file that may be of a head and does not say so."""
+    layers = [n.op.count for n in step.graph.nodes if isinstance(n.op, Repeat)]
+    if layers != [1]:
+        return ()
+    return (
+        f"{draft.name} is read as a model of one layer that is its own; the file of an EAGLE head "
+        "is draft=eagle:PATH",
+    )
 
 
 def _same_tokens(draft: Program, target: Program) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Skipped:
             return frozenset(self.listed)
         many = len(having)
         if self.count > many:
-            raise PipelineError(f"skip-{self.what}: {self.count} of {many} blocks")
+            raise PipelineError(f"skip-{self.what}: {self.count} blocks; the model has {many}")
         return frozenset(having[(2 * i + 1) * many // (2 * self.count)] for i in range(self.count))
 
 
