@@ -43,8 +43,26 @@ class Acceptance(ABC):
         """How many candidates of a depth are known; None for any number."""
 
     @abstractmethod
+    def known(self, depth: int, rank: int) -> Expr:
+        """The :meth:`share` of a candidate that is known."""
+
     def share(self, depth: int, rank: int) -> Expr:
-        """Probability that this candidate is kept, given that its parent was."""
+        """Probability that this candidate is kept, given that its parent was.
+
+        Raises:
+            PipelineError: nothing is known of it.
+        """
+        if self.depths is not None and depth > self.depths:
+            raise PipelineError(
+                f"acceptances are given for {self.depths} tokens in a row: none for token {depth}"
+            )
+        widest = self.widest(depth)
+        if widest is not None and rank > widest:
+            raise PipelineError(
+                f"acceptances are given for {widest} candidates at depth {depth}: none for "
+                f"candidate {rank}"
+            )
+        return self.known(depth, rank)
 
     @abstractmethod
     def raised(self, by: Expr) -> Acceptance:
@@ -76,7 +94,7 @@ class Constant(Acceptance):
     def widest(self, depth: int) -> None:
         return None
 
-    def share(self, depth: int, rank: int) -> Expr:
+    def known(self, depth: int, rank: int) -> Expr:
         return self.alpha * (1 - self.alpha) ** (rank - 1)
 
     def any_of(self, depth: int, count: int) -> Expr:
@@ -105,11 +123,11 @@ class Positions(Acceptance):
     def widest(self, depth: int) -> None:
         return None
 
-    def share(self, depth: int, rank: int) -> Expr:
+    def known(self, depth: int, rank: int) -> Expr:
         return self.alphas[depth - 1] * (1 - self.alphas[depth - 1]) ** (rank - 1)
 
     def any_of(self, depth: int, count: int) -> Expr:
-        return 1 - (1 - self.alphas[depth - 1]) ** count
+        return 1 - (1 - self.share(depth, 1)) ** count
 
     def raised(self, by: Expr) -> Positions:
         return Positions(tuple(_at_most_one(a + by) for a in self.alphas))
@@ -147,7 +165,7 @@ class Measured(Acceptance):
     def widest(self, depth: int) -> int:
         return len(self.shares[depth - 1])
 
-    def share(self, depth: int, rank: int) -> Expr:
+    def known(self, depth: int, rank: int) -> Expr:
         return self.shares[depth - 1][rank - 1]
 
     def raised(self, by: Expr) -> Measured:

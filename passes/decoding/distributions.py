@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from sympy import Add, Expr, Integer, Max, Min, Rational
+from sympy import Expr, Rational
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.passes.decoding.acceptance import Measured, tries
 
-ONE, ZERO = Integer(1), Integer(0)
 Distribution: TypeAlias = Sequence[Any]
 Matrix: TypeAlias = Sequence[Distribution]
 #: By how much the floats of a distribution may miss one in all; sums are divided out.
-LOOSE = Rational(1, 10**6)
+LOOSE = Fraction(1, 10**6)
 
 
-def distribution(values: Distribution, name: str = "p") -> tuple[Expr, ...]:
+def distribution(values: Distribution, name: str = "p") -> tuple[Fraction, ...]:
     """Probabilities as exact numbers that add up to one.
 
     Raises:
@@ -36,7 +35,7 @@ def distribution(values: Distribution, name: str = "p") -> tuple[Expr, ...]:
     found = tuple(_number(v, name) for v in values)
     if not found or any(v < 0 for v in found):
         raise InputError(f"{name} is no distribution: it needs probabilities of at least zero")
-    total = Add(*found)
+    total = sum(found)
     if abs(total - 1) > LOOSE:
         raise InputError(f"{name} is no distribution: it adds up to {float(total):.6g}")
     return found if total == 1 else tuple(v / total for v in found)
@@ -50,14 +49,14 @@ def variation(p: Distribution, q: Distribution) -> Expr:
 def agreement(p: Distribution, q: Distribution) -> Expr:
     """``α = Σ min(p, q)``: how often a token of ``q`` stands for the target's ``p``."""
     target, draft = _pair(p, q)
-    return Add(*(Min(a, b) for a, b in zip(target, draft, strict=True)))
+    return Rational(_common(target, draft))
 
 
 def mean_agreement(pairs: Sequence[tuple[Distribution, Distribution]]) -> Expr:
     """``α`` over several contexts, each as likely: ``1 − E[TV]``."""
     if not pairs:
         raise InputError("no contexts to take the mean over")
-    return Add(*(agreement(p, q) for p, q in pairs)) / len(pairs)
+    return sum((agreement(p, q) for p, q in pairs), Rational(0)) / len(pairs)
 
 
 def lenient(p: Distribution, q: Distribution, lenience: Any) -> Expr:
@@ -69,7 +68,7 @@ def lenient(p: Distribution, q: Distribution, lenience: Any) -> Expr:
     loose = _number(lenience, "lenience")
     if not 0 < loose <= 1:
         raise InputError(f"lenience is above 0 and at most 1, not {loose}")
-    return Add(*(Min(a / loose, b) for a, b in zip(target, draft, strict=True)))
+    return Rational(sum(min(a / loose, b) for a, b in zip(target, draft, strict=True)))
 
 
 def loss(p: Distribution, q: Distribution, accepted: Any) -> Expr:
@@ -81,7 +80,7 @@ def loss(p: Distribution, q: Distribution, accepted: Any) -> Expr:
     share = _number(accepted, "accepted")
     if not 0 <= share <= 1:
         raise InputError(f"accepted is a share, not {share}")
-    return Max(ZERO, variation(p, q) - (1 - share))
+    return max(Rational(0), variation(p, q) - (1 - Rational(share)))
 
 
 def recursive(p: Distribution, q: Distribution, candidates: int) -> Measured:
@@ -93,12 +92,12 @@ def recursive(p: Distribution, q: Distribution, candidates: int) -> Measured:
     left, draft = _pair(p, q)
     betas: list[Expr] = []
     for _ in range(candidates):
-        beta = agreement(left, draft)
-        betas.append(beta)
+        beta = _common(left, draft)
+        betas.append(Rational(beta))
         if beta == 1:
             break
-        rest = [Max(ZERO, a - b) for a, b in zip(left, draft, strict=True)]
-        total = Add(*rest)
+        rest = [max(Fraction(0), a - b) for a, b in zip(left, draft, strict=True)]
+        total = 1 - beta
         left = tuple(r / total for r in rest)
     return tries(betas)
 
@@ -115,11 +114,11 @@ def transported(p: Distribution, q: Distribution, candidates: int) -> Expr:
     if candidates < 1:
         raise InputError(f"candidates are at least one, not {candidates}")
     order = sorted(range(len(target)), key=lambda i: _ratio(target[i], draft[i]))
-    best, mine, its = ONE, ZERO, ZERO
+    best, mine, its = Fraction(1), Fraction(0), Fraction(0)
     for i in order:
         mine, its = mine + target[i], its + draft[i]
-        best = Min(best, mine + 1 - its**candidates)
-    return best
+        best = min(best, mine + 1 - its**candidates)
+    return Rational(best)
 
 
 def rejections(target: Sequence[Matrix], draft: Sequence[Matrix], start: Distribution) -> Expr:
@@ -135,40 +134,43 @@ def rejections(target: Sequence[Matrix], draft: Sequence[Matrix], start: Distrib
     """
     if len(target) != len(draft):
         raise InputError(f"{len(target)} steps of the target, {len(draft)} of the draft")
-    at, found = distribution(start, "start"), ZERO
+    at, found = distribution(start, "start"), Fraction(0)
     for p, q in zip(target, draft, strict=True):
         if not len(p) == len(q) == len(at):
             raise InputError(f"matrices of {len(p)} and {len(q)} rows for {len(at)} tokens")
         rows = [_pair(a, b) for a, b in zip(p, q, strict=True)]
-        found += Add(*(w * (1 - agreement(a, b)) for w, (a, b) in zip(at, rows, strict=True)))
-        at = tuple(
-            Add(*(w * a[x] for w, (a, _) in zip(at, rows, strict=True))) for x in range(len(at))
+        found += sum(w * (1 - _common(a, b)) for w, (a, b) in zip(at, rows, strict=True))
+        reached = (
+            sum(w * a[x] for w, (a, _) in zip(at, rows, strict=True)) for x in range(len(at))
         )
-    return found
+        at = tuple(map(Fraction, reached))
+    return Rational(found)
 
 
-def _pair(p: Distribution, q: Distribution) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+def _common(p: Sequence[Fraction], q: Sequence[Fraction]) -> Fraction:
+    return sum((min(a, b) for a, b in zip(p, q, strict=True)), Fraction(0))
+
+
+def _pair(p: Distribution, q: Distribution) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]]:
     target, draft = distribution(p, "p"), distribution(q, "q")
     if len(target) != len(draft):
         raise InputError(f"distributions of {len(target)} and {len(draft)} tokens")
     return target, draft
 
 
-def _ratio(a: Expr, b: Expr) -> tuple[bool, Expr]:
-    return (True, ZERO) if b == 0 else (False, a / b)
+def _ratio(a: Fraction, b: Fraction) -> tuple[bool, Fraction]:
+    return (True, a) if b == 0 else (False, a / b)
 
 
-def _number(value: Any, name: str) -> Expr:
+def _number(value: Any, name: str) -> Fraction:
     """An exact number: floats as the decimals that they print as."""
-    if isinstance(value, Expr):
-        exact = value
-    elif isinstance(value, (int, Fraction)):
-        exact = Rational(value)
-    else:
-        try:
-            exact = Rational(Fraction(repr(float(value))))
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{name}: {value!r} is no number") from None
-    if not exact.is_Rational:
-        raise InputError(f"{name}: {value} is no rational number")
-    return exact
+    if isinstance(value, (int, Fraction)):
+        return Fraction(value)
+    if isinstance(value, Rational):
+        return Fraction(int(value.p), int(value.q))
+    try:
+        if isinstance(value, Expr):
+            raise ValueError
+        return Fraction(repr(float(value)))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name}: {clip(str(value))} is no number") from None

@@ -18,7 +18,7 @@ from costgraph.rewriting.pipeline import Option, checked, number
 #: Largest file, and most depths and ranks.
 MOST_BYTES, MOST_DEPTHS, MOST_RANKS = 1 << 20, 64, 256
 _NUMBERS = re.compile(r"[0-9.,;/eE+\- ]+\Z")
-_PROBABILITY = Option("probability", "")
+_PROBABILITY = Option("probability", "", symbolic=False)
 _PERCENT = Option("number", "", minimum=0)
 
 

@@ -142,17 +142,23 @@ def _mean(steps: tuple[Steps, ...]) -> Steps:
 # --- chains of a length that is decided as they are written --------------------------------
 
 
-def stopping(lengths: Sequence[tuple[Expr, Expr]], reach: Sequence[Expr], attempts: Expr) -> Round:
+def stopping(
+    lengths: Sequence[tuple[Expr, Expr]], reach: Sequence[Expr], attempts: Sequence[Expr]
+) -> Round:
     """A round over a chain that the draft ends itself.
 
     Args:
         lengths: the share of the rounds that verify so many drafts.
         reach: probability that more than ``i`` drafts are kept.
-        attempts: draft steps on average; they stand in one line from the root.
+        attempts: probability that the draft step at place ``i`` runs.
     """
     longest = lengths[-1][1]
     checks = tuple(Check(share, ONE + n) for share, n in lengths if share != 0)
-    return Round(longest, Add(ONE, *reach), (attempts,), checks)
+    places = ((Integer(i), p) for i, p in enumerate(attempts) if p != 0)
+    steps = tuple(Steps(p, ONE, i) for i, p in places)
+    if all(p == 1 for p in attempts):
+        steps = (chain_steps(longest),)
+    return Round(longest, Add(ONE, *reach), steps, checks)
 
 
 def unsure(stop: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
@@ -165,7 +171,7 @@ def unsure(stop: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
     lengths = [(on[i] * stop, Integer(i + 1)) for i in range(gamma - 1)]
     lengths.append((on[gamma - 1], Integer(gamma)))
     reach = [on[i] * survival[i] for i in range(gamma)]
-    return stopping(lengths, reach, _attempts(on))
+    return stopping(lengths, reach, on)
 
 
 def falling_back(fallback: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
@@ -178,13 +184,7 @@ def falling_back(fallback: Expr, gamma: int, survival: Sequence[Expr]) -> Round:
     lengths = [(on[i] * fallback, Integer(i)) for i in range(gamma)]
     lengths.append((on[gamma], Integer(gamma)))
     reach = [on[i + 1] * survival[i] for i in range(gamma)]
-    return stopping(lengths, reach, _attempts(on[:gamma]))
-
-
-def _attempts(done: Sequence[Expr]) -> Steps:
-    """Draft steps of which the one at place ``i`` runs with probability ``done[i]``."""
-    count = Add(*done)
-    return Steps(count, ONE, Add(*(i * p for i, p in enumerate(done))) / count)
+    return stopping(lengths, reach, on[:gamma])
 
 
 # --- no draft but the target itself ---------------------------------------------------------

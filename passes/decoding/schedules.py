@@ -73,14 +73,12 @@ def pearl(pair: Pairing) -> list[Phase]:
     ``(1 − α^γ)/((1 − α)(1 + α − α^γ))`` on average (Liu et al., PEARL, arXiv 2408.11850).
     """
     gamma, acceptance = _one_chain(pair, "pearl")
-    alpha, kept = acceptance.alpha, acceptance.survival(gamma)
-    pre, post = (x / (1 + alpha - kept) for x in (1 - kept, alpha))
-    run = acceptance.chain(gamma - 1)
-    tokens = pre + post * run
+    alpha, run = acceptance.alpha, acceptance.chain(gamma - 1)
     before, behind = chain_steps(gamma), chain_steps(gamma, gamma)
+    # The long run has (1 − α^γ) : α rounds of the two; (1 − α^γ) + α·run is the run again.
     return [
-        *_both(pair, "pre-verify", before, Check(ONE, ONE), ONE, pre / tokens),
-        *_both(pair, "post-verify", behind, Check(ONE, gamma), run, post / tokens),
+        *_both(pair, "pre-verify", before, Check(ONE, ONE), ONE, 1 - alpha),
+        *_both(pair, "post-verify", behind, Check(ONE, gamma), run, alpha / run),
     ]
 
 

@@ -48,11 +48,15 @@ class Speculative(Pass):
     title: ClassVar[str] = "draft several tokens cheaply, verify them in one step of the target"
     formula: ClassVar[str] = (
         "tpot = (gamma·t_draft(1) + t_target(gamma + 1)) / E, "
-        "E = (1 - alpha^(gamma+1)) / (1 - alpha)"
+        "E = (1 - alpha^(gamma+1)) / (1 - alpha); trees: E = 1 + sum of each node's probability; "
+        "pearl: tpot = (1 - alpha)·max(gamma·t_draft, t_target(1)) + "
+        "alpha/E(gamma-1)·max(gamma·t_draft, t_target(gamma))"
     )
     source: ClassVar[str] = (
         "Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318; heads and trees: "
-        "Cai et al., arXiv 2401.10774"
+        "Cai et al., arXiv 2401.10774; best trees: Chen et al., arXiv 2402.12374; lookahead: Fu et "
+        "al., arXiv 2402.02057; Jacobi: Santilli et al., arXiv 2305.10427; fallback: Kim et al., "
+        "arXiv 2302.07863; pearl: Liu et al., arXiv 2408.11850; stairs: arXiv 2407.19947"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
         "rounds are counted by their expected number; a draft step costs what it costs at the "
@@ -229,7 +233,7 @@ class Speculative(Pass):
             for name in self._absent(pipeline.history(program))
         ]
         if drafting.program is not None:
-            made = _told(made, program, drafting.program, round_)
+            made = _told(made, program, drafting.program, round_, apart)
             missed = pipeline.Trace(pipeline.history(drafting.program)).misses
             misses += [replace(m, node=f"draft: {m.node}") for m in missed]
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
@@ -402,7 +406,9 @@ class Speculative(Pass):
         return [name for name in names if name not in there]
 
 
-def _told(made: Program, target: Program, draft: Program, round_: Round) -> Program:
+def _told(
+    made: Program, target: Program, draft: Program, round_: Round, apart: Apart | None
+) -> Program:
     """The program with what its draft assumes and is limited by."""
     made = replace(
         made,
@@ -411,10 +417,16 @@ def _told(made: Program, target: Program, draft: Program, round_: Round) -> Prog
     ).assuming(*draft.assumptions)
     if all(p.span is not None for p in draft.phases):
         return made  # it reads no prompt
-    made = made.assuming(
-        "the draft reads the prompt before the first token comes out: the time to the "
-        "first token contains it"
-    )
+    if apart is None:
+        made = made.assuming(
+            "the draft reads the prompt before the first token comes out: the time to the "
+            "first token contains it"
+        )
+    else:
+        made = made.assuming(
+            "the draft has devices of its own, reads the prompt while the target does, and sends "
+            "the distribution of each drafted token (greedy decoding needs only the token)"
+        )
     if any(s.mask for s in round_.steps) and is_windowed(stepping(draft).graph):
         made = made.assuming("rows of other branches count into the window of the draft's cache")
     if {p.name for p in target.phases} - {p.name for p in draft.phases}:

@@ -54,7 +54,6 @@ def given_tree(item: Speculative, acceptance: Acceptance) -> Round:
     total = sum(nodes[1:])
     if total > 1000 * MOST_DRAFTED:
         raise PipelineError(f"tree: {total} drafted positions are too many")
-    _check_known(acceptance, widths)
     tokens = emitted(tree_reach(acceptance, widths), _batch(item))
     return branching(Integer(len(widths)), tokens, nodes[1:])
 
@@ -166,8 +165,6 @@ def _gamma(item: Speculative, acceptance: Acceptance) -> Expr:
         return item.gamma
     if item.gamma == type(item).gamma:
         return Integer(known)
-    if whole(item.gamma) > known:
-        raise PipelineError(f"gamma: acceptances are given for {known} tokens, not {item.gamma}")
     return item.gamma
 
 
@@ -194,16 +191,6 @@ def _ending(
     if gamma == 0:
         return chained(ZERO, ONE)
     return make(share, gamma, _survivals(acceptance, Integer(gamma)))
-
-
-def _check_known(acceptance: Acceptance, widths: list[int]) -> None:
-    known = acceptance.depths
-    if known is not None and len(widths) > known:
-        raise PipelineError(f"tree: {len(widths)} levels, acceptances of {known}")
-    for depth, width in enumerate(widths, 1):
-        widest = acceptance.widest(depth)
-        if widest is not None and width > widest:
-            raise PipelineError(f"tree: {width} children at depth {depth}, acceptances of {widest}")
 
 
 def _widths(text: str) -> list[int]:
