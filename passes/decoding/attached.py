@@ -22,7 +22,7 @@ from costgraph.models.heads import (
     target_of,
     usual_head,
 )
-from costgraph.ops import Activation, Add, Linear, Sample
+from costgraph.ops import Activation, Add, Linear, Sample, SelectLast
 from costgraph.passes.decoding.drafting import Asked, Drafting
 from costgraph.passes.decoding.schedules import all_logits
 from costgraph.passes.decoding.target import stepping
@@ -133,6 +133,40 @@ def looking_ahead(asked: Asked) -> Drafting:
     phase = replace(step, graph=graph)
     program = Program(f"{asked.target.name} with look-ahead tokens", (phase,))
     return Drafting(program, at_once=True, part=True, width=asked.depth + 1, sure=ONE)
+
+
+def phrases(asked: Asked) -> Drafting:
+    """Copy is all you need (arXiv 2307.06962): a step also scores every phrase of an index.
+
+    One matrix ``(N, d)`` of phrases is multiplied by the last hidden state: ``2·N·d`` FLOP.
+    What is chosen stands, so that only the last position needs logits.
+
+    Raises:
+        PipelineError: no number of phrases is given.
+    """
+    if asked.phrases == 0:
+        raise PipelineError("draft=phrases: phrases says how many the index holds")
+    target, _ = _target(asked)
+
+    d = target.projection.shape[1]
+    m = Builder("phrases")
+    query = m.source(replace(_hidden(target, d), name="phrase_query"))
+    index = Tensor("phrases.weight", (asked.phrases, d), target.projection.dtype, Role.WEIGHT)
+    m.add("phrase", Sample(), m.add("phrase_scores", Linear(), query, m.source(index)))
+    made = m.build("phrase")
+
+    def scoring(graph: Graph) -> Graph:
+        graph = rebuild(
+            graph, lambda node, _: SelectLast() if isinstance(node.op, SelectLast) else node.op
+        )
+        return replace(
+            graph,
+            sources=(*graph.sources, *made.sources),
+            nodes=(*graph.nodes, *made.nodes),
+            outputs=(*graph.outputs, *made.outputs),
+        )
+
+    return Drafting(None, verifying=scoring)
 
 
 def _longer_table(graph: Graph, rows: Expr) -> Graph:

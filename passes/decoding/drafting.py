@@ -36,6 +36,7 @@ class Asked:
         layers: the option ``layers``; zero where it is not given.
         blocks: the options ``skip-attention`` and ``skip-mlp``.
         share: the option ``share``.
+        phrases: the option ``phrases``.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Asked:
     layers: Expr = ZERO
     blocks: tuple[str, str] = ("", "")
     share: str = ""
+    phrases: Expr = ZERO
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "eagle": Source(attached.eagle),
         "eagle3": Source(attached.eagle),
         "pass": Source(attached.looking_ahead, inherits=False),
+        "phrases": Source(attached.phrases, inherits=False),
         "copy": Source(_with_nothing, inherits=False),
         "lookahead": Source(_with_nothing, inherits=False),
         "jacobi": Source(_with_nothing, inherits=False),

@@ -71,8 +71,8 @@ class Speculative(Pass):
         "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
         "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
         "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
-        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'lookahead', "
-        "'jacobi'",
+        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'phrases', "
+        "'lookahead', 'jacobi'",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -143,6 +143,11 @@ class Speculative(Pass):
     target_at: str = option(
         "word", "", "level of memory where the target's weights lie, to be read anew for each "
         "pass of it: ddr, nvme; the draft is resident",
+    )  # fmt: skip
+    phrases: Expr = option(
+        "integer", ZERO, "draft=phrases: how many the index holds that every step scores; gamma "
+        "is the tokens of one beyond the first",
+        minimum=0,
     )  # fmt: skip
     hit: Expr = option(
         "probability", ONE, "share of rounds that have a draft at all: copies need a match"
@@ -279,7 +284,7 @@ class Speculative(Pass):
     def _said(self) -> tuple[str, ...]:
         """What the options assume."""
         found = []
-        if self.accepted == 0 and self.draft != "jacobi":
+        if self.accepted == 0 and self.draft not in ("jacobi", "phrases"):
             found.append("drafted tokens are accepted independently of one another")
         if self.epsilon != 0:
             found.append(
@@ -287,6 +292,8 @@ class Speculative(Pass):
                 f"off the target's by up to {self.epsilon} in total variation, as much as "
                 "rejections are fewer (Yin et al., arXiv 2411.00841)"
             )
+        if self.draft == "phrases":
+            found.append("a phrase that is chosen stands as it is: nothing verifies it")
         if self.fallback != 0:
             found.append(
                 "what the draft is sure of and the target does not roll back stands: the output is "
@@ -344,6 +351,8 @@ class Speculative(Pass):
                 f"draft-passes, inherit: a {self.draft!r} draft is made of the target's layers as "
                 "they are; name the model as its own draft to treat it differently"
             )
+        if self.phrases != 0 and self.draft != "phrases":
+            raise PipelineError("phrases: only draft=phrases has an index of them")
         if not source.takes_layers and self.layers != 0:
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
@@ -351,7 +360,7 @@ class Speculative(Pass):
         if self.share and source is not MODEL:
             raise PipelineError("share: only a draft that is a model of its own has parts to share")
         drafting = source.make(
-            Asked(self.draft, program, model, depth, self.layers, blocks, self.share)
+            Asked(self.draft, program, model, depth, self.layers, blocks, self.share, self.phrases)
         )
         if not source.inherits or drafting.program is None:
             return drafting

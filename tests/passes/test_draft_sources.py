@@ -128,6 +128,9 @@ def test_numbers_of_blocks_are_spread_over_the_layers():
         ("llama-2-13b", "draft=llama-2-7b,share=vocabulary", "are not like those of llama-2-13b"),
         ("llama-2-13b", "draft=llama-2-7b,share=layers", "'layers' is no part"),
         ("whisper-large-v3", "draft=whisper-tiny,share=encoder", "attends states of 384"),
+        ("llama-2-7b", "draft=phrases", "phrases says how many"),
+        ("llama-2-7b", "draft=phrases,phrases=9,alpha=1/2", "alpha says nothing about"),
+        ("llama-2-7b", "draft=heads,phrases=3", "only draft=phrases has an index"),
         ("llama-2-7b", "draft=lookahead,hit=1/2", "hit says nothing about draft=lookahead"),
         ("llama-2-7b", "draft=eagle,schedule=pearl", "waits for it"),
         ("llama-2-7b", "draft=eagle:no-such-file", "no-such-file"),
@@ -325,6 +328,22 @@ def test_a_store_gives_trees():
     made = compiled("llama-2-7b", "draft=copy,tree=t4|2|1,hit=1/2,alpha=1/2")
     assert made.program.phase("verify").query == 1 + 4 + 8 + 8
     assert made.program.phase("verify-2").query == 1
+
+
+@pytest.mark.parametrize("before", ["", "fuse,"])
+def test_an_index_of_phrases_is_scored_in_every_step(before):
+    """``2·N·d`` FLOP a sequence, logits for the last position alone; what is chosen stands."""
+    plain = compiled("opt-125m", "", before=before or "fuse,")
+    options = "draft=phrases,phrases=1000000,gamma=3,hit=1/4"
+    made = compiled("opt-125m", options, before=before)
+    long, short = (p for p in made.program.phases if p.span is not None)
+    assert long.tokens == 1 + Integer(3) / 4
+    held = parameters(long.graph) - parameters(plain.program.graph)
+    assert held == 10**6 * 768
+    (scores,) = [n for n in long.graph.nodes if n.name == "phrase_scores"]
+    work = scores.op.cost(long.graph.operands(scores), scores.outputs).total_flops
+    assert work == 2 * 10**6 * 768 * B
+    assert any("nothing verifies it" in a for a in made.assumptions)
 
 
 # --- what is shared, and where it lies
