@@ -336,7 +336,7 @@ def test_an_index_of_phrases_is_scored_in_every_step(before):
     plain = compiled("opt-125m", "", before=before or "fuse,")
     options = "draft=phrases,phrases=1000000,gamma=3,hit=1/4"
     made = compiled("opt-125m", options, before=before)
-    long, short = (p for p in made.program.phases if p.span is not None)
+    long, _ = (p for p in made.program.phases if p.span is not None)
     assert long.tokens == 1 + Integer(3) / 4
     held = parameters(long.graph) - parameters(plain.program.graph)
     assert held == 10**6 * 768
