@@ -197,7 +197,7 @@ def _dimensions(name: str, graph: Graph, d: Expr) -> tuple[Attention, FeedForwar
     plain = True
     for op, operands in operations(graph):
         if op.kind == "qk-matmul":
-            scores = operands
+            scores = tuple(operands)
         elif isinstance(op, Linear) and op.contract == 1:
             weight = operands[1]
             down = weight if weight.shape[0] == d and weight.name != PROJECTION else down

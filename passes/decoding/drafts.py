@@ -10,6 +10,7 @@ from costgraph.errors import InputError, PipelineError
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Repeat
 from costgraph.models import load_model
+from costgraph.models.heads import EAGLE, EAGLE3
 from costgraph.passes.decoding import attached
 from costgraph.passes.decoding.drafting import Asked, Drafting, Source
 from costgraph.passes.decoding.sharing import sharing
@@ -149,6 +150,6 @@ def source_of(word: str, blocks: tuple[str, str] = ("", "")) -> Source:
     if word == "skip" and any(blocks):
         return BLOCKS
     kind, found, _ = word.partition(":")
-    if found and kind in (attached.EAGLE, attached.EAGLE3):
+    if found and kind in (EAGLE, EAGLE3):
         return SOURCES[kind]
     return SOURCES.get(word, MODEL)
