@@ -153,12 +153,15 @@ def without_blocks(target: Program, step: Phase, attention: Skipped, mlp: Skippe
             )
         having = [i for i, n in enumerate(owner) if skipped.what in blocks[n.name]]
         lost[skipped.what] = skipped.layers(having)
-    found: dict[tuple[str, frozenset[str]], int] = {}
+    # Their order changes nothing: those that are alike stand together.
+    found: dict[tuple[Graph, tuple[str, ...]], Run] = {}
     for i, region in enumerate(owner):
         left = frozenset(b for b in blocks[region.name] if i not in lost[b])
-        found[region.name, left] = found.get((region.name, left), 0) + 1
-    by_name = {n.name: n for n in regions}
-    runs = [Run(by_name[n], Integer(c), left) for (n, left), c in found.items() if left]
+        if left:
+            one = Run(region, Integer(1), left)
+            alike = found.get(key := _with_blocks(one))
+            found[key] = one if alike is None else replace(alike, count=alike.count + 1)
+    runs = list(found.values())
     if not runs:
         raise PipelineError("skip-attention, skip-mlp: nothing of the layers is left")
     name = f"{target.name} without {sum(map(len, lost.values()))} blocks"
@@ -214,21 +217,20 @@ def _cut(
     flat: Graph, regions: Sequence[Node], runs: Sequence[Run], step: Phase, name: str
 ) -> Program:
     """The step graph with the runs in the place of the regions."""
-    last = regions[-1].outputs
-    alike: dict[tuple[Graph, tuple[str, ...]], Expr] = {}
-    for run in runs:
-        made = _with_blocks(run)
-        alike[made] = alike.get(made, Integer(0)) + run.count
     nodes, state = [], regions[0].inputs[0]
     used: dict[str, int] = {}
-    for index, ((body, others), count) in enumerate(alike.items()):
-        region = next(r.region for r in runs if _with_blocks(r) == (body, others))
+    for run in runs:
+        region = run.region
         assert isinstance(region.op, Repeat)
+        body, others = _with_blocks(run)
         label = region.name if region.name not in used else f"{region.name}.{used[region.name]}"
         used[region.name] = used.get(region.name, 0) + 1
-        final = index == len(alike) - 1
-        outputs = last if final else tuple(t.renamed(f"{label}.kept") for t in region.outputs)
-        op = replace(region.op, body=body, count=count)
+        # What follows the layers takes the last one's result by its name.
+        ends = run is runs[-1]
+        outputs = regions[-1].outputs if ends else tuple(
+            t.renamed(f"{label}.kept") for t in region.outputs
+        )  # fmt: skip
+        op = replace(region.op, body=body, count=run.count)
         nodes.append(Node(label, op, (state, *others), outputs, region.origin, region.unit))
         state = outputs[0].name
     there = {n.name for n in regions}
