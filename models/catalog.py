@@ -150,18 +150,27 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
         return import_config(spec, visible(str(spec.get("_name_or_path") or "model")), **options)
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
-    text = os.fsdecode(spec)
+    config, name, shipped = config_at(spec)
+    if shipped and options.get("weights") is None and narrow(Fields(name, config)) is not None:
+        # What shipped files say of narrow weights stands in the program's assumptions.
+        options = {"quantization": "ignore", **options}
+    return import_config(config, name, **options)
+
+
+def config_at(spec: str | os.PathLike[str]) -> tuple[Mapping[str, Any], str, bool]:
+    """The configuration that a name or path means, what to call it, and whether it is shipped.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path, text = _path_of(spec), os.fsdecode(spec)
     if path is None:
         raise ModelError(f"{clip(text)} is not a model name or path")
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
-        return import_config(read_json(path), visible(label) or "model", **options)
+        return read_json(path), visible(label) or "model", False
     name = find(text)
-    config = read_json(CONFIGS / f"{name}.json")
-    if options.get("weights") is None and narrow(Fields(name, config)) is not None:
-        # What shipped files say of narrow weights stands in the program's assumptions.
-        options = {"quantization": "ignore", **options}
-    return import_config(config, name, **options)
+    return read_json(CONFIGS / f"{name}.json"), name, True
 
 
 def _path_of(spec: Any) -> Path | None:

@@ -18,13 +18,15 @@ from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program, autoregressive, denoising
+from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
-from costgraph.models.known import COUNTED, check_kinds, not_understood
+from costgraph.models.heads import refuse_heads
+from costgraph.models.known import AHEAD, COUNTED, check_kinds, not_understood
 from costgraph.models.stored import element_format, narrow
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
@@ -108,6 +110,7 @@ def import_config(
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
     if mla not in ("auto", *FORMS):
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
+    refuse_heads(name, config)
     fields = Fields(name, config)
     family = family_of(fields)
     check_kinds(Fields(name, config))
@@ -165,7 +168,33 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    return _noted(made, left, [*map(_idle, idle), *same])
+    made, told = _with_ahead(made, reading, style, config)
+    return _noted(made, left, [*map(_idle, idle), *same, *told])
+
+
+def _with_ahead(
+    made: Program, reading: Reading, style: Style, config: Mapping[str, Any]
+) -> tuple[Program, list[str]]:
+    """The program with the file's module for multi-token prediction, which it does not count."""
+    module = reading.ahead
+    if module is not None:
+        latent = SplitScores.kind in kinds(made.graph)
+        ahead = module.program(f"{made.name}'s next-token module", style, latent)
+        size = f"{int(own_parameters(ahead)):,} parameters"
+        many = f"a module of {size}" if module.count == 1 else f"{module.count} modules of {size}"
+        return replace(made, ahead=ahead), [
+            f"multi-token prediction is not counted: {many} beside the model; "
+            "speculative{draft=mtp} holds one"
+        ]
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in AHEAD:
+            if values.get(key):
+                return made, [
+                    f"multi-token prediction is not counted: {key} = {clip(values[key])}, and "
+                    "what its modules hold is not known here"
+                ]
+    return made, []
 
 
 def _program(

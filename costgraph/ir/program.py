@@ -138,6 +138,10 @@ class Program:
         stages: how many stages of devices there are, one after the other.
         reading: options that the model was read with, other than the usual ones.
         fixed: symbols that were given a value for good, see :meth:`fixing`.
+        ahead: a module of the model that drafts tokens further ahead, as a program; no part
+            of this one, and in memory only where speculation holds it.
+        borrowed: names of weights that are those of another model in memory, as a draft
+            head reads its target's embedding table.
     """
 
     name: str
@@ -151,6 +155,8 @@ class Program:
     fixed: tuple[tuple[Symbol, Expr], ...] = ()
     devices: Expr = ONE
     stages: int = 1
+    ahead: Program | None = field(default=None, compare=False, repr=False)
+    borrowed: tuple[str, ...] = ()
 
     @property
     def width(self) -> Expr:

@@ -21,7 +21,7 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
 
-ZERO = Integer(0)
+ONE, ZERO = Integer(1), Integer(0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Asked:
         model: the program before any pass.
         depth: drafted tokens of a branch: how many heads, say.
         layers: the option ``layers``; zero where it is not given.
+        blocks: the options ``skip-attention`` and ``skip-mlp``.
+        share: the option ``share``.
+        phrases: the option ``phrases``.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Asked:
     model: Program
     depth: Expr
     layers: Expr = ZERO
+    blocks: tuple[str, str] = ("", "")
+    share: str = ""
+    phrases: Expr = ZERO
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class Drafting:
         program: what runs. Its phase of decode steps drafts one level a step (``q`` positions
             at context ``T``); phases of the names of the target's run before decoding, too.
             None: nothing runs, drafts are free (copies of what was there).
-        at_once: one run of the step on one hidden state drafts all levels (heads).
+        at_once: one run of the step drafts all levels (heads).
+        width: positions of such a run, per sequence.
+        sure: tokens that a round's drafting emits for certain, before verification.
         part: it is made of weights and caches that the target holds anyway.
         extra: positions that the target forwards besides the root and the drafts, per
             sequence (look-ahead tokens).
@@ -60,9 +68,16 @@ class Drafting:
 
     program: Program | None
     at_once: bool = False
+    width: Expr = ONE
+    sure: Expr = ZERO
     part: bool = False
     extra: Expr = ZERO
     verifying: Callable[[Graph], Graph] | None = None
+
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """Weights of the target that what runs reads as well."""
+        return () if self.program is None else self.program.borrowed
 
     @property
     def step(self) -> Phase | None:

@@ -6,7 +6,7 @@ Nothing here knows when it runs, or what writes the drafts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sympy import Add, Expr, Integer
@@ -117,6 +117,19 @@ def branching(
     new = Add(*nodes)
     mask = Branches(tuple((n, new - level) for level, n in enumerate((ONE, *nodes))))
     return Round(depth, tokens, steps, (Check(ONE, ONE + new, mask),), branched=True)
+
+
+def triggered(round_: Round, share: Expr) -> Round:
+    """The round where only a ``share`` of rounds has a draft; the others are plain steps."""
+    return replace(
+        round_,
+        tokens=1 + share * (round_.tokens - 1),
+        steps=tuple(replace(s, count=s.count * share) for s in round_.steps),
+        checks=(
+            *(replace(c, share=c.share * share) for c in round_.checks),
+            Check(1 - share, ONE),
+        ),
+    )
 
 
 def _mean(steps: tuple[Steps, ...]) -> Steps:

@@ -16,13 +16,17 @@ from sympy import Expr, Integer
 from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op
+from costgraph.ir.presence import Presence
 from costgraph.ir.program import Phase, Resident
+from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
+from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
 from costgraph.ops.attention import Branches
 from costgraph.passes.decoding.acceptance import Acceptance, Constant
 from costgraph.passes.decoding.drafting import Drafting
 from costgraph.passes.decoding.rounds import Check, Round, Steps, chain_steps
+from costgraph.passes.decoding.sharing import held_by, less
 from costgraph.passes.decoding.together import UNIT, Apart, at_once, elsewhere, side_by_side
 from costgraph.rewriting.binding import at, prefixed
 from costgraph.rewriting.rewrite import rebuild
@@ -158,6 +162,10 @@ def _one_chain(pair: Pairing, name: str) -> tuple[Expr, Constant]:
         raise PipelineError(
             f"schedule={name}: needs a draft that writes token by token beside the target"
         )
+    if pair.drafting.borrowed:
+        raise PipelineError(
+            f"schedule={name}: the draft reads states or weights of the target, and waits for it"
+        )
     if pair.round.branched or len(steps) != 1 or len(checks) != 1:
         raise PipelineError(f"schedule={name} is only defined for one chain of drafts")
     if not isinstance(pair.acceptance, Constant):
@@ -192,15 +200,17 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
     if pair.apart is not None:
         resident = ()
     elif not pair.drafting.part:
-        resident = (*others(step), beside(target), *resident)
+        shared = pair.drafting.borrowed
+        theirs = less((beside(target), *resident), held_by(step.graph, shared))
+        resident = (*less(others(step), shared), *theirs)
     placed = elsewhere if pair.apart is not None else (lambda graph: graph)
     if pair.drafting.at_once:
-        bindings = ((q, ONE), (T, T))
+        bindings = verified_at(pair.drafting.width)
         return [Phase("draft", step.graph, bindings, target.span, ZERO, weight, resident)]
     return [
         Phase(
             "draft" if index == 1 else f"draft-{index}",
-            placed(under(step.graph, steps.mask)),
+            placed(under(fusing_once(step.graph, steps.count if index == 1 else None), steps.mask)),
             ((q, steps.width), (T, T + steps.behind)),
             target.span,
             ZERO,
@@ -218,7 +228,7 @@ def verifying_phases(pair: Pairing) -> list[Phase]:
         Phase(
             "verify" if index == 1 else f"verify-{index}",
             checking(pair, check),
-            verified_at(check.positions + pair.drafting.extra),
+            verified_at(check.positions + pair.drafting.extra, pair.drafting.sure),
             pair.target.span,
             pair.round.tokens,
             share * check.share,
@@ -235,9 +245,9 @@ def checking(pair: Pairing, check: Check) -> Graph:
     return graph if adds is None else adds(graph)
 
 
-def verified_at(positions: Expr) -> tuple[tuple[Expr, Expr], ...]:
-    """Bindings of a pass over so many positions, the first of which is at context ``T``."""
-    return ((q, positions), (T, T + positions - 1))
+def verified_at(positions: Expr, behind: Expr = ZERO) -> tuple[tuple[Expr, Expr], ...]:
+    """Bindings of a pass over so many positions, the first ``behind`` more than context ``T``."""
+    return ((q, positions), (T, T + behind + positions - 1))
 
 
 def held(pair: Pairing) -> tuple[Resident, ...]:
@@ -245,12 +255,27 @@ def held(pair: Pairing) -> tuple[Resident, ...]:
     step, resident = pair.drafting.step, pair.target.resident
     if step is None or pair.drafting.part:
         return resident
-    return (*resident, beside(step), *others(step))
+    return (*resident, *less((beside(step), *others(step)), pair.drafting.borrowed))
 
 
 def beside(phase: Phase) -> Resident:
     """A phase's graph with its caches, while another phase runs."""
     return Resident(phase.graph, caches=True)
+
+
+def fusing_once(graph: Graph, steps: Expr | None) -> Graph:
+    """The graph of a draft step, the target's hidden states fused in one of ``steps`` only.
+
+    None: in none. What does not fuse stays as it is.
+    """
+    runs = ZERO if steps is None else ONE / steps
+    nodes = tuple(
+        replace(n, op=replace(n.op, presence=Presence(runs=runs)))
+        if n.name == FUSING and isinstance(n.op, Repeat)
+        else n
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
 
 
 def others(draft: Phase) -> tuple[Resident, ...]:
@@ -290,16 +315,16 @@ def in_front(phase: Phase, drafting: Drafting, apart: Apart | None = None) -> li
     twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
     if apart is not None:
         return _at_once_in_front(phase, twin)
+    shared = drafting.borrowed
     if twin is None:
-        return [replace(phase, resident=(*phase.resident, Resident(step.graph), *others(step)))]
+        mine = less((Resident(step.graph), *others(step)), shared)
+        return [replace(phase, resident=(*phase.resident, *mine))]
+    mine = less((beside(twin), *others(twin)), shared)
+    theirs = less((beside(phase), *phase.resident), held_by(twin.graph, shared))
+    own = less(others(twin), shared)
     return [
-        replace(phase, resident=(*phase.resident, beside(twin), *others(twin))),
-        replace(
-            twin,
-            name=f"draft-{phase.name}",
-            tokens=ZERO,
-            resident=(*others(twin), beside(phase), *phase.resident),
-        ),
+        replace(phase, resident=(*phase.resident, *mine)),
+        replace(twin, name=f"draft-{phase.name}", tokens=ZERO, resident=(*own, *theirs)),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -15,18 +16,13 @@ from costgraph.ir.program import Phase, Program
 from costgraph.passes.decoding.acceptance import Acceptance, Constant
 from costgraph.passes.decoding.draft_length import best_length
 from costgraph.passes.decoding.drafting import Asked, Drafting
-from costgraph.passes.decoding.drafts import (
-    MODEL,
-    is_windowed,
-    keeps_state,
-    logits_of,
-    source_of,
-    stepping,
-)
+from costgraph.passes.decoding.drafts import MODEL, source_of
 from costgraph.passes.decoding.measured import percents, shares
-from costgraph.passes.decoding.rounds import Round
+from costgraph.passes.decoding.rounds import Round, triggered
 from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, in_front
+from costgraph.passes.decoding.sharing import still_shared, weights_at
 from costgraph.passes.decoding.structures import MOST_DRAFTED, round_of
+from costgraph.passes.decoding.target import is_windowed, keeps_state, logits_of, stepping
 from costgraph.passes.decoding.together import Apart
 from costgraph.passes.decoding.trees import MOST_NODES
 from costgraph.rewriting import pipeline
@@ -72,8 +68,11 @@ class Speculative(Pass):
     draft: str = option(
         "text",
         "skip",
-        "a shipped model or the path of a config.json; 'skip' (the target with fewer layers), "
-        "'heads', or no draft at all: 'lookahead', 'jacobi'",
+        "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
+        "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
+        "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
+        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'phrases', "
+        "'lookahead', 'jacobi'",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -130,6 +129,29 @@ class Speculative(Pass):
         choices=("shared", "separate"),
     )  # fmt: skip
     layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    skip_attention: str = option(
+        "text", "", "attention blocks that a 'skip' draft leaves out: a number, or layers from "
+        "zero on: l3|5|8-12",
+    )  # fmt: skip
+    skip_mlp: str = option(
+        "text", "", "feed-forward blocks that a 'skip' draft leaves out: 10, or l3|5|8-12"
+    )
+    share: str = option(
+        "word", "", "parts of a draft model that are the target's own: encoder, vocabulary, or "
+        "both: encoder|vocabulary",
+    )  # fmt: skip
+    target_at: str = option(
+        "word", "", "level of memory where the target's weights lie, to be read anew for each "
+        "pass of it: ddr, nvme; the draft is resident",
+    )  # fmt: skip
+    phrases: Expr = option(
+        "integer", ZERO, "draft=phrases: how many the index holds that every step scores; gamma "
+        "is the tokens of one beyond the first",
+        minimum=0,
+    )  # fmt: skip
+    hit: Expr = option(
+        "probability", ONE, "share of rounds that have a draft at all: copies need a match"
+    )
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
         "their name",
@@ -179,7 +201,16 @@ class Speculative(Pass):
         if round_.depth == 0:
             reason = self.note or "nothing is drafted: a round is one token of the target"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
+        if self.target_at:
+            program = program.rewritten(partial(weights_at, level=self.target_at))
+            target = stepping(program)
         drafting = self.ready or self._drafting(program, system, round_.depth)
+        if self.hit != 1:
+            if self.draft in ("lookahead", "jacobi"):
+                raise PipelineError(f"hit says nothing about draft={self.draft}")
+            round_ = triggered(round_, self.hit)
+        if drafting.sure != 0:
+            round_ = replace(round_, tokens=round_.tokens + drafting.sure)
         step = drafting.step
         graphs = (target.graph, *(() if step is None else (step.graph,)))
         stateful = any(map(keeps_state, graphs))
@@ -253,7 +284,7 @@ class Speculative(Pass):
     def _said(self) -> tuple[str, ...]:
         """What the options assume."""
         found = []
-        if self.accepted == 0 and self.draft != "jacobi":
+        if self.accepted == 0 and self.draft not in ("jacobi", "phrases"):
             found.append("drafted tokens are accepted independently of one another")
         if self.epsilon != 0:
             found.append(
@@ -261,6 +292,8 @@ class Speculative(Pass):
                 f"off the target's by up to {self.epsilon} in total variation, as much as "
                 "rejections are fewer (Yin et al., arXiv 2411.00841)"
             )
+        if self.draft == "phrases":
+            found.append("a phrase that is chosen stands as it is: nothing verifies it")
         if self.fallback != 0:
             found.append(
                 "what the draft is sure of and the target does not roll back stands: the output is "
@@ -309,17 +342,26 @@ class Speculative(Pass):
 
     def _drafting(self, program: Program, system: System, depth: Expr) -> Drafting:
         """What drafts, as the passes that are meant for it leave it."""
-        source = source_of(self.draft)
+        blocks = (self.skip_attention, self.skip_mlp)
+        source = source_of(self.draft, blocks)
+        if any(blocks) and self.draft != "skip":
+            raise PipelineError("skip-attention, skip-mlp: only a 'skip' draft leaves out blocks")
         if not source.inherits and (self.draft_passes or self.inherit != "all"):
             raise PipelineError(
                 f"draft-passes, inherit: a {self.draft!r} draft is made of the target's layers as "
                 "they are; name the model as its own draft to treat it differently"
             )
+        if self.phrases != 0 and self.draft != "phrases":
+            raise PipelineError("phrases: only draft=phrases has an index of them")
         if not source.takes_layers and self.layers != 0:
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
         model = past[0].before if past else program
-        drafting = source.make(Asked(self.draft, program, model, depth, self.layers))
+        if self.share and source is not MODEL:
+            raise PipelineError("share: only a draft that is a model of its own has parts to share")
+        drafting = source.make(
+            Asked(self.draft, program, model, depth, self.layers, blocks, self.share, self.phrases)
+        )
         if not source.inherits or drafting.program is None:
             return drafting
         own, inherited = self._own(), self._inherited(past)
@@ -327,6 +369,7 @@ class Speculative(Pass):
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
             made = pipeline.run(drafting.program, passes, system)[0]
+            made = replace(made, borrowed=still_shared(made, stepping(program)))
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None

@@ -103,6 +103,11 @@ def jacobi(item: Speculative, acceptance: Acceptance) -> Round:
     return rounds.iterated(block, iterations)
 
 
+def phrases(item: Speculative, acceptance: Acceptance) -> Round:
+    assert isinstance(item.gamma, Expr)
+    return chained(item.gamma, item.gamma + 1)
+
+
 _ACCEPTANCE = frozenset({"alpha", "alphas", "acceptance", "accepted", "gain", "epsilon"})
 #: Every structure: how it is made, and the options that say something in it.
 Maker = Callable[["Speculative", Acceptance], Round]
@@ -115,6 +120,7 @@ STRUCTURES: dict[str, tuple[Maker, frozenset[str]]] = {
     "a draft that falls back": (falling_back, _ACCEPTANCE | {"gamma", "fallback"}),
     "draft=lookahead": (lookahead, _ACCEPTANCE | {"window", "every"}),
     "draft=jacobi": (jacobi, frozenset({"gamma", "iterations"})),
+    "draft=phrases": (phrases, frozenset({"gamma"})),
 }
 #: Options that say which structure it is, or something within one.
 SHAPING = frozenset().union(*(used for _, used in STRUCTURES.values()))
@@ -126,7 +132,7 @@ def structure_of(item: Speculative) -> str:
     Raises:
         PipelineError: they contradict one another.
     """
-    if item.draft in ("lookahead", "jacobi"):
+    if item.draft in ("lookahead", "jacobi", "phrases"):
         return f"draft={item.draft}"
     asked = {
         "independent drafts": item.drafts != 1,
@@ -152,8 +158,8 @@ def round_of(item: Speculative, acceptance: Acceptance) -> Round:
     given = {f for f in SHAPING - used if getattr(item, f) != getattr(type(item), f)}
     if given:
         raise PipelineError(f"{min(given)} says nothing about {name}")
-    if item.draft == "jacobi" and item.batch != "ragged":
-        raise PipelineError("batch says nothing about draft=jacobi")
+    if item.draft in ("jacobi", "phrases") and item.batch != "ragged":
+        raise PipelineError(f"batch says nothing about draft={item.draft}")
     return make(item, acceptance)
 
 

@@ -102,7 +102,7 @@ def test_half_of_a_pattern_is_its_first_layers(pattern):
     assert seen(draft) == [(w, True) for w in windows[:4]]
 
 
-@pytest.mark.parametrize("passes", ["early-exit", "speculative", "quantize{weights=int8,first=1}"])
+@pytest.mark.parametrize("passes", ["early-exit", "quantize{weights=int8,first=1}"])
 def test_layers_gathered_by_kind_are_not_counted(passes):
     with pytest.raises(CostgraphError, match="gathered by kind"):
         cg.compile("jamba-v0.1", "a100", passes)

@@ -158,7 +158,7 @@ def test_every_structure_refuses_what_it_does_not_use():
         "an optimal tree": {"tree": "optimal"}, "a draft that stops": {"stop": Rational(1, 5)},
         "a draft that falls back": {"fallback": Rational(1, 5)},
         "draft=lookahead": {"draft": "lookahead", "window": "w4|n3|g4"},
-        "draft=jacobi": {"draft": "jacobi"},
+        "draft=jacobi": {"draft": "jacobi"}, "draft=phrases": {"draft": "phrases"},
     }  # fmt: skip
     other = {
         "gamma": Integer(3), "alpha": Rational(1, 2), "alphas": "p50|p40|p30",
