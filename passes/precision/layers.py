@@ -43,8 +43,8 @@ class Keep:
         return bool(self.layers[0] <= layer[0] and layer[0] <= self.layers[1])
 
 
-def parse_keep(text: str) -> tuple[Keep, ...]:
-    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list.
+def parse_keep(text: str, option: str = "keep") -> tuple[Keep, ...]:
+    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list. ``option`` is what it is called.
 
     Raises:
         InputError: an item is malformed.
@@ -55,17 +55,21 @@ def parse_keep(text: str) -> tuple[Keep, ...]:
     for item in text.split("|"):
         match = _ITEM.match(item)
         if match is None:
-            raise InputError(f"keep: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
+            raise InputError(f"{option}: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
         name, start, end = match.groups()
         layers = None if start is None else (int(start), int(end or start))
         if layers is not None and layers[0] > layers[1]:
-            raise InputError(f"keep: {clip(item)} ends before it starts")
+            raise InputError(f"{option}: {clip(item)} ends before it starts")
         found.append(Keep(name, layers))
     return tuple(found)
 
 
 def segments(
-    regions: Sequence[tuple[str, Expr]], first: Expr, last: Expr, keep: Iterable[Keep]
+    regions: Sequence[tuple[str, Expr]],
+    first: Expr,
+    last: Expr,
+    keep: Iterable[Keep],
+    option: str = "keep",
 ) -> dict[str, list[tuple[Expr, Expr, bool]]]:
     """Layer ranges of each region: (first layer, layers, stays wide).
 
@@ -79,9 +83,9 @@ def segments(
     numbered = sorted({e for k in keep if k.layers for e in (k.layers[0], k.layers[1] + 1)})
     total: Expr = sum((count for _, count in regions), ZERO)
     if numbered and not total.is_Integer:
-        raise InputError("keep: layers can be numbered only where their count is a number")
+        raise InputError(f"{option}: layers can be numbered only where their count is a number")
     if numbered and numbered[-1] > total:
-        raise InputError(f"keep: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+        raise InputError(f"{option}: layer {numbered[-1] - 1} is past the last one, {total - 1}")
     found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
     offset: Expr = ZERO
     for index, (name, count) in enumerate(regions):
@@ -118,12 +122,17 @@ class Range:
 
 
 def cut(
-    graph: Graph, who: str, keep: Iterable[Keep], first: Expr = ZERO, last: Expr = ZERO
+    graph: Graph,
+    who: str,
+    keep: Iterable[Keep],
+    first: Expr = ZERO,
+    last: Expr = ZERO,
+    option: str = "keep",
 ) -> tuple[Graph, dict[str, Range]]:
     """The graph with its regions cut where layers are told apart, and what each then stands for.
 
     Patterns are written out. Nothing is cut, and no range is known, where neither
-    ``first`` and ``last`` nor ``keep`` number layers.
+    ``first`` and ``last`` nor ``keep``, which the user knows as ``option``, number layers.
 
     Raises:
         InputError: ``who`` cannot number or cut the layers of this graph.
@@ -144,7 +153,7 @@ def cut(
                 )
     if not regions:
         return graph, {}
-    cuts = segments(regions, first, last, listed)
+    cuts = segments(regions, first, last, listed, option)
     ranges: dict[str, Range] = {}
     nodes: list[Node] = []
     taken = {n.name for n in graph.nodes} | set(graph.tensors)

@@ -54,6 +54,9 @@ WRITTEN = {
         "quantize{preset=w8a8kv8}",
         "quantize{weights=int8,first=1,keep=none}",
     ],
+    "low-rank": ["low-rank{ratio=1/2}", "low-rank{rank=64,on=down_proj|out_proj|o_proj}"],
+    "tensor-train": ["tensor-train", "tensor-train{rank=3}"],
+    "lora": ["lora{on=all,rank=8}", "lora{on=all,adapters=6,mix=distinct}"],
     "page-kv": ["page-kv", "page-kv{block=8,waste=expected}"],
     "early-exit": [
         "early-exit{p=1/3}",
