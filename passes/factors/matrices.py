@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sympy import Expr
 
-from costgraph.errors import nearest
+from costgraph.errors import InputError, clip, nearest
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
@@ -93,6 +93,8 @@ def parse_on(text: str) -> tuple[Keep, ...]:
     Raises:
         InputError: an item is malformed.
     """
+    if not isinstance(text, str):
+        raise InputError(f"on must be a word, not {clip(text)}")
     return parse_keep(text, "on")
 
 
