@@ -11,8 +11,10 @@ from costgraph.showing.export.table import foot_html, html_table, plain_table, s
 if TYPE_CHECKING:
     from costgraph.asking.comparison import Column, Comparison, Effect
 
+    _Cell = tuple[str, Callable[[Column], str | None]]
+
 #: (heading, text of a column) in order; what no column has is left out.
-_CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
+_CELLS: tuple[_Cell, ...] = (
     ("pipeline", lambda c: c.passes),
     ("ttft", lambda c: None if c.ttft is None else seconds(c.ttft)),
     ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
@@ -25,13 +27,35 @@ _CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
 )
 
 
+#: What several models are told apart by, in front of the others.
+_MODELS: tuple[_Cell, ...] = (
+    ("model", lambda c: c.model),
+    ("lengths", lambda c: ", ".join(f"{k}={v}" for k, v in c.lengths.items()) or None),
+    (
+        "parameters",
+        lambda c: None if c.parameters is None else si(c.parameters) + _times(c.parameter_ratio),
+    ),
+)
+#: And behind them.
+_EVEN: tuple[_Cell, ...] = (
+    ("memory ratio", lambda c: f"{c.memory_ratio:.2f}x"),
+    ("N at equal latency", lambda c: None if c.even_length is None else f"{c.even_length}"),
+)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None or ratio == 1 else f" ({ratio:.2f}x)"
+
+
 #: Columns that may be left out where there is little room, the first ones first.
-_LESS = ("ttft", "token/s", "decode bound by", "tpot")
+_LESS = ("ttft", "token/s", "decode bound by", "memory ratio", "tpot")
 
 
 def cells(table: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
     """The headings, and one row of text per pipeline and device."""
     wanted = list(_CELLS)
+    if len(table.models) > 1:
+        wanted = [*_MODELS, *wanted, *_EVEN]
     if len(table.devices) > 1:
         wanted.insert(0, ("device", lambda c: c.hardware))
     made = [(name, [text(c) for c in table.columns]) for name, text in wanted]
@@ -67,12 +91,15 @@ def comparison_text(table: Comparison, width: int | None = None) -> str:
     The table fits a line of ``width`` characters, if one is given.
     """
     lines = [caption(table), *steps(table), "", plain_table(*cells(table), width, _LESS)]
-    several = len(table.devices) > 1
+    named = (
+        *(("hardware",) if len(table.devices) > 1 else ()),
+        *(("model",) if len(table.models) > 1 else ()),
+    )
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
     ):
         if len(fall) > 1:
-            where = f"{column.hardware}: " if several else ""
+            where = "".join(f"{getattr(column, name)}: " for name in named)
             lines += [
                 "",
                 f"{where}{column.passes}",
