@@ -15,6 +15,7 @@ from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.formula.even import Even, even
 from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
@@ -101,6 +102,9 @@ class Comparison:
             models have lengths of their own.
         tpot_of: what the columns' ``tpot`` is of, in words; None without any step.
         columns: a pipeline of a model on a device each, devices first, then models.
+        evens: of each column of another model, how many tokens it generates in the latency
+            of the first column, as a formula in the first model's ``N``; None where the
+            latencies are no polynomials in it.
         waterfalls, ablations, compiled: of each column.
     """
 
@@ -109,6 +113,7 @@ class Comparison:
     context: int | float | None
     tpot_of: str | None
     columns: tuple[Column, ...]
+    evens: tuple[Even | None, ...]
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
     compiled: tuple[Compiled, ...]
@@ -143,13 +148,14 @@ class Comparison:
             "pipelines": [
                 {
                     **asdict(column),
+                    "even_formula": None if even is None else str(even.expr),
                     "waterfall": [asdict(e) for e in fall],
                     "ablation": [asdict(e) for e in ablation],
                     "assumptions": of["assumptions"],
                     "not_done": of["not_done"],
                 }
-                for column, fall, ablation, of in zip(
-                    self.columns, self.waterfalls, self.ablations, own, strict=True
+                for column, even, fall, ablation, of in zip(
+                    self.columns, self.evens, self.waterfalls, self.ablations, own, strict=True
                 )
             ],
         }
@@ -262,6 +268,12 @@ def compare(
         None if apart else _middle(everything[0], workloads[0]).get("T"),
         OWN_STEPS if apart else _steps(everything[0], workloads[0]),
         tuple(columns),
+        tuple(
+            None
+            if column.even_length is None
+            else _even(grid[0].compiled, workloads[0], place.compiled, at[id(place.own)])
+            for place, column in zip(grid, columns, strict=True)
+        ),
         tuple(falls),
         tuple(ablations),
         everything,
@@ -325,6 +337,22 @@ def _column(place: _Place, values: dict[str, Any], first: Column | None) -> Colu
 
 def _ratio(value: int | None, base: int | None) -> float | None:
     return None if value is None or not base else value / base
+
+
+def _even(
+    first: Compiled, its: Mapping[str, Any], other: Compiled, own: Mapping[str, Any]
+) -> Even | None:
+    """The formula of :func:`_even_length` about the first model's number of tokens."""
+
+    def along(compiled: Compiled, values: Mapping[str, Any]) -> Formula:
+        known = {s.name for s in compiled.latency.symbols} - {"N"}
+        return compiled.latency.bind(**{k: v for k, v in values.items() if k in known})
+
+    try:
+        found = even(along(first, its), along(other, own), "N")
+    except InputError:
+        return None
+    return next((e for e in found if e.lower <= its["N"] <= e.upper), None)
 
 
 def _even_length(compiled: Compiled, values: Mapping[str, Any], first: Column) -> int | None:

@@ -92,4 +92,5 @@ def _inverse(poly: Poly, value: Expr) -> Expr:
     c, b, a = poly.coeff_monomial(poly.gen**2), poly.coeff_monomial(poly.gen), poly.eval(0)
     if c == 0:
         return (value - a) / b
-    return (sqrt((b**2 + 4 * c * (value - a)).expand()) - b) / (2 * c)
+    middle = b / (2 * c)
+    return sqrt((middle**2 + (value - a) / c).expand()) - middle

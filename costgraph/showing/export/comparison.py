@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sympy import Pow, Rational, oo
+
 from costgraph.ir.workload import shown
+from costgraph.showing.export.regimes import end_text
 from costgraph.showing.export.table import foot_html, html_table, plain_table, seconds, si
+from costgraph.showing.export.text import expr_text
 
 if TYPE_CHECKING:
     from costgraph.asking.comparison import Column, Comparison, Effect
+    from costgraph.formula.even import Even
 
     _Cell = tuple[str, Callable[[Column], str | None]]
 
@@ -85,12 +90,41 @@ def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
     return lines
 
 
+def _evens(table: Comparison) -> list[str]:
+    """Lengths at equal latency as formulas in the length of the first model."""
+    first = table.columns[0]
+    lines = []
+    for column, even in zip(table.columns, table.evens, strict=True):
+        if even is None:
+            continue
+        on = f" on {column.hardware}" if len(table.devices) > 1 else ""
+        lines.append(f"    {column.model}{on}, {column.passes}: {even_text(even)}")
+    head = f"N at the latency of {first.model}, {first.passes}"
+    return ["", head, *lines] if lines else []
+
+
+def even_text(even: Even) -> str:
+    """A formula with a root as text, and where it holds."""
+    roots = [p for p in even.expr.atoms(Pow) if p.exp == Rational(1, 2)]
+    shown = expr_text(even.expr)
+    if len(roots) == 1:
+        rest = even.expr - roots[0]
+        if rest.is_number:
+            sign = "-" if rest < 0 else "+"
+            shown = f"√({expr_text(roots[0].base)}) {sign} {expr_text(abs(rest))}"
+    ends = [f"{end_text(even.lower)} <= "] if even.lower > 1 else []
+    over = f" <= {end_text(even.upper)}" if even.upper != oo else ""
+    where = f" for {''.join(ends)}{even.over}{over}" if ends or over else ""
+    return f"{shown}{where}"
+
+
 def comparison_text(table: Comparison, width: int | None = None) -> str:
     """Table, waterfall and ablation of every pipeline with more than one pass, and the foot.
 
     The table fits a line of ``width`` characters, if one is given.
     """
     lines = [caption(table), *steps(table), "", plain_table(*cells(table), width, _LESS)]
+    lines += _evens(table)
     named = (
         *(("hardware",) if len(table.devices) > 1 else ()),
         *(("model",) if len(table.models) > 1 else ()),
