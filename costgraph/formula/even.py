@@ -61,11 +61,10 @@ def even(a: Formula, b: Formula, over: str) -> tuple[Even, ...]:
     found = []
     for low, high, mine in first:
         for start, end, its in second:
-            lower = max(low, _inverse(mine, its.as_expr().xreplace({x: start})))
-            upper = min(high, oo if end == oo else _inverse(mine, its.as_expr().xreplace({x: end})))
+            lower = _reach(mine, low, high, its.eval(start))
+            upper = high if end == oo else _reach(mine, low, high, its.eval(end))
             if lower < upper:
-                expr = _inverse(its, mine.as_expr())
-                found.append(Even(lower, upper, expr, over))
+                found.append(Even(lower, upper, _inverse(its, mine.as_expr()), over))
     return tuple(sorted(found, key=lambda e: float(e.lower)))
 
 
@@ -85,6 +84,15 @@ def _pieces(formula: Formula, x: Symbol) -> list[tuple[Expr, Expr, Poly]]:
             raise InputError(f"{formula.name} does not grow with {x.name} everywhere")
         found.append((part.lower, part.upper, poly))
     return found
+
+
+def _reach(poly: Poly, low: Expr, high: Expr, value: Expr) -> Expr:
+    """Where a polynomial that grows from ``low`` to ``high`` reaches a value, or the end."""
+    if value <= poly.eval(low):
+        return low
+    if high != oo and value >= poly.eval(high):
+        return high
+    return _inverse(poly, value)
 
 
 def _inverse(poly: Poly, value: Expr) -> Expr:
