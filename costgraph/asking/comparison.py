@@ -238,7 +238,8 @@ def compare(
 
     apart = any(own for _, own in models)
     unmodified: dict[tuple[int, int], float] = {}
-    falls, ablations, columns = [], [], []
+    falls, ablations = [], []
+    columns: list[Column] = []
     for place in grid:
         values, passes = at[id(place.own)], place.compiled.passes
 
