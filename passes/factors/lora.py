@@ -17,8 +17,8 @@ from costgraph.ops.adapters import MIXES, AdapterIn, AdapterOut
 from costgraph.ops.elementwise import Add
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import QuantizeTo
-from costgraph.passes.factors.matrices import Change, Product, parse_on, rewrite_products
+from costgraph.ops.quant import QuantExpertLinear, QuantizeTo
+from costgraph.passes.factors.matrices import Change, Product, is_wide, parse_on, rewrite_products
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
 
@@ -130,7 +130,7 @@ class Lora(Pass):
 
         def check(product: Product) -> Change | str:
             format = product.weight.dtype
-            wide = _wide(format)
+            wide = is_wide(format)
             if self.merge == "weights" and not wide:
                 raise PipelineError(
                     f"{self.name}: {product.weight.name} is stored as {format}: merged into it an "
@@ -174,12 +174,13 @@ class Lora(Pass):
             "adapters: all are in memory; which request has which, 4 byte each, is not counted",
         )
 
-    def _products(self, op: Linear) -> tuple[Linear, Linear]:
-        """The two products of an adapter beside ``op``."""
+    def _products(self, op: Linear, wide: DType | None) -> tuple[Linear, Linear]:
+        """The two products of an adapter beside ``op``; ``wide``: what a narrow operand makes."""
         if isinstance(op, ExpertLinear):
-            return ExpertLinear(contract=op.contract, routing=op.routing), ExpertLinear(
-                split=op.split, routing=op.routing
-            )
+            down = ExpertLinear(contract=op.contract, routing=op.routing)
+            if wide is not None:
+                down = QuantExpertLinear(contract=op.contract, routing=op.routing, result=wide)
+            return down, ExpertLinear(split=op.split, routing=op.routing)
         zipf = None if self.zipf == 0 else self.zipf
         routing = Routing(popularity=self._shares(), zipf=zipf)
         return (
@@ -207,7 +208,7 @@ class Lora(Pass):
             pair = (_stack(pair[0], self.adapters), _stack(pair[1], self.adapters))
         first, second = (replace(w, dtype=wide) for w in pair)
         numbers = graph.operands(node)[2:3] if product.of_experts else ()
-        down, up = self._products(op)
+        down, up = self._products(op, None if x.dtype == wide else wide)
         inside = product.made(f"{node.name}_lora_a", down, (x, first, *numbers), self.name)
         added = product.made(
             f"{node.name}_lora_b", up, (inside.outputs[0], second, *numbers), self.name
@@ -233,10 +234,6 @@ class Lora(Pass):
 _FOUND = "merged"
 #: Uses of a matrix beside which an adapter makes sense: as a table, the rows stay as they are.
 _TAKES = frozenset({Linear.kind, ExpertLinear.kind, "embedding"})
-
-
-def _wide(format: DType) -> bool:
-    return format.is_float and not format.grouped and bool(format.bits >= 16)
 
 
 def _stack(matrix: Tensor, count: Expr) -> Tensor:

@@ -11,11 +11,10 @@ from costgraph.errors import InputError
 from costgraph.formula.least import least
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
-from costgraph.ir.dtypes import DType
 from costgraph.ir.program import Program
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
-from costgraph.passes.factors.matrices import Change, Product, parse_on, rewrite_products
+from costgraph.passes.factors.matrices import Change, Product, is_wide, parse_on, rewrite_products
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE = Integer(1)
@@ -116,7 +115,7 @@ class LowRank(Pass):
         others = [f"{n!r} ({kind})" for n, kind in product.users if kind not in _PRODUCTS]
         if others:
             return f"{product.weight.name} is needed whole by {', '.join(others)}"
-        if not _wide(product.weight.dtype):
+        if not is_wide(product.weight.dtype):
             return f"stored as {product.weight.dtype}: its factors would not be"
         m, n = product.sizes
         k = self.rank_of(m, n)
@@ -139,7 +138,3 @@ class LowRank(Pass):
 
 #: Operations that take a product of factors as they take a matrix.
 _PRODUCTS = frozenset({Linear.kind, ExpertLinear.kind})
-
-
-def _wide(dtype: DType) -> bool:
-    return dtype.is_float and not dtype.grouped and bool(dtype.bits >= 16)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from sympy import Expr
 
 from costgraph.errors import InputError, clip, nearest
+from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
@@ -96,6 +97,11 @@ def parse_on(text: str) -> tuple[Keep, ...]:
     if not isinstance(text, str):
         raise InputError(f"on must be a word, not {clip(text)}")
     return parse_keep(text, "on")
+
+
+def is_wide(format: DType) -> bool:
+    """Whether numbers are stored one by one in 16 bit or more."""
+    return format.is_float and not format.grouped and bool(format.bits >= 16)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from sympy import Integer, Rational
 import costgraph as cg
 from costgraph.errors import CostgraphError
 from costgraph.ir.dtypes import BF16
-from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.adapters import AdapterLinear
 from costgraph.ops.experts import Routing
@@ -324,22 +323,23 @@ def test_the_written_order_changes_nothing(passes, others):
     assert a.program.phases == b.program.phases
 
 
+@pytest.mark.parametrize(("model", "count"), [(MODEL, 14), ("mixtral-8x7b", 14)])
 @pytest.mark.parametrize("preset", ["w8a8", "w4a16", "mxfp4"])
 @pytest.mark.parametrize("dynamic", ["true", "false"])
-def test_adapters_stay_wide_and_take_what_is_wide(preset, dynamic):
-    compiled = made(f"lora{{on=all}},quantize{{preset={preset},dynamic={dynamic}}}")
-
-    def adapters(graph: Graph):
-        for inner in graph.walk():
-            for node in inner.nodes:
-                if isinstance(node.op, AdapterLinear):
-                    yield inner.operands(node), node.outputs[0]
-
-    found = list(adapters(compiled.program.phase("decode").graph))
-    assert len(found) == 14
+def test_adapters_stay_wide_and_take_what_is_wide(model, count, preset, dynamic):
+    text = f"lora{{on=all}},quantize{{preset={preset},dynamic={dynamic}}}"
+    compiled = made(text, model)
+    wide = {t.dtype for t in made("", model).program.graph.tensors.values() if t.dtype.is_float}
+    found = [
+        (inner.operands(node)[:2], node.outputs[0])
+        for inner in compiled.program.phase("decode").graph.walk()
+        for node in inner.nodes
+        if node.name.endswith(("_lora_a", "_lora_b"))
+    ]
+    assert len(found) == count
     for (x, w), out in found:
-        assert w.dtype.name == out.dtype.name == "fp16"
-        assert x.dtype.name == "fp16" or dynamic == "false"
+        assert {w.dtype, out.dtype} <= wide
+        assert x.dtype in wide or dynamic == "false"
 
 
 @pytest.mark.parametrize(
