@@ -9,6 +9,9 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
+from costgraph.passes.factors.lora import Lora
+from costgraph.passes.factors.low_rank import LowRank
+from costgraph.passes.factors.tensor_train import TensorTrain
 from costgraph.passes.fusion.fuse import Fuse
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
@@ -25,6 +28,9 @@ _ALL: tuple[type[Pass], ...] = (
     Prune,
     Shrink,
     SearchSubnet,
+    LowRank,
+    TensorTrain,
+    Lora,
     PageKV,
     EarlyExit,
     Speculative,

@@ -151,12 +151,21 @@ def _analyze_command(commands: Any) -> None:
 def _compare_command(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
-        help="pipelines of passes side by side",
+        help="pipelines of passes, or models, side by side",
         description="Latency, throughput and memory of several pipelines, what each pass of a "
         "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
-        "against the first pipeline; give --passes '' for the unmodified model.",
+        "against the first pipeline; give --passes '' for the unmodified model. Models given "
+        "with --beside go through the same pipelines: a student beside its teacher.",
     )
     vocabulary.add_targets(command, passes_required=True)
+    command.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="MODEL[:S=…,N=…]",
+        help="another model, with prompt and generated tokens of its own where the same work "
+        "takes it more or fewer; repeatable",
+    )
     vocabulary.add_values(command, "BSNG", "B=1,S=1024,N=256")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
@@ -245,6 +254,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.model,
         vocabulary.devices(arguments),
         arguments.passes,
+        beside=[vocabulary.beside(text) for text in arguments.beside],
         **vocabulary.conventions(arguments),
         **vocabulary.values(arguments),
     )

@@ -206,6 +206,24 @@ def values(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def beside(text: str) -> tuple[str, dict[str, int]]:
+    """``MODEL[:S=…,N=…]`` as a model and the lengths that are its own.
+
+    Raises:
+        InputError: a length is no whole number, or given twice.
+    """
+    model, colon, lengths = text.rpartition(":")
+    if not colon or "=" not in lengths:
+        return text, {}
+    found: dict[str, Any] = {}
+    for item in lengths.split(","):
+        name, value = assignment(item.strip(), "--beside")
+        if name in found:
+            raise InputError(f"--beside: {clip(name)} is given twice")
+        found[name] = number(value, f"--beside: {name}")
+    return model, wholes(found)
+
+
 def hint(names: Sequence[str], arguments: argparse.Namespace) -> str:
     """How the command at hand is given values for symbols."""
     if not names:

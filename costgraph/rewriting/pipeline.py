@@ -20,7 +20,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntEnum, auto
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar, Protocol, Self
@@ -48,27 +48,33 @@ class Stage(IntEnum):
     #: Operators of an imported graph become the operations of a model.
     RECOGNITION = 0
     #: Layers written out become regions.
-    FOLDING = 1
+    FOLDING = auto()
     #: The subnet that is searched for is found.
-    SUBNETS = 2
+    SUBNETS = auto()
     #: The model gets its sizes.
-    SHAPES = 3
+    SHAPES = auto()
+    #: Matrices of products become factors.
+    FACTORS = auto()
+    #: Tables of look-ups become cores.
+    TABLES = auto()
     #: Tensors get their formats; operations are the model's own, none is fused.
-    FORMATS = 4
+    FORMATS = auto()
     #: Zeros of tensors are left out of what is stored, whatever their format.
-    SPARSITY = 5
+    SPARSITY = auto()
+    #: Products get adapters, which keep their own format.
+    ADAPTERS = auto()
     #: Caches get their layout.
-    CACHES = 6
+    CACHES = auto()
     #: Which layers run for which tokens.
-    DEPTH = 7
+    DEPTH = auto()
     #: Tensors and operations get the devices that hold and run them.
-    PLACEMENT = 8
+    PLACEMENT = auto()
     #: Operations become kernels.
-    KERNELS = 9
+    KERNELS = auto()
     #: Kernels and exchanges run at the same time.
-    OVERLAP = 10
+    OVERLAP = auto()
     #: Steps become rounds; models that work together are put together.
-    DECODING = 11
+    DECODING = auto()
 
 
 @dataclass(frozen=True)

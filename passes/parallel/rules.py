@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from costgraph import ops
 from costgraph.ir.op import Op
+from costgraph.ops.adapters import AdapterIn, AdapterOut
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.collectives import (
@@ -39,6 +40,8 @@ from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.parallel.attention import append, flash, rope, scores, softmax, values
 from costgraph.passes.parallel.products import (
+    adapter_in,
+    adapter_out,
     along,
     convolution,
     embedding,
@@ -80,6 +83,8 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Rope: rope,
     ops.Linear: linear,
     ops.ExpertLinear: expert_linear,
+    AdapterIn: adapter_in,
+    AdapterOut: adapter_out,
     HeadLinear: head_linear,
     Embedding: embedding,
     Sample: sample,

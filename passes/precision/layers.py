@@ -10,7 +10,7 @@ from itertools import pairwise
 from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError, PipelineError, clip
-from costgraph.ir.graph import Graph, Node
+from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.conv import Conv
@@ -43,8 +43,8 @@ class Keep:
         return bool(self.layers[0] <= layer[0] and layer[0] <= self.layers[1])
 
 
-def parse_keep(text: str) -> tuple[Keep, ...]:
-    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list.
+def parse_keep(text: str, option: str = "keep") -> tuple[Keep, ...]:
+    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list. ``option`` is what it is called.
 
     Raises:
         InputError: an item is malformed.
@@ -55,17 +55,21 @@ def parse_keep(text: str) -> tuple[Keep, ...]:
     for item in text.split("|"):
         match = _ITEM.match(item)
         if match is None:
-            raise InputError(f"keep: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
+            raise InputError(f"{option}: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
         name, start, end = match.groups()
         layers = None if start is None else (int(start), int(end or start))
         if layers is not None and layers[0] > layers[1]:
-            raise InputError(f"keep: {clip(item)} ends before it starts")
+            raise InputError(f"{option}: {clip(item)} ends before it starts")
         found.append(Keep(name, layers))
     return tuple(found)
 
 
 def segments(
-    regions: Sequence[tuple[str, Expr]], first: Expr, last: Expr, keep: Iterable[Keep]
+    regions: Sequence[tuple[str, Expr]],
+    first: Expr,
+    last: Expr,
+    keep: Iterable[Keep],
+    option: str = "keep",
 ) -> dict[str, list[tuple[Expr, Expr, bool]]]:
     """Layer ranges of each region: (first layer, layers, stays wide).
 
@@ -79,9 +83,9 @@ def segments(
     numbered = sorted({e for k in keep if k.layers for e in (k.layers[0], k.layers[1] + 1)})
     total: Expr = sum((count for _, count in regions), ZERO)
     if numbered and not total.is_Integer:
-        raise InputError("keep: layers can be numbered only where their count is a number")
+        raise InputError(f"{option}: layers can be numbered only where their count is a number")
     if numbered and numbered[-1] > total:
-        raise InputError(f"keep: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+        raise InputError(f"{option}: layer {numbered[-1] - 1} is past the last one, {total - 1}")
     found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
     offset: Expr = ZERO
     for index, (name, count) in enumerate(regions):
@@ -101,6 +105,103 @@ def segments(
         found[name] = parts
         offset += count
     return found
+
+
+@dataclass(frozen=True)
+class Range:
+    """The layers that a region stands for: the first one, how many, and whether they stay wide."""
+
+    start: Expr
+    count: Expr
+    wide: bool
+
+    @property
+    def layers(self) -> tuple[Expr, Expr]:
+        """The first layer and the number of layers, as :meth:`Keep.holds` takes them."""
+        return self.start, self.count
+
+
+def cut(
+    graph: Graph,
+    who: str,
+    keep: Iterable[Keep],
+    first: Expr = ZERO,
+    last: Expr = ZERO,
+    option: str = "keep",
+) -> tuple[Graph, dict[str, Range]]:
+    """The graph with its regions cut where layers are told apart, and what each then stands for.
+
+    Patterns are written out. Nothing is cut, and no range is known, where neither
+    ``first`` and ``last`` nor ``keep``, which the user knows as ``option``, number layers.
+
+    Raises:
+        InputError: ``who`` cannot number or cut the layers of this graph.
+    """
+    listed = tuple(keep)
+    if first == 0 and last == 0 and not any(k.layers for k in listed):
+        return graph, {}
+    if patterned(graph):
+        graph = written_out(graph)
+    regions = []
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat) and node.op.rounds != "other":
+            regions.append((node.name, node.op.count))
+            if node.op.rounds == "gathered":
+                raise InputError(
+                    f"{who}: layers of {graph.name!r} are gathered by kind "
+                    f"({node.name!r} …): their numbers are not known"
+                )
+    if not regions:
+        return graph, {}
+    cuts = segments(regions, first, last, listed, option)
+    ranges: dict[str, Range] = {}
+    nodes: list[Node] = []
+    taken = {n.name for n in graph.nodes} | set(graph.tensors)
+    for node in graph.nodes:
+        region = node.op
+        if not isinstance(region, Repeat) or node.name not in cuts:
+            nodes.append(node)
+            continue
+        parts = cuts[node.name]
+        whole = region.shared_instances is None and not region.parts
+        if len(parts) > 1 and not (whole and region.carried == len(node.outputs)):
+            raise InputError(
+                f"{who}: region {node.name!r} cannot be cut into layers: its rounds "
+                "share weights, take parts or have results besides the ones they carry"
+            )
+        made = _pieces(node, region, [count for _, count, _ in parts], who, taken)
+        nodes.extend(made)
+        ranges.update((n.name, Range(*part)) for n, part in zip(made, parts, strict=True))
+    return replace(graph, nodes=tuple(nodes)), ranges
+
+
+def _pieces(
+    node: Node, region: Repeat, counts: Sequence[Expr], who: str, taken: set[str]
+) -> list[Node]:
+    """A region as several in a row, each of some of its rounds."""
+    if len(counts) == 1:
+        return [node]
+    found: list[Node] = []
+    state = node.inputs
+    for index, count in enumerate(counts):
+        final = index == len(counts) - 1
+        name = fresh(f"{node.name}_{index}", taken)
+        outputs = tuple(
+            t if final else t.renamed(fresh(f"{t.name}_{index}_out", taken)) for t in node.outputs
+        )
+        op = replace(region, count=count)
+        found.append(Node(name, op, state, outputs, Origin((node.name,), who)))
+        state = (*(t.name for t in outputs), *node.inputs[region.carried :])
+    return found
+
+
+def fresh(name: str, taken: set[str]) -> str:
+    """``name``, or with a number behind it where it is taken; it is taken from then on."""
+    made, index = name, 2
+    while made in taken:
+        made, index = f"{name}{index}", index + 1
+    taken.add(made)
+    return made
 
 
 def patterned(graph: Graph) -> bool:

@@ -16,7 +16,6 @@ from costgraph.hardware.systems import System
 from costgraph.ir.dtypes import DType, compute_type
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
-from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
@@ -39,11 +38,11 @@ from costgraph.passes.precision.formats import (
 )
 from costgraph.passes.precision.layers import (
     Keep,
+    Range,
+    cut,
+    fresh,
     parse_keep,
-    patterned,
     row_of,
-    segments,
-    written_out,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, checked, option
 
@@ -222,12 +221,6 @@ class _Plan:
     kv: Scheme | None
     keep: tuple[Keep, ...]
 
-    @property
-    def numbers_layers(self) -> bool:
-        """True when layers are told apart by their number."""
-        ends = (self.made_by.first, self.made_by.last)
-        return any(e != 0 for e in ends) or any(k.layers for k in self.keep)
-
     def stays(self, names: tuple[str, ...], layer: tuple[Expr, Expr] | None) -> bool:
         """True when the keep list names one of ``names`` in a layer range."""
         return any(k.holds(name, layer) for k in self.keep for name in names)
@@ -243,8 +236,12 @@ class _Rewrite:
     layer: tuple[Expr, Expr] | None = None
 
     def graph(self, graph: Graph) -> Graph:
-        if self.top and self.plan.numbers_layers and patterned(graph):
-            graph = written_out(graph)
+        ranges: Mapping[str, Range] = {}
+        if self.top:
+            plan = self.plan
+            graph, ranges = cut(
+                graph, plan.made_by.name, plan.keep, plan.made_by.first, plan.made_by.last
+            )
         sources = tuple(self._source(graph, t) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
@@ -253,7 +250,6 @@ class _Rewrite:
         narrow: dict[str, str] = {name: name for name in folded}
         nodes: list[Node] = []
         names = {n.name for n in graph.nodes} | set(graph.tensors)
-        ranges = self._ranges(graph)
 
         def add(node: Node) -> None:
             operands = tuple(tensors[i] for i in node.inputs)
@@ -264,12 +260,13 @@ class _Rewrite:
 
         for node in graph.nodes:
             body = getattr(node.op, "body", None)
-            if node.name in ranges:
-                for part in self._split(node, ranges[node.name], names):
-                    add(part)
+            part = ranges.get(node.name)
+            if part is not None and part.wide:
+                add(node)
                 continue
             if isinstance(body, Graph):
-                inner = replace(self, top=False).graph(body)
+                layer = self.layer if part is None else part.layers
+                inner = replace(self, top=False, layer=layer).graph(body)
                 add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
                 continue
             if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:
@@ -285,7 +282,7 @@ class _Rewrite:
             x = node.inputs[0]
             format = feeds[node.name]
             if format is not None and x not in narrow:
-                name = _fresh(f"{x}_quant", names)
+                name = fresh(f"{x}_quant", names)
                 made = replace(graph.tensors[x], name=name)
                 origin = self._origin(node)
                 add(Node(name, QuantizeTo(format), (x,), (made,), origin))
@@ -403,59 +400,6 @@ class _Rewrite:
             return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
         return QuantLinear(op.bias, op.contract, op.split, **changes)
 
-    # --- layers
-
-    def _ranges(self, graph: Graph) -> dict[str, list[tuple[Expr, Expr, bool]]]:
-        """Regions to cut: (first layer, layers, stays wide) of each part."""
-        made_by, regions = self.plan.made_by, []
-        if not self.top or not self.plan.numbers_layers:
-            return {}
-        for node in graph.nodes:
-            if isinstance(node.op, Repeat) and node.op.rounds != "other":
-                regions.append((node.name, node.op.count))
-                if node.op.rounds == "gathered":
-                    raise InputError(
-                        f"quantize: layers of {graph.name!r} are gathered by kind "
-                        f"({node.name!r} …): their numbers are not known"
-                    )
-        if not regions:
-            return {}
-        cuts = segments(regions, made_by.first, made_by.last, self.plan.keep)
-        for node in graph.nodes:
-            region = node.op
-            if not isinstance(region, Repeat) or len(cuts.get(node.name, ())) <= 1:
-                continue
-            whole = region.shared_instances is None and not region.parts
-            if not whole or region.carried != len(node.outputs):
-                raise InputError(
-                    f"quantize: region {node.name!r} cannot be cut into layers: its rounds "
-                    "share weights, take parts or have results besides the ones they carry"
-                )
-        return cuts
-
-    def _split(
-        self, node: Node, parts: list[tuple[Expr, Expr, bool]], names: set[str]
-    ) -> list[Node]:
-        region = node.op
-        assert isinstance(region, Repeat)
-        made: list[Node] = []
-        state = node.inputs
-        for index, (start, count, wide) in enumerate(parts):
-            inner = replace(self, top=False, layer=(start, count))
-            body = region.body if wide else inner.graph(region.body)
-            op = replace(region, body=body, count=count)
-            if len(parts) == 1:
-                return [replace(node, op=op)]
-            final = index == len(parts) - 1
-            name = _fresh(f"{node.name}_{index}", names)
-            outputs = tuple(
-                t if final else replace(t, name=_fresh(f"{t.name}_{index}_out", names))
-                for t in node.outputs
-            )
-            made.append(Node(name, op, state, outputs, self._origin(node)))
-            state = (*(t.name for t in outputs), *node.inputs[region.carried :])
-        return made
-
 
 def _users(graph: Graph, name: str) -> tuple[str, ...]:
     """Names of the nodes that use a tensor; of a fused group, those inside that do."""
@@ -509,11 +453,3 @@ def _executing(machine: Machine, stated: str) -> str:
     except HardwareError:
         return stated
     return stated if COMPUTE_BITS[resolved] == COMPUTE_BITS[stated] else resolved
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    made, index = name, 2
-    while made in taken:
-        made, index = f"{name}{index}", index + 1
-    taken.add(made)
-    return made

@@ -59,6 +59,9 @@ WRITTEN = {
     "search-subnet": [
         "search-subnet{budget=0.8,spend=0.5,heads=0.5-1,ffn=0.5-1,population=4,generations=1}"
     ],
+    "low-rank": ["low-rank{ratio=1/2}", "low-rank{rank=64,on=down_proj|out_proj|o_proj}"],
+    "tensor-train": ["tensor-train", "tensor-train{rank=3}"],
+    "lora": ["lora{on=all,rank=8}", "lora{on=all,adapters=6,mix=distinct}"],
     "page-kv": ["page-kv", "page-kv{block=8,waste=expected}"],
     "early-exit": [
         "early-exit{p=1/3}",
