@@ -14,9 +14,7 @@ from typing import Any
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.files import outside
 from costgraph.ir.program import Program
-from costgraph.models.fields import Fields
 from costgraph.models.hf import import_config, read_json
-from costgraph.models.stored import narrow
 from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
@@ -158,9 +156,6 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
         return import_config(read_json(path), visible(label) or "model", **options)
     name = find(text)
     config = read_json(CONFIGS / f"{name}.json")
-    if options.get("weights") is None and narrow(Fields(name, config)) is not None:
-        # What shipped files say of narrow weights stands in the program's assumptions.
-        options = {"quantization": "ignore", **options}
     return import_config(config, name, **options)
 
 

@@ -39,6 +39,8 @@ class DType:
         scale_bits, zero_bits: bits of one group's scale and zero point.
         outer_group, outer_bits: a second level of scales: ``outer_bits`` per
             ``outer_group`` groups.
+        block: (rows, columns) of a matrix that share a scale, where a scale is that of a
+            block and not of a stretch of one row; then ``group`` elements are in it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class DType:
     zero_bits: Expr = _NONE
     outer_group: Expr | None = None
     outer_bits: Expr = _NONE
+    block: tuple[Expr, Expr] | None = None
 
     @cached_property
     def bits_per_element(self) -> Expr:

@@ -78,7 +78,12 @@ class Hits:
 def formatted(program: Program, choice: Choice, hits: Hits | None = None) -> Program:
     """The program with its tensors stored as ``choice`` says."""
     log = Hits() if hits is None else hits
-    return program.rewritten(lambda g: _Rewrite(choice, log, top=True).graph(g))
+    return program.rewritten(lambda g: formatted_graph(g, choice, log))
+
+
+def formatted_graph(graph: Graph, choice: Choice, hits: Hits | None = None) -> Graph:
+    """One step graph, with its tensors stored as ``choice`` says."""
+    return _Rewrite(choice, Hits() if hits is None else hits, top=True).graph(graph)
 
 
 @dataclass(frozen=True)
