@@ -11,7 +11,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from costgraph.errors import ModelError, clip, nearest
+from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.files import outside
 from costgraph.ir.program import Program
 from costgraph.models.hf import import_config, read_json
@@ -105,8 +105,8 @@ def load_model(
 
     Args:
         spec: a shipped or hub name; a ``config.json`` or a directory holding
-            one; the parsed object; an ``.onnx`` or ``.pt2`` file; an ``ExportedProgram`` of
-            PyTorch; a program, which passes through.
+            one; the parsed object; a ``.gguf`` file, read by its header; an ``.onnx`` or
+            ``.pt2`` file; an ``ExportedProgram`` of PyTorch; a program, which passes through.
         options: see :func:`costgraph.models.hf.import_config`; for graphs
             :func:`costgraph.models.onnx_graph.from_onnx` and
             :func:`costgraph.models.torch_export.from_torch`.
@@ -139,6 +139,8 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     path = _path_of(spec)
     if path is not None and path.suffix.lower() in GRAPHS:
         return _graph(path, options)
+    if path is not None and path.suffix.lower() == ".gguf":
+        return _gguf(path, options)
     if "dims" in options:
         raise ModelError(
             f"dims are for exported graphs ({', '.join(GRAPHS)}); a configuration has "
@@ -157,6 +159,25 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     name = find(text)
     config = read_json(CONFIGS / f"{name}.json")
     return import_config(config, name, **options)
+
+
+def _gguf(path: Path, options: dict[str, Any]) -> Program:
+    """A program from the header of a GGUF file, every weight in the type that it has there."""
+    from costgraph.models.checkpoint.gguf import read_header
+    from costgraph.models.checkpoint.gguf_model import as_stored, config_of
+
+    header = read_header(path)
+    name, config = visible(path.stem) or "model", config_of(header)
+    asked = {k: v for k, v in options.items() if k != "quantization"}
+    how = options.get("quantization", "read")
+    if how not in ("read", "ignore"):
+        raise InputError(f"quantization must be 'read' or 'ignore', not {clip(how)}")
+    program = import_config(config, name, **asked)
+    if options.get("weights") is not None:
+        return program
+    if how == "ignore":
+        return program.assuming("the 16-bit model is counted: types of the GGUF file are not read")
+    return as_stored(program, header)
 
 
 def _path_of(spec: Any) -> Path | None:
