@@ -15,6 +15,7 @@ from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.files import outside
 from costgraph.ir.program import Program
 from costgraph.models.hf import import_config, read_json
+from costgraph.models.stored import NARROW_KEYS
 from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
@@ -30,6 +31,8 @@ _USUAL = {
 _UNTOLD = ("name", "symbolic")
 #: Everything that says how a model is read.
 OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
+#: What modelopt says of a checkpoint, beside its configuration.
+BESIDE = "hf_quant_config.json"
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -155,10 +158,23 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
         raise ModelError(f"{clip(text)} is not a model name or path")
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
-        return import_config(read_json(path), visible(label) or "model", **options)
+        return import_config(_with_description(path), visible(label) or "model", **options)
     name = find(text)
     config = read_json(CONFIGS / f"{name}.json")
     return import_config(config, name, **options)
+
+
+def _with_description(path: Path) -> Mapping[str, Any]:
+    """A configuration, with the description of its formats that stands beside it.
+
+    NVIDIA's modelopt writes ``hf_quant_config.json`` next to a ``config.json``.
+    """
+    config = read_json(path)
+    beside = (path if path.is_dir() else path.parent) / BESIDE
+    own = path.is_dir() or path.name == "config.json"
+    if not own or any(key in config for key in NARROW_KEYS) or not beside.is_file():
+        return config
+    return {**config, "quantization_config": {"quant_method": "modelopt", **read_json(beside)}}
 
 
 def _gguf(path: Path, options: dict[str, Any]) -> Program:

@@ -82,16 +82,19 @@ class Numbers:
 Dims = Mapping[Expr, Expr]
 
 
-def numbered(graph: Graph, dims: Dims) -> dict[int, Numbers]:
-    """The layers of every region's graph, by its identity.
+def numbered(graph: Graph, dims: Dims) -> dict[int | str, Numbers]:
+    """The layers of every region, by the name of its node.
 
-    ``dims`` are the values of symbols that count layers.
+    Where a pattern repeats several, or layers are gathered, by the identity of the graphs
+    inside. ``dims`` are the values of symbols that count layers.
     """
-    found: dict[int, Numbers] = {}
-    regions = [n.op for n in graph.nodes if isinstance(n.op, Repeat) and n.op.rounds != "other"]
-    lengths = [_length(region, dims) for region in regions]
+    found: dict[int | str, Numbers] = {}
+    nodes = [
+        (n.name, n.op) for n in graph.nodes if isinstance(n.op, Repeat) and n.op.rounds != "other"
+    ]
+    lengths = [_length(region, dims) for _, region in nodes]
     total, at = sum(lengths), 0
-    for region, length in zip(regions, lengths, strict=True):
+    for (name, region), length in zip(nodes, lengths, strict=True):
         inner = _inner(region)
         if region.rounds == "gathered" or region.shared_instances is not None:
             gathered = Numbers(tuple(range(total)), False, length)
@@ -105,7 +108,7 @@ def numbered(graph: Graph, dims: Dims) -> dict[int, Numbers]:
                 found[id(part.body)] = Numbers(tuple(p + i for p in places for i in range(own)))
                 offset += own
         else:
-            found[id(region.body)] = Numbers(tuple(range(at, at + length)))
+            found[name] = Numbers(tuple(range(at, at + length)))
         at += length
     return found
 
@@ -133,7 +136,7 @@ class _Choice:
     eyes: bool
     name: str = MADE_BY
     top: Graph | None = None
-    numbers: dict[int, Numbers] = field(default_factory=dict)
+    numbers: dict[int | str, Numbers] = field(default_factory=dict)
 
     def flattened(self, graph: Graph) -> Graph:
         """Patterns written out where their layers are stored differently."""
@@ -162,18 +165,19 @@ class _Choice:
         return tuple(self._asked(body, t, layer) for t in weights)
 
     def cuts(self, graph: Graph) -> Mapping[str, list[Part]]:
-        """Runs of layers that are stored alike, of regions that hold several."""
+        """Runs of layers that are stored alike."""
         found: dict[str, list[Part]] = {}
         for node in graph.nodes:
             region = node.op
-            numbers = self.numbers.get(id(region.body)) if isinstance(region, Repeat) else None
-            if not isinstance(region, Repeat) or numbers is None or not numbers.whole:
+            numbers = self.numbers.get(node.name)
+            if not isinstance(region, Repeat) or numbers is None:
                 continue
             parts: list[Part] = []
             for _, run in groupby(numbers.layers, partial(self._signature, region.body)):
                 layers = list(run)
                 parts.append((Integer(layers[0]), Integer(len(layers)), False))
             if len(parts) == 1:
+                found[node.name] = [(parts[0][0], region.count, False)]
                 continue
             plain = not region.parts and region.carried == len(node.outputs)
             if not plain or not region.count.is_Integer:

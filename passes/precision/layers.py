@@ -16,16 +16,6 @@ from costgraph.rewriting.layers import patterned, written_out
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
 ZERO = Integer(0)
-__all__ = [
-    "ALL",
-    "Keep",
-    "in_order",
-    "parse_keep",
-    "patterned",
-    "row_of",
-    "segments",
-    "written_out",
-]
 #: In front of a layer range: every name.
 ALL = "all"
 

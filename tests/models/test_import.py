@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,10 @@ def test_every_shipped_model_gives_every_metric(name):
     assert 0 < compiled.tpot.evaluate(B=2, T=100) < latency
     assert 0 < compiled.ttft.evaluate(B=2, S=100) < latency
     assert compiled.throughput.evaluate(**values) * latency == pytest.approx(20)
-    assert compiled.memory.evaluate(**values) > 2 * int(compiled.parameters)
+    # Published checkpoints in a narrow format hold less than 16 bit an element.
+    narrow = any("as the checkpoint" in n for n in compiled.program.notes)
+    least = int(compiled.parameters) * (Fraction(1, 2) if narrow else 2)
+    assert compiled.memory.evaluate(**values) > least
     assert isinstance(compiled.flops.evaluate(**values), int)
     moved = compiled.bytes.evaluate(**values)
     # Expected numbers of experts are fractions.
