@@ -74,8 +74,8 @@ def narrow(fields: Fields) -> Narrow | None:
             method = next((n for n in names if isinstance(n, str)), None)
             bits = stated.get("bits")
             shown = method or (f"{bits} bit" if type(bits) is int else "")
-            text = f"{key!r}" + (f" ({clip(shown, 40)[1:-1]})" if shown else "")
-            return Narrow(text, key, stated)
+            method_shown = f" ({clip(shown, 40)[1:-1]})" if shown else ""
+            return Narrow(f"{key!r}{method_shown}", key, stated)
     for level in _levels(fields):
         for key in ("torch_dtype", "dtype"):
             text = level.get(key)

@@ -80,7 +80,6 @@ def _gptq(stated: Fields, key: str) -> Described:
         {"auto_round:auto_gptq": 0, "auto_gptq": 0, "auto_round:gptq_exllamav2": 0},
         "auto_gptq",
     )
-    width(stated, "bits", (2, 3, 4, 8))
     rules = [*_overrides(stated, bits, group, ordered)]
     inside = stated.values.get("modules_in_block_to_quantize")
     targets: tuple[Pattern, ...] = ()
@@ -171,9 +170,8 @@ def _fp8(stated: Fields, key: str) -> Described:
         layout = Layout(base, rows=None, matrix_bits=FP32 * (1 + static))
         operand = Operand(base, whole=True, dynamic=not static)
     kept = _kept(stated, "modules_to_not_convert", "ignored_layers", "ignore")
-    assumed = ()
-    if block is not None:
-        assumed = ("scales of fp8 blocks are taken to be stored in fp32",)
+    said = "scales of fp8 blocks are taken to be stored in fp32"
+    assumed = () if block is None else (said,)
     finished(stated, _HOW | {"scale_fmt"})
     return Described(
         key, "fp8", (Rule(layout, operand),), LINEARS, kept, assumed=assumed, converts=False

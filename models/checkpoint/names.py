@@ -119,7 +119,6 @@ _EYES = frozenset(
     ("visual", "vision_tower", "vision_model", "vision_encoder", "multi_modal_projector",
      "mm_projector", "vit", "vision", "audio_tower", "img_projection")
 )  # fmt: skip
-_STACKS = ("layers", "h", "blocks", "block")
 #: Prefixes of whole names, for regular expressions and wildcards.
 _TEXT_PREFIXES = ("model.", "model.language_model.", "language_model.model.", "transformer.", "")
 _EYES_PREFIXES = (

@@ -396,6 +396,15 @@ def test_a_description_beside_the_configuration(tmp_path: Path) -> None:
     assert stored(tmp_path, quantization="ignore") == 2 * parameters(LLAMA)
 
 
+def test_the_page_runs_as_written() -> None:
+    page = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    space: dict[str, Any] = {}
+    exec(compile(block, "docs/checkpoints.md", "exec"), space)
+    (note,) = (n for n in space["stored"].program.notes if "as the checkpoint" in n)
+    assert note in block
+
+
 # --- refusals ----------------------------------------------------------------------
 
 REFUSED = [
