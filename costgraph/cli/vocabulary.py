@@ -40,7 +40,7 @@ READING = (
     ("weights", "FORMAT", "of weights, instead of the configured one: bf16, fp32, fp8, int4 …"),
     ("activations", "FORMAT", "of activations"),
     ("kv", "FORMAT", "of caches"),
-    ("quantization", "refuse|ignore", "narrow checkpoints are refused, or counted in 16 bit"),
+    ("quantization", "read|ignore", "a checkpoint counts as it is stored, or in 16 bit"),
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )
 #: Commas between items; one in parentheses belongs to a size.

@@ -72,6 +72,8 @@ class DType:
             ``outer_group`` groups.
         sparse: how zeros are left out, or None. Scales belong to groups of elements of the
             matrix, zeros included.
+        block: (rows, columns) of a matrix that share a scale, where a scale is that of a
+            block and not of a stretch of one row; then ``group`` elements are in it.
     """
 
     name: str
@@ -83,6 +85,7 @@ class DType:
     outer_group: Expr | None = None
     outer_bits: Expr = _NONE
     sparse: Sparsity | None = None
+    block: tuple[Expr, Expr] | None = None
 
     @cached_property
     def bits_per_element(self) -> Expr:

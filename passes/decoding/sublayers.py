@@ -20,7 +20,8 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role
 from costgraph.ops import Add
-from costgraph.passes.precision.layers import in_order, patterned, written_out
+from costgraph.passes.precision.layers import in_order
+from costgraph.rewriting.layers import patterned, written_out
 from costgraph.rewriting.rewrite import live
 
 ATTENTION, MLP = "attention", "mlp"

@@ -17,7 +17,8 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import QuantExpertLinear, QuantLinear
-from costgraph.passes.precision.layers import ALL, Keep, Range, cut, fresh, parse_keep
+from costgraph.passes.precision.layers import ALL, Keep, cut, parse_keep
+from costgraph.rewriting.layers import Range, fresh
 from costgraph.rewriting.pipeline import Miss
 
 #: What ``all`` leaves out: matrices that are tables as well, or choose experts.

@@ -10,23 +10,14 @@ from typing import Any, ClassVar
 import sympy
 from sympy import Expr, Integer
 
-from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.hardware.machine import Engine, Machine
+from costgraph.errors import InputError, clip, nearest
+from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.dtypes import DType, compute_type
-from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import (
-    COMPUTE_BITS,
-    NarrowResult,
-    QuantExpertLinear,
-    QuantizeTo,
-    QuantLinear,
-)
-from costgraph.ops.tokens import Embedding
 from costgraph.passes.precision.formats import (
     ACTIVATIONS,
     KV,
@@ -36,14 +27,17 @@ from costgraph.passes.precision.formats import (
     WEIGHTS,
     Scheme,
 )
-from costgraph.passes.precision.layers import (
-    Keep,
-    Range,
-    cut,
-    fresh,
-    parse_keep,
-    row_of,
+from costgraph.passes.precision.layers import Keep, cut, parse_keep
+from costgraph.rewriting.formats import (
+    Hits,
+    Layers,
+    executing,
+    formatted,
+    is_converted,
+    is_wide,
+    users,
 )
+from costgraph.rewriting.layers import Range, row_of
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, checked, option
 
 ZERO = Integer(0)
@@ -182,10 +176,10 @@ class Quantize(Pass):
         if schemes == (None, None, None):
             miss = Miss(self.name, program.name, "no format given: state a preset or a format")
             return Outcome(program, (), (miss,))
-        log = _Log()
+        hits = Hits()
         plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
-        made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
-        return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
+        made = formatted(program, plan, hits)
+        return Outcome(made, tuple(dict.fromkeys(hits.names)), tuple(plan.misses))
 
 
 def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:
@@ -201,18 +195,12 @@ def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:
     return replace(scheme, base=base, **changes)
 
 
-# --- the rewrite ---------------------------------------------------------------
-
-
-@dataclass
-class _Log:
-    hits: list[str] = field(default_factory=list)
-    misses: list[Miss] = field(default_factory=list)
+# --- what is chosen ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to do, everywhere in a program."""
+    """What to do, everywhere in a program: a :class:`~costgraph.rewriting.formats.Choice`."""
 
     made_by: Quantize
     machine: Machine
@@ -220,236 +208,100 @@ class _Plan:
     activations: Scheme | None
     kv: Scheme | None
     keep: tuple[Keep, ...]
+    misses: list[Miss] = field(default_factory=list, compare=False)
+
+    @property
+    def name(self) -> str:
+        """For origins."""
+        return self.made_by.name
+
+    @property
+    def dynamic(self) -> bool:
+        """Scales of activations are found at run time."""
+        return self.made_by.dynamic
 
     def stays(self, names: tuple[str, ...], layer: tuple[Expr, Expr] | None) -> bool:
         """True when the keep list names one of ``names`` in a layer range."""
         return any(k.holds(name, layer) for k in self.keep for name in names)
 
+    def cut(self, graph: Graph) -> tuple[Graph, Mapping[str, Range]]:
+        """The graph cut where the options tell layers apart."""
+        made_by = self.made_by
+        return cut(graph, made_by.name, self.keep, made_by.first, made_by.last)
 
-@dataclass(frozen=True)
-class _Rewrite:
-    """Rewrites one graph; ``layer`` is the range of layers that it stands for."""
-
-    plan: _Plan
-    log: _Log
-    top: bool = False
-    layer: tuple[Expr, Expr] | None = None
-
-    def graph(self, graph: Graph) -> Graph:
-        ranges: Mapping[str, Range] = {}
-        if self.top:
-            plan = self.plan
-            graph, ranges = cut(
-                graph, plan.made_by.name, plan.keep, plan.made_by.first, plan.made_by.last
-            )
-        sources = tuple(self._source(graph, t) for t in graph.sources)
-        tensors = {t.name: t for t in sources}
-        narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
-        feeds = self._feeds(graph)
-        folded = {} if self.plan.made_by.dynamic else self._foldable(graph, feeds)
-        narrow: dict[str, str] = {name: name for name in folded}
-        nodes: list[Node] = []
-        names = {n.name for n in graph.nodes} | set(graph.tensors)
-
-        def add(node: Node) -> None:
-            operands = tuple(tensors[i] for i in node.inputs)
-            specs = node.op.infer(operands)
-            outputs = tuple(s.named(t.name) for s, t in zip(specs, node.outputs, strict=True))
-            tensors.update((t.name, t) for t in outputs)
-            nodes.append(replace(node, outputs=outputs))
-
-        for node in graph.nodes:
-            body = getattr(node.op, "body", None)
-            part = ranges.get(node.name)
-            if part is not None and part.wide:
-                add(node)
-                continue
-            if isinstance(body, Graph):
-                layer = self.layer if part is None else part.layers
-                inner = replace(self, top=False, layer=layer).graph(body)
-                add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
-                continue
-            if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:
-                # Rows are converted as they are gathered; they never pass on narrow.
-                result = node.op.result or node.outputs[0].dtype
-                node = replace(node, op=replace(node.op, result=result))
-            if node.name not in feeds:
-                if node.outputs and node.outputs[0].name in folded:
-                    stored = NarrowResult(node.op, folded[node.outputs[0].name])
-                    node = replace(node, op=stored, origin=self._origin(node))
-                add(node)
-                continue
-            x = node.inputs[0]
-            format = feeds[node.name]
-            if format is not None and x not in narrow:
-                name = fresh(f"{x}_quant", names)
-                made = replace(graph.tensors[x], name=name)
-                origin = self._origin(node)
-                add(Node(name, QuantizeTo(format), (x,), (made,), origin))
-                narrow[x] = name
-            inputs = (narrow[x] if format is not None else x, *node.inputs[1:])
-            wide = graph.tensors[x].dtype
-            op = self._linear(node, tensors[inputs[0]], tensors[inputs[1]], wide)
-            if op == node.op and inputs == node.inputs:
-                add(node)
-            else:
-                self.log.hits.append(node.name)
-                add(replace(node, op=op, inputs=inputs, origin=self._origin(node)))
-        return replace(graph, sources=sources, nodes=tuple(nodes))
-
-    def _origin(self, node: Node) -> Origin:
-        return Origin((node.name,), self.plan.made_by.name)
-
-    # --- sources
-
-    def _source(self, graph: Graph, tensor: Tensor) -> Tensor:
-        scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
+    def stored(self, graph: Graph, tensor: Tensor, layer: Layers | None) -> DType | None:
+        """The format that the options give a weight or a cache."""
+        scheme = {Role.WEIGHT: self.weights, Role.KV: self.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
-            return tensor
-        if self.plan.stays((tensor.name, *_users(graph, tensor.name)), self.layer):
+            return None
+        if self.stays((tensor.name, *users(graph, tensor.name)), layer):
             self._miss(tensor.name, "in the keep list")
-            return tensor
-        if tensor.role is Role.WEIGHT and not _is_converted(graph, tensor.name):
+            return None
+        if tensor.role is Role.WEIGHT and not is_converted(graph, tensor.name):
             self._miss(tensor.name, "no matrix of a product and no table of a look-up")
-            return tensor
-        if not _is_wide(tensor.dtype):
+            return None
+        if not is_wide(tensor.dtype):
             self._miss(tensor.name, f"already stored as {tensor.dtype}")
-            return tensor
+            return None
         made = scheme.over(row_of(graph, tensor))
-        fraction = self.plan.made_by.outliers
+        fraction = self.made_by.outliers
         if tensor.role is Role.WEIGHT and fraction != 0:
-            if self.plan.activations is not None:
+            if self.activations is not None:
                 made = _mixed(made, tensor.dtype, fraction)
             else:
-                extra = fraction * (tensor.dtype.bits + self.plan.made_by.outlier_index_bits)
+                extra = fraction * (tensor.dtype.bits + self.made_by.outlier_index_bits)
                 made = replace(made, name=f"{made.name}+sparse", bits=made.bits + extra)
         if made.bits_per_element == tensor.dtype.bits_per_element and made.bits.is_number:
             self._miss(tensor.name, f"{made} is no narrower than {tensor.dtype}")
-        self.log.hits.append(tensor.name)
-        return replace(tensor, dtype=made)
+        return made
 
-    def _miss(self, where: str, why: str) -> None:
-        miss = Miss(self.plan.made_by.name, where, why)
-        if miss not in self.log.misses:
-            self.log.misses.append(miss)
-
-    # --- activations
-
-    def _feeds(self, graph: Graph) -> dict[str, DType | None]:
-        """Linear nodes to rewrite, with the format that their operand takes."""
+    def feeds(self, graph: Graph, layer: Layers | None) -> dict[str, DType | None]:
+        """Products that the options reach, with the format that their operand takes."""
         found: dict[str, DType | None] = {}
-        if self.plan.weights is None and self.plan.activations is None:
+        if self.weights is None and self.activations is None:
             return found
         for node in graph.nodes:
-            if self.plan.activations is not None and node.op.kind == "conv":
+            if self.activations is not None and node.op.kind == "conv":
                 self._miss(node.name, "convolutions keep their activations wide")
             if not isinstance(node.op, Linear):
                 continue
             x, w = graph.operands(node)[:2]
-            if self.plan.stays((node.name, w.name), self.layer):
+            if self.stays((node.name, w.name), layer):
                 continue
-            scheme = self.plan.activations
-            if scheme is not None and not _is_wide(x.dtype):
+            scheme = self.activations
+            if scheme is not None and not is_wide(x.dtype):
                 self._miss(node.name, f"its operand is already stored as {x.dtype}")
                 scheme = None
             format = None
             if scheme is not None:
                 format = scheme.over(w.shape[-1])
-                if self.plan.made_by.outliers != 0:
-                    format = _mixed(format, x.dtype, self.plan.made_by.outliers)
+                if self.made_by.outliers != 0:
+                    format = _mixed(format, x.dtype, self.made_by.outliers)
             found[node.name] = format
         return found
 
-    def _foldable(self, graph: Graph, feeds: Mapping[str, DType | None]) -> dict[str, DType]:
-        """Tensors that their producer can store narrow: all users take them so."""
-        found: dict[str, DType] = {}
-        for node in graph.nodes:
-            if node.op.is_view or len(node.outputs) != 1 or hasattr(node.op, "body"):
-                continue
-            name = node.outputs[0].name
-            users = graph.consumers[name]
-            formats = {feeds.get(u.name) for u in users}
-            format = formats.pop() if len(formats) == 1 else None
-            if format is None or name in graph.outputs or isinstance(node.op, Linear):
-                continue
-            if all(u.inputs[0] == name and name not in u.inputs[1:] for u in users):
-                found[name] = _without_scales(format)
-        return found
-
-    def _linear(self, node: Node, x: Tensor, w: Tensor, wide: DType) -> Linear:
-        op = node.op
-        assert isinstance(op, Linear)
-        fraction = self.plan.made_by.outliers
-        narrowed = x.dtype != wide
+    def product(self, node: Node, x: Tensor, w: Tensor, narrowed: bool) -> dict[str, Any]:
+        """Outliers, and the type that the target has for the product."""
+        fraction = self.made_by.outliers
         changes: dict[str, Any] = {}
         if narrowed:
-            changes["result"] = getattr(op, "result", None) or wide
             changes["outliers"] = fraction
         elif fraction != 0 and w.dtype.name.endswith("+sparse"):
             changes["sparse"] = fraction
         stated = compute_type(x.dtype, w.dtype)
-        executing = _executing(self.plan.machine, stated)
-        if narrowed and executing != stated:
-            changes["compute"] = executing
-            self._miss(node.name, f"{self.plan.machine.name} lacks {stated}: runs as {executing}")
-        if not changes:
-            return op
-        if isinstance(op, QuantLinear):
-            return replace(op, **changes)
-        if isinstance(op, ExpertLinear):
-            return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
-        return QuantLinear(op.bias, op.contract, op.split, **changes)
+        runs = executing(self.machine, stated)
+        if narrowed and runs != stated:
+            changes["compute"] = runs
+            self._miss(node.name, f"{self.machine.name} lacks {stated}: runs as {runs}")
+        return changes
 
-
-def _users(graph: Graph, name: str) -> tuple[str, ...]:
-    """Names of the nodes that use a tensor; of a fused group, those inside that do."""
-    found: list[str] = []
-    for node in graph.consumers[name]:
-        body = getattr(node.op, "body", None)
-        if isinstance(body, Graph) and name in body.consumers:
-            found.extend(_users(body, name))
-        else:
-            found.append(node.name)
-    return tuple(found)
-
-
-def _is_converted(graph: Graph, name: str) -> bool:
-    """True if every user of a weight converts it as it loads it; views pass it on."""
-    users = graph.consumers[name]
-    for user in users:
-        body = getattr(user.op, "body", None)
-        if isinstance(body, Graph) and name in body.consumers:
-            if not _is_converted(body, name):
-                return False
-        elif user.op.is_view:
-            if not all(_is_converted(graph, t.name) for t in user.outputs):
-                return False
-        elif any(n == name and i not in user.op.converted for i, n in enumerate(user.inputs)):
-            return False
-    return bool(users)
-
-
-def _is_wide(dtype: DType) -> bool:
-    return dtype.compute in ("fp16", "bf16", "tf32", "fp32") and not dtype.grouped
+    def _miss(self, where: str, why: str) -> None:
+        miss = Miss(self.name, where, why)
+        if miss not in self.misses:
+            self.misses.append(miss)
 
 
 def _mixed(narrow: DType, wide: DType, fraction: Expr) -> DType:
     """A fraction of the elements in the wide format instead of the narrow one."""
     bits = narrow.bits * (1 - fraction) + wide.bits * fraction
     return replace(narrow, name=f"{narrow.name}+{wide.name}", bits=bits)
-
-
-def _without_scales(format: DType) -> DType:
-    """The format with scales known beforehand, unless they are part of it."""
-    if format.is_float and format.scale_bits == 8:
-        return format
-    return replace(format, name=format.name.split("-")[0], group=None, scale_bits=ZERO)
-
-
-def _executing(machine: Machine, stated: str) -> str:
-    """The type in which the machine runs work stated in a type it may lack."""
-    try:
-        resolved = machine.resolve(Engine.TENSOR, stated)[1]
-    except HardwareError:
-        return stated
-    return stated if COMPUTE_BITS[resolved] == COMPUTE_BITS[stated] else resolved

@@ -21,7 +21,7 @@ from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.passes import PASSES
-from costgraph.passes.precision.layers import patterned, written_out
+from costgraph.rewriting.layers import patterned, written_out
 from costgraph.rewriting.pipeline import parse, run
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, T, q

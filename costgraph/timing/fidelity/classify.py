@@ -52,6 +52,8 @@ GEMM = {
 }
 #: Variants fitted on products that quantise their operand.
 NARROW = ("fp8", "fp8_block", "nvfp4")
+#: Elements of a row that share a scale where weights have one per block.
+BLOCK = Integer(128)
 #: Operations with a state: element-wise, even where chunks are products.
 SCANS = (StateSpaceDual, GatedDelta)
 
@@ -119,12 +121,16 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return replace(LIGHT, floor=False, block=timed)
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
+            if op.format.group == BLOCK:
+                narrow = _in_blocks(narrow)
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         return replace(LIGHT, variants=stand_ins(row.node, machine))
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
     main, given = main_node(row.node, operands)
+    if isinstance(main.op, Linear) and given[1].dtype.block is not None:
+        variants = _in_blocks(variants)
     sizes = {"k": k, "n": n}
     if machine.kind == "cpu":
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
@@ -146,6 +152,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             product=product,
         )
     return product
+
+
+def _in_blocks(variants: tuple[str, ...]) -> tuple[str, ...]:
+    """The same with products whose scales belong to blocks first, where they are fitted."""
+    return tuple(sorted(variants, key=lambda v: v != "fp8_block"))
 
 
 def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Tensor, ...]]:
