@@ -257,7 +257,7 @@ def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[
     return {
         "ttft": ttft,
         "tpot": (latency - ttft) / steps if steps else evaluated(compiled.tpot, at),
-        "throughput": values["B"] * values["N"] / latency,
+        "throughput": evaluated(compiled.throughput, values),
         "ttft_bound": _bound(compiled.ttft, values),
         "tpot_bound": _bound(compiled.tpot, at),
     }
