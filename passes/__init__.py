@@ -9,6 +9,10 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
+from costgraph.passes.forking.apar import Apar
+from costgraph.passes.forking.beam import Beam
+from costgraph.passes.forking.samples import Samples
+from costgraph.passes.forking.skeleton import Skeleton
 from costgraph.passes.fusion.fuse import Fuse
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
@@ -26,6 +30,10 @@ _ALL: tuple[type[Pass], ...] = (
     Overlap,
     Recognise,
     Fold,
+    Beam,
+    Samples,
+    Apar,
+    Skeleton,
 )
 
 #: Every pass by its name.

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from sympy import Integer
+
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
@@ -17,6 +19,7 @@ from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
+from costgraph.symbols import N, S
 from costgraph.views import view_text
 
 
@@ -29,8 +32,9 @@ class Column:
     Attributes:
         hardware, passes: the device and the pipeline.
         ttft: seconds to the first token.
-        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``;
-            of one decode step where only one token is generated.
+        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``, of all
+            branches where a request has several; of one decode step where only one token is
+            generated.
         latency: seconds of the whole request.
         throughput: generated tokens per second.
         memory: peak bytes.
@@ -252,7 +256,8 @@ def _column(compiled: Compiled, values: dict[str, Any], base: float) -> Column:
 def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[str, Any]:
     """What is about generated tokens."""
     ttft = evaluated(compiled.ttft, values)
-    steps = values["N"] - 1
+    sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
+    steps = float(compiled.program.after_first.xreplace(sizes))
     at = {**values, **_middle(compiled, values)}
     return {
         "ttft": ttft,

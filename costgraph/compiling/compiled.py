@@ -130,8 +130,10 @@ class Compiled:
                 for t in self._all_steps(p)
             )
             return self._formula("tpot", "s", terms, self._limits(phases))
+        # Tokens per context: one, or one of each branch.
+        tokens = expand(Add(*(p.tokens * p.weight for p in self._decode)))
         terms = tuple(
-            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, self._decode))
+            replace(t, count=t.count * p.weight / tokens, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -503,11 +505,13 @@ class Compiled:
         found: list[Limit] = []
         for limit in self.program.limits:
             for phase in phases:
-                reached = limit.mapped(phase.bind)
+                reached = phase.limited(limit)
                 if at_end:
                     reached = reached.mapped(phase.at_end)
                 if not dominates(reached.bound, reached.expr):
                     found.append(reached)
+        if not at_end:
+            found.extend(x for phase in phases for x in phase.begins)
         return tuple(dict.fromkeys(found))
 
     def _formula(

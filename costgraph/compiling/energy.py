@@ -80,17 +80,19 @@ def energy(compiled: Compiled) -> Formula:
     return _formula(compiled, "energy", "J", _scaled(compiled, machine.power), POWER)
 
 
-def energy_per_token(compiled, compiled: Compiled) -> Formula:
+def energy_per_token(compiled: Compiled) -> Formula:
     """Joules per generated token over ``B``, ``S``, ``N``: the request's over ``B·N``.
 
     Raises:
         HardwareError: the machine states neither energies nor a board power.
     """
     whole = energy(compiled)
-    return replace(whole, name="energy_per_token", unit="J/token", terms=_per_token(compiled, whole.terms))
+    return replace(
+        whole, name="energy_per_token", unit="J/token", terms=_per_token(compiled, whole.terms)
+    )
 
 
-def cost_per_token(compiled, compiled: Compiled) -> Formula:
+def cost_per_token(compiled: Compiled) -> Formula:
     """USD per generated token over ``B``, ``S``, ``N``: time x price / ``B·N``.
 
     The price is the machine's, or the symbol ``price`` in USD per hour.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from sympy import Add, Expr, Integer, Symbol, expand
@@ -62,6 +62,8 @@ class Phase:
         weight: executions per value of the span (below one where a step emits
             several tokens).
         resident: what stays in memory of other graphs.
+        reach: positions that one sees at most, where the step's context ``T`` holds more
+            (rows of other branches); None where it does not. Limits on positions ask it.
         rounds: groups of sequences that pass through the graph in one step, one after the
             other, each on one unit of it at a time. Bindings are those of a group.
     """
@@ -74,6 +76,7 @@ class Phase:
     weight: Expr = ONE
     resident: tuple[Resident, ...] = ()
     rounds: Expr = ONE
+    reach: Expr | None = None
 
     def __repr__(self) -> str:
         return f"<Phase {self.name}: {self.graph!r}>"
@@ -96,6 +99,14 @@ class Phase:
     def is_single_query(self) -> bool:
         """True when one step processes one position per sequence."""
         return bool(self.query == 1)
+
+    @property
+    def begins(self) -> tuple[Limit, ...]:
+        """That no step of branches stands in front of what they share."""
+        if self.reach is None or self.span is None:
+            return ()
+        first, symbol = self.span.lower, self.span.symbol
+        return (Limit(first, symbol, "branches start behind what they share"),)
 
     @property
     def steps(self) -> Expr:
@@ -124,7 +135,8 @@ class Phase:
         """
         bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
         fresh = () if symbol in self.substitution else ((symbol, value),)
-        return replace(self, bindings=(*bound, *fresh))
+        reach = None if self.reach is None else self.reach.xreplace({symbol: value})
+        return replace(self, bindings=(*bound, *fresh), reach=reach)
 
     def rewritten(self, f: Callable[[Graph], Graph]) -> Phase:
         """The phase with ``f`` applied to its graph and to those that stay in memory."""
@@ -134,6 +146,13 @@ class Phase:
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
         return bound(expr, self.substitution)
+
+    def limited(self, limit: Limit) -> Limit:
+        """A limit of the program as it holds in this phase."""
+        if self.reach is None:
+            return limit.mapped(self.bind)
+        values = {**self.substitution, T: self.reach}
+        return limit.mapped(lambda e: bound(e, values))
 
 
 @dataclass(frozen=True)
@@ -213,7 +232,7 @@ class Program:
         emitting = (i for i, p in enumerate(self.phases) if p.tokens != 0)
         first = next(emitting, len(self.phases) - 1)
         walking = any(p.walks_contexts for p in self.phases[first + 1 :])
-        after = (p for p in self.phases[first + 1 :] if walking and p.span is None)
+        after = takewhile(lambda p: walking and p.span is None, self.phases[first + 1 :])
         return (*self.phases[: first + 1], *after)
 
     @property
@@ -233,6 +252,11 @@ class Program:
     def emits(self) -> bool:
         """True where the program generates tokens."""
         return any(p.tokens != 0 for p in self.phases)
+
+    @property
+    def after_first(self) -> Expr:
+        """Tokens that follow what the time to the first token brings, per sequence."""
+        return expand(Add(*(p.generated for p in self.decoding))) if self.decoding else N - 1
 
     @property
     def generated(self) -> Expr:

@@ -8,7 +8,7 @@ from costgraph.errors import VerifyError
 from costgraph.formula.envelope import dominates
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Tensors, same
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Parallel, Region, Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.symbols import SIZES, T, q
@@ -33,12 +33,18 @@ def verify_program(program: Program) -> None:
         if id(phase.graph) not in checked:
             verify(phase.graph)
             checked.add(id(phase.graph))
-        new, context = (_from_one(phase.bind(symbol)) for symbol in (q, T))
+        new, context = (_from_one(_reached(phase, phase.bind(symbol))) for symbol in (q, T))
         if not dominates(context, new) and _attends(phase.graph):
             raise VerifyError(
                 f"{program.name}: phase {phase.name!r} processes {phase.bind(q)} positions at a "
                 f"context of {phase.bind(T)}, which may be shorter"
             )
+
+
+def _reached(phase: Phase, length: Expr) -> Expr:
+    """A length with contexts counted from where the phase's steps begin."""
+    span = phase.span
+    return length if span is None else length.xreplace({span.symbol: span.lower - 1 + span.symbol})
 
 
 def _from_one(length: Expr) -> Expr:

@@ -63,6 +63,8 @@ class Stage(IntEnum):
     OVERLAP = 7
     #: Steps become rounds; models that work together are put together.
     DECODING = 8
+    #: Steps, or rounds, are run by several branches of a request at once.
+    FORKING = 9
 
 
 @dataclass(frozen=True)

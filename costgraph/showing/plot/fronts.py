@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sympy import Integer, cancel
+from sympy import Integer
 
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
@@ -28,7 +28,7 @@ from costgraph.showing.plot.style import (
     titled,
     unit_axis,
 )
-from costgraph.symbols import N, symbol
+from costgraph.symbols import symbol
 from costgraph.timing.roofline import phase_memory
 
 Place = tuple[float, float, int, bool]
@@ -45,14 +45,12 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     fixed = {k: v for k, v in values.items() if k in wanted}
     stepping = [p for p in compiled.program.phases if p.span is not None]
     candidates = [m for p in stepping for m in phase_memory(p, compiled.accounting, at_end=False)]
-    answers = cancel(compiled.program.generated / N)
     found = []
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        tokens = float(placed(answers, at))
         fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= capacity
-        found.append((seconds, batch * tokens / seconds, batch, fits))
+        found.append((seconds, batch / seconds, batch, fits))
     return found
 
 
