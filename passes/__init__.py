@@ -14,6 +14,7 @@ from costgraph.passes.forking.beam import Beam
 from costgraph.passes.forking.samples import Samples
 from costgraph.passes.forking.skeleton import Skeleton
 from costgraph.passes.fusion.fuse import Fuse
+from costgraph.passes.iterating.jacobi import Jacobi
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
@@ -34,6 +35,7 @@ _ALL: tuple[type[Pass], ...] = (
     Samples,
     Apar,
     Skeleton,
+    Jacobi,
 )
 
 #: Every pass by its name.

@@ -49,22 +49,24 @@ class Stage(IntEnum):
     RECOGNITION = 0
     #: Layers written out become regions.
     FOLDING = 1
+    #: A request runs in other phases; operations are the model's own.
+    PHASES = 2
     #: Tensors get their formats; operations are the model's own, none is fused.
-    FORMATS = 2
+    FORMATS = 3
     #: Caches get their layout.
-    CACHES = 3
+    CACHES = 4
     #: Which layers run for which tokens.
-    DEPTH = 4
+    DEPTH = 5
     #: Tensors and operations get the devices that hold and run them.
-    PLACEMENT = 5
+    PLACEMENT = 6
     #: Operations become kernels.
-    KERNELS = 6
+    KERNELS = 7
     #: Kernels and exchanges run at the same time.
-    OVERLAP = 7
+    OVERLAP = 8
     #: Steps become rounds; models that work together are put together.
-    DECODING = 8
+    DECODING = 9
     #: Steps, or rounds, are run by several branches of a request at once.
-    FORKING = 9
+    FORKING = 10
 
 
 @dataclass(frozen=True)
