@@ -14,6 +14,7 @@ from costgraph.passes.forking.beam import Beam
 from costgraph.passes.forking.samples import Samples
 from costgraph.passes.forking.skeleton import Skeleton
 from costgraph.passes.fusion.fuse import Fuse
+from costgraph.passes.iterating.feature_cache import FeatureCache
 from costgraph.passes.iterating.jacobi import Jacobi
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
@@ -36,6 +37,7 @@ _ALL: tuple[type[Pass], ...] = (
     Apar,
     Skeleton,
     Jacobi,
+    FeatureCache,
 )
 
 #: Every pass by its name.
