@@ -14,8 +14,10 @@ from costgraph.passes.forking.beam import Beam
 from costgraph.passes.forking.samples import Samples
 from costgraph.passes.forking.skeleton import Skeleton
 from costgraph.passes.fusion.fuse import Fuse
+from costgraph.passes.iterating.blocks import Blocks
 from costgraph.passes.iterating.feature_cache import FeatureCache
 from costgraph.passes.iterating.jacobi import Jacobi
+from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
@@ -37,7 +39,9 @@ _ALL: tuple[type[Pass], ...] = (
     Apar,
     Skeleton,
     Jacobi,
+    Blocks,
     FeatureCache,
+    SlowFast,
 )
 
 #: Every pass by its name.
