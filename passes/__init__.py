@@ -17,6 +17,7 @@ from costgraph.passes.fusion.fuse import Fuse
 from costgraph.passes.iterating.blocks import Blocks
 from costgraph.passes.iterating.feature_cache import FeatureCache
 from costgraph.passes.iterating.jacobi import Jacobi
+from costgraph.passes.iterating.refine import Refine
 from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
@@ -42,6 +43,7 @@ _ALL: tuple[type[Pass], ...] = (
     Blocks,
     FeatureCache,
     SlowFast,
+    Refine,
 )
 
 #: Every pass by its name.
