@@ -116,9 +116,10 @@ def forked(phase: Phase, live: Stretch, prefix: str, answers: bool = True) -> Ph
         return made
     if answers:
         made = replace(made, tokens=made.tokens * live.branches)
+    if prefix == SHARED:
+        check_shared(phase.graph)
     if prefix == COPIED or not _caches(phase.graph):
         return times(made, live.branches)
-    check_shared(phase.graph)
     context = phase.substitution.get(T, T)
     rows = live.rows(context)
     bindings = {
