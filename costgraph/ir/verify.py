@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sympy import Expr, Integer
+from sympy import Expr, Symbol
 
 from costgraph.errors import VerifyError
 from costgraph.formula.envelope import dominates
@@ -12,8 +12,6 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Parallel, Region, Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.symbols import SIZES, T, q
-
-ZERO = Integer(0)
 
 
 def verify_program(program: Program) -> None:
@@ -31,14 +29,20 @@ def verify_program(program: Program) -> None:
     if not names:
         raise VerifyError(f"{program.name}: a program needs a phase")
     checked: set[int] = set()
+    # Sizes that limits keep above one, counted from their least value.
+    least = {
+        x.bound: x.bound + x.expr - 1
+        for x in program.limits
+        if isinstance(x.bound, Symbol) and x.bound not in x.expr.free_symbols
+    }
     for phase in program.phases:
         if id(phase.graph) not in checked:
             verify(phase.graph)
             checked.add(id(phase.graph))
-        new, context = (_from_one(_reached(phase, phase.bind(symbol))) for symbol in (q, T))
-        slacks = (_from_one(x.bound - x.expr) for x in program.limits if not x.apart)
-        seen = any(dominates(context - slack, new) for slack in (ZERO, *slacks))
-        if not seen and _attends(phase.graph):
+        new, context = (
+            _from_one(_reached(phase, phase.bind(symbol)).xreplace(least)) for symbol in (q, T)
+        )
+        if not dominates(context, new) and _attends(phase.graph):
             raise VerifyError(
                 f"{program.name}: phase {phase.name!r} processes {phase.bind(q)} positions at a "
                 f"context of {phase.bind(T)}, which may be shorter"

@@ -47,6 +47,6 @@ class Apar(Pass):
             return Outcome(program, (), (Miss(self.name, "tree", "the tree has one branch"),))
         made = branching(steps, tree, self.prefix)
         phases = (*(p for p in program.phases if p not in steps), *made)
-        limits = (*program.limits, whole_pieces(tree, self.name))
+        limits = (*program.limits, *whole_pieces(tree, self.name))
         result = replace(program, phases=phases, limits=limits)
         return Outcome(result.assuming(SAID[self.prefix]), tuple(p.name for p in made))

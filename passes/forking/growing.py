@@ -30,10 +30,13 @@ class Base:
     own: Expr = ZERO
 
 
-def whole_pieces(tree: Segment, name: str) -> Limit:
+def whole_pieces(tree: Segment, name: str) -> tuple[Limit, ...]:
     """That every piece of the tree has a whole number of the answer's ``N`` tokens."""
     many = tree.total
-    return whole(N / many, f"{name}: N must be a multiple of {many}: pieces have whole tokens")
+    return (
+        whole(N / many, f"{name}: N must be a multiple of {many}: pieces have whole tokens"),
+        Limit(Integer(many), N, "every piece has a token at least"),
+    )
 
 
 def branching(
@@ -62,7 +65,7 @@ def branching(
         # The first token of a path came out of what was in front of the steps.
         lower = base.context + (first if part.first else ONE)
         start = base.context + (first - 1 if part.first else ZERO)
-        kept = base.stem + live * base.own + part.held * unit - part.tips
+        kept = base.stem + live * base.own + part.held * unit - part.begun
         stretch = Stretch(live, lower, base.context + part.last * unit - 1, start, kept)
         for phase in steps:
             made = forked(phase, stretch, prefix)

@@ -61,14 +61,16 @@ class Interval:
         first, last: tokens of a path in front of it, and at its end.
         branches: how many live.
         held: tokens on the paths that lead to them, each once.
-        tips: ends of these paths whose last token no step has seen yet.
+        begun: pieces at the beginning of these paths. A first token comes out of what is in
+            front of the tree; every other is made by a step of its own branch, which leaves
+            a row there (a copy of the parent's last token, or a mark of the fork).
     """
 
     first: int
     last: int
     branches: int
     held: int
-    tips: int
+    begun: int
 
 
 def read_tree(text: str) -> Segment:
@@ -124,8 +126,8 @@ def intervals(tree: Segment) -> tuple[Interval, ...]:
         live = [i for i, (start, end, _) in enumerate(pieces) if start <= first < end]
         above = {a for i in live for a in _above(pieces, i)}
         held = sum(min(pieces[i][1], first) - pieces[i][0] for i in above | set(live))
-        tips = {i if pieces[i][0] < first else pieces[i][2] for i in live}
-        found.append(Interval(first, last, len(live), held, len(tips) if first else 0))
+        begun = sum(1 for i in above | set(live) if pieces[i][0] == 0 < pieces[i][1])
+        found.append(Interval(first, last, len(live), held, begun if first else 0))
         first = last
     return tuple(found)
 

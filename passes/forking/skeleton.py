@@ -78,7 +78,7 @@ class Skeleton(Pass):
             phases = (*first, *branching(steps, tree, self.prefix))
         else:
             phases = self._phases(program.until_first_token, steps, span, tree)
-        limits = (*program.limits, whole_pieces(tree, self.name))
+        limits = (*program.limits, *whole_pieces(tree, self.name))
         made = replace(program, phases=phases, limits=limits)
         if self._count != 1:
             made = made.assuming(SAID[self.prefix])
