@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md, or with --check says whether they are current.
+"""Writes the generated parts of README.md and of pages, or with --check says if they are current.
 
 A generated part stands between ``<!-- output: COMMAND -->`` and ``<!-- end -->``
 and is what the command prints.
@@ -16,6 +16,8 @@ from pathlib import Path
 from costgraph.cli import main as costgraph
 
 README = Path(__file__).parents[2] / "README.md"
+#: Pages that hold what the program prints.
+PAGES = (README, Path(__file__).parents[1] / "branches-and-iterations.md")
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -33,12 +35,14 @@ def generated(text: str) -> str:
 
 
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    new = generated(old)
-    if "--check" in sys.argv[1:]:
-        return 0 if new == old else 1
-    README.write_text(new, encoding="utf-8")
-    return 0
+    current = True
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = generated(old)
+        current &= new == old
+        if "--check" not in sys.argv[1:]:
+            page.write_text(new, encoding="utf-8")
+    return 0 if current or "--check" not in sys.argv[1:] else 1
 
 
 if __name__ == "__main__":
