@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from sympy import Integer
+
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
@@ -18,7 +20,7 @@ from costgraph.formula.bounds import bound_shares
 from costgraph.formula.even import Even, even
 from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
-from costgraph.symbols import symbol
+from costgraph.symbols import N, S, symbol
 from costgraph.views import view_text
 
 #: A model to compare with, or one with lengths of its own: ``("llama-2-7b", {"N": 512})``.
@@ -39,8 +41,9 @@ class Column:
         lengths: sizes of the request that are the model's own, not those of all.
         parameters: of the model as the pipeline left it; None where they hang on a symbol.
         ttft: seconds to the first token.
-        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``;
-            of one decode step where only one token is generated.
+        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``, of all
+            branches where a request has several; of one decode step where only one token is
+            generated.
         latency: seconds of the whole request.
         throughput: generated tokens per second.
         memory: peak bytes.
@@ -369,12 +372,13 @@ def _even_length(compiled: Compiled, values: Mapping[str, Any], first: Column) -
 def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[str, Any]:
     """What is about generated tokens."""
     ttft = evaluated(compiled.ttft, values)
-    steps = values["N"] - 1
+    sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
+    steps = float(compiled.program.after_first.xreplace(sizes))
     at = {**values, **_middle(compiled, values)}
     return {
         "ttft": ttft,
         "tpot": (latency - ttft) / steps if steps else evaluated(compiled.tpot, at),
-        "throughput": values["B"] * values["N"] / latency,
+        "throughput": evaluated(compiled.throughput, values),
         "ttft_bound": _bound(compiled.ttft, values),
         "tpot_bound": _bound(compiled.tpot, at),
     }

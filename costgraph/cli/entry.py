@@ -134,16 +134,16 @@ def _analyze_command(commands: Any) -> None:
         "analyze",
         help="every operation of one step, with numbers",
         description="Per-operation FLOP, bytes, arithmetic intensity, time and bound of one "
-        "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
+        "step of a phase, and totals. Rows are for one execution; 'count' says how many.",
     )
     vocabulary.add_target(command)
     command.add_argument(
         "--phase", default="decode",
-        choices=("prefill", "decode", "encode", "forward", "vision", "denoise"),
-        help="default: decode; encode: of encoder-decoders, forward: of encoders and vision "
-        "models, vision: of multimodal models, denoise: of diffusion models",
+        help="default: decode; also prefill; encode: of encoder-decoders, forward: of encoders "
+        "and vision models, vision: of multimodal models, denoise: of diffusion models; others "
+        "that passes make (draft, verify, refine), which a wrong name lists",
     )  # fmt: skip
-    vocabulary.add_values(command, "BSTG", "B=1")
+    vocabulary.add_values(command, "BSNTG", "B=1")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
 

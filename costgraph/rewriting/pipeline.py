@@ -57,6 +57,8 @@ class Stage(IntEnum):
     FACTORS = auto()
     #: Tables of look-ups become cores.
     TABLES = auto()
+    #: A request runs in other phases; operations are the model's own.
+    PHASES = auto()
     #: Tensors get their formats; operations are the model's own, none is fused.
     FORMATS = auto()
     #: Zeros of tensors are left out of what is stored, whatever their format.
@@ -75,6 +77,8 @@ class Stage(IntEnum):
     OVERLAP = auto()
     #: Steps become rounds; models that work together are put together.
     DECODING = auto()
+    #: Steps, or rounds, are run by several branches of a request at once.
+    FORKING = auto()
 
 
 @dataclass(frozen=True)

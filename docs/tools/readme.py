@@ -16,8 +16,11 @@ from pathlib import Path
 from costgraph.cli import main as costgraph
 
 README = Path(__file__).parents[2] / "README.md"
-#: Pages that have generated parts as well.
-PAGES = (README.parent / "docs" / "adapters.md",)
+#: Pages that hold what the program prints.
+PAGES = tuple(
+    README.parent / page
+    for page in ("README.md", "docs/adapters.md", "docs/branches-and-iterations.md")
+)
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -36,10 +39,10 @@ def generated(text: str) -> str:
 
 def main() -> int:
     current = True
-    for page in (README, *PAGES):
+    for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = generated(old)
-        current = current and new == old
+        current &= new == old
         if "--check" not in sys.argv[1:]:
             page.write_text(new, encoding="utf-8")
     return 0 if current or "--check" not in sys.argv[1:] else 1
