@@ -2,9 +2,8 @@
 
 The layers of regions are dealt out in their order so that the fullest stage holds as few
 bytes of weights as possible, the embedding and the output layer counted (Huang et al.,
-GPipe, arXiv 1811.06965). Layers of several kinds that a graph keeps gathered stand in
-other places of the model: they are dealt out in turn, each kind evenly. What a stage makes
-for later ones is sent on.
+GPipe, arXiv 1811.06965). Layers of several kinds that a graph keeps gathered are dealt out
+by their places in the model. What a stage makes for later ones is sent on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from sympy import Add, Expr, Integer, Rational
+from sympy import Add, Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.links import Hop
@@ -70,7 +69,7 @@ def _pieces(graph: Graph) -> Iterator[Piece]:
     weights = {t.name: t.bytes for t in graph.sources if t.role is Role.WEIGHT}
     block = ""
     for node in graph.nodes:
-        gathers = isinstance(node.op, Repeat) and node.op.rounds == "gathered"
+        gathers = isinstance(node.op, Repeat) and node.op.places
         block = (block or node.name) if gathers else ""
         if isinstance(node.op, Repeat):
             if not node.op.count.is_Integer:
@@ -108,12 +107,13 @@ def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]
 
 
 def _in_turn(pieces: Sequence[Piece]) -> Iterator[int]:
-    """The pieces' places, one a round: in order, kinds of a gathered block in turn."""
+    """Which piece each round is of: in order, those of a gathered block by their places."""
     for _, group in groupby(enumerate(pieces), lambda p: p[1].block or p[1].node.name):
-        listed = list(group)
-        turns = [
-            (Rational(2 * i + 1, 2 * p.rounds), at) for at, p in listed for i in range(p.rounds)
-        ]
+        turns = []
+        for at, piece in group:
+            op = piece.node.op
+            gathered = op.places if isinstance(op, Repeat) else ()
+            turns += [(place, at) for place in gathered or range(piece.rounds)]
         yield from (at for _, at in sorted(turns))
 
 
@@ -236,7 +236,7 @@ def _part(
         inputs = (*(known[name] for name in handed), *inputs[region.carried :])
     if piece.rounds == int(region.count):
         return replace(node, inputs=inputs, unit=unit)
-    op = _rounds(region, piece.rounds)
+    op = _rounds(region, before, piece.rounds)
     if before + piece.rounds == int(region.count):
         return replace(node, op=op, inputs=inputs, unit=unit)
     suffix = f"_{unit.rpartition(' ')[2]}"
@@ -257,8 +257,8 @@ def _awaited(
         yield from node.inputs
 
 
-def _rounds(region: Repeat, rounds: int) -> Repeat:
-    """The region with some of its rounds, and their part of what rounds share."""
+def _rounds(region: Repeat, before: int, rounds: int) -> Repeat:
+    """The region with ``rounds`` of its rounds behind others, their part of what rounds share."""
     part = Integer(rounds) / region.count
 
     def share(sets: Expr | None) -> Expr | None:
@@ -269,4 +269,5 @@ def _rounds(region: Repeat, rounds: int) -> Repeat:
         count=Integer(rounds),
         shared_instances=share(region.shared_instances),
         shared_weights=share(region.shared_weights),
+        places=region.places[before : before + rounds],
     )

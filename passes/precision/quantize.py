@@ -413,11 +413,6 @@ class _Rewrite:
         for node in graph.nodes:
             if isinstance(node.op, Repeat) and node.op.rounds != "other":
                 regions.append((node.name, node.op.count))
-                if node.op.rounds == "gathered":
-                    raise InputError(
-                        f"quantize: layers of {graph.name!r} are gathered by kind "
-                        f"({node.name!r} …): their numbers are not known"
-                    )
         if not regions:
             return {}
         cuts = segments(regions, made_by.first, made_by.last, self.plan.keep)
