@@ -104,7 +104,8 @@ class Repeat(Region):
     which of a step's tokens take part. ``rounds`` says what the rounds are, one of
     :data:`ROUNDS`, to passes that number layers and cut between them. Layers of one kind
     that stand all over the model are one region: ``places`` are their numbers among the
-    layers of it and of the regions beside it; empty where they follow one another.
+    layers of it and of the regions beside it; empty where they follow one another. Layers
+    that run ``again`` for tokens that missed them name the region that holds their weights.
 
     The last ``parts`` operands ``(count, …)`` hold a part ``(…)`` for each round; of the
     last ``gathered`` results those of all rounds are kept, ``(count, …)`` side by side.
@@ -121,6 +122,7 @@ class Repeat(Region):
     parts: int = 0
     gathered: int = 0
     places: tuple[int, ...] = ()
+    again: str = ""
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
