@@ -200,7 +200,8 @@ def _step(
 
 def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
     """Whether a step takes another time than its operations one after the other."""
-    return phase.rounds != 1 or any(isinstance(item, Overlap) for item in items)
+    listed = tuple(items)
+    return roofline.in_stages(phase, listed) or any(isinstance(i, Overlap) for i in listed)
 
 
 def _held(compiled: Compiled, phase: Phase, values: dict[Symbol, Expr]) -> dict[str, Any]:

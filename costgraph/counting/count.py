@@ -36,6 +36,7 @@ class Row:
         region: name of the innermost region, or an empty string.
         unit: who runs it; empty for the device itself.
         presence: which of the step's tokens take part, where not all do.
+        aside: nothing that the step results in waits for it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     region: str
     unit: str = ""
     presence: Presence = EVERYONE
+    aside: bool = False
 
     @property
     def total(self) -> Cost:
@@ -63,12 +65,14 @@ class Overlap:
         count: how often the region runs in one step.
         bodies: name and rows of each body, counted within one run of the region.
         unit: who runs the region.
+        aside: as of rows.
     """
 
     name: str
     count: Expr
     bodies: tuple[tuple[str, tuple[Item, ...]], ...]
     unit: str = ""
+    aside: bool = False
 
 
 Item: TypeAlias = "Row | Overlap"
@@ -110,8 +114,12 @@ def counted(
     Raises:
         MissingRuleError: an operation has no rule under this accounting.
     """
-    facts = gather_facts(graph)
-    found = tuple(_walk(graph, accounting, single_query, facts, ONE, "", ""))
+    count, awaited = _Count(accounting, single_query, gather_facts(graph)), _awaited(graph)
+    found = tuple(
+        item if node.name in awaited else replace(item, aside=True)
+        for node in graph.nodes
+        for item in count.node(node, graph, ONE)
+    )
     names = Counter(r.name for r in flat(found))
     return _told_apart(found, {name for name, n in names.items() if n > 1})
 
@@ -132,59 +140,58 @@ def _told_apart(items: tuple[Item, ...], clashing: set[str]) -> tuple[Item, ...]
     return tuple(found)
 
 
-def _walk(
-    graph: Graph,
-    accounting: Accounting,
-    single_query: bool,
-    facts: Facts,
-    count: Expr,
-    region: str,
-    unit: str,
-) -> Iterator[Item]:
-    for node in graph.nodes:
-        runs_on = node.unit or unit
-        if isinstance(node.op, Parallel):
+@dataclass(frozen=True)
+class _Count:
+    """What is the same for all operations of a count."""
+
+    accounting: Accounting
+    single_query: bool
+    facts: Facts
+
+    def graph(self, graph: Graph, count: Expr, region: str, unit: str) -> Iterator[Item]:
+        """The operations of a graph that runs ``count`` times."""
+        for node in graph.nodes:
+            yield from self.node(node, graph, count, region, unit)
+
+    def node(
+        self, node: Node, graph: Graph, count: Expr, region: str = "", unit: str = ""
+    ) -> Iterator[Item]:
+        """An operation, or those of a region."""
+        op, runs_on = node.op, node.unit or unit
+        if isinstance(op, Parallel):
             bodies = tuple(
                 (
                     body.name,
                     tuple(
-                        _walk(
-                            body.graph,
-                            accounting,
-                            single_query,
-                            facts,
-                            ONE,
-                            f"{node.name}.{body.name}",
-                            body.unit or runs_on,
+                        self.graph(
+                            body.graph, ONE, f"{node.name}.{body.name}", body.unit or runs_on
                         )
                     ),
                 )
-                for body in node.op.bodies
+                for body in op.bodies
             )
             yield Overlap(node.name, count, bodies, runs_on)
-            continue
-        if isinstance(node.op, Region):
-            inner = node.op
-            for body in inner.graphs:
-                yield from _shared(
-                    _walk(
-                        body,
-                        accounting,
-                        single_query,
-                        facts,
-                        count * inner.times,
-                        node.name,
-                        runs_on,
-                    ),
-                    inner.taking_part,
-                )
-            continue
-        site = Site(node, graph, region != "", single_query, facts)
-        try:
-            cost = accounting.cost(site)
-        except MissingRuleError as error:
-            raise MissingRuleError(f"node {node.name!r}: {error}") from error
-        yield Row(node.name, node.op.kind, count, cost, node, graph, region, runs_on)
+        elif isinstance(op, Region):
+            for body in op.graphs:
+                inner = self.graph(body, count * op.times, node.name, runs_on)
+                yield from _shared(inner, op.taking_part)
+        else:
+            site = Site(node, graph, region != "", self.single_query, self.facts)
+            try:
+                cost = self.accounting.cost(site)
+            except MissingRuleError as error:
+                raise MissingRuleError(f"node {node.name!r}: {error}") from error
+            yield Row(node.name, op.kind, count, cost, node, graph, region, runs_on)
+
+
+def _awaited(graph: Graph) -> frozenset[str]:
+    """The nodes on whose results those of the graph depend."""
+    wanted, found = set(graph.outputs), set()
+    for node in reversed(graph.nodes):
+        if any(t.name in wanted for t in node.outputs):
+            found.add(node.name)
+            wanted.update(node.inputs)
+    return frozenset(found)
 
 
 def _shared(items: Iterable[Item], presence: Presence) -> Iterator[Item]:

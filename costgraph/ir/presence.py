@@ -13,6 +13,11 @@ caches and states            sequences with a token      ``B·(1 − (1 − s)^q
 experts touched              ``1 − r^n``                 ``1 − (1 − s·(1 − r))^(B·q)``
 ===========================  ==========================  ================================
 
+Where those that are not there wait for the next execution and join it, an execution comes
+with the chance ``e = 1 − (1 − s)^(B·q)`` of a step and serves the tokens of all steps since
+the last one, whose number is geometric: weights and caches count ``e``, work counts ``1``, and
+``r^n`` of ``x = r^(B·q)`` has the expectation ``e·x/(1 − (1 − e)·x)`` in an execution.
+
 All are exact but one: work on a cache that is done once per sequence (the conversion of a
 narrow one) counts as work per token, which is less where a step has several tokens.
 """
@@ -48,28 +53,38 @@ class Presence:
         tokens: if so, the probability of each token to take part, independently.
         together: tokens are kept for later and run this many at once, so often that none
             is left over in the long run; None: those of a step run in that step.
+        wait: tokens that do not take part wait for the next execution and join it: every
+            token runs in the end.
+        longest: the most steps whose tokens one execution serves: it comes then at the
+            latest; None: it comes when a token takes part.
     """
 
     runs: Expr = ONE
     tokens: Expr = ONE
     together: Expr | None = None
+    wait: bool = False
+    longest: Expr | None = None
 
     @property
     def is_full(self) -> bool:
         """True when everything runs for everyone, in the step itself."""
-        return self == EVERYONE
+        return self.runs == self.tokens == 1 and self.together is None
 
     @property
     def share(self) -> Expr:
         """Expected share of the tokens that take part."""
-        return self.runs * self.tokens
+        return ONE if self.wait else self.runs * self.tokens
 
     @property
     def executions(self) -> Expr:
         """Expected executions per step: below one where the region may not run."""
         if self.together is not None:
             return self.share * TOKENS / self.together
-        return self.runs * (1 - self._left**TOKENS)
+        chance = self.runs * (1 - self._left**TOKENS)
+        if self.longest is None:
+            return chance
+        # Steps between two executions: geometric, cut off at the longest.
+        return 1 / self.longest if self.tokens == 0 else chance / (1 - (1 - chance) ** self.longest)
 
     @property
     def _left(self) -> Expr:
@@ -86,7 +101,7 @@ class Presence:
             return cost
         if self.tokens == 1 and self.together is None:
             return cost.scaled(self.runs)
-        sequence = self.runs * (1 - self._left**q)
+        sequence = self.executions if self.wait else self.runs * (1 - self._left**q)
         if self.together is not None:
             sequence = self.share * q  # each token comes with its own sequence
         held = dict.fromkeys(HELD, sequence)
@@ -130,8 +145,19 @@ class Presence:
         """The expectation of ``r^n`` where the region runs, zero where it does not."""
         if self.together is not None:
             return self.executions * r**self.together
+        if self.wait:
+            return self._power_in_the_end(r**TOKENS)
         missed = self.tokens * (1 - r)
         return self.runs * ((1 - missed) ** TOKENS - self._left**TOKENS)
+
+    def _power_in_the_end(self, x: Expr) -> Expr:
+        """``E[x^k]`` over the steps ``k`` that an execution serves, per step."""
+        waits = self._left**TOKENS
+        if self.longest is None:
+            return self.executions * (1 - waits) * x / (1 - waits * x)
+        before = self.longest - 1
+        met = (1 - waits) * x * (1 - (waits * x) ** before) / (1 - waits * x)
+        return self.executions * (met + waits**before * x**self.longest)
 
 
 #: Every token takes part.

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from costgraph.ir.graph import Graph
 
 ONE = Integer(1)
-#: What the rounds of a region are: layers of the model, one after another; layers of one
-#: kind, gathered from all over the model; no layers.
-ROUNDS = ("layers", "gathered", "other")
+#: What the rounds of a region are: layers of the model, or no layers.
+ROUNDS = ("layers", "other")
 _R = TypeVar("_R", bound="Region")
 
 
@@ -103,7 +102,10 @@ class Repeat(Region):
     ``shared_weights`` says how many sets of weights alone it holds where places
     share weights but not caches: a fraction inside another region. ``presence`` says
     which of a step's tokens take part. ``rounds`` says what the rounds are, one of
-    :data:`ROUNDS`, to passes that number layers and cut between them.
+    :data:`ROUNDS`, to passes that number layers and cut between them. Layers of one kind
+    that stand all over the model are one region: ``places`` are their numbers among the
+    layers of it and of the regions beside it; empty where they follow one another. Layers
+    that run ``again`` for tokens that missed them name the region that holds their weights.
 
     The last ``parts`` operands ``(count, …)`` hold a part ``(…)`` for each round; of the
     last ``gathered`` results those of all rounds are kept, ``(count, …)`` side by side.
@@ -119,6 +121,8 @@ class Repeat(Region):
     rounds: str = "layers"
     parts: int = 0
     gathered: int = 0
+    places: tuple[int, ...] = ()
+    again: str = ""
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

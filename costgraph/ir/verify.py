@@ -158,6 +158,11 @@ def _check_rounds(graph: Graph, node: Node, region: Repeat, operands: Tensors) -
     body = region.body
     if region.carried > min(len(body.inputs) - region.parts, len(body.outputs) - region.gathered):
         raise VerifyError(f"{graph.name}: region {node.name!r} carries more than it makes")
+    if region.places and len(region.places) != region.count:
+        raise VerifyError(
+            f"{graph.name}: region {node.name!r} has {len(region.places)} places for "
+            f"{region.count} layers"
+        )
     for stacked in operands[len(operands) - region.parts :]:
         if not stacked.shape or not same(stacked.shape[0], region.count):
             raise VerifyError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 
-from sympy import Expr, Mul
+from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph, Node, Origin
@@ -90,60 +92,103 @@ def fresh(name: str, taken: set[str]) -> str:
 
 
 def patterned(graph: Graph) -> bool:
-    """True if a region of the graph repeats several layers at once."""
-    return any(
-        isinstance(n.op, Repeat) and any(isinstance(m.op, Repeat) for m in n.op.body.nodes)
-        for n in graph.nodes
+    """True if layers of the graph's regions do not follow one another as they stand.
+
+    Either a region repeats several layers at once, or layers of several kinds are gathered.
+    """
+    return any(_is_pattern(n) or _places(n) for n in graph.nodes)
+
+
+def _is_pattern(node: Node) -> bool:
+    """True for a region whose rounds are several layers."""
+    return isinstance(node.op, Repeat) and any(
+        isinstance(n.op, Repeat) and n.op.rounds == "layers" for n in node.op.body.nodes
     )
 
 
+def _places(node: Node) -> tuple[int, ...]:
+    return node.op.places if isinstance(node.op, Repeat) else ()
+
+
 def written_out(graph: Graph) -> Graph:
-    """The graph with repeated patterns as runs of layers, so that layers can be numbered.
+    """The graph with its layers as runs in their order, so that they can be numbered.
 
     Raises:
         InputError: a pattern recurs a symbolic number of times, or holds more than
-            regions.
+            regions; something else uses what gathered layers hand on.
     """
     nodes: list[Node] = []
-    for node in graph.nodes:
-        region = node.op
-        if not isinstance(region, Repeat) or not patterned(replace(graph, nodes=(node,))):
-            nodes.append(node)
+    for gathers, group in groupby(graph.nodes, key=lambda n: bool(_places(n))):
+        if gathers:
+            nodes.extend(_in_place(graph, tuple(group)))
             continue
-        body = region.body
-        simple = (
-            region.count.is_Integer
-            and region.carried == len(node.outputs) == len(body.outputs)
-            and region.shared_instances is None
-            and region.presence.is_full
-            and not region.parts
-            and not body.persistent
-            and all(isinstance(n.op, Repeat) for n in body.nodes)
-        )
-        if not simple:
-            raise InputError(
-                f"layers cannot be numbered in {node.name!r}: its pattern is not a plain one "
-                "that recurs a number of times"
-            )
-        names = dict(zip((t.name for t in body.inputs), node.inputs, strict=True))
-        last = int(region.count) - 1
-        for index in range(last + 1):
-            for inner in body.nodes:
-                inputs = tuple(names[i] for i in inner.inputs)
-                ends = index == last and inner is body.nodes[-1]
-                made = (
-                    node.outputs
-                    if ends
-                    else tuple(t.renamed(f"{node.name}.{index}.{t.name}") for t in inner.outputs)
-                )
-                names.update(
-                    zip((t.name for t in inner.outputs), (t.name for t in made), strict=True)
-                )
-                label = f"{node.name}.{index}.{inner.name}"
-                nodes.append(replace(inner, name=label, inputs=inputs, outputs=made))
-            carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
-            names.update({old: names[new] for old, new in carried})
+        for node in group:
+            nodes.extend(_recurring(node) if _is_pattern(node) else (node,))
     return replace(graph, nodes=tuple(nodes))
+
+
+def _in_place(graph: Graph, kinds: tuple[Node, ...]) -> Iterator[Node]:
+    """Regions of one kind each as runs of layers in the order in which they stand."""
+    for before, after in pairwise(kinds):
+        given = before.outputs[0].name
+        alone = len(before.outputs) == 1 and graph.consumers[given] == (after,)
+        if not alone or after.inputs[0] != given:
+            raise InputError(
+                f"layers cannot be numbered in {graph.name!r}: more than the next layer uses "
+                f"what {before.name!r} hands on"
+            )
+    order = sorted((place, node.name) for node in kinds for place in _places(node))
+    named = {node.name: node for node in kinds}
+    runs = [(name, len(list(group))) for name, group in groupby(name for _, name in order)]
+    state, seen = kinds[0].inputs[0], Counter[str]()
+    for index, (name, count) in enumerate(runs):
+        node, number = named[name], seen[name]
+        seen[name] += 1
+        assert isinstance(node.op, Repeat)
+        final = index == len(runs) - 1
+        (result,) = kinds[-1].outputs if final else node.outputs
+        result = result if final else result.renamed(f"{name}.{number}")
+        op = replace(node.op, count=Integer(count), places=())
+        inputs = (state, *node.inputs[1:])
+        yield replace(node, name=f"{name}.{number}", op=op, inputs=inputs, outputs=(result,))
+        state = result.name
+
+
+def _recurring(node: Node) -> Iterator[Node]:
+    """A region that repeats several layers at once as these layers, one after another."""
+    region = node.op
+    assert isinstance(region, Repeat)
+    body = region.body
+    simple = (
+        region.count.is_Integer
+        and region.carried == len(node.outputs) == len(body.outputs)
+        and region.shared_instances is None
+        and region.presence.is_full
+        and not region.parts
+        and not body.persistent
+        and all(isinstance(n.op, Repeat) for n in body.nodes)
+    )
+    if not simple:
+        raise InputError(
+            f"layers cannot be numbered in {node.name!r}: its pattern is not a plain one "
+            "that recurs a number of times"
+        )
+    names = dict(zip((t.name for t in body.inputs), node.inputs, strict=True))
+    last = int(region.count) - 1
+    for index in range(last + 1):
+        for inner in body.nodes:
+            inputs = tuple(names[i] for i in inner.inputs)
+            ends = index == last and inner is body.nodes[-1]
+            made = (
+                node.outputs
+                if ends
+                else tuple(t.renamed(f"{node.name}.{index}.{t.name}") for t in inner.outputs)
+            )
+            names.update(zip((t.name for t in inner.outputs), (t.name for t in made), strict=True))
+            label = f"{node.name}.{index}.{inner.name}"
+            yield replace(inner, name=label, inputs=inputs, outputs=made)
+        carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
+        names.update({old: names[new] for old, new in carried})
 
 
 def row_of(graph: Graph, tensor: Tensor) -> Expr:

@@ -109,15 +109,29 @@ def step_terms(
     Several groups of sequences (``phase.rounds``) pass through the units of the graph one
     after the other, each unit at work on one of them. A step that others follow, group by
     group, takes as long as one group takes through all units, or the busiest unit with all
-    groups; a step by itself what one group takes and the busiest unit with the others.
+    groups; a step by itself what one group takes and the busiest unit with the others. What
+    nothing in a step waits for is work of its unit alone.
     """
     items, by = tuple(found), timing or ideal(machine)
     series = merged(_terms(phase, items, by))
-    if phase.rounds == 1:
+    if not in_stages(phase, items):
         return series
     made = _staged(phase, items, by).term
     others = () if made is None else (made,)
     return merged((*series, *others) if phase.span is None else others)
+
+
+def in_stages(phase: Phase, items: Iterable[Item]) -> bool:
+    """Whether units work on several groups or steps at once.
+
+    Steps that follow one another do so where something on one of several units is not waited
+    for: the next step starts before it is done.
+    """
+    if phase.rounds != 1:
+        return True
+    listed = tuple(items)
+    units = {item.unit for item in listed}
+    return phase.span is not None and len(units) > 1 and any(item.aside for item in listed)
 
 
 def interval_terms(
@@ -195,7 +209,7 @@ def at_once(
     """
     items, by = tuple(found), timing or ideal(machine)
     yield from _regions(phase, items, by, phase.rounds)
-    if phase.rounds != 1:
+    if in_stages(phase, items):
         yield _staged(phase, items, by)
 
 
@@ -241,7 +255,8 @@ def _staged(phase: Phase, items: tuple[Item, ...], timing: Timing) -> AtOnce:
     ops = tuple(row.name for row in flat(items))
     if phase.span is None:
         return AtOnce("stages", phase.rounds - 1, _stages(phase, items, timing, ONE), (), ops)
-    through = chained(merged(_terms(phase, items, timing)), "one group through all stages")
+    awaited = tuple(item for item in items if not item.aside)
+    through = chained(merged(_terms(phase, awaited, timing)), "one group through all stages")
     bodies = (through, *_stages(phase, items, timing, phase.rounds))
     return AtOnce("stages", ONE, bodies, (), ops)
 

@@ -14,6 +14,7 @@ from sympy import Expr, Integer
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.stack import Segment, run
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
@@ -147,13 +148,10 @@ class PatchTower:
                 if end > start
             )
         near = replace(layer, windows=count / self.window)
-        # Layers that see windows and those that see all are gathered; each costs the same
-        # wherever it stands.
-        parts = (
-            Segment("window_layers", near, Integer(self.layers - len(self.whole)), True),
-            Segment("whole_layers", layer, Integer(len(self.whole)), True),
-        )
-        return tuple(p for p in parts if p.count != 0)
+        # Each costs the same wherever it stands.
+        kinds = (("whole_layers", layer) if i in self.whole else ("window_layers", near)
+                 for i in range(self.layers))  # fmt: skip
+        return gathered(kinds)
 
     def _merged(self, m: Maker, name: str, x: str, late: bool = False) -> str:
         """A square of patches side by side, through two products; normed before or after."""

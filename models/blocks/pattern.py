@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from sympy import Expr, Integer
@@ -59,3 +59,31 @@ def _runs(
         name = prefix + kind + (f"_{seen[kind]}" if seen[kind] > 1 else "")
         made.append(Segment(name, layers[kind], Integer(len(list(group)))))
     return tuple(made)
+
+
+def gathered(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:
+    """One segment per kind of layer, in order of first appearance.
+
+    Times, traffic and memory do not depend on where equal layers stand; passes that cut
+    between layers find their places.
+    """
+    places: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, Repeatable] = {}
+    for index, (name, layer) in enumerate(layers):
+        places[name] = (*places.get(name, ()), index)
+        kinds[name] = layer
+    several = len(places) > 1
+    return tuple(
+        Segment(name, kinds[name], Integer(len(at)), at if several else ())
+        for name, at in places.items()
+    )
+
+
+def runs(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:
+    """A segment per run of equal neighbours, in the model's order."""
+    found: list[Segment] = []
+    for index, (_, members) in enumerate(groupby(layers, key=lambda pair: pair[0])):
+        run = list(members)
+        name, layer = run[0]
+        found.append(Segment(f"{name}_{index}", layer, Integer(len(run))))
+    return tuple(found)

@@ -58,11 +58,11 @@ class SharedBlock:
         m = Maker("layer", style)
         hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
         shared = [m.source(t) for t in self.operands(style)]
-        first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets)
+        first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets, rounds="other")
         normed = m.add("shared_attention", first, hidden, *shared)
         low = m.linear("adapter_down", normed, self.rank, self.d)
         adapted = m.linear("adapter_up", low, 2 * self.width, self.rank)
-        second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets)
+        second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets, rounds="other")
         fed = m.add("shared_mlp", second, normed, adapted)
         own = m.linear("own_proj", fed, self.d, self.d)
         x = m.norm("mixer_norm", m.add("shared_add", Add(), hidden, own), self.d, Norm())

@@ -32,13 +32,14 @@ class Repeatable(Protocol):
 class Segment:
     """``count`` equal layers in a row, as the region ``name``.
 
-    ``gathered`` layers stand in other places of the model, not in a row.
+    Layers that do not stand in a row have ``places``: their numbers among the layers of this
+    segment and of those beside it.
     """
 
     name: str
     layer: Repeatable
     count: Expr
-    gathered: bool = False
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,7 @@ def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> s
     for segment in segments:
         wanted = segment.layer.operands(m.style)
         shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
-        rounds = "gathered" if segment.gathered else "layers"
-        region = Repeat(segment.layer.graph(m.style), segment.count, rounds=rounds)
+        region = Repeat(segment.layer.graph(m.style), segment.count, places=segment.places)
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 

@@ -70,8 +70,8 @@ Ask = Callable[[Place], Given]
 class Numbers:
     """The numbers of the layers that a graph of a region stands for.
 
-    ``whole`` is false where layers of one kind are gathered from all over the model: then
-    the numbers are those of all layers, of which ``count`` are meant.
+    ``whole`` is false where it is not known which: then the numbers are those of all layers,
+    of which ``count`` are meant.
     """
 
     layers: tuple[int, ...]
@@ -96,7 +96,9 @@ def numbered(graph: Graph, dims: Dims) -> dict[int | str, Numbers]:
     total, at = sum(lengths), 0
     for (name, region), length in zip(nodes, lengths, strict=True):
         inner = _inner(region)
-        if region.rounds == "gathered" or region.shared_instances is not None:
+        if region.places:
+            found[id(region.body)] = Numbers(region.places)
+        elif region.shared_instances is not None:
             gathered = Numbers(tuple(range(total)), False, length)
             found.update((id(r.body), gathered) for r in (region, *inner))
         elif inner:

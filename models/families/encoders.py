@@ -10,6 +10,7 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads, Normed
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
     AudioFront,
     Buckets,
@@ -109,18 +110,16 @@ def _modernbert(fields: Fields) -> Reading:
         norm=norm,
         pre_norms=False,
     )
-    whole = len(range(every, layers, every))
-    parts = [
-        Segment("first", first, Integer(1)),
-        Segment("global", Layer(Integer(d), mixer(0), feed, norm), Integer(whole), True),
-        Segment(
-            "local", Layer(Integer(d), mixer(1), feed, norm), Integer(layers - 1 - whole), True
-        ),
-    ]
+    kinds = {
+        "first": first,
+        "global": Layer(Integer(d), mixer(0), feed, norm),
+        "local": Layer(Integer(d), mixer(1), feed, norm),
+    }
+    names = ("local" if i % every else "global" if i else "first" for i in range(layers))
     head = MaskedHead(Integer(d), vocab, act, norm, bias=False) if _is_masked(fields) else None
     model = Encoder(
         front=TextFront(Ends(d=Integer(d), vocab=vocab, embed_norm=norm)),
-        segments=tuple(p for p in parts if p.count != 0),
+        segments=gathered((name, kinds[name]) for name in names),
         d=Integer(d),
         norm=norm,
         head=head,

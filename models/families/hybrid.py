@@ -25,6 +25,7 @@ from costgraph.models.blocks import (
 )
 from costgraph.models.blocks.delta import GatedAttention, GatedDeltaNet
 from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba2
 from costgraph.models.blocks.shared import SharedBlock
 from costgraph.models.blocks.stack import close, embed, run
@@ -36,7 +37,6 @@ from costgraph.models.families.common import (
     next_token,
     rotary_of,
 )
-from costgraph.models.families.gathered import gathered
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
 
@@ -119,9 +119,7 @@ class Zamba:
     """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
 
     ends: Ends
-    plain: Segment
-    hybrid: SharedBlock
-    places: Expr
+    segments: tuple[Segment, ...]
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -132,11 +130,8 @@ class Zamba:
         """The step graph over ``B``, ``q`` and ``T``."""
         m = Maker(name, style)
         first, table = embed(m, self.ends)
-        hidden = run(m, (self.plain,), first)
         # The embeddings are an operand of every hybrid layer, beside the hidden state.
-        hidden = run(
-            m, (Segment("hybrid", self.hybrid, self.places, True),), hidden, embeddings=first
-        )
+        hidden = run(m, self.segments, first, embeddings=first)
         return m.build(close(m, self.ends, hidden, table))
 
     def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
@@ -192,8 +187,9 @@ def _zamba2(fields: Fields) -> Reading:
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
     )
-    plain = Segment("mamba", Layer(Integer(d), mixer, None), Integer(len(kinds) - places), True)
-    model = Zamba(ends_of(fields, d, tied=True), plain, hybrid, Integer(places))
+    layers = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
+    segments = gathered((kind, layers[kind]) for kind in kinds)
+    model = Zamba(ends_of(fields, d, tied=True), segments)
     return Reading(model, scans=True, assumptions=(GATHERED,))
 
 

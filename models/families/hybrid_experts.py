@@ -13,6 +13,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Attention, Block, Experts, FeedForward, Layer, Stack
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.families.common import Family, Reading, heads_of, rotary_of
 from costgraph.models.families.experts import (
@@ -23,7 +24,6 @@ from costgraph.models.families.experts import (
     layers_of,
     numbers_of,
 )
-from costgraph.models.families.gathered import gathered
 from costgraph.models.families.hybrid import GATHERED, qwen_delta, text_of, words
 from costgraph.models.families.state_space import require_silu, step_rank
 from costgraph.models.fields import Fields

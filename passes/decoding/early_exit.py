@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,9 +13,12 @@ from costgraph.hardware.systems import System
 from costgraph.ir.graph import Builder, Graph, Node, Origin
 from costgraph.ir.presence import EVERYONE, TOKENS, Presence
 from costgraph.ir.program import Program
-from costgraph.ir.regions import Repeat
+from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.elementwise import Activation
 from costgraph.ops.exits import Confidence
+from costgraph.ops.fused import operations
+from costgraph.ops.linear import Linear
 from costgraph.passes.decoding import depth
 from costgraph.passes.precision.layers import in_order
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
@@ -38,7 +42,8 @@ class EarlyExit(Pass):
         "depth of a batch: sum of 1 - F(l)^n; experts: E·(1 - (1 - (1 - F(l))·k/E)^n)"
     )
     source: ClassVar[str] = (
-        "CALM, arXiv 2207.07061; FREE, arXiv 2310.05424; SkipDecode, arXiv 2307.02628"
+        "CALM, arXiv 2207.07061; FREE, arXiv 2310.05424; SkipDecode, arXiv 2307.02628; "
+        "EE-LLM, arXiv 2312.04916; ConsistentEE, arXiv 2312.11882; Din et al., arXiv 2303.09435"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
         "tokens of a step exit independently of one another",
@@ -72,15 +77,23 @@ class EarlyExit(Pass):
     )
     confidence: str = option(
         "word", "none", "how an exit is decided",
-        choices=("none", "softmax", "classifier", "cosine"),
+        choices=("none", "softmax", "classifier", "cosine", "policy"),
+    )  # fmt: skip
+    width: Expr = option(
+        "integer", ZERO, "policy: hidden width of its two layers", minimum=0, symbolic=False
+    )
+    shortcut: str = option(
+        "word", "none", "a linear map (d × d) of the state at an exit, in front of its decision",
+        choices=("none", "linear"),
     )  # fmt: skip
     propagate: str = option(
-        "word", "none", "caches of skipped layers: left out, projected from the exit state, or "
-        "computed later together with other tokens",
-        choices=("none", "project", "recompute"),
+        "word", "none", "caches of skipped layers: left out, projected from the exit state, "
+        "computed later together with other tokens, or with the next token that stays",
+        choices=("none", "project", "recompute", "synchronised"),
     )  # fmt: skip
     together: Expr | str = option(
-        "integer", STEP, "recompute: tokens computed at once; 'step': those that left in one step",
+        "integer", STEP, "recompute: tokens computed at once; 'step': those that left in one step. "
+        "synchronised: steps that are waited for at most; 'step': until a token stays",
         minimum=1, choices=(STEP,),
     )  # fmt: skip
     batch: str = option(
@@ -89,6 +102,7 @@ class EarlyExit(Pass):
     )  # fmt: skip
 
     def run(self, program: Program, system: System) -> Outcome:
+        self._check()
         phases, hits = [], []
         for phase in program.phases:
             if phase.span is None:
@@ -100,6 +114,22 @@ class EarlyExit(Pass):
             miss = Miss(self.name, program.name, "there are no decode steps to leave early")
             return Outcome(program, (), (miss,))
         return Outcome(replace(program, phases=tuple(phases)), tuple(hits))
+
+    def _check(self) -> None:
+        """Options that need others.
+
+        Raises:
+            PipelineError: one is missing, or contradicts another.
+        """
+        if (self.confidence == "policy") != (self.width != 0):
+            raise PipelineError(
+                "early-exit: confidence=policy and width=W, its hidden width, belong together"
+            )
+        if self.propagate == "synchronised" and self.distribution == "schedule":
+            raise PipelineError(
+                "early-exit: depths of a schedule fall with the position, so no later token needs "
+                "what is skipped: propagate=none"
+            )
 
     def left(self, layers: int) -> tuple[Expr, ...]:
         """The share that has left after each number of layers.
@@ -146,7 +176,7 @@ class EarlyExit(Pass):
         return replace(flat, nodes=tuple(nodes))
 
     def _parts(
-        self, graph: Graph, node: Node, runs: list[tuple[int, int, Expr, bool]], alone: bool
+        self, graph: Graph, node: Node, runs: list[tuple[int, int, Expr, Expr, bool]], alone: bool
     ) -> list[Node]:
         """One region as runs of equal share, exits and propagation between them.
 
@@ -157,7 +187,7 @@ class EarlyExit(Pass):
         made: list[Node] = []
         state, previous = node.inputs[0], node.inputs[0]
         origin = Origin((node.name,), self.name)
-        for place, (index, count, share, ends) in enumerate(runs):
+        for place, (index, count, share, upto, ends) in enumerate(runs):
             final = place == len(runs) - 1
             name = node.outputs[0].name if final else f"{node.name}.{place}"
             outputs = tuple(t.renamed(name) for t in node.outputs)
@@ -165,15 +195,28 @@ class EarlyExit(Pass):
             label = node.name if len(runs) == 1 else f"{node.name}.{place}"
             made.append(Node(label, op, (state, *node.inputs[1:]), outputs, origin))
             previous, state = state, name
-            if ends and self.confidence != "none":
-                made.append(self._exit(graph, region, index, state, previous, share))
-            if share != 0 and self.propagate != "none":
+            if ends:
+                made.extend(self._exit(graph, region, index, state, previous, share, upto))
+            if share != 0 and self.propagate in ("project", "recompute"):
                 suffix = f"{index}" if alone else f"{index}.{node.name}"
-                made.append(self._caches(node, region, suffix, count, share, previous))
+                made.extend(self._caches(node, region, suffix, count, share, previous, label))
         return made
 
     def _presence(self, share: Expr) -> Presence:
-        """Who runs once ``share`` of the tokens has left."""
+        """Who runs layers once ``share`` of the tokens has left."""
+        if share != 0 and self.propagate == "synchronised":
+            longest = None if self.together == STEP else self.together
+            assert longest is None or isinstance(longest, Expr)
+            if share == 1 and longest is None:
+                raise PipelineError(
+                    "synchronised: every token has left, so that none comes by which those that "
+                    "wait could go on: give together=K, the most steps that they wait"
+                )
+            return Presence(tokens=1 - share, wait=True, longest=longest)
+        return self._staying(share)
+
+    def _staying(self, share: Expr) -> Presence:
+        """Who is there once ``share`` of the tokens has left."""
         if share == 0:
             return EVERYONE
         if self.distribution == "schedule":  # all sequences leave at the same depth
@@ -192,50 +235,105 @@ class EarlyExit(Pass):
             return Presence(runs=share**TOKENS, together=at_once)
         return Presence(tokens=share, together=at_once)
 
+    def _leaving(self, before: Expr, after: Expr) -> Presence:
+        """Who leaves where the share that has left grows from one to the other."""
+        if self.distribution == "schedule":
+            return Presence(runs=after - before)
+        if self.batch == "all":
+            return Presence(runs=after**TOKENS - (before**TOKENS if before != 0 else ZERO))
+        return Presence(tokens=after - before)
+
     def _exit(
-        self, graph: Graph, region: Repeat, index: int, state: str, previous: str, share: Expr
-    ) -> Node:
-        """The confidence estimate behind one run of layers."""
+        self,
+        graph: Graph,
+        region: Repeat,
+        index: int,
+        state: str,
+        previous: str,
+        share: Expr,
+        after: Expr,
+    ) -> Iterator[Node]:
+        """What stands behind one run of layers: a shortcut, and the estimate of confidence.
+
+        The share that has left grows from ``share`` to ``after`` there.
+        """
+        hidden = region.body.inputs[0]
+        width = hidden.shape[-1]
+
+        def node(name: str, body: Graph, *given: str, own: Expr, who: Presence) -> Node:
+            op = Repeat(body, ONE, 1, who, own, rounds="other")
+            output = hidden.renamed(f"{name}.state")
+            return Node(name, op, given, (output,), Origin((), self.name))
+
+        # Where exits are decided all are mapped that are there, else those that leave.
+        decided = self.confidence != "none"
+        there = self._staying(share) if decided else self._leaving(share, after)
+        if not decided and self.shortcut == "none":
+            return
         head = _head(graph)
+        if self.shortcut == "linear":
+            m = Builder("shortcut")
+            x = m.source(hidden.renamed("state"))
+            w = m.source(Tensor("shortcut.weight", (width, width), head.dtype, Role.WEIGHT))
+            mapped = m.add("shortcut", Linear(), x, w)
+            made = node(f"shortcut.{index}", m.build(mapped), state, own=ONE, who=there)
+            yield made
+            state = made.outputs[0].name
+        if not decided:
+            return
         body = Builder("exit")
-        x = body.source(region.body.inputs[0].renamed("state"))
+        x = body.source(hidden.renamed("state"))
+        operands: tuple[str, ...] = (state,)
+        # Scores bring weights of their own; the head's are counted already.
+        own, scored, method = ONE, x, self.confidence
+        if self.confidence == "policy":
+            w = body.source(Tensor("policy.weight", (self.width, width), head.dtype, Role.WEIGHT))
+            scored = body.add("policy_act", Activation("relu"), body.add("policy", Linear(), x, w))
+            width, method = self.width, "classifier"
         if self.confidence == "cosine":
-            other = body.source(region.body.inputs[0].renamed("previous"))
-            operands: tuple[str, ...] = (state, previous)
+            other = body.source(hidden.renamed("previous"))
+            operands, own = (state, previous), ZERO
         else:
-            shape = head.shape if self.confidence == "softmax" else (ONE, head.shape[-1])
+            shape = head.shape if self.confidence == "softmax" else (ONE, width)
             other = body.source(Tensor("exit.weight", shape, head.dtype, Role.WEIGHT))
-            operands = (state,)
-        body.add("confidence", Confidence(self.confidence), x, other)
-        # A classifier brings a weight of its own; the head's is counted already.
-        own = ONE if self.confidence == "classifier" else ZERO
-        op = Repeat(body.build(x), ONE, 1, self._presence(share), own, rounds="other")
-        output = region.body.inputs[0].renamed(f"exit.{index}.state")
-        return Node(f"exit.{index}", op, operands, (output,), Origin((), self.name))
+            own = ZERO if self.confidence == "softmax" else ONE
+        body.add("confidence", Confidence(method), scored, other)
+        yield node(f"exit.{index}", body.build(x), *operands, own=own, who=there)
 
     def _caches(
-        self, node: Node, region: Repeat, index: str, count: int, share: Expr, state: str
-    ) -> Node:
-        """Keys and values of skipped layers for the tokens that have left."""
+        self,
+        node: Node,
+        region: Repeat,
+        index: str,
+        count: int,
+        share: Expr,
+        state: str,
+        layers: str,
+    ) -> Iterator[Node]:
+        """What skipped ``layers`` keep of the tokens that have left."""
         if self.propagate == "recompute":
             body, label = region.body, f"recompute.{index}"
         else:
-            body, label = _cache_part(node.name, region.body), f"propagate.{index}"
+            body, label = _kept_part(node.name, region.body), f"propagate.{index}"
+        if not any(t.role in (Role.KV, Role.STATE) for _, given in operations(body) for t in given):
+            return  # a later token reads nothing of these layers
         wanted = {t.name for t in body.inputs}
         operands = tuple(
             given
             for given, inner in zip((state, *node.inputs[1:]), region.body.inputs, strict=True)
             if inner.name in wanted
         )
-        op = Repeat(body, Integer(count), 1, self._absence(share), ZERO, rounds="other")
+        op = Repeat(
+            body, Integer(count), 1, self._absence(share), ZERO, rounds="other", again=layers
+        )
         results = tuple(body.tensors[o].renamed(f"{label}.{i}") for i, o in enumerate(body.outputs))
-        return Node(label, op, operands, results, Origin((node.name,), self.name))
+        yield Node(label, op, operands, results, Origin((node.name,), self.name))
 
 
 def _within(
     runs: tuple[tuple[int, Expr], ...], layers: tuple[Node, ...], node: Node
-) -> list[tuple[int, int, Expr, bool]]:
-    """The runs of one region: (number of the run, layers, share that left, exit behind)."""
+) -> list[tuple[int, int, Expr, Expr, bool]]:
+    """The runs of one region: (its number, layers, share that left, that after it, exit behind)."""
     first = 0
     for region in layers:
         assert isinstance(region.op, Repeat)
@@ -243,13 +341,14 @@ def _within(
         if region is node:
             break
         first = last
-    found: list[tuple[int, int, Expr, bool]] = []
+    found: list[tuple[int, int, Expr, Expr, bool]] = []
     at = 0
     for index, (count, share) in enumerate(runs):
         inside = min(at + count, last) - max(at, first)
         if inside > 0:
             ends = at + count <= last and index < len(runs) - 1
-            found.append((index, inside, share, ends))
+            after = runs[index + 1][1] if ends else share
+            found.append((index, inside, share, after, ends))
         at += count
     return found
 
@@ -262,22 +361,28 @@ def _head(graph: Graph) -> Tensor:
     raise PipelineError("early-exit: the model has no head to measure confidence with")
 
 
-def _cache_part(region: str, body: Graph) -> Graph:
-    """The part of a layer that makes keys and values: what the appends need.
+def _kept_part(region: str, body: Graph) -> Graph:
+    """The part of a layer that makes what later tokens read: caches and states.
+
+    A scan that makes a state and a result of it counts whole.
 
     Raises:
-        PipelineError: the layer keeps something else, or nothing.
+        PipelineError: a region within the layer keeps it.
     """
-    appends = [n for n in body.nodes if n.op.kind == "kv-append"]
-    if not appends or any(t.role is Role.STATE for t in body.sources):
-        raise PipelineError(
-            f"propagate=project: the layers {region!r} keep a state, or no keys and values that "
-            "a token which left could still get"
-        )
-    needed = {name for n in appends for name in n.inputs}
+    needed: set[str] = set()
     kept: list[Node] = []
     for node in reversed(body.nodes):
-        if node in appends or any(t.name in needed for t in node.outputs):
+        keeps = node.op.kind == "kv-append" or any(
+            t.role is Role.STATE for t in body.operands(node)
+        )
+        if isinstance(node.op, Region) and any(
+            t.role in (Role.KV, Role.STATE) for g in node.op.graphs for t in g.persistent
+        ):
+            raise PipelineError(
+                f"propagate=project: the layers {region!r} keep caches inside {node.name!r}, of "
+                "which no part runs alone: propagate=recompute"
+            )
+        if keeps or any(t.name in needed for t in node.outputs):
             kept.append(node)
             needed.update(node.inputs)
     first = body.inputs[0].name

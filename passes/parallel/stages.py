@@ -2,9 +2,9 @@
 
 The layers of regions are dealt out in their order so that the fullest stage holds as few
 bytes of weights as possible, the embedding and the output layer counted (Huang et al.,
-GPipe, arXiv 1811.06965). Layers of several kinds that a graph keeps gathered stand in
-other places of the model: they are dealt out in turn, each kind evenly. What a stage makes
-for later ones is sent on.
+GPipe, arXiv 1811.06965). Layers of several kinds that a graph keeps gathered are dealt out
+by their places in the model. Layers that run again for tokens that missed them do so on
+the stages that hold them. What a stage makes for later ones is sent on, as often as they run.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from sympy import Add, Expr, Integer, Rational
+from sympy import Add, Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.links import Hop
-from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.graph import Builder, Graph, Node, Origin
+from costgraph.ir.op import Op
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.collectives import Send
@@ -45,6 +46,11 @@ class Piece:
         """Whether it may be divided among stages."""
         return isinstance(self.node.op, Repeat)
 
+    @property
+    def again(self) -> str:
+        """The node of the layers that it runs again; empty for what stands for itself."""
+        return self.node.op.again if isinstance(self.node.op, Repeat) else ""
+
 
 def stage_name(index: int) -> str:
     """The unit that runs a stage, from 0 on."""
@@ -61,8 +67,10 @@ def staged(graph: Graph, stages: int, hops: Sequence[Hop], made_by: str) -> Grap
         PipelineError: there are fewer layers than stages, or layers whose number or weights
             are symbols.
     """
-    pieces = tuple(_pieces(graph))
-    parts = _dealt(graph.name, pieces, stages)
+    every = tuple(_pieces(graph))
+    again = {p.again: p for p in every if p.again}
+    pieces = tuple(p for p in every if not p.again)
+    parts = [list(_with_again(part, again)) for part in _dealt(graph.name, pieces, stages)]
     return _built(graph, parts, hops, made_by)
 
 
@@ -70,7 +78,7 @@ def _pieces(graph: Graph) -> Iterator[Piece]:
     weights = {t.name: t.bytes for t in graph.sources if t.role is Role.WEIGHT}
     block = ""
     for node in graph.nodes:
-        gathers = isinstance(node.op, Repeat) and node.op.rounds == "gathered"
+        gathers = isinstance(node.op, Repeat) and node.op.places
         block = (block or node.name) if gathers else ""
         if isinstance(node.op, Repeat):
             if not node.op.count.is_Integer:
@@ -86,6 +94,14 @@ def _pieces(graph: Graph) -> Iterator[Piece]:
         if isinstance(node.op, Region):
             own = Add(own, *(c * t.bytes for g in node.op.graphs for t, c in g.weights()))
         yield Piece(node, 1, own)
+
+
+def _with_again(part: Sequence[Piece], again: Mapping[str, Piece]) -> Iterator[Piece]:
+    """The pieces of a stage, and what runs its layers again."""
+    for piece in part:
+        yield piece
+        if piece.node.name in again:
+            yield replace(again[piece.node.name], rounds=piece.rounds)
 
 
 def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]:
@@ -108,12 +124,13 @@ def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]
 
 
 def _in_turn(pieces: Sequence[Piece]) -> Iterator[int]:
-    """The pieces' places, one a round: in order, kinds of a gathered block in turn."""
+    """Which piece each round is of: in order, those of a gathered block by their places."""
     for _, group in groupby(enumerate(pieces), lambda p: p[1].block or p[1].node.name):
-        listed = list(group)
-        turns = [
-            (Rational(2 * i + 1, 2 * p.rounds), at) for at, p in listed for i in range(p.rounds)
-        ]
+        turns = []
+        for at, piece in group:
+            op = piece.node.op
+            gathered = op.places if isinstance(op, Repeat) else ()
+            turns += [(place, at) for place in gathered or range(piece.rounds)]
         yield from (at for _, at in sorted(turns))
 
 
@@ -173,15 +190,43 @@ def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by:
                 known[tensor.name] = out.name
                 if place < len(last):  # what the block's rounds hand on, whichever kind they are
                     known[last[place]] = out.name
-        later = {n for rest in parts[index + 1 :] for p in rest for n in _awaited(p, known, flow)}
-        for name in [n for n in known if n in later]:
-            tensor = _tensor(nodes, known[name]).renamed(f"{name}_to_{index + 2}")
+        users = _users([p for rest in parts[index + 1 :] for p in rest], known, flow)
+        for name in [n for n in known if n in users]:
+            sent = _tensor(nodes, known[name])
+            tensor = sent.renamed(f"{name}_to_{index + 2}")
             origin = Origin((known[name],), made_by)
-            send, way = Send((hops[index],)), f"{unit} to {index + 2}"
+            send, way = _sent(sent, Send((hops[index],)), users[name]), f"{unit} to {index + 2}"
             nodes.append(Node(tensor.name, send, (known[name],), (tensor,), origin, way))
             known[name] = tensor.name
     outputs = tuple(known.get(o, o) for o in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
+
+
+def _users(
+    later: Sequence[Piece], known: Mapping[str, str], flow: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[Node]]:
+    """Who in later stages reads what is known; what rounds hand on anew is another tensor."""
+    found: dict[str, list[Node]] = {}
+    anew: set[str] = set()
+    for piece in later:
+        for name in _awaited(piece, known, flow):
+            if name not in anew:
+                found.setdefault(name, []).append(piece.node)
+        anew.update(flow.get(piece.node.name, ()))
+    return found
+
+
+def _sent(tensor: Tensor, send: Send, users: Sequence[Node]) -> Op:
+    """A send, as often as any of those who wait for it runs."""
+    regions = [u.op for u in users if isinstance(u.op, Repeat)]
+    there = [r.presence for r in regions]
+    whole = len(regions) < len(users) or any(p.is_full for p in there)
+    # Where some go on and others run again they are all; of one kind the first are the most.
+    if whole or len({r.again for r in regions}) > 1:
+        return send
+    body = Builder("send")
+    x = body.source(tensor)
+    return Repeat(body.build(body.add("send", send, x)), Integer(1), 1, there[0], rounds="other")
 
 
 def _tensor(nodes: Sequence[Node], name: str) -> Tensor:
@@ -236,7 +281,7 @@ def _part(
         inputs = (*(known[name] for name in handed), *inputs[region.carried :])
     if piece.rounds == int(region.count):
         return replace(node, inputs=inputs, unit=unit)
-    op = _rounds(region, piece.rounds)
+    op = _rounds(region, before, piece.rounds)
     if before + piece.rounds == int(region.count):
         return replace(node, op=op, inputs=inputs, unit=unit)
     suffix = f"_{unit.rpartition(' ')[2]}"
@@ -257,8 +302,8 @@ def _awaited(
         yield from node.inputs
 
 
-def _rounds(region: Repeat, rounds: int) -> Repeat:
-    """The region with some of its rounds, and their part of what rounds share."""
+def _rounds(region: Repeat, before: int, rounds: int) -> Repeat:
+    """The region with ``rounds`` of its rounds behind others, their part of what rounds share."""
     part = Integer(rounds) / region.count
 
     def share(sets: Expr | None) -> Expr | None:
@@ -269,4 +314,5 @@ def _rounds(region: Repeat, rounds: int) -> Repeat:
         count=Integer(rounds),
         shared_instances=share(region.shared_instances),
         shared_weights=share(region.shared_weights),
+        places=region.places[before : before + rounds],
     )

@@ -71,8 +71,8 @@ def segments(
 ) -> dict[str, list[tuple[Expr, Expr, bool]]]:
     """Layer ranges of each region: (first layer, layers, stays wide).
 
-    ``first`` layers of the first region and ``last`` ones of the last stay wide;
-    layer numbers of the keep list cut as well. Counts add up to the region's.
+    The ``first`` and the ``last`` layers of all stay wide; layer numbers of the keep list cut
+    as well. Counts add up to the region's.
 
     Raises:
         InputError: more layers are named than there are, or layers are numbered
@@ -84,13 +84,15 @@ def segments(
         raise InputError(f"{option}: layers can be numbered only where their count is a number")
     if numbered and numbered[-1] > total:
         raise InputError(f"{option}: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+    if (total - first - last).is_negative:
+        raise InputError(f"first and last name {first + last} layers; there are {total}")
     found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
     offset: Expr = ZERO
-    for index, (name, count) in enumerate(regions):
-        head = first if index == 0 else ZERO
-        tail = last if index == len(regions) - 1 else ZERO
-        if (count - head - tail).is_negative:
-            raise InputError(f"first and last name {head + tail} layers; {name!r} has {count}")
+    for name, count in regions:
+        head, tail = first, last
+        if len(regions) > 1:
+            head = _overlap(first - offset, count)
+            tail = _overlap(last - (total - offset - count), count)
         inner = (Integer(n) - offset for n in numbered) if numbered else ()
         cuts = [ZERO, head, *sorted(c for c in inner if head < c < count - tail)]
         cuts += [count - tail, count]
@@ -103,6 +105,17 @@ def segments(
         found[name] = parts
         offset += count
     return found
+
+
+def _overlap(layers: Expr, count: Expr) -> Expr:
+    """How many of ``count`` layers are among the next ``layers``, which may be none."""
+    if count.is_Integer and layers.is_Integer:
+        return max(ZERO, min(layers, count))
+    if layers.is_nonpositive:
+        return ZERO
+    if not layers.is_Integer:
+        raise InputError("first, last: several kinds of layers whose count is no number")
+    return layers
 
 
 def cut(
@@ -130,11 +143,6 @@ def cut(
     for node in graph.nodes:
         if isinstance(node.op, Repeat) and node.op.rounds != "other":
             regions.append((node.name, node.op.count))
-            if node.op.rounds == "gathered":
-                raise InputError(
-                    f"{who}: layers of {graph.name!r} are gathered by kind "
-                    f"({node.name!r} …): their numbers are not known"
-                )
     if not regions:
         return graph, {}
     return divided(graph, segments(regions, first, last, listed, option), who)
@@ -143,7 +151,8 @@ def cut(
 def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
     """The graph with its layers as regions, one after the other, and these regions.
 
-    Patterns are written out. ``who`` needs it, for the message.
+    Patterns are written out, gathered layers put in their places. ``who`` needs it, for
+    the message.
 
     Raises:
         PipelineError: where a layer stands is not known, or layers are no plain chain.
@@ -156,11 +165,6 @@ def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
     if not found:
         raise PipelineError(f"{who}: {graph.name!r} has no repeated layers")
     for node, region in found:
-        if region.rounds == "gathered":
-            raise PipelineError(
-                f"{who}: layers of {graph.name!r} are gathered by kind ({node.name!r} …): which "
-                "stand early is not known"
-            )
         if not region.presence.is_full:
             raise PipelineError(f"{who}: tokens leave the layers of {graph.name!r} early already")
         if region.shared_instances is not None or not region.carried == len(node.outputs) == 1:

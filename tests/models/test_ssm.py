@@ -18,9 +18,9 @@ from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify
 from costgraph.models import load_model
 from costgraph.models.blocks import Segment, Stack, Style
+from costgraph.models.blocks.pattern import gathered, runs
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import FAMILIES
-from costgraph.models.families.gathered import gathered, runs
 from costgraph.models.fields import Fields
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S, T, q

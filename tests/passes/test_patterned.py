@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from sympy import Integer, Min
 
-import costgraph as cg
 from costgraph.compiling.compiled import Compiled
 from costgraph.counting.accounting import EXACT
 from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.counting.footprint import cache_bytes
-from costgraph.errors import CostgraphError
 from costgraph.hardware import load_hardware
 from costgraph.hardware.systems import alone
-from costgraph.ir.program import autoregressive
+from costgraph.ir.program import Program, autoregressive
 from costgraph.ir.regions import Repeat
 from costgraph.ir.verify import verify
+from costgraph.models import load_model
 from costgraph.models.blocks import Style
+from costgraph.models.catalog import CONFIGS
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.passes import PASSES
+from costgraph.passes.precision.layers import in_order
 from costgraph.rewriting.layers import patterned, written_out
 from costgraph.rewriting.pipeline import parse, run
 from costgraph.rewriting.unrolled import unrolled
@@ -36,10 +40,13 @@ GRAPH = build("m", MODEL, Style())
 VALUES = {B: Integer(2), q: Integer(3), T: Integer(20)}
 
 
-def passed(passes: str, model: Decoder = MODEL):
-    program = autoregressive("m", build("m", model, Style()))
+def applied(program: Program, passes: str) -> Program:
     chosen = parse(passes, PASSES) if passes else ()
     return run(program, chosen, alone(load_hardware("a6000")))[0]
+
+
+def passed(passes: str, model: Decoder = MODEL):
+    return applied(autoregressive("m", build("m", model, Style())), passes)
 
 
 def totals(graph):
@@ -102,10 +109,70 @@ def test_half_of_a_pattern_is_its_first_layers(pattern):
     assert seen(draft) == [(w, True) for w in windows[:4]]
 
 
-@pytest.mark.parametrize("passes", ["early-exit", "quantize{weights=int8,first=1}"])
-def test_layers_gathered_by_kind_are_not_counted(passes):
-    with pytest.raises(CostgraphError, match="gathered by kind"):
-        cg.compile("jamba-v0.1", "a100", passes)
+#: Models whose layers are gathered by kind, and the kind of each of their layers in the file.
+GATHERED = {
+    "jamba-v0.1": lambda c: [
+        ("attention" if i % 8 == 4 else "mamba") + ("_experts" if i % 2 else "_mlp")
+        for i in range(c["num_hidden_layers"])
+    ],
+    "qwen3-next-80b-a3b": lambda c: [
+        "delta" if (i + 1) % 4 else "attention" for i in range(c["num_hidden_layers"])
+    ],
+    "recurrentgemma-2b": lambda c: [c["block_types"][i % 3] for i in range(c["num_hidden_layers"])],
+    "lfm2-1.2b": lambda c: [k.removeprefix("full_") for k in c["layer_types"]],
+    "nemotron-h-56b": lambda c: [
+        {"M": "mamba", "*": "attention", "-": "mlp"}[k] for k in c["hybrid_override_pattern"]
+    ],
+    "zamba2-default": lambda c: [
+        k.replace("linear_attention", "mamba") for k in c["layers_block_type"]
+    ],
+    "granite-4.0-h-micro": lambda c: c["layer_types"],
+    "qwen3.5-27b": lambda c: [
+        "attention" if k == "full_attention" else "delta" for k in c["text_config"]["layer_types"]
+    ],
+}
+
+
+def _config(model):
+    return json.loads((CONFIGS / f"{model}.json").read_text())
+
+
+@pytest.mark.parametrize("model", GATHERED)
+def test_layers_gathered_by_kind_are_put_in_their_places(model):
+    graph = load_model(model).phase("decode").graph
+    flat, layers = in_order(graph, "test")
+    verify(flat)
+    listed = [n.name.rpartition(".")[0] for n in layers for _ in range(int(n.op.count))]
+    assert listed == GATHERED[model](_config(model))
+    assert all(a != b for a, b in pairwise(n.name.rpartition(".")[0] for n in layers))
+    assert totals(flat) == totals(graph)
+    assert parameters(flat) == parameters(graph)
+    assert (cache_bytes(flat) - cache_bytes(graph)).expand() == 0
+
+
+@pytest.mark.parametrize("model", GATHERED)
+def test_half_of_gathered_layers_are_the_first_ones(model):
+    """Early exits, shorter drafts and formats by number agree on which layers stand first."""
+    kinds = GATHERED[model](_config(model))
+    half = len(kinds) // 2
+    exits = load_model(model)
+    graph = applied(exits, f"early-exit{{p=1,exit={half}}}").phase("decode").graph
+    verify(graph)
+    ran = [n for n in graph.nodes if isinstance(n.op, Repeat) and n.op.presence.is_full]
+    draft = applied(exits, f"speculative{{layers={half},gamma=2}}").phase("draft").graph
+    verify(draft)
+    drafted = [n for n in draft.nodes if isinstance(n.op, Repeat)]
+    formats = applied(exits, "quantize{weights=int8,first=2,last=1}").phase("decode").graph
+    narrow = [
+        any(t.dtype.bits == 8 for t, _ in n.op.body.weights())
+        for n in formats.nodes if isinstance(n.op, Repeat) for _ in range(int(n.op.count))
+    ]  # fmt: skip
+    assert narrow == [False, False, *[True] * (len(kinds) - 3), False]
+    for nodes in (ran, drafted):
+        found = Counter()
+        for node in nodes:
+            found[node.name.split(".")[0]] += int(node.op.count)
+        assert found == Counter(kinds[:half])
 
 
 @pytest.mark.parametrize(
