@@ -4,25 +4,60 @@ Sizes are exact. A format with group-wise scales stores, per element,
 
     bits + (scale_bits + zero_bits) / group + outer_bits / (group * outer_group)
 
-bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element.
+bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element. Elements that are
+stored wider than the rest, and anything else that lies beside them, are fields of the
+format as well: :attr:`DType.parts` tells every bit apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import sympy
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer, Mul
 
 from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.least import least
 
 _NONE = Integer(0)
 _SCALE = Integer(16)
+#: FLOP to convert one element: subtract the zero point or look up, multiply.
+_CONVERT = Integer(2)
 
 #: Compute types by width; two operands meet in the wider one of their kind.
 _FLOAT_RANK = {"fp4": 0, "fp8": 1, "fp16": 2, "bf16": 2, "tf32": 3, "fp32": 4}
 _INT_RANK = {"int4": 0, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Elements that a format stores wider than the rest.
+
+    Attributes:
+        fraction: share of the elements.
+        bits: payload bits of one of them.
+        index_bits: bits that locate one of them.
+        mask_bits: bits per element, of all elements, that mark them.
+        apart: they lie in a sparse tensor besides a dense one that holds every element
+            (SpQR, SqueezeLLM); otherwise they take the place of narrow ones.
+    """
+
+    fraction: Expr
+    bits: Expr
+    index_bits: Expr = _NONE
+    mask_bits: Expr = _NONE
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The last ``rows`` positions of a cache, which stay in a ``wide`` format (KIVI)."""
+
+    rows: Expr
+    wide: DType
 
 
 @dataclass(frozen=True)
@@ -39,6 +74,12 @@ class DType:
         scale_bits, zero_bits: bits of one group's scale and zero point.
         outer_group, outer_bits: a second level of scales: ``outer_bits`` per
             ``outer_group`` groups.
+        outliers: elements that are stored wider, or None.
+        extras: what else is stored, as (name, bits per element): masks, micro-exponents,
+            code books.
+        decode: FLOP to convert one element to the type in which it meets others.
+        recent: positions of a cache that stay wide, or None. They are not in
+            :attr:`bits_per_element`, which is that of the others: see :meth:`size`.
     """
 
     name: str
@@ -49,21 +90,50 @@ class DType:
     zero_bits: Expr = _NONE
     outer_group: Expr | None = None
     outer_bits: Expr = _NONE
+    outliers: Outliers | None = None
+    extras: tuple[tuple[str, Expr], ...] = ()
+    decode: Expr = _CONVERT
+    recent: Recent | None = None
+
+    @cached_property
+    def parts(self) -> Mapping[str, Expr]:
+        """Bits per element by what they are for; they add up to :attr:`bits_per_element`."""
+        found = {"payload": self.bits}
+        if self.group is not None:
+            found["scale"] = self.scale_bits / self.group
+            found["zero"] = self.zero_bits / self.group
+            if self.outer_group is not None:
+                found["outer"] = self.outer_bits / (self.group * self.outer_group)
+        if (wide := self.outliers) is not None:
+            if not wide.apart:
+                found["payload"] = self.bits * (1 - wide.fraction)
+            found["outliers"] = wide.fraction * wide.bits
+            found["positions"] = wide.fraction * wide.index_bits + wide.mask_bits
+        found.update(self.extras)
+        return MappingProxyType({name: bits for name, bits in found.items() if bits != 0})
 
     @cached_property
     def bits_per_element(self) -> Expr:
-        """Stored bits per element, scales and zero points included (exact)."""
-        total = self.bits
-        if self.group is not None:
-            total = total + (self.scale_bits + self.zero_bits) / self.group
-            if self.outer_group is not None:
-                total = total + self.outer_bits / (self.group * self.outer_group)
-        return total
+        """Stored bits per element, all :attr:`parts` included (exact)."""
+        return Add(*self.parts.values())
 
     @cached_property
     def bytes_per_element(self) -> Expr:
         """Stored bytes per element (exact rational or symbolic)."""
         return self.bits_per_element / 8
+
+    def wide_rows(self, rows: Expr) -> Expr:
+        """How many of ``rows`` positions of a cache stay wide."""
+        return _NONE if self.recent is None else least(rows, self.recent.rows)
+
+    def size(self, shape: Sequence[Expr]) -> Expr:
+        """Bytes of a tensor of this format (exact); positions are axis 1 of a cache."""
+        if self.recent is None:
+            return Mul(*shape) * self.bytes_per_element
+        batch, rows, *rest = shape
+        wide = self.wide_rows(rows)
+        stored = (rows - wide) * self.bytes_per_element + wide * self.recent.wide.bytes_per_element
+        return Mul(batch, *rest) * stored
 
     @property
     def is_float(self) -> bool:
@@ -156,10 +226,15 @@ def with_groups(
     ``group`` = infinity means one scale for the whole tensor: nothing per element.
     """
     if group == sympy.oo:
-        return DType(base.name, base.bits, base.compute)
-    label = f"{base.name}-g{group}"
-    return DType(
-        label, base.bits, base.compute, group, scale_bits, zero_bits, outer_group, outer_bits
+        return replace(base, group=None, scale_bits=_NONE, zero_bits=_NONE)
+    return replace(
+        base,
+        name=f"{base.name}-g{group}",
+        group=group,
+        scale_bits=scale_bits,
+        zero_bits=zero_bits,
+        outer_group=outer_group,
+        outer_bits=outer_bits,
     )
 
 
@@ -181,6 +256,11 @@ def compute_type(a: DType, b: DType) -> str:
     return max(floats[0], "fp16", key=_FLOAT_RANK.__getitem__)
 
 
-def expands(stored: DType, other: DType) -> bool:
-    """True when ``stored`` elements must be converted before meeting ``other``."""
-    return stored.compute != compute_type(stored, other) and stored.bits != other.bits
+def converts(stored: DType, other: DType) -> bool:
+    """True when ``stored`` elements must be converted before meeting ``other``.
+
+    Not where both are as wide, unless nothing computes on the stored ones.
+    """
+    if stored.bits == other.bits and stored.compute:
+        return False
+    return stored.compute != compute_type(stored, other)

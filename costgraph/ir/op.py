@@ -13,7 +13,7 @@ from costgraph.errors import VerifyError
 from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
-from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.dtypes import DType, converts
 from costgraph.ir.tensor import Role, Tensor
 
 Tensors = Sequence[Tensor]
@@ -110,14 +110,13 @@ def vector_special(flops: Expr, special: Expr) -> Work:
 def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
     """Work of converting a stored operand to the type in which it meets ``other``.
 
-    Two FLOP per stored element, or for ``elements`` of them (subtract the zero
-    point or look up, multiply by the scale), where the formats differ in width and
-    the stored one is not what the engine takes; nothing otherwise.
+    The format's ``decode`` per stored element, or for ``elements`` of them (2 FLOP:
+    subtract the zero point or look up, multiply by the scale), where the formats differ
+    in width and the stored one is not what the engine takes; nothing otherwise.
     """
-    a, b = stored.dtype, other.dtype
-    if a.bits == b.bits or a.compute == compute_type(a, b):
+    if not converts(stored.dtype, other.dtype):
         return {}
-    return vector(2 * (stored.numel if elements is None else elements))
+    return vector(stored.dtype.decode * (stored.narrow if elements is None else elements))
 
 
 def merged(*works: Work) -> Work:

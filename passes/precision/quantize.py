@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import sympy
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul, ceiling
 
-from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.errors import HardwareError, InputError, clip
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.dtypes import DType, compute_type
@@ -18,6 +18,7 @@ from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.attention import KVAppend
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import (
@@ -27,7 +28,9 @@ from costgraph.ops.quant import (
     QuantizeTo,
     QuantLinear,
 )
+from costgraph.ops.tables import TableLinear
 from costgraph.ops.tokens import Embedding
+from costgraph.passes.precision.families import refusals
 from costgraph.passes.precision.formats import (
     ACTIVATIONS,
     KV,
@@ -45,6 +48,9 @@ from costgraph.passes.precision.layers import (
     segments,
     written_out,
 )
+from costgraph.passes.precision.rotate import ROTATIONS, rotated
+from costgraph.passes.precision.scheme import outlying, remembering
+from costgraph.passes.precision.unrotated import cached_keys, unrotated
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, checked, option
 
 ZERO = Integer(0)
@@ -81,9 +87,19 @@ class Quantize(Pass):
     stage: ClassVar[Stage] = Stage.FORMATS
 
     preset: str = option("word", NONE, "formats by one name", choices=tuple(PRESETS))
-    weights: str = option("word", NONE, "format of weights", choices=(NONE, *WEIGHTS))
-    activations: str = option("word", NONE, "format of activations", choices=(NONE, *ACTIVATIONS))
-    kv: str = option("word", NONE, "format of caches", choices=(NONE, *KV))
+    weights: str = option(
+        "word", NONE, "format of weights", choices=(NONE, *WEIGHTS), refused=refusals("weights")
+    )
+    activations: str = option(
+        "word",
+        NONE,
+        "format of activations",
+        choices=(NONE, *ACTIVATIONS),
+        refused=refusals("activations"),
+    )
+    kv: str = option(
+        "word", NONE, "format of caches", choices=(NONE, *KV), refused=refusals("kv")
+    )
     bits: Expr | str = option(
         "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
     )
@@ -111,6 +127,13 @@ class Quantize(Pass):
     kv_zero_bits: Expr | str = option(
         "number", DEFAULT, "bits of a cache zero point", choices=(DEFAULT,), minimum=0
     )
+    kv_recent: Expr | str = option(
+        "number",
+        DEFAULT,
+        "last tokens of a cache that stay in 16 bit",
+        choices=(DEFAULT,),
+        minimum=0,
+    )
     keep: str = option(
         "word",
         "lm_head|embed|positions|router",
@@ -119,9 +142,38 @@ class Quantize(Pass):
     )
     first: Expr = option("integer", ZERO, "first layers that stay wide", minimum=0)
     last: Expr = option("integer", ZERO, "last layers that stay wide", minimum=0)
-    outliers: Expr = option("probability", ZERO, "fraction of elements kept in 16 bit")
-    outlier_index_bits: Expr = option(
-        "number", Integer(16), "bits that locate one sparse outlier weight", minimum=0
+    outliers: Expr | str = option(
+        "probability", DEFAULT, "fraction of elements stored wider", choices=(DEFAULT,)
+    )
+    outlier_index_bits: Expr | str = option(
+        "number",
+        DEFAULT,
+        "bits that locate one outlier weight (16 in a sparse copy)",
+        choices=(DEFAULT,),
+        minimum=0,
+    )
+    tile: Expr | str = option(
+        "number",
+        NONE,
+        "rows of a product that share one conversion of a weight; none: all do",
+        choices=(NONE,),
+    )
+    kernel: str = option(
+        "word",
+        "convert",
+        "products with weights of a few bits: convert them, or look sums of activations up",
+        choices=("convert", "tables"),
+    )
+    mu: Expr = option("integer", Integer(8), "weights looked up at once", minimum=1, maximum=16)
+    decode: Expr | str = option(
+        "number", DEFAULT, "FLOP to convert one weight", choices=(DEFAULT,), minimum=0
+    )
+    rotate: str = option(
+        "word",
+        NONE,
+        "Hadamard transforms: on both sides of each narrow product (QuIP#), or where they "
+        "cannot be folded into weights (QuaRot)",
+        choices=ROTATIONS,
     )
     dynamic: bool = option(
         "flag", True, "activation scales found at run time, in a kernel of their own"
@@ -135,7 +187,7 @@ class Quantize(Pass):
                 if not isinstance(value, str):
                     raise InputError(f"{name} must be a word, not {clip(value)}")
                 if spec.choices and value not in spec.choices:
-                    raise InputError(f"{name}: unknown {clip(value)}{nearest(value, spec.choices)}")
+                    raise InputError(f"{name}: {spec.unknown(value)}")
             elif spec.kind != "flag" and value not in spec.choices:
                 unscaled = TENSOR in spec.choices and value in (math.inf, sympy.oo)
                 made = TENSOR if unscaled else checked(name, spec, value)
@@ -168,15 +220,25 @@ class Quantize(Pass):
             for name in ("kv_group", "kv_scale_bits", "kv_zero_bits")
             if (value := getattr(self, name)) != DEFAULT
         }
-        scheme = None if weights == NONE else _changed(WEIGHTS[weights], changes)
+        scheme = None if weights == NONE else WEIGHTS[weights].changed(changes)
         if scheme is not None and isinstance(self.bits, Expr):
-            base = replace(scheme.base, name=f"{weights}:{self.bits}b", bits=self.bits)
-            scheme = replace(scheme, base=base)
-        return (
-            scheme,
-            None if activations == NONE else ACTIVATIONS[activations],
-            None if kv == NONE else _changed(KV[kv], kv_changes),
-        )
+            scheme = scheme.narrowed(self.bits, f"{weights}:{self.bits}b")
+        if scheme is not None and isinstance(self.decode, Expr):
+            scheme = replace(scheme, base=replace(scheme.base, decode=self.decode))
+        cached = None if kv == NONE else KV[kv].changed(kv_changes)
+        if cached is not None and isinstance(self.kv_recent, Expr):
+            cached = replace(cached, recent=self.kv_recent)
+        return (scheme, None if activations == NONE else ACTIVATIONS[activations], cached)
+
+    @property
+    def fraction(self) -> Expr | None:
+        """Share of outliers that is asked for; None: that of the format, if it has any."""
+        return self.outliers if isinstance(self.outliers, Expr) else None
+
+    @property
+    def index_bits(self) -> Expr | None:
+        """Bits of an outlier's position, where they are stated."""
+        return self.outlier_index_bits if isinstance(self.outlier_index_bits, Expr) else None
 
     def run(self, program: Program, system: System) -> Outcome:
         schemes = self.schemes
@@ -187,19 +249,6 @@ class Quantize(Pass):
         plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
         made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
-
-
-def _changed(scheme: Scheme, changes: Mapping[str, Any]) -> Scheme:
-    """The scheme with options applied; a stated group opens up a block format."""
-    if not changes:
-        return scheme
-    base = scheme.base
-    if base.grouped:
-        scheme = replace(scheme, group=base.group, scale_bits=base.scale_bits)
-        base = replace(base, group=None, scale_bits=ZERO)
-    elif scheme.group == TENSOR and "group" not in changes:
-        return scheme
-    return replace(scheme, base=base, **changes)
 
 
 # --- the rewrite ---------------------------------------------------------------
@@ -245,6 +294,7 @@ class _Rewrite:
     def graph(self, graph: Graph) -> Graph:
         if self.top and self.plan.numbers_layers and patterned(graph):
             graph = written_out(graph)
+        graph = self._prepared(graph)
         sources = tuple(self._source(graph, t) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
@@ -300,6 +350,27 @@ class _Rewrite:
                 add(replace(node, op=op, inputs=inputs, origin=self._origin(node)))
         return replace(graph, sources=sources, nodes=tuple(nodes))
 
+    def _prepared(self, graph: Graph) -> Graph:
+        """The graph with rotations where the formats want them."""
+        plan, how = self.plan, self.plan.made_by.rotate
+        if plan.kv is not None and plan.kv.unrotated:
+            graph = unrotated(graph, lambda n: not self._stays_wide(graph, n), plan.made_by.name)
+        if how == NONE:
+            return graph
+
+        def narrow(node: Node) -> bool:
+            return (
+                (plan.weights is not None or plan.activations is not None)
+                and not plan.stays((node.name, node.inputs[1]), self.layer)
+                and _is_wide(graph.tensors[node.inputs[1]].dtype)
+            )
+
+        caches = plan.kv is not None
+        return rotated(graph, how, narrow, caches, plan.made_by.name, self._miss)
+
+    def _stays_wide(self, graph: Graph, name: str) -> bool:
+        return self.plan.stays((name, *_users(graph, name)), self.layer)
+
     def _origin(self, node: Node) -> Origin:
         return Origin((node.name,), self.plan.made_by.name)
 
@@ -309,7 +380,7 @@ class _Rewrite:
         scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
             return tensor
-        if self.plan.stays((tensor.name, *_users(graph, tensor.name)), self.layer):
+        if self._stays_wide(graph, tensor.name):
             self._miss(tensor.name, "in the keep list")
             return tensor
         if tensor.role is Role.WEIGHT and not _is_converted(graph, tensor.name):
@@ -318,18 +389,30 @@ class _Rewrite:
         if not _is_wide(tensor.dtype):
             self._miss(tensor.name, f"already stored as {tensor.dtype}")
             return tensor
-        made = scheme.over(row_of(graph, tensor))
-        fraction = self.plan.made_by.outliers
-        if tensor.role is Role.WEIGHT and fraction != 0:
-            if self.plan.activations is not None:
-                made = _mixed(made, tensor.dtype, fraction)
-            else:
-                extra = fraction * (tensor.dtype.bits + self.plan.made_by.outlier_index_bits)
-                made = replace(made, name=f"{made.name}+sparse", bits=made.bits + extra)
+        made_by = self.plan.made_by
+        if tensor.role is Role.KV:
+            made = self._cache(graph, tensor, scheme)
+        else:
+            apart = self.plan.activations is None
+            made = scheme.over(row_of(graph, tensor))
+            made = outlying(made, tensor.dtype, made_by.fraction, made_by.index_bits, apart)
         if made.bits_per_element == tensor.dtype.bits_per_element and made.bits.is_number:
             self._miss(tensor.name, f"{made} is no narrower than {tensor.dtype}")
         self.log.hits.append(tensor.name)
         return replace(tensor, dtype=made)
+
+    def _cache(self, graph: Graph, tensor: Tensor, scheme: Scheme) -> DType:
+        """The format of a cache: keys may have their own, and recent rows stay wide."""
+        keys = cached_keys(graph)
+        chosen = scheme.keys if scheme.keys is not None and tensor.name in keys else scheme
+        made = chosen.over(row_of(graph, tensor), Mul(*tensor.shape[2:]))
+        if chosen.unrotated and keys.get(tensor.name) is not None:
+            made = replace(made, decode=made.decode + keys[tensor.name])
+        grows = any(isinstance(u.op, KVAppend) for u in graph.consumers[tensor.name])
+        if scheme.recent != 0 and not grows:
+            self._miss(tensor.name, "no step adds to it: none of its rows stay wide")
+            return made
+        return remembering(made, tensor.dtype, scheme.recent)
 
     def _miss(self, where: str, why: str) -> None:
         miss = Miss(self.plan.made_by.name, where, why)
@@ -358,8 +441,8 @@ class _Rewrite:
             format = None
             if scheme is not None:
                 format = scheme.over(w.shape[-1])
-                if self.plan.made_by.outliers != 0:
-                    format = _mixed(format, x.dtype, self.plan.made_by.outliers)
+                fraction = self.plan.made_by.fraction
+                format = outlying(format, x.dtype, fraction, self.plan.made_by.index_bits, False)
             found[node.name] = format
         return found
 
@@ -382,14 +465,20 @@ class _Rewrite:
     def _linear(self, node: Node, x: Tensor, w: Tensor, wide: DType) -> Linear:
         op = node.op
         assert isinstance(op, Linear)
-        fraction = self.plan.made_by.outliers
+        made_by, beside = self.plan.made_by, w.dtype.outliers
         narrowed = x.dtype != wide
         changes: dict[str, Any] = {}
         if narrowed:
             changes["result"] = getattr(op, "result", None) or wide
-            changes["outliers"] = fraction
-        elif fraction != 0 and w.dtype.name.endswith("+sparse"):
-            changes["sparse"] = fraction
+            changes["outliers"] = _wide_share(x.dtype, w.dtype, made_by.fraction)
+        if beside is not None and beside.apart:
+            changes["sparse"] = beside.fraction
+        if isinstance(made_by.tile, Expr) and not _is_wide(w.dtype):
+            changes["tile"] = made_by.tile
+        if made_by.kernel == "tables" and not _is_wide(w.dtype):
+            found = self._tables(node, op, w)
+            if found is not None:
+                return replace(found, **changes)
         stated = compute_type(x.dtype, w.dtype)
         executing = _executing(self.plan.machine, stated)
         if narrowed and executing != stated:
@@ -402,6 +491,19 @@ class _Rewrite:
         if isinstance(op, ExpertLinear):
             return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
         return QuantLinear(op.bias, op.contract, op.split, **changes)
+
+    def _tables(self, node: Node, op: Linear, w: Tensor) -> TableLinear | None:
+        """The product by look-ups; None where it stays a product, which is said."""
+        scheme = self.plan.weights
+        if scheme is None or scheme.planes is None:
+            self._miss(node.name, f"{w.dtype} is no sum of bits: it is converted, not looked up")
+            return None
+        if isinstance(op, ExpertLinear):
+            self._miss(node.name, "products of experts are not looked up")
+            return None
+        planes = ceiling(scheme.planes)
+        mu, result = self.plan.made_by.mu, getattr(op, "result", None)
+        return TableLinear(op.bias, op.contract, op.split, result, planes=planes, mu=mu)
 
     # --- layers
 
@@ -489,10 +591,15 @@ def _is_wide(dtype: DType) -> bool:
     return dtype.compute in ("fp16", "bf16", "tf32", "fp32") and not dtype.grouped
 
 
-def _mixed(narrow: DType, wide: DType, fraction: Expr) -> DType:
-    """A fraction of the elements in the wide format instead of the narrow one."""
-    bits = narrow.bits * (1 - fraction) + wide.bits * fraction
-    return replace(narrow, name=f"{narrow.name}+{wide.name}", bits=bits)
+def _wide_share(x: DType, w: DType, columns: Expr | None) -> Expr:
+    """Share of a product that runs in 16 bit: where an outlier of an operand takes part.
+
+    A stated share is that of ``columns``, the same of both; outliers of formats lie anywhere.
+    """
+    if columns is not None:
+        return columns
+    found = [d.outliers.fraction for d in (x, w) if d.outliers and not d.outliers.apart]
+    return 1 - Mul(*(1 - f for f in found))
 
 
 def _without_scales(format: DType) -> DType:
