@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -240,6 +240,17 @@ class Quantize(Pass):
         """Bits of an outlier's position, where they are stated."""
         return self.outlier_index_bits if isinstance(self.outlier_index_bits, Expr) else None
 
+    def _supposed(self, kv: Scheme | None) -> Iterator[str]:
+        """What a number rests on besides: sentences."""
+        if self.tile != NONE:
+            yield f"a product converts its weights once per {self.tile} rows, not once per kernel"
+        if self.kernel == "tables":
+            yield "look-ups and additions of table kernels run at the vector engine's fp32 peak"
+        if self.rotate == "online":
+            yield "rotations of the residual stream are folded into weights and norms"
+        if kv is not None and kv.unrotated:
+            yield "cached keys are rotated as they are read, by angles made on the fly"
+
     def run(self, program: Program, system: System) -> Outcome:
         schemes = self.schemes
         if schemes == (None, None, None):
@@ -248,6 +259,7 @@ class Quantize(Pass):
         log = _Log()
         plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
         made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
+        made = made.assuming(*self._supposed(schemes[2]))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 
 
