@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Mul
 
 from costgraph.ir.cost import ONE, Work
 from costgraph.ir.op import Op, Spec, Tensors, require, vector
@@ -34,11 +34,13 @@ def core(size: Expr) -> Expr | None:
 
 @dataclass(frozen=True)
 class Hadamard(Op):
-    """``x`` times a Hadamard matrix of order ``size``, along some of its dimensions.
+    """``x`` times a Hadamard matrix of order ``size``, along the dimensions ``along``.
 
     Every element takes part in one transform: of its row, or of the same place in all
-    heads. ``n·(log₂(n/m) + m − 1)`` additions for ``n = size`` and the order ``m`` of
-    :func:`core`, and one multiplication per element by random ``signs``. The scale is
+    heads. ``along`` counts dimensions from the end; those of one transform are one
+    dimension, of which ``size`` may be a part (heads in a row that holds them all).
+    Work: ``log₂(n/m) + m − 1`` additions per element, for ``n = size`` and the order ``m``
+    of :func:`core`, and one multiplication per element by random ``signs``. The scale is
     folded into what follows. Vector engine; ``x`` is read and the result written.
     Sources: Tseng et al., arXiv 2402.04396 (QuIP#: signs); Ashkboos et al., arXiv
     2404.00456 (QuaRot: none).
@@ -46,12 +48,16 @@ class Hadamard(Op):
 
     kind: ClassVar[str] = "hadamard"
     size: Expr
+    along: tuple[int, ...] = (-1,)
     signs: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
         require(core(self.size) is not None, self, "no matrix of order {} is known", self.size)
         x = inputs[0]
+        require(len(x.shape) >= -min(self.along), self, "{} has no such dimensions", x)
+        whole = Mul(*(x.shape[axis] for axis in self.along)) / self.size
+        require(not whole.is_number or whole.is_Integer, self, "{} does not fit {}", self.size, x)
         return (Spec(x.shape, x.dtype, x.role),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

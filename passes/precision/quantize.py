@@ -97,9 +97,7 @@ class Quantize(Pass):
         choices=(NONE, *ACTIVATIONS),
         refused=refusals("activations"),
     )
-    kv: str = option(
-        "word", NONE, "format of caches", choices=(NONE, *KV), refused=refusals("kv")
-    )
+    kv: str = option("word", NONE, "format of caches", choices=(NONE, *KV), refused=refusals("kv"))
     bits: Expr | str = option(
         "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
     )
@@ -306,8 +304,9 @@ class _Rewrite:
     def graph(self, graph: Graph) -> Graph:
         if self.top and self.plan.numbers_layers and patterned(graph):
             graph = written_out(graph)
+        keys = cached_keys(graph)
         graph = self._prepared(graph)
-        sources = tuple(self._source(graph, t) for t in graph.sources)
+        sources = tuple(self._source(graph, t, keys) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
         feeds = self._feeds(graph)
@@ -377,7 +376,8 @@ class _Rewrite:
                 and _is_wide(graph.tensors[node.inputs[1]].dtype)
             )
 
-        caches = plan.kv is not None
+        wide = any(self._stays_wide(graph, cache) for cache in cached_keys(graph))
+        caches = plan.kv is not None and not wide
         return rotated(graph, how, narrow, caches, plan.made_by.name, self._miss)
 
     def _stays_wide(self, graph: Graph, name: str) -> bool:
@@ -388,7 +388,7 @@ class _Rewrite:
 
     # --- sources
 
-    def _source(self, graph: Graph, tensor: Tensor) -> Tensor:
+    def _source(self, graph: Graph, tensor: Tensor, keys: Mapping[str, Expr | None]) -> Tensor:
         scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
             return tensor
@@ -403,7 +403,7 @@ class _Rewrite:
             return tensor
         made_by = self.plan.made_by
         if tensor.role is Role.KV:
-            made = self._cache(graph, tensor, scheme)
+            made = self._cache(graph, tensor, scheme, keys)
         else:
             apart = self.plan.activations is None
             made = scheme.over(row_of(graph, tensor))
@@ -413,13 +413,15 @@ class _Rewrite:
         self.log.hits.append(tensor.name)
         return replace(tensor, dtype=made)
 
-    def _cache(self, graph: Graph, tensor: Tensor, scheme: Scheme) -> DType:
-        """The format of a cache: keys may have their own, and recent rows stay wide."""
-        keys = cached_keys(graph)
+    def _cache(
+        self, graph: Graph, tensor: Tensor, scheme: Scheme, keys: Mapping[str, Expr | None]
+    ) -> DType:
+        """The format of a cache: ``keys`` may have their own, and recent rows stay wide."""
         chosen = scheme.keys if scheme.keys is not None and tensor.name in keys else scheme
         made = chosen.over(row_of(graph, tensor), Mul(*tensor.shape[2:]))
-        if chosen.unrotated and keys.get(tensor.name) is not None:
-            made = replace(made, decode=made.decode + keys[tensor.name])
+        rotation = keys.get(tensor.name)
+        if scheme.unrotated and rotation is not None:
+            made = replace(made, decode=made.decode + rotation)
         grows = any(isinstance(u.op, KVAppend) for u in graph.consumers[tensor.name])
         if scheme.recent != 0 and not grows:
             self._miss(tensor.name, "no step adds to it: none of its rows stay wide")

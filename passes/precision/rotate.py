@@ -44,20 +44,22 @@ def rotated(
     """
     work = _Rotating(graph, made_by, miss, {n.name for n in graph.nodes} | set(graph.tensors))
     for node in graph.nodes:
-        if isinstance(node.op, Linear) and narrow(node):
-            if isinstance(node.op, ExpertLinear):
+        product = node.op
+        if isinstance(product, Linear) and narrow(node):
+            if isinstance(product, ExpertLinear):
                 miss(node.name, "products of experts are not rotated")
                 work.keep(node)
                 continue
-            size = work.before(node, how)
-            if size is not None:
-                x = work.transformed(node.inputs[0], Hadamard(size, signs=how == BOTH), node)
+            op = work.before(node, how)
+            if op is not None:
+                x = work.transformed(node.inputs[0], op, node)
                 node = replace(node, inputs=(x, *node.inputs[1:]))
             if how == BOTH:
-                work.turn_result(node)
+                width = graph.tensors[node.inputs[1]].shape[0]
+                work.turn_result(node, work.known(node, width, len(product.split) or 1, True))
                 continue
         elif how == ONLINE and caches and _rotates_heads(graph, node):
-            work.turn_result(node, node.outputs[0].shape[-1])
+            work.turn_result(node, Hadamard(node.outputs[0].shape[-1]))
             continue
         work.keep(node)
     return replace(graph, nodes=tuple(work.nodes))
@@ -77,25 +79,27 @@ class _Rotating:
     def keep(self, node: Node) -> None:
         self.nodes.append(node)
 
-    def before(self, node: Node, how: str) -> Expr | None:
-        """Size of the transform of what a product takes; None for none."""
+    def before(self, node: Node, how: str) -> Hadamard | None:
+        """The transform of what a product takes; None for none."""
         assert isinstance(node.op, Linear)
-        x = self.graph.tensors[node.inputs[0]]
+        x, dims = self.graph.tensors[node.inputs[0]], node.op.contract
+        whole = Mul(*x.shape[-dims:])
         if how == BOTH:
-            return self.known(node, Mul(*x.shape[-node.op.contract :]))
+            return self.known(node, whole, dims, True)
         source = self.graph.producer.get(x.name)
         while source is not None and source.op.is_view:
             source = self.graph.producer.get(source.inputs[0])
         if source is None or source.op.kind in _FOLDED:
             return None
         if source.op.kind in _ATTENTION:
-            return self.known(node, source.outputs[0].shape[2])
-        return self.known(node, Mul(*x.shape[-node.op.contract :]))
+            across = self.known(node, source.outputs[0].shape[2], 1, False)
+            return across if across is None or dims == 1 else replace(across, along=(-2,))
+        return self.known(node, whole, dims, False)
 
-    def known(self, node: Node, size: Expr) -> Expr | None:
-        """``size`` where there is a matrix of it."""
+    def known(self, node: Node, size: Expr, dims: int, signs: bool) -> Hadamard | None:
+        """A transform along the last ``dims`` dimensions, where there is a matrix for it."""
         if core(size) is not None:
-            return size
+            return Hadamard(size, tuple(range(-dims, 0)), signs)
         self.miss(node.name, f"not rotated: no Hadamard matrix of order {size} is known")
         return None
 
@@ -108,19 +112,15 @@ class _Rotating:
             self.made[name, op] = label
         return self.made[name, op]
 
-    def turn_result(self, node: Node, size: Expr | None = None) -> None:
+    def turn_result(self, node: Node, op: Hadamard | None) -> None:
         """``node``, and a transform of its only result under the result's name."""
-        (result,) = node.outputs
-        signs = size is None
-        if size is None:
-            size = self.known(node, self.graph.tensors[node.inputs[1]].shape[0])
-        if size is None:
+        if op is None:
             self.keep(node)
             return
+        (result,) = node.outputs
         before: Tensor = replace(result, name=self.fresh(f"{result.name}_rotated"))
         self.nodes.append(replace(node, outputs=(before,)))
         label = self.fresh(f"{node.name}_hadamard")
-        op = Hadamard(size, signs=signs)
         self.nodes.append(Node(label, op, (before.name,), (result,), self.origin(node)))
 
     def origin(self, node: Node) -> Origin:

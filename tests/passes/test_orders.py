@@ -53,6 +53,8 @@ WRITTEN = {
         "quantize{preset=w4a16}",
         "quantize{preset=w8a8kv8}",
         "quantize{weights=int8,first=1,keep=none}",
+        "quantize{weights=bcq3,kernel=tables,kv=kivi2}",
+        "quantize{weights=olaccel4,activations=olaccel4,kv=kvquant3,rotate=online,tile=64}",
     ],
     "page-kv": ["page-kv", "page-kv{block=8,waste=expected}"],
     "early-exit": [

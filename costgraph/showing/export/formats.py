@@ -25,7 +25,7 @@ def list_formats(machines: Sequence[Machine], as_json: bool) -> None:
         print_json([e.to_dict(tuple(machines)) for e in entries()])
         return
     head, rows = format_table(entries(), machines)
-    print_table(head, rows, optional=("besides", "zero", "scale", "for"))
+    print_table(head, rows, optional=("besides", "zero", "scale", "payload", "for"))
     print(f"\n{_NOTE}")
 
 

@@ -33,9 +33,9 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import NarrowResult, QuantizeTo
-from costgraph.ops.tables import TableLinear
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
+from costgraph.ops.tables import TableLinear
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.timing.fidelity.light import stand_ins
 
