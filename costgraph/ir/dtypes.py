@@ -24,8 +24,9 @@ from costgraph.formula.least import least
 
 _NONE = Integer(0)
 _SCALE = Integer(16)
-#: FLOP to convert one element: subtract the zero point or look up, multiply.
-_CONVERT = Integer(2)
+#: FLOP to convert one element, unless its format says otherwise: subtract the zero point
+#: or look up, multiply.
+DECODE = Integer(2)
 
 #: Compute types by width; two operands meet in the wider one of their kind.
 _FLOAT_RANK = {"fp4": 0, "fp8": 1, "fp16": 2, "bf16": 2, "tf32": 3, "fp32": 4}
@@ -78,6 +79,8 @@ class DType:
         extras: what else is stored, as (name, bits per element): masks, micro-exponents,
             code books.
         decode: FLOP to convert one element to the type in which it meets others.
+        bit_planes: bits of an element where it is a sum of bits, though ``compute`` is no
+            integer type or ``bits`` is no whole number; None otherwise. See :attr:`planes`.
         recent: positions of a cache that stay wide, or None. They are not in
             :attr:`bits_per_element`, which is that of the others: see :meth:`size`.
     """
@@ -92,8 +95,16 @@ class DType:
     outer_bits: Expr = _NONE
     outliers: Outliers | None = None
     extras: tuple[tuple[str, Expr], ...] = ()
-    decode: Expr = _CONVERT
+    decode: Expr = DECODE
+    bit_planes: Expr | None = None
     recent: Recent | None = None
+
+    @property
+    def planes(self) -> Expr | None:
+        """Bits of an element that are weighed and added up; None for any other code."""
+        if self.bit_planes is not None:
+            return self.bit_planes
+        return None if self.is_float else self.bits
 
     @cached_property
     def parts(self) -> Mapping[str, Expr]:

@@ -105,9 +105,9 @@ def entries(row: Expr = ROW, head: Expr = HEAD, token: Expr = TOKEN) -> tuple[En
     made = []
     for (name, stored), roles in sorted(found.items(), key=lambda item: order[item[0][0]]):
         family = FAMILIES.get(name)
-        planes = "weights" in roles and WEIGHTS[name].planes is not None
+        tables = "weights" in roles and stored.planes is not None
         source, about = (family.source, family.about) if family else ("", "")
-        made.append(Entry(name, tuple(roles), stored, planes, source, about))
+        made.append(Entry(name, tuple(roles), stored, tables, source, about))
     return tuple(made)
 
 

@@ -59,7 +59,7 @@ def _coded(name: str, bits: int, group: int | str = TENSOR) -> Scheme:
 
 
 def _outlying(scheme: Scheme, outliers: Outliers) -> Scheme:
-    return replace(scheme, base=replace(scheme.base, outliers=outliers), planes=None)
+    return replace(scheme, base=replace(scheme.base, outliers=outliers))
 
 
 def _squeezed(bits: int) -> Scheme:
@@ -69,8 +69,8 @@ def _squeezed(bits: int) -> Scheme:
 
 
 def _planes(bits: int) -> Scheme:
-    base = DType(f"bcq{bits}", Integer(bits), "")
-    return Scheme(base, Integer(128), FP16, planar=True, planes=Integer(bits))
+    base = DType(f"bcq{bits}", Integer(bits), "", bit_planes=Integer(bits))
+    return Scheme(base, Integer(128), FP16, planar=True)
 
 
 def _kvquant(bits: int) -> Scheme:
@@ -91,7 +91,7 @@ def _block(name: str, bits: int, compute: str, group: int, micro: Expr = ZERO) -
 
 
 _MICRO = Rational(1, 2)
-_TERNARY = DType("ternary", Rational(8, 5), "int4")
+_TERNARY = DType("ternary", Rational(8, 5), "int4", bit_planes=Integer(2))
 _BINARY = DType("pbllm", Integer(1), "")
 _BILLM = DType(
     "billm",
@@ -169,12 +169,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "8-bit exponent per 16, 1-bit exponent per 2",
         ),
         "ternary": Family(
-            Scheme(_TERNARY, ROW, planes=Integer(2)), "TSLD, arXiv 2308.06744",
+            Scheme(_TERNARY, ROW), "TSLD, arXiv 2308.06744",
             "five of three values in a byte; log2(3) = 1.585 is no whole number of bytes",
             _WEIGHTS, "activations and caches of three values are no published format",
         ),
         "ternary2": Family(
-            Scheme(replace(_TERNARY, name="ternary2", bits=Integer(2)), ROW, planes=Integer(2)),
+            Scheme(replace(_TERNARY, name="ternary2", bits=Integer(2)), ROW),
             "TSLD, arXiv 2308.06744", "two bits each, as kernels take them", _WEIGHTS,
             "activations and caches of three values are no published format",
         ),

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import sympy
-from sympy import Expr, Integer, Mul, ceiling
+from sympy import Expr, Integer, Mul
 
 from costgraph.errors import HardwareError, InputError, clip
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.hardware.systems import System
-from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.dtypes import DECODE, DType, compute_type
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
@@ -28,7 +28,6 @@ from costgraph.ops.quant import (
     QuantizeTo,
     QuantLinear,
 )
-from costgraph.ops.tables import TableLinear
 from costgraph.ops.tokens import Embedding
 from costgraph.passes.precision.families import refusals
 from costgraph.passes.precision.formats import (
@@ -50,6 +49,7 @@ from costgraph.passes.precision.layers import (
 )
 from costgraph.passes.precision.rotate import ROTATIONS, rotated
 from costgraph.passes.precision.scheme import outlying, remembering
+from costgraph.passes.precision.tabled import tabled
 from costgraph.passes.precision.unrotated import cached_keys, unrotated
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, checked, option
 
@@ -162,7 +162,9 @@ class Quantize(Pass):
         "products with weights of a few bits: convert them, or look sums of activations up",
         choices=("convert", "tables"),
     )
-    mu: Expr = option("integer", Integer(8), "weights looked up at once", minimum=1, maximum=16)
+    mu: Expr = option(
+        "integer", Integer(8), "weights looked up at once", minimum=1, maximum=16, symbolic=False
+    )
     decode: Expr | str = option(
         "number", DEFAULT, "FLOP to convert one weight", choices=(DEFAULT,), minimum=0
     )
@@ -251,12 +253,14 @@ class Quantize(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         schemes = self.schemes
-        if schemes == (None, None, None):
+        if schemes == (None, None, None) and self.kernel == "convert":
             miss = Miss(self.name, program.name, "no format given: state a preset or a format")
             return Outcome(program, (), (miss,))
         log = _Log()
         plan = _Plan(self, system.device, *schemes, parse_keep(self.keep))
         made = program.rewritten(lambda g: _Rewrite(plan, log, top=True).graph(g))
+        if self.kernel == "tables":
+            made = tabled(made, self.mu, log.hits.append, log.miss)
         made = made.assuming(*self._supposed(schemes[2]))
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 
@@ -268,6 +272,11 @@ class Quantize(Pass):
 class _Log:
     hits: list[str] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
+
+    def miss(self, where: str, why: str) -> None:
+        found = Miss(Quantize.name, where, why)
+        if found not in self.misses:
+            self.misses.append(found)
 
 
 @dataclass(frozen=True)
@@ -304,9 +313,8 @@ class _Rewrite:
     def graph(self, graph: Graph) -> Graph:
         if self.top and self.plan.numbers_layers and patterned(graph):
             graph = written_out(graph)
-        keys = cached_keys(graph)
         graph = self._prepared(graph)
-        sources = tuple(self._source(graph, t, keys) for t in graph.sources)
+        sources = tuple(self._source(graph, t) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         narrowed = {t.name for t in sources if t != graph.tensors[t.name]}
         feeds = self._feeds(graph)
@@ -388,7 +396,7 @@ class _Rewrite:
 
     # --- sources
 
-    def _source(self, graph: Graph, tensor: Tensor, keys: Mapping[str, Expr | None]) -> Tensor:
+    def _source(self, graph: Graph, tensor: Tensor) -> Tensor:
         scheme = {Role.WEIGHT: self.plan.weights, Role.KV: self.plan.kv}.get(tensor.role)
         if scheme is None or len(tensor.shape) < 2:
             return tensor
@@ -403,7 +411,7 @@ class _Rewrite:
             return tensor
         made_by = self.plan.made_by
         if tensor.role is Role.KV:
-            made = self._cache(graph, tensor, scheme, keys)
+            made = self._cache(graph, tensor, scheme)
         else:
             apart = self.plan.activations is None
             made = scheme.over(row_of(graph, tensor))
@@ -413,15 +421,13 @@ class _Rewrite:
         self.log.hits.append(tensor.name)
         return replace(tensor, dtype=made)
 
-    def _cache(
-        self, graph: Graph, tensor: Tensor, scheme: Scheme, keys: Mapping[str, Expr | None]
-    ) -> DType:
-        """The format of a cache: ``keys`` may have their own, and recent rows stay wide."""
-        chosen = scheme.keys if scheme.keys is not None and tensor.name in keys else scheme
+    def _cache(self, graph: Graph, tensor: Tensor, scheme: Scheme) -> DType:
+        """The format of a cache: keys may have their own, and recent rows stay wide."""
+        is_key = scheme.keys is not None and tensor.name in cached_keys(graph)
+        chosen = scheme.keys if is_key and scheme.keys is not None else scheme
         made = chosen.over(row_of(graph, tensor), Mul(*tensor.shape[2:]))
-        rotation = keys.get(tensor.name)
-        if scheme.unrotated and rotation is not None:
-            made = replace(made, decode=made.decode + rotation)
+        # Keys that are rotated as they are read bring the work of it along.
+        made = replace(made, decode=made.decode + tensor.dtype.decode - DECODE)
         grows = any(isinstance(u.op, KVAppend) for u in graph.consumers[tensor.name])
         if scheme.recent != 0 and not grows:
             self._miss(tensor.name, "no step adds to it: none of its rows stay wide")
@@ -429,9 +435,7 @@ class _Rewrite:
         return remembering(made, tensor.dtype, scheme.recent)
 
     def _miss(self, where: str, why: str) -> None:
-        miss = Miss(self.plan.made_by.name, where, why)
-        if miss not in self.log.misses:
-            self.log.misses.append(miss)
+        self.log.miss(where, why)
 
     # --- activations
 
@@ -489,10 +493,6 @@ class _Rewrite:
             changes["sparse"] = beside.fraction
         if isinstance(made_by.tile, Expr) and not _is_wide(w.dtype):
             changes["tile"] = made_by.tile
-        if made_by.kernel == "tables" and not _is_wide(w.dtype):
-            found = self._tables(node, op, w)
-            if found is not None:
-                return replace(found, **changes)
         stated = compute_type(x.dtype, w.dtype)
         executing = _executing(self.plan.machine, stated)
         if narrowed and executing != stated:
@@ -505,19 +505,6 @@ class _Rewrite:
         if isinstance(op, ExpertLinear):
             return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
         return QuantLinear(op.bias, op.contract, op.split, **changes)
-
-    def _tables(self, node: Node, op: Linear, w: Tensor) -> TableLinear | None:
-        """The product by look-ups; None where it stays a product, which is said."""
-        scheme = self.plan.weights
-        if scheme is None or scheme.planes is None:
-            self._miss(node.name, f"{w.dtype} is no sum of bits: it is converted, not looked up")
-            return None
-        if isinstance(op, ExpertLinear):
-            self._miss(node.name, "products of experts are not looked up")
-            return None
-        planes = ceiling(scheme.planes)
-        mu, result = self.plan.made_by.mu, getattr(op, "result", None)
-        return TableLinear(op.bias, op.contract, op.split, result, planes=planes, mu=mu)
 
     # --- layers
 

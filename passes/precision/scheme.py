@@ -38,8 +38,6 @@ class Scheme:
         outer_group, outer_bits: second-level scales (groups per scale, bits).
         planar: a scale per group and bit of the payload, as of binary planes (BCQ).
         book_bits: bits of a code book per row, for each of ``2^bits`` values.
-        planes: bits of an element as a table kernel takes them one by one; None where
-            elements are no sum of bits.
         recent: positions of a cache that stay wide.
         keys: how keys are stored, where that is not how values are.
         unrotated: keys are cached as they are before rotary embedding, and rotated as
@@ -54,7 +52,6 @@ class Scheme:
     outer_bits: Expr = ZERO
     planar: bool = False
     book_bits: Expr = ZERO
-    planes: Expr | None = None
     recent: Expr = ZERO
     keys: Scheme | None = None
     unrotated: bool = False
@@ -78,8 +75,9 @@ class Scheme:
 
     def narrowed(self, bits: Expr, name: str) -> Scheme:
         """The same with another payload per element."""
-        planes = None if self.planes is None else bits
-        return replace(self, base=replace(self.base, name=name, bits=bits), planes=planes)
+        planes = None if self.base.bit_planes is None else bits
+        base = replace(self.base, name=name, bits=bits, bit_planes=planes)
+        return replace(self, base=base)
 
     def changed(self, changes: Mapping[str, Any]) -> Scheme:
         """The scheme with options applied; a stated group opens up a block format."""
@@ -144,13 +142,11 @@ def grouped(
     outer_bits: int = 0,
 ) -> Scheme:
     """A scheme from plain numbers."""
-    made = dtype(base)
     return Scheme(
-        made,
+        dtype(base),
         Integer(group) if isinstance(group, int) else group,
         Integer(scale),
         Integer(zero),
         Integer(outer) if outer else None,
         Integer(outer_bits),
-        planes=made.bits if made.compute.startswith("int") else None,
     )

@@ -30,19 +30,25 @@ def cached_keys(graph: Graph) -> Mapping[str, Expr | None]:
 def unrotated(graph: Graph, chosen: Callable[[str], bool], made_by: str) -> Graph:
     """The graph with keys appended to the ``chosen`` caches as they are before rotation.
 
-    Their rotation moves to where they are read, into the format (``decode``).
+    Their rotation moves to where they are read: into the format's ``decode``, as if it
+    were more of a conversion.
     """
-    keys, nodes = cached_keys(graph), []
+    nodes: list[Node] = []
+    keys = {n: work for n, work in cached_keys(graph).items() if chosen(n) and work is not None}
+    sources = tuple(
+        replace(t, dtype=replace(t.dtype, decode=t.dtype.decode + keys[t.name]))
+        if t.name in keys
+        else t
+        for t in graph.sources
+    )
     for node in graph.nodes:
-        if isinstance(node.op, KVAppend) and node.inputs[0] in keys and chosen(node.inputs[0]):
+        if isinstance(node.op, KVAppend) and node.inputs[0] in keys:
             rotation = _rotation(graph, node)
             if rotation is not None:
                 inputs = (node.inputs[0], rotation.inputs[0])
                 node = replace(node, inputs=inputs, origin=Origin((node.name,), made_by))
         nodes.append(node)
-    if tuple(nodes) == graph.nodes:
-        return graph
-    made = replace(graph, nodes=tuple(nodes))
+    made = replace(graph, sources=sources, nodes=tuple(nodes))
     kept = {n.name for n in live(made).nodes}
     # Only rotations went out of use; what else has no user stays as it was.
     return replace(made, nodes=tuple(n for n in nodes if n.name in kept or n.op.kind != "rope"))

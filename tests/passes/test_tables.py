@@ -140,7 +140,11 @@ def test_no_calibrated_form_knows_them():
 
 
 def test_a_planar_scheme_has_a_scale_for_each_plane():
-    scheme = Scheme(grouped("int4", 128).base, ROW, planar=True, planes=Integer(4))
+    scheme = Scheme(
+        grouped("int4", 128).base,
+        ROW,
+        planar=True,
+    )
     assert scheme.over(Integer(64)).bits_per_element == 4 * (1 + Integer(16) / 64)
     assert (
         scheme.narrowed(Integer(2), "two").over(Integer(64)).bits_per_element == 2 + Integer(1) / 2
