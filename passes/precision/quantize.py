@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import sympy
@@ -251,6 +251,33 @@ class Quantize(Pass):
         if kv is not None and kv.unrotated:
             yield "cached keys are rotated as they are read, by angles made on the fly"
 
+    def _idle(
+        self, weights: Scheme | None, activations: Scheme | None, kv: Scheme | None
+    ) -> Iterator[tuple[str, str]]:
+        """Options that were stated and change nothing, with the reason."""
+        stated = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        scales = {"scale_bits", "zero_bits", "outer_group", "outer_bits"}
+        idle: list[tuple[set[str], str]] = []
+        if weights is None:
+            more = {"bits", "group", "decode", "outlier_index_bits"}
+            idle.append((scales | more, "no format of weights is stated"))
+        elif weights.group == TENSOR and not weights.base.grouped:
+            idle.append((scales, f"{weights.base.name} has one scale per tensor: state a group"))
+        if kv is None:
+            more = {"kv_group", "kv_scale_bits", "kv_zero_bits", "kv_recent"}
+            idle.append((more, "no format of caches is stated"))
+        if weights is None and activations is None:
+            idle.append(({"outliers"}, "no format of weights or activations is stated"))
+            if kv is None or self.rotate == "both":
+                idle.append(({"rotate"}, "nothing that it would turn is narrow"))
+        if self.kernel == "convert":
+            idle.append(({"mu"}, "products are not looked up: state kernel=tables"))
+        elif weights is not None and weights.base.planes is not None:
+            idle.append(({"tile"}, "look-ups convert nothing"))
+        for names, why in idle:
+            for name in sorted(names & stated):
+                yield name.replace("_", "-"), why
+
     def run(self, program: Program, system: System) -> Outcome:
         schemes = self.schemes
         if schemes == (None, None, None) and self.kernel == "convert":
@@ -262,6 +289,8 @@ class Quantize(Pass):
         if self.kernel == "tables":
             made = tabled(made, self.mu, log.hits.append, log.miss)
         made = made.assuming(*self._supposed(schemes[2]))
+        for name, why in self._idle(*schemes):
+            log.miss(name, why)
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(log.misses))
 
 

@@ -303,3 +303,36 @@ def test_a_symbolic_share_of_outliers_is_bounded_by_one():
     assert compiled.tpot.evaluate(B=1, T=9, r=0.25) > 0
     with pytest.raises(InputError, match="exceeds 1"):
         compiled.tpot.evaluate(B=1, T=9, r=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"weights": "e4m3", "scale_bits": 32}, "scale-bits"),
+        ({"kv": "int4", "group": 32}, "group"),
+        ({"weights": "int4", "kv_recent": 5}, "kv-recent"),
+        ({"weights": "int4", "mu": 4}, "mu"),
+        ({"kv": "int4", "rotate": "both"}, "rotate"),
+        ({"kv": "int4", "outliers": Rational(1, 9)}, "outliers"),
+        ({"activations": "int8", "decode": 3}, "decode"),
+        ({"weights": "int4", "kernel": "tables", "tile": 64}, "tile"),
+    ],
+)
+def test_an_option_without_effect_is_said(small, machine, options, idle):
+    _, trace = run(small, (Quantize(**options),), machine)
+    assert [m.node for m in trace.misses if m.node in Quantize.options()] == [idle]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": "int4", "scale_bits": 32, "bits": 3, "group": 64, "zero_bits": 2},
+        {"weights": "e4m3", "scale_bits": 32, "group": 128, "outliers": Rational(1, 100)},
+        {"kv": "int4", "kv_recent": 5, "rotate": "online"},
+        {"weights": "bcq3", "kernel": "tables", "mu": 4, "rotate": "both"},
+        {"preset": "mxfp4", "scale_bits": 16, "decode": 3},
+    ],
+)
+def test_options_with_effect_are_not(small, machine, options):
+    _, trace = run(small, (Quantize(**options),), machine)
+    assert not [m for m in trace.misses if m.node in Quantize.options()]
