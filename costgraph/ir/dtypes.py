@@ -101,7 +101,12 @@ class DType:
 
     @property
     def planes(self) -> Expr | None:
-        """Bits of an element that are weighed and added up; None for any other code."""
+        """Bits of an element that are weighed and added up; None for any other code.
+
+        Elements of which some are wider, in place of narrow ones, have none in common.
+        """
+        if self.outliers is not None and not self.outliers.apart:
+            return None
         if self.bit_planes is not None:
             return self.bit_planes
         return None if self.is_float else self.bits
@@ -132,6 +137,17 @@ class DType:
     def bytes_per_element(self) -> Expr:
         """Stored bytes per element (exact rational or symbolic)."""
         return self.bits_per_element / 8
+
+    @property
+    def unpacking(self) -> Expr:
+        """FLOP per element to make it one of a wider type, as a kernel loads it.
+
+        Outliers that lie apart are added to what the dense tensor holds: 2 each, to find
+        their place and to add.
+        """
+        if self.outliers is None or not self.outliers.apart:
+            return self.decode
+        return self.decode + 2 * self.outliers.fraction
 
     def wide_rows(self, rows: Expr) -> Expr:
         """How many of ``rows`` positions of a cache stay wide."""

@@ -110,13 +110,13 @@ def vector_special(flops: Expr, special: Expr) -> Work:
 def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
     """Work of converting a stored operand to the type in which it meets ``other``.
 
-    The format's ``decode`` per stored element, or for ``elements`` of them (2 FLOP:
+    The format's ``unpacking`` per stored element, or for ``elements`` of them (2 FLOP:
     subtract the zero point or look up, multiply by the scale), where the formats differ
     in width and the stored one is not what the engine takes; nothing otherwise.
     """
     if not converts(stored.dtype, other.dtype):
         return {}
-    return vector(stored.dtype.decode * (stored.narrow if elements is None else elements))
+    return vector(stored.dtype.unpacking * (stored.narrow if elements is None else elements))
 
 
 def merged(*works: Work) -> Work:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from sympy import Expr, Integer, ceiling
 
 from costgraph.ir.cost import ONE, ZERO, Work
-from costgraph.ir.op import Tensors, merged, vector
+from costgraph.ir.op import Tensors, expansion, merged, vector
 from costgraph.ops.quant import QuantLinear
 
 
@@ -29,7 +29,9 @@ class TableLinear(QuantLinear):
     - ``2^µ·c`` additions make the tables, each entry from one before;
     - ``p·oc·c`` look-ups and as many additions;
     - ``2·p·oc·g`` to weigh the planes of a group and add them up;
-    - with zero points ``ic`` to add up the activations of each group, and ``2·oc·g``.
+    - with zero points ``ic`` to add up the activations of each group, and ``2·oc·g``;
+    - ``oc`` to scale results of activations that are whole numbers themselves; activations
+      in other codes are expanded before.
 
     Tables stay on chip: traffic is that of the product. Planes are read as they are:
     nothing is converted.
@@ -59,6 +61,9 @@ class TableLinear(QuantLinear):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, w = inputs[:2]
         out, ic = outputs[0], w.shape[-1]
+        # Tables hold what x holds: whole numbers are scaled afterwards, codes are read first.
+        narrow = x.dtype.bits != out.dtype.bits
+        scaled = narrow and not x.dtype.is_float
         groups = ONE if w.dtype.group is None else ic / w.dtype.group
         zeros = w.dtype.zero_bits != 0
         return merged(
@@ -66,6 +71,8 @@ class TableLinear(QuantLinear):
             vector(2 * self.lookups(inputs)),
             vector(2 * self.planes * groups * out.numel),
             vector(x.numel + 2 * groups * out.numel) if zeros else {},
+            vector(out.numel) if scaled else {},
+            expansion(x, out, x.numel) if narrow and not scaled else {},
             vector(out.numel) if self.bias else {},
             vector(self.product(inputs, outputs) * self.sparse) if self.sparse != ZERO else {},
         )

@@ -89,7 +89,8 @@ class Scheme:
             base = replace(base, group=None, scale_bits=ZERO)
         elif scheme.group == TENSOR and "group" not in changes:
             return scheme
-        return replace(scheme, base=base, **changes)
+        keys = None if scheme.keys is None else scheme.keys.changed(changes)
+        return replace(scheme, base=base, keys=keys, **changes)
 
 
 def outlying(

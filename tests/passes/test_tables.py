@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from sympy import Integer, expand
+from sympy import Integer, Rational, expand
 
 import costgraph as cg
 from costgraph.errors import CostgraphError
@@ -112,7 +112,7 @@ def test_look_ups_take_the_place_of_products(weights, planes, mu):
 
 
 def test_formats_that_are_no_sums_of_bits_stay_products_and_say_so():
-    for weights in ("nf4", "e4m3", "gobo3", "squeezellm4", "mxfp4"):
+    for weights in ("nf4", "e4m3", "gobo3", "squeezellm4", "mxfp4", "olaccel4"):
         program, trace = run(
             load_model("llama-2-7b"), (Quantize(weights=weights, kernel="tables"),), MACHINE
         )
@@ -123,6 +123,28 @@ def test_formats_that_are_no_sums_of_bits_stay_products_and_say_so():
     )
     assert body(program).node("expert_up").op.kind == "expert-linear"
     assert any("experts" in m.reason for m in trace.misses)
+
+
+def test_activations_that_are_narrow_too_are_scaled_or_read_first():
+    def work(activations):
+        made = quantized("llama-2-7b", weights="int2", activations=activations, kernel="tables")
+        node = made.node("up_proj")
+        (flops,) = node.op.work(made.operands(node), node.outputs).values()
+        return flops
+
+    assert expand(work("int8") - work("none") - B * q * 11008) == 0
+    assert expand(work("posit8") - work("none") - 2 * B * q * 4096) == 0
+
+
+def test_sparse_outliers_are_products_beside_the_tables():
+    made = quantized("llama-2-7b", weights="int3", kernel="tables", outliers=Rational(1, 100))
+    plain = quantized("llama-2-7b", weights="int3", kernel="tables")
+    more, less = (
+        g.node("up_proj").op.work(g.operands(g.node("up_proj")), g.node("up_proj").outputs)
+        for g in (made, plain)
+    )
+    (key,) = more
+    assert expand(more[key] - less[key] - Rational(2, 100) * B * q * 4096 * 11008) == 0
 
 
 def test_tables_split_among_devices_and_fuse():
