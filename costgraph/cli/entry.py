@@ -176,6 +176,7 @@ def _list_commands(commands: Any) -> None:
         ("models", _models, "shipped models"),
         ("hardware", _hardware, "devices and systems, one with its sources, or 'compare A B …'"),
         ("passes", _passes, "optimisation passes, or one pass with its options"),
+        ("formats", _formats, "number formats with their bits, or one; what machines run"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", nargs="?", help="show one in detail")
@@ -184,6 +185,13 @@ def _list_commands(commands: Any) -> None:
         command.add_argument("--json", action="store_true", help="machine-readable")
         if name == "models":
             vocabulary.add_dims(command)
+        if name == "formats":
+            vocabulary.add_machines(command)
+            command.add_argument(
+                "--types",
+                action="store_true",
+                help="what machines multiply in and what they widen the rest to (all without --on)",
+            )
         command.set_defaults(run=run)
 
 
@@ -299,6 +307,25 @@ def _passes(arguments: argparse.Namespace) -> int:
         show_pass(arguments.name, arguments.json)
     else:
         list_passes(arguments.json)
+    return 0
+
+
+def _formats(arguments: argparse.Namespace) -> int:
+    from costgraph.hardware import device_names, load_hardware
+    from costgraph.showing.export.formats import list_formats, list_types, show_format
+
+    names = vocabulary.devices(arguments)
+    if arguments.types:
+        if arguments.name:
+            raise InputError("--types is about machines: leave the format out")
+        names = names or device_names()
+    machines = [load_hardware(name) for name in names]
+    if arguments.types:
+        list_types(machines, arguments.json)
+    elif arguments.name:
+        show_format(arguments.name, machines, arguments.json)
+    else:
+        list_formats(machines, arguments.json)
     return 0
 
 

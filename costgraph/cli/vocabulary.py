@@ -67,14 +67,8 @@ def add_places(
     command: argparse.ArgumentParser, required: bool = False, passes_required: bool = False
 ) -> None:
     """Devices, pipelines and conventions."""
-    command.add_argument(
-        "--on",
-        required=required,
-        default=[] if not required else None,
-        action="append",
-        metavar="HW[,HW]",
-        help="devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable",
-    )
+    what = "devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable"
+    add_machines(command, required, what)
     command.add_argument(
         "--passes",
         action="append",
@@ -83,6 +77,22 @@ def add_places(
         help="a pipeline; repeatable ('': the unmodified model)",
     )
     add_conventions(command)
+
+
+def add_machines(
+    command: argparse.ArgumentParser,
+    required: bool = False,
+    what: str = "devices or TOML files, separated by commas; repeatable",
+) -> None:
+    """Several machines."""
+    command.add_argument(
+        "--on",
+        required=required,
+        default=[] if not required else None,
+        action="append",
+        metavar="HW[,HW]",
+        help=what,
+    )
 
 
 def add_model(command: argparse.ArgumentParser, **more: Any) -> None:

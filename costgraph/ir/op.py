@@ -13,7 +13,7 @@ from costgraph.errors import VerifyError
 from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
-from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.dtypes import DType, compute_type, converts
 from costgraph.ir.tensor import Role, Tensor
 
 Tensors = Sequence[Tensor]
@@ -110,16 +110,17 @@ def vector_special(flops: Expr, special: Expr) -> Work:
 def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
     """Work of converting a stored operand to the type in which it meets ``other``.
 
-    Two FLOP per stored element, or for ``elements`` of them (subtract the zero
-    point or look up, multiply by the scale), where the formats differ in width and
-    the stored one is not what the engine takes; nothing otherwise. Zeros that are not
-    stored are not converted, and what is stored is unpacked (:func:`unpacking`).
+    The format's ``unpacking`` per stored element, or for ``elements`` of them (2 FLOP:
+    subtract the zero point or look up, multiply by the scale), where the formats differ
+    in width and the stored one is not what the engine takes; nothing otherwise. Zeros that
+    are not stored are not converted, and what is stored is spread out (:func:`spreading`).
     """
-    a, b = stored.dtype, other.dtype
-    loaded = stored.numel if elements is None else elements
-    same = a.bits == b.bits or a.compute == compute_type(a, b)
-    converted = {} if same else vector(2 * present(a, loaded))
-    return merged(converted, unpacking(a, compute_type(a, b), loaded))
+    a = stored.dtype
+    loaded = stored.narrow if elements is None else elements
+    converted: Work = {}
+    if converts(a, other.dtype):
+        converted = vector(a.unpacking * present(a, loaded))
+    return merged(converted, spreading(a, compute_type(a, other.dtype), loaded))
 
 
 def present(stored: DType, elements: Expr) -> Expr:
@@ -127,7 +128,7 @@ def present(stored: DType, elements: Expr) -> Expr:
     return elements if stored.sparse is None else elements * stored.sparse.kept
 
 
-def unpacking(stored: DType, compute: str, elements: Expr) -> Work:
+def spreading(stored: DType, compute: str, elements: Expr) -> Work:
     """Work of spreading a matrix that is stored without its zeros out into a dense one.
 
     Two FLOP per stored element (find its place, write it); nothing where units

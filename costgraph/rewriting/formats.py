@@ -53,6 +53,9 @@ class Choice(Protocol):
     def cut(self, graph: Graph) -> tuple[Graph, Mapping[str, Range]]:
         """The graph with its regions cut where layers are told apart, and what each stands for."""
 
+    def prepared(self, graph: Graph, layer: Layers | None) -> Graph:
+        """A graph with the operations that its formats need besides, before any is given."""
+
     def stored(self, graph: Graph, tensor: Tensor, layer: Layers | None) -> DType | None:
         """What a weight or cache is stored as; None leaves it alone."""
 
@@ -94,6 +97,7 @@ class _Rewrite:
         ranges: Mapping[str, Range] = {}
         if self.top:
             graph, ranges = self.choice.cut(graph)
+        graph = self.choice.prepared(graph, self.layer)
         sources = tuple(self._source(graph, t) for t in graph.sources)
         tensors = {t.name: t for t in sources}
         narrowed = {t.name for t in sources if t != graph.tensors[t.name]}

@@ -19,7 +19,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
 from fractions import Fraction
 from functools import partial
@@ -113,6 +113,7 @@ class Option:
         minimum: least number; positive without one.
         maximum: largest number: work that grows with it is done when the pass runs.
         symbolic: a symbol may stand in place of a number.
+        refused: words that mean something elsewhere, with why they make no sense here.
     """
 
     kind: str
@@ -121,6 +122,13 @@ class Option:
     minimum: int | None = None
     maximum: int = MOST
     symbolic: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def unknown(self, value: str) -> str:
+        """Why a word is none of the choices, in one line."""
+        if value in self.refused:
+            return self.refused[value]
+        return f"unknown {clip(value)}{nearest(value, self.choices)}"
 
     @property
     def is_number(self) -> bool:
@@ -201,7 +209,7 @@ class Pass(ABC):
             if spec.kind in ("word", "text", "pipeline") and not isinstance(value, str):
                 raise PipelineError(f"{where} must be a {spec.kind}, not {clip(value)}")
             if isinstance(value, str) and spec.choices and value not in spec.choices:
-                raise PipelineError(f"{where}: unknown {clip(value)}{nearest(value, spec.choices)}")
+                raise PipelineError(f"{where}: {spec.unknown(value)}")
             if spec.is_number and not (isinstance(value, str) and spec.choices):
                 number = checked(where, spec, value)
                 if number is not value:
@@ -345,7 +353,7 @@ def _value(where: str, spec: Option, text: str) -> Any:
         return text
     if spec.kind == "word":
         if spec.choices:
-            raise PipelineError(f"{where}: unknown {clip(text)}{nearest(text, spec.choices)}")
+            raise PipelineError(f"{where}: {spec.unknown(text)}")
         if not _WORD.match(text):
             raise PipelineError(
                 f"{where}: {clip(text)} is not a word: a letter, then letters, digits and _.|:-"
@@ -533,13 +541,15 @@ def _limited(program: Program, item: Pass, before: Program) -> Program:
 
     Probabilities that are symbols are kept to at most one.
     """
-    symbols = [
+    given = [
         getattr(item, name.replace("-", "_"))
         for name, spec in item.options().items()
         if spec.kind == "probability"
     ]
     limits = (
-        Limit(s, Integer(1), f"a probability of {item.name}") for s in symbols if s.free_symbols
+        Limit(p, Integer(1), f"a probability of {item.name}")
+        for p in given
+        if isinstance(p, Expr) and p.free_symbols  # else a word that may stand in its place
     )
     added = (
         x if x in before.limits or x.of else replace(x, of=item.name)

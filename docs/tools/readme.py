@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md and the pages, or with --check says if they are current.
+"""Writes the generated parts of README.md and of pages, or with --check says if they are current.
 
 A generated part stands between ``<!-- output: COMMAND -->`` and ``<!-- end -->``
 and is what the command prints.
@@ -19,8 +19,10 @@ README = Path(__file__).parents[2] / "README.md"
 #: Pages that hold what the program prints.
 PAGES = tuple(
     README.parent / page
-    for page in ("README.md", "docs/adapters.md", "docs/branches-and-iterations.md")
-)
+    for page in (
+        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/formats.md",
+    )
+)  # fmt: skip
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -38,14 +40,13 @@ def generated(text: str) -> str:
 
 
 def main() -> int:
-    current = True
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        new = generated(old)
-        current &= new == old
-        if "--check" not in sys.argv[1:]:
-            page.write_text(new, encoding="utf-8")
-    return 0 if current or "--check" not in sys.argv[1:] else 1
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    stale = {page: new for page, old in texts.items() if (new := generated(old)) != old}
+    if "--check" in sys.argv[1:]:
+        return 1 if stale else 0
+    for page, new in stale.items():
+        page.write_text(new, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

@@ -213,6 +213,10 @@ class _Choice:
             f"of them it stands for here is not known: {INSTEAD}"
         )
 
+    def prepared(self, graph: Graph, layer: Layers | None) -> Graph:
+        """The graph as it is: formats of checkpoints need no operations besides."""
+        return graph
+
     def stored(self, graph: Graph, tensor: Tensor, layer: Layers | None) -> DType | None:
         """The format of a weight, or of a cache."""
         if tensor.role is Role.KV:

@@ -25,6 +25,7 @@ from costgraph.ops.collectives import (
 )
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
+from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
@@ -66,6 +67,7 @@ from costgraph.passes.parallel.rows import (
     row_scale,
     select,
     split,
+    transform,
     transpose,
 )
 from costgraph.passes.parallel.site import Rule, whole
@@ -109,6 +111,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,
     NarrowResult: elementwise,
+    Hadamard: transform,
     **dict.fromkeys((AllReduce, AllGather, ReduceScatter, AllToAll, Send), exchange),
     Received: exchange,
     RowStatistics: by_row,

@@ -55,6 +55,8 @@ WRITTEN = {
         "quantize{preset=w4a16}",
         "quantize{preset=w8a8kv8}",
         "quantize{weights=int8,first=1,keep=none}",
+        "quantize{weights=bcq3,kernel=tables,kv=kivi2}",
+        "quantize{weights=olaccel4,activations=olaccel4,kv=kvquant3,rotate=online,tile=64}",
     ],
     "prune": ["prune{sparsity=0.7}", "prune{storage=2:4}", "prune{storage=csr,first=1}"],
     "shrink": ["shrink{heads=1/2,ffn=1/2}", "shrink{hidden=1/2}", "shrink{drop=1,ffn=1/2}"],

@@ -35,6 +35,7 @@ from costgraph.ops.linear import Linear
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
+from costgraph.ops.tables import TableLinear
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.timing.fidelity.light import stand_ins
 
@@ -113,6 +114,10 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     # Some accountings count element-wise work at tensor peaks: the operation itself decides.
     types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
     op = row.node.op
+    if isinstance(op, TableLinear):
+        raise HardwareError(
+            f"{row.name}: no product by look-ups was timed: state fidelity=ideal, or kernel=convert"
+        )
     if not types or isinstance(op, SCANS):
         if is_member(row.graph, row.node):
             grouped = grouped_product(row.graph)
