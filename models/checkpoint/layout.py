@@ -96,7 +96,7 @@ class Layout:
             Integer(self.zero_bits),
             scales if side != 0 else None,
             side,
-            block,
+            block=block,
         )
         # Block formats bring their own scales.
         return self.base if not scaled and side == 0 and self.payload is None else made

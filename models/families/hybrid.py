@@ -28,7 +28,7 @@ from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba2
 from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.blocks.stack import Repeatable, close, embed, run
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -187,7 +187,10 @@ def _zamba2(fields: Fields) -> Reading:
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
     )
-    layers = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
+    layers: dict[str, Repeatable] = {
+        "mamba": Layer(Integer(d), mixer, None),
+        "hybrid": hybrid,
+    }
     segments = gathered((kind, layers[kind]) for kind in kinds)
     model = Zamba(ends_of(fields, d, tied=True), segments)
     return Reading(model, scans=True, assumptions=(GATHERED,))

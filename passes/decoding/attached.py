@@ -104,7 +104,7 @@ def eagle(asked: Asked) -> Drafting:
     try:
         if not spec:
             return Drafting(usual_head(kind, target, step.graph))
-        config, name, _ = config_at(spec)
+        config, name = config_at(spec)
         known = kind_of_head(config)
         if known not in (None, kind):
             raise ModelError(f"{name}: not of the kind {kind!r}, but {known!r}")

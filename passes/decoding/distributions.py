@@ -35,7 +35,7 @@ def distribution(values: Distribution, name: str = "p") -> tuple[Fraction, ...]:
     found = tuple(_number(v, name) for v in values)
     if not found or any(v < 0 for v in found):
         raise InputError(f"{name} is no distribution: it needs probabilities of at least zero")
-    total = sum(found)
+    total = sum(found, Fraction(0))
     if abs(total - 1) > LOOSE:
         raise InputError(f"{name} is no distribution: it adds up to {float(total):.6g}")
     return found if total == 1 else tuple(v / total for v in found)

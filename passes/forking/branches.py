@@ -21,7 +21,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import SelectLast
 from costgraph.ops.attention import Branches, Mask, Parted
 from costgraph.ops.fused import operations
-from costgraph.passes.decoding.drafts import is_windowed, keeps_state
+from costgraph.passes.decoding.target import is_windowed, keeps_state
 from costgraph.rewriting.pipeline import option
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import B, T, q

@@ -15,7 +15,7 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Linear, Sample, SelectLast
 from costgraph.ops.maps import Reduce
-from costgraph.passes.decoding.drafts import is_windowed, keeps_state, stepping
+from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
 from costgraph.passes.forking.branches import times
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
