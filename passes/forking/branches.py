@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sympy import Expr, Integer, expand
+from sympy import Expr, expand
 
 from costgraph.errors import PipelineError
 from costgraph.formula.terms import Span
@@ -26,7 +26,6 @@ from costgraph.rewriting.pipeline import option
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import B, T, q
 
-ONE = Integer(1)
 SHARED, COPIED = "shared", "copied"
 #: What every branching rests on, by how the prefix is held.
 SAID = {
@@ -155,16 +154,16 @@ def _caches(graph: Graph) -> bool:
     return any(t.role is Role.KV for _, given in operations(graph) for t in given)
 
 
-def branched(graph: Graph, branches: Expr, width: Expr, hidden: Expr, logits: Expr = ONE) -> Graph:
+def branched(graph: Graph, branches: Expr, width: Expr, hidden: Expr) -> Graph:
     """The graph for ``branches`` of ``width`` new positions each, in one sequence.
 
-    ``hidden`` rows are other branches'. A branch needs ``logits`` where one position does.
+    ``hidden`` rows are other branches'. Each branch needs logits where one position does.
     """
 
     def new(node: Node, operands: tuple[Tensor, ...]) -> Op:
         op = node.op
         if isinstance(op, SelectLast):
-            return op if q in op.count.free_symbols else SelectLast(op.count * branches * logits)
+            return op if q in op.count.free_symbols else SelectLast(op.count * branches)
         mask = getattr(op, "mask", None)
         if mask is None:
             return op

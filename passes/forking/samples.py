@@ -15,7 +15,6 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
 from costgraph.ops import Linear, Sample
 from costgraph.passes.forking.branches import (
-    ONE,
     SAID,
     Stretch,
     forked,
@@ -29,7 +28,7 @@ from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import live
 from costgraph.symbols import N, S, T, q
 
-ZERO = Integer(0)
+ONE, ZERO = Integer(1), Integer(0)
 #: Names under which the projection to logits finds its table.
 TABLES = ("lm_head.weight", "embed.weight")
 
@@ -114,7 +113,9 @@ class Samples(Pass):
         beside = Resident(graph)
         phases = tuple(replace(p, resident=(*p.resident, beside)) for p in program.phases)
         # Its limits are on what it reads itself.
-        return replace(program, phases=(*phases, times(phase, self.count))).assuming(
+        limits = (*program.limits, *map(phase.limited, ready.limits))
+        phases = (*phases, times(phase, self.count))
+        return replace(program, phases=phases, limits=limits).assuming(
             "the reward model reads prompt and answer of every sample anew, after the last token",
             *ready.assumptions,
         )

@@ -82,7 +82,7 @@ def test_every_question_about_a_step_stops_where_the_model_does(
     with pytest.raises(InputError, match=f"ends at {T}"):
         c.tpot.asymptote("T", **rest)
     # The same as data for reports, and where their controls start.
-    start = page.start(c, {})
+    start = page.start([c], {})
     c.latency.evaluate(B=start["B"], S=start["S"], N=start["N"])
     c.tpot.evaluate(**at_step(c, start["T"], start["S"]))
 

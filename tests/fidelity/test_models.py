@@ -34,7 +34,7 @@ def evaluated(formula: Formula, batch: int, tokens: int) -> float:
     for limit in formula.limits:
         if limit.bound.is_number:
             tokens = min(tokens, int(limit.bound) // 2)
-    values = {"B": batch, "S": tokens, "T": tokens, "G": min(tokens, 256), "K": 4}
+    values = {"B": batch, "S": tokens, "N": tokens, "T": tokens, "G": min(tokens, 256), "K": 4}
     return float(formula(**{s.name: values[s.name] for s in formula.symbols}))
 
 

@@ -17,8 +17,8 @@ MACHINES = ("h100", "a6000", "tpu-v5e")
 @pytest.mark.parametrize("model", model_names())
 def test_closed_form_equals_the_loop(model):
     program = cg.load_model(model)
-    if all(phase.tokens == 0 for phase in program.phases):
-        pytest.skip("generates no tokens")
+    if not (program.emits and program.decoding):
+        pytest.skip("has no decode steps that make tokens")
     for machine in MACHINES:
         compiled = cg.compile(program, machine)
         step = compiled.tpot

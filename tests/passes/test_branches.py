@@ -109,6 +109,8 @@ def test_a_reward_model_reads_every_answer():
     held = at(judged.memory, **point) - at(free.memory, **point)
     assert held >= 2 * 124_000_000
     assert judged.parameters == free.parameters  # the reward model is none of the model
+    with pytest.raises(InputError, match="exceeds 1024"):
+        judged.latency.evaluate(B=1, S=1000, N=25)
 
 
 def test_beams_copy_what_they_extend_every_step():

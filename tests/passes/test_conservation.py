@@ -58,6 +58,8 @@ REFUSED: dict[tuple[str, int], tuple[int, str]] = {
     ("smollm2-135m", 8): (9, "3"),
     ("starcoder2-7b", 8): (36, "4 and 12"),
     ("t5-base", 8): (12, "6 and 12"),
+    ("tarflow-afhq", 8): (12, "6 and 12"),
+    ("tarflow-cifar", 8): (4, "4"),
     ("whisper-large-v3", 8): (20, "5 and 10"),
     ("whisper-small", 8): (12, "6 and 12"),
     ("whisper-tiny", 4): (6, "3 and 6"),
