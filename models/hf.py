@@ -143,6 +143,7 @@ def import_config(
         images=bool(images),
     )
     made = plain = _program(name, reading, style, mla == "auto", symbolic)
+    made, told = _with_ahead(made, reading, style, config)
     if described is not None:
         made = as_described(made, described, caches=kv is None)
     made = made.assuming(assumed) if assumed else made
@@ -171,7 +172,6 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    made, told = _with_ahead(made, reading, style, config)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
 
 

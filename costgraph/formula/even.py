@@ -61,8 +61,8 @@ def even(a: Formula, b: Formula, over: str) -> tuple[Even, ...]:
     found = []
     for low, high, mine in first:
         for start, end, its in second:
-            lower = _reach(mine, low, high, its.eval(start))
-            upper = high if end == oo else _reach(mine, low, high, its.eval(end))
+            lower = _reach(mine, low, high, its(start))
+            upper = high if end == oo else _reach(mine, low, high, its(end))
             if lower < upper:
                 found.append(Even(lower, upper, _inverse(its, mine.as_expr()), over))
     return tuple(sorted(found, key=lambda e: float(e.lower)))
@@ -80,7 +80,7 @@ def _pieces(formula: Formula, x: Symbol) -> list[tuple[Expr, Expr, Poly]]:
         if poly is None or not 1 <= poly.degree() <= 2:
             raise InputError(f"{formula.name} is of no degree up to two in {x.name}")
         slope = poly.diff(x)
-        if not slope.eval(part.lower) > 0 or slope.LC() < 0:
+        if not slope(part.lower) > 0 or slope.LC() < 0:
             raise InputError(f"{formula.name} does not grow with {x.name} everywhere")
         found.append((part.lower, part.upper, poly))
     return found
@@ -88,16 +88,16 @@ def _pieces(formula: Formula, x: Symbol) -> list[tuple[Expr, Expr, Poly]]:
 
 def _reach(poly: Poly, low: Expr, high: Expr, value: Expr) -> Expr:
     """Where a polynomial that grows from ``low`` to ``high`` reaches a value, or the end."""
-    if value <= poly.eval(low):
+    if value <= poly(low):
         return low
-    if high != oo and value >= poly.eval(high):
+    if high != oo and value >= poly(high):
         return high
     return _inverse(poly, value)
 
 
 def _inverse(poly: Poly, value: Expr) -> Expr:
     """The larger root of ``poly = value``."""
-    c, b, a = poly.coeff_monomial(poly.gen**2), poly.coeff_monomial(poly.gen), poly.eval(0)
+    c, b, a = poly.coeff_monomial(poly.gen**2), poly.coeff_monomial(poly.gen), poly(0)
     if c == 0:
         return (value - a) / b
     middle = b / (2 * c)

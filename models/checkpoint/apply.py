@@ -143,7 +143,8 @@ class _Choice:
     def cut(self, graph: Graph) -> tuple[Graph, Mapping[str, Range]]:
         """The graph cut into runs of layers that are stored alike."""
         graph = self._flattened(graph)
-        return divided(graph, self._cuts(graph), self.name)
+        self.top, ranges = divided(graph, self._cuts(graph), self.name)
+        return self.top, ranges
 
     def _flattened(self, graph: Graph) -> Graph:
         """Patterns written out where their layers are stored differently."""
@@ -369,6 +370,15 @@ def as_described(program: Program, described: Described, caches: bool = True) ->
     operands = [r.operand for r in described.rules if r.operand is not None]
     dynamic = not operands or any(o.dynamic for o in operands)
     made = stored_as(program, reader, described.kv, dynamic)
+    if program.ahead is not None:
+        # Its layer stands behind those of the model.
+        layers = reader.layers
+
+        def behind(place: Place) -> Given:
+            at = None if place.layer is None else layers + place.layer
+            return reader(replace(place, layer=at))
+
+        made = replace(made, ahead=stored_as(program.ahead, behind, described.kv, dynamic))
     if not reader.used and described.kv is None:
         raise ModelError(
             f"{program.name}: {described.key} ({described.method}) gives none of the model's "

@@ -287,9 +287,7 @@ def as_stored(program: Program, header: Header) -> Program:
             f"{header.shown}: {len(left)} tensors have no place in the family that the file "
             f"names, {clip(left[0])} first: the config.json of the original counts it in 16 bit"
         )
-    kinds: dict[str, None] = {}
-    for name in reader.met:
-        kinds[header.tensors[name].type.name] = None
+    kinds = dict.fromkeys(t.type.name for name, t in header.tensors.items() if name in reader.met)
     note = (
         f"counted as the GGUF file stores it: {', '.join(kinds)}; the file has {header.size} byte"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from sympy import Expr
 
 from costgraph.errors import PipelineError, clip
-from costgraph.files.outside import json_value, label_of, read_text
+from costgraph.files import outside
 from costgraph.passes.decoding.acceptance import Measured, Positions
 from costgraph.rewriting.pipeline import Option, checked, number
 
@@ -34,10 +34,10 @@ def shares(text: str) -> Measured:
     if _NUMBERS.match(text) and any(map(str.isdigit, text)):
         rows = [part.split(",") for part in text.split(";")]
         return _table("acceptance", ([cell.strip() for cell in row] for row in rows))
-    shown = f"acceptance: {label_of(text)}"
-    content = read_text(text, MOST_BYTES, "acceptances", PipelineError)
+    shown = f"acceptance: {outside.label_of(text)}"
+    content = outside.read_text(text, MOST_BYTES, "acceptances", PipelineError)
     if text.lower().removesuffix(".gz").endswith(".json"):
-        found = json_value(content, shown, PipelineError)
+        found = outside.json_value(content, shown, PipelineError)
         if not isinstance(found, list):
             raise PipelineError(f"{shown}: not a list of shares by depth")
         return _table(shown, (row if isinstance(row, list) else [row] for row in found))

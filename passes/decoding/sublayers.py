@@ -21,7 +21,6 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role
 from costgraph.ops import Add
 from costgraph.passes.precision.layers import in_order
-from costgraph.rewriting.layers import patterned, written_out
 from costgraph.rewriting.rewrite import live
 
 ATTENTION, MLP = "attention", "mlp"
@@ -94,12 +93,10 @@ class Run:
 def first_layers(target: Program, step: Phase, layers: Expr) -> Program:
     """The target with fewer layers, the first ones; zero layers means half of them.
 
-    Where layers stand together by kind, the kinds are kept in proportion.
-
     Raises:
         PipelineError: the number does not fit, or layers are no plain chain.
     """
-    flat, regions, ordered = _regions(step.graph)
+    flat, regions = in_order(_all_present(step.graph), "draft=skip")
     counts = [_count(n) for n in regions]
     total = sum(counts, Integer(0))
     kept = layers
@@ -112,11 +109,6 @@ def first_layers(target: Program, step: Phase, layers: Expr) -> Program:
     if len(regions) > 1 and not kept.is_Integer:
         raise PipelineError(f"layers: {kept} of layers that differ: state a number")
     name = f"{target.name}'s first layers"
-    if not ordered:
-        shares = _apportioned(int(kept), [int(c) for c in counts])
-        runs = [Run(n, Integer(c)) for n, c in zip(regions, shares, strict=True) if c]
-        made = _cut(flat, regions, runs, step, name)
-        return made.assuming(_PROPORTION) if len(runs) > 1 else made
     runs, left = [], kept
     for index, (region, count) in enumerate(zip(regions, counts, strict=True)):
         ends = index == len(regions) - 1 or left <= count
@@ -127,19 +119,13 @@ def first_layers(target: Program, step: Phase, layers: Expr) -> Program:
     return _cut(flat, regions, runs, step, name)
 
 
-_PROPORTION = (
-    "layers of the draft are kept in proportion to their kinds: equal layers of the model stand "
-    "together"
-)
-
-
 def without_blocks(target: Program, step: Phase, attention: Skipped, mlp: Skipped) -> Program:
     """The target without some of its attention and feed-forward blocks.
 
     Raises:
         PipelineError: a layer or its block is not there, or nothing is left.
     """
-    flat, regions, ordered = _regions(step.graph)
+    flat, regions = in_order(_all_present(step.graph), "draft=skip")
     counts = [_count(n) for n in regions]
     if not all(c.is_Integer for c in counts):
         raise PipelineError("skip-attention, skip-mlp: the number of layers must be a number")
@@ -147,11 +133,6 @@ def without_blocks(target: Program, step: Phase, attention: Skipped, mlp: Skippe
     blocks = {n.name: _blocks(n) for n in regions}
     lost: dict[str, frozenset[int]] = {}
     for skipped in (attention, mlp):
-        if not ordered and skipped.listed is not None:
-            raise PipelineError(
-                f"skip-{skipped.what}: layers of {target.name} stand together by kind, and have no "
-                "numbers: give a number of blocks"
-            )
         having = [i for i, n in enumerate(owner) if skipped.what in blocks[n.name]]
         lost[skipped.what] = skipped.layers(having)
     # Their order changes nothing: those that are alike stand together.
@@ -169,24 +150,6 @@ def without_blocks(target: Program, step: Phase, attention: Skipped, mlp: Skippe
     return _cut(flat, regions, runs, step, name)
 
 
-def _regions(graph: Graph) -> tuple[Graph, tuple[Node, ...], bool]:
-    """The graph, its layers as regions, and whether these stand in the model's order."""
-    full = _all_present(graph)
-    gathered = [n for n in full.nodes if isinstance(n.op, Repeat) and n.op.rounds == "gathered"]
-    if not gathered:
-        return (*in_order(full, "draft=skip"), True)
-    flat = written_out(full) if patterned(full) else full
-    # Any order is as good: number them as they stand.
-    plain = replace(flat, nodes=tuple(_as_layers(n) for n in flat.nodes))
-    return (*in_order(plain, "draft=skip"), False)
-
-
-def _as_layers(node: Node) -> Node:
-    if isinstance(node.op, Repeat) and node.op.rounds == "gathered":
-        return replace(node, op=replace(node.op, rounds="layers"))
-    return node
-
-
 def _all_present(graph: Graph) -> Graph:
     """The graph without early exits: every layer runs for every token."""
     nodes = []
@@ -202,16 +165,6 @@ def _all_present(graph: Graph) -> Graph:
 def _count(node: Node) -> Expr:
     assert isinstance(node.op, Repeat)
     return node.op.count
-
-
-def _apportioned(kept: int, counts: Sequence[int]) -> list[int]:
-    """``kept`` things shared out in proportion to ``counts``, by the largest remainders."""
-    total = sum(counts)
-    shares = [kept * c // total for c in counts]
-    by_rest = sorted(range(len(counts)), key=lambda i: (-(kept * counts[i] % total), i))
-    for i in by_rest[: kept - sum(shares)]:
-        shares[i] += 1
-    return shares
 
 
 def _cut(

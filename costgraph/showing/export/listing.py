@@ -59,9 +59,15 @@ def _print_quality(name: str) -> None:
     sources = {cited: f"[{i}]" for i, cited in enumerate(dict.fromkeys(q.cited for q in rows), 1)}
     print("\npublished quality (cited; nothing here models it):\n")
     print_table(
-        ("pipeline", "model", "method", "measured", "before", "after", "source"),
+        ("pipeline", "model", "method", "measured", "value"),
         [
-            (q.passes, q.model, q.method, q.metric, q.before, q.after, sources[q.cited])
+            (
+                q.passes,
+                q.model,
+                f"{q.method} {sources[q.cited]}",
+                q.metric,
+                f"{q.before} → {q.after}",
+            )
             for q in rows
         ],
     )
