@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
     from costgraph.errors import CostgraphError
     from costgraph.formula import Formula
+    from costgraph.formula.even import even
     from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware, load_system
     from costgraph.models import load_model
@@ -30,6 +31,7 @@ _HOMES = {
     "Compiled": "costgraph.compiling.compiled",
     "compile": "costgraph.compiling.compilation",
     "compare": "costgraph.asking.comparison",
+    "even": "costgraph.formula.even",
     "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",
     "Formula": "costgraph.formula",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "compare",
     "compile",
+    "even",
     "load_hardware",
     "load_model",
     "load_system",

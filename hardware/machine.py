@@ -237,6 +237,8 @@ class Machine(Portable):
         topology: cores, NUMA domains, clock.
         instruction: kind of tensor instructions, which decides the kernels that run
             (:data:`INSTRUCTIONS`); empty if not stated.
+        sparsity: compute types in which tensor units multiply 2:4 sparse matrices, with
+            how many times the dense rate they reach; empty if not stated.
     """
 
     name: str
@@ -259,6 +261,7 @@ class Machine(Portable):
     price: Price = Price()
     topology: Topology = Topology()
     instruction: str = ""
+    sparsity: Mapping[str, sympy.Expr] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Machine {self.name}: {self.title}>"

@@ -35,6 +35,7 @@ TOP = (
     "aliases",
     "sources",
     "peaks",
+    "sparsity",
     "memory",
     "onchip",
     "tiers",
@@ -67,6 +68,7 @@ LINK = {
 NODE = {"devices": "count"}
 TOPOLOGY = {"numa_domains": "count", "cores": "count", "clock": "frequency"}
 PRICE = {"hour": "price"}
+SPARSITY = dict.fromkeys(WIDENING, "count")
 CONVENTION = {"bandwidth": "bandwidth", "capacity": "size", "onchip": "size"}
 
 
@@ -92,6 +94,10 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         raise file.fail(
             "missing key 'peaks.tensor' (or 'peaks.vector'): state at least one peak, such as bf16"
         )
+    sparsity = file.section(data, "sparsity", SPARSITY, figures)
+    for dtype in sparsity:
+        if (Engine.TENSOR, dtype) not in peaks:
+            raise file.fail(f"sparsity.{dtype} needs the dense rate peaks.tensor.{dtype}")
     memory = file.section(data, "memory", MEMORY, figures)
     if "memory.bandwidth" not in figures:
         raise file.fail("missing key 'memory.bandwidth'")
@@ -124,6 +130,7 @@ def machine_from(data: Mapping[str, Any], label: str) -> Machine:
         price=Price(**price),
         topology=Topology(**topology),
         instruction=instruction,
+        sparsity=MappingProxyType(sparsity),
     )
 
 

@@ -11,12 +11,11 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from costgraph.errors import ModelError, clip, nearest
+from costgraph.errors import InputError, ModelError, clip, nearest
 from costgraph.files import outside
 from costgraph.ir.program import Program
-from costgraph.models.fields import Fields
 from costgraph.models.hf import import_config, read_json
-from costgraph.models.stored import narrow
+from costgraph.models.stored import NARROW_KEYS
 from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
@@ -32,6 +31,8 @@ _USUAL = {
 _UNTOLD = ("name", "symbolic")
 #: Everything that says how a model is read.
 OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
+#: What modelopt says of a checkpoint, beside its configuration.
+BESIDE = "hf_quant_config.json"
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -107,8 +108,8 @@ def load_model(
 
     Args:
         spec: a shipped or hub name; a ``config.json`` or a directory holding
-            one; the parsed object; an ``.onnx`` or ``.pt2`` file; an ``ExportedProgram`` of
-            PyTorch; a program, which passes through.
+            one; the parsed object; a ``.gguf`` file, read by its header; an ``.onnx`` or
+            ``.pt2`` file; an ``ExportedProgram`` of PyTorch; a program, which passes through.
         options: see :func:`costgraph.models.hf.import_config`; for graphs
             :func:`costgraph.models.onnx_graph.from_onnx` and
             :func:`costgraph.models.torch_export.from_torch`.
@@ -141,6 +142,8 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     path = _path_of(spec)
     if path is not None and path.suffix.lower() in GRAPHS:
         return _graph(path, options)
+    if path is not None and path.suffix.lower() == ".gguf":
+        return _gguf(path, options)
     if "dims" in options:
         raise ModelError(
             f"dims are for exported graphs ({', '.join(GRAPHS)}); a configuration has "
@@ -150,18 +153,56 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
         return import_config(spec, visible(str(spec.get("_name_or_path") or "model")), **options)
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
-    text = os.fsdecode(spec)
+    config, name = config_at(spec)
+    return import_config(config, name, **options)
+
+
+def config_at(spec: str | os.PathLike[str]) -> tuple[Mapping[str, Any], str]:
+    """The configuration that a name or path means, and what to call it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path, text = _path_of(spec), os.fsdecode(spec)
     if path is None:
         raise ModelError(f"{clip(text)} is not a model name or path")
     if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
         label = path.parent.name if path.name == "config.json" else path.stem
-        return import_config(read_json(path), visible(label) or "model", **options)
+        return _with_description(path), visible(label) or "model"
     name = find(text)
-    config = read_json(CONFIGS / f"{name}.json")
-    if options.get("weights") is None and narrow(Fields(name, config)) is not None:
-        # What shipped files say of narrow weights stands in the program's assumptions.
-        options = {"quantization": "ignore", **options}
-    return import_config(config, name, **options)
+    return read_json(CONFIGS / f"{name}.json"), name
+
+
+def _with_description(path: Path) -> Mapping[str, Any]:
+    """A configuration, with the description of its formats that stands beside it.
+
+    NVIDIA's modelopt writes ``hf_quant_config.json`` next to a ``config.json``.
+    """
+    config = read_json(path)
+    beside = (path if path.is_dir() else path.parent) / BESIDE
+    own = path.is_dir() or path.name == "config.json"
+    if not own or any(key in config for key in NARROW_KEYS) or not beside.is_file():
+        return config
+    return {**config, "quantization_config": {"quant_method": "modelopt", **read_json(beside)}}
+
+
+def _gguf(path: Path, options: dict[str, Any]) -> Program:
+    """A program from the header of a GGUF file, every weight in the type that it has there."""
+    from costgraph.models.checkpoint.gguf import read_header
+    from costgraph.models.checkpoint.gguf_model import as_stored, config_of
+
+    header = read_header(path)
+    name, config = visible(path.stem) or "model", config_of(header)
+    asked = {k: v for k, v in options.items() if k != "quantization"}
+    how = options.get("quantization", "read")
+    if how not in ("read", "ignore"):
+        raise InputError(f"quantization must be 'read' or 'ignore', not {clip(how)}")
+    program = import_config(config, name, **asked)
+    if options.get("weights") is not None:
+        return program
+    if how == "ignore":
+        return program.assuming("the 16-bit model is counted: types of the GGUF file are not read")
+    return as_stored(program, header)
 
 
 def _path_of(spec: Any) -> Path | None:

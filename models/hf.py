@@ -18,14 +18,17 @@ from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program, autoregressive, denoising
+from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
+from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed, Reading
 from costgraph.models.fields import Fields
-from costgraph.models.known import COUNTED, check_kinds, not_understood
-from costgraph.models.stored import element_format, narrow
+from costgraph.models.heads import refuse_heads
+from costgraph.models.known import AHEAD, COUNTED, check_kinds, not_understood
+from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
@@ -74,7 +77,7 @@ def import_config(
     routing: str | Sequence[float | Fraction] | Routing = "balanced",
     image: int | Sequence[int] | None = None,
     images: bool = True,
-    quantization: str = "refuse",
+    quantization: str = "read",
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -95,11 +98,12 @@ def import_config(
         image: side of images in pixels, or height and width, instead of the configured one.
         images: False leaves images out of a request to a multimodal model.
         quantization: what to do where the file says that its weights are narrow and no
-            ``weights`` are given: ``refuse``, or ``ignore`` to count the 16-bit model.
+            ``weights`` are given: ``read`` counts every matrix as the checkpoint stores it
+            (:mod:`costgraph.models.checkpoint`), ``ignore`` the 16-bit model.
 
     Raises:
-        ModelError: a key is missing or wrong, the architecture is unknown, or the
-            weights are narrow.
+        ModelError: a key is missing or wrong, the architecture is unknown, or how the
+            weights are stored is not understood.
         InputError: an option is unknown.
     """
     if mask not in MASKS:
@@ -108,25 +112,25 @@ def import_config(
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
     if mla not in ("auto", *FORMS):
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
+    refuse_heads(name, config)
     fields = Fields(name, config)
     family = family_of(fields)
     check_kinds(Fields(name, config))
     reading = FAMILIES[family](fields)
-    if quantization not in ("refuse", "ignore"):
-        raise InputError(f"quantization must be 'refuse' or 'ignore', not {clip(quantization)}")
+    if quantization not in ("read", "ignore"):
+        raise InputError(f"quantization must be 'read' or 'ignore', not {clip(quantization)}")
     base, said = element_format(fields)
     stored = narrow(fields)
     parts = [n for n, v in (("weights", weights), ("activations", activations)) if v is None]
     assumed = f"{' and '.join(parts)} are counted in 16 bit; the file {said}"
+    described = None
     if weights is not None or stored is None:
         assumed = assumed if parts and said else ""
-    elif quantization == "refuse":
-        raise ModelError(
-            f"{name}: {stored}: narrow checkpoints are not read; quantization='ignore' "
-            "(--quantization ignore) counts the 16-bit model, the quantize pass narrow weights"
-        )
+    elif quantization == "ignore":
+        assumed = f"the 16-bit model is counted: {stored.text} of the file is not read"
     else:
-        assumed = f"the 16-bit model is counted: {stored} of the file is not read"
+        described = read_description(fields.name, stored)
+        assumed = f"what is not narrow is counted in 16 bit; the file {said}" if said else ""
     style = Style(
         weights=base if weights is None else dtype(weights),
         acts=base if activations is None else dtype(activations),
@@ -138,7 +142,9 @@ def import_config(
         image=image_size(image),
         images=bool(images),
     )
-    made = _program(name, reading, style, mla == "auto", symbolic)
+    made = plain = _program(name, reading, style, mla == "auto", symbolic)
+    if described is not None:
+        made = as_described(made, described, caches=kv is None)
     made = made.assuming(assumed) if assumed else made
     usual = [] if said or stored is not None else [("weights", weights, base)]
     usual += [] if said else [("activations", activations, base)]
@@ -151,7 +157,7 @@ def import_config(
     idle = [
         option
         for option, other in _others(style, mla)
-        if _program(name, reading, other, True, symbolic).phases == made.phases
+        if _program(name, reading, other, True, symbolic).phases == plain.phases
     ]
     if quantization == "ignore" and (stored is None or weights is not None):
         idle.append("quantization")
@@ -165,7 +171,33 @@ def import_config(
                     f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
                     f"{family!r} does not have"
                 )
-    return _noted(made, left, [*map(_idle, idle), *same])
+    made, told = _with_ahead(made, reading, style, config)
+    return _noted(made, left, [*map(_idle, idle), *same, *told])
+
+
+def _with_ahead(
+    made: Program, reading: Reading, style: Style, config: Mapping[str, Any]
+) -> tuple[Program, list[str]]:
+    """The program with the file's module for multi-token prediction, which it does not count."""
+    module = reading.ahead
+    if module is not None:
+        latent = SplitScores.kind in kinds(made.graph)
+        ahead = module.program(f"{made.name}'s next-token module", style, latent)
+        size = f"{int(own_parameters(ahead)):,} parameters"
+        many = f"a module of {size}" if module.count == 1 else f"{module.count} modules of {size}"
+        return replace(made, ahead=ahead), [
+            f"multi-token prediction is not counted: {many} beside the model; "
+            "speculative{draft=mtp} holds one"
+        ]
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in AHEAD:
+            if values.get(key):
+                return made, [
+                    f"multi-token prediction is not counted: {key} = {clip(values[key])}, and "
+                    "what its modules hold is not known here"
+                ]
+    return made, []
 
 
 def _program(

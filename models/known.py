@@ -48,10 +48,14 @@ HARMLESS = frozenset(
         "max_window_layers",
         "model_max_length",
         "model_type",
+        "mtp_num_hidden_layers",
+        "mtp_num_layers",
         "mtp_transformer_layers",
+        "mtp_use_dedicated_embeddings",
         "n_positions",
         "name_or_path",
         "num_logits_to_keep",
+        "num_mtp_layers",
         "num_mtp_modules",
         "num_nextn_predict_layers",
         "offset_alibi",
@@ -105,6 +109,16 @@ HARMLESS = frozenset(
         "use_mem_eff_path",
         "use_mtp",
     }
+)
+
+#: Keys that say how many modules for multi-token prediction a file holds: no part of a step,
+#: and told where they are not counted.
+AHEAD = (
+    "num_nextn_predict_layers",
+    "mtp_num_hidden_layers",
+    "num_mtp_modules",
+    "num_mtp_layers",
+    "mtp_num_layers",
 )
 
 #: Beginnings and ends of names of the same kind.

@@ -1,17 +1,20 @@
 """What a configuration says of how its checkpoint is stored, and what is counted instead.
 
-Graphs are counted in 16 bit unless an option asks for another format: checkpoints in
-32 bit are deployed so, and narrow formats are what the ``quantize`` pass is for. Where
-that is not what the file says, the program's assumptions say it, or the file is refused.
+Graphs are counted in 16 bit unless the file describes narrow weights or an option asks for
+another format: checkpoints in 32 bit are deployed so. Where that is not what the file says,
+the program's assumptions say it, or the file is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from costgraph.errors import InputError, ModelError, clip
 from costgraph.ir.dtypes import BF16, FP16, DType, dtype
+from costgraph.models.checkpoint.described import INSTEAD, Described
+from costgraph.models.checkpoint.methods import described
 from costgraph.models.fields import Fields
 
 #: Keys under which files describe narrow weights: Transformers (all its methods), MLX,
@@ -51,8 +54,17 @@ def element_format(fields: Fields) -> tuple[DType, str]:
     return FP16, f"says {stored.name}"
 
 
-def narrow(fields: Fields) -> str | None:
-    """How the file says that its weights are narrow: its key and method; None if it does not."""
+@dataclass(frozen=True)
+class Narrow:
+    """How a file says that its weights are narrow: in words, where, and the description."""
+
+    text: str
+    key: str
+    stated: Mapping[str, Any] | None
+
+
+def narrow(fields: Fields) -> Narrow | None:
+    """How the file says that its weights are narrow; None if it does not."""
     for level in _levels(fields):
         for key in NARROW_KEYS:
             stated = level.get(key)
@@ -62,13 +74,28 @@ def narrow(fields: Fields) -> str | None:
             method = next((n for n in names if isinstance(n, str)), None)
             bits = stated.get("bits")
             shown = method or (f"{bits} bit" if type(bits) is int else "")
-            return f"{key!r}" + (f" ({clip(shown, 40)[1:-1]})" if shown else "")
+            method_shown = f" ({clip(shown, 40)[1:-1]})" if shown else ""
+            return Narrow(f"{key!r}{method_shown}", key, stated)
     for level in _levels(fields):
         for key in ("torch_dtype", "dtype"):
             text = level.get(key)
             if isinstance(text, str) and _is_narrow(text):
-                return f"{key!r} = {clip(text)}"
+                return Narrow(f"{key!r} = {clip(text)}", key, None)
     return None
+
+
+def read_description(name: str, found: Narrow) -> Described:
+    """The formats of a checkpoint.
+
+    Raises:
+        ModelError: how it is stored is not understood.
+    """
+    if found.stated is None:
+        raise ModelError(
+            f"{name}: {found.text} says nothing of scales or of what stays wide; --weights "
+            f"takes a format for all, {INSTEAD}"
+        )
+    return described(name, found.key, found.stated)
 
 
 def _off(stated: Mapping[str, Any]) -> bool:

@@ -9,16 +9,37 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
+from costgraph.passes.factors.lora import Lora
+from costgraph.passes.factors.low_rank import LowRank
+from costgraph.passes.factors.tensor_train import TensorTrain
+from costgraph.passes.forking.apar import Apar
+from costgraph.passes.forking.beam import Beam
+from costgraph.passes.forking.samples import Samples
+from costgraph.passes.forking.skeleton import Skeleton
 from costgraph.passes.fusion.fuse import Fuse
+from costgraph.passes.iterating.blocks import Blocks
+from costgraph.passes.iterating.feature_cache import FeatureCache
+from costgraph.passes.iterating.jacobi import Jacobi
+from costgraph.passes.iterating.refine import Refine
+from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.sparsity.prune import Prune
+from costgraph.passes.sparsity.search_subnet import SearchSubnet
+from costgraph.passes.sparsity.shrink import Shrink
 from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
     Fuse,
     Quantize,
+    Prune,
+    Shrink,
+    SearchSubnet,
+    LowRank,
+    TensorTrain,
+    Lora,
     PageKV,
     EarlyExit,
     Speculative,
@@ -26,6 +47,15 @@ _ALL: tuple[type[Pass], ...] = (
     Overlap,
     Recognise,
     Fold,
+    Beam,
+    Samples,
+    Apar,
+    Skeleton,
+    Jacobi,
+    Blocks,
+    FeatureCache,
+    SlowFast,
+    Refine,
 )
 
 #: Every pass by its name.

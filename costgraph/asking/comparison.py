@@ -1,4 +1,4 @@
-"""Comparing pipelines: numbers side by side, what each pass adds, what its absence costs."""
+"""Comparing pipelines and models: side by side, what each pass adds, what its absence costs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,42 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from sympy import Integer
+
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, split_options
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
+from costgraph.formula.even import Even, even
 from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
+from costgraph.symbols import N, S, symbol
 from costgraph.views import view_text
+
+#: A model to compare with, or one with lengths of its own: ``("llama-2-7b", {"N": 512})``.
+Beside = Model | tuple[Model, Mapping[str, int]]
+#: Sizes that a model beside another may have for itself: prompt and generated tokens.
+OWN = ("S", "N")
+OWN_STEPS = "mean of each model's own decode steps"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One pipeline on one device at one workload.
+    """One model through one pipeline on one device at one workload.
 
     Of programs that generate no tokens, what is about tokens is None.
 
     Attributes:
-        hardware, passes: the device and the pipeline.
+        model, hardware, passes: the model, the device and the pipeline.
+        lengths: sizes of the request that are the model's own, not those of all.
+        parameters: of the model as the pipeline left it; None where they hang on a symbol.
         ttft: seconds to the first token.
-        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``;
-            of one decode step where only one token is generated.
+        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``, of all
+            branches where a request has several; of one decode step where only one token is
+            generated.
         latency: seconds of the whole request.
         throughput: generated tokens per second.
         memory: peak bytes.
@@ -39,8 +52,12 @@ class Column:
         latency_bound: the same of the whole request, of programs without tokens.
         speedup: latency of the first column over this one's.
         fits: whether the memory is within what the device has for programs.
+        parameter_ratio, memory_ratio: of this column over the first one.
+        even_length: the most tokens that it generates in the latency of the first column,
+            of another model's columns; None where there is no most, or no token.
     """
 
+    model: str
     hardware: str
     passes: str
     ttft: float | None
@@ -53,6 +70,11 @@ class Column:
     latency_bound: str | None
     speedup: float
     fits: bool
+    lengths: Mapping[str, int]
+    parameters: int | None
+    parameter_ratio: float | None
+    memory_ratio: float
+    even_length: int | None
 
 
 @dataclass(frozen=True)
@@ -72,16 +94,20 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pipelines of one model on one device or several, at one workload.
+    """Pipelines of one model or several on one device or several, at one workload.
 
     Attributes:
         setting: what all columns share, and everything that any of them rests on.
         bindings: the workload.
         context: the middle of the request's decode steps, exact (a half between two of
             them): where the columns' ``tpot_bound`` holds, and the tpot of one step is the
-            mean where it is linear in the context. None without any step.
+            mean where it is linear in the context. None without any step, and where
+            models have lengths of their own.
         tpot_of: what the columns' ``tpot`` is of, in words; None without any step.
-        columns: a pipeline on a device each, devices first.
+        columns: a pipeline of a model on a device each, devices first, then models.
+        evens: of each column of another model, how many tokens it generates in the latency
+            of the first column, as a formula in the first model's ``N``; None where the
+            latencies are no polynomials in it.
         waterfalls, ablations, compiled: of each column.
     """
 
@@ -90,6 +116,7 @@ class Comparison:
     context: int | float | None
     tpot_of: str | None
     columns: tuple[Column, ...]
+    evens: tuple[Even | None, ...]
     waterfalls: tuple[tuple[Effect, ...], ...]
     ablations: tuple[tuple[Effect, ...], ...]
     compiled: tuple[Compiled, ...]
@@ -98,6 +125,11 @@ class Comparison:
     def devices(self) -> tuple[str, ...]:
         """The devices, in order."""
         return tuple(dict.fromkeys(c.hardware for c in self.columns))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, in order."""
+        return tuple(dict.fromkeys(c.model for c in self.columns))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``compare --json`` prints them.
@@ -119,13 +151,14 @@ class Comparison:
             "pipelines": [
                 {
                     **asdict(column),
+                    "even_formula": None if even is None else str(even.expr),
                     "waterfall": [asdict(e) for e in fall],
                     "ablation": [asdict(e) for e in ablation],
                     "assumptions": of["assumptions"],
                     "not_done": of["not_done"],
                 }
-                for column, fall, ablation, of in zip(
-                    self.columns, self.waterfalls, self.ablations, own, strict=True
+                for column, even, fall, ablation, of in zip(
+                    self.columns, self.evens, self.waterfalls, self.ablations, own, strict=True
                 )
             ],
         }
@@ -145,6 +178,7 @@ def compare(
     hardware: Hardware | Sequence[Hardware],
     pipelines: Sequence[str],
     *,
+    beside: Sequence[Beside] = (),
     B: int | None = None,
     S: int | None = None,
     N: int | None = None,
@@ -154,13 +188,16 @@ def compare(
     reserve: str | float | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare pipelines of passes on one model and workload, on one device or several.
+    """Compare pipelines of passes, and models, at one workload, on one device or several.
 
     Args:
         model, accounting, fidelity, calibration, reserve: as for :func:`costgraph.compile`.
         hardware: a device, or a list.
-        pipelines: pipeline texts; speed-ups are against the first, on the first
-            device. The empty text is the unmodified model.
+        pipelines: pipeline texts; speed-ups are against the first, of the first model on
+            the first device. The empty text is the unmodified model.
+        beside: further models, such as students of the first one, each through the same
+            pipelines; with lengths of its own (``S``, ``N``) where it needs other ones for
+            the same work, such as a distilled chain of thought.
         B, S, N: sequences, prompt tokens and generated tokens: 1, 1024 and 256 where
             the model has them.
         options: how the model is read, and numbers for its symbols and those of
@@ -174,10 +211,11 @@ def compare(
     if not pipelines or not devices:
         raise InputError("compare needs at least one pipeline and one device")
     reading, symbols = split_options(options)
+    models = [(model, {}), *(_own(item) for item in beside)]
 
-    def made(device: Hardware, passes: Any) -> Compiled:
+    def made(of: Model, device: Hardware, passes: Any) -> Compiled:
         return compile(
-            model,
+            of,
             device,
             passes,
             accounting=accounting,
@@ -187,47 +225,90 @@ def compare(
             **reading,
         )
 
-    grid = [(device, made(device, text)) for device in devices for text in pipelines]
-    everything = tuple(compiled for _, compiled in grid)
-    formulas = [getattr(c, m) for c in everything for m in ("latency", "memory")]
-    values = workload(formulas, {"B": B, "S": S, "N": N, **symbols})
+    grid = [
+        _Place(of, device, made(of, device, text), own)
+        for device in devices
+        for of, own in models
+        for text in pipelines
+    ]
+    everything = tuple(p.compiled for p in grid)
+    workloads: list[dict[str, Any]] = []
+    for _, own in models:
+        mine = [p.compiled for p in grid if p.own is own]
+        formulas = [getattr(c, m) for c in mine for m in ("latency", "memory")]
+        workloads.append(workload(formulas, {"B": B, "S": S, "N": N, **symbols, **own}))
+    at = {id(own): values for (_, own), values in zip(models, workloads, strict=True)}
 
-    def latency(compiled: Compiled) -> float:
-        return evaluated(compiled.latency, values)
-
-    base = latency(everything[0])
-    unmodified: dict[int, float] = {}
+    apart = any(own for _, own in models)
+    unmodified: dict[tuple[int, int], float] = {}
     falls, ablations = [], []
-    for place, (device, compiled) in enumerate(grid):
-        passes, total = compiled.passes, latency(compiled)
-        at = place // len(pipelines)
-        if at not in unmodified:
-            unmodified[at] = total if not passes else latency(made(device, ()))
-        fall, before = [], unmodified[at]
+    columns: list[Column] = []
+    for place in grid:
+        values, passes = at[id(place.own)], place.compiled.passes
+
+        def latency(passes: Any, place: _Place = place, values: Any = values) -> float:
+            return evaluated(made(place.model, place.device, passes).latency, values)
+
+        total = evaluated(place.compiled.latency, values)
+        key = (id(place.device), id(place.own))
+        if key not in unmodified:
+            unmodified[key] = total if not passes else latency(())
+        fall, before = [], unmodified[key]
         for index, item in enumerate(passes):
             last = index == len(passes) - 1
-            now = total if last else latency(made(device, passes[: index + 1]))
+            now = total if last else latency(passes[: index + 1])
             fall.append(Effect(item.spec(), now, now - before))
             before = now
         falls.append(tuple(fall))
         ablation = []
         for index, item in enumerate(passes):
-            without = latency(made(device, passes[:index] + passes[index + 1 :]))
+            without = latency(passes[:index] + passes[index + 1 :])
             ablation.append(Effect(item.spec(), without, without - total))
         ablations.append(tuple(ablation))
+        columns.append(_column(place, values, columns[0] if columns else None))
     return Comparison(
         replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
-        values,
-        _middle(everything[0], values).get("T"),
-        _steps(everything[0], values),
-        tuple(_column(c, values, base) for c in everything),
+        workloads[0],
+        None if apart else _middle(everything[0], workloads[0]).get("T"),
+        OWN_STEPS if apart else _steps(everything[0], workloads[0]),
+        tuple(columns),
+        tuple(
+            None
+            if column.even_length is None
+            else _even(grid[0].compiled, workloads[0], place.compiled, at[id(place.own)])
+            for place, column in zip(grid, columns, strict=True)
+        ),
         tuple(falls),
         tuple(ablations),
         everything,
     )
 
 
-def _column(compiled: Compiled, values: dict[str, Any], base: float) -> Column:
+@dataclass(frozen=True)
+class _Place:
+    """A model on a device through a pipeline, with the lengths that are the model's own."""
+
+    model: Model
+    device: Hardware
+    compiled: Compiled
+    own: Mapping[str, int]
+
+
+def _own(item: Beside) -> tuple[Model, Mapping[str, int]]:
+    """A model with its own lengths.
+
+    Raises:
+        InputError: it has another size of its own.
+    """
+    of, own = item if isinstance(item, tuple) else (item, {})
+    for name in own:
+        if name not in OWN:
+            raise InputError(f"a model has its own {' and '.join(OWN)}, not {clip(name)}")
+    return of, dict(own)
+
+
+def _column(place: _Place, values: dict[str, Any], first: Column | None) -> Column:
+    compiled = place.compiled
     latency = evaluated(compiled.latency, values)
     found: dict[str, Any] = dict.fromkeys(
         ("ttft", "tpot", "throughput", "ttft_bound", "tpot_bound", "latency_bound")
@@ -238,26 +319,66 @@ def _column(compiled: Compiled, values: dict[str, Any], base: float) -> Column:
         found["latency_bound"] = _bound(compiled.latency, values)
     memory = evaluated(compiled.memory, values)
     room = room_of(compiled)
+    number = compiled.parameters.xreplace({symbol(k): v for k, v in values.items()})
+    parameters = int(number) if number.is_number else None
+    base = None if first is None else first.parameters
     return Column(
+        model=compiled.program.name,
         hardware=compiled.setting.hardware,
         passes=compiled.setting.passes or "none",
         latency=latency,
         memory=memory,
-        speedup=base / latency,
+        speedup=1.0 if first is None else first.latency / latency,
         fits=room is None or memory <= room,
+        lengths=place.own,
+        parameters=parameters,
+        parameter_ratio=_ratio(parameters, parameters if first is None else base),
+        memory_ratio=1.0 if first is None else memory / first.memory,
+        even_length=None if first is None else _even_length(compiled, values, first),
         **found,
     )
+
+
+def _ratio(value: int | None, base: int | None) -> float | None:
+    return None if value is None or not base else value / base
+
+
+def _even(
+    first: Compiled, its: Mapping[str, Any], other: Compiled, own: Mapping[str, Any]
+) -> Even | None:
+    """The formula of :func:`_even_length` about the first model's number of tokens."""
+
+    def along(compiled: Compiled, values: Mapping[str, Any]) -> Formula:
+        known = {s.name for s in compiled.latency.symbols} - {"N"}
+        return compiled.latency.bind(**{k: v for k, v in values.items() if k in known})
+
+    try:
+        found = even(along(first, its), along(other, own), "N")
+    except InputError:
+        return None
+    return next((e for e in found if e.lower <= its["N"] <= e.upper), None)
+
+
+def _even_length(compiled: Compiled, values: Mapping[str, Any], first: Column) -> int | None:
+    """The most tokens that another model generates in the latency of the first column."""
+    latency = compiled.latency
+    known = {s.name for s in latency.symbols}
+    if compiled.program.name == first.model or "N" not in known or first.ttft is None:
+        return None
+    others = {k: v for k, v in values.items() if k in known and k != "N"}
+    return latency.solve_for("N", budget=first.latency, **others).largest or None
 
 
 def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[str, Any]:
     """What is about generated tokens."""
     ttft = evaluated(compiled.ttft, values)
-    steps = values["N"] - 1
+    sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
+    steps = float(compiled.program.after_first.xreplace(sizes))
     at = {**values, **_middle(compiled, values)}
     return {
         "ttft": ttft,
         "tpot": (latency - ttft) / steps if steps else evaluated(compiled.tpot, at),
-        "throughput": values["B"] * values["N"] / latency,
+        "throughput": evaluated(compiled.throughput, values),
         "ttft_bound": _bound(compiled.ttft, values),
         "tpot_bound": _bound(compiled.tpot, at),
     }

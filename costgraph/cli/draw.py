@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from costgraph.compiling.compiled import Compiled
 
-KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "pareto")
+KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "pareto", "sizes")
 SURVEY = tuple(f"survey-fig{n}" for n in (5, 6, 7, 8, 9, 11, 16, 18, 19, 20))
 #: A device for pictures of graphs without times: passes need to know one.
 _ANY_DEVICE = "a6000"
@@ -34,10 +34,12 @@ PLOT_EPILOG = """\
 kinds:
   roofline   operations under the roofs of a device; with --passes, before and after
   curve      --metric over one symbol, regimes shaded; --passes is repeatable
-  map        which resource takes the most time, over two symbols (--over B,T)
+  map        which resource takes the most time, over two symbols (--over B,T); with several
+             --passes which of them is best
   breakdown  time by operation kind and memory by use, stacked, over B, T or S
   waterfall  what each pass of a pipeline adds to the latency
   pareto     throughput against time per token; --on and --passes are repeatable
+  sizes      --metric over the model's parameters; --passes is repeatable
   survey-fig5 … survey-fig20   figures of the survey arXiv 2402.16363 (no model)
 
 examples:
@@ -124,7 +126,7 @@ def _draw(arguments: argparse.Namespace) -> int:
 def _plot_command(commands: Any) -> None:
     command = commands.add_parser(
         "plot",
-        help="a figure: roofline, curve, map, breakdown, waterfall, pareto",
+        help="a figure: roofline, curve, map, breakdown, waterfall, pareto, sizes",
         description="Draw a figure as .svg, .pdf or .png. Needs the extra 'plot' (matplotlib).",
         epilog=PLOT_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -262,9 +264,12 @@ def _number(where: str, text: str) -> float:
 
 
 def _map(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
-    from costgraph.showing.plot import regime_map
+    from costgraph.showing.plot import choice_map, regime_map
 
-    passes = _single(arguments)
+    several = len(arguments.pipelines) > 1
+    if several and len(arguments.devices) > 1:
+        raise InputError("plot map takes one --on")
+    passes = str(arguments.pipelines[0]) if several else _single(arguments)
     over = (arguments.over or ("B,S" if arguments.metric == "ttft" else "B,T")).split(",")
     if len(over) != 2:
         raise InputError(f"plot map: --over takes two symbols, such as B,T, not {arguments.over!r}")
@@ -278,6 +283,14 @@ def _map(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
             lower=_part(arguments.lower, index), upper=_part(arguments.upper, index)
         )
         ends.append(_range(part, name, figures))
+    if several:
+        if figures:
+            raise InputError("plot map: with several --passes it is over sizes, such as B,T")
+        choices = {p or "no passes": _compiled(arguments, p) for p in arguments.pipelines}
+        return choice_map(
+            choices, over[0], over[1], ends[0], ends[1], metric=metric, width=arguments.width,
+            **given,
+        )  # fmt: skip
     return regime_map(
         compiled, over[0], over[1], ends[0], ends[1], metric=metric, width=arguments.width, **given
     )
@@ -337,6 +350,16 @@ def _pareto(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     return pareto(choices, _BATCHES, width=arguments.width, **{"T": 2048, **given})
 
 
+def _sizes(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
+    from costgraph.showing.plot import sizes
+
+    if len(arguments.devices) > 1:
+        raise InputError("plot sizes takes one --on")
+    choices = [_compiled(arguments, passes) for passes in arguments.pipelines]
+    metric = arguments.metric or ("tpot" if "tpot" in choices[0].metrics else "latency")
+    return sizes(choices, metric=metric, width=arguments.width, **given)
+
+
 _MAKERS = {
     "roofline": _roofline,
     "curve": _curve,
@@ -344,4 +367,5 @@ _MAKERS = {
     "breakdown": _breakdown,
     "waterfall": _waterfall,
     "pareto": _pareto,
+    "sizes": _sizes,
 }

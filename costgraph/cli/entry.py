@@ -134,16 +134,16 @@ def _analyze_command(commands: Any) -> None:
         "analyze",
         help="every operation of one step, with numbers",
         description="Per-operation FLOP, bytes, arithmetic intensity, time and bound of one "
-        "prefill or decode step, and totals. Rows are for one execution; 'count' says how many.",
+        "step of a phase, and totals. Rows are for one execution; 'count' says how many.",
     )
     vocabulary.add_target(command)
     command.add_argument(
         "--phase", default="decode",
-        choices=("prefill", "decode", "encode", "forward", "vision", "denoise"),
-        help="default: decode; encode: of encoder-decoders, forward: of encoders and vision "
-        "models, vision: of multimodal models, denoise: of diffusion models",
+        help="default: decode; also prefill; encode: of encoder-decoders, forward: of encoders "
+        "and vision models, vision: of multimodal models, denoise: of diffusion models; others "
+        "that passes make (draft, verify, refine), which a wrong name lists",
     )  # fmt: skip
-    vocabulary.add_values(command, "BSTG", "B=1")
+    vocabulary.add_values(command, "BSNTG", "B=1")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
 
@@ -151,12 +151,21 @@ def _analyze_command(commands: Any) -> None:
 def _compare_command(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
-        help="pipelines of passes side by side",
+        help="pipelines of passes, or models, side by side",
         description="Latency, throughput and memory of several pipelines, what each pass of a "
         "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
-        "against the first pipeline; give --passes '' for the unmodified model.",
+        "against the first pipeline; give --passes '' for the unmodified model. Models given "
+        "with --beside go through the same pipelines: a student beside its teacher.",
     )
     vocabulary.add_targets(command, passes_required=True)
+    command.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="MODEL[:S=…,N=…]",
+        help="another model, with prompt and generated tokens of its own where the same work "
+        "takes it more or fewer; repeatable",
+    )
     vocabulary.add_values(command, "BSNG", "B=1,S=1024,N=256")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_compare)
@@ -167,6 +176,7 @@ def _list_commands(commands: Any) -> None:
         ("models", _models, "shipped models"),
         ("hardware", _hardware, "devices and systems, one with its sources, or 'compare A B …'"),
         ("passes", _passes, "optimisation passes, or one pass with its options"),
+        ("formats", _formats, "number formats with their bits, or one; what machines run"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", nargs="?", help="show one in detail")
@@ -175,6 +185,13 @@ def _list_commands(commands: Any) -> None:
         command.add_argument("--json", action="store_true", help="machine-readable")
         if name == "models":
             vocabulary.add_dims(command)
+        if name == "formats":
+            vocabulary.add_machines(command)
+            command.add_argument(
+                "--types",
+                action="store_true",
+                help="what machines multiply in and what they widen the rest to (all without --on)",
+            )
         command.set_defaults(run=run)
 
 
@@ -245,6 +262,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.model,
         vocabulary.devices(arguments),
         arguments.passes,
+        beside=[vocabulary.beside(text) for text in arguments.beside],
         **vocabulary.conventions(arguments),
         **vocabulary.values(arguments),
     )
@@ -289,6 +307,25 @@ def _passes(arguments: argparse.Namespace) -> int:
         show_pass(arguments.name, arguments.json)
     else:
         list_passes(arguments.json)
+    return 0
+
+
+def _formats(arguments: argparse.Namespace) -> int:
+    from costgraph.hardware import device_names, load_hardware
+    from costgraph.showing.export.formats import list_formats, list_types, show_format
+
+    names = vocabulary.devices(arguments)
+    if arguments.types:
+        if arguments.name:
+            raise InputError("--types is about machines: leave the format out")
+        names = names or device_names()
+    machines = [load_hardware(name) for name in names]
+    if arguments.types:
+        list_types(machines, arguments.json)
+    elif arguments.name:
+        show_format(arguments.name, machines, arguments.json)
+    else:
+        list_formats(machines, arguments.json)
     return 0
 
 

@@ -40,7 +40,7 @@ READING = (
     ("weights", "FORMAT", "of weights, instead of the configured one: bf16, fp32, fp8, int4 …"),
     ("activations", "FORMAT", "of activations"),
     ("kv", "FORMAT", "of caches"),
-    ("quantization", "refuse|ignore", "narrow checkpoints are refused, or counted in 16 bit"),
+    ("quantization", "read|ignore", "a checkpoint counts as it is stored, or in 16 bit"),
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )
 #: Commas between items; one in parentheses belongs to a size.
@@ -67,14 +67,8 @@ def add_places(
     command: argparse.ArgumentParser, required: bool = False, passes_required: bool = False
 ) -> None:
     """Devices, pipelines and conventions."""
-    command.add_argument(
-        "--on",
-        required=required,
-        default=[] if not required else None,
-        action="append",
-        metavar="HW[,HW]",
-        help="devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable",
-    )
+    what = "devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable"
+    add_machines(command, required, what)
     command.add_argument(
         "--passes",
         action="append",
@@ -83,6 +77,22 @@ def add_places(
         help="a pipeline; repeatable ('': the unmodified model)",
     )
     add_conventions(command)
+
+
+def add_machines(
+    command: argparse.ArgumentParser,
+    required: bool = False,
+    what: str = "devices or TOML files, separated by commas; repeatable",
+) -> None:
+    """Several machines."""
+    command.add_argument(
+        "--on",
+        required=required,
+        default=[] if not required else None,
+        action="append",
+        metavar="HW[,HW]",
+        help=what,
+    )
 
 
 def add_model(command: argparse.ArgumentParser, **more: Any) -> None:
@@ -204,6 +214,24 @@ def values(arguments: argparse.Namespace) -> dict[str, Any]:
                 raise InputError(f"{where}: {clip(symbol)} is given twice")
             found[symbol] = number(value, f"{where}: {symbol}")
     return found
+
+
+def beside(text: str) -> tuple[str, dict[str, int]]:
+    """``MODEL[:S=…,N=…]`` as a model and the lengths that are its own.
+
+    Raises:
+        InputError: a length is no whole number, or given twice.
+    """
+    model, colon, lengths = text.rpartition(":")
+    if not colon or "=" not in lengths:
+        return text, {}
+    found: dict[str, Any] = {}
+    for item in lengths.split(","):
+        name, value = assignment(item.strip(), "--beside")
+        if name in found:
+            raise InputError(f"--beside: {clip(name)} is given twice")
+        found[name] = number(value, f"--beside: {name}")
+    return model, wholes(found)
 
 
 def hint(names: Sequence[str], arguments: argparse.Namespace) -> str:

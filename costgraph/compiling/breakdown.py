@@ -325,8 +325,8 @@ def _values(
             )
         values[symbol] = Integer(whole(value, symbol.name))
     values.update(compiled.program.dims)
-    for limit in compiled.program.limits:
-        if (broken := limit.mapped(phase.bind).broken(values)) is not None:
+    for limit in (*map(phase.limited, compiled.program.limits), *phase.begins):
+        if (broken := limit.broken(values)) is not None:
             raise InputError(f"{phase.name}: {broken}")
     return values
 

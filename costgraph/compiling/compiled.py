@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer, expand
 
 from costgraph.compiling.breakdown import Breakdown, break_down
 from costgraph.compiling.capacity import fit, weights_fit
@@ -18,7 +18,8 @@ from costgraph.counting.count import Item, Row, flat, parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
-from costgraph.formula.terms import Limit
+from costgraph.formula.least import bound
+from costgraph.formula.terms import Limit, remade
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -27,7 +28,7 @@ from costgraph.ir.program import Phase, Program
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.pipeline import Pass, Trace
 from costgraph.setting import Setting
-from costgraph.symbols import B, N
+from costgraph.symbols import B
 from costgraph.timing import roofline
 from costgraph.undone import lines
 from costgraph.units import format_quantity
@@ -84,31 +85,55 @@ class Compiled:
         self._require_tokens("ttft")
         phases = self.phases_of("ttft")
         terms = tuple(
-            replace(t, ops=_labelled(p, t.ops, phases)) for p in phases for t in self._steps(p.name)
+            replace(t, ops=_labelled(p, t.ops, phases))
+            for p in phases
+            for t in self._before_token(p)
         )
         return self._formula("ttft", "s", terms, self._limits(phases))
+
+    def _before_token(self, phase: Phase) -> tuple[Term, ...]:
+        """What a phase takes until the first token: all its steps, or one where it emits it."""
+        if phase.tokens == 0:
+            whole = phase if phase.span is not None or phase.weight != 1 else None
+            return self._steps(phase.name) if whole is None else self._all_steps(phase)
+        steps, span = self._steps(phase.name), phase.span
+        if span is None:
+            return steps
+        first = {span.symbol: span.lower}
+        return tuple(remade(t.mapped(lambda e: bound(e, first))) for t in steps)
+
+    def _all_steps(self, phase: Phase) -> tuple[Term, ...]:
+        """All steps of a phase in one request; operations without their phase's name."""
+        made = roofline.spanned(phase, self._steps(phase.name))
+        head = f"{phase.name}."
+        return tuple(replace(t, ops=tuple(op.removeprefix(head) for op in t.ops)) for t in made)
 
     @cached_property
     def tpot(self) -> Formula:
         """Time per output token in seconds over ``B``, ``T``: a decode step at context ``T``.
 
         ``T`` counts the new token. Where steps emit several tokens, the time of
-        one step over the expected tokens; so it is, over ``S`` and ``N``, for
-        programs without decode steps whose steps emit tokens.
+        one step over the expected tokens. Programs that have no decode step of one kind
+        at every context (those that denoise, fork or join) have the mean over a request,
+        over ``S`` and ``N``.
 
         Raises:
             InputError: the model generates no tokens.
         """
         self._require_tokens("tpot")
-        if not self._decode:
+        if not self.program.has_alike_steps:
+            phases = self.phases_of("tpot")
+            tokens = expand(Add(*(p.generated for p in phases)))
             terms = tuple(
-                replace(t, count=t.count / p.tokens)
-                for p in self.phases_of("tpot")
-                for t in self._steps(p.name)
+                replace(t, count=t.count / tokens, ops=_labelled(p, t.ops, phases))
+                for p in phases
+                for t in self._all_steps(p)
             )
-            return self._formula("tpot", "s", terms)
+            return self._formula("tpot", "s", terms, self._limits(phases))
+        # Tokens per context: one, or one of each branch.
+        tokens = expand(Add(*(p.tokens * p.weight for p in self._decode)))
         terms = tuple(
-            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, self._decode))
+            replace(t, count=t.count * p.weight / tokens, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
             for t in self._steps(p.name)
         )
@@ -128,15 +153,26 @@ class Compiled:
 
         What the busiest unit needs for one: where stages work on different groups of
         sequences at once, less than the time of a step. Of programs without decode steps,
-        between two forward passes.
+        between two forward passes; where steps differ, the mean over a request's.
         """
         phases = self.phases_of("interval")
-        terms = tuple(
-            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, phases))
+        timing = self.timing_on(self.machine)
+        found = (
+            (p, t)
             for p in phases
-            for t in roofline.interval_terms(
-                p, self.items[p.name], self.machine, self.timing_on(self.machine)
+            for t in roofline.interval_terms(p, self.items[p.name], self.machine, timing)
+        )
+        if self._decode and not self.program.has_alike_steps:
+            # The mean over the steps of a request, as of the time per token.
+            steps = expand(Add(*(p.generated / p.tokens for p in phases if p.tokens != 0)))
+            terms = tuple(
+                replace(s, count=s.count / steps)
+                for p, t in found
+                for s in roofline.spanned(p, (t,))
             )
+            return self._formula("interval", "s", terms, self._limits(phases))
+        terms = tuple(
+            replace(t, count=t.count * p.weight, ops=_labelled(p, t.ops, phases)) for p, t in found
         )
         limits = self.program.limits if self._decode else self._limits(phases)
         return self._formula("interval", "s", terms, limits)
@@ -144,6 +180,8 @@ class Compiled:
     @cached_property
     def throughput(self) -> Formula:
         """Generated tokens per second over ``B``, ``S``, ``N``: ``B·N / latency``.
+
+        Of several answers to a prompt (``samples``) all count.
 
         Raises:
             InputError: the model generates no tokens.
@@ -153,7 +191,7 @@ class Compiled:
             "throughput",
             "token/s",
             self.latency.terms,
-            B * N,
+            B * self.program.generated,
             self.latency.limits,
             self._rates if self.timing is None else {},
             self.setting,
@@ -170,7 +208,7 @@ class Compiled:
         if count.is_number and self.system is not None:
             count = Integer(self.system.devices)
         whole = self.throughput
-        return replace(whole, name=PER_DEVICE, numerator=B * N / count)
+        return replace(whole, name=PER_DEVICE, numerator=B * self.program.generated / count)
 
     def time(self, phase: str) -> Formula:
         """Seconds of one step of a phase (``prefill``, ``decode``)."""
@@ -390,30 +428,16 @@ class Compiled:
     def phases_of(self, metric: str) -> tuple[Phase, ...]:
         """The phases that a time is about: of ``ttft``, ``tpot``, ``interval`` or a request."""
         if metric == "ttft":
-            return self._until_first_token
+            return self.program.until_first_token
         if metric == "tpot":
-            return self._decode or tuple(p for p in self.program.phases if p.tokens != 0)
+            return self._decode or self.program.phases
         if metric == "interval":
             return self._decode or self.program.phases
         return self.program.phases
 
     @property
-    def _until_first_token(self) -> tuple[Phase, ...]:
-        """Phases in front of the decode steps; without any, up to the first emitted token.
-
-        What runs once before decoding starts (a draft that reads the prompt) belongs to
-        the time until the first token, as engines do it: decode steps are then all that
-        further tokens take.
-        """
-        phases = self.program.phases
-        if self._decode:
-            return tuple(p for p in phases if p.span is None)
-        first = next((i for i, p in enumerate(phases) if p.tokens != 0), len(phases) - 1)
-        return phases[: first + 1]
-
-    @property
     def _decode(self) -> tuple[Phase, ...]:
-        return tuple(p for p in self.program.phases if p.span is not None)
+        return self.program.decoding
 
     @cached_property
     def rows(self) -> Mapping[str, tuple[Row, ...]]:
@@ -481,11 +505,13 @@ class Compiled:
         found: list[Limit] = []
         for limit in self.program.limits:
             for phase in phases:
-                reached = limit.mapped(phase.bind)
+                reached = phase.limited(limit)
                 if at_end:
                     reached = reached.mapped(phase.at_end)
                 if not dominates(reached.bound, reached.expr):
                     found.append(reached)
+        if not at_end:
+            found.extend(x for phase in phases for x in phase.begins)
         return tuple(dict.fromkeys(found))
 
     def _formula(

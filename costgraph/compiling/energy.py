@@ -24,7 +24,7 @@ from costgraph.formula.terms import Arm, make_term, merged
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.tensor import MEMORY
-from costgraph.symbols import B, N, symbol
+from costgraph.symbols import B, symbol
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -87,7 +87,9 @@ def energy_per_token(compiled: Compiled) -> Formula:
         HardwareError: the machine states neither energies nor a board power.
     """
     whole = energy(compiled)
-    return replace(whole, name="energy_per_token", unit="J/token", terms=_per_token(whole.terms))
+    return replace(
+        whole, name="energy_per_token", unit="J/token", terms=_per_token(compiled, whole.terms)
+    )
 
 
 def cost_per_token(compiled: Compiled) -> Formula:
@@ -98,7 +100,7 @@ def cost_per_token(compiled: Compiled) -> Formula:
     hour = compiled.machine.price.hour
     price = symbol("price") if hour is None else hour
     terms = _scaled(compiled, price / SECONDS_PER_HOUR)
-    return _formula(compiled, "cost_per_token", "USD/token", _per_token(terms), PRICE)
+    return _formula(compiled, "cost_per_token", "USD/token", _per_token(compiled, terms), PRICE)
 
 
 def _components(compiled: Compiled) -> tuple[Term, ...] | None:
@@ -125,15 +127,15 @@ def _scaled(compiled: Compiled, factor: Expr) -> tuple[Term, ...]:
     return tuple(replace(t, count=t.count * whole) for t in compiled.latency.terms)
 
 
-def _per_token(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """The terms over ``B·N``.
+def _per_token(compiled: Compiled, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """The terms over all generated tokens, ``B·N``.
 
     A polynomial count multiplies out where there is no maximum, so that terms of one
     resource still add up; in front of a maximum, or if it is an expectation, it stays.
     """
-    found = []
+    found, tokens = [], B * compiled.program.generated
     for term in terms:
-        count = term.count / (B * N)
+        count = term.count / tokens
         if len(term.arms) == 1 and term.span is None and term.count.is_polynomial():
             arm = term.arms[0]
             found.append(Term(ONE, (Arm(expand(count * arm.expr), arm.resource),), term.ops))

@@ -120,6 +120,12 @@ def _survey_engine(site: Site) -> FlopKey:
 
 
 def _survey_cost(site: Site, flops: Expr, *moved: tuple[Role, Direction, Expr]) -> Cost:
+    for tensor in site.graph.sources:
+        if tensor.dtype.recent is not None:
+            raise MissingRuleError(
+                "accounting 'survey' knows no cache that keeps recent tokens wide "
+                f"({tensor.name}): state kv-recent=0"
+            )
     traffic: dict[ByteKey, Expr] = {}
     for role, direction, amount in moved:
         if amount != 0:

@@ -145,8 +145,8 @@ def _passing(graph: Graph, name: str) -> Expr:
     if node is None or not isinstance(node.op, KVAppend):
         return ZERO
     # Rows that a sliding window drops live as long as their own step needs them.
-    length = tensor.shape[1]
-    return tensor.bytes / length * (length - node.op.kept(length))
+    batch, length, *rest = tensor.shape
+    return tensor.bytes - tensor.dtype.size((batch, node.op.kept(length), *rest))
 
 
 class _Runner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Symbol
@@ -19,7 +20,7 @@ def bound_shares(formula: Formula, values: Mapping[str, Any]) -> dict[str, float
     """Share of the value by the resource whose arm is the largest in each term.
 
     Args:
-        formula: a formula without sums over contexts (``ttft``, ``tpot``).
+        formula: a time; what is summed over contexts counts as at the middle one.
         values: a number per free symbol, by name.
 
     Returns:
@@ -44,6 +45,12 @@ def _bounded(
     def value(expr: Expr) -> float:
         return float(compile_expr(expr, symbols)(*given))
 
+    if term.span is not None:
+        span = term.span
+        middle = {span.symbol: (span.lower + span.upper) / 2}
+        steps = term.count * (span.upper - span.lower + 1)
+        term = replace(term, span=None).mapped(lambda e: e.xreplace(middle))
+        term = replace(term, count=steps)
     count = value(term.count)
     sizes = [value(a.expr) for a in term.arms]
     size, arm = max(zip(sizes, term.arms, strict=True), key=lambda p: (p[0], p[1].resource))

@@ -4,25 +4,92 @@ Sizes are exact. A format with group-wise scales stores, per element,
 
     bits + (scale_bits + zero_bits) / group + outer_bits / (group * outer_group)
 
-bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element.
+bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element. Where zeros are
+left out (:class:`Sparsity`), ``kept * (bits + index_bits) + flag_bits`` stands for ``bits``.
+Elements that are stored wider than the rest, and anything else that lies beside them, are
+fields of the format as well: :attr:`DType.parts` tells every bit apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import sympy
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer, Mul
 
 from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.least import least
 
 _NONE = Integer(0)
 _SCALE = Integer(16)
+#: FLOP to convert one element, unless its format says otherwise: subtract the zero point
+#: or look up, multiply.
+DECODE = Integer(2)
 
 #: Compute types by width; two operands meet in the wider one of their kind.
 _FLOAT_RANK = {"fp4": 0, "fp8": 1, "fp16": 2, "bf16": 2, "tf32": 3, "fp32": 4}
 _INT_RANK = {"int4": 0, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How a matrix with zeros is stored, and what multiplies it.
+
+    Attributes:
+        layout: as written in options and tables (``tiled-csl``, ``2:4`` …).
+        kept: share of the elements that are stored.
+        index_bits: bits that locate one stored element.
+        flag_bits: bits per element, stored or not (a bitmap; a row's pointer, spread over it).
+        rates: compute types in which tensor units multiply it as it is stored, with how many
+            times the dense rate they do.
+        skips: kernels multiply what is stored and nothing else, on vector units.
+    """
+
+    layout: str
+    kept: Expr
+    index_bits: Expr = _NONE
+    flag_bits: Expr = _NONE
+    rates: tuple[tuple[str, Expr], ...] = ()
+    skips: bool = False
+
+    def rate(self, compute: str) -> Expr | None:
+        """How many times the dense rate tensor units reach in a type; None if they take none."""
+        return next((rate for name, rate in self.rates if name == compute), None)
+
+    def stored(self, bits: Expr) -> Expr:
+        """Bits per element of the matrix, zeros included, for payloads of ``bits``."""
+        return self.kept * (bits + self.index_bits) + self.flag_bits
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Elements that a format stores wider than the rest.
+
+    Attributes:
+        fraction: share of the elements.
+        bits: payload bits of one of them.
+        index_bits: bits that locate one of them.
+        mask_bits: bits per element, of all elements, that mark them.
+        apart: they lie in a sparse tensor besides a dense one that holds every element
+            (SpQR, SqueezeLLM); otherwise they take the place of narrow ones.
+    """
+
+    fraction: Expr
+    bits: Expr
+    index_bits: Expr = _NONE
+    mask_bits: Expr = _NONE
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The last ``rows`` positions of a cache, which stay in a ``wide`` format (KIVI)."""
+
+    rows: Expr
+    wide: DType
 
 
 @dataclass(frozen=True)
@@ -39,6 +106,18 @@ class DType:
         scale_bits, zero_bits: bits of one group's scale and zero point.
         outer_group, outer_bits: a second level of scales: ``outer_bits`` per
             ``outer_group`` groups.
+        sparse: how zeros are left out, or None. Scales belong to groups of elements of the
+            matrix, zeros included.
+        block: (rows, columns) of a matrix that share a scale, where a scale is that of a
+            block and not of a stretch of one row; then ``group`` elements are in it.
+        outliers: elements that are stored wider, or None.
+        extras: what else is stored, as (name, bits per element): masks, micro-exponents,
+            code books.
+        decode: FLOP to convert one element to the type in which it meets others.
+        bit_planes: bits of an element where it is a sum of bits, though ``compute`` is no
+            integer type or ``bits`` is no whole number; None otherwise. See :attr:`planes`.
+        recent: positions of a cache that stay wide, or None. They are not in
+            :attr:`bits_per_element`, which is that of the others: see :meth:`size`.
     """
 
     name: str
@@ -49,21 +128,81 @@ class DType:
     zero_bits: Expr = _NONE
     outer_group: Expr | None = None
     outer_bits: Expr = _NONE
+    sparse: Sparsity | None = None
+    block: tuple[Expr, Expr] | None = None
+    outliers: Outliers | None = None
+    extras: tuple[tuple[str, Expr], ...] = ()
+    decode: Expr = DECODE
+    bit_planes: Expr | None = None
+    recent: Recent | None = None
+
+    @property
+    def planes(self) -> Expr | None:
+        """Bits of an element that are weighed and added up; None for any other code.
+
+        Elements of which some are wider, in place of narrow ones, have none in common.
+        """
+        if self.outliers is not None and not self.outliers.apart:
+            return None
+        if self.bit_planes is not None:
+            return self.bit_planes
+        return None if self.is_float else self.bits
+
+    @cached_property
+    def parts(self) -> Mapping[str, Expr]:
+        """Bits per element by what they are for; they add up to :attr:`bits_per_element`."""
+        found = {"payload": self.bits}
+        if self.group is not None:
+            found["scale"] = self.scale_bits / self.group
+            found["zero"] = self.zero_bits / self.group
+            if self.outer_group is not None:
+                found["outer"] = self.outer_bits / (self.group * self.outer_group)
+        if (wide := self.outliers) is not None:
+            if not wide.apart:
+                found["payload"] = self.bits * (1 - wide.fraction)
+            found["outliers"] = wide.fraction * wide.bits
+            found["positions"] = wide.fraction * wide.index_bits + wide.mask_bits
+        if (sparse := self.sparse) is not None:
+            for name in ("payload", "outliers"):
+                found[name] = found.get(name, _NONE) * sparse.kept
+            placed = sparse.kept * sparse.index_bits + sparse.flag_bits
+            found["positions"] = found.get("positions", _NONE) + placed
+        found.update(self.extras)
+        return MappingProxyType({name: bits for name, bits in found.items() if bits != 0})
 
     @cached_property
     def bits_per_element(self) -> Expr:
-        """Stored bits per element, scales and zero points included (exact)."""
-        total = self.bits
-        if self.group is not None:
-            total = total + (self.scale_bits + self.zero_bits) / self.group
-            if self.outer_group is not None:
-                total = total + self.outer_bits / (self.group * self.outer_group)
-        return total
+        """Stored bits per element, all :attr:`parts` included (exact)."""
+        return Add(*self.parts.values())
 
     @cached_property
     def bytes_per_element(self) -> Expr:
         """Stored bytes per element (exact rational or symbolic)."""
         return self.bits_per_element / 8
+
+    @property
+    def unpacking(self) -> Expr:
+        """FLOP per element to make it one of a wider type, as a kernel loads it.
+
+        Outliers that lie apart are added to what the dense tensor holds: 2 each, to find
+        their place and to add.
+        """
+        if self.outliers is None or not self.outliers.apart:
+            return self.decode
+        return self.decode + 2 * self.outliers.fraction
+
+    def wide_rows(self, rows: Expr) -> Expr:
+        """How many of ``rows`` positions of a cache stay wide."""
+        return _NONE if self.recent is None else least(rows, self.recent.rows)
+
+    def size(self, shape: Sequence[Expr]) -> Expr:
+        """Bytes of a tensor of this format (exact); positions are axis 1 of a cache."""
+        if self.recent is None:
+            return Mul(*shape) * self.bytes_per_element
+        batch, rows, *rest = shape
+        wide = self.wide_rows(rows)
+        stored = (rows - wide) * self.bytes_per_element + wide * self.recent.wide.bytes_per_element
+        return Mul(batch, *rest) * stored
 
     @property
     def is_float(self) -> bool:
@@ -76,7 +215,7 @@ class DType:
         return self.group is not None
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.sparse is None else f"{self.name} {self.sparse.layout}"
 
 
 def _plain(name: str, bits: int, compute: str | None = None) -> DType:
@@ -156,10 +295,15 @@ def with_groups(
     ``group`` = infinity means one scale for the whole tensor: nothing per element.
     """
     if group == sympy.oo:
-        return DType(base.name, base.bits, base.compute)
-    label = f"{base.name}-g{group}"
-    return DType(
-        label, base.bits, base.compute, group, scale_bits, zero_bits, outer_group, outer_bits
+        return replace(base, group=None, scale_bits=_NONE, zero_bits=_NONE)
+    return replace(
+        base,
+        name=f"{base.name}-g{group}",
+        group=group,
+        scale_bits=scale_bits,
+        zero_bits=zero_bits,
+        outer_group=outer_group,
+        outer_bits=outer_bits,
     )
 
 
@@ -181,6 +325,11 @@ def compute_type(a: DType, b: DType) -> str:
     return max(floats[0], "fp16", key=_FLOAT_RANK.__getitem__)
 
 
-def expands(stored: DType, other: DType) -> bool:
-    """True when ``stored`` elements must be converted before meeting ``other``."""
-    return stored.compute != compute_type(stored, other) and stored.bits != other.bits
+def converts(stored: DType, other: DType) -> bool:
+    """True when ``stored`` elements must be converted before meeting ``other``.
+
+    Not where both are as wide, unless nothing computes on the stored ones.
+    """
+    if stored.bits == other.bits and stored.compute:
+        return False
+    return stored.compute != compute_type(stored, other)

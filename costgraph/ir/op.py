@@ -13,7 +13,7 @@ from costgraph.errors import VerifyError
 from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
-from costgraph.ir.dtypes import DType, compute_type
+from costgraph.ir.dtypes import DType, compute_type, converts
 from costgraph.ir.tensor import Role, Tensor
 
 Tensors = Sequence[Tensor]
@@ -110,14 +110,48 @@ def vector_special(flops: Expr, special: Expr) -> Work:
 def expansion(stored: Tensor, other: Tensor, elements: Expr | None = None) -> Work:
     """Work of converting a stored operand to the type in which it meets ``other``.
 
-    Two FLOP per stored element, or for ``elements`` of them (subtract the zero
-    point or look up, multiply by the scale), where the formats differ in width and
-    the stored one is not what the engine takes; nothing otherwise.
+    The format's ``unpacking`` per stored element, or for ``elements`` of them (2 FLOP:
+    subtract the zero point or look up, multiply by the scale), where the formats differ
+    in width and the stored one is not what the engine takes; nothing otherwise. Zeros that
+    are not stored are not converted, and what is stored is spread out (:func:`spreading`).
     """
-    a, b = stored.dtype, other.dtype
-    if a.bits == b.bits or a.compute == compute_type(a, b):
+    a = stored.dtype
+    loaded = stored.narrow if elements is None else elements
+    converted: Work = {}
+    if converts(a, other.dtype):
+        converted = vector(a.unpacking * present(a, loaded))
+    return merged(converted, spreading(a, compute_type(a, other.dtype), loaded))
+
+
+def present(stored: DType, elements: Expr) -> Expr:
+    """How many of ``elements`` of a matrix are stored."""
+    return elements if stored.sparse is None else elements * stored.sparse.kept
+
+
+def spreading(stored: DType, compute: str, elements: Expr) -> Work:
+    """Work of spreading a matrix that is stored without its zeros out into a dense one.
+
+    Two FLOP per stored element (find its place, write it); nothing where units
+    multiply it as it is.
+    """
+    sparse = stored.sparse
+    if sparse is None or sparse.skips or sparse.rate(compute) is not None:
         return {}
-    return vector(2 * (stored.numel if elements is None else elements))
+    return vector(2 * present(stored, elements))
+
+
+def multiplied(stored: DType, compute: str, flops: Expr) -> Work:
+    """A product's ``flops``, zeros counted, with a stored matrix in a compute type.
+
+    On the tensor engine; of sparse units what takes as long at the dense rate, which for
+    2:4 at twice the rate is exactly what they multiply. Kernels that skip zeros multiply
+    on the vector engine.
+    """
+    sparse = stored.sparse
+    if sparse is not None and sparse.skips:
+        return vector(flops * sparse.kept)
+    rate = None if sparse is None else sparse.rate(compute)
+    return {(Engine.TENSOR, compute): flops if rate is None else flops / rate}
 
 
 def merged(*works: Work) -> Work:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Add, Expr, Integer, Symbol, expand
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.least import bound
@@ -62,6 +62,8 @@ class Phase:
         weight: executions per value of the span (below one where a step emits
             several tokens).
         resident: what stays in memory of other graphs.
+        reach: positions that one sees at most, where the step's context ``T`` holds more
+            (rows of other branches); None where it does not. Limits on positions ask it.
         rounds: groups of sequences that pass through the graph in one step, one after the
             other, each on one unit of it at a time. Bindings are those of a group.
     """
@@ -74,6 +76,7 @@ class Phase:
     weight: Expr = ONE
     resident: tuple[Resident, ...] = ()
     rounds: Expr = ONE
+    reach: Expr | None = None
 
     def __repr__(self) -> str:
         return f"<Phase {self.name}: {self.graph!r}>"
@@ -97,6 +100,30 @@ class Phase:
         """True when one step processes one position per sequence."""
         return bool(self.query == 1)
 
+    @property
+    def begins(self) -> tuple[Limit, ...]:
+        """That no step of branches stands in front of what they share."""
+        if self.reach is None or self.span is None:
+            return ()
+        first, symbol = self.span.lower, self.span.symbol
+        return (Limit(first, symbol, "branches start behind what they share"),)
+
+    @property
+    def steps(self) -> Expr:
+        """How often the graph runs in one request."""
+        span = self.span
+        return self.weight if span is None else self.weight * (span.upper - span.lower + 1)
+
+    @property
+    def generated(self) -> Expr:
+        """Tokens that the phase emits in one request, per sequence."""
+        return self.tokens * self.steps
+
+    @property
+    def walks_contexts(self) -> bool:
+        """True where its steps go along contexts, ``T`` by ``T``."""
+        return self.span is not None and self.span.symbol == T
+
     def at_end(self, expr: Expr) -> Expr:
         """``expr`` at the longest context of the phase, if it has several."""
         return expr if self.span is None else expr.xreplace({self.span.symbol: self.span.upper})
@@ -108,7 +135,8 @@ class Phase:
         """
         bound = tuple((s, e.xreplace({symbol: value})) for s, e in self.bindings)
         fresh = () if symbol in self.substitution else ((symbol, value),)
-        return replace(self, bindings=(*bound, *fresh))
+        reach = None if self.reach is None else self.reach.xreplace({symbol: value})
+        return replace(self, bindings=(*bound, *fresh), reach=reach)
 
     def rewritten(self, f: Callable[[Graph], Graph]) -> Phase:
         """The phase with ``f`` applied to its graph and to those that stay in memory."""
@@ -118,6 +146,13 @@ class Phase:
     def bind(self, expr: Expr) -> Expr:
         """``expr`` with this phase's bindings applied, clipped lengths folded."""
         return bound(expr, self.substitution)
+
+    def limited(self, limit: Limit) -> Limit:
+        """A limit of the program as it holds in this phase."""
+        if self.reach is None:
+            return limit.mapped(self.bind)
+        values = {**self.substitution, T: self.reach}
+        return limit.mapped(lambda e: bound(e, values))
 
 
 @dataclass(frozen=True)
@@ -138,6 +173,10 @@ class Program:
         stages: how many stages of devices there are, one after the other.
         reading: options that the model was read with, other than the usual ones.
         fixed: symbols that were given a value for good, see :meth:`fixing`.
+        ahead: a module of the model that drafts tokens further ahead, as a program; no part
+            of this one, and in memory only where speculation holds it.
+        borrowed: names of weights that are those of another model in memory, as a draft
+            head reads its target's embedding table.
     """
 
     name: str
@@ -151,6 +190,8 @@ class Program:
     fixed: tuple[tuple[Symbol, Expr], ...] = ()
     devices: Expr = ONE
     stages: int = 1
+    ahead: Program | None = field(default=None, compare=False, repr=False)
+    borrowed: tuple[str, ...] = ()
 
     @property
     def width(self) -> Expr:
@@ -178,12 +219,55 @@ class Program:
         question about a whole request asks here. A request of one token has no decode
         step: then it is the context that the first would have.
         """
-        span = next((p.span for p in self.phases if p.span is not None), None)
-        if span is None:
+        spans = [p.span for p in self.decoding if p.span is not None]
+        if not spans:
             return None
         values = {S: Integer(prompt), N: Integer(generated)}
-        first, last = (int(e.xreplace(values)) for e in (span.lower, span.upper))
+        first = min(int(span.lower.xreplace(values)) for span in spans)
+        last = max(int(span.upper.xreplace(values)) for span in spans)
         return first, max(first, last)
+
+    @property
+    def until_first_token(self) -> tuple[Phase, ...]:
+        """Phases up to the first that emits tokens, and what else runs before the decode steps.
+
+        What runs once before decoding starts (a draft that reads the prompt) belongs to
+        the time until the first token, as engines do it: decode steps are then all that
+        further tokens take. Steps that emit nothing yet (an outline) are in front as well.
+        """
+        emitting = (i for i, p in enumerate(self.phases) if p.tokens != 0)
+        first = next(emitting, len(self.phases) - 1)
+        walking = any(p.walks_contexts for p in self.phases[first + 1 :])
+        after = takewhile(lambda p: walking and p.span is None, self.phases[first + 1 :])
+        return (*self.phases[: first + 1], *after)
+
+    @property
+    def decoding(self) -> tuple[Phase, ...]:
+        """Phases that step over contexts and follow the first token."""
+        walking = tuple(p for p in self.phases if p.walks_contexts)
+        before = [id(p) for p in self.until_first_token]
+        return tuple(p for p in walking if id(p) not in before) if self.emits else walking
+
+    @property
+    def has_alike_steps(self) -> bool:
+        """True where one decode step, of one or several phases, runs at every context."""
+        found = self.decoding
+        return bool(found) and all(p.span == found[0].span for p in found)
+
+    @property
+    def emits(self) -> bool:
+        """True where the program generates tokens."""
+        return any(p.tokens != 0 for p in self.phases)
+
+    @property
+    def after_first(self) -> Expr:
+        """Tokens that follow what the time to the first token brings, per sequence."""
+        return expand(Add(*(p.generated for p in self.decoding))) if self.decoding else N - 1
+
+    @property
+    def generated(self) -> Expr:
+        """Tokens that a request generates, per sequence: ``N``, or several answers of ``N``."""
+        return expand(Add(*(p.generated for p in self.phases)))
 
     def phase_for(self, given: Collection[str]) -> Phase:
         """The phase whose step a workload with these sizes means.

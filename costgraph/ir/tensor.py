@@ -57,7 +57,15 @@ class Tensor:
     @cached_property
     def bytes(self) -> Expr:
         """Payload in bytes (exact), scales included."""
-        return self.numel * self.dtype.bytes_per_element
+        return self.dtype.size(self.shape)
+
+    @cached_property
+    def narrow(self) -> Expr:
+        """Elements that are stored in the format proper: all but recent positions of a cache."""
+        if self.dtype.recent is None:
+            return self.numel
+        batch, rows, *rest = self.shape
+        return Mul(batch, rows - self.dtype.wide_rows(rows), *rest)
 
     @property
     def footprint(self) -> Expr:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sympy import Expr
+from sympy import Expr, Symbol
 
 from costgraph.errors import VerifyError
 from costgraph.formula.envelope import dominates
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Tensors, same
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Parallel, Region, Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.symbols import SIZES, T, q
@@ -17,8 +17,8 @@ from costgraph.symbols import SIZES, T, q
 def verify_program(program: Program) -> None:
     """Check every phase's graph, and that phases and names make sense.
 
-    A step's new positions are part of its context: ``q <= T`` for all sizes, or pairs
-    would be counted that are not there.
+    A step's new positions are part of its context: ``q <= T`` for all sizes within the
+    program's limits, or pairs would be counted that are not there.
 
     Raises:
         VerifyError: an invariant is broken; the text says where.
@@ -29,16 +29,30 @@ def verify_program(program: Program) -> None:
     if not names:
         raise VerifyError(f"{program.name}: a program needs a phase")
     checked: set[int] = set()
+    # Sizes that limits keep above one, counted from their least value.
+    least = {
+        x.bound: x.bound + x.expr - 1
+        for x in program.limits
+        if isinstance(x.bound, Symbol) and x.bound not in x.expr.free_symbols
+    }
     for phase in program.phases:
         if id(phase.graph) not in checked:
             verify(phase.graph)
             checked.add(id(phase.graph))
-        new, context = (_from_one(phase.bind(symbol)) for symbol in (q, T))
+        new, context = (
+            _from_one(_reached(phase, phase.bind(symbol)).xreplace(least)) for symbol in (q, T)
+        )
         if not dominates(context, new) and _attends(phase.graph):
             raise VerifyError(
                 f"{program.name}: phase {phase.name!r} processes {phase.bind(q)} positions at a "
                 f"context of {phase.bind(T)}, which may be shorter"
             )
+
+
+def _reached(phase: Phase, length: Expr) -> Expr:
+    """A length with contexts counted from where the phase's steps begin."""
+    span = phase.span
+    return length if span is None else length.xreplace({span.symbol: span.lower - 1 + span.symbol})
 
 
 def _from_one(length: Expr) -> Expr:

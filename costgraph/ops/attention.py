@@ -20,7 +20,7 @@ from sympy import Expr, Mul
 from costgraph.errors import VerifyError
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import ONE, Access, Work
+from costgraph.ir.cost import ONE, ZERO, Access, Work
 from costgraph.ir.dtypes import compute_type
 from costgraph.ir.op import (
     Op,
@@ -55,17 +55,21 @@ class Branches:
 
     Attributes:
         levels: (positions, hidden) of each depth: so many new positions see all of the
-            graph's ``T`` positions but the hidden ones, which are on other branches.
+            graph's positions but the hidden ones, which are on other branches.
+        context: the graph's positions, new ones included.
     """
 
     levels: tuple[tuple[Expr, Expr], ...]
+    context: Expr = T
 
     def pairs(self, window: Expr | None = None) -> Expr:
         """(query, key) pairs per head and sequence; at most ``window`` a query."""
-        return Sum(*(n * extended(ONE, T - hidden, window) for n, hidden in self.levels))
+        return Sum(*(n * extended(ONE, self.context - hidden, window) for n, hidden in self.levels))
 
     def __str__(self) -> str:
-        return "branches " + ", ".join(f"{n} × (T - {hidden})" for n, hidden in self.levels)
+        return "branches " + ", ".join(
+            f"{n} × ({self.context} - {hidden})" for n, hidden in self.levels
+        )
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,10 @@ class KVAppend(Op):
     With a sliding ``window`` only the last ``Min(T, W)`` rows stay after the step,
     so only ``Min(q, W)`` new ones are written; earlier rows of a long prefill are
     seen by its own queries alone.
+
+    A cache whose last ``R`` rows stay wide takes new rows as they are. Rows that are
+    among the last no more are narrowed: ``q − Min(T, R) + Min(T − q, R)`` in a step, of
+    which those that were in the cache before are read from it.
     """
 
     kind: ClassVar[str] = "kv-append"
@@ -155,23 +163,46 @@ class KVAppend(Op):
         spec = Spec(shape, cache.dtype, Role.KV)
         if self.window is None:
             return (spec,)
-        return (replace(spec, stored=spec.named("").bytes / length * self.kept(length)),)
+        kept = (cache.shape[0], self.kept(length), *cache.shape[2:])
+        return (replace(spec, stored=cache.dtype.size(kept)),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         cache, new = inputs
-        if cache.dtype.bits == new.dtype.bits:
+        if cache.dtype.bits == new.dtype.bits and cache.dtype.compute:
             return {}
-        return vector(3 * self._written(new))
+        return vector(3 * _row(new) * self._moved(cache, new)[1])
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         cache, new = inputs
-        amount = self._written(new) * cache.dtype.bytes_per_element
-        return (read(new), write(outputs[0], amount))
+        wide, narrowed, again = self._moved(cache, new)
+        kind = cache.dtype
+        amount = _row(new) * narrowed * kind.bytes_per_element
+        if kind.recent is None:
+            return (read(new), write(outputs[0], amount))
+        each = _row(new) * kind.recent.wide.bytes_per_element
+        return (read(new), read(cache, again * each), write(outputs[0], amount + wide * each))
 
-    def _written(self, new: Tensor) -> Expr:
-        """Elements that are written."""
-        batch, length, *rest = new.shape
-        return Mul(batch, self.kept(length), *rest)
+    def _moved(self, cache: Tensor, new: Tensor) -> tuple[Expr, Expr, Expr]:
+        """Rows written wide, rows written narrow, and those of them that the cache held wide."""
+        kind, before, added = cache.dtype, cache.shape[1], new.shape[1]
+        kept = self.kept(added)
+        if kind.recent is None:
+            return ZERO, kept, ZERO
+        wide, still = kind.wide_rows(kept), kind.wide_rows(before + added)
+        narrowed = added - still + kind.wide_rows(before)
+        again = narrowed - added + kind.wide_rows(added)
+        if self.window is not None:
+            # What the window drops at once is not narrowed any more.
+            held = self.kept(before + added)
+            narrowed = least(narrowed, held - kind.wide_rows(held))
+            again = least(again, narrowed)
+        return wide, narrowed, again
+
+
+def _row(tensor: Tensor) -> Expr:
+    """Elements of one position of all sequences."""
+    batch, _, *rest = tensor.shape
+    return Mul(batch, *rest)
 
 
 @dataclass(frozen=True)

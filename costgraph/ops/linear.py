@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from sympy import Expr, Mul
 
-from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import Work
 from costgraph.ir.dtypes import compute_type
 from costgraph.ir.op import (
@@ -16,6 +15,7 @@ from costgraph.ir.op import (
     Tensors,
     expansion,
     merged,
+    multiplied,
     require,
     require_same,
     vector,
@@ -28,7 +28,7 @@ class Linear(Op):
 
     Work: ``2·rows·ic·oc`` FLOP on the tensor engine, plus one addition per
     result element for the bias, plus the expansion of weights stored in a
-    format that the engine does not take.
+    format that the engine does not take, or without their zeros.
 
     Attributes:
         bias: a third operand is added to each row.
@@ -68,6 +68,6 @@ class Linear(Op):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, w = inputs[:2]
         compute = compute_type(x.dtype, w.dtype)
-        product: Work = {(Engine.TENSOR, compute): self.product(inputs, outputs)}
+        product = multiplied(w.dtype, compute, self.product(inputs, outputs))
         added: Work = vector(outputs[0].numel) if self.bias else {}
         return merged(product, added, expansion(w, x, self.loaded(inputs)))

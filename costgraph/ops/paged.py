@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer, Min, ceiling, floor
+from sympy import Expr, Integer, Min, Mul, ceiling, floor
 
 from costgraph.ir.cost import Access, Direction
 from costgraph.ir.op import Spec, Tensors
@@ -86,7 +86,13 @@ class PagedKVAppend(KVAppend):
         (spec,) = super().infer(inputs)
         tensor = spec.named("")
         batch, length = tensor.shape[:2]
-        per_token = tensor.bytes / (batch * length)
+        kind, row = tensor.dtype, Mul(*tensor.shape[2:])
         tokens = self.kept(length)
-        held = batch * self.paging.allocated(tokens) - self.paging.saved(batch, tokens)
-        return (replace(spec, stored=held * per_token),)
+        # Recent tokens that stay wide lie in a buffer of their own.
+        wide = kind.wide_rows(tokens)
+        narrow = tokens - wide
+        held = batch * self.paging.allocated(narrow) - self.paging.saved(batch, narrow)
+        stored = held * row * kind.bytes_per_element
+        if kind.recent is not None:
+            stored += batch * wide * row * kind.recent.wide.bytes_per_element
+        return (replace(spec, stored=stored),)

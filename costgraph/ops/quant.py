@@ -5,9 +5,11 @@ Conventions (vector engine, FLOP per element):
 ===========================  ====================================================
 quantise at run time         3: absolute maximum, scale, round
 quantise with known scales   2: scale, round
-convert an operand           2: subtract the zero point or look up, multiply
+convert an operand           its format's ``decode``, 2 unless stated: subtract the
+                             zero point or look up, multiply
 rescale a product            2 per result: row scale, column scale
 group scales inside a sum    2 per result and group: multiply, add to the total
+unpack a sparse matrix       2 per stored element: find its place, write it
 sparse outliers              2 per stored outlier and row: multiply, add
 ===========================  ====================================================
 
@@ -20,12 +22,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Mul
+from sympy import Expr, Mul, ceiling
 
-from costgraph.hardware.machine import Engine
+from costgraph.formula.least import most
 from costgraph.ir.cost import ZERO, Access, Work
 from costgraph.ir.dtypes import DType, compute_type
-from costgraph.ir.op import Op, Spec, Tensors, merged, require, vector
+from costgraph.ir.op import (
+    Op,
+    Spec,
+    Tensors,
+    merged,
+    multiplied,
+    present,
+    require,
+    spreading,
+    vector,
+)
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
@@ -99,6 +111,8 @@ class QuantLinear(Linear):
         sparse: share of the weights that a second, sparse copy adds in 16 bit
             (SpQR, arXiv 2306.03078; SqueezeLLM); its products run on the
             vector engine.
+        tile: rows of ``x`` that share one conversion of a weight; None: all do. Kernels
+            convert a weight as they load it, once per tile of rows.
     """
 
     kind: ClassVar[str] = "linear"
@@ -106,6 +120,7 @@ class QuantLinear(Linear):
     compute: str = ""
     outliers: Expr = ZERO
     sparse: Expr = ZERO
+    tile: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         (spec,) = super().infer(inputs)
@@ -118,21 +133,39 @@ class QuantLinear(Linear):
         dense = self.product(inputs, outputs)
         wide = compute_type(out.dtype, out.dtype)
         return merged(
-            {(Engine.TENSOR, executing): dense * (1 - self.outliers)},
-            {(Engine.TENSOR, wide): dense * self.outliers} if self.outliers != 0 else {},
+            multiplied(w.dtype, executing, dense * (1 - self.outliers)),
+            multiplied(w.dtype, wide, dense * self.outliers) if self.outliers != 0 else {},
             vector(out.numel) if self.bias else {},
             vector(dense * self.sparse) if self.sparse != 0 else {},
-            _conversion(w, executing, self.loaded(inputs)),
+            _conversion(w, executing, self.unpacked(inputs)),
             _conversion(x, executing, x.numel),
             _rescaling(x, w, out, executing),
         )
 
+    def unpacked(self, inputs: Tensors) -> Expr:
+        """Elements of the weight that one execution converts."""
+        if self.tile is None:
+            return self.loaded(inputs)
+        x, w = inputs[:2]
+        return w.numel * ceiling(x.numel / w.shape[-1] / self.tile)
+
 
 @dataclass(frozen=True)
 class QuantExpertLinear(QuantLinear, ExpertLinear):
-    """:class:`ExpertLinear` with operands stored narrow: as :class:`QuantLinear`."""
+    """:class:`ExpertLinear` with operands stored narrow: as :class:`QuantLinear`.
+
+    With a ``tile`` each touched expert is converted at least once, and all of them at
+    least once per ``tile`` rows: a lower bound, as tiles that are not full are not known.
+    """
 
     kind: ClassVar[str] = "expert-linear"
+
+    def unpacked(self, inputs: Tensors) -> Expr:
+        loaded = self.loaded(inputs)
+        if self.tile is None:
+            return loaded
+        w, numbers = inputs[1:3]
+        return most(loaded, Mul(*w.shape[1:]) * numbers.numel / self.tile)
 
 
 def _converted(dtype: DType, executing: str) -> bool:
@@ -143,7 +176,11 @@ def _converted(dtype: DType, executing: str) -> bool:
 
 
 def _conversion(stored: Tensor, executing: str, elements: Expr) -> Work:
-    return vector(2 * elements) if _converted(stored.dtype, executing) else {}
+    """As :func:`.op.expansion`, for a product that executes in a given type."""
+    there = present(stored.dtype, elements)
+    decoded = stored.dtype.decode * there
+    converted = vector(decoded) if _converted(stored.dtype, executing) else {}
+    return merged(converted, spreading(stored.dtype, executing, elements))
 
 
 def _rescaling(x: Tensor, w: Tensor, out: Tensor, executing: str) -> Work:
@@ -155,7 +192,7 @@ def _rescaling(x: Tensor, w: Tensor, out: Tensor, executing: str) -> Work:
     if _converted(x.dtype, executing) or not _converted(x.dtype, out.dtype.compute):
         return {}
     work = 2 * out.numel
-    row, group = w.shape[-1], w.dtype.group
+    row, group = w.shape[-1], w.dtype.group if w.dtype.block is None else w.dtype.block[1]
     block_format = w.dtype.is_float and w.dtype.scale_bits == 8
     if group is not None and not block_format and not _converted(w.dtype, executing):
         whole = group == row or bool(group.is_number and row.is_number and group >= row)

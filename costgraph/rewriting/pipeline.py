@@ -19,8 +19,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, auto
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar, Protocol, Self
@@ -48,21 +48,37 @@ class Stage(IntEnum):
     #: Operators of an imported graph become the operations of a model.
     RECOGNITION = 0
     #: Layers written out become regions.
-    FOLDING = 1
+    FOLDING = auto()
+    #: The subnet that is searched for is found.
+    SUBNETS = auto()
+    #: The model gets its sizes.
+    SHAPES = auto()
+    #: Matrices of products become factors.
+    FACTORS = auto()
+    #: Tables of look-ups become cores.
+    TABLES = auto()
+    #: A request runs in other phases; operations are the model's own.
+    PHASES = auto()
     #: Tensors get their formats; operations are the model's own, none is fused.
-    FORMATS = 2
+    FORMATS = auto()
+    #: Zeros of tensors are left out of what is stored, whatever their format.
+    SPARSITY = auto()
+    #: Products get adapters, which keep their own format.
+    ADAPTERS = auto()
     #: Caches get their layout.
-    CACHES = 3
+    CACHES = auto()
     #: Which layers run for which tokens.
-    DEPTH = 4
+    DEPTH = auto()
     #: Tensors and operations get the devices that hold and run them.
-    PLACEMENT = 5
+    PLACEMENT = auto()
     #: Operations become kernels.
-    KERNELS = 6
+    KERNELS = auto()
     #: Kernels and exchanges run at the same time.
-    OVERLAP = 7
+    OVERLAP = auto()
     #: Steps become rounds; models that work together are put together.
-    DECODING = 8
+    DECODING = auto()
+    #: Steps, or rounds, are run by several branches of a request at once.
+    FORKING = auto()
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,7 @@ class Option:
         minimum: least number; positive without one.
         maximum: largest number: work that grows with it is done when the pass runs.
         symbolic: a symbol may stand in place of a number.
+        refused: words that mean something elsewhere, with why they make no sense here.
     """
 
     kind: str
@@ -105,6 +122,13 @@ class Option:
     minimum: int | None = None
     maximum: int = MOST
     symbolic: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def unknown(self, value: str) -> str:
+        """Why a word is none of the choices, in one line."""
+        if value in self.refused:
+            return self.refused[value]
+        return f"unknown {clip(value)}{nearest(value, self.choices)}"
 
     @property
     def is_number(self) -> bool:
@@ -185,7 +209,7 @@ class Pass(ABC):
             if spec.kind in ("word", "text", "pipeline") and not isinstance(value, str):
                 raise PipelineError(f"{where} must be a {spec.kind}, not {clip(value)}")
             if isinstance(value, str) and spec.choices and value not in spec.choices:
-                raise PipelineError(f"{where}: unknown {clip(value)}{nearest(value, spec.choices)}")
+                raise PipelineError(f"{where}: {spec.unknown(value)}")
             if spec.is_number and not (isinstance(value, str) and spec.choices):
                 number = checked(where, spec, value)
                 if number is not value:
@@ -329,7 +353,7 @@ def _value(where: str, spec: Option, text: str) -> Any:
         return text
     if spec.kind == "word":
         if spec.choices:
-            raise PipelineError(f"{where}: unknown {clip(text)}{nearest(text, spec.choices)}")
+            raise PipelineError(f"{where}: {spec.unknown(text)}")
         if not _WORD.match(text):
             raise PipelineError(
                 f"{where}: {clip(text)} is not a word: a letter, then letters, digits and _.|:-"
@@ -517,13 +541,15 @@ def _limited(program: Program, item: Pass, before: Program) -> Program:
 
     Probabilities that are symbols are kept to at most one.
     """
-    symbols = [
+    given = [
         getattr(item, name.replace("-", "_"))
         for name, spec in item.options().items()
         if spec.kind == "probability"
     ]
     limits = (
-        Limit(s, Integer(1), f"a probability of {item.name}") for s in symbols if s.free_symbols
+        Limit(p, Integer(1), f"a probability of {item.name}")
+        for p in given
+        if isinstance(p, Expr) and p.free_symbols  # else a word that may stand in its place
     )
     added = (
         x if x in before.limits or x.of else replace(x, of=item.name)

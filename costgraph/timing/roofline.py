@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from sympy import Add, Expr, Integer, Min, expand
 
@@ -25,9 +26,10 @@ from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged,
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.hardware.systems import link_to_host
 from costgraph.ir.cost import Cost
-from costgraph.ir.graph import Graph
+from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.tensor import MEMORY
+from costgraph.ir.regions import Body, Parallel
+from costgraph.ir.tensor import MEMORY, Tensor
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The terms of one operation in a phase, its count included, none of its arms left out.
@@ -453,17 +455,46 @@ def unit_phases(phase: Phase) -> dict[str, Phase]:
 
 def _holders(graph: Graph) -> tuple[str, ...]:
     """The units that run a graph, without those that only pass something on."""
-    units = dict.fromkeys(node.unit for node in graph.nodes)
+    units = dict.fromkeys(u for node in graph.nodes for u in _runners(node))
     if len(units) < 2:
         return tuple(units)
     return tuple(u for u in units if _computes(graph, u))
 
 
+def _runners(node: Node) -> tuple[str, ...]:
+    """The units that run a node: those of its bodies, where it has several."""
+    if isinstance(node.op, Parallel):
+        return tuple(body.unit or node.unit for body in node.op.bodies)
+    return (node.unit,)
+
+
 def _computes(graph: Graph, unit: str) -> bool:
-    return any(n.op.kind != "send" for n in graph.nodes if n.unit == unit)
+    part = _of_unit(graph, unit)
+    return any(node.op.kind != "send" for inner in part.walk() for node in inner.nodes)
 
 
 def _of_unit(graph: Graph, unit: str) -> Graph:
     """What a unit has of a graph: all of it where one unit runs it."""
-    nodes = tuple(node for node in graph.nodes if node.unit == unit)
-    return graph if len(nodes) == len(graph.nodes) else graph.part(nodes)
+    nodes = [made for node in graph.nodes if (made := _only(node, unit)) is not None]
+    return graph if tuple(nodes) == graph.nodes else graph.part(nodes)
+
+
+def _only(node: Node, unit: str) -> Node | None:
+    """What a unit has of a node: of bodies that run at once, its own."""
+    runners = _runners(node)
+    if unit not in runners:
+        return None
+    if not isinstance(node.op, Parallel) or set(runners) == {unit}:
+        return node
+    bodies: list[Body] = []
+    outputs: list[Tensor] = []
+    results = iter(node.outputs)
+    for body, runner in zip(node.op.bodies, runners, strict=True):
+        made = list(islice(results, len(body.graph.outputs)))
+        if runner == unit:
+            bodies.append(body)
+            outputs.extend(made)
+    taken = sorted({place for body in bodies for place in body.takes})
+    own = (replace(b, takes=tuple(taken.index(p) for p in b.takes)) for b in bodies)
+    op = replace(node.op, bodies=tuple(own))
+    return replace(node, op=op, inputs=tuple(node.inputs[p] for p in taken), outputs=tuple(outputs))

@@ -16,6 +16,20 @@ from costgraph.cli import main as costgraph
 DOCS = Path(__file__).resolve().parents[1]
 FOLDER = DOCS / "gallery"
 
+#: Pipelines of the maps of compression.
+COMPRESSED = " ".join(
+    f"--passes fuse{more}"
+    for more in (
+        "",
+        ",quantize{preset=w4a16}",
+        ",quantize{preset=w8a8}",
+        ",prune{storage=2:4}",
+        ",prune{sparsity=0.7}",
+        ",quantize{preset=w8a8},prune{storage=2:4}",
+        ",shrink{heads=3/4,ffn=3/4}",
+    )
+)
+
 #: Section: (file, command after ``costgraph``, what it shows).
 GALLERY: dict[str, list[tuple[str, str, str]]] = {
     "Graphs": [
@@ -114,6 +128,28 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
             "plot pareto llama-3-8b --on a100-80g --on h100 --context 8192 --passes '' "
             "--passes 'quantize{weights=int4}'",
             "Throughput against time per token over the batch; hollow markers exceed the memory.",
+        ),
+    ],
+    "Compression": [
+        (
+            "compression-a100.svg",
+            f"plot map llama-3-8b --on a100-80g --over B,T --to 1024,8192 {COMPRESSED}",
+            "Which compression gives the least time per token, over batch and context. White: "
+            "nothing fits into the memory. See [compression](compression.md).",
+        ),
+        (
+            "compression-4090.svg",
+            f"plot map llama-3-8b --on rtx-4090 --over B,T --to 1024,8192 {COMPRESSED}",
+            "The same on a card of 24 GB.",
+        ),
+        (
+            "subnets.svg",
+            "plot sizes llama-7b --on a100-80g --batch 1 --context 1024 --passes '' "
+            "--passes search-subnet{budget=0.9} --passes search-subnet{budget=0.8} "
+            "--passes search-subnet{budget=0.7} --passes search-subnet{budget=0.6} "
+            "--passes search-subnet{budget=0.5}",
+            "The fastest subnets of LLaMA-7B at 90 to 50 % of its parameters, each the best of "
+            "the space printed for it.",
         ),
     ],
     "Figures of the survey": [

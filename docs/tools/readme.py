@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md, or with --check says whether they are current.
+"""Writes the generated parts of README.md and of pages, or with --check says if they are current.
 
 A generated part stands between ``<!-- output: COMMAND -->`` and ``<!-- end -->``
 and is what the command prints.
@@ -16,6 +16,13 @@ from pathlib import Path
 from costgraph.cli import main as costgraph
 
 README = Path(__file__).parents[2] / "README.md"
+#: Pages that hold what the program prints.
+PAGES = tuple(
+    README.parent / page
+    for page in (
+        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/formats.md",
+    )
+)  # fmt: skip
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -33,11 +40,12 @@ def generated(text: str) -> str:
 
 
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    new = generated(old)
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    stale = {page: new for page, old in texts.items() if (new := generated(old)) != old}
     if "--check" in sys.argv[1:]:
-        return 0 if new == old else 1
-    README.write_text(new, encoding="utf-8")
+        return 1 if stale else 0
+    for page, new in stale.items():
+        page.write_text(new, encoding="utf-8")
     return 0
 
 

@@ -46,6 +46,7 @@ class Attention:
         query_scale: queries are multiplied by a number per position.
         sinks: the softmax has one learned logit per head more.
         table: name of the rotary table; another one for another width.
+        reads: width of what the projections read where it is not ``d``.
     """
 
     d: Expr
@@ -68,6 +69,7 @@ class Attention:
     query_scale: bool = False
     sinks: bool = False
     table: str = "rope_table"
+    reads: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -76,7 +78,7 @@ class Attention:
         return (Tensor(self.table, (q, self.rotary), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
-        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
+        """Adds the block to a layer; ``x (B, q, d)`` (or as wide as it reads) to ``(B, q, d)``."""
         query, key, value = self._project(m, x)
         if self.qk_norm is not None and self.qk_norm_over != "all":
             dh, own = self.head_dim, self.qk_norm_over == "heads"
@@ -119,23 +121,24 @@ class Attention:
 
     def _products(self, m: Maker, x: str) -> tuple[str, str, str]:
         h, hk, dh = self.heads, self.kv_heads, self.head_dim
+        ic = self.d if self.reads is None else self.reads
         if self.qk_norm is not None and self.qk_norm_over == "all":
             made = []
             for n, heads in (("q", h), ("k", hk), ("v", hk)):
-                y = m.linear(f"{n}_proj", x, heads * dh, self.d, self.qkv_bias)
+                y = m.linear(f"{n}_proj", x, heads * dh, ic, self.qkv_bias)
                 if n != "v":
                     y = m.norm(f"{n}_norm", y, heads * dh, self.qk_norm)
                 made.append(m.add(f"{n}_split", Split(((heads, dh),)), y))
             query, key, value = made
             return query, key, value
         if self.fused_qkv:
-            packed = m.linear("qkv_proj", x, (h + 2 * hk) * dh, self.d, self.qkv_bias)
+            packed = m.linear("qkv_proj", x, (h + 2 * hk) * dh, ic, self.qkv_bias)
             query, key, value = m.add_many(
                 "qkv_split", Split(((h, dh), (hk, dh), (hk, dh))), packed
             )
             return query, key, value
         query, key, value = (
-            m.linear(f"{n}_proj", x, heads * width, self.d, self.qkv_bias, (heads, width))
+            m.linear(f"{n}_proj", x, heads * width, ic, self.qkv_bias, (heads, width))
             for n, heads, width in (("q", h, dh), ("k", hk, dh), ("v", hk, self.v_dim or dh))
         )
         return query, key, value

@@ -33,6 +33,7 @@ FILES = (
     "encoders",
     "vision",
     "denoisers",
+    "flows",
     "multimodal",
 )
 

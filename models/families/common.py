@@ -13,7 +13,9 @@ from costgraph.errors import ModelError, clip, nearest
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.models.blocks import Style
+from costgraph.models.ahead import Ahead
+from costgraph.models.blocks import Ends, Style
+from costgraph.models.blocks.stack import Repeatable
 from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.fields import Fields, divided
 
@@ -67,16 +69,23 @@ class Reading:
     ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
     whole sequence in steps. ``assumptions`` are sentences that its counts rest on.
     ``scans``: the model scans over matrix states, in chunks for a prompt and token
-    by token after it.
+    by token after it. ``ahead``: the module of the file that predicts tokens further
+    ahead, which is no part of the model.
     """
 
     model: Model
     phases: str = "autoregressive"
     assumptions: tuple[str, ...] = ()
     scans: bool = False
+    ahead: Ahead | None = None
 
 
 Family = Callable[[Fields], Reading]
+
+
+def next_token(ends: Ends, layer: Repeatable, count: int) -> Ahead | None:
+    """``count`` modules for multi-token prediction, each with a ``layer`` of the model."""
+    return Ahead(ends.d, ends.vocab, layer, ends.d, ends.tied, count=count) if count else None
 
 
 def plain_decoder(fields: Fields, d: int, heads: int, ffn: int, **rest: Any) -> Decoder:

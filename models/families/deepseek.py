@@ -42,7 +42,7 @@ def _read(fields: Fields, route: Route) -> Reading:
             "1 (experts in every layer after the dense ones) is understood"
         )
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
-    return Reading(shared_stack(fields, latent_attention_of(fields), dense, route))
+    return shared_stack(fields, latent_attention_of(fields), dense, route)
 
 
 def _deepseek_v3(fields: Fields) -> Reading:

@@ -29,6 +29,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     heads_of,
+    next_token,
     rotary_of,
     window_of,
 )
@@ -269,7 +270,7 @@ def _glm4_moe(fields: Fields) -> Reading:
         qk_norm=RMS if fields.flag("use_qk_norm", False) else None,
     )
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
-    return Reading(shared_stack(fields, attention, dense, corrected_route(fields)))
+    return shared_stack(fields, attention, dense, corrected_route(fields))
 
 
 def corrected_route(fields: Fields) -> Route:
@@ -284,11 +285,10 @@ def corrected_route(fields: Fields) -> Route:
     )
 
 
-def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> Stack:
+def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> Reading:
     """Layers as DeepSeek-V3 has them: first dense ones, then experts with shared ones.
 
-    Extra layers for multi-token prediction (``num_nextn_predict_layers``) are no
-    part of the decoder and left out.
+    Extra layers for multi-token prediction (``num_nextn_predict_layers``) have experts, too.
     """
     width = fields.size("moe_intermediate_size")
     experts = experts_of(fields, width, route, "n_routed_experts")
@@ -302,7 +302,10 @@ def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route)
         )
     layers = {"dense": Layer(dense.d, mixer, dense), "experts": Layer(dense.d, mixer, experts)}
     kinds = ["dense"] * first + ["experts"] * (count - first)
-    return stacked(ends_of(fields), kinds, layers)
+    ends, key = ends_of(fields), "num_nextn_predict_layers"
+    ahead = fields.size(key) if fields.values.get(key) else 0
+    model = stacked(ends, kinds, layers)
+    return Reading(model, ahead=next_token(ends, layers["experts"], ahead))
 
 
 #: ``model_type`` to the function that reads it.

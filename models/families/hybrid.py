@@ -28,8 +28,15 @@ from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba2
 from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import close, embed, run
-from costgraph.models.families.common import Family, Reading, activation_of, heads_of, rotary_of
+from costgraph.models.blocks.stack import Repeatable, close, embed, run
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    heads_of,
+    next_token,
+    rotary_of,
+)
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
 
@@ -180,7 +187,10 @@ def _zamba2(fields: Fields) -> Reading:
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
     )
-    layers = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
+    layers: dict[str, Repeatable] = {
+        "mamba": Layer(Integer(d), mixer, None),
+        "hybrid": hybrid,
+    }
     segments = gathered((kind, layers[kind]) for kind in kinds)
     model = Zamba(ends_of(fields, d, tied=True), segments)
     return Reading(model, scans=True, assumptions=(GATHERED,))
@@ -234,7 +244,13 @@ def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Rea
     notes: tuple[str, ...] = (GATHERED,)
     if text is not fields and fields.values.get("vision_config"):
         notes += ("the language model alone: no vision tower",)
-    return Reading(Stack(ends_of(text, d), segments), scans=True, assumptions=notes)
+    ends, key = ends_of(text, d), "mtp_num_hidden_layers"
+    # Files of Qwen3-Next hold one module and no key that says so.
+    ahead = text.size(key) if text.values.get(key) else int(fused and key not in text.values)
+    if text.flag("mtp_use_dedicated_embeddings", False):
+        ahead = 0
+    module = next_token(ends, Layer(Integer(d), attention, feed), ahead)
+    return Reading(Stack(ends, segments), scans=True, assumptions=notes, ahead=module)
 
 
 def _qwen3_5(fields: Fields) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -85,8 +86,7 @@ def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
         )
     if eyes.deep > int(text.segments[0].count):
         raise ModelError(f"{fields.name}: more places of deepstack than equal first layers")
-    model = Seeing(eyes, text, reading.scans)
-    return Reading(model, assumptions=reading.assumptions, scans=reading.scans)
+    return replace(reading, model=Seeing(eyes, text, reading.scans))
 
 
 def _qwen2_vl(fields: Fields) -> Reading:

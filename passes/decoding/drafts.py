@@ -1,45 +1,31 @@
-"""Drafts: models of their own, the target's first layers, extra heads."""
+"""Sources of drafts: models of their own, parts of the target, heads, copies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-
-from sympy import Expr, Integer, Min
+from types import MappingProxyType
 
 from costgraph.errors import InputError, PipelineError
-from costgraph.ir.graph import Builder, Graph, Node
-from costgraph.ir.presence import EVERYONE
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Repeat
-from costgraph.ir.tensor import Role, Tensor
 from costgraph.models import load_model
-from costgraph.ops import Activation, Add, Linear, Sample
-from costgraph.ops.fused import operations
-from costgraph.passes.precision.layers import in_order
-from costgraph.symbols import B, T, q
+from costgraph.models.heads import EAGLE, EAGLE3
+from costgraph.passes.decoding import attached
+from costgraph.passes.decoding.drafting import Asked, Drafting, Source
+from costgraph.passes.decoding.sharing import sharing
+from costgraph.passes.decoding.sublayers import (
+    ATTENTION,
+    MLP,
+    first_layers,
+    parse_skipped,
+    without_blocks,
+)
+from costgraph.passes.decoding.target import stepping, vocabulary
 
-ONE = Integer(1)
 #: Rows by which two vocabularies of one tokenizer may differ: embedding tables are padded
 #: to multiples of up to 128 rows. llama.cpp draws the line there, too.
 PADDING = 128
-
-
-def stepping(program: Program) -> Phase:
-    """The phase of decode steps that emit one token each.
-
-    Raises:
-        PipelineError: there is none; says what the program does instead.
-    """
-    found = [p for p in program.phases if p.span is not None]
-    if any(p.tokens != 1 or p.weight != 1 for p in found):
-        raise PipelineError(
-            f"{program.name} already emits several tokens per step: a program speculates once"
-        )
-    if len(found) == 1:
-        return found[0]
-    if all(p.tokens == 0 for p in program.phases):
-        raise PipelineError(f"{program.name} is no language model: it generates no tokens")
-    raise PipelineError(f"{program.name} makes its whole answer at once, not token by token")
 
 
 def loaded(name: str, target: Program) -> Program:
@@ -68,11 +54,22 @@ def loaded(name: str, target: Program) -> Program:
             f"draft: {draft.name} has a phase ({', '.join(sorted(extra))}) that "
             f"{target.name} has no input for"
         )
-    return draft.assuming(*_same_tokens(draft, target))
+    return draft.assuming(*_same_tokens(draft, target), *_of_one_layer(draft, step))
 
 
 def _has_encoder(program: Program) -> bool:
     return any(p.name == "encode" for p in program.phases)
+
+
+def _of_one_layer(draft: Program, step: Phase) -> tuple[str, ...]:
+    """What is said of a file that may be of a head and does not say so."""
+    layers = [n.op.count for n in step.graph.nodes if isinstance(n.op, Repeat)]
+    if layers != [1]:
+        return ()
+    return (
+        f"{draft.name} is read as a model of one layer that is its own; the file of an EAGLE head "
+        "is draft=eagle:PATH",
+    )
 
 
 def _same_tokens(draft: Program, target: Program) -> tuple[str, ...]:
@@ -90,109 +87,69 @@ def _same_tokens(draft: Program, target: Program) -> tuple[str, ...]:
     return (f"{said}: vocabularies of {few:,} and {many:,} rows differ by padding alone",)
 
 
-def vocabulary(program: Program) -> Expr | None:
-    """Tokens that decode steps choose from; None where they choose none."""
-    for op, operands in operations(stepping(program).graph):
-        if isinstance(op, Sample):
-            return operands[0].shape[-1].xreplace(dict(program.dims))
-    return None
+def _skipping(asked: Asked) -> Drafting:
+    """The target with its first layers only."""
+    return Drafting(first_layers(asked.target, stepping(asked.target), asked.layers), part=True)
 
 
-def keeps_state(graph: Graph) -> bool:
-    """True if some operation of the graph keeps a recurrent state."""
-    return any(t.role is Role.STATE for _, operands in operations(graph) for t in operands)
+def _without_blocks(asked: Asked) -> Drafting:
+    """The target without some blocks of its layers (Draft & Verify)."""
+    if asked.layers != 0:
+        raise PipelineError("layers and skip-attention, skip-mlp exclude one another")
+    attention, mlp = (
+        parse_skipped(what, text) for what, text in zip((ATTENTION, MLP), asked.blocks, strict=True)
+    )
+    made = without_blocks(asked.model, stepping(asked.model), attention, mlp)
+    return Drafting(made, part=True)
 
 
-def is_windowed(graph: Graph) -> bool:
-    """True if some cache of the graph keeps a window of its positions."""
-    held = (t for _, given in operations(graph) for t in given if t.role is Role.KV)
-    return any(size.has(Min) for t in held for size in t.shape)
+def _with_model(asked: Asked) -> Drafting:
+    """A model of its own, or the head that a file turns out to be of."""
+    kind = attached.head_in(asked.name)
+    if kind is not None:
+        if asked.share:
+            raise PipelineError("share: a head shares the target's vocabulary anyway")
+        return attached.eagle(replace(asked, name=f"{kind}:{asked.name}"))
+    draft = loaded(asked.name, asked.model)
+    return Drafting(sharing(draft, asked.model, asked.share) if asked.share else draft)
 
 
-def first_layers(target: Program, layers: Expr) -> Program:
-    """The target with fewer layers; weights and caches are the target's own.
+def _with_nothing(asked: Asked) -> Drafting:
+    """No step writes drafts: they are copies of what stands in the prompt, a store, a pool."""
+    return Drafting(None)
 
-    Raises:
-        PipelineError: the number does not fit, or which layers come first is not known.
+
+#: Words of the option ``draft`` and what drafts under them.
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "skip": Source(_skipping, inherits=False, takes_layers=True),
+        "heads": Source(attached.heads),
+        "blockwise": Source(attached.blockwise),
+        "mtp": Source(attached.next_token),
+        "eagle": Source(attached.eagle),
+        "eagle3": Source(attached.eagle),
+        "pass": Source(attached.looking_ahead, inherits=False),
+        "phrases": Source(attached.phrases, inherits=False),
+        "copy": Source(_with_nothing, inherits=False),
+        "lookahead": Source(_with_nothing, inherits=False),
+        "jacobi": Source(_with_nothing, inherits=False),
+    }
+)
+#: A draft of the target's layers without some of their blocks: passes run on what is left,
+#: as they ran on the target.
+BLOCKS = Source(_without_blocks, takes_layers=True)
+#: Any other word: a model of its own.
+MODEL = Source(_with_model)
+
+
+def source_of(word: str, blocks: tuple[str, str] = ("", "")) -> Source:
+    """What drafts under a word: one of :data:`SOURCES`, a head that a file is of, else a model.
+
+    ``blocks`` are those that a 'skip' draft leaves out.
     """
-    step = stepping(target)
-    flat, regions = in_order(_all_present(step.graph), "draft=skip")
-    counts = [n.op.count for n in regions if isinstance(n.op, Repeat)]
-    total = sum(counts, Integer(0))
-    kept = layers
-    if layers == 0:
-        kept = total // 2 if total.is_Integer else total / 2
-    if kept.is_number and not (kept.is_Integer and kept > 0):
-        raise PipelineError(f"layers must be a whole number of layers, not {kept}")
-    if kept.is_number and total.is_number and kept > total:
-        raise PipelineError(f"layers: the model has only {total} layers")
-    if len(regions) > 1 and not kept.is_Integer:
-        raise PipelineError(f"layers: {kept} of layers that differ: state a number")
-    made: dict[str, Node] = {}
-    left = kept
-    for region, count in zip(regions, counts, strict=True):
-        assert isinstance(region.op, Repeat)
-        ends = len(regions) == 1 or left <= count
-        # What follows the layers takes the last one's result by its name.
-        outputs = regions[-1].outputs if ends else region.outputs
-        op = replace(region.op, count=left if ends else count)
-        made[region.name] = replace(region, op=op, outputs=outputs)
-        left = left - count
-        if ends:
-            break
-    names = {n.name for n in regions}
-    nodes = [made.get(n.name, n) for n in flat.nodes if n.name in made or n.name not in names]
-    graph = replace(flat.with_nodes(nodes), name=f"{target.name}-draft")
-    return Program(f"{target.name}'s first layers", (replace(step, graph=graph),))
-
-
-def _all_present(graph: Graph) -> Graph:
-    """The graph without early exits: every layer runs for every token."""
-    nodes = []
-    for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            if node.op.rounds == "other":
-                continue
-            node = replace(node, op=replace(node.op, presence=EVERYONE))
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
-
-
-def heads(target: Program, count: Expr) -> Program:
-    """``count`` extra heads on the last hidden state: ``d·d + d·V`` weights each."""
-    step = stepping(target)
-    table = next(
-        (
-            t
-            for name in ("lm_head.weight", "embed.weight")
-            for t in step.graph.sources
-            if t.role is Role.WEIGHT and t.name == name
-        ),
-        None,
-    )
-    if table is None:
-        raise PipelineError(f"draft=heads: {target.name} has no projection to logits")
-    vocab, d = table.shape
-    body = Builder("head")
-    x = body.source(Tensor("hidden", (B, ONE, d), table.dtype))
-    mixed = body.add(
-        "head_mix",
-        Linear(),
-        x,
-        body.source(Tensor("head_mix.weight", (d, d), table.dtype, Role.WEIGHT)),
-    )
-    mixed = body.add("head_act", Activation("silu"), mixed)
-    mixed = body.add("head_add", Add(), mixed, x)
-    logits = body.add(
-        "head_out",
-        Linear(),
-        mixed,
-        body.source(Tensor("head_out.weight", (vocab, d), table.dtype, Role.WEIGHT)),
-    )
-    body.add("head_sample", Sample(), logits)
-    g = Builder(f"{target.name}-heads")
-    hidden = g.source(Tensor("hidden", (B, ONE, d), table.dtype))
-    region = Repeat(body.build(x), count, rounds="other")
-    graph = g.build(g.add("heads", region, hidden))
-    phase = replace(step, graph=graph, bindings=((q, ONE), (T, T)), resident=())
-    return Program(f"{target.name}'s heads", (phase,))
+    if word == "skip" and any(blocks):
+        return BLOCKS
+    kind, found, _ = word.partition(":")
+    if found and kind in (EAGLE, EAGLE3):
+        return SOURCES[kind]
+    return SOURCES.get(word, MODEL)

@@ -4,48 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from sympy import Expr, Integer
 
 from costgraph.errors import CostgraphError, PipelineError, clip, nearest
+from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Op
-from costgraph.ir.program import Phase, Program, Resident
-from costgraph.ir.tensor import Tensor
-from costgraph.ops import SelectLast
-from costgraph.ops.attention import Branches
-from costgraph.passes.decoding.acceptance import (
-    chain_tokens,
-    independent_tokens,
-    position_tokens,
-    synchronous_tokens,
-    tree_tokens,
-    whole,
-)
+from costgraph.ir.program import Phase, Program
+from costgraph.passes.decoding.acceptance import Acceptance, Constant
 from costgraph.passes.decoding.draft_length import best_length
-from costgraph.passes.decoding.drafts import (
-    first_layers,
-    heads,
-    is_windowed,
-    keeps_state,
-    loaded,
-    stepping,
-)
-from costgraph.passes.decoding.rounds import Round, branching
+from costgraph.passes.decoding.drafting import Asked, Drafting
+from costgraph.passes.decoding.drafts import MODEL, source_of
+from costgraph.passes.decoding.measured import percents, shares
+from costgraph.passes.decoding.rounds import Round, triggered
+from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, in_front
+from costgraph.passes.decoding.sharing import still_shared, weights_at
+from costgraph.passes.decoding.structures import MOST_DRAFTED, round_of
+from costgraph.passes.decoding.target import is_windowed, keeps_state, logits_of, stepping
+from costgraph.passes.decoding.together import Apart
+from costgraph.passes.decoding.trees import MOST_NODES
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
-from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import B, T, q
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE, ZERO = Integer(1), Integer(0)
-SKIP, HEADS = "skip", "heads"
-#: Longest and most drafts of a round, and a thousand times it, most nodes of a tree.
-MOST_DRAFTED = 1024
-#: Most levels of a tree, and most children of a node.
-DEEPEST, WIDEST = 16, 64
+#: Options of which one says how likely drafts are accepted.
+ACCEPTING = ("alpha", "alphas", "acceptance", "accepted")
 
 
 @dataclass(frozen=True)
@@ -62,14 +48,17 @@ class Speculative(Pass):
     title: ClassVar[str] = "draft several tokens cheaply, verify them in one step of the target"
     formula: ClassVar[str] = (
         "tpot = (gamma·t_draft(1) + t_target(gamma + 1)) / E, "
-        "E = (1 - alpha^(gamma+1)) / (1 - alpha)"
+        "E = (1 - alpha^(gamma+1)) / (1 - alpha); trees: E = 1 + sum of each node's probability; "
+        "pearl: tpot = (1 - alpha)·max(gamma·t_draft, t_target(1)) + "
+        "alpha/E(gamma-1)·max(gamma·t_draft, t_target(gamma))"
     )
     source: ClassVar[str] = (
         "Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318; heads and trees: "
-        "Cai et al., arXiv 2401.10774"
+        "Cai et al., arXiv 2401.10774; best trees: Chen et al., arXiv 2402.12374; lookahead: Fu et "
+        "al., arXiv 2402.02057; Jacobi: Santilli et al., arXiv 2305.10427; fallback: Kim et al., "
+        "arXiv 2302.07863; pearl: Liu et al., arXiv 2408.11850; stairs: arXiv 2407.19947"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "drafted tokens are accepted independently of one another",
         "rounds are counted by their expected number; a draft step costs what it costs at the "
         "mean context of its round, and the first one forwards one token",
     )
@@ -78,9 +67,12 @@ class Speculative(Pass):
 
     draft: str = option(
         "text",
-        SKIP,
-        "a shipped model or the path of a config.json; 'skip' (the target with fewer layers) or "
-        "'heads'",
+        "skip",
+        "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
+        "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
+        "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
+        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'phrases', "
+        "'lookahead', 'jacobi'",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -88,11 +80,78 @@ class Speculative(Pass):
     )  # fmt: skip
     alpha: Expr = option("probability", Integer(7) / 10, "acceptance of a drafted token")
     alphas: str = option("word", "", "acceptance per position instead, as percent: p80|p70|p60")
+    acceptance: str = option(
+        "text", "", "shares per position and candidate instead: '0.7,0.1;0.6,0.1', or the path "
+        "of a CSV or JSON file",
+    )  # fmt: skip
+    accepted: Expr = option(
+        "number", ZERO, "tokens that a round emits on average, as measured, instead of all these",
+        minimum=0,
+    )  # fmt: skip
+    gain: Expr = option("probability", ZERO, "what distilling the draft adds to the acceptance")
+    epsilon: Expr = option(
+        "probability", ZERO, "drafts accepted beyond the lossless rule: acceptance that is added, "
+        "and the output's total variation from the target's",
+    )  # fmt: skip
     drafts: Expr = option(
         "integer", ONE, "independent drafts verified together", minimum=1, maximum=MOST_DRAFTED
     )
-    tree: str = option("word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1")
+    tree: str = option(
+        "word", "", "children per node and depth: t4|2|1 is 4, then 2, then 1; or 'optimal'"
+    )
+    nodes: Expr | str = option(
+        "integer", Integer(32), "nodes of tree=optimal, or 'optimal'", minimum=0,
+        maximum=MOST_NODES, symbolic=False, choices=("optimal",),
+    )  # fmt: skip
+    stop: Expr = option(
+        "probability", ZERO, "share of drafted tokens that the draft is unsure of and stops behind"
+    )
+    fallback: Expr = option(
+        "probability", ZERO, "share of tokens that the draft leaves to the target (BiLD)"
+    )
+    window: str = option(
+        "word", "w15|n5|g15", "draft=lookahead: columns, length of n-grams, guesses"
+    )
+    every: Expr = option(
+        "number", ONE, "draft=lookahead: one step in so many has guesses in the pool", minimum=1
+    )
+    iterations: Expr = option(
+        "number", ONE, "draft=jacobi: iterations until a block of gamma tokens stands", minimum=1
+    )
+    schedule: str = option(
+        "word", "turns", "when draft and target run: in turn, at once (pearl), the draft ahead of "
+        "the target, or verification as a batch of prefixes (stairs)",
+        choices=tuple(SCHEDULES),
+    )  # fmt: skip
+    draft_on: str = option(
+        "word", "shared", "pearl, ahead: the draft shares the target's devices, or has as many of "
+        "its own",
+        choices=("shared", "separate"),
+    )  # fmt: skip
     layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
+    skip_attention: str = option(
+        "text", "", "attention blocks that a 'skip' draft leaves out: a number, or layers from "
+        "zero on: l3|5|8-12",
+    )  # fmt: skip
+    skip_mlp: str = option(
+        "text", "", "feed-forward blocks that a 'skip' draft leaves out: 10, or l3|5|8-12"
+    )
+    share: str = option(
+        "word", "", "parts of a draft model that are the target's own: encoder, vocabulary, or "
+        "both: encoder|vocabulary",
+    )  # fmt: skip
+    target_at: str = option(
+        "word", "", "level of memory where the target's weights lie, to be read anew for each "
+        "pass of it: ddr, nvme; the draft is resident",
+    )  # fmt: skip
+    phrases: Expr = option(
+        "integer", ZERO, "draft=phrases: how many the index holds that every step scores; gamma "
+        "is the tokens of one beyond the first",
+        minimum=0,
+    )  # fmt: skip
+    hit: Expr = option(
+        "probability", ONE, "share of rounds that have a draft at all: copies need a match"
+    )
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
         "their name",
@@ -116,136 +175,205 @@ class Speculative(Pass):
     #: How a searched option was decided, and the draft where it is loaded already; no
     #: options, and no part of the text.
     note: str = ""
-    ready: Program | None = field(default=None, compare=False, repr=False)
+    ready: Drafting | None = field(default=None, compare=False, repr=False)
 
     @property
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
-        return self.gamma == "optimal"
+        return "optimal" in (self.gamma, self.nodes)
 
     def search(self, program: Program, system: System) -> Search:
         return best_length(self)
 
     def prepared(self, program: Program, system: System) -> Speculative:
-        if self.draft in (SKIP, HEADS):
+        if source_of(self.draft) is not MODEL:
             return self
-        return replace(self, ready=self._draft(program, system, ZERO))
+        return replace(self, ready=self._drafting(program, system, ZERO))
 
     def run(self, program: Program, system: System) -> Outcome:
-        if self.gamma == "optimal":
-            raise PipelineError("gamma=optimal needs a machine to be decided on; use compile")
+        if self.needs_tuning:
+            raise PipelineError("'optimal' needs a machine to be decided on; use compile")
         try:
             target = stepping(program)
         except PipelineError as error:
             raise PipelineError(f"speculative: {error}") from None
         round_ = self.round()
         if round_.depth == 0:
-            reason = self.note or "gamma is 0"
+            reason = self.note or "nothing is drafted: a round is one token of the target"
             return Outcome(program, (), (Miss(self.name, "decode", reason),))
-        draft = self.ready or self._draft(program, system, round_.depth)
-        graphs = (target.graph, stepping(draft).graph)
+        if self.target_at:
+            program = program.rewritten(partial(weights_at, level=self.target_at))
+            target = stepping(program)
+        drafting = self.ready or self._drafting(program, system, round_.depth)
+        if self.hit != 1:
+            if self.draft in ("lookahead", "jacobi"):
+                raise PipelineError(f"hit says nothing about draft={self.draft}")
+            round_ = triggered(round_, self.hit)
+        if drafting.sure != 0:
+            round_ = replace(round_, tokens=round_.tokens + drafting.sure)
+        step = drafting.step
+        graphs = (target.graph, *(() if step is None else (step.graph,)))
         stateful = any(map(keeps_state, graphs))
-        if round_.nodes and stateful:
+        if round_.branched and stateful:
             raise PipelineError(
                 "speculative: a recurrent state follows one branch: drafts and trees need caches"
             )
-        phases = tuple(
-            made
-            for phase in program.phases
-            for made in (
-                self._beside(phase, draft)
-                if phase.span is None
-                else self._round(phase, stepping(draft), round_)
-            )
-        )
-        made = replace(
-            program,
-            phases=phases,
-            limits=tuple(dict.fromkeys((*program.limits, *draft.limits))),
-            notes=(*program.notes, *(f"draft: {n}" for n in draft.notes)),
-        ).assuming(*draft.assumptions)
+        apart = self._apart(program, drafting, system)
+        known = None if self.accepted != 0 else self.accepting()
+        pair = Pairing(target, drafting, round_, known, apart)
+        schedule, said = SCHEDULES[self.schedule]
+        phases: list[Phase] = []
+        for phase in program.phases:
+            phases += schedule(pair) if phase is target else in_front(phase, drafting, apart)
+        made = replace(program, phases=tuple(phases)).assuming(*said, *self._said())
+        if apart is not None:
+            made = replace(made, devices=2 * program.devices, stages=2)
+        made = replace(made, limits=(*made.limits, *self._limits(round_)))
         if stateful:
             made = made.assuming(
                 "recurrent states are restored without cost where drafted tokens are rejected"
             )
-        if self.draft not in (SKIP, HEADS):
-            made = made.assuming(
-                "the draft reads the prompt before the first token comes out: the time to the "
-                "first token contains it"
-            )
-            if any(s.mask for s in round_.steps) and is_windowed(graphs[1]):
-                made = made.assuming(
-                    "rows of other branches count into the window of the draft's cache"
-                )
-            if {p.name for p in program.phases} - {p.name for p in draft.phases}:
-                made = made.assuming(
-                    "the draft sees no images: their places in its prompt are rows like others"
-                )
-        missed = pipeline.Trace(pipeline.history(draft)).misses
-        misses = (
-            *(
-                Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
-                for name in self._absent(pipeline.history(program))
-            ),
-            *(replace(m, node=f"draft: {m.node}") for m in missed),
-        )
-        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), misses)
+        misses = [
+            Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
+            for name in self._absent(pipeline.history(program))
+        ]
+        if drafting.program is not None:
+            made = _told(made, program, drafting.program, round_, apart)
+            missed = pipeline.Trace(pipeline.history(drafting.program)).misses
+            misses += [replace(m, node=f"draft: {m.node}") for m in missed]
+        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
+
+    def accepting(self) -> Acceptance:
+        """How likely what is drafted is accepted.
+
+        Raises:
+            PipelineError: what is given is no acceptance, or is given twice.
+        """
+        given = {f for f in ACCEPTING if getattr(self, f) != getattr(type(self), f)}
+        if len(given) > 1:
+            raise PipelineError(f"{' and '.join(sorted(given))} exclude one another")
+        found: Acceptance = Constant(self.alpha)
+        if self.alphas:
+            found = percents(self.alphas)
+        elif self.acceptance:
+            found = shares(self.acceptance)
+        more = self.gain + self.epsilon
+        return found if more == 0 else found.raised(more)
 
     def round(self) -> Round:
-        """The steps, nodes and expected tokens of one round.
+        """What is drafted and verified in one round, and the expected tokens.
 
         Raises:
             PipelineError: the options contradict one another.
         """
-        alpha, gamma = self.alpha, self.gamma
-        assert isinstance(gamma, Expr)
-        if sum((bool(self.alphas), bool(self.tree), self.drafts != 1)) > 1:
-            raise PipelineError("alphas, tree and drafts exclude one another")
-        if self.batch == "sync":
-            if self.alphas or self.tree or self.drafts != 1:
-                raise PipelineError("batch=sync is only defined for one chain of constant alpha")
-            return Round(gamma, synchronous_tokens(alpha, gamma, B))
-        if self.tree:
-            widths = _tree(self.tree)
-            nodes = [ONE]
-            for m in widths:
-                nodes.append(nodes[-1] * m)
-            total = sum(nodes[1:])
-            if total > 1000 * MOST_DRAFTED:
-                raise PipelineError(f"tree: {total} drafted positions are too many")
-            return branching(Integer(len(widths)), tree_tokens(alpha, widths), nodes[1:])
-        if self.alphas:
-            given = _alphas(self.alphas)
-            return Round(Integer(len(given)), position_tokens(given))
-        if self.drafts != 1:
-            tokens = independent_tokens(alpha, gamma, self.drafts)
-            return branching(gamma, tokens, [self.drafts] * whole(gamma))
-        return Round(gamma, chain_tokens(alpha, gamma))
+        made = round_of(self, self.accepting())
+        if self.accepted == 0:
+            return made
+        if self.tree == "optimal":
+            raise PipelineError("accepted says how long rounds are, not which tree is best")
+        if self.gain + self.epsilon != 0:
+            raise PipelineError("gain and epsilon change an acceptance, not accepted, the tokens")
+        least, most = ONE, made.depth + 1
+        if self.accepted.is_number and most.is_number and not least <= self.accepted <= most:
+            raise PipelineError(
+                f"accepted: rounds of {made.depth} drafts emit from 1 to {most} tokens, not "
+                f"{self.accepted}"
+            )
+        return replace(made, tokens=self.accepted)
+
+    def _said(self) -> tuple[str, ...]:
+        """What the options assume."""
+        found = []
+        if self.accepted == 0 and self.draft not in ("jacobi", "phrases"):
+            found.append("drafted tokens are accepted independently of one another")
+        if self.epsilon != 0:
+            found.append(
+                "drafts are accepted beyond what keeps the output's distribution: each token is "
+                f"off the target's by up to {self.epsilon} in total variation, as much as "
+                "rejections are fewer (Yin et al., arXiv 2411.00841)"
+            )
+        if self.draft == "phrases":
+            found.append("a phrase that is chosen stands as it is: nothing verifies it")
+        if self.fallback != 0:
+            found.append(
+                "what the draft is sure of and the target does not roll back stands: the output is "
+                "not distributed as the target's"
+            )
+        return tuple(found)
+
+    def _limits(self, round_: Round) -> tuple[Limit, ...]:
+        """What symbols among the options may be, together with others."""
+        pairs: list[tuple[Expr, Expr, str]] = []
+        if self.gain + self.epsilon != 0:
+            pairs.append((self.alpha + self.gain + self.epsilon, ONE, "an acceptance"))
+        if self.accepted != 0:
+            said = "tokens that a round emits"
+            pairs += [(self.accepted, round_.depth + 1, said), (ONE, self.accepted, said)]
+        return tuple(
+            Limit(low, high, f"{why} of speculative")
+            for low, high, why in pairs
+            if not (high - low).is_number
+        )
+
+    def _apart(self, program: Program, drafting: Drafting, system: System) -> Apart | None:
+        """The devices that the draft has for itself, where it has."""
+        if self.draft_on == "shared":
+            return None
+        if self.schedule not in ("pearl", "ahead"):
+            raise PipelineError(f"draft-on says nothing about schedule={self.schedule}")
+        if drafting.program is None or drafting.part:
+            raise PipelineError(
+                f"draft-on=separate: a {self.draft!r} draft is not a model of its own"
+            )
+        if program.stages > 1:
+            raise PipelineError("draft-on=separate: the target is in stages of devices already")
+        need = 2 * program.devices
+        if need.is_number and need > system.devices:
+            raise PipelineError(
+                f"draft-on=separate: draft and target take {need} devices, and {system.name} is "
+                f"{system.devices}; --on {need}x{system.device.name}, or draft-on=shared"
+            )
+        logits = logits_of(drafting.program)
+        if logits is None:
+            raise PipelineError(f"draft-on=separate: {drafting.program.name} makes no logits")
+        return Apart(system.hops(Integer(2), program.devices)[-1], logits)
 
     # --- the draft
 
-    def _draft(self, program: Program, system: System, depth: Expr) -> Program:
-        """The draft program, as the passes that are meant for it leave it."""
-        if self.draft == SKIP:
-            if self.draft_passes or self.inherit != "all":
-                raise PipelineError(
-                    "draft-passes, inherit: a 'skip' draft is made of the target's layers as they "
-                    "are; name the model as its own draft to treat it differently"
-                )
-            return first_layers(program, self.layers)
-        if self.layers != 0:
+    def _drafting(self, program: Program, system: System, depth: Expr) -> Drafting:
+        """What drafts, as the passes that are meant for it leave it."""
+        blocks = (self.skip_attention, self.skip_mlp)
+        source = source_of(self.draft, blocks)
+        if any(blocks) and self.draft != "skip":
+            raise PipelineError("skip-attention, skip-mlp: only a 'skip' draft leaves out blocks")
+        if not source.inherits and (self.draft_passes or self.inherit != "all"):
+            raise PipelineError(
+                f"draft-passes, inherit: a {self.draft!r} draft is made of the target's layers as "
+                "they are; name the model as its own draft to treat it differently"
+            )
+        if self.phrases != 0 and self.draft != "phrases":
+            raise PipelineError("phrases: only draft=phrases has an index of them")
+        if not source.takes_layers and self.layers != 0:
             raise PipelineError("layers: only a 'skip' draft is made of some of the layers")
         past = pipeline.history(program)
-        source = past[0].before if past else program
+        model = past[0].before if past else program
+        if self.share and source is not MODEL:
+            raise PipelineError("share: only a draft that is a model of its own has parts to share")
+        drafting = source.make(
+            Asked(self.draft, program, model, depth, self.layers, blocks, self.share, self.phrases)
+        )
+        if not source.inherits or drafting.program is None:
+            return drafting
         own, inherited = self._own(), self._inherited(past)
         names = {p.name for p in own}
-        start = heads(source, depth) if self.draft == HEADS else loaded(self.draft, source)
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
-            return pipeline.run(start, passes, system)[0]
+            made = pipeline.run(drafting.program, passes, system)[0]
+            made = replace(made, borrowed=still_shared(made, stepping(program)))
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None
+        return replace(drafting, program=made)
 
     def _own(self) -> tuple[Pass, ...]:
         from costgraph.passes import PASSES
@@ -286,108 +414,32 @@ class Speculative(Pass):
                 )
         return [name for name in names if name not in there]
 
-    # --- phases
 
-    def _beside(self, phase: Phase, draft: Program) -> list[Phase]:
-        """A phase in front of decoding, and the draft's own one behind it."""
-        if self.draft == SKIP:
-            return [phase]  # a draft made of the target's own layers holds nothing besides
-        twin = next((p for p in draft.phases if p.name == phase.name), None)
-        if twin is None:
-            step = stepping(draft)
-            return [
-                replace(phase, resident=(*phase.resident, Resident(step.graph), *_others(step)))
-            ]
-        return [
-            replace(phase, resident=(*phase.resident, _beside(twin), *_others(twin))),
-            replace(
-                twin,
-                name=f"draft-{phase.name}",
-                tokens=ZERO,
-                resident=(*_others(twin), _beside(phase), *phase.resident),
-            ),
-        ]
-
-    def _round(self, phase: Phase, draft: Phase, round_: Round) -> list[Phase]:
-        """The decode steps as draft steps and verification."""
-        share = 1 / round_.tokens
-        own = self.draft != SKIP
-        held = (*_others(draft), _beside(phase), *phase.resident) if own else phase.resident
-        drafting = []
-        for index, steps in enumerate(round_.steps, start=1):
-            drafting.append(
-                Phase(
-                    "draft" if index == 1 else f"draft-{index}",
-                    _under(draft.graph, steps.mask),
-                    ((q, steps.width), (T, T + steps.behind)),
-                    phase.span,
-                    ZERO,
-                    steps.count * share,
-                    held,
-                )
-            )
-        if self.draft == HEADS:  # all heads work on one hidden state
-            first = drafting[0]
-            drafting = [replace(first, bindings=((q, ONE), (T, T)), weight=share)]
-        verifying = Phase(
-            "verify",
-            _under(_all_logits(phase.graph), round_.mask),
-            ((q, round_.verified), (T, T + round_.verified - 1)),
-            phase.span,
-            round_.tokens,
-            share,
-            (*phase.resident, _beside(draft), *_others(draft)) if own else phase.resident,
+def _told(
+    made: Program, target: Program, draft: Program, round_: Round, apart: Apart | None
+) -> Program:
+    """The program with what its draft assumes and is limited by."""
+    made = replace(
+        made,
+        limits=tuple(dict.fromkeys((*made.limits, *draft.limits))),
+        notes=(*made.notes, *(f"draft: {n}" for n in draft.notes)),
+    ).assuming(*draft.assumptions)
+    if all(p.span is not None for p in draft.phases):
+        return made  # it reads no prompt
+    if apart is None:
+        made = made.assuming(
+            "the draft reads the prompt before the first token comes out: the time to the "
+            "first token contains it"
         )
-        return [*drafting, verifying]
-
-
-def _beside(phase: Phase) -> Resident:
-    """A phase's graph with its caches, while another phase runs."""
-    return Resident(phase.graph, caches=True)
-
-
-def _others(draft: Phase) -> tuple[Resident, ...]:
-    """What is in memory with the draft: parts of its model, not of the target."""
-    return tuple(replace(r, part=False) for r in draft.resident)
-
-
-def _tree(text: str) -> list[int]:
-    parts = text.removeprefix("t").split("|")
-    if not all(p.isascii() and p.isdigit() for p in parts):
-        raise PipelineError(f"tree: {clip(text)} is not a list of widths such as t4|2|1")
-    if len(parts) > DEEPEST:
-        raise PipelineError(f"tree: {clip(text)} has {len(parts)} levels; at most {DEEPEST}")
-    for part in parts:
-        if len(part) > 9 or not 0 < int(part) <= WIDEST:
-            raise PipelineError(f"tree: a width is from 1 to {WIDEST}, not {clip(part)}")
-    return [int(p) for p in parts]
-
-
-def _alphas(text: str) -> list[Expr]:
-    spec = Option("number", "", minimum=0)
-    values = [number("alphas", spec, p.removeprefix("p")) / 100 for p in text.split("|")]
-    for value in values:
-        if value.is_number and value > 1:
-            raise PipelineError(f"alphas: {value * 100} percent is beyond 100")
-    return values
-
-
-def _all_logits(graph: Graph) -> Graph:
-    """The graph with logits for every processed position, as verification needs."""
-
-    def kept(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        return SelectLast(q) if isinstance(node.op, SelectLast) else node.op
-
-    return rebuild(graph, kept)
-
-
-def _under(graph: Graph, mask: Branches | None) -> Graph:
-    """The graph with useful pairs counted by ``mask`` where attention is causal."""
-    if mask is None:
-        return graph
-
-    def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        causal = getattr(node.op, "mask", None) == "skip"
-        return replace(node.op, mask=mask) if causal else node.op  # type: ignore[type-var]
-
-    return rebuild(graph, masked)
+    else:
+        made = made.assuming(
+            "the draft has devices of its own, reads the prompt while the target does, and sends "
+            "the distribution of each drafted token (greedy decoding needs only the token)"
+        )
+    if any(s.mask for s in round_.steps) and is_windowed(stepping(draft).graph):
+        made = made.assuming("rows of other branches count into the window of the draft's cache")
+    if {p.name for p in target.phases} - {p.name for p in draft.phases}:
+        made = made.assuming(
+            "the draft sees no images: their places in its prompt are rows like others"
+        )
+    return made

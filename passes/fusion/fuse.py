@@ -45,8 +45,8 @@ ELEMENTWISE = frozenset(
         "batch-norm", "add-channels", "modulate", "gate", "map", "cast", "score-bias",
     }
 )  # fmt: skip
-#: Matrix products; those of experts are one kernel grouped by expert.
-MATRIX_PRODUCTS = frozenset({"linear", "expert-linear"})
+#: Matrix products; those of experts, or of many adapters, are one kernel grouped by them.
+MATRIX_PRODUCTS = frozenset({"linear", "expert-linear", "adapter-linear"})
 #: Kernels that take element-wise work behind them: convolutions run as implicit products.
 PRODUCTS = MATRIX_PRODUCTS | {"conv"}
 #: Sums over a token's experts: they start a kernel, but need whole rows of all products.

@@ -155,8 +155,9 @@ def growth(x: Tensor, result: Tensor, op: Linear) -> Expr:
 
 
 def _keeps_shape(user: Node, name: str, tensor: Tensor) -> bool:
-    """Whether an operation makes a result of its first operand's shape."""
-    return user.inputs[0] == name and user.outputs[0].shape == tensor.shape
+    """Whether an operation makes a result of its first operand's shape, or adds to it."""
+    first = user.inputs[0] == name or (isinstance(user.op, ops.Add) and name in user.inputs)
+    return first and user.outputs[0].shape == tensor.shape
 
 
 def _unfolds(flat: Tensor, result: Tensor) -> bool:

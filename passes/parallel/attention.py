@@ -30,6 +30,8 @@ def rope(site: Site) -> Ruled:
 def append(site: Site) -> Ruled:
     """A cache lies as the rows that it is extended by; or each device has a part of both."""
     if site.context != 1:
+        if site.inputs[0].dtype.recent is not None:
+            raise site.blocked("keeps its last tokens wide, which lie on one device: state tp")
         parts = (Place(1, t.shape[1] / site.context) for t in (*site.inputs, *site.outputs))
         cache, new, result = parts
         return Ruled(site.op, (cache, new), (result,))

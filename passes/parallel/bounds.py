@@ -18,7 +18,10 @@ EXCHANGING = ("tp", "ep", "cp")
 
 
 def misfit(
-    system: System, degrees: Degrees, takes: Callable[[Degrees, System], bool]
+    system: System,
+    degrees: Degrees,
+    takes: Callable[[Degrees, System], bool],
+    spare: int = 0,
 ) -> str | None:
     """Why numbers do not use the devices of a system, with what would; None if they do.
 
@@ -26,10 +29,17 @@ def misfit(
         system: the system.
         degrees: what is shared.
         takes: whether the program takes degrees on a system: nothing else is suggested.
+        spare: devices that are left to others.
     """
-    if not degrees.devices.is_number or degrees.devices == system.devices:
+    has = system.devices - spare
+    if not degrees.devices.is_number or degrees.devices == has:
         return None
-    count, has = int(degrees.devices), system.devices
+    count = int(degrees.devices)
+    if spare:
+        return (
+            f"{system.name} has {system.devices} devices: {spare} are spare, and the degrees "
+            f"multiply to {count}"
+        )
     if count > has:
         text = (
             f"{system.name} has {has} device{'s' if has > 1 else ''}: not the {count} that the "
@@ -104,7 +114,11 @@ def assumptions(found: dict[Symbol, tuple[Expr, ...]]) -> Iterator[str]:
 
 
 def limits(
-    degrees: Degrees, micro: Expr, system: System, found: dict[Symbol, tuple[Expr, ...]]
+    degrees: Degrees,
+    micro: Expr,
+    system: System,
+    found: dict[Symbol, tuple[Expr, ...]],
+    spare: int = 0,
 ) -> Iterator[Limit]:
     """What symbols of degrees may be: each at least one, and no more devices than there are."""
     named = {"tp": degrees.tp, "cp": degrees.cp, "dp": degrees.dp, "micro": micro}
@@ -112,7 +126,7 @@ def limits(
         if not degree.is_number:
             yield Limit(ONE, degree, f"{name} is at least one")
     if not degrees.devices.is_number:
-        has = system.devices
+        has = system.devices - spare
         count = f"{has} device{'s' if has > 1 else ''}"
         yield Limit(degrees.devices, Integer(has), f"{system.name} has {count}")
     for symbol, values in found.items():

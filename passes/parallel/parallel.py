@@ -24,7 +24,7 @@ from costgraph.passes.parallel.plan import Degrees, Plan, planned
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 #: Options that only say how open degrees are decided.
 DECIDING = ("objective", "max_tpot", "max_ttft", "at_batch", "at_prompt", "at_tokens")
 _OPEN: dict[str, Any] = {"minimum": 1, "choices": (AUTO,)}
@@ -58,6 +58,10 @@ class Parallelize(Pass):
     micro: Expr | str = option(
         "integer", ONE, "groups that a batch is cut into, to fill the stages", **_OPEN
     )
+    spare: Expr = option(
+        "integer", ZERO, "devices left to others, such as a draft of its own", minimum=0,
+        symbolic=False,
+    )  # fmt: skip
     sequence: bool = option("flag", False, "between products, each device has a part of the tokens")
     load: str = option(
         "word", "mean", "rows at the experts of a device: on average, or the most of any device",
@@ -98,6 +102,8 @@ class Parallelize(Pass):
         return tuple(candidates(self, program, system)) if self.open else ()
 
     def search(self, program: Program, system: System) -> Search:
+        if self.spare != 0:
+            raise PipelineError("spare: 'auto' uses every device: give the degrees as numbers")
         return best_degrees(self, program, system)
 
     def decided(self) -> Parallelize:
@@ -134,7 +140,7 @@ class Parallelize(Pass):
         if self.ep != 1 and not has_experts(program):
             instead = f"give dp={self.ep}" if self.tp == self.dp == 1 else "leave ep out"
             raise PipelineError(f"ep: {program.name} has no experts to share: {instead}")
-        wrong = misfit(system, self.degrees, partial(self._takes, program))
+        wrong = misfit(system, self.degrees, partial(self._takes, program), int(self.spare))
         if wrong is not None:
             raise PipelineError(wrong)
         plan = self._plan(self.degrees, system)
@@ -143,7 +149,7 @@ class Parallelize(Pass):
             return Outcome(program, (), (miss,))
         values = allowed(self.degrees, system, partial(self._check, program, system))
         made, misses = plan.program(program)
-        bounds = limits(self.degrees, self.micro, system, values)
+        bounds = limits(self.degrees, self.micro, system, values, int(self.spare))
         made = replace(made, limits=(*made.limits, *bounds)).assuming(*assumptions(values))
         made = made.assuming(self.note) if self.note else made
         return Outcome(made, (f"{self.name}: {plan.degrees}",), misses)

@@ -8,7 +8,8 @@ from sympy import Add, Expr, Mul
 
 from costgraph import ops
 from costgraph.ir.tensor import Role
-from costgraph.passes.parallel.ahead import Piece, shares_heads
+from costgraph.ops.adapters import AdapterLinear
+from costgraph.passes.parallel.ahead import Piece, growth, shares_heads
 from costgraph.passes.parallel.experts import Spread
 from costgraph.passes.parallel.places import (
     WHOLE,
@@ -27,6 +28,10 @@ def linear(site: Site) -> Ruled:
     if site.context != 1 and place.axis == 1 and x.role is Role.KV and not site.decoding:
         # What is cached is less than what is made of it: gathered before, not after.
         return Ruled(op, (WHOLE,) * len(site.inputs), (WHOLE,), gathers=(0,))
+    if place.axis == first and not place.tokens and _after_a_bottleneck(site):
+        # Rows of the narrow operand are less to move than sums of the wide result.
+        ruled = linear(replace(site, places=(None, *site.places[1:])))
+        return replace(ruled, gathers=(0,))
     if place.axis is not None and (site.stays or not place.tokens):
         if place.axis < first:  # rows of tokens
             rest = (WHOLE,) * (1 + biases)
@@ -57,6 +62,41 @@ def linear(site: Site) -> Ruled:
         return Ruled(op, (WHOLE,) * len(site.inputs), (WHOLE,))
     columns = Place(0, local, roots=mine)
     return Ruled(op, (WHOLE, columns, *(columns,) * biases), (Place(first, local, roots=mine),))
+
+
+def _after_a_bottleneck(site: Site) -> bool:
+    """Whether a product widens again what others before it, or their sum, have narrowed."""
+    op, x = site.op, site.inputs[0]
+    assert isinstance(op, ops.Linear)
+    narrowed = isinstance(site.producer, (ops.Linear, ops.Add))
+    return narrowed and growth(x, site.outputs[0], op) > 1
+
+
+def adapter_in(site: Site) -> Ruled:
+    """As a product whose matrix stays whole: the rank is not split."""
+    return _stacked(replace(site, stays=True))
+
+
+def adapter_out(site: Site) -> Ruled:
+    """As the product that it is beside: columns, or partial sums where those are its rank's."""
+    partial = site.place(0)
+    if partial.partial:
+        return Ruled(site.op, (partial, WHOLE), (partial,))
+    return _stacked(site)
+
+
+def _stacked(site: Site) -> Ruled:
+    """What the rule of one matrix says, for each of a stack."""
+    op, (x, w) = site.op, site.inputs
+    assert isinstance(op, AdapterLinear)
+    plain = ops.Linear(contract=op.contract, split=op.split)
+    one = replace(w, shape=w.shape[1:])
+    ruled = linear(replace(site, op=plain, inputs=(x, one)))
+    assert isinstance(ruled.op, ops.Linear)
+    place = ruled.wanted[1]
+    stack = place if place.axis is None else moved(place, place.axis + 1)
+    made = replace(op, split=ruled.op.split)
+    return Ruled(made, (ruled.wanted[0], stack), ruled.results, ruled.gathers)
 
 
 def columns_part(site: Site, result: str) -> Expr:

@@ -8,6 +8,7 @@ from sympy import Add, Integer, Mul
 
 from costgraph import ops
 from costgraph.ops.collectives import AllToAll, Received
+from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.tokens import Split
 from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.parallel.ahead import Piece
@@ -85,6 +86,15 @@ def norm(site: Site) -> Ruled:
         raise site.blocked("needs whole rows in front of a product", place)
     statistics = 1 if isinstance(site.op, ops.RMSNorm) else 2
     return Ruled(site.op, (place, *params), (place,), statistics=statistics)
+
+
+def transform(site: Site) -> Ruled:
+    """Transforms of whole rows or of all heads at one place, gathered for it; others pass."""
+    assert isinstance(site.op, Hadamard)
+    place, rank = site.place(0), len(site.inputs[0].shape)
+    if place.axis is not None and place.axis - rank not in site.op.along:
+        return elementwise(site)
+    return Ruled(site.op, (WHOLE,), (WHOLE,), gathers=(0,))
 
 
 def split(site: Site) -> Ruled:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from costgraph import ops
 from costgraph.ir.op import Op
+from costgraph.ops.adapters import AdapterIn, AdapterOut
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.collectives import (
@@ -24,6 +25,7 @@ from costgraph.ops.collectives import (
 )
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
+from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
@@ -39,6 +41,8 @@ from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.parallel.attention import append, flash, rope, scores, softmax, values
 from costgraph.passes.parallel.products import (
+    adapter_in,
+    adapter_out,
     along,
     convolution,
     embedding,
@@ -63,6 +67,7 @@ from costgraph.passes.parallel.rows import (
     row_scale,
     select,
     split,
+    transform,
     transpose,
 )
 from costgraph.passes.parallel.site import Rule, whole
@@ -80,6 +85,8 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Rope: rope,
     ops.Linear: linear,
     ops.ExpertLinear: expert_linear,
+    AdapterIn: adapter_in,
+    AdapterOut: adapter_out,
     HeadLinear: head_linear,
     Embedding: embedding,
     Sample: sample,
@@ -104,6 +111,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,
     NarrowResult: elementwise,
+    Hadamard: transform,
     **dict.fromkeys((AllReduce, AllGather, ReduceScatter, AllToAll, Send), exchange),
     Received: exchange,
     RowStatistics: by_row,

@@ -22,6 +22,7 @@ from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.adapters import AdapterLinear
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
@@ -37,6 +38,7 @@ from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.ops.pool import ConvTranspose
+from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.views import Slice
 from costgraph.passes.parallel.ahead import Ahead, growth
 from costgraph.passes.parallel.experts import Share, Spread, UnevenExpertsError
@@ -119,6 +121,8 @@ def _more(held: int, size: int, devices: Expr) -> str:
 def _kept(op: Op) -> str:
     if isinstance(op, CONVOLUTIONS):
         return "convolutions are not split: their channels stay on every device"
+    if isinstance(op, AdapterLinear):
+        return "the rank of an adapter is not split"
     return "not between products that are split"
 
 
@@ -363,7 +367,10 @@ class _Level:
             self.places[name] = self._between(name)
 
     def _producer(self, node: Node) -> Op | None:
+        """What makes the first operand of a node, in whatever format it is stored for it."""
         maker = self.whole.producer.get(node.inputs[0]) if node.inputs else None
+        if maker is not None and isinstance(maker.op, QuantizeTo):
+            return self._producer(maker)
         return None if maker is None else maker.op
 
     def _tokens(self, tensor: Tensor) -> Place:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-from sympy import Expr, Integer, Mul
+from sympy import Expr, Integer
 
 from costgraph.errors import InputError, PipelineError, clip
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.regions import Repeat
-from costgraph.ir.tensor import Tensor
-from costgraph.ops.conv import Conv
-from costgraph.ops.fused import Fused
+from costgraph.rewriting.layers import Range, divided, patterned, written_out
 
 _ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)(?::(\d{1,6})(?:-(\d{1,6}))?)?\Z")
 ZERO = Integer(0)
@@ -44,8 +41,8 @@ class Keep:
         return bool(self.layers[0] <= layer[0] and layer[0] <= self.layers[1])
 
 
-def parse_keep(text: str) -> tuple[Keep, ...]:
-    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list.
+def parse_keep(text: str, option: str = "keep") -> tuple[Keep, ...]:
+    """Items of ``A|B:3|C:0-3``; ``none`` is the empty list. ``option`` is what it is called.
 
     Raises:
         InputError: an item is malformed.
@@ -56,17 +53,21 @@ def parse_keep(text: str) -> tuple[Keep, ...]:
     for item in text.split("|"):
         match = _ITEM.match(item)
         if match is None:
-            raise InputError(f"keep: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
+            raise InputError(f"{option}: {clip(item)} is not NAME, NAME:3 or NAME:0-3")
         name, start, end = match.groups()
         layers = None if start is None else (int(start), int(end or start))
         if layers is not None and layers[0] > layers[1]:
-            raise InputError(f"keep: {clip(item)} ends before it starts")
+            raise InputError(f"{option}: {clip(item)} ends before it starts")
         found.append(Keep(name, layers))
     return tuple(found)
 
 
 def segments(
-    regions: Sequence[tuple[str, Expr]], first: Expr, last: Expr, keep: Iterable[Keep]
+    regions: Sequence[tuple[str, Expr]],
+    first: Expr,
+    last: Expr,
+    keep: Iterable[Keep],
+    option: str = "keep",
 ) -> dict[str, list[tuple[Expr, Expr, bool]]]:
     """Layer ranges of each region: (first layer, layers, stays wide).
 
@@ -80,9 +81,9 @@ def segments(
     numbered = sorted({e for k in keep if k.layers for e in (k.layers[0], k.layers[1] + 1)})
     total: Expr = sum((count for _, count in regions), ZERO)
     if numbered and not total.is_Integer:
-        raise InputError("keep: layers can be numbered only where their count is a number")
+        raise InputError(f"{option}: layers can be numbered only where their count is a number")
     if numbered and numbered[-1] > total:
-        raise InputError(f"keep: layer {numbered[-1] - 1} is past the last one, {total - 1}")
+        raise InputError(f"{option}: layer {numbered[-1] - 1} is past the last one, {total - 1}")
     if (total - first - last).is_negative:
         raise InputError(f"first and last name {first + last} layers; there are {total}")
     found: dict[str, list[tuple[Expr, Expr, bool]]] = {}
@@ -117,104 +118,34 @@ def _overlap(layers: Expr, count: Expr) -> Expr:
     return layers
 
 
-def patterned(graph: Graph) -> bool:
-    """True if layers of the graph's regions do not follow one another as they stand.
+def cut(
+    graph: Graph,
+    who: str,
+    keep: Iterable[Keep],
+    first: Expr = ZERO,
+    last: Expr = ZERO,
+    option: str = "keep",
+) -> tuple[Graph, dict[str, Range]]:
+    """The graph with its regions cut where layers are told apart, and what each then stands for.
 
-    Either a region repeats several layers at once, or layers of several kinds are gathered.
-    """
-    return any(_is_pattern(n) or _places(n) for n in graph.nodes)
-
-
-def _is_pattern(node: Node) -> bool:
-    """True for a region whose rounds are several layers."""
-    return isinstance(node.op, Repeat) and any(
-        isinstance(n.op, Repeat) and n.op.rounds == "layers" for n in node.op.body.nodes
-    )
-
-
-def _places(node: Node) -> tuple[int, ...]:
-    return node.op.places if isinstance(node.op, Repeat) else ()
-
-
-def written_out(graph: Graph) -> Graph:
-    """The graph with its layers as runs in their order, so that they can be numbered.
+    Patterns are written out. Nothing is cut, and no range is known, where neither
+    ``first`` and ``last`` nor ``keep``, which the user knows as ``option``, number layers.
 
     Raises:
-        InputError: a pattern recurs a symbolic number of times, or holds more than
-            regions; something else uses what gathered layers hand on.
+        InputError: ``who`` cannot number or cut the layers of this graph.
     """
-    nodes: list[Node] = []
-    for gathers, group in groupby(graph.nodes, key=lambda n: bool(_places(n))):
-        if gathers:
-            nodes.extend(_in_place(graph, tuple(group)))
-            continue
-        for node in group:
-            nodes.extend(_recurring(node) if _is_pattern(node) else (node,))
-    return replace(graph, nodes=tuple(nodes))
-
-
-def _in_place(graph: Graph, kinds: tuple[Node, ...]) -> Iterator[Node]:
-    """Regions of one kind each as runs of layers in the order in which they stand."""
-    for before, after in pairwise(kinds):
-        given = before.outputs[0].name
-        alone = len(before.outputs) == 1 and graph.consumers[given] == (after,)
-        if not alone or after.inputs[0] != given:
-            raise InputError(
-                f"layers cannot be numbered in {graph.name!r}: more than the next layer uses "
-                f"what {before.name!r} hands on"
-            )
-    order = sorted((place, node.name) for node in kinds for place in _places(node))
-    named = {node.name: node for node in kinds}
-    runs = [(name, len(list(group))) for name, group in groupby(name for _, name in order)]
-    state, seen = kinds[0].inputs[0], Counter[str]()
-    for index, (name, count) in enumerate(runs):
-        node, number = named[name], seen[name]
-        seen[name] += 1
-        assert isinstance(node.op, Repeat)
-        final = index == len(runs) - 1
-        (result,) = kinds[-1].outputs if final else node.outputs
-        result = result if final else result.renamed(f"{name}.{number}")
-        op = replace(node.op, count=Integer(count), places=())
-        inputs = (state, *node.inputs[1:])
-        yield replace(node, name=f"{name}.{number}", op=op, inputs=inputs, outputs=(result,))
-        state = result.name
-
-
-def _recurring(node: Node) -> Iterator[Node]:
-    """A region that repeats several layers at once as these layers, one after another."""
-    region = node.op
-    assert isinstance(region, Repeat)
-    body = region.body
-    simple = (
-        region.count.is_Integer
-        and region.carried == len(node.outputs) == len(body.outputs)
-        and region.shared_instances is None
-        and region.presence.is_full
-        and not region.parts
-        and not body.persistent
-        and all(isinstance(n.op, Repeat) for n in body.nodes)
-    )
-    if not simple:
-        raise InputError(
-            f"layers cannot be numbered in {node.name!r}: its pattern is not a plain one "
-            "that recurs a number of times"
-        )
-    names = dict(zip((t.name for t in body.inputs), node.inputs, strict=True))
-    last = int(region.count) - 1
-    for index in range(last + 1):
-        for inner in body.nodes:
-            inputs = tuple(names[i] for i in inner.inputs)
-            ends = index == last and inner is body.nodes[-1]
-            made = (
-                node.outputs
-                if ends
-                else tuple(t.renamed(f"{node.name}.{index}.{t.name}") for t in inner.outputs)
-            )
-            names.update(zip((t.name for t in inner.outputs), (t.name for t in made), strict=True))
-            label = f"{node.name}.{index}.{inner.name}"
-            yield replace(inner, name=label, inputs=inputs, outputs=made)
-        carried = zip((t.name for t in body.inputs), body.outputs, strict=False)
-        names.update({old: names[new] for old, new in carried})
+    listed = tuple(keep)
+    if first == 0 and last == 0 and not any(k.layers for k in listed):
+        return graph, {}
+    if patterned(graph):
+        graph = written_out(graph)
+    regions = []
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat) and node.op.rounds != "other":
+            regions.append((node.name, node.op.count))
+    if not regions:
+        return graph, {}
+    return divided(graph, segments(regions, first, last, listed, option), who)
 
 
 def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
@@ -248,22 +179,3 @@ def in_order(graph: Graph, who: str) -> tuple[Graph, tuple[Node, ...]]:
                 f"{who}: something stands between {before.name!r} and {after.name!r}"
             )
     return flat, tuple(node for node, _ in found)
-
-
-def row_of(graph: Graph, tensor: Tensor) -> Expr:
-    """Elements of ``tensor`` that one result contracts over: what shares scales.
-
-    The last dimension; for the kernel of a convolution all but the first.
-    """
-    return Mul(*tensor.shape[1:]) if _is_kernel(graph, tensor.name) else tensor.shape[-1]
-
-
-def _is_kernel(graph: Graph, name: str) -> bool:
-    """True when only convolutions use a tensor, as their kernel; fused ones are opened."""
-    users = graph.consumers[name]
-    return bool(users) and all(
-        _is_kernel(u.op.body, name)
-        if isinstance(u.op, Fused)
-        else isinstance(u.op, Conv) and u.inputs[1] == name
-        for u in users
-    )

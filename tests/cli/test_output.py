@@ -145,7 +145,7 @@ WORK = {
     "regimes": "gpt2 --on h100 --at T=5", "solve": "gpt2 --on h100 --at T=5 --budget 1",
     "sweep": "gpt2 --on h100 -T 5", "search": "gpt2 --on h100", "draw": "gpt2 -o x.svg",
     "plot": "curve gpt2 --on h100 -o x.svg", "report": "gpt2 --on h100 -o x.html",
-    "models": "gpt2", "hardware": "h100", "passes": "fuse",
+    "models": "gpt2", "hardware": "h100", "passes": "fuse", "formats": "int4",
     "calibrate": "--from x.csv --device h100", "validate": "--on h100",
 }  # fmt: skip
 
@@ -166,6 +166,7 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
         "costgraph.showing.export.models.show_model",
         "costgraph.showing.export.machines.show_hardware",
         "costgraph.showing.export.listing.show_pass",
+        "costgraph.showing.export.formats.show_format",
     )
     for place in places:  # before any of them is changed under another
         import_module(place.rpartition(".")[0])

@@ -21,9 +21,10 @@ def test_generated_parts_are_current():
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    text = tool.README.read_text(encoding="utf-8")
-    assert text.count("<!-- output:") >= 2
-    assert tool.generated(text) == text
+    for page in tool.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert text.count("<!-- output:") >= 2
+        assert tool.generated(text) == text
 
 
 def test_python_examples_run():

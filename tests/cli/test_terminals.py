@@ -23,6 +23,7 @@ COMMANDS = {
     "models": ["models"],
     "passes": ["passes"],
     "one pass": ["passes", "quantize"],
+    "formats": ["formats", "--on", "a100,h100"],
     "compare": ["compare", "llama-3-8b", "--on", "h100,a6000", "--passes", "", "--passes",
                 "fuse,quantize{preset=w4a16}"],
     "search": ["search", "llama-3-8b", "--on", "h100,a6000", "--passes", "", "--passes",
@@ -62,7 +63,8 @@ def test_words_and_numbers_stay_whole(monkeypatch, capsys, name):
         assert set(words(narrow)) - set(words(wide)) <= note
         left = re.search(r"\(no room for (.*?): widen", narrow)
         gone = set(left[1].split(", ")) if left else set()
-        first = {"models": "name", "hardware": "name", "one pass": "option", "passes": "pass"}
+        first = {"models": "name", "hardware": "name", "one pass": "option", "passes": "pass",
+                 "formats": "format"}  # fmt: skip
         assert first.get(name, "memory") not in gone
 
 

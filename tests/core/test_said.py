@@ -11,8 +11,8 @@ import costgraph as cg
 from costgraph.cli import main
 from costgraph.showing.report import report
 
-MODEL = "gpt-oss-20b"  # routing, a checkpoint that is not read, keys that play no part
-ASSUMED = "the 16-bit model is counted"
+MODEL = "gpt-oss-20b"  # routing, a file that names no data type, keys that play no part
+ASSUMED = "what is not narrow is counted in 16 bit"
 NOTED = "play no part: 'experts_per_token'"
 COMMANDS = (
     ["formula", MODEL, "--on", "h100"],

@@ -137,7 +137,7 @@ def test_the_groups_from_which_a_prompt_is_faster_in_stages(system):
 
 
 def test_the_batch_at_which_experts_are_compute_bound():
-    step = made("deepseek-v3", "2x8xh200", "fuse,parallel{ep=16}").tpot
+    step = made("deepseek-v3", "2x8xh200", "fuse,parallel{ep=16}", quantization="ignore").tpot
     changes = {c.ops[0]: c for c in step.crossover("B", T=4096)}
     kernels = {
         "gate and up": "expert_gate+expert_up+expert_act+expert_mul",

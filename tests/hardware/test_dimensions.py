@@ -71,6 +71,8 @@ def dimension_of(key: str) -> str | None:
         return "FLOP/second"
     if section == "energy":
         return "joule/octet" if ".byte." in key else "joule/FLOP"
+    if section == "sparsity":  # times the dense rate
+        return None
     return None if last in COUNTS | FACTS else EXPECTED[last]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -135,11 +136,14 @@ def test_every_shipped_model_gives_every_metric(name):
     assert 0 < compiled.tpot.evaluate(B=2, T=100) < latency
     assert 0 < compiled.ttft.evaluate(B=2, S=100) < latency
     assert compiled.throughput.evaluate(**values) * latency == pytest.approx(20)
-    assert compiled.memory.evaluate(**values) > 2 * int(compiled.parameters)
-    assert isinstance(compiled.flops.evaluate(**values), int)
-    moved = compiled.bytes.evaluate(**values)
-    # Expected numbers of experts are fractions.
-    assert isinstance(moved, int) or any(a.startswith("experts:") for a in compiled.assumptions)
+    # Published checkpoints in a narrow format hold less than 16 bit an element.
+    narrow = any("as the checkpoint" in n for n in compiled.program.notes)
+    least = int(compiled.parameters) * (Fraction(1, 2) if narrow else 2)
+    assert compiled.memory.evaluate(**values) > least
+    # Expected numbers of experts, whose weights are read and converted, are fractions.
+    for total in (compiled.flops, compiled.bytes):
+        whole = isinstance(total.evaluate(**values), int)
+        assert whole or any(a.startswith("experts:") for a in compiled.assumptions)
     step = compiled.breakdown("decode", B=2, T=100)
     assert step.totals["seconds"] == pytest.approx(compiled.tpot.evaluate(B=2, T=100), rel=1e-12)
 

@@ -64,7 +64,8 @@ CONTEXT = {
     ("speculative", "drafts"): "gamma=2",
     **{("quantize", k): "preset=w4a16" for k in PASSES["quantize"].options() if k != "preset"},
     ("quantize", "kv-group"): "kv=int8", ("quantize", "kv-scale-bits"): "kv=int8",
-    ("quantize", "kv-zero-bits"): "kv=int8",
+    ("quantize", "kv-zero-bits"): "kv=int8", ("quantize", "kv-recent"): "kv=int8",
+    ("quantize", "mu"): "preset=w4a16,kernel=tables",
 }  # fmt: skip
 
 

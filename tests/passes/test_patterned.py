@@ -24,7 +24,8 @@ from costgraph.models.blocks import Style
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.decoder import Decoder, Kind, build
 from costgraph.passes import PASSES
-from costgraph.passes.precision.layers import in_order, patterned, written_out
+from costgraph.passes.precision.layers import in_order
+from costgraph.rewriting.layers import patterned, written_out
 from costgraph.rewriting.pipeline import parse, run
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, T, q

@@ -371,7 +371,8 @@ def test_outlying_activations_take_a_16_bit_product_of_their_own(large):
     dense = 2 * B * q * 5120 * 13824
     assert expand(cost.flops[Engine.TENSOR, "int8"] - dense * (1 - f)) == 0
     assert expand(cost.flops[Engine.TENSOR, "fp16"] - dense * f) == 0
-    assert weight(program).bits == 8 * (1 - f) + 16 * f
+    scales = Rational(16, 5120)
+    assert weight(program).bits_per_element == 8 * (1 - f) + 16 * f + scales
 
 
 def test_sparse_outlier_weights_add_bits_and_vector_work(large):

@@ -574,3 +574,69 @@ def test_survey_figures_name_their_accounting():
         shown = " ".join(texts(plot.survey_figure(name)))
         assert "accounting survey" in shown
         assert "fidelity ideal" in shown
+
+
+# --- choices --------------------------------------------------------------------------
+
+
+PIPELINES = ("", "quantize{preset=w4a16}", "quantize{preset=w8a8},prune{storage=2:4}")
+
+
+@pytest.fixture(scope="module")
+def compressed():
+    return {p or "no passes": cg.compile("llama-2-7b", "rtx-4090", p) for p in PIPELINES}
+
+
+def test_a_map_of_choices_has_each_winner_at_its_place(compressed):
+    figure = plot.choice_map(compressed, "B", "T", (1, 1024), (128, 4096))
+    shown = texts(figure)
+    assert {"A  no passes: nowhere the best", f"B  {PIPELINES[1]}", f"C  {PIPELINES[2]}"} < {*shown}
+    assert "none fits in memory" in shown
+    (axes,) = figure.axes
+    places = {t.get_text(): t.get_position() for t in axes.texts}
+    for name, compiled in zip("BC", list(compressed.values())[1:], strict=True):
+        batch, context = (int(v) for v in places[name])
+        times = [
+            c.tpot.evaluate(B=batch, T=context)
+            for c in compressed.values()
+            if c.memory.evaluate(B=batch, S=context, N=1) <= 24e9 or c is compiled
+        ]
+        assert compiled.tpot.evaluate(B=batch, T=context) == min(times)
+
+
+def test_a_map_of_choices_takes_several_and_symbols_that_they_have(compressed):
+    one = {"no passes": compressed["no passes"]}
+    with pytest.raises(InputError, match="2 to 7 pipelines"):
+        plot.choice_map(one, "B", "T", (1, 64), (128, 1024))
+    with pytest.raises(InputError, match="does not depend on 'T'"):
+        plot.choice_map(compressed, "B", "T", (1, 64), (128, 1024), metric="ttft")
+    with pytest.raises(InputError, match="two symbols"):
+        plot.choice_map(compressed, "B", "B", (1, 64), (128, 1024))
+
+
+def test_sizes_join_what_nothing_beats(compressed):
+    pipelines = ("", "shrink{ffn=1/2}", "shrink{heads=1/2}", "quantize{preset=w4a16}")
+    made = [cg.compile("llama-2-7b", "a100-80g", p) for p in pipelines]
+    figure = plot.sizes(made, B=16, T=4096)
+    (front,) = gids(figure, "front")
+    # Quantised it has all parameters and is faster than whole; heads carry caches, widths do not.
+    times = [c.tpot.evaluate(B=16, T=4096) for c in made]
+    kept = {times[3], times[2]} if times[2] < times[3] else {times[3]}
+    assert set(front.get_ydata()) == {t for t in kept if t <= times[3]}
+    assert "100%" in texts(figure)
+
+
+def test_the_command_draws_choices_and_sizes(tmp_path, capsys):
+    from costgraph.cli import main
+
+    common = ["llama-2-7b", "--on", "a100-80g", "--passes", "", "--passes", "shrink{ffn=1/2}"]
+    for words in (["map", *common, "--over", "B,T", "--to", "64,2048"],
+                  ["sizes", *common, "--batch", "1", "--context", "512"]):  # fmt: skip
+        target = tmp_path / f"{words[0]}.svg"
+        assert main(["plot", *words, "-o", str(target)]) == 0
+        assert target.stat().st_size > 5000
+    capsys.readouterr()
+    two = ["plot", "map", *common, "--on", "h100", "--over", "B,T", "-o", str(tmp_path / "x.svg")]
+    with pytest.raises(SystemExit):
+        main(two)
+    assert "one --on" in capsys.readouterr().err

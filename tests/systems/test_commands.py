@@ -109,7 +109,7 @@ def test_links_of_a_system_are_shown_with_their_source(capsys):
 TOO_LARGE = [
     ("llama-3-70b", "h100", "", "parallel{tp=2} on 2xh100 would do"),
     ("llama-3-70b", "8xh100", "fuse", "parallel{tp=8} would do"),
-    ("deepseek-v3", "h200", "", "on 2x8xh200 would do"),
+    ("deepseek-v3", "h200", "", "on 8xh200 would do"),
     ("llama-3-70b", "8xh100", "parallel{dp=8}", "parallel{tp=8} would do"),
 ]
 

@@ -262,6 +262,11 @@ def search(
     setting = Setting.shared([compiled.setting for _, _, compiled, _ in made])
     setting = replace(setting, passes="", warnings=())
     of = of_step(values["T"], last="T" not in given) if "T" in values else None
+    mean = [
+        label for _, label, c, _ in made if c.program.decoding and not c.program.has_alike_steps
+    ]
+    if mean:
+        of = f"{of or 'mean of the decode steps'}; of {', '.join(mean)}: the mean of a request"
     return SearchResult(
         setting, objective, shown, values, of, batches, tuple(ranked), wanted, front
     )

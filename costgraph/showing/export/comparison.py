@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sympy import Pow, Rational, oo
+
 from costgraph.ir.workload import shown
+from costgraph.showing.export.regimes import end_text
 from costgraph.showing.export.table import foot_html, html_table, plain_table, seconds, si
+from costgraph.showing.export.text import expr_text
 
 if TYPE_CHECKING:
     from costgraph.asking.comparison import Column, Comparison, Effect
+    from costgraph.formula.even import Even
+
+    _Cell = tuple[str, Callable[[Column], str | None]]
 
 #: (heading, text of a column) in order; what no column has is left out.
-_CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
+_CELLS: tuple[_Cell, ...] = (
     ("pipeline", lambda c: c.passes),
     ("ttft", lambda c: None if c.ttft is None else seconds(c.ttft)),
     ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
@@ -25,13 +32,35 @@ _CELLS: tuple[tuple[str, Callable[[Column], str | None]], ...] = (
 )
 
 
+#: What several models are told apart by, in front of the others.
+_MODELS: tuple[_Cell, ...] = (
+    ("model", lambda c: c.model),
+    ("lengths", lambda c: ", ".join(f"{k}={v}" for k, v in c.lengths.items()) or None),
+    (
+        "parameters",
+        lambda c: None if c.parameters is None else si(c.parameters) + _times(c.parameter_ratio),
+    ),
+)
+#: And behind them.
+_EVEN: tuple[_Cell, ...] = (
+    ("memory ratio", lambda c: f"{c.memory_ratio:.2f}x"),
+    ("N at equal latency", lambda c: None if c.even_length is None else f"{c.even_length}"),
+)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None or ratio == 1 else f" ({ratio:.2f}x)"
+
+
 #: Columns that may be left out where there is little room, the first ones first.
-_LESS = ("ttft", "token/s", "decode bound by", "tpot")
+_LESS = ("ttft", "token/s", "decode bound by", "memory ratio", "tpot")
 
 
 def cells(table: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
     """The headings, and one row of text per pipeline and device."""
     wanted = list(_CELLS)
+    if len(table.models) > 1:
+        wanted = [*_MODELS, *wanted, *_EVEN]
     if len(table.devices) > 1:
         wanted.insert(0, ("device", lambda c: c.hardware))
     made = [(name, [text(c) for c in table.columns]) for name, text in wanted]
@@ -61,18 +90,50 @@ def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
     return lines
 
 
+def _evens(table: Comparison) -> list[str]:
+    """Lengths at equal latency as formulas in the length of the first model."""
+    first = table.columns[0]
+    lines = []
+    for column, even in zip(table.columns, table.evens, strict=True):
+        if even is None:
+            continue
+        on = f" on {column.hardware}" if len(table.devices) > 1 else ""
+        lines.append(f"    {column.model}{on}, {column.passes}: {even_text(even)}")
+    head = f"N at the latency of {first.model}, {first.passes}"
+    return ["", head, *lines] if lines else []
+
+
+def even_text(even: Even) -> str:
+    """A formula with a root as text, and where it holds."""
+    roots = [p for p in even.expr.atoms(Pow) if p.exp == Rational(1, 2)]
+    shown = expr_text(even.expr)
+    if len(roots) == 1:
+        rest = even.expr - roots[0]
+        if rest.is_number:
+            sign = "-" if rest < 0 else "+"
+            shown = f"√({expr_text(roots[0].base)}) {sign} {expr_text(abs(rest))}"
+    ends = [f"{end_text(even.lower)} <= "] if even.lower > 1 else []
+    over = f" <= {end_text(even.upper)}" if even.upper != oo else ""
+    where = f" for {''.join(ends)}{even.over}{over}" if ends or over else ""
+    return f"{shown}{where}"
+
+
 def comparison_text(table: Comparison, width: int | None = None) -> str:
     """Table, waterfall and ablation of every pipeline with more than one pass, and the foot.
 
     The table fits a line of ``width`` characters, if one is given.
     """
     lines = [caption(table), *steps(table), "", plain_table(*cells(table), width, _LESS)]
-    several = len(table.devices) > 1
+    lines += _evens(table)
+    named = (
+        *(("hardware",) if len(table.devices) > 1 else ()),
+        *(("model",) if len(table.models) > 1 else ()),
+    )
     for column, fall, ablation in zip(
         table.columns, table.waterfalls, table.ablations, strict=True
     ):
         if len(fall) > 1:
-            where = f"{column.hardware}: " if several else ""
+            where = "".join(f"{getattr(column, name)}: " for name in named)
             lines += [
                 "",
                 f"{where}{column.passes}",

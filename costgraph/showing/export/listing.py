@@ -22,7 +22,7 @@ def list_passes(as_json: bool) -> None:
 
 
 def show_pass(name: str, as_json: bool) -> None:
-    """One pass: options with defaults, formula, source, assumptions.
+    """One pass: options with defaults, formula, source, assumptions, published quality.
 
     Raises:
         PipelineError: there is no such pass.
@@ -46,6 +46,27 @@ def show_pass(name: str, as_json: bool) -> None:
             print(f"\n{label}: {text}")
     for sentence in cls.assumptions:
         print(f"assumes: {sentence}")
+    _print_quality(name)
+
+
+def _print_quality(name: str) -> None:
+    """What papers say of the quality; sources are numbered under the table."""
+    from costgraph.passes.quality import of
+
+    rows = of(name)
+    if not rows:
+        return
+    sources = {cited: f"[{i}]" for i, cited in enumerate(dict.fromkeys(q.cited for q in rows), 1)}
+    print("\npublished quality (cited; nothing here models it):\n")
+    print_table(
+        ("pipeline", "model", "method", "measured", "before", "after", "source"),
+        [
+            (q.passes, q.model, q.method, q.metric, q.before, q.after, sources[q.cited])
+            for q in rows
+        ],
+    )
+    for cited, number in sources.items():
+        print(f"{number} {cited}")
 
 
 def _values(option: Option) -> str:
@@ -59,6 +80,8 @@ def _values(option: Option) -> str:
 
 def _pass_object(cls: Any) -> dict[str, Any]:
     import dataclasses
+
+    from costgraph.passes.quality import of
 
     defaults = {f.name.replace("_", "-"): f.default for f in dataclasses.fields(cls)}
     return {
@@ -78,4 +101,5 @@ def _pass_object(cls: Any) -> dict[str, Any]:
         "formula": cls.formula,
         "source": cls.source,
         "assumptions": list(cls.assumptions),
+        "quality": [dataclasses.asdict(q) for q in of(cls.name)],
     }

@@ -254,6 +254,7 @@ def machine_object(m: Machine) -> dict[str, Any]:
         "instruction": m.instruction or None,
         "aliases": list(m.aliases),
         "peaks": _rates(m.peaks),
+        "sparsity": _table(m.sparsity, number),
         "bandwidth": float(m.memory.bandwidth),
         "capacity": number(m.memory.capacity),
         "usable": number(m.memory.room),

@@ -13,6 +13,7 @@ if find_spec("matplotlib") is None:
     raise InputError("figures need matplotlib: pip install 'costgraph[plot]'")
 
 from costgraph.showing.plot.bars import breakdown, waterfall
+from costgraph.showing.plot.choices import choice_map, sizes
 from costgraph.showing.plot.curves import curve
 from costgraph.showing.plot.fronts import pareto
 from costgraph.showing.plot.maps import regime_map
@@ -25,11 +26,13 @@ __all__ = [
     "SUFFIXES",
     "WIDTHS",
     "breakdown",
+    "choice_map",
     "curve",
     "pareto",
     "regime_map",
     "roofline",
     "save",
+    "sizes",
     "survey_figure",
     "waterfall",
 ]

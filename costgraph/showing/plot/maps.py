@@ -98,12 +98,12 @@ def regime_map(
     whole = np.zeros_like(grid_x)
     each: list[tuple[Term, Grid]] = []
     for term in bound.terms:
-        arms = [_on(a.expr, symbols, grid_x, grid_y) for a in term.arms]
+        arms = [on_grid(a.expr, symbols, grid_x, grid_y) for a in term.arms]
         value = np.maximum.reduce(arms)
         if term.norm is not None:  # over the largest arm: powers of seconds underflow
             p = float(term.norm)
             value = value * np.add.reduce([(arm / value) ** p for arm in arms]) ** (1 / p)
-        size = value * _on(term.count, symbols, grid_x, grid_y)
+        size = value * on_grid(term.count, symbols, grid_x, grid_y)
         largest = np.argmax(arms, axis=0)
         for index, arm in enumerate(term.arms):
             part = np.where(largest == index, size, 0.0)
@@ -137,7 +137,7 @@ def regime_map(
                 label=f"mostly {plain(name)}",
             )
         )  # fmt: skip
-        _name_area(axes, xs, ys, inside, name.split(":")[0])
+        name_area(axes, xs, ys, inside, name.split(":")[0])
         if 0 < inside.sum() < inside.size:
             axes.contour(xs, ys, lead, levels=[0.0], colors="#333333", linewidths=0.8, zorder=2)
     handles += _exact_lines(axes, weights, symbols, x_range, y_range)
@@ -179,7 +179,7 @@ def _memory_end(
     if capacity is None or not sizes or not needs.known:
         return "", []
     xs, ys, grid_x, grid_y = grid
-    share = np.maximum.reduce([_on(e, symbols, grid_x, grid_y) for e in sizes]) / capacity
+    share = np.maximum.reduce([on_grid(e, symbols, grid_x, grid_y) for e in sizes]) / capacity
     if share.max() <= 1:
         return "", []
     if share.min() > 1:
@@ -204,12 +204,12 @@ def _bound(formula: Formula, x: str, y: str, values: Mapping[str, Any]) -> Formu
     return formula.bind(**fixed)
 
 
-def _on(expr: Expr, symbols: tuple[Symbol, Symbol], x: Grid, y: Grid) -> Grid:
+def on_grid(expr: Expr, symbols: tuple[Symbol, Symbol], x: Grid, y: Grid) -> Grid:
     value = lambdify(symbols, expr, "numpy")(x, y)
     return np.broadcast_to(np.asarray(value, dtype=np.float64), x.shape)
 
 
-def _name_area(axes: Axes, xs: Grid, ys: Grid, inside: Grid, name: str) -> None:
+def name_area(axes: Axes, xs: Grid, ys: Grid, inside: Grid, name: str) -> None:
     """The resource's name well inside its area: at the point farthest from its edge."""
     margin = np.pad(inside, 1)
     depth = np.zeros_like(inside)

@@ -48,6 +48,8 @@ SHADE = {
     "link": ("#F5ECC2", "xxx"),
 }
 _MORE_SHADES = (("#E2E2E2", "---"), ("#D9D4EC", "+++"), ("#E9F2C6", "ooo"))
+#: Fills and hatches of areas that stand for nothing in particular.
+AREAS = (*SHADE.values(), *_MORE_SHADES)
 #: Inches and font size.
 WIDTHS = {"column": ((3.3, 2.45), 7.0), "slide": ((10.0, 5.625), 13.0)}
 _P = ParamSpec("_P")

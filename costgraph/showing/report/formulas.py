@@ -14,7 +14,7 @@ from costgraph.errors import CostgraphError
 from costgraph.formula import Formula
 from costgraph.formula.naming import DETAILS, named
 from costgraph.showing.export.layout import of_expr, to_mathml
-from costgraph.symbols import B, N, symbol
+from costgraph.symbols import B, symbol
 
 #: Longer formulas (in characters of MathML) help no reader and slow the page down.
 _LONG = 120_000
@@ -92,7 +92,8 @@ def _too_long(formula: Formula) -> str:
 def _relation(metric: str, compiled: Compiled, formula: Formula) -> str | None:
     """Metrics that are another one times a factor, as that; None for all others."""
     machine = compiled.machine
-    tokens, devices = math_of(B * N), compiled.program.devices
+    generated = B * compiled.program.generated
+    tokens, devices = math_of(generated), compiled.program.devices
     if metric == "throughput":
         return _equation(metric, f"<mfrac>{tokens}<mtext>latency</mtext></mfrac>")
     if metric == "energy" and POWER in formula.assumptions and machine.power is not None:
@@ -104,7 +105,7 @@ def _relation(metric: str, compiled: Compiled, formula: Formula) -> str | None:
         hour = machine.price.hour
         price = math_of(devices * (symbol("price") if hour is None else hour))
         top = f"<mrow>{price}<mo>&#xB7;</mo><mtext>latency</mtext></mrow>"
-        body = f"<mfrac>{top}{math_of(SECONDS_PER_HOUR * B * N)}</mfrac>"
+        body = f"<mfrac>{top}{math_of(SECONDS_PER_HOUR * generated)}</mfrac>"
         return _equation(metric, body) + f"<p>The price is in USD per hour {_payers(devices)}.</p>"
     return None
 

@@ -20,6 +20,7 @@ from costgraph.compiling.options import devices_of, split_options
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
+from costgraph.formula.terms import Limit
 from costgraph.ir.program import Program
 from costgraph.ir.workload import checked, plain
 from costgraph.setting import Setting
@@ -132,23 +133,36 @@ def report(
         )
 
     grid = [[made(device, passes) for passes in texts] for device in devices]
-    return _page(grid, start(grid[0][0], point), plain(point))
+    return _page(grid, start([c for row in grid for c in row], point), plain(point))
 
 
-def start(compiled: Compiled, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the controls start; what is not given is halved until the model has it."""
+def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the controls start.
+
+    What is not given is halved until every variant has it, and made less by one where the
+    values that a variant allows stand apart (whole shares of an answer).
+    """
     free = {k: v for k, v in START.items() if k not in given}
-    limits = compiled.latency.limits + tuple(
-        x for p in compiled.program.phases if p.span for x in compiled.time(p.name).limits
-    )
+    limits = {x: None for c in variants for x in c.latency.limits}
+    limits |= {
+        x: None for c in variants for p in c.program.phases if p.span for x in _of(c, p.name)
+    }
     while True:
         values = {symbol(k): exact(v) for k, v in (START | dict(given) | free).items()}
-        beyond = {s.name for x in limits if x.broken(values) is not None for s in x.symbols}
-        tried = [k for k in ("S", "N", "T") if k in beyond and k in free]
-        smaller: dict[str, int] = {k: max(1, free[k] // 2) for k in tried}
+        broken = [x for x in limits if x.broken(values) is not None]
+        smaller: dict[str, int] = {}
+        for k in ("S", "N", "T"):
+            beyond = [x for x in broken if symbol(k) in x.expr.free_symbols]
+            if k in free and beyond:
+                apart = all(x.apart for x in beyond)
+                smaller[k] = max(1, free[k] - 1 if apart else free[k] // 2)
         if all(free[k] == v for k, v in smaller.items()):
             return START | dict(given) | free
         free |= smaller
+
+
+def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
+    return compiled.time(phase).limits
 
 
 def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:

@@ -35,6 +35,7 @@ from costgraph.ops.linear import Linear
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
+from costgraph.ops.tables import TableLinear
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.timing.fidelity.light import stand_ins
 
@@ -52,6 +53,8 @@ GEMM = {
 }
 #: Variants fitted on products that quantise their operand.
 NARROW = ("fp8", "fp8_block", "nvfp4")
+#: Elements of a row that share a scale where weights have one per block.
+BLOCK = Integer(128)
 #: Operations with a state: element-wise, even where chunks are products.
 SCANS = (StateSpaceDual, GatedDelta)
 
@@ -111,6 +114,10 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     # Some accountings count element-wise work at tensor peaks: the operation itself decides.
     types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
     op = row.node.op
+    if isinstance(op, TableLinear):
+        raise HardwareError(
+            f"{row.name}: no product by look-ups was timed: state fidelity=ideal, or kernel=convert"
+        )
     if not types or isinstance(op, SCANS):
         if is_member(row.graph, row.node):
             grouped = grouped_product(row.graph)
@@ -119,12 +126,16 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return replace(LIGHT, floor=False, block=timed)
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
+            if op.format.group == BLOCK:
+                narrow = _in_blocks(narrow)
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         return replace(LIGHT, variants=stand_ins(row.node, machine))
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
     main, given = main_node(row.node, operands)
+    if isinstance(main.op, Linear) and given[1].dtype.block is not None:
+        variants = _in_blocks(variants)
     sizes = {"k": k, "n": n}
     if machine.kind == "cpu":
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
@@ -146,6 +157,11 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             product=product,
         )
     return product
+
+
+def _in_blocks(variants: tuple[str, ...]) -> tuple[str, ...]:
+    """The same with products whose scales belong to blocks first, where they are fitted."""
+    return tuple(sorted(variants, key=lambda v: v != "fp8_block"))
 
 
 def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Tensor, ...]]:

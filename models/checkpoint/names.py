@@ -1,0 +1,297 @@
+"""Names of modules in checkpoints, and the lists of patterns that name them.
+
+Checkpoints say ``model.layers.3.self_attn.q_proj`` where graphs say ``q_proj`` of the layer
+3. A matrix has every name that model classes give it; a pattern means it if it means one
+of them. Prefixes that only say which class wraps the layers are left out of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from types import MappingProxyType
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.checkpoint.wildcards import NotRead, Wildcards, expression, glob
+
+#: Patterns that a list may hold, characters of one, and patterns with wildcards.
+MOST_PATTERNS, LONGEST, MOST_WILD = 200_000, 200, 256
+
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temporal_block")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "channel_block")
+
+
+def _under(parents: Sequence[str], *leaves: str) -> tuple[str, ...]:
+    return tuple(f"{parent}.{leaf}" for parent in parents for leaf in leaves)
+
+
+def _experts(*leaves: str) -> tuple[str, ...]:
+    # One expert stands for all: a checkpoint that tells them apart is refused.
+    inner = tuple(f"experts.0.{leaf}" for leaf in leaves)
+    return (*_under(_MLP, *inner), *_under(_MLP, *(f"experts.{leaf}" for leaf in leaves)))
+
+
+def _shared(*leaves: str) -> tuple[str, ...]:
+    places = ("shared_experts", "shared_expert", "shared_mlp")
+    return (*_under(_MLP, *(f"{p}.{leaf}" for p in places for leaf in leaves)),)
+
+
+#: What a layer's matrices are called in a layer of a checkpoint.
+LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "q_proj": _under(_ATTENTION, "q_proj", "wq", "query"),
+        "k_proj": _under(_ATTENTION, "k_proj", "wk", "key"),
+        "v_proj": _under(_ATTENTION, "v_proj", "wv", "value"),
+        "qkv_proj": _under(
+            _ATTENTION, "qkv_proj", "qkv", "c_attn", "query_key_value", "Wqkv", "W_pack", "wqkv"
+        ),
+        "o_proj": _under(
+            _ATTENTION, "o_proj", "out_proj", "dense", "c_proj", "wo", "proj", "out"
+        ),
+        "q_a_proj": _under(_ATTENTION, "q_a_proj"),
+        "q_b_proj": _under(_ATTENTION, "q_b_proj"),
+        "kv_a_proj": _under(_ATTENTION, "kv_a_proj_with_mqa"),
+        "k_up": _under(_ATTENTION, "kv_b_proj"),
+        "v_up": _under(_ATTENTION, "kv_b_proj"),
+        "gate_proj": (*_under(_MLP, "gate_proj", "w1"),),
+        "up_proj": (
+            *_under(_MLP, "up_proj", "w3", "fc1", "c_fc", "dense_h_to_4h", "linear_fc1"),
+            "fc1",
+        ),
+        "down_proj": (
+            *_under(_MLP, "down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h", "linear_fc2"),
+            "fc2",
+        ),
+        "gate_up_proj": _under(_MLP, "gate_up_proj", "input_linear", "dense_h_to_4h", "Wi"),
+        "router": _under(_MLP, "gate", "router", "router.layer", "gate.wg", "router.linear"),
+        "expert_gate": _experts("gate_proj", "w1"),
+        "expert_up": _experts("up_proj", "w3"),
+        "expert_down": _experts("down_proj", "w2"),
+        "expert_gate_up": _experts("gate_up_proj"),
+        "shared_gate_proj": _shared("gate_proj"),
+        "shared_up_proj": _shared("up_proj"),
+        "shared_down_proj": _shared("down_proj"),
+        "shared_gate": _under(_MLP, "shared_expert_gate"),
+        "in_proj": ("mamba.in_proj", "mixer.in_proj", "conv.in_proj"),
+        "out_proj": (
+            "mamba.out_proj", "mixer.out_proj", "conv.out_proj", "linear_attn.out_proj",
+        ),
+        "x_proj": ("mamba.x_proj", "mixer.x_proj", "temporal_block.linear_x"),
+        "dt_proj": ("mamba.dt_proj", "mixer.dt_proj"),
+        "y_proj": ("temporal_block.linear_y",),
+        "qkvz_proj": ("linear_attn.in_proj_qkvz",),
+        "ba_proj": ("linear_attn.in_proj_ba",),
+        "z_proj": ("linear_attn.in_proj_z",),
+        "a_proj": ("linear_attn.in_proj_a",),
+        "b_proj": ("linear_attn.in_proj_b",),
+    }
+)  # fmt: skip
+#: Mixers whose projections share a leaf's name with attention.
+_LINEAR_ATTENTION = {"qkv_proj": ("linear_attn.in_proj_qkv",)}
+#: What stands around the layers.
+ENDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "lm_head": ("lm_head", "output_layer", "embed_out", "output"),
+        "embed": ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"),
+        "positions": ("wpe", "embed_positions", "pos_embed"),
+        "patch_embed": ("patch_embed.proj", "embeddings.patch_embedding"),
+        "merger_fc1": ("merger.mlp.0", "merger.linear_fc1"),
+        "merger_fc2": ("merger.mlp.2", "merger.linear_fc2"),
+        "projector_1": ("multi_modal_projector.linear_1",),
+        "projector_2": ("multi_modal_projector.linear_2",),
+        **{
+            f"deep{i}_fc{j}": (f"deepstack_merger_list.{i - 1}.linear_fc{j}",)
+            for i in (1, 2, 3)
+            for j in (1, 2)
+        },
+    }
+)
+#: Names that only say which class wraps what follows.
+_WRAPPERS = frozenset(
+    ("model", "language_model", "transformer", "base_model", "decoder", "backbone", "gpt_neox",
+     "text_model", "llm", "encoder")
+)  # fmt: skip
+#: Names that say that what follows sees or hears.
+_EYES = frozenset(
+    ("visual", "vision_tower", "vision_model", "vision_encoder", "multi_modal_projector",
+     "mm_projector", "vit", "vision", "audio_tower", "img_projection")
+)  # fmt: skip
+#: Prefixes of whole names, for regular expressions and wildcards.
+_TEXT_PREFIXES = ("model.", "model.language_model.", "language_model.model.", "transformer.", "")
+_EYES_PREFIXES = (
+    "visual.", "model.visual.", "vision_tower.vision_model.encoder.", "vision_tower.encoder.",
+    "model.vision_tower.vision_model.encoder.",
+)  # fmt: skip
+#: Ends of names that are of no matrix of a product: norms, biases, buffers, look-ups.
+_NO_MATRIX = re.compile(
+    r"(norm\d?|layernorm|ln_\w+|bias|e_score_correction_bias|rotary_emb|inv_freq|"
+    r"kv_scale|k_scale|v_scale|\w*_norm|conv1d|A_log|dt_bias|D|sinks|pos_embed)\Z"
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A matrix of a graph as checkpoints name it.
+
+    Attributes:
+        leaf: its name in the graph, without ``.weight``.
+        eyes: it belongs to a vision tower.
+        layered: it stands in layers.
+    """
+
+    leaf: str
+    eyes: bool = False
+    layered: bool = True
+
+    def paths(self, layer: int | None) -> tuple[str, ...]:
+        """Its names without wrapping prefixes, in a layer."""
+        return _paths(self, layer)
+
+    def full(self, layer: int | None, shortest: bool = False) -> Iterator[str]:
+        """Its names as checkpoints write them, prefixes included; with one of these only."""
+        prefixes = _EYES_PREFIXES if self.eyes else _TEXT_PREFIXES
+        for prefix in prefixes[:1] if shortest and not self.eyes else prefixes:
+            for path in self.paths(layer):
+                yield prefix + path
+
+
+@lru_cache(maxsize=100_000)
+def _paths(module: Module, layer: int | None) -> tuple[str, ...]:
+    leaves = LEAVES if module.layered else ENDS
+    names = (*leaves.get(module.leaf, ()), module.leaf)
+    if module.layered:
+        names = (*names, *_LINEAR_ATTENTION.get(module.leaf, ()))
+        stacks = ("layers", "blocks") if module.eyes else ("layers", "h")
+        return tuple(f"{s}.{layer}.{name}" for s in stacks for name in names)
+    return names
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One entry of a list of module names.
+
+    Attributes:
+        text: as it stands in the list.
+        plain: the parts of its name without wrapping prefixes; empty for a tower or a
+            language model as a whole, None for what has wildcards.
+        wild: what it matches, where it has wildcards.
+        tower: it says that it means what sees.
+        expert: the number of the one expert that it means.
+    """
+
+    text: str
+    plain: tuple[str, ...] | None = None
+    wild: Wildcards | None = None
+    tower: bool = False
+    expert: int | None = None
+
+    @property
+    def no_matrix(self) -> bool:
+        """It names a norm, a bias or a buffer."""
+        return _NO_MATRIX.search(self.text) is not None
+
+    def beyond(self, layers: int) -> bool:
+        """It is of a layer behind the last one: of a head that predicts further tokens."""
+        parts = self.plain or ()
+        return any(
+            a in ("layers", "h") and b.isdecimal() and len(b) < 7 and int(b) >= layers
+            for a, b in pairwise(parts)
+        )
+
+
+def patterns_of(given: object, where: str) -> tuple[Pattern, ...]:
+    """The patterns of a list of names, with wildcards or as ``re:`` expressions.
+
+    Raises:
+        ModelError: it is no list of texts, or holds an expression that is not read.
+    """
+    if given is None:
+        return ()
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, (list, tuple)) or any(not isinstance(t, str) for t in texts):
+        raise ModelError(f"{where} must be a list of names, not {clip(given)}")
+    if len(texts) > MOST_PATTERNS:
+        raise ModelError(f"{where}: more than {MOST_PATTERNS} names")
+    found = tuple(pattern_of(t, where) for t in dict.fromkeys(texts) if t)
+    if sum(p.wild is not None for p in found) > MOST_WILD:
+        raise ModelError(f"{where}: more than {MOST_WILD} names with wildcards")
+    return found
+
+
+def pattern_of(text: str, where: str) -> Pattern:
+    """One pattern; errors as for :func:`patterns_of`."""
+    if len(text) > LONGEST:
+        raise ModelError(f"{where}: the name {clip(text)} is longer than {LONGEST} characters")
+    try:
+        if text.startswith("re:"):
+            return Pattern(text, wild=expression(text[3:]))
+        if any(c in text for c in "*?["):
+            return Pattern(text, wild=glob(text))
+    except NotRead as problem:
+        raise ModelError(
+            f"{where}: {clip(text)} is not read ({problem}): names with *, or expressions of "
+            "names, .*, [..] and (a|b), would be; quantization='ignore' counts the original"
+        ) from None
+    parts = [p for p in text.split(".") if p]
+    tower = any(p in _EYES for p in parts)
+    while parts and (parts[0] in _WRAPPERS or parts[0] in _EYES):
+        parts = parts[1:]
+    expert = None
+    for at in range(1, len(parts)):
+        if parts[at - 1] == "experts" and parts[at].isdecimal() and len(parts[at]) < 7:
+            expert, parts[at] = int(parts[at]), "0"
+    return Pattern(text, tuple(parts), tower=tower, expert=expert)
+
+
+class Names:
+    """A list of patterns, quick to ask."""
+
+    def __init__(self, patterns: Iterable[Pattern] = ()) -> None:
+        self.patterns = tuple(patterns)
+        self._plain: dict[tuple[str, ...], list[int]] = {}
+        self._wild: list[int] = []
+        self._matched: dict[tuple[int, Module, int | None], bool] = {}
+        for index, pattern in enumerate(self.patterns):
+            if pattern.plain is None:
+                self._wild.append(index)
+            else:
+                self._plain.setdefault(pattern.plain, []).append(index)
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def naming(self, module: Module, layer: int | None) -> set[int]:
+        """Which of the patterns mean a matrix: their places in the list."""
+        patterns = self.patterns
+        found = {i for i in self._plain.get((), ()) if patterns[i].tower == module.eyes}
+        for path in module.paths(layer) if self._plain else ():
+            parts = tuple(path.split("."))
+            for start in range(len(parts)):
+                for end in range(start + 1, len(parts) + 1):
+                    for index in self._plain.get(parts[start:end], ()):
+                        if module.eyes or not patterns[index].tower:
+                            found.add(index)
+        found |= {i for i in self._wild if self._fits(i, module, layer)}
+        return found
+
+    def _fits(self, index: int, module: Module, layer: int | None) -> bool:
+        wild = self.patterns[index].wild
+        assert wild is not None
+        # Without digits of its own a pattern means every layer, or none.
+        at = layer if layer is None or wild.tells_numbers else 0
+        key = (index, module, at)
+        if key not in self._matched:
+            names = module.full(at, shortest=wild.open_start)
+            self._matched[key] = any(wild.matches(name) for name in names)
+        return self._matched[key]
+
+    def experts(self, index: int) -> int | None:
+        """Of how many experts the list says the same as its entry does; None: of all."""
+        pattern = self.patterns[index]
+        if pattern.expert is None or pattern.plain is None:
+            return None
+        same = self._plain[pattern.plain]
+        return len({self.patterns[i].expert for i in same})

@@ -1,0 +1,340 @@
+"""When draft and target run in a round: what becomes of a decode step.
+
+Every schedule makes phases whose times come from the graphs of draft and target. Their
+weights are such that the phases emit one token per value of the span. What runs at once is
+one phase whose graph is a parallel region (:mod:`.together`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from sympy import Expr, Integer
+
+from costgraph.errors import PipelineError
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op
+from costgraph.ir.presence import Presence
+from costgraph.ir.program import Phase, Resident
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
+from costgraph.models.ahead import FUSING
+from costgraph.ops import SelectLast
+from costgraph.ops.attention import Branches
+from costgraph.passes.decoding.acceptance import Acceptance, Constant
+from costgraph.passes.decoding.drafting import Drafting
+from costgraph.passes.decoding.rounds import Check, Round, Steps, chain_steps
+from costgraph.passes.decoding.sharing import held_by, less
+from costgraph.passes.decoding.together import UNIT, Apart, at_once, elsewhere, side_by_side
+from costgraph.rewriting.binding import at, prefixed
+from costgraph.rewriting.rewrite import rebuild
+from costgraph.symbols import B, T, q
+
+ONE, ZERO = Integer(1), Integer(0)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A target's decode steps and what speculates for them.
+
+    Attributes:
+        target: the phase of decode steps.
+        drafting: what writes the drafts.
+        round: what is drafted and verified.
+        acceptance: of what is drafted; None where only the mean length is known.
+        apart: the other device that the draft runs on, if it is not the target's.
+    """
+
+    target: Phase
+    drafting: Drafting
+    round: Round
+    acceptance: Acceptance | None
+    apart: Apart | None = None
+
+
+Schedule = Callable[[Pairing], list[Phase]]
+
+
+def in_turn(pair: Pairing) -> list[Phase]:
+    """The draft writes, then the target verifies."""
+    return [*drafting_phases(pair, ONE / pair.round.tokens), *verifying_phases(pair)]
+
+
+def pearl(pair: Pairing) -> list[Phase]:
+    """Draft and target at once: the target verifies what the draft wrote a round before.
+
+    In a *pre-verify* round the target checks the first token of the ``γ`` that the draft
+    writes meanwhile; if it stands, the next round is a *post-verify* one: the target
+    verifies the ``γ`` while the draft writes the next ``γ``, and so on as long as all stand.
+    The modes are a Markov chain: pre goes to post with ``α``, post stays with ``α^γ`` and
+    emits ``(1 − α^γ)/(1 − α)`` tokens, so that a round emits
+    ``(1 − α^γ)/((1 − α)(1 + α − α^γ))`` on average (Liu et al., PEARL, arXiv 2408.11850).
+    """
+    gamma, acceptance = _one_chain(pair, "pearl")
+    alpha, run = acceptance.alpha, acceptance.chain(gamma - 1)
+    before, behind = chain_steps(gamma), chain_steps(gamma, gamma)
+    # The long run has (1 − α^γ) : α rounds of the two; (1 − α^γ) + α·run is the run again.
+    return [
+        *_both(pair, "pre-verify", before, Check(ONE, ONE), ONE, 1 - alpha),
+        *_both(pair, "post-verify", behind, Check(ONE, gamma), run, alpha / run),
+    ]
+
+
+def ahead(pair: Pairing) -> list[Phase]:
+    """The draft goes on while the target verifies, as if all were accepted.
+
+    It writes its guess of the target's own token and ``γ`` more. If all stand, the guess
+    included (``α^(γ+1)``), they are the drafts of the next round; else the draft starts anew
+    from where the target corrected it, and the target waits.
+    """
+    gamma, acceptance = _one_chain(pair, "ahead")
+    share = ONE / pair.round.tokens
+    again = 1 - acceptance.survival(gamma + 1)
+    check = Check(ONE, gamma + 1)
+    on = chain_steps(gamma + 1, gamma)
+    both = _both(pair, "verify", on, check, pair.round.tokens, share)
+    return both if again == 0 else [*drafting_phases(pair, again * share), *both]
+
+
+def stairs(pair: Pairing) -> list[Phase]:
+    """Verification as a batch: ``γ + 1`` rows a sequence, each a token longer than the last.
+
+    Every row has a cache of its own and makes one token. Rows are padded to the longest.
+    """
+    return _rows(pair, ONE)
+
+
+def uncached_stairs(pair: Pairing) -> list[Phase]:
+    """:func:`stairs` without caches: every row is a whole prefix, forwarded anew."""
+    return _rows(pair, T + pair.round.depth)
+
+
+def _rows(pair: Pairing, query: Expr) -> list[Phase]:
+    gamma, _ = _one_chain(pair, "stairs")
+    rows = gamma + 1
+
+    def once(held: Resident) -> Resident:
+        """What rests has caches for the sequences, not for their rows."""
+        return replace(held, graph=at(held.graph, {B: B / rows}))
+
+    (verify,) = verifying_phases(pair)
+    bindings = ((q, query), (T, T + gamma), (B, B * rows))
+    rows_ = replace(
+        verify,
+        graph=pair.target.graph,
+        bindings=bindings,
+        resident=tuple(map(once, verify.resident)),
+    )
+    return [*drafting_phases(pair, ONE / pair.round.tokens), rows_]
+
+
+#: Every schedule by its word, and what it assumes.
+SCHEDULES: Mapping[str, tuple[Schedule, tuple[str, ...]]] = MappingProxyType(
+    {
+        "turns": (in_turn, ()),
+        "pearl": (
+            pearl,
+            ("pearl: rounds are counted as often as each mode is in the long run",),
+        ),
+        "ahead": (ahead, ()),
+        "stairs": (stairs, ("stairs: rows of a sequence are padded to the longest",)),
+        "stairs-uncached": (
+            uncached_stairs,
+            (
+                "stairs: rows of a sequence are padded to the longest; the target forwards whole "
+                "prefixes, and the draft has its cache",
+            ),
+        ),
+    }
+)
+
+
+def _one_chain(pair: Pairing, name: str) -> tuple[Expr, Constant]:
+    """The length of the chain, and its acceptance.
+
+    Raises:
+        PipelineError: it is no chain of one acceptance, written token by token.
+    """
+    steps, checks = pair.round.steps, pair.round.checks
+    if pair.drafting.step is None or pair.drafting.at_once or pair.drafting.verifying is not None:
+        raise PipelineError(
+            f"schedule={name}: needs a draft that writes token by token beside the target"
+        )
+    if pair.drafting.borrowed:
+        raise PipelineError(
+            f"schedule={name}: the draft reads states or weights of the target, and waits for it"
+        )
+    if pair.round.branched or len(steps) != 1 or len(checks) != 1:
+        raise PipelineError(f"schedule={name} is only defined for one chain of drafts")
+    if not isinstance(pair.acceptance, Constant):
+        raise PipelineError(f"schedule={name} needs one acceptance alpha for every token")
+    return pair.round.depth, pair.acceptance
+
+
+def _both(
+    pair: Pairing, name: str, steps: Steps, check: Check, tokens: Expr, weight: Expr
+) -> list[Phase]:
+    """Draft steps beside a pass of the target; nothing where no round is like that."""
+    if weight == 0:
+        return []
+    step = pair.drafting.step
+    assert step is not None
+    bindings = verified_at(check.positions)
+    before = dict(bindings)[T] - T  # the phase's T stands behind what is verified
+    draft = at(step.graph, {q: ONE, T: T - before + steps.behind})
+    graph = at_once(checking(pair, check), draft, steps.count, pair.apart)
+    resident = pair.target.resident
+    if not pair.drafting.part and pair.apart is None:
+        resident = (*resident, *others(step))
+    return [Phase(name, graph, bindings, pair.target.span, tokens, weight, resident)]
+
+
+def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
+    """The draft's steps, ``weight`` rounds of them per value of the span."""
+    step = pair.drafting.step
+    if step is None:
+        return []
+    target, resident = pair.target, pair.target.resident
+    if pair.apart is not None:
+        resident = ()
+    elif not pair.drafting.part:
+        shared = pair.drafting.borrowed
+        theirs = less((beside(target), *resident), held_by(step.graph, shared))
+        resident = (*less(others(step), shared), *theirs)
+    placed = elsewhere if pair.apart is not None else (lambda graph: graph)
+    if pair.drafting.at_once:
+        bindings = verified_at(pair.drafting.width)
+        return [Phase("draft", step.graph, bindings, target.span, ZERO, weight, resident)]
+    return [
+        Phase(
+            "draft" if index == 1 else f"draft-{index}",
+            placed(under(fusing_once(step.graph, steps.count if index == 1 else None), steps.mask)),
+            ((q, steps.width), (T, T + steps.behind)),
+            target.span,
+            ZERO,
+            steps.count * weight,
+            resident,
+        )
+        for index, steps in enumerate(pair.round.steps, start=1)
+    ]
+
+
+def verifying_phases(pair: Pairing) -> list[Phase]:
+    """The target's passes over what was drafted; together they emit the round's tokens."""
+    share = ONE / pair.round.tokens
+    return [
+        Phase(
+            "verify" if index == 1 else f"verify-{index}",
+            checking(pair, check),
+            verified_at(check.positions + pair.drafting.extra, pair.drafting.sure),
+            pair.target.span,
+            pair.round.tokens,
+            share * check.share,
+            held(pair),
+        )
+        for index, check in enumerate(pair.round.checks, start=1)
+    ]
+
+
+def checking(pair: Pairing, check: Check) -> Graph:
+    """The target's graph as it verifies: logits everywhere, branches apart."""
+    graph = under(all_logits(pair.target.graph), check.mask)
+    adds = pair.drafting.verifying
+    return graph if adds is None else adds(graph)
+
+
+def verified_at(positions: Expr, behind: Expr = ZERO) -> tuple[tuple[Expr, Expr], ...]:
+    """Bindings of a pass over so many positions, the first ``behind`` more than context ``T``."""
+    return ((q, positions), (T, T + behind + positions - 1))
+
+
+def held(pair: Pairing) -> tuple[Resident, ...]:
+    """What is in memory besides the target while it runs alone."""
+    step, resident = pair.drafting.step, pair.target.resident
+    if step is None or pair.drafting.part:
+        return resident
+    return (*resident, *less((beside(step), *others(step)), pair.drafting.borrowed))
+
+
+def beside(phase: Phase) -> Resident:
+    """A phase's graph with its caches, while another phase runs."""
+    return Resident(phase.graph, caches=True)
+
+
+def fusing_once(graph: Graph, steps: Expr | None) -> Graph:
+    """The graph of a draft step, the target's hidden states fused in one of ``steps`` only.
+
+    None: in none. What does not fuse stays as it is.
+    """
+    runs = ZERO if steps is None else ONE / steps
+    nodes = tuple(
+        replace(n, op=replace(n.op, presence=Presence(runs=runs)))
+        if n.name == FUSING and isinstance(n.op, Repeat)
+        else n
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
+
+
+def others(draft: Phase) -> tuple[Resident, ...]:
+    """What is in memory with the draft: parts of its model, not of the target."""
+    return tuple(replace(r, part=False) for r in draft.resident)
+
+
+def all_logits(graph: Graph) -> Graph:
+    """The graph with logits for every processed position, as verification needs."""
+
+    def kept(node: Node, operands: tuple[Tensor, ...]) -> Op:
+        return SelectLast(q) if isinstance(node.op, SelectLast) else node.op
+
+    return rebuild(graph, kept)
+
+
+def under(graph: Graph, mask: Branches | None) -> Graph:
+    """The graph with useful pairs counted by ``mask`` where attention is causal."""
+    if mask is None:
+        return graph
+
+    def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
+        causal = getattr(node.op, "mask", None) == "skip"
+        return replace(node.op, mask=mask) if causal else node.op  # type: ignore[type-var]
+
+    return rebuild(graph, masked)
+
+
+# --- in front of the rounds -----------------------------------------------------------------
+
+
+def in_front(phase: Phase, drafting: Drafting, apart: Apart | None = None) -> list[Phase]:
+    """A phase in front of decoding, and the draft's own one behind it, or beside it."""
+    step = drafting.step
+    if drafting.program is None or step is None or drafting.part:
+        return [phase]  # a draft made of the target's own layers holds nothing besides
+    twin = next((p for p in drafting.program.phases if p.name == phase.name), None)
+    if apart is not None:
+        return _at_once_in_front(phase, twin)
+    shared = drafting.borrowed
+    if twin is None:
+        mine = less((Resident(step.graph), *others(step)), shared)
+        return [replace(phase, resident=(*phase.resident, *mine))]
+    mine = less((beside(twin), *others(twin)), shared)
+    theirs = less((beside(phase), *phase.resident), held_by(twin.graph, shared))
+    own = less(others(twin), shared)
+    return [
+        replace(phase, resident=(*phase.resident, *mine)),
+        replace(twin, name=f"draft-{phase.name}", tokens=ZERO, resident=(*own, *theirs)),
+    ]
+
+
+def _at_once_in_front(phase: Phase, twin: Phase | None) -> list[Phase]:
+    """The same on devices of their own: at once where both read the same."""
+    if twin is None:
+        return [phase]
+    draft = prefixed(twin.graph, "draft.")
+    if twin.bindings != phase.bindings:
+        name, graph = f"draft-{phase.name}", elsewhere(twin.graph)
+        return [phase, replace(twin, name=name, graph=graph, tokens=ZERO, resident=())]
+    both = side_by_side([("target", phase.graph, ""), ("draft", draft, UNIT)])
+    return [replace(phase, graph=both)]

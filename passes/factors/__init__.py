@@ -1,0 +1,1 @@
+"""Products of narrow matrices in place of wide ones, and beside them."""

@@ -1,0 +1,1 @@
+"""Fewer products: pruned weights, smaller models, the search for one."""

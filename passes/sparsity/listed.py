@@ -1,0 +1,55 @@
+"""Numbers and symbols that options give in lists, and what symbols may stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+
+from sympy import Expr, Integer
+
+from costgraph.errors import PipelineError, clip
+from costgraph.formula.terms import Limit
+from costgraph.rewriting.pipeline import Option, number
+
+#: Entries of the longest list.
+MOST = 10_000
+_COUNT = re.compile(r"[1-9]\d{0,4}\Z")
+
+
+def listed(text: str, spec: Option, where: str) -> Expr:
+    """One value: a number within the option's range, or a symbol.
+
+    Raises:
+        PipelineError: it is neither.
+    """
+    return number(where, spec, text.strip())
+
+
+def entries(text: str, spec: Option, where: str) -> tuple[Expr, ...]:
+    """The values of a list ``a|b*3|c``, of which ``b*3`` stands for ``b|b|b``.
+
+    Raises:
+        PipelineError: an entry is neither a number nor a symbol, or the list is too long.
+    """
+    made: list[Expr] = []
+    for part in text.split("|") if text else ():
+        value, _, count = part.partition("*")
+        if count and not _COUNT.match(count):
+            raise PipelineError(f"{where}: {clip(part)} is not a value and how often, as in 1/2*3")
+        made += [listed(value, spec, where)] * int(count or 1)
+        if len(made) > MOST:
+            raise PipelineError(f"{where}: a list of more than {MOST} entries")
+    return tuple(made)
+
+
+def written(values: Iterable[object]) -> str:
+    """Values as the list that :func:`entries` reads; equal ones in a row are counted."""
+    runs = [(value, len(list(run))) for value, run in groupby(values)]
+    return "|".join(f"{value}*{count}" if count > 1 else f"{value}" for value, count in runs)
+
+
+def limits_of(shares: Iterable[Expr], why: str) -> tuple[Limit, ...]:
+    """Limits that keep shares which are symbols to at most one."""
+    symbols = dict.fromkeys(s for s in shares if not s.is_number)
+    return tuple(Limit(s, Integer(1), why) for s in symbols)
