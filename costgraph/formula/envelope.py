@@ -12,14 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TypeAlias
 
-from sympy import Expr, Integer, Max, Min, Symbol, ceiling, expand, floor
+from sympy import Dummy, Expr, Integer, Max, Min, Symbol, ceiling, expand, floor
 
 from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
 
 #: Minima and maxima that are decided case by case in one difference.
 _MOST_CASES = 3
+#: What symbols are replaced by.
+Moves: TypeAlias = frozenset[tuple[Expr, Expr]]
 
 
 @lru_cache(maxsize=1)
@@ -60,7 +63,34 @@ def dominates(a: Expr, b: Expr, cases: int = _MOST_CASES) -> bool:
         return True
     if any(_refuted(_sample(a, k), _sample(b, k)) for k in range(_SAMPLES)):
         return False
-    return _nonnegative(expand(a - b), cases)
+    return _nonnegative(_expanded(a - b), cases)
+
+
+def _expanded(expr: Expr, moves: Moves = frozenset()) -> Expr:
+    """``expand(expr)`` with symbols replaced: each minimum and maximum is made anew once.
+
+    Most of a chain's maxima stand in every difference with it, and making one compares all
+    its arguments.
+    """
+    held = {atom: Dummy() for atom in _outermost(expr)}
+    plain = expand(expr.xreplace({**held, **dict(moves)}))
+    if not held:
+        return plain
+    made = {name: _expanded_atom(atom, moves) for atom, name in held.items()}
+    whole = plain.xreplace(made)
+    return whole if all(isinstance(a, (Min, Max)) for a in made.values()) else expand(whole)
+
+
+@lru_cache(maxsize=4096)
+def _expanded_atom(atom: Expr, moves: Moves) -> Expr:
+    arguments = [_expanded(a, moves) for a in atom.args]
+    return atom if list(atom.args) == arguments else atom.func(*arguments)
+
+
+def _outermost(expr: Expr) -> list[Expr]:
+    """The minima and maxima that stand in no other one."""
+    clipped = expr.atoms(Min, Max)
+    return [a for a in clipped if not any(o is not a and o.has(a) for o in clipped)]
 
 
 # --- refutation ----------------------------------------------------------------
@@ -117,10 +147,7 @@ def _value(expr: Expr, k: int) -> float | None:
 
 def _nonnegative(difference: Expr, cases: int) -> bool:
     """True if an expanded expression is proved non-negative."""
-    clipped = difference.atoms(Min, Max)
-    outer = sorted(
-        (a for a in clipped if not any(o is not a and o.has(a) for o in clipped)), key=str
-    )
+    outer = sorted(_outermost(difference), key=str)
     # To the sign tests a positive minimum is a symbol like any other.
     names = {a: symbol(f"clipped_{i}") for i, a in enumerate(outer) if a.is_positive}
     plain = difference.xreplace(names)
@@ -134,7 +161,7 @@ def _nonnegative(difference: Expr, cases: int) -> bool:
     for held in unmovable(plain, local):
         local.pop(held, None)
     local.update({name: name + 1 for atom, name in names.items() if _is_size(atom)})
-    if local and not _signs(expand(plain.xreplace(local)))[0]:
+    if local and not _signs(_expanded(plain, frozenset(local.items())))[0]:
         return True
     return bool(outer) and cases > 0 and _by_cases(difference, outer[0], cases - 1)
 
@@ -150,7 +177,7 @@ def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
     """``difference`` with a minimum or maximum replaced by its arguments."""
 
     def holds(argument: Expr) -> bool:
-        return _nonnegative(expand(difference.xreplace({atom: argument})), cases)
+        return _nonnegative(_expanded(difference.xreplace({atom: argument})), cases)
 
     slope = difference.coeff(atom, 1)
     if not (difference - slope * atom).expand().has(atom):

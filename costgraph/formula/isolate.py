@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import mpmath
-from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, ceiling, floor, oo
+from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, ceiling, floor, log, oo
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.intervals import enclosure
@@ -48,9 +48,9 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
     if expr.free_symbols - {x}:
         names = ", ".join(sorted(s.name for s in expr.free_symbols - {x}))
         raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}: bind {names}")
-    if expr.is_zero:
+    if expr == 0:
         return []
-    curve, slope = _Curve(expr, x), _Curve(expr.diff(x), x)
+    curve, slope = _Curve(expr, x), None
     start = Rational(lower) if lower.is_Rational else Rational(str(lower.evalf(_DIGITS)))
     start = max(start, Rational(1, 10**9))
     found: list[Rational] = []
@@ -63,6 +63,7 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
             raise InputError(f"{clip(str(expr), 120)}: its sign changes cannot be separated")
         if curve.sign(a, b) != 0:
             continue
+        slope = slope or _Curve(_derivative(expr, x), x)
         if slope.sign(a, b) != 0:  # monotone: at most one
             root = _bisected(curve, a, b)
             if root is not None and root > lower and (upper == oo or root < upper):
@@ -76,6 +77,21 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
             middle = (a + b) / 2
         todo += [(middle, b), (a, middle)]
     return sorted(found)
+
+
+def _derivative(expr: Expr, x: Symbol) -> Expr:
+    """The derivative along ``x``, of sums of many powers without questions about their signs."""
+    if not expr.has(x):
+        return Integer(0)
+    if isinstance(expr, Add):
+        return Add(*(_derivative(part, x) for part in expr.args))
+    if isinstance(expr, Mul):
+        whole, moving = expr.as_independent(x, as_Add=False)
+        if not isinstance(moving, Mul):
+            return whole * _derivative(moving, x)
+    elif isinstance(expr, Pow) and expr.base.is_Rational:
+        return expr * log(expr.base) * _derivative(expr.exp, x)
+    return expr.diff(x)
 
 
 def _end(upper: Expr) -> Rational:
@@ -107,8 +123,8 @@ class _Curve:
             below, above = self._fast(low, high)
             if below > 0 or above < 0:
                 return 1 if below > 0 else -1
-            # More digits say no more about a wide part, unless doubles underflowed.
-            if b - a > WIDE * a and below < -_TINY and above > _TINY:
+            # More digits say no more about a wide part, unless doubles went out of range.
+            if b - a > WIDE * a and -math.inf < below < -_TINY and _TINY < above < math.inf:
                 return 0
         iv = _context()
         value = _enclosed(self.expr, self.x, iv.mpf([_number(iv, a).a, _number(iv, b).b]), iv)

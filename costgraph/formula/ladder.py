@@ -216,6 +216,9 @@ def _climb(
     if len(arms) == 1:
         chosen.append(arms[0])
         return
+    if any(p.exp.has(x) for a in arms for p in a.expr.atoms(Pow)):
+        _climb_smooth(arms, x, lower, upper, cuts, chosen)
+        return
     try:
         polys = as_polys([a.expr for a in arms], x)
     except InputError:

@@ -75,7 +75,9 @@ def _forms(found: Regimes) -> Iterator[Regime]:
 
 def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:
     """An expression of the same sign, where it may change, and if that was enclosed."""
-    if any(p.exp.is_Float for p in piece.expr.atoms(Pow)):  # norms
+    # Norms, and shares that vanish: over one denominator 2^-x would become a power that grows
+    # beyond all numbers.
+    if any(p.exp.is_Float or p.exp.has(x) for p in piece.expr.atoms(Pow)):
         return piece.expr, list(sign_changes(piece.expr, x, piece.lower, piece.upper)), True
     try:
         poly = as_poly(piece.expr, x)

@@ -17,7 +17,6 @@ from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.elementwise import Activation
 from costgraph.ops.exits import Confidence
-from costgraph.ops.fused import operations
 from costgraph.ops.linear import Linear
 from costgraph.passes.decoding import depth
 from costgraph.passes.precision.layers import in_order
@@ -315,8 +314,8 @@ class EarlyExit(Pass):
             body, label = region.body, f"recompute.{index}"
         else:
             body, label = _kept_part(node.name, region.body), f"propagate.{index}"
-        if not any(t.role in (Role.KV, Role.STATE) for _, given in operations(body) for t in given):
-            return  # a later token reads nothing of these layers
+            if not body.nodes:
+                return  # a later token reads nothing of these layers
         wanted = {t.name for t in body.inputs}
         operands = tuple(
             given
