@@ -9,6 +9,7 @@ from itertools import pairwise
 from sympy import Expr, Integer, Pow, Symbol, fraction, oo, together
 
 from costgraph.errors import InputError
+from costgraph.formula.decays import without_fractions
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
 from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
@@ -78,7 +79,8 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     # Norms, and shares that vanish: over one denominator 2^-x would become a power that grows
     # beyond all numbers.
     if any(p.exp.is_Float or p.exp.has(x) for p in piece.expr.atoms(Pow)):
-        return piece.expr, list(sign_changes(piece.expr, x, piece.lower, piece.upper)), True
+        shown = without_fractions(piece.expr, x, piece.lower, piece.upper)
+        return shown, list(sign_changes(shown, x, piece.lower, piece.upper)), True
     try:
         poly = as_poly(piece.expr, x)
     except InputError:

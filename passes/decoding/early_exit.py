@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from costgraph.errors import PipelineError, clip
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Builder, Graph, Node, Origin
 from costgraph.ir.presence import EVERYONE, TOKENS, Presence
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program, Resident
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.elementwise import Activation
@@ -102,17 +102,13 @@ class EarlyExit(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         self._check()
-        phases, hits = [], []
-        for phase in program.phases:
-            if phase.span is None:
-                phases.append(phase)
-                continue
-            phases.append(replace(phase, graph=self._split(phase.graph)))
-            hits.append(phase.name)
-        if not hits:
+        steps = {p.name: self._split(p.graph) for p in program.phases if p.span is not None}
+        if not steps:
             miss = Miss(self.name, program.name, "there are no decode steps to leave early")
             return Outcome(program, (), (miss,))
-        return Outcome(replace(program, phases=tuple(phases)), tuple(hits))
+        made = program.with_graphs(steps)
+        phases = tuple(_holding(p, steps.values()) if p.span is None else p for p in made.phases)
+        return Outcome(replace(made, phases=phases), tuple(steps))
 
     def _check(self) -> None:
         """Options that need others.
@@ -327,6 +323,17 @@ class EarlyExit(Pass):
         )
         results = tuple(body.tensors[o].renamed(f"{label}.{i}") for i, o in enumerate(body.outputs))
         yield Node(label, op, operands, results, Origin((node.name,), self.name))
+
+
+def _holding(phase: Phase, steps: Iterable[Graph]) -> Phase:
+    """A phase with what exits of ``steps`` bring in memory: their weights do not come and go."""
+    known = {t.name for t, _ in phase.weights()}
+    beside = tuple(
+        Resident(step, shared=tuple(sorted(known)), part=True)
+        for step in steps
+        if any(count != 0 and t.name not in known for t, count in step.weights())
+    )
+    return replace(phase, resident=(*phase.resident, *beside))
 
 
 def _within(

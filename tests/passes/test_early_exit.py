@@ -308,6 +308,17 @@ def test_waiting_reads_the_deep_layers_as_often_as_skipping_and_computes_all():
 # --- shortcuts, policies -----------------------------------------------------------
 
 
+def brought(made) -> int:
+    """Parameters that exits bring: of the model, and in memory in all of its phases."""
+    plain = compiled("")
+    extra = made.parameters - plain.parameters
+    for phase in ("prefill", "decode"):
+        assert parameters(made.program.phase(phase)) - plain.parameters == extra
+    at = {"B": 1, "S": 100, "N": 10}
+    assert made.memory.evaluate(**at) - plain.memory.evaluate(**at) == 2 * extra
+    return int(extra)
+
+
 def test_a_shortcut_maps_those_that_leave_or_all_that_are_asked():
     at = {"B": 3, "T": 9}
     alone = compiled("early-exit{p=1/4,shortcut=linear}")
@@ -316,8 +327,7 @@ def test_a_shortcut_maps_those_that_leave_or_all_that_are_asked():
     asked = compiled("early-exit{p=1/4,shortcut=linear,confidence=softmax}")
     assert asked.breakdown("decode", **at)["shortcut"].flops == 3 * 2 * 4096 * 4096
     for made in (alone, asked):
-        extra = parameters(made.program.phase("decode")) - compiled("").parameters
-        assert extra == 4096 * 4096
+        assert brought(made) == 4096 * 4096
 
 
 def test_a_policy_costs_its_two_products():
@@ -325,8 +335,23 @@ def test_a_policy_costs_its_two_products():
     step = made.breakdown("decode", B=2, T=9)
     assert step["policy"].flops == 2 * 2 * 4096 * 64
     assert step["confidence"].flops == 2 * (2 * 64 + 3)
-    extra = parameters(made.program.phase("decode")) - compiled("").parameters
-    assert extra == 64 * 4096 + 64
+    assert brought(made) == 64 * 4096 + 64
+
+
+@pytest.mark.parametrize(("degrees", "bytes_each"), [("tp=4", 2 / 4), ("tp=2,pp=2", 2 / 2)])
+def test_weights_of_exits_are_sharded_like_others(degrees, bytes_each):
+    made, plain = (
+        cg.compile(MODEL, "4xh100", f"early-exit{text},parallel{{{degrees}}}")
+        for text in ("{shortcut=linear}", "")
+    )
+    at = {"B": 1, "S": 100, "N": 10}
+    extra = made.memory.evaluate(**at) - plain.memory.evaluate(**at)
+    assert extra == pytest.approx(bytes_each * 4096 * 4096, rel=1e-3)
+
+
+def test_weights_of_exits_behind_an_encoder_are_counted_once():
+    made = cg.compile("t5-base", "h100", "early-exit{shortcut=linear}")
+    assert made.parameters - cg.compile("t5-base", "h100").parameters == 768 * 768
 
 
 # --- stages that leave early -------------------------------------------------------
