@@ -17,17 +17,17 @@ from costgraph.files import outside
 from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Program, autoregressive, denoising
+from costgraph.ir.program import Program, autoregressive, denoising, single_pass
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.checkpoint.apply import as_described
-from costgraph.models.decoder import Decoder
+from costgraph.models.classes import form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
-from costgraph.models.families.common import Programmed, Reading
+from costgraph.models.families.common import Programmed, Reading, class_of
 from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
-from costgraph.models.known import AHEAD, COUNTED, check_kinds, not_understood
+from costgraph.models.known import AHEAD, check_kinds, not_understood, refuse_counted
 from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
@@ -43,7 +43,7 @@ MOST_SHOWN = 12
 
 #: How a request runs through a step graph, by the name in a :class:`Reading`.
 PHASES: Mapping[str, Callable[..., Program]] = MappingProxyType(
-    {"autoregressive": autoregressive, "denoising": denoising}
+    {"autoregressive": autoregressive, "denoising": denoising, "forward": single_pass}
 )
 
 
@@ -116,7 +116,8 @@ def import_config(
     fields = Fields(name, config)
     family = family_of(fields)
     check_kinds(Fields(name, config))
-    reading = FAMILIES[family](fields)
+    form = form_of(fields, family)
+    reading = formed(fields, FAMILIES[family](fields), form)
     if quantization not in ("read", "ignore"):
         raise InputError(f"quantization must be 'read' or 'ignore', not {clip(quantization)}")
     base, said = element_format(fields)
@@ -164,13 +165,7 @@ def import_config(
     if "image" in idle:
         raise InputError(f"{name}: {_idle('image')}")
     left = not_understood(fields)
-    if isinstance(reading.model, Decoder):
-        for key in left:
-            if key in COUNTED and config[key]:
-                raise ModelError(
-                    f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
-                    f"{family!r} does not have"
-                )
+    refuse_counted(fields, family)
     made, told = _with_ahead(made, reading, style, config)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
 
@@ -216,9 +211,10 @@ def _program(
         raise ModelError(f"{name}: {error}") from None
     options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
     found = kinds(graph)
-    if free and SplitScores.kind in found:
+    decodes = reading.phases == "autoregressive"
+    if free and decodes and SplitScores.kind in found:
         options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans:
+    if reading.scans and decodes:
         options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
@@ -315,9 +311,8 @@ def family_of(fields: Fields) -> str:
     kind = fields.values.get("model_type")
     if kind is None:
         # Diffusion models name their class under a key of its own.
-        classes = fields.values.get("architectures") or [fields.values.get("_class_name")]
-        first = classes[0] if isinstance(classes, list) and classes else None
-        if isinstance(first, str):
+        first = class_of(fields.values)
+        if first is not None:
             if first in ARCHITECTURES:
                 return ARCHITECTURES[first]
             raise ModelError(

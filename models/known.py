@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from costgraph.errors import ModelError, clip
 from costgraph.models.fields import Fields
 
 #: Keys without influence on what a step computes, moves or stores.
@@ -145,6 +146,25 @@ COUNTED: Mapping[str, str] = MappingProxyType(
 )
 
 
+#: Keys that change the count where they are false; a family that did not look refuses.
+USUALLY_ON: Mapping[str, str] = MappingProxyType(
+    {
+        "attn_output_gate": "attention without its gate",
+        "decoder_bias": "a projection without bias",
+        "do_layer_norm_before": "norms behind their blocks",
+        "gated_mlp": "a feed-forward block without a gate",
+        "is_causal": "attention in both directions",
+        "layer_norm_elementwise_affine": "norms without weights",
+        "multi_query": "as many key heads as query heads",
+        "rms_norm": "another norm",
+        "rmsnorm": "another norm",
+        "tie_word_embeddings": "a projection to logits of its own",
+        "use_conv_bias": "a convolution without bias",
+        "use_qk_norm": "queries and keys without norms",
+    }
+)
+
+
 #: Keys that hold a count, whichever family reads them: a positive whole number.
 COUNTS = frozenset(
     {
@@ -225,4 +245,28 @@ def not_understood(fields: Fields) -> tuple[str, ...]:
 
     What is null or false is switched off, and empty things say nothing.
     """
-    return tuple(key for key in fields.unread if fields.values[key] and not harmless(key))
+    return tuple(key for key, value in fields.overlooked if value and not _harmless_at(key))
+
+
+def _harmless_at(path: str) -> bool:
+    return harmless(path) or harmless(path.rpartition(".")[2])
+
+
+def refuse_counted(fields: Fields, family: str) -> None:
+    """Refuses keys that change a count and that the family did not look at.
+
+    Raises:
+        ModelError: saying which key, and what it means.
+    """
+    for path, value in fields.overlooked:
+        key = path.rpartition(".")[2]
+        if key in COUNTED and value:
+            raise ModelError(
+                f"{fields.name}: {path!r} = {clip(value)} means {COUNTED[key]}, which the family "
+                f"{family!r} does not have"
+            )
+        if key in USUALLY_ON and value is False:
+            raise ModelError(
+                f"{fields.name}: {path!r} = False: {USUALLY_ON[key]}, which the family "
+                f"{family!r} does not leave out"
+            )
