@@ -97,6 +97,12 @@ class Fields:
         return tuple(key for key in self.values if key not in self.values.seen)
 
     @property
+    def opened(self) -> frozenset[str]:
+        """Sections in which something was looked up."""
+        assert isinstance(self.values, Watched)
+        return frozenset(key for key, inner in self.values.inner.items() if inner.seen)
+
+    @property
     def overlooked(self) -> tuple[tuple[str, Any], ...]:
         """Keys that nothing has looked up, and their values; those of opened sections, too.
 

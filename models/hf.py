@@ -22,12 +22,18 @@ from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.checkpoint.apply import as_described
-from costgraph.models.classes import form_of, formed
+from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.common import Programmed, Reading, class_of
 from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
-from costgraph.models.known import AHEAD, check_kinds, not_understood, refuse_counted
+from costgraph.models.known import (
+    AHEAD,
+    check_kinds,
+    not_understood,
+    parts_left_out,
+    refuse_counted,
+)
 from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
@@ -165,9 +171,20 @@ def import_config(
     if "image" in idle:
         raise InputError(f"{name}: {_idle('image')}")
     left = not_understood(fields)
+    alone = parts_left_out(fields) or _sees_more(form, reading)
+    made = made.assuming(alone) if alone else made
     refuse_counted(fields, family)
     made, told = _with_ahead(made, reading, style, config)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
+
+
+def _sees_more(form: Form, reading: Reading) -> str:
+    """What to say of a class with several parts whose language model was read alone."""
+    if not form.name.endswith("ForConditionalGeneration") or isinstance(reading.model, Programmed):
+        return ""
+    return (
+        f"the language model alone is counted, in time and memory: {form.name} also sees or hears"
+    )
 
 
 def _with_ahead(
@@ -205,7 +222,9 @@ def _program(
         model, dims = model.symbolic()
     try:
         if isinstance(model, Programmed):
-            return model.program(name, style).assuming(*reading.assumptions)
+            made = model.program(name, style).assuming(*reading.assumptions)
+            routed = any(ExpertLinear.kind in kinds(p.graph) for p in made.phases)
+            return made.assuming(*style.routing.assumptions) if routed else made
         graph = model.graph(name, style)
     except VerifyError as error:
         raise ModelError(f"{name}: {error}") from None

@@ -112,6 +112,25 @@ HARMLESS = frozenset(
     }
 )
 
+#: Keys of numbers that a step multiplies or clips by: whether there is one counts, not which.
+VALUES = frozenset(
+    {
+        "attention_value_scale",
+        "attn_logit_softcapping",
+        "clip_qkv",
+        "embedding_multiplier",
+        "final_logit_softcapping",
+        "layer_scale_init_value",
+        "logit_scale",
+        "logits_scaling",
+        "logits_soft_cap",
+        "residual_multiplier",
+        "routed_scaling_factor",
+        "scale_depth",
+        "scale_emb",
+    }
+)
+
 #: Keys that say how many modules for multi-token prediction a file holds: no part of a step,
 #: and told where they are not counted.
 AHEAD = (
@@ -120,6 +139,29 @@ AHEAD = (
     "num_mtp_modules",
     "num_mtp_layers",
     "mtp_num_layers",
+)
+
+#: Keys that hold, or name, a part of a model beside its language model, and what that is.
+PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "audio_config": "an audio encoder",
+        "audio_encoder": "an audio encoder",
+        "audio_processor": "an audio encoder",
+        "code2wav_config": "a vocoder",
+        "embd_layer": "encoders of images and sound",
+        "image_config": "a vision tower",
+        "img_processor": "a vision tower",
+        "mm_vision_tower": "a vision tower",
+        "speech_config": "an audio encoder",
+        "talker_config": "a speaking model",
+        "video_config": "a vision tower",
+        "vision_config": "a vision tower",
+        "vision_encoder": "a vision tower",
+        "vision_tower": "a vision tower",
+        "vision_tower_config": "a vision tower",
+        "visual": "a vision tower",
+        "vit_config": "a vision tower",
+    }
 )
 
 #: Beginnings and ends of names of the same kind.
@@ -250,6 +292,16 @@ def not_understood(fields: Fields) -> tuple[str, ...]:
 
 def _harmless_at(path: str) -> bool:
     return harmless(path) or harmless(path.rpartition(".")[2])
+
+
+def parts_left_out(fields: Fields) -> str:
+    """What stands beside the language model in a file and was not read; empty if nothing."""
+    opened = fields.opened
+    left = [key for key in PARTS if fields.values.get(key) and key not in opened]
+    if not left:
+        return ""
+    named = " and ".join(f"{PARTS[key]} ({key!r})" for key in left)
+    return f"the language model alone is counted, in time and memory: the file also holds {named}"
 
 
 def refuse_counted(fields: Fields, family: str) -> None:
