@@ -79,7 +79,6 @@ def form_of(fields: Fields, family: str) -> Form:
         _refuse_single(fields, name)
         return Form("whole", name)
     stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
-    # Qwen's own models of the first generation and others: the stem with another head.
     if name in {f"{stem}Model" for stem in stems}:
         return Form("bare", name)
     if name in {f"{stem}{_CLASSIFIER}" for stem in stems}:

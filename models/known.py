@@ -182,6 +182,7 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "n_routed_experts": "experts",
         "num_experts": "experts",
         "num_kv_shared_layers": "caches shared between layers",
+        "mlp_layer_types": "dense layers among those with experts",
         "num_local_experts": "experts",
         "q_lora_rank": "compressed queries",
     }

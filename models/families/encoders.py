@@ -48,7 +48,7 @@ def _head_of(
     Both classify sequences by a product, tanh and labels over the first position, in BERT's
     the pooler; classes that label every position have none.
     """
-    heads = {
+    heads: dict[str, MaskedHead | PooledHead | LabelHead] = {
         "ForMaskedLM": masked,
         "ForSequenceClassification": PooledHead(Integer(d), Integer(labels_of(fields))),
         "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
@@ -300,6 +300,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "bert": _bert,
         "roberta": _roberta,
         "modernbert": _modernbert,
+        "xlm-roberta": _roberta,
         "t5": _t5,
         "bart": _bart,
         "whisper": _whisper,
@@ -319,6 +320,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "RobertaForTokenClassification": "roberta",
         "ModernBertForMaskedLM": "modernbert",
         "ModernBertModel": "modernbert",
+        "XLMRobertaForMaskedLM": "xlm-roberta",
+        "XLMRobertaModel": "xlm-roberta",
+        "XLMRobertaForSequenceClassification": "xlm-roberta",
+        "XLMRobertaForTokenClassification": "xlm-roberta",
         "T5ForConditionalGeneration": "t5",
         "T5WithLMHeadModel": "t5",
         "T5EncoderModel": "t5",
