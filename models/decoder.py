@@ -25,6 +25,7 @@ from costgraph.models.blocks import (
     Style,
     arranged,
 )
+from costgraph.models.blocks.stack import LOGITS, Output
 from costgraph.symbols import symbol
 
 
@@ -88,6 +89,7 @@ class Decoder:
     logit_scale: bool = False
     head_scale: bool = False
     all_logits: bool = False
+    output: Output = LOGITS
     alibi: bool = False
     clip: bool = False
     causal: bool = True
@@ -160,6 +162,7 @@ class Decoder:
             logit_scale=self.logit_scale,
             head_scale=self.head_scale,
             all_logits=self.all_logits,
+            output=self.output,
         )
         if not self.pattern:
             return Stack(ends, (Segment("layers", self.layer(), self.layers),))

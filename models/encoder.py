@@ -17,12 +17,21 @@ from costgraph.errors import InputError
 from costgraph.formula.terms import Limit, Span
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Phase, Program, Resident
+from costgraph.ir.program import Phase, Program, Resident, single_pass
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
 from costgraph.models.blocks.stack import close, embed, positions_end, run
-from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, Linear, RelativeBias
+from costgraph.ops import (
+    Activation,
+    Add,
+    AsSequence,
+    Conv,
+    Embedding,
+    Linear,
+    RelativeBias,
+    SelectLast,
+)
 from costgraph.symbols import B, N, S, T, q
 
 ONE = Integer(1)
@@ -119,6 +128,37 @@ class MaskedHead:
 
 
 @dataclass(frozen=True)
+class PooledHead:
+    """What BERT's classes make of the first position: a product, an activation, labels.
+
+    ``labels`` is None for the pooler alone, whose result an embedding model takes.
+    """
+
+    d: Expr
+    labels: Expr | None = None
+    activation: str = "tanh"
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; selecting the first position costs what selecting the last does."""
+        x = m.add("first_position", SelectLast(ONE), hidden)
+        x = m.linear("pooler", x, self.d, self.d, True)
+        x = m.add("pooler_act", Activation(self.activation), x)
+        return x if self.labels is None else m.linear("classifier", x, self.labels, self.d, True)
+
+
+@dataclass(frozen=True)
+class LabelHead:
+    """A projection with bias of every position to ``labels`` values."""
+
+    d: Expr
+    labels: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head."""
+        return m.linear("classifier", hidden, self.labels, self.d, True)
+
+
+@dataclass(frozen=True)
 class Encoder:
     """An encoder: a front, layers that see both ways, a final norm, a head.
 
@@ -135,7 +175,7 @@ class Encoder:
     segments: tuple[Segment, ...]
     d: Expr
     norm: Norm | None = None
-    head: MaskedHead | None = None
+    head: MaskedHead | PooledHead | LabelHead | None = None
     buckets: Buckets | None = None
     longest: int | None = None
 
@@ -165,9 +205,7 @@ class Encoder:
 
     def program(self, name: str, style: Style) -> Program:
         """The program of one phase, ``forward``."""
-        graph = self.graph(name, style)
-        phase = Phase("forward", graph, ((q, S), (T, S)), tokens=Integer(0))
-        return Program(name, (phase,), limits=self.limits)
+        return single_pass(name, self.graph(name, style), limits=self.limits)
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,32 @@ from costgraph.errors import ModelError, clip, nearest
 LARGEST = 10**9
 
 
+#: Ends of keys that hold the configuration of a part of the model.
+SECTION = "_config"
+#: What describes narrow weights is read, or refused, apart.
+_APART = ("quantization_config", "compression_config")
+
+
 class Watched(Mapping[str, Any]):
     """A configuration that remembers which keys were looked up."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
         self.seen: set[str] = set()
+        self.inner: dict[str, Watched] = {}
 
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
         value = self._values[key]
+        if isinstance(value, Mapping) and key.endswith(SECTION) and key not in _APART:
+            # One watch over each section, however often it is opened.
+            return self.inner.setdefault(key, Watched(value))
         # NumPy's scalars, in a configuration that was made in Python.
         return value.item() if getattr(value, "ndim", None) == 0 else value
+
+    def peek(self, key: str) -> Any:
+        """The value of ``key``, without remembering that it was asked for."""
+        return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -67,7 +81,8 @@ class Fields:
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", Watched(self.values))
+        if not isinstance(self.values, Watched):
+            object.__setattr__(self, "values", Watched(self.values))
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -80,6 +95,21 @@ class Fields:
         """Keys of the configuration that nothing has looked up, in its order."""
         assert isinstance(self.values, Watched)
         return tuple(key for key in self.values if key not in self.values.seen)
+
+    @property
+    def opened(self) -> frozenset[str]:
+        """Sections in which something was looked up."""
+        assert isinstance(self.values, Watched)
+        return frozenset(key for key, inner in self.values.inner.items() if inner.seen)
+
+    @property
+    def overlooked(self) -> tuple[tuple[str, Any], ...]:
+        """Keys that nothing has looked up, and their values; those of opened sections, too.
+
+        A key of a section stands behind the section's name: ``text_config.hidden_size``.
+        """
+        assert isinstance(self.values, Watched)
+        return tuple(_overlooked(self.values, ""))
 
     def number(self, key: str, default: float) -> float:
         """The number under ``key``."""
@@ -192,6 +222,15 @@ class Fields:
         """Refuse a configuration that sets ``key`` to something that counts."""
         if self.values.get(key):
             raise ModelError(f"{self.name}: {key!r} = {clip(self.values[key])}: {why}")
+
+
+def _overlooked(values: Watched, front: str) -> Iterator[tuple[str, Any]]:
+    for key in values:
+        inner = values.inner.get(key)
+        if key not in values.seen:
+            yield front + key, values.peek(key)
+        elif inner is not None and inner.seen:
+            yield from _overlooked(inner, f"{front}{key}.")
 
 
 def divided(fields: Fields, whole: int, parts: int, what: str) -> Expr:

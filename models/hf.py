@@ -17,17 +17,23 @@ from costgraph.files import outside
 from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Program, autoregressive, denoising
+from costgraph.ir.program import Program, autoregressive, denoising, single_pass
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
 from costgraph.models.checkpoint.apply import as_described
-from costgraph.models.decoder import Decoder
+from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
-from costgraph.models.families.common import Programmed, Reading
+from costgraph.models.families.common import Programmed, Reading, class_of
 from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
-from costgraph.models.known import AHEAD, COUNTED, check_kinds, not_understood
+from costgraph.models.known import (
+    AHEAD,
+    check_kinds,
+    not_understood,
+    parts_left_out,
+    refuse_counted,
+)
 from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.number import is_array, wholes
 from costgraph.ops.attention import MASKS
@@ -43,7 +49,7 @@ MOST_SHOWN = 12
 
 #: How a request runs through a step graph, by the name in a :class:`Reading`.
 PHASES: Mapping[str, Callable[..., Program]] = MappingProxyType(
-    {"autoregressive": autoregressive, "denoising": denoising}
+    {"autoregressive": autoregressive, "denoising": denoising, "forward": single_pass}
 )
 
 
@@ -116,7 +122,8 @@ def import_config(
     fields = Fields(name, config)
     family = family_of(fields)
     check_kinds(Fields(name, config))
-    reading = FAMILIES[family](fields)
+    form = form_of(fields, family)
+    reading = formed(fields, FAMILIES[family](fields), form)
     if quantization not in ("read", "ignore"):
         raise InputError(f"quantization must be 'read' or 'ignore', not {clip(quantization)}")
     base, said = element_format(fields)
@@ -165,14 +172,19 @@ def import_config(
     if "image" in idle:
         raise InputError(f"{name}: {_idle('image')}")
     left = not_understood(fields)
-    if isinstance(reading.model, Decoder):
-        for key in left:
-            if key in COUNTED and config[key]:
-                raise ModelError(
-                    f"{name}: {key!r} = {clip(config[key])} means {COUNTED[key]}, which the family "
-                    f"{family!r} does not have"
-                )
+    alone = parts_left_out(fields) or _sees_more(form, reading)
+    made = made.assuming(alone) if alone else made
+    refuse_counted(fields, family)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
+
+
+def _sees_more(form: Form, reading: Reading) -> str:
+    """What to say of a class with several parts whose language model was read alone."""
+    if not form.name.endswith("ForConditionalGeneration") or isinstance(reading.model, Programmed):
+        return ""
+    return (
+        f"the language model alone is counted, in time and memory: {form.name} also sees or hears"
+    )
 
 
 def _with_ahead(
@@ -210,15 +222,18 @@ def _program(
         model, dims = model.symbolic()
     try:
         if isinstance(model, Programmed):
-            return model.program(name, style).assuming(*reading.assumptions)
+            made = model.program(name, style).assuming(*reading.assumptions)
+            routed = any(ExpertLinear.kind in kinds(p.graph) for p in made.phases)
+            return made.assuming(*style.routing.assumptions) if routed else made
         graph = model.graph(name, style)
     except VerifyError as error:
         raise ModelError(f"{name}: {error}") from None
     options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
     found = kinds(graph)
-    if free and SplitScores.kind in found:
+    decodes = reading.phases == "autoregressive"
+    if free and decodes and SplitScores.kind in found:
         options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans:
+    if reading.scans and decodes:
         options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
@@ -315,9 +330,8 @@ def family_of(fields: Fields) -> str:
     kind = fields.values.get("model_type")
     if kind is None:
         # Diffusion models name their class under a key of its own.
-        classes = fields.values.get("architectures") or [fields.values.get("_class_name")]
-        first = classes[0] if isinstance(classes, list) and classes else None
-        if isinstance(first, str):
+        first = class_of(fields.values)
+        if first is not None:
             if first in ARCHITECTURES:
                 return ARCHITECTURES[first]
             raise ModelError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from costgraph.errors import ModelError, clip
 from costgraph.models.fields import Fields
 
 #: Keys without influence on what a step computes, moves or stores.
@@ -111,6 +112,25 @@ HARMLESS = frozenset(
     }
 )
 
+#: Keys of numbers that a step multiplies or clips by: whether there is one counts, not which.
+VALUES = frozenset(
+    {
+        "attention_value_scale",
+        "attn_logit_softcapping",
+        "clip_qkv",
+        "embedding_multiplier",
+        "final_logit_softcapping",
+        "layer_scale_init_value",
+        "logit_scale",
+        "logits_scaling",
+        "logits_soft_cap",
+        "residual_multiplier",
+        "routed_scaling_factor",
+        "scale_depth",
+        "scale_emb",
+    }
+)
+
 #: Keys that say how many modules for multi-token prediction a file holds: no part of a step,
 #: and told where they are not counted.
 AHEAD = (
@@ -119,6 +139,29 @@ AHEAD = (
     "num_mtp_modules",
     "num_mtp_layers",
     "mtp_num_layers",
+)
+
+#: Keys that hold, or name, a part of a model beside its language model, and what that is.
+PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "audio_config": "an audio encoder",
+        "audio_encoder": "an audio encoder",
+        "audio_processor": "an audio encoder",
+        "code2wav_config": "a vocoder",
+        "embd_layer": "encoders of images and sound",
+        "image_config": "a vision tower",
+        "img_processor": "a vision tower",
+        "mm_vision_tower": "a vision tower",
+        "speech_config": "an audio encoder",
+        "talker_config": "a speaking model",
+        "video_config": "a vision tower",
+        "vision_config": "a vision tower",
+        "vision_encoder": "a vision tower",
+        "vision_tower": "a vision tower",
+        "vision_tower_config": "a vision tower",
+        "visual": "a vision tower",
+        "vit_config": "a vision tower",
+    }
 )
 
 #: Beginnings and ends of names of the same kind.
@@ -139,8 +182,28 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "n_routed_experts": "experts",
         "num_experts": "experts",
         "num_kv_shared_layers": "caches shared between layers",
+        "mlp_layer_types": "dense layers among those with experts",
         "num_local_experts": "experts",
         "q_lora_rank": "compressed queries",
+    }
+)
+
+
+#: Keys that change the count where they are false; a family that did not look refuses.
+USUALLY_ON: Mapping[str, str] = MappingProxyType(
+    {
+        "attn_output_gate": "attention without its gate",
+        "decoder_bias": "a projection without bias",
+        "do_layer_norm_before": "norms behind their blocks",
+        "gated_mlp": "a feed-forward block without a gate",
+        "is_causal": "attention in both directions",
+        "layer_norm_elementwise_affine": "norms without weights",
+        "multi_query": "as many key heads as query heads",
+        "rms_norm": "another norm",
+        "rmsnorm": "another norm",
+        "tie_word_embeddings": "a projection to logits of its own",
+        "use_conv_bias": "a convolution without bias",
+        "use_qk_norm": "queries and keys without norms",
     }
 )
 
@@ -225,4 +288,38 @@ def not_understood(fields: Fields) -> tuple[str, ...]:
 
     What is null or false is switched off, and empty things say nothing.
     """
-    return tuple(key for key in fields.unread if fields.values[key] and not harmless(key))
+    return tuple(key for key, value in fields.overlooked if value and not _harmless_at(key))
+
+
+def _harmless_at(path: str) -> bool:
+    return harmless(path) or harmless(path.rpartition(".")[2])
+
+
+def parts_left_out(fields: Fields) -> str:
+    """What stands beside the language model in a file and was not read; empty if nothing."""
+    opened = fields.opened
+    left = [key for key in PARTS if fields.values.get(key) and key not in opened]
+    if not left:
+        return ""
+    named = " and ".join(f"{PARTS[key]} ({key!r})" for key in left)
+    return f"the language model alone is counted, in time and memory: the file also holds {named}"
+
+
+def refuse_counted(fields: Fields, family: str) -> None:
+    """Refuses keys that change a count and that the family did not look at.
+
+    Raises:
+        ModelError: saying which key, and what it means.
+    """
+    for path, value in fields.overlooked:
+        key = path.rpartition(".")[2]
+        if key in COUNTED and value:
+            raise ModelError(
+                f"{fields.name}: {path!r} = {clip(value)} means {COUNTED[key]}, which the family "
+                f"{family!r} does not have"
+            )
+        if key in USUALLY_ON and value is False:
+            raise ModelError(
+                f"{fields.name}: {path!r} = False: {USUALLY_ON[key]}, which the family "
+                f"{family!r} does not leave out"
+            )

@@ -383,6 +383,18 @@ def autoregressive(
     return Program(name, (prefill, decode), assumptions, limits, dims)
 
 
+def single_pass(
+    name: str,
+    graph: Graph,
+    assumptions: tuple[str, ...] = (),
+    limits: tuple[Limit, ...] = (),
+    dims: tuple[tuple[Symbol, Expr], ...] = (),
+) -> Program:
+    """One pass, ``forward``, over sequences of ``S`` tokens, which emits none."""
+    phase = Phase("forward", graph, ((q, S), (T, S)), tokens=Integer(0))
+    return Program(name, (phase,), assumptions, limits, dims)
+
+
 def denoising(
     name: str,
     graph: Graph,

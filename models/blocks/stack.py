@@ -63,6 +63,21 @@ class Period:
 
 
 @dataclass(frozen=True)
+class Output:
+    """What a language model makes of its last hidden states.
+
+    ``logits`` over the vocabulary; ``bare``: nothing; ``score``: a projection without bias to
+    ``labels`` values at the last position, as classifiers and reward models have.
+    """
+
+    kind: str = "logits"
+    labels: Expr = Integer(0)
+
+
+LOGITS, BARE = Output(), Output("bare")
+
+
+@dataclass(frozen=True)
 class Ends:
     """What stands around the layers of a language model.
 
@@ -80,6 +95,7 @@ class Ends:
         logit_scale: logits are multiplied by a constant.
         head_scale: the hidden state is, in front of that projection.
         all_logits: every position needs logits, whatever the style says.
+        output: what the last hidden states become.
     """
 
     d: Expr
@@ -96,6 +112,7 @@ class Ends:
     logit_scale: bool = False
     head_scale: bool = False
     all_logits: bool = False
+    output: Output = LOGITS
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -176,14 +193,21 @@ def embed(m: Maker, ends: Ends) -> tuple[str, str]:
 
 
 def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
-    """Adds the final norm and the projection to logits; returns the sampled tokens."""
+    """Adds the final norm and the output layer; returns the sampled tokens.
+
+    Of a model without logits: its scores, or its hidden states.
+    """
     if ends.norm is not None:
         hidden = m.norm("final_norm", hidden, ends.d, ends.norm)
     width = ends.embed_dim or ends.d
     if ends.embed_dim is not None:
         hidden = m.linear("output_proj", hidden, width, ends.d)
+    if ends.output.kind == "bare":
+        return hidden
     last = m.style.logits == "last" and not ends.all_logits
     hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
+    if ends.output.kind == "score":
+        return m.linear("score", hidden, ends.output.labels, width)
     if ends.head_scale:
         hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:

@@ -66,8 +66,9 @@ class Programmed(Protocol):
 class Reading:
     """What a family read: the model, and how a request runs through it.
 
-    ``phases`` is ``autoregressive``, or ``denoising`` for models that fill in a
-    whole sequence in steps. ``assumptions`` are sentences that its counts rest on.
+    ``phases`` is ``autoregressive``, ``denoising`` for models that fill in a whole
+    sequence in steps, or ``forward`` for those that only read one. ``assumptions`` are
+    sentences that its counts rest on.
     ``scans``: the model scans over matrix states, in chunks for a prompt and token
     by token after it. ``ahead``: the module of the file that predicts tokens further
     ahead, which is no part of the model.
@@ -81,6 +82,21 @@ class Reading:
 
 
 Family = Callable[[Fields], Reading]
+
+
+def class_of(values: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names first; None where it names none."""
+    classes = values.get("architectures") or [values.get("_class_name")]
+    first = classes[0] if isinstance(classes, list) and classes else None
+    return first if isinstance(first, str) else None
+
+
+def labels_of(fields: Fields) -> int:
+    """Labels of a classifier; the published code has two where nothing is said."""
+    labels = fields.values.get("id2label")
+    if isinstance(labels, Mapping) and labels:
+        return len(labels)
+    return fields.size("num_labels", "num_classes", default=2)
 
 
 def next_token(ends: Ends, layer: Repeatable, count: int) -> Ahead | None:

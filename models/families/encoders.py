@@ -16,21 +16,45 @@ from costgraph.models.encoder import (
     Buckets,
     Encoder,
     EncoderDecoder,
+    LabelHead,
     MaskedHead,
+    PooledHead,
     TextFront,
 )
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
 
 LAYER_NORM = Norm("layer", True)
 BARE = "the encoder alone: no head for a task"
+POOLER = "the encoder and its pooler; what else makes an embedding of its result is not counted"
+
+
+def _task(fields: Fields) -> str:
+    """The end of the name of the class: ``ForMaskedLM``, ``Model`` …; empty without one."""
+    name = class_of(fields.values) or ""
+    ends = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "EncoderModel")
+    return next((end for end in (*ends, "Model") if name.endswith(end)), "")
 
 
 def _is_masked(fields: Fields) -> bool:
-    classes = fields.values.get("architectures")
-    if not isinstance(classes, list) or not classes:
-        return False
-    return str(classes[0]).endswith("ForMaskedLM")
+    return _task(fields) == "ForMaskedLM"
+
+
+def _head_of(
+    fields: Fields, d: int, masked: MaskedHead
+) -> MaskedHead | PooledHead | LabelHead | None:
+    """The head of BERT's and RoBERTa's classes.
+
+    Both classify sequences by a product, tanh and labels over the first position, in BERT's
+    the pooler; classes that label every position have none.
+    """
+    heads: dict[str, MaskedHead | PooledHead | LabelHead] = {
+        "ForMaskedLM": masked,
+        "ForSequenceClassification": PooledHead(Integer(d), Integer(labels_of(fields))),
+        "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
+        "Model": PooledHead(Integer(d)),
+    }
+    return heads.get(_task(fields))
 
 
 def _bert_like(fields: Fields, offset: int) -> Reading:
@@ -62,7 +86,13 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
     )
     positions = fields.size("max_position_embeddings")
     ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
-    head = MaskedHead(Integer(d), vocab, act, LAYER_NORM) if _is_masked(fields) else None
+    masked = MaskedHead(Integer(d), vocab, act, LAYER_NORM)
+    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
+            "masked tokens is not supported in this family"
+        )
+    head = _head_of(fields, d, masked)
     model = Encoder(
         front=TextFront(ends, types=fields.size("type_vocab_size")),
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
@@ -70,7 +100,8 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
         head=head,
         longest=positions - offset,
     )
-    return Reading(model, assumptions=() if head else (BARE,))
+    said = POOLER if _task(fields) == "Model" else "" if head else BARE
+    return Reading(model, assumptions=(said,) if said else ())
 
 
 def _bert(fields: Fields) -> Reading:
@@ -89,6 +120,12 @@ def _modernbert(fields: Fields) -> Reading:
     vocab = Integer(fields.size("vocab_size"))
     for key in ("attention_bias", "mlp_bias", "norm_bias"):
         fields.refuse(key, "biases are not supported in this family")
+    fields.refuse("classifier_bias", "biases are not supported in this family")
+    if not fields.flag("tie_word_embeddings", True):
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
+            "tokens is not supported in this family"
+        )
     norm = Norm("layer")
     layers = fields.size("num_hidden_layers")
     every = fields.size("global_attn_every_n_layers", default=3)
@@ -116,6 +153,11 @@ def _modernbert(fields: Fields) -> Reading:
         "local": Layer(Integer(d), mixer(1), feed, norm),
     }
     names = ("local" if i % every else "global" if i else "first" for i in range(layers))
+    if not fields.flag("decoder_bias", True):
+        raise ModelError(
+            f"{fields.name}: 'decoder_bias' = False: a projection of masked tokens without bias "
+            "is not supported in this family"
+        )
     head = MaskedHead(Integer(d), vocab, act, norm, bias=False) if _is_masked(fields) else None
     model = Encoder(
         front=TextFront(Ends(d=Integer(d), vocab=vocab, embed_norm=norm)),
@@ -155,6 +197,10 @@ def _t5(fields: Fields) -> Reading:
         norm=Norm(),
         buckets=buckets,
     )
+    if _task(fields) == "EncoderModel":
+        # Half of the file's keys are those of a decoder that the class does not have.
+        fields.values.get("num_decoder_layers")
+        return Reading(encoder, assumptions=(BARE,))
     model = EncoderDecoder(
         encoder=encoder,
         layer=CrossLayer(d, at, cross, feed, Norm()),
@@ -254,6 +300,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "bert": _bert,
         "roberta": _roberta,
         "modernbert": _modernbert,
+        "xlm-roberta": _roberta,
         "t5": _t5,
         "bart": _bart,
         "whisper": _whisper,
@@ -265,11 +312,21 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "BertForMaskedLM": "bert",
         "BertModel": "bert",
+        "BertForSequenceClassification": "bert",
+        "BertForTokenClassification": "bert",
         "RobertaForMaskedLM": "roberta",
         "RobertaModel": "roberta",
+        "RobertaForSequenceClassification": "roberta",
+        "RobertaForTokenClassification": "roberta",
         "ModernBertForMaskedLM": "modernbert",
         "ModernBertModel": "modernbert",
+        "XLMRobertaForMaskedLM": "xlm-roberta",
+        "XLMRobertaModel": "xlm-roberta",
+        "XLMRobertaForSequenceClassification": "xlm-roberta",
+        "XLMRobertaForTokenClassification": "xlm-roberta",
         "T5ForConditionalGeneration": "t5",
+        "T5WithLMHeadModel": "t5",
+        "T5EncoderModel": "t5",
         "BartForConditionalGeneration": "bart",
         "WhisperForConditionalGeneration": "whisper",
     }

@@ -73,8 +73,8 @@ _TEXT: Mapping[str, Any] = MappingProxyType(
 
 
 def _gemma3(fields: Fields) -> Reading:
-    """The text part of the models that also see; the vision tower is left out."""
-    fields.values.get("vision_config")
+    """The text part of the models that also see; that the vision tower is left out is said."""
+    fields.values.get("mm_tokens_per_image")
     return _gemma3_text(fields.section("text_config").with_defaults(**_TEXT))
 
 

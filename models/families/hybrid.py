@@ -43,6 +43,17 @@ from costgraph.models.fields import Fields, divided
 GATHERED = "equal layers stand together: the order of layers changes neither time nor memory"
 
 
+#: Kinds of layers as files name them: the second names are those of Transformers 5.
+MAMBA_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "mamba": "mamba",
+        "attention": "attention",
+        "linear_attention": "mamba",
+        "full_attention": "attention",
+    }
+)
+
+
 def words(fields: Fields, key: str, known: Mapping[str, str]) -> list[str]:
     """The list of layer kinds under ``key``, in our names."""
     value = fields.values.get(key)
@@ -59,9 +70,15 @@ def words(fields: Fields, key: str, known: Mapping[str, str]) -> list[str]:
     return [known[kind] for kind in value]
 
 
-def _nemotron_h(fields: Fields) -> Reading:
-    d = fields.size("hidden_size")
-    require_silu(fields, "mamba_hidden_act")
+def _nemotron_pattern(fields: Fields) -> list[str]:
+    """The kinds of layers: a text of letters or, since Transformers 5, a list of names."""
+    if fields.values.get("layers_block_type") is not None:
+        found = words(fields, "layers_block_type", {**MAMBA_NAMES, "mlp": "mlp"})
+        letters = {"mamba": "M", "attention": "*", "mlp": "-"}
+        # Files hold keys of experts whether they have any or not.
+        for key in _EXPERTS:
+            fields.values.get(key)
+        return [letters[kind] for kind in found]
     pattern = fields.word("hybrid_override_pattern")
     unknown = set(pattern) - set("M*-")
     if unknown:
@@ -75,6 +92,23 @@ def _nemotron_h(fields: Fields) -> Reading:
             f"{fields.name}: 'hybrid_override_pattern' has {len(pattern)} entries "
             f"for {count} layers"
         )
+    return list(pattern)
+
+
+#: What says how many experts layers of the kind ``moe`` have; others have none.
+_EXPERTS = (
+    "n_routed_experts",
+    "n_shared_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+)
+
+
+def _nemotron_h(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    require_silu(fields, "mamba_hidden_act")
+    pattern = _nemotron_pattern(fields)
     groups = Integer(fields.size("n_groups"))
     heads = Integer(fields.size("num_attention_heads"))
     mixer = Mamba2(
@@ -241,16 +275,13 @@ def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Rea
     feed = experts or FeedForward(Integer(d), Integer(text.size("intermediate_size")))
     mixers: dict[str, Block] = {"delta": net, "attention": attention}
     segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
-    notes: tuple[str, ...] = (GATHERED,)
-    if text is not fields and fields.values.get("vision_config"):
-        notes += ("the language model alone: no vision tower",)
     ends, key = ends_of(text, d), "mtp_num_hidden_layers"
     # Files of Qwen3-Next hold one module and no key that says so.
     ahead = text.size(key) if text.values.get(key) else int(fused and key not in text.values)
     if text.flag("mtp_use_dedicated_embeddings", False):
         ahead = 0
     module = next_token(ends, Layer(Integer(d), attention, feed), ahead)
-    return Reading(Stack(ends, segments), scans=True, assumptions=notes, ahead=module)
+    return Reading(Stack(ends, segments), scans=True, assumptions=(GATHERED,), ahead=module)
 
 
 def _qwen3_5(fields: Fields) -> Reading:

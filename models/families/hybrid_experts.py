@@ -24,7 +24,7 @@ from costgraph.models.families.experts import (
     layers_of,
     numbers_of,
 )
-from costgraph.models.families.hybrid import GATHERED, qwen_delta, text_of, words
+from costgraph.models.families.hybrid import GATHERED, MAMBA_NAMES, qwen_delta, text_of, words
 from costgraph.models.families.state_space import require_silu, step_rank
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
@@ -84,7 +84,8 @@ def _qwen3_next(fields: Fields) -> Reading:
     return qwen_delta(fields, fused=True)
 
 
-def _qwen3_5_moe(fields: Fields) -> Reading:
+def qwen3_5_moe(fields: Fields) -> Reading:
+    """The language model of Qwen 3.5 with experts."""
     return _qwen_experts(fields, fused=False)
 
 
@@ -117,7 +118,7 @@ def _mamba2(fields: Fields, groups: int, chunk: int) -> Mamba2:
 def _granite_hybrid(fields: Fields) -> Reading:
     d = fields.size("hidden_size")
     require_silu(fields, "hidden_act")
-    kinds = words(fields, "layer_types", {"mamba": "mamba", "attention": "attention"})
+    kinds = words(fields, "layer_types", MAMBA_NAMES)
     bias = fields.flag("attention_bias", False)
     attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
     if fields.values.get("position_embedding_type") != "rope":
@@ -174,8 +175,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "jamba": _jamba,
         "qwen3_next": _qwen3_next,
-        "qwen3_5_moe": _qwen3_5_moe,
-        "qwen3_5_moe_text": _qwen3_5_moe,
+        "qwen3_5_moe_text": qwen3_5_moe,
         "granitemoehybrid": _granite_hybrid,
         "bamba": _bamba,
     }
@@ -186,7 +186,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "JambaForCausalLM": "jamba",
         "Qwen3NextForCausalLM": "qwen3_next",
-        "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
+        "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
         "GraniteMoeHybridForCausalLM": "granitemoehybrid",
         "BambaForCausalLM": "bamba",
     }

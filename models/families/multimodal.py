@@ -15,7 +15,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import FixedTower, PatchTower
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
-from costgraph.models.families import hybrid, llama, qwen
+from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
 from costgraph.models.fields import Fields, divided
@@ -154,12 +154,24 @@ def _qwen3_vl(fields: Fields) -> Reading:
     return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields)))
 
 
-def _qwen3_5(fields: Fields) -> Reading:
+def _qwen3_5_seeing(fields: Fields, language: Family) -> Reading:
     if not fields.values.get("vision_config"):
-        return hybrid.qwen_delta(fields, fused=False)
+        return language(fields)
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
-    reading = hybrid.qwen_delta(text_of(fields), fused=False)
-    return _seeing(fields, _qwen3_eyes(seen), reading)
+    return _seeing(fields, _qwen3_eyes(seen), language(text_of(fields)))
+
+
+def _qwen3_5(fields: Fields) -> Reading:
+    return _qwen3_5_seeing(fields, hybrid.FAMILIES["qwen3_5_text"])
+
+
+def _qwen3_5_moe(fields: Fields) -> Reading:
+    return _qwen3_5_seeing(fields, hybrid_experts.qwen3_5_moe)
+
+
+def _qwen3_vl_moe(fields: Fields) -> Reading:
+    eyes = _qwen3_eyes(fields.section("vision_config"))
+    return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields)))
 
 
 #: What LLaVA's configurations leave to the defaults of the classes that they name.
@@ -217,6 +229,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen2_5_vl": _qwen2_5_vl,
         "qwen3_vl": _qwen3_vl,
         "qwen3_5": _qwen3_5,
+        "qwen3_5_moe": _qwen3_5_moe,
+        "qwen3_vl_moe": _qwen3_vl_moe,
         "llava": _llava,
     }
 )
@@ -228,6 +242,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
         "Qwen3VLForConditionalGeneration": "qwen3_vl",
         "Qwen3_5ForConditionalGeneration": "qwen3_5",
+        "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
+        "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
         "LlavaForConditionalGeneration": "llava",
     }
 )

@@ -13,7 +13,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
 from costgraph.symbols import B, S
@@ -60,19 +60,8 @@ def stages(fields: Fields, *keys: str) -> tuple[tuple[int, ...], ...]:
     return found
 
 
-def classes_of(fields: Fields) -> Integer:
-    """Classes of the classifier; the published code has two where nothing is said."""
-    labels = fields.values.get("id2label")
-    if isinstance(labels, Mapping) and labels:
-        return Integer(len(labels))
-    return Integer(fields.size("num_labels", "num_classes", default=2))
-
-
 def _is_classifier(fields: Fields) -> bool:
-    classes = fields.values.get("architectures")
-    if not isinstance(classes, list) or not classes:
-        return True
-    return str(classes[0]).endswith("ForImageClassification")
+    return (class_of(fields.values) or "ForImageClassification").endswith("ForImageClassification")
 
 
 def _classifier(fields: Fields) -> None:
@@ -118,7 +107,7 @@ def _vit(fields: Fields) -> Reading:
     )
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
-    classes = classes_of(fields) if _is_classifier(fields) else None
+    classes = Integer(labels_of(fields)) if _is_classifier(fields) else None
     return Reading(VisionTransformer(tower, classes, pooler=classes is None))
 
 
@@ -187,7 +176,7 @@ def _convnext(fields: Fields) -> Reading:
     model = ConvNext(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=classes_of(fields),
+        classes=Integer(labels_of(fields)),
         widths=widths,
         depths=depths,
         patch=fields.size("patch_size", default=4),
@@ -208,7 +197,7 @@ def _resnet(fields: Fields) -> Reading:
     model = ResNet(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=classes_of(fields),
+        classes=Integer(labels_of(fields)),
         stem=Integer(fields.size("embedding_size", default=64)),
         widths=widths,
         depths=depths,
@@ -233,7 +222,7 @@ def _vgg(fields: Fields) -> Reading:
     model = VGG(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=classes_of(fields),
+        classes=Integer(labels_of(fields)),
         table=tuple(table),
         hidden=sizes(fields, "classifier_widths", (4096, 4096)),
         grid=fields.size("pooled_size", default=7),
@@ -257,7 +246,7 @@ def _swin(fields: Fields) -> Reading:
     model = Swin(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=classes_of(fields),
+        classes=Integer(labels_of(fields)),
         width=width,
         depths=depths,
         heads=heads,

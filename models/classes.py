@@ -1,0 +1,132 @@
+"""The class that a configuration names, and what of the model that class holds.
+
+``architectures`` says which class wrote a checkpoint. The same ``model_type`` stands in files
+of whole language models, of models without an output layer, of classifiers, of reward models
+and of draft heads; read as one another their counts would be wrong. A class that is not known
+under the ``model_type`` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Stack
+from costgraph.models.blocks.stack import BARE, Output
+from costgraph.models.decoder import Decoder
+from costgraph.models.families import ARCHITECTURES
+from costgraph.models.families.common import Reading, class_of, labels_of
+from costgraph.models.fields import Fields
+
+#: Ends of names of classes that are whole language models.
+_WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ModelLM")
+#: Classes with a score in place of logits that do not end in ``ForSequenceClassification``, and
+#: how many scores they give.
+_SCORES: Mapping[str, int] = MappingProxyType({"InternLM2ForRewardModel": 1})
+_CLASSIFIER = "ForSequenceClassification"
+#: Families whose files name the class of another one.
+_BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "kimi_k2": frozenset({"DeepseekV3ForCausalLM"}),
+        "qwen3_5_moe_text": frozenset({"Qwen3_5MoeForConditionalGeneration"}),
+        "qwen3_5_text": frozenset({"Qwen3_5ForConditionalGeneration"}),
+        "gemma3_text": frozenset({"Gemma3ForConditionalGeneration"}),
+        "llama4_text": frozenset({"Llama4ForConditionalGeneration"}),
+    }
+)
+#: A layer so wide that no published model has a single one: draft heads of the first EAGLE
+#: name the class and the type of the model that they draft for.
+WIDE = 2048
+
+NO_OUTPUT = (
+    "{name} has no output layer: one pass over the prompt, whose result are hidden states; "
+    "what pools them is not counted"
+)
+SCORED = "{name} scores the last position ({labels}) in one pass over the prompt"
+
+
+def known_classes(family: str) -> Iterator[str]:
+    """Names of the classes that a family reads whole."""
+    yield from (name for name, its in ARCHITECTURES.items() if its == family)
+    yield from _BORROWED.get(family, ())
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a class holds: ``whole``, ``bare`` (no output layer) or ``score``."""
+
+    kind: str
+    name: str = ""
+
+
+def form_of(fields: Fields, family: str) -> Form:
+    """What the class that a configuration names holds of its family's model.
+
+    Raises:
+        ModelError: the class is not known under this ``model_type``, or the file is a draft
+            head of the first EAGLE.
+    """
+    name = class_of(fields.values)
+    if name is None:
+        return Form("whole")
+    known = tuple(known_classes(family))
+    if name in known or not known:
+        _refuse_single(fields, name)
+        return Form("whole", name)
+    stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
+    if name in {f"{stem}Model" for stem in stems}:
+        return Form("bare", name)
+    if name in {f"{stem}{_CLASSIFIER}" for stem in stems}:
+        return Form("score", name)
+    if name in _SCORES and name.partition("For")[0] in stems:
+        return Form("score", name)
+    raise ModelError(
+        f"{fields.name}: 'architectures' names {clip(name)}, which is not read under model_type "
+        f"{clip(family)}; known there: {', '.join(known)}"
+        + (", their bare Model and ForSequenceClassification" if stems else "")
+    )
+
+
+def _refuse_single(fields: Fields, name: str) -> None:
+    """Refuses a wide model of a single layer: a draft head under the name of its target."""
+    sizes = (fields.values.get(key) for key in ("num_hidden_layers", "hidden_size"))
+    layers, width = (v if type(v) is int else 0 for v in sizes)
+    if layers == 1 and width >= WIDE and name.endswith("ForCausalLM"):
+        raise ModelError(
+            f"{fields.name}: one layer of hidden size {width} that calls itself {name}: a draft "
+            "head (EAGLE) for a target, speculative{draft=eagle:PATH}; without 'architectures' "
+            "it is counted as a whole model"
+        )
+
+
+def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
+    """The reading with the output that the class has in place of logits.
+
+    Raises:
+        ModelError: the family's model has no such form.
+    """
+    if form.kind == "whole":
+        return reading
+    output, said = BARE, NO_OUTPUT.format(name=form.name)
+    if form.kind == "score":
+        labels = _SCORES.get(form.name) or labels_of(fields)
+        output = Output("score", Integer(labels))
+        said = SCORED.format(name=form.name, labels=f"{labels} label{'s' if labels > 1 else ''}")
+    model: Any = reading.model
+    if reading.phases != "autoregressive" or not isinstance(model, (Decoder, Stack)):
+        raise ModelError(
+            f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
+            "in this family"
+        )
+    if isinstance(model, Decoder):
+        model = replace(model, output=output)
+    else:
+        model = replace(model, ends=replace(model.ends, output=output))
+    return replace(
+        reading, model=model, phases="forward", assumptions=(*reading.assumptions, said), ahead=None
+    )

@@ -1,0 +1,113 @@
+"""A key of a real configuration is changed or dropped: the count follows, or it refuses.
+
+What may stay silently the same stands in one place, ``models/known.py``: keys without
+influence, and numbers of which only the presence counts. The few others are listed here with
+the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from costgraph.errors import CostgraphError
+from costgraph.models.catalog import CONFIGS
+from costgraph.models.hf import import_config
+from costgraph.models.known import VALUES, harmless
+
+DROP = object()
+#: Keys of a configuration that are changed: with a seed, so that all come in turn.
+MOST = 12
+#: What changes nothing beside the other keys of the same file, and why.
+BESIDE = {
+    ("bloom", "apply_residual_connection_post_layernorm"): "another operand of the same sum",
+    ("deepseek_v2", "n_group"): "only group_limited_greedy has groups",
+    ("falcon", "num_kv_heads"): "multi_query stands above it",
+    ("falcon_mamba", "expand"): "intermediate_size stands above it",
+    ("mamba", "expand"): "intermediate_size stands above it",
+    ("lfm2", "block_multiple_of"): "the width is a multiple of both",
+    ("llada", "vocab_size"): "embedding_size stands above it",
+    ("qwen2", "use_sliding_window"): "max_window_layers is beyond the last layer",
+    ("qwen2_vl", "use_sliding_window"): "max_window_layers is beyond the last layer",
+    ("qwen2_5_vl", "use_sliding_window"): "max_window_layers is beyond the last layer",
+    ("qwen3", "use_sliding_window"): "there is no window",
+    ("qwen3_moe", "use_sliding_window"): "there is no window",
+    ("granitemoehybrid", "position_embedding_type"): "only 'rope' is told from the rest",
+    ("qwen3_5", "mlp_only_layers"): "every layer is dense",
+}
+
+
+def _family(config: dict[str, Any]) -> str:
+    return str(config.get("model_type") or config.get("_class_name"))
+
+
+def _one_a_family() -> list[str]:
+    found: dict[str, str] = {}
+    for path in sorted(CONFIGS.glob("*.json")):
+        found.setdefault(_family(json.loads(path.read_text())), path.stem)
+    return sorted(found.values())
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value * 2 or 4
+    if isinstance(value, str):
+        return "heron"
+    if isinstance(value, list):
+        return value[:-1] or [1]
+    return 4
+
+
+def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            if key.endswith("_config") and key != "quantization_config":
+                yield from ((key, inner) for inner, v in value.items() if not isinstance(v, dict))
+        else:
+            yield (key,)
+
+
+def _with(config: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(config))
+    at = copy
+    for key in path[:-1]:
+        at = at[key]
+    if value is DROP:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return copy
+
+
+@pytest.mark.parametrize("name", _one_a_family())
+def test_a_changed_key_is_followed_or_refused(name: str) -> None:
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    base = import_config(config, name)
+    told = " ".join(base.notes)
+    paths = [
+        path
+        for path in _paths(config)
+        if not harmless(path[-1])
+        and path[-1] not in VALUES
+        and (_family(config), path[-1]) not in BESIDE
+    ]
+    for path in random.Random(7).sample(paths, min(MOST, len(paths))):
+        value = config
+        for key in path:
+            value = value[key]
+        with suppress(CostgraphError):
+            # Refused, or the family's default: the same only where that is the value.
+            import_config(_with(config, path, DROP), name)
+        try:
+            changed = import_config(_with(config, path, _other(value)), name)
+        except CostgraphError:
+            continue
+        said = f"'{'.'.join(path)}'" in told
+        assert changed != base or said, f"{path} = {_other(value)!r} changes nothing in silence"
