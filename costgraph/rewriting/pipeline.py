@@ -536,20 +536,28 @@ def _step(
     return Step(item, program, result, outcome.hits, outcome.misses, system, place)
 
 
-def _limited(program: Program, item: Pass, before: Program) -> Program:
-    """The program with limits that tell which pass they are of.
+def limits_of(made_by: str, name: str, spec: Option, value: object) -> tuple[Limit, ...]:
+    """The range of an option as limits on the symbol that stands in place of its number.
 
-    Probabilities that are symbols are kept to at most one.
+    Symbols are positive: only a least value of one or more says something.
     """
-    given = [
-        getattr(item, name.replace("-", "_"))
-        for name, spec in item.options().items()
-        if spec.kind == "probability"
-    ]
+    if not (isinstance(value, Expr) and value.free_symbols):
+        return ()
+    why = f"{name} of {made_by}"
+    most = 1 if spec.kind == "probability" else spec.maximum
+    least = (Limit(Integer(spec.minimum), value, why),) if spec.minimum else ()
+    return (*least, Limit(value, Integer(most), why)) if most < MOST else least
+
+
+def _limited(program: Program, item: Pass, before: Program) -> Program:
+    """The program with limits that tell which pass they are of, those of its options too."""
+    said = {(x.expr, x.bound) for x in program.limits}  # by the pass, in its own words
     limits = (
-        Limit(p, Integer(1), f"a probability of {item.name}")
-        for p in given
-        if isinstance(p, Expr) and p.free_symbols  # else a word that may stand in its place
+        limit
+        for name, spec in item.options().items()
+        if spec.is_number
+        for limit in limits_of(item.name, name, spec, getattr(item, name.replace("-", "_")))
+        if (limit.expr, limit.bound) not in said
     )
     added = (
         x if x in before.limits or x.of else replace(x, of=item.name)

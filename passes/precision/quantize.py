@@ -95,7 +95,7 @@ class Quantize(Pass):
         "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
     )
     group: Expr | str = option(
-        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR)
+        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR), minimum=1
     )
     scale_bits: Expr | str = option(
         "number", DEFAULT, "bits of a weight scale", choices=(DEFAULT,), minimum=0
@@ -104,13 +104,13 @@ class Quantize(Pass):
         "number", DEFAULT, "bits of a weight zero point", choices=(DEFAULT,), minimum=0
     )
     outer_group: Expr | str = option(
-        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,)
+        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,), minimum=1
     )
     outer_bits: Expr | str = option(
         "number", DEFAULT, "bits of a second-level scale", choices=(DEFAULT,), minimum=0
     )
     kv_group: Expr | str = option(
-        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR)
+        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR), minimum=1
     )
     kv_scale_bits: Expr | str = option(
         "number", DEFAULT, "bits of a cache scale", choices=(DEFAULT,), minimum=0
@@ -148,6 +148,7 @@ class Quantize(Pass):
         NONE,
         "rows of a product that share one conversion of a weight; none: all do",
         choices=(NONE,),
+        minimum=1,
     )
     kernel: str = option(
         "word",

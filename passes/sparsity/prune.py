@@ -19,9 +19,9 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.passes.precision.layers import Keep, parse_keep
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import entries, limits_of
+from costgraph.passes.sparsity.listed import entries
 from costgraph.passes.sparsity.storage import HALF, STORAGE, sparse_rates, stored
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
+from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, limits_of, option
 
 ZERO = Integer(0)
 DEFAULT = "default"
@@ -100,8 +100,8 @@ class Prune(Pass):
             return _pruned(cut, outer, log, inside=False)
 
         made = program.rewritten(rewritten)
-        ratios = (*numbered, *(() if numbered else (self.sparsity,)))
-        made = replace(made, limits=(*made.limits, *limits_of(ratios, "a share of zeros of prune")))
+        limits = (x for z in numbered for x in limits_of(self.name, "layers", _SHARE, z))
+        made = replace(made, limits=(*made.limits, *limits))
         if not log.hits and not log.misses:
             log.miss(self.name, program.name, "no matrix of a linear product")
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))

@@ -17,13 +17,15 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.passes.sparsity.kept import kept, kept_heads
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import entries, limits_of
+from costgraph.passes.sparsity.listed import entries
 from costgraph.passes.sparsity.widths import BlockedError, Sizes, found, residual, resized
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
+from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, limits_of, option
 
 ZERO, ONE = Integer(0), Integer(1)
 ALL = "all"
 _AMOUNT = Option("number", "")
+#: A symbol is a share, never a count.
+_SYMBOL = Option("number", "", maximum=1)
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?\Z")
 #: Ranges of layers that a sentence names.
 _NAMED = 4
@@ -103,8 +105,13 @@ class Shrink(Pass):
         if amounts["hidden"]:
             program = self._narrowed(program, amounts["hidden"][0], log)
         made = program.rewritten(lambda graph: self._graph(graph, amounts, log))
-        shares = [a for given in amounts.values() for a in given]
-        made = replace(made, limits=(*made.limits, *limits_of(shares, "a share of shrink")))
+        limits = (
+            x
+            for name, given in amounts.items()
+            for amount in given
+            for x in limits_of(self.name, name.replace("_", "-"), _SYMBOL, amount)
+        )
+        made = replace(made, limits=(*made.limits, *limits))
         if log.hits:
             made = made.assuming(log.told)
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))
