@@ -18,7 +18,7 @@ import dataclasses
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
 from fractions import Fraction
@@ -193,6 +193,20 @@ class Pass(ABC):
             if "option" in f.metadata
         }
 
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        """The option that each symbol stands in, by the symbol's name."""
+        found: dict[str, str] = {}
+        for name, spec in self.options().items():
+            value = getattr(self, name.replace("-", "_"))
+            if spec.is_number and isinstance(value, Expr):
+                found |= dict.fromkeys(sorted(s.name for s in value.free_symbols), name)
+        return found
+
+    def meaning(self, option_name: str) -> str:
+        """What an option is, as legends have it."""
+        return f"{self.name}, {option_name}: {self.options()[option_name].help}"
+
     def checked(self) -> Self:
         """The pass with exact numbers, however it was made.
 
@@ -309,6 +323,15 @@ def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
 def text_of(passes: tuple[Pass, ...]) -> str:
     """The pipeline text of ``passes``; :func:`parse` gives them back."""
     return ",".join(p.spec() for p in passes)
+
+
+def meanings(passes: Iterable[Pass]) -> dict[str, str]:
+    """What symbols in options of ``passes`` stand for; the first to use one explains it."""
+    found: dict[str, str] = {}
+    for item in passes:
+        for name, option_name in item.symbols.items():
+            found.setdefault(name, item.meaning(option_name))
+    return found
 
 
 def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:

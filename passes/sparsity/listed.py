@@ -46,3 +46,8 @@ def written(values: Iterable[object]) -> str:
     """Values as the list that :func:`entries` reads; equal ones in a row are counted."""
     runs = [(value, len(list(run))) for value, run in groupby(values)]
     return "|".join(f"{value}*{count}" if count > 1 else f"{value}" for value, count in runs)
+
+
+def symbols_in(values: Iterable[Expr], option: str) -> dict[str, str]:
+    """The option by the names of the symbols in its list, in the order of the list."""
+    return {s.name: option for value in values for s in sorted(value.free_symbols, key=str)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.passes.precision.layers import Keep, parse_keep
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import entries
+from costgraph.passes.sparsity.listed import entries, symbols_in
 from costgraph.passes.sparsity.storage import HALF, STORAGE, sparse_rates, stored
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, limits_of, option
 
@@ -76,6 +76,11 @@ class Prune(Pass):
     )
     first: Expr = option("integer", ZERO, "first layers that stay dense", minimum=0, symbolic=False)
     last: Expr = option("integer", ZERO, "last layers that stay dense", minimum=0, symbolic=False)
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        shares = entries(self.layers, _SHARE, "prune: layers")
+        return {**super().symbols, **symbols_in(shares, "layers")}
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.storage == "2:4" and (self.sparsity != HALF or self.layers):
