@@ -147,14 +147,16 @@ class Pass(ABC):
 
     Class attributes: ``name`` (kebab case), ``title`` (one line), ``formula``
     (what it changes, as text), ``source`` and ``assumptions`` (sentences), ``stage``
-    (when it runs) and ``inherited``: whether a draft that is loaded for the model gets
-    the pass as well, as it does unless its options describe one model alone.
+    (when it runs), ``inherited``: whether a draft that is loaded for the model gets
+    the pass as well, as it does unless its options describe one model alone, and ``once``:
+    whether a pipeline that has it twice is refused.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     stage: ClassVar[Stage] = Stage.KERNELS
     inherited: ClassVar[bool] = True
+    once: ClassVar[bool] = False
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     assumptions: ClassVar[tuple[str, ...]] = ()
@@ -501,6 +503,9 @@ def run(
     """
     past = history(program)
     written = (*Trace(past).passes, *(item.checked() for item in passes))
+    for index, item in enumerate(written):
+        if item.once and any(other.name == item.name for other in written[:index]):
+            raise PipelineError(f"{item.name} stands twice in the pipeline: give one")
     order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
     steps: list[Step] = []
     for step, place in zip(past, order, strict=False):

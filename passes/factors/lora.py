@@ -193,6 +193,8 @@ class Lora(Pass):
         if others:
             return f"{product.weight.name} is also what {', '.join(others)} computes with"
         node, graph, op = product.node, product.graph, product.op
+        if node.origin.made_by == self.name:
+            return "its matrix is an adapter's"
         result = node.outputs[0]
         x = _before_narrowing(product)
         if self.adapters != 1 and product.of_experts:

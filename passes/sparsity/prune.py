@@ -57,7 +57,11 @@ class Prune(Pass):
     )
     stage: ClassVar[Stage] = Stage.SPARSITY
 
-    sparsity: Expr = option("probability", HALF, "share of the weights that are zero")
+    sparsity: Expr = option(
+        "probability",
+        HALF,
+        "share of the weights that are zero; with layers: of those outside of them",
+    )
     storage: str = option("word", "tiled-csl", "how the others are stored", choices=tuple(STORAGE))
     compute: str = option(
         "word", "auto", "dense: everything is multiplied; skip: what is stored, on vector units; "
@@ -102,7 +106,12 @@ class Prune(Pass):
                 lambda body, key, _: _pruned(body, _Plan(self, system, *key), log)
                 if key[0] is not None else body,
             )  # fmt: skip
-            return _pruned(cut, outer, log, inside=False)
+            inside = len(log.hits)
+            made = _pruned(cut, outer, log, inside=False)
+            if numbered and self.sparsity != HALF and len(log.hits) == inside:
+                why = "sparsity: layers says the share of zeros of all that is pruned"
+                log.miss(self.name, program.name, why)
+            return made
 
         made = program.rewritten(rewritten)
         limits = (x for z in numbered for x in limits_of(self.name, "layers", _SHARE, z))
