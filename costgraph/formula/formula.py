@@ -260,7 +260,7 @@ class Formula:
 
         return crossovers(self, over, at, **values)
 
-    def region_map(self, x: str, y: str, **values: Value) -> RegionMap:
+    def region_map(self, x: str, y: str, /, **values: Value) -> RegionMap:
         """Regimes over two symbols, with exact boundaries; see :mod:`.region_map`."""
         from costgraph.formula.region_map import region_map
 

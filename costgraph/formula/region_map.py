@@ -146,7 +146,7 @@ class RegionMap:
         return view_text("region_map_html", self)
 
 
-def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
+def region_map(formula: Formula, x: str, y: str, /, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
 
     Where the formula has limits they are boundaries, and nothing lies beyond them.

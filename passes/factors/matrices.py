@@ -111,6 +111,13 @@ def is_wide(format: DType) -> bool:
     return format.is_float and not format.grouped and bool(format.bits >= 16)
 
 
+def stores_more(k: Expr, m: Expr, n: Expr) -> str:
+    """What to say of two factors with ``k`` columns that store more than a matrix ``m × n``."""
+    if (k * (m + n) > m * n) != True:  # noqa: E712
+        return ""
+    return f"{k} columns store more than the matrix: less than it below {m * n / (m + n)}"
+
+
 @dataclass
 class _Found:
     hits: dict[str, None] = field(default_factory=dict)

@@ -57,6 +57,7 @@ def regime_map(
     subject: Subject,
     x: str,
     y: str,
+    /,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,
