@@ -283,9 +283,19 @@ class Quantize(Pass):
         if self.kernel == "tables":
             made = tabled(made, self.mu, hits.names.append, plan.miss)
         made = made.assuming(*self._supposed(schemes[2]))
-        for name, why in self._idle(*schemes):
+        for name, why in (*self._idle(*schemes), *_wider(program, made)):
             plan.miss(name, why)
         return Outcome(made, tuple(dict.fromkeys(hits.names)), tuple(plan.misses))
+
+
+def _wider(before: Program, after: Program) -> Iterator[tuple[str, str]]:
+    """Weights that take more bits than before, with the reason."""
+    known = {t.name: t.dtype.bits_per_element for t, _ in before.weights()}
+    for tensor, _ in after.weights():
+        bits, was = tensor.dtype.bits_per_element, known.get(tensor.name)
+        if was is not None and bits.is_number and was.is_number and bits > was:
+            size = f"{float(bits):.4g} bits per element as {tensor.dtype}, {float(was):.4g} before"
+            yield tensor.name, f"{size}: counted as asked"
 
 
 # --- what is chosen ------------------------------------------------------------
