@@ -8,7 +8,7 @@ code 2; a traceback therefore always means a defect in costgraph itself.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from costgraph.quoting import visible
 
@@ -57,6 +57,13 @@ class UnboundSymbolError(InputError):
     def __init__(self, message: str, names: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.names = tuple(names)
+
+
+def unbound(what: str, missing: Sequence[str], meanings: Mapping[str, str]) -> UnboundSymbolError:
+    """The error that ``what`` has no value for some symbols, with what is known of them."""
+    told = "; ".join(f"{n}: {meanings[n]}" for n in missing if n in meanings)
+    text = f"{what}: no value for {', '.join(missing)}" + (f" ({told})" if told else "")
+    return UnboundSymbolError(text, missing)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -36,6 +36,7 @@ class Setting:
             workload, such as weights that do not fit into the device's memory.
         cautions: what must be said beside every number whatever the workload, such as
             devices that idle.
+        symbols: what symbols of passes stand for: name and meaning.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Setting:
     not_done: tuple[Undone, ...] = ()
     warnings: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    symbols: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Setting: {self.text()}>"
@@ -148,7 +150,7 @@ class Setting:
         }
         joined |= {
             name: tuple(dict.fromkeys(item for s in settings for item in getattr(s, name)))
-            for name in ("assumptions", "notes", "not_done", "cautions")
+            for name in ("assumptions", "notes", "not_done", "cautions", "symbols")
         }
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept)

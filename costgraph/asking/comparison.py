@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -249,7 +250,8 @@ def compare(
         def latency(passes: Any, place: _Place = place, values: Any = values) -> float:
             return evaluated(made(place.model, place.device, passes).latency, values)
 
-        total = evaluated(place.compiled.latency, values)
+        with _naming(place.compiled.program.name if beside else ""):
+            total = evaluated(place.compiled.latency, values)
         key = (id(place.device), id(place.own))
         if key not in unmodified:
             unmodified[key] = total if not passes else latency(())
@@ -282,6 +284,17 @@ def compare(
         tuple(ablations),
         everything,
     )
+
+
+@contextmanager
+def _naming(model: str) -> Iterator[None]:
+    """Errors say which model they are about, where there are several."""
+    try:
+        yield
+    except InputError as error:
+        if not model:
+            raise
+        raise InputError(f"{model}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import print_json
-from costgraph.errors import InputError, clip, nearest
+from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
 from costgraph.ir.metrics import METRICS, TIMED
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     formula = getattr(compiled, arguments.metric)
     missing = [s.name for s in formula.symbols if s.name not in _known(formula, values)]
     if missing:
-        example = ",".join(f"{n}={'1' if n == 'B' else '1024'}" for n in missing)
-        raise InputError(f"explain: no value for {', '.join(missing)}; add --at '{example}'")
+        from costgraph.symbols import SIZES
+
+        usual = {**dict.fromkeys(SIZES, "1024"), "B": "1"}
+        example = ",".join(f"{n}={usual.get(n, '…')}" for n in missing)
+        raise InputError(f"{unbound('explain', missing, formula.meanings)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)
     _show(found, found.to_dict(), compiled, arguments.json)
     return 0
@@ -163,7 +166,13 @@ def _solve(arguments: argparse.Namespace) -> int:
     budget = _budget(arguments.budget, formula)
     at_least = arguments.at_least or formula.unit == "token/s"
     _known(formula, values)
-    found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
+    try:
+        found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
+    except UnboundSymbolError as error:
+        other = next((n for n in error.names if n not in values), "")
+        raise UnboundSymbolError(
+            f"{error}; --over {other} solves for it" if other else str(error), error.names
+        ) from None
     _show(found, solution_object(found), compiled, arguments.json)
     return 0
 

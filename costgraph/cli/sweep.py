@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,6 @@ from costgraph.cli import vocabulary
 from costgraph.cli.output import interrupted
 from costgraph.cli.values import print_json, whole
 from costgraph.errors import InputError, clip
-from costgraph.setting import foot
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
@@ -112,7 +112,7 @@ def _one(values: Sequence[Any]) -> Any:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.asking.sweeping.grid import preview, write_sweep
+    from costgraph.asking.sweeping.grid import preview, told_lines, write_told
     from costgraph.asking.sweeping.ranges import parse_values
 
     symbols: dict[str, Any] = {}
@@ -139,17 +139,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
         _print_sweep(*preview(SHOWN, *choices, **about))
         return 0
     try:
-        path = write_sweep(arguments.output, *choices, force=arguments.force, **about)
+        path, said = write_told(arguments.output, *choices, force=arguments.force, **about)
     except KeyboardInterrupt:
         return interrupted("; the same command continues the sweep")
     print(f"wrote {path}")
+    for line in told_lines(said):
+        print(line, file=sys.stderr)
     return 0
 
 
 def _print_sweep(data: Any, rows: int) -> None:
     """The first rows, with units, and how many there are."""
     from costgraph.asking.sweeping.export import columns, frames
-    from costgraph.files.outside import json_value
+    from costgraph.asking.sweeping.grid import told_lines
     from costgraph.showing.export.terminal import print_table
 
     data = data.squeeze()  # what has one value stands above the table
@@ -167,12 +169,7 @@ def _print_sweep(data: Any, rows: int) -> None:
         print(f"… {rows} rows; -o FILE writes all of them")
     else:
         print(f"{rows} rows" if rows > 1 else "1 row")
-    for where, why in json_value(data.attrs.get("errors", "{}"), "errors").items():
-        print(f"{where}: {why}")
-    for line in str(data.attrs.get("cautions", "")).splitlines():
-        print(line)
-    told = (str(data.attrs.get(k, "")).splitlines() for k in ("assumptions", "notes", "not_done"))
-    for line in foot(*told):
+    for line in told_lines(data.attrs):
         print(line)
 
 

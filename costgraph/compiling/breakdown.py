@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.compiling.capacity import Fit, room_of
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
-from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.errors import InputError, unbound
 from costgraph.formula.outline import link_of
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
@@ -319,10 +319,8 @@ def _values(
     for symbol in sorted(wanted, key=lambda s: s.name):
         value = given.get(symbol.name)
         if value is None:
-            meaning = LEGEND.get(symbol.name, "a symbol of a pass")
-            raise UnboundSymbolError(
-                f"{phase.name}: no value for {symbol.name} ({meaning})", [symbol.name]
-            )
+            known = {**dict(compiled.setting.symbols), **LEGEND}
+            raise unbound(phase.name, [symbol.name], known)
         values[symbol] = Integer(whole(value, symbol.name))
     values.update(compiled.program.dims)
     for limit in (*map(phase.limited, compiled.program.limits), *phase.begins):

@@ -311,6 +311,7 @@ class Compiled:
             not_done=self.trace.undone,
             warnings=(warning,) if warning else (),
             cautions=(idle,) if idle else (),
+            symbols=tuple(pipeline.meanings(self.trace.passes or self.passes).items()),
         )
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
@@ -83,6 +83,13 @@ class Formula:
             found |= self.numerator.free_symbols
         return tuple(sorted(found, key=lambda s: s.name))
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What its symbols stand for, where that is known: sizes, and symbols of passes."""
+        own = {} if self.setting is None else dict(self.setting.symbols)
+        known = {**own, **LEGEND}
+        return {s.name: known[s.name] for s in self.symbols if s.name in known}
+
     # --- numbers -------------------------------------------------------------
 
     @overload
@@ -113,11 +120,7 @@ class Formula:
             arguments = [values[name] for name in names]
         except KeyError:
             missing = [n for n in names if n not in values]
-            raise UnboundSymbolError(
-                f"{self.name}: no value for {', '.join(missing)} "
-                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})",
-                missing,
-            ) from None
+            raise unbound(self.name, missing, self.meanings) from None
         for value in arguments:
             if type(value) not in PLAIN:
                 return self._of_other_types(names, values)
@@ -257,7 +260,7 @@ class Formula:
 
         return crossovers(self, over, at, **values)
 
-    def region_map(self, x: str, y: str, **values: Value) -> RegionMap:
+    def region_map(self, x: str, y: str, /, **values: Value) -> RegionMap:
         """Regimes over two symbols, with exact boundaries; see :mod:`.region_map`."""
         from costgraph.formula.region_map import region_map
 

@@ -16,7 +16,7 @@ from typing import Any
 import mpmath
 from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, ceiling, floor, log, oo
 
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError, UnboundSymbolError, clip
 from costgraph.formula.intervals import enclosure
 
 #: Beyond this no batch or length is meant.
@@ -46,8 +46,9 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
         InputError: the expression has other symbols or functions.
     """
     if expr.free_symbols - {x}:
-        names = ", ".join(sorted(s.name for s in expr.free_symbols - {x}))
-        raise InputError(f"{clip(str(expr), 120)} is not a polynomial in {x}: bind {names}")
+        names = sorted(s.name for s in expr.free_symbols - {x})
+        what = f"{clip(str(expr), 120)} is not a polynomial in {x}: bind {', '.join(names)}"
+        raise UnboundSymbolError(what, names)
     if expr == 0:
         return []
     curve, slope = _Curve(expr, x), None

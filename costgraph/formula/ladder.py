@@ -401,9 +401,9 @@ def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
         return [sympy.factor(-constant / slope)]
     if coefficients[0] == 0:
         return positive_roots(Poly(poly.as_expr() / poly.gen, poly.gen), judge)
+    names = sorted(s.name for s in poly.free_symbols_in_domain)
     raise UndecidedError(
-        f"the roots of {poly.as_expr()} are not decided in symbols; bind "
-        + ", ".join(sorted(s.name for s in poly.free_symbols_in_domain))
+        f"the roots of {poly.as_expr()} are not decided in symbols; bind {', '.join(names)}", names
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
-from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.errors import InputError, clip, unbound
 from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
@@ -133,7 +133,7 @@ def local(formula: Formula, **values: Any) -> Local:
     formula._reject_unknown(values)
     missing = [s.name for s in formula.symbols if s.name not in values]
     if missing:
-        raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
+        raise unbound(formula.name, missing, formula.meanings)
     point = {s: exact(values[s.name]) for s in formula.symbols}
     for s, value in point.items():
         if not value > 0:

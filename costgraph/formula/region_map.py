@@ -33,7 +33,7 @@ from sympy import (
     together,
 )
 
-from costgraph.errors import InputError, UnboundSymbolError, clip
+from costgraph.errors import InputError, clip, unbound
 from costgraph.formula.evaluate import compile_terms
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import (
@@ -146,7 +146,7 @@ class RegionMap:
         return view_text("region_map_html", self)
 
 
-def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
+def region_map(formula: Formula, x: str, y: str, /, **values: Any) -> RegionMap:
     """The regimes of ``formula`` over two symbols, from their smallest values to infinity.
 
     Where the formula has limits they are boundaries, and nothing lies beyond them.
@@ -172,7 +172,7 @@ def region_map(formula: Formula, x: str, y: str, **values: Any) -> RegionMap:
         raise InputError(f"{formula.name} is a rate: map the time it is made from")
     missing = sorted(names - {x, y} - set(values))
     if missing:
-        raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
+        raise unbound(formula.name, missing, formula.meanings)
     bound = formula.bind(**{k: v for k, v in values.items() if k in names})
     if any(t.span is not None for t in bound.terms):
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")

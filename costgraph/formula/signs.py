@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sympy import Expr, Gt, Lt, Symbol, factor, factor_list, fraction, sstr, together
 from sympy.core.relational import Relational
 
-from costgraph.errors import InputError
+from costgraph.errors import UnboundSymbolError
 from costgraph.formula.envelope import dominates
 from costgraph.formula.powers import placed
 
@@ -16,7 +16,7 @@ from costgraph.formula.powers import placed
 _DIGITS, _MOST_DIGITS = 15, 100
 
 
-class UndecidedError(InputError):
+class UndecidedError(UnboundSymbolError):
     """An order that regimes rest on depends on symbols without a value."""
 
 
@@ -50,7 +50,8 @@ class Judge:
         if missing:
             raise UndecidedError(
                 f"whether {expr} is positive depends on {', '.join(missing)}: "
-                "bind them, or give a reference point"
+                "bind them, or give a reference point",
+                missing,
             )
         value = _number_sign(placed(expr, self.point))
         if value != 0:

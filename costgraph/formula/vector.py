@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.formula import Formula
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
@@ -95,10 +95,8 @@ class VectorFunction:
     def _inputs(self, arrays: dict[str, Any]) -> list[Array]:
         missing = [n for n in self.names if n not in arrays]
         if missing:
-            raise UnboundSymbolError(
-                f"{self._title}: no value for {', '.join(missing)} "
-                f"({'; '.join(f'{n}: {LEGEND.get(n, n)}' for n in missing)})"
-            )
+            known = {k: v for f in self._formulas for k, v in f.meanings.items()}
+            raise unbound(self._title, missing, known)
         for name in arrays:
             if name not in self.names and name not in LEGEND:
                 raise InputError(f"{self._title} has no symbol {name!r}{nearest(name, self.names)}")

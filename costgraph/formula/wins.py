@@ -57,6 +57,7 @@ class Interval:
 def wins(
     a: Formula,
     b: Formula,
+    /,
     over: str,
     at: Mapping[str, Any] | None = None,
     **values: Any,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Integer, ceiling
 
-from costgraph.errors import InputError, UnboundSymbolError, clip, nearest
+from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula import Formula
 from costgraph.number import MOST, Number, number, whole
 from costgraph.symbols import LEGEND, B
@@ -74,9 +74,8 @@ def workload(
     values = {name: value for name, value in usual.items() if name in known} | told
     missing = sorted(known - set(values) - set(free))
     if missing:
-        meaning = "; ".join(f"{n}: {LEGEND.get(n, 'a symbol of a pass')}" for n in missing)
-        text = f"{_model(every)}: no value for {', '.join(missing)} ({meaning})"
-        raise UnboundSymbolError(text, missing)
+        meanings = {k: v for f in every for k, v in f.meanings.items()}
+        raise unbound(_model(every), missing, meanings)
     return values
 
 

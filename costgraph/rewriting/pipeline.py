@@ -18,7 +18,7 @@ import dataclasses
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
 from fractions import Fraction
@@ -147,14 +147,16 @@ class Pass(ABC):
 
     Class attributes: ``name`` (kebab case), ``title`` (one line), ``formula``
     (what it changes, as text), ``source`` and ``assumptions`` (sentences), ``stage``
-    (when it runs) and ``inherited``: whether a draft that is loaded for the model gets
-    the pass as well, as it does unless its options describe one model alone.
+    (when it runs), ``inherited``: whether a draft that is loaded for the model gets
+    the pass as well, as it does unless its options describe one model alone, and ``once``:
+    whether a pipeline that has it twice is refused.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     stage: ClassVar[Stage] = Stage.KERNELS
     inherited: ClassVar[bool] = True
+    once: ClassVar[bool] = False
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     assumptions: ClassVar[tuple[str, ...]] = ()
@@ -192,6 +194,20 @@ class Pass(ABC):
             for f in dataclasses.fields(cls)
             if "option" in f.metadata
         }
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        """The option that each symbol stands in, by the symbol's name."""
+        found: dict[str, str] = {}
+        for name, spec in self.options().items():
+            value = getattr(self, name.replace("-", "_"))
+            if spec.is_number and isinstance(value, Expr):
+                found |= dict.fromkeys(sorted(s.name for s in value.free_symbols), name)
+        return found
+
+    def meaning(self, option_name: str) -> str:
+        """What an option is, as legends have it."""
+        return f"{self.name}, {option_name}: {self.options()[option_name].help}"
 
     def checked(self) -> Self:
         """The pass with exact numbers, however it was made.
@@ -309,6 +325,15 @@ def parse(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
 def text_of(passes: tuple[Pass, ...]) -> str:
     """The pipeline text of ``passes``; :func:`parse` gives them back."""
     return ",".join(p.spec() for p in passes)
+
+
+def meanings(passes: Iterable[Pass]) -> dict[str, str]:
+    """What symbols in options of ``passes`` stand for; the first to use one explains it."""
+    found: dict[str, str] = {}
+    for item in passes:
+        for name, option_name in item.symbols.items():
+            found.setdefault(name, item.meaning(option_name))
+    return found
 
 
 def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
@@ -478,6 +503,9 @@ def run(
     """
     past = history(program)
     written = (*Trace(past).passes, *(item.checked() for item in passes))
+    for index, item in enumerate(written):
+        if item.once and any(other.name == item.name for other in written[:index]):
+            raise PipelineError(f"{item.name} stands twice in the pipeline: give one")
     order = sorted(range(len(written)), key=lambda place: (written[place].stage, place))
     steps: list[Step] = []
     for step, place in zip(past, order, strict=False):
@@ -536,20 +564,28 @@ def _step(
     return Step(item, program, result, outcome.hits, outcome.misses, system, place)
 
 
-def _limited(program: Program, item: Pass, before: Program) -> Program:
-    """The program with limits that tell which pass they are of.
+def limits_of(made_by: str, name: str, spec: Option, value: object) -> tuple[Limit, ...]:
+    """The range of an option as limits on the symbol that stands in place of its number.
 
-    Probabilities that are symbols are kept to at most one.
+    Symbols are positive: only a least value of one or more says something.
     """
-    given = [
-        getattr(item, name.replace("-", "_"))
-        for name, spec in item.options().items()
-        if spec.kind == "probability"
-    ]
+    if not (isinstance(value, Expr) and value.free_symbols):
+        return ()
+    why = f"{name} of {made_by}"
+    most = 1 if spec.kind == "probability" else spec.maximum
+    least = (Limit(Integer(spec.minimum), value, why),) if spec.minimum else ()
+    return (*least, Limit(value, Integer(most), why)) if most < MOST else least
+
+
+def _limited(program: Program, item: Pass, before: Program) -> Program:
+    """The program with limits that tell which pass they are of, those of its options too."""
+    said = {(x.expr, x.bound) for x in program.limits}  # by the pass, in its own words
     limits = (
-        Limit(p, Integer(1), f"a probability of {item.name}")
-        for p in given
-        if isinstance(p, Expr) and p.free_symbols  # else a word that may stand in its place
+        limit
+        for name, spec in item.options().items()
+        if spec.is_number
+        for limit in limits_of(item.name, name, spec, getattr(item, name.replace("-", "_")))
+        if (limit.expr, limit.bound) not in said
     )
     added = (
         x if x in before.limits or x.of else replace(x, of=item.name)

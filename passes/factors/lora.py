@@ -18,7 +18,14 @@ from costgraph.ops.elementwise import Add
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import QuantExpertLinear, QuantizeTo
-from costgraph.passes.factors.matrices import Change, Product, is_wide, parse_on, rewrite_products
+from costgraph.passes.factors.matrices import (
+    Change,
+    Product,
+    is_wide,
+    parse_on,
+    rewrite_products,
+    stores_more,
+)
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
 
@@ -111,12 +118,20 @@ class Lora(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         if self.merge != NONE:
             return self._merged(program)
-        made, hits, misses = rewrite_products(program, self.name, parse_on(self.on), self._beside)
+        costs_more: dict[Miss, None] = {}
+
+        def beside(product: Product) -> Change | str:
+            made = self._beside(product)
+            if not isinstance(made, str) and (why := stores_more(self.rank, *product.sizes)):
+                costs_more[Miss(self.name, product.node.name, why)] = None
+            return made
+
+        made, hits, misses = rewrite_products(program, self.name, parse_on(self.on), beside)
         if hits and self.on == USUAL:  # which of the usual names a model has is its own matter
             misses = tuple(m for m in misses if m.node != program.name)
         if hits and self.adapters != 1:
             made = made.assuming(*self._said())
-        return Outcome(made, hits, misses)
+        return Outcome(made, hits, (*misses, *costs_more))
 
     # --- merged
 
@@ -193,6 +208,8 @@ class Lora(Pass):
         if others:
             return f"{product.weight.name} is also what {', '.join(others)} computes with"
         node, graph, op = product.node, product.graph, product.op
+        if node.origin.made_by == self.name:
+            return "its matrix is an adapter's"
         result = node.outputs[0]
         x = _before_narrowing(product)
         if self.adapters != 1 and product.of_experts:

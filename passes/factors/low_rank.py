@@ -14,7 +14,14 @@ from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
-from costgraph.passes.factors.matrices import Change, Product, is_wide, parse_on, rewrite_products
+from costgraph.passes.factors.matrices import (
+    Change,
+    Product,
+    is_wide,
+    parse_on,
+    rewrite_products,
+    stores_more,
+)
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE = Integer(1)
@@ -84,9 +91,7 @@ class LowRank(Pass):
             m, n = product.sizes
             k = made.weights[0].shape[-2]
             most.append(least(m, n))
-            if (k * (m + n) > m * n) == True:  # noqa: E712
-                even = m * n / (m + n)
-                why = f"{k} columns store more than the matrix: less than it below {even}"
+            if why := stores_more(k, m, n):
                 costs_more[Miss(self.name, product.node.name, why)] = None
             return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sympy import Expr
@@ -38,6 +38,7 @@ class Product:
         x, weight: its operands.
         users: all uses of the weight in the program: (operation, kind), each once.
         taken: names of the graph that are in use.
+        weights: names of all weights that the program had.
     """
 
     graph: Graph
@@ -47,6 +48,7 @@ class Product:
     weight: Tensor
     users: tuple[tuple[str, str], ...]
     taken: set[str]
+    weights: Collection[str]
 
     @property
     def of_experts(self) -> bool:
@@ -59,9 +61,13 @@ class Product:
         return self.weight.shape[-2], self.weight.shape[-1]
 
     def matrix(self, name: str, oc: Expr, ic: Expr) -> Tensor:
-        """A weight ``(oc, ic)``, one per expert where the product has that, named after it."""
+        """A weight ``(oc, ic)``, one per expert where the product has that, named after it.
+
+        The name is new to the program, and the same in all graphs that have the product.
+        """
         stem = self.weight.name.removesuffix(".weight")
-        return replace(self.weight, name=f"{stem}{name}.weight", shape=(*self._lead, oc, ic))
+        label = fresh(f"{stem}{name}.weight", set(self.weights))
+        return replace(self.weight, name=label, shape=(*self._lead, oc, ic))
 
     @property
     def _lead(self) -> tuple[Expr, ...]:
@@ -103,6 +109,13 @@ def parse_on(text: str) -> tuple[Keep, ...]:
 def is_wide(format: DType) -> bool:
     """Whether numbers are stored one by one in 16 bit or more."""
     return format.is_float and not format.grouped and bool(format.bits >= 16)
+
+
+def stores_more(k: Expr, m: Expr, n: Expr) -> str:
+    """What to say of two factors with ``k`` columns that store more than a matrix ``m × n``."""
+    if (k * (m + n) > m * n) != True:  # noqa: E712
+        return ""
+    return f"{k} columns store more than the matrix: less than it below {m * n / (m + n)}"
 
 
 @dataclass
@@ -156,7 +169,7 @@ def rewrite_products(
             made: Change | str = "its matrix is computed"
             if weight.role is Role.WEIGHT and weight in sources:
                 uses = tuple(users[weight.name])
-                made = rewrite(Product(graph, node, op, x, weight, uses, taken))
+                made = rewrite(Product(graph, node, op, x, weight, uses, taken, users))
             if isinstance(made, str):
                 found.misses[Miss(who, node.name, made)] = None
                 nodes.append(node)

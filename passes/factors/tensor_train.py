@@ -75,7 +75,10 @@ class TensorTrain(Pass):
                         misses[Miss(self.name, node.name, made)] = None
                     else:
                         hits[node.name] = None
-                        node, table = made
+                        old, (node, table) = graph.tensors[node.inputs[1]], made
+                        if (table.shape[1] > old.shape[1]) == True:  # noqa: E712
+                            why = f"cores of {table.shape[1]} numbers store more than rows of "
+                            misses[Miss(self.name, node.name, f"{why}{old.shape[1]}")] = None
                         tables[table.name] = table
                 nodes.append(node)
             sources = tuple(tables.get(t.name, t) for t in graph.sources)

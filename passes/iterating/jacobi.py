@@ -42,7 +42,9 @@ class Jacobi(Pass):
     stage: ClassVar[Stage] = Stage.PHASES
     inherited: ClassVar[bool] = False
 
-    iterations: Expr = option("number", Integer(5), "iterations of each block, on average")
+    iterations: Expr = option(
+        "number", Integer(5), "iterations of each block, on average", minimum=1
+    )
     each: str = option(
         "word", "", "iterations of every block that iterates, in order, instead: n6.6|6.0|5.2"
     )

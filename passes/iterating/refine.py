@@ -46,7 +46,9 @@ class Refine(Pass):
     stage: ClassVar[Stage] = Stage.PHASES
     inherited: ClassVar[bool] = False
 
-    iterations: Expr = option("number", Integer(4), "times that the whole answer is decoded")
+    iterations: Expr = option(
+        "number", Integer(4), "times that the whole answer is decoded", minimum=1
+    )
     candidates: Expr = option(
         "integer", ONE, "lengths that are tried at the same time, of which one is kept", minimum=1
     )

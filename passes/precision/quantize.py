@@ -95,7 +95,7 @@ class Quantize(Pass):
         "number", DEFAULT, "payload bits of a weight, instead of the format's", choices=(DEFAULT,)
     )
     group: Expr | str = option(
-        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR)
+        "number", DEFAULT, "weights per scale", choices=(DEFAULT, ROW, TENSOR), minimum=1
     )
     scale_bits: Expr | str = option(
         "number", DEFAULT, "bits of a weight scale", choices=(DEFAULT,), minimum=0
@@ -104,13 +104,13 @@ class Quantize(Pass):
         "number", DEFAULT, "bits of a weight zero point", choices=(DEFAULT,), minimum=0
     )
     outer_group: Expr | str = option(
-        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,)
+        "number", DEFAULT, "weight scales per second-level scale", choices=(DEFAULT,), minimum=1
     )
     outer_bits: Expr | str = option(
         "number", DEFAULT, "bits of a second-level scale", choices=(DEFAULT,), minimum=0
     )
     kv_group: Expr | str = option(
-        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR)
+        "number", DEFAULT, "cached elements per scale", choices=(DEFAULT, ROW, TENSOR), minimum=1
     )
     kv_scale_bits: Expr | str = option(
         "number", DEFAULT, "bits of a cache scale", choices=(DEFAULT,), minimum=0
@@ -148,6 +148,7 @@ class Quantize(Pass):
         NONE,
         "rows of a product that share one conversion of a weight; none: all do",
         choices=(NONE,),
+        minimum=1,
     )
     kernel: str = option(
         "word",
@@ -282,9 +283,19 @@ class Quantize(Pass):
         if self.kernel == "tables":
             made = tabled(made, self.mu, hits.names.append, plan.miss)
         made = made.assuming(*self._supposed(schemes[2]))
-        for name, why in self._idle(*schemes):
+        for name, why in (*self._idle(*schemes), *_wider(program, made)):
             plan.miss(name, why)
         return Outcome(made, tuple(dict.fromkeys(hits.names)), tuple(plan.misses))
+
+
+def _wider(before: Program, after: Program) -> Iterator[tuple[str, str]]:
+    """Weights that take more bits than before, with the reason."""
+    known = {t.name: t.dtype.bits_per_element for t, _ in before.weights()}
+    for tensor, _ in after.weights():
+        bits, was = tensor.dtype.bits_per_element, known.get(tensor.name)
+        if was is not None and bits.is_number and was.is_number and bits > was:
+            size = f"{float(bits):.4g} bits per element as {tensor.dtype}, {float(was):.4g} before"
+            yield tensor.name, f"{size}: counted as asked"
 
 
 # --- what is chosen ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Numbers and symbols that options give in lists, and what symbols may stand for."""
+"""Numbers and symbols that options give in lists."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
-from sympy import Expr, Integer
+from sympy import Expr
 
 from costgraph.errors import PipelineError, clip
-from costgraph.formula.terms import Limit
 from costgraph.rewriting.pipeline import Option, number
 
 #: Entries of the longest list.
@@ -49,7 +48,6 @@ def written(values: Iterable[object]) -> str:
     return "|".join(f"{value}*{count}" if count > 1 else f"{value}" for value, count in runs)
 
 
-def limits_of(shares: Iterable[Expr], why: str) -> tuple[Limit, ...]:
-    """Limits that keep shares which are symbols to at most one."""
-    symbols = dict.fromkeys(s for s in shares if not s.is_number)
-    return tuple(Limit(s, Integer(1), why) for s in symbols)
+def symbols_in(values: Iterable[Expr], option: str) -> dict[str, str]:
+    """The option by the names of the symbols in its list, in the order of the list."""
+    return {s.name: option for value in values for s in sorted(value.free_symbols, key=str)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -19,9 +19,9 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.passes.precision.layers import Keep, parse_keep
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import entries, limits_of
+from costgraph.passes.sparsity.listed import entries, symbols_in
 from costgraph.passes.sparsity.storage import HALF, STORAGE, sparse_rates, stored
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
+from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, limits_of, option
 
 ZERO = Integer(0)
 DEFAULT = "default"
@@ -57,7 +57,11 @@ class Prune(Pass):
     )
     stage: ClassVar[Stage] = Stage.SPARSITY
 
-    sparsity: Expr = option("probability", HALF, "share of the weights that are zero")
+    sparsity: Expr = option(
+        "probability",
+        HALF,
+        "share of the weights that are zero; with layers: of those outside of them",
+    )
     storage: str = option("word", "tiled-csl", "how the others are stored", choices=tuple(STORAGE))
     compute: str = option(
         "word", "auto", "dense: everything is multiplied; skip: what is stored, on vector units; "
@@ -76,6 +80,11 @@ class Prune(Pass):
     )
     first: Expr = option("integer", ZERO, "first layers that stay dense", minimum=0, symbolic=False)
     last: Expr = option("integer", ZERO, "last layers that stay dense", minimum=0, symbolic=False)
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        shares = entries(self.layers, _SHARE, "prune: layers")
+        return {**super().symbols, **symbols_in(shares, "layers")}
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.storage == "2:4" and (self.sparsity != HALF or self.layers):
@@ -97,11 +106,16 @@ class Prune(Pass):
                 lambda body, key, _: _pruned(body, _Plan(self, system, *key), log)
                 if key[0] is not None else body,
             )  # fmt: skip
-            return _pruned(cut, outer, log, inside=False)
+            inside = len(log.hits)
+            made = _pruned(cut, outer, log, inside=False)
+            if numbered and self.sparsity != HALF and len(log.hits) == inside:
+                why = "sparsity: layers says the share of zeros of all that is pruned"
+                log.miss(self.name, program.name, why)
+            return made
 
         made = program.rewritten(rewritten)
-        ratios = (*numbered, *(() if numbered else (self.sparsity,)))
-        made = replace(made, limits=(*made.limits, *limits_of(ratios, "a share of zeros of prune")))
+        limits = (x for z in numbered for x in limits_of(self.name, "layers", _SHARE, z))
+        made = replace(made, limits=(*made.limits, *limits))
         if not log.hits and not log.misses:
             log.miss(self.name, program.name, "no matrix of a linear product")
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))

@@ -85,6 +85,7 @@ class SearchSubnet(Pass):
     )
     stage: ClassVar[Stage] = Stage.SUBNETS
     inherited: ClassVar[bool] = False
+    once: ClassVar[bool] = True
 
     budget: Expr = option(
         "number", Rational(4, 5), "most parameters: a share up to 1, or a count", symbolic=False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import ClassVar
@@ -17,13 +17,17 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.passes.sparsity.kept import kept, kept_heads
 from costgraph.passes.sparsity.layers import by_layer, depth_of
-from costgraph.passes.sparsity.listed import entries, limits_of
+from costgraph.passes.sparsity.listed import entries, symbols_in
 from costgraph.passes.sparsity.widths import BlockedError, Sizes, found, residual, resized
-from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, option
+from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, limits_of, option
 
 ZERO, ONE = Integer(0), Integer(1)
 ALL = "all"
 _AMOUNT = Option("number", "")
+#: Options that list sizes.
+_LISTED = ("heads", "kv_heads", "ffn", "hidden")
+#: A symbol is a share, never a count.
+_SYMBOL = Option("number", "", maximum=1)
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?\Z")
 #: Ranges of layers that a sentence names.
 _NAMED = 4
@@ -90,9 +94,17 @@ class Shrink(Pass):
         symbolic=False,
     )  # fmt: skip
 
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        found = dict(super().symbols)
+        for name in _LISTED:
+            written = name.replace("_", "-")
+            found |= symbols_in(_amounts(getattr(self, name), name), written)
+        return found
+
     def run(self, program: Program, system: System) -> Outcome:
         log = _Log(self.name)
-        amounts = {n: _amounts(getattr(self, n), n) for n in ("heads", "kv_heads", "ffn", "hidden")}
+        amounts = {n: _amounts(getattr(self, n), n) for n in _LISTED}
         if len(amounts["hidden"]) > 1:
             raise PipelineError("shrink: hidden is one width: layers hand it on to one another")
         if amounts["kv_heads"] and not amounts["heads"]:
@@ -103,8 +115,13 @@ class Shrink(Pass):
         if amounts["hidden"]:
             program = self._narrowed(program, amounts["hidden"][0], log)
         made = program.rewritten(lambda graph: self._graph(graph, amounts, log))
-        shares = [a for given in amounts.values() for a in given]
-        made = replace(made, limits=(*made.limits, *limits_of(shares, "a share of shrink")))
+        limits = (
+            x
+            for name, given in amounts.items()
+            for amount in given
+            for x in limits_of(self.name, name.replace("_", "-"), _SYMBOL, amount)
+        )
+        made = replace(made, limits=(*made.limits, *limits))
         if log.hits:
             made = made.assuming(log.told)
         return Outcome(made, tuple(dict.fromkeys(log.hits)), tuple(dict.fromkeys(log.misses)))

@@ -101,7 +101,7 @@ def test_a_probability_that_is_a_symbol_stays_below_one():
     tpot = cg.compile("gpt2", "a6000", "speculative{alpha=a,batch=sync}").tpot
     assert tpot.evaluate(B=4, T=9, a=0.5) > 0
     for a in (1.5, 3):
-        with pytest.raises(CostgraphError, match=f"a = {a} exceeds 1: a probability"):
+        with pytest.raises(CostgraphError, match=f"a = {a} exceeds 1: alpha of speculative"):
             tpot.evaluate(B=10**12, T=9, a=a)
 
 

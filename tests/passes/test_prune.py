@@ -91,7 +91,7 @@ def test_break_even_is_a_crossover_of_the_formulas(storage, even):
 
 
 def test_a_share_that_is_a_symbol_is_at_most_one():
-    with pytest.raises(InputError, match="a share of zeros"):
+    with pytest.raises(InputError, match="sparsity of prune"):
         compiled("prune{sparsity=z}").tpot.evaluate(B=1, T=64, z=1.5)
 
 

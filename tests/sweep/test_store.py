@@ -53,9 +53,13 @@ def small():
     return cg.sweep(*SMALL, **LESS)
 
 
+#: The last column of a CSV file: what other formats have as attributes.
+REMARKS = ["remarks"]
+
+
 def from_csv(path: Path):
     """A table with its numbers exactly as they are written: some versions of pandas round."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=REMARKS)
     for name in frame.columns[frame.columns.get_loc("fidelity") + 1 :]:
         kind = {"True": bool, "False": bool}.get(frame[name][0], float)
         frame[name] = [x == "True" if kind is bool else kind(x) for x in frame[name]]
@@ -85,12 +89,39 @@ def test_each_format_reads_back_equal(tmp_path, whole, suffix):
         assert (aligned.transpose(*expected.dims).values == expected.values).all(), name
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".nc", ".csv", ".parquet"])
+def test_what_numbers_rest_on_is_in_the_file_and_on_standard_error(tmp_path, suffix, capsys):
+    from costgraph.cli import main
+
+    pipeline, out = "prune{sparsity=0.1}", tmp_path / f"out{suffix}"
+    main(["sweep", "gpt2", "--on", "a6000", "--passes", pipeline, "-T", "9", "-o", str(out)])
+    setting = cg.compile("gpt2", "a6000", pipeline).setting
+    said = (*setting.assumptions, *setting.remarks)
+    assert len(said) > 2
+    printed = capsys.readouterr()
+    assert printed.out == f"wrote {out}\n"
+    if suffix == ".csv":
+        held = pd.read_csv(out).remarks[0]
+    elif suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        held = json.loads(pq.read_schema(out).metadata[b"costgraph"])
+        held = "\n".join(held.values())
+    else:
+        with open_sweep(out) as data:
+            held = "\n".join(map(str, data.attrs.values()))
+    for sentence in said:
+        assert sentence in held
+        assert sentence in printed.err
+
+
 def test_tables_have_a_row_a_point_in_order(tmp_path, whole):
     frame = pd.read_csv(write_sweep(tmp_path / "out.csv", *CALL, **GRID))
     assert list(frame.columns) == [
         "model", "hardware", "passes", "accounting", "fidelity", "B", "S", "N", "T", "ttft",
-        "tpot", "latency", "throughput", "memory", "flops", "bytes", "fits",
+        "tpot", "latency", "throughput", "memory", "flops", "bytes", "fits", *REMARKS,
     ]  # fmt: skip
+    assert frame.remarks.notna().tolist() == [True] + [False] * (len(frame) - 1)
     assert len(frame) == 2 * 2 * 4 * 3 * 2
     keys = frame[["hardware", "passes", "B", "N", "T"]].apply(tuple, axis=1).tolist()
     order = [
@@ -126,8 +157,8 @@ def test_missing_values_stay_missing(tmp_path):
     path = write_sweep(tmp_path / "o.csv", *call, metrics=["tpot"], B=[1, 2], T=9, errors="nan")
     lines = path.read_text().splitlines()
     assert len(lines) == 5
-    assert all(line.endswith(",") for line in lines[3:])
-    assert not any(line.endswith(",") for line in lines[:3])
+    assert all(line.endswith(",,") for line in lines[3:])  # and no remark
+    assert not any(line.endswith(",,") for line in lines[:3])
 
 
 def test_a_stored_sweep_is_read_lazily(tmp_path, whole):

@@ -59,9 +59,20 @@ def frames(data: xarray.Dataset, rows: int = ROWS) -> Iterator[pandas.DataFrame]
 
 
 def write_csv(data: xarray.Dataset, path: Path) -> None:
-    """Comma-separated values with a heading; missing values are empty."""
+    """Comma-separated values with a heading; missing values are empty.
+
+    The format has no place for attributes: what is said of all rows stands in the first
+    one, in a last column ``remarks``.
+    """
+    from costgraph.asking.sweeping.grid import told_lines
+
+    said = " | ".join(line.strip() for line in told_lines(data.attrs))
     with path.open("w", encoding="utf-8", newline="") as file:
         for index, frame in enumerate(frames(data)):
+            if said:
+                frame["remarks"] = ""
+                if index == 0:
+                    frame.loc[0, "remarks"] = said
             _plain(frame).to_csv(file, header=index == 0, index=False, lineterminator="\n")
 
 

@@ -18,10 +18,10 @@ from costgraph.asking.sweeping.store import PartialStore, check_target, require
 from costgraph.compiling.compilation import Hardware, Model
 from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
-from costgraph.files.outside import label_of, opened, reason_of
+from costgraph.files.outside import json_value, label_of, opened, reason_of
 from costgraph.ir.metrics import METRICS
 from costgraph.rewriting.pipeline import Pass
-from costgraph.setting import Setting
+from costgraph.setting import Setting, foot
 from costgraph.symbols import LEGEND
 from costgraph.undone import lines as undone_lines
 from costgraph.version import VERSION
@@ -36,6 +36,8 @@ TEXT = 16_000
 #: Bytes of a NetCDF file.
 LARGEST_STORE = 2**50
 
+#: Attributes that stand under a table, in their order.
+_FOOT = ("assumptions", "notes", "not_done")
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
     "S": "token",
@@ -154,14 +156,26 @@ def write_sweep(
     Raises:
         InputError: as for :func:`sweep`; or the path exists, or cannot be written.
     """
-    target = check_target(path, force)
-    plan = _plan(
-        model, hardware, passes,
+    return write_told(
+        path, model, hardware, passes,
         metrics=metrics, accounting=accounting, fidelity=fidelity, reserve=reserve,
-        chunks=chunks, errors=errors, **symbols,
-    )  # fmt: skip
+        chunks=chunks, errors=errors, client=client, progress=progress, force=force, **symbols,
+    )[0]  # fmt: skip
+
+
+def write_told(
+    path: str | os.PathLike[str],
+    *choices: Any,
+    client: Any = None,
+    progress: bool | Report | None = None,
+    force: bool = False,
+    **about: Any,
+) -> tuple[Path, dict[str, str]]:
+    """As :func:`write_sweep`; also the attributes of what was written."""
+    target = check_target(path, force)
+    plan = _plan(*choices, **about)
     _on_disk(plan, target, client, progress)
-    return target
+    return target, _attributes(plan)
 
 
 def preview(rows: int, *choices: Any, progress: bool | None = None, **about: Any) -> Preview:
@@ -373,6 +387,11 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     if plan.fits_known:
         about = {"long_name": "memory is within the device's capacity", "units": "1"}
         variables["fits"] = (plan.dims("memory"), array("fits"), about)
+    return xr.Dataset(variables, coords, _attributes(plan))
+
+
+def _attributes(plan: Plan) -> dict[str, str]:
+    """What is said of the whole sweep, as texts."""
     failures: dict[str, str] = {}
     for cell in plan.cells:
         for metric, message in cell.errors.items():
@@ -384,7 +403,18 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
     attributes |= {k: "\n".join(v)[:TEXT] for k, v in _told(plan).items() if v}
     if failures:
         attributes["errors"] = json.dumps(failures, ensure_ascii=False)
-    return xr.Dataset(variables, coords, attributes)
+    return attributes
+
+
+def told_lines(attributes: Mapping[Any, Any]) -> list[str]:
+    """What attributes of a sweep say, as lines: what failed, cautions, what numbers rest on."""
+    failures = json_value(attributes.get("errors", "{}"), "errors")
+    told = {k: str(attributes.get(k, "")).splitlines() for k in ("cautions", *_FOOT)}
+    return [
+        *(f"{where}: {why}" for where, why in failures.items()),
+        *told["cautions"],
+        *foot(*(told[k] for k in _FOOT)),
+    ]
 
 
 def _formulas(plan: Plan, metric: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costgraph.formula.ladder import HIDDEN
 from costgraph.formula.outline import kind_of, link_of, unit_of
 from costgraph.showing.export.table import seconds, si, value_text
-from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
     from costgraph.asking.critical import Body, Exchanged, Race, Relief, Stage
@@ -45,9 +45,7 @@ def _ops(ops: tuple[str, ...], limit: int = 5) -> str:
 
 
 def figure_text(name: str, value: float) -> str:
-    """A symbol's value: whole for sizes, with unit for rates."""
-    if name in LEGEND:
-        return f"{value:.6g}"
+    """A figure of the machine with its unit."""
     if name.startswith("alpha_"):
         return seconds(value)
     text = si(value)
@@ -55,13 +53,14 @@ def figure_text(name: str, value: float) -> str:
     return f"{number} {prefix}{'FLOP/s' if name.startswith('F_') else 'B/s'}"
 
 
-def change_text(n: Next) -> str:
-    """Where a bound changes, as a sentence."""
+def change_text(n: Next, rates: Collection[str]) -> str:
+    """Where a bound changes, as a sentence; only ``rates`` of the machine have units."""
     direction = "up" if n.then > n.now else "down"
     times = n.then / n.now if n.then > n.now else n.now / n.then
+    then = figure_text(n.symbol, n.then) if n.symbol in rates else f"{n.then:.6g}"
     turn = "turns" if len(n.ops) == 1 else "turn"
     return (
-        f"{n.symbol} {direction} to {figure_text(n.symbol, n.then)} ({times:.3g}× away): "
+        f"{n.symbol} {direction} to {then} ({times:.3g}× away): "
         f"{_ops(n.ops)} {turn} from {resource_text(n.before)} to {resource_text(n.after)}"
     )
 
@@ -88,7 +87,7 @@ def explanation_text(e: Explanation) -> str:
         lines.append(f"    {', '.join(idle)}: nothing to speak of")
     if e.nexts:
         lines.append("what bounds it changes with")
-        lines.extend(f"    {change_text(n)}" for n in sorted(e.nexts, key=_distance))
+        lines.extend(f"    {change_text(n, e.rates)}" for n in sorted(e.nexts, key=_distance))
     lines.extend(critical_lines(e))
     word = "at most" if e.unit != "s" else "still"
     lines.append("with one rate infinite, or one latency zero")

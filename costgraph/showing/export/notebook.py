@@ -138,7 +138,7 @@ def explanation_html(e: Explanation) -> str:
     out = head + _table(("share", "operations", "bound by"), shares, "made of")
     out += _table(("one per cent more of", "changes it by"), levers, "levers")
     if e.nexts:
-        items = "".join(f"<li>{escape(change_text(n))}</li>" for n in e.nexts)
+        items = "".join(f"<li>{escape(change_text(n, e.rates))}</li>" for n in e.nexts)
         out += f"<p>what bounds it changes with</p><ul>{items}</ul>"
     out += _critical_html(e)
     out += _table(("with this rate infinite or latency zero", "at best"), floors, "floors")

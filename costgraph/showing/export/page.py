@@ -79,8 +79,7 @@ def _legend(found: Named) -> list[str]:
         rows.append((c.symbol.name, value, derived))
     rows += [(s.name, text_latex(rate_text(s, v)), "") for s, v in found.rates.items()]
     rows += [(s.name, str(v), text_latex(LEGEND.get(s.name, ""))) for s, v in found.dims.items()]
-    known = (s.name for s in found.formula.symbols if s.name in LEGEND)
-    rows += [(name, "", text_latex(LEGEND[name])) for name in known]
+    rows += [(name, "", text_latex(what)) for name, what in found.formula.meanings.items()]
     return [rf"${to_latex(Name(name))}$ & {value} & {text} \\" for name, value, text in rows]
 
 

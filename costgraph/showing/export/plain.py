@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import sstr
 
-from costgraph.symbols import LEGEND
-
 if TYPE_CHECKING:
     from costgraph.formula import Formula
     from costgraph.formula.terms import Arm, Term
@@ -19,7 +17,7 @@ def formula_object(formula: Formula) -> dict[str, Any]:
         **({} if formula.setting is None else formula.setting.to_dict()),
         "metric": formula.name,
         "unit": formula.unit,
-        "symbols": {s.name: LEGEND.get(s.name, "") for s in formula.symbols},
+        "symbols": {s.name: formula.meanings.get(s.name, "") for s in formula.symbols},
         "numerator": None if formula.numerator is None else sstr(formula.numerator),
         "terms": [_term(t) for t in formula.terms],
         "expr": sstr(formula.expr),

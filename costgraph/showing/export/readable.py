@@ -25,7 +25,7 @@ from costgraph.showing.export.layout import (
     to_mathml,
     to_text,
 )
-from costgraph.symbols import LEGEND
+from costgraph.symbols import LEGEND, symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.naming import Constant, Line, Named, Side
@@ -190,9 +190,7 @@ def _legend_text(found: Named) -> list[str]:
         out.append(f"    {name} = {rate_text(name, value)}")
     for s, v in found.dims.items():
         out.append(f"    {s} = {v}: {LEGEND.get(s.name, '')}")
-    for s in found.formula.symbols:
-        if s.name in LEGEND:
-            out.append(f"    {s.name}: {LEGEND[s.name]}")
+    out += [f"    {name}: {meaning}" for name, meaning in found.formula.meanings.items()]
     return out if found.formula.setting is None else [*out, *found.formula.setting.foot()]
 
 
@@ -216,9 +214,8 @@ def named_html(found: Named) -> str:
         legend += _row_html(name, escape(rate_text(name, rate)))
     for s, v in found.dims.items():
         legend += _row_html(s, str(v), escape(LEGEND.get(s.name, "")))
-    for s in found.formula.symbols:
-        if s.name in LEGEND:
-            legend += _row_html(s, "", escape(LEGEND[s.name]))
+    for name, meaning in found.formula.meanings.items():
+        legend += _row_html(symbol(name), "", escape(meaning))
     said = () if setting is None else (*setting.assumptions, *setting.remarks)
     notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *said))
     return (

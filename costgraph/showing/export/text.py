@@ -12,7 +12,6 @@ from sympy.printing.str import StrPrinter
 from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of
 from costgraph.setting import foot
 from costgraph.showing.export.atoms import PREFIXES, number_text
-from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -214,12 +213,12 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
         lines.append(f"  {body.symbol} ({body.name}) =")
         lines.extend(_series_lines(body.terms, formula, "    "))
     if legend:
-        known = [s.name for s in formula.symbols if s.name in LEGEND]
+        known = formula.meanings
         if any(t.any_smooth for t in formula.terms):
-            known.append("‖a, b‖ₚ")
+            known["‖a, b‖ₚ"] = _NORM
         if known:
             lines.append("where")
-            lines.extend(f"    {name}: {LEGEND.get(name, _NORM)}" for name in known)
+            lines.extend(f"    {name}: {meaning}" for name, meaning in known.items())
         bounds = [x.text for x in formula.limits]
         lines += foot(bounds) if formula.setting is None else formula.setting.foot(*bounds)
     return "\n".join(lines)

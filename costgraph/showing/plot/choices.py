@@ -54,6 +54,7 @@ def choice_map(
     choices: Mapping[str, Compiled],
     x: str,
     y: str,
+    /,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,

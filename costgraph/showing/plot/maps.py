@@ -15,7 +15,7 @@ from sympy import Expr, Poly, Symbol, lambdify
 
 from costgraph.compiling.capacity import memory_needs, room_of
 from costgraph.compiling.compiled import Compiled
-from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.errors import InputError, unbound
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Term
@@ -57,6 +57,7 @@ def regime_map(
     subject: Subject,
     x: str,
     y: str,
+    /,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     *,
@@ -200,7 +201,7 @@ def _bound(formula: Formula, x: str, y: str, values: Mapping[str, Any]) -> Formu
     fixed = {k: v for k, v in values.items() if k in names - {x, y}}
     missing = sorted(names - {x, y} - set(fixed))
     if missing:
-        raise UnboundSymbolError(f"{formula.name}: no value for {', '.join(missing)}")
+        raise unbound(formula.name, missing, formula.meanings)
     return formula.bind(**fixed)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from costgraph.errors import InputError, clip
-from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -84,9 +83,10 @@ def _comment(function: str, names: dict[str, str], formulas: Sequence[Formula]) 
         lines.append("Results, in this order:")
         lines += [f"  {_line(f.name)} [{_line(f.unit)}]" for f in formulas]
     lines += ["Arguments (positive numbers):"] if names else []
+    meanings = {k: v for f in formulas for k, v in f.meanings.items()}
     for symbol, written in names.items():
         renamed = "" if written == symbol else f" (the symbol {symbol})"
-        lines.append(f"  {written}{renamed}: {_line(LEGEND.get(symbol, _other(symbol)))}")
+        lines.append(f"  {written}{renamed}: {_line(meanings.get(symbol, _other(symbol)))}")
     assumptions = dict.fromkeys(a for f in formulas for a in f.assumptions)
     lines += ["Assumptions:"] if assumptions else []
     lines += [f"  {_line(a)}" for a in assumptions]
