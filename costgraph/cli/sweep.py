@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -144,7 +143,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return interrupted("; the same command continues the sweep")
     print(f"wrote {path}")
     for line in told_lines(said):
-        print(line, file=sys.stderr)
+        print(line)
     return 0
 
 

@@ -22,7 +22,7 @@ from costgraph.formula.outline import outlined
 from costgraph.formula.terms import Arm, Term, chained, merged, remade
 from costgraph.formula.wins import wins
 from costgraph.showing.export.plain import formula_object
-from costgraph.symbols import B, N, S, T
+from costgraph.symbols import LEGEND, B, N, S, T
 from tests.properties.readers import read_latex, read_text
 
 #: Replicas and groups need a sequence each: eight at least.
@@ -311,8 +311,15 @@ def check_fields(f: Formula) -> None:
     assert all(a["terms"] for a in nested)
 
 
+def check_meanings(f: Formula) -> None:
+    assert set(f.meanings) <= {s.name for s in f.symbols}
+    assert all(f.meanings.values()), "a symbol without a meaning is not listed"
+    assert {s.name for s in f.symbols if s.name in LEGEND} <= set(f.meanings)
+
+
 CHECKS: dict[str, Callable[[Formula], None]] = {
-    "expr": check_expr, "symbols": check_symbols, "assumptions": check_assumptions,
+    "expr": check_expr, "symbols": check_symbols, "meanings": check_meanings,
+    "assumptions": check_assumptions,
     "evaluate": check_evaluate, "__call__": check_evaluate, "bind": check_bind,
     "given": check_given, "substitute": check_substitute, "regimes": check_regimes,
     "crossover": check_crossover, "region_map": check_region_map, "solve_for": check_solve_for,

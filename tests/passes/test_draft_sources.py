@@ -259,6 +259,11 @@ def test_a_file_that_does_not_say_what_it_is_of_is_named(tmp_path):
     path = head_file(tmp_path)
     head = compiled("llama-2-7b", f"draft='eagle:{path}',gamma=3")
     assert at(head.tpot) == at(compiled("llama-2-7b", "draft=eagle,gamma=3").tpot)
+    with pytest.raises(PipelineError, match="eagle:PATH"):  # the class is its target's
+        compiled("llama-2-7b", f"draft='{path}',gamma=3")
+    config = json.loads(path.read_text())
+    del config["architectures"]
+    path.write_text(json.dumps(config))
     model = compiled("llama-2-7b", f"draft='{path}',gamma=3")
     assert any("eagle:PATH" in a for a in model.assumptions)
 
