@@ -63,10 +63,10 @@ def test_sweep_writes_files(capsys, here, suffix):
     pytest.importorskip("h5netcdf")
     pytest.importorskip("pyarrow")
     call = ("sweep", "gpt2", "--on", "h100", "--on", "a6000", "-T", "9,10", "-o", f"o.{suffix}")
-    assert printed(capsys, *call) == f"wrote o.{suffix}\n"
+    assert printed(capsys, *call).startswith(f"wrote o.{suffix}\nassuming\n")
     assert os.listdir(here) == [f"o.{suffix}"]
     assert "exists" in refused(capsys, *call)
-    assert printed(capsys, *call, "--force", "-B", "3") == f"wrote o.{suffix}\n"
+    assert printed(capsys, *call, "--force", "-B", "3").startswith(f"wrote o.{suffix}\n")
     assert os.listdir(here) == [f"o.{suffix}"]
 
 
