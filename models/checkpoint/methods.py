@@ -250,7 +250,10 @@ def _aqlm(stated: Fields, key: str) -> Described:
     # Codes stand in whole integers; the books hold fp16, and rows have an fp16 scale.
     tables = books * 2**bits * into * out * FP16
     base = DType(f"aqlm-{books}x{bits}", payload, "")
-    layout = Layout(base, None, out, FP16, matrix_bits=tables, payload=payload, label=base.name)
+    layout = Layout(
+        base, None, out, FP16, matrix_bits=tables, payload=payload, coded=into * out,
+        label=base.name,
+    )  # fmt: skip
     kept = _kept(stated, "linear_weights_not_to_quantize")
     finished(stated, _HOW)
     return Described(key, "aqlm", (Rule(layout),), LINEARS, kept, converts=True)
