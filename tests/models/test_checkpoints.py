@@ -403,6 +403,24 @@ def test_lists_of_every_method_say_what_they_name_in_vain(stated: dict[str, Any]
     assert "up_proj" not in told
 
 
+LACKING = [
+    ("a100-80g", {"quant_method": "fp8"}, "lacks fp8: products of fp8 operands run in fp16"),
+    ("h100", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "lacks fp4: .* run in fp8"),
+    ("a100-80g", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "lacks fp4: .* in fp16"),
+    ("h100", {"quant_method": "fp8"}, ""),
+    ("a100-80g", {"quant_method": "bitsandbytes", "load_in_8bit": True}, ""),
+    ("a100-80g", {"quant_method": "gptq", "bits": 4}, ""),
+]
+
+
+@pytest.mark.parametrize(("machine", "stated", "said"), LACKING)
+def test_what_a_machine_lacks_is_said_once(machine: str, stated: Any, said: str) -> None:
+    made = cg.compile({**LLAMA, "quantization_config": stated}, machine)
+    found = [s for s in made.assumptions if "lacks" in s]
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0])
+
+
 GUESSED = {
     "mlx": {"bits": 4, "group_size": 64, "mode": "affine", "lm_head": False},
     "bitsandbytes": {"load_in_8bit": True},
