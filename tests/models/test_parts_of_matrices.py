@@ -10,6 +10,7 @@ from sympy import Integer
 import costgraph as cg
 from costgraph.ir.dtypes import DType
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.models import load_model
 from costgraph.models.catalog import config_of
 from costgraph.models.checkpoint.gguf_types import TYPES
 from costgraph.models.checkpoint.layout import (
@@ -54,8 +55,27 @@ def test_a_shard_has_the_whole_code_book() -> None:
     assert weight(made, "o_proj").bytes == 512 * 4096 // 4 + 4096 * 2 + BOOK
 
 
+#: AQLM's own list of its models (README of Vahe1994/AQLM): books × bits, elements of a code, GB.
+PUBLISHED = [
+    ("llama-2-7b", 1, 16, 8, "2.4"), ("llama-2-7b", 8, 8, 32, "2.2"),
+    ("llama-2-7b", 1, 8, 8, "1.34"), ("llama-2-13b", 1, 16, 8, "4.1"),
+    ("llama-2-13b", 2, 8, 8, "3.8"), ("llama-2-70b", 1, 16, 8, "18.8"),
+    ("llama-2-70b", 2, 8, 8, "18.2"), ("llama-3-8b", 1, 16, 8, "4.1"),
+    ("llama-3-70b", 1, 16, 8, "21.9"), ("mistral-7b", 1, 16, 8, "2.51"),
+    ("gemma-2b", 1, 16, 8, "1.7"), ("phi-3-mini-4k", 1, 16, 8, "1.4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "books", "bits", "group", "published"), PUBLISHED)
+def test_published_files(name: str, books: int, bits: int, group: int, published: str) -> None:
+    sizes = {"in_group_size": group, "num_codebooks": books, "nbits_per_codebook": bits}
+    stated = {"quantization_config": {**AQLM, **sizes}}
+    size = sum(t.bytes * n for t, n in load_model({**config_of(name), **stated}).weights())
+    digits = len(published.partition(".")[2])
+    assert f"{int(size) / 1e9:.{digits}f}" == published
+
+
 def test_narrower_blocks_have_whole_code_books() -> None:
-    """The published size of Llama-2-7B's file is 2.38 GB."""
     assert stored(cg.compile(aqlm("llama-2-7b"), "h100")) == 2381422592
     assert stored(cg.compile(aqlm("llama-3-8b"), "h100", passes="shrink{ffn=1/2}")) == 3378782208
 
