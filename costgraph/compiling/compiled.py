@@ -26,6 +26,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.metrics import PER_DEVICE, TIMELESS, metrics_of, require
 from costgraph.ir.program import Phase, Program
 from costgraph.rewriting import pipeline
+from costgraph.rewriting.formats import lacking
 from costgraph.rewriting.pipeline import Pass, Trace
 from costgraph.setting import Setting
 from costgraph.symbols import B
@@ -357,7 +358,21 @@ class Compiled:
         said = () if self.timing is None else self.timing.assumptions(steps)
         system = self.system
         joined = () if system is None or self.program.devices == 1 else system.notes
-        return (*self.program.assumptions, *joined, *said)
+        return (*self.program.assumptions, *joined, *self._widened, *said)
+
+    @cached_property
+    def _widened(self) -> tuple[str, ...]:
+        """Compute types that the machine lacks, and what products of them run in."""
+        if self.system is None:
+            return ()
+        machine = self.system.device
+        graphs = (g for phase in self.program.phases for g in phase.graph.walk())
+        pairs = dict.fromkeys(pair for graph in graphs for pair in lacking(graph, machine))
+        return tuple(
+            f"{machine.name} lacks {stated}: products of {stated} operands run in {runs}; "
+            "widening them is not counted"
+            for stated, runs in pairs
+        )
 
     @property
     def undone(self) -> tuple[str, ...]:

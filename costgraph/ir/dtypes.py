@@ -8,6 +8,9 @@ bits, so a 128-wide group with a 16-bit scale adds 1/8 bit per element. Where ze
 left out (:class:`Sparsity`), ``kept * (bits + index_bits) + flag_bits`` stands for ``bits``.
 Elements that are stored wider than the rest, and anything else that lies beside them, are
 fields of the format as well: :attr:`DType.parts` tells every bit apart.
+
+What a matrix has once, whatever its size (code books, a scale of the whole), is no bits per
+element: a part of a matrix needs all of it. :meth:`DType.size` counts it with each matrix.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from sympy import Add, Expr, Integer, Mul
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.least import least
 
-_NONE = Integer(0)
+_NONE, _ONE = Integer(0), Integer(1)
 _SCALE = Integer(16)
 #: FLOP to convert one element, unless its format says otherwise: subtract the zero point
 #: or look up, multiply.
@@ -118,6 +121,12 @@ class DType:
             integer type or ``bits`` is no whole number; None otherwise. See :attr:`planes`.
         recent: positions of a cache that stay wide, or None. They are not in
             :attr:`bits_per_element`, which is that of the others: see :meth:`size`.
+        matrix_bits: bits that each matrix has besides, whatever its size: code books, code
+            tables, a scale of the whole. Not in :attr:`bits_per_element`.
+        column_bits: bits of each column of a matrix besides, whatever its rows: the group
+            that it belongs to. Not in :attr:`bits_per_element`.
+        coded: elements that one code stands for (vector codes); they are stored together
+            or not at all.
     """
 
     name: str
@@ -135,6 +144,9 @@ class DType:
     decode: Expr = DECODE
     bit_planes: Expr | None = None
     recent: Recent | None = None
+    matrix_bits: Expr = _NONE
+    column_bits: Expr = _NONE
+    coded: Expr = _ONE
 
     @property
     def planes(self) -> Expr | None:
@@ -172,7 +184,10 @@ class DType:
 
     @cached_property
     def bits_per_element(self) -> Expr:
-        """Stored bits per element, all :attr:`parts` included (exact)."""
+        """Stored bits per element, all :attr:`parts` included (exact).
+
+        What a matrix has once is none of it: see :meth:`beside`.
+        """
         return Add(*self.parts.values())
 
     @cached_property
@@ -195,10 +210,24 @@ class DType:
         """How many of ``rows`` positions of a cache stay wide."""
         return _NONE if self.recent is None else least(rows, self.recent.rows)
 
+    def along(self, row: Expr) -> DType:
+        """The format in rows of so many elements: a group ends where its row does."""
+        group = self.group
+        if group is None or self.block is not None or not (group.is_number and row.is_number):
+            return self
+        return replace(self, group=row) if group > row else self
+
+    def beside(self, shape: Sequence[Expr]) -> Expr:
+        """Bytes that do not grow with the elements, of all matrices ``(…, oc, ic)`` together."""
+        if self.matrix_bits == 0 and self.column_bits == 0:
+            return _NONE
+        once = self.matrix_bits + self.column_bits * (shape[-1] if shape else _NONE)
+        return Mul(*shape[:-2]) * once / 8
+
     def size(self, shape: Sequence[Expr]) -> Expr:
         """Bytes of a tensor of this format (exact); positions are axis 1 of a cache."""
         if self.recent is None:
-            return Mul(*shape) * self.bytes_per_element
+            return Mul(*shape) * self.bytes_per_element + self.beside(shape)
         batch, rows, *rest = shape
         wide = self.wide_rows(rows)
         stored = (rows - wide) * self.bytes_per_element + wide * self.recent.wide.bytes_per_element

@@ -57,7 +57,13 @@ class Tensor:
     @cached_property
     def bytes(self) -> Expr:
         """Payload in bytes (exact), scales included."""
-        return self.dtype.size(self.shape)
+        return self._kept_as.size(self.shape)
+
+    @property
+    def _kept_as(self) -> DType:
+        """The format in rows of this length: a part of a matrix has scales for its own rows."""
+        matrix = self.role is Role.WEIGHT and len(self.shape) > 1
+        return self.dtype.along(self.shape[-1]) if matrix else self.dtype
 
     @cached_property
     def narrow(self) -> Expr:
@@ -66,6 +72,12 @@ class Tensor:
             return self.numel
         batch, rows, *rest = self.shape
         return Mul(batch, rows - self.dtype.wide_rows(rows), *rest)
+
+    def of_matrices(self, elements: Expr) -> Expr:
+        """Bytes of some of a stack's matrices ``(…, oc, ic)``, ``elements`` in all."""
+        plain = elements * self._kept_as.bytes_per_element
+        beside = self.dtype.beside(self.shape)
+        return plain if beside == 0 else plain + beside * elements / self.numel
 
     @property
     def footprint(self) -> Expr:

@@ -81,8 +81,7 @@ class AdapterLinear(Linear):
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         x, w = inputs[:2]
-        amount = self.loaded(inputs) * w.dtype.bytes_per_element
-        return (read(x), read(w, amount), write(outputs[0]))
+        return (read(x), read(w, w.of_matrices(self.loaded(inputs))), write(outputs[0]))
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class ExpertLinear(Linear):
         groups, oc = self.touched(inputs), w.shape[1]
         found = [
             read(x),
-            read(w, self.loaded(inputs) * w.dtype.bytes_per_element),
+            read(w, w.of_matrices(self.loaded(inputs))),
             read(numbers),
         ]
         if self.bias:

@@ -38,6 +38,7 @@ class Embedding(Op):
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         ids, table = inputs
         gathered = ids.numel * table.shape[1] * table.dtype.bytes_per_element
+        gathered += table.dtype.beside(table.shape)
         return (read(ids), read(table, gathered), write(outputs[0]))
 
 

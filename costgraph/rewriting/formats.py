@@ -15,7 +15,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.ir.dtypes import DType
+from costgraph.ir.dtypes import DType, compute_type
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Tensor
@@ -234,6 +234,23 @@ def _without_scales(format: DType) -> DType:
     if format.is_float and format.scale_bits == 8:
         return format
     return replace(format, name=format.name.split("-")[0], group=None, scale_bits=ZERO)
+
+
+def lacking(graph: Graph, machine: Machine) -> tuple[tuple[str, str], ...]:
+    """Types of products in a graph that the machine lacks, with what it runs them in.
+
+    Products of which a pass has decided what they run in are left out: they count the
+    conversion of their operands.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and not getattr(node.op, "compute", ""):
+            x, w = graph.operands(node)[:2]
+            stated = compute_type(x.dtype, w.dtype)
+            runs = executing(machine, stated)
+            if runs != stated:
+                found[stated, runs] = None
+    return tuple(found)
 
 
 def executing(machine: Machine, stated: str) -> str:

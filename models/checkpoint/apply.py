@@ -32,7 +32,7 @@ from costgraph.models.checkpoint.described import (
     Rule,
 )
 from costgraph.models.checkpoint.layout import Operand
-from costgraph.models.checkpoint.names import Module, Names
+from costgraph.models.checkpoint.names import Module, Names, Pattern
 from costgraph.ops.latent import HeadLinear
 from costgraph.ops.linear import Linear
 from costgraph.rewriting.formats import Layers, formatted_graph, is_wide
@@ -314,18 +314,20 @@ class Reader:
         return named
 
     @property
-    def unmet(self) -> list[str]:
-        """Names of the description that are of no matrix that is counted."""
+    def unmet(self) -> list[Pattern]:
+        """Names of the description that are of no matrix that is counted.
+
+        Of experts one is named for all. Norms and biases stay wide by themselves: lists of
+        what stays wide may name them.
+        """
         lists = [(-1, self.kept), *enumerate(self.targets)]
-        return [
-            pattern.text
+        found = {
+            pattern.plain or pattern.text: pattern
             for where, names in lists
-            for index, pattern in enumerate(names.patterns)
-            if (where, index) not in self.met
-            and not pattern.no_matrix
-            and pattern.expert in (None, 0)
-            and not pattern.beyond(self.layers)
-        ]
+            for index, pattern in reversed(list(enumerate(names.patterns)))
+            if (where, index) not in self.met and not (where < 0 and pattern.no_matrix)
+        }
+        return list(reversed(found.values()))
 
 
 def module_of(place: Place) -> Module:
@@ -390,8 +392,13 @@ def as_described(program: Program, described: Described, caches: bool = True) ->
     if reader.routers:
         assumed.append("routers of experts are taken to be stored in 16 bit")
     unmet = reader.unmet
-    if unmet:
-        shown = ", ".join(clip(u, 60) for u in unmet[:4])
-        more = f" and {len(unmet) - 4} more" if len(unmet) > 4 else ""
-        assumed.append(f"{described.key} names what is no matrix of the graph: {shown}{more}")
+    behind_last = [p for p in unmet if p.beyond(reader.layers)]
+    for names, what in (
+        ([p for p in unmet if p not in behind_last], "what is no matrix of the graph"),
+        (behind_last, f"what is behind the last layer, {reader.layers - 1}"),
+    ):
+        if names:
+            shown = ", ".join(clip(p.text, 60) for p in names[:4])
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            assumed.append(f"{described.key} names {what}: {shown}{more}")
     return replace(made.assuming(*assumed), notes=(*made.notes, note))

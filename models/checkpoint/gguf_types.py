@@ -26,6 +26,7 @@ class GgufType:
         compute: as of a :class:`~costgraph.ir.dtypes.DType`; empty for code books.
         group, scale, zero: elements per scale, and bits of a scale and of a minimum.
         plain: a format without blocks.
+        coded: elements that one code stands for.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GgufType:
     scale: int = 0
     zero: int = 0
     plain: DType | None = None
+    coded: int = 1
 
     @cached_property
     def format(self) -> DType:
@@ -59,12 +61,13 @@ class GgufType:
             Integer(self.zero),
             Integer(groups) if outer else None,
             outer,
+            coded=Integer(self.coded),
         )
 
 
-def _book(name: str, size: int) -> GgufType:
-    """Codes into a table, with an fp16 scale per 256 elements."""
-    return GgufType(name, 256, size, Rational(8 * size - 16, 256), "", 256, 16)
+def _book(name: str, size: int, coded: int) -> GgufType:
+    """Codes into a table, of ``coded`` elements each, with an fp16 scale per 256 elements."""
+    return GgufType(name, 256, size, Rational(8 * size - 16, 256), "", 256, 16, coded=coded)
 
 
 def _plain(name: str, format: DType, size: int) -> GgufType:
@@ -88,23 +91,23 @@ TYPES: Mapping[int, GgufType] = MappingProxyType(
         13: GgufType("Q5_K", 256, 176, 5, "int8", 32, 6, 6),
         14: GgufType("Q6_K", 256, 210, 6, "int8", 16, 8),
         15: GgufType("Q8_K", 256, 292, 8, "int8", 16, 16),
-        16: _book("IQ2_XXS", 66),
-        17: _book("IQ2_XS", 74),
-        18: _book("IQ3_XXS", 98),
-        19: _book("IQ1_S", 50),
+        16: _book("IQ2_XXS", 66, 8),
+        17: _book("IQ2_XS", 74, 8),
+        18: _book("IQ3_XXS", 98, 4),
+        19: _book("IQ1_S", 50, 8),
         20: GgufType("IQ4_NL", 32, 18, 4, "", 32, 16),
-        21: _book("IQ3_S", 110),
-        22: _book("IQ2_S", 82),
+        21: _book("IQ3_S", 110, 4),
+        22: _book("IQ2_S", 82, 8),
         23: GgufType("IQ4_XS", 256, 136, 4, "", 32, 6),
         24: _plain("I8", DType("int8", Integer(8), "int8"), 1),
         25: _plain("I16", DType("int16", Integer(16), "int8"), 2),
         26: _plain("I32", INT32, 4),
         27: _plain("I64", INT64, 8),
         28: _plain("F64", DType("fp64", Integer(64), "fp32"), 8),
-        29: _book("IQ1_M", 56),
+        29: _book("IQ1_M", 56, 8),
         30: _plain("BF16", BF16, 2),
-        34: _book("TQ1_0", 54),
-        35: _book("TQ2_0", 66),
+        34: _book("TQ1_0", 54, 5),
+        35: _book("TQ2_0", 66, 1),
         39: GgufType("MXFP4", 32, 17, 4, "fp4", 32, 8),
     }
 )

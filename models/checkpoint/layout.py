@@ -33,6 +33,7 @@ class Layout:
         matrix_bits: per matrix: scales of the whole, code tables, shapes.
         flat: groups run through the rows one after the other (bitsandbytes).
         payload: bits of an element, packing included, where they are not the format's.
+        coded: elements that one code stands for.
         label: how it is called where that is not ``int4-g128`` and the like.
     """
 
@@ -47,6 +48,7 @@ class Layout:
     matrix_bits: int = 0
     flat: bool = False
     payload: Rational | None = None
+    coded: int = 1
     label: str = ""
 
     @property
@@ -62,7 +64,7 @@ class Layout:
         return f"{made}-row" if self.group is None else f"{made}-g{self.group}"
 
     def over(self, shape: tuple[Expr, ...]) -> DType:
-        """The format of a matrix of this shape; its bits per element are exact.
+        """The format of a matrix of this shape; its bits are exact.
 
         Where dimensions are symbols, blocks are taken to divide them.
         """
@@ -80,26 +82,30 @@ class Layout:
         else:
             across = ic if self.group is None else Integer(self.group)
             scales = parts(oc, Integer(self.rows)) * parts(ic, across)
-        side: Expr = Integer(self.column_bits) * ic + self.matrix_bits
+        outer = None
         if self.outer_group is not None:
-            side += self.outer_bits * parts(scales, Integer(self.outer_group))
+            outer = scales / parts(scales, Integer(self.outer_group))
+        beside = bool(self.column_bits or self.matrix_bits)
         scaled = bool(self.scale_bits or self.zero_bits)
         block = None
-        if scaled and self.rows is not None and self.rows != 1 and self.group is not None:
-            block = (Integer(self.rows), Integer(self.group))
+        if scaled and self.rows is not None and self.rows != 1:
+            block = (Integer(self.rows), ic if self.group is None else Integer(self.group))
         made = DType(
             self.name,
             self.base.bits if self.payload is None else self.payload,
             self.base.compute,
-            size / scales if scaled or side != 0 else None,
+            size / scales if scaled or beside else None,
             Integer(self.scale_bits),
             Integer(self.zero_bits),
-            scales if side != 0 else None,
-            side,
+            outer,
+            Integer(self.outer_bits),
             block=block,
+            matrix_bits=Integer(self.matrix_bits),
+            column_bits=Integer(self.column_bits),
+            coded=Integer(self.coded),
         )
         # Block formats bring their own scales.
-        return self.base if not scaled and side == 0 and self.payload is None else made
+        return self.base if not scaled and not beside and self.payload is None else made
 
     def with_side(self, matrix_bits: int) -> Layout:
         """The same with further bits per matrix."""

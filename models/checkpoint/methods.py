@@ -43,7 +43,7 @@ from costgraph.models.checkpoint.layout import (
     Operand,
     bnb4,
 )
-from costgraph.models.checkpoint.names import Pattern, pattern_of, patterns_of
+from costgraph.models.checkpoint.names import ENDS, Pattern, pattern_of, patterns_of
 from costgraph.models.fields import Fields
 
 #: Keys that say how weights were found, or which kernel is to be taken: no bytes.
@@ -250,7 +250,10 @@ def _aqlm(stated: Fields, key: str) -> Described:
     # Codes stand in whole integers; the books hold fp16, and rows have an fp16 scale.
     tables = books * 2**bits * into * out * FP16
     base = DType(f"aqlm-{books}x{bits}", payload, "")
-    layout = Layout(base, None, out, FP16, matrix_bits=tables, payload=payload, label=base.name)
+    layout = Layout(
+        base, None, out, FP16, matrix_bits=tables, payload=payload, coded=into * out,
+        label=base.name,
+    )  # fmt: skip
     kept = _kept(stated, "linear_weights_not_to_quantize")
     finished(stated, _HOW)
     return Described(key, "aqlm", (Rule(layout),), LINEARS, kept, converts=True)
@@ -342,6 +345,10 @@ _AO: Mapping[str, Callable[[Fields], Rule]] = MappingProxyType(
 )
 
 
+#: Modules around the layers, which no dot tells from options.
+_OUTER = frozenset(name for names in ENDS.values() for name in names)
+
+
 def _mlx(stated: Fields, key: str) -> Described:
     """MLX: scale and bias in 16 bit per group; look-ups and routers are converted, too."""
     mode = chosen(stated, "mode", {"affine": 0, "mxfp4": 0}, "affine")
@@ -349,8 +356,14 @@ def _mlx(stated: Fields, key: str) -> Described:
     rules = []
     for name in stated.unread:
         value = stated.values[name]
-        if name in ("bits", "group_size", "mode", "quant_method") or isinstance(value, str):
+        if name in ("bits", "group_size", "mode", "quant_method") or value is None:
             continue
+        module = "." in name or name in _OUTER or isinstance(value, Mapping)
+        if not module or not (isinstance(value, (bool, Mapping))):
+            raise ModelError(
+                f"{stated.name}: {name!r} = {clip(value, 60)} is no key of MLX: "
+                f"'quant_method' must name the method; {INSTEAD}"
+            )
         target = (pattern_of(name, stated.name),)
         if value is False:
             rules.append(Rule(None, targets=target))
@@ -359,7 +372,6 @@ def _mlx(stated: Fields, key: str) -> Described:
             own = _mlx_layout(one, chosen(one, "mode", {"affine": 0, "mxfp4": 0}, mode), 4, 64)
             finished(one, _HOW)
             rules.append(Rule(own, targets=target))
-    finished(stated, _HOW)
     reach = LINEARS | {HEAD, EMBED, ROUTER}
     return Described(key, "mlx", (*rules, Rule(usual)), reach)
 
@@ -388,6 +400,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "torchao": _torchao,
         "hqq": _hqq,
         "aqlm": _aqlm,
+        "mlx": _mlx,
     }
 )
 
@@ -399,9 +412,7 @@ def described(name: str, key: str, stated: Mapping[str, Any]) -> Described:
         ModelError: its method is unknown, or something in it is not understood.
     """
     fields = Fields(f"{name}: {key}", stated)
-    method = _method(key, stated)
-    if method == "mlx":
-        return _mlx(fields, key)
+    method, sign = _method(key, stated)
     if method not in METHODS:
         shown = clip(method) if method else "without a method"
         raise ModelError(
@@ -409,19 +420,34 @@ def described(name: str, key: str, stated: Mapping[str, Any]) -> Described:
             f"{', '.join(METHODS)} would be; {INSTEAD}"
         )
     made = METHODS[method](fields, key)
-    return replace(made, kept=tuple(dict.fromkeys(made.kept)))
+    guess = f"{key} names no method: read as that of {method}, by its {sign}"
+    assumed = (*made.assumed, guess) if sign else made.assumed
+    return replace(made, kept=tuple(dict.fromkeys(made.kept)), assumed=assumed)
 
 
-def _method(key: str, stated: Mapping[str, Any]) -> str:
+def _method(key: str, stated: Mapping[str, Any]) -> tuple[str, str]:
+    """The method, and the sign by which it is known where it is not named."""
     given = stated.get("quant_method")
     if isinstance(given, str):
-        return given.lower()
-    if key == "quantization" or ({"bits", "group_size"} <= set(stated) and "sym" not in stated):
-        return "mlx"
-    if key == "compression_config" or "config_groups" in stated:
-        return "compressed-tensors"
-    if any(k in stated for k in ("load_in_4bit", "load_in_8bit")):
-        return "bitsandbytes"
-    if "quant_algo" in stated:
-        return "modelopt"
-    return "" if given is None else str(given)
+        return given.lower(), ""
+    if given is not None:
+        return str(given), ""
+    for name, method in _SIGNS.items():
+        if name in stated:
+            return method, repr(name)
+    if key == "compression_config":
+        return "compressed-tensors", "key"
+    if {"bits", "group_size"} <= set(stated):
+        return "mlx", "'bits' and 'group_size'"
+    return "", ""
+
+
+#: Keys that one method has and no other.
+_SIGNS: Mapping[str, str] = MappingProxyType(
+    {
+        "config_groups": "compressed-tensors",
+        "load_in_4bit": "bitsandbytes",
+        "load_in_8bit": "bitsandbytes",
+        "quant_algo": "modelopt",
+    }
+)

@@ -131,6 +131,9 @@ _NO_MATRIX = re.compile(
     r"kv_scale|k_scale|v_scale|\w*_norm|conv1d|A_log|dt_bias|D|sinks|pos_embed)\Z"
 )
 
+#: What names of tensors have behind those of modules.
+_WEIGHT = ".weight"
+
 
 @dataclass(frozen=True)
 class Module:
@@ -191,7 +194,7 @@ class Pattern:
     @property
     def no_matrix(self) -> bool:
         """It names a norm, a bias or a buffer."""
-        return _NO_MATRIX.search(self.text) is not None
+        return _NO_MATRIX.search(self.text.removesuffix(_WEIGHT)) is not None
 
     def beyond(self, layers: int) -> bool:
         """It is of a layer behind the last one: of a head that predicts further tokens."""
@@ -235,7 +238,7 @@ def pattern_of(text: str, where: str) -> Pattern:
             f"{where}: {clip(text)} is not read ({problem}): names with *, or expressions of "
             "names, .*, [..] and (a|b), would be; quantization='ignore' counts the original"
         ) from None
-    parts = [p for p in text.split(".") if p]
+    parts = [p for p in text.removesuffix(_WEIGHT).split(".") if p]
     tower = any(p in _EYES for p in parts)
     while parts and (parts[0] in _WRAPPERS or parts[0] in _EYES):
         parts = parts[1:]

@@ -146,15 +146,19 @@ class Lora(Pass):
         def check(product: Product) -> Change | str:
             format = product.weight.dtype
             wide = is_wide(format)
-            if self.merge == "weights" and not wide:
+            takes = {
+                "weights": wide,
+                "zero-points": not wide and format.zero_bits != 0,
+                NONE: True,
+            }
+            if not takes[self.merge]:
+                why = "has no zero points to merge into"
+                if self.merge == "weights":
+                    why = "is narrow: what is merged into it would be rounded"
+                ways = " or ".join(f"merge={how}" for how in takes if takes[how])
                 raise PipelineError(
-                    f"{self.name}: {product.weight.name} is stored as {format}: merged into it an "
-                    "adapter would be rounded; merge=zero-points, or leave it beside"
-                )
-            if self.merge == "zero-points" and (wide or format.zero_bits == 0):
-                raise PipelineError(
-                    f"{self.name}: {product.weight.name}, stored as {format}, has no zero points "
-                    "to merge into: quantize{weights=int4} has, merge=weights needs none"
+                    f"{self.name}: {product.weight.name}, stored as {format}, {why}; it takes "
+                    f"{ways}"
                 )
             into[product.weight.name] = None
             return _FOUND

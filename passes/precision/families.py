@@ -91,7 +91,8 @@ def _block(name: str, bits: int, compute: str, group: int, micro: Expr = ZERO) -
 
 
 _MICRO = Rational(1, 2)
-_TERNARY = DType("ternary", Rational(8, 5), "int4", bit_planes=Integer(2))
+_TERNARY = DType("ternary", Rational(8, 5), "int4", bit_planes=Integer(2), coded=Integer(5))
+_TERNARY2 = replace(_TERNARY, name="ternary2", bits=Integer(2), coded=Integer(1))
 _BINARY = DType("pbllm", Integer(1), "")
 _BILLM = DType(
     "billm",
@@ -174,7 +175,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             _WEIGHTS, "activations and caches of three values are no published format",
         ),
         "ternary2": Family(
-            Scheme(replace(_TERNARY, name="ternary2", bits=Integer(2)), ROW),
+            Scheme(_TERNARY2, ROW),
             "TSLD, arXiv 2308.06744", "two bits each, as kernels take them", _WEIGHTS,
             "activations and caches of three values are no published format",
         ),
@@ -202,7 +203,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             for bits in (2, 3, 4)
         },
         "e8p2": Family(
-            _coded("e8p2", 2), "QuIP#, arXiv 2402.04396",
+            Scheme(DType("e8p2", Integer(2), "", coded=Integer(8))), "QuIP#, arXiv 2402.04396",
             "16 bits for 8 weights, a lattice point; goes with rotate=both", _WEIGHTS, _OFFLINE,
         ),
         **{

@@ -71,7 +71,9 @@ class Scheme:
             base, group, scale_bits, self.zero_bits, self.outer_group, self.outer_bits
         )
         shown = self.group if isinstance(self.group, Expr) else group
-        return replace(made, name=f"{base.name}-g{shown}")
+        # As checkpoints with double quantisation are called.
+        double = "" if self.outer_group is None else "-dq"
+        return replace(made, name=f"{base.name}-g{shown}{double}")
 
     def narrowed(self, bits: Expr, name: str) -> Scheme:
         """The same with another payload per element."""

@@ -223,6 +223,10 @@ def _source(graph: Graph, tensor: Tensor, plan: _Plan, log: _Log) -> Tensor:
     if tensor.dtype.sparse is not None:
         log.miss(by.name, tensor.name, f"already stored as {tensor.dtype}")
         return tensor
+    if tensor.dtype.coded != 1:
+        why = f"stored as {tensor.dtype}, a code for {tensor.dtype.coded} weights"
+        log.miss(by.name, tensor.name, f"{why}: zeros cannot be left out one by one")
+        return tensor
     if by.storage == "2:4" and (tensor.shape[-1] % 4).is_zero is False:
         log.miss(by.name, tensor.name, f"rows of {tensor.shape[-1]} are no groups of four")
         return tensor

@@ -458,18 +458,19 @@ def _evolved(problem: Problem) -> Search:
 
     def moved(genome: Genome) -> Genome | None:
         """The genome with single layers changed until its size is within the budget."""
-        genome = list(genome)
+        genome, size = list(genome), size_of(genome)
         for _ in range(40 * problem.layers):
-            size = size_of(genome)
             if problem.low <= size <= problem.high:
                 return genome
             places = [n for n, layer in enumerate(genome) if layer is not None]
             n, up = rng.choice(places), size < problem.low
-            a, m = genome[n] or (heads[-1], widths[-1])
+            before = a, m = genome[n] or (heads[-1], widths[-1])
             if rng.random() < 0.5:
                 a = _next(heads, a, up)
             else:
                 m = _next(widths, m, up)
+            if (a, m) != before:
+                size += of(n, (a, m)) - of(n, before)
             genome[n] = (a, m)
         return None
 

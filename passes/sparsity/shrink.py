@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import ClassVar
 
@@ -277,6 +278,24 @@ def shrunk(body: Graph, amounts: Amounts) -> Graph:
 
 def _shrunk(body: Graph, amounts: Amounts, multiple: Expr, name: str, log: _Log) -> Graph:
     """One layer with what it keeps; each kind of size by itself, so that one may miss."""
+    made, hits, misses = _cut(body, amounts, multiple, name, log.rule)
+    log.hits.extend(hits)
+    log.misses.extend(misses)
+    return made
+
+
+# Searches try thousands of models of few kinds of layers: alike ones are one graph, whose
+# costs are counted once.
+@lru_cache(maxsize=4096)
+def _cut(
+    body: Graph, amounts: Amounts, multiple: Expr, name: str, rule: str
+) -> tuple[Graph, tuple[str, ...], tuple[Miss, ...]]:
+    log = _Log(rule)
+    made = _resized(body, amounts, multiple, name, log)
+    return made, tuple(log.hits), tuple(log.misses)
+
+
+def _resized(body: Graph, amounts: Amounts, multiple: Expr, name: str, log: _Log) -> Graph:
     there = found(body)
     if amounts.heads is not None:
         if not there.heads:

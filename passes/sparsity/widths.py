@@ -16,6 +16,7 @@ from sympy import Add as Sum
 from sympy import Expr, Mul
 
 from costgraph.errors import CostgraphError, VerifyError
+from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, same
 from costgraph.ir.regions import Region, Repeat
@@ -36,6 +37,7 @@ from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import HeadLinear, SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
 from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 
@@ -43,6 +45,7 @@ HIDDEN, QUERY, KV, INNER = "hidden", "query", "kv", "inner"
 #: Operations whose first operand has the trailing shape of the result.
 ALONG: tuple[type[Op], ...] = (
     Activation, Scale, SoftCap, RMSNorm, LayerNorm, Rope, RotaryPair, RowScale, Combine, SelectLast,
+    QuantizeTo,
 )  # fmt: skip
 NORMS: tuple[type[Op], ...] = (RMSNorm, LayerNorm)
 #: Operations that take other widths as they come.
@@ -115,7 +118,7 @@ def found(graph: Graph) -> Found:
     """The heads and widths of a layer that can be changed."""
     fates = _fates(graph)
     heads, inner = [], []
-    for node in graph.nodes:
+    for node in map(_plain, graph.nodes):
         operands = graph.operands(node)
         if isinstance(node.op, (AttentionScores, LocalScores, FlashAttention)) and _attention(
             node.op
@@ -168,7 +171,7 @@ def resized(graph: Graph, sizes: Sizes, layer: bool = True) -> Graph:
         operands = tuple(tensors.get(i) or graph.tensors[i] for i in node.inputs)
         before = graph.operands(node)
         changed = any(a.shape != b.shape for a, b in zip(operands, before, strict=True))
-        known = isinstance(op, (Linear, Split, Embedding, Region, *FLEXIBLE))
+        known = isinstance(_inner(op), (Linear, Split, Embedding, Region, *FLEXIBLE))
         if changed and not known:
             raise BlockedError(f"{op.kind} {node.name!r} does not take another width")
         _check_caches(node, graph, sizes)
@@ -187,7 +190,7 @@ def resized(graph: Graph, sizes: Sizes, layer: bool = True) -> Graph:
 
 def _check_caches(node: Node, graph: Graph, sizes: Sizes) -> None:
     """Refuses other heads where keys come from a cache that another graph writes."""
-    for name, kind in zip(node.inputs, _attention(node.op), strict=False):
+    for name, kind in zip(node.inputs, _attention(_inner(node.op)), strict=False):
         changed = sizes.heads or sizes.kv_heads
         if kind == KV and changed and name not in graph.producer:
             raise BlockedError(f"{node.name!r} reads what another graph makes")
@@ -211,6 +214,9 @@ def _fitted(
 ) -> Op:
     """The operation for its new operands; its weights and caches are made to fit."""
     op: Op = node.op
+    if isinstance(op, NarrowResult):
+        inner = _fitted(_plain(node), graph, sizes, fates, tensors, fit)
+        return replace(op, inner=inner)
     before = graph.operands(node)
     now = [tensors.get(t.name) or t for t in before]
     if isinstance(op, Region):
@@ -231,6 +237,8 @@ def _fitted(
     elif isinstance(op, Split):
         parts = zip(node.outputs, op.parts, strict=True)
         return replace(op, parts=tuple(sizes.trailing(fates.get(t.name), s) for t, s in parts))
+    elif isinstance(op, QuantizeTo):
+        return replace(op, format=_over(op.format, before[0].shape, now[0].shape))
     elif isinstance(op, NORMS):
         for weight in before[1:]:
             if weight.role is Role.WEIGHT:
@@ -244,6 +252,27 @@ def _fitted(
             if len(weight.shape) == 1 and same(weight.shape[0], before[0].shape[1]):
                 fit(weight, (now[0].shape[1],))
     return op
+
+
+def _inner(op: Op) -> Op:
+    """The operation itself, where its result is stored narrow as it is made."""
+    return op.inner if isinstance(op, NarrowResult) else op
+
+
+def _plain(node: Node) -> Node:
+    """The node with the operation itself."""
+    inner = _inner(node.op)
+    return node if inner is node.op else replace(node, op=inner)
+
+
+def _over(format: DType, before: tuple[Expr, ...], now: tuple[Expr, ...]) -> DType:
+    """The format of an operand with a scale per row, for rows of another length."""
+    for length in (1, 2):  # a row of a product: the last dimension, or heads of a size
+        row, new = Mul(*before[-length:]), Mul(*now[-length:])
+        if format.group == row and row != new:
+            name = format.name.replace(f"-g{row}", f"-g{new}")
+            return replace(format, name=name, group=new)
+    return format
 
 
 def _attention(op: Op) -> tuple[str, ...]:
@@ -269,7 +298,7 @@ def _fates(graph: Graph, layer: bool = True) -> dict[str, object]:
 
     for name in graph.outputs if layer else ():
         give(name, HIDDEN)
-    for node in reversed(graph.nodes):
+    for node in map(_plain, reversed(graph.nodes)):
         fate = fates.get(node.outputs[0].name) if node.outputs else None
         op = node.op
         if isinstance(op, (*ALONG, HeadLinear)):
@@ -303,7 +332,7 @@ def _fates(graph: Graph, layer: bool = True) -> dict[str, object]:
 def _stream(graph: Graph, layer: bool) -> list[str]:
     """The residual stream, and norms of it."""
     names = dict.fromkeys(t.name for t in graph.inputs[:1]) if layer else {}
-    for node in graph.nodes:
+    for node in map(_plain, graph.nodes):
         if isinstance(node.op, Repeat):
             names.update(dict.fromkeys(t.name for t in node.outputs[: node.op.carried]))
         elif (isinstance(node.op, ALONG) and node.inputs[0] in names) or (
@@ -319,7 +348,8 @@ def _acted(graph: Graph, name: str) -> bool:
     """True for what lies behind an activation function and is made by products alone."""
     acted, todo = False, [name]
     while todo:
-        node = graph.producer.get(todo.pop())
+        made = graph.producer.get(todo.pop())
+        node = None if made is None else _plain(made)
         if node is None or not isinstance(node.op, (*ALONG, Binary, Linear, Split)):
             return False
         if isinstance(node.op, Activation):

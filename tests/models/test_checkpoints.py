@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sympy import Integer, Rational
+from sympy import Integer, Mul, Rational
 
 import costgraph as cg
 from costgraph.errors import CostgraphError, ModelError
@@ -72,9 +72,9 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("layout", "bits"), LAYOUTS, ids=lambda v: getattr(v, "name", ""))
 def test_bits_per_element_are_exact(layout: Layout, bits: Rational) -> None:
-    assert layout.over(SHAPE).bits_per_element == bits
     # A stack of matrices takes what its matrices take.
-    assert layout.over((Integer(8), *SHAPE)).bits_per_element == bits
+    for shape in (SHAPE, (Integer(8), *SHAPE)):
+        assert 8 * layout.over(shape).size(shape) / Mul(*shape) == bits
 
 
 def test_blocks_that_do_not_divide_a_matrix_have_scales_of_their_own() -> None:
@@ -359,9 +359,91 @@ def test_vision_towers_follow_the_list() -> None:
 
 def test_names_that_are_of_nothing_are_said() -> None:
     kept = ["model.layers.77.eh_proj", "model.norm", "vision_stem.conv", "lm_head"]
-    (said,) = load_model(with_("fp8", modules_to_not_convert=kept)).assumptions
-    assert "'vision_stem.conv'" in said
-    assert "77" not in said
+    said, behind = load_model(with_("fp8", modules_to_not_convert=kept)).assumptions
+    assert said.endswith("names what is no matrix of the graph: 'vision_stem.conv'")
+    assert behind.endswith("names what is behind the last layer, 5: 'model.layers.77.eh_proj'")
+
+
+UP, LOST, LATE = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.lost", "model.layers.9.mlp.x"
+FP8_GROUP = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+FP8_LAYER = {"quant_algo": "FP8"}
+#: Every key that lists names of modules, with two that the model does not have.
+LISTS: list[dict[str, Any]] = [
+    {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION",
+     "quantized_layers": dict.fromkeys((UP, LOST, LATE), FP8_LAYER)},
+    *({"quant_method": "modelopt", "quant_algo": "FP8", key: [LOST, LATE]}
+      for key in ("exclude_modules", "ignore")),
+    *({"quant_method": "fp8", key: [LOST, LATE]}
+      for key in ("modules_to_not_convert", "ignored_layers", "ignore")),
+    {"quant_method": "awq", "modules_to_not_convert": [LOST, LATE]},
+    {"quant_method": "fbgemm_fp8", "modules_to_not_convert": [LOST, LATE]},
+    {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [UP, LOST, LATE]},
+    {"quant_method": "gptq", "bits": 4, "modules_to_not_convert": [LOST, LATE]},
+    {"quant_method": "gptq", "bits": 4, "dynamic": {f"-:{LOST}": {}, f"+:{LATE}": {"bits": 8}}},
+    {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": [LOST, LATE]},
+    {"quant_method": "compressed-tensors", "ignore": [LOST, LATE],
+     "config_groups": {"g": {"targets": ["Linear"], **FP8_GROUP}}},
+    {"quant_method": "compressed-tensors",
+     "config_groups": {"g": {"targets": [UP, LOST, LATE], **FP8_GROUP}}},
+    {"quant_method": "hqq", "skip_modules": [LOST, LATE],
+     "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}},
+    {"quant_method": "aqlm", "linear_weights_not_to_quantize": [f"{LOST}.weight", LATE]},
+    {"quant_method": "torchao", "quant_type": "int8_weight_only",
+     "modules_to_not_convert": [LOST, LATE]},
+    {"quant_method": "mlx", "bits": 4, LOST: False, LATE: {"bits": 8}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stated", LISTS, ids=lambda s: s["quant_method"])
+def test_lists_of_every_method_say_what_they_name_in_vain(stated: dict[str, Any]) -> None:
+    said = load_model({**LLAMA, "quantization_config": stated}).assumptions
+    told = " ".join(s for s in said if "names what" in s)
+    assert "mlp.lost" in told
+    assert "layers.9.mlp.x" in told
+    assert "up_proj" not in told
+
+
+LACKING = [
+    ("a100-80g", {"quant_method": "fp8"}, "lacks fp8: products of fp8 operands run in fp16"),
+    ("h100", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "lacks fp4: .* run in fp8"),
+    ("a100-80g", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "lacks fp4: .* in fp16"),
+    ("h100", {"quant_method": "fp8"}, ""),
+    ("a100-80g", {"quant_method": "bitsandbytes", "load_in_8bit": True}, ""),
+    ("a100-80g", {"quant_method": "gptq", "bits": 4}, ""),
+]
+
+
+@pytest.mark.parametrize(("machine", "stated", "said"), LACKING)
+def test_what_a_machine_lacks_is_said_once(machine: str, stated: Any, said: str) -> None:
+    made = cg.compile({**LLAMA, "quantization_config": stated}, machine)
+    found = [s for s in made.assumptions if "lacks" in s]
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0])
+
+
+GUESSED = {
+    "mlx": {"bits": 4, "group_size": 64, "mode": "affine", "lm_head": False},
+    "bitsandbytes": {"load_in_8bit": True},
+    "modelopt": {"quant_algo": "FP8"},
+    "compressed-tensors": {"config_groups": {"g": {"targets": ["Linear"], **FP8_GROUP}}},
+}
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "quantization"])
+@pytest.mark.parametrize("method", GUESSED)
+def test_a_method_that_is_guessed_is_said(method: str, key: str) -> None:
+    said = load_model({**LLAMA, key: GUESSED[method]}).assumptions
+    assert any(f"{key} names no method: read as that of {method}, by its" in s for s in said)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "quantization"])
+@pytest.mark.parametrize("more", [
+    {"zero_point": True}, {"desc_act": False}, {"version": "gemm"}, {"sym": True},
+    {"checkpoint_format": "gptq"}, {"w_bit": 4},
+], ids=str)  # fmt: skip
+def test_a_method_that_several_may_be_is_refused(more: dict[str, Any], key: str) -> None:
+    with pytest.raises(ModelError, match="'quant_method' must name the method"):
+        load_model({**LLAMA, key: {"bits": 4, "group_size": 64, **more}})
 
 
 def test_quantize_leaves_what_is_narrow_and_says_so() -> None:

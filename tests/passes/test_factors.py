@@ -144,9 +144,17 @@ def test_what_is_not_done_is_said(model, passes, said):
         ("lora{adapters=2,popularity=0|0}", "not all of them 0"),
         ("lora{adapters=2,popularity=x|y}", "popularity"),
         ("lora{adapters=many,zipf=1}", "need a number of adapters"),
-        ("quantize{weights=int4},lora{merge=weights}", "stored as int4-g128: merged into it"),
+        (
+            "quantize{weights=int4},lora{merge=weights}",
+            "stored as int4-g128, is narrow: .* takes merge=zero-points or merge=none",
+        ),
+        (
+            "quantize{weights=nf4-dq},lora{merge=weights}",
+            "nf4-g64-dq, is narrow.* takes merge=none$",
+        ),
+        ("quantize{weights=nf4-dq},lora{merge=zero-points}", "no zero points.* takes merge=none$"),
         ("quantize{weights=int8},lora{merge=zero-points}", "has no zero points"),
-        ("lora{merge=zero-points}", "has no zero points"),
+        ("lora{merge=zero-points}", "has no zero points.* takes merge=weights or merge=none$"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(passes, said):

@@ -75,7 +75,33 @@ SMALLER = {
 @pytest.mark.parametrize("case", SMALLER)
 def test_it_is_the_model_of_the_smaller_configuration(case):
     model, passes, changes = SMALLER[case]
-    made, stated = compiled(passes, model), compiled("", config(model, **changes))
+    assert_alike(compiled(passes, model), compiled("", config(model, **changes)))
+
+
+#: Descriptions of checkpoints whose products have narrow operands, or none.
+STORED = {
+    "fp8 blocks": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "fp8 static": {"quant_method": "fp8", "activation_scheme": "static"},
+    "fp8 dynamic": {"quant_method": "fp8"},
+    "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "rows": {"quant_method": "fbgemm_fp8"},
+    "nvfp4": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    "aqlm": {"quant_method": "aqlm"},
+    "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True,
+            "bnb_4bit_use_double_quant": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", STORED)
+@pytest.mark.parametrize("case", ["sheared 1.3b", "groups", "experts", "norms on heads"])
+def test_checkpoints_shrink_as_their_originals_do(case, method):
+    model, passes, changes = SMALLER[case]
+    stored = {"quantization_config": STORED[method]}
+    small = compiled("", config(model, **changes, **stored))
+    assert_alike(compiled(passes, config(model, **stored)), small)
+
+
+def assert_alike(made, stated):
     assert not made.undone
     assert parameters(made.program) == parameters(stated.program)
     for phase in ("prefill", "decode"):
