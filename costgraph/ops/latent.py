@@ -27,7 +27,7 @@ from costgraph.ir.op import (
     write,
 )
 from costgraph.ir.tensor import Role
-from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
+from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax, compacted
 from costgraph.ops.flash import FlashAttention
 
 
@@ -68,13 +68,13 @@ class SplitScores(AttentionScores):
     kind: ClassVar[str] = "split-qk-matmul"
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = Op.accesses(self, inputs, outputs)
+        found = compacted(self.pattern, Op.accesses(self, inputs, outputs), outputs[0])
         return found if self.paging is None else self.paging.reads(found, inputs[3])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 4, self, "takes queries and keys in two parts each")
         query, query2, keys, keys2 = inputs
-        whole = AttentionScores(self.mask)
+        whole = AttentionScores(self.pattern)
         (spec,), (other,) = whole.infer((query, keys)), whole.infer((query2, keys2))
         for axis, (a, b) in enumerate(zip(spec.shape, other.shape, strict=True)):
             require_same(self, a, b, "axis {} of the two parts", axis)
@@ -82,7 +82,7 @@ class SplitScores(AttentionScores):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         query, query2, keys, keys2 = inputs
-        whole = AttentionScores(self.mask)
+        whole = AttentionScores(self.pattern)
         return merged(whole.work((query, keys), outputs), whole.work((query2, keys2), outputs))
 
 
@@ -101,19 +101,19 @@ class SplitFlash(FlashAttention):
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 5, self, "takes queries and keys in two parts each, and values")
-        scores = SplitScores(self.mask).infer(inputs[:4])[0].named("scores")
-        return AttentionValues(self.mask).infer((scores, inputs[4]))
+        scores = SplitScores(self.pattern).infer(inputs[:4])[0].named("scores")
+        return AttentionValues(self.pattern).infer((scores, inputs[4]))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         parts, values = inputs[:4], inputs[4]
-        scores = SplitScores(self.mask).infer(parts)[0].named("scores")
-        product = AttentionValues(self.mask).work((scores, values), outputs)
+        scores = SplitScores(self.pattern).infer(parts)[0].named("scores")
+        product = AttentionValues(self.pattern).work((scores, values), outputs)
         if values.name == inputs[2].name:  # converted once, for both products
             twice = expansion(values, scores)
             product = {k: v - twice[k] if k in twice else v for k, v in product.items()}
         found = [
-            SplitScores(self.mask).work(parts, (scores,)),
-            Softmax(self.mask).work((scores,), (scores,)),
+            SplitScores(self.pattern).work(parts, (scores,)),
+            Softmax(self.pattern).work((scores,), (scores,)),
             {k: v for k, v in product.items() if v != 0},
         ]
         if self.splits != 1:

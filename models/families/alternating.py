@@ -31,6 +31,7 @@ from costgraph.models.families.experts import (
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
+from costgraph.ops.pattern import sliding
 
 
 def _gpt_oss(fields: Fields) -> Reading:
@@ -49,7 +50,7 @@ def _gpt_oss(fields: Fields) -> Reading:
         router_bias=True,
         packed=True,
     )
-    windowed = replace(attention, window=window_of(fields, 128))
+    windowed = replace(attention, pattern=sliding(window_of(fields, 128)))
     layers = {
         SLIDING: Layer(attention.d, windowed, experts),
         FULL: Layer(attention.d, attention, experts),
@@ -76,7 +77,7 @@ def _llama4(fields: Fields) -> Reading:
     tuned = fields.values.get("attn_temperature_tuning", True) not in (None, False, 0)
     normed = Norm(weight=False) if fields.flag("use_qk_norm", True) else None
     mixers: dict[bool, Attention] = {
-        True: replace(attention, window=chunk, qk_norm=normed),
+        True: replace(attention, pattern=sliding(chunk), qk_norm=normed),
         False: replace(attention, rotary=None, query_scale=tuned),
     }
     width = fields.size("intermediate_size")
@@ -132,7 +133,7 @@ def _mimo(fields: Fields) -> Reading:
     # Its window counts the positions before each one.
     window = window_of(fields, 128)
     window = None if window is None else window + 1
-    slides = replace(slides, window=window, table="swa_rope_table")
+    slides = replace(slides, pattern=sliding(window), table="swa_rope_table")
     pattern, sparse = (numbers_of(fields, k) for k in ("hybrid_layer_pattern", "moe_layer_freq"))
     for key, found in (("hybrid_layer_pattern", pattern), ("moe_layer_freq", sparse)):
         if len(found) != count:

@@ -8,8 +8,8 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.ir.op import Op
-from costgraph.ops.attention import Parted
 from costgraph.ops.latent import SplitFlash
+from costgraph.ops.pattern import Parted
 from costgraph.passes.parallel.places import (
     WHOLE,
     Place,
@@ -101,7 +101,7 @@ def flash(site: Site) -> Ruled:
 
 def _masked(op: Any, queries: Expr = ONE, keys: Expr = ONE) -> Op:
     """Attention, or its softmax, over a part of the queries or of the keys."""
-    made: Op = replace(op, mask=Parted(op.mask, queries, keys))
+    made: Op = replace(op, pattern=Parted(op.pattern, queries, keys))
     return made
 
 
