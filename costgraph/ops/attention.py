@@ -117,6 +117,14 @@ def _row(tensor: Tensor) -> Expr:
     return Mul(batch, *rest)
 
 
+def without_index(pattern: Pattern, inputs: Tensors) -> tuple[Tensors, Tensors]:
+    """Operands of attention, and the index ``(B, q, g, k)`` behind them that some patterns need.
+
+    It holds the rows that each query sees, per group of heads.
+    """
+    return (inputs[:-1], inputs[-1:]) if pattern.indexed else (inputs, ())
+
+
 def compacted(pattern: Pattern, found: tuple[Access, ...], scores: Tensor) -> tuple[Access, ...]:
     """Accesses of an operation on ``scores (B, H, q, T)``, where not all scores exist.
 
@@ -155,6 +163,7 @@ class AttentionScores(Op):
         return found if self.paging is None else self.paging.reads(found, inputs[1])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        inputs, _ = without_index(self.pattern, inputs)
         require(len(inputs) == 2, self, "takes queries and keys")
         query, keys = inputs
         require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
@@ -166,7 +175,7 @@ class AttentionScores(Op):
         return (Spec((b, h, q, keys.shape[1]), query.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        query, keys = inputs
+        (query, keys), _ = without_index(self.pattern, inputs)
         b, q, h, dh = query.shape
         pairs = self.pattern.pairs(q, keys.shape[1])
         product: Work = {
@@ -248,6 +257,7 @@ class AttentionValues(Op):
         return found if self.paging is None else self.paging.reads(found, inputs[1])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        inputs, _ = without_index(self.pattern, inputs)
         require(len(inputs) == 2, self, "takes probabilities and values")
         p, values = inputs
         require(len(p.shape) == len(values.shape) == 4, self, "{} against {}", p, values)
@@ -257,7 +267,7 @@ class AttentionValues(Op):
         return (Spec((b, q, h, values.shape[3]), p.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        p, values = inputs
+        (p, values), _ = without_index(self.pattern, inputs)
         b, h, q, t = p.shape
         pairs = self.pattern.pairs(q, t)
         product: Work = {

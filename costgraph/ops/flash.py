@@ -10,7 +10,13 @@ from sympy import Expr
 from costgraph.ir.cost import ONE, Access, Direction, Work
 from costgraph.ir.op import Op, Spec, Tensors, merged, read, require, vector, write
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops.attention import Alibi, AttentionScores, AttentionValues, Softmax
+from costgraph.ops.attention import (
+    Alibi,
+    AttentionScores,
+    AttentionValues,
+    Softmax,
+    without_index,
+)
 from costgraph.ops.bias import ScoreBias, check_bias
 from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
@@ -54,27 +60,28 @@ class FlashAttention(Op):
     alibi: bool = False
     biases: int = 0
 
-    def _parts(self, inputs: Tensors) -> tuple[Tensors, Tensors, Tensors]:
-        """(queries, keys and values; sinks; biases)."""
-        last = len(inputs) - self.biases
-        return inputs[:3], inputs[3:last], inputs[last:]
+    def _parts(self, inputs: Tensors) -> tuple[Tensors, Tensors, Tensors, Tensors]:
+        """(queries, keys and values; sinks; biases; the index of a pattern that needs one)."""
+        given, index = without_index(self.pattern, inputs)
+        last = len(given) - self.biases
+        return given[:3], given[3:last], given[last:], index
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        fits = len(inputs) - self.biases in (3, 4)
+        fits = len(without_index(self.pattern, inputs)[0]) - self.biases in (3, 4)
         require(fits, self, "takes queries, keys and values, sinks and {} biases", self.biases)
-        (query, keys, values), _, biases = self._parts(inputs)
-        scores = AttentionScores(self.pattern).infer((query, keys))[0].named("scores")
+        (query, keys, values), _, biases, index = self._parts(inputs)
+        scores = AttentionScores(self.pattern).infer((query, keys, *index))[0].named("scores")
         for bias in biases:
             check_bias(self, scores, bias)
-        return AttentionValues(self.pattern).infer((scores, values))
+        return AttentionValues(self.pattern).infer((scores, values, *index))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        (query, keys, values), sinks, biases = self._parts(inputs)
-        scores = AttentionScores(self.pattern).infer((query, keys))[0].named("scores")
+        (query, keys, values), sinks, biases, index = self._parts(inputs)
+        scores = AttentionScores(self.pattern).infer((query, keys, *index))[0].named("scores")
         parts = [
-            AttentionScores(self.pattern).work((query, keys), (scores,)),
+            AttentionScores(self.pattern).work((query, keys, *index), (scores,)),
             Softmax(self.pattern).work((scores, *sinks), (scores,)),
-            AttentionValues(self.pattern).work((scores, values), outputs),
+            AttentionValues(self.pattern).work((scores, values, *index), outputs),
             ScoreBias(self.pattern).work((scores, *biases), (scores,)),
         ]
         if self.soft_cap:
@@ -86,7 +93,7 @@ class FlashAttention(Op):
         return merged(*parts)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        (query, keys, values), sinks, biases = self._parts(inputs)
+        (query, keys, values), sinks, biases, index = self._parts(inputs)
         b, q, h, _ = query.shape
         t, hk = keys.shape[1], keys.shape[2]
         share = self._keys_read(q, t, hk / h) / t
@@ -96,6 +103,7 @@ class FlashAttention(Op):
             read(values, values.bytes * share),
             *(read(x) for x in sinks),
             *(read(x, x.bytes * self._bias_share(x, q, t)) for x in biases),
+            *(read(x) for x in index),
             write(outputs[0]),
         ]
         if self.splits != 1:

@@ -296,7 +296,8 @@ class Flash:
             len(biases),
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
-        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases)
+        index = node.inputs[-1:] if pattern.indexed else ()
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases, *index)
         name = _attention_name(graph, node)
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
@@ -346,7 +347,8 @@ class Flash:
             self.splits,
             node.op.paging,
         )
-        return Replacement(chain, Node(name, op, (*node.inputs, values), chain[-1].outputs))
+        inputs = (*node.inputs[:4], values, *node.inputs[4:])
+        return Replacement(chain, Node(name, op, inputs, chain[-1].outputs))
 
     def _saves(self, key_bytes: Expr, rows: Expr, width: Expr) -> bool:
         """Reading K and V again per block must cost no more than the scores it saves.

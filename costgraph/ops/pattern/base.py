@@ -46,6 +46,11 @@ class Pattern(ABC):
     #: Queries and keys are the same positions: a step processes all of them.
     square: ClassVar[bool] = False
 
+    @property
+    def indexed(self) -> bool:
+        """Attention is given an index of the rows that each query sees, as its last operand."""
+        return False
+
     @abstractmethod
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """(query, key) pairs that are computed, per head and sequence."""
@@ -132,6 +137,10 @@ class Dense(Pattern):
 
     of: Pattern = CAUSAL
 
+    @property
+    def indexed(self) -> bool:
+        return self.of.indexed
+
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return q * rows
 
@@ -171,6 +180,10 @@ class Branches(Pattern):
     of: Pattern
     levels: tuple[tuple[Expr, Expr], ...]
     context: Expr = T
+
+    @property
+    def indexed(self) -> bool:
+        return self.of.indexed
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))
@@ -216,6 +229,10 @@ class Parted(Pattern):
     of: Pattern
     queries: Expr = ONE
     keys_in: Expr = ONE
+
+    @property
+    def indexed(self) -> bool:
+        return self.of.indexed
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         whole = self.of.pairs(q * self.queries, rows * self.keys_in)

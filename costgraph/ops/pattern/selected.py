@@ -29,6 +29,10 @@ class Selected(Pattern):
 
     count: Expr
 
+    @property
+    def indexed(self) -> bool:
+        return True
+
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Window(self.count).pairs(q, rows)
 
@@ -52,6 +56,10 @@ class SelectedBlocks(Pattern):
 
     block: Expr
     count: Expr
+
+    @property
+    def indexed(self) -> bool:
+        return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """``p − b·max(⌈p/b⌉ − n, 0)`` of position ``p``."""
