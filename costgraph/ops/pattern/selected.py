@@ -13,8 +13,7 @@ from sympy import Expr
 
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import Pattern
-from costgraph.ops.pattern.stairs import rising, steps
-from costgraph.ops.pattern.windows import Window
+from costgraph.ops.pattern.stairs import clipped, rising, steps
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Selected(Pattern):
         return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        return Window(self.count).pairs(q, rows)
+        return clipped(q, rows, self.count)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
         return least(rows, q * self.count)

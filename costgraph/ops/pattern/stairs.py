@@ -1,8 +1,10 @@
-"""Sums of ``⌈p/b⌉`` over positions, in a form that folds for one position and for all."""
+"""Sums over positions, in forms that fold for one position and for all."""
 
 from __future__ import annotations
 
 from sympy import Expr, Integer, Max, ceiling
+
+from costgraph.formula.least import least as fewest
 
 ONE = Integer(1)
 
@@ -26,3 +28,15 @@ def steps(q: Expr, last: Expr, block: Expr, least: Expr = ONE) -> Expr:
 def rising(q: Expr, last: Expr) -> Expr:
     """``Σ p`` for the ``q`` positions that end at ``last``."""
     return q * last - q * (q - 1) / 2
+
+
+def clipped(q: Expr, last: Expr, most: Expr) -> Expr:
+    """``Σ Min(p, most)`` for the ``q`` positions that end at ``last``.
+
+    ``n`` of them, from the first one ``f = Min(last − q + 1, most)`` on, are below the last
+    value ``c = Min(last, most)``: ``n·(f + c − 1)/2 + (q − n)·c``. For one position ``n`` is
+    zero by its form.
+    """
+    top, first = fewest(last, most), fewest(last - q + 1, most)
+    below = top - first
+    return below * (first + top - 1) / 2 + (q - below) * top

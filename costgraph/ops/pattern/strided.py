@@ -9,8 +9,7 @@ from sympy import Expr, ceiling
 
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import Pattern
-from costgraph.ops.pattern.stairs import steps
-from costgraph.ops.pattern.windows import Window
+from costgraph.ops.pattern.stairs import clipped, steps
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Strided(Pattern):
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """``Min(p, l) + ⌈p/l⌉ − 1`` of position ``p``."""
-        return Window(self.stride).pairs(q, rows) + steps(q, rows, self.stride) - q
+        return clipped(q, rows, self.stride) + steps(q, rows, self.stride) - q
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
         return least(rows, q * (self.stride + ceiling(rows / self.stride) - 1))

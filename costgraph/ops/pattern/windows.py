@@ -9,6 +9,7 @@ from sympy import Expr, Integer, ceiling, floor
 
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import CAUSAL, Pattern
+from costgraph.ops.pattern.stairs import clipped
 from costgraph.symbols import T
 
 
@@ -33,18 +34,8 @@ class Window(Pattern):
         return self.size + self.sinks
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        """Position ``p`` sees ``Min(p, W)``.
-
-        With ``c = Min(t, W)``, ``r = t − q`` and ``b = Min(r, W)``:
-        ``(c(c+1) − b(b+1))/2 + (t − c − r + b)·W``. Where ``t`` counts only rows that some
-        query sees, ``b = r``.
-        """
-        if q == 1:
-            return least(rows, self.width)
-        within, before = least(rows, self.width), rows - q
-        unseen = least(before, self.width)
-        rising = (within * (within + 1) - unseen * (unseen + 1)) / 2
-        return rising + (rows - within - before + unseen) * self.width
+        """Position ``p`` sees ``Min(p, W)``, whether rows beyond the window are counted or not."""
+        return clipped(q, rows, self.width)
 
     def seen(self, q: Expr, context: Expr) -> Expr:
         return least(context, self.width + q - 1)
