@@ -26,6 +26,7 @@ from costgraph.models.blocks import (
     arranged,
 )
 from costgraph.models.blocks.stack import LOGITS, Output
+from costgraph.ops.pattern import sliding
 from costgraph.symbols import symbol
 
 
@@ -114,7 +115,7 @@ class Decoder:
             qk_norm_over=self.qk_norm_over,
             score_cap=self.score_cap,
             fused_qkv=self.fused_qkv,
-            window=self.window,
+            pattern=sliding(self.window),
             alibi=self.alibi,
             clip=self.clip,
             causal=self.causal,

@@ -36,9 +36,9 @@ from costgraph.models.known import (
 )
 from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.number import is_array, wholes
-from costgraph.ops.attention import MASKS
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
+from costgraph.ops.pattern import COUNTED
 
 LARGEST_FILE = 4 * 2**20
 #: Pixels; no model takes images near this size.
@@ -112,8 +112,8 @@ def import_config(
             weights are stored is not understood.
         InputError: an option is unknown.
     """
-    if mask not in MASKS:
-        raise InputError(f"unknown mask {clip(mask)}{nearest(str(mask), MASKS)}")
+    if mask not in COUNTED:
+        raise InputError(f"unknown mask {clip(mask)}{nearest(str(mask), COUNTED)}")
     if logits not in ("last", "all"):
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
     if mla not in ("auto", *FORMS):

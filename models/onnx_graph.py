@@ -61,7 +61,7 @@ def from_onnx(
             the sequence need no entry; any other becomes a symbol of its own name.
         name: what to call the model; the file's name if empty.
         mask: how causal attention counts, see
-            :data:`costgraph.ops.attention.MASKS`.
+            :data:`costgraph.ops.pattern.COUNTED`.
         recognise: find attention, norms, rotary embedding and repeated layers
             (:class:`costgraph.models.recognition.recognise.Recognise`).
 

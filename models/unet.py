@@ -26,6 +26,7 @@ from costgraph.models.vision import Size
 from costgraph.ops import Add, AsSequence, Concat
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import AddChannels, AsImage, Sinusoid, Upsample
+from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, S
 
@@ -51,7 +52,7 @@ class PromptLayer:
         x = m.source(Tensor("hidden", (B, self.length, at.d), style.acts))
         prompt = m.source(self.operands(style)[0])
         y = m.norm("attn_norm", x, at.d, LAYER_NORM)
-        y = at.out(m, attended(m, *at.all(m, y), "none"))
+        y = at.out(m, attended(m, *at.all(m, y), FULL))
         x = m.add("attn_add", Add(), y, x)
         y = m.norm("cross_norm", x, at.d, LAYER_NORM)
         query = at.project(m, "q", y, "cross_")
@@ -60,7 +61,7 @@ class PromptLayer:
             m.linear(f"cross_{name}_proj", prompt, at.width, self.prompt, False, split)
             for name in "kv"
         )
-        y = at.out(m, attended(m, query, key, value, "none", prefix="cross_"), "cross_")
+        y = at.out(m, attended(m, query, key, value, FULL, prefix="cross_"), "cross_")
         x = m.add("cross_add", Add(), y, x)
         y = self.feed.add(m, m.norm("mlp_norm", x, at.d, LAYER_NORM))
         return m.build(m.add("mlp_add", Add(), y, x))

@@ -7,6 +7,9 @@ from types import MappingProxyType
 
 from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
+from costgraph.passes.context.evict import Evict
+from costgraph.passes.context.index import Index
+from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.passes.factors.lora import Lora
@@ -56,6 +59,9 @@ _ALL: tuple[type[Pass], ...] = (
     FeatureCache,
     SlowFast,
     Refine,
+    SlidingWindow,
+    Evict,
+    Index,
 )
 
 #: Every pass by its name.

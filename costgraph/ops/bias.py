@@ -5,20 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Mul
+from sympy import Mul
 
 from costgraph.ir.cost import Work
 from costgraph.ir.op import Op, Spec, Tensors, require, require_same, vector
 from costgraph.ir.tensor import Tensor
-from costgraph.ops.attention import Mask, score_pairs
-from costgraph.ops.local import local_pairs
-
-
-def computed_pairs(
-    q: Expr, t: Expr, mask: Mask, window: Expr | None = None, reach: Expr | None = None
-) -> Expr:
-    """(query, key) pairs per head and sequence; ``reach`` bounds their distance both ways."""
-    return score_pairs(q, t, mask, window) if reach is None else local_pairs(q, reach)
+from costgraph.ops.pattern import FULL, Pattern
 
 
 def check_bias(op: Op, scores: Tensor, bias: Tensor) -> None:
@@ -40,15 +32,13 @@ class ScoreBias(Op):
     """Scores ``(…, q, T)`` with numbers added, or pairs hidden where a truth value says so.
 
     Inputs are the scores and any number of such tensors (:func:`check_bias`); 1 FLOP per
-    computed pair and tensor. What positions alone hide (``mask``, ``window``, ``reach``)
+    computed pair and tensor. What positions alone hide (its pattern)
     kernels know without a tensor: it costs nothing, as in
     :class:`~costgraph.ops.attention.AttentionScores`.
     """
 
     kind: ClassVar[str] = "score-bias"
-    mask: Mask = "none"
-    window: Expr | None = None
-    reach: Expr | None = None
+    pattern: Pattern = FULL
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) >= 1, self, "takes scores")
@@ -60,6 +50,6 @@ class ScoreBias(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         *lead, q, t = outputs[0].shape
-        pairs = computed_pairs(q, t, self.mask, self.window, self.reach)
+        pairs = self.pattern.pairs(q, t)
         biases = len(inputs) - 1
         return vector(biases * Mul(*lead) * pairs) if biases else {}

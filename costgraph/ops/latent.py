@@ -27,7 +27,13 @@ from costgraph.ir.op import (
     write,
 )
 from costgraph.ir.tensor import Role
-from costgraph.ops.attention import AttentionScores, AttentionValues, Softmax
+from costgraph.ops.attention import (
+    AttentionScores,
+    AttentionValues,
+    Softmax,
+    compacted,
+    without_index,
+)
 from costgraph.ops.flash import FlashAttention
 
 
@@ -68,22 +74,27 @@ class SplitScores(AttentionScores):
     kind: ClassVar[str] = "split-qk-matmul"
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = Op.accesses(self, inputs, outputs)
+        found = compacted(self.pattern, Op.accesses(self, inputs, outputs), outputs[0])
         return found if self.paging is None else self.paging.reads(found, inputs[3])
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 4, self, "takes queries and keys in two parts each")
-        query, query2, keys, keys2 = inputs
-        whole = AttentionScores(self.mask)
-        (spec,), (other,) = whole.infer((query, keys)), whole.infer((query2, keys2))
+        given, index = without_index(self.pattern, inputs)
+        require(len(given) == 4, self, "takes queries and keys in two parts each")
+        query, query2, keys, keys2 = given
+        whole = AttentionScores(self.pattern)
+        (spec,) = whole.infer((query, keys, *index))
+        (other,) = whole.infer((query2, keys2, *index))
         for axis, (a, b) in enumerate(zip(spec.shape, other.shape, strict=True)):
             require_same(self, a, b, "axis {} of the two parts", axis)
         return (spec,)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        query, query2, keys, keys2 = inputs
-        whole = AttentionScores(self.mask)
-        return merged(whole.work((query, keys), outputs), whole.work((query2, keys2), outputs))
+        (query, query2, keys, keys2), index = without_index(self.pattern, inputs)
+        whole = AttentionScores(self.pattern)
+        return merged(
+            whole.work((query, keys, *index), outputs),
+            whole.work((query2, keys2, *index), outputs),
+        )
 
 
 @dataclass(frozen=True)
@@ -100,20 +111,22 @@ class SplitFlash(FlashAttention):
     kind: ClassVar[str] = "split-flash-attention"
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 5, self, "takes queries and keys in two parts each, and values")
-        scores = SplitScores(self.mask).infer(inputs[:4])[0].named("scores")
-        return AttentionValues(self.mask).infer((scores, inputs[4]))
+        given, index = without_index(self.pattern, inputs)
+        require(len(given) == 5, self, "takes queries and keys in two parts each, and values")
+        scores = SplitScores(self.pattern).infer((*given[:4], *index))[0].named("scores")
+        return AttentionValues(self.pattern).infer((scores, given[4], *index))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        parts, values = inputs[:4], inputs[4]
-        scores = SplitScores(self.mask).infer(parts)[0].named("scores")
-        product = AttentionValues(self.mask).work((scores, values), outputs)
+        (*four, values), index = without_index(self.pattern, inputs)
+        parts = (*four, *index)
+        scores = SplitScores(self.pattern).infer(parts)[0].named("scores")
+        product = AttentionValues(self.pattern).work((scores, values, *index), outputs)
         if values.name == inputs[2].name:  # converted once, for both products
             twice = expansion(values, scores)
             product = {k: v - twice[k] if k in twice else v for k, v in product.items()}
         found = [
-            SplitScores(self.mask).work(parts, (scores,)),
-            Softmax(self.mask).work((scores,), (scores,)),
+            SplitScores(self.pattern).work(parts, (scores,)),
+            Softmax(self.pattern).work((scores,), (scores,)),
             {k: v for k, v in product.items() if v != 0},
         ]
         if self.splits != 1:
@@ -121,7 +134,7 @@ class SplitFlash(FlashAttention):
         return merged(*found)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        query, query2, keys, keys2, values = inputs
+        (query, query2, keys, keys2, values), index = without_index(self.pattern, inputs)
         new, heads = query.shape[1:3]
         context, key_heads = keys.shape[1:3]
         share = self._keys_read(new, context, key_heads / heads) / context
@@ -134,6 +147,7 @@ class SplitFlash(FlashAttention):
         ]
         if values.name != keys.name:
             found.append(read(values, values.bytes * share))
+        found += [read(x) for x in index]
         found.append(write(outputs[0]))
         if self.splits != 1:
             out = outputs[0]

@@ -75,8 +75,8 @@ class Paging:
 class PagedKVAppend(KVAppend):
     """:class:`KVAppend` into blocks: the same traffic, another amount set aside.
 
-    A windowed cache sets aside whole blocks for the ``Min(T, W)`` tokens that stay:
-    blocks are taken to begin at the window's first token.
+    A cache that drops rows sets aside whole blocks for those that stay: blocks are taken
+    to begin at the first of them.
     """
 
     kind: ClassVar[str] = "kv-append"

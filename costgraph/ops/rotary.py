@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Mul
+from sympy import Expr, Mul
 
 from costgraph.ir.cost import Work
-from costgraph.ir.op import Op, Spec, Tensors, require, same, vector
+from costgraph.ir.dtypes import DType
+from costgraph.ir.op import Op, Spec, Tensors, expansion, merged, require, same, vector
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,27 @@ class RotaryPair(Op):
         x, cos = inputs[:2]
         rotary = cos.shape[-1] * (2 if self.halved else 1)
         return vector(3 * Mul(*x.shape[:-1]) * rotary)
+
+
+@dataclass(frozen=True)
+class Turn(Op):
+    """Rotates keys ``x (B, T, Hk, dh)`` as they come out of a cache, by where they lie in it.
+
+    3 FLOP per rotated element (:class:`costgraph.ops.elementwise.Rope`); cosines and sines
+    of places in the cache are constants of the kernel. ``result`` is the format of what is
+    rotated: a cache that is stored narrower is converted first.
+    """
+
+    kind: ClassVar[str] = "rope"
+    rotary: Expr
+    result: DType
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes keys")
+        require(len(inputs[0].shape) == 4, self, "cannot rotate {}", inputs[0])
+        return (Spec(inputs[0].shape, self.result),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        (x,) = inputs
+        turned = vector(3 * Mul(*x.shape[:-1]) * self.rotary)
+        return merged(turned, expansion(x, outputs[0]))

@@ -57,6 +57,8 @@ class Stage(IntEnum):
     FACTORS = auto()
     #: Tables of look-ups become cores.
     TABLES = auto()
+    #: Positions see others; caches keep other rows, and operations choose them.
+    CONTEXT = auto()
     #: A request runs in other phases; operations are the model's own.
     PHASES = auto()
     #: Tensors get their formats; operations are the model's own, none is fused.

@@ -15,6 +15,7 @@ from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Concat, Rope, Split
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut, Gate, Modulate, Sinusoid, steps
+from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 
@@ -90,7 +91,7 @@ class AdaptiveLayer:
         vector = m.source(_vector(d, style))
         mods = modulation(m, "modulation", vector, d, 6)
         y = modulated(m, "attn", x, *mods[:2])
-        y = self.at.out(m, attended(m, *self.at.all(m, y), "none"))
+        y = self.at.out(m, attended(m, *self.at.all(m, y), FULL))
         x = gated_add(m, "attn", y, mods[2], x)
         y = self.feed.add(m, modulated(m, "mlp", x, *mods[3:5]))
         return m.build(gated_add(m, "mlp", y, mods[5], x))
@@ -136,7 +137,7 @@ class Streams:
         if self.at.rotary is not None:
             query = m.add("q_rope", Rope(), query, "rope_table")
             key = m.add("k_rope", Rope(), key, "rope_table")
-        return attended(m, query, key, value, "none")
+        return attended(m, query, key, value, FULL)
 
 
 @dataclass(frozen=True)

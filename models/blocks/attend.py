@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from sympy import Expr
-
 from costgraph.models.blocks.style import Maker
 from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
-from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+from costgraph.ops.pattern import CAUSAL, Pattern
 
 
 def cached(m: Maker, key: str, value: str) -> tuple[str, str]:
@@ -19,26 +17,25 @@ def cached(m: Maker, key: str, value: str) -> tuple[str, str]:
 
 
 def attended(
-    m: Maker, query: str, keys: str, values: str, mask: str, bias: str = "", prefix: str = ""
+    m: Maker,
+    query: str,
+    keys: str,
+    values: str,
+    pattern: Pattern = CAUSAL,
+    bias: str = "",
+    prefix: str = "",
 ) -> str:
     """Adds scores, softmax and weighted values; ``(B, q, H, dh)`` in and out.
 
     Args:
         m: the builder.
         query, keys, values: tensor names.
-        mask: see :data:`costgraph.ops.attention.MASKS`.
+        pattern: what each position sees.
         bias: a tensor ``(H, q, T)`` added to the scores, or an empty string.
         prefix: of node names, where a layer attends twice.
     """
-    scores = m.add(f"{prefix}qk_matmul", AttentionScores(mask), query, keys)
+    scores = m.add(f"{prefix}qk_matmul", AttentionScores(pattern), query, keys)
     if bias:
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
-    probabilities = m.add(f"{prefix}softmax", Softmax(mask), scores)
-    return m.add(f"{prefix}sv_matmul", AttentionValues(mask), probabilities, values)
-
-
-def attended_near(m: Maker, query: str, keys: str, values: str, reach: Expr) -> str:
-    """The same between positions at most ``reach`` apart, in both directions."""
-    scores = m.add("qk_matmul", LocalScores(reach), query, keys)
-    probabilities = m.add("softmax", LocalSoftmax(reach), scores)
-    return m.add("sv_matmul", LocalValues(reach), probabilities, values)
+    probabilities = m.add(f"{prefix}softmax", Softmax(pattern), scores)
+    return m.add(f"{prefix}sv_matmul", AttentionValues(pattern), probabilities, values)

@@ -20,6 +20,7 @@ from costgraph.ops import (
     Softmax,
     Split,
 )
+from costgraph.ops.pattern import CAUSAL, FULL, Pattern, counted
 from costgraph.symbols import q
 
 
@@ -37,7 +38,7 @@ class Attention:
             own for each; ``all``: over all heads together.
         score_cap: scores pass through a soft cap.
         fused_qkv: the three projections are one matrix.
-        window: positions that each one sees, itself included; None for all.
+        pattern: which positions each one sees.
         alibi: linear biases on the scores.
         clip: projections are clipped to a range.
         causal: False for attention in both directions, which has no cache.
@@ -59,7 +60,7 @@ class Attention:
     qk_norm: Norm | None = None
     score_cap: bool = False
     fused_qkv: bool = False
-    window: Expr | None = None
+    pattern: Pattern = CAUSAL
     alibi: bool = False
     clip: bool = False
     causal: bool = True
@@ -91,23 +92,24 @@ class Attention:
             query = m.add("q_scale", Scale(), query)
         if self.value_scale:
             value = m.add("v_scale", Scale(), value)
-        hk, dh, window = self.kv_heads, self.head_dim, self.window
+        hk, dh, keeps = self.kv_heads, self.head_dim, self.pattern
         dv = dh if self.v_dim is None else self.v_dim
-        keys, values, mask = key, value, "none"
+        keys, values = key, value
+        pattern: Pattern = FULL
         if self.causal:
-            append, mask = KVAppend(window), m.style.mask
-            keys = m.add("k_append", append, m.cache("k_cache", hk, dh, window), key)
-            values = m.add("v_append", append, m.cache("v_cache", hk, dv, window), value)
-        scores = m.add("qk_matmul", AttentionScores(mask, window=window), query, keys)
+            append, pattern = KVAppend(keeps), counted(m.style.mask, keeps)
+            keys = m.add("k_append", append, m.cache("k_cache", hk, dh, keeps), key)
+            values = m.add("v_append", append, m.cache("v_cache", hk, dv, keeps), value)
+        scores = m.add("qk_matmul", AttentionScores(pattern), query, keys)
         if self.score_cap:
             scores = m.add("score_cap", SoftCap(), scores)
         if self.alibi:
-            scores = m.add("alibi", Alibi(mask, window), scores)
+            scores = m.add("alibi", Alibi(pattern), scores)
         logits = [scores]
         if self.sinks:
             logits.append(m.vector("sinks.weight", self.heads))
-        probabilities = m.add("softmax", Softmax(mask, window), *logits)
-        mixed = m.add("sv_matmul", AttentionValues(mask, window=window), probabilities, values)
+        probabilities = m.add("softmax", Softmax(pattern), *logits)
+        mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
         return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:

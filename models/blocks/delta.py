@@ -18,6 +18,7 @@ from costgraph.ops import (
     Rope,
     Split,
 )
+from costgraph.ops.pattern import counted
 from costgraph.symbols import B, q
 
 
@@ -118,6 +119,6 @@ class GatedAttention:
         query = m.add("q_rope", Rope(), query, table.name)
         key = m.add("k_rope", Rope(), key, table.name)
         keys, values = cached(m, key, value)
-        y = attended(m, query, keys, values, m.style.mask)
+        y = attended(m, query, keys, values, counted(m.style.mask))
         y = m.add("attn_gate_mul", Multiply(), y, m.add("attn_gate", Activation("sigmoid"), gate))
         return m.linear("o_proj", y, d, h * dh, self.bias, contract=2)

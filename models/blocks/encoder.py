@@ -8,10 +8,11 @@ from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.models.blocks.attend import attended, attended_near, cached
+from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, KVAppend, Rope, Split
+from costgraph.ops.pattern import FULL, Band, counted
 from costgraph.symbols import B, S, T, q
 
 
@@ -98,10 +99,9 @@ class Bidirectional:
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
         query, key, value = self.at.all(m, x)
-        if self.reach is not None and m.style.mask != "compute":
-            mixed = attended_near(m, query, key, value, self.reach)
-        else:
-            mixed = attended(m, query, key, value, "none", self.at.bias_name)
+        near = self.reach is not None and m.style.mask != "compute"
+        pattern = Band(self.reach) if near and self.reach is not None else FULL
+        mixed = attended(m, query, key, value, pattern, self.at.bias_name)
         return self.at.out(m, mixed)
 
 
@@ -167,7 +167,7 @@ class CrossLayer:
         if name == "attn":
             query, key, value = self.own.all(m, x)
             keys, values = cached(m, key, value)
-            mixed = attended(m, query, keys, values, m.style.mask, self.own.bias_name)
+            mixed = attended(m, query, keys, values, counted(m.style.mask), self.own.bias_name)
             return self.own.out(m, mixed)
         at = self.cross
         shape = (B, S, at.heads, at.head_dim)
@@ -175,7 +175,7 @@ class CrossLayer:
             m.source(Tensor(f"cross_{part}_cache", shape, m.style.kv, Role.KV)) for part in "kv"
         )
         query = at.project(m, "q", x, "cross_")
-        mixed = attended(m, query, keys, values, "none", prefix="cross_")
+        mixed = attended(m, query, keys, values, FULL, prefix="cross_")
         return at.out(m, mixed, "cross_")
 
 

@@ -18,6 +18,7 @@ from costgraph.ops import (
     Split,
     SplitScores,
 )
+from costgraph.ops.pattern import counted
 from costgraph.symbols import q
 
 ONE = Integer(1)
@@ -98,10 +99,10 @@ class LatentAttention:
     def _attend(
         self, m: Maker, content: str, rotary: str, keys: str, rope_keys: str, values: str
     ) -> str:
-        mask = m.style.mask
-        scores = m.add("qk_matmul", SplitScores(mask), content, rotary, keys, rope_keys)
-        probabilities = m.add("softmax", Softmax(mask), scores)
-        return m.add("sv_matmul", AttentionValues(mask), probabilities, values)
+        pattern = counted(m.style.mask)
+        scores = m.add("qk_matmul", SplitScores(pattern), content, rotary, keys, rope_keys)
+        probabilities = m.add("softmax", Softmax(pattern), scores)
+        return m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
 
     def _latents(self, m: Maker, latent: str) -> str:
         """The cache of latent vectors, extended: ``(B, T, 1, kv_rank)``."""

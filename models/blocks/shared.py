@@ -13,6 +13,7 @@ from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Concat, Multiply, Rope, Split
+from costgraph.ops.pattern import counted
 from costgraph.symbols import B, q
 
 
@@ -82,7 +83,7 @@ class SharedBlock:
             query = m.add("q_rope", Rope(), query, table)
             key = m.add("k_rope", Rope(), key, table)
         keys, values = cached(m, key, value)
-        x = attended(m, query, keys, values, m.style.mask)
+        x = attended(m, query, keys, values, counted(m.style.mask))
         x = m.linear("o_proj", x, self.d, inner, contract=2)
         return m.build(m.norm("mlp_norm", x, self.d, Norm()))
 

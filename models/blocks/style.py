@@ -10,8 +10,8 @@ from costgraph.ir.dtypes import BF16, FP32, DType
 from costgraph.ir.graph import Builder
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import LayerNorm, Linear, RMSNorm
-from costgraph.ops.attention import extended
 from costgraph.ops.experts import BALANCED, Routing
+from costgraph.ops.pattern import CAUSAL, Pattern
 from costgraph.symbols import B, T, q
 
 
@@ -22,7 +22,7 @@ class Style:
     Attributes:
         weights, acts, kv: formats of weights, activations and caches.
         mask: how masked score pairs are counted, see
-            :data:`costgraph.ops.attention.MASKS`.
+            :data:`costgraph.ops.pattern.COUNTED`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
         image: height and width of images in pixels where the import asks for others
             than the configuration's.
@@ -82,12 +82,12 @@ class Maker(Builder):
             Tensor(name, shape, wide if wide.bits > acts.bits else acts, Role.WEIGHT)
         )
 
-    def cache(self, name: str, heads: Expr, width: Expr, window: Expr | None = None) -> str:
+    def cache(self, name: str, heads: Expr, width: Expr, keeps: Pattern = CAUSAL) -> str:
         """Declares a cache of ``T − q`` earlier positions: ``(B, T−q, heads, width)``.
 
-        With a sliding ``window``, of those that the step can still see.
+        Where a pattern drops some, of those that the step can still see.
         """
-        length = extended(q, T, window) - q
+        length = keeps.seen(q, T) - q
         return self.source(Tensor(name, (B, length, heads, width), self.style.kv, Role.KV))
 
     def state(self, name: str, *shape: Expr, dtype: DType | None = None) -> str:

@@ -14,6 +14,7 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, RelativeBias, Softmax
 from costgraph.ops.image import Rearrange, WindowMask
+from costgraph.ops.pattern import FULL, counted
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Reshape
 
@@ -63,16 +64,16 @@ class TowerLayer:
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)
-        mask = m.style.mask if self.causal else "none"
+        pattern = counted(m.style.mask) if self.causal else FULL
         if self.windows is None:
-            return self.at.out(m, attended(m, query, key, value, mask))
+            return self.at.out(m, attended(m, query, key, value, pattern))
         tail = (self.at.heads, self.at.head_dim)
         each = (self.batch * self.windows, self.length / self.windows, *tail)
         query, key, value = (
             m.add(f"{name}_windows", Reshape(each), part)
             for name, part in (("q", query), ("k", key), ("v", value))
         )
-        mixed = attended(m, query, key, value, mask)
+        mixed = attended(m, query, key, value, pattern)
         whole = (self.batch, self.length, *tail)
         return self.at.out(m, m.add("whole", Reshape(whole), mixed))
 
@@ -140,7 +141,7 @@ class SwinLayer:
     def _attention(self, m: Maker, x: str, masked: bool, windows: Expr, prefix: str) -> str:
         at, inside = self.at, m.shape(x)[1]
         query, key, value = (at.project(m, name, x, prefix) for name in ("q", "k", "v"))
-        scores = m.add(f"{prefix}qk_matmul", AttentionScores("none"), query, key)
+        scores = m.add(f"{prefix}qk_matmul", AttentionScores(FULL), query, key)
         # The table is made for the configured window, however small the image.
         offsets = Integer((2 * self.window - 1) ** 2)
         table = m.vector(f"{prefix}relative_bias.weight", offsets, at.heads)
@@ -149,8 +150,8 @@ class SwinLayer:
         if masked:
             mask = m.source(Tensor("window_mask", (windows, inside, inside), m.style.acts))
             scores = m.add(f"{prefix}mask_add", WindowMask(), scores, mask)
-        probabilities = m.add(f"{prefix}softmax", Softmax("none"), scores)
-        mixed = m.add(f"{prefix}sv_matmul", AttentionValues("none"), probabilities, value)
+        probabilities = m.add(f"{prefix}softmax", Softmax(FULL), scores)
+        mixed = m.add(f"{prefix}sv_matmul", AttentionValues(FULL), probabilities, value)
         return at.out(m, mixed, prefix)
 
     @property

@@ -31,6 +31,7 @@ from costgraph.models.families.experts import (
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
+from costgraph.ops.pattern import CAUSAL, Chunks, Pattern, sliding
 
 
 def _gpt_oss(fields: Fields) -> Reading:
@@ -49,7 +50,7 @@ def _gpt_oss(fields: Fields) -> Reading:
         router_bias=True,
         packed=True,
     )
-    windowed = replace(attention, window=window_of(fields, 128))
+    windowed = replace(attention, pattern=sliding(window_of(fields, 128)))
     layers = {
         SLIDING: Layer(attention.d, windowed, experts),
         FULL: Layer(attention.d, attention, experts),
@@ -70,13 +71,13 @@ def _llama4(fields: Fields) -> Reading:
     rotates = [bool(n) for n in given] or [(i + 1) % every != 0 for i in range(count)]
     if len(rotates) != count:
         raise ModelError(f"{fields.name}: 'no_rope_layers' must be a list of {count} numbers")
-    chunk = None
+    chunk: Pattern = CAUSAL
     if fields.values.get("attention_chunk_size") is not None:
-        chunk = Integer(fields.size("attention_chunk_size"))
+        chunk = Chunks(Integer(fields.size("attention_chunk_size")))
     tuned = fields.values.get("attn_temperature_tuning", True) not in (None, False, 0)
     normed = Norm(weight=False) if fields.flag("use_qk_norm", True) else None
     mixers: dict[bool, Attention] = {
-        True: replace(attention, window=chunk, qk_norm=normed),
+        True: replace(attention, pattern=chunk, qk_norm=normed),
         False: replace(attention, rotary=None, query_scale=tuned),
     }
     width = fields.size("intermediate_size")
@@ -94,19 +95,11 @@ def _llama4(fields: Fields) -> Reading:
         if name not in layers:
             channel = experts if i in sparse else _dense_of(fields)
             layers[name] = Layer(attention.d, mixers[rotated], channel)
-    notes = () if chunk is None else (_chunked(chunk),)
-    return Reading(stacked(ends_of(fields), kinds, layers), assumptions=notes)
+    return Reading(stacked(ends_of(fields), kinds, layers))
 
 
 def _dense_of(fields: Fields) -> FeedForward:
     return feed_forward_of(fields, fields.size("intermediate_size_mlp"))
-
-
-def _chunked(chunk: Integer) -> str:
-    return (
-        f"attention in chunks of {chunk} tokens is counted as a sliding window: exact up to "
-        "that context, an upper bound beyond"
-    )
 
 
 def _llama4_outer(fields: Fields) -> Reading:
@@ -132,7 +125,7 @@ def _mimo(fields: Fields) -> Reading:
     # Its window counts the positions before each one.
     window = window_of(fields, 128)
     window = None if window is None else window + 1
-    slides = replace(slides, window=window, table="swa_rope_table")
+    slides = replace(slides, pattern=sliding(window), table="swa_rope_table")
     pattern, sparse = (numbers_of(fields, k) for k in ("hybrid_layer_pattern", "moe_layer_freq"))
     for key, found in (("hybrid_layer_pattern", pattern), ("moe_layer_freq", sparse)):
         if len(found) != count:

@@ -35,6 +35,7 @@ from costgraph.models.families.common import (
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
+from costgraph.ops.pattern import sliding
 
 RMS = Norm()
 #: Runs of equal layers up to which no pattern behind first layers is looked for,
@@ -138,7 +139,7 @@ def numbers_of(fields: Fields, key: str) -> list[int]:
 def _mixtral(fields: Fields) -> Reading:
     route = Route(normalise=True)
     experts = experts_of(fields, fields.size("intermediate_size"), route, "num_local_experts")
-    attention = attention_of(fields, window=window_of(fields))
+    attention = attention_of(fields, pattern=sliding(window_of(fields)))
     layer = Layer(attention.d, attention, experts)
     return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
@@ -166,7 +167,7 @@ def _qwen_moe(fields: Fields, attention: Attention, experts: Experts) -> Reading
     dense = set(numbers_of(fields, "mlp_only_layers"))
     kinds = ["dense" if (i + 1) % step or i in dense else "experts" for i in range(count)]
     if fields.flag("use_sliding_window", False):
-        attention = replace(attention, window=window_of(fields, 4096))
+        attention = replace(attention, pattern=sliding(window_of(fields, 4096)))
         if fields.size("max_window_layers", default=count) < count:
             raise ModelError(
                 f"{fields.name}: 'max_window_layers': windows in some layers only are unknown here"
@@ -239,7 +240,8 @@ def _phimoe(fields: Fields) -> Reading:
     norm = Norm("layer", True)
     # Its router (SparseMixer) takes a softmax over masked logits for each choice; one is counted.
     experts = experts_of(fields, fields.size("intermediate_size"), Route(), "num_local_experts")
-    attention = attention_of(fields, qkv_bias=bias, out_bias=bias, window=window_of(fields))
+    seen = sliding(window_of(fields))
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias, pattern=seen)
     layer = Layer(attention.d, attention, experts, norm)
     ends = ends_of(fields, norm=norm, head_bias=fields.flag("lm_head_bias", False))
     return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))

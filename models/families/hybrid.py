@@ -39,6 +39,7 @@ from costgraph.models.families.common import (
 )
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
+from costgraph.ops.pattern import Window
 
 GATHERED = "equal layers stand together: the order of layers changes neither time nor memory"
 
@@ -318,7 +319,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
         rotary=rotary_of(fields, head_dim, 0.5),
         qkv_bias=bias,
         out_bias=True,
-        window=Integer(fields.size("attention_window_size", default=2048)),
+        pattern=Window(Integer(fields.size("attention_window_size", default=2048))),
     )
     # The configured width counts gate and up projection together.
     feed = FeedForward(

@@ -12,7 +12,6 @@ from costgraph.ir.op import same
 from costgraph.ir.tensor import Role
 from costgraph.models.recognition.pieces import only_inside, projects, sole_user
 from costgraph.ops import AttentionScores, AttentionValues, Linear
-from costgraph.ops.local import LocalScores, LocalValues
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.views import Expand, Reshape, Transpose
@@ -162,7 +161,7 @@ class Grouped:
             return None
         users = graph.consumers[node.output]
         uses_heads = all(
-            isinstance(u.op, (AttentionScores, AttentionValues, LocalScores, LocalValues))
+            isinstance(u.op, (AttentionScores, AttentionValues))
             and u.inputs[1] == node.output
             and u.inputs[0] != node.output
             for u in users

@@ -14,7 +14,6 @@ from costgraph.models.recognition.pieces import function, makes, only_inside, so
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
 from costgraph.ops.arrays import Cast, Join
 from costgraph.ops.bias import ScoreBias
-from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.maps import Reduce, SoftmaxOver
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.views import Expand, Reshape, Slice, Transpose
@@ -217,20 +216,14 @@ def _attention(
     q = add("q_layout", Transpose(SWAP), query)
     k = add("k_layout", Transpose((0, 3, 1, 2)), turned)
     v = add("v_layout", Transpose(SWAP), values)
-    mask, window, reach = found.mask.mask, found.mask.window, found.mask.reach
-    score: Op = AttentionScores(mask, window=window)
-    soft: Op = Softmax(mask, window)
-    mix: Op = AttentionValues(mask, window=window)
-    if reach is not None:
-        score, soft, mix = LocalScores(reach), LocalSoftmax(reach), LocalValues(reach)
-    if found.sinks and reach is not None:
-        return Miss("attention", node.name, "sinks of local attention are not understood")
-    scores = add("qk_matmul", score, q, k)
+    pattern = found.mask.pattern
+    scores = add("qk_matmul", AttentionScores(pattern), q, k)
     if found.cap:
         scores = add("score_cap", SoftCap(), scores)
     if found.biases:
         scores = add("mask_add", found.mask, scores, *found.biases)
-    mixed = add("sv_matmul", mix, add("softmax", soft, scores, *found.sinks), v)
+    chances = add("softmax", Softmax(pattern), scores, *found.sinks)
+    mixed = add("sv_matmul", AttentionValues(pattern), chances, v)
     if _alike(folded[0][:-2] if folded[0] else (), node.outputs[0].shape[:-2]):
         new = Node(node.name, Transpose(SWAP), (mixed,), node.outputs)
     else:

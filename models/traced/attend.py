@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.ir.op import Op, same
+from costgraph.ir.op import same
 from costgraph.models.traced.laws import CAUSAL, Ramp, Shown, holding, law_of
 from costgraph.models.traced.seen import Seen, seen
 from costgraph.models.traced.value import Value
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
 from costgraph.ops.bias import ScoreBias
-from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
+from costgraph.ops.pattern import FULL, Band, Pattern, counted, sliding
 
 if TYPE_CHECKING:
     from costgraph.models.traced.lowering import Lowering
@@ -71,37 +71,29 @@ def attention(
             within, left = (*within, *law.within), found
             data.extend(law.rest)
     scores = _scores(low, query, keys, left, data, cap)
-    mask, window, reach = words(low.mask, left)
-    soft = Softmax(mask, window) if reach is None else LocalSoftmax(reach)
-    chances = low.emit(soft, scores, *sinks, name=low.label("softmax"))
-    mix: Op = AttentionValues(mask, window=window)
-    if reach is not None:
-        mix = LocalValues(reach)
-    mixed = low.emit(mix, chances, values, name=low.label("sv_matmul"))
+    pattern = pattern_of(low.mask, left)
+    chances = low.emit(Softmax(pattern), scores, *sinks, name=low.label("softmax"))
+    mixed = low.emit(AttentionValues(pattern), chances, values, name=low.label("sv_matmul"))
     return low.transpose(mixed, SWAP) if heads_first else mixed
 
 
 def _scores(
     low: Lowering, query: Value, keys: Value, left: Seen, data: Sequence[Value], cap: bool
 ) -> Value:
-    mask, window, reach = words(low.mask, left)
-    product: Op = AttentionScores(mask, window=window)
-    if reach is not None:
-        product = LocalScores(reach)
-    scores = low.emit(product, query, keys, name=low.label("qk_matmul"))
+    pattern = pattern_of(low.mask, left)
+    scores = low.emit(AttentionScores(pattern), query, keys, name=low.label("qk_matmul"))
     if cap:
         scores = low.emit(SoftCap(), scores, name=low.label("score_cap"))
     if data:
-        bias = ScoreBias(mask, window, reach)
-        scores = low.emit(bias, scores, *data, name=low.label("mask_add"))
+        scores = low.emit(ScoreBias(pattern), scores, *data, name=low.label("mask_add"))
     return scores
 
 
-def words(counted: str, left: Seen) -> tuple[str, Expr | None, Expr | None]:
-    """(mask, window, reach) of the operations of attention, as masked pairs are ``counted``."""
-    if counted == "compute":
-        return ("compute" if left.causal else "none"), left.window, None
-    return (counted if left.causal else "none"), left.window, left.reach
+def pattern_of(mask: str, left: Seen) -> Pattern:
+    """What positions see, masked pairs counted as ``mask`` says."""
+    if left.causal:
+        return counted(mask, sliding(left.window))
+    return FULL if left.reach is None or mask == "compute" else Band(left.reach)
 
 
 def shown_by(bias: Value) -> Shown:

@@ -10,7 +10,7 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.ir.dtypes import DType
 from costgraph.ir.op import same
-from costgraph.models.traced.attend import words
+from costgraph.models.traced.attend import pattern_of
 from costgraph.models.traced.formats import BOOL
 from costgraph.models.traced.known import computed
 from costgraph.models.traced.laws import (
@@ -226,7 +226,7 @@ class Arithmetic(Viewing):
             left, data = Seen(), (mask,)
         if left == Seen() and not data:
             return x
-        return self.emit(ScoreBias(*words(self.mask, left)), x, *data)
+        return self.emit(ScoreBias(pattern_of(self.mask, left)), x, *data)
 
 
 def _covers(shape: Sequence[Expr], other: Sequence[Expr]) -> bool:

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from sympy import Add, Expr, Integer
 
-from costgraph.ops.attention import Branches
+from costgraph.ops.pattern import CAUSAL, Branches
 
 ONE, ZERO = Integer(1), Integer(0)
 
@@ -35,7 +35,7 @@ class Steps:
     @property
     def mask(self) -> Branches | None:
         """Who sees whom, where not every position sees all before it."""
-        return None if self.hidden == 0 else Branches(((self.width, self.hidden),))
+        return None if self.hidden == 0 else Branches(CAUSAL, ((self.width, self.hidden),))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def branching(
         single.append(Steps(ONE, width, behind, behind - level))
     steps = tuple(_mean(tuple(g)) for _, g in groupby(single, key=lambda s: s.width))
     new = Add(*nodes)
-    mask = Branches(tuple((n, new - level) for level, n in enumerate((ONE, *nodes))))
+    levels = tuple((n, new - level) for level, n in enumerate((ONE, *nodes)))
+    mask = Branches(CAUSAL, levels)
     return Round(depth, tokens, steps, (Check(ONE, ONE + new, mask),), branched=True)
 
 
@@ -210,7 +211,7 @@ def windowed(width: int, size: int, guesses: int, tokens: Expr) -> Round:
         note(2 + level, guesses)
     new = (width + guesses) * levels
     rows = tuple((Integer(n), Integer(new + 1 - s)) for s, n in sorted(seen.items()) if n)
-    check = Check(ONE, Integer(1 + new), Branches(rows) if new else None)
+    check = Check(ONE, Integer(1 + new), Branches(CAUSAL, rows) if new else None)
     return Round(Integer(levels), tokens, (), (check,), branched=True)
 
 

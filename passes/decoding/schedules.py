@@ -22,7 +22,7 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
-from costgraph.ops.attention import Branches
+from costgraph.ops.pattern import Branches
 from costgraph.passes.decoding.acceptance import Acceptance, Constant
 from costgraph.passes.decoding.drafting import Drafting
 from costgraph.passes.decoding.rounds import Check, Round, Steps, chain_steps
@@ -296,10 +296,13 @@ def under(graph: Graph, mask: Branches | None) -> Graph:
     """The graph with useful pairs counted by ``mask`` where attention is causal."""
     if mask is None:
         return graph
+    levels = mask.levels
 
     def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        causal = getattr(node.op, "mask", None) == "skip"
-        return replace(node.op, mask=mask) if causal else node.op  # type: ignore[type-var]
+        pattern = getattr(node.op, "pattern", None)
+        if pattern is None or isinstance(pattern, Branches):
+            return node.op
+        return replace(node.op, pattern=pattern.branched(levels))  # type: ignore[type-var]
 
     return rebuild(graph, masked)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sympy import Expr, Min
+from sympy import Expr
 
 from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import Sample
+from costgraph.ops import KVAppend, Sample
 from costgraph.ops.fused import operations
 
 
@@ -50,6 +50,5 @@ def keeps_state(graph: Graph) -> bool:
 
 
 def is_windowed(graph: Graph) -> bool:
-    """True if some cache of the graph keeps a window of its positions."""
-    held = (t for _, given in operations(graph) for t in given if t.role is Role.KV)
-    return any(size.has(Min) for t in held for size in t.shape)
+    """True if some cache of the graph drops positions, such as those before a window."""
+    return any(isinstance(op, KVAppend) and op.keeps.drops for op, _ in operations(graph))

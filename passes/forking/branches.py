@@ -19,8 +19,8 @@ from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import SelectLast
-from costgraph.ops.attention import Branches, Mask, Parted
 from costgraph.ops.fused import operations
+from costgraph.ops.pattern import Branches, Parted, Pattern
 from costgraph.passes.decoding.target import is_windowed, keeps_state
 from costgraph.rewriting.pipeline import option
 from costgraph.rewriting.rewrite import rebuild
@@ -164,28 +164,20 @@ def branched(graph: Graph, branches: Expr, width: Expr, hidden: Expr) -> Graph:
         op = node.op
         if isinstance(op, SelectLast):
             return op if q in op.count.free_symbols else SelectLast(op.count * branches)
-        mask = getattr(op, "mask", None)
-        if mask is None:
+        pattern = getattr(op, "pattern", None)
+        if pattern is None:
             return op
-        return replace(op, mask=apart(mask, branches, width, hidden))  # type: ignore[type-var]
+        return replace(op, pattern=apart(pattern, branches, width, hidden))  # type: ignore[type-var]
 
     return rebuild(graph, new)
 
 
-def apart(mask: Mask, branches: Expr, width: Expr, hidden: Expr) -> Mask:
-    """A mask for ``branches`` beside one another that hide ``hidden`` rows from each other.
+def apart(pattern: Pattern, branches: Expr, width: Expr, hidden: Expr) -> Pattern:
+    """A pattern for ``branches`` beside one another that hide ``hidden`` rows from each other.
 
     Where all pairs are computed, or all are useful, it stays.
     """
-    if isinstance(mask, Parted):
-        inner = apart(mask.mask, branches, width, hidden)
-        assert not isinstance(inner, Parted)
-        return replace(mask, mask=inner)
-    if isinstance(mask, Branches):
-        levels = mask.levels
-    elif mask == "skip":
-        # A causal row hides half of what is new, on average.
-        levels = ((width, (width - 1) / 2),)
-    else:
-        return mask
-    return Branches(tuple((n * branches, h + hidden) for n, h in levels))
+    inner = pattern.of if isinstance(pattern, Parted) else pattern
+    # A causal row hides half of what is new, on average.
+    levels = inner.levels if isinstance(inner, Branches) else ((width, (width - 1) / 2),)
+    return pattern.branched(tuple((n * branches, h + hidden) for n, h in levels))

@@ -28,7 +28,6 @@ from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
 from costgraph.ops.image import WindowMask
 from costgraph.ops.latent import SplitFlash
-from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.rewriting.draft import Draft
@@ -259,7 +258,7 @@ class Flash:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Match at the scores."""
-        if not isinstance(node.op, (AttentionScores, LocalScores)):
+        if not isinstance(node.op, AttentionScores):
             return None
         chain = self._chain(graph, node)
         if isinstance(chain, Miss):
@@ -274,45 +273,45 @@ class Flash:
         rows = tile_rows(head, width, machine.shared)
         if rows is None:
             return Miss(self.name, node.name, "no tile fits the shared memory")
+        pattern = node.op.pattern
+        if not self.cached and pattern.tiled(query.shape[1], keys.shape[1], rows) is None:
+            why = f"what blocks read on their own is not counted: {pattern}"
+            return Miss(self.name, node.name, why)
         if isinstance(node.op, SplitScores):
             key_bytes = head * keys.dtype.bytes_per_element
             return self._split(graph, node, tuple(chain), key_bytes, rows, width)
         if not self._saves(head * keys.dtype.bytes_per_element, rows, width):
             return Miss(self.name, node.name, _SMALL)
-        local = isinstance(node.op, LocalScores)
-        if local and not self.cached:
-            return Miss(self.name, node.name, "blocks of local attention share what they read")
         biases = tuple(
             i for a, b in pairwise(chain[:-1]) for i in _put_on_scores(graph, b, a.output)
         )
         op = FlashAttention(
-            "none" if isinstance(node.op, LocalScores) else node.op.mask,
+            node.op.pattern,
             None if self.cached else rows,
             self.causal_traffic,
             any(isinstance(s, SoftCap) for s in steps),
             self.splits,
-            None if isinstance(node.op, LocalScores) else node.op.paging,
-            None if isinstance(node.op, LocalScores) else node.op.window,
+            node.op.paging,
             any(isinstance(s, Alibi) for s in steps),
             len(biases),
-            node.op.reach if isinstance(node.op, LocalScores) else None,
         )
         sinks = tuple(i for n in chain if isinstance(n.op, Softmax) for i in n.inputs[1:])
-        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases)
+        index = node.inputs[-1:] if pattern.indexed else ()
+        inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases, *index)
         name = _attention_name(graph, node)
         return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
 
     def _chain(self, graph: Draft, node: Node) -> list[Node] | Miss:
         """Everything from the scores to the values."""
         chain: list[Node] = [node]
-        while not isinstance(chain[-1].op, _LAST_IN_ATTENTION):
+        while not isinstance(chain[-1].op, AttentionValues):
             scores = chain[-1].output
             users = graph.consumers[scores]
             if len(users) != 1 or scores in graph.outputs:
                 return Miss(self.name, node.name, "an intermediate is needed elsewhere")
             (user,) = users
-            last = isinstance(user.op, _LAST_IN_ATTENTION)
-            inside = last or isinstance(user.op, (*_IN_ATTENTION, LocalSoftmax))
+            last = isinstance(user.op, AttentionValues)
+            inside = last or isinstance(user.op, _IN_ATTENTION)
             if not ((inside and user.inputs[0] == scores) or _put_on_scores(graph, user, scores)):
                 return Miss(self.name, node.name, f"{user.op.kind} between scores and values")
             chain.append(user)
@@ -341,14 +340,15 @@ class Flash:
         if not shared and not self._saves(key_bytes, rows, width):
             return Miss(self.name, node.name, _SMALL)
         op = SplitFlash(
-            node.op.mask,
+            node.op.pattern,
             None if self.cached else rows,
             self.causal_traffic,
             False,
             self.splits,
             node.op.paging,
         )
-        return Replacement(chain, Node(name, op, (*node.inputs, values), chain[-1].outputs))
+        inputs = (*node.inputs[:4], values, *node.inputs[4:])
+        return Replacement(chain, Node(name, op, inputs, chain[-1].outputs))
 
     def _saves(self, key_bytes: Expr, rows: Expr, width: Expr) -> bool:
         """Reading K and V again per block must cost no more than the scores it saves.
@@ -360,7 +360,6 @@ class Flash:
 
 #: What tiled attention does to its scores, beside what is put on them.
 _IN_ATTENTION = (Softmax, SoftCap, Alibi, ScoreBias)
-_LAST_IN_ATTENTION = (AttentionValues, LocalValues)
 
 
 def _put_on_scores(graph: Draft, node: Node, scores: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from costgraph.ir.graph import Graph, Node
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
+from costgraph.ops.pattern import FULL
 from costgraph.rewriting.rewrite import live, rebuild
 from costgraph.symbols import T, q
 
@@ -45,7 +46,7 @@ def cached(graph: Graph) -> Graph:
 
 def _attends(node: Node) -> bool:
     both = isinstance(node.op, AttentionScores | AttentionValues)
-    return both and getattr(node.op, "mask", None) == "none"
+    return both and getattr(node.op, "pattern", None) == FULL
 
 
 def _cached(graph: Graph) -> Graph:

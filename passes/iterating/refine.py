@@ -15,6 +15,7 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Linear, Sample, SelectLast
 from costgraph.ops.maps import Reduce
+from costgraph.ops.pattern import FULL
 from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
 from costgraph.passes.forking.branches import times
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
@@ -102,8 +103,9 @@ def _whole(node: Node, operands: tuple[Tensor, ...]) -> Op:
     op = node.op
     if isinstance(op, SelectLast):
         return SelectLast(q)
-    if getattr(op, "mask", None) in ("skip", "compute"):
-        return replace(op, mask="none")  # type: ignore[type-var]
+    pattern = getattr(op, "pattern", None)
+    if pattern is not None and pattern.causal:
+        return replace(op, pattern=FULL)  # type: ignore[type-var]
     return op
 
 

@@ -65,7 +65,7 @@ class PageKV(Pass):
                 if isinstance(op, KVAppend):
                     hits.append(node.name)
                     caches.update(t.name for t in node.outputs)
-                    return PagedKVAppend(op.window, paging)
+                    return PagedKVAppend(op.keeps, paging)
                 if not isinstance(op, (AttentionScores, AttentionValues, FlashAttention)):
                     return op
                 # Attention without a cache, or over one that is written whole, has no table.

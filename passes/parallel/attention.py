@@ -7,9 +7,9 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from costgraph.ir.op import Op
-from costgraph.ops.attention import Parted
+from costgraph.ir.op import Op, require
 from costgraph.ops.latent import SplitFlash
+from costgraph.ops.pattern import Parted
 from costgraph.passes.parallel.places import (
     WHOLE,
     Place,
@@ -37,6 +37,19 @@ def append(site: Site) -> Ruled:
         return Ruled(site.op, (cache, new), (result,))
     place = site.place(1)
     return Ruled(site.op, (place, place), (place,))
+
+
+def book(site: Site) -> Ruled:
+    """A book of what heads have looked at lies as their probabilities."""
+    place = site.place(1)
+    if place.axis is None:
+        return whole(site)
+    if place.axis == 0:
+        return elementwise_rows(site, place)
+    if place.axis != 1 or site.context != 1:
+        raise site.blocked("splits along heads only", place)
+    heads = moved(place, 2)
+    return Ruled(site.op, (heads, place), (heads,))
 
 
 def _keys(site: Site, index: int, heads: Expr) -> Place:
@@ -75,7 +88,9 @@ def values(site: Site) -> Ruled:
         return elementwise_rows(site, place)
     if place.axis != 1:
         raise site.blocked("splits along heads only", place)
-    return Ruled(site.op, (place, _keys(site, 1, site.inputs[0].shape[1])), (moved(place, 2),))
+    heads = site.inputs[0].shape[1]
+    rest = tuple(_keys(site, i, heads) for i in range(1, len(site.inputs)))
+    return Ruled(site.op, (place, *rest), (moved(place, 2),))
 
 
 def flash(site: Site) -> Ruled:
@@ -101,7 +116,8 @@ def flash(site: Site) -> Ruled:
 
 def _masked(op: Any, queries: Expr = ONE, keys: Expr = ONE) -> Op:
     """Attention, or its softmax, over a part of the queries or of the keys."""
-    made: Op = replace(op, mask=Parted(op.mask, queries, keys))
+    require(not op.pattern.indexed, op, "rows chosen for a query lie on several devices: state tp")
+    made: Op = replace(op, pattern=Parted(op.pattern, queries, keys))
     return made
 
 

@@ -36,7 +36,6 @@ from costgraph.ops.experts import Combine, ExpertLinear, Route, RowScale
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import HeadLinear, SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
-from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
@@ -51,16 +50,14 @@ NORMS: tuple[type[Op], ...] = (RMSNorm, LayerNorm)
 #: Operations that take other widths as they come.
 FLEXIBLE: tuple[type[Op], ...] = (
     *ALONG, Binary, AttentionScores, AttentionValues, FlashAttention, Softmax, Alibi, KVAppend,
-    LocalScores, LocalSoftmax, LocalValues, Sample, Route, HeadLinear,
+    Sample, Route, HeadLinear,
 )  # fmt: skip
 #: What operands of attention are, by operation.
 ATTENTION: tuple[tuple[type[Op], tuple[str, ...]], ...] = (
     (SplitScores, (QUERY, QUERY, KV, KV)),
     (FlashAttention, (QUERY, KV, KV)),
     (AttentionScores, (QUERY, KV)),
-    (LocalScores, (QUERY, KV)),
     (AttentionValues, ("", KV)),
-    (LocalValues, ("", KV)),
 )
 
 
@@ -120,9 +117,7 @@ def found(graph: Graph) -> Found:
     heads, inner = [], []
     for node in map(_plain, graph.nodes):
         operands = graph.operands(node)
-        if isinstance(node.op, (AttentionScores, LocalScores, FlashAttention)) and _attention(
-            node.op
-        ):
+        if isinstance(node.op, (AttentionScores, FlashAttention)) and _attention(node.op):
             keys = _attention(node.op).index(KV)
             heads.append((operands[0].shape[2], operands[keys].shape[2]))
         for tensor in node.outputs if isinstance(node.op, (Linear, Split)) else ():

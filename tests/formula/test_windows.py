@@ -25,8 +25,8 @@ from costgraph.ir.program import autoregressive
 from costgraph.ir.verify import verify
 from costgraph.models.blocks import Style
 from costgraph.models.decoder import Decoder, Kind, build
-from costgraph.ops.attention import extended, score_pairs
 from costgraph.ops.flash import FlashAttention
+from costgraph.ops.pattern import Dense, Window
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import parse, run
 from costgraph.symbols import B, N, S, T, q, symbol
@@ -42,22 +42,24 @@ def whole(x: int) -> Expr:
 def test_useful_pairs_equal_brute_force(window, context, data):
     new = data.draw(st.integers(1, context))
     brute = sum(min(context - new + i, window) for i in range(1, new + 1))
-    seen = extended(whole(new), whole(context), whole(window))
-    assert score_pairs(whole(new), seen, "skip", whole(window)) == brute
+    pattern = Window(whole(window))
+    seen = pattern.seen(whole(new), whole(context))
+    assert pattern.pairs(whole(new), seen) == brute
     visible = {k for i in range(new) for k in range(max(0, context - new + i + 1 - window),
                                                     context - new + i + 1)}  # fmt: skip
     assert seen == len(visible)
-    assert score_pairs(whole(new), seen, "compute", whole(window)) == new * seen
-    symbolic = score_pairs(q, extended(q, T, W), "skip", W)
+    assert Dense(pattern).pairs(whole(new), seen) == new * seen
+    symbolic = Window(W).pairs(q, Window(W).seen(q, T))
     values = {q: whole(new), T: whole(context), W: whole(window)}
     assert symbolic.xreplace(values) == brute
     assert folded(symbolic).xreplace(values) == brute
 
 
 def test_bound_pairs_are_short():
-    pairs = score_pairs(q, extended(q, T, W), "skip", W)
+    pattern = Window(W)
+    pairs = pattern.pairs(q, pattern.seen(q, T))
     assert folded(pairs.xreplace({q: Integer(1)})) == Min(T, W)
-    assert folded(extended(q, T, W).xreplace({q: S, T: S})) == S
+    assert folded(pattern.seen(q, T).xreplace({q: S, T: S})) == S
     assert least(Min(T, W) - 1, W) == Min(T, W) - 1
     assert least(T + 4, W + 4) == Min(T, W) + 4
     assert least(T + 4, Integer(100)) == Min(T, 96) + 4
@@ -235,9 +237,9 @@ def test_tiled_attention_reads_the_blocks_that_a_window_reaches(window, context,
     for start in range(1, new + 1, block):
         end = min(start + block - 1, new)
         keys += before + end - max(1, before + start - window + 1) + 1
-    op = FlashAttention("skip", whole(block), window=whole(window))
+    op = FlashAttention(Window(whole(window)), whole(block))
     assert op._keys_read(whole(new), whole(seen), whole(1)) == keys
-    shared = FlashAttention("skip", window=whole(window))
+    shared = FlashAttention(Window(whole(window)))
     assert shared._keys_read(whole(new), whole(seen), whole(1)) == seen
 
 

@@ -77,21 +77,21 @@ def attention(graph: Graph) -> list[tuple[int, FlashAttention]]:
     return [(n, x.op) for n, x in nodes_of(graph) if isinstance(x.op, FlashAttention)]
 
 
-#: Per model: how often which kernel of attention runs: mask, window, reach, capped, sinks,
-#: operands on the scores.
+#: Per model: how often which kernel of attention runs: pattern, capped, sinks, operands on
+#: the scores.
 KERNELS = {
-    "llama": [(2, "skip", None, None, False, 0, 0)],
-    "llama-padded": [(2, "skip", None, None, False, 0, 1)],
-    "mistral": [(2, "skip", 16, None, False, 0, 0)],
-    "gemma2": [(1, "skip", 16, None, True, 0, 0), (1, "skip", None, None, True, 0, 0)],
-    "bloom": [(2, "skip", None, None, False, 0, 1)],
-    "mpt": [(2, "skip", None, None, False, 0, 1)],
-    "modernbert": [(2, "none", None, None, False, 0, 1), (2, "none", None, 8, False, 0, 1)],
-    "bert": [(2, "none", None, None, False, 0, 1)],
-    "mixtral-gathered": [(2, "skip", None, None, False, 0, 0)],
-    "mixtral-sorted": [(2, "skip", None, None, False, 0, 0)],
-    "gpt-oss-gathered": [(1, "skip", 16, None, False, 1, 0), (1, "skip", None, None, False, 1, 0)],
-    "gpt-oss-sorted": [(1, "skip", 16, None, False, 1, 0), (1, "skip", None, None, False, 1, 0)],
+    "llama": [(2, "causal", False, 0, 0)],
+    "llama-padded": [(2, "causal", False, 0, 1)],
+    "mistral": [(2, "window 16", False, 0, 0)],
+    "gemma2": [(1, "window 16", True, 0, 0), (1, "causal", True, 0, 0)],
+    "bloom": [(2, "causal", False, 0, 1)],
+    "mpt": [(2, "causal", False, 0, 1)],
+    "modernbert": [(2, "full", False, 0, 1), (2, "within 8 both ways", False, 0, 1)],
+    "bert": [(2, "full", False, 0, 1)],
+    "mixtral-gathered": [(2, "causal", False, 0, 0)],
+    "mixtral-sorted": [(2, "causal", False, 0, 0)],
+    "gpt-oss-gathered": [(1, "window 16", False, 1, 0), (1, "causal", False, 1, 0)],
+    "gpt-oss-sorted": [(1, "window 16", False, 1, 0), (1, "causal", False, 1, 0)],
 }
 
 
@@ -103,7 +103,7 @@ def test_attention_is_one_kernel_under_every_mask(name):
         if isinstance(node.op, FlashAttention):
             op = node.op
             sinks = len(node.inputs) - 3 - op.biases
-            key = (op.mask, op.window, op.reach, op.soft_cap, sinks, op.biases)
+            key = (str(op.pattern), op.soft_cap, sinks, op.biases)
             found[key] = found.get(key, 0) + times
     expected = {tuple(k[1:]): k[0] for k in KERNELS[name]}
     assert found == expected

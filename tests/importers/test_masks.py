@@ -15,6 +15,7 @@ from costgraph.counting.count import exact_cost
 from costgraph.hardware.machine import Engine
 from costgraph.ir.regions import Repeat
 from costgraph.ops.flash import FlashAttention
+from costgraph.ops.pattern import CAUSAL
 from costgraph.symbols import S, symbol
 
 onnx = pytest.importorskip("onnx")
@@ -256,7 +257,7 @@ def test_data_in_a_mask_is_an_operand_of_the_kernel(make, extra, element, rows, 
     program = imported(model(make, extra=[extra]), tmp_path, "S")
     compiled = cg.compile(program, "h100", "fuse")
     (node,) = (n for n in compiled.graph.nodes if isinstance(n.op, FlashAttention))
-    assert (node.op.mask, node.op.biases) == ("skip", 1)
+    assert (node.op.pattern, node.op.biases) == (CAUSAL, 1)
     accesses = node.op.accesses(compiled.graph.operands(node), node.outputs)
     (moved,) = (a.bytes for a in accesses if a.tensor == node.inputs[-1])
     for length in (1, 4, 11):
@@ -287,4 +288,4 @@ def test_rows_without_any_pair_may_be_guarded(tmp_path):
     made.graph.node.extend([*guard, last])
     program = imported(made, tmp_path, "S")
     (kernel,) = kernels(cg.compile(program, "h100", "fuse").graph)
-    assert (kernel.mask, kernel.biases) == ("skip", 1)
+    assert (kernel.pattern, kernel.biases) == (CAUSAL, 1)

@@ -16,7 +16,7 @@ from costgraph.ir.metrics import METRICS
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model, model_names
-from costgraph.ops.local import local_pairs
+from costgraph.ops.pattern import Band
 from costgraph.symbols import B, N, S, T, q
 
 FIRST = {name: load_model(name).phases[0].name for name in model_names()}
@@ -146,9 +146,11 @@ def test_local_layers_compute_the_pairs_within_reach():
     for n in (1, 5, 64, 65, 66, 200):
         for reach in (1, 4, 64):
             pairs = sum(abs(i - j) <= reach for i in range(n) for j in range(n))
-            assert local_pairs(q, Integer(reach)).xreplace({q: Integer(n)}) == pairs
+            assert Band(Integer(reach)).pairs(q, q).xreplace({q: Integer(n)}) == pairs
     graph = load_model("modernbert-base").graph
-    scores = next(r for r in rows(graph) if r.kind == "local-qk-matmul")
+    scores = next(
+        r for r in rows(graph) if r.kind == "qk-matmul" and isinstance(r.node.op.pattern, Band)
+    )
     values = {B: Integer(1), q: Integer(300)}
     pairs = sum(abs(i - j) <= 64 for i in range(300) for j in range(300))
     assert scores.count == 14

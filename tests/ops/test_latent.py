@@ -13,6 +13,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import AttentionValues, HeadLinear, Linear, Softmax, SplitScores
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.paged import Paging
+from costgraph.ops.pattern import Dense
 from costgraph.symbols import B, T, q
 
 I = Integer  # noqa: E741
@@ -31,7 +32,7 @@ def parts(key_heads=1, content=CONTENT):
 
 
 def test_scores_cost_both_parts():
-    op, given = SplitScores("compute"), parts()
+    op, given = SplitScores(Dense()), parts()
     (spec,) = op.infer(given)
     assert spec.shape == (B, HEADS, q, T)
     cost = op.cost(given, (spec.named("s"),))

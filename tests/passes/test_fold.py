@@ -27,6 +27,7 @@ from costgraph.ops import (
     Softmax,
 )
 from costgraph.ops.arrays import Fill
+from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Reshape, Slice
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S
@@ -118,9 +119,9 @@ def stack(kind: Kind) -> Graph:
             shape = (B, Integer(9), Integer(4), WIDTH / 4)
             cache = builder.source(Tensor(f"{at}.cache", shape, BF16, Role.KV))
             held = builder.add(f"{at}.append", KVAppend(), cache, heads)
-            scores = builder.add(f"{at}.scores", AttentionScores("none"), heads, held)
-            chances = builder.add(f"{at}.chances", Softmax("none"), scores)
-            mixed = builder.add(f"{at}.values", AttentionValues("none"), chances, held)
+            scores = builder.add(f"{at}.scores", AttentionScores(FULL), heads, held)
+            chances = builder.add(f"{at}.chances", Softmax(FULL), scores)
+            mixed = builder.add(f"{at}.values", AttentionValues(FULL), chances, held)
             mixed = builder.add(f"{at}.flat", Reshape((B, S, WIDTH)), mixed)
             h = builder.add(f"{at}.add_mixed", Add(), h, mixed)
         h = builder.add(f"{at}.down", Linear(), h, matrix(f"{own}.w2"))

@@ -23,6 +23,7 @@ from costgraph.models import load_model
 from costgraph.models.blocks import Style
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.decoder import Decoder, Kind, build
+from costgraph.ops.pattern import CAUSAL, Window
 from costgraph.passes import PASSES
 from costgraph.passes.precision.layers import in_order
 from costgraph.rewriting.layers import patterned, written_out
@@ -94,12 +95,12 @@ def test_without_numbers_a_pattern_stays_one():
 @pytest.mark.parametrize("pattern", [MODEL.pattern, ("sliding", "full") * 4])
 def test_half_of_a_pattern_is_its_first_layers(pattern):
     model = replace(MODEL, pattern=pattern)
-    windows = [8 if kind == "sliding" else None for kind in pattern]
+    windows = [Window(Integer(8)) if kind == "sliding" else CAUSAL for kind in pattern]
 
     def seen(graph):
         found = [r for r in rows(graph) if r.name.endswith("qk_matmul")]
         return [(w, full) for r in found for w, full in
-                [(r.node.op.window, r.presence.is_full)] * int(r.count)]  # fmt: skip
+                [(r.node.op.pattern, r.presence.is_full)] * int(r.count)]  # fmt: skip
 
     exits = passed("early-exit{p=1/2,exit=4}", model).phase("decode").graph
     verify(exits)

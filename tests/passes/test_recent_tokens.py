@@ -15,6 +15,7 @@ from costgraph.ir.cost import Direction
 from costgraph.ir.tensor import Role
 from costgraph.models import load_model
 from costgraph.ops.attention import KVAppend
+from costgraph.ops.pattern import Window
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.rewriting.pipeline import run
 from costgraph.symbols import B, T, q
@@ -123,7 +124,7 @@ def test_a_sliding_window_keeps_its_last_tokens_wide(recent):
         held = min(len(rows.rows), window + new - 1 - new) if rows.rows else 0
         cache = Tensor("c", (Integer(1), Integer(held), Integer(1), Integer(128)), kind, Role.KV)
         x = Tensor("x", (Integer(1), Integer(new), Integer(1), Integer(128)), wide)
-        op = KVAppend(Integer(window))
+        op = KVAppend(Window(Integer(window)))
         (spec,) = op.infer((cache, x))
         cost = op.cost((cache, x), (spec.named("out"),))
         moved = rows.step(new)

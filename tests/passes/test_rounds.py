@@ -14,7 +14,7 @@ import costgraph as cg
 from costgraph.errors import InputError, VerifyError
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.verify import verify_program
-from costgraph.ops.attention import score_pairs
+from costgraph.ops.pattern import CAUSAL, sliding
 from costgraph.passes.decoding.rounds import branching
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.symbols import B, T, q, symbol
@@ -71,7 +71,11 @@ def test_positions_pairs_and_rows_are_those_of_the_tree(widths, drafts, context,
     assert made.verified == len(nodes)
     limit = None if window is None else Integer(window)
     at = {T: Integer(context) + made.verified - 1, q: made.verified}
-    seen = score_pairs(q, T, made.mask or "skip", limit).xreplace(at)
+    seen = (
+        (sliding(limit).branched(made.mask.levels) if made.mask else sliding(limit))
+        .pairs(q, T)
+        .xreplace(at)
+    )
     assert seen == tree.pairs(nodes, context, window)
     # Draft steps forward what the step before drafted: all levels but the last.
     forwarded = [n for level in tree.levels[:-1] for n in level]
@@ -82,7 +86,7 @@ def test_positions_pairs_and_rows_are_those_of_the_tree(widths, drafts, context,
     total, rows = Integer(0), Integer(0)
     for s in made.steps:
         at = {T: context + s.behind, q: s.width}
-        total += s.count * score_pairs(q, T, s.mask or "skip").xreplace(at)
+        total += s.count * (s.mask or CAUSAL).pairs(q, T).xreplace(at)
         rows += s.count * (context + s.behind)
         assert context + s.behind >= s.width
     assert total == tree.pairs(forwarded, context, None)

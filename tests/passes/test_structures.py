@@ -12,7 +12,7 @@ from sympy import Add, Integer, Rational
 
 import costgraph as cg
 from costgraph.errors import PipelineError
-from costgraph.ops.attention import score_pairs
+from costgraph.ops.pattern import CAUSAL
 from costgraph.passes.decoding.acceptance import Constant, Measured, emitted, tree_reach
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.passes.decoding.structures import SHAPING, STRUCTURES
@@ -261,7 +261,7 @@ def test_pairs_of_a_window_are_those_of_its_mask(w, n, g, context):
     for i, place in guesses:
         seen += context + len([1 for j, p in guesses if j == i and p <= place])
     at = {T: context + made.verified - 1, q: made.verified}
-    assert score_pairs(q, T, made.mask or "skip").xreplace(at) == seen
+    assert (made.mask or CAUSAL).pairs(q, T).xreplace(at) == seen
 
 
 def test_step_compression_of_lookahead_matches_a_simulation():

@@ -215,8 +215,9 @@ def _described(body: Graph, head: str, depth: int) -> Iterator[str]:
         yield from structure(body, depth + 1)
         return
     kinds = dict.fromkeys(n.op.kind for n in body.nodes)
-    windows = {sstr(w) for n in body.nodes if (w := getattr(n.op, "window", None))}
-    seen = f", window {', '.join(sorted(windows))}" if windows else ""
+    patterns = (getattr(n.op, "keeps", None) for n in body.nodes)
+    dropping = sorted({str(p) for p in patterns if p is not None and p.drops})
+    seen = f", {', '.join(dropping)}" if dropping else ""
     yield f"{pad}{head}{seen}: {', '.join(kinds)}"
 
 

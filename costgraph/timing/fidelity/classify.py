@@ -143,7 +143,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     if isinstance(main.op, SplitFlash):
         return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
-        return _attention(phase, given, compute, machine, product, main.op.mask != "none")
+        return _attention(phase, given, compute, machine, product, main.op.pattern.causal)
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -184,7 +184,7 @@ def _products_of(node: Node, operands: tuple[Tensor, ...]) -> dict[str, Expr]:
         return {"batch": groups, "m": rows}
     if isinstance(op, Conv):
         return {"batch": ONE, "m": Mul(first[0], *node.outputs[0].shape[2:])}
-    if op.kind in ("sv-matmul", "local-sv-matmul"):
+    if op.kind == "sv-matmul":
         return {"batch": first[0] * first[1], "m": first[2]}
     if "qk-matmul" in op.kind or isinstance(op, FlashAttention):
         return {"batch": first[0] * first[2], "m": first[1]}
@@ -274,9 +274,9 @@ def product_sizes(node: Node, operands: tuple[Tensor, ...]) -> tuple[Expr, Expr]
     if op.kind == "split-qk-matmul":
         return Add(operands[0].shape[3], operands[1].shape[3]), operands[2].shape[1]
     second = operands[1].shape
-    if op.kind in ("qk-matmul", "local-qk-matmul"):
+    if op.kind == "qk-matmul":
         return second[3], second[1]
-    if op.kind in ("sv-matmul", "local-sv-matmul"):
+    if op.kind == "sv-matmul":
         return second[1], second[3]
     if op.kind == "block-linear":  # (blocks, in, out)
         return second[1], second[0] * second[2]

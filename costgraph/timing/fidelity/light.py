@@ -13,7 +13,7 @@ from costgraph.timing.fidelity.table import CLASSES
 _LIKE = {
     kind: name
     for name, kinds in (
-        ("softmax", "softmax local-softmax softmax-over"),
+        ("softmax", "softmax softmax-over"),
         ("rope", "rope"),
         ("rmsnorm", "rms-norm"),
         ("layernorm", "layer-norm batch-norm group-norm local-response-norm"),

@@ -1,0 +1,98 @@
+"""Choosing what a query sees: scores of an index, and the best of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr
+
+from costgraph.formula.least import least
+from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Work
+from costgraph.ir.dtypes import INT32, compute_type
+from costgraph.ir.op import Op, Spec, Tensors, expansion, merged, require, require_same, vector
+from costgraph.ops.pattern import CAUSAL, Pattern
+
+
+@dataclass(frozen=True)
+class IndexScores(Op):
+    """A lightning indexer: ``Σ_h w_h·relu(q_h·k)`` of queries and keys of its own.
+
+    Inputs ``Q (B, q, h, w)``, ``K (B, T, 1, w)`` that all heads share, and weights of the
+    heads ``(B, q, h)``; result ``(B, 1, q, T)``. ``2·h·w`` FLOP per pair in the product, and
+    3 per head and pair behind it (clip, weigh, add); the products never leave the chip.
+    Source: DeepSeek-AI, DeepSeek-V3.2-Exp, technical report, section 1.
+    """
+
+    kind: ClassVar[str] = "index-scores"
+    pattern: Pattern = CAUSAL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 3, self, "takes queries, keys and weights of heads")
+        query, keys, weights = inputs
+        require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
+        require_same(self, query.shape[0], keys.shape[0], "batch")
+        require_same(self, query.shape[3], keys.shape[3], "width of the index")
+        for axis in range(3):
+            require_same(self, query.shape[axis], weights.shape[axis], "axis {} of weights", axis)
+        b, q = query.shape[:2]
+        return (Spec((b, keys.shape[2], q, keys.shape[1]), query.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, keys, _ = inputs
+        b, q, h, w = query.shape
+        pairs = b * h * self.pattern.pairs(q, keys.shape[1])
+        product: Work = {
+            (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * w * pairs,
+        }
+        return merged(product, vector(3 * pairs), expansion(keys, query))
+
+
+@dataclass(frozen=True)
+class Choose(Op):
+    """The ``count`` best of scores ``(B, g, q, T)``: an index ``(B, q, g, Min(T, count))``.
+
+    One comparison per score that a query may choose: the least that any selection needs.
+    """
+
+    kind: ClassVar[str] = "choose"
+    count: Expr
+    pattern: Pattern = CAUSAL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes scores")
+        require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
+        b, g, q, t = inputs[0].shape
+        return (Spec((b, q, g, least(t, self.count)), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, g, q, t = inputs[0].shape
+        return vector(b * g * self.pattern.pairs(q, t))
+
+
+@dataclass(frozen=True)
+class ScoreBook(Op):
+    """What attention has looked at so far: sums of probabilities per head and row (H2O).
+
+    Inputs: the book ``(B, T − q, H, 1)`` of rows that were kept, and probabilities
+    ``(B, H, q, T)`` of the step; result the book of all rows ``(B, T, H, 1)``. One addition
+    per pair, and one comparison per row that is there: which of them goes.
+    Source: Zhang et al., arXiv 2306.14048, section 4.
+    """
+
+    kind: ClassVar[str] = "score-book"
+    pattern: Pattern = CAUSAL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes a book and probabilities")
+        book, chances = inputs
+        require(len(book.shape) == len(chances.shape) == 4, self, "{} for {}", book, chances)
+        b, h, q, t = chances.shape
+        require_same(self, book.shape[1] + q, t, "rows of book and probabilities")
+        kept = (b, self.pattern.kept(t), h, book.shape[3])
+        return (Spec((b, t, h, book.shape[3]), book.dtype, book.role, book.dtype.size(kept)),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = inputs[1].shape
+        return vector(b * h * (self.pattern.pairs(q, t) + t))

@@ -1,0 +1,44 @@
+"""Which positions attention sees, and what is kept for it: one object per design."""
+
+from costgraph.ops.pattern.bands import Band, Pooled
+from costgraph.ops.pattern.base import (
+    CAUSAL,
+    COUNTED,
+    FULL,
+    Branches,
+    Causal,
+    Dense,
+    Full,
+    Parted,
+    Pattern,
+    counted,
+)
+from costgraph.ops.pattern.budgets import Budget
+from costgraph.ops.pattern.chunks import Chunks, Segments
+from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries
+from costgraph.ops.pattern.strided import Strided
+from costgraph.ops.pattern.windows import Window, sliding
+
+__all__ = [
+    "CAUSAL",
+    "COUNTED",
+    "FULL",
+    "Band",
+    "Branches",
+    "Budget",
+    "Causal",
+    "Chunks",
+    "Dense",
+    "Full",
+    "Parted",
+    "Pattern",
+    "Pooled",
+    "Segments",
+    "Selected",
+    "SelectedBlocks",
+    "Strided",
+    "Summaries",
+    "Window",
+    "counted",
+    "sliding",
+]

@@ -1,0 +1,52 @@
+"""Caches that keep a part of what they are given, chosen by what attention has looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr
+
+from costgraph.formula.least import least
+from costgraph.ops.pattern.base import CAUSAL, Pattern
+from costgraph.symbols import T
+
+
+@dataclass(frozen=True)
+class Budget(Pattern):
+    """Of a context ``T`` a cache keeps ``Min(T, rows, ratio·T)`` rows per head.
+
+    A step finds what is kept of the positions before it, and its own: new positions see
+    each other as causal ones do. So a prompt that is read at once is read whole, and what
+    is dropped is dropped behind it. Shares of a row are means over heads or sequences.
+
+    Attributes:
+        ratio: share of the context that stays.
+        most: rows that stay at the most, or None.
+    """
+
+    drops: ClassVar[bool] = True
+
+    ratio: Expr
+    most: Expr | None = None
+
+    def stays(self, context: Expr) -> Expr:
+        """Rows that stay of ``context`` positions."""
+        share = self.ratio * context
+        return share if self.most is None else least(share, self.most)
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return CAUSAL.pairs(q, rows)
+
+    def seen(self, q: Expr, context: Expr) -> Expr:
+        return self.stays(context - q) + q
+
+    def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
+        return CAUSAL.tiled(q, rows, block)
+
+    def kept(self, rows: Expr, context: Expr = T) -> Expr:
+        return self.stays(context)
+
+    def __str__(self) -> str:
+        most = "" if self.most is None else f", at most {self.most} rows"
+        return f"{self.ratio} of the context kept{most}"

@@ -1,0 +1,96 @@
+"""What a query sees is chosen for it: rows, or blocks of rows, by scores of an index.
+
+All rows stay in the cache; a query reads those that were chosen for it. How they are
+scored and chosen is operations of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sympy import Expr
+
+from costgraph.formula.least import least
+from costgraph.ops.pattern.base import Pattern
+from costgraph.ops.pattern.stairs import clipped, rising, steps
+
+
+@dataclass(frozen=True)
+class Selected(Pattern):
+    """A query sees the ``count`` best rows of those up to its own position.
+
+    ``q`` queries read at most ``q`` times as many rows, and never more than there are:
+    that bound is counted, as choices that have nothing in common would reach it.
+    """
+
+    compact: ClassVar[bool] = True
+
+    count: Expr
+
+    @property
+    def indexed(self) -> bool:
+        return True
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return clipped(q, rows, self.count)
+
+    def keys(self, q: Expr, rows: Expr) -> Expr:
+        return least(rows, q * self.count)
+
+    def __str__(self) -> str:
+        return f"best {self.count}"
+
+
+@dataclass(frozen=True)
+class SelectedBlocks(Pattern):
+    """A query sees ``count`` blocks of ``block`` rows: its own up to itself, and the best others.
+
+    MoBA (arXiv 2502.13189) takes the block that a query is in always; a cache of pages
+    from which the best are taken (Quest, arXiv 2406.10774) has its newest page open.
+    Blocks are read whole.
+    """
+
+    compact: ClassVar[bool] = True
+
+    block: Expr
+    count: Expr
+
+    @property
+    def indexed(self) -> bool:
+        return True
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        """``p − b·max(⌈p/b⌉ − n, 0)`` of position ``p``."""
+        beyond = steps(q, rows, self.block, self.count) - q * self.count
+        return rising(q, rows) - self.block * beyond
+
+    def keys(self, q: Expr, rows: Expr) -> Expr:
+        return least(rows, q * self.count * self.block)
+
+    def __str__(self) -> str:
+        return f"best {self.count} blocks of {self.block}"
+
+
+@dataclass(frozen=True)
+class Summaries(Pattern):
+    """A query sees one pooled row for each whole block of ``block`` positions up to its own.
+
+    The keys at hand are the pooled rows, ``⌊T/b⌋`` of them.
+
+    Attributes:
+        block: positions that one row is made of.
+        context: positions of the sequence, new ones included.
+    """
+
+    compact: ClassVar[bool] = True
+
+    block: Expr
+    context: Expr
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        """``⌊p/b⌋ = ⌈(p + 1)/b⌉ − 1`` of position ``p``."""
+        return steps(q, self.context + 1, self.block) - q
+
+    def __str__(self) -> str:
+        return f"one row per {self.block}"

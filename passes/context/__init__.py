@@ -1,0 +1,1 @@
+"""What each position sees, and what a cache keeps."""

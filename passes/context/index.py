@@ -1,0 +1,168 @@
+"""A lightning indexer in front of attention (DeepSeek Sparse Attention)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sympy import Expr, Integer
+
+from costgraph.errors import PipelineError
+from costgraph.hardware.systems import System
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op, Tensors
+from costgraph.ir.program import Program
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops import AttentionScores, AttentionValues, KVAppend, LayerNorm, Linear, Rope
+from costgraph.ops.index import Choose, IndexScores
+from costgraph.ops.pattern import Pattern, Selected
+from costgraph.ops.quant import QuantizeTo
+from costgraph.passes.context.seeing import behind, changed, seeing
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.symbols import B, T, q
+
+ONE = Integer(1)
+
+
+@dataclass(frozen=True)
+class Index(Pass):
+    """Every query attends the ``top`` rows that an indexer scores highest.
+
+    The indexer has ``heads`` query heads of ``width`` and one key of ``width`` per position
+    in a cache of its own; a position's score is the weighted sum over heads of clipped
+    products. Its queries are projected from what the layer's own queries are projected
+    from, keys and weights from the layer's input. The main cache keeps all rows.
+    """
+
+    name: ClassVar[str] = "index"
+    title: ClassVar[str] = "attend the rows that a small indexer scores highest"
+    formula: ClassVar[str] = (
+        "per layer and query: (2·heads·width + 3·heads + 1)·T FLOP and width·T elements read to "
+        "choose, then Min(T, top) rows attended"
+    )
+    source: ClassVar[str] = (
+        "DeepSeek-AI, DeepSeek-V3.2-Exp; 64 heads of 128 and 2048 rows are its configuration's "
+        "index_n_heads, index_head_dim and index_topk"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "queries of one step that choose apart read at most as many rows as they choose, each "
+        "once; the chosen rows are read at the full bandwidth",
+        "the indexer's matrices have the format of activations; a Hadamard transform of its "
+        "queries and keys is left out",
+    )
+    stage: ClassVar[Stage] = Stage.CONTEXT
+
+    top: Expr = option("number", Integer(2048), "rows that a query attends", minimum=1)
+    heads: Expr = option("number", Integer(64), "query heads of the indexer", minimum=1)
+    width: Expr = option("number", Integer(128), "width of its queries and keys", minimum=1)
+
+    def run(self, program: Program, system: System) -> Outcome:
+        made, seen = changed(program, self.name, self._indexed)
+        misses = tuple(seen.misses.values())
+        if not seen.hits and not misses:
+            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
+        return Outcome(made, tuple(seen.hits), misses)
+
+    def _indexed(self, graph: Graph) -> Graph | str:
+        scores = [n for n in graph.nodes if isinstance(n.op, AttentionScores)]
+        if len(scores) != 1:
+            return "it attends more than once"
+        (node,) = scores
+        keys = node.inputs[len(node.inputs) // 2 :]
+        appends = [graph.producer.get(k) for k in keys]
+        for append in appends:
+            if append is None or not isinstance(append.op, KVAppend):
+                raise PipelineError(
+                    f"index: {node.name!r} makes keys of all positions before any is chosen: load "
+                    "the model with mla=absorbed"
+                )
+        query = _projection(graph, graph.producer.get(node.inputs[0]))
+        (first, *_) = (a for a in appends if a is not None)
+        key = _projection(graph, graph.producer.get(first.inputs[1]))
+        if query is None or key is None:
+            return "what its queries and keys are projected from is not found"
+        added = _Added(graph)
+        index = self._choose(added, graph, _plain(graph, query), _plain(graph, key))
+        place = graph.nodes.index(node)
+        nodes = [*graph.nodes[:place], *added.nodes, *graph.nodes[place:]]
+        chosen = [_attending(n, Selected(self.top), index) for n in nodes]
+        return replace(graph, sources=(*graph.sources, *added.sources), nodes=tuple(chosen))
+
+    def _choose(self, g: _Added, graph: Graph, low: Tensor, x: Tensor) -> str:
+        h, w = self.heads, self.width
+        query = g.linear("index_q", low, (h, w))
+        key = g.linear("index_k", x, (ONE, w))
+        key = g.add("index_k_norm", LayerNorm(), key, *g.vectors("index_k_norm", w))
+        rope = next((n for n in graph.nodes if isinstance(n.op, Rope)), None)
+        if rope is not None:
+            query = g.add("index_q_rope", Rope(), query, rope.inputs[1])
+            key = g.add("index_k_rope", Rope(), key, rope.inputs[1])
+        weights = g.linear("index_weights", x, (h,))
+        cache = g.source("index_cache", (B, T - q, ONE, w), Role.KV)
+        keys = g.add("index_append", KVAppend(), cache, key)
+        scores = g.add("index_scores", IndexScores(), query, keys, weights)
+        return g.add("index_choose", Choose(self.top), scores)
+
+
+class _Added:
+    """Nodes and sources that are added to a graph, in its formats."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.tensors = dict(graph.tensors)
+        self.nodes: list[Node] = []
+        self.sources: list[Tensor] = []
+        self.cached = next(t.dtype for t in graph.sources if t.role is Role.KV)
+
+    def add(self, name: str, op: Op, *inputs: str) -> str:
+        if name in self.tensors:
+            raise PipelineError("index: the model has an indexer already")
+        operands: Tensors = tuple(self.tensors[i] for i in inputs)
+        (spec,) = op.infer(operands)
+        made = spec.named(name)
+        self.tensors[name] = made
+        self.nodes.append(Node(name, op, inputs, (made,)))
+        return name
+
+    def source(self, name: str, shape: Iterable[Expr], role: Role) -> str:
+        dtype = self.cached if role is Role.KV else self.acts
+        tensor = Tensor(name, tuple(shape), dtype, role)
+        self.tensors[name] = tensor
+        self.sources.append(tensor)
+        return name
+
+    def vectors(self, name: str, width: Expr) -> tuple[str, str]:
+        weight, bias = (
+            self.source(f"{name}.{part}", (width,), Role.WEIGHT) for part in ("weight", "bias")
+        )
+        return weight, bias
+
+    def linear(self, name: str, x: Tensor, split: tuple[Expr, ...]) -> str:
+        self.acts = x.dtype
+        wide = split[0] if len(split) == 1 else split[0] * split[1]
+        weight = self.source(f"{name}.weight", (wide, x.shape[-1]), Role.WEIGHT)
+        return self.add(name, Linear(split=split if len(split) > 1 else ()), x.name, weight)
+
+
+def _projection(graph: Graph, node: Node | None) -> Node | None:
+    """The projection from rows that leads to a node: itself, or the nearest behind it."""
+    found = () if node is None else (node, *behind(graph, node))
+    return next((n for n in found if isinstance(n.op, Linear)), None)
+
+
+def _plain(graph: Graph, projection: Node) -> Tensor:
+    """What a projection reads, before it is narrowed for it."""
+    name = projection.inputs[0]
+    narrowed = graph.producer.get(name)
+    if narrowed is not None and isinstance(narrowed.op, QuantizeTo):
+        name = narrowed.inputs[0]
+    return graph.tensors[name]
+
+
+def _attending(node: Node, pattern: Pattern, index: str) -> Node:
+    op = seeing(node.op, pattern)
+    if op is node.op or isinstance(node.op, (IndexScores, Choose)):
+        return node
+    if isinstance(op, (AttentionScores, AttentionValues)) and op.pattern.indexed:
+        return replace(node, op=op, inputs=(*node.inputs, index))
+    return replace(node, op=op)

@@ -1,0 +1,120 @@
+"""Layers that get another pattern: their caches, and all that attends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sympy import Expr
+
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op, same
+from costgraph.ir.program import Program
+from costgraph.ir.regions import Region
+from costgraph.ir.tensor import Tensor
+from costgraph.ops import AttentionScores, KVAppend
+from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
+from costgraph.rewriting.pipeline import Miss
+from costgraph.rewriting.rewrite import rebuild
+from costgraph.symbols import T, q
+
+#: What a pass does to one layer: the layer anew, or why it does not apply.
+Change = Callable[[Graph], Graph | str]
+
+
+@dataclass
+class Seen:
+    """Layers that were changed, and those that were not and why."""
+
+    hits: dict[str, None] = field(default_factory=dict)
+    misses: dict[str, Miss] = field(default_factory=dict)
+
+
+def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]:
+    """The program with ``change`` done to every graph that attends a cache of the context."""
+    seen = Seen()
+
+    def new(graph: Graph) -> Graph:
+        return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
+
+    return program.rewritten(new), seen
+
+
+def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
+    nodes = []
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            inner = [_walk(g, name, change, seen) for g in node.op.graphs]
+            node = replace(node, op=node.op.with_graphs(inner))
+        nodes.append(node)
+    graph = replace(graph, nodes=tuple(nodes))
+    for node in graph.nodes:
+        if not isinstance(node.op, AttentionScores) or not node.op.pattern.causal:
+            continue
+        if not _appended(graph, node):
+            continue
+        if not is_whole(node.op.pattern):
+            why = f"its positions do not see all before them already: {node.op.pattern}"
+            seen.misses[graph.name] = Miss(name, node.name, why)
+            return graph
+        made = change(graph)
+        if isinstance(made, str):
+            seen.misses[graph.name] = Miss(name, node.name, made)
+            return graph
+        seen.hits[node.name] = None
+        return made
+    return graph
+
+
+def is_whole(pattern: Pattern) -> bool:
+    """True where each position sees all before it."""
+    return (pattern.of if isinstance(pattern, Dense) else pattern) == CAUSAL
+
+
+def _appended(graph: Graph, node: Node) -> bool:
+    return any(isinstance(n.op, KVAppend) for n in behind(graph, node))
+
+
+def behind(graph: Graph, node: Node) -> tuple[Node, ...]:
+    """All nodes that lead to one, the nearest first."""
+    found: dict[str, Node] = {}
+    queue = list(node.inputs)
+    while queue:
+        made_by = graph.producer.get(queue.pop(0))
+        if made_by is not None and made_by.name not in found:
+            found[made_by.name] = made_by
+            queue.extend(made_by.inputs)
+    return tuple(found.values())
+
+
+def keeping(graph: Graph, keeps: Pattern) -> Graph:
+    """The layer with caches of the context that keep what a pattern says, attended by it."""
+    length = keeps.seen(q, T) - q
+    caches = {
+        n.inputs[0]
+        for n in graph.nodes
+        if isinstance(n.op, KVAppend) and same(graph.tensors[n.inputs[0]].shape[1], T - q)
+    }
+    sources = tuple(_shortened(t, length) if t.name in caches else t for t in graph.sources)
+    nodes = []
+    for node in graph.nodes:
+        op: Op = node.op
+        if isinstance(op, KVAppend) and node.inputs[0] in caches:
+            op = replace(op, keeps=keeps)
+        nodes.append(replace(node, op=seeing(op, keeps)))
+    made = replace(graph, sources=sources, nodes=tuple(nodes))
+    return rebuild(made, lambda node, operands: node.op)
+
+
+def _shortened(cache: Tensor, length: Expr) -> Tensor:
+    batch, _, *rest = cache.shape
+    return replace(cache, shape=(batch, length, *rest))
+
+
+def seeing(op: Op, pattern: Pattern) -> Op:
+    """The operation of attention under a pattern, counted as it was."""
+    old = getattr(op, "pattern", FULL)
+    if not is_whole(old):
+        return op
+    new = Dense(pattern) if isinstance(old, Dense) else pattern
+    return replace(op, pattern=new)  # type: ignore[type-var]

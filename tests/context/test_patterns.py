@@ -1,0 +1,257 @@
+"""Every pattern against masks written out: pairs, rows found, rows read, rows kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Expr, Integer
+
+from costgraph.formula import Arm
+from costgraph.formula.kinks import split
+from costgraph.formula.least import bound, folded
+from costgraph.formula.sums import power_sum
+from costgraph.formula.terms import Span
+from costgraph.ops.pattern import (
+    CAUSAL,
+    FULL,
+    Band,
+    Budget,
+    Chunks,
+    Dense,
+    Parted,
+    Pattern,
+    Pooled,
+    Segments,
+    Selected,
+    SelectedBlocks,
+    Strided,
+    Summaries,
+    Window,
+)
+from costgraph.symbols import N, S, T, q
+
+I = Integer  # noqa: E741
+#: A mask of ``n`` positions: row ``i`` says which columns position ``i`` sees.
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def places(n: int) -> tuple[Any, Any]:
+    return np.arange(n)[:, None], np.arange(n)[None, :]
+
+
+def causal(n: int) -> Mask:
+    rows, columns = places(n)
+    return columns <= rows
+
+
+def window(n: int, size: int, sinks: int) -> Mask:
+    rows, columns = places(n)
+    return causal(n) & ((rows - columns < size) | (columns < sinks))
+
+
+def segments(n: int, size: int, before: int) -> Mask:
+    rows, columns = places(n)
+    return causal(n) & (rows // size - columns // size <= before)
+
+
+def strided(n: int, stride: int) -> Mask:
+    rows, columns = places(n)
+    return causal(n) & ((rows - columns < stride) | ((rows - columns) % stride == 0))
+
+
+def band(n: int, reach: int, wide: int) -> Mask:
+    rows, columns = places(n)
+    return (abs(rows - columns) <= reach) | (rows < wide) | (columns < wide)
+
+
+def best(n: int, count: int, seed: int) -> Mask:
+    """``count`` columns of each row, by scores."""
+    scores = np.random.default_rng(seed).random((n, n))
+    scores[~causal(n)] = -1
+    made = np.zeros((n, n), bool)
+    for row in range(n):
+        made[row, np.argsort(-scores[row])[: min(count, row + 1)]] = True
+    return made
+
+
+def best_blocks(n: int, block: int, count: int, seed: int) -> Mask:
+    """A row's own block up to itself, and the best of those in front of it."""
+    rng, made = np.random.default_rng(seed), np.zeros((n, n), bool)
+    for row in range(n):
+        own = row // block
+        chosen = {own, *rng.permutation(own)[: count - 1]}
+        for column in range(row + 1):
+            made[row, column] = column // block in chosen
+    return made
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pattern beside its mask.
+
+    Attributes:
+        pattern, mask: both of the same parameters.
+        spare: rows that may be counted and not be read: parts of blocks that are read whole.
+    """
+
+    pattern: Pattern
+    mask: Callable[[int], Mask]
+    spare: int = 0
+
+
+def cases(a: int, b: int, seed: int) -> dict[str, Case]:
+    """Patterns of two parameters; ``a`` is at least one, ``b`` may be zero."""
+    return {
+        "causal": Case(CAUSAL, causal),
+        "window": Case(Window(I(a)), lambda n: window(n, a, 0)),
+        "sinks": Case(Window(I(a), I(b)), lambda n: window(n, a, b)),
+        "chunks": Case(Chunks(I(a)), lambda n: segments(n, a, 0)),
+        "segments": Case(Segments(I(a), I(b)), lambda n: segments(n, a, b)),
+        "strided": Case(Strided(I(a)), lambda n: strided(n, a)),
+        "selected": Case(Selected(I(a)), lambda n: best(n, a, seed)),
+        "blocks": Case(
+            SelectedBlocks(I(a), I(b + 1)), lambda n: best_blocks(n, a, b + 1, seed), a - 1
+        ),
+    }
+
+
+def exact(expr: Expr, **values: int) -> int:
+    found = expr.xreplace({{"q": q, "T": T}[k]: I(v) for k, v in values.items()})
+    assert found.is_Integer, found
+    return int(found)
+
+
+NAMES = sorted(cases(1, 0, 0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(
+    context=st.integers(1, 24), a=st.integers(1, 9), b=st.integers(0, 3), seed=st.integers(0, 99),
+    data=st.data(),
+)  # fmt: skip
+def test_counts_equal_those_of_the_mask(name, context, a, b, seed, data):
+    new = data.draw(st.integers(1, context))
+    case = cases(a, b, seed)[name]
+    pattern, mask = case.pattern, case.mask(context)
+    step = mask[context - new :]
+    found = pattern.seen(I(new), I(context))
+    # Symbols first, then numbers: what a graph is counted with.
+    for rows in (pattern.seen(q, T), found):
+        at = {"q": new, "T": context}
+        assert exact(pattern.pairs(q, rows), **at) == step.sum()
+        read = int(step.any(0).sum())
+        keys = exact(pattern.keys(q, rows), **at)
+        if not pattern.compact:
+            assert keys == read == exact(rows, **at)
+        else:  # what queries choose apart is read once at least, and once for each at most
+            assert read <= keys <= min(context, int(step.sum()) + new * case.spare)
+            if new == 1:
+                assert keys - read <= case.spare
+    # What a step finds of the past is what some query from there on sees.
+    later = case.mask(context + 60)[context - new :, : context - new].any(0).sum()
+    if pattern.drops:
+        assert exact(found, T=context) == later + new
+    if not pattern.drops:
+        assert exact(pattern.kept(found, I(context)), T=context) == context
+        return
+    # Room for the most rows that were ever alive behind a step.
+    alive = [case.mask(n + 60)[n - 1 :, :n].any(0).sum() for n in range(1, context + 1)]
+    assert exact(pattern.kept(found, I(context)), T=context) == max(alive)
+    assert exact(pattern.written(I(new)), T=context) >= min(new, alive[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=20, deadline=None)
+@given(prompt=st.integers(1, 12), count=st.integers(0, 16), a=st.integers(1, 7),
+       b=st.integers(0, 3))  # fmt: skip
+def test_a_prompt_at_once_has_the_pairs_of_its_tokens_one_by_one(name, prompt, count, a, b):
+    pattern = cases(a, b, 0)[name].pattern
+    pairs = folded(pattern.pairs(q, pattern.seen(q, T)))
+    one_by_one = sum(exact(pairs, q=1, T=t) for t in range(1, prompt + count + 1))
+    assert one_by_one == exact(pairs, q=prompt + count, T=prompt + count)
+    behind = sum(exact(pairs, q=1, T=t) for t in range(prompt + 1, prompt + count + 1))
+    first = exact(pairs, q=prompt, T=prompt)
+    assert first + behind == one_by_one
+    if count:
+        assert exact(pairs, q=count, T=prompt + count) == behind
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 24), reach=st.integers(0, 6), wide=st.integers(0, 5),
+       block=st.integers(1, 6))  # fmt: skip
+def test_bands_see_both_ways(n, reach, wide, block):
+    assert exact(Band(I(reach), I(wide)).pairs(q, q), q=n) == band(n, reach, wide).sum()
+    pooled = n * len([b for b in range(n) if (b + 1) * block <= n])
+    made = Pooled(I(reach), I(block))
+    assert exact(made.pairs(q, q), q=n) == band(n, reach, 0).sum() + pooled
+
+
+@settings(max_examples=40, deadline=None)
+@given(context=st.integers(1, 24), block=st.integers(1, 7), data=st.data())
+def test_summaries_are_those_of_blocks_that_are_over(context, block, data):
+    new = data.draw(st.integers(1, context))
+    made = Summaries(I(block), T)
+    pairs = sum(p // block for p in range(context - new + 1, context + 1))
+    assert exact(made.pairs(q, T), q=new, T=context) == pairs
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.integers(1, 5), min_size=1, max_size=6), share=st.integers(1, 4),
+       most=st.one_of(st.none(), st.integers(2, 9)))  # fmt: skip
+def test_a_budget_is_what_a_cache_that_evicts_holds(steps, share, most):
+    """A cache of numbers: a step sees what is held and itself, then evicts down to the budget."""
+    pattern = Budget(1 / I(share), None if most is None else I(most))
+    context, held = 0, I(0)
+    for new in steps:
+        context += new
+        found = pattern.seen(I(new), I(context))
+        assert found == held + new
+        seen = sum(held + i for i in range(1, new + 1))
+        assert pattern.pairs(I(new), found) == seen
+        held = min(found, *((most,) if most else ()), I(context) / share)
+        assert pattern.kept(found, I(context)) == held
+        assert pattern.written(I(new)) == new
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_others_count_what_they_hold(name):
+    pattern = cases(5, 1, 0)[name].pattern
+    rows = pattern.seen(I(3), I(20))
+    at = {T: I(20)}
+    dense, parted = Dense(pattern), Parted(pattern, queries=I(2))
+    assert dense.pairs(I(3), rows) == 3 * rows
+    assert dense.seen(I(3), I(20)) == rows
+    assert dense.kept(rows, I(20)) == pattern.kept(rows, I(20))
+    assert dense.written(I(3)) == pattern.written(I(3))
+    assert parted.pairs(I(2), rows).xreplace(at) == pattern.pairs(I(4), rows).xreplace(at) / 2
+    assert FULL.pairs(I(3), rows) == 3 * rows
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=8, deadline=None)
+@given(prompt=st.integers(1, 30), count=st.integers(1, 40))
+def test_sums_over_a_generation_close_and_equal_the_loop(name, prompt, count):
+    """Bound to one token, pairs and rows are affine or staircases between a few kinks."""
+    pattern = cases(5, 2, 0)[name].pattern
+    found = pattern.seen(q, T)
+    formulas = [pattern.pairs(q, found), pattern.kept(found), pattern.keys(q, found)]
+    if isinstance(pattern, Strided):
+        formulas.pop()  # a minimum over a staircase: summed term by term
+    for formula in formulas:
+        step = bound(formula, {q: I(1)})
+        total = I(0)
+        for arms, span in split((Arm(step, ""),), Span(T, S, S + N - 1)):
+            (arm,) = arms
+            closed = power_sum(arm.expr, span)
+            assert closed is not None, (name, arm.expr)
+            total += closed
+        loop = sum(step.xreplace({T: I(prompt + i)}) for i in range(count))
+        assert total.xreplace({S: I(prompt), N: I(count)}) == loop
+    assert bound(found, {q: S, T: S}) == S
