@@ -14,12 +14,11 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Repeat
 from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.attention import attention
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
-from costgraph.passes.placement.streaming import Plan, layers_of, streamed
+from costgraph.passes.placement.streaming import Plan, layers_of, streamed, unreached
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
@@ -246,17 +245,15 @@ class Offload(Pass):
 
     def _misses(self, program: Program, plan: Plan) -> list[Miss]:
         """What of the plan had nothing to work on."""
-        bodies = [
-            node.op.body
-            for phase in program.phases
-            for node in layers_of(phase.graph)
-            if isinstance(node.op, Repeat)
-        ]
+        bodies = [r.body for phase in program.phases for r in layers_of(phase.graph)]
         found: list[Miss] = []
         if not bodies:
             return [_nothing(self.name, program)]
         if (plan.caches or plan.attend_at) and not any(map(attention, bodies)):
             reason = "no layer attends to a cache that grows: there is nothing to keep elsewhere"
+            found.append(Miss("caches", program.name, reason))
+        elif (plan.caches or plan.attend_at) and any(map(unreached, bodies)):
+            reason = "caches of parts that layers share stay on the device"
             found.append(Miss("caches", program.name, reason))
         return found
 
@@ -266,18 +263,23 @@ def _nothing(rule: str, program: Program) -> Miss:
 
 
 def _rounded(weights: Shares, program: Program) -> Shares:
-    """Shares in whole layers, as many away as are needed."""
-    counts = {
-        node.op.count
-        for phase in program.phases
-        for node in layers_of(phase.graph)
-        if isinstance(node.op, Repeat)
-    }
-    if away(weights).free_symbols or not all(c.is_Integer for c in counts) or len(counts) != 1:
-        if weights == ((weights[0][0], ONE),) if weights else True:
-            return weights
+    """Shares in whole layers, as many away as are needed.
+
+    Raises:
+        PipelineError: shares are no numbers, or layers are of several kinds.
+    """
+    if all(share == 1 for _, share in weights):
+        return weights
+    counts = {r.count for phase in program.phases for r in layers_of(phase.graph)}
+    (count, *others) = counts or {ONE}
+    if others or not count.is_Integer or away(weights).free_symbols:
         raise PipelineError(
             "offload: whole=true needs numbers for shares, of layers that are all of one kind"
         )
-    (count,) = counts
-    return tuple((level, ceiling(share * count) / count) for level, share in weights)
+    found: list[tuple[str, Expr]] = []
+    left = ceiling(away(weights) * count)
+    for level, share in weights:
+        taken = min(ceiling(share * count), left)
+        left -= taken
+        found.append((level, taken / count))
+    return tuple(found)

@@ -26,6 +26,18 @@ ONE, ZERO = Integer(1), Integer(0)
 
 
 @dataclass(frozen=True)
+class Sets:
+    """How many sets of weights and of caches layers hold, with all regions around them."""
+
+    weights: Expr = ONE
+    caches: Expr = ONE
+
+    def times(self, region: Region) -> Sets:
+        """The same of a region inside."""
+        return Sets(self.weights * region.weight_sets, self.caches * region.instances)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is kept where, and how it comes.
 
@@ -64,20 +76,27 @@ class Plan:
         return Spread(shares, 1 - share + share * held / sets)
 
 
-def layers_of(graph: Graph) -> Iterator[Node]:
-    """The regions of a graph whose rounds are the model's layers, outermost only."""
+def layers_of(graph: Graph) -> Iterator[Repeat]:
+    """The regions of a graph whose rounds are layers: where they nest, the innermost."""
     for node in graph.nodes:
         if isinstance(node.op, Repeat) and node.op.rounds == "layers":
-            yield node
+            inner = tuple(layers_of(node.op.body))
+            yield from inner or (node.op,)
 
 
-def streamed(graph: Graph, plan: Plan) -> tuple[Graph, tuple[str, ...]]:
+def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tuple[str, ...]]:
     """``graph`` with its layers as the plan has them, and the regions that it changed."""
     nodes: list[Node] = []
     names: list[str] = []
     for node in graph.nodes:
         if isinstance(node.op, Repeat) and node.op.rounds == "layers":
-            made = _layer(graph, node, node.op, plan)
+            sets = outer.times(node.op)
+            if any(layers_of(node.op.body)):
+                body, inside = streamed(node.op.body, plan, sets)
+                nodes.append(replace(node, op=node.op.with_graphs([body])))
+                names.extend(inside)
+                continue
+            made = _layer(graph, node, node.op, plan, sets)
             if made:
                 nodes.extend(made)
                 names.append(node.name)
@@ -96,7 +115,7 @@ def streamed(graph: Graph, plan: Plan) -> tuple[Graph, tuple[str, ...]]:
     return mapped(made, placed), tuple(names)
 
 
-def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan) -> tuple[Node, ...]:
+def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> tuple[Node, ...]:
     """The nodes in place of a region of layers; none where nothing of it is kept elsewhere."""
     body, blocks = region.body, plan.blocks
     there = attention(body) if plan.attend_at else ()
@@ -105,7 +124,7 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan) -> tuple[Node, 
         return ()
     if there:
         body = moved(body, there, plan.attend_at, plan.made_by)
-    body = _spread(body, region, plan, bool(there))
+    body = _spread(body, sets, plan, bool(there))
     before: tuple[Node, ...] = ()
     after: tuple[Node, ...] = ()
     outputs = node.outputs
@@ -114,7 +133,7 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan) -> tuple[Node, 
         body = _in_groups(body, blocks, plan.made_by)
         operands = graph.operands(node)
         before = tuple(
-            _view(t, made, f"{t.name}.groups", plan.made_by)
+            _view(t, made, f"{node.name}.{t.name}", plan.made_by)
             for t, made in zip(operands, body.inputs, strict=True)
             if t.shape != made.shape
         )
@@ -168,6 +187,12 @@ def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
     )
 
 
+def unreached(body: Graph) -> bool:
+    """Whether caches lie in parts of a layer that other layers share, out of reach."""
+    inner = (g for n in body.nodes if isinstance(n.op, Region) for g in n.op.graphs)
+    return any(isinstance(n.op, KVAppend) for g in inner for each in g.walk() for n in each.nodes)
+
+
 def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
     """Bytes of a cache that a step reads of those before it, and that it adds."""
     assert isinstance(node.op, KVAppend)
@@ -181,10 +206,10 @@ def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
     return size(held) - size(added), size(added)
 
 
-def _spread(body: Graph, region: Repeat, plan: Plan, attends_there: bool) -> Graph:
+def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
     """A layer whose tensors say where they are kept."""
-    weights = plan.spread(plan.weights, region.weight_sets)
-    caches = plan.spread(plan.caches, region.instances * plan.blocks)
+    weights = plan.spread(plan.weights, sets.weights)
+    caches = plan.spread(plan.caches, sets.caches * plan.blocks)
     if attends_there:
         caches = Spread(((plan.attend_at, ONE),), ZERO)
     appended = {n.inputs[0] for n in body.nodes if isinstance(n.op, KVAppend)}
@@ -259,9 +284,10 @@ def _in_groups(body: Graph, blocks: Expr, made_by: str) -> Graph:
     stacked = {t.name: replace(t, shape=(blocks, *t.shape)) for t in cut}
     sources = tuple(stacked.get(t.name, t) for t in body.inputs)
     operands = (*whole, *(stacked[t.name] for t in cut))
-    outputs = tuple(s.named(o) for s, o in zip(op.infer(operands), inner.outputs, strict=True))
+    names = (f"{o}.all" for o in inner.outputs)
+    outputs = tuple(s.named(o) for s, o in zip(op.infer(operands), names, strict=True))
     node = Node("groups", op, tuple(t.name for t in operands), outputs, Origin((), made_by))
-    return Graph(body.name, sources, (node,), body.outputs)
+    return Graph(body.name, sources, (node,), tuple(t.name for t in outputs))
 
 
 def _view(given: Tensor, wanted: Tensor, name: str, made_by: str) -> Node:
