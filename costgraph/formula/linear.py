@@ -16,19 +16,18 @@ from costgraph.errors import InputError
 from costgraph.formula.least import bound
 from costgraph.formula.terms import Arm, Term
 
-#: Byte of slack that a bound keeps, as a share of it: rounded shares still fit.
-SLACK = 1e-4
 #: Prices of constraints below this share of the whole are none; ties are told apart below it.
 SMALL, TIE = 1e-6, 1e-8
 
 
 @dataclass(frozen=True)
 class Bound:
-    """``expr <= most``, by name."""
+    """``expr <= most``, by name, with a part of it kept free: rounded shares still fit."""
 
     name: str
     expr: Expr
     most: float
+    free: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def least(
     Args:
         terms: of a time, without sums over contexts.
         symbols: open; everything is affine in them.
-        bounds: upper ends, kept with a slack of :data:`SLACK`.
+        bounds: upper ends.
         values: of all other symbols.
         prices: which of equally good points is taken: the one where symbols times prices
             are least.
@@ -157,7 +156,7 @@ def least(
     # Bounds in parts of what there is, times in parts of the whole: numbers near one.
     for limit in limits:
         linear = made.affine(limit.expr)
-        room = limit.most * (1 - SLACK) - linear.constant
+        room = limit.most * (1 - limit.free) - linear.constant
         shrunk = {at: v / limit.most for at, v in linear.of.items()}
         rows.append((limit.name, _Linear(0.0, shrunk), room / limit.most))
 

@@ -78,8 +78,11 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
             size = Add(*(size for (at, *_), size in far.items() if at == level))
             yield Arm(size / rate, f"{inside(level)}/memory")
     link = link_to_host(machine)
-    if far and not link:
-        raise HardwareError(f"hardware {machine.name!r} states no link to its host")
+    if not link:
+        # Storage beside a memory that the host and the device share.
+        if any(machine.tier(level).bandwidth is None for level, *_ in far):
+            raise HardwareError(f"hardware {machine.name!r} states no link to its host")
+        return
     for direction in Direction:
         size = Add(*(size for (*_, way), size in far.items() if way is direction))
         if size != 0:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from sympy import Expr, Integer, ceiling
 
-from costgraph.errors import PipelineError
+from costgraph.errors import PipelineError, clip, nearest
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
@@ -77,16 +77,26 @@ class Offload(Pass):
     once: ClassVar[bool] = True
 
     weights: str = option(
-        "word", "", "shares of the layers' weights: host:0.6|disk:0.1, or host for all of them"
+        "text", "", "shares of the layers' weights: host:0.6|disk:0.1, or host for all of them"
     )
-    caches: str = option("word", "", "shares of the caches, likewise")
-    activations: str = option("word", "", "shares of what passes between layers, likewise")
+    caches: str = option("text", "", "shares of the caches, likewise")
+    activations: str = option("text", "", "shares of what passes between layers, likewise")
     overlap: bool = option("flag", True, "the next layer's part arrives while a layer computes")
     blocks: Expr = option(
         "integer", ONE, "groups of sequences that one read of a layer's weights serves", minimum=1
     )
     attention: str = option(
         "word", "device", "who computes attention in decode steps", choices=("device", "host")
+    )
+    on: str = option(
+        "word", "all", "operations whose weights are kept elsewhere: all, or up_proj|down_proj"
+    )
+    active: Expr = option(
+        "probability", ONE, "share of the rows of those weights that a token needs: neurons that "
+        "are active, or predicted to be",
+    )  # fmt: skip
+    window: Expr = option(
+        "integer", ZERO, "active: so many tokens before leave their rows in the memory", minimum=0
     )
     whole: bool = option(
         "flag", False, "whole layers are kept here or there; none is streamed beside another"
@@ -188,7 +198,26 @@ class Offload(Pass):
                 f"offload: attention=host: {system.name} states no processor of its host: "
                 f"name one ({system.device.name}+epyc-9654)"
             )
-        return Plan(weights, caches, activations, self.overlap, self.blocks, attend_at, self.name)
+        if self.window != 0 and self.active == 1:
+            raise PipelineError("offload: window says which active rows stay: give active as well")
+        on = () if self.on == "all" else tuple(self.on.split("|"))
+        nodes = {n.name for p in program.phases for g in p.graph.walk() for n in g.nodes}
+        for name in on:
+            if name not in nodes:
+                near = nearest(name, nodes)
+                raise PipelineError(f"offload: on: no operation of the model is {clip(name)}{near}")
+        return Plan(
+            weights,
+            caches,
+            activations,
+            self.overlap,
+            self.blocks,
+            attend_at,
+            on,
+            self.active,
+            self.window,
+            self.name,
+        )
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.preset:
@@ -225,6 +254,11 @@ class Offload(Pass):
             made = made.assuming(
                 "offload: a layer and what is streamed meanwhile begin and end together, over all "
                 "steps: the first layer's part arrives during the last layer of the step before"
+            )
+        if plan.active != 1:
+            made = made.assuming(
+                "offload: tokens need rows of weights independently of each other; what is in the "
+                "memory is computed as if all of it were there"
             )
         if plan.attend_at:
             made = made.assuming(

@@ -22,8 +22,8 @@ from costgraph.units import format_quantity
 if TYPE_CHECKING:
     from costgraph.passes.placement.offload import Offload
 
-#: Decimals of a share.
-DECIMALS = 6
+#: Decimals of a share, and the part of a memory that is kept free for their rounding.
+DECIMALS, FREE = 6, 1e-4
 #: What is kept elsewhere, by the letter of its shares' symbols.
 LETTERS = {"weights": "w", "caches": "c", "activations": "h"}
 
@@ -87,7 +87,7 @@ def _rooms(memory: Formula, system: System, values: dict[Symbol, Expr]) -> Itera
         return
     for term in memory.terms:
         for arm in term.arms:
-            yield Bound(f"memory of {system.device.name}", arm.expr, float(room))
+            yield Bound(f"memory of {system.device.name}", arm.expr, float(room), FREE)
 
 
 def _levels(made: Program, system: System, values: dict[Symbol, Expr]) -> Iterator[Bound]:
@@ -97,7 +97,7 @@ def _levels(made: Program, system: System, values: dict[Symbol, Expr]) -> Iterat
             continue
         for phase in made.phases:
             for need in _branches(roofline.level_memory(phase, level)):
-                yield Bound(f"{level} of {system.name}", need, float(capacity))
+                yield Bound(f"{level} of {system.name}", need, float(capacity), FREE)
 
 
 def _branches(expr: Expr) -> Iterator[Expr]:
@@ -119,9 +119,14 @@ def _wholes(open_: dict[str, dict[str, Symbol]]) -> Iterator[Bound]:
 
 def _written(shares: dict[str, dict[str, Expr]]) -> dict[str, str]:
     return {
-        option: "|".join(f"{word}:{share}" for word, share in found.items() if share != 0)
+        option: "|".join(f"{word}:{_shown(share)}" for word, share in found.items() if share != 0)
         for option, found in shares.items()
     }
+
+
+def _shown(share: Expr) -> str:
+    """A share as options write it: a symbol, or its decimals."""
+    return f"{float(share):.{DECIMALS}g}" if share.is_number else str(share)
 
 
 def _rounded(share: float) -> Expr:

@@ -70,16 +70,16 @@ def check_levels(made_by: str, levels: Mapping[str, str], system: System) -> Non
     for level, option in levels.items():
         if level in device.tiers:
             continue
-        known = [*device.tiers, *(word for word, of in WORDS.items() if of in device.tiers)]
-        hint = nearest(level, known) if known else ""
-        if not hint and level == HOST:
+        if level == HOST:
             hint = f": name its host ({device.name}+epyc-9654), or state [tiers.{HOST}]"
-        elif not hint:
+        elif level == STORAGE:
             hint = f": state [tiers.{level}] of the device, or [storage] of a system file"
+        else:
+            hint = nearest(level, [*WORDS, *device.tiers])
         raise PipelineError(
             f"{made_by}: {option}: {system.name} states no memory level {clip(level)}{hint}"
         )
-    if levels and not link_to_host(device):
+    if not link_to_host(device) and any(device.tiers[x].bandwidth is None for x in levels):
         raise PipelineError(
             f"{made_by}: {device.name} states no link to its host; state [links.pcie]"
         )

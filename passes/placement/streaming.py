@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Integer, Min
@@ -20,7 +20,7 @@ from costgraph.passes.placement.attention import attention, moved
 from costgraph.passes.placement.shares import Shares, away
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.overlap import side_by_side
-from costgraph.symbols import B
+from costgraph.symbols import B, q
 
 ONE, ZERO = Integer(1), Integer(0)
 
@@ -46,6 +46,9 @@ class Plan:
         overlap: the next layer's part arrives while a layer computes.
         blocks: groups of sequences that one pass over a layer's weights serves.
         attend_at: the level in which attention is computed; empty for the device.
+        on: operations whose weights are away; all where there are none.
+        active: the share of those weights that a token needs: rows of its active neurons.
+        window: how many tokens before a step have left theirs in the memory.
         made_by: the pass.
     """
 
@@ -55,12 +58,30 @@ class Plan:
     overlap: bool = True
     blocks: Expr = ONE
     attend_at: str = ""
+    on: tuple[str, ...] = ()
+    active: Expr = ONE
+    window: Expr = ZERO
     made_by: str = "offload"
 
     @property
     def buffers(self) -> int:
         """Parts in memory at once: of the layer at work, and of the one that comes."""
         return 2 if self.overlap else 1
+
+    @property
+    def brought(self) -> Expr:
+        """The share of weights that are away which a step brings.
+
+        Tokens need rows independently of each other: of ``n`` tokens together, and not of
+        the ``k`` before them, ``(1 − f)^k·(1 − (1 − f)^n)``.
+        """
+        if self.active == 1:
+            return ONE
+        return (1 - self.active) ** self.window * (1 - (1 - self.active) ** (B * q))
+
+    def is_away(self, users: Iterable[str]) -> bool:
+        """Whether a weight that these operations use is one of those kept elsewhere."""
+        return not self.on or any(name in self.on for name in users)
 
     @property
     def waiting(self) -> Spread | None:
@@ -151,7 +172,7 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
         outputs = tuple(results)
         node = replace(node, inputs=tuple(names.get(i, i) for i in node.inputs))
     if moves:
-        body = _beside(body, moves, plan)
+        body = _beside(body, moves, plan, node.name)
     origin = Origin((node.name,), plan.made_by)
     return (
         *before,
@@ -163,7 +184,7 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
 def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
     """What crosses the link for one layer, of all sequences."""
     read, written = Direction.READ, Direction.WRITE
-    weights = Add(*(n * t.bytes for t, n in body.weights()))
+    weights = plan.brought * Add(*_away(body, plan))
     old, new = ZERO, ZERO
     if not attends_there:
         for node in body.nodes:
@@ -185,6 +206,18 @@ def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
         for level, share in shares
         if share * size != 0
     )
+
+
+def _away(body: Graph, plan: Plan) -> Iterator[Expr]:
+    """Bytes of the weights of one layer that the shares are about."""
+    for tensor in body.sources:
+        users = (n.name for n in body.consumers[tensor.name])
+        if tensor.role is Role.WEIGHT and plan.is_away(users):
+            yield tensor.bytes
+    for node in body.nodes:
+        if isinstance(node.op, Region):
+            for graph in node.op.graphs:
+                yield from (size * node.op.weight_sets for size in _away(graph, plan))
 
 
 def unreached(body: Graph) -> bool:
@@ -209,6 +242,10 @@ def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
 def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
     """A layer whose tensors say where they are kept."""
     weights = plan.spread(plan.weights, sets.weights)
+    if weights is not None and plan.active != 1:
+        # The rows of the window stay, in the place of buffers.
+        held = 1 - (1 - plan.active) ** ((plan.window + q) * B)
+        weights = replace(weights, near=1 - (1 - held) * away(plan.weights))
     caches = plan.spread(plan.caches, sets.caches * plan.blocks)
     if attends_there:
         caches = Spread(((plan.attend_at, ONE),), ZERO)
@@ -217,8 +254,15 @@ def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
     waiting = plan.waiting
     results = set() if waiting is None else set(body.outputs)
 
+    chosen = {
+        t.name
+        for g in body.walk()
+        for t in g.sources
+        if t.role is Role.WEIGHT and plan.is_away(n.name for n in g.consumers[t.name])
+    }
+
     def placed(tensor: Tensor, own: bool) -> Tensor:
-        if tensor.role is Role.WEIGHT and weights is not None:
+        if tensor.name in chosen and weights is not None:
             return replace(tensor, spread=weights)
         if own and tensor.name in appended | extended and caches is not None:
             return replace(tensor, spread=caches)
@@ -242,7 +286,7 @@ def mapped(graph: Graph, f: Callable[[Tensor, bool], Tensor], own: bool = True) 
     return replace(graph, sources=sources, nodes=tuple(map(node, graph.nodes)))
 
 
-def _beside(body: Graph, moves: tuple[Moved, ...], plan: Plan) -> Graph:
+def _beside(body: Graph, moves: tuple[Moved, ...], plan: Plan, name: str) -> Graph:
     """A layer and what comes meanwhile, or before it."""
     origin = Origin((), plan.made_by)
     op = Stream(moves)
@@ -251,7 +295,7 @@ def _beside(body: Graph, moves: tuple[Moved, ...], plan: Plan) -> Graph:
         return replace(body, nodes=(node, *body.nodes))
     whole = replace(body, nodes=(node, *body.nodes))
     groups = {"layer": [n.name for n in body.nodes], "stream": [node.name]}
-    return side_by_side(whole, groups, "with_stream", made_by=plan.made_by)
+    return side_by_side(whole, groups, name, made_by=plan.made_by)
 
 
 def _check_blocks(graph: Graph, node: Node, region: Repeat) -> None:
