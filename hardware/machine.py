@@ -406,7 +406,8 @@ class Machine(Portable):
 
         ``F_bf16`` … are tensor peaks, ``F_vector_fp32`` … those of the other
         engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have;
-        ``BW_nvlink`` … are bandwidths of links, ``alpha_nvlink`` … their seconds per message.
+        ``BW_nvlink``, ``BW_ddr`` … are bandwidths of links and of farther memory, and
+        ``alpha_nvlink`` … seconds per message.
         """
         links = {
             name: replace(
@@ -416,11 +417,18 @@ class Machine(Portable):
             )
             for name, link in self.links.items()
         }
+        tiers = {
+            name: tier
+            if tier.bandwidth is None
+            else replace(tier, bandwidth=symbol(link_symbol_name("BW", name)))
+            for name, tier in self.tiers.items()
+        }
         return replace(
             self,
             peaks={key: symbol(peak_symbol_name(*key)) for key in self.peaks},
             memory=Memory(symbol("BW"), symbol("M") if self.memory.room is not None else None),
             links=MappingProxyType(links),
+            tiers=MappingProxyType(tiers),
         )
 
     def reserving(self, kept: str | int | float | sympy.Expr | None) -> Machine:
@@ -450,6 +458,9 @@ class Machine(Portable):
         values[symbol("BW")] = self.memory.bandwidth
         if self.memory.room is not None:
             values[symbol("M")] = self.memory.room
+        for name, tier in self.tiers.items():
+            if tier.bandwidth is not None:
+                values[symbol(link_symbol_name("BW", name))] = tier.bandwidth
         for name, link in self.links.items():
             values[symbol(link_symbol_name("BW", name))] = link.bandwidth
             if link.latency:

@@ -24,6 +24,8 @@ ONE = Integer(1)
 TO_HOST = ("nvlink-c2c", "pcie", "host")
 #: The name under which a device sees the network between nodes.
 NETWORK = "network"
+#: The levels of memory in which a device sees its host and the storage behind it.
+HOST, STORAGE = "ddr", "nvme"
 #: Devices behind one host where nothing says how many a node holds.
 MOST_UNSTATED = 8
 
@@ -144,6 +146,31 @@ def alone(device: Machine) -> System:
 def link_to_host(device: Machine) -> str:
     """The link of a device to its host, by name; empty if it states none."""
     return next((name for name in TO_HOST if name in device.links), "")
+
+
+def with_levels(system: System) -> Machine:
+    """The device of a system with its share of the hosts and their storage as levels of memory.
+
+    ``ddr`` is the memory of the hosts, with their processors in it; ``nvme`` is the storage.
+    The devices of a node have equal shares. Where the system says nothing of a level, the
+    device's own figures stand.
+    """
+    device, share = system.device, Integer(1) / system.per_node
+    if system.host is not None:
+        device = device.with_tier(HOST, _shared(system.host.as_tier(), share * system.hosts))
+    if system.storage is not None:
+        device = device.with_tier(STORAGE, _shared(system.storage, share))
+    return device
+
+
+def _shared(tier: Tier, share: Expr) -> Tier:
+    """A part of a level: of its bandwidth, its capacity and what computes in it."""
+    return replace(
+        tier,
+        bandwidth=None if tier.bandwidth is None else tier.bandwidth * share,
+        capacity=None if tier.capacity is None else tier.capacity * share,
+        peaks=MappingProxyType({key: peak * share for key, peak in tier.peaks.items()}),
+    )
 
 
 def counted(device: Machine, per_node: int, nodes: int = 1) -> System:
@@ -337,5 +364,6 @@ __all__ = [
     "repeated",
     "unjoined",
     "with_host",
+    "with_levels",
     "with_network",
 ]

@@ -28,6 +28,7 @@ from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
+from costgraph.passes.placement.offload import Offload
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
@@ -48,6 +49,7 @@ _ALL: tuple[type[Pass], ...] = (
     Speculative,
     Parallelize,
     Overlap,
+    Offload,
     Recognise,
     Fold,
     Beam,

@@ -13,7 +13,7 @@ from costgraph.compiling.capacity import Fit, room_of
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.errors import InputError, unbound
-from costgraph.formula.outline import link_of
+from costgraph.formula.outline import kind_of, link_of, split_level
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
 from costgraph.hardware.machine import Machine
@@ -267,7 +267,8 @@ def bound_of(resource: str) -> str:
     """What waiting for a resource is called: ``memory``, ``link``, ``latency``, ``compute``."""
     if link_of(resource):
         return "link"
-    return resource if resource in ("memory", "latency", "none") else "compute"
+    _, kind = split_level(kind_of(resource))
+    return kind if kind in ("memory", "latency", "none") else "compute"
 
 
 def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:

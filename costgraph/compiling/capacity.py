@@ -33,6 +33,7 @@ class Fit:
         least: whether sizes that were not given were taken as one, so that the
             workload may need more.
         more: finds what would hold it, as a clause; asked only where it does not fit.
+        farther: of farther levels of memory in which something is kept.
     """
 
     hardware: str
@@ -40,10 +41,16 @@ class Fit:
     capacity: float | None
     least: bool = False
     more: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    farther: tuple[Fit, ...] = ()
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits; None where that is not known."""
+        """Whether it fits, in farther levels as well; None where that is not known."""
+        found = {self._own, *(f.fits for f in self.farther)}
+        return False if False in found else None if None in found else True
+
+    @property
+    def _own(self) -> bool | None:
         if self.bytes is None or self.capacity is None:
             return None
         if self.bytes > self.capacity:
@@ -53,7 +60,11 @@ class Fit:
     @cached_property
     def warning(self) -> str:
         """A sentence where it does not fit, otherwise empty."""
-        if self.fits is not False or self.bytes is None or self.capacity is None:
+        return "; ".join(w for w in (self._warning, *(f.warning for f in self.farther)) if w)
+
+    @property
+    def _warning(self) -> str:
+        if self._own is not False or self.bytes is None or self.capacity is None:
             return ""
         needs = f"{'at least ' if self.least else ''}{format_quantity(self.bytes, 'B')}"
         has = format_quantity(self.capacity, "B")
@@ -67,6 +78,7 @@ class Fit:
             "capacity": self.capacity,
             "fits": self.fits,
             "warning": self.warning,
+            **({"farther": [f.to_dict() for f in self.farther]} if self.farther else {}),
         }
 
 
@@ -79,7 +91,34 @@ def room_of(compiled: Compiled) -> float | None:
 def weights_fit(compiled: Compiled) -> Fit:
     """Whether the weights alone fit: what is true of every workload."""
     more = partial(would_hold, compiled, _weights, False)
-    return Fit(compiled.machine.name, _weights(compiled), room_of(compiled), True, more)
+    farther = _farther(compiled, {}, whole=False)
+    return Fit(compiled.machine.name, _weights(compiled), room_of(compiled), True, more, farther)
+
+
+def _farther(compiled: Compiled, given: Mapping[str, Expr], whole: bool) -> tuple[Fit, ...]:
+    """What is kept in each farther level of memory, against what the system has there.
+
+    ``whole``: caches and what else waits there, not the weights alone.
+    """
+    found: list[Fit] = []
+    machine = compiled.bound or compiled.machine
+    dims, at_end = dict(compiled.program.dims), "T" not in given
+    for level in roofline.levels(compiled.program):
+        sizes: list[float] = []
+        least = False
+        for phase in compiled.program.phases:
+            need = roofline.level_memory(phase, level, whole, at_end).xreplace(dims)
+            need = need.xreplace({s: given[s.name] for s in need.free_symbols if s.name in given})
+            missing = {s for s in need.free_symbols if s.name in SIZES}
+            least = least or bool(missing)
+            need = need.xreplace(dict.fromkeys(missing, Integer(1)))
+            if need.is_number:
+                sizes.append(float(need))
+        tier = machine.tiers.get(level)
+        room = None if tier is None or tier.capacity is None else float(tier.capacity)
+        name = f"{level} of {compiled.place}"
+        found.append(Fit(name, max(sizes, default=None), room, least or not whole))
+    return tuple(found)
 
 
 def _weights(compiled: Compiled) -> float | None:
@@ -106,6 +145,7 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
         room_of(compiled),
         not memory_needs(compiled, given).complete,
         partial(would_hold, compiled, partial(need_of, given)),
+        _farther(compiled, given, whole=True),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from costgraph.counting.accounting import Accounting
 from costgraph.counting.accounting import accounting as find_accounting
 from costgraph.hardware.machine import Machine
-from costgraph.hardware.systems import System
+from costgraph.hardware.systems import System, with_levels
 from costgraph.ir.program import Program
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.pipeline import Pass
@@ -106,7 +106,7 @@ def compile(
         reading["symbolic"] = True
     program = load_model(model, **reading)
     system = load_system(hardware)
-    machine = system.device.under(convention.device_figures).reserving(reserve)
+    machine = with_levels(system).under(convention.device_figures).reserving(reserve)
     system = replace(system, device=machine)
     chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
     timing = None

@@ -25,6 +25,7 @@ from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.metrics import PER_DEVICE, TIMELESS, metrics_of, require
 from costgraph.ir.program import Phase, Program
+from costgraph.ir.tensor import inside
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.formats import lacking
 from costgraph.rewriting.pipeline import Pass, Trace
@@ -511,6 +512,11 @@ class Compiled:
             f"{engine.value}:{kind}": peak for (engine, kind), peak in self.machine.peaks.items()
         }
         rates["memory"] = self.machine.memory.bandwidth
+        for level, tier in self.machine.tiers.items():
+            at = inside(level)
+            rates |= {f"{at}/{e.value}:{kind}": peak for (e, kind), peak in tier.peaks.items()}
+            if tier.bandwidth is not None:
+                rates[f"{at}/memory"] = tier.bandwidth
         return rates
 
     def _limits(self, phases: tuple[Phase, ...], at_end: bool = True) -> tuple[Limit, ...]:

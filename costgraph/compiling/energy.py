@@ -23,7 +23,7 @@ from costgraph.formula import Formula, Term
 from costgraph.formula.terms import Arm, make_term, merged
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
-from costgraph.ir.tensor import MEMORY
+from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.symbols import B, symbol
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _components(compiled: Compiled) -> tuple[Term, ...] | None:
     for phase in compiled.program.phases:
         terms: list[Term] = []
         for row in compiled.rows[phase.name]:
+            if level_of(row.unit):
+                return None
             joules = step_energy(row.cost.mapped(phase.bind), compiled.machine)
             if joules is None:
                 return None

@@ -6,12 +6,12 @@ activations do not, because the rounds run one after another.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from sympy import Add, Expr, Integer
+from sympy import Add, Expr, Integer, Max
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import rows
@@ -20,7 +20,7 @@ from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Resident
 from costgraph.ir.regions import Region, Repeat
-from costgraph.ir.tensor import MEMORY, Role
+from costgraph.ir.tensor import MEMORY, Role, Tensor
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
 from costgraph.ops.views import Slice, Stack
@@ -68,25 +68,64 @@ def weight_bytes(graph: Graph, among: Collection[str] | None = None) -> Expr:
 
 
 def cache_bytes(graph: Graph) -> Expr:
-    """Bytes set aside for caches and states once the step is done.
+    """Bytes set aside in memory for caches and states once the step is done.
 
     A cache that the step extends counts at its extended size.
     """
+    return kept(graph, lambda t: t.footprint if t.level == MEMORY else ZERO)
+
+
+def kept(graph: Graph, part: Callable[[Tensor], Expr]) -> Expr:
+    """``part`` of all caches and states once the step is done."""
     extended: dict[str, str] = {}
     results: list[Expr] = []
     for node in graph.nodes:
         if isinstance(node.op, Region):
-            results.extend(node.op.instances * cache_bytes(g) for g in node.op.graphs)
+            results.extend(node.op.instances * kept(g, part) for g in node.op.graphs)
             continue
         for tensor in node.outputs:
             if tensor.role in (Role.KV, Role.STATE):
                 for name in node.inputs:
                     extended[name] = tensor.name
     for name, tensor in graph.tensors.items():
-        kept = tensor.role in (Role.KV, Role.STATE) and tensor.level == MEMORY
-        if kept and name not in extended:
-            results.append(tensor.footprint)
+        if tensor.role in (Role.KV, Role.STATE) and name not in extended:
+            results.append(part(tensor))
     return Add(*results)
+
+
+def levels_of(graph: Graph) -> frozenset[str]:
+    """The farther levels of memory in which a graph keeps something."""
+    found: set[str] = set()
+    for inner in graph.walk():
+        for tensor in inner.tensors.values():
+            if tensor.level != MEMORY:
+                found.add(tensor.level)
+            if tensor.spread is not None:
+                found |= {level for level, share in tensor.spread.shares if share != 0}
+    return frozenset(found)
+
+
+def kept_at(graph: Graph, level: str, caches: bool = True, shared: Collection[str] = ()) -> Expr:
+    """Bytes in a farther level of memory: of weights, caches, and activations kept there.
+
+    Args:
+        graph: a step graph.
+        level: by name.
+        caches: whether caches, states and activations count.
+        shared: names of weights that do not.
+    """
+
+    def part(tensor: Tensor) -> Expr:
+        return tensor.kept if tensor.level == level else tensor.footprint_at(level)
+
+    weights = Add(*(n * part(t) for t, n in graph.weights() if t.name not in shared))
+    return weights + kept(graph, part) + _waiting(graph, part) if caches else weights
+
+
+def _waiting(graph: Graph, part: Callable[[Tensor], Expr]) -> Expr:
+    """Bytes of activations between layers: of the largest that stand in the graph."""
+    sizes = {part(t) for t in graph.tensors.values() if t.role is Role.ACTIVATION}
+    return Max(*(sizes - {ZERO})) if sizes - {ZERO} else ZERO
 
 
 Blocks = tuple[int, ...]
@@ -138,7 +177,7 @@ def _passing(graph: Graph, name: str) -> Expr:
     """Bytes of a live tensor that no cache, weight or state accounts for."""
     tensor = graph.tensors[name]
     if tensor.role is Role.ACTIVATION:
-        return tensor.bytes
+        return tensor.footprint
     node = graph.producer.get(name)
     if node is not None and isinstance(node.op, Fused):
         node = node.op.body.producer[name]

@@ -7,6 +7,7 @@ at hand. A derivation is kept only if it gives the value exactly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from costgraph.formula.outline import (
     link_of,
     outlined,
     rate_of,
+    split_level,
 )
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, merged, remade
@@ -287,7 +289,7 @@ class _Namer:
         amount = expand(arm.expr if rate is None else arm.expr * rate)
         unit = self.formula.unit
         if rate is not None:
-            unit = "byte" if arm.resource == "memory" else "FLOP"
+            unit = "byte" if split_level(arm.resource)[1] == "memory" else "FLOP"
         parts = []
         for monomial, coefficient in amount.as_coefficients_dict().items():
             if coefficient.is_Integer and abs(coefficient) <= SHORT:
@@ -407,11 +409,13 @@ def _only(term: Term, resource: str) -> Term:
 
 def rate_symbol(resource: str) -> Symbol:
     """The symbol of a resource's rate: ``BW``, ``F_bf16``, ``F_vector_fp32``."""
-    if resource == "memory":
-        return symbol("BW")
-    engine, _, kind = resource.partition(":")
+    level, kind = split_level(resource)
+    of = re.sub(r"[^A-Za-z0-9]+", "_", f"_{level}") if level else ""
+    if kind == "memory":
+        return symbol(f"BW{of}")
+    engine, _, kind = kind.partition(":")
     kind = kind.replace("+", "_")
-    return symbol(f"F_{kind}" if engine == "tensor" else f"F_{engine}_{kind}")
+    return symbol(f"F{of}_{kind}" if engine == "tensor" else f"F{of}_{engine}_{kind}")
 
 
 def _of_link(monomial: Expr, unit: str) -> tuple[Expr, str]:

@@ -18,6 +18,8 @@ from costgraph.symbols import symbol
 SHORT = 2
 #: The resource of floors.
 LATENCY = "latency"
+#: In front of a level of memory where it stands for a unit: what computes there.
+INSIDE = "@"
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,26 @@ class Outline:
 
 
 def kind_of(resource: str) -> str:
-    """A resource without the unit that it belongs to: ``memory`` of ``stage 1/memory``."""
-    return resource.rpartition("/")[2]
+    """A resource without the unit that it belongs to: ``memory`` of ``stage 1/memory``.
+
+    Those of a farther level of memory are kinds of their own: ``@ddr/memory``.
+    """
+    start = resource.find(INSIDE)
+    return resource.rpartition("/")[2] if start < 0 else resource[start:]
 
 
 def unit_of(resource: str) -> str:
     """The unit that a resource belongs to; empty for the device's own."""
-    return resource.rpartition("/")[0]
+    return resource.removesuffix(kind_of(resource)).removesuffix("/")
+
+
+def split_level(resource: str) -> tuple[str, str]:
+    """The level of memory that a kind of resource belongs to, and what it is there.
+
+    No level for the device's own: ``("", "memory")``, ``("ddr", "memory")``.
+    """
+    level, _, kind = resource.rpartition("/")
+    return level.removeprefix(INSIDE), kind
 
 
 def link_of(resource: str) -> str:

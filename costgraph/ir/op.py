@@ -14,23 +14,24 @@ from costgraph.hardware.links import Messages
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import ONE, ZERO, Access, Cost, Direction, FlopKey, Work, from_accesses
 from costgraph.ir.dtypes import DType, compute_type, converts
-from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.tensor import Role, Spread, Tensor
 
 Tensors = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A result before it has a name: shape, format, role, bytes set aside."""
+    """A result before it has a name: shape, format, role, bytes set aside and where."""
 
     shape: tuple[Expr, ...]
     dtype: DType
     role: Role = Role.ACTIVATION
     stored: Expr | None = None
+    spread: Spread | None = None
 
     def named(self, name: str) -> Tensor:
         """The tensor of this shape and format."""
-        return Tensor(name, self.shape, self.dtype, self.role, self.stored)
+        return Tensor(name, self.shape, self.dtype, self.role, self.stored, spread=self.spread)
 
 
 class Op(ABC):

@@ -160,7 +160,7 @@ class Repeat(Region):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         results = _results(self.body)
         once = len(results) - self.gathered
-        kept = (Spec((self.count, *s.shape), s.dtype, s.role) for s in results[once:])
+        kept = (replace(s, shape=(self.count, *s.shape), stored=None) for s in results[once:])
         return (*results[:once], *kept)
 
 
@@ -225,4 +225,4 @@ class Parallel(Region):
 
 def _results(graph: Graph) -> tuple[Spec, ...]:
     results = (graph.tensors[name] for name in graph.outputs)
-    return tuple(Spec(t.shape, t.dtype, t.role, t.stored) for t in results)
+    return tuple(Spec(t.shape, t.dtype, t.role, t.stored, t.spread) for t in results)

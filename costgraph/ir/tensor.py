@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
-from sympy import Expr, Mul
+from sympy import Add, Expr, Integer, Mul
 
+from costgraph.formula.outline import INSIDE
 from costgraph.ir.dtypes import DType
 
+ZERO = Integer(0)
 #: The off-chip memory of whoever runs an operation.
 MEMORY = "memory"
 
@@ -26,6 +28,34 @@ class Role(Enum):
         return self.value < other.value
 
 
+def inside(level: str) -> str:
+    """The unit that computes in a level of memory: a host's processor, memory that computes."""
+    return INSIDE + level
+
+
+def level_of(unit: str) -> str:
+    """The level of memory in which a unit computes; empty for a device or one of several."""
+    return unit.removeprefix(INSIDE) if unit.startswith(INSIDE) else ""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where a tensor is kept that does not lie in the memory as a whole.
+
+    Attributes:
+        shares: the part of it in each farther level, by the level's name.
+        near: the part for which the memory has room: what stays there, and what the rest
+            passes through.
+    """
+
+    shares: tuple[tuple[str, Expr], ...]
+    near: Expr
+
+    def at(self, level: str) -> Expr:
+        """The part in a level."""
+        return Add(*(share for name, share in self.shares if name == level))
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A value in a graph.
@@ -40,6 +70,8 @@ class Tensor:
         level: where it lies: in the memory of whoever runs its operations, or in a farther
             level of the machine by name (``ddr``, ``nvme``), which is read over the link to
             the host. What operations make lies in the memory.
+        spread: where it is kept between uses, if not in the memory as a whole. Operations
+            read it from the memory: what brings it there is an operation of its own.
     """
 
     name: str
@@ -48,6 +80,7 @@ class Tensor:
     role: Role = Role.ACTIVATION
     stored: Expr | None = None
     level: str = MEMORY
+    spread: Spread | None = None
 
     @cached_property
     def numel(self) -> Expr:
@@ -82,7 +115,16 @@ class Tensor:
     @property
     def footprint(self) -> Expr:
         """Bytes set aside in memory."""
+        return self.kept if self.spread is None else self.kept * self.spread.near
+
+    @property
+    def kept(self) -> Expr:
+        """Bytes set aside at all levels together, without what it passes through."""
         return self.bytes if self.stored is None else self.stored
+
+    def footprint_at(self, level: str) -> Expr:
+        """Bytes set aside in a farther level."""
+        return ZERO if self.spread is None else self.kept * self.spread.at(level)
 
     def renamed(self, name: str) -> Tensor:
         """The same tensor under another name."""

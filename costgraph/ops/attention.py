@@ -72,7 +72,7 @@ class KVAppend(Op):
             require_same(self, cache.shape[axis], new.shape[axis], f"axis {axis}")
         length = cache.shape[1] + new.shape[1]
         shape = (cache.shape[0], length, *cache.shape[2:])
-        spec = Spec(shape, cache.dtype, Role.KV)
+        spec = Spec(shape, cache.dtype, Role.KV, spread=cache.spread)
         if not self.keeps.drops:
             return (spec,)
         kept = (cache.shape[0], self.kept(length), *cache.shape[2:])

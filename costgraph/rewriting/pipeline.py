@@ -73,6 +73,8 @@ class Stage(IntEnum):
     DEPTH = auto()
     #: Tensors and operations get the devices that hold and run them.
     PLACEMENT = auto()
+    #: What a device has no room for is kept elsewhere, or computed there.
+    OFFLOADING = auto()
     #: Operations become kernels.
     KERNELS = auto()
     #: Kernels and exchanges run at the same time.
@@ -466,10 +468,8 @@ def _check_symbols(item: Pass, program: Program, system: System) -> None:
     """
     meanings = {s.name: f"a figure of {system.device.name}" for s in system.device.bindings()}
     meanings |= {s.name: f"a dimension of {program.name}" for s, _ in program.dims}
-    for name, spec in item.options().items():
-        value = getattr(item, name.replace("-", "_"))
-        if spec.is_number and isinstance(value, Expr):
-            _check_names(f"{item.name}: {name}", value, meanings)
+    for name, option_name in item.symbols.items():
+        _check_names(f"{item.name}: {option_name}", symbol(name), meanings)
 
 
 def _is_finite(value: object) -> bool:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from sympy import Add, Expr, Integer, Min, expand
+from sympy import Add, Expr, Integer, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import Item, Overlap, Row, counted, flat
-from costgraph.counting.footprint import footprint, resting, weight_bytes
+from costgraph.counting.footprint import footprint, kept_at, levels_of, resting, weight_bytes
 from costgraph.errors import HardwareError
 from costgraph.formula.kinks import split
 from costgraph.formula.outline import LATENCY, kind_of, link_of
@@ -25,13 +25,15 @@ from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.hardware.systems import link_to_host
-from costgraph.ir.cost import Cost
+from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Body, Parallel
-from costgraph.ir.tensor import MEMORY, Tensor
+from costgraph.ir.tensor import MEMORY, Tensor, inside, level_of
 
 ONE, ZERO = Integer(1), Integer(0)
+#: The direction of the link to the host in which nothing comes to the device.
+OUT = "to the host"
 #: The terms of one operation in a phase, its count included, none of its arms left out.
 Timing = Callable[[Phase, Row], Iterable[Term]]
 
@@ -53,27 +55,50 @@ def arms(cost: Cost, machine: Machine) -> tuple[Arm, ...]:
     near = Add(*(size for (level, *_), size in cost.bytes.items() if level == MEMORY))
     if near != 0:
         found.append(Arm(near / machine.memory.bandwidth, "memory"))
-    times = {name: m.time(*rates(machine, name)) for name, m in cost.links.items()}
-    for (level, *_), size in cost.bytes.items():
-        if level != MEMORY:
-            link, rate = reach(machine, level)
-            times[link] = times.get(link, ZERO) + size / rate
-    found.extend(Arm(time, f"link:{name}") for name, time in times.items())
+    links = {f"link:{n}": m.time(*rates(machine, n)) for n, m in cost.links.items()}
+    for arm in crossings(cost, machine):
+        links[arm.resource] = links.get(arm.resource, ZERO) + arm.expr
+    found.extend(Arm(time, resource) for resource, time in links.items())
     return tuple(found)
 
 
-def reach(machine: Machine, level: str) -> tuple[str, Expr]:
-    """The link over which a device reads a farther level of memory, and byte/s that come over it.
+def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
+    """Seconds for which farther levels of memory, and the link to them, are busy.
+
+    What is read in a level comes over the link to the host; what is written there goes over
+    it in the other direction, at the same time. Both occupy the level.
 
     Raises:
         HardwareError: the machine states no such level, or no link to its host.
     """
-    tier = machine.tier(level)
+    far = {key: size for key, size in cost.bytes.items() if key[0] != MEMORY}
+    for level in dict.fromkeys(level for level, *_ in far):
+        rate = machine.tier(level).bandwidth
+        if rate is not None:
+            size = Add(*(size for (at, *_), size in far.items() if at == level))
+            yield Arm(size / rate, f"{inside(level)}/memory")
     link = link_to_host(machine)
     if not link:
-        raise HardwareError(f"hardware {machine.name!r} states no link to its host")
-    wide = machine.link(link).bandwidth
-    return link, wide if tier.bandwidth is None else Min(wide, tier.bandwidth)
+        # Storage beside a memory that the host and the device share.
+        if any(machine.tier(level).bandwidth is None for level, *_ in far):
+            raise HardwareError(f"hardware {machine.name!r} states no link to its host")
+        return
+    for direction in Direction:
+        size = Add(*(size for (*_, way), size in far.items() if way is direction))
+        if size != 0:
+            alpha, beta = rates(machine, link)
+            way = f"link:{link}"
+            yield Arm(alpha + size / beta, way if direction is Direction.READ else f"{OUT}/{way}")
+
+
+def runner(machine: Machine, unit: str) -> Machine:
+    """Who runs an operation: the device, or what computes in one of its levels of memory.
+
+    Raises:
+        HardwareError: nothing computes there.
+    """
+    level = level_of(unit)
+    return machine.inside(level) if level else machine
 
 
 def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:
@@ -91,7 +116,7 @@ def ideal(machine: Machine) -> Timing:
     """The roofline: every operation takes as long as its slowest resource."""
 
     def timing(phase: Phase, row: Row) -> Iterator[Term]:
-        found = arms(row.cost.mapped(phase.bind), machine)
+        found = arms(row.cost.mapped(phase.bind), runner(machine, row.unit))
         if found:
             yield Term(phase.bind(row.count), found, (row.name,))
 
@@ -130,7 +155,7 @@ def in_stages(phase: Phase, items: Iterable[Item]) -> bool:
     if phase.rounds != 1:
         return True
     listed = tuple(items)
-    units = {item.unit for item in listed}
+    units = {_owner(item.unit) for item in listed}
     return phase.span is not None and len(units) > 1 and any(item.aside for item in listed)
 
 
@@ -153,12 +178,18 @@ def stages(
 
 def _stages(phase: Phase, items: tuple[Item, ...], timing: Timing, rounds: Expr) -> tuple[Arm, ...]:
     """What each unit of a graph does in ``rounds`` rounds, as a chain."""
-    units = dict.fromkeys(item.unit for item in items)
-    parts = ((u, merged(_terms(phase, (i for i in items if i.unit == u), timing))) for u in units)
+    units = dict.fromkeys(_owner(item.unit) for item in items)
+    own = {u: [i for i in items if _owner(i.unit) == u] for u in units}
+    parts = ((u, merged(_terms(phase, found, timing))) for u, found in own.items())
     return tuple(
         chained((replace(t, count=t.count * rounds) for t in terms), unit or "device")
         for unit, terms in parts
     )
+
+
+def _owner(unit: str) -> str:
+    """A unit, or the device for what computes in one of its levels of memory."""
+    return "" if level_of(unit) else unit
 
 
 def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
@@ -430,6 +461,27 @@ def memory_parts(
     return tuple(found)
 
 
+def level_memory(phase: Phase, level: str, whole: bool = True, at_end: bool = True) -> Expr:
+    """Bytes that a phase keeps in a farther level of memory, of resting graphs as well.
+
+    Weights alone, or the ``whole``: with caches and activations. With ``at_end``, contexts
+    take the phase's longest value.
+    """
+
+    def bound(expr: Expr) -> Expr:
+        made = phase.bind(expr)
+        return phase.at_end(made) if at_end else made
+
+    resting_ = (kept_at(r.graph, level, whole and r.caches, r.shared) for r in phase.resident)
+    return bound(Add(kept_at(phase.graph, level, whole), *resting_))
+
+
+def levels(program: Program) -> tuple[str, ...]:
+    """The farther levels in which a program keeps something, in the order of their names."""
+    graphs = (g for p in program.phases for g in (p.graph, *(r.graph for r in p.resident)))
+    return tuple(sorted({level for g in graphs for level in levels_of(g)}))
+
+
 def held_weights(phase: Phase) -> tuple[Expr, ...]:
     """Bytes of weights in memory in ``phase``, on each unit that runs a part of the graph."""
     return tuple(
@@ -464,8 +516,8 @@ def _holders(graph: Graph) -> tuple[str, ...]:
 def _runners(node: Node) -> tuple[str, ...]:
     """The units that run a node: those of its bodies, where it has several."""
     if isinstance(node.op, Parallel):
-        return tuple(body.unit or node.unit for body in node.op.bodies)
-    return (node.unit,)
+        return tuple(_owner(body.unit or node.unit) for body in node.op.bodies)
+    return (_owner(node.unit),)
 
 
 def _computes(graph: Graph, unit: str) -> bool:

@@ -115,7 +115,12 @@ def weights_at(graph: Graph, level: str) -> Graph:
     """The graph with its weights in a farther level of memory: each run reads them over the link.
 
     Tables of which only some rows are looked up stay.
+
+    Raises:
+        PipelineError: weights are kept in farther levels already.
     """
+    if any(t.spread is not None for t, _ in graph.weights()):
+        raise PipelineError("target-at: offload says where the weights are: give one of the two")
 
     def placed(inner: Graph) -> Graph:
         looked_up = {n.inputs[1] for n in inner.nodes if n.op.kind == "embedding"}

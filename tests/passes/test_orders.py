@@ -79,6 +79,10 @@ WRITTEN = {
         "parallel{cp=4}",
     ],
     "overlap": ["overlap", "overlap{by=halves}"],
+    "offload": [
+        "offload{weights=host:1}",
+        "offload{weights=host:0.5,caches=host:1,blocks=2}",
+    ],
     "speculative": [
         "speculative{draft=DRAFT,gamma=2}",
         "speculative{draft=DRAFT,tree=t2|2,draft-passes='fuse,quantize{preset=w8a16}'}",

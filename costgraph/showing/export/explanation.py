@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costgraph.formula.ladder import HIDDEN
-from costgraph.formula.outline import kind_of, link_of, unit_of
+from costgraph.formula.outline import kind_of, link_of, split_level, unit_of
 from costgraph.showing.export.table import seconds, si, value_text
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def resource_text(name: str) -> str:
     unit, kind = unit_of(name), kind_of(name)
     if unit:
         return f"{resource_text(kind)} of {unit}"
+    level, own = split_level(kind)
+    if level:
+        return f"{resource_text(own)} of {level}"
     if kind == "memory":
         return "memory bandwidth"
     if kind == "latency":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sympy import Expr, Poly, PolynomialError, Pow, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
-from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of
+from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of, split_level
 from costgraph.setting import foot
 from costgraph.showing.export.atoms import PREFIXES, number_text
 
@@ -131,7 +131,7 @@ def rate_text(rate: Expr, resource: str) -> str:
     """A rate with its unit: ``154.8 TFLOP/s``, or its symbol."""
     if not rate.is_number:
         return str(sstr(rate))
-    unit = "B/s" if resource == "memory" else "FLOP/s"
+    unit = "B/s" if split_level(resource)[1] == "memory" else "FLOP/s"
     for scale, prefix in PREFIXES:
         if rate >= scale:
             return f"{float(rate / scale):.4g} {prefix}{unit}"

@@ -22,7 +22,7 @@ from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.presence import EVERYONE, Presence
 from costgraph.ir.program import Phase
-from costgraph.ir.tensor import MEMORY
+from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.symbols import B
 from costgraph.timing import roofline
 from costgraph.timing.fidelity.calibration import (
@@ -92,6 +92,10 @@ class Calibrated:
         tokens that it then has.
         """
         cost = row.cost.mapped(phase.bind)
+        if level_of(row.unit):
+            raise HardwareError(
+                f"what computes in {level_of(row.unit)} is not calibrated; ask for fidelity ideal"
+            )
         far = [level for level, *_ in cost.bytes if level != MEMORY]
         if far:
             raise HardwareError(

@@ -1,0 +1,1 @@
+"""Where tensors are kept and who computes with them: host memory, storage, memory that computes."""

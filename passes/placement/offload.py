@@ -1,0 +1,319 @@
+"""The pass ``offload``: weights, caches and activations in host memory or storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import ClassVar
+
+from sympy import Expr, Integer, ceiling
+
+from costgraph.errors import PipelineError, clip, nearest
+from costgraph.formula.terms import Limit
+from costgraph.hardware.systems import HOST, System
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Phase, Program
+from costgraph.passes.placement import shares as sharing
+from costgraph.passes.placement.attention import attention
+from costgraph.passes.placement.optimum import best_shares
+from costgraph.passes.placement.shares import Shares, away
+from costgraph.passes.placement.streaming import Plan, layers_of, streamed, unreached
+from costgraph.rewriting.choosing import Search
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.symbols import B
+
+ONE, ZERO = Integer(1), Integer(0)
+#: What is kept elsewhere: the options that say where.
+KEPT = ("weights", "caches", "activations")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a program that offloads does where nothing else is said."""
+
+    weights: str
+    overlap: bool = True
+    whole: bool = False
+    policy: str = ""
+
+
+#: Programs that offload, by name.
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "zero-inference": Preset("host:1"),
+        "accelerate": Preset("host:1", overlap=False, whole=True),
+        "flexgen": Preset("", policy="optimal"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Offload(Pass):
+    """Parts of a model in host memory or on disk, streamed to the device layer by layer.
+
+    With ``overlap`` the next layer's part arrives while a layer computes, else before it
+    does. ``blocks`` groups of sequences pass through a layer on one read of its weights.
+    With ``attention=host`` decode steps compute attention where the caches are: queries, keys
+    and values of new tokens go there, and results come back.
+    """
+
+    name: ClassVar[str] = "offload"
+    title: ClassVar[str] = "keep weights, caches and activations in host memory or on disk"
+    formula: ClassVar[str] = (
+        "layer: Max(compute, bytes away / BW_link, bytes at a level / BW_level); without overlap "
+        "the sum; weights hide from B·s >= w·F/(2·BW_link) tokens on"
+    )
+    source: ClassVar[str] = (
+        "Sheng et al., FlexGen, arXiv 2303.06865 (shares, blocks, attention on the host); "
+        "Aminabadi et al., DeepSpeed Inference, arXiv 2207.00032 (ZeRO-Inference)"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "offload: shares are the same in all layers; embedding and output layer stay on the "
+        "device; what is streamed passes through buffers of one layer (two with overlap)",
+    )
+    stage: ClassVar[Stage] = Stage.OFFLOADING
+    inherited: ClassVar[bool] = False
+    once: ClassVar[bool] = True
+
+    weights: str = option(
+        "text", "", "shares of the layers' weights: host:0.6|disk:0.1, or host for all of them"
+    )
+    caches: str = option("text", "", "shares of the caches, likewise")
+    activations: str = option("text", "", "shares of what passes between layers, likewise")
+    overlap: bool = option("flag", True, "the next layer's part arrives while a layer computes")
+    blocks: Expr = option(
+        "integer", ONE, "groups of sequences that one read of a layer's weights serves", minimum=1
+    )
+    attention: str = option(
+        "word", "device", "who computes attention in decode steps", choices=("device", "host")
+    )
+    on: str = option(
+        "word", "all", "operations whose weights are kept elsewhere: all, or up_proj|down_proj"
+    )
+    active: Expr = option(
+        "probability", ONE, "share of the rows of those weights that a token needs: neurons that "
+        "are active, or predicted to be",
+    )  # fmt: skip
+    window: Expr = option(
+        "integer", ZERO, "active: so many tokens before leave their rows in the memory", minimum=0
+    )
+    whole: bool = option(
+        "flag", False, "whole layers are kept here or there; none is streamed beside another"
+    )
+    preset: str = option(
+        "word", "", "what a program does that offloads; other options still count",
+        choices=("", *PRESETS),
+    )  # fmt: skip
+    policy: str = option(
+        "word", "", "'optimal': the shares that a linear program finds", choices=("", "optimal")
+    )
+    at_batch: Expr = option(
+        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
+    )
+    at_prompt: Expr = option(
+        "integer", Integer(512), "prompt at which 'optimal' is decided", minimum=1, symbolic=False
+    )
+    at_tokens: Expr = option(
+        "integer", Integer(32), "tokens generated at which 'optimal' is decided", minimum=2,
+        symbolic=False,
+    )  # fmt: skip
+
+    #: How 'optimal' was decided; no option.
+    note: str = ""
+
+    def resolved(self) -> Offload:
+        """The pass with what its preset says written out."""
+        if not self.preset:
+            return self
+        found = PRESETS[self.preset]
+        return replace(
+            self,
+            preset="",
+            weights=self.weights or found.weights,
+            overlap=self.overlap and found.overlap,
+            whole=self.whole or found.whole,
+            policy=self.policy or ("" if self.weights else found.policy),
+        )
+
+    @property
+    def needs_tuning(self) -> bool:
+        """True while shares wait for the linear program."""
+        return self.resolved().policy == "optimal"
+
+    def search(self, program: Program, system: System) -> Search:
+        given = self.resolved()
+        if any(getattr(given, name) for name in KEPT):
+            raise PipelineError("offload: policy=optimal finds the shares: give none")
+        if given.whole:
+            raise PipelineError("offload: policy=optimal finds shares, not whole layers")
+        return best_shares(given, program, system)
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        """The option that each symbol stands in, by the symbol's name."""
+        found = dict(super().symbols)
+        for name in KEPT:
+            for symbol in sorted(s.name for s in away(self.shares(name)).free_symbols):
+                found[symbol] = name
+        return found
+
+    def shares(self, name: str) -> Shares:
+        """The shares of weights, caches or activations.
+
+        Raises:
+            PipelineError: they are not written as shares are.
+        """
+        return sharing.parse(f"offload: {name}", getattr(self, name))
+
+    def plan(self, program: Program, system: System) -> Plan:
+        """What is kept where.
+
+        Raises:
+            PipelineError: options contradict one another, or the system lacks a level.
+        """
+        weights, caches, activations = (self.shares(name) for name in KEPT)
+        attend_at = ""
+        if self.attention == "host":
+            attend_at, caches = HOST, caches or ((HOST, ONE),)
+            if caches != ((HOST, ONE),):
+                raise PipelineError(
+                    "offload: attention=host computes where all caches are: caches=host:1, not "
+                    f"{sharing.text_of(caches)}"
+                )
+        if self.whole:
+            if self.overlap:
+                raise PipelineError(
+                    "offload: whole=true brings one layer after the other: overlap=false"
+                )
+            weights = _rounded(weights, program)
+        named = {
+            level: name
+            for name, shares in zip(KEPT, (weights, caches, activations), strict=True)
+            for level, _ in shares
+        }
+        sharing.check_levels(self.name, named, system)
+        if attend_at and not system.device.tiers[attend_at].peaks:
+            raise PipelineError(
+                f"offload: attention=host: {system.name} states no processor of its host: "
+                f"name one ({system.device.name}+epyc-9654)"
+            )
+        if self.window != 0 and self.active == 1:
+            raise PipelineError("offload: window says which active rows stay: give active as well")
+        on = () if self.on == "all" else tuple(self.on.split("|"))
+        nodes = {n.name for p in program.phases for g in p.graph.walk() for n in g.nodes}
+        for name in on:
+            if name not in nodes:
+                near = nearest(name, nodes)
+                raise PipelineError(f"offload: on: no operation of the model is {clip(name)}{near}")
+        return Plan(
+            weights,
+            caches,
+            activations,
+            self.overlap,
+            self.blocks,
+            attend_at,
+            on,
+            self.active,
+            self.window,
+            self.name,
+        )
+
+    def run(self, program: Program, system: System) -> Outcome:
+        if self.preset:
+            return self.resolved().run(program, system)
+        if self.policy:
+            raise PipelineError("offload: 'optimal' needs a machine to be decided on; use compile")
+        plan = self.plan(program, system)
+        if not (plan.weights or plan.caches or plan.activations or plan.blocks != 1):
+            reason = self.note or "everything stays on the device"
+            return Outcome(program, (), (Miss(self.name, program.name, reason),))
+        hits: dict[str, None] = {}
+        done: dict[tuple[int, bool], Graph] = {}
+
+        def new(graph: Graph, there: bool) -> Graph:
+            key = (id(graph), there)
+            if key not in done:
+                own = plan if there else replace(plan, attend_at="")
+                done[key], names = streamed(graph, own)
+                hits.update(dict.fromkeys(names))
+            return done[key]
+
+        def phase(old: Phase) -> Phase:
+            there = bool(plan.attend_at) and old.is_single_query
+            resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
+            return replace(old, graph=new(old.graph, there), resident=resident)
+
+        made = replace(program, phases=tuple(phase(p) for p in program.phases))
+        misses = tuple(self._misses(program, plan))
+        if not hits:
+            return Outcome(program, (), misses or (_nothing(self.name, program),))
+        if self.note:
+            made = made.assuming(self.note)
+        if plan.overlap:
+            made = made.assuming(
+                "offload: a layer and what is streamed meanwhile begin and end together, over all "
+                "steps: the first layer's part arrives during the last layer of the step before"
+            )
+        if plan.active != 1:
+            made = made.assuming(
+                "offload: tokens need rows of weights independently of each other; what is in the "
+                "memory is computed as if all of it were there"
+            )
+        if plan.attend_at:
+            made = made.assuming(
+                "offload: prompts attend on the device; what attention on the host makes beside "
+                "its result is counted in the device's memory"
+            )
+        limits = (
+            *(
+                Limit(away(shares), ONE, f"shares of {name}")
+                for name, shares in zip(
+                    KEPT, (plan.weights, plan.caches, plan.activations), strict=True
+                )
+                if away(shares).free_symbols
+            ),
+            *((Limit(plan.blocks, B, "a sequence for each group"),) if plan.blocks != 1 else ()),
+        )
+        return Outcome(replace(made, limits=(*made.limits, *limits)), tuple(hits), misses)
+
+    def _misses(self, program: Program, plan: Plan) -> list[Miss]:
+        """What of the plan had nothing to work on."""
+        bodies = [r.body for phase in program.phases for r in layers_of(phase.graph)]
+        found: list[Miss] = []
+        if not bodies:
+            return [_nothing(self.name, program)]
+        if (plan.caches or plan.attend_at) and not any(map(attention, bodies)):
+            reason = "no layer attends to a cache that grows: there is nothing to keep elsewhere"
+            found.append(Miss("caches", program.name, reason))
+        elif (plan.caches or plan.attend_at) and any(map(unreached, bodies)):
+            reason = "caches of parts that layers share stay on the device"
+            found.append(Miss("caches", program.name, reason))
+        return found
+
+
+def _nothing(rule: str, program: Program) -> Miss:
+    return Miss(rule, program.name, "no region of layers: write fold in front of it")
+
+
+def _rounded(weights: Shares, program: Program) -> Shares:
+    """Shares in whole layers, as many away as are needed.
+
+    Raises:
+        PipelineError: shares are no numbers, or layers are of several kinds.
+    """
+    if all(share == 1 for _, share in weights):
+        return weights
+    counts = {r.count for phase in program.phases for r in layers_of(phase.graph)}
+    (count, *others) = counts or {ONE}
+    if others or not count.is_Integer or away(weights).free_symbols:
+        raise PipelineError(
+            "offload: whole=true needs numbers for shares, of layers that are all of one kind"
+        )
+    found: list[tuple[str, Expr]] = []
+    left = ceiling(away(weights) * count)
+    for level, share in weights:
+        taken = min(ceiling(share * count), left)
+        left -= taken
+        found.append((level, taken / count))
+    return tuple(found)

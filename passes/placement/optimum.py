@@ -1,0 +1,148 @@
+"""The shares of ``offload{policy=optimal}``: FlexGen's linear program on the tool's formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Integer, Max, Rational, Symbol
+
+from costgraph.errors import PipelineError
+from costgraph.formula.formula import Formula
+from costgraph.formula.linear import Bound, Optimum, least
+from costgraph.formula.terms import Term
+from costgraph.hardware.systems import HOST, STORAGE, System
+from costgraph.ir.program import Program
+from costgraph.rewriting.choosing import Search
+from costgraph.symbols import B, N, S, T, symbol
+from costgraph.timing import roofline
+from costgraph.units import format_quantity
+
+if TYPE_CHECKING:
+    from costgraph.passes.placement.offload import Offload
+
+#: Decimals of a share, and the part of a memory that is kept free for their rounding.
+DECIMALS, FREE = 6, 1e-4
+#: What is kept elsewhere, by the letter of its shares' symbols.
+LETTERS = {"weights": "w", "caches": "c", "activations": "h"}
+
+
+def best_shares(given: Offload, program: Program, system: System) -> Search:
+    """Finds the shares at which a request of the given sizes takes least.
+
+    Steps of decoding count at their mean context, as in FlexGen's program.
+
+    Raises:
+        PipelineError: nothing fits, or something is no number.
+    """
+    device = system.device
+    words = [w for w, level in (("host", HOST), ("disk", STORAGE)) if level in device.tiers]
+    if not words:
+        raise PipelineError(
+            f"offload: policy=optimal: {system.name} states no host memory or storage"
+        )
+    if not given.blocks.is_number:
+        raise PipelineError("offload: policy=optimal needs a number of blocks")
+    open_ = {
+        option: {word: symbol(f"{letter}_{word}") for word in words}
+        for option, letter in LETTERS.items()
+        if not (option == "caches" and given.attention == "host")
+        and not (option == "activations" and given.blocks == 1)
+    }
+    candidate = replace(given, policy="", preset="", **_written(open_))
+    tried = yield candidate
+    values: dict[Symbol, Expr] = {B: given.at_batch, S: given.at_prompt, N: given.at_tokens}
+    made = candidate.run(program, system).program
+    found = least(
+        _goal(tried.formula("ttft"), tried.formula("tpot"), values),
+        [s for shares in open_.values() for s in shares.values()],
+        (*_rooms(tried.formula("memory"), system, values), *_levels(made, system, values),
+         *_wholes(open_)),
+        {**values, T: given.at_prompt + given.at_tokens / 2},
+        {s: words.index(w) + 1.0 for shares in open_.values() for w, s in shares.items()},
+    )  # fmt: skip
+    if found is None:
+        raise PipelineError(
+            f"offload: policy=optimal: {program.name} fits {system.name} in no way at "
+            f"B={given.at_batch}, S={given.at_prompt}, N={given.at_tokens}"
+        )
+    numbers = {
+        option: {w: _rounded(found.at[s]) for w, s in shares.items()}
+        for option, shares in open_.items()
+    }
+    decided = replace(candidate, **_written(numbers))
+    return replace(decided, note=_note(decided, found, given))
+
+
+def _goal(ttft: Formula, tpot: Formula, values: dict[Symbol, Expr]) -> tuple[Term, ...]:
+    """The prompt and all decode steps."""
+    steps = values[N] - 1
+    return (*ttft.terms, *(replace(t, count=t.count * steps) for t in tpot.terms))
+
+
+def _rooms(memory: Formula, system: System, values: dict[Symbol, Expr]) -> Iterator[Bound]:
+    room = system.device.memory.room
+    if room is None or not room.is_number:
+        return
+    for term in memory.terms:
+        for arm in term.arms:
+            yield Bound(f"memory of {system.device.name}", arm.expr, float(room), FREE)
+
+
+def _levels(made: Program, system: System, values: dict[Symbol, Expr]) -> Iterator[Bound]:
+    for level in roofline.levels(made):
+        capacity = system.device.tiers[level].capacity
+        if capacity is None:
+            continue
+        for phase in made.phases:
+            for need in _branches(roofline.level_memory(phase, level)):
+                yield Bound(f"{level} of {system.name}", need, float(capacity), FREE)
+
+
+def _branches(expr: Expr) -> Iterator[Expr]:
+    """The values of an expression with each arm of its maxima in their place."""
+    maximum = next(iter(expr.atoms(Max)), None)
+    if maximum is None:
+        yield expr
+        return
+    for arm in maximum.args:
+        yield from _branches(expr.xreplace({maximum: arm}))
+
+
+def _wholes(open_: dict[str, dict[str, Symbol]]) -> Iterator[Bound]:
+    """No more is away than there is."""
+    for option, shares in open_.items():
+        if len(shares) > 1:
+            yield Bound(f"all {option} are away", sum(shares.values(), Integer(0)), 1.0)
+
+
+def _written(shares: dict[str, dict[str, Expr]]) -> dict[str, str]:
+    return {
+        option: "|".join(f"{word}:{_shown(share)}" for word, share in found.items() if share != 0)
+        for option, found in shares.items()
+    }
+
+
+def _shown(share: Expr) -> str:
+    """A share as options write it: a symbol, or its decimals."""
+    return f"{float(share):.{DECIMALS}g}" if share.is_number else str(share)
+
+
+def _rounded(share: float) -> Expr:
+    return Rational(min(max(round(share * 10**DECIMALS), 0), 10**DECIMALS), 10**DECIMALS)
+
+
+def _note(decided: Offload, found: Optimum, given: Offload) -> str:
+    parts = [
+        f"{option} {getattr(decided, option).replace('|', ', ') or 'on the device'}"
+        for option in LETTERS
+    ]
+    full = [name for name in found.binding if not name.startswith("all ")]
+    binding = f"; full: {', '.join(full)}" if full else "; nothing is full"
+    rate = given.at_batch * given.at_tokens / Rational(found.value)
+    return (
+        f"offload: the shares are the optimum of a linear program at B={given.at_batch}, "
+        f"S={given.at_prompt}, N={given.at_tokens}: {'; '.join(parts)}{binding}; "
+        f"{format_quantity(float(rate), 'token/s')}"
+    )

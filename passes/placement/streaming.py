@@ -1,0 +1,341 @@
+"""Layers whose weights, caches and activations are kept elsewhere and come as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from sympy import Add, Expr, Integer, Min
+
+from costgraph.errors import PipelineError
+from costgraph.ir.cost import Direction
+from costgraph.ir.graph import Graph, Node, Origin
+from costgraph.ir.op import same
+from costgraph.ir.regions import Region, Repeat
+from costgraph.ir.tensor import Role, Spread, Tensor
+from costgraph.ops import KVAppend
+from costgraph.ops.transfer import Moved, Stream
+from costgraph.ops.views import Reshape
+from costgraph.passes.placement.attention import attention, moved
+from costgraph.passes.placement.shares import Shares, away
+from costgraph.rewriting.binding import at
+from costgraph.rewriting.overlap import side_by_side
+from costgraph.symbols import B, q
+
+ONE, ZERO = Integer(1), Integer(0)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """How many sets of weights and of caches layers hold, with all regions around them."""
+
+    weights: Expr = ONE
+    caches: Expr = ONE
+
+    def times(self, region: Region) -> Sets:
+        """The same of a region inside."""
+        return Sets(self.weights * region.weight_sets, self.caches * region.instances)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept where, and how it comes.
+
+    Attributes:
+        weights, caches, activations: shares in farther levels.
+        overlap: the next layer's part arrives while a layer computes.
+        blocks: groups of sequences that one pass over a layer's weights serves.
+        attend_at: the level in which attention is computed; empty for the device.
+        on: operations whose weights are away; all where there are none.
+        active: the share of those weights that a token needs: rows of its active neurons.
+        window: how many tokens before a step have left theirs in the memory.
+        made_by: the pass.
+    """
+
+    weights: Shares
+    caches: Shares
+    activations: Shares
+    overlap: bool = True
+    blocks: Expr = ONE
+    attend_at: str = ""
+    on: tuple[str, ...] = ()
+    active: Expr = ONE
+    window: Expr = ZERO
+    made_by: str = "offload"
+
+    @property
+    def buffers(self) -> int:
+        """Parts in memory at once: of the layer at work, and of the one that comes."""
+        return 2 if self.overlap else 1
+
+    @property
+    def brought(self) -> Expr:
+        """The share of weights that are away which a step brings.
+
+        Tokens need rows independently of each other: of ``n`` tokens together, and not of
+        the ``k`` before them, ``(1 − f)^k·(1 − (1 − f)^n)``.
+        """
+        if self.active == 1:
+            return ONE
+        return (1 - self.active) ** self.window * (1 - (1 - self.active) ** (B * q))
+
+    def is_away(self, users: Iterable[str]) -> bool:
+        """Whether a weight that these operations use is one of those kept elsewhere."""
+        return not self.on or any(name in self.on for name in users)
+
+    @property
+    def waiting(self) -> Spread | None:
+        """Where groups of sequences wait for each other between layers."""
+        return None if self.blocks == 1 else self.spread(self.activations, self.blocks)
+
+    def spread(self, shares: Shares, sets: Expr) -> Spread | None:
+        """Where tensors of so many sets are kept, with room for the buffers."""
+        if not shares:
+            return None
+        share = away(shares)
+        held = Min(Integer(self.buffers), sets) if sets.is_number else Integer(self.buffers)
+        return Spread(shares, 1 - share + share * held / sets)
+
+
+def layers_of(graph: Graph) -> Iterator[Repeat]:
+    """The regions of a graph whose rounds are layers: where they nest, the innermost."""
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat) and node.op.rounds == "layers":
+            inner = tuple(layers_of(node.op.body))
+            yield from inner or (node.op,)
+
+
+def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tuple[str, ...]]:
+    """``graph`` with its layers as the plan has them, and the regions that it changed."""
+    nodes: list[Node] = []
+    names: list[str] = []
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat) and node.op.rounds == "layers":
+            sets = outer.times(node.op)
+            if any(layers_of(node.op.body)):
+                body, inside = streamed(node.op.body, plan, sets)
+                nodes.append(replace(node, op=node.op.with_graphs([body])))
+                names.extend(inside)
+                continue
+            made = _layer(graph, node, node.op, plan, sets)
+            if made:
+                nodes.extend(made)
+                names.append(node.name)
+                continue
+        nodes.append(node)
+    made = replace(graph, nodes=tuple(nodes))
+    waiting = plan.waiting
+    if not names or waiting is None:
+        return made, tuple(names)
+
+    def placed(tensor: Tensor, own: bool) -> Tensor:
+        """What passes to layers, and from them, waits where layers' results do."""
+        many = own and tensor.role is Role.ACTIVATION and B in tensor.numel.free_symbols
+        return replace(tensor, spread=waiting) if many else tensor
+
+    return mapped(made, placed), tuple(names)
+
+
+def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> tuple[Node, ...]:
+    """The nodes in place of a region of layers; none where nothing of it is kept elsewhere."""
+    body, blocks = region.body, plan.blocks
+    there = attention(body) if plan.attend_at else ()
+    moves = _moves(body, plan, bool(there))
+    if not moves and not there and blocks == 1:
+        return ()
+    if there:
+        body = moved(body, there, plan.attend_at, plan.made_by)
+    body = _spread(body, sets, plan, bool(there))
+    before: tuple[Node, ...] = ()
+    after: tuple[Node, ...] = ()
+    outputs = node.outputs
+    if blocks != 1:
+        _check_blocks(graph, node, region)
+        body = _in_groups(body, blocks, plan.made_by)
+        operands = graph.operands(node)
+        before = tuple(
+            _view(t, made, f"{node.name}.{t.name}", plan.made_by)
+            for t, made in zip(operands, body.inputs, strict=True)
+            if t.shape != made.shape
+        )
+        names = {n.inputs[0]: n.output for n in before}
+        made_op = replace(region, body=body)
+        seen = tuple(
+            made.renamed(names[t.name]) if t.name in names else t
+            for t, made in zip(operands, body.inputs, strict=True)
+        )
+        results = [s.named(f"{t.name}.groups") for s, t in zip(
+            made_op.infer(seen), outputs, strict=True)]  # fmt: skip
+        after = tuple(
+            _view(made, t, t.name, plan.made_by) for t, made in zip(outputs, results, strict=True)
+        )
+        outputs = tuple(results)
+        node = replace(node, inputs=tuple(names.get(i, i) for i in node.inputs))
+    if moves:
+        body = _beside(body, moves, plan, node.name)
+    origin = Origin((node.name,), plan.made_by)
+    return (
+        *before,
+        replace(node, op=replace(region, body=body), outputs=outputs, origin=origin),
+        *after,
+    )
+
+
+def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
+    """What crosses the link for one layer, of all sequences."""
+    read, written = Direction.READ, Direction.WRITE
+    weights = plan.brought * Add(*_away(body, plan))
+    old, new = ZERO, ZERO
+    if not attends_there:
+        for node in body.nodes:
+            if isinstance(node.op, KVAppend):
+                before, after = _rows(body, node)
+                old, new = old + before, new + after
+    given = [t.bytes for t in body.inputs if B in t.numel.free_symbols]
+    made = [body.tensors[o].bytes for o in body.outputs]
+    amounts = (
+        (plan.weights, Role.WEIGHT, read, weights),
+        (plan.caches, Role.KV, read, old),
+        (plan.caches, Role.KV, written, new),
+        (plan.activations, Role.ACTIVATION, read, Add(*given)),
+        (plan.activations, Role.ACTIVATION, written, Add(*made)),
+    )
+    return tuple(
+        Moved(level, role, direction, share * size)
+        for shares, role, direction, size in amounts
+        for level, share in shares
+        if share * size != 0
+    )
+
+
+def _away(body: Graph, plan: Plan) -> Iterator[Expr]:
+    """Bytes of the weights of one layer that the shares are about."""
+    for tensor in body.sources:
+        users = (n.name for n in body.consumers[tensor.name])
+        if tensor.role is Role.WEIGHT and plan.is_away(users):
+            yield tensor.bytes
+    for node in body.nodes:
+        if isinstance(node.op, Region):
+            for graph in node.op.graphs:
+                yield from (size * node.op.weight_sets for size in _away(graph, plan))
+
+
+def unreached(body: Graph) -> bool:
+    """Whether caches lie in parts of a layer that other layers share, out of reach."""
+    inner = (g for n in body.nodes if isinstance(n.op, Region) for g in n.op.graphs)
+    return any(isinstance(n.op, KVAppend) for g in inner for each in g.walk() for n in each.nodes)
+
+
+def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
+    """Bytes of a cache that a step reads of those before it, and that it adds."""
+    assert isinstance(node.op, KVAppend)
+    (result,), new = node.outputs, body.operands(node)[1]
+    batch, length, *rest = result.shape
+
+    def size(rows: Expr) -> Expr:
+        return result.dtype.size((batch, rows, *rest))
+
+    held, added = node.op.kept(length), node.op.kept(new.shape[1])
+    return size(held) - size(added), size(added)
+
+
+def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
+    """A layer whose tensors say where they are kept."""
+    weights = plan.spread(plan.weights, sets.weights)
+    if weights is not None and plan.active != 1:
+        # The rows of the window stay, in the place of buffers.
+        held = 1 - (1 - plan.active) ** ((plan.window + q) * B)
+        weights = replace(weights, near=1 - (1 - held) * away(plan.weights))
+    caches = plan.spread(plan.caches, sets.caches * plan.blocks)
+    if attends_there:
+        caches = Spread(((plan.attend_at, ONE),), ZERO)
+    appended = {n.inputs[0] for n in body.nodes if isinstance(n.op, KVAppend)}
+    extended = {t.name for n in body.nodes if isinstance(n.op, KVAppend) for t in n.outputs}
+    waiting = plan.waiting
+    results = set() if waiting is None else set(body.outputs)
+
+    chosen = {
+        t.name
+        for g in body.walk()
+        for t in g.sources
+        if t.role is Role.WEIGHT and plan.is_away(n.name for n in g.consumers[t.name])
+    }
+
+    def placed(tensor: Tensor, own: bool) -> Tensor:
+        if tensor.name in chosen and weights is not None:
+            return replace(tensor, spread=weights)
+        if own and tensor.name in appended | extended and caches is not None:
+            return replace(tensor, spread=caches)
+        if own and tensor.name in results:
+            return replace(tensor, spread=waiting)
+        return tensor
+
+    return mapped(body, placed)
+
+
+def mapped(graph: Graph, f: Callable[[Tensor, bool], Tensor], own: bool = True) -> Graph:
+    """``graph`` with ``f`` of each tensor; of graphs of its regions with ``own`` false."""
+
+    def node(n: Node) -> Node:
+        op = n.op
+        if isinstance(op, Region):
+            op = op.with_graphs([mapped(g, f, False) for g in op.graphs])
+        return replace(n, op=op, outputs=tuple(f(t, own) for t in n.outputs))
+
+    sources = tuple(f(t, own) for t in graph.sources)
+    return replace(graph, sources=sources, nodes=tuple(map(node, graph.nodes)))
+
+
+def _beside(body: Graph, moves: tuple[Moved, ...], plan: Plan, name: str) -> Graph:
+    """A layer and what comes meanwhile, or before it."""
+    origin = Origin((), plan.made_by)
+    op = Stream(moves)
+    node = Node("stream", op, (), tuple(s.named("streamed") for s in op.infer(())), origin)
+    if not plan.overlap:
+        return replace(body, nodes=(node, *body.nodes))
+    whole = replace(body, nodes=(node, *body.nodes))
+    groups = {"layer": [n.name for n in body.nodes], "stream": [node.name]}
+    return side_by_side(whole, groups, name, made_by=plan.made_by)
+
+
+def _check_blocks(graph: Graph, node: Node, region: Repeat) -> None:
+    """Refuses layers that a batch does not pass through in groups.
+
+    Raises:
+        PipelineError: why.
+    """
+    if region.parts or region.gathered:
+        raise PipelineError(
+            f"blocks: layers {node.name!r} take or give a part each: no groups pass through them"
+        )
+    for tensor in (*graph.operands(node), *node.outputs):
+        size = tensor.numel
+        if B in size.free_symbols and not same(size, B * size.xreplace({B: ONE})):
+            raise PipelineError(f"blocks: {tensor.name!r} is no batch of sequences")
+
+
+def _in_groups(body: Graph, blocks: Expr, made_by: str) -> Graph:
+    """A layer that groups of sequences pass through one after the other, on the same weights."""
+    inner = at(body, {B: B / blocks})
+    cut = [t for t in inner.inputs if B in t.numel.free_symbols]
+    whole = [t for t in inner.inputs if B not in t.numel.free_symbols]
+    persistent = inner.persistent
+    inner = replace(inner, sources=(*whole, *cut, *persistent))
+    op = Repeat(
+        inner, blocks, 0, shared_weights=ONE, rounds="other", parts=len(cut),
+        gathered=len(inner.outputs),
+    )  # fmt: skip
+    stacked = {t.name: replace(t, shape=(blocks, *t.shape)) for t in cut}
+    sources = tuple(stacked.get(t.name, t) for t in body.inputs)
+    operands = (*whole, *(stacked[t.name] for t in cut))
+    names = (f"{o}.all" for o in inner.outputs)
+    outputs = tuple(s.named(o) for s, o in zip(op.infer(operands), names, strict=True))
+    node = Node("groups", op, tuple(t.name for t in operands), outputs, Origin((), made_by))
+    return Graph(body.name, sources, (node,), tuple(t.name for t in outputs))
+
+
+def _view(given: Tensor, wanted: Tensor, name: str, made_by: str) -> Node:
+    """The same elements under the shape of another tensor."""
+    op = Reshape(wanted.shape)
+    (spec,) = op.infer((given,))
+    return Node(f"{name}.view", op, (given.name,), (spec.named(name),), Origin((), made_by))
