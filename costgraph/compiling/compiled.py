@@ -217,6 +217,22 @@ class Compiled:
         chosen = self.program.phase(phase)
         return self._formula(phase, "s", self._steps(phase), self._limits((chosen,), at_end=False))
 
+    def step(self, *groups: tuple[Any, Any, Any]) -> Formula:
+        """Seconds of one step of mixed work; see :mod:`.mixing`.
+
+        Args:
+            groups: (sequences, new tokens, positions with them) of each, whole numbers or
+                names of symbols: ``step(("c", 1, "T"), (1, "C", "P"))`` decodes ``c``
+                sequences at context ``T`` beside a chunk of ``C`` tokens that ends at ``P``.
+
+        Raises:
+            InputError: the program has no such steps, or a group is none.
+        """
+        from costgraph.compiling.mixing import mixed_step
+        from costgraph.ir.mix import Mix
+
+        return mixed_step(self, Mix.of(*groups))
+
     # --- energy and money ----------------------------------------------------
 
     @cached_property

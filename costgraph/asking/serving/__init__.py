@@ -1,0 +1,39 @@
+"""Servers: many requests at once, limits on times, how many machines."""
+
+from costgraph.asking.serving.loop import Serving, c, shared_tpot
+from costgraph.asking.serving.policies import (
+    POLICIES,
+    ChunkedPrefill,
+    Continuous,
+    Policy,
+    PrefillFirst,
+    StaticBatches,
+)
+from costgraph.asking.serving.queueing import Queue, Steady
+from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson, read_trace
+from costgraph.asking.serving.simulate import Pool, Simulated, Transfer, simulate
+from costgraph.asking.serving.steps import StepTimes
+
+__all__ = [
+    "POLICIES",
+    "ChunkedPrefill",
+    "Continuous",
+    "Lengths",
+    "Policy",
+    "Pool",
+    "PrefillFirst",
+    "Queue",
+    "Request",
+    "Serving",
+    "Simulated",
+    "StaticBatches",
+    "Steady",
+    "StepTimes",
+    "Transfer",
+    "at_once",
+    "c",
+    "poisson",
+    "read_trace",
+    "shared_tpot",
+    "simulate",
+]

@@ -1,0 +1,119 @@
+"""Policies: which prompts and which decodes a server puts into its next step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from costgraph.errors import InputError
+
+
+class Waiting(Protocol):
+    """A request whose prompt is not done: tokens of it that are left, and all of them."""
+
+    left: int
+    prompt: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What runs next.
+
+    Attributes:
+        chunks: how many tokens of each of the first waiting prompts.
+        decodes: whether the sequences that decode take part.
+    """
+
+    chunks: tuple[int, ...] = ()
+    decodes: bool = True
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """How a server fills its steps.
+
+    Attributes:
+        limit: sequences at a time, prompts in work included.
+    """
+
+    name: ClassVar[str]
+    #: Finished sequences keep their places until all of their batch are done.
+    holds: ClassVar[bool] = False
+    limit: int
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise InputError(f"a server runs at least one sequence at a time, not {self.limit}")
+
+    @abstractmethod
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        """What runs next, given admitted prompts in order and sequences that decode."""
+
+
+@dataclass(frozen=True)
+class StaticBatches(Policy):
+    """A batch is taken when the last one is done, and ends with its longest answer."""
+
+    name = "static"
+    holds = True
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        if decoding or not waiting:
+            return Step()
+        return Step(tuple(w.left for w in waiting), decodes=False)
+
+
+@dataclass(frozen=True)
+class PrefillFirst(Policy):
+    """Waiting prompts run before decode steps, each in a step of its own."""
+
+    name = "prefill-first"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        return Step((waiting[0].left,), decodes=False) if waiting else Step()
+
+
+@dataclass(frozen=True)
+class Continuous(Policy):
+    """Whole prompts join the next decode step (Yu et al., ORCA, OSDI 2022)."""
+
+    name = "continuous"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        return Step(tuple(w.left for w in waiting))
+
+
+@dataclass(frozen=True)
+class ChunkedPrefill(Policy):
+    """Decodes first; prompts fill a step up to a budget of tokens.
+
+    Agrawal et al., SARATHI, arXiv 2308.16369; vLLM's ``max_num_batched_tokens``.
+
+    Attributes:
+        budget: tokens in a step, decodes included.
+    """
+
+    name = "chunked"
+    budget: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget < 1:
+            raise InputError(f"a step has at least one token, not {self.budget}")
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        # Prompts move on however many decode: one token at least.
+        free, chunks = max(1, self.budget - decoding), []
+        for w in waiting:
+            if free <= 0:
+                break
+            chunks.append(min(free, w.left))
+            free -= chunks[-1]
+        return Step(tuple(chunks))
+
+
+POLICIES: dict[str, type[Policy]] = {
+    p.name: p for p in (StaticBatches, PrefillFirst, Continuous, ChunkedPrefill)
+}

@@ -1,0 +1,213 @@
+"""Seconds of a server's steps: the formulas of mixes, tabulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sympy import Integer, Symbol
+
+from costgraph.compiling.capacity import room_of
+from costgraph.compiling.mixing import phases_of_steps, step_terms
+from costgraph.errors import InputError
+from costgraph.formula import Formula, Term
+from costgraph.formula.terms import Limit
+from costgraph.ir.mix import Mix
+from costgraph.symbols import B, S, T, symbol
+from costgraph.timing import roofline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from costgraph.compiling.compiled import Compiled
+
+#: Sequences that decode, their context, tokens of a chunk, and where the chunk ends.
+c, C, P = symbol("c"), symbol("C"), symbol("P")
+#: Share of a device's memory that servers give to weights and caches (vLLM's default).
+MEMORY_SHARE = 0.9
+ASSUMED = (
+    "sequences that decode count at their mean context, to the nearest token; chunks of several "
+    "prompts in one step attend one after the other; no host time between steps"
+)
+
+
+@dataclass
+class StepTimes:
+    """How long steps take, as :meth:`.Compiled.step` has it, kept once they were asked for.
+
+    A step's terms are told apart by what they depend on, so that a table over one or two
+    sizes serves each: attention of decodes over ``(c, T)``, that of a chunk over ``(C, P)``,
+    everything else over ``(c, C)``.
+
+    Attributes:
+        compiled: the model on one replica's devices.
+        longest: the largest context that is asked for.
+    """
+
+    compiled: Compiled
+    longest: int
+    _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    _joint: dict[tuple[int, int], float] = field(default_factory=dict)
+    _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
+    _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        limits = (phase_limit for phase_limit in self.compiled.program.limits)
+        for limit in limits:
+            _kept(limit, self.longest)
+
+    @cached_property
+    def _decode_terms(self) -> tuple[Formula, Formula]:
+        terms = step_terms(self.compiled, Mix.of(("c", 1, "T")))
+        return _told(terms, T)
+
+    @cached_property
+    def _prompt_terms(self) -> tuple[Formula, Formula]:
+        """What looks at positions, and the rest, of a chunk alone."""
+        terms = step_terms(self.compiled, Mix.of((1, "C", "P")))
+        return _told(terms, P)
+
+    @cached_property
+    def _fresh(self) -> Formula:
+        """What looks at positions, of a whole prompt: its kernels may be others."""
+        looking = {op for t in self._prompt_terms[0].terms for op in t.ops}
+        terms = step_terms(self.compiled, Mix.of((1, "C", "C")))
+        return _part(t for t in terms if looking.issuperset(t.ops))
+
+    @cached_property
+    def _joint_terms(self) -> tuple[Formula, Formula]:
+        """What decodes and a chunk share, and what depends on all of their sizes."""
+        terms = step_terms(self.compiled, Mix.of(("c", 1, "T"), (1, "C", "P")))
+        (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
+        mixed = [t for t in terms if t.symbols & {T, c} and t.symbols & {P, C}]
+        mixed = [t for t in mixed if t.symbols & {T, P}]
+        alone = {*decodes.terms, *chunk.terms}.difference(mixed)
+        return _part(t for t in terms if t not in alone and t not in mixed), _part(mixed)
+
+    def row(self, decodes: int) -> NDArray[np.float64]:
+        """Seconds of decode steps of so many sequences, added up over contexts 0, 1, 2 …
+
+        The difference of two places is what the steps between them take.
+        """
+        found = self._rows.get(decodes)
+        if found is None:
+            attention, others = self._decode_terms
+            contexts = np.arange(1, self.longest + 1)
+            each = _at(others, c=decodes) + _at(attention, c=decodes, T=contexts)
+            each = np.broadcast_to(each, contexts.shape)
+            found = self._rows[decodes] = np.concatenate(([0.0], np.cumsum(each)))
+        return found
+
+    def decode(self, decodes: int, context: float) -> float:
+        """Seconds of one decode step at a mean context."""
+        row, place = self.row(decodes), self.place(context)
+        return float(row[place] - row[place - 1])
+
+    def place(self, context: float) -> int:
+        """The nearest context of a table."""
+        return min(max(round(context), 1), self.longest)
+
+    def step(self, decodes: int, context: float, chunks: Sequence[tuple[int, int]]) -> float:
+        """Seconds of one step.
+
+        Args:
+            decodes: sequences that decode; may be none.
+            context: their mean context, the new token included.
+            chunks: (tokens, position at which it ends) of each prompt's chunk.
+        """
+        if not chunks:
+            return self.decode(decodes, context)
+        tokens = sum(n for n, _ in chunks)
+        total = sum(self._chunk(n, end) for n, end in chunks)
+        if not decodes:
+            return total + self._joined(self._prompt_terms[1], 0, tokens)
+        shared, mixed = self._joint_terms
+        place = self.place(context)
+        total += self._joined(shared, decodes, tokens)
+        total += self.decode(decodes, place) - float(_at(self._decode_terms[1], c=decodes))
+        if mixed.terms:
+            key = (decodes, place, tokens, max(tokens, *(end for _, end in chunks)))
+            if key not in self._whole:
+                self._whole[key] = float(_at(mixed, c=key[0], T=key[1], C=key[2], P=key[3]))
+            total += self._whole[key]
+        return total
+
+    def _joined(self, terms: Formula, decodes: int, tokens: int) -> float:
+        key = (decodes, tokens)
+        if key not in self._joint:
+            self._joint[key] = float(_at(terms, c=decodes, C=tokens))
+        return self._joint[key]
+
+    def _chunk(self, tokens: int, end: int) -> float:
+        key = (tokens, end)
+        if key not in self._chunks:
+            terms = self._fresh if tokens == end else self._prompt_terms[0]
+            self._chunks[key] = float(_at(terms, C=tokens, P=end))
+        return self._chunks[key]
+
+    def prompt(self, tokens: int) -> float:
+        """Seconds of a whole prompt in a step of its own."""
+        return self.step(0, 0, ((tokens, tokens),))
+
+    def chunked(self, tokens: int, chunk: int, decodes: int = 0, context: float = 0) -> float:
+        """Seconds of a prompt in chunks, each in a step of ``decodes`` sequences."""
+        ends = [*range(chunk, tokens, chunk), tokens]
+        starts = [0, *ends[:-1]]
+        return sum(
+            self.step(decodes, context, ((end - start, end),))
+            for start, end in zip(starts, ends, strict=True)
+        )
+
+    def room(self, context: float, share: float = MEMORY_SHARE) -> int:
+        """Sequences whose caches at a context fit beside the weights; all units considered.
+
+        Raises:
+            InputError: the device's file states no capacity.
+        """
+        capacity = room_of(self.compiled)
+        if capacity is None:
+            raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
+        _, decode = phases_of_steps(self.compiled.program)
+        found = []
+        for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
+            values = {B: symbol("B"), T: self.place(context)}
+            cache = held.caches.xreplace(values)
+            one = float(cache.xreplace({symbol("B"): 1}))
+            weights = float(held.weights)
+            if one > 0:
+                found.append(int((share * capacity - weights) / one))
+            elif weights > share * capacity:
+                found.append(0)
+        return max(0, min(found, default=2**31))
+
+
+def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:
+    """The operations that depend on a symbol, with all of their terms, and the others."""
+    every = list(terms)
+    looking = {op for t in every if symbol in t.symbols for op in t.ops}
+    own = [t for t in every if looking.issuperset(t.ops)]
+    return _part(own), _part(t for t in every if t not in own)
+
+
+def _part(terms: Iterable[Term]) -> Formula:
+    return Formula("part", "s", tuple(terms))
+
+
+def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:
+    """A part at sizes of which it may know only some."""
+    if not formula.terms:
+        return 0.0
+    names = {s.name for s in formula.symbols}
+    found: NDArray[np.float64] | float = formula.evaluate(
+        **{k: v for k, v in values.items() if k in names}  # type: ignore[arg-type]
+    )
+    return found
+
+
+def _kept(limit: Limit, longest: int) -> None:
+    broken = limit.broken({T: Integer(longest), S: Integer(longest)})
+    if broken:
+        raise InputError(broken)

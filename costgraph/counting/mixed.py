@@ -1,0 +1,205 @@
+"""What a mix of sequences costs in one step, exactly.
+
+One rule for every operation, read off its cost as a function of ``B`` sequences, ``q`` new
+tokens and ``T`` positions:
+
+===================================  =======================================
+part of a cost                       in a mix of groups ``(b, q, T)``
+===================================  =======================================
+without ``B``: weights, launches     once
+of ``B·q`` alone: experts touched    at the tokens of all groups together
+``B·f(q, T)``: rows, attention       added up over the groups
+===================================  =======================================
+
+A part without ``B`` that depends on ``q`` or ``T`` (a table's rows of positions) counts once
+for each ``(q, T)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sympy import Add, Dummy, Expr, Mul, expand
+
+from costgraph.counting.count import Item, Overlap, Row, flat
+from costgraph.errors import InputError, MissingRuleError
+from costgraph.formula.least import bound
+from costgraph.hardware.links import Messages
+from costgraph.ir.cost import Cost
+from costgraph.symbols import B, T, q
+
+if TYPE_CHECKING:
+    from costgraph.ir.program import Phase
+
+TOKENS = Dummy("tokens", positive=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group as a graph sees it: values of its symbols, and the phase that it is in."""
+
+    sequences: Expr
+    new: Expr
+    context: Expr
+    phase: Phase
+
+    @property
+    def values(self) -> dict[Expr, Expr]:
+        """What the graph's symbols stand for."""
+        return {
+            **self.phase.substitution, B: self.sequences, q: self.new, T: self.context,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MixedRow(Row):
+    """An operation in a mix: its cost is final, its sizes are those of ``phase``.
+
+    ``phase`` has all its groups as equal sequences of their mean length, which is what
+    their tokens and sequences add up to; contexts are means over sequences.
+    """
+
+    phase: Phase | None = None
+
+
+def mixed(expr: Expr, parts: Sequence[Part]) -> Expr:
+    """An amount of one operation, over all groups of a step.
+
+    Raises:
+        MissingRuleError: it depends on the batch in a way that no rule covers.
+    """
+    tokens = Add(*(p.sequences * p.new for p in parts))
+    return Add(*(_term(t, parts, tokens) for t in Add.make_args(expand(expr))))
+
+
+def _term(term: Expr, parts: Sequence[Part], tokens: Expr) -> Expr:
+    if not term.has(B):
+        if not term.has(q, T):
+            return bound(term, parts[0].phase.substitution)
+        distinct = {(p.new, p.context): p for p in parts}.values()
+        return Add(*(bound(term, p.values) for p in distinct))
+    once = Mul(*(f for f in Mul.make_args(term) if not f.has(B, q, T)))
+    rest = Mul(*(f for f in Mul.make_args(term) if f.has(B, q, T)))
+    together = rest.xreplace({q: TOKENS / B})
+    if not together.has(B, T):
+        values = {**parts[0].phase.substitution, TOKENS: tokens}
+        return bound(once * together, values)
+    each = term / B
+    if each.has(B):
+        raise MissingRuleError(f"no rule for mixes of a cost that depends on B as {rest}")
+    return Add(*(p.sequences * bound(each, p.values) for p in parts))
+
+
+def mixed_cost(cost: Cost, parts: Sequence[Part]) -> Cost:
+    """The cost vector of one operation over all groups of a step."""
+
+    def messages(m: Messages) -> Messages:
+        return m.mapped(lambda e: mixed(e, parts))
+
+    return Cost(
+        {k: mixed(v, parts) for k, v in cost.flops.items()},
+        {k: mixed(v, parts) for k, v in cost.bytes.items()},
+        mixed(cost.launches, parts),
+        {k: messages(m) for k, m in cost.links.items()},
+    )
+
+
+def looks_back(row: Row) -> bool:
+    """True of operations that look at earlier positions: they run group by group."""
+    amounts = (*row.cost.flops.values(), *row.cost.bytes.values())
+    return any(a.has(T) for a in amounts)
+
+
+def mixed_items(
+    decode: Sequence[Item], others: Sequence[Item], parts: Sequence[Part]
+) -> tuple[Item, ...]:
+    """The operations of a step in which several groups run.
+
+    Those that only look at tokens run once for all. Those that look at earlier positions
+    run once for the groups that decode, and once for the others: kernels for either differ.
+    What only one of two graphs has (absorbed and expanded latent attention) runs for its
+    own groups.
+
+    Args:
+        decode, others: the counted operations of decode steps, and of groups with several
+            new tokens; the same where both run one graph.
+        parts: the groups.
+
+    Raises:
+        InputError: two different graphs with operations that overlap.
+        MissingRuleError: as :func:`mixed`.
+    """
+    stepping = [p for p in parts if p.phase.is_single_query]
+    longer = [p for p in parts if not p.phase.is_single_query]
+    if not stepping or not longer:
+        own = decode if stepping else others
+        return tuple(_item(item, parts) for item in own)
+    if decode is others or tuple(decode) == tuple(others):
+        return tuple(made for item in decode for made in _both(item, stepping, longer))
+    return tuple(_matched(decode, others, stepping, longer))
+
+
+def _both(item: Item, stepping: Sequence[Part], longer: Sequence[Part]) -> tuple[Item, ...]:
+    if isinstance(item, Overlap):
+        bodies = tuple(
+            (name, tuple(made for i in inner for made in _both(i, stepping, longer)))
+            for name, inner in item.bodies
+        )
+        return (Overlap(item.name, item.count, bodies, item.unit, item.aside),)
+    if looks_back(item):
+        return (_row(item, stepping), _row(item, longer, "prompt"))
+    return (_row(item, (*stepping, *longer)),)
+
+
+def _matched(
+    decode: Sequence[Item],
+    others: Sequence[Item],
+    stepping: Sequence[Part],
+    longer: Sequence[Part],
+) -> list[Item]:
+    if any(isinstance(item, Overlap) for item in (*decode, *others)):
+        raise InputError(
+            "prompts and decode steps run different graphs with overlapping operations: "
+            "their mixes are not counted"
+        )
+    rest = {row.name: row for row in flat(others)}
+    made: list[Item] = []
+    for row in flat(decode):
+        twin = rest.get(row.name)
+        if twin is not None and not looks_back(row) and _alike(row, twin):
+            made.append(_row(row, (*stepping, *longer)))
+            del rest[row.name]
+        else:
+            made.append(_row(row, stepping))
+    return [*made, *(_row(row, longer, "prompt") for row in rest.values())]
+
+
+def _alike(a: Row, b: Row) -> bool:
+    return (
+        a.node == b.node
+        and a.graph.operands(a.node) == b.graph.operands(b.node)
+        and (a.cost, a.count, a.presence) == (b.cost, b.count, b.presence)
+    )
+
+
+def _item(item: Item, parts: Sequence[Part]) -> Item:
+    if isinstance(item, Row):
+        return _row(item, parts)
+    bodies = tuple((name, tuple(_item(i, parts) for i in inner)) for name, inner in item.bodies)
+    return Overlap(item.name, item.count, bodies, item.unit, item.aside)
+
+
+def _row(row: Row, parts: Sequence[Part], label: str = "") -> MixedRow:
+    sequences = Add(*(p.sequences for p in parts))
+    tokens = Add(*(p.sequences * p.new for p in parts))
+    positions = Add(*(p.sequences * p.context for p in parts))
+    first = parts[0].phase
+    sizes = {B: sequences, q: tokens / sequences, T: positions / sequences}
+    seen = replace(first, bindings=tuple({**first.substitution, **sizes}.items()), span=None)
+    name = f"{label}.{row.name}" if label else row.name
+    return MixedRow(
+        name, row.kind, seen.bind(row.count), mixed_cost(row.cost, parts), row.node, row.graph,
+        row.region, row.unit, row.presence, row.aside, seen,
+    )  # fmt: skip

@@ -1,0 +1,166 @@
+"""Steps of mixed work: what a mix costs, against its parts and against whole prompts."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from sympy import Add, Integer
+
+import costgraph as cg
+from costgraph.compiling.mixing import mixed_step, step_cost, step_items
+from costgraph.counting.count import flat
+from costgraph.counting.mixed import looks_back
+from costgraph.errors import InputError, MissingRuleError
+from costgraph.ir.cost import Direction
+from costgraph.ir.mix import Mix
+from costgraph.ir.tensor import Role
+from costgraph.symbols import B, q
+
+MODELS = sorted(p.stem for p in (Path(__file__).parents[2] / "models" / "configs").glob("*.json"))
+MIX = Mix.of((3, 1, 700), (2, 1, 90), (1, 256, 256), (2, 128, 640))
+#: Several tokens a step, or sizes that groups cannot tell: refused in one line.
+REFUSED = {
+    "bart-large", "flan-t5-xl", "t5-base", "t5-small", "tarflow-afhq", "tarflow-cifar",
+    "whisper-large-v3", "whisper-small", "whisper-tiny",
+}  # fmt: skip
+
+
+@cache
+def compiled(model, passes=""):
+    return cg.compile(model, "h100", passes)
+
+
+def generating():
+    return [m for m in MODELS if compiled(m).program.decoding]
+
+
+def test_a_mix_is_the_sum_of_its_parts_less_the_weights_read_once():
+    """To the integer, on all shipped models that generate; weights by another way.
+
+    Operations on tokens alone read as many weights as one batch of equal sequences with as
+    many tokens and sequences does, at the graph's own symbols.
+    """
+    seen = 0
+    for name in generating():
+        made = compiled(name)
+        if name in REFUSED:
+            with pytest.raises(InputError, match="step"):
+                step_cost(made, MIX)
+            continue
+        whole = step_cost(made, MIX)
+        parts = [step_cost(made, Mix((g,))) for g in MIX.groups]
+        for role in Role:
+            if role is not Role.WEIGHT:
+                each = Add(*(p.bytes_of(role=role) for p in parts))
+                assert whole.bytes_of(role=role) == each, (name, role)
+        equal = {B: MIX.sequences, q: MIX.tokens / MIX.sequences}
+        found = flat(step_items(made, MIX))
+        for row in found:
+            if looks_back(row) or row.name.startswith("prompt."):
+                continue
+            original = next(r for r in made.rows["decode"] if r.name == row.name)
+            read = original.cost.bytes_of(role=Role.WEIGHT)
+            if looks_back(original) or read.xreplace({q: 1 / B}).has(B):
+                continue  # a table of positions: rows of each length
+            wanted = original.cost.bytes_of(role=Role.WEIGHT).xreplace(equal)
+            assert row.cost.bytes_of(role=Role.WEIGHT) == wanted, (name, row.name)
+        read = whole.bytes_of(role=Role.WEIGHT)
+        most = max(p.bytes_of(role=Role.WEIGHT) for p in parts)
+        assert most <= read < Add(*(p.bytes_of(role=Role.WEIGHT) for p in parts))
+        seen += 1
+    assert seen > 80
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "opt-1.3b", "gemma-2b", "qwen2.5-7b", "gpt2"])
+def test_chunks_of_a_prompt_are_the_prompt_and_the_caches_read_again(name):
+    """What a chunk has beside its tokens: weights, and the logits of its last position."""
+    made, S, C = compiled(name, "fuse"), 1024, 256
+    whole = step_cost(made, Mix.of((1, S, S)))
+    chunks = [step_cost(made, Mix.of((1, C, end))) for end in range(C, S + 1, C)]
+    n = len(chunks)
+    idle = [
+        r.total.mapped(lambda e: e.xreplace({B: Integer(1)}).subs(q, 0))
+        for r in made.rows["prefill"]
+        if not looks_back(r)
+    ]
+    extra = (n - 1) * Add(*(c.total_flops for c in idle))
+    assert Add(*(c.total_flops for c in chunks)) == whole.total_flops + extra
+    weights = Add(*(c.bytes_of(role=Role.WEIGHT) for c in chunks))
+    again = (n - 1) * Add(*(c.bytes_of(role=Role.WEIGHT) for c in idle))
+    assert weights == whole.bytes_of(role=Role.WEIGHT) + again
+    # Each chunk reads the cache up to its end; rows are written once.
+    cached = whole.bytes_of(role=Role.KV, direction=Direction.READ) / S
+    read = Add(*(c.bytes_of(role=Role.KV, direction=Direction.READ) for c in chunks))
+    assert read == cached * sum(range(C, S + 1, C))
+    assert cached.is_Integer
+    written = Add(*(c.bytes_of(role=Role.KV, direction=Direction.WRITE) for c in chunks))
+    assert written == whole.bytes_of(role=Role.KV, direction=Direction.WRITE)
+
+
+@pytest.mark.parametrize(
+    ("model", "on", "passes"),
+    [
+        ("llama-3.1-8b", "h100", "fuse"),
+        ("deepseek-v2-lite", "h100", "fuse"),
+        ("gpt-oss-20b", "h100", "fuse"),
+        ("mamba-2.8b", "h100", ""),
+        ("llama-3.1-70b", "4xh100", "fuse,parallel{tp=2,dp=2}"),
+        ("qwen3-30b-a3b", "4xh100", "fuse,parallel{ep=4}"),
+    ],
+)
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_mixes_of_one_group_are_the_phases(model, on, passes, fidelity):
+    made = cg.compile(model, on, passes, fidelity=fidelity)
+    decode = mixed_step(made, Mix.of(("c", 1, "T")))
+    assert decode(c=24, T=900) == pytest.approx(made.tpot(B=24, T=900), rel=1e-6)
+    prompt = mixed_step(made, Mix.of((4, "C", "C")))
+    assert prompt(C=512) == pytest.approx(made.time("prefill")(B=4, S=512), rel=1e-6)
+    # Two groups of one kind are one group.
+    two = mixed_step(made, Mix.of(("c", 1, "T"), ("b", 1, "T")))
+    assert two(c=8, b=16, T=900) == pytest.approx(decode(c=24, T=900), rel=1e-6)
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_a_joint_step_takes_less_than_its_parts_and_more_than_each(fidelity):
+    made = cg.compile("llama-3.1-8b", "h100", "fuse", fidelity=fidelity)
+    mix = mixed_step(made, Mix.of(("c", 1, "T"), (1, "C", "P")))
+    part = mixed_step(made, Mix.of((1, "C", "P")))
+    for c, t, chunk, end in ((1, 100, 16, 32), (64, 2000, 512, 4096), (8, 500, 2048, 2048)):
+        both, alone = mix(c=c, T=t, C=chunk, P=end), part(C=chunk, P=end)
+        step = made.tpot(B=c, T=t)
+        assert max(alone, step) <= both < alone + step
+    with pytest.raises(InputError, match="ends where its context does"):
+        mix(c=1, T=100, C=200, P=100)
+
+
+def test_the_chunk_at_which_a_step_becomes_bound_by_compute():
+    """Products of a decode step of c tokens and a chunk: at the machine's balance, by hand."""
+    made = cg.compile("llama-3.1-8b", "h100", "fuse")
+    step = mixed_step(made, Mix.of(("c", 1, "T"), (1, "C", "P")))
+    found = {op: x for x in step.crossover("C", c=32, T=1024, P=4096) for op in x.ops}
+    down = found["down_proj+mlp_add"]
+    machine = made.bound
+    (peak,) = (p for (e, d), p in machine.peaks.items() if (e.value, d) == ("tensor", "bf16"))
+    width, hidden = 14336, 4096
+    # 2·n·w·d/F = (2·w·d + 2·n·(w + 2·d))/BW at n = c + C tokens, the residual in and out.
+    bandwidth = machine.memory.bandwidth
+    n = (2 * width * hidden / bandwidth) / (
+        2 * width * hidden / peak - 2 * (width + 2 * hidden) / bandwidth
+    )
+    assert float(down.value) == pytest.approx(float(n) - 32, rel=1e-6)
+
+
+def test_wrong_mixes_are_refused_in_one_line():
+    made = compiled("gpt2")
+    with pytest.raises(InputError, match="context as long"):
+        Mix.of((1, 20, 10))
+    with pytest.raises(InputError, match="group"):
+        Mix(())
+    with pytest.raises(InputError):
+        Mix.of((0, 1, 10))
+    with pytest.raises((InputError, MissingRuleError)):
+        mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,speculative{draft=llama-3.2-1b}"), MIX)
+    with pytest.raises(InputError, match="no positions beyond"):
+        mixed_step(made, Mix.of((1, 1, "T")))(T=1025)

@@ -1,0 +1,217 @@
+"""Simulated servers against queueing theory, and closed forms against simulated servers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Continuous,
+    Lengths,
+    Pool,
+    PrefillFirst,
+    Queue,
+    Request,
+    Serving,
+    StaticBatches,
+    StepTimes,
+    Transfer,
+    at_once,
+    poisson,
+    read_trace,
+    simulate,
+)  # fmt: skip
+from costgraph.errors import InputError
+
+pytest.importorskip("simpy")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return cg.compile("llama-3.1-8b", "h100", "fuse", fidelity="calibrated")
+
+
+@pytest.fixture(scope="module")
+def times(compiled):
+    return StepTimes(compiled, 4096)
+
+
+EVERY = [StaticBatches(32), PrefillFirst(32), Continuous(32), ChunkedPrefill(32, 512)]
+
+
+@pytest.mark.parametrize(
+    ("model", "on", "passes"),
+    [
+        ("llama-3.1-8b", "h100", "fuse"),
+        ("gpt-oss-20b", "h100", "fuse"),
+        ("deepseek-v2-lite", "h100", "fuse"),
+        ("mamba-130m", "h100", ""),
+        ("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4}"),
+    ],
+)
+def test_tabulated_steps_are_the_formulas(model, on, passes):
+    made = cg.compile(model, on, passes, fidelity="calibrated")
+    table, joint = StepTimes(made, 2048), made.step(("c", 1, "T"), (1, "C", "P"))
+    for values in ({"c": 3, "T": 70, "C": 64, "P": 128}, {"c": 64, "T": 1500, "C": 512, "P": 2048}):
+        known = {k: v for k, v in values.items() if k in {s.name for s in joint.symbols}}
+        chunks = ((values["C"], values["P"]),)
+        assert table.step(values["c"], values["T"], chunks) == pytest.approx(
+            joint(**known), rel=1e-9
+        )
+    assert table.decode(5, 99) == pytest.approx(made.tpot(B=5, T=99), rel=1e-9)
+    assert table.prompt(300) == pytest.approx(made.time("prefill")(B=1, S=300), rel=1e-6)
+    run = table.row(5)
+    assert run[130] - run[99] == pytest.approx(sum(table.decode(5, t) for t in range(100, 131)))
+
+
+def test_room_is_what_fit_says(compiled, times):
+    held = times.room(2048, 1.0)
+    needs = [compiled.fit(B=b, T=2048) for b in (held, held + 1)]
+    # Activations of a decode step come on top of it.
+    assert needs[1].fits is False
+    assert needs[0].bytes < 1.01 * needs[0].capacity
+
+
+def test_prompts_alone_are_an_m_d_1_queue(times):
+    """Pollaczek and Khinchine: the mean wait is ρ·P/(2·(1 − ρ))."""
+    alone = times.prompt(1024)
+    for load in (0.3, 0.7):
+        rate = load / alone
+        seen = simulate(
+            poisson(rate, 60000, Lengths(1024), Lengths(1), 5), Pool(times, PrefillFirst(10**6))
+        )
+        wait = seen.ttft.mean() - alone
+        assert wait == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
+        assert seen.utilisation == pytest.approx(load, rel=0.02)
+
+
+@pytest.mark.parametrize("policy", EVERY, ids=lambda p: p.name)
+def test_littles_law_and_order(times, policy):
+    made = poisson(4, 600, Lengths.of("uniform:700:0.5"), Lengths.of("lognormal:100:0.7"), 2)
+    seen = simulate(made, Pool(times, policy))
+    assert seen.in_system == pytest.approx(len(made) * seen.latency.mean() / seen.span, rel=1e-9)
+    assert len(seen.served) == len(made)
+    assert sorted(s.request.arrival for s in seen.served) == [r.arrival for r in made]
+    assert all(s.request.arrival < s.first <= s.done for s in seen.served)
+    # Nobody gets a token sooner than alone on the server.
+    least = np.array([times.prompt(s.prompt) for s in seen.served])
+    if not isinstance(policy, ChunkedPrefill):
+        assert (seen.ttft >= least * (1 - 1e-9)).all()
+    again = simulate(made, Pool(times, policy))
+    assert (again.latency == seen.latency).all()
+
+
+def test_a_closed_loop_is_the_formula_of_one(compiled, times):
+    c, S, N = 8, 512, 48
+    made = at_once(20 * c, Lengths(S), Lengths(N))
+    seen = simulate(made, Pool(times, PrefillFirst(c)), closed=c)
+    values = {"c": c, "S": S, "N": N}
+    assert seen.latency.mean() == pytest.approx(Serving(compiled).latency(**values), rel=2e-3)
+    assert seen.in_system == pytest.approx(c, rel=0.01)
+
+
+def test_static_batches_wait_for_the_longest(times):
+    """Useful steps: E[N] over E[max of B], for uniform lengths a + (b − a)·B/(B + 1)."""
+    B, mean, width = 16, 200, 0.5
+    made = at_once(B * 60, Lengths(256), Lengths(mean, "uniform", width), 4)
+    seen = simulate(made, Pool(times, StaticBatches(B)))
+    longest = mean * (1 - width) + 2 * width * mean * B / (B + 1)
+    decodes = seen.steps - 60
+    assert decodes / 60 == pytest.approx(longest - 1, rel=0.01)
+    other = simulate(made, Pool(times, Continuous(B)))
+    assert other.steps < seen.steps * (mean / longest + 0.1)
+    assert other.throughput > seen.throughput
+
+
+def test_pools_hand_caches_on(times):
+    made = poisson(6, 400, Lengths(1024), Lengths(64), 1)
+    first, then = Pool(times, PrefillFirst(64)), Pool(times, PrefillFirst(64))
+    at_once_there = simulate(made, first, decode=then)
+    slow = simulate(made, first, decode=then, transfer=Transfer(0.0, 1e9, 131072))
+    assert slow.ttft.mean() == at_once_there.ttft.mean()
+    gain = slow.latency.mean() - at_once_there.latency.mean()
+    assert gain == pytest.approx(1024 * 131072 / 1e9, rel=0.1)
+    together = simulate(made, Pool(times, PrefillFirst(64)))
+    assert at_once_there.tpot.mean() < together.tpot.mean()
+    assert at_once_there.servers == 2
+
+
+def test_replicas_share_what_arrives(times):
+    made = poisson(12, 600, Lengths(512), Lengths(64), 1)
+    one, two = (simulate(made, Pool(times, Continuous(64), n)) for n in (1, 2))
+    assert two.latency.mean() < one.latency.mean()
+    assert two.tpot.mean() < one.tpot.mean()
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("policy", EVERY[1:], ids=lambda p: p.name)
+def test_closed_forms_hold_against_the_simulation(times, policy, load):
+    """Tolerances as the page states them; the table there has other settings."""
+    queue = Queue(times, policy, Lengths(512), Lengths(128))
+    rate = load * queue.stable_rate
+    steady = queue.at(rate)
+    seen = simulate(poisson(rate, 6000, Lengths(512), Lengths(128), 3), Pool(times, policy)).after(
+        0.2
+    )
+    assert steady.tpot == pytest.approx(seen.tpot.mean(), rel=0.08)
+    if load <= 0.6:
+        assert steady.ttft == pytest.approx(seen.ttft.mean(), rel=0.12)
+    assert steady.in_system == pytest.approx(rate * steady.latency)
+
+
+@pytest.mark.parametrize("policy", EVERY[1:], ids=lambda p: p.name)
+def test_beyond_the_stable_rate_queues_grow_without_end(times, policy):
+    queue = Queue(times, policy, Lengths(512), Lengths(128))
+    with pytest.raises(InputError, match="without end"):
+        queue.at(queue.stable_rate * 1.001)
+
+    def late(load, count):
+        made = poisson(load * queue.stable_rate, count, Lengths(512), Lengths(128), 3)
+        return simulate(made, Pool(times, policy)).after(0.8).ttft.mean()
+
+    # Above it the wait grows with the requests, below it does not.
+    assert late(1.15, 6000) > 2.5 * late(1.15, 2000)
+    assert late(0.85, 6000) < 1.6 * late(0.85, 2000)
+
+
+def test_traces_are_read_and_wrong_ones_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("timestamp,input,output\n10.5,100,20\n10,50,3\n")
+    assert read_trace(path) == (Request(0.0, 50, 3), Request(0.5, 100, 20))
+    for text, what in (
+        ("timestamp,input\n1,2\n", "no column output"),
+        ("timestamp,input,output\n1,x,3\n", "line 2"),
+        ("timestamp,input,output\n1,2.5,3\n", "whole tokens"),
+        ("timestamp,input,output\n1,2\n", "too few"),
+        ("timestamp,input,output\n", "one per request"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=what):
+            read_trace(path)
+
+
+def test_lengths_have_the_mean_they_state():
+    draw = np.random.default_rng(1)
+    for text, low, high in (
+        ("512", 512, 512),
+        ("uniform:512:0.5", 256, 768),
+        ("lognormal:512:1", 1, 10**6),
+    ):
+        lengths = Lengths.of(text)
+        found = lengths.draw(20000, draw)
+        assert found.mean() == pytest.approx(512, rel=0.03)
+        assert low <= found.min() <= found.max() <= high
+    for wrong in ("x:1", "uniform:10", "lognormal:5:0", "uniform:5:2", "0.5", "uniform:1:2:3"):
+        with pytest.raises(InputError):
+            Lengths.of(wrong)
+
+
+def test_what_cannot_be_served_is_said(times):
+    with pytest.raises(InputError, match="does not fit"):
+        simulate([Request(0, 4000, 90)], Pool(times, PrefillFirst(4), positions=4000))
+    with pytest.raises(InputError, match="no requests"):
+        simulate([], Pool(times, PrefillFirst(4)))
+    with pytest.raises(InputError, match="no closed form"):
+        Queue(times, StaticBatches(4), Lengths(10), Lengths(10))
