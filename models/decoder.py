@@ -92,6 +92,7 @@ class Decoder:
     output: Output = LOGITS
     alibi: bool = False
     clip: bool = False
+    query_scale: bool = False
     causal: bool = True
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -117,6 +118,7 @@ class Decoder:
             window=self.window,
             alibi=self.alibi,
             clip=self.clip,
+            query_scale=self.query_scale,
             causal=self.causal,
         )
         feed_forward = FeedForward(

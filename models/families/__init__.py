@@ -16,6 +16,7 @@ from costgraph.models.families.common import Family, Model, Reading
 #: The files of this package that hold tables, the most common first.
 FILES = (
     "llama",
+    "dense",
     "qwen",
     "gemma",
     "gpt",
