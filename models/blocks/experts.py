@@ -30,7 +30,8 @@ class Experts:
 
     The router multiplies by a ``(E, d)`` matrix and chooses (:class:`Route`).
     Corrections that only bias the choice are buffers of the router, not
-    parameters: their additions are counted, not their bytes.
+    parameters: their additions are counted, not their bytes, unless the class
+    holds them as parameters (``learned_correction``).
 
     Attributes:
         d, width: hidden size and width of one expert.
@@ -57,6 +58,7 @@ class Experts:
     shared: FeedForward | None = None
     shared_gate: bool = False
     packed: bool = False
+    learned_correction: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -65,7 +67,10 @@ class Experts:
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
         logits = m.linear("router", x, self.experts, self.d, self.router_bias)
-        weights, numbers = m.add_many("route", self._route(), logits)
+        operands = [logits]
+        if self.learned_correction:
+            operands.append(m.vector("route_bias", self.experts))
+        weights, numbers = m.add_many("route", self._route(), *operands)
         routed = m.add("combine", Combine(), self._experts(m, x, numbers), weights)
         if self.shared is None:
             return routed

@@ -26,6 +26,7 @@ FILES = (
     "glm",
     "diffusion",
     "experts",
+    "sparse",
     "alternating",
     "deepseek",
     "state_space",

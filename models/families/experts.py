@@ -285,6 +285,25 @@ def corrected_route(fields: Fields) -> Route:
     )
 
 
+def sparse_layers(fields: Fields) -> list[bool]:
+    """Whether each layer has experts: ``mlp_layer_types``, or all after the first dense ones."""
+    count = layers_of(fields)
+    listed = fields.values.get("mlp_layer_types")
+    first = fields.values.get("first_k_dense_replace", 0)
+    if listed is not None:
+        known = isinstance(listed, list) and all(k in ("dense", "sparse") for k in listed)
+        if not known or len(listed) != count:
+            raise ModelError(
+                f"{fields.name}: 'mlp_layer_types' must be a list of {count} times dense or sparse"
+            )
+        return [kind == "sparse" for kind in listed]
+    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= count:
+        raise ModelError(
+            f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"
+        )
+    return [i >= first for i in range(count)]
+
+
 def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> Reading:
     """Layers as DeepSeek-V3 has them: first dense ones, then experts with shared ones.
 
@@ -295,13 +314,8 @@ def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route)
     if fields.values.get("n_shared_experts"):
         block = replace(dense, width=Integer(width * fields.size("n_shared_experts")))
         experts = replace(experts, shared=block)
-    first, count = fields.values.get("first_k_dense_replace", 0), layers_of(fields)
-    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= count:
-        raise ModelError(
-            f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"
-        )
     layers = {"dense": Layer(dense.d, mixer, dense), "experts": Layer(dense.d, mixer, experts)}
-    kinds = ["dense"] * first + ["experts"] * (count - first)
+    kinds = ["experts" if held else "dense" for held in sparse_layers(fields)]
     ends, key = ends_of(fields), "num_nextn_predict_layers"
     ahead = fields.size(key) if fields.values.get(key) else 0
     model = stacked(ends, kinds, layers)
