@@ -43,6 +43,8 @@ class Experts:
         shared: a feed-forward block that every token passes, or None;
             ``shared_gate``: its result times the sigmoid of a learned number.
         packed: gate and up projection of an expert are one matrix.
+        latent: width that routed experts read and make, between projections of their own that
+            all tokens pass, or None for ``d``.
     """
 
     d: Expr
@@ -59,6 +61,7 @@ class Experts:
     shared_gate: bool = False
     packed: bool = False
     learned_correction: bool = False
+    latent: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -71,7 +74,10 @@ class Experts:
         if self.learned_correction:
             operands.append(m.vector("route_bias", self.experts))
         weights, numbers = m.add_many("route", self._route(), *operands)
-        routed = m.add("combine", Combine(), self._experts(m, x, numbers), weights)
+        low = x if self.latent is None else m.linear("latent_down", x, self.latent, self.d)
+        routed = m.add("combine", Combine(), self._experts(m, low, numbers), weights)
+        if self.latent is not None:
+            routed = m.linear("latent_up", routed, self.d, self.latent)
         if self.shared is None:
             return routed
         shared = self.shared.add(m, x, "shared_")
@@ -85,8 +91,8 @@ class Experts:
         return replace(self.route, chosen=self.chosen)
 
     def _experts(self, m: Maker, x: str, numbers: str) -> str:
-        """Rows ``(B, q, k, d)`` of the chosen experts."""
-        d, width = self.d, self.width
+        """Rows ``(B, q, k, d)``, or as wide as ``latent``, of the chosen experts."""
+        d, width = self.d if self.latent is None else self.latent, self.width
         if not self.gated:
             up = self._linear(m, "expert_up", x, numbers, width, d)
             acted = m.add("expert_act", Activation(self.activation), up)

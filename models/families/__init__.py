@@ -27,6 +27,7 @@ FILES = (
     "diffusion",
     "experts",
     "sparse",
+    "searched",
     "alternating",
     "deepseek",
     "state_space",

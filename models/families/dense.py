@@ -17,6 +17,7 @@ from costgraph.models.families.common import (
     alternating,
     biases,
     layer_types,
+    next_token,
     window_of,
 )
 from costgraph.models.families.gpt import plain_norms
@@ -149,7 +150,10 @@ def _mimo(fields: Fields) -> Reading:
     """Qwen 2 with a module for multi-token prediction beside it."""
     fields.refuse("use_sliding_window", "windows are not known in this family")
     bias = fields.flag("attention_bias", True)
-    return Reading(replace(llama_like(fields, activation="silu"), qkv_bias=bias))
+    model = replace(llama_like(fields, activation="silu"), qkv_bias=bias)
+    key = "num_nextn_predict_layers"
+    ahead = fields.size(key) if fields.values.get(key) else 0
+    return Reading(model, ahead=next_token(model.stack().ends, model.layer(), ahead))
 
 
 def _gpt_neo(fields: Fields) -> Reading:

@@ -24,6 +24,7 @@ from costgraph.models.blocks import (
     arranged,
 )
 from costgraph.models.blocks.pattern import period_of
+from costgraph.models.blocks.stack import Repeatable
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -88,7 +89,7 @@ def ends_of(fields: Fields, tied: bool = False, **changes: Any) -> Ends:
     return replace(ends, **changes)
 
 
-def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Layer]) -> Stack:
+def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Repeatable]) -> Stack:
     """A model whose layer ``i`` is ``layers[kinds[i]]``.
 
     Where a pattern recurs only after a few first layers, those stand apart.

@@ -13,6 +13,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Attention, Block, Experts, FeedForward, Layer, Stack
+from costgraph.models.blocks.beside import Beside
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.families.common import Family, Reading, heads_of, rotary_of
@@ -23,10 +24,11 @@ from costgraph.models.families.experts import (
     feed_forward_of,
     layers_of,
     numbers_of,
+    uniform,
 )
 from costgraph.models.families.hybrid import GATHERED, MAMBA_NAMES, qwen_delta, text_of, words
 from costgraph.models.families.state_space import require_silu, step_rank
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
 
 
@@ -170,6 +172,74 @@ def _bamba(fields: Fields) -> Reading:
     return Reading(Stack(ends_of(fields), segments), scans=True, assumptions=(GATHERED,))
 
 
+#: Falcon-H1's constants, one or a list under a key; 1 everywhere is no constant.
+_MULTIPLIERS = (
+    "attention_in_multiplier",
+    "attention_out_multiplier",
+    "key_multiplier",
+    "mlp_multipliers",
+    "ssm_in_multiplier",
+    "ssm_multipliers",
+    "ssm_out_multiplier",
+)
+
+
+def _falcon_h1(fields: Fields) -> Reading:
+    """Attention and Mamba 2 side by side in each layer."""
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_act")
+    inner = fields.size("mamba_d_ssm", default=fields.size("mamba_expand", default=2) * d)
+    heads = fields.size("mamba_n_heads", default=128)
+    width = divided(fields, inner, heads, "'mamba_d_ssm' over 'mamba_n_heads'")
+    if fields.values.get("mamba_d_head", "auto") != "auto" and (
+        fields.size("mamba_d_head") != width
+    ):
+        raise ModelError(f"{fields.name}: 'mamba_d_head' is not {width}, {inner} over {heads}")
+    groups = Integer(fields.size("mamba_n_groups", default=1))
+    outer = fields.flag("projectors_bias", False)
+    bias = fields.flag("mamba_proj_bias", False)
+    if bias != outer:
+        raise ModelError(
+            f"{fields.name}: 'mamba_proj_bias' and 'projectors_bias' differ: not supported"
+        )
+    mixer = Mamba2(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=width,
+        states=Integer(fields.size("mamba_d_state", default=256)),
+        groups=groups,
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        bias=bias,
+        conv_bias=fields.flag("mamba_conv_bias", True),
+        chunk=Integer(fields.size("mamba_chunk_size", default=256)),
+        norm_groups=groups,
+        gated_norm=fields.flag("mamba_rms_norm", False),
+    )
+    fields.values.get("mamba_norm_before_gate")  # the order of two operations
+    own = fields.flag("attention_bias", False)
+    attention = attention_of(fields, qkv_bias=own, out_bias=own)
+    feed = replace(
+        feed_forward_of(fields, fields.size("intermediate_size")),
+        bias=fields.flag("mlp_bias", False),
+    )
+    ends = ends_of(
+        fields,
+        embed_scale=fields.number("embedding_multiplier", 1.0) != 1,
+        logit_scale=fields.number("lm_head_multiplier", 1.0) != 1,
+    )
+    layer = Layer(Integer(d), Beside(mixer, attention), feed)
+    notes = () if all(_all_ones(fields.values.get(key)) for key in _MULTIPLIERS) else (_FOLDED,)
+    stack = uniform(ends, layer, fields.size("num_hidden_layers"))
+    return Reading(stack, scans=True, assumptions=notes)
+
+
+_FOLDED = "constant multipliers inside layers are taken to be folded into the weights beside them"
+
+
+def _all_ones(found: object) -> bool:
+    return found is None or all(v == 1 for v in (found if isinstance(found, list) else [found]))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -178,6 +248,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_moe_text": qwen3_5_moe,
         "granitemoehybrid": _granite_hybrid,
         "bamba": _bamba,
+        "falcon_h1": _falcon_h1,
     }
 )
 
@@ -189,5 +260,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
         "GraniteMoeHybridForCausalLM": "granitemoehybrid",
         "BambaForCausalLM": "bamba",
+        "FalconH1ForCausalLM": "falcon_h1",
     }
 )

@@ -76,9 +76,7 @@ def _dots(fields: Fields) -> Reading:
 
 def _shared_experts(fields: Fields, dense: FeedForward) -> Experts:
     width = fields.size("moe_intermediate_size")
-    experts = experts_of(
-        fields, width, corrected_route(fields), "n_routed_experts", "num_experts"
-    )
+    experts = experts_of(fields, width, corrected_route(fields), "n_routed_experts", "num_experts")
     key = "n_shared_experts" if fields.values.get("n_shared_experts") else "num_shared_experts"
     if not fields.values.get(key):
         return experts

@@ -28,7 +28,7 @@ STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
 #: Families whose scans the classes compute otherwise than kernels do: products are compared
 #: without them.
 SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning"}
-ATTENTION = {"qk-matmul", "sv-matmul"}
+ATTENTION = {"qk-matmul", "split-qk-matmul", "sv-matmul"}
 #: The class keeps keys and values of positions that its local layers no longer see.
 KEEPS_ALL = {"gpt_neo"}
 
@@ -89,7 +89,7 @@ def test_every_key_counts_or_is_known(name):
     for key, value in entry["config"].items():
         if type(value) is not int or key.endswith("_token_id") or value < 2:
             continue
-        changed = {**entry["config"], key: [value], "architectures": [entry["class"]]}
+        changed = {**entry["config"], key: {"none": value}, "architectures": [entry["class"]]}
         try:
             made = load_model(changed, mask="compute", logits="all", mla="naive")
         except Exception as error:
