@@ -31,7 +31,8 @@ class Experts:
     The router multiplies by a ``(E, d)`` matrix and chooses (:class:`Route`).
     Corrections that only bias the choice are buffers of the router, not
     parameters: their additions are counted, not their bytes, unless the class
-    holds them as parameters (``learned_correction``).
+    holds them as parameters (``learned_correction``). So are the constants that
+    scale the weights of chosen experts (``learned_scale``: one for each expert).
 
     Attributes:
         d, width: hidden size and width of one expert.
@@ -61,18 +62,24 @@ class Experts:
     shared_gate: bool = False
     packed: bool = False
     learned_correction: bool = False
+    learned_scale: bool = False
     latent: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
         return ()
 
-    def add(self, m: Maker, x: str) -> str:
-        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        logits = m.linear("router", x, self.experts, self.d, self.router_bias)
+    def add(self, m: Maker, x: str, reads: str = "") -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``.
+
+        ``reads`` is what the router reads where it is not ``x``.
+        """
+        logits = m.linear("router", reads or x, self.experts, self.d, self.router_bias)
         operands = [logits]
         if self.learned_correction:
             operands.append(m.vector("route_bias", self.experts))
+        if self.learned_scale:
+            operands.append(m.vector("route_scale", self.experts))
         weights, numbers = m.add_many("route", self._route(), *operands)
         low = x if self.latent is None else m.linear("latent_down", x, self.latent, self.d)
         routed = m.add("combine", Combine(), self._experts(m, low, numbers), weights)

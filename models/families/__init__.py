@@ -19,6 +19,7 @@ FILES = (
     "dense",
     "qwen",
     "gemma",
+    "gemma4",
     "gpt",
     "alibi",
     "cohere",
