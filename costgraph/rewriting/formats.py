@@ -189,9 +189,7 @@ def _taking(body: Graph, given: tuple[Tensor, ...]) -> Graph:
         for made, wanted in zip(given, body.inputs, strict=False)
         if made.role is Role.KV
     }
-    sources = (
-        replace(t, dtype=formats[t.name]) if t.name in formats else t for t in body.sources
-    )
+    sources = (replace(t, dtype=formats[t.name]) if t.name in formats else t for t in body.sources)
     return replace(body, sources=tuple(sources)) if formats else body
 
 

@@ -91,9 +91,13 @@ class LatentAttention:
         else:
             low = m.linear("q_a_proj", x, self.q_rank, self.d, self.bias)
             low = m.norm("q_norm", low, self.q_rank, self.norm)
+            self.chosen(m, x, low)
             packed = m.linear("q_b_proj", low, h * width, self.q_rank, split=split)
         content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
         return content, rotary
+
+    def chosen(self, m: Maker, x: str, low: str) -> None:
+        """Adds what chooses the positions to attend, from ``x`` and latent queries: nothing."""
 
     def _attend(
         self, m: Maker, content: str, rotary: str, keys: str, rope_keys: str, values: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -10,11 +11,15 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import LatentAttention, Layer
+from costgraph.models.blocks.indexed import IndexedAttention
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.experts import (
     corrected_route,
+    crossed,
     ends_of,
     feed_forward_of,
+    layers_of,
+    shared_experts,
     shared_stack,
     uniform,
 )
@@ -54,6 +59,64 @@ def _deepseek_v3(fields: Fields) -> Reading:
 def _glm_lite(fields: Fields) -> Reading:
     """GLM-4.7-Flash: as DeepSeek-V3, whose first layer alone is dense where nothing is said."""
     return _deepseek_v3(fields.with_defaults(first_k_dense_replace=1))
+
+
+def _indexed(fields: Fields) -> IndexedAttention:
+    """Latent attention with an indexer; it needs latent queries."""
+    plain = latent_attention_of(fields)
+    if plain.q_rank is None:
+        raise ModelError(f"{fields.name}: 'q_lora_rank' is null: the indexer reads latent queries")
+    sizes = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    return IndexedAttention(
+        **sizes,
+        index_heads=Integer(fields.size("index_n_heads")),
+        index_dim=Integer(fields.size("index_head_dim")),
+        most=Integer(fields.size("index_topk")),
+    )
+
+
+def _sparse(fields: Fields, ahead: str | None, kinds: Sequence[str] | None = None) -> Reading:
+    """Attention to chosen positions; layers that are not ``full`` share the last one's choice."""
+    indexed = _indexed(fields)
+    if fields.values.get("moe_layer_freq", 1) != 1:
+        raise ModelError(f"{fields.name}: 'moe_layer_freq' must be 1")
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    experts = shared_experts(fields, dense, corrected_route(fields))
+    mixers = {"": indexed, "full": indexed, "shared": latent_attention_of(fields)}
+    wanted = [""] * layers_of(fields) if kinds is None else kinds
+    made = crossed(fields, mixers, wanted, dense, experts, ahead=ahead)
+    note = (
+        f"attention is counted over all positions: exact in contexts of up to {indexed.most} "
+        "tokens; beyond, each token attends that many chosen ones, and time is an upper bound; "
+        "the indexer that chooses is counted whole"
+    )
+    return replace(made, assumptions=(*made.assumptions, note))
+
+
+def _deepseek_v32(fields: Fields) -> Reading:
+    return _sparse(fields, "")
+
+
+def _glm_dsa(fields: Fields) -> Reading:
+    """GLM-5: some layers have an indexer, the others share the choice of the last one."""
+    count = layers_of(fields)
+    found = fields.values.get("indexer_types")
+    pattern = fields.values.get("index_topk_pattern")
+    if found is None and isinstance(pattern, str):
+        found = [{"F": "full", "S": "shared"}.get(letter) for letter in pattern]
+    step = fields.size("index_topk_freq", default=1)
+    offset = fields.values.get("index_skip_topk_offset", 2)
+    if type(offset) is not int:
+        raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
+    if found is None:
+        found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
+    known = isinstance(found, list) and all(k in ("full", "shared") for k in found)
+    if not known or len(found) != count or found[0] != "full":
+        raise ModelError(
+            f"{fields.name}: 'indexer_types' must say full or shared for each of {count} layers, "
+            "and full for the first"
+        )
+    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, found)
 
 
 def _dense(fields: Fields) -> Reading:
@@ -96,6 +159,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "kimi_k2": _deepseek_v3,
         "sarvam_mla": _deepseek_v3,
         "glm4_moe_lite": _glm_lite,
+        "deepseek_v32": _deepseek_v32,
+        "glm_moe_dsa": _glm_dsa,
         "youtu": _dense,
         "minicpm3": _dense,
     }
@@ -109,6 +174,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "KimiK2ForCausalLM": "kimi_k2",
         "SarvamMLAForCausalLM": "sarvam_mla",
         "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
+        "DeepseekV32ForCausalLM": "deepseek_v32",
+        "GlmMoeDsaForCausalLM": "glm_moe_dsa",
         "YoutuForCausalLM": "youtu",
         "MiniCPM3ForCausalLM": "minicpm3",
     }

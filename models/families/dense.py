@@ -1,4 +1,4 @@
-"""Dense relatives of Llama: each is what :func:`llama_like` reads, with a few attributes changed."""
+"""Dense relatives of Llama: what :func:`llama_like` reads, with a few attributes changed."""
 
 from __future__ import annotations
 

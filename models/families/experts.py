@@ -310,17 +310,58 @@ def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route)
 
     Extra layers for multi-token prediction (``num_nextn_predict_layers``) have experts, too.
     """
+    experts = shared_experts(fields, dense, route)
+    return crossed(fields, {"": mixer}, [""] * layers_of(fields), dense, experts)
+
+
+def shared_experts(fields: Fields, dense: FeedForward, route: Route) -> Experts:
+    """Routed experts, and shared ones as one wide block."""
     width = fields.size("moe_intermediate_size")
-    experts = experts_of(fields, width, route, "n_routed_experts")
-    if fields.values.get("n_shared_experts"):
-        block = replace(dense, width=Integer(width * fields.size("n_shared_experts")))
-        experts = replace(experts, shared=block)
-    layers = {"dense": Layer(dense.d, mixer, dense), "experts": Layer(dense.d, mixer, experts)}
-    kinds = ["experts" if held else "dense" for held in sparse_layers(fields)]
-    ends, key = ends_of(fields), "num_nextn_predict_layers"
-    ahead = fields.size(key) if fields.values.get(key) else 0
-    model = stacked(ends, kinds, layers)
-    return Reading(model, ahead=next_token(ends, layers["experts"], ahead))
+    experts = experts_of(fields, width, route, "n_routed_experts", "num_experts")
+    key = "n_shared_experts" if fields.values.get("n_shared_experts") else "num_shared_experts"
+    if not fields.values.get(key):
+        return experts
+    return replace(experts, shared=replace(dense, width=Integer(width * fields.size(key))))
+
+
+def crossed(
+    fields: Fields,
+    mixers: Mapping[str, Block],
+    kinds: Sequence[str],
+    dense: Block,
+    experts: Block,
+    ends: Ends | None = None,
+    ahead: str | None = "",
+    **layer: Any,
+) -> Reading:
+    """Layers of several kinds of mixers, each with experts or with a dense block.
+
+    Args:
+        fields: says which layers have experts (:func:`sparse_layers`).
+        mixers: by name; a name that is not empty stands in the names of its layers.
+        kinds: the mixer of each layer.
+        dense, experts: the channels.
+        ends: around the layers; those of :func:`ends_of` where not given.
+        ahead: the mixer of modules for multi-token prediction; None where theirs is not known.
+        layer: attributes of the layers.
+    """
+    d = Integer(fields.size("hidden_size"))
+
+    def name(held: bool, kind: str) -> str:
+        return ("experts" if held else "dense") + (f"_{kind}" if kind else "")
+
+    pairs = list(zip(sparse_layers(fields), kinds, strict=True))
+    layers = {
+        name(held, kind): Layer(d, mixers[kind], experts if held else dense, **layer)
+        for held, kind in dict.fromkeys(pairs)
+    }
+    outer = ends_of(fields) if ends is None else ends
+    model = stacked(outer, [name(*pair) for pair in pairs], layers)
+    key = "num_nextn_predict_layers"
+    if ahead is None or not fields.values.get(key):
+        return Reading(model)
+    module = Layer(d, mixers[ahead], experts, **layer)
+    return Reading(model, ahead=next_token(outer, module, fields.size(key)))
 
 
 #: ``model_type`` to the function that reads it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from sympy import Expr, Integer, Symbol
 
@@ -122,7 +121,9 @@ def _sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
     for kind in set(kinds[first:]):
         made = [i for i in range(first) if kinds[i] == kind]
         if not made:
-            raise ModelError(f"{fields.name}: no layer of the kind {kind!r} makes the cache it reads")
+            raise ModelError(
+                f"{fields.name}: no layer of the kind {kind!r} makes the cache it reads"
+            )
         modes[made[-1]] = STORES
     return modes
 
@@ -183,7 +184,8 @@ def _text(fields: Fields) -> Reading:
     feed = FeedForward(Integer(d), Integer(fields.size("intermediate_size")), activation)
     double = fields.flag("use_double_wide_mlp", False)
     wide = replace(feed, width=2 * feed.width) if double else feed
-    own = Integer(fields.values.get("hidden_size_per_layer_input", 256) or 0)
+    key = "hidden_size_per_layer_input"
+    own = Integer(0 if fields.values.get(key) == 0 else fields.size(key, default=256))
     experts = _experts(fields, activation) if fields.flag("enable_moe_block", False) else None
     for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
         fields.values.get(key)  # read where there are experts

@@ -28,6 +28,8 @@ from costgraph.models.fields import Fields
 from costgraph.ops import Add
 from costgraph.symbols import B, q
 
+RMS = Norm()
+
 
 @dataclass(frozen=True)
 class Half:
@@ -35,7 +37,7 @@ class Half:
 
     d: Expr
     block: Block
-    norm: Norm = Norm()
+    norm: Norm = RMS
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Shared operands of the block."""

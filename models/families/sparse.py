@@ -10,7 +10,7 @@ from typing import Any
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Attention, Block, Experts, FeedForward, Layer
+from costgraph.models.blocks import Attention, FeedForward, Layer
 from costgraph.models.families.common import FULL, SLIDING, Family, Reading, layer_types, window_of
 from costgraph.models.families.experts import (
     FAMILIES as EXPERTS,
@@ -19,13 +19,13 @@ from costgraph.models.families.experts import (
     RMS,
     attention_of,
     corrected_route,
+    crossed,
     ends_of,
     experts_of,
     feed_forward_of,
     layers_of,
-    next_token,
+    shared_experts,
     shared_stack,
-    sparse_layers,
     stacked,
     uniform,
 )
@@ -69,18 +69,7 @@ def _dots(fields: Fields) -> Reading:
     kinds = layer_types(fields, lambda i: window is not None and i >= first)
     named = fields.with_defaults(norm_topk_prob=False)
     dense = feed_forward_of(named, named.size("intermediate_size"))
-    if SLIDING not in kinds:
-        return shared_stack(named, attention, dense, corrected_route(named))
-    return _windowed(named, attention, kinds, dense, _shared_experts(named, dense))
-
-
-def _shared_experts(fields: Fields, dense: FeedForward) -> Experts:
-    width = fields.size("moe_intermediate_size")
-    experts = experts_of(fields, width, corrected_route(fields), "n_routed_experts", "num_experts")
-    key = "n_shared_experts" if fields.values.get("n_shared_experts") else "num_shared_experts"
-    if not fields.values.get(key):
-        return experts
-    return replace(experts, shared=replace(dense, width=Integer(width * fields.size(key))))
+    return _windowed(named, attention, kinds, dense)
 
 
 def _windowed(
@@ -88,28 +77,15 @@ def _windowed(
     attention: Attention,
     kinds: tuple[str, ...],
     dense: FeedForward,
-    experts: Experts,
     **full: Any,
 ) -> Reading:
     """Layers with a window or without, with experts or without; ``full``: changes of the latter."""
-    mixers: dict[str, Block] = {
+    mixers = {
         SLIDING: replace(attention, window=window_of(fields)),
         FULL: replace(attention, **full),
     }
-    sparse = sparse_layers(fields)
-    names = [
-        ("experts" if held else "dense") + f"_{kind}"
-        for held, kind in zip(sparse, kinds, strict=True)
-    ]
-    layers = {
-        f"{channel}_{kind}": Layer(dense.d, mixer, block)
-        for kind, mixer in mixers.items()
-        for channel, block in (("dense", dense), ("experts", experts))
-    }
-    ends, key = ends_of(fields), "num_nextn_predict_layers"
-    ahead = fields.size(key) if fields.values.get(key) else 0
-    module = next_token(ends, layers[f"experts_{FULL}"], ahead)
-    return Reading(stacked(ends, names, layers), ahead=module)
+    experts = shared_experts(fields, dense, corrected_route(fields))
+    return crossed(fields, mixers, kinds, dense, experts, ahead=FULL)
 
 
 def _exaone_moe(fields: Fields) -> Reading:
@@ -122,7 +98,7 @@ def _exaone_moe(fields: Fields) -> Reading:
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
     # With a window, layers that see everything do not rotate.
     plain = {} if window is None else {"rotary": None}
-    return _windowed(named, attention, kinds, dense, _shared_experts(named, dense), **plain)
+    return _windowed(named, attention, kinds, dense, **plain)
 
 
 def _solar_open(fields: Fields) -> Reading:
@@ -211,15 +187,9 @@ def _afmoe(fields: Fields) -> Reading:
         SLIDING: replace(attention, window=window_of(fields, 1024)),
         FULL: replace(attention, rotary=None),
     }
-    channels: dict[bool, Block] = {True: experts, False: dense}
-    sparse = sparse_layers(fields.with_values(first_k_dense_replace=first))
-    names = [f"{'experts' if s else 'dense'}_{k}" for s, k in zip(sparse, kinds, strict=True)]
-    layers = {
-        name: Layer(attention.d, mixers[k], channels[s], post_norms=True)
-        for name, s, k in zip(names, sparse, kinds, strict=True)
-    }
     ends = ends_of(fields, embed_scale=fields.flag("mup_enabled", False))
-    return Reading(stacked(ends, names, layers))
+    named = fields.with_values(first_k_dense_replace=first)
+    return crossed(named, mixers, kinds, dense, experts, ends, post_norms=True)
 
 
 #: ``model_type`` to the function that reads it.
