@@ -39,6 +39,7 @@ FILES = (
     "denoisers",
     "flows",
     "multimodal",
+    "wrapped",
 )
 
 V = TypeVar("V")
