@@ -52,6 +52,7 @@ class LatentAttention:
         q_rank: width of the queries' latent vector, or None for a full projection.
         bias: of the projections to latent vectors and of the output.
         norm: of the latent vectors.
+        rotary: False leaves the widths as they are and rotates nothing.
     """
 
     d: Expr
@@ -63,21 +64,24 @@ class LatentAttention:
     q_rank: Expr | None = None
     bias: bool = False
     norm: Norm = Norm()
+    rotary: bool = True
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
+        if not self.rotary:
+            return ()
         return (Tensor("rope_table", (q, self.rope_dim), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        (table,) = self.operands(m.style)
         content, rotary = self._queries(m, x)
-        rotary = m.add("q_rope", Rope(), rotary, table.name)
         packed = m.linear("kv_a_proj", x, self.kv_rank + self.rope_dim, self.d, self.bias)
         parts = ((self.kv_rank,), (ONE, self.rope_dim))
         latent, key = m.add_many("kv_split", Split(parts), packed)
         latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
-        key = m.add("k_rope", Rope(), key, table.name)
+        for table in self.operands(m.style):
+            rotary = m.add("q_rope", Rope(), rotary, table.name)
+            key = m.add("k_rope", Rope(), key, table.name)
         keys = m.add("rope_append", KVAppend(), m.cache("rope_cache", ONE, self.rope_dim), key)
         mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys)
         return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)

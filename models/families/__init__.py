@@ -34,6 +34,7 @@ FILES = (
     "state_space",
     "hybrid",
     "hybrid_experts",
+    "kimi",
     "encoders",
     "vision",
     "denoisers",

@@ -14,9 +14,17 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Attention, Block, Experts, FeedForward, Layer, Stack
 from costgraph.models.blocks.beside import Beside
+from costgraph.models.blocks.lightning import LightningAttention
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba, Mamba2
-from costgraph.models.families.common import Family, Reading, heads_of, rotary_of
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    heads_of,
+    rotary_of,
+    window_of,
+)
 from costgraph.models.families.experts import (
     attention_of,
     ends_of,
@@ -172,6 +180,60 @@ def _bamba(fields: Fields) -> Reading:
     return Reading(Stack(ends_of(fields), segments), scans=True, assumptions=(GATHERED,))
 
 
+def _minimax(fields: Fields) -> Reading:
+    """Lightning attention and, in some layers, attention over everything; experts in each.
+
+    Residuals start behind the norms there: the operations are those of other layers.
+    """
+    d = fields.size("hidden_size")
+    fields.refuse("shared_intermediate_size", "shared experts are not known in this family")
+    for key in ("shared_moe_mode", "postnorm"):
+        fields.values.get(key)  # of shared experts; and where residuals start
+    attention = attention_of(fields, window=window_of(fields))
+    if fields.values.get("rotary_dim") is not None:
+        attention = replace(attention, rotary=Integer(fields.size("rotary_dim")))
+    mixer = LightningAttention(
+        d=Integer(d),
+        heads=attention.heads,
+        head_dim=attention.head_dim,
+        activation=activation_of(fields, "hidden_act", default="silu"),
+        chunk=Integer(fields.size("block_size", default=256)),
+    )
+    experts = experts_of(
+        fields, fields.size("intermediate_size"), Route(normalise=True), "num_local_experts"
+    )
+    mixers: dict[str, Block] = {"mamba": mixer, "attention": attention}
+    names = {"mamba": "lightning", "attention": "attention"}
+    scaled = any(
+        fields.number(f"{kind}_{what}_factor", 1.0) != 1
+        or fields.number(f"layernorm_{old}_{what}", 1.0) != 1
+        for kind, old in (
+            ("full_attn", "full_attention"),
+            ("linear_attn", "linear_attention"),
+            ("mlp", "mlp"),
+        )
+        for what in ("alpha", "beta")
+    )
+    segments = gathered(
+        (names[kind], Layer(Integer(d), mixers[kind], experts, residual_scale=scaled))
+        for kind in _minimax_kinds(fields)
+    )
+    return Reading(Stack(ends_of(fields), segments), scans=True, assumptions=(GATHERED,))
+
+
+def _minimax_kinds(fields: Fields) -> list[str]:
+    """The mixer of each layer: names, or in the first files 1 for attention and 0."""
+    count = layers_of(fields)
+    numbers = numbers_of(fields, "attn_type_list")
+    if fields.values.get("layer_types") is not None:
+        return words(fields, "layer_types", MAMBA_NAMES)
+    if not numbers:
+        return ["attention" if i % 2 == 0 else "mamba" for i in range(count)]
+    if len(numbers) != count or set(numbers) - {0, 1}:
+        raise ModelError(f"{fields.name}: 'attn_type_list' must be {count} times 0 or 1")
+    return ["attention" if number else "mamba" for number in numbers]
+
+
 #: Falcon-H1's constants, one or a list under a key; 1 everywhere is no constant.
 _MULTIPLIERS = (
     "attention_in_multiplier",
@@ -249,6 +311,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "granitemoehybrid": _granite_hybrid,
         "bamba": _bamba,
         "falcon_h1": _falcon_h1,
+        "minimax": _minimax,
+        "minimax_text_01": _minimax,
+        "minimax_m1": _minimax,
     }
 )
 
@@ -261,5 +326,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "GraniteMoeHybridForCausalLM": "granitemoehybrid",
         "BambaForCausalLM": "bamba",
         "FalconH1ForCausalLM": "falcon_h1",
+        "MiniMaxForCausalLM": "minimax",
+        "MiniMaxText01ForCausalLM": "minimax_text_01",
+        "MiniMaxM1ForCausalLM": "minimax_m1",
     }
 )

@@ -1,4 +1,4 @@
-"""Models in several parts whose language model alone is read: every output says what is left out."""
+"""Models in several parts whose language model alone is read; every output says so."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def _text(kind: str, fields: Fields) -> Reading:
             f"{inner.name}: 'model_type' = {clip(stated)}, not {' or '.join(sorted(known))}"
         )
     fields.values.get("vocab_size")  # the language model's, again
-    return family(
-        inner.with_defaults(tie_word_embeddings=fields.values.get("tie_word_embeddings"))
-    )
+    return family(inner.with_defaults(tie_word_embeddings=fields.values.get("tie_word_embeddings")))
 
 
 #: ``model_type`` to the function that reads it.

@@ -103,3 +103,10 @@ def test_every_size_is_looked_at_or_told(name, key):
     except ModelError as error:
         told = str(error)
     assert key in told or "{'no': 'size'}" in told
+
+
+def test_lightning_attention_in_chunks_is_equal():
+    # The class does not fill up the last chunk, and multiplies whole squares.
+    counted = SMALL["minimax"]["flops"]["prefill_b2_s12"]["by_op"]["bmm"]
+    made = products(program("minimax").graph, {B: Integer(2), q: Integer(12), T: Integer(12)})
+    assert sum(made[kind] for kind in (*ATTENTION, "lightning") if kind in made) == counted
