@@ -16,6 +16,7 @@ from costgraph.files import outside
 from costgraph.ir.program import Program
 from costgraph.models.hf import import_config, read_json
 from costgraph.models.stored import NARROW_KEYS
+from costgraph.models.tensor_index import compared, total_size
 from costgraph.quoting import visible
 
 #: Suffixes of files that hold a graph.
@@ -154,7 +155,10 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
     config, name = config_at(spec)
-    return import_config(config, name, **options)
+    program = import_config(config, name, **options)
+    stated = total_size(path) if path is not None and _exists(path) else None
+    given = options.get("weights") is not None or options.get("quantization", "read") != "read"
+    return program if stated is None or given else compared(program, stated)
 
 
 def config_at(spec: str | os.PathLike[str]) -> tuple[Mapping[str, Any], str]:

@@ -32,7 +32,11 @@ _CLASSIFIER = "ForSequenceClassification"
 #: Families whose files name the class of another one.
 _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
+        "internlm3": frozenset({"LlamaForCausalLM"}),
+        "iquestcoder": frozenset({"LlamaForCausalLM"}),
         "kimi_k2": frozenset({"DeepseekV3ForCausalLM"}),
+        "sarvam_mla": frozenset({"DeepseekV3ForCausalLM"}),
+        "sarvam_moe": frozenset({"Glm4MoeForCausalLM"}),
         "qwen3_5_moe_text": frozenset({"Qwen3_5MoeForConditionalGeneration"}),
         "qwen3_5_text": frozenset({"Qwen3_5ForConditionalGeneration"}),
         "gemma3_text": frozenset({"Gemma3ForConditionalGeneration"}),

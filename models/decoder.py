@@ -93,6 +93,7 @@ class Decoder:
     output: Output = LOGITS
     alibi: bool = False
     clip: bool = False
+    query_scale: bool = False
     causal: bool = True
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -118,6 +119,7 @@ class Decoder:
             pattern=sliding(self.window),
             alibi=self.alibi,
             clip=self.clip,
+            query_scale=self.query_scale,
             causal=self.causal,
         )
         feed_forward = FeedForward(

@@ -29,6 +29,7 @@ from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
 from costgraph.models.known import (
     AHEAD,
+    UNREAD,
     check_kinds,
     not_understood,
     parts_left_out,
@@ -84,6 +85,7 @@ def import_config(
     image: int | Sequence[int] | None = None,
     images: bool = True,
     quantization: str = "read",
+    read_as: str | None = None,
 ) -> Program:
     """A program from the contents of a ``config.json``.
 
@@ -106,6 +108,8 @@ def import_config(
         quantization: what to do where the file says that its weights are narrow and no
             ``weights`` are given: ``read`` counts every matrix as the checkpoint stores it
             (:mod:`costgraph.models.checkpoint`), ``ignore`` the 16-bit model.
+        read_as: a family that reads a ``model_type`` which no family knows, where every key
+            has a meaning there; the program says so among its assumptions.
 
     Raises:
         ModelError: a key is missing or wrong, the architecture is unknown, or how the
@@ -120,9 +124,9 @@ def import_config(
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
     refuse_heads(name, config)
     fields = Fields(name, config)
-    family = family_of(fields)
+    family = family_of(fields) if read_as is None else _asked(fields, read_as)
     check_kinds(Fields(name, config))
-    form = form_of(fields, family)
+    form = form_of(fields, family) if read_as is None else Form("whole")
     reading = formed(fields, FAMILIES[family](fields), form)
     if quantization not in ("read", "ignore"):
         raise InputError(f"quantization must be 'read' or 'ignore', not {clip(quantization)}")
@@ -172,6 +176,8 @@ def import_config(
     if "image" in idle:
         raise InputError(f"{name}: {_idle('image')}")
     left = not_understood(fields)
+    if read_as is not None:
+        made = made.assuming(_read_as(fields, family, left))
     alone = parts_left_out(fields) or _sees_more(form, reading)
     made = made.assuming(alone) if alone else made
     refuse_counted(fields, family)
@@ -340,10 +346,48 @@ def family_of(fields: Fields) -> str:
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
+    if isinstance(kind, str) and kind in UNREAD:
+        raise ModelError(f"{fields.name}: model_type {clip(kind)} is not read: {UNREAD[kind]}")
     raise ModelError(
         f"{fields.name}: unknown model_type {clip(kind)}{nearest(str(kind), FAMILIES)}"
         f"{_as_llama(fields)}; docs/families.md says how to add a family, "
         "costgraph models lists what there is"
+    )
+
+
+def _asked(fields: Fields, family: str) -> str:
+    """The family that an unknown configuration shall be read as.
+
+    Raises:
+        ModelError: the family is none, the configuration is known, or its class is no decoder.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"read_as: unknown family {clip(family)}{nearest(family, FAMILIES)}")
+    kind, first = fields.values.get("model_type"), class_of(fields.values)
+    if (isinstance(kind, str) and kind in FAMILIES) or (kind is None and first in ARCHITECTURES):
+        raise InputError(f"{fields.name}: {clip(kind or first)} is known, and read as what it is")
+    if first is not None and not first.endswith(("ForCausalLM", "LMHeadModel")):
+        raise ModelError(
+            f"{fields.name}: 'architectures' names {clip(first)}, which is not read as another "
+            "family: only classes of whole language models are (…ForCausalLM)"
+        )
+    return family
+
+
+def _read_as(fields: Fields, family: str, left: Sequence[str]) -> str:
+    """What to say of a configuration that was read as another family's.
+
+    Raises:
+        ModelError: it has keys that the family does not know.
+    """
+    if left:
+        raise ModelError(
+            f"{fields.name}: cannot be read as {family!r}, which does not understand {_list(left)}"
+        )
+    kind = fields.values.get("model_type") or class_of(fields.values)
+    return (
+        f"read as {family!r} on request: {clip(kind)} is not known here, and whether its layers "
+        "are built so is not checked"
     )
 
 
@@ -357,7 +401,9 @@ def _as_llama(fields: Fields) -> str:
         verdict = "even a reading as 'llama' fails; it understands"
     read = [k for k in copy.read if k not in ("model_type", "architectures")]
     left = not_understood(copy)
-    return f"; {verdict} {_list(read)}" + (f", and not {_list(left)}" if left else "")
+    left_out = f", and not {_list(left)}" if left else ""
+    offer = " (read_as='llama', --read-as llama)" if not left and "would" in verdict else ""
+    return f"; {verdict} {_list(read)}{left_out}{offer}"
 
 
 def _list(keys: Sequence[str]) -> str:

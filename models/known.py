@@ -141,6 +141,17 @@ AHEAD = (
     "mtp_num_layers",
 )
 
+#: Types that are known not to be read, and what of them is not understood.
+UNREAD: Mapping[str, str] = MappingProxyType(
+    {
+        "deepseek_v4": "compressed caches, streams of hidden states and hashed experts",
+        "kimi_k3": "residuals between blocks of layers and experts in a latent space",
+        "minimax_m3": "attention to blocks that an index of its own chooses",
+        "minimax_m3_vl": "attention to blocks that an index of its own chooses",
+        "phi4mm": "adapters of each sense inside the language model",
+    }
+)
+
 #: Keys that hold, or name, a part of a model beside its language model, and what that is.
 PARTS: Mapping[str, str] = MappingProxyType(
     {

@@ -41,6 +41,7 @@ READING = (
     ("activations", "FORMAT", "of activations"),
     ("kv", "FORMAT", "of caches"),
     ("quantization", "read|ignore", "a checkpoint counts as it is stored, or in 16 bit"),
+    ("read_as", "FAMILY", "how to read a model_type that no family knows: llama …"),
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )
 #: Commas between items; one in parentheses belongs to a size.
@@ -129,7 +130,7 @@ def add_conventions(command: argparse.ArgumentParser) -> None:
         "timings; low, median, high: its error bands",
     )
     for name, metavar, text in READING:
-        command.add_argument(f"--{name}", metavar=metavar, help=text)
+        command.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=text)
     add_dims(command)
 
 

@@ -16,6 +16,8 @@ RMSNorm                 4 per element: square, sum, scale, weight; 3 per row
 LayerNorm               7 per element: mean, subtract, square, sum, scale, weight,
                         bias (one less without weight or bias); 4 per row
 clip                    2 (two comparisons)
+xIELU                   both sides of zero: 4 for the square, 5 for the exponential, and the
+                        choice = 10 + 1 special; two learned numbers (arXiv 2411.13010)
 rotary                  3 per rotated element: two products, one sum
 softmax                 5 per useful score: max, subtract, exp, sum, divide
 ======================  =======================================================
@@ -54,19 +56,28 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "clamped_gate": (5, 1),
     "clamped_up": (3, 0),
     "clip": (2, 0),
+    "xielu": (10, 1),
 }
+
+#: Learned numbers of an activation function, by name: operands of one element each.
+LEARNED: dict[str, tuple[str, ...]] = {"xielu": ("alpha_p", "alpha_n")}
 
 
 @dataclass(frozen=True)
 class Activation(Op):
-    """``f(x)`` element by element; ``function`` is a key of :data:`ACTIVATIONS`."""
+    """``f(x)`` element by element; ``function`` is a key of :data:`ACTIVATIONS`.
+
+    Functions in :data:`LEARNED` take their learned numbers as further operands.
+    """
 
     kind: ClassVar[str] = "activation"
     function: str = "silu"
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
         require(self.function in ACTIVATIONS, self, f"unknown function {self.function!r}")
+        learned = LEARNED.get(self.function, ())
+        require(len(inputs) == 1 + len(learned), self, "takes one operand and {}", learned)
+        require(all(t.numel == 1 for t in inputs[1:]), self, "{} are numbers", learned)
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:

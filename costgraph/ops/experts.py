@@ -166,6 +166,7 @@ class Route(Op):
     ``correction`` that biases the choice, ``k·E`` comparisons for the choice
     (one pass over the experts per place), ``2k − 1`` to normalise the weights
     and ``k`` to scale them.
+    A correction, and a scale, that is a parameter is a further operand, ``(E,)``.
     With ``groups`` the choice is made among the best ``kept`` groups: twice
     ``E`` comparisons for the two best of each, and ``kept·groups`` more.
 
@@ -187,12 +188,16 @@ class Route(Op):
     kept: Expr = ONE
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes logits")
+        most = 1 + self.correction + self.scale
+        require(1 <= len(inputs) <= most, self, "takes logits and what biases and scales")
         require(self.score in SCORES, self, "unknown score {!r}", self.score)
         x = inputs[0]
         experts = x.shape[-1]
         fits = not (experts - self.chosen).is_negative
         require(fits, self, "cannot choose {} of {} experts", self.chosen, experts)
+        for bias in inputs[1:]:
+            require(len(bias.shape) == 1, self, "{} is not a vector", bias)
+            require_same(self, bias.shape[0], experts, "numbers for experts")
         shape = (*x.shape[:-1], self.chosen)
         return Spec(shape, x.dtype), Spec(shape, INT32)
 

@@ -20,8 +20,9 @@ class IndexScores(Op):
     """A lightning indexer: ``Σ_h w_h·relu(q_h·k)`` of queries and keys of its own.
 
     Inputs ``Q (B, q, h, w)``, ``K (B, T, 1, w)`` that all heads share, and weights of the
-    heads ``(B, q, h)``; result ``(B, 1, q, T)``. ``2·h·w`` FLOP per pair in the product, and
-    3 per head and pair behind it (clip, weigh, add); the products never leave the chip.
+    heads ``(B, q, h)``; result ``(B, 1, q, T)``. Per head and pair ``2·w`` FLOP in
+    the product, 1 to clip it and 2 in the product with the weights; scores of single heads
+    never leave the chip.
     Source: DeepSeek-AI, DeepSeek-V3.2-Exp, technical report, section 1.
     """
 
@@ -44,9 +45,9 @@ class IndexScores(Op):
         b, q, h, w = query.shape
         pairs = b * h * self.pattern.pairs(q, keys.shape[1])
         product: Work = {
-            (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * w * pairs,
+            (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * (w + 1) * pairs,
         }
-        return merged(product, vector(3 * pairs), expansion(keys, query))
+        return merged(product, vector(pairs), expansion(keys, query))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.dtypes import DType, compute_type
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Tensor
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.linear import Linear
 from costgraph.ops.quant import (
@@ -122,7 +123,9 @@ class _Rewrite:
                 continue
             if isinstance(body, Graph):
                 layer = self.layer if part is None else part.layers
-                inner = replace(self, top=False, layer=layer).graph(body)
+                operands = tuple(tensors[i] for i in node.inputs)
+                (given,) = node.op.given(operands) if isinstance(node.op, Repeat) else ((),)
+                inner = replace(self, top=False, layer=layer).graph(_taking(body, given))
                 add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
                 continue
             if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:
@@ -177,6 +180,17 @@ class _Rewrite:
         if isinstance(op, ExpertLinear):
             return QuantExpertLinear(op.bias, op.contract, op.split, op.routing, **changes)
         return QuantLinear(op.bias, op.contract, op.split, **changes)
+
+
+def _taking(body: Graph, given: tuple[Tensor, ...]) -> Graph:
+    """The body of a region that is given other layers' caches, in the formats that these have."""
+    formats = {
+        wanted.name: made.dtype
+        for made, wanted in zip(given, body.inputs, strict=False)
+        if made.role is Role.KV
+    }
+    sources = (replace(t, dtype=formats[t.name]) if t.name in formats else t for t in body.sources)
+    return replace(body, sources=tuple(sources)) if formats else body
 
 
 def _foldable(graph: Graph, feeds: Mapping[str, DType | None]) -> dict[str, DType]:

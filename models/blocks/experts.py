@@ -30,7 +30,9 @@ class Experts:
 
     The router multiplies by a ``(E, d)`` matrix and chooses (:class:`Route`).
     Corrections that only bias the choice are buffers of the router, not
-    parameters: their additions are counted, not their bytes.
+    parameters: their additions are counted, not their bytes, unless the class
+    holds them as parameters (``learned_correction``). So are the constants that
+    scale the weights of chosen experts (``learned_scale``: one for each expert).
 
     Attributes:
         d, width: hidden size and width of one expert.
@@ -42,6 +44,8 @@ class Experts:
         shared: a feed-forward block that every token passes, or None;
             ``shared_gate``: its result times the sigmoid of a learned number.
         packed: gate and up projection of an expert are one matrix.
+        latent: width that routed experts read and make, between projections of their own that
+            all tokens pass, or None for ``d``.
     """
 
     d: Expr
@@ -57,16 +61,30 @@ class Experts:
     shared: FeedForward | None = None
     shared_gate: bool = False
     packed: bool = False
+    learned_correction: bool = False
+    learned_scale: bool = False
+    latent: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
         return ()
 
-    def add(self, m: Maker, x: str) -> str:
-        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        logits = m.linear("router", x, self.experts, self.d, self.router_bias)
-        weights, numbers = m.add_many("route", self._route(), logits)
-        routed = m.add("combine", Combine(), self._experts(m, x, numbers), weights)
+    def add(self, m: Maker, x: str, reads: str = "") -> str:
+        """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``.
+
+        ``reads`` is what the router reads where it is not ``x``.
+        """
+        logits = m.linear("router", reads or x, self.experts, self.d, self.router_bias)
+        operands = [logits]
+        if self.learned_correction:
+            operands.append(m.vector("route_bias", self.experts))
+        if self.learned_scale:
+            operands.append(m.vector("route_scale", self.experts))
+        weights, numbers = m.add_many("route", self._route(), *operands)
+        low = x if self.latent is None else m.linear("latent_down", x, self.latent, self.d)
+        routed = m.add("combine", Combine(), self._experts(m, low, numbers), weights)
+        if self.latent is not None:
+            routed = m.linear("latent_up", routed, self.d, self.latent)
         if self.shared is None:
             return routed
         shared = self.shared.add(m, x, "shared_")
@@ -80,8 +98,8 @@ class Experts:
         return replace(self.route, chosen=self.chosen)
 
     def _experts(self, m: Maker, x: str, numbers: str) -> str:
-        """Rows ``(B, q, k, d)`` of the chosen experts."""
-        d, width = self.d, self.width
+        """Rows ``(B, q, k, d)``, or as wide as ``latent``, of the chosen experts."""
+        d, width = self.d if self.latent is None else self.latent, self.width
         if not self.gated:
             up = self._linear(m, "expert_up", x, numbers, width, d)
             acted = m.add("expert_act", Activation(self.activation), up)

@@ -8,7 +8,7 @@ from sympy import Expr
 
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
-from costgraph.ops import Activation, Multiply, Split
+from costgraph.ops import Multiply, Split
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FeedForward:
         d, width, bias = self.d, self.width, self.bias
         if not self.gated:
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
-            acted = m.add(f"{prefix}mlp_act", Activation(self.activation), up)
+            acted = m.activation(f"{prefix}mlp_act", up, self.activation)
             return m.linear(f"{prefix}down_proj", acted, d, width, bias)
         if self.fused_gate_up:
             packed = m.linear(f"{prefix}gate_up_proj", x, 2 * width, d, bias)
@@ -49,6 +49,6 @@ class FeedForward:
         else:
             gate = m.linear(f"{prefix}gate_proj", x, width, d, bias)
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
-        acted = m.add(f"{prefix}mlp_act", Activation(self.activation), gate)
+        acted = m.activation(f"{prefix}mlp_act", gate, self.activation)
         gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
         return m.linear(f"{prefix}down_proj", gated, d, width, bias)

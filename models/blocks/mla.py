@@ -18,10 +18,14 @@ from costgraph.ops import (
     Split,
     SplitScores,
 )
-from costgraph.ops.pattern import counted
+from costgraph.ops.pattern import Pattern, counted
 from costgraph.symbols import q
 
 ONE = Integer(1)
+TABLE = "rope_table"
+
+#: Names of tensors.
+Names = tuple[str, ...]
 
 #: Forms of latent attention: how keys and values come from the latent vectors.
 #: All give the same result from the same weights.
@@ -53,6 +57,7 @@ class LatentAttention:
         q_rank: width of the queries' latent vector, or None for a full projection.
         bias: of the projections to latent vectors and of the output.
         norm: of the latent vectors.
+        rotary: False leaves the widths as they are and rotates nothing.
     """
 
     d: Expr
@@ -64,69 +69,86 @@ class LatentAttention:
     q_rank: Expr | None = None
     bias: bool = False
     norm: Norm = Norm()
+    rotary: bool = True
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
-        return (Tensor("rope_table", (q, self.rope_dim), style.acts),)
+        if not self.rotary:
+            return ()
+        return (Tensor(TABLE, (q, self.rope_dim), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        (table,) = self.operands(m.style)
-        content, rotary = self._queries(m, x)
-        rotary = m.add("q_rope", Rope(), rotary, table.name)
+        content, rotary, index = self._queries(m, x)
         packed = m.linear("kv_a_proj", x, self.kv_rank + self.rope_dim, self.d, self.bias)
         parts = ((self.kv_rank,), (ONE, self.rope_dim))
         latent, key = m.add_many("kv_split", Split(parts), packed)
         latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
-        key = m.add("k_rope", Rope(), key, table.name)
+        if self.rotary:
+            rotary = m.add("q_rope", Rope(), rotary, TABLE)
+            key = m.add("k_rope", Rope(), key, TABLE)
         keys = m.add("rope_append", KVAppend(), m.cache("rope_cache", ONE, self.rope_dim), key)
-        mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys)
+        mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys, index)
         return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)
 
-    def _queries(self, m: Maker, x: str) -> tuple[str, str]:
-        """Content and rotary parts of the queries, ``(B, q, H, …)``."""
+    def _queries(self, m: Maker, x: str) -> tuple[str, str, Names]:
+        """Content and rotary parts of the queries, ``(B, q, H, …)``, and the rows they see."""
         h, width = self.heads, self.nope_dim + self.rope_dim
-        split = (h, width)
+        split, index = (h, width), Names()
         if self.q_rank is None:
             packed = m.linear("q_proj", x, h * width, self.d, split=split)
         else:
             low = m.linear("q_a_proj", x, self.q_rank, self.d, self.bias)
             low = m.norm("q_norm", low, self.q_rank, self.norm)
+            index = self.chosen(m, x, low)
             packed = m.linear("q_b_proj", low, h * width, self.q_rank, split=split)
         content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
-        return content, rotary
+        return content, rotary, index
 
-    def _attend(
-        self, m: Maker, content: str, rotary: str, keys: str, rope_keys: str, values: str
-    ) -> str:
-        pattern = counted(m.style.mask)
-        scores = m.add("qk_matmul", SplitScores(pattern), content, rotary, keys, rope_keys)
+    def sees(self, style: Style) -> Pattern:
+        """The positions that each one sees: all up to itself."""
+        return counted(style.mask)
+
+    def chosen(self, m: Maker, x: str, low: str) -> Names:
+        """Adds what chooses the rows to attend, from ``x`` and latent queries; its result."""
+        return ()
+
+    def _attend(self, m: Maker, queries: Names, keys: Names, values: str, index: Names) -> str:
+        pattern = self.sees(m.style)
+        rows = index if pattern.indexed else ()
+        scores = m.add("qk_matmul", SplitScores(pattern), *queries, *keys, *rows)
         probabilities = m.add("softmax", Softmax(pattern), scores)
-        return m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
+        return m.add("sv_matmul", AttentionValues(pattern), probabilities, values, *rows)
 
     def _latents(self, m: Maker, latent: str) -> str:
         """The cache of latent vectors, extended: ``(B, T, 1, kv_rank)``."""
         row = m.add("latent_row", Split(((ONE, self.kv_rank),)), latent)
         return m.add("latent_append", KVAppend(), m.cache("latent_cache", ONE, self.kv_rank), row)
 
-    def _absorbed(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+    def _absorbed(
+        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+    ) -> str:
         h, latents = self.heads, self._latents(m, latent)
         w_k = m.weight("k_up.weight", h, self.kv_rank, self.nope_dim)
         w_v = m.weight("v_up.weight", h, self.v_dim, self.kv_rank)
         content = m.add("q_absorb", HeadLinear(), content, w_k)
-        mixed = self._attend(m, content, rotary, latents, keys, latents)
+        mixed = self._attend(m, (content, rotary), (latents, keys), latents, index)
         return m.add("v_absorb", HeadLinear(), mixed, w_v)
 
-    def _naive(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+    def _naive(
+        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+    ) -> str:
         made, values = self._expand(m, self._latents(m, latent), 2)
-        return self._attend(m, content, rotary, made, keys, values)
+        return self._attend(m, (content, rotary), (made, keys), values, index)
 
-    def _expanded(self, m: Maker, content: str, rotary: str, latent: str, keys: str) -> str:
+    def _expanded(
+        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+    ) -> str:
         h = self.heads
         made, values = self._expand(m, latent, 1)
         made = m.add("k_append", KVAppend(), m.cache("k_cache", h, self.nope_dim), made)
         values = m.add("v_append", KVAppend(), m.cache("v_cache", h, self.v_dim), values)
-        return self._attend(m, content, rotary, made, keys, values)
+        return self._attend(m, (content, rotary), (made, keys), values, index)
 
     def _expand(self, m: Maker, latent: str, contract: int) -> tuple[str, str]:
         """Keys and values of every head from latent vectors."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph.ir.dtypes import BF16, FP32, DType
 from costgraph.ir.graph import Builder
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import LayerNorm, Linear, RMSNorm
+from costgraph.ops import Activation, LayerNorm, Linear, RMSNorm
+from costgraph.ops.elementwise import LEARNED
 from costgraph.ops.experts import BALANCED, Routing
 from costgraph.ops.pattern import CAUSAL, Pattern
 from costgraph.symbols import B, T, q
@@ -109,6 +110,11 @@ class Maker(Builder):
         if bias:
             operands.append(self.vector(f"{name}.bias", oc))
         return self.add(name, Linear(bias, contract, split), *operands)
+
+    def activation(self, name: str, x: str, function: str) -> str:
+        """Adds an activation function, with its learned numbers where it has some."""
+        learned = (self.vector(f"{name}.{n}", Integer(1)) for n in LEARNED.get(function, ()))
+        return self.add(name, Activation(function), x, *learned)
 
     def norm(self, name: str, x: str, width: Expr | tuple[Expr, ...], norm: Norm) -> str:
         """Adds a normalisation over the last ``width`` elements.

@@ -16,8 +16,10 @@ from costgraph.models.families.common import Family, Model, Reading
 #: The files of this package that hold tables, the most common first.
 FILES = (
     "llama",
+    "dense",
     "qwen",
     "gemma",
+    "gemma4",
     "gpt",
     "alibi",
     "cohere",
@@ -25,16 +27,20 @@ FILES = (
     "glm",
     "diffusion",
     "experts",
+    "sparse",
+    "searched",
     "alternating",
     "deepseek",
     "state_space",
     "hybrid",
     "hybrid_experts",
+    "kimi",
     "encoders",
     "vision",
     "denoisers",
     "flows",
     "multimodal",
+    "wrapped",
 )
 
 V = TypeVar("V")

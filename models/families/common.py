@@ -32,6 +32,7 @@ ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
         "gelu_fast": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
         "quick_gelu": "quick_gelu",
+        "xielu": "xielu",
     }
 )
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import LatentAttention
+from costgraph.models.blocks import LatentAttention, Layer
+from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.experts import (
     corrected_route,
+    crossed,
+    ends_of,
     feed_forward_of,
+    layers_of,
+    shared_experts,
     shared_stack,
+    uniform,
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
@@ -49,6 +56,92 @@ def _deepseek_v3(fields: Fields) -> Reading:
     return _read(fields, corrected_route(fields))
 
 
+def _glm_lite(fields: Fields) -> Reading:
+    """GLM-4.7-Flash: as DeepSeek-V3, whose first layer alone is dense where nothing is said."""
+    return _deepseek_v3(fields.with_defaults(first_k_dense_replace=1))
+
+
+def _indexed(fields: Fields) -> IndexedAttention:
+    """Latent attention with an indexer; it needs latent queries."""
+    plain = latent_attention_of(fields)
+    if plain.q_rank is None:
+        raise ModelError(f"{fields.name}: 'q_lora_rank' is null: the indexer reads latent queries")
+    sizes = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    return IndexedAttention(
+        **sizes,
+        index_heads=Integer(fields.size("index_n_heads")),
+        index_dim=Integer(fields.size("index_head_dim")),
+        most=Integer(fields.size("index_topk")),
+    )
+
+
+def _sparse(fields: Fields, ahead: str | None, kinds: Sequence[str] | None = None) -> Reading:
+    """Attention to chosen positions; layers that are not ``full`` share the last one's choice."""
+    indexed = _indexed(fields)
+    if fields.values.get("moe_layer_freq", 1) != 1:
+        raise ModelError(f"{fields.name}: 'moe_layer_freq' must be 1")
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    experts = shared_experts(fields, dense, corrected_route(fields))
+    plain = latent_attention_of(fields)
+    sizes = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    shared = SelectedAttention(**sizes, most=indexed.most)
+    mixers = {"": indexed, "full": indexed, "shared": shared}
+    wanted = [""] * layers_of(fields) if kinds is None else kinds
+    made = crossed(fields, mixers, wanted, dense, experts, ahead=ahead)
+    note = (
+        f"each query attends the {indexed.most} rows that an indexer scores highest; queries of "
+        "one step that choose apart read at most as many rows as they choose"
+    )
+    return replace(made, assumptions=(*made.assumptions, note))
+
+
+def _deepseek_v32(fields: Fields) -> Reading:
+    return _sparse(fields, "")
+
+
+def _glm_dsa(fields: Fields) -> Reading:
+    """GLM-5: some layers have an indexer, the others share the choice of the last one."""
+    count = layers_of(fields)
+    found = fields.values.get("indexer_types")
+    pattern = fields.values.get("index_topk_pattern")
+    if found is None and isinstance(pattern, str):
+        found = [{"F": "full", "S": "shared"}.get(letter) for letter in pattern]
+    step = fields.size("index_topk_freq", default=1)
+    offset = fields.values.get("index_skip_topk_offset", 2)
+    if type(offset) is not int:
+        raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
+    if found is None:
+        found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
+    known = isinstance(found, list) and all(k in ("full", "shared") for k in found)
+    if not known or len(found) != count or found[0] != "full":
+        raise ModelError(
+            f"{fields.name}: 'indexer_types' must say full or shared for each of {count} layers, "
+            "and full for the first"
+        )
+    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, found)
+
+
+def _dense(fields: Fields) -> Reading:
+    """Latent attention and one dense feed-forward block in every layer."""
+    bias = fields.flag("mlp_bias", False)
+    dense = replace(feed_forward_of(fields, fields.size("intermediate_size")), bias=bias)
+    layer = Layer(
+        dense.d,
+        latent_attention_of(fields),
+        dense,
+        # Branches are multiplied by scale_depth / sqrt(layers).
+        residual_scale=fields.values.get("scale_depth") is not None,
+    )
+    d = fields.size("hidden_size")
+    ends = ends_of(
+        fields,
+        tied=True,
+        embed_scale=fields.number("scale_emb", 1.0) != 1,
+        head_scale=fields.size("dim_model_base", default=d) != d,
+    )
+    return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))
+
+
 def _deepseek_v2(fields: Fields) -> Reading:
     limited = fields.word("topk_method", default="greedy") == "group_limited_greedy"
     route = replace(
@@ -66,6 +159,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "deepseek_v2": _deepseek_v2,
         "deepseek_v3": _deepseek_v3,
         "kimi_k2": _deepseek_v3,
+        "sarvam_mla": _deepseek_v3,
+        "glm4_moe_lite": _glm_lite,
+        "deepseek_v32": _deepseek_v32,
+        "glm_moe_dsa": _glm_dsa,
+        "youtu": _dense,
+        "minicpm3": _dense,
     }
 )
 
@@ -75,5 +174,11 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "DeepseekV2ForCausalLM": "deepseek_v2",
         "DeepseekV3ForCausalLM": "deepseek_v3",
         "KimiK2ForCausalLM": "kimi_k2",
+        "SarvamMLAForCausalLM": "sarvam_mla",
+        "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
+        "DeepseekV32ForCausalLM": "deepseek_v32",
+        "GlmMoeDsaForCausalLM": "glm_moe_dsa",
+        "YoutuForCausalLM": "youtu",
+        "MiniCPM3ForCausalLM": "minicpm3",
     }
 )

@@ -24,6 +24,7 @@ from costgraph.models.blocks import (
     arranged,
 )
 from costgraph.models.blocks.pattern import period_of
+from costgraph.models.blocks.stack import Repeatable
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -89,7 +90,7 @@ def ends_of(fields: Fields, tied: bool = False, **changes: Any) -> Ends:
     return replace(ends, **changes)
 
 
-def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Layer]) -> Stack:
+def stacked(ends: Ends, kinds: Sequence[str], layers: Mapping[str, Repeatable]) -> Stack:
     """A model whose layer ``i`` is ``layers[kinds[i]]``.
 
     Where a pattern recurs only after a few first layers, those stand apart.
@@ -287,27 +288,82 @@ def corrected_route(fields: Fields) -> Route:
     )
 
 
+def sparse_layers(fields: Fields) -> list[bool]:
+    """Whether each layer has experts: ``mlp_layer_types``, or all after the first dense ones."""
+    count = layers_of(fields)
+    listed = fields.values.get("mlp_layer_types")
+    first = fields.values.get("first_k_dense_replace", 0)
+    if listed is not None:
+        known = isinstance(listed, list) and all(k in ("dense", "sparse") for k in listed)
+        if not known or len(listed) != count:
+            raise ModelError(
+                f"{fields.name}: 'mlp_layer_types' must be a list of {count} times dense or sparse"
+            )
+        return [kind == "sparse" for kind in listed]
+    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= count:
+        raise ModelError(
+            f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"
+        )
+    return [i >= first for i in range(count)]
+
+
 def shared_stack(fields: Fields, mixer: Block, dense: FeedForward, route: Route) -> Reading:
     """Layers as DeepSeek-V3 has them: first dense ones, then experts with shared ones.
 
     Extra layers for multi-token prediction (``num_nextn_predict_layers``) have experts, too.
     """
+    experts = shared_experts(fields, dense, route)
+    return crossed(fields, {"": mixer}, [""] * layers_of(fields), dense, experts)
+
+
+def shared_experts(fields: Fields, dense: FeedForward, route: Route) -> Experts:
+    """Routed experts, and shared ones as one wide block."""
     width = fields.size("moe_intermediate_size")
-    experts = experts_of(fields, width, route, "n_routed_experts")
-    if fields.values.get("n_shared_experts"):
-        block = replace(dense, width=Integer(width * fields.size("n_shared_experts")))
-        experts = replace(experts, shared=block)
-    first, count = fields.values.get("first_k_dense_replace", 0), layers_of(fields)
-    if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= count:
-        raise ModelError(
-            f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"
-        )
-    layers = {"dense": Layer(dense.d, mixer, dense), "experts": Layer(dense.d, mixer, experts)}
-    kinds = ["dense"] * first + ["experts"] * (count - first)
-    ends, key = ends_of(fields), "num_nextn_predict_layers"
-    ahead = fields.size(key) if fields.values.get(key) else 0
-    model = stacked(ends, kinds, layers)
-    return Reading(model, ahead=next_token(ends, layers["experts"], ahead))
+    experts = experts_of(fields, width, route, "n_routed_experts", "num_experts")
+    key = "n_shared_experts" if fields.values.get("n_shared_experts") else "num_shared_experts"
+    if not fields.values.get(key):
+        return experts
+    return replace(experts, shared=replace(dense, width=Integer(width * fields.size(key))))
+
+
+def crossed(
+    fields: Fields,
+    mixers: Mapping[str, Block],
+    kinds: Sequence[str],
+    dense: Block,
+    experts: Block,
+    ends: Ends | None = None,
+    ahead: str | None = "",
+    **layer: Any,
+) -> Reading:
+    """Layers of several kinds of mixers, each with experts or with a dense block.
+
+    Args:
+        fields: says which layers have experts (:func:`sparse_layers`).
+        mixers: by name; a name that is not empty stands in the names of its layers.
+        kinds: the mixer of each layer.
+        dense, experts: the channels.
+        ends: around the layers; those of :func:`ends_of` where not given.
+        ahead: the mixer of modules for multi-token prediction; None where theirs is not known.
+        layer: attributes of the layers.
+    """
+    d = Integer(fields.size("hidden_size"))
+
+    def name(held: bool, kind: str) -> str:
+        return ("experts" if held else "dense") + (f"_{kind}" if kind else "")
+
+    pairs = list(zip(sparse_layers(fields), kinds, strict=True))
+    layers = {
+        name(held, kind): Layer(d, mixers[kind], experts if held else dense, **layer)
+        for held, kind in dict.fromkeys(pairs)
+    }
+    outer = ends_of(fields) if ends is None else ends
+    model = stacked(outer, [name(*pair) for pair in pairs], layers)
+    key = "num_nextn_predict_layers"
+    if ahead is None or not fields.values.get(key):
+        return Reading(model)
+    module = Layer(d, mixers[ahead], experts, **layer)
+    return Reading(model, ahead=next_token(outer, module, fields.size(key)))
 
 
 #: ``model_type`` to the function that reads it.

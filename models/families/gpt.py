@@ -134,7 +134,7 @@ def _codegen(fields: Fields) -> Reading:
     return Reading(replace(found.model, fused_qkv=True))
 
 
-def _plain(fields: Fields, activation: str) -> Decoder:
+def plain_norms(fields: Fields, activation: str) -> Decoder:
     """Layer norms with bias and two matrices, otherwise as a Llama."""
     return replace(
         llama_like(fields, activation=activation), norm="layer", norm_bias=True, gated=False
@@ -147,7 +147,7 @@ def _starcoder2(fields: Fields) -> Reading:
         if fields.word(key, default=known) != known:
             raise ModelError(f"{fields.name}: {key!r} is not {known!r}: not supported here")
     model = replace(
-        _plain(fields, "gelu_pytorch_tanh"),
+        plain_norms(fields, "gelu_pytorch_tanh"),
         **biases(bias),
         tied=fields.flag("tie_word_embeddings", True),
         window=window_of(fields),
@@ -158,7 +158,7 @@ def _starcoder2(fields: Fields) -> Reading:
 def _phi(fields: Fields) -> Reading:
     _, _, dh = heads_of(fields, fields.size("hidden_size"))
     model = replace(
-        _plain(fields, "gelu_new"),
+        plain_norms(fields, "gelu_new"),
         **biases(True),
         head_bias=True,
         parallel=True,
@@ -173,7 +173,7 @@ def _nemotron(fields: Fields) -> Reading:
     _, _, dh = heads_of(fields, fields.size("hidden_size"))
     bias = fields.flag("attention_bias", False)
     model = replace(
-        _plain(fields, "relu2"),
+        plain_norms(fields, "relu2"),
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=fields.flag("mlp_bias", False),

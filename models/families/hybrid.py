@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sympy import Expr, Integer, Rational, Symbol
@@ -15,6 +15,7 @@ from costgraph.models.blocks import (
     Attention,
     Block,
     Ends,
+    Experts,
     FeedForward,
     Layer,
     Maker,
@@ -37,8 +38,10 @@ from costgraph.models.families.common import (
     next_token,
     rotary_of,
 )
+from costgraph.models.families.experts import corrected_route, experts_of
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
+from costgraph.ops import Route
 from costgraph.ops.pattern import Window
 
 GATHERED = "equal layers stand together: the order of layers changes neither time nor memory"
@@ -74,18 +77,16 @@ def words(fields: Fields, key: str, known: Mapping[str, str]) -> list[str]:
 def _nemotron_pattern(fields: Fields) -> list[str]:
     """The kinds of layers: a text of letters or, since Transformers 5, a list of names."""
     if fields.values.get("layers_block_type") is not None:
-        found = words(fields, "layers_block_type", {**MAMBA_NAMES, "mlp": "mlp"})
-        letters = {"mamba": "M", "attention": "*", "mlp": "-"}
-        # Files hold keys of experts whether they have any or not.
-        for key in _EXPERTS:
-            fields.values.get(key)
+        known = {**MAMBA_NAMES, "mlp": "mlp", "moe": "moe"}
+        found = words(fields, "layers_block_type", known)
+        letters = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
         return [letters[kind] for kind in found]
     pattern = fields.word("hybrid_override_pattern")
-    unknown = set(pattern) - set("M*-")
+    unknown = set(pattern) - set("M*-E")
     if unknown:
         raise ModelError(
             f"{fields.name}: 'hybrid_override_pattern' has {clip(min(unknown))}; "
-            "known: M (Mamba 2), * (attention), - (feed-forward)"
+            "known: M (Mamba 2), * (attention), - (feed-forward), E (experts)"
         )
     count = fields.size("num_hidden_layers", default=len(pattern))
     if count != len(pattern):
@@ -96,14 +97,37 @@ def _nemotron_pattern(fields: Fields) -> list[str]:
     return list(pattern)
 
 
-#: What says how many experts layers of the kind ``moe`` have; others have none.
+#: What says how many experts layers of the kind ``moe`` have: files hold it whether they have
+#: such layers or not.
 _EXPERTS = (
     "n_routed_experts",
     "n_shared_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
     "moe_shared_expert_intermediate_size",
+    "moe_latent_size",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "n_group",
+    "topk_group",
 )
+
+
+def _nemotron_experts(fields: Fields, feed: FeedForward) -> Experts:
+    """Experts without gates, and shared ones of a width of their own."""
+    width = fields.size("moe_intermediate_size")
+    experts = experts_of(
+        fields,
+        width,
+        corrected_route(fields),
+        "n_routed_experts",
+        activation=feed.activation,
+        gated=False,
+    )
+    if fields.values.get("moe_latent_size") is not None:
+        experts = replace(experts, latent=Integer(fields.size("moe_latent_size")))
+    wide = Integer(fields.size("moe_shared_expert_intermediate_size", default=width))
+    return replace(experts, shared=replace(feed, width=wide))
 
 
 def _nemotron_h(fields: Fields) -> Reading:
@@ -145,6 +169,10 @@ def _nemotron_h(fields: Fields) -> Reading:
         "*": ("attention", Layer(Integer(d), attention, None)),
         "-": ("mlp", Layer(Integer(d), feed, None)),
     }
+    if "E" in pattern:
+        kinds["E"] = ("experts", Layer(Integer(d), _nemotron_experts(fields, feed), None))
+    for key in _EXPERTS:
+        fields.values.get(key)
     segments = gathered(kinds[letter] for letter in pattern)
     return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
 
@@ -344,9 +372,28 @@ def _recurrent_gemma(fields: Fields) -> Reading:
 
 
 def _lfm2(fields: Fields) -> Reading:
-    d = fields.size("hidden_size")
-    heads, kv_heads, head_dim = heads_of(fields, d)
-    kinds = words(fields, "layer_types", {"conv": "conv", "full_attention": "attention"})
+    feed = FeedForward(Integer(fields.size("hidden_size")), Integer(_lfm2_width(fields)))
+    return _convolved(fields, feed, feed, 0)
+
+
+def _lfm2_moe(fields: Fields) -> Reading:
+    feed = FeedForward(
+        Integer(fields.size("hidden_size")), Integer(fields.size("intermediate_size"))
+    )
+    route = Route(
+        score="sigmoid",
+        normalise=fields.flag("norm_topk_prob", True),
+        scale=fields.number("routed_scaling_factor", 1.0) != 1,
+        correction=fields.flag("use_expert_bias", True),
+    )
+    experts = experts_of(fields, fields.size("moe_intermediate_size"), route, "num_experts")
+    dense = fields.values.get("num_dense_layers", 2)
+    if type(dense) is not int or dense < 0:
+        raise ModelError(f"{fields.name}: 'num_dense_layers' must be a count, not {clip(dense)}")
+    return _convolved(fields, feed, experts, dense)
+
+
+def _lfm2_width(fields: Fields) -> int:
     width = fields.size("intermediate_size", "block_ff_dim")
     if fields.flag("block_auto_adjust_ff_dim", True):
         # As the published code: two thirds, a multiplier, rounded up to a multiple.
@@ -360,6 +407,14 @@ def _lfm2(fields: Fields) -> Reading:
                 )
             step = fields.size("block_multiple_of", default=256)
             width = step * -(-int(multiplier * width) // step)
+    return width
+
+
+def _convolved(fields: Fields, dense: Block, rest: Block, first: int) -> Reading:
+    """Short convolutions and attention; ``dense`` blocks in the ``first`` layers."""
+    d = fields.size("hidden_size")
+    heads, kv_heads, head_dim = heads_of(fields, d)
+    kinds = words(fields, "layer_types", {"conv": "conv", "full_attention": "attention"})
     attention = Attention(
         d=Integer(d),
         heads=Integer(heads),
@@ -371,10 +426,17 @@ def _lfm2(fields: Fields) -> Reading:
     conv = ShortConv(
         Integer(d), Integer(fields.size("conv_L_cache", default=3)), fields.flag("conv_bias", False)
     )
-    feed = FeedForward(Integer(d), Integer(width))
     mixers: dict[str, Block] = {"conv": conv, "attention": attention}
-    segments = gathered((kind, Layer(Integer(d), mixers[kind], feed)) for kind in kinds)
-    return Reading(Stack(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+    segments = gathered(
+        (
+            f"dense_{kind}" if i < first else kind,
+            Layer(Integer(d), mixers[kind], dense if i < first else rest),
+        )
+        for i, kind in enumerate(kinds)
+    )
+    tied = fields.flag("tie_embedding", fields.flag("tie_word_embeddings", True))
+    ends = replace(ends_of(fields, d, tied=True), tied=tied)
+    return Reading(Stack(ends, segments), assumptions=(GATHERED,))
 
 
 #: ``model_type`` to the function that reads it.
@@ -385,6 +447,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_text": _qwen3_5,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
+        "lfm2_moe": _lfm2_moe,
     }
 )
 
@@ -396,5 +459,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen3_5ForCausalLM": "qwen3_5_text",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",
+        "Lfm2MoeForCausalLM": "lfm2_moe",
     }
 )

@@ -25,7 +25,7 @@ ONE = Integer(1)
 
 
 def elementwise(site: Site) -> Ruled:
-    """Operands of one shape, the later ones broadcast over leading axes."""
+    """Operands of one shape, the later ones broadcast over leading axes and those of length one."""
     split = [p for p in site.places if p is not None and p.axis is not None]
     if not split:
         return Ruled(site.op, (WHOLE,) * len(site.inputs), (WHOLE,) * len(site.outputs))
@@ -37,7 +37,8 @@ def elementwise(site: Site) -> Ruled:
         if place is not None and place.axis is not None and _from_end(site, place) != back:
             raise site.blocked("its operands are split along different axes", *split)
         axis = len(tensor.shape) + back
-        wanted.append(moved(at, axis) if axis >= 0 else WHOLE)
+        broadcast = axis < 0 or tensor.shape[axis] == 1 != site.outputs[0].shape[back]
+        wanted.append(WHOLE if broadcast else moved(at, axis))
     return Ruled(site.op, tuple(wanted), (moved(at, rank + back),) * len(site.outputs))
 
 

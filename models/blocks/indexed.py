@@ -1,0 +1,76 @@
+"""Latent attention to positions that an indexer chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.formula.least import least
+from costgraph.ir.dtypes import INT32
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.mla import ONE, TABLE, LatentAttention, Names
+from costgraph.models.blocks.style import Maker, Norm, Style
+from costgraph.ops import KVAppend, Rope, Split
+from costgraph.ops.index import Choose, IndexScores
+from costgraph.ops.pattern import Pattern, Selected, counted
+from costgraph.symbols import B, T, q
+
+
+@dataclass(frozen=True)
+class SelectedAttention(LatentAttention):
+    """Latent attention to the positions that an earlier layer chose.
+
+    Attributes:
+        most: positions that each query attends.
+    """
+
+    most: Expr = ONE
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The rotary table, and the rows ``(B, q, 1, Min(T, most))`` that were chosen."""
+        shape = (B, q, ONE, least(T, self.most))
+        return (*super().operands(style), Tensor("index_chosen", shape, INT32))
+
+    def sees(self, style: Style) -> Pattern:
+        """The best rows, their pairs counted as the style says."""
+        return counted(style.mask, Selected(self.most))
+
+    def chosen(self, m: Maker, x: str, low: str) -> Names:
+        """The rows of the layer before."""
+        return ("index_chosen",)
+
+
+@dataclass(frozen=True)
+class IndexedAttention(SelectedAttention):
+    """Latent attention behind DeepSeek-V3.2's lightning indexer (arXiv 2512.02556, section 2.1).
+
+    A few small query heads score all positions against one cached key each; attention reads
+    the ``most`` best of them alone.
+
+    Attributes:
+        index_heads, index_dim: query heads of the indexer, and their size.
+    """
+
+    index_heads: Expr = Integer(1)
+    index_dim: Expr = Integer(1)
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The rotary table: the layer chooses itself."""
+        return LatentAttention.operands(self, style)
+
+    def chosen(self, m: Maker, x: str, low: str) -> Names:
+        """Adds the indexer: it reads the hidden state and the latent queries."""
+        h, width = self.index_heads, self.index_dim
+        assert self.q_rank is not None
+        query = m.linear("index_q_proj", low, h * width, self.q_rank, split=(h, width))
+        key = m.linear("index_k_proj", x, width, self.d)
+        key = m.norm("index_k_norm", key, width, Norm("layer", True))
+        key = m.add("index_k_row", Split(((ONE, width),)), key)
+        query = m.add("index_q_rope", Rope(), query, TABLE)
+        key = m.add("index_k_rope", Rope(), key, TABLE)
+        keys = m.add("index_append", KVAppend(), m.cache("index_cache", ONE, width), key)
+        weights = m.linear("index_weights_proj", x, h, self.d)
+        pattern = counted(m.style.mask)
+        scores = m.add("index_scores", IndexScores(pattern), query, keys, weights)
+        return (m.add("index_choose", Choose(self.most, pattern), scores),)

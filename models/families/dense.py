@@ -1,0 +1,241 @@
+"""Dense relatives of Llama: what :func:`llama_like` reads, with a few attributes changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.decoder import Decoder
+from costgraph.models.families.common import (
+    SLIDING,
+    Family,
+    Reading,
+    alternating,
+    biases,
+    layer_types,
+    next_token,
+    window_of,
+)
+from costgraph.models.families.gpt import plain_norms
+from costgraph.models.families.llama import llama_like
+from costgraph.models.fields import Fields
+
+
+def _bias_of(fields: Fields, default: bool = False) -> Decoder:
+    """A Llama with its two flags for biases: ``attention_bias`` and ``mlp_bias``."""
+    bias = fields.flag("attention_bias", default)
+    return replace(
+        llama_like(fields, activation="silu"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", default),
+    )
+
+
+def scales_queries(fields: Fields) -> bool:
+    """Whether queries are multiplied by a number per position, as in Llama 4."""
+    rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling")
+    return isinstance(rope, Mapping) and bool(rope.get("llama_4_scaling_beta"))
+
+
+def _ministral3(fields: Fields) -> Reading:
+    model = replace(
+        llama_like(fields, activation="silu"),
+        window=window_of(fields),
+        query_scale=scales_queries(fields),
+    )
+    return Reading(model)
+
+
+def _ministral(fields: Fields) -> Reading:
+    window = window_of(fields, 4096)
+    kinds = layer_types(fields, lambda i: window is not None)
+    return Reading(alternating(llama_like(fields, activation="silu"), kinds, window))
+
+
+def _cwm(fields: Fields) -> Reading:
+    fields.refuse("attention_bias", "biases are not known in this family")
+    # The first of four layers sees everything.
+    kinds = layer_types(fields, lambda i: i % 4 != 0)
+    return Reading(alternating(_bias_of(fields), kinds, window_of(fields, 8192)))
+
+
+def _helium(fields: Fields) -> Reading:
+    model = _bias_of(fields)
+    if model.heads * model.head_dim != model.d:
+        raise ModelError(
+            f"{fields.name}: {model.heads} heads of {model.head_dim} are not as wide as "
+            f"'hidden_size' = {model.d}, as the published code needs them"
+        )
+    return Reading(replace(model, out_bias=False))
+
+
+def _seed_oss(fields: Fields) -> Reading:
+    # Biases on queries, keys and values, and a flag of its own for the output.
+    model = replace(
+        llama_like(fields, activation="silu"),
+        qkv_bias=fields.flag("attention_bias", True),
+        out_bias=fields.flag("attention_out_bias", False),
+        mlp_bias=fields.flag("mlp_bias", False),
+    )
+    return Reading(model)
+
+
+def _arcee(fields: Fields) -> Reading:
+    model = replace(_bias_of(fields.with_defaults(hidden_act="relu2")), gated=False)
+    return Reading(model)
+
+
+def _ernie(fields: Fields) -> Reading:
+    model = llama_like(fields.with_defaults(head_dim=128), tied=True, activation="silu")
+    return Reading(replace(model, **biases(fields.flag("use_bias", False))))
+
+
+def _hunyuan(fields: Fields) -> Reading:
+    fields.refuse("use_cla", "caches shared between layers are not known in this family")
+    return Reading(replace(_bias_of(fields), qk_norm=fields.flag("use_qk_norm", True)))
+
+
+def _apertus(fields: Fields) -> Reading:
+    fields.refuse("mlp_bias", "biases of the feed-forward block are not known in this family")
+    model = _bias_of(fields.with_defaults(hidden_act="xielu"))
+    return Reading(replace(model, gated=False, qk_norm=fields.flag("qk_norm", True)))
+
+
+def _hyperclovax(fields: Fields) -> Reading:
+    model = replace(
+        _bias_of(fields),
+        post_norms=fields.flag("use_post_norm", True),
+        embed_scale=fields.number("embedding_multiplier", 1.0) != 1,
+        residual_scale=fields.number("residual_multiplier", 1.0) != 1,
+        logit_scale=fields.number("logits_scaling", 1.0) != 1,
+    )
+    return Reading(model)
+
+
+def _jais2(fields: Fields) -> Reading:
+    bias = fields.flag("attention_bias", True)
+    model = replace(
+        plain_norms(fields, "relu2"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", True),
+    )
+    return Reading(model)
+
+
+def _internlm3(fields: Fields) -> Reading:
+    # The first releases name the biases apart.
+    bias = fields.flag("attention_bias", False)
+    model = replace(
+        llama_like(fields.with_defaults(head_dim=128), activation="silu"),
+        qkv_bias=fields.flag("qkv_bias", bias),
+        out_bias=fields.flag("bias", bias),
+        mlp_bias=fields.flag("bias", fields.flag("mlp_bias", False)),
+    )
+    return Reading(model)
+
+
+def _solar(fields: Fields) -> Reading:
+    for key in ("bskcn_1", "bskcn_2", "bskcn_3", "bskcn_4"):
+        fields.refuse(key, "connections between distant layers are not understood")
+    return Reading(_bias_of(fields))
+
+
+def _mimo(fields: Fields) -> Reading:
+    """Qwen 2 with a module for multi-token prediction beside it."""
+    fields.refuse("use_sliding_window", "windows are not known in this family")
+    bias = fields.flag("attention_bias", True)
+    model = replace(llama_like(fields, activation="silu"), qkv_bias=bias)
+    key = "num_nextn_predict_layers"
+    ahead = fields.size(key) if fields.values.get(key) else 0
+    return Reading(model, ahead=next_token(model.stack().ends, model.layer(), ahead))
+
+
+def _gpt_neo(fields: Fields) -> Reading:
+    """Learned positions; layers that see everything, and local ones, in turns."""
+    named = fields.renamed(
+        num_hidden_layers="num_layers",
+        num_attention_heads="num_heads",
+        hidden_act="activation_function",
+    )
+    d = named.size("hidden_size")
+    named = named.with_defaults(intermediate_size=4 * d)
+    model = replace(
+        plain_norms(named, "gelu_new"),
+        rotary=None,
+        positions=Integer(fields.size("max_position_embeddings", default=2048)),
+        tied=fields.flag("tie_word_embeddings", True),
+        out_bias=True,
+        mlp_bias=True,
+    )
+    kinds = tuple(SLIDING if k == "local" else "full" for k in _neo_layers(fields, model.layers))
+    return Reading(alternating(model, kinds, Integer(fields.size("window_size", default=256))))
+
+
+def _neo_layers(fields: Fields, layers: object) -> list[str]:
+    """``global`` or ``local`` per layer, from runs such as ``[[["global", "local"], 12]]``."""
+    found = fields.values.get("attention_layers")
+    runs = fields.values.get("attention_types", [[["global", "local"], 12]])
+    try:
+        written = [kind for kinds, count in runs for _ in range(min(count, 4096)) for kind in kinds]
+    except (TypeError, ValueError):
+        written = []
+    kinds = written if found is None else found
+    known = isinstance(kinds, list) and all(k in ("global", "local") for k in kinds)
+    if not known or len(kinds) != layers:
+        raise ModelError(
+            f"{fields.name}: 'attention_types' = {clip(runs)} must name global or local for each "
+            f"of {layers} layers"
+        )
+    return kinds
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "ministral3": _ministral3,
+        "ministral": _ministral,
+        "cwm": _cwm,
+        "helium": _helium,
+        "seed_oss": _seed_oss,
+        "arcee": _arcee,
+        "ernie4_5": _ernie,
+        "hunyuan_v1_dense": _hunyuan,
+        "apertus": _apertus,
+        "hyperclovax": _hyperclovax,
+        "jais2": _jais2,
+        "internlm3": _internlm3,
+        "iquestcoder": lambda fields: Reading(_bias_of(fields)),
+        "solar": _solar,
+        "mimo": _mimo,
+        "gpt_neo": _gpt_neo,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Ministral3ForCausalLM": "ministral3",
+        "MinistralForCausalLM": "ministral",
+        "CwmForCausalLM": "cwm",
+        "HeliumForCausalLM": "helium",
+        "SeedOssForCausalLM": "seed_oss",
+        "ArceeForCausalLM": "arcee",
+        "Ernie4_5ForCausalLM": "ernie4_5",
+        "Ernie4_5_ForCausalLM": "ernie4_5",
+        "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense",
+        "ApertusForCausalLM": "apertus",
+        "HyperCLOVAXForCausalLM": "hyperclovax",
+        "Jais2ForCausalLM": "jais2",
+        "InternLM3ForCausalLM": "internlm3",
+        "IQuestCoderForCausalLM": "iquestcoder",
+        "SolarForCausalLM": "solar",
+        "MiMoForCausalLM": "mimo",
+        "GPTNeoForCausalLM": "gpt_neo",
+    }
+)

@@ -1,0 +1,251 @@
+"""Gemma 4: layers that read caches of earlier ones, inputs of each layer's own, experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.errors import InputError, ModelError, clip
+from costgraph.formula.terms import Limit
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.graph import Graph
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import Ends, Experts, FeedForward, Maker, Norm, Style
+from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
+from costgraph.models.blocks.stack import close, embed
+from costgraph.models.families.common import (
+    FULL,
+    SLIDING,
+    Family,
+    Reading,
+    activation_of,
+    layer_types,
+)
+from costgraph.models.families.experts import ends_of, experts_of
+from costgraph.models.families.hybrid import GATHERED
+from costgraph.models.fields import Fields
+from costgraph.ops import Add, Embedding, Route, Scale, Split
+from costgraph.ops.views import Reshape
+from costgraph.symbols import B, q
+
+RMS = Norm()
+#: How a layer comes by its keys and values: it makes them, makes them for others too, or reads
+#: those that another one made.
+OWN, STORES, READS = "own", "stores", "reads"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Layers of one kind: a name, the layer, and their numbers in the model."""
+
+    name: str
+    layer: SharingLayer
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A decoder of such layers.
+
+    Attributes:
+        ends: around the layers.
+        kinds: layers by kind, in the order in which they can run.
+        own, rows: width of each layer's own input and rows of its table, or 0.
+    """
+
+    ends: Ends
+    kinds: tuple[Places, ...]
+    own: Expr = Integer(0)
+    rows: Expr = Integer(0)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``."""
+        m = Maker(name, style)
+        hidden, table = embed(m, self.ends)
+        given: dict[str, str] = {}
+        if self.own != 0:
+            given["own_input"] = self._inputs(m, hidden)
+        several = len(self.kinds) > 1
+        for kind in self.kinds:
+            wanted = kind.layer.operands(style)
+            shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
+            body, count = kind.layer.graph(style), Integer(len(kind.at))
+            region = Repeat(body, count, places=kind.at if several else ())
+            if not kind.layer.stores:
+                hidden = m.add(kind.name, region, hidden, *shared)
+                continue
+            store = kind.layer.attention.store
+            hidden, keys, values = m.add_many(kind.name, region, hidden, *shared)
+            given |= {f"{store}_keys": keys, f"{store}_values": values}
+        return m.build(close(m, self.ends, hidden, table))
+
+    def _inputs(self, m: Maker, hidden: str) -> str:
+        """The input of a layer ``(B, q, own)``; all have one size, and each reads its own."""
+        layers = Integer(sum(len(kind.at) for kind in self.kinds))
+        ids = m.source(Tensor("ids", (B, q), INT64))
+        wide = layers * self.own
+        rows = m.weight("own_embed.weight", self.rows, wide)
+        looked = m.add("own_embed", Embedding(result=m.style.acts), ids, rows)
+        looked = m.add("own_embed_scale", Scale(), looked)
+        made = m.linear("own_inputs_proj", hidden, wide, self.ends.d, split=(layers, self.own))
+        made = m.norm("own_inputs_norm", m.add("own_proj_scale", Scale(), made), self.own, RMS)
+        (looked,) = m.add_many("own_embed_split", Split(((layers, self.own),)), looked)
+        both = m.add("own_inputs_scale", Scale(), m.add("own_inputs_add", Add(), made, looked))
+        flat = m.add("own_inputs_flat", Reshape((B, q, wide)), both)
+        parts = ((self.own,), (wide - self.own,)) if layers > 1 else ((self.own,),)
+        return m.add_many("own_inputs_part", Split(parts), flat)[0]
+
+    def symbolic(self) -> tuple[Sharing, dict[Symbol, Expr]]:
+        """Refused: layers differ."""
+        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
+
+
+def _sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
+    """How each layer comes by its keys and values: the last ones read those of their kind."""
+    shared = fields.values.get("num_kv_shared_layers") or 0
+    if type(shared) is not int or not 0 <= shared < len(kinds):
+        raise ModelError(
+            f"{fields.name}: 'num_kv_shared_layers' = {clip(shared)} of {len(kinds)} layers"
+        )
+    first = len(kinds) - shared
+    modes = [OWN if i < first else READS for i in range(len(kinds))]
+    for kind in set(kinds[first:]):
+        made = [i for i in range(first) if kinds[i] == kind]
+        if not made:
+            raise ModelError(
+                f"{fields.name}: no layer of the kind {kind!r} makes the cache it reads"
+            )
+        modes[made[-1]] = STORES
+    return modes
+
+
+def _attentions(fields: Fields) -> dict[str, SharingAttention]:
+    """Attention of both kinds: heads of full layers have a size and a number of their own."""
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    kv_heads, width = fields.size("num_key_value_heads"), fields.size("head_dim", default=256)
+    wide = fields.size("global_head_dim", default=512)
+    same = fields.flag("attention_k_eq_v", False)
+    few = fields.size("num_global_key_value_heads", default=kv_heads) if same else kv_heads
+    fields.values.get("num_global_key_value_heads")
+    slides = SharingAttention(
+        d=Integer(d),
+        heads=Integer(heads),
+        kv_heads=Integer(kv_heads),
+        head_dim=Integer(width),
+        rotary=Integer(width),
+        window=Integer(fields.size("sliding_window", default=512)),
+        bias=fields.flag("attention_bias", False),
+        table="sliding_rope_table",
+        store=SLIDING,
+    )
+    full = replace(
+        slides,
+        kv_heads=Integer(few),
+        head_dim=Integer(wide),
+        rotary=Integer(_rotated(fields, wide)),
+        window=None,
+        same=same,
+        table="rope_table",
+        store=FULL,
+    )
+    return {SLIDING: slides, FULL: full}
+
+
+def _rotated(fields: Fields, width: int) -> int:
+    """Rotated width of full layers: a quarter, unless the file says another share."""
+    nested = fields.values.get("rope_parameters")
+    own = nested.get("full_attention") if isinstance(nested, Mapping) else None
+    share = own.get("partial_rotary_factor", 1.0) if isinstance(own, Mapping) else 0.25
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ModelError(f"{fields.name}: 'partial_rotary_factor' = {clip(share)}")
+    return int(width * share) // 2 * 2
+
+
+def _text(fields: Fields) -> Reading:
+    if fields.values.get("use_bidirectional_attention") == "all":
+        raise ModelError(
+            f"{fields.name}: 'use_bidirectional_attention' = 'all': attention in both directions "
+            "is not known in this family"
+        )
+    d = fields.size("hidden_size")
+    activation = activation_of(fields, "hidden_activation", default="gelu_pytorch_tanh")
+    kinds = layer_types(fields, lambda i: (i + 1) % 6 != 0)
+    kinds = (*kinds[:-1], FULL)  # as the published code: the last layer sees everything
+    modes = _sharing_modes(fields, kinds)
+    feed = FeedForward(Integer(d), Integer(fields.size("intermediate_size")), activation)
+    double = fields.flag("use_double_wide_mlp", False)
+    wide = replace(feed, width=2 * feed.width) if double else feed
+    key = "hidden_size_per_layer_input"
+    own = Integer(0 if fields.values.get(key) == 0 else fields.size(key, default=256))
+    experts = _experts(fields, activation) if fields.flag("enable_moe_block", False) else None
+    for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
+        fields.values.get(key)  # read where there are experts
+    attentions = _attentions(fields)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, pair in enumerate(zip(modes, kinds, strict=True)):
+        groups.setdefault(pair, []).append(index)
+    places = tuple(
+        Places(
+            f"{kind}_{mode}" if mode != OWN else kind,
+            SharingLayer(
+                attention=replace(attentions[kind], reads=mode == READS),
+                feed=wide if mode == READS else feed,
+                experts=experts,
+                own=own,
+                activation=activation,
+                stores=mode == STORES,
+            ),
+            tuple(groups[mode, kind]),
+        )
+        for mode in (OWN, STORES, READS)
+        for kind in (SLIDING, FULL)
+        if (mode, kind) in groups
+    )
+    ends = ends_of(
+        fields,
+        tied=True,
+        embed_scale=True,
+        logit_cap=fields.values.get("final_logit_softcapping") is not None,
+    )
+    rows = Integer(fields.size("vocab_size_per_layer_input", default=262144))
+    return Reading(Sharing(ends, places, own, rows), assumptions=(GATHERED,))
+
+
+def _experts(fields: Fields, activation: str) -> Experts:
+    named = fields.with_values(num_experts_per_tok=fields.size("top_k_experts"))
+    route = Route(normalise=True, scale=True)
+    width = fields.size("moe_intermediate_size")
+    return experts_of(
+        named, width, route, "num_experts", activation=activation, learned_scale=True, packed=True
+    )
+
+
+def _whole(fields: Fields) -> Reading:
+    """The text part of the models that also see and hear; what is left out is said."""
+    inner = fields.section("text_config").with_defaults(
+        tie_word_embeddings=fields.values.get("tie_word_embeddings")
+    )
+    for key in _OUTER:
+        fields.values.get(key)
+    return _text(inner)
+
+
+#: Keys of the whole model about what its towers make.
+_OUTER = ("vision_soft_tokens_per_image",)
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"gemma4_text": _text, "gemma4": _whole})
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"Gemma4ForCausalLM": "gemma4_text", "Gemma4ForConditionalGeneration": "gemma4"}
+)

@@ -1,0 +1,112 @@
+"""Small models of families against PyTorch's own counter on the published classes.
+
+``counted/small.json`` holds, per family, a small configuration that sets every key that counts,
+and what the counter found when the class of transformers ran it with random weights: parameters,
+matrix products of a prefill and a decode step, elements of caches and states.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sympy import Integer
+
+from costgraph.counting.count import parameters, rows
+from costgraph.errors import ModelError
+from costgraph.hardware.machine import Engine
+from costgraph.models import load_model
+from costgraph.symbols import B, T, q
+from tests.models.test_counted import stored
+
+DATA = Path(__file__).parent / "counted" / "small.json"
+SMALL: dict[str, Any] = json.loads(DATA.read_text())
+STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
+
+#: Families whose scans the classes compute otherwise than kernels do: products are compared
+#: without them.
+SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning"}
+ATTENTION = {"head-sum", "qk-matmul", "split-qk-matmul", "sv-matmul"}
+#: The class keeps keys and values of positions that its local layers no longer see.
+KEEPS_ALL = {"gpt_neo"}
+
+
+@cache
+def program(name: str):
+    entry = SMALL[name]
+    config = {**entry["config"], "architectures": [entry["class"]], "dtype": "bfloat16"}
+    return load_model(config, mask="compute", logits="all", mla="naive")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_parameters_are_equal(name):
+    assert parameters(program(name).graph) == SMALL[name]["parameters"]
+
+
+def products(graph, values) -> dict[str, int]:
+    """FLOP on the tensor engine by kind of operation."""
+    made: dict[str, int] = {}
+    for row in rows(graph):
+        work = sum(
+            (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR), Integer(0)
+        )
+        made[row.kind] = made.get(row.kind, 0) + int((row.count * work).xreplace(values))
+    return made
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", SMALL)
+def test_products_are_equal(name, step):
+    counted = SMALL[name]["flops"][step]["by_op"]
+    new, context = STEPS[step]
+    values = {B: Integer(2), q: Integer(new), T: Integer(context)}
+    made = products(program(name).graph, values)
+    scans = {kind for kind in made if kind in SCANS}
+    attention = sum(made[kind] for kind in ATTENTION & set(made))
+    rest = sum(v for kind, v in made.items() if kind not in ATTENTION | scans)
+    assert rest == counted.get("mm", 0) + counted.get("addmm", 0)
+    if not scans - {"conv1d"}:
+        assert attention == counted.get("bmm", 0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_caches_and_states_are_equal(name):
+    # What the next step finds after 24 tokens, more than the windows hold.
+    values = {B: Integer(1), q: Integer(1), T: Integer(25)}
+    caches, states = stored(program(name).graph, values)
+    counted = SMALL[name]["caches_b1_s24"]
+    assert states == counted["state_numel"]
+    if name not in KEEPS_ALL:
+        assert caches == 2 * counted["kv_numel"]
+
+
+KEYS = [
+    (name, key)
+    for name, entry in SMALL.items()
+    for key, value in entry["config"].items()
+    if type(value) is int and value > 1 and not key.endswith("_token_id")
+]
+
+
+@pytest.mark.parametrize(("name", "key"), KEYS)
+def test_every_size_is_looked_at_or_told(name, key):
+    """A size that makes no sense is refused, or a note says that it plays no part."""
+    entry = SMALL[name]
+    changed = {**entry["config"], key: {"no": "size"}, "architectures": [entry["class"]]}
+    if key == "max_position_embeddings":
+        pytest.skip("a limit that no count rests on")
+    try:
+        told = " ".join(load_model(changed).notes)
+    except ModelError as error:
+        told = str(error)
+    assert key in told or "{'no': 'size'}" in told
+
+
+def test_lightning_attention_in_chunks_is_equal():
+    # The class does not fill up the last chunk, and multiplies whole squares.
+    counted = SMALL["minimax"]["flops"]["prefill_b2_s12"]["by_op"]["bmm"]
+    made = products(program("minimax").graph, {B: Integer(2), q: Integer(12), T: Integer(12)})
+    assert sum(made[kind] for kind in (*ATTENTION, "lightning") if kind in made) == counted
