@@ -25,6 +25,7 @@ class Heads:
         fused: queries, keys and values come from one matrix.
         rotary: rotated width per head, or None.
         relative: scores get a position bias that all layers share.
+        qk_norm: normalisation of queries and keys over all heads together, or None.
     """
 
     d: Expr
@@ -36,6 +37,7 @@ class Heads:
     fused: bool = False
     rotary: Expr | None = None
     relative: bool = False
+    qk_norm: Norm | None = None
 
     @property
     def width(self) -> Expr:
@@ -55,7 +57,11 @@ class Heads:
         """Adds the projection to queries, keys or values, split into heads."""
         bias = self.k_bias if name == "k" else self.qv_bias
         split = (self.heads, self.head_dim)
-        return m.linear(f"{prefix}{name}_proj", x, self.width, self.d, bias, split)
+        if self.qk_norm is None or name == "v":
+            return m.linear(f"{prefix}{name}_proj", x, self.width, self.d, bias, split)
+        x = m.linear(f"{prefix}{name}_proj", x, self.width, self.d, bias)
+        x = m.norm(f"{prefix}{name}_norm", x, self.width, self.qk_norm)
+        return m.add(f"{prefix}{name}_split", Split((split,)), x)
 
     def all(self, m: Maker, x: str) -> tuple[str, str, str]:
         """Adds queries, keys and values of ``x``, rotated."""

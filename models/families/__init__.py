@@ -35,6 +35,7 @@ FILES = (
     "denoisers",
     "flows",
     "multimodal",
+    "seeing",
 )
 
 V = TypeVar("V")

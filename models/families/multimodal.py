@@ -13,6 +13,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import FixedTower, PatchTower
+from costgraph.models.blocks.projector import two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
@@ -213,12 +214,9 @@ def _llava(fields: Fields) -> Reading:
     )
     if tower.layers < 2:
         raise ModelError(f"{seen.name}: 'num_hidden_layers' = {tower.layers}: two or more")
-    eyes = FixedTower(
-        tower=tower,
-        out=model.ends.d,
-        activation=activation_of(fields, "projector_hidden_act", default="gelu"),
-        bias=fields.flag("multimodal_projector_bias", True),
-    )
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("multimodal_projector_bias", True)
+    eyes = FixedTower(tower, two_products(model.ends.d, act, bias), model.ends.d, late=1)
     return Reading(Seeing(eyes, model, reading.scans), assumptions=reading.assumptions)
 
 
