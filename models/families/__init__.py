@@ -36,6 +36,7 @@ FILES = (
     "flows",
     "multimodal",
     "seeing",
+    "hearing",
 )
 
 V = TypeVar("V")
