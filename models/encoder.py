@@ -247,7 +247,7 @@ class EncoderDecoder:
         """The encoder over ``B`` and ``q``, and the decoder's view of its result."""
         m = Maker(name, style)
         hidden, _ = self.encoder.body(m)
-        segment = Segment("cross", CrossCache(self.layer.cross), self.layers)
+        segment = Segment("cross", CrossCache(self.layer.cross, self.encoder.d), self.layers)
         return m.build(run(m, (segment,), hidden))
 
     def symbolic(self) -> tuple[EncoderDecoder, dict[Symbol, Expr]]:

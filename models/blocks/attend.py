@@ -5,7 +5,7 @@ from __future__ import annotations
 from sympy import Expr
 
 from costgraph.models.blocks.style import Maker
-from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
 from costgraph.ops.local import LocalScores, LocalSoftmax, LocalValues
 
 
@@ -19,7 +19,14 @@ def cached(m: Maker, key: str, value: str) -> tuple[str, str]:
 
 
 def attended(
-    m: Maker, query: str, keys: str, values: str, mask: str, bias: str = "", prefix: str = ""
+    m: Maker,
+    query: str,
+    keys: str,
+    values: str,
+    mask: str,
+    bias: str = "",
+    prefix: str = "",
+    capped: bool = False,
 ) -> str:
     """Adds scores, softmax and weighted values; ``(B, q, H, dh)`` in and out.
 
@@ -29,8 +36,11 @@ def attended(
         mask: see :data:`costgraph.ops.attention.MASKS`.
         bias: a tensor ``(H, q, T)`` added to the scores, or an empty string.
         prefix: of node names, where a layer attends twice.
+        capped: scores pass through a soft cap.
     """
     scores = m.add(f"{prefix}qk_matmul", AttentionScores(mask), query, keys)
+    if capped:
+        scores = m.add(f"{prefix}score_cap", SoftCap(), scores)
     if bias:
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
     probabilities = m.add(f"{prefix}softmax", Softmax(mask), scores)

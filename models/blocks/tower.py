@@ -67,14 +67,13 @@ class TowerLayer:
         mask = m.style.mask if self.causal else "none"
         if self.windows is None:
             return self.at.out(m, attended(m, query, key, value, mask))
-        tail = (self.at.heads, self.at.head_dim)
-        each = (self.batch * self.windows, self.length / self.windows, *tail)
+        near = (self.batch * self.windows, self.length / self.windows)
         query, key, value = (
-            m.add(f"{name}_windows", Reshape(each), part)
+            m.add(f"{name}_windows", Reshape((*near, *m.shape(part)[2:])), part)
             for name, part in (("q", query), ("k", key), ("v", value))
         )
         mixed = attended(m, query, key, value, mask)
-        whole = (self.batch, self.length, *tail)
+        whole = (self.batch, self.length, self.at.heads, self.at.head_dim)
         return self.at.out(m, m.add("whole", Reshape(whole), mixed))
 
     def _scaled(self, m: Maker, name: str, x: str) -> str:

@@ -30,6 +30,7 @@ from costgraph.models.blocks.tower import LAYER_NORM, Pooling
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
 from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.multimodal import windowed_tower
 from costgraph.models.families.vision import clip_tower, grid_of, pixels, sizes, tower_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.multimodal import Seeing
@@ -84,6 +85,10 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+#: Names that the part of a whole model has for a family that is read.
+_SAME: Mapping[str, str] = MappingProxyType({"exaone4_5_text": "exaone4"})
+
+
 def language(
     fields: Fields, default: str, key: str = "text_config", **left_out: Any
 ) -> tuple[Stack, Reading]:
@@ -100,6 +105,7 @@ def language(
     """
     text = fields.section(key)
     kind = text.word("model_type", default=default)
+    kind = _SAME.get(kind, kind)
     if kind not in LANGUAGES:
         raise ModelError(
             f"{text.name}: unknown model_type {clip(kind)} of a language model"
@@ -493,6 +499,71 @@ def _lfm2_vl(fields: Fields) -> Reading:
     return before(stack, reading, eyes)
 
 
+def _kimi_k25(fields: Fields) -> Reading:
+    """MoonViT in front of Kimi K2; the file has names of its own, or those of transformers."""
+    stack, reading = language(fields, "kimi_k2")
+    seen = fields.section("vision_config").renamed(
+        hidden_size="vt_hidden_size",
+        intermediate_size="vt_intermediate_size",
+        num_attention_heads="vt_num_attention_heads",
+        num_hidden_layers="vt_num_hidden_layers",
+        pos_emb_height="init_pos_emb_height",
+        pos_emb_width="init_pos_emb_width",
+        pos_emb_time="init_pos_emb_time",
+    )
+    d, heads = seen.size("hidden_size", default=1152), seen.size("num_attention_heads", default=16)
+    require(seen, "mm_projector_type", "patchmerger")
+    require(seen, "merge_type", "sd2_tpool")
+    require(seen, "pos_emb_type", "divided_fixed")
+    require(seen, "video_attn_type", "spatial_temporal")
+    require(seen, "mm_hidden_size", d)
+    require(seen, "text_hidden_size", int(stack.ends.d))
+    require(fields, "projection_hidden_size", d)
+    side = sizes(seen, "merge_kernel_size", (2, 2))
+    if len(side) != 2 or side[0] != side[1]:
+        raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
+    # A still image has one frame, to which no time is added.
+    seen.values.get("pos_emb_time")
+    width = divided(seen, d, heads, "vision width over heads")
+    rows = seen.size("pos_emb_height", default=64) * seen.size("pos_emb_width", default=64)
+    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
+    wide = Integer(d * side[0] ** 2)
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(side[0] ** 2), copied=True),
+        Product("1", wide),
+        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
+        Product("2", stack.ends.d),
+    )
+    eyes = PatchTower(
+        at=Heads(Integer(d), Integer(heads), width, True, True, True, rotary=width),
+        feed=FeedForward(
+            Integer(d),
+            Integer(seen.size("intermediate_size", default=4304)),
+            act,
+            gated=False,
+            bias=True,
+        ),
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers", default=27),
+        channels=Integer(3),
+        patch=Integer(seen.size("patch_size", default=14)),
+        frames=None,
+        merge=Integer(side[0]),
+        out=stack.ends.d,
+        rows=Integer(rows),
+        back=LAYER_NORM,
+        steps=steps,
+    )
+    return before(stack, reading, eyes)
+
+
+def _exaone4_5(fields: Fields) -> Reading:
+    """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
+    stack, reading = language(fields, "exaone4")
+    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -507,6 +578,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llama4": _llama4,
         "mistral3": _mistral3,
         "lfm2_vl": _lfm2_vl,
+        "kimi_k25": _kimi_k25,
+        "exaone4_5": _exaone4_5,
     }
 )
 
@@ -524,5 +597,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Llama4ForConditionalGeneration": "llama4",
         "Mistral3ForConditionalGeneration": "mistral3",
         "Lfm2VlForConditionalGeneration": "lfm2_vl",
+        "KimiK25ForConditionalGeneration": "kimi_k25",
+        "Kimi_K25ForConditionalGeneration": "kimi_k25",
+        "Exaone4_5_ForConditionalGeneration": "exaone4_5",
     }
 )
