@@ -212,11 +212,14 @@ class CrossLayer:
 class CrossCache:
     """One decoder layer's keys and values of the encoder's result, computed and stored.
 
-    ``source`` is the width of that result.
+    ``source`` is the width of that result, ``length`` its positions; ``k_norm`` of keys per
+    head, or None.
     """
 
     cross: Heads
     source: Expr
+    length: Expr = q
+    k_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing beside the encoder's result."""
@@ -225,9 +228,11 @@ class CrossCache:
     def graph(self, style: Style) -> Graph:
         """The body: the encoder's result in, and out unchanged for the next layer."""
         m = Maker("cross", style)
-        x = m.source(Tensor("hidden", (B, q, self.source), style.acts))
+        x = m.source(Tensor("hidden", (B, self.length, self.source), style.acts))
         for name in ("k", "v"):
             made = self.cross.project(m, name, x, "cross_")
+            if name == "k" and self.k_norm is not None:
+                made = m.norm("cross_k_norm", made, self.cross.head_dim, self.k_norm)
             shape = (B, Integer(0), self.cross.keys, self.cross.head_dim)
             empty = m.source(Tensor(f"cross_{name}_cache", shape, style.kv, Role.KV))
             m.add(f"cross_{name}_append", KVAppend(), empty, made)

@@ -37,6 +37,7 @@ FILES = (
     "multimodal",
     "seeing",
     "hearing",
+    "crossing",
 )
 
 V = TypeVar("V")
