@@ -7,7 +7,7 @@ part of the program; nothing is kept between steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
@@ -27,12 +27,13 @@ from costgraph.models.blocks.adaptive import (
     two_layers,
 )
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import Patches, picture
+from costgraph.models.blocks.image import Patches, latent_patches, picture
+from costgraph.models.blocks.prompted import RefinerLayer
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Size, of_image
 from costgraph.ops import Add, Embedding
 from costgraph.ops.arrays import Join
-from costgraph.ops.image import Cut
+from costgraph.ops.image import Cut, MeanPool
 from costgraph.symbols import B, G, K, S, T, q
 
 #: Sentences that every count of a diffusion model rests on.
@@ -126,8 +127,11 @@ class Flux(Denoiser):
         at: the heads.
         joint, single: layers of two streams and of one.
         channels, out: width of a patch, in and out.
-        text, pooled: widths of text vectors, per token and per prompt.
+        text, pooled: widths of text vectors, per token and per prompt (None without).
         guided: the guidance scale is an input.
+        patch: the axes of a latent patch of ``channels`` that a convolution embeds (video).
+        text_norm: of the text vectors, or None.
+        refiner: layers that refine the text by itself.
     """
 
     at: Heads
@@ -136,14 +140,17 @@ class Flux(Denoiser):
     channels: Expr
     out: Expr
     text: Expr
-    pooled: Expr
+    pooled: Expr | None
     guided: bool
+    patch: tuple[Expr, ...] = ()
+    text_norm: Norm | None = None
+    refiner: Expr = Integer(0)
 
     def positions(self, style: Style) -> Expr:
         return G + S
 
     def image_tokens(self, style: Style) -> Expr | None:
-        if style.image is None:
+        if style.image is None or self.patch:
             return None
         height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
         return Integer(height * width)
@@ -151,32 +158,62 @@ class Flux(Denoiser):
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d
         streams = Streams(S, G, self.at, Norm())
-        x = m.linear("image_embed", sequence(m, "latent", G, self.channels), d, self.channels, True)
-        text = m.linear("text_embed", sequence(m, "prompt", S, self.text), d, self.text, True)
+        x = self._image(m)
         vector = of_number(m, "time", d, d)
         if self.guided:
             vector = m.add("guidance_add", Add(), vector, of_number(m, "guidance", d, d))
-        pooled = m.source(Tensor("pooled_prompt", (B, self.pooled), style.acts))
-        vector = m.add("conditioning", Add(), vector, two_layers(m, "pooled", pooled, d, d))
+        text = self._text(m)
+        if self.pooled is not None:
+            pooled = m.source(Tensor("pooled_prompt", (B, self.pooled), style.acts))
+            vector = m.add("conditioning", Add(), vector, two_layers(m, "pooled", pooled, d, d))
         given = {"conditioning": vector}
         feed = FeedForward(d, 4 * d, "gelu_tanh", gated=False, bias=True)
         x, text = two_streams(m, JointLayer(streams, feed), self.joint, x, text, **given)
-        x = m.add("streams_join", Join(1), text, x)
-        layer = SingleLayer(streams, 4 * d)
-        x = run(m, (Segment("single_layers", layer, self.single),), x, **given)
-        x = m.add_many("streams_cut", Cut((S, G)), x)[1]
+        if self.single != 0:
+            x = m.add("streams_join", Join(1), text, x)
+            layer = SingleLayer(streams, 4 * d)
+            x = run(m, (Segment("single_layers", layer, self.single),), x, **given)
+            x = m.add_many("streams_cut", Cut((S, G)), x)[1]
         return m.build(last_layer(m, x, vector, self.out))
+
+    def _image(self, m: Maker) -> str:
+        if self.patch:
+            return latent_patches(m, self.channels, self.patch, self.at.d)
+        x = sequence(m, "latent", G, self.channels)
+        return m.linear("image_embed", x, self.at.d, self.channels, True)
+
+    def _text(self, m: Maker) -> str:
+        """The prompt's vectors, normed and embedded, and refined among themselves."""
+        d = self.at.d
+        text = given = sequence(m, "prompt", S, self.text)
+        if self.text_norm is not None:
+            text = m.norm("text_norm", text, self.text, self.text_norm)
+        text = m.linear("text_embed", text, d, self.text, True)
+        if self.refiner == 0:
+            return text
+        mean = two_layers(m, "text_mean", m.add("prompt_mean", MeanPool(True), given), d, d)
+        vector = m.add("text_vector", Add(), of_number(m, "text_time", d, d), mean)
+        feed = FeedForward(d, 4 * d, "silu", gated=False, bias=True)
+        layer = RefinerLayer(S, replace(self.at, rotary=None), feed)
+        segment = Segment("refiner", layer, self.refiner)
+        return run(m, (segment,), text, text_conditioning=vector)
 
 
 def two_streams(
-    m: Maker, layer: JointLayer, count: Expr, x: str, text: str, **given: str
+    m: Maker,
+    layer: JointLayer,
+    count: Expr,
+    x: str,
+    text: str,
+    region_name: str = "joint_layers",
+    **given: str,
 ) -> tuple[str, str]:
     """Adds ``count`` joint layers as a region that carries both streams."""
     if count == 0:
         return x, text
     shared = [given.get(t.name) or m.source(t) for t in layer.operands(m.style)]
     region = Repeat(layer.graph(m.style), count, carried=2)
-    found = m.add_many("joint_layers", region, x, text, *shared)
+    found = m.add_many(region_name, region, x, text, *shared)
     return found[0], found[1]
 
 
@@ -191,6 +228,7 @@ class StableDiffusion3(Denoiser):
         out: channels of the result.
         text, pooled: widths of text vectors, per token and per prompt.
         qk_norm: queries and keys are normalised (SD 3.5).
+        dual: layers at the start whose image attends to itself a second time (SD 3.5 medium).
     """
 
     patches: Patches
@@ -201,6 +239,7 @@ class StableDiffusion3(Denoiser):
     text: Expr
     pooled: Expr
     qk_norm: bool
+    dual: int = 0
 
     def positions(self, style: Style) -> Expr:
         return self.patches.count(latent(style, self.size)) + S
@@ -219,8 +258,12 @@ class StableDiffusion3(Denoiser):
         streams = Streams(S, count, self.at, Norm() if self.qk_norm else None)
         feed = FeedForward(d, 4 * d, "gelu_tanh", gated=False, bias=True)
         layer = JointLayer(streams, feed)
-        x, text = two_streams(m, layer, Integer(self.layers - 1), x, text, conditioning=vector)
-        x = self._end(m, JointLayer(streams, feed, ends=True), x, text, vector)
+        twice, plain = Integer(self.dual), Integer(self.layers - 1 - self.dual)
+        given = {"conditioning": vector}
+        both = replace(layer, dual=True)
+        x, text = two_streams(m, both, twice, x, text, region_name="dual_layers", **given)
+        x, text = two_streams(m, layer, plain, x, text, **given)
+        x = self._end(m, replace(layer, ends=True), x, text, vector)
         across = self.patches.patch
         return m.build(last_layer(m, x, vector, across[0] * across[1] * self.out))
 

@@ -89,10 +89,10 @@ class AudioFront:
     positions: Expr
     activation: str = "gelu"
 
-    def add(self, m: Maker) -> tuple[str, str]:
-        """Adds the front: (hidden state, no table)."""
+    def add(self, m: Maker, batch: Expr = B, length: Expr = q) -> tuple[str, str]:
+        """Adds the front over ``batch`` sounds of ``length``: (hidden state, no table)."""
         d = self.d
-        x = m.source(Tensor("spectrogram", (B, self.mels, 2 * q), m.style.acts))
+        x = m.source(Tensor("spectrogram", (batch, self.mels, 2 * length), m.style.acts))
         for index, (channels, stride) in enumerate(((self.mels, 1), (d, 2)), start=1):
             name = f"conv{index}"
             op = Conv((Integer(stride),), (ONE,), (ONE,), bias=True)
@@ -100,7 +100,7 @@ class AudioFront:
             x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", d))
             x = m.add(f"{name}_act", Activation(self.activation), x)
         x = m.add("as_sequence", AsSequence(), x)
-        places = m.source(Tensor("position_ids", (q,), INT64))
+        places = m.source(Tensor("position_ids", (length,), INT64))
         table = m.weight("positions.weight", self.positions, d)
         position = m.add("position_embed", Embedding(result=m.style.acts), places, table)
         return m.add("position_add", Add(), x, position), ""
@@ -247,7 +247,7 @@ class EncoderDecoder:
         """The encoder over ``B`` and ``q``, and the decoder's view of its result."""
         m = Maker(name, style)
         hidden, _ = self.encoder.body(m)
-        segment = Segment("cross", CrossCache(self.layer.cross), self.layers)
+        segment = Segment("cross", CrossCache(self.layer.cross, self.encoder.d), self.layers)
         return m.build(run(m, (segment,), hidden))
 
     def symbolic(self) -> tuple[EncoderDecoder, dict[Symbol, Expr]]:

@@ -34,11 +34,13 @@ class Seeing:
         eyes: the vision tower.
         text: the language model.
         scans: it scans over matrix states, see :class:`.families.common.Reading`.
+        both: positions of a prompt see one another in both directions.
     """
 
     eyes: Eyes
     text: Stack
     scans: bool = False
+    both: bool = False
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -65,7 +67,7 @@ class Seeing:
         Rows of the tower take the places of embeddings, and further ones are added
         behind the first layers where the tower makes some.
         """
-        m = Maker(name, style)
+        m = Maker(name, replace(style, mask="compute") if self.both else style)
         ends = self.text.ends
         shape = (B, G, ends.d)
         x, table = embed(m, ends)
@@ -82,7 +84,7 @@ class Seeing:
 
     def program(self, name: str, style: Style) -> Program:
         """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
-        seen = self.vision_graph(f"{name} vision", style)
+        seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)
         later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
         if not style.images:
@@ -93,7 +95,11 @@ class Seeing:
         made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
         count, rest = self.eyes.positions(style), Resident(made.graph, part=True)
         vision = Phase(
-            "vision", seen, ((q, count), (T, count)), tokens=Integer(0), resident=(rest,)
+            self.eyes.sense,
+            seen,
+            ((q, count), (T, count)),
+            tokens=Integer(0),
+            resident=(rest,),
         )
         phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
         program = Program(name, phases, self.eyes.assumptions, self.limits)

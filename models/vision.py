@@ -20,7 +20,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
-from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
+from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
 from costgraph.ops import Activation, SelectLast
 from costgraph.ops.image import Similarity
 from costgraph.ops.views import Reshape
@@ -81,6 +81,8 @@ class Tower:
         channels, size: of the image, where the import asks for no other.
         front, back: norm in front of the layers and after them, or None.
         scaled: layers scale what their blocks make.
+        norm: of the layers.
+        head: pools all positions behind the back norm, or None.
     """
 
     patches: Patches
@@ -91,6 +93,8 @@ class Tower:
     front: Norm | None = None
     back: Norm | None = LAYER_NORM
     scaled: bool = False
+    norm: Norm = LAYER_NORM
+    head: Pooling | None = None
 
     def sized(self, style: Style) -> Size:
         """Height and width of an image in pixels."""
@@ -107,8 +111,12 @@ class Tower:
         x = self.patches.add(m, x)
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
-        layer = TowerLayer(batch, m.shape(x)[1], self.at, self.feed, scaled=self.scaled)
+        layer = self.layer(batch, m.shape(x)[1])
         return run(m, (Segment("vision_layers", layer, self.layers),), x)
+
+    def layer(self, batch: Expr, length: Expr) -> TowerLayer:
+        """One layer over ``length`` positions."""
+        return TowerLayer(batch, length, self.at, self.feed, self.norm, scaled=self.scaled)
 
 
 @dataclass(frozen=True)

@@ -145,12 +145,14 @@ class JointLayer:
     """A layer of two streams with weights of their own that attend jointly (MM-DiT).
 
     Source: Esser et al., arXiv 2403.03206. Text comes first. With ``ends`` the text
-    stream ends in this layer: only its keys and values are needed.
+    stream ends in this layer: only its keys and values are needed. With ``dual`` the
+    image also attends to itself, through a modulation of the same norm (MMDiT-X).
     """
 
     streams: Streams
     feed: FeedForward
     ends: bool = False
+    dual: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Conditioning vector and rotary table."""
@@ -170,9 +172,12 @@ class JointLayer:
         """Adds the layer: (image, text); text is unchanged where the stream ends."""
         s = self.streams
         d = s.at.d
-        mods = modulation(m, "image_modulation", "conditioning", d, 6)
+        mods = modulation(m, "image_modulation", "conditioning", d, 9 if self.dual else 6)
         own = modulation(m, "text_modulation", "conditioning", d, 2 if self.ends else 6)
         y = modulated(m, "image_attn", x, *mods[:2])
+        second = (
+            m.add("second_modulate", Modulate(), "image_attn_norm", *mods[6:8]) if self.dual else ""
+        )
         # A norm that only shifts and scales states its scale first: it costs the same.
         z = modulated(m, "text_attn", text, *own[:2])
         pairs = zip(s.projected(m, z, "text_"), s.projected(m, y), strict=True)
@@ -182,6 +187,9 @@ class JointLayer:
         mixed = s.attended(m, *joined)
         from_text, from_image = m.add_many("streams", Cut((s.text, s.image)), mixed)
         x = gated_add(m, "image_attn", s.at.out(m, from_image), mods[2], x)
+        if self.dual:
+            z = attended(m, *s.projected(m, second, "second_"), "none", prefix="second_")
+            x = gated_add(m, "second_attn", s.at.out(m, z, "second_"), mods[8], x)
         y = self.feed.add(m, modulated(m, "image_mlp", x, *mods[3:5]))
         x = gated_add(m, "image_mlp", y, mods[5], x)
         if self.ends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costgraph.models.blocks.style import Maker
-from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
 from costgraph.ops.pattern import CAUSAL, Pattern
 
 
@@ -24,6 +24,7 @@ def attended(
     pattern: Pattern = CAUSAL,
     bias: str = "",
     prefix: str = "",
+    capped: bool = False,
 ) -> str:
     """Adds scores, softmax and weighted values; ``(B, q, H, dh)`` in and out.
 
@@ -33,8 +34,11 @@ def attended(
         pattern: what each position sees.
         bias: a tensor ``(H, q, T)`` added to the scores, or an empty string.
         prefix: of node names, where a layer attends twice.
+        capped: scores pass through a soft cap.
     """
     scores = m.add(f"{prefix}qk_matmul", AttentionScores(pattern), query, keys)
+    if capped:
+        scores = m.add(f"{prefix}score_cap", SoftCap(), scores)
     if bias:
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
     probabilities = m.add(f"{prefix}softmax", Softmax(pattern), scores)

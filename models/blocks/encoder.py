@@ -11,7 +11,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Add, KVAppend, Rope, Split
+from costgraph.ops import Add, KVAppend, RelativeBias, Rope, Split
 from costgraph.ops.pattern import FULL, Band, counted
 from costgraph.symbols import B, S, T, q
 
@@ -26,6 +26,10 @@ class Heads:
         fused: queries, keys and values come from one matrix.
         rotary: rotated width per head, or None.
         relative: scores get a position bias that all layers share.
+        qk_norm: normalisation of queries and keys over all heads together, or None.
+        kv_heads: heads of keys and values where there are fewer.
+        buckets: buckets of a position bias of this layer's own, or None.
+        capped: scores pass through a soft cap.
     """
 
     d: Expr
@@ -37,6 +41,15 @@ class Heads:
     fused: bool = False
     rotary: Expr | None = None
     relative: bool = False
+    qk_norm: Norm | None = None
+    kv_heads: Expr | None = None
+    buckets: Expr | None = None
+    capped: bool = False
+
+    @property
+    def keys(self) -> Expr:
+        """Heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
     def width(self) -> Expr:
@@ -55,14 +68,21 @@ class Heads:
     def project(self, m: Maker, name: str, x: str, prefix: str = "") -> str:
         """Adds the projection to queries, keys or values, split into heads."""
         bias = self.k_bias if name == "k" else self.qv_bias
-        split = (self.heads, self.head_dim)
-        return m.linear(f"{prefix}{name}_proj", x, self.width, self.d, bias, split)
+        split = (self.heads if name == "q" else self.keys, self.head_dim)
+        width, ic = split[0] * self.head_dim, m.shape(x)[-1]
+        if self.qk_norm is None or name == "v":
+            return m.linear(f"{prefix}{name}_proj", x, width, ic, bias, split)
+        x = m.linear(f"{prefix}{name}_proj", x, width, ic, bias)
+        x = m.norm(f"{prefix}{name}_norm", x, width, self.qk_norm)
+        return m.add(f"{prefix}{name}_split", Split((split,)), x)
 
     def all(self, m: Maker, x: str) -> tuple[str, str, str]:
         """Adds queries, keys and values of ``x``, rotated."""
         if self.fused:
-            parts = ((self.heads, self.head_dim),) * 3
-            packed = m.linear("qkv_proj", x, 3 * self.width, self.d, self.qv_bias)
+            few = (self.keys, self.head_dim)
+            parts = ((self.heads, self.head_dim), few, few)
+            wide = (self.heads + 2 * self.keys) * self.head_dim
+            packed = m.linear("qkv_proj", x, wide, self.d, self.qv_bias)
             query, key, value = m.add_many("qkv_split", Split(parts), packed)
         else:
             query, key, value = (self.project(m, name, x) for name in ("q", "k", "v"))
@@ -75,10 +95,12 @@ class Heads:
         """Adds the projection back to the hidden size."""
         return m.linear(f"{prefix}o_proj", mixed, self.d, self.width, self.out_bias, contract=2)
 
-    @property
-    def bias_name(self) -> str:
-        """Name of the shared position bias, or an empty string."""
-        return "position_bias" if self.relative else ""
+    def bias(self, m: Maker, context: Expr) -> str:
+        """Name of the position bias, shared or of this layer's own; empty without one."""
+        if self.buckets is None:
+            return "position_bias" if self.relative else ""
+        table = m.vector("relative_bias.weight", self.buckets, self.heads)
+        return m.add("own_position_bias", RelativeBias(q, context), table)
 
 
 @dataclass(frozen=True)
@@ -101,7 +123,8 @@ class Bidirectional:
         query, key, value = self.at.all(m, x)
         near = self.reach is not None and m.style.mask != "compute"
         pattern = Band(self.reach) if near and self.reach is not None else FULL
-        mixed = attended(m, query, key, value, pattern, self.at.bias_name)
+        bias = self.at.bias(m, q)
+        mixed = attended(m, query, key, value, pattern, bias, capped=self.at.capped)
         return self.at.out(m, mixed)
 
 
@@ -135,6 +158,7 @@ class CrossLayer:
         channel: the feed-forward block.
         norm: of all three blocks; ``norm_first``: in front of them, or after
             the residual additions.
+        post_norms: norms after each block, before the residual addition.
     """
 
     d: Expr
@@ -143,6 +167,7 @@ class CrossLayer:
     channel: Block
     norm: Norm
     norm_first: bool = True
+    post_norms: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Position bias of the self-attention, and what the feed-forward shares."""
@@ -156,7 +181,10 @@ class CrossLayer:
             m.source(tensor)
         for name in ("attn", "cross", "mlp"):
             inner = m.norm(f"{name}_norm", x, self.d, self.norm) if self.norm_first else x
-            x = m.add(f"{name}_add", Add(), self._block(m, name, inner), x)
+            made = self._block(m, name, inner)
+            if self.post_norms:
+                made = m.norm(f"{name}_post_norm", made, self.d, self.norm)
+            x = m.add(f"{name}_add", Add(), made, x)
             if not self.norm_first:
                 x = m.norm(f"{name}_norm", x, self.d, self.norm)
         return m.build(x)
@@ -167,23 +195,31 @@ class CrossLayer:
         if name == "attn":
             query, key, value = self.own.all(m, x)
             keys, values = cached(m, key, value)
-            mixed = attended(m, query, keys, values, counted(m.style.mask), self.own.bias_name)
+            bias, capped, pattern = self.own.bias(m, T), self.own.capped, counted(m.style.mask)
+            mixed = attended(m, query, keys, values, pattern, bias, capped=capped)
             return self.own.out(m, mixed)
         at = self.cross
-        shape = (B, S, at.heads, at.head_dim)
+        shape = (B, S, at.keys, at.head_dim)
         keys, values = (
             m.source(Tensor(f"cross_{part}_cache", shape, m.style.kv, Role.KV)) for part in "kv"
         )
         query = at.project(m, "q", x, "cross_")
-        mixed = attended(m, query, keys, values, FULL, prefix="cross_")
+        mixed = attended(m, query, keys, values, FULL, prefix="cross_", capped=at.capped)
         return at.out(m, mixed, "cross_")
 
 
 @dataclass(frozen=True)
 class CrossCache:
-    """One decoder layer's keys and values of the encoder's result, computed and stored."""
+    """One decoder layer's keys and values of the encoder's result, computed and stored.
+
+    ``source`` is the width of that result, ``length`` its positions; ``k_norm`` of keys per
+    head, or None.
+    """
 
     cross: Heads
+    source: Expr
+    length: Expr = q
+    k_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing beside the encoder's result."""
@@ -192,10 +228,12 @@ class CrossCache:
     def graph(self, style: Style) -> Graph:
         """The body: the encoder's result in, and out unchanged for the next layer."""
         m = Maker("cross", style)
-        x = m.source(Tensor("hidden", (B, q, self.cross.d), style.acts))
+        x = m.source(Tensor("hidden", (B, self.length, self.source), style.acts))
         for name in ("k", "v"):
             made = self.cross.project(m, name, x, "cross_")
-            shape = (B, Integer(0), self.cross.heads, self.cross.head_dim)
+            if name == "k" and self.k_norm is not None:
+                made = m.norm("cross_k_norm", made, self.cross.head_dim, self.k_norm)
+            shape = (B, Integer(0), self.cross.keys, self.cross.head_dim)
             empty = m.source(Tensor(f"cross_{name}_cache", shape, style.kv, Role.KV))
             m.add(f"cross_{name}_append", KVAppend(), empty, made)
         return m.build(x)

@@ -15,11 +15,20 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.projector import (
+    Acted,
+    Beside,
+    Normed,
+    Product,
+    Steps,
+    project,
+    tokens_for,
+)
 from costgraph.models.blocks.stack import Segment, run
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
+from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.vision import Tower
-from costgraph.ops import Activation, Add, SelectLast
+from costgraph.ops import Add, SelectLast
 from costgraph.ops.image import Cut, Interpolate, Rearrange
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
@@ -28,7 +37,11 @@ ONE = Integer(1)
 
 
 class Eyes(Protocol):
-    """What makes rows of the language model from images."""
+    """What makes rows of the language model from images, or from sound."""
+
+    @property
+    def sense(self) -> str:
+        """Name of its phase: ``vision`` or ``audio``."""
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -58,7 +71,8 @@ class PatchTower:
     Attributes:
         at, feed, norm: heads, feed-forward block and norms of the layers.
         layers: their number.
-        channels, patch, frames: of a patch: channels, side, frames in time.
+        channels, patch, frames: of a patch: channels, side, frames in time
+            (None for still images).
         merge: side of the square of patches that becomes one token.
         out: width of the language model.
         bias: of the convolution that embeds patches.
@@ -66,6 +80,8 @@ class PatchTower:
         deepstack: layers, counted from zero, behind which further rows are taken.
         window: patches per window, or None for none.
         whole: layers that see everything where there are windows.
+        front, back: norms in front of the layers and behind them, or None.
+        steps: the projector where it is not Qwen's.
     """
 
     at: Heads
@@ -74,7 +90,7 @@ class PatchTower:
     layers: int
     channels: Expr
     patch: Expr
-    frames: Expr
+    frames: Expr | None
     merge: Expr
     out: Expr
     bias: bool = True
@@ -82,6 +98,14 @@ class PatchTower:
     deepstack: tuple[int, ...] = ()
     window: Expr | None = None
     whole: tuple[int, ...] = ()
+    front: Norm | None = None
+    back: Norm | None = None
+    steps: Steps = ()
+
+    @property
+    def sense(self) -> str:
+        """Name of the phase."""
+        return "vision"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -117,7 +141,9 @@ class PatchTower:
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows, then those of early layers."""
         d, count = self.at.d, self.positions(m.style)
-        taps = (self.frames, self.patch, self.patch)
+        taps: tuple[Expr, ...] = (self.patch, self.patch)
+        if self.frames is not None:
+            taps = (self.frames, *taps)
         x = picture(m, B * count, self.channels, taps, "patches")
         x = conv(m, "patch_embed", x, d, taps, taps, bias=self.bias)
         x = m.add("patch_rows", Reshape((B, count, d)), x)
@@ -125,6 +151,8 @@ class PatchTower:
             table = m.weight("positions.weight", self.rows, d)
             table = m.add("position_resample", Interpolate(count), table)
             x = m.add("position_add", Add(), x, table)
+        if self.front is not None:
+            x = m.norm("front_norm", x, d, self.front)
         if self.window is not None:
             x = m.add("window_order", Rearrange((B, count, d)), x)
         deep: list[str] = []
@@ -132,6 +160,8 @@ class PatchTower:
             x = run(m, (segment,), x)
             if index <= self.deep:
                 deep.append(self._merged(m, f"deep{index}", x, late=True))
+        if self.back is not None:
+            x = m.norm("final_norm", x, d, self.back)
         x = self._merged(m, "merger", x)
         if self.window is not None:
             x = m.add("image_order", Rearrange((B, G, self.out)), x)
@@ -154,41 +184,53 @@ class PatchTower:
         return gathered(kinds)
 
     def _merged(self, m: Maker, name: str, x: str, late: bool = False) -> str:
-        """A square of patches side by side, through two products; normed before or after."""
-        d, wide = self.at.d, self.at.d * self.merge**2
-        if not late:
-            x = m.norm(f"{name}_norm", x, d, self.norm)
-        x = m.add(f"{name}_rows", Reshape((B, G, wide)), x)
-        if late:
-            x = m.norm(f"{name}_norm", x, wide, self.norm)
-        x = m.linear(f"{name}_fc1", x, wide, wide, True)
-        x = m.add(f"{name}_act", Activation("gelu"), x)
-        return m.linear(f"{name}_fc2", x, self.out, wide, True)
+        """Squares of patches through the projector; those of early layers norm them whole."""
+        beside, norm = Beside(self.merge**2), Normed(self.norm)
+        wide = self.at.d * self.merge**2
+        start: Steps = (beside, norm) if late else (norm, beside)
+        own: Steps = (
+            *start,
+            Product("fc1", wide),
+            Acted("gelu"),
+            Product("fc2", self.out),
+        )
+        return project(m, name, x, self.steps or own)
 
 
 @dataclass(frozen=True)
 class FixedTower:
-    """LLaVA's eyes: CLIP's tower over images of one size, and a projector of two products.
+    """A tower over images of one size, and a projector.
 
-    The class token is dropped. The features are those in front of the last layer; the
-    last layer and the norm of its class token run as well, as in the published code.
+    A class token is dropped. ``late`` says where the features are taken: in front of the
+    last layer and the norm behind it, which run as well, as in the published code.
 
     Attributes:
-        tower: CLIP's.
+        tower: over one image.
+        steps: the projector.
         out: width of the language model.
-        activation: of the projector.
-        bias: of the projector.
+        late: layers at the end that the features do not pass.
+        normed: the features pass the tower's back norm.
+        said: what its counts rest on.
+        newline: a learned row ends the rows of an image's grid in the prompt.
     """
 
     tower: Tower
+    steps: Steps
     out: Expr
-    activation: str = "gelu"
-    bias: bool = True
+    late: int = 0
+    normed: bool = False
+    newline: bool = False
+    said: str = "G image tokens, which the prompt's S tokens include, are whole images"
+
+    @property
+    def sense(self) -> str:
+        """Name of the phase."""
+        return "vision"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Whole images."""
-        return ("G image tokens, which the prompt's S tokens include, are whole images",)
+        return (self.said,)
 
     @property
     def deep(self) -> int:
@@ -201,23 +243,41 @@ class FixedTower:
 
     def tokens(self, style: Style) -> Expr:
         """Image tokens of one image."""
-        return self.tower.positions(style) - 1
+        return self._kept(style) / tokens_for(self.steps)
+
+    def _kept(self, style: Style) -> Expr:
+        """Positions of one image that the projector sees: those without the class token."""
+        return self.tower.positions(style) - self.tower.patches.first
 
     def positions(self, style: Style) -> Expr:
         """Positions of all images of a sequence."""
         return G / self.tokens(style) * self.tower.positions(style)
 
     def add(self, m: Maker) -> tuple[str, ...]:
-        """Adds tower and projector: rows, and the unused class token."""
-        d, count = self.tower.at.d, self.tokens(m.style)
-        images = B * G / count
-        x = replace(self.tower, layers=self.tower.layers - 1).add(m, images)
-        kept = m.add_many("without_class", Cut((ONE, count)), x)[1]
-        kept = m.add("image_rows", Reshape((B, G, d)), kept)
-        kept = m.linear("projector_1", kept, self.out, d, self.bias)
-        kept = m.add("projector_act", Activation(self.activation), kept)
-        kept = m.linear("projector_2", kept, self.out, self.out, self.bias)
-        layer = TowerLayer(images, m.shape(x)[1], self.tower.at, self.tower.feed)
-        x = run(m, (Segment("last_vision_layer", layer, ONE),), x)
-        x = m.add("class_position", SelectLast(ONE), x)
-        return kept, m.norm("final_norm", x, d, LAYER_NORM)
+        """Adds tower and projector: rows, and what is made and not used."""
+        tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
+        images, first = B * G / self.tokens(m.style), Integer(tower.patches.first)
+        x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
+        if self.normed and tower.back is not None:
+            seen = m.norm("final_norm", x, d, tower.back)
+        kept = m.add_many("without_class", Cut((first, count)), seen)[1] if first else seen
+        rows = project(m, "projector", kept, self.steps)
+        made = [m.add("image_rows", Reshape((B, G, self.out)), rows)]
+        if self.newline:
+            made.append(
+                m.add("newline_row", Reshape((ONE, self.out)), m.vector("newline", self.out))
+            )
+        return (*made, *self._unused(m, x, seen, images))
+
+    def _unused(self, m: Maker, x: str, seen: str, images: Expr) -> tuple[str, ...]:
+        """Adds what runs behind the features although nothing reads it."""
+        tower, start = self.tower, seen
+        if self.late:
+            layer = tower.layer(images, m.shape(x)[1])
+            x = seen = run(m, (Segment("last_vision_layer", layer, Integer(self.late)),), x)
+        if not self.normed and tower.back is not None:
+            x = m.add("class_position", SelectLast(ONE), x) if tower.patches.first else x
+            seen = m.norm("final_norm", x, tower.at.d, tower.back)
+        if tower.head is not None:
+            seen = tower.head.add(m, seen)
+        return () if seen == start else (seen,)

@@ -12,6 +12,7 @@ from costgraph.ops import Activation, Add, AsSequence, Conv
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.image import Interpolate, Prepend
 from costgraph.ops.views import Reshape
+from costgraph.symbols import B, G
 
 ZERO, ONE = Integer(0), Integer(1)
 Size = tuple[Expr, ...]
@@ -42,6 +43,13 @@ def conv(
     if bias:
         operands.append(m.vector(f"{name}.bias", out))
     return m.add(name, op, *operands)
+
+
+def latent_patches(m: Maker, channels: Expr, patch: Size, d: Expr) -> str:
+    """Adds ``G`` latent patches, each embedded by a convolution without overlap: ``(B, G, d)``."""
+    x = picture(m, B * G, channels, patch, "latent_patches")
+    x = conv(m, "image_embed", x, d, patch, patch)
+    return m.add("image_rows", Reshape((B, G, d)), x)
 
 
 def affine(m: Maker, name: str, x: str) -> tuple[str, str, str]:

@@ -96,6 +96,7 @@ class Ends:
         head_scale: the hidden state is, in front of that projection.
         all_logits: every position needs logits, whatever the style says.
         output: what the last hidden states become.
+        unsaid: rows of the embedding table behind those that logits have.
     """
 
     d: Expr
@@ -113,6 +114,7 @@ class Ends:
     head_scale: bool = False
     all_logits: bool = False
     output: Output = LOGITS
+    unsaid: int = 0
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -176,7 +178,7 @@ def embed(m: Maker, ends: Ends) -> tuple[str, str]:
     acts = m.style.acts
     width = ends.embed_dim or ends.d
     ids = m.source(Tensor("ids", (B, q), INT64))
-    table = m.weight("embed.weight", ends.vocab, width)
+    table = m.weight("embed.weight", ends.vocab + ends.unsaid, width)
     hidden = m.add("embed", Embedding(result=acts), ids, table)
     if ends.embed_scale:
         hidden = m.add("embed_scale", Scale(), hidden)

@@ -16,8 +16,9 @@ from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, Relat
 from costgraph.ops.image import Rearrange, WindowMask
 from costgraph.ops.pattern import FULL, counted
 from costgraph.ops.pool import Resize
-from costgraph.ops.views import Reshape
+from costgraph.ops.views import Expand, Reshape
 
+ONE = Integer(1)
 LAYER_NORM = Norm("layer", True)
 
 
@@ -67,20 +68,37 @@ class TowerLayer:
         pattern = counted(m.style.mask) if self.causal else FULL
         if self.windows is None:
             return self.at.out(m, attended(m, query, key, value, pattern))
-        tail = (self.at.heads, self.at.head_dim)
-        each = (self.batch * self.windows, self.length / self.windows, *tail)
+        near = (self.batch * self.windows, self.length / self.windows)
         query, key, value = (
-            m.add(f"{name}_windows", Reshape(each), part)
+            m.add(f"{name}_windows", Reshape((*near, *m.shape(part)[2:])), part)
             for name, part in (("q", query), ("k", key), ("v", value))
         )
         mixed = attended(m, query, key, value, pattern)
-        whole = (self.batch, self.length, *tail)
+        whole = (self.batch, self.length, self.at.heads, self.at.head_dim)
         return self.at.out(m, m.add("whole", Reshape(whole), mixed))
 
     def _scaled(self, m: Maker, name: str, x: str) -> str:
         if not self.scaled:
             return x
         return m.add(name, Multiply(), x, m.vector(f"{name}.weight", self.at.d))
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """SigLIP's head: one learned query attends to all positions, then a feed-forward block."""
+
+    at: Heads
+    feed: FeedForward
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the head; ``x (batch, n, d)`` to ``(batch, d)``."""
+        at, (batch, _, d) = self.at, m.shape(x)
+        probe = m.add("probe_rows", Expand((batch, ONE, d)), m.vector("probe", ONE, ONE, d))
+        query = at.project(m, "q", probe, "pool_")
+        key, value = (at.project(m, name, x, "pool_") for name in ("k", "v"))
+        x = at.out(m, attended(m, query, key, value, "none", prefix="pool_"), "pool_")
+        fed = self.feed.add(m, m.norm("pool_norm", x, d, LAYER_NORM), "pool_")
+        return m.add("pooled", Reshape((batch, d)), m.add("pool_add", Add(), fed, x))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ FILES = (
     "flows",
     "multimodal",
     "wrapped",
+    "seeing",
+    "hearing",
+    "crossing",
 )
 
 V = TypeVar("V")

@@ -102,14 +102,6 @@ def _dense_of(fields: Fields) -> FeedForward:
     return feed_forward_of(fields, fields.size("intermediate_size_mlp"))
 
 
-def _llama4_outer(fields: Fields) -> Reading:
-    """The text decoder of the whole model; images are not part of a step."""
-    inner = fields.section("text_config")
-    if fields.values.get("tie_word_embeddings") is not None:
-        inner = inner.with_values(tie_word_embeddings=fields.values["tie_word_embeddings"])
-    return _llama4(inner)
-
-
 def _mimo(fields: Fields) -> Reading:
     """Windows with sinks and heads of their own between layers that attend everything."""
     count, d = layers_of(fields), fields.size("hidden_size")
@@ -170,7 +162,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gpt_oss": _gpt_oss,
         "llama4_text": _llama4,
-        "llama4": _llama4_outer,
         "mimo_v2_flash": _mimo,
     }
 )
@@ -180,7 +171,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "GptOssForCausalLM": "gpt_oss",
         "Llama4ForCausalLM": "llama4_text",
-        "Llama4ForConditionalGeneration": "llama4",
         "MiMoV2FlashForCausalLM": "mimo_v2_flash",
     }
 )

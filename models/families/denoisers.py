@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from sympy import Integer, Rational
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks import FeedForward, Norm
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.denoise import ClassTransformer, Flux, StableDiffusion3
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.vision import pixels, sizes
 from costgraph.models.fields import Fields, divided
+from costgraph.models.prompted import PromptedTransformer
 from costgraph.models.unet import Level, UNet
 
 #: Transformer layers and blocks per level that are believed.
@@ -81,12 +84,169 @@ def _flux(fields: Fields) -> Reading:
     return Reading(model)
 
 
+#: What a latent patch of a video is, and what ``G`` counts.
+VIDEO = "G counts latent patches over all frames"
+
+
+def _qwen_image(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=24)
+    width = fields.size("attention_head_dim", default=128)
+    axes = sizes(fields, "axes_dims_rope", (16, 56, 56))
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    for key in ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
+        fields.refuse(key, "this conditioning is not supported")
+    # Kept for files of other models: the published class has no such input.
+    fields.values.get("guidance_embeds")
+    channels = fields.size("in_channels", default=64)
+    patch = fields.size("patch_size", default=2)
+    base = _heads(fields, heads * width, heads)
+    model = Flux(
+        at=replace(base, rotary=Integer(width)),
+        joint=Integer(fields.size("num_layers", default=60)),
+        single=Integer(0),
+        channels=Integer(channels),
+        out=Integer(fields.size("out_channels", default=16) * patch**2),
+        text=Integer(fields.size("joint_attention_dim", default=3584)),
+        pooled=None,
+        guided=False,
+        text_norm=Norm(),
+    )
+    return Reading(model)
+
+
+def _hunyuan_video(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=24)
+    width = fields.size("attention_head_dim", default=128)
+    axes = sizes(fields, "rope_axes_dim", (16, 56, 56))
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: 'rope_axes_dim' must add up to {width}, not {axes}")
+    fields.refuse("image_condition_type", "videos from images are not supported in this family")
+    _only(fields, "qk_norm", "rms_norm")
+    _only(fields, "mlp_ratio", 4.0, 4)
+    side, deep = fields.size("patch_size", default=2), fields.size("patch_size_t", default=1)
+    channels = fields.size("in_channels", default=16)
+    base = _heads(fields, heads * width, heads)
+    model = Flux(
+        at=replace(base, rotary=Integer(width)),
+        joint=Integer(fields.size("num_layers", default=20)),
+        single=Integer(fields.size("num_single_layers", default=40)),
+        channels=Integer(channels),
+        out=Integer(fields.size("out_channels", default=channels) * deep * side**2),
+        text=Integer(fields.size("text_embed_dim", default=4096)),
+        pooled=Integer(fields.size("pooled_projection_dim", default=768)),
+        guided=fields.flag("guidance_embeds", True),
+        patch=(Integer(deep), Integer(side), Integer(side)),
+        refiner=Integer(fields.size("num_refiner_layers", default=2)),
+    )
+    return Reading(model, assumptions=(VIDEO,))
+
+
+def _only(fields: Fields, key: str, *allowed: Any) -> None:
+    """Refuses a value of ``key`` that is not among ``allowed``; the first is the default."""
+    if fields.values.get(key, allowed[0]) not in allowed:
+        raise ModelError(f"{fields.name}: {key!r} = {clip(fields.values[key])} is not supported")
+
+
+def _wan(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=40)
+    width = fields.size("attention_head_dim", default=128)
+    d = heads * width
+    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+        fields.refuse(key, "videos from images are not supported in this family")
+    _only(fields, "qk_norm", "rms_norm_across_heads")
+    patch = sizes(fields, "patch_size", (1, 2, 2))
+    if len(patch) != 3:
+        raise ModelError(f"{fields.name}: 'patch_size' must have three axes, not {patch}")
+    channels = fields.size("in_channels", default=16)
+    at = replace(_heads(fields, d, heads), qk_norm=Norm())
+    feed = fields.size("ffn_dim", default=13824)
+    model = PromptedTransformer(
+        at=replace(at, rotary=Integer(width)),
+        cross=at,
+        feed=FeedForward(Integer(d), Integer(feed), "gelu_tanh", gated=False, bias=True),
+        layers=Integer(fields.size("num_layers", default=40)),
+        channels=Integer(channels),
+        patch=tuple(map(Integer, patch)),
+        out=Integer(fields.size("out_channels", default=16) * patch[0] * patch[1] * patch[2]),
+        text=Integer(fields.size("text_dim", default=4096)),
+        waves=Integer(fields.size("freq_dim", default=256)),
+        cross_norm=LAYER_NORM if fields.flag("cross_attn_norm", True) else None,
+    )
+    # The table of rotations is as long as this says.
+    fields.values.get("rope_max_seq_len")
+    return Reading(model, assumptions=(VIDEO,))
+
+
+def _ltx(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=32)
+    width = fields.size("attention_head_dim", default=64)
+    d = heads * width
+    _only(fields, "qk_norm", "rms_norm_across_heads")
+    _only(fields, "activation_fn", "gelu-approximate")
+    _only(fields, "norm_elementwise_affine", False)
+    _only(fields, "attention_bias", True)
+    _only(fields, "attention_out_bias", True)
+    # Patches are cut before the model; its rows are vectors of in_channels.
+    _only(fields, "patch_size", 1)
+    _only(fields, "patch_size_t", 1)
+    if fields.size("cross_attention_dim", default=2048) != d:
+        raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
+    channels = fields.size("in_channels", default=128)
+    at = replace(_heads(fields, d, heads), qk_norm=Norm())
+    model = PromptedTransformer(
+        at=replace(at, rotary=Integer(width)),
+        cross=at,
+        feed=FeedForward(Integer(d), Integer(4 * d), "gelu_tanh", gated=False, bias=True),
+        layers=Integer(fields.size("num_layers", default=28)),
+        channels=Integer(channels),
+        patch=(),
+        out=Integer(fields.size("out_channels", default=channels)),
+        text=Integer(fields.size("caption_channels", default=4096)),
+        norm=Norm(weight=False),
+    )
+    return Reading(model, assumptions=(VIDEO,))
+
+
+def _pixart(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=16)
+    d = heads * fields.size("attention_head_dim", default=72)
+    _only(fields, "activation_fn", "gelu-approximate")
+    _only(fields, "norm_elementwise_affine", False)
+    _only(fields, "attention_bias", True)
+    _only(fields, "attention_type", "default")
+    _only(fields, "norm_type", "ada_norm_single")
+    if fields.size("cross_attention_dim", default=1152) != d:
+        raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
+    size = fields.size("sample_size", default=128)
+    sized = fields.flag("use_additional_conditions", size == 128)
+    if sized and d % 3:
+        raise ModelError(f"{fields.name}: a width of {d} does not divide into three sizes")
+    channels, patch = fields.size("in_channels", default=4), fields.size("patch_size", default=2)
+    at = _heads(fields, d, heads)
+    # How positions are scaled, and how classes were embedded that the model does not have.
+    for key in ("interpolation_scale", "num_embeds_ada_norm", "norm_num_groups"):
+        fields.values.get(key)
+    model = PromptedTransformer(
+        at=at,
+        cross=at,
+        feed=FeedForward(Integer(d), Integer(4 * d), "gelu_tanh", gated=False, bias=True),
+        layers=Integer(fields.size("num_layers", default=28)),
+        channels=Integer(channels),
+        patch=(Integer(patch), Integer(patch)),
+        out=Integer(fields.size("out_channels", default=8) * patch**2),
+        text=Integer(fields.size("caption_channels", default=4096)),
+        fixed=True,
+        sized=sized,
+    )
+    return Reading(model)
+
+
 def _sd3(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=18)
     d = heads * fields.size("attention_head_dim", default=64)
     if fields.size("caption_projection_dim", default=d) != d:
         raise ModelError(f"{fields.name}: 'caption_projection_dim' must be {d}, the hidden size")
-    fields.refuse("dual_attention_layers", "layers with a second attention are not supported")
     norm = fields.values.get("qk_norm")
     if norm not in (None, "rms_norm"):
         raise ModelError(f"{fields.name}: 'qk_norm' = {clip(norm)} is not supported")
@@ -94,6 +254,12 @@ def _sd3(fields: Fields) -> Reading:
     layers = fields.size("num_layers", default=18)
     if layers < 2:
         raise ModelError(f"{fields.name}: 'num_layers' = {layers}: two or more are supported")
+    twice = fields.values.get("dual_attention_layers") or []
+    if twice != list(range(len(twice) if isinstance(twice, list) else 0)) or len(twice) >= layers:
+        raise ModelError(
+            f"{fields.name}: 'dual_attention_layers' = {clip(twice)}: only layers at the start, "
+            "and not the last, may attend twice"
+        )
     model = StableDiffusion3(
         patches=Patches(Integer(d), Integer(channels), (Integer(patch),) * 2),
         at=_heads(fields, d, heads),
@@ -103,6 +269,7 @@ def _sd3(fields: Fields) -> Reading:
         text=Integer(fields.size("joint_attention_dim", default=4096)),
         pooled=Integer(fields.size("pooled_projection_dim", default=2048)),
         qk_norm=norm is not None,
+        dual=len(twice),
     )
     return Reading(model)
 
@@ -216,7 +383,17 @@ def _unet(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it; these configurations name their class.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"dit": _dit, "flux": _flux, "sd3": _sd3, "unet": _unet}
+    {
+        "dit": _dit,
+        "flux": _flux,
+        "sd3": _sd3,
+        "unet": _unet,
+        "qwen-image": _qwen_image,
+        "hunyuan-video": _hunyuan_video,
+        "wan": _wan,
+        "ltx": _ltx,
+        "pixart": _pixart,
+    }
 )
 
 #: Names under ``_class_name``, or class names in ``architectures``.
@@ -226,5 +403,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "FluxTransformer2DModel": "flux",
         "SD3Transformer2DModel": "sd3",
         "UNet2DConditionModel": "unet",
+        "QwenImageTransformer2DModel": "qwen-image",
+        "HunyuanVideoTransformer3DModel": "hunyuan-video",
+        "WanTransformer3DModel": "wan",
+        "LTXVideoTransformer3DModel": "ltx",
+        "PixArtTransformer2DModel": "pixart",
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
@@ -21,7 +22,14 @@ from costgraph.models.encoder import (
     PooledHead,
     TextFront,
 )
-from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    class_of,
+    heads_of,
+    labels_of,
+)
 from costgraph.models.fields import Fields, divided
 
 LAYER_NORM = Norm("layer", True)
@@ -170,7 +178,17 @@ def _modernbert(fields: Fields) -> Reading:
     return Reading(model, assumptions=() if head else (BARE,))
 
 
-def _t5(fields: Fields) -> Reading:
+def _mt5(fields: Fields) -> Reading:
+    """T5 with a gate in its feed-forward blocks unless the file says otherwise."""
+    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
+
+
+def _umt5(fields: Fields) -> Reading:
+    """mT5 whose layers each have a position bias of their own."""
+    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
+
+
+def _t5(fields: Fields, own: bool = False) -> Reading:
     d = Integer(fields.size("d_model"))
     vocab = Integer(fields.size("vocab_size"))
     heads = Integer(fields.size("num_heads"))
@@ -181,10 +199,11 @@ def _t5(fields: Fields) -> Reading:
     name = "gelu_new" if projection == "gated-gelu" else name
     act = activation_of(Fields(fields.name, {"feed_forward_proj": name}), "feed_forward_proj")
     feed = FeedForward(d, Integer(fields.size("d_ff")), act, gated)
-    at = Heads(d, heads, Integer(fields.size("d_kv")), relative=True)
-    cross = Heads(d, heads, at.head_dim)
+    count = Integer(fields.size("relative_attention_num_buckets", default=32))
+    cross = Heads(d, heads, Integer(fields.size("d_kv")))
+    at = replace(cross, buckets=count) if own else replace(cross, relative=True)
     layers = fields.size("num_layers")
-    buckets = Buckets(Integer(fields.size("relative_attention_num_buckets", default=32)), heads)
+    buckets = None if own else Buckets(count, heads)
     # With a tied head the last hidden state is scaled by 1/√d, which the final norm's
     # weight takes in; the gate and the activation repeat ``feed_forward_proj``.
     for key in ("scale_decoder_outputs", "is_gated_act", "dense_act_fn"):
@@ -209,6 +228,75 @@ def _t5(fields: Fields) -> Reading:
         buckets=buckets,
     )
     return Reading(model)
+
+
+def _t5gemma_side(side: Fields) -> tuple[Heads, FeedForward]:
+    """Heads and feed-forward block of one half: those of Gemma 2."""
+    d = side.size("hidden_size")
+    heads, kv_heads, width = heads_of(side, d)
+    bias = side.flag("attention_bias", False)
+    at = Heads(
+        Integer(d),
+        Integer(heads),
+        width,
+        qv_bias=bias,
+        k_bias=bias,
+        out_bias=bias,
+        rotary=width,
+        kv_heads=Integer(kv_heads),
+        capped=side.values.get("attn_logit_softcapping") is not None,
+    )
+    act = activation_of(side, "hidden_activation", default="gelu_pytorch_tanh")
+    return at, FeedForward(Integer(d), Integer(side.size("intermediate_size")), act)
+
+
+def _t5gemma(fields: Fields) -> Reading:
+    """Gemma 2 as encoder and as decoder, norms in front of and behind each of three blocks."""
+    first, second = (
+        fields.section(part).with_defaults(head_dim=256) for part in ("encoder", "decoder")
+    )
+    (at, feed), (own, fed) = _t5gemma_side(first), _t5gemma_side(second)
+    vocab = Integer(second.size("vocab_size"))
+    for side in (first, second):
+        # Which layers slide plays no part here, see the sentence below.
+        side.values.get("layer_types")
+        if side.size("vocab_size") != vocab:
+            raise ModelError(f"{fields.name}: encoder and decoder have different vocabularies")
+    if second.size("cross_attention_hidden_size", default=int(at.d)) != at.d:
+        raise ModelError(
+            f"{second.name}: 'cross_attention_hidden_size' must be {at.d}, the encoder's width"
+        )
+    encoder = Encoder(
+        front=TextFront(Ends(at.d, vocab, embed_scale=True)),
+        segments=(
+            Segment(
+                "encoder",
+                Layer(at.d, Bidirectional(at), feed, post_norms=True),
+                Integer(first.size("num_hidden_layers")),
+            ),
+        ),
+        d=at.d,
+        norm=Norm(),
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(own.d, own, replace(own, rotary=None), fed, Norm(), post_norms=True),
+        layers=Integer(second.size("num_hidden_layers")),
+        ends=Ends(
+            own.d,
+            vocab,
+            embed_scale=True,
+            tied=fields.flag("tie_word_embeddings", True),
+            logit_cap=second.values.get("final_logit_softcapping") is not None,
+        ),
+        shared=(),
+    )
+    windows = sorted({side.size("sliding_window", default=4096) for side in (first, second)})
+    said = (
+        f"sliding layers count as whole attention: exact up to {windows[0]} tokens, an upper "
+        "bound beyond"
+    )
+    return Reading(model, assumptions=(said,))
 
 
 def _sides(
@@ -302,6 +390,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "modernbert": _modernbert,
         "xlm-roberta": _roberta,
         "t5": _t5,
+        "mt5": _mt5,
+        "umt5": _umt5,
+        "t5gemma": _t5gemma,
         "bart": _bart,
         "whisper": _whisper,
     }
@@ -327,6 +418,11 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "T5ForConditionalGeneration": "t5",
         "T5WithLMHeadModel": "t5",
         "T5EncoderModel": "t5",
+        "MT5ForConditionalGeneration": "mt5",
+        "MT5EncoderModel": "mt5",
+        "UMT5ForConditionalGeneration": "umt5",
+        "UMT5EncoderModel": "umt5",
+        "T5GemmaForConditionalGeneration": "t5gemma",
         "BartForConditionalGeneration": "bart",
         "WhisperForConditionalGeneration": "whisper",
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 from costgraph.errors import ModelError
 from costgraph.models.decoder import Decoder
@@ -66,25 +65,12 @@ def _gemma3_text(fields: Fields) -> Reading:
     return Reading(alternating(model, kinds, window_of(fields, 4096)))
 
 
-#: What the text part of a Gemma 3 configuration leaves out.
-_TEXT: Mapping[str, Any] = MappingProxyType(
-    {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-)
-
-
-def _gemma3(fields: Fields) -> Reading:
-    """The text part of the models that also see; that the vision tower is left out is said."""
-    fields.values.get("mm_tokens_per_image")
-    return _gemma3_text(fields.section("text_config").with_defaults(**_TEXT))
-
-
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gemma": _gemma,
         "gemma2": _gemma2,
         "gemma3_text": _gemma3_text,
-        "gemma3": _gemma3,
     }
 )
 
@@ -94,6 +80,5 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "GemmaForCausalLM": "gemma",
         "Gemma2ForCausalLM": "gemma2",
         "Gemma3ForCausalLM": "gemma3_text",
-        "Gemma3ForConditionalGeneration": "gemma3",
     }
 )

@@ -7,12 +7,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer, Rational
+from sympy import Expr, Integer, Rational
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import FixedTower, PatchTower
+from costgraph.models.blocks.projector import two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
@@ -108,18 +109,28 @@ def _qwen2_vl(fields: Fields) -> Reading:
     return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text))
 
 
-def _qwen2_5_vl(fields: Fields) -> Reading:
-    seen = fields.section("vision_config")
+def windowed_tower(seen: Fields, out: Expr | None = None) -> PatchTower:
+    """The tower of Qwen2.5-VL: most layers attend in windows of the image.
+
+    Raises:
+        ModelError: its rows are not ``out`` wide, where that is given.
+    """
     d = seen.size("hidden_size", default=1280)
     layers = _depth(seen, 32)
     common = _common(seen, seen.size("out_hidden_size", default=3584))
+    if out is not None and common["out"] != out:
+        raise ModelError(
+            f"{seen.name}: 'out_hidden_size' = {common['out']}, the language model takes {out}"
+        )
     side = seen.size("window_size", default=112)
     across = side // (int(common["patch"]) * int(common["merge"])) * int(common["merge"])
     if not across:
         raise ModelError(f"{seen.name}: 'window_size' = {side} holds no token")
     act = activation_of(seen, "hidden_act", default="silu")
-    eyes = PatchTower(
-        at=_heads(seen, d),
+    at = _heads(seen, d)
+    few = seen.size("num_key_value_heads", default=int(at.heads))
+    return PatchTower(
+        at=at if few == at.heads else replace(at, kv_heads=Integer(few)),
         feed=FeedForward(
             Integer(d), Integer(seen.size("intermediate_size", default=3420)), act, bias=True
         ),
@@ -130,6 +141,10 @@ def _qwen2_5_vl(fields: Fields) -> Reading:
         whole=_indexes(seen, "fullatt_block_indexes", layers, (7, 15, 23, 31)),
         **common,
     )
+
+
+def _qwen2_5_vl(fields: Fields) -> Reading:
+    eyes = windowed_tower(fields.section("vision_config"))
     return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
 
 
@@ -213,12 +228,9 @@ def _llava(fields: Fields) -> Reading:
     )
     if tower.layers < 2:
         raise ModelError(f"{seen.name}: 'num_hidden_layers' = {tower.layers}: two or more")
-    eyes = FixedTower(
-        tower=tower,
-        out=model.ends.d,
-        activation=activation_of(fields, "projector_hidden_act", default="gelu"),
-        bias=fields.flag("multimodal_projector_bias", True),
-    )
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("multimodal_projector_bias", True)
+    eyes = FixedTower(tower, two_products(model.ends.d, act, bias), model.ends.d, late=1)
     return Reading(Seeing(eyes, model, reading.scans), assumptions=reading.assumptions)
 
 

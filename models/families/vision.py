@@ -88,7 +88,12 @@ def tower_of(fields: Fields, act: str, **changes: object) -> tuple[Heads, FeedFo
     return at, FeedForward(Integer(d), width, act, gated=False, bias=True)
 
 
-def _grid(fields: Fields, size: Size, patch: int) -> int:
+def grid_of(fields: Fields, size: Size, patch: int) -> int:
+    """Patches of an image.
+
+    Raises:
+        ModelError: not one fits in.
+    """
     grid = (int(size[0]) // patch) * (int(size[1]) // patch)
     if not grid:
         raise ModelError(f"{fields.name}: 'patch_size' = {patch} exceeds the image")
@@ -103,7 +108,7 @@ def _vit(fields: Fields) -> Reading:
         channels=Integer(fields.size("num_channels", default=3)),
         patch=(Integer(patch), Integer(patch)),
         first=1,
-        rows=Integer(_grid(fields, size, patch) + 1),
+        rows=Integer(grid_of(fields, size, patch) + 1),
     )
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
@@ -121,7 +126,7 @@ def clip_tower(fields: Fields) -> Tower:
         patch=(Integer(patch), Integer(patch)),
         bias=False,
         first=1,
-        rows=Integer(_grid(fields, size, patch) + 1),
+        rows=Integer(grid_of(fields, size, patch) + 1),
     )
     layers = Integer(fields.size("num_hidden_layers"))
     return Tower(patches, at, feed, layers, size, front=LAYER_NORM)

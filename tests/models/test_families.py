@@ -222,10 +222,14 @@ def test_windows_and_positions_follow_the_pattern():
     assert kv(listed) == (2 * 2 * 64 * B * (4 * Min(T, 16) + 4 * T)).expand()
 
 
-def test_gemma_3_with_eyes_is_its_text_part():
+def test_gemma_3_without_its_tower_is_its_text_part():
     text = {k: v for k, v in PUBLISHED["gemma-3-1b"][0].items() if k != "model_type"}
-    both = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
-    assert parameters(load_model(both).graph) == PUBLISHED["gemma-3-1b"][1]
+    seen = {"hidden_size": 1152, "num_attention_heads": 16, "num_hidden_layers": 27,
+            "intermediate_size": 4304, "image_size": 896, "patch_size": 14}  # fmt: skip
+    both = {"model_type": "gemma3", "text_config": text, "vision_config": seen}
+    assert parameters(load_model(both).phase("decode").graph) == PUBLISHED["gemma-3-1b"][1]
+    with pytest.raises(ModelError, match="256 tokens of a grid of 14 x 14"):
+        load_model({**both, "vision_config": {"hidden_size": 1152}})
     # What the published text part leaves out has its own defaults.
     small = {"model_type": "gemma3", "text_config": {
         "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,

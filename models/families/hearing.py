@@ -1,0 +1,105 @@
+"""Language models behind Whisper's encoder: Qwen2-Audio, Voxtral."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.projector import (
+    Averaged,
+    Beside,
+    Normed,
+    Product,
+    Steps,
+    two_products,
+)
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.encoder import AudioFront
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.seeing import before, language, require
+from costgraph.models.fields import Fields, divided
+from costgraph.models.hearing import Ears
+
+
+def _ears(heard: Fields, steps: Steps, out: Integer) -> Ears:
+    """Whisper's encoder, whose keys have two sets of names."""
+    d = heard.size("d_model", "hidden_size", default=1280)
+    heads = heard.size("encoder_attention_heads", "num_attention_heads", default=20)
+    width = divided(heard, d, heads, "hidden size over heads")
+    act = activation_of(heard, "activation_function", default="gelu")
+    heard.refuse("scale_embedding", "scaled embeddings are not supported in this family")
+    for key in ("head_dim", "num_key_value_heads"):
+        expected = {"head_dim": int(width), "num_key_value_heads": heads}[key]
+        if heard.size(key, default=expected) != expected:
+            raise ModelError(f"{heard.name}: {key!r} must be {expected}")
+    ffn = heard.size("encoder_ffn_dim", "intermediate_size", default=5120)
+    positions = heard.size("max_source_positions", default=1500)
+    # A vocabulary stands in files that were made from Whisper's; the encoder has none.
+    heard.values.get("vocab_size")
+    return Ears(
+        front=AudioFront(
+            Integer(d),
+            Integer(heard.size("num_mel_bins", default=128)),
+            Integer(positions),
+            "gelu",
+        ),
+        at=Heads(Integer(d), Integer(heads), width, qv_bias=True, out_bias=True),
+        feed=FeedForward(Integer(d), Integer(ffn), act, gated=False, bias=True),
+        layers=Integer(heard.size("encoder_layers", "num_hidden_layers", default=32)),
+        length=Integer(positions),
+        steps=steps,
+        out=out,
+    )
+
+
+def _qwen2_audio(fields: Fields) -> Reading:
+    stack, reading = language(fields, "qwen2")
+    heard = fields.section("audio_config")
+    positions = Integer(heard.size("max_source_positions", default=1500))
+    if positions % 2:
+        raise ModelError(f"{heard.name}: 'max_source_positions' = {positions} must be even")
+    steps: Steps = (
+        Averaged((positions,), (Integer(2),)),
+        Normed(LAYER_NORM),
+        Product("1", stack.ends.d),
+    )
+    return before(stack, reading, _ears(heard, steps, stack.ends.d))
+
+
+def _voxtral(fields: Fields) -> Reading:
+    stack, reading = language(fields, "llama")
+    heard = fields.section("audio_config")
+    require(fields, "hidden_size", int(stack.ends.d))
+    require(fields, "vocab_size", int(stack.ends.vocab))
+    d = heard.size("hidden_size", default=1280)
+    width = heard.size("intermediate_size", default=5120)
+    positions = heard.size("max_source_positions", default=1500)
+    # As many positions become one token as fill the width of the feed-forward block.
+    if width % d or positions % (width // d):
+        raise ModelError(f"{heard.name}: 'intermediate_size' = {width} of positions of {d}")
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(width // d)),
+        *two_products(stack.ends.d, act, False),
+    )
+    return before(stack, reading, _ears(heard, steps, stack.ends.d))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Qwen2AudioForConditionalGeneration": "qwen2_audio",
+        "VoxtralForConditionalGeneration": "voxtral",
+    }
+)

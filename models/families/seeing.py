@@ -1,0 +1,604 @@
+"""Language models behind a vision transformer and a projector: one rule for all of them.
+
+``vision_config`` is read into a tower, ``text_config`` by the family that its
+``model_type`` names; what stands between them is a row of projector steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer, Rational, sqrt
+
+from costgraph.errors import ModelError, clip, nearest
+from costgraph.models.blocks import FeedForward, Norm, Stack
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import Eyes, FixedTower, PatchTower
+from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.projector import (
+    Acted,
+    Averaged,
+    Beside,
+    Normed,
+    Product,
+    Steps,
+    two_products,
+)
+from costgraph.models.blocks.tower import LAYER_NORM, Pooling
+from costgraph.models.decoder import Decoder
+from costgraph.models.families import FAMILIES as LANGUAGES
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.multimodal import windowed_tower
+from costgraph.models.families.vision import clip_tower, grid_of, pixels, sizes, tower_of
+from costgraph.models.fields import Fields, divided
+from costgraph.models.multimodal import Seeing
+from costgraph.models.vision import Tower
+
+RMS = Norm()
+#: Sizes that the text part may leave to the defaults of its class.
+_LEFT_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "llama": {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 32000,
+        },
+        "mistral": {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 32000,
+        },
+        "gemma": {
+            "hidden_size": 3072,
+            "intermediate_size": 24576,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "head_dim": 256,
+            "vocab_size": 256000,
+        },
+        "gemma3_text": {
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "vocab_size": 262208,
+        },
+        "qwen2": {
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "vocab_size": 151936,
+        },
+    }
+)
+
+
+#: Names that the part of a whole model has for a family that is read.
+_SAME: Mapping[str, str] = MappingProxyType({"exaone4_5_text": "exaone4"})
+
+
+def language(
+    fields: Fields, default: str, key: str = "text_config", **left_out: Any
+) -> tuple[Stack, Reading]:
+    """The language model under ``key``: its blocks, and what its family read.
+
+    Whether logits are tied to embeddings is a matter of the whole model: its own key comes
+    first, then that of the part, then the default of the part's family.
+
+    Args:
+        fields: the whole configuration.
+        default: ``model_type`` of the part where it names none.
+        key: the section.
+        left_out: values that the part may leave to the defaults of its class.
+    """
+    text = fields.section(key)
+    kind = text.word("model_type", default=default)
+    kind = _SAME.get(kind, kind)
+    if kind not in LANGUAGES:
+        raise ModelError(
+            f"{text.name}: unknown model_type {clip(kind)} of a language model"
+            f"{nearest(kind, LANGUAGES)}"
+        )
+    text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
+    tied = fields.values.get("tie_word_embeddings")
+    text.values.get("tie_word_embeddings")
+    if tied is not None:
+        text = text.with_values(tie_word_embeddings=tied)
+    reading = LANGUAGES[kind](text)
+    model = reading.model
+    if isinstance(model, Decoder):
+        return model.stack(), reading
+    if isinstance(model, Stack) and reading.phases == "autoregressive":
+        return model, reading
+    raise ModelError(f"{text.name}: {clip(kind)} behind a tower is not supported")
+
+
+def before(stack: Stack, reading: Reading, eyes: Eyes, both: bool = False) -> Reading:
+    """The reading of a language model that sees or hears."""
+    model = Seeing(eyes, stack, reading.scans, both)
+    return Reading(model, assumptions=reading.assumptions, scans=reading.scans, ahead=reading.ahead)
+
+
+def require(fields: Fields, key: str, *allowed: Any) -> None:
+    """Refuses a value of ``key`` that is not among ``allowed``; the first is the default.
+
+    Raises:
+        ModelError: saying which value is supported.
+    """
+    if fields.values.get(key, allowed[0]) not in allowed:
+        named = " or ".join(repr(a) for a in allowed)
+        raise ModelError(
+            f"{fields.name}: {key!r} = {clip(fields.values[key])}: only {named} is supported"
+        )
+
+
+#: What configurations of SigLIP leave out.
+_SIGLIP: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    }
+)
+
+
+def _siglip_head(seen: Fields, at: Heads, feed: FeedForward) -> Pooling | None:
+    return Pooling(at, feed) if seen.flag("vision_use_head", True) else None
+
+
+def siglip_tower(seen: Fields, **left_out: Any) -> Tower:
+    """SigLIP's tower: no class token, a norm behind, and a head that pools by attention."""
+    seen = seen.with_defaults(**{**_SIGLIP, "patch_size": 16, **left_out})
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    size, patch = pixels(seen), seen.size("patch_size")
+    patches = Patches(
+        d=at.d,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        rows=Integer(grid_of(seen, size, patch)),
+    )
+    layers = Integer(seen.size("num_hidden_layers"))
+    return Tower(patches, at, feed, layers, size, head=_siglip_head(seen, at, feed))
+
+
+def _side(fields: Fields, tower: Tower, tokens: int) -> tuple[Any, Any]:
+    """The grid of a tower, and the sides of windows that leave ``tokens`` of it.
+
+    Raises:
+        ModelError: the grid is no such square.
+    """
+    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
+    across = sqrt(Integer(tokens))
+    if not across.is_Integer or any(n % across for n in grid):
+        raise ModelError(f"{fields.name}: {tokens} tokens of a grid of {grid[0]} x {grid[1]}")
+    return grid, tuple(n / across for n in grid)
+
+
+def _gemma3(fields: Fields) -> Reading:
+    stack, reading = language(fields, "gemma3_text")
+    tokens = fields.size("mm_tokens_per_image", default=256)
+    if not fields.values.get("vision_config"):
+        return reading
+    tower = siglip_tower(fields.section("vision_config"))
+    grid, kernel = _side(fields, tower, tokens)
+    d = stack.ends.d
+    steps: Steps = (Averaged(grid, kernel), Normed(RMS), Product("1", d, False))
+    eyes = FixedTower(tower, steps, d, normed=True, said=WITHIN)
+    return before(stack, reading, eyes)
+
+
+WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
+WITHIN = (
+    f"{WHOLE}; in the prompt the tokens of an image see one another in both directions: "
+    "their later pairs are not counted"
+)
+
+
+def _paligemma(fields: Fields) -> Reading:
+    stack, reading = language(fields, "gemma")
+    tower = siglip_tower(
+        fields.section("vision_config"),
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    width = fields.section("vision_config").size("projection_dim", default=2048)
+    if Integer(width) != stack.ends.d:
+        raise ModelError(
+            f"{fields.name}: the projector makes rows of {width}, the language model takes "
+            f"{stack.ends.d}"
+        )
+    for key in ("projection_dim", "hidden_size", "vocab_size"):
+        fields.values.get(key)
+    steps: Steps = (Product("1", stack.ends.d),)
+    said = f"{WHOLE}; all of the prompt sees all of it"
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=said)
+    return before(stack, reading, eyes, both=True)
+
+
+def _idefics3(fields: Fields) -> Reading:
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
+    seen = fields.section("vision_config").with_values(vision_use_head=False)
+    tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
+    factor = fields.size("scale_factor", default=2)
+    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
+    if any(n % factor for n in grid):
+        raise ModelError(f"{fields.name}: 'scale_factor' = {factor} of a grid of {grid[0]}")
+    d = stack.ends.d
+    steps: Steps = (Beside(Integer(factor**2), copied=True), Product("1", d, False))
+    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
+
+
+def _llava_onevision(fields: Fields) -> Reading:
+    require(fields, "vision_feature_layer", -1)
+    require(fields, "vision_feature_select_strategy", "full")
+    stack, reading = language(fields, "qwen2")
+    tower = siglip_tower(
+        fields.section("vision_config"),
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=26,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=384,
+        vision_use_head=False,
+    )
+    d = stack.ends.d
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
+    said = f"{WHOLE}; tokens that are cut off at their edges, and ends of rows, are not counted"
+    return before(stack, reading, FixedTower(tower, steps, d, said=said, newline=True))
+
+
+def _llava_next(fields: Fields) -> Reading:
+    require(fields, "vision_feature_layer", -2)
+    require(fields, "vision_feature_select_strategy", "default")
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
+    tower = clip_tower(
+        fields.section("vision_config").with_defaults(**_SIGLIP, image_size=224, patch_size=32)
+    )
+    if tower.layers < 2:
+        raise ModelError(f"{fields.name}: a tower of {tower.layers} layers: two or more")
+    d = stack.ends.d
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
+    said = f"{WHOLE}; tokens that are cut off at their edges, and ends of rows, are not counted"
+    return before(stack, reading, FixedTower(tower, steps, d, late=1, said=said, newline=True))
+
+
+def _shuffled(fields: Fields, tower: Tower, key: str) -> Integer:
+    """How many patches one token is made of, from the ratio of sides under ``key``."""
+    ratio = Rational(str(fields.fraction(key, 0.5)))
+    side = 1 / ratio
+    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
+    if not side.is_Integer or any(n % side for n in grid):
+        raise ModelError(
+            f"{fields.name}: {key!r} = {ratio} of a grid of {grid[0]} x {grid[1]} patches"
+        )
+    return Integer(side**2)
+
+
+def internvit(seen: Fields, qkv: bool) -> Tower:
+    """InternViT: a class token, layers that scale what their blocks make.
+
+    ``qkv`` is whether queries, keys and values have biases where the file does not say so.
+    """
+    seen = seen.with_defaults(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    )
+    at, feed = tower_of(
+        seen.with_values(qkv_bias=qkv), activation_of(seen, "hidden_act", default="gelu")
+    )
+    kind = seen.word("norm_type", default="layer_norm")
+    if kind not in ("layer_norm", "rms_norm"):
+        raise ModelError(f"{seen.name}: 'norm_type' = {clip(kind)} is not supported")
+    size = pixels(seen, 448)
+    patch = (
+        sizes(seen, "patch_size")[0]
+        if isinstance(seen.values.get("patch_size"), list)
+        else (seen.size("patch_size", default=14))
+    )
+    patches = Patches(
+        d=at.d,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=1,
+        rows=Integer(grid_of(seen, size, patch) + 1),
+    )
+    layers = Integer(seen.size("num_hidden_layers"))
+    norm = LAYER_NORM if kind == "layer_norm" else RMS
+    return Tower(patches, at, feed, layers, size, back=None, scaled=True, norm=norm)
+
+
+def _internvl(fields: Fields) -> Reading:
+    require(fields, "vision_feature_layer", -1)
+    require(fields, "vision_feature_select_strategy", "default")
+    seen = fields.section("vision_config")
+    require(seen, "use_mean_pooling", True)
+    require(seen, "use_absolute_position_embeddings", True)
+    seen.refuse("use_mask_token", "a mask token is not supported")
+    seen.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
+    stack, reading = language(fields, "qwen2")
+    tower = internvit(seen, seen.flag("attention_bias", False))
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    fields.values.get("image_seq_length")
+    return before(stack, reading, _intern_eyes(fields, tower, stack, act))
+
+
+def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedTower:
+    d = stack.ends.d
+    beside = Beside(_shuffled(fields, tower, "downsample_ratio"), copied=True)
+    steps: Steps = (beside, Normed(LAYER_NORM), *two_products(d, act, True))
+    return FixedTower(tower, steps, d, said=WHOLE)
+
+
+def _internvl_chat(fields: Fields) -> Reading:
+    """The files of InternVL's own code, which names its keys otherwise."""
+    require(fields, "select_layer", -1)
+    require(fields, "ps_version", "v2", "v1")
+    for key in ("use_backbone_lora", "use_llm_lora"):
+        fields.refuse(key, "adapters beside the weights are not supported")
+    fields.values.get("force_image_size")
+    seen = fields.section("vision_config")
+    seen = seen.with_defaults(image_size=fields.size("force_image_size", default=448))
+    seen.refuse("qk_normalization", "norms of queries and keys are not supported in this tower")
+    stack, reading = language(fields, "qwen2", "llm_config")
+    tower = internvit(seen, seen.flag("qkv_bias", True))
+    return before(stack, reading, _intern_eyes(fields, tower, stack, "gelu"))
+
+
+def _llama4(fields: Fields) -> Reading:
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama4_text")
+    if not fields.values.get("vision_config"):
+        return reading
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=768,
+        intermediate_size=5632,
+        num_hidden_layers=34,
+        num_attention_heads=16,
+        image_size=448,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    require(seen, "vision_feature_select_strategy", "default")
+    require(seen, "vision_feature_layer", -1)
+    seen.refuse("multi_modal_projector_bias", "a bias of the projector is not supported")
+    plain = clip_tower(seen)
+    at = Heads(
+        plain.at.d,
+        plain.at.heads,
+        plain.at.head_dim,
+        qv_bias=True,
+        k_bias=True,
+        out_bias=True,
+        rotary=plain.at.head_dim,
+    )
+    tower = Tower(plain.patches, at, plain.feed, plain.layers, plain.size, front=LAYER_NORM)
+    inner = Integer(seen.size("projector_input_dim", default=4096))
+    made = seen.size("projector_output_dim", default=4096)
+    count = _shuffled(seen, tower, "pixel_shuffle_ratio")
+    if seen.size("vision_output_dim", default=7680) != made or inner != made:
+        raise ModelError(
+            f"{seen.name}: 'projector_input_dim', 'projector_output_dim' and "
+            "'vision_output_dim' differ"
+        )
+    d = stack.ends.d
+    steps: Steps = (
+        Beside(count, copied=True),
+        Product("fc1", inner, False),
+        Acted("gelu"),
+        Product("fc2", Integer(made), False),
+        Acted("gelu", "act2"),
+        Product("1", d, False),
+    )
+    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
+
+
+def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
+    """Pixtral's tower: images of any size, rotated positions, gated blocks without biases."""
+    seen = seen.with_defaults(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    )
+    d, heads = seen.size("hidden_size"), seen.size("num_attention_heads")
+    width = divided(seen, d, heads, "vision width over heads")
+    if seen.values.get("head_dim") is not None and Integer(seen.size("head_dim")) != width:
+        raise ModelError(f"{seen.name}: 'head_dim' must be {width}, width over heads")
+    act = activation_of(seen, "hidden_act", default="gelu")
+    # The largest side only bounds the table of rotations.
+    seen.values.get("image_size")
+    return PatchTower(
+        at=Heads(Integer(d), Integer(heads), width, rotary=width),
+        feed=FeedForward(Integer(d), Integer(seen.size("intermediate_size")), act),
+        norm=RMS,
+        layers=seen.size("num_hidden_layers"),
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(seen.size("patch_size", default=16)),
+        frames=None,
+        merge=Integer(merge),
+        out=out,
+        bias=False,
+        front=RMS,
+        steps=steps,
+    )
+
+
+def _mistral3(fields: Fields) -> Reading:
+    require(fields, "vision_feature_layer", -1)
+    stack, reading = language(fields, "mistral")
+    seen = fields.section("vision_config")
+    require(seen, "model_type", "pixtral")
+    merge = fields.size("spatial_merge_size", default=2)
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("multimodal_projector_bias", False)
+    d = stack.ends.d
+    steps: Steps = (
+        Normed(RMS),
+        Beside(Integer(merge**2), copied=True),
+        Product("merge", Integer(seen.size("hidden_size", default=1024)), False),
+        *two_products(d, act, bias),
+    )
+    return before(stack, reading, _pixtral_eyes(seen, merge, steps, d))
+
+
+def _lfm2_vl(fields: Fields) -> Reading:
+    stack, reading = language(fields, "lfm2")
+    seen = fields.section("vision_config").with_defaults(**_SIGLIP)
+    require(seen, "model_type", "siglip2_vision_model")
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    if seen.flag("vision_use_head", True):
+        raise ModelError(f"{seen.name}: 'vision_use_head' = True: a head nothing reads")
+    factor = fields.size("downsample_factor", default=2)
+    inner = Integer(fields.size("projector_hidden_size", default=2560))
+    bias = fields.flag("projector_bias", True)
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    normed: Steps = (Normed(LAYER_NORM),) if fields.flag("projector_use_layernorm", True) else ()
+    d = stack.ends.d
+    steps: Steps = (
+        Beside(Integer(factor**2), copied=True),
+        *normed,
+        Product("1", inner, bias),
+        Acted(act),
+        Product("2", d, bias),
+    )
+    patch = seen.size("patch_size", default=16)
+    # How the image processor cuts images.
+    for key in ("encoder_patch_size", "tile_size", "max_tiles", "min_tiles", "use_thumbnail",
+                "max_image_tokens", "min_image_tokens", "max_pixels_tolerance",
+                "do_image_splitting", "use_image_special_tokens"):  # fmt: skip
+        fields.values.get(key)
+    eyes = PatchTower(
+        at=at,
+        feed=feed,
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers"),
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(patch),
+        frames=None,
+        merge=Integer(factor),
+        out=d,
+        rows=Integer(seen.size("num_patches", default=256)),
+        back=LAYER_NORM,
+        steps=steps,
+    )
+    return before(stack, reading, eyes)
+
+
+def _kimi_k25(fields: Fields) -> Reading:
+    """MoonViT in front of Kimi K2; the file has names of its own, or those of transformers."""
+    stack, reading = language(fields, "kimi_k2")
+    seen = fields.section("vision_config").renamed(
+        hidden_size="vt_hidden_size",
+        intermediate_size="vt_intermediate_size",
+        num_attention_heads="vt_num_attention_heads",
+        num_hidden_layers="vt_num_hidden_layers",
+        pos_emb_height="init_pos_emb_height",
+        pos_emb_width="init_pos_emb_width",
+        pos_emb_time="init_pos_emb_time",
+    )
+    d, heads = seen.size("hidden_size", default=1152), seen.size("num_attention_heads", default=16)
+    require(seen, "mm_projector_type", "patchmerger")
+    require(seen, "merge_type", "sd2_tpool")
+    require(seen, "pos_emb_type", "divided_fixed")
+    require(seen, "video_attn_type", "spatial_temporal")
+    require(seen, "mm_hidden_size", d)
+    require(seen, "text_hidden_size", int(stack.ends.d))
+    require(fields, "projection_hidden_size", d)
+    side = sizes(seen, "merge_kernel_size", (2, 2))
+    if len(side) != 2 or side[0] != side[1]:
+        raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
+    # A still image has one frame, to which no time is added.
+    seen.values.get("pos_emb_time")
+    width = divided(seen, d, heads, "vision width over heads")
+    rows = seen.size("pos_emb_height", default=64) * seen.size("pos_emb_width", default=64)
+    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
+    wide = Integer(d * side[0] ** 2)
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(side[0] ** 2), copied=True),
+        Product("1", wide),
+        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
+        Product("2", stack.ends.d),
+    )
+    eyes = PatchTower(
+        at=Heads(Integer(d), Integer(heads), width, True, True, True, rotary=width),
+        feed=FeedForward(
+            Integer(d),
+            Integer(seen.size("intermediate_size", default=4304)),
+            act,
+            gated=False,
+            bias=True,
+        ),
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers", default=27),
+        channels=Integer(3),
+        patch=Integer(seen.size("patch_size", default=14)),
+        frames=None,
+        merge=Integer(side[0]),
+        out=stack.ends.d,
+        rows=Integer(rows),
+        back=LAYER_NORM,
+        steps=steps,
+    )
+    return before(stack, reading, eyes)
+
+
+def _exaone4_5(fields: Fields) -> Reading:
+    """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
+    stack, reading = language(fields, "exaone4")
+    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "gemma3": _gemma3,
+        "paligemma": _paligemma,
+        "idefics3": _idefics3,
+        "smolvlm": _idefics3,
+        "llava_onevision": _llava_onevision,
+        "llava_next": _llava_next,
+        "internvl": _internvl,
+        "internvl_chat": _internvl_chat,
+        "llama4": _llama4,
+        "mistral3": _mistral3,
+        "lfm2_vl": _lfm2_vl,
+        "kimi_k25": _kimi_k25,
+        "exaone4_5": _exaone4_5,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Gemma3ForConditionalGeneration": "gemma3",
+        "PaliGemmaForConditionalGeneration": "paligemma",
+        "Idefics3ForConditionalGeneration": "idefics3",
+        "SmolVLMForConditionalGeneration": "smolvlm",
+        "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+        "LlavaNextForConditionalGeneration": "llava_next",
+        "InternVLForConditionalGeneration": "internvl",
+        "InternVLChatModel": "internvl_chat",
+        "Llama4ForConditionalGeneration": "llama4",
+        "Mistral3ForConditionalGeneration": "mistral3",
+        "Lfm2VlForConditionalGeneration": "lfm2_vl",
+        "KimiK25ForConditionalGeneration": "kimi_k25",
+        "Kimi_K25ForConditionalGeneration": "kimi_k25",
+        "Exaone4_5_ForConditionalGeneration": "exaone4_5",
+    }
+)

@@ -1,0 +1,93 @@
+"""Towers, projectors and what stands behind them, against PyTorch's counter on the real classes.
+
+``counted/towers.json`` holds parameters, and per phase the FLOP of products and convolutions
+for cases such as ``b1_g256``: symbols and their values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sympy import Integer
+
+from costgraph.counting.count import parameters, rows
+from costgraph.counting.footprint import cache_bytes
+from costgraph.hardware.machine import Engine
+from costgraph.ir.verify import verify_program
+from costgraph.models import load_model
+from costgraph.symbols import B, G, N, S, T, q
+
+DATA = Path(__file__).parent / "counted"
+COUNTED: dict[str, Any] = json.loads((DATA / "towers.json").read_text())
+CASES = [
+    (name, phase, case)
+    for name, entry in COUNTED.items()
+    for phase, cases in entry["phases"].items()
+    for case in cases
+]
+SENSES = ("vision", "audio", "encode", "forward", "denoise")
+SYMBOLS = {"b": B, "g": G, "s": S, "q": q, "t": T, "n": N}
+
+
+@cache
+def program(name: str):
+    config = json.loads((DATA / "configs" / f"{name}.json").read_text())
+    found = load_model(config, mask="compute", logits="all")
+    verify_program(found)
+    return found
+
+
+def products(row) -> Any:
+    """FLOP that the counter counts: matrix products and convolutions, without biases."""
+    if row.kind == "conv":
+        biases = row.node.outputs[0].numel if row.node.op.bias else 0
+        return row.cost.total_flops - biases
+    found = (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR)
+    return sum(found, Integer(0))
+
+
+def counted_in(name: str, phase: str, given: dict[Any, Integer]) -> int:
+    graph = program(name).phase(phase).graph
+    found = sum((r.count * products(r) for r in rows(graph)), Integer(0)).xreplace(given)
+    assert found.is_Integer, found
+    return int(found)
+
+
+def values_of(phase: str, case: str) -> dict[Any, Integer]:
+    """The symbols of a case; a prompt attends to itself."""
+    given = {SYMBOLS[k]: Integer(n) for k, n in re.findall(r"([a-z])(\d+)", case)}
+    if phase == "prefill" and S in given and q not in given:
+        given |= {q: given[S], T: given[S]}
+    return given
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_parameters_are_equal(name):
+    assert parameters(program(name)) == COUNTED[name]["params"]
+
+
+@pytest.mark.parametrize(("name", "phase", "case"), CASES)
+def test_products_are_equal(name, phase, case):
+    counted = COUNTED[name]["phases"][phase][case]
+    given = values_of(phase, case)
+    if phase == "whole":
+        # S source positions, then n of the decoder at once.
+        encoded = counted_in(name, "encode", {B: given[B], q: given[S]})
+        step = {B: given[B], S: given[S], q: given[N], T: given[N]}
+        assert encoded + counted_in(name, "decode", step) == counted["total"]
+        return
+    # Convolutions over a few tokens of text run on the vector engine.
+    aside = 0 if phase in SENSES else counted["by_op"].get("conv", 0)
+    assert counted_in(name, phase, given) == counted["total"] - aside
+
+
+@pytest.mark.parametrize("name", [n for n, e in COUNTED.items() if e.get("caches")])
+def test_caches_are_equal(name):
+    for case, counted in COUNTED[name]["caches"].items():
+        graph = program(name).phase("decode").graph
+        assert cache_bytes(graph).xreplace(values_of("decode", case)) == counted, case
