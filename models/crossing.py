@@ -26,6 +26,7 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.ops import Activation, Add, Concat, Embedding, Multiply, Scale
 from costgraph.ops.image import Cut, Prepend
+from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B, G, T, q
@@ -77,7 +78,7 @@ class Crossing:
         )
         query = at.project(m, "q", x, "cross_")
         query = m.norm("cross_q_norm", query, at.head_dim, self.norm)
-        return at.out(m, attended(m, query, keys, values, "none", prefix="cross_"), "cross_")
+        return at.out(m, attended(m, query, keys, values, FULL, prefix="cross_"), "cross_")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class GatedTowerLayer:
         m, d = Maker("layer", style), self.at.d
         x = m.source(Tensor("hidden", (self.batch, self.length, d), style.acts))
         y = self.at.all(m, m.norm("attn_norm", x, d, LAYER_NORM))
-        y_out = by_gate(m, "attn_gate", self.at.out(m, attended(m, *y, "none")))
+        y_out = by_gate(m, "attn_gate", self.at.out(m, attended(m, *y, FULL)))
         x = m.add("attn_add", Add(), y_out, x)
         fed = self.feed.add(m, m.norm("mlp_norm", x, d, LAYER_NORM))
         return m.build(m.add("mlp_add", Add(), by_gate(m, "mlp_gate", fed), x))

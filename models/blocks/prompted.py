@@ -19,6 +19,7 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add, Split
 from costgraph.ops.image import Modulate
+from costgraph.ops.pattern import FULL
 from costgraph.symbols import B
 
 
@@ -63,12 +64,12 @@ class PromptedLayer:
         packed = m.add("modulation", Add(), "conditioning", table)
         mods = m.add_many("modulation_split", Split(((d,),) * 6), packed)
         y = self._modulated(m, "attn", x, *mods[:2])
-        y = self.at.out(m, attended(m, *self.at.all(m, y), "none"))
+        y = self.at.out(m, attended(m, *self.at.all(m, y), FULL))
         x = gated_add(m, "attn", y, mods[2], x)
         y = x if self.cross_norm is None else m.norm("cross_norm", x, d, self.cross_norm)
         query = self.cross.project(m, "q", y, "cross_")
         key, value = (self.cross.project(m, name, "prompt_rows", "cross_") for name in ("k", "v"))
-        y = attended(m, query, key, value, "none", prefix="cross_")
+        y = attended(m, query, key, value, FULL, prefix="cross_")
         x = m.add("cross_add", Add(), self.cross.out(m, y, "cross_"), x)
         y = self.feed.add(m, self._modulated(m, "mlp", x, *mods[3:5]))
         return m.build(gated_add(m, "mlp", y, mods[5], x))
@@ -98,7 +99,7 @@ class RefinerLayer:
             m.source(tensor)
         gates = modulation(m, "gates", "text_conditioning", d, 2)
         y = m.norm("attn_norm", x, d, norm)
-        y = self.at.out(m, attended(m, *self.at.all(m, y), "none"))
+        y = self.at.out(m, attended(m, *self.at.all(m, y), FULL))
         x = gated_add(m, "attn", y, gates[0], x)
         y = self.feed.add(m, m.norm("mlp_norm", x, d, norm))
         return m.build(gated_add(m, "mlp", y, gates[1], x))

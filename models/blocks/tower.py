@@ -96,7 +96,7 @@ class Pooling:
         probe = m.add("probe_rows", Expand((batch, ONE, d)), m.vector("probe", ONE, ONE, d))
         query = at.project(m, "q", probe, "pool_")
         key, value = (at.project(m, name, x, "pool_") for name in ("k", "v"))
-        x = at.out(m, attended(m, query, key, value, "none", prefix="pool_"), "pool_")
+        x = at.out(m, attended(m, query, key, value, FULL, prefix="pool_"), "pool_")
         fed = self.feed.add(m, m.norm("pool_norm", x, d, LAYER_NORM), "pool_")
         return m.add("pooled", Reshape((batch, d)), m.add("pool_add", Add(), fed, x))
 

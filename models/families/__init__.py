@@ -40,7 +40,6 @@ FILES = (
     "denoisers",
     "flows",
     "multimodal",
-    "wrapped",
     "seeing",
     "hearing",
     "crossing",
