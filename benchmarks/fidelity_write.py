@@ -13,9 +13,11 @@ from fidelity_exchanges import any_ranks, carried_over, strangers
 from costgraph.files.writing import write_whole
 from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
 from costgraph.timing.fidelity.fit import errors, fit
+from costgraph.timing.fidelity.labels import HOST_SYNC
 from costgraph.timing.fidelity.study import (
     Study,
     crossfit,
+    evenly,
     fitted_for,
     form_model,
     leave_one_out,
@@ -25,7 +27,8 @@ from costgraph.timing.fidelity.study import (
 FOLDER = Path(__file__).parent.parent / "hardware" / "calibrations"
 SOURCE = (
     "published timings: NVIDIA aiconfigurator 095f58a (Apache-2.0), vidur 7d47513 (MIT), "
-    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0), APEX (MIT)"
+    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0), APEX (MIT), "
+    "LLMServingSim (MIT)"
 )
 
 
@@ -69,8 +72,8 @@ def launched(own: dict[tuple[str, str], Fit]) -> dict[tuple[str, str], Fit]:
     return {
         (kind, plain): replace(f, variant=plain, values={**f.values, "t0": LAUNCH})
         for (kind, variant), f in own.items()
-        if variant.endswith("@host-sync")
-        and (plain := variant.removesuffix("@host-sync"))
+        if variant.endswith(HOST_SYNC)
+        and (plain := variant.removesuffix(HOST_SYNC))
         and (kind, plain) not in own
     }
 
@@ -116,11 +119,13 @@ def general(studies: list[Study], relatives: Relatives) -> Calibration:
             continue
         s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)
-        made = fit(model, parameters, s.f, s.seconds, s.labels)
+        even = s.where(evenly(s))
+        made = fit(model, parameters, even.f, even.seconds, even.labels)
         unseen = leave_one_out(s, relatives)
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
-            values, _ = fitted_for(s, made, m)
+            # Of the usual kernel, whatever the errors of the others.
+            values, _ = fitted_for(s, made, m & (s.labels["kernel"] == variant))
             if "slope" in values:
                 slope[s.kind] = values.pop("slope")
             fits[s.kind, str(variant)] = Fit(
