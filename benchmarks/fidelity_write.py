@@ -51,14 +51,13 @@ def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
     """A fit per device and variant, with errors of rows that folds left out."""
     made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
     unseen, _ = crossfit(s)
-    found = {}
+    found: dict[tuple[str, str, str], Fit] = {}
     for label in np.unique(s.labels["group"]):
         m = s.labels["group"] == label
         device, variant = str(s.labels["device"][m][0]), str(s.labels["variant"][m][0])
         values, stderr = fitted_for(s, made, m)
-        found[device, s.kind, variant] = Fit(
-            s.kind, variant, values, summary(unseen[m], s.seconds[m]), stderr
-        )
+        held = summary(unseen[m], s.seconds[m])
+        add(found, {(device, s.kind, variant): Fit(s.kind, variant, values, held, stderr)})
     return found
 
 
@@ -78,19 +77,32 @@ def launched(own: dict[tuple[str, str], Fit]) -> dict[tuple[str, str], Fit]:
     }
 
 
+def add(fits: dict, more: Mapping) -> None:  # type: ignore[type-arg]
+    """Adds fits to others.
+
+    Raises:
+        ValueError: one would overwrite another.
+    """
+    for key in fits.keys() & more.keys():
+        raise ValueError(f"two fits of {' '.join(key)}: no calibration may be overwritten")
+    fits |= more
+
+
 def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> None:
     """Every device's file, and the file for devices that were never fitted."""
     found: dict[tuple[str, str, str], Fit] = {}
     for s in (*studies.values(), light):
-        found |= groups(s)
+        add(found, groups(s))
     for name in sorted(set(DEVICES.values())):
         own: dict[tuple[str, str], Fit] = {}
         for (device, kind, variant), f in found.items():
-            if DEVICES.get(device, device) == name and own.setdefault((kind, variant), f) is not f:
-                raise ValueError(f"{name}: two machines have fits of {kind} {variant}")
+            if DEVICES.get(device, device) == name:
+                add(own, {(kind, variant): f})
         made = Calibration(name, SOURCE, own | launched(own))
         write_whole(FOLDER / f"{name}.toml", calibration_text(made).encode())
-    transfer = calibration_text(general([*studies.values(), light], relatives))
+    # One device tells nothing of others.
+    several = [s for s in (*studies.values(), light) if len(np.unique(s.labels["device"])) > 1]
+    transfer = calibration_text(general(several, relatives))
     write_whole(FOLDER / "transfer.toml", transfer.encode())
 
 
@@ -98,7 +110,7 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
     """Fits of exchanges that serve other devices, and other numbers of devices."""
     s = carried_over(s)
     loose = any_ranks(s)
-    found = {}
+    found: dict[tuple[str, str], Fit] = {}
     for seen, unseen in ((s, leave_one_out(s, by_card(relatives))), (loose, strangers(loose))):
         model, parameters = transferred(seen.form)
         made = fit(model, parameters, seen.f, seen.seconds, seen.labels)
@@ -106,16 +118,17 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
             m = seen.labels["variant"] == variant
             values, _ = fitted_for(seen, made, m)
             held = summary(unseen[m], seen.seconds[m])
-            found[seen.kind, str(variant)] = Fit(seen.kind, str(variant), values, held)
+            add(found, {(seen.kind, str(variant)): Fit(seen.kind, str(variant), values, held)})
     return found
 
 
 def general(studies: list[Study], relatives: Relatives) -> Calibration:
     """Parameters per variant over all devices, with errors of devices left out."""
-    fits, slope = {}, {}
+    fits: dict[tuple[str, str], Fit] = {}
+    slope: dict[str, float] = {}
     for s in studies:
         if s.kind == "exchange":
-            fits |= exchanges(s, relatives)
+            add(fits, exchanges(s, relatives))
             continue
         s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)
@@ -128,7 +141,6 @@ def general(studies: list[Study], relatives: Relatives) -> Calibration:
             values, _ = fitted_for(s, made, m & (s.labels["kernel"] == variant))
             if "slope" in values:
                 slope[s.kind] = values.pop("slope")
-            fits[s.kind, str(variant)] = Fit(
-                s.kind, str(variant), values, summary(unseen[m], s.seconds[m])
-            )
+            held = summary(unseen[m], s.seconds[m])
+            add(fits, {(s.kind, str(variant)): Fit(s.kind, str(variant), values, held)})
     return Calibration("transfer", f"every device of the {SOURCE}", fits, slope)

@@ -115,7 +115,7 @@ def test_wide_attention_over_a_narrow_cache_is_not_timed_as_narrow_attention():
 def test_attention_over_long_prompts_in_a_graph(device, framework, tokens, heads, kv, measured):
     """As measured (attention_prefill.csv): blocks read K and V again out of the L2 cache."""
     config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048,
+        "model_type": "llama", "hidden_size": 2048,
         "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": kv,
         "head_dim": 128, "intermediate_size": 4096, "vocab_size": 1024, "hidden_act": "silu",
         "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
