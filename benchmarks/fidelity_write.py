@@ -57,7 +57,9 @@ def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
         device, variant = str(s.labels["device"][m][0]), str(s.labels["variant"][m][0])
         values, stderr = fitted_for(s, made, m)
         held = summary(unseen[m], s.seconds[m])
-        add(found, {(device, s.kind, variant): Fit(s.kind, variant, values, held, stderr)})
+        (ran,) = np.unique(s.labels["kernel"][m])
+        kernel = str(ran).removeprefix(variant).removeprefix("@")
+        add(found, {(device, s.kind, variant): Fit(s.kind, variant, values, held, stderr, kernel)})
     return found
 
 

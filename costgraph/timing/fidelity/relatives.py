@@ -165,7 +165,7 @@ def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]
         found, reference = pooled, REFERENCE
         lent = ((name, c.find(kind, alike(variant))) for name, c in near)
         for name, fit in lent:
-            if fit is not None:
+            if fit is not None and not fit.kernel:
                 found, reference = fit, figures_on(_fitted()[name], dtype)
                 break
         if found is not None:

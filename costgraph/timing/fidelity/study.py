@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -240,7 +239,7 @@ def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
         for label in np.unique(variant[unseen]):
             rows = unseen & (variant == label)
             fitted = (
-                (device == relative) & (variant == name) & s.kernel_timed
+                (device == relative) & (s.labels["kernel"] == name) & s.kernel_timed
                 for relative in relatives.get(str(left), ())
                 for name in alike(str(label))
             )
