@@ -272,7 +272,8 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "decode",
-            "t0 + ts·s0·T/(T + s0) + ‖C·max(1, 16·Hk/H)/ec + further + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
+            "t0 + ts·s0·T/(T + s0) + "
+            "‖C·max(1, 16·Hk/H)/ec + further + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.3),

@@ -154,7 +154,9 @@ def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]
     """Parameters for a GPU that was never fitted, moved by its figures.
 
     Those of its closest relative, also of a data type of the same width, else those of all
-    devices together, for the first of ``variants`` that either has. The errors stated are those of devices left out.
+    devices together, for the first of ``variants`` that either has.
+    The errors stated are those of devices left out. A kernel that says nothing of other devices
+    (:attr:`.Fit.kernel`) is not lent.
     """
     general = transfer()
     own = figures_on(machine, dtype)

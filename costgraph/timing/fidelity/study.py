@@ -206,7 +206,7 @@ MOST = 300
 
 
 def evenly(s: Study) -> npt.NDArray[np.bool_]:
-    """Rows for fits over all devices: of each group at most :data:`MOST`, by a hash of the shape."""
+    """Rows for fits over all devices: of each group at most :data:`MOST`, by a hash of shapes."""
     chance = np.array([zlib.crc32(f"evenly {shape}".encode()) for shape in s.table.shapes])
     out = np.zeros(len(chance), bool)
     for label in np.unique(s.labels["group"]):
