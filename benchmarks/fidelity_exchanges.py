@@ -14,11 +14,11 @@ import numpy as np
 
 from costgraph.timing.fidelity.collective import ANY, CARRIED_OVER
 from costgraph.timing.fidelity.fit import errors, fit
+from costgraph.timing.fidelity.labels import library_of
 from costgraph.timing.fidelity.study import (
     Study,
     crossfit,
     leave_one_out,
-    library_of,
     study,
     transferred,
 )

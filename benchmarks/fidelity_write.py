@@ -13,9 +13,11 @@ from fidelity_exchanges import any_ranks, carried_over, strangers
 from costgraph.files.writing import write_whole
 from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
 from costgraph.timing.fidelity.fit import errors, fit
+from costgraph.timing.fidelity.labels import HOST_SYNC
 from costgraph.timing.fidelity.study import (
     Study,
     crossfit,
+    evenly,
     fitted_for,
     form_model,
     leave_one_out,
@@ -25,7 +27,8 @@ from costgraph.timing.fidelity.study import (
 FOLDER = Path(__file__).parent.parent / "hardware" / "calibrations"
 SOURCE = (
     "published timings: NVIDIA aiconfigurator 095f58a (Apache-2.0), vidur 7d47513 (MIT), "
-    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0), APEX (MIT)"
+    "LLMCompass 2e015fd (BSD-3-Clause), InferSim f2293da (Apache-2.0), APEX (MIT), "
+    "LLMServingSim (MIT)"
 )
 
 
@@ -48,14 +51,15 @@ def groups(s: Study) -> dict[tuple[str, str, str], Fit]:
     """A fit per device and variant, with errors of rows that folds left out."""
     made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
     unseen, _ = crossfit(s)
-    found = {}
+    found: dict[tuple[str, str, str], Fit] = {}
     for label in np.unique(s.labels["group"]):
         m = s.labels["group"] == label
         device, variant = str(s.labels["device"][m][0]), str(s.labels["variant"][m][0])
         values, stderr = fitted_for(s, made, m)
-        found[device, s.kind, variant] = Fit(
-            s.kind, variant, values, summary(unseen[m], s.seconds[m]), stderr
-        )
+        held = summary(unseen[m], s.seconds[m])
+        (ran,) = np.unique(s.labels["kernel"][m])
+        kernel = str(ran).removeprefix(variant).removeprefix("@")
+        add(found, {(device, s.kind, variant): Fit(s.kind, variant, values, held, stderr, kernel)})
     return found
 
 
@@ -69,25 +73,38 @@ def launched(own: dict[tuple[str, str], Fit]) -> dict[tuple[str, str], Fit]:
     return {
         (kind, plain): replace(f, variant=plain, values={**f.values, "t0": LAUNCH})
         for (kind, variant), f in own.items()
-        if variant.endswith("@host-sync")
-        and (plain := variant.removesuffix("@host-sync"))
+        if variant.endswith(HOST_SYNC)
+        and (plain := variant.removesuffix(HOST_SYNC))
         and (kind, plain) not in own
     }
+
+
+def add(fits: dict, more: Mapping) -> None:  # type: ignore[type-arg]
+    """Adds fits to others.
+
+    Raises:
+        ValueError: one would overwrite another.
+    """
+    for key in fits.keys() & more.keys():
+        raise ValueError(f"two fits of {' '.join(key)}: no calibration may be overwritten")
+    fits |= more
 
 
 def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> None:
     """Every device's file, and the file for devices that were never fitted."""
     found: dict[tuple[str, str, str], Fit] = {}
     for s in (*studies.values(), light):
-        found |= groups(s)
+        add(found, groups(s))
     for name in sorted(set(DEVICES.values())):
         own: dict[tuple[str, str], Fit] = {}
         for (device, kind, variant), f in found.items():
-            if DEVICES.get(device, device) == name and own.setdefault((kind, variant), f) is not f:
-                raise ValueError(f"{name}: two machines have fits of {kind} {variant}")
+            if DEVICES.get(device, device) == name:
+                add(own, {(kind, variant): f})
         made = Calibration(name, SOURCE, own | launched(own))
         write_whole(FOLDER / f"{name}.toml", calibration_text(made).encode())
-    transfer = calibration_text(general([*studies.values(), light], relatives))
+    # One device tells nothing of others.
+    several = [s for s in (*studies.values(), light) if len(np.unique(s.labels["device"])) > 1]
+    transfer = calibration_text(general(several, relatives))
     write_whole(FOLDER / "transfer.toml", transfer.encode())
 
 
@@ -95,7 +112,7 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
     """Fits of exchanges that serve other devices, and other numbers of devices."""
     s = carried_over(s)
     loose = any_ranks(s)
-    found = {}
+    found: dict[tuple[str, str], Fit] = {}
     for seen, unseen in ((s, leave_one_out(s, by_card(relatives))), (loose, strangers(loose))):
         model, parameters = transferred(seen.form)
         made = fit(model, parameters, seen.f, seen.seconds, seen.labels)
@@ -103,27 +120,29 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
             m = seen.labels["variant"] == variant
             values, _ = fitted_for(seen, made, m)
             held = summary(unseen[m], seen.seconds[m])
-            found[seen.kind, str(variant)] = Fit(seen.kind, str(variant), values, held)
+            add(found, {(seen.kind, str(variant)): Fit(seen.kind, str(variant), values, held)})
     return found
 
 
 def general(studies: list[Study], relatives: Relatives) -> Calibration:
     """Parameters per variant over all devices, with errors of devices left out."""
-    fits, slope = {}, {}
+    fits: dict[tuple[str, str], Fit] = {}
+    slope: dict[str, float] = {}
     for s in studies:
         if s.kind == "exchange":
-            fits |= exchanges(s, relatives)
+            add(fits, exchanges(s, relatives))
             continue
         s = s.where(s.kernel_timed)
         model, parameters = transferred(s.form)
-        made = fit(model, parameters, s.f, s.seconds, s.labels)
+        even = s.where(evenly(s))
+        made = fit(model, parameters, even.f, even.seconds, even.labels)
         unseen = leave_one_out(s, relatives)
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
-            values, _ = fitted_for(s, made, m)
+            # Of the usual kernel, whatever the errors of the others.
+            values, _ = fitted_for(s, made, m & (s.labels["kernel"] == variant))
             if "slope" in values:
                 slope[s.kind] = values.pop("slope")
-            fits[s.kind, str(variant)] = Fit(
-                s.kind, str(variant), values, summary(unseen[m], s.seconds[m])
-            )
+            held = summary(unseen[m], s.seconds[m])
+            add(fits, {(s.kind, str(variant)): Fit(s.kind, str(variant), values, held)})
     return Calibration("transfer", f"every device of the {SOURCE}", fits, slope)

@@ -39,7 +39,8 @@ class OpRow:
 
     ``flops`` (FLOP), ``bytes``, ``links`` (bytes on the wire by link) and ``seconds`` are for
     one execution; ``count`` says how many there are in the step, ``unit`` who runs it (empty
-    for the device itself).
+    for the device itself), ``fit`` which calibrated parameters it takes and how good they are
+    (empty for the roofline).
     """
 
     name: str
@@ -53,6 +54,7 @@ class OpRow:
     bound: str
     links: Mapping[str, int | float] = field(default_factory=dict)
     unit: str = ""
+    fit: str = ""
 
     @property
     def wire(self) -> int | float:
@@ -117,6 +119,7 @@ class Breakdown:
                     "bound": r.bound,
                     "links": dict(r.links),
                     "unit": r.unit,
+                    "fit": r.fit,
                 }
                 for r in self.rows
             ],
@@ -151,6 +154,8 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         if timed is not None:
             terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
+        if compiled.timing is not None:
+            made = replace(made, fit=compiled.timing.trust(phase, row))
         rows.append(made)
         busy += float(count) * made.seconds
         sums["flops"] += count * cost.total_flops

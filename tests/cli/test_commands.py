@@ -32,7 +32,7 @@ def test_analyze_json_has_the_documented_shape(capsys):
     for op in found["ops"]:
         assert set(op) == {
             "name", "kind", "count", "flops", "bytes", "bytes_by_role", "intensity", "seconds",
-            "bound", "links", "unit",
+            "bound", "links", "unit", "fit",
         }  # fmt: skip
         assert {"weight", "activation", "kv"} <= set(op["bytes_by_role"])
         assert sum(op["bytes_by_role"].values()) == op["bytes"]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import costgraph as cg
-from costgraph.cli import main
 from costgraph.errors import InputError
-from costgraph.hardware import load_hardware
 from costgraph.hardware.links import least
+from costgraph.timing.fidelity import relatives as _relatives
 from costgraph.timing.fidelity.calibration import Fit, shipped, transfer
 from costgraph.timing.fidelity.forms import form_of, value
-from costgraph.timing.fidelity.relatives import relatives
 from costgraph.timing.fidelity.study import Study, crossfit
 from costgraph.timing.fidelity.table import read_table
 
@@ -185,11 +184,19 @@ def test_fits_over_nodes_serve_networks_like_the_one_timed(tmp_path, rate, serve
         assert made.tpot(B=batch, T=10) >= ideal.tpot(B=batch, T=10)
 
 
-def test_a_card_of_which_exchanges_alone_were_timed_is_nobodys_relative(capsys) -> None:
-    assert not shipped("v100").has_kernels
-    assert relatives(load_hardware("rtx-3090")) == ()
-    main(["hardware", "v100"])
-    assert "parameters of other devices, exchanges of its own" in capsys.readouterr().out
+def test_a_card_of_which_exchanges_alone_were_timed_is_nobodys_relative(monkeypatch) -> None:
+    v100 = shipped("v100")
+    alone = replace(v100, fits={k: f for k, f in v100.fits.items() if k[0] == "exchange"})
+    assert v100.has_kernels
+    assert not alone.has_kernels
+    monkeypatch.setattr(_relatives, "shipped", lambda n: alone if n == "v100" else shipped(n))
+    _relatives._fitted.cache_clear()
+    try:
+        assert "v100" not in _relatives._fitted()
+    finally:
+        monkeypatch.undo()
+        _relatives._fitted.cache_clear()
+    assert "v100" in _relatives._fitted()
 
 
 def test_a_framework_without_timings_of_anything_used_is_said() -> None:

@@ -18,6 +18,8 @@ _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 HEAD = ("op", "kind", "count", "FLOP", "bytes", "FLOP/B", "FLOP/s", "time", "share", "bound")
 #: Further columns, where devices exchange data or units share a graph.
 WIRE, UNIT = "wire", "unit"
+#: Which calibrated parameters an operation takes.
+FIT = "fit"
 
 
 def si(value: float, digits: int = 4) -> str:
@@ -43,7 +45,11 @@ def value_text(value: float, unit: str) -> str:
 
 def breakdown_head(table: Breakdown) -> tuple[str, ...]:
     """The columns of a breakdown."""
-    more = ((WIRE, any(r.links for r in table)), (UNIT, any(r.unit for r in table)))
+    more = (
+        (WIRE, any(r.links for r in table)),
+        (UNIT, any(r.unit for r in table)),
+        (FIT, any(r.fit for r in table)),
+    )
     return (*HEAD, *(name for name, is_there in more if is_there))
 
 
@@ -53,6 +59,7 @@ def breakdown_cells(table: Breakdown) -> list[tuple[str, ...]]:
     more: tuple[tuple[str, Callable[[OpRow], str]], ...] = (
         (WIRE, lambda row: " ".join(f"{k} {si(v)}" for k, v in row.links.items()) or "–"),
         (UNIT, lambda row: row.unit or "–"),
+        (FIT, lambda row: row.fit or "–"),
     )
     shown = [of for name, of in more if name in head]
     return [

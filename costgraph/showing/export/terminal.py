@@ -27,7 +27,7 @@ _BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "link": "yellow", "none"
 
 
 #: Columns of a breakdown that may be left out, the first ones first.
-_LESS = ("FLOP/s", "kind", "FLOP/B", "count")
+_LESS = ("fit", "FLOP/s", "kind", "FLOP/B", "count")
 
 
 def width() -> int | None:

@@ -320,6 +320,25 @@ class Calibrated:
             f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
         )
 
+    def trust(self, phase: Phase, row: Row) -> str:
+        """Which fit an operation takes and how good it is (:meth:`.Fit.trust`); empty if none.
+
+        Operations inside a block of experts take the roofline's time; their errors are those
+        of their block's fit.
+        """
+        if row.cost.links:
+            found = [self.exchange_fit(part) for part in parts(phase, row, self.machine)]
+            said = ("none: the link's least time" if f is None else f.trust(m) for f, m in found)
+            return "; ".join(dict.fromkeys(said))
+        if not row.cost.bytes and not row.cost.flops:
+            return ""
+        case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
+        if not case.floor and case.kind == "elementwise":
+            if case.block is None:
+                return ""
+            _, fit, moved = self.fit(case.block)
+        return fit.trust(moved)
+
     def assumptions(self, steps: Iterable[tuple[Phase, Sequence[Row]]]) -> tuple[str, ...]:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""
         shown: dict[str, str] = {}
@@ -347,7 +366,7 @@ class Calibrated:
                         continue
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
-                    shown[key] = f"{key} {how}: {_errors(fit)}"
+                    shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
         band = FIDELITIES[self.fidelity]
         words = {
             "": "calibrated: forms fitted on measured timings",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from costgraph.quoting import toml_key, toml_text, visible
 from costgraph.timing.fidelity.forms import FORMS, form_of
 
 LARGEST_FILE = 2**20
+#: The origin of parameters of all fitted devices together.
+EVERY = "transfer"
 
 #: Keys of a ``heldout`` table: errors in percent, quantiles as ratios.
 HELDOUT = ("rows", "mean", "median", "q10", "q50", "q90")
@@ -39,6 +41,9 @@ class Fit:
         variant: data types and the like; a backend behind ``@``.
         values: every parameter of the form.
         errors: relative standard errors, where known.
+        kernel: what ran, where it is not a library's usual kernel and says nothing of other
+            devices (``triton``: untuned); only its own device takes the fit.
+        origin: the device that it was fitted on; :data:`EVERY` for all of them together.
         heldout: see :data:`HELDOUT`.
     """
 
@@ -47,6 +52,23 @@ class Fit:
     values: Mapping[str, float]
     heldout: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
+    kernel: str = ""
+    origin: str = ""
+
+    def trust(self, moved: bool) -> str:
+        """Whose parameters these are and how good: ``own h200 trtllm, median 5 %``.
+
+        ``moved`` where they serve another device than their own.
+        """
+        library = self.variant.partition("@")[2]
+        if not moved:
+            name = f"own {self.origin}"
+        elif self.origin == EVERY:
+            name = "transferred from all fitted devices"
+        else:
+            name = f"transferred from {self.origin}"
+        shown = " ".join(filter(None, (name, library, self.kernel and f"({self.kernel})")))
+        return f"{shown}, median {self.heldout['median']:.0f} %"
 
     def quantile(self, name: str) -> float:
         """A quantile of measured over predicted time on unseen rows."""
@@ -117,7 +139,7 @@ def calibration_from(data: Mapping[str, Any], label: str) -> Calibration:
         for variant, table in tables.items():
             if not isinstance(table, dict):
                 raise fail(f'[{kind}."{variant}"] must be a table')
-            fits[kind, variant] = _fit(kind, variant, table, fail)
+            fits[kind, variant] = replace(_fit(kind, variant, table, fail), origin=device)
     slope = data.get("slope", {})
     if not isinstance(slope, dict):
         raise fail("[slope] must hold one number per kind")
@@ -139,7 +161,7 @@ def _fit(kind: str, variant: str, table: Mapping[str, Any], fail: Any) -> Fit:
     where = f'{kind}."{variant}"'
     names = [p.name for p in form_of(kind).parameters]
     for key in table:
-        if key not in (*names, "heldout", "stderr"):
+        if key not in (*names, "heldout", "stderr", "kernel"):
             raise fail(f"unknown key {clip(key)} in [{where}]{nearest(key, names)}")
     values = {}
     for p in form_of(kind).parameters:
@@ -158,7 +180,10 @@ def _fit(kind: str, variant: str, table: Mapping[str, Any], fail: Any) -> Fit:
     if not isinstance(stderr, dict) or not set(stderr) <= set(names):
         raise fail(f"[{where}]: stderr must hold parameters' relative standard errors")
     errors = {k: _number(v, f"{where}.stderr.{k}", fail, 0.0, 1e9) for k, v in stderr.items()}
-    return Fit(kind, variant, values, held, errors)
+    kernel = table.get("kernel", "")
+    if not isinstance(kernel, str) or (kernel and not _NAME.match(kernel)):
+        raise fail(f"[{where}]: kernel must be a short name, not {clip(kernel)}")
+    return Fit(kind, variant, values, held, errors, kernel)
 
 
 def calibration_text(made: Calibration) -> str:
@@ -172,6 +197,8 @@ def calibration_text(made: Calibration) -> str:
         lines += [f"{name} = {_shown(value)}" for name, value in fit.values.items()]
         held = ", ".join(f"{k} = {_shown(fit.heldout[k])}" for k in HELDOUT)
         lines.append(f"heldout = {{ {held} }}")
+        if fit.kernel:
+            lines.append(f"kernel = {toml_text(fit.kernel)}")
         if fit.errors:
             text = ", ".join(f"{k} = {_shown(v)}" for k, v in fit.errors.items())
             lines.append(f"stderr = {{ {text} }}")
@@ -202,14 +229,14 @@ def _folder() -> Path:
 
 def calibrated_devices() -> list[str]:
     """Names of the devices with a shipped calibration."""
-    return sorted(p.stem for p in _folder().glob("*.toml") if p.stem != "transfer")
+    return sorted(p.stem for p in _folder().glob("*.toml") if p.stem != EVERY)
 
 
 @lru_cache(maxsize=64)
 def shipped(name: str) -> Calibration | None:
     """The shipped calibration of a device, if there is one."""
     path = _folder() / f"{name}.toml"
-    if not _NAME.match(name) or name == "transfer" or not path.is_file():
+    if not _NAME.match(name) or name == EVERY or not path.is_file():
         return None
     return load_calibration(path)
 
@@ -217,4 +244,4 @@ def shipped(name: str) -> Calibration | None:
 @lru_cache(maxsize=1)
 def transfer() -> Calibration:
     """Parameters for devices that were never fitted."""
-    return load_calibration(_folder() / "transfer.toml")
+    return load_calibration(_folder() / f"{EVERY}.toml")

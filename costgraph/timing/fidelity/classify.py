@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Add, Expr, Integer, Mul
+from sympy import Add, Expr, Integer, Max, Mul
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError
@@ -37,6 +37,7 @@ from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tables import TableLinear
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
+from costgraph.timing.fidelity.forms import filled_tiles
 from costgraph.timing.fidelity.light import stand_ins
 
 ONE = Integer(1)
@@ -216,6 +217,7 @@ def _attention(
         )
     sm = machine.multiprocessors or ONE
     sizes = {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}
+    sizes["tiles"] = filled_tiles(h, hk, Max)
     variants = attention_variants(compute, keys.dtype.bits)
     decode = Case("decode", variants, sizes, product.dtype, product=product)
     prefill = replace(decode, kind="prefill")

@@ -141,13 +141,26 @@ def _prefill(f: Values, v: Values) -> Parts:
 def _decode(f: Values, v: Values) -> Parts:
     return Parts(
         v["t0"] + v["ts"] * v["s0"] * f["T"] / (f["T"] + v["s0"]),
-        f["C"] / v["ec"]
+        f["C"] * f["tiles"] / v["ec"]
         + f["further"]
         + v["tw"] * f["groups"] / f["sm"]
         + v["tt"] * f["T"] * f["dh"] / 128,
         resident_time(f, v),
         v["p"],
     )
+
+
+#: Rows of the smallest tile that a tensor unit multiplies (PTX ISA: ``mma`` m16n8k16; Hopper's
+#: and Blackwell's kernels for decode swap operands or run on the same tile).
+TILE = 16
+
+
+def filled_tiles(heads: Any, kv_heads: Any, larger: Callable[[Any, Any], Any]) -> Any:
+    """Rows that tensor units work through in a decode step over those that hold a query.
+
+    Query heads that share a cached head fill the rows of one tile; the rest of it is idle.
+    """
+    return larger(1 + 0 * heads, TILE * kv_heads / heads)
 
 
 def further_queries(f: Values, prefill: Values) -> Any:
@@ -164,8 +177,10 @@ def further_queries(f: Values, prefill: Values) -> Any:
 
 
 def _mla(f: Values, v: Values) -> Parts:
+    # Long contexts are split between multiprocessors: their latency levels off.
+    context = v["tt"] * v["s0"] * f["T"] / (f["T"] + v["s0"])
     return Parts(
-        v["t0"] + v["tt"] * f["T"] + v["tn"] * f["tokens"],
+        v["t0"] + context + v["tn"] * f["tokens"],
         f["C"] / v["ec"],
         f["M"] / v["em"],
         v["p"],
@@ -257,7 +272,8 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "decode",
-            "t0 + ts·s0·T/(T + s0) + ‖C/ec + further + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
+            "t0 + ts·s0·T/(T + s0) + "
+            "‖C·max(1, 16·Hk/H)/ec + further + tw·B·Hk/SM + tt·T·dh/128, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.3),
@@ -269,13 +285,21 @@ FORMS: Mapping[str, Form] = {
                 Parameter("ts", 1e-8, 1e-11, 1e-6, "s", "first splits of the context, per token"),
                 Parameter("s0", 500, 30, 1e4, "tokens", "where splitting levels off", "shared"),
             ),
-            ("C", "M", "T", "dh", "groups", "sm", "further", "resident"),
+            ("C", "M", "T", "dh", "tiles", "groups", "sm", "further", "resident"),
             _decode,
         ),
         Form(
             "mla",
-            "t0 + tt·T + tn·B·q + ‖C/ec, M/em‖_p",
-            (_t0(1e-5), _ec(0.5), _em(0.7), _norm(1.5), _TT, _TN),
+            "t0 + tt·s0·T/(T + s0) + tn·B·q + ‖C/ec, M/em‖_p",
+            (
+                _t0(1e-5),
+                _ec(0.5),
+                _em(0.7),
+                _norm(1.5, "variant"),
+                _TT,
+                Parameter("s0", 5000, 30, 1e6, "tokens", "where splitting levels off", "variant"),
+                _TN,
+            ),
             ("C", "M", "T", "tokens"),
             _mla,
         ),
@@ -368,7 +392,7 @@ CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
     },
     # With few rows a multiprocessor takes its time, whatever its tensor units' peak.
     "decode": {
-        "ec": {"unit": -1}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5},
+        "ec": {"unit": -0.5}, "l2": {"flow": -1}, "t0": {"clock": -0.5}, "tw": {"unit": -0.5},
     },
     # One block of queries passes all keys, at its multiprocessor's rate.
     "mla": {"ec": {"ridge": "slope"}, "tt": {"unit": -0.5}},

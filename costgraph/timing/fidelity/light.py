@@ -17,17 +17,19 @@ _LIKE = {
         ("rope", "rope"),
         ("rmsnorm", "rms-norm"),
         ("layernorm", "layer-norm batch-norm group-norm local-response-norm"),
-        ("silu", "activation gate soft-cap rg-lru gated-delta wkv matrix-wkv"),
-        ("silu", "selective-scan ssd-scan"),
+        ("silu", "activation soft-cap"),
+        ("silu_mul", "gate rg-lru gated-delta wkv matrix-wkv selective-scan ssd-scan"),
         ("copy", "kv-append paged-kv-append copy cast embedding gather gather-elements scatter"),
         ("copy", "concat transpose reshape split slice select expand join rearrange"),
     )
     for kind in kinds.split()
 }
 #: The heaviest first: it stands for a kernel that merges several.
-_HEAVY = ("softmax", "rope", "rmsnorm", "layernorm", "silu", "add", "copy")
+_HEAVY = ("softmax", "rope", "rmsnorm", "layernorm", "silu_mul", "silu", "add", "copy")
 #: Kernels that are not measured on hosts, and what is taken for them.
-_ON_HOST = {"layernorm": "rmsnorm"}
+_ON_HOST = {"layernorm": "rmsnorm", "silu_mul": "silu"}
+#: Classes that stand for a kernel where its own was not measured.
+_CLOSE = {"silu": ("activation",)}
 
 
 def stand_ins(node: Node, machine: Machine) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def stand_ins(node: Node, machine: Machine) -> tuple[str, ...]:
     else:
         name = _LIKE.get(node.op.kind, "add")
     if machine.kind != "cpu":
-        return (CLASSES.get(name, "map"), "map", "any")
+        return tuple(dict.fromkeys((CLASSES.get(name, "map"), *_CLOSE.get(name, ()), "map", "any")))
     widths = (t.dtype.bits for t in node.outputs if t.dtype.bits.is_number)
     name = _ON_HOST.get(name, name)
     types = ("fp32", "bf16") if max(widths, default=Integer(0)) > 16 else ("bf16", "fp32")

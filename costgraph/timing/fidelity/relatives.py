@@ -18,6 +18,7 @@ from costgraph.hardware.machine import Engine, Machine
 from costgraph.timing.fidelity.calibration import Fit, calibrated_devices, shipped, transfer
 from costgraph.timing.fidelity.collective import topology
 from costgraph.timing.fidelity.forms import FIGURES, carried
+from costgraph.timing.fidelity.labels import alike
 from costgraph.timing.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
 
 #: Relatives differ in no figure by more than this factor.
@@ -152,8 +153,10 @@ def relatives(machine: Machine) -> tuple[str, ...]:
 def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]) -> Fit | None:
     """Parameters for a GPU that was never fitted, moved by its figures.
 
-    Those of its closest relative, else those of all devices together, for the first
-    of ``variants`` that either has. The errors stated are those of devices left out.
+    Those of its closest relative, also of a data type of the same width, else those of all
+    devices together, for the first of ``variants`` that either has.
+    The errors stated are those of devices left out. A kernel that says nothing of other devices
+    (:attr:`.Fit.kernel`) is not lent.
     """
     general = transfer()
     own = figures_on(machine, dtype)
@@ -162,10 +165,10 @@ def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]
     for variant in variants:
         pooled = general.fits.get((kind, variant))
         found, reference = pooled, REFERENCE
-        for name, calibration in near:
-            if (kind, variant) in calibration.fits:
-                found = calibration.fits[kind, variant]
-                reference = figures_on(_fitted()[name], dtype)
+        lent = ((name, c.find(kind, alike(variant))) for name, c in near)
+        for name, fit in lent:
+            if fit is not None and not fit.kernel:
+                found, reference = fit, figures_on(_fitted()[name], dtype)
                 break
         if found is not None:
             moved = carried(kind, own.over(reference), {**found.values, **slope})

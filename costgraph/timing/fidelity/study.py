@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from costgraph.timing.fidelity.collective import over_nodes
-from costgraph.timing.fidelity.collective import variant as exchange_variant
 from costgraph.timing.fidelity.fit import Fitted, Model, Strings, fit, folds, held_out
 from costgraph.timing.fidelity.forms import (
     CARRIED,
@@ -23,7 +20,8 @@ from costgraph.timing.fidelity.forms import (
     roofline3,
     value,
 )
-from costgraph.timing.fidelity.table import CLASSES, Array, Datasheet, Table, features
+from costgraph.timing.fidelity.labels import alike, unusual, variant_of
+from costgraph.timing.fidelity.table import Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
 SLOPE = Parameter(
@@ -31,8 +29,6 @@ SLOPE = Parameter(
 )
 #: Values and relative standard errors by parameter.
 Stated = tuple[dict[str, float], dict[str, float]]
-#: Data types told apart by bytes and engine.
-VARIANT = {"fp16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -116,70 +112,12 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
         "device": hw,
         "variant": variant,
         "shared": np.full(len(table), "all"),
-        "kernel": np.array([v + _apart(table.kind, c, i) for i, v in enumerate(variant)]),
+        "kernel": np.array([v + unusual(table.kind, c, i) for i, v in enumerate(variant)]),
     }
     found = features(table, sheets)
     # One framework splits long contexts and another does not: pooled, no slope serves both.
     held = ("tt",) if table.kind == "decode" and not by_backend else ()
     return Study(table.kind, table, found, labels, folds(table.shapes), held)
-
-
-def _apart(kind: str, columns: Mapping[str, Any], row: int) -> str:
-    """Marks rows whose kernel says nothing of other devices: experts in untuned Triton."""
-    return "@triton" if kind == "moe" and "triton" in str(columns["backend"][row]) else ""
-
-
-def variant_of(
-    kind: str,
-    columns: Mapping[str, Any],
-    row: int,
-    by_backend: bool = False,
-    sheets: Mapping[str, Datasheet] = MappingProxyType({}),
-) -> str:
-    """The part of a group's name behind the device: types, phase, backend; for exchanges the
-    collective, topology and ranks, of the device's sheet."""
-    cell = {k: str(v[row]) for k, v in columns.items() if k in _NAMED}
-    if kind == "exchange":
-        nodes, ranks = int(columns["nodes"][row]), int(columns["n_gpus"][row])
-        place = sheets[str(columns["hw"][row])].topology if nodes == 1 else over_nodes(nodes)
-        library = library_of(cell["backend"], cell["timing"]) if by_backend else ""
-        return exchange_variant(cell["op"], place, ranks, library)
-    if kind == "elementwise":
-        return CLASSES.get(cell["op"], "map")
-    name = cell["dtype"]
-    if kind == "host_elementwise":
-        return f"{name}-{cell['op']}"
-    if kind in ("prefill", "decode"):
-        name = f"{name}-{cell['kv_dtype']}"
-    if kind == "mla":
-        name = f"{cell['phase']}-{cell['dtype']}-{cell['kv_dtype']}"
-    if kind == "gemm" and cell["source"] == "llmcompass":
-        name += "@host-sync"
-    if by_backend:
-        name += f"@{short_backend(cell['backend'])}"
-    return name
-
-
-_NAMED = ("op", "dtype", "kv_dtype", "phase", "backend", "source", "timing")
-
-
-def library_of(backend: str, timing: str = "") -> str:
-    """Whose exchange a row timed: ``nccl``, ``vllm`` … as replayed in a graph, or ``…-eager``.
-
-    Kernels that a profiler saw in eager PyTorch contain the wait for the last device.
-    """
-    name = short_backend(backend).removesuffix("-graph")
-    return f"{name}-eager" if timing == "kernel_eager" else name
-
-
-def short_backend(text: str) -> str:
-    """``trtllm-1.0.0:torch_flow`` is ``trtllm``; custom all-reduces keep their mode."""
-    head, _, tail = text.partition(":")
-    name = head.split("-")[0].lower() or "any"
-    mode = tail.rsplit("_", 1)[-1] if tail.endswith(("_eager", "_graph")) else ""
-    if "custom" in text and not mode:
-        mode = head.rsplit("_", 1)[-1]
-    return f"{name}-{mode}" if mode else name
 
 
 def form_model(form: Form) -> Model:
@@ -188,11 +126,18 @@ def form_model(form: Form) -> Model:
 
 
 def fitted_for(s: Study, made: Fitted, rows: npt.NDArray[np.bool_]) -> Stated:
-    """Values and relative standard errors of a fit for a group's rows (by their first one)."""
-    first = int(np.flatnonzero(rows)[0])
+    """Values and relative standard errors of a fit for a group's rows.
+
+    Raises:
+        ValueError: the rows have parameters of several kernels or devices, and no row speaks
+            for the others.
+    """
     values, stated = {}, {}
     for name, scope in made.scopes.items():
-        label = str(s.labels[scope][first])
+        found = np.unique(s.labels[scope][rows])
+        if len(found) != 1:
+            raise ValueError(f"rows of one fit differ in {scope}: {', '.join(map(str, found))}")
+        label = str(found[0])
         values[name], stated[name] = made.values[name][label], made.errors[name][label]
     return values, stated
 
@@ -256,6 +201,20 @@ def transferred(form: Form) -> tuple[Model, tuple[Parameter, ...]]:
     return (lambda f, v: full(f, carried(form.kind, f, v))), parameters
 
 
+#: Rows of a group beyond which it would speak louder than the others in a pooled fit.
+MOST = 300
+
+
+def evenly(s: Study) -> npt.NDArray[np.bool_]:
+    """Rows for fits over all devices: of each group at most :data:`MOST`, by a hash of shapes."""
+    chance = np.array([zlib.crc32(f"evenly {shape}".encode()) for shape in s.table.shapes])
+    out = np.zeros(len(chance), bool)
+    for label in np.unique(s.labels["group"]):
+        rows = np.flatnonzero(s.labels["group"] == label)
+        out[rows[np.argsort(chance[rows], kind="stable")[:MOST]]] = True
+    return out
+
+
 def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
     """Predictions of each device by fits that have seen none of its rows.
 
@@ -266,10 +225,10 @@ def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
     own = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, s.labels)
     out = np.empty(len(s.table))
     scopes = {p.name: p.scope for p in parameters}
-    device, variant = s.labels["device"], s.labels["variant"]
-    for name in np.unique(device):
-        unseen = device == name
-        seen = ~unseen & s.kernel_timed
+    device, variant, even = s.labels["device"], s.labels["variant"], evenly(s)
+    for left in np.unique(device):
+        unseen = device == left
+        seen = ~unseen & s.kernel_timed & even
         if not seen.any():
             out[unseen] = np.nan
             continue
@@ -279,13 +238,15 @@ def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
         out[unseen] = model(here.f, made.rows({**here.labels, "kernel": variant[unseen]}, scopes))
         for label in np.unique(variant[unseen]):
             rows = unseen & (variant == label)
-            for relative in relatives.get(str(name), ()):
-                known = (device == relative) & (variant == label) & s.kernel_timed
-                if known.sum() < ENOUGH:
-                    continue
+            fitted = (
+                (device == relative) & (s.labels["kernel"] == name) & s.kernel_timed
+                for relative in relatives.get(str(left), ())
+                for name in alike(str(label))
+            )
+            known = next((rows for rows in fitted if rows.sum() >= ENOUGH), None)
+            if known is not None:
                 values, _ = fitted_for(s, own, known)
                 out[rows] = _moved(s, values, made, known, rows)
-                break
     return out
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files import outside
 from costgraph.timing.fidelity.collective import COLLECTIVES, least_time
+from costgraph.timing.fidelity.forms import filled_tiles
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.str_]
@@ -148,6 +149,12 @@ class Table:
         """The rows that ``mask`` selects."""
         kept = {k: v[mask] for k, v in self.columns.items()}
         return Table(self.kind, kept, self.seconds[mask])
+
+    def and_of(self, other: Table) -> Table:
+        """The rows of both, with the columns that both have."""
+        both = [k for k in self.columns if k in other.columns]
+        columns = {k: np.concatenate([self.columns[k], other.columns[k]]) for k in both}
+        return Table(self.kind, columns, np.concatenate([self.seconds, other.seconds]))
 
     @property
     def shapes(self) -> list[str]:
@@ -333,6 +340,7 @@ def _attention(c: Mapping[str, Any]) -> _Counts:
     # Queries and results are 16 bit or as wide as the compute type.
     io = 2 * b * q * h * d * np.maximum(_by_type(c["dtype"]), 2.0)
     more = {"q": q, "T": t, "dh": d, "heads": b * h, "groups": b * hk, "further": 0.0 * q}
+    more["tiles"] = filled_tiles(h, hk, np.maximum)
     return 4 * b * h * d * pairs, 2 * b * t * hk * d * e + io, more
 
 
@@ -376,12 +384,14 @@ ELEMENTWISE = {
 }
 
 #: Classes of element-wise kernels on GPUs: RMS norms (the slowest in the timings),
-#: kernels that evaluate special functions or reduce rows, and ``map``, the others. Layer
+#: activations of one operand, kernels that multiply by an activation or reduce rows, and
+#: ``map``, the others. Layer
 #: norms and softmax stand with the second: as eager PyTorch runs them they reach 0.56
 #: to 0.58 of an A100's bandwidth (LLMCompass, layer of GPT-3), activations 0.5, RMS norms 0.3.
 CLASSES = {
     "rmsnorm": "norm",
-    **dict.fromkeys(("layernorm", "softmax", "gelu", "silu", "silu_mul"), "activation"),
+    **dict.fromkeys(("gelu", "silu"), "gelu"),
+    **dict.fromkeys(("layernorm", "softmax", "silu_mul"), "activation"),
 }
 
 
