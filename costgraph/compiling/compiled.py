@@ -131,7 +131,7 @@ class Compiled:
             )
             return self._formula("tpot", "s", terms, self._limits(phases))
         # Tokens per context: one, or one of each branch.
-        tokens = expand(Add(*(p.tokens * p.weight for p in self._decode)))
+        tokens = expand(Add(*(p.emitted for p in self._decode)))
         terms = tuple(
             replace(t, count=t.count * p.weight / tokens, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
