@@ -164,8 +164,8 @@ def regimes(
         InputError: the arms are not piecewise polynomial in the symbol.
     """
     x, bound, judge = _prepared(formula, over, at, values)
-    ladders = [ladder(t, x, judge) for t in bound.terms]
     first, last = domain_of(bound, x)
+    ladders = [ladder(t, x, judge, first, last) for t in bound.terms]
     pieces: list[Regime] = []
     for lower, upper, rungs in joined(ladders, x, judge, first, last):
         plain: list[Expr] = []
@@ -190,12 +190,12 @@ def crossovers(
 ) -> tuple[Crossover, ...]:
     """Where each group of operations changes its bound, in order; see :func:`regimes`."""
     x, bound, judge = _prepared(formula, over, at, values)
+    first, last = domain_of(bound, x)
     found = []
     for term in bound.terms:
-        for before, after in pairwise(ladder(term, x, judge).rungs):
+        for before, after in pairwise(ladder(term, x, judge, first, last).rungs):
             for (below, above), ops in _changed(before, after).items():
                 found.append(Crossover(ops, after.lower, below, above))
-    first, last = domain_of(bound, x)
     found = [
         c
         for c in found
