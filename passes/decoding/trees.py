@@ -21,7 +21,7 @@ from costgraph.passes.decoding.acceptance import Acceptance
 
 ONE, ZERO = Integer(1), Integer(0)
 #: Most nodes of a tree that is searched for, and most levels.
-MOST_NODES, DEEPEST = 256, 16
+MOST_NODES, DEEPEST = 256, 64
 #: Worths nearer than this are equal: of equal trees the one with fewer nodes counts.
 CLOSE, DIGITS = 1e-12, 12
 
