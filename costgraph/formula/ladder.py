@@ -17,7 +17,7 @@ from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
 from costgraph.formula.limits import start_of
 from costgraph.formula.outline import LATENCY, kind_of
-from costgraph.formula.polynomials import is_rational, kept_sign, roots_above_zero
+from costgraph.formula.polynomials import is_rational, kept_sign, rationalized, roots_above_zero
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
 
@@ -273,12 +273,13 @@ def as_polys(exprs: Sequence[Expr], x: Symbol, lower: Expr = ZERO, upper: Expr =
     Powers of ``1/x`` (rates in a denominator) are multiplied out, by the same
     power everywhere; ``x`` is positive. So are other denominators that are proved
     to be positive between the bounds, such as ``x + 10000``, or an expectation over an
-    acceptance. Irrational coefficients, such as those with ``sqrt(log(2))``, are taken to forty
-    digits.
+    acceptance. Floats are the rational numbers that they are. Irrational coefficients, such as
+    those with ``sqrt(log(2))``, are taken to forty digits.
 
     Raises:
         InputError: an expression is not rational in ``x`` with positive denominators.
     """
+    exprs = [rationalized(e) for e in exprs]
     if not any(_is_broken(p, x) for e in exprs for p in e.atoms(Pow)):
         for power in range(4):
             scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import gcd
 
-from sympy import Expr, Poly, Rational, oo
+from sympy import Expr, Float, Poly, Rational, oo
 
 from costgraph.formula.isolate import PRECISION
 
@@ -18,6 +18,11 @@ _DIGITS = 40
 #: Largest degree of polynomials whose roots are kept as algebraic numbers: factors beyond
 #: take too long to find, and their roots are enclosed.
 _FACTORED = 64
+
+
+def rationalized(expr: Expr) -> Expr:
+    """An expression with the rational number that each float is: sums of floats lose digits."""
+    return expr.xreplace({f: Rational(f) for f in expr.atoms(Float)})
 
 
 def is_rational(poly: Poly) -> bool:

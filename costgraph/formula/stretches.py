@@ -13,6 +13,7 @@ from costgraph.formula.decays import without_fractions
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
 from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.polynomials import rationalized
 from costgraph.formula.powers import placed
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.signs import Judge
@@ -90,7 +91,7 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
 
 def _other_zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:
     """Of a quotient, whose sign is that of a product; else enclosed numerically."""
-    top, bottom = fraction(together(piece.expr))
+    top, bottom = fraction(together(rationalized(piece.expr)))
     if bottom.has(x):
         if dominates(ZERO, bottom):
             top = -top
