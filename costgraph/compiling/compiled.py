@@ -14,7 +14,7 @@ from sympy import Add, Expr, Integer, expand
 from costgraph.compiling.breakdown import Breakdown, break_down
 from costgraph.compiling.capacity import fit, weights_fit
 from costgraph.counting.accounting import Accounting
-from costgraph.counting.count import Item, Row, flat, parameters
+from costgraph.counting.count import Item, Row, flat, held_parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
@@ -275,8 +275,8 @@ class Compiled:
 
     @cached_property
     def parameters(self) -> Expr:
-        """Number of parameters, shared tensors once."""
-        return parameters(self.program)
+        """Number of parameters that are held, those of drafts and heads too, shared ones once."""
+        return held_parameters(self.program)
 
     def fit(self, **values: Any) -> Fit:
         """The memory that a workload needs, against the device's; see :mod:`.capacity`.

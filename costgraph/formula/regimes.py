@@ -20,7 +20,7 @@ import sympy
 from sympy import Add, Expr, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import domain_of
 from costgraph.formula.signs import Judge, tightest
@@ -227,6 +227,11 @@ def _prepared(
     from costgraph.formula.formula import exact
 
     formula._reject_unknown(values)
+    if over in values:
+        raise InputError(
+            f"{over} = {clip(str(values[over]))[1:-1]} is given, and what varies is {over}: leave "
+            "the number out, or vary another symbol"
+        )
     if over not in {s.name for s in formula.symbols}:
         raise InputError(f"{formula.name} does not depend on {over}")
     point = {symbol(k): exact(v) for k, v in (at or {}).items()}
