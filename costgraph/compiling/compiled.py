@@ -14,7 +14,7 @@ from sympy import Add, Expr, Integer, expand
 from costgraph.compiling.breakdown import Breakdown, break_down
 from costgraph.compiling.capacity import fit, weights_fit
 from costgraph.counting.accounting import Accounting
-from costgraph.counting.count import Item, Row, flat, parameters
+from costgraph.counting.count import Item, Row, flat, held_parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
@@ -133,7 +133,7 @@ class Compiled:
             )
             return self._formula("tpot", "s", terms, self._limits(phases))
         # Tokens per context: one, or one of each branch.
-        tokens = expand(Add(*(p.tokens * p.weight for p in self._decode)))
+        tokens = expand(Add(*(p.emitted for p in self._decode)))
         terms = tuple(
             replace(t, count=t.count * p.weight / tokens, ops=_labelled(p, t.ops, self._decode))
             for p in self._decode
@@ -293,8 +293,8 @@ class Compiled:
 
     @cached_property
     def parameters(self) -> Expr:
-        """Number of parameters, shared tensors once."""
-        return parameters(self.program)
+        """Number of parameters that are held, those of drafts and heads too, shared ones once."""
+        return held_parameters(self.program)
 
     def fit(self, **values: Any) -> Fit:
         """The memory that a workload needs, against the device's; see :mod:`.capacity`.

@@ -11,6 +11,7 @@ from sympy import Add, Expr, Integer
 
 from costgraph.counting.accounting import EXACT, Accounting, Facts, Site
 from costgraph.errors import MissingRuleError
+from costgraph.formula.envelope import dominates
 from costgraph.ir.cost import Cost
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.presence import EVERYONE, Presence
@@ -218,6 +219,24 @@ def parameters(holder: Graph | Phase | Program) -> Expr:
     Of a graph; of all that is in memory in a phase; of a program's model.
     """
     return Add(*(count * t.numel for t, count in holder.weights()))
+
+
+def held_parameters(program: Program) -> Expr:
+    """Parameters of all that a program holds, what passes added (drafts, heads) included.
+
+    What several phases hold counts once, as it is where it is largest; so do tensors that
+    draft and target share.
+    """
+    most: dict[str, Expr] = {}
+    for phase in program.phases:
+        held: dict[str, list[Expr]] = {}  # a draft's may be called as the target's
+        for tensor, count in phase.weights():
+            held.setdefault(tensor.name, []).append(count * tensor.numel)
+        for name, parts in held.items():
+            total = Add(*parts)
+            if name not in most or dominates(total, most[name]):
+                most[name] = total
+    return Add(*most.values())
 
 
 def gather_facts(graph: Graph) -> Facts:

@@ -17,6 +17,7 @@ from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
 from costgraph.formula.limits import start_of
 from costgraph.formula.outline import LATENCY, kind_of
+from costgraph.formula.polynomials import is_rational, kept_sign, rationalized, roots_above_zero
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
 
@@ -87,8 +88,12 @@ def bounds(found: Iterable[tuple[Term, str]]) -> dict[str, tuple[str, ...]]:
     return {resource: tuple(ops) for resource, ops in groups.items()}
 
 
-def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
-    """The term's largest arms upwards from the start, and where they change.
+def ladder(
+    term: Term, x: Symbol, judge: Judge, first: Expr | None = None, last: Expr | None = None
+) -> Ladder:
+    """The term's largest arms from ``first`` to ``last``, and where they change.
+
+    Without these from where the symbol's values begin, and to infinity.
 
     Where a clipped length stops growing the arms themselves change form. A norm
     keeps its form where its largest arm changes; only its bound does. The floor of
@@ -96,18 +101,19 @@ def ladder(term: Term, x: Symbol, judge: Judge) -> Ladder:
     """
     if term.span is not None:
         raise InputError("a sum over contexts has no regimes: use a step's time, or solve_for")
+    begin, end = start_of(x) if first is None else first, oo if last is None else last
     if term.is_nested:
-        return Ladder(term, _nested(term, x, judge))
+        return Ladder(term, _nested(term, x, judge, begin, end))
     rungs: list[Rung] = []
     plain = len(term.arms) > 1 and not term.is_smooth
-    for lower, upper, found in _unkinked(candidates(term), x, start_of(x), oo, judge):
+    for lower, upper, found in _unkinked(candidates(term), x, begin, end, judge):
         # Of a maximum the form is its largest arm, else it is one on the whole interval.
         form = None if plain else replace(term, arms=found[: len(term.arms)]).value
         cuts: list[Expr] = []
         chosen: list[Arm] = []
         _climb(found, x, lower, upper, judge, cuts, chosen)
-        for begin, arm in zip((lower, *cuts), chosen, strict=True):
-            made = Rung(begin, arm.expr if form is None else form, ((term, arm.resource),))
+        for start, arm in zip((lower, *cuts), chosen, strict=True):
+            made = Rung(start, arm.expr if form is None else form, ((term, arm.resource),))
             _extend(rungs, made)
     return Ladder(term, tuple(rungs))
 
@@ -118,17 +124,19 @@ def _extend(rungs: list[Rung], made: Rung) -> None:
         rungs.append(made)
 
 
-def _nested(term: Term, x: Symbol, judge: Judge) -> tuple[Rung, ...]:
+def _nested(term: Term, x: Symbol, judge: Judge, first: Expr, last: Expr) -> tuple[Rung, ...]:
     """A maximum of chains: the ladders of what is in them, then of the maximum.
 
     Between two cuts of any chain each arm is one expression; there the largest is found
     as for a maximum of plain arms.
     """
     inner = [
-        tuple(ladder(t, x, judge) for t in arm.chain or (_alone(term, arm),)) for arm in term.arms
+        tuple(ladder(t, x, judge, first, last) for t in arm.chain or (_alone(term, arm),))
+        for arm in term.arms
     ]
     rungs: list[Rung] = []
-    for lower, upper, chosen in joined([rungs for chain in inner for rungs in chain], x, judge):
+    flat = [rungs for chain in inner for rungs in chain]
+    for lower, upper, chosen in joined(flat, x, judge, first, None if last == oo else last):
         parts = iter(chosen)
         bodies = [tuple(next(parts) for _ in chain) for chain in inner]
         arms = tuple(
@@ -220,7 +228,7 @@ def _climb(
         _climb_smooth(arms, x, lower, upper, cuts, chosen)
         return
     try:
-        polys = as_polys([a.expr for a in arms], x)
+        polys = as_polys([a.expr for a in arms], x, lower, upper)
     except InputError:
         _climb_smooth(arms, x, lower, upper, cuts, chosen)
         return
@@ -259,24 +267,26 @@ def _climb_smooth(
         chosen.append(best)
 
 
-def as_polys(exprs: Sequence[Expr], x: Symbol) -> list[Poly]:
-    """Polynomials in ``x`` of the same signs and crossings.
+def as_polys(exprs: Sequence[Expr], x: Symbol, lower: Expr = ZERO, upper: Expr = oo) -> list[Poly]:
+    """Polynomials in ``x`` of the same signs and crossings between two bounds.
 
     Powers of ``1/x`` (rates in a denominator) are multiplied out, by the same
     power everywhere; ``x`` is positive. So are other denominators that are proved
-    to be positive, such as ``x + 10000``. Irrational coefficients, such as those with
-    ``sqrt(log(2))``, are taken to forty digits.
+    to be positive between the bounds, such as ``x + 10000``, or an expectation over an
+    acceptance. Floats are the rational numbers that they are. Irrational coefficients, such as
+    those with ``sqrt(log(2))``, are taken to forty digits.
 
     Raises:
         InputError: an expression is not rational in ``x`` with positive denominators.
     """
+    exprs = [rationalized(e) for e in exprs]
     if not any(_is_broken(p, x) for e in exprs for p in e.atoms(Pow)):
         for power in range(4):
             scaled = exprs if power == 0 else [sympy.expand(e * x**power) for e in exprs]
             found = [_poly(e, x) for e in scaled]
             if all(p is not None for p in found):
                 return [p for p in found if p is not None]
-        whole = _without_denominators(exprs, x)
+        whole = _without_denominators(exprs, x, lower, upper)
         if whole is not None:
             return whole
     bad = next(e for e in exprs if _poly(e, x) is None)
@@ -291,12 +301,14 @@ def _is_broken(power: Pow, x: Symbol) -> bool:
     return bool(power.has(x) and not power.exp.is_Integer)
 
 
-def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None:
+def _without_denominators(
+    exprs: Sequence[Expr], x: Symbol, lower: Expr, upper: Expr
+) -> list[Poly] | None:
     """Rational expressions times a common positive denominator; None if there is none."""
     if any(p.exp.free_symbols for e in exprs for p in e.atoms(Pow)):  # no rational function
         return None
     tops, bottoms = zip(*(fraction(together(e)) for e in exprs), strict=True)
-    if not all(_poly(e, x) is not None and dominates(e, ZERO) for e in bottoms):
+    if not all(_is_positive(e, x, lower, upper) for e in dict.fromkeys(bottoms)):
         return None
     common = reduce(sympy.lcm, bottoms)
     found = [_poly(sympy.cancel(t * common / b), x) for t, b in zip(tops, bottoms, strict=True)]
@@ -304,9 +316,17 @@ def _without_denominators(exprs: Sequence[Expr], x: Symbol) -> list[Poly] | None
     return known if len(known) == len(found) else None
 
 
-def as_poly(expr: Expr, x: Symbol) -> Poly:
+def _is_positive(bottom: Expr, x: Symbol, lower: Expr, upper: Expr) -> bool:
+    """Whether a denominator is a polynomial that is positive strictly between two bounds."""
+    poly = _poly(bottom, x)
+    if poly is None:
+        return False
+    return dominates(bottom, ZERO) or kept_sign(poly, lower, upper) > 0
+
+
+def as_poly(expr: Expr, x: Symbol, lower: Expr = ZERO, upper: Expr = oo) -> Poly:
     """One expression as :func:`as_polys` takes it."""
-    return as_polys([expr], x)[0]
+    return as_polys([expr], x, lower, upper)[0]
 
 
 def _poly(expr: Expr, x: Symbol) -> Poly | None:
@@ -389,10 +409,10 @@ def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
     if poly.is_zero or poly.degree() == 0:
         return []
     if not poly.free_symbols_in_domain:
-        try:
-            return [r for r in dict.fromkeys(poly.real_roots()) if r > 0]
-        except NotImplementedError:  # coefficients such as sqrt(3): enclosed, not isolated
-            return list(sign_changes(poly.as_expr(), poly.gen, ZERO))
+        if is_rational(poly):
+            return roots_above_zero(poly)
+        # Coefficients such as sqrt(3): enclosed, not isolated.
+        return list(sign_changes(poly.as_expr(), poly.gen, ZERO))
     coefficients = _coefficients(poly)
     if len(coefficients) == 2:
         constant, slope = coefficients
@@ -403,7 +423,9 @@ def positive_roots(poly: Poly, judge: Judge) -> list[Expr]:
         return positive_roots(Poly(poly.as_expr() / poly.gen, poly.gen), judge)
     names = sorted(s.name for s in poly.free_symbols_in_domain)
     raise UndecidedError(
-        f"the roots of {poly.as_expr()} are not decided in symbols; bind {', '.join(names)}", names
+        f"the roots of {clip(str(poly.as_expr()), 120)} are not decided in symbols; bind "
+        f"{', '.join(names)}",
+        names,
     )
 
 

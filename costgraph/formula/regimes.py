@@ -20,7 +20,7 @@ import sympy
 from sympy import Add, Expr, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import domain_of
 from costgraph.formula.signs import Judge, tightest
@@ -164,8 +164,8 @@ def regimes(
         InputError: the arms are not piecewise polynomial in the symbol.
     """
     x, bound, judge = _prepared(formula, over, at, values)
-    ladders = [ladder(t, x, judge) for t in bound.terms]
     first, last = domain_of(bound, x)
+    ladders = [ladder(t, x, judge, first, last) for t in bound.terms]
     pieces: list[Regime] = []
     for lower, upper, rungs in joined(ladders, x, judge, first, last):
         plain: list[Expr] = []
@@ -190,12 +190,12 @@ def crossovers(
 ) -> tuple[Crossover, ...]:
     """Where each group of operations changes its bound, in order; see :func:`regimes`."""
     x, bound, judge = _prepared(formula, over, at, values)
+    first, last = domain_of(bound, x)
     found = []
     for term in bound.terms:
-        for before, after in pairwise(ladder(term, x, judge).rungs):
+        for before, after in pairwise(ladder(term, x, judge, first, last).rungs):
             for (below, above), ops in _changed(before, after).items():
                 found.append(Crossover(ops, after.lower, below, above))
-    first, last = domain_of(bound, x)
     found = [
         c
         for c in found
@@ -227,6 +227,11 @@ def _prepared(
     from costgraph.formula.formula import exact
 
     formula._reject_unknown(values)
+    if over in values:
+        raise InputError(
+            f"{over} = {clip(str(values[over]))[1:-1]} is given, and what varies is {over}: leave "
+            "the number out, or vary another symbol"
+        )
     if over not in {s.name for s in formula.symbols}:
         raise InputError(f"{formula.name} does not depend on {over}")
     point = {symbol(k): exact(v) for k, v in (at or {}).items()}

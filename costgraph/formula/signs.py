@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sympy import Expr, Gt, Lt, Symbol, factor, factor_list, fraction, sstr, together
 from sympy.core.relational import Relational
 
-from costgraph.errors import UnboundSymbolError
+from costgraph.errors import UnboundSymbolError, clip
 from costgraph.formula.envelope import dominates
 from costgraph.formula.powers import placed
 
@@ -49,7 +49,7 @@ class Judge:
         missing = sorted(s.name for s in expr.free_symbols - set(self.point))
         if missing:
             raise UndecidedError(
-                f"whether {expr} is positive depends on {', '.join(missing)}: "
+                f"whether {clip(str(expr), 120)} is positive depends on {', '.join(missing)}: "
                 "bind them, or give a reference point",
                 missing,
             )

@@ -13,6 +13,7 @@ from costgraph.formula.decays import without_fractions
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
 from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.polynomials import rationalized
 from costgraph.formula.powers import placed
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.signs import Judge
@@ -82,22 +83,22 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
         shown = without_fractions(piece.expr, x, piece.lower, piece.upper)
         return shown, list(sign_changes(shown, x, piece.lower, piece.upper)), True
     try:
-        poly = as_poly(piece.expr, x)
+        poly = as_poly(piece.expr, x, piece.lower, piece.upper)
     except InputError:
         return _other_zeros(piece, x, judge)
     return poly.as_expr(), positive_roots(poly, judge), False
 
 
 def _other_zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:
-    """Of a quotient with a denominator of one sign; else enclosed numerically."""
-    top, bottom = fraction(together(piece.expr))
+    """Of a quotient, whose sign is that of a product; else enclosed numerically."""
+    top, bottom = fraction(together(rationalized(piece.expr)))
     if bottom.has(x):
         if dominates(ZERO, bottom):
             top = -top
         elif not dominates(bottom, ZERO):
-            raise InputError(f"the sign of {bottom} along {x} is not decided")
+            top = top * bottom
     try:
-        poly = as_poly(top, x)
+        poly = as_poly(top, x, piece.lower, piece.upper)
     except InputError:
         return top, list(sign_changes(top, x, piece.lower, piece.upper)), True
     return poly.as_expr(), positive_roots(poly, judge), False

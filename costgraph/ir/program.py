@@ -117,7 +117,13 @@ class Phase:
     @property
     def generated(self) -> Expr:
         """Tokens that the phase emits in one request, per sequence."""
-        return self.tokens * self.steps
+        # Zero times an expectation asks whether that is finite, which takes long.
+        return self.tokens * self.steps if self.tokens != 0 else self.tokens
+
+    @property
+    def emitted(self) -> Expr:
+        """Tokens that the phase emits at one context, per sequence."""
+        return self.tokens * self.weight if self.tokens != 0 else self.tokens
 
     @property
     def walks_contexts(self) -> bool:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from sympy import Expr, Rational
+
 import costgraph as cg
+from costgraph.passes.decoding.acceptance import Constant, emitted
+from costgraph.passes.decoding.trees import best_tree
+from costgraph.symbols import symbol
 
 PAGE = Path(__file__).parents[1] / "decoding.md"
 PART = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -23,7 +28,10 @@ CONTEXT, ALPHA = 1024, 0.7
 #: Largest batch that is looked at.
 MOST = 2**16
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+HEADS = (1, 2, 3, 4)
+#: Nodes of trees, and their levels.
+SIZES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+LEVELS = (2, 4, 8, 16)
 
 #: Target and draft by the name in the page.
 MODELS = {
@@ -54,14 +62,27 @@ class Policy:
     apart: bool = False
 
 
+def chains(widths: tuple[int, ...], more: str = "draft=DRAFT") -> tuple[str, ...]:
+    """Chains of each length."""
+    return tuple(f"{more},gamma={g}" for g in widths)
+
+
+def trees(widths: tuple[int, ...], more: str = "draft=DRAFT") -> tuple[str, ...]:
+    """Chains, which are trees, and the best trees of up to as many levels."""
+    levels = [g for g in LEVELS if g <= widths[-1]]
+    return chains(widths, more) + tuple(
+        f"{more},tree=optimal,gamma={g},nodes={n}" for g in levels for n in SIZES if n > g
+    )
+
+
 POLICIES = (
     Policy("chain of 4", ("draft=DRAFT,gamma=4",)),
-    Policy("best chain", tuple(f"draft=DRAFT,gamma={g}" for g in WIDTHS)),
-    Policy("best tree", tuple(f"draft=DRAFT,tree=optimal,nodes={n}" for n in SIZES)),
-    Policy("best chain of heads", tuple(f"draft=heads,gamma={g}" for g in (1, 2, 3, 4))),
-    Policy("best tree of heads", tuple(f"draft=heads,tree=optimal,nodes={n}" for n in SIZES)),
-    Policy("best chain of skipped layers", tuple(f"draft=skip,gamma={g}" for g in WIDTHS[:6])),
-    Policy("best pearl", tuple(f"draft=DRAFT,schedule=pearl,gamma={g}" for g in WIDTHS), True),
+    Policy("best chain", chains(WIDTHS)),
+    Policy("best tree", trees(WIDTHS)),
+    Policy("best chain of heads", chains(HEADS, "draft=heads")),
+    Policy("best tree of heads", trees(HEADS, "draft=heads")),
+    Policy("best chain of skipped layers", chains(WIDTHS[:6], "draft=skip")),
+    Policy("best pearl", chains(WIDTHS, "draft=DRAFT,schedule=pearl"), True),
     Policy("lookahead (15, 5, 15)", ("draft=lookahead",)),
 )
 
@@ -97,28 +118,24 @@ def plain(model: str, system: str) -> Way:
 
 
 @cache
-def drafted(model: str, draft: str, system: str, policy: Policy, options: str) -> Way:
-    """A candidate; trees keep the shape that is best at the acceptance of the table."""
+def drafted(model: str, draft: str, system: str, apart: bool, options: str) -> Way:
+    """A candidate over the acceptance; trees keep the shape that is best at that of the table."""
     shared, spare = SYSTEMS[system]
-    if policy.apart and spare is not None:
+    if apart and spare is not None:
         shared, options = spare, f"{options},draft-on=separate"
     alpha = str(ALPHA) if "tree" in options else "acc"
     text = f"{options.replace('DRAFT', draft)},alpha={alpha}"
-    return way(model, system, f"{PASSES}{shared},speculative{{{text}}}")
+    made = way(model, system, f"{PASSES}{shared},speculative{{{text}}}")
+    return replace(made, tpot=made.tpot * tokens_ratio(options)) if "tree" in options else made
 
 
-def tree_tokens(options: str) -> Callable[[float], float]:
-    """Expected tokens of a tree over the acceptance, the shape fixed."""
-    from sympy import Rational, Symbol
-
-    from costgraph.passes.decoding.acceptance import Constant, emitted
-    from costgraph.passes.decoding.trees import best_tree
-
-    a = Symbol("a")
-    nodes = int(options.rpartition("=")[2])
-    tree = best_tree(Constant(Rational(str(ALPHA))), nodes, 4)
-    tokens = emitted(tree.reach(Constant(a)))
-    return lambda value: float(tokens.subs(a, value))
+def tokens_ratio(options: str) -> Expr:
+    """Tokens of a best tree at the acceptance of the table over those at ``acc``."""
+    gamma, nodes = (int(n) for n in re.findall(r"(?:gamma|nodes)=(\d+)", options))
+    own = Rational(str(ALPHA))
+    tree = best_tree(Constant(own), nodes, gamma)
+    at, over = (emitted(tree.reach(Constant(a))) for a in (own, symbol("acc")))
+    return at / over.expand()
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ class Case:
     def way(self, options: str) -> Way:
         """A candidate, compiled."""
         model, draft = MODELS[self.model]
-        return drafted(model, draft, self.system, self.policy, options)
+        return drafted(model, draft, self.system, self.policy.apart, options)
 
     @property
     def alone(self) -> Way:
@@ -146,28 +163,33 @@ class Case:
 
     def seconds(self, options: str, batch: int, alpha: float) -> float:
         """Time per token of a candidate."""
-        formula = self.way(options).tpot
-        if "tree" in options:
-            tokens = trees(options)
-            now = float(formula.evaluate(B=batch, T=CONTEXT))
-            return now * tokens(ALPHA) / tokens(alpha)
-        return float(formula.evaluate(B=batch, T=CONTEXT, acc=alpha))
+        return float(self.way(options).tpot.evaluate(B=batch, T=CONTEXT, acc=alpha))
+
+    def best(self, batch: int, alpha: float) -> str:
+        """The fastest candidate that fits."""
+        fitting = [o for o in self.policy.candidates if self.way(o).room >= batch]
+        return min(fitting, key=lambda o: self.seconds(o, batch, alpha))
 
     def speedup(self, batch: int, alpha: float = ALPHA) -> float:
         """Of the best candidate that fits."""
-        fitting = [o for o in self.policy.candidates if self.way(o).room >= batch]
-        least = min(self.seconds(o, batch, alpha) for o in fitting)
+        least = self.seconds(self.best(batch, alpha), batch, alpha)
         return float(self.alone.tpot.evaluate(B=batch, T=CONTEXT)) / least
 
     def break_even(self, batch: int) -> float | None:
-        """The least acceptance from which the best candidate is no slower; None above one."""
+        """The least acceptance from which the best candidate is no slower; None above one.
+
+        Bisection says which candidate that is, and its break-even is exact.
+        """
         low, high = 1e-6, 1.0
         if self.speedup(batch, high) < 1:
             return None
         while high - low > 5e-4:
             middle = (low + high) / 2
             low, high = (low, middle) if self.speedup(batch, middle) >= 1 else (middle, high)
-        return high
+        tpot = self.way(self.best(batch, high)).tpot
+        found = cg.wins(self.alone.tpot, tpot, "acc", B=batch, T=CONTEXT)
+        (even,) = (float(x.lower) for x in found if float(x.lower) <= high <= float(x.upper))
+        return even
 
     def stops(self) -> int:
         """The largest batch that fits at which it pays; 0 if none does.
@@ -183,9 +205,6 @@ class Case:
             middle = (low + high) // 2
             low, high = (middle, high) if self.speedup(middle) > 1 else (low, middle)
         return low
-
-
-trees = cache(tree_tokens)
 
 
 def row(case: Case) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Float, Integer
@@ -12,7 +14,8 @@ from costgraph.errors import InputError, PipelineError
 from costgraph.formula.formula import Formula
 from costgraph.formula.limits import domain_of
 from costgraph.passes.decoding.acceptance import Constant, break_even_alpha
-from costgraph.passes.decoding.trees import MOST_NODES
+from costgraph.passes.decoding.rounds import Round
+from costgraph.passes.decoding.trees import DEEPEST, MOST_NODES
 from costgraph.rewriting.choosing import Search, Tried
 from costgraph.rewriting.pipeline import Pass
 from costgraph.symbols import T
@@ -21,16 +24,18 @@ if TYPE_CHECKING:
     from costgraph.passes.decoding.speculative import Speculative
 
 #: Longest draft that the search considers.
-LONGEST = 64
+LONGEST = DEEPEST
 #: And the longest that ends itself, each length of which is a pass of its own.
 LONGEST_UNSURE = 16
+#: Values that a search of trees tries first, of each option that is open.
+COARSE = frozenset(4**i for i in range(16))
 #: Candidates in a row that may be slower before the search ends.
 PATIENCE = 8
 
 
 @dataclass(frozen=True)
-class Open:
-    """The option that is open: its name, what is said of it, and its values in their order."""
+class Axis:
+    """An option that is open: its field, what is said of it, and its values in their order."""
 
     name: str
     title: str
@@ -38,58 +43,78 @@ class Open:
 
 
 def best_length(item: Speculative) -> Search:
-    """``item`` with the draft length, or size of the tree, that gives the least time per token.
+    """``item`` with the draft length, or the tree, that gives the least time per token.
 
-    The search is at the batch and context that the pass names: over whole ``γ`` from 0 on, or
-    over trees of 1, 2, … nodes, each the best of its size, more coarsely from 16 on. It
-    stops once the time has risen for eight candidates in a row, the largest is reached or the
-    model's positions end. Zero (no speculation) is a candidate. A context that nobody
-    gave leaves room for the largest.
+    The search is at the batch and context that the pass names. Over whole ``γ`` it goes from 1
+    on until the time has risen for eight candidates in a row, the largest is reached or the
+    model's positions end. Trees are the best of so many nodes and levels: powers of four first,
+    then what lies around the best; where the levels are open, chains are candidates as well.
+    Zero (no speculation) is one always. A context that nobody gave leaves room for the largest.
 
     Raises:
-        PipelineError: the acceptance is symbolic, or two options are open.
+        PipelineError: the acceptance is symbolic, or there is nothing to choose from.
     """
-    found = _open(item)
+    axes = _open(item)
+    names = ", ".join(a.name for a in axes)
     for value, name in ((_acceptance(item), "alpha"), (item.at_batch, "at-batch")):
         if not value.is_number:
-            raise PipelineError(f"{found.name}=optimal needs a number for {name}, not {value}")
-    batch, context = int(item.at_batch), int(item.at_context)
+            raise PipelineError(f"{names}=optimal needs a number for {name}, not {value}")
+    context = int(item.at_context)
     if item.at_context == type(item).at_context:
-        largest = yield _with(item, found, found.values[-1])
+        largest = yield _with(item, axes, [a.values[-1] for a in axes])
         context = max(1, _within(context, largest.formula("tpot")))
-    without = yield None
-    plain = float(without.formula("tpot").evaluate(B=batch, T=context))
-    best, least = yield from _descended(item, found, plain, batch, context)
-    at = f"decided at B = {batch}, T = {context}"
-    if best == 0:
-        note = f"{found.title} = 0 {at}: drafting never pays there"
+    trials = Trials(int(item.at_batch), context)
+    plain = yield from trials.plain()
+    best = None
+    if item.tree == "optimal":
+        best = yield from _surrounded(item, axes, trials)
+        if item.gamma == "optimal":  # a chain is a tree
+            chain, levels = _chain(item), (replace(axes[0], title="gamma"),)
+            one = yield from _surrounded(chain, levels, trials)
+            if one is not None and (best is None or one.seconds < best.seconds):
+                best = one
+    else:
+        best = yield from _descended(item, axes[0], trials, plain)
+    at = f"decided at B = {trials.batch}, T = {context}"
+    if best is None or best.seconds >= plain:
+        said = " and ".join(f"{a.title} = 0" for a in axes[-1:])
+        note = f"{said} {at}: drafting never pays there"
         chosen = replace(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
         return replace(chosen, note=note, ready=None)
-    chosen = replace(_with(item, found, best), ready=None)
-    note = f"{found.title} = {best} {at}"
-    if found.name == "gamma" and isinstance(item.accepting(), Constant) and _is_plain(item):
+    chosen = replace(best.item, ready=None)
+    note = f"{best.said} {at}"
+    if item.tree == "optimal" and not best.item.tree:
+        note = f"{note}: the best tree is a chain"
+    chains = item.gamma == "optimal" and not item.tree and _is_plain(item)
+    if chains and isinstance(item.accepting(), Constant):
         # What a round costs does not depend on the acceptance: undo its expectation.
-        ratio = least * float(chosen.round().tokens) / plain
-        even = break_even_alpha(best, Float(ratio))
+        ratio = best.seconds * float(chosen.round().tokens) / plain
+        even = break_even_alpha(int(chosen.gamma), Float(ratio))
         pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
         note = f"{note}; a draft of that length {pays}"
     return replace(chosen, note=note)
 
 
-def _open(item: Speculative) -> Open:
-    if item.gamma == "optimal" and item.nodes == "optimal":
-        raise PipelineError("gamma=optimal, nodes=optimal: decide one of them")
+def _chain(item: Speculative) -> Speculative:
+    return replace(item, tree="", nodes=type(item).nodes)
+
+
+def _open(item: Speculative) -> tuple[Axis, ...]:
+    known = item.accepting().depths
+    axes = []
     if item.gamma == "optimal":
-        if item.tree or item.accepted != 0:
-            what = "tree" if item.tree else "accepted"
+        if item.tree not in ("", "optimal") or item.accepted != 0:
+            what = "accepted" if item.accepted != 0 else "tree"
             raise PipelineError(f"gamma=optimal has nothing to choose from with {what}")
-        known = item.accepting().depths
         most = LONGEST if item.stop == item.fallback == 0 else LONGEST_UNSURE
         most = most if known is None else min(most, known)
-        return Open("gamma", "gamma", tuple(range(1, most + 1)))
-    if item.tree != "optimal":
-        raise PipelineError("nodes=optimal is about tree=optimal")
-    return Open("nodes", "nodes of the tree", tuple(_sizes()))
+        title = "levels of the tree" if item.tree else "gamma"
+        axes.append(Axis("gamma", title, tuple(range(1, most + 1))))
+    if item.nodes == "optimal":
+        if item.tree != "optimal":
+            raise PipelineError("nodes=optimal is about tree=optimal")
+        axes.append(Axis("nodes", "nodes of the tree", tuple(_sizes())))
+    return tuple(axes)
 
 
 def _sizes() -> Iterator[int]:
@@ -101,11 +126,8 @@ def _sizes() -> Iterator[int]:
     yield MOST_NODES
 
 
-def _with(item: Speculative, found: Open, value: int) -> Speculative:
-    number = Integer(value)
-    if found.name == "gamma":
-        return replace(item, gamma=number)
-    return replace(item, nodes=number)
+def _with(item: Speculative, axes: Sequence[Axis], values: Sequence[int]) -> Speculative:
+    return replace(item, **{a.name: Integer(v) for a, v in zip(axes, values, strict=True)})
 
 
 def _acceptance(item: Speculative) -> Expr:
@@ -122,24 +144,98 @@ def _is_plain(item: Speculative) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Found:
+    """A candidate, its seconds per token, and what is said of it."""
+
+    item: Speculative
+    seconds: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Times of candidates at one batch and context, those of one round once."""
+
+    batch: int
+    context: int
+    known: dict[Round, float] = field(default_factory=dict)
+
+    def plain(self) -> Generator[Pass | None, Tried, float]:
+        """Seconds per token without the pass."""
+        without = yield None
+        return float(without.formula("tpot").evaluate(B=self.batch, T=self.context))
+
+    def of(self, item: Speculative) -> Generator[Pass | None, Tried, float]:
+        """Seconds per token of a candidate; infinite where positions do not suffice."""
+        made = item.round()
+        if made not in self.known:
+            tried = yield item
+            step = tried.formula("tpot")
+            fits = _within(self.context, step) >= self.context
+            time = float(step.evaluate(B=self.batch, T=self.context)) if fits else math.inf
+            self.known[made] = time
+        return self.known[made]
+
+
 def _descended(
-    item: Speculative, found: Open, plain: float, batch: int, context: int
-) -> Generator[Pass | None, Tried, tuple[int, float]]:
-    """The value with the least time, and that time; 0 where none is faster than ``plain``."""
-    best, least, risen = 0, plain, 0
-    for value in found.values:
-        tried = yield _with(item, found, value)
-        step = tried.formula("tpot")
-        if _within(context, step) < context:
+    item: Speculative, axis: Axis, trials: Trials, plain: float
+) -> Generator[Pass | None, Tried, Found | None]:
+    """The value with the least time; None where none is faster than ``plain``."""
+    best, least, risen = None, plain, 0
+    for value in axis.values:
+        tried = _with(item, (axis,), (value,))
+        now = yield from trials.of(tried)
+        if now == math.inf:
             break
-        now = float(step.evaluate(B=batch, T=context))
         if now < least:
-            best, least, risen = value, now, 0
+            best, least, risen = Found(tried, now, f"{axis.title} = {value}"), now, 0
         else:
             risen += 1
             if risen >= PATIENCE:
                 break
-    return best, least
+    return best
+
+
+def _surrounded(
+    item: Speculative, axes: Sequence[Axis], trials: Trials
+) -> Generator[Pass | None, Tried, Found | None]:
+    """The values with the least time, from powers of four on; None where none has a time.
+
+    Around the best of all powers of four others are tried at ever smaller distances, as long as
+    one is better.
+    """
+    found: Found | None = None
+    at: tuple[int, ...] = ()
+
+    def tried(places: tuple[int, ...]) -> Generator[Pass | None, Tried, bool]:
+        nonlocal found, at
+        values = [a.values[i] for a, i in zip(axes, places, strict=True)]
+        candidate = _with(item, axes, values)
+        now = yield from trials.of(candidate)
+        if now == math.inf or (found is not None and now >= found.seconds):
+            return False
+        said = ", ".join(f"{a.title} = {v}" for a, v in zip(axes, values, strict=True))
+        found, at = Found(candidate, now, said), places
+        return True
+
+    powers = [[i for i, v in enumerate(a.values) if v in COARSE or v == a.values[-1]] for a in axes]
+    for places in product(*powers):
+        yield from tried(places)
+    stride = max(b - a for row in powers for a, b in pairwise([*row, row[-1] + 1])) // 2
+    while found is not None and stride > 0:
+        near = [
+            (*at[:k], i, *at[k + 1 :])
+            for k, a in enumerate(axes)
+            for i in (at[k] - stride, at[k] + stride)
+            if 0 <= i < len(a.values)
+        ]
+        better = False
+        for places in near:
+            better = (yield from tried(places)) or better
+        if not better:
+            stride //= 2
+    return found
 
 
 def _within(context: int, step: Formula) -> int:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from costgraph.compiling.capacity import memory_needs, room_of
 from costgraph.compiling.compiled import Compiled
-from costgraph.counting.count import parameters
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
@@ -176,7 +175,7 @@ def sizes(
     points = []
     for compiled, formula in zip(choices, formulas, strict=True):
         wanted = {s.name for s in formula.symbols}
-        size = parameters(compiled.program).xreplace(dict(compiled.program.dims))
+        size = compiled.parameters.xreplace(dict(compiled.program.dims))
         if not size.is_number:
             raise InputError(f"{compiled.program.name} has {size} parameters: no number")
         value = float(formula.evaluate(**{k: v for k, v in fixed.items() if k in wanted}))
