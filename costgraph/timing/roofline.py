@@ -66,14 +66,18 @@ def reach(machine: Machine, level: str) -> tuple[str, Expr]:
     """The link over which a device reads a farther level of memory, and byte/s that come over it.
 
     Raises:
-        HardwareError: the machine states no such level, or no link to its host.
+        HardwareError: the machine states no such level, no rate at which it is read, or no link
+            to its host.
     """
     tier = machine.tier(level)
     link = link_to_host(machine)
     if not link:
         raise HardwareError(f"hardware {machine.name!r} states no link to its host")
-    wide = machine.link(link).bandwidth
-    return link, wide if tier.bandwidth is None else Min(wide, tier.bandwidth)
+    if tier.bandwidth is None:
+        raise HardwareError(
+            f"no bandwidth of {level} is known for {machine.name}: state one in [tiers.{level}]"
+        )
+    return link, Min(machine.link(link).bandwidth, tier.bandwidth)
 
 
 def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:
