@@ -97,9 +97,11 @@ def test_options_are_looked_at_where_nothing_is_drafted(text, words):
 
 @pytest.mark.parametrize(
     "text",
-    ["gamma=0", "gamma=0,drafts=8", "gamma=0,draft=heads", "gamma=0,draft=eagle", "gamma=0,stop=1/2",
+    ["gamma=0", "gamma=0,drafts=8", "gamma=0,draft=heads", "gamma=0,draft=eagle",
+     "gamma=0,stop=1/2",
      "gamma=0,draft=copy,hit=1/2", "gamma=0,schedule=pearl", "tree=optimal,nodes=0",
-     "draft=lookahead,window=w1|n1|g1", "draft=jacobi,gamma=1", "draft=copy,hit=0", "draft=copy,hit=0,tree=t2|1",
+     "draft=lookahead,window=w1|n1|g1", "draft=jacobi,gamma=1", "draft=copy,hit=0",
+     "draft=copy,hit=0,tree=t2|1",
      "gamma=0,draft=phrases,phrases=8", "gamma=0,schedule=stairs"],
 )  # fmt: skip
 def test_nothing_drafted_is_plain_in_every_metric(text):
