@@ -24,7 +24,7 @@ from costgraph.formula.outline import LATENCY, kind_of, link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.hardware.systems import link_to_host
+from costgraph.hardware.systems import HOST, link_to_host
 from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
@@ -69,20 +69,23 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
     it in the other direction, at the same time. Both occupy the level.
 
     Raises:
-        HardwareError: the machine states no such level, or no link to its host.
+        HardwareError: the machine states no such level, no rate at which it is read, or no link
+            to its host.
     """
     far = {key: size for key, size in cost.bytes.items() if key[0] != MEMORY}
     for level in dict.fromkeys(level for level, *_ in far):
         rate = machine.tier(level).bandwidth
-        if rate is not None:
-            size = Add(*(size for (at, *_), size in far.items() if at == level))
-            yield Arm(size / rate, f"{inside(level)}/memory")
+        if rate is None:
+            raise HardwareError(
+                f"no bandwidth of {level} is known for {machine.name}: state one in [tiers.{level}]"
+            )
+        size = Add(*(size for (at, *_), size in far.items() if at == level))
+        yield Arm(size / rate, f"{inside(level)}/memory")
     link = link_to_host(machine)
     if not link:
-        # Storage beside a memory that the host and the device share.
-        if any(machine.tier(level).bandwidth is None for level, *_ in far):
+        if any(level == HOST for level, *_ in far):
             raise HardwareError(f"hardware {machine.name!r} states no link to its host")
-        return
+        return  # Storage beside a memory that the host and the device share.
     for direction in Direction:
         size = Add(*(size for (*_, way), size in far.items() if way is direction))
         if size != 0:

@@ -188,7 +188,7 @@ class JointLayer:
         from_text, from_image = m.add_many("streams", Cut((s.text, s.image)), mixed)
         x = gated_add(m, "image_attn", s.at.out(m, from_image), mods[2], x)
         if self.dual:
-            z = attended(m, *s.projected(m, second, "second_"), "none", prefix="second_")
+            z = attended(m, *s.projected(m, second, "second_"), FULL, prefix="second_")
             x = gated_add(m, "second_attn", s.at.out(m, z, "second_"), mods[8], x)
         y = self.feed.add(m, modulated(m, "image_mlp", x, *mods[3:5]))
         x = gated_add(m, "image_mlp", y, mods[5], x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Float, Integer
+from sympy import Expr, Float, Integer, Symbol
 
 from costgraph.errors import InputError, PipelineError
 from costgraph.formula.formula import Formula
@@ -18,7 +18,7 @@ from costgraph.passes.decoding.rounds import Round
 from costgraph.passes.decoding.trees import DEEPEST, MOST_NODES
 from costgraph.rewriting.choosing import Search, Tried
 from costgraph.rewriting.pipeline import Pass
-from costgraph.symbols import T
+from costgraph.symbols import B, S, T
 
 if TYPE_CHECKING:
     from costgraph.passes.decoding.speculative import Speculative
@@ -45,26 +45,29 @@ class Axis:
 def best_length(item: Speculative) -> Search:
     """``item`` with the draft length, or the tree, that gives the least time per token.
 
-    The search is at the batch and context that the pass names. Over whole ``γ`` it goes from 1
+    The search is at the sizes that the pass names (:class:`Sizes`). Over whole ``γ`` it goes from 1
     on until the time has risen for eight candidates in a row, the largest is reached or the
     model's positions end. Trees are the best of so many nodes and levels: powers of four first,
     then what lies around the best; where the levels are open, chains are candidates as well.
-    Zero (no speculation) is one always. A context that nobody gave leaves room for the largest.
+    Zero (no speculation, what else the pass does to the target done) is one always. A context or
+    a prompt that nobody gave leaves room for the largest.
 
     Raises:
-        PipelineError: the acceptance is symbolic, or there is nothing to choose from.
+        PipelineError: the acceptance or something else is symbolic, or there is nothing to choose
+            from.
     """
     axes = _open(item)
     names = ", ".join(a.name for a in axes)
     for value, name in ((_acceptance(item), "alpha"), (item.at_batch, "at-batch")):
         if not value.is_number:
             raise PipelineError(f"{names}=optimal needs a number for {name}, not {value}")
-    context = int(item.at_context)
+    without = yield _undrafted(item)
+    alone = longest = without.formula("tpot")
     if item.at_context == type(item).at_context:
         largest = yield _with(item, axes, [a.values[-1] for a in axes])
-        context = max(1, _within(context, largest.formula("tpot")))
-    trials = Trials(int(item.at_batch), context)
-    plain = yield from trials.plain()
+        longest = largest.formula("tpot")
+    sizes = Sizes.of(item, longest, names)
+    trials, plain = Trials(sizes), sizes.time(alone)
     best = None
     if item.tree == "optimal":
         best = yield from _surrounded(item, axes, trials)
@@ -75,13 +78,11 @@ def best_length(item: Speculative) -> Search:
                 best = one
     else:
         best = yield from _descended(item, axes[0], trials, plain)
-    at = f"decided at B = {trials.batch}, T = {context}"
+    at = f"decided at {sizes}"
     if best is None or best.seconds >= plain:
         said = " and ".join(f"{a.title} = 0" for a in axes[-1:])
-        note = f"{said} {at}: drafting never pays there"
-        chosen = replace(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
-        return replace(chosen, note=note, ready=None)
-    chosen = replace(best.item, ready=None)
+        return _decided(_undrafted(item), f"{said} {at}: drafting never pays there")
+    chosen = best.item
     note = f"{best.said} {at}"
     if item.tree == "optimal" and not best.item.tree:
         note = f"{note}: the best tree is a chain"
@@ -92,7 +93,72 @@ def best_length(item: Speculative) -> Search:
         even = break_even_alpha(int(chosen.gamma), Float(ratio))
         pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
         note = f"{note}; a draft of that length {pays}"
-    return replace(chosen, note=note)
+    return _decided(chosen, note)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Where a search is decided: batch, context, and prompt where decode steps depend on it.
+
+    Behind an encoder a step's time depends on how long the source is.
+    """
+
+    values: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, item: Speculative, step: Formula, options: str) -> Sizes:
+        """The sizes that the pass names; those at their defaults as far as ``step`` has room.
+
+        Raises:
+            PipelineError: the step depends on something that has no number.
+        """
+        usual = type(item)
+        given = (
+            (B, item.at_batch, True),
+            (T, item.at_context, item.at_context != usual.at_context),
+            (S, item.at_prompt, item.at_prompt != usual.at_prompt),
+        )
+        names = {s.name for s in step.symbols}
+        unknown = sorted(names - {"B", "T", "S"})
+        if unknown:
+            raise PipelineError(
+                f"{options}=optimal needs numbers: the time of a step depends on "
+                f"{', '.join(unknown)}"
+            )
+        if item.at_prompt != usual.at_prompt and "S" not in names:
+            raise PipelineError("at-prompt: decode steps of this model depend on no prompt")
+        return cls(
+            tuple(
+                (s.name, int(size) if is_given else max(1, _within(int(size), step, s)))
+                for s, size, is_given in given
+                if s != S or s.name in names
+            )
+        )
+
+    @property
+    def context(self) -> int:
+        """The context, ``T``."""
+        return dict(self.values)["T"]
+
+    def time(self, step: Formula) -> float:
+        """Seconds of a step there."""
+        names = {s.name for s in step.symbols} | {"B", "T"}
+        return float(step.evaluate(**{n: v for n, v in self.values if n in names}))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n} = {v}" for n, v in self.values)
+
+
+def _undrafted(item: Speculative) -> Speculative:
+    """The same without drafts: what it does to the target besides stays."""
+    return replace(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
+
+
+def _decided(item: Speculative, note: str) -> Speculative:
+    """The pass without what only open options need."""
+    usual = type(item)
+    sizes = {n: getattr(usual, n) for n in ("at_batch", "at_context", "at_prompt")}
+    return replace(item, **sizes, note=note, ready=None)
 
 
 def _chain(item: Speculative) -> Speculative:
@@ -155,16 +221,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Trials:
-    """Times of candidates at one batch and context, those of one round once."""
+    """Times of candidates at the same sizes, those of one round once."""
 
-    batch: int
-    context: int
+    sizes: Sizes
     known: dict[Round, float] = field(default_factory=dict)
-
-    def plain(self) -> Generator[Pass | None, Tried, float]:
-        """Seconds per token without the pass."""
-        without = yield None
-        return float(without.formula("tpot").evaluate(B=self.batch, T=self.context))
 
     def of(self, item: Speculative) -> Generator[Pass | None, Tried, float]:
         """Seconds per token of a candidate; infinite where positions do not suffice."""
@@ -172,9 +232,8 @@ class Trials:
         if made not in self.known:
             tried = yield item
             step = tried.formula("tpot")
-            fits = _within(self.context, step) >= self.context
-            time = float(step.evaluate(B=self.batch, T=self.context)) if fits else math.inf
-            self.known[made] = time
+            fits = _within(self.sizes.context, step, T) >= self.sizes.context
+            self.known[made] = self.sizes.time(step) if fits else math.inf
         return self.known[made]
 
 
@@ -238,10 +297,10 @@ def _surrounded(
     return found
 
 
-def _within(context: int, step: Formula) -> int:
-    """The context, or the last one at which a step's positions suffice; 0 without one."""
+def _within(size: int, step: Formula, symbol: Symbol) -> int:
+    """The size, or the last one at which a step's positions suffice; 0 without one."""
     try:
-        _, last = domain_of(step, T)
+        _, last = domain_of(step, symbol)
     except InputError:
         return 0
-    return context if last is None else min(context, int(last))
+    return size if last is None else min(size, int(last))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sympy import Expr, Integer
 
@@ -28,6 +28,7 @@ from costgraph.passes.decoding.trees import MOST_NODES
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.timing.roofline import reach
 
 ONE, ZERO = Integer(1), Integer(0)
 #: Options of which one says how likely drafts are accepted.
@@ -142,7 +143,7 @@ class Speculative(Pass):
     )  # fmt: skip
     target_at: str = option(
         "word", "", "level of memory where the target's weights lie, to be read anew for each "
-        "pass of it: ddr, nvme; the draft is resident",
+        "pass of it: ddr, nvme; drafts are resident. With gamma=0: the target alone",
     )  # fmt: skip
     phrases: Expr = option(
         "integer", ZERO, "draft=phrases: how many the index holds that every step scores; gamma "
@@ -168,7 +169,12 @@ class Speculative(Pass):
         "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
     )
     at_context: Expr = option(
-        "integer", Integer(2048), "context at which 'optimal' is decided", minimum=1,
+        "integer", Integer(2048), "context at which 'optimal' is decided, or less where the model "
+        "has no room", minimum=1, symbolic=False,
+    )  # fmt: skip
+    at_prompt: Expr = option(
+        "integer", Integer(1024), "length of the source at which 'optimal' is decided where decode "
+        "steps attend what an encoder made of it, or less where there is no room", minimum=1,
         symbolic=False,
     )  # fmt: skip
 
@@ -198,11 +204,10 @@ class Speculative(Pass):
         except PipelineError as error:
             raise PipelineError(f"speculative: {error}") from None
         round_ = self.round()
-        if round_.depth == 0:
-            reason = self.note or "nothing is drafted: a round is one token of the target"
-            return Outcome(program, (), (Miss(self.name, "decode", reason),))
+        if round_.depth == 0 or self.hit == 0:
+            return self._without_drafts(program, system)
         if self.target_at:
-            program = program.rewritten(partial(weights_at, level=self.target_at))
+            program = self._placed(program, system)
             target = stepping(program)
         drafting = self.ready or self._drafting(program, system, round_.depth)
         if self.hit != 1:
@@ -242,6 +247,39 @@ class Speculative(Pass):
             missed = pipeline.Trace(pipeline.history(drafting.program)).misses
             misses += [replace(m, node=f"draft: {m.node}") for m in missed]
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
+
+    def _placed(self, program: Program, system: System) -> Program:
+        """The program with the target's weights where ``target-at`` puts them.
+
+        Raises:
+            HardwareError: the device has no such level, or nothing says how fast it is read.
+        """
+        reach(system.device, self.target_at)
+        return program.rewritten(partial(weights_at, level=self.target_at))
+
+    def _without_drafts(self, program: Program, system: System) -> Outcome:
+        """Rounds that draft nothing: the target alone, its weights where they are put.
+
+        Every option is looked at as in a round of one draft.
+
+        Raises:
+            PipelineError: one contradicts another, or does not fit the target.
+        """
+        more: dict[str, Any] = {"hit": self.hit if self.hit != 0 else ONE / 2}
+        if self.draft == "lookahead":
+            more["window"] = "w1|n2|g1"
+        elif self.draft == "jacobi":
+            more["gamma"] = Integer(2)
+        elif self.gamma == 0:
+            more["gamma"] = ONE
+        if self.nodes == 0:
+            more["nodes"] = ONE
+        replace(self, **more).run(program, system)
+        reason = self.note or "nothing is drafted: a round is one token of the target"
+        misses = (Miss(self.name, "decode", reason),)
+        if not self.target_at:
+            return Outcome(program, (), misses)
+        return Outcome(self._placed(program, system), ("decode",), misses)
 
     def accepting(self) -> Acceptance:
         """How likely what is drafted is accepted.

@@ -2,11 +2,13 @@
 
 A cycle explores until the end of the region that it can fill in has settled, then fills
 the region in: every position whose confidence is high enough at once, at least one a
-step (SlowFast, Wei et al., arXiv 2506.10848). Steps and positions are taken as independent.
+step (SlowFast, Wei et al., arXiv 2506.10848). A cycle ends when the region is full, with
+slow steps or with fast ones. Steps and positions are taken as independent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
 
 from sympy import Expr
@@ -28,8 +30,14 @@ def slow_steps(settled: Expr, most: Expr) -> Expr:
     return (1 - power(1 - settled, most)) / settled
 
 
-def fast_steps(positions: int, confident: float) -> float:
-    """Expected steps that fill in ``positions``, each at a time with probability ``confident``.
+def slow_chances(settled: float, most: int) -> list[float]:
+    """Probability of 0, 1, … ``most`` slow steps."""
+    on = [(1 - settled) ** k for k in range(most)]
+    return [0.0, *(settled * p for p in on[:-1]), on[-1]]
+
+
+def fast_steps(positions: int, confident: float) -> list[float]:
+    """Expected steps that fill in 0, 1, … ``positions``, each confident at a time or not.
 
     A step fills in a binomial number of what is left, and one where that is none.
 
@@ -45,4 +53,17 @@ def fast_steps(positions: int, confident: float) -> float:
         ]
         after = (p * steps[left - i] for i, p in enumerate(chances[2:], start=2))
         steps.append(1 + (chances[0] + chances[1]) * steps[left - 1] + sum(after))
-    return steps[-1]
+    return steps
+
+
+def cycle_steps(region: int, slow: Sequence[float], each: int, confident: float) -> float:
+    """Expected steps of a whole cycle over ``region`` positions.
+
+    ``slow[k]`` is the probability of ``k`` slow steps, which fill in ``each`` positions at a
+    time until the region is full; the fast ones fill in what is left.
+    """
+    fast = fast_steps(region, confident)
+    full = -(-region // each)
+    return sum(
+        p * (min(k, full) + fast[max(region - k * each, 0)]) for k, p in enumerate(slow) if p
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer, Rational, ceiling
 
 from costgraph.errors import PipelineError
+from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
-from costgraph.passes.iterating.cycles import fast_steps, slow_steps
+from costgraph.passes.iterating.cycles import cycle_steps, slow_chances, slow_steps
 from costgraph.passes.iterating.steps import in_steps
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import N
@@ -24,7 +25,9 @@ class SlowFast(Pass):
 
     The number of steps ``K`` is then no input: ``N / region`` cycles of ``slow`` and
     ``fast`` steps each, as measured; or from how likely a step settles the region's end
-    (``settled``) and a position is confident (``confident``).
+    (``settled``) and a position is confident (``confident``). A cycle ends when its region is
+    full: each step fills in one position at least. A mean that is no whole number is taken
+    as one of the two around it.
     """
 
     name: ClassVar[str] = "slow-fast"
@@ -51,6 +54,7 @@ class SlowFast(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         made = in_steps(program, self.steps, self.name)
+        made = replace(made, limits=(*made.limits, *self.limits()))
         return Outcome(made, tuple(p.name for p in made.phases))
 
     @property
@@ -60,16 +64,58 @@ class SlowFast(Pass):
         Raises:
             PipelineError: the options contradict one another.
         """
-        slow = self.slow if self.settled == 0 else slow_steps(self.settled, self.most)
+        if self.confident != 0:
+            return N / self.region * self._found()
+        steps = self._given()
+        if steps.is_number and self.region.is_number and steps > self.region:
+            raise PipelineError(
+                f"slow-fast: {float(steps):.4g} steps for a region of {self.region}: each fills in "
+                "one position at least; give fewer slow or fast ones"
+            )
+        return N / self.region * steps
+
+    def limits(self) -> tuple[Limit, ...]:
+        """What symbols among the options, and the answer's length, may be together."""
+        pairs = [(self.region, N, "a region is no longer than the answer")]
         if self.confident == 0:
-            return N / self.region * (slow + self.fast)
-        left = self.region - slow * self.each
-        if not (left.is_number and self.confident.is_number):
+            pairs.append((self._given(), self.region, "a step fills in one position at least"))
+            if self.settled != 0:  # where the most that fill the region are not known
+                said = "slow steps fill in no more than the region has"
+                pairs.append(((self._most() - 1) * self.each, self.region, said))
+        return tuple(Limit(x, y, why) for x, y, why in pairs if not (x - y).is_number)
+
+    def _given(self) -> Expr:
+        """Steps of a cycle whose fast ones are given."""
+        if self.settled == 0:
+            return self.slow + self.fast
+        return slow_steps(self.settled, self._most()) + self.fast
+
+    def _most(self) -> Expr:
+        """The most slow steps: no more than fill the region, as far as that is known."""
+        if not (self.region.is_number and self.most.is_number and self.each.is_number):
+            return self.most
+        return min(self.most, ceiling(self.region / self.each))
+
+    def _found(self) -> Expr:
+        """Steps of a cycle whose fast ones follow from how confident positions are."""
+        given = (self.region, self.slow, self.settled, self.most, self.each, self.confident)
+        if not all(x.is_number for x in given):
             raise PipelineError("slow-fast: confident: steps can only be found for numbers")
-        if left < 0:
-            raise PipelineError("slow-fast: slow steps fill in more than the region has")
-        whole = int(left)
-        # Between two numbers of positions left the steps are their mean.
-        low, high = (fast_steps(n, float(self.confident)) for n in (whole, whole + 1))
-        fast = low + float(left - whole) * (high - low)
-        return N / self.region * (slow + Rational(fast).limit_denominator(10**6))
+        if self.settled == 0:
+            chances = between(self.slow)
+        else:
+            chances = slow_chances(float(self.settled), int(self._most()))
+        each, confident = int(self.each), float(self.confident)
+        steps = sum(
+            share * cycle_steps(n, chances, each, confident)
+            for n, share in enumerate(between(self.region))
+            if share
+        )
+        return Rational(steps).limit_denominator(10**6)
+
+
+def between(value: Expr) -> list[float]:
+    """Chances of 0, 1, 2, … whose mean a number is: it, or the two whole ones around it."""
+    low = int(value)
+    rest = float(value - low)
+    return [0.0] * low + ([1.0] if rest == 0 else [1 - rest, rest])

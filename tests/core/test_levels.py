@@ -9,8 +9,10 @@ import pytest
 import costgraph as cg
 from costgraph.errors import HardwareError
 from costgraph.hardware import load_hardware
+from costgraph.hardware.systems import link_to_host
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import MEMORY
+from costgraph.timing.roofline import reach
 
 FAR = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
 
@@ -65,3 +67,15 @@ def test_a_tensor_says_where_it_lies():
     tensor = next(t for t, _ in program("ddr").graph.weights() if t.name in FAR)
     assert str(tensor).endswith(" in ddr")
     assert " in " not in str(replace(tensor, level=MEMORY))
+
+
+@pytest.mark.parametrize("device", ["a100", "h100", "h200", "gh200", "tpu-v5p", "alveo-u280"])
+def test_what_is_read_from_a_level_comes_as_fast_as_both_it_and_its_link(device):
+    machine = load_hardware(device)
+    for name, tier in machine.tiers.items():
+        if tier.bandwidth is None or not link_to_host(machine):
+            with pytest.raises(HardwareError, match=f"no bandwidth of {name}|no link to its host"):
+                reach(machine, name)
+        else:
+            link, rate = reach(machine, name)
+            assert rate == min(machine.links[link].bandwidth, tier.bandwidth)

@@ -64,6 +64,19 @@ def test_the_table_of_costs_holds(row):
     assert row[1:] == costs(row[0].strip("`"))
 
 
+@pytest.mark.parametrize("row", rows("far"), ids=lambda row: row[0])
+def test_the_table_of_loaded_targets_holds(row):
+    def compiled(text):
+        return cg.compile("llama-2-13b", "h100", "fuse" + (f",{text}" if text else ""))
+
+    made = compiled(row[0].strip("`") if row[0].startswith("`") else "")
+    step, alone = (
+        c.tpot.evaluate(**AT) for c in (made, compiled("speculative{target-at=ddr,gamma=0}"))
+    )
+    memory = made.memory.evaluate(B=1, S=1024, N=256)
+    assert row[1:] == [f"{step * 1e3:.4g} ms", f"{memory / 1e9:.3g} GB", f"{alone / step:.3g}"]
+
+
 @pytest.mark.parametrize("row", rows("modules"), ids=lambda row: row[0])
 def test_the_table_of_modules_holds(row):
     program = cg.load_model(row[0])

@@ -8,7 +8,7 @@ import pytest
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.errors import PipelineError
+from costgraph.errors import CostgraphError, PipelineError
 from costgraph.passes.iterating.cycles import fast_steps, slow_steps
 from costgraph.symbols import K, N, S, T, q
 
@@ -214,9 +214,61 @@ def test_fast_steps_fill_in_what_is_confident():
                 left -= max(1, sum(rng.random() < confident for _ in range(left)))
                 steps += 1
             runs.append(steps)
-        assert fast_steps(positions, confident) == pytest.approx(sum(runs) / 4000, rel=0.02)
-    assert fast_steps(12, 0.0) == 12
-    assert fast_steps(12, 1.0) == 1
+        assert fast_steps(positions, confident)[-1] == pytest.approx(sum(runs) / 4000, rel=0.02)
+    assert fast_steps(12, 0.0)[-1] == 12
+    assert fast_steps(12, 1.0)[-1] == 1
+
+
+#: Regions, chances to settle, most slow steps, positions of each, chances to be confident;
+#: and what a cycle takes on average, where it was found by hand.
+CYCLES = [
+    (16, "0.2", 8, 2, "0.85", 5.662), (8, "0.1", 8, 1, "0.5", 7.041), (4, "0.2", 8, 1, "0.5", None),
+    (16, "0.9", 8, 1, "0.3", None), (5, "0.3", 4, 3, "0.6", None), (12, "1", 8, 1, "0.4", None),
+    (1, "0.5", 8, 1, "0.5", 1), (7, "0.05", 3, 2, "1", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cycle", CYCLES, ids=str)
+def test_cycles_take_what_simulated_ones_take(cycle):
+    region, settled, most, each, confident, known = cycle
+    rng, runs = random.Random(str(cycle)), []
+    for _ in range(12_000):
+        left, slow, steps, exploring = region, 0, 0, True
+        while left > 0:
+            steps += 1
+            if exploring:
+                left, slow = left - each, slow + 1
+                exploring = slow < most and rng.random() >= float(settled)
+            else:
+                left -= max(1, sum(rng.random() < float(confident) for _ in range(left)))
+        runs.append(steps)
+    text = f"region={region},settled={settled},most={most},each={each},confident={confident}"
+    made = cg.compile("llada-8b", "h100", f"slow-fast{{{text}}}")
+    steps = float(made.program.phases[0].weight / N * region)
+    assert steps == pytest.approx(sum(runs) / len(runs), rel=0.012)
+    if known is not None:
+        assert steps == pytest.approx(known, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("slow=20,fast=4,region=16", "24 steps for a region of 16"),
+        ("settled=0.2,region=4", "steps for a region of 4: each fills in one"),
+        ("region=3", "7 steps for a region of 3"),
+        ("region=300", "N = 256 is below 300: a region is no longer than the answer"),
+        ("region=r", "a region is no longer|a step fills in one"),
+        ("slow=x,region=16", "x|a step fills in one"),
+        ("settled=p,region=8,fast=5", "a step fills in one position"),
+        ("settled=0.1,most=m,fast=0", "slow steps fill in no more|a step fills"),
+    ],
+)
+def test_regions_fill_and_answers_hold_them(text, words):
+    values = {"r": 300, "x": 14, "p": 0.001, "m": 40}
+    with pytest.raises(CostgraphError, match=words):
+        formula = cg.compile("llada-8b", "h100", f"slow-fast{{{text}}}").latency
+        known = {"B": 1, "S": 100, "N": 256, **values}
+        formula.evaluate(**{s.name: known[s.name] for s in formula.symbols})
 
 
 def test_cycles_decide_the_number_of_steps():
