@@ -130,7 +130,10 @@ def test_an_indexer_by_hand(fuse):
     assert read == top * 2 * 4 * 2 * (2 if fuse else 1)
 
 
-@pytest.mark.parametrize("passes", ["index{top=64}", "evict", "window{size=64}", "evict{by=merge}"])
+PASSES = ("index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}")
+
+
+@pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.parametrize("more", ["", "fuse", "parallel{tp=8}", "quantize{kv=int8}", "page-kv"])
 def test_sums_over_a_generation_equal_the_loop(passes, more):
     text = ",".join(x for x in (passes, more) if x)
@@ -139,6 +142,52 @@ def test_sums_over_a_generation_equal_the_loop(passes, more):
     whole = c.latency.evaluate(B=2, S=prompt, N=count)
     steps = sum(c.tpot.evaluate(B=2, T=prompt + i) for i in range(1, count))
     assert whole == pytest.approx(c.ttft.evaluate(B=2, S=prompt) + steps, rel=1e-9)
+
+
+@pytest.mark.parametrize(("by", "wide"), [("bounds", 2), ("means", 1)])
+def test_blocks_by_hand(by, wide):
+    """Rows of blocks beside the cache, all scored; the chosen blocks read, and nothing else."""
+    block, blocks = 4, 3
+    made = small(f"select{{block={block},blocks={blocks},by={by}}}").program
+    (decode,) = (p.graph for p in made.phases if p.name == "decode")
+    (prefill,) = (p.graph for p in made.phases if p.name == "prefill")
+    for graph in (decode, prefill):
+        verify(graph)
+    found = {r.name.split(".")[-1]: r for r in rows(decode)}
+    for context in (3, 12, 13, 30):
+        values = {B: I(2), q: I(1), T: I(context)}
+        pages, own = -(-context // block), (context - 1) % block + 1
+        seen = context if pages <= blocks else (blocks - 1) * block + own
+        cache = 3 * 2 * 2 * 2 * 4  # layers, batch, heads, width, bytes of keys
+        kept = cache_bytes(decode).xreplace(values)
+        assert kept == cache * 2 * context + cache * wide * pages
+        cost = {k: r.cost for k, r in found.items()}
+        scored = 2 * pages * ((4 if by == "bounds" else 2) * 4 * 4 + 4 - 2)
+        assert cost["page_scores"].total_flops.xreplace(values) == scored
+        assert cost["page_choose"].total_flops.xreplace(values) == 2 * 2 * pages
+        assert cost["page_append"].total_flops.xreplace(values) == 2 * 2 * 4 * wide
+        moved = cost["page_append"].bytes_of(Role.KV).xreplace(values)
+        assert moved == (1 + (own > 1)) * 2 * 2 * 4 * wide * 2
+        products = cost["qk_matmul"].flops_of(Engine.TENSOR).xreplace(values)
+        assert products == 2 * 2 * 4 * 4 * seen
+        read = cost["qk_matmul"].bytes_of(Role.KV).xreplace(values)
+        assert read == 2 * 2 * 4 * 2 * min(context, blocks * block)
+    values = {B: I(2), q: I(20), T: I(20)}
+    added = sum(r.count * r.cost.total_flops for r in rows(prefill) if "page" in r.name)
+    plain = exact_cost(small().graph).total_flops
+    assert (exact_cost(prefill).total_flops - plain - added).xreplace(values) == 0
+
+
+def test_devices_choose_for_their_own_heads():
+    one = cg.compile("llama-3.1-8b", "h100", "select")
+    many = cg.compile("llama-3.1-8b", "8xh100", "select,parallel{tp=8}")
+    for name in ("page_scores", "page_choose", "page_append", "qk_matmul"):
+        a, b = (
+            next(r for r in c.rows["decode"] if r.name.endswith(name)).cost.total_flops
+            for c in (one, many)
+        )
+        values = {B: I(1), q: I(1), T: I(100)}
+        assert a.xreplace(values) == 8 * b.xreplace(values), name
 
 
 def test_what_does_not_go_says_so():
