@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr
+from sympy import Expr, ceiling
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import Work
+from costgraph.ir.cost import Access, Work
 from costgraph.ir.dtypes import INT32, compute_type
-from costgraph.ir.op import Op, Spec, Tensors, expansion, merged, require, require_same, vector
-from costgraph.ops.pattern import CAUSAL, Pattern
+from costgraph.ir.op import (
+    Op,
+    Spec,
+    Tensors,
+    expansion,
+    merged,
+    read,
+    require,
+    require_same,
+    vector,
+    write,
+)
+from costgraph.ops.pattern import CAUSAL, Pattern, Summaries
+from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,20 @@ class Choose(Op):
     """The ``count`` best of scores ``(B, g, q, T)``: an index ``(B, q, g, Min(T, count))``.
 
     One comparison per score that a query may choose: the least that any selection needs.
+    ``chosen`` is how many they are, where that has a form that sums.
     """
 
     kind: ClassVar[str] = "choose"
     count: Expr
     pattern: Pattern = CAUSAL
+    chosen: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes scores")
         require(len(inputs[0].shape) == 4, self, "{} is not a score tensor", inputs[0])
         b, g, q, t = inputs[0].shape
-        return (Spec((b, q, g, least(t, self.count)), INT32),)
+        chosen = least(t, self.count) if self.chosen is None else self.chosen
+        return (Spec((b, q, g, chosen), INT32),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, g, q, t = inputs[0].shape
@@ -97,3 +112,76 @@ class ScoreBook(Op):
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[1].shape
         return vector(b * h * (self.pattern.pairs(q, t) + t))
+
+
+@dataclass(frozen=True)
+class PageAppend(Op):
+    """What stands for blocks of keys: their bounds per element (Quest), or their means (MoBA).
+
+    Inputs: rows of earlier blocks ``(B, ⌈(T−q)/b⌉, Hk, m·dh)`` and new keys
+    ``(B, q, Hk, dh)``; result ``(B, ⌈T/b⌉, Hk, m·dh)``. ``m`` operations per new element.
+    The row of the block that is being filled is read; rows of blocks that new keys are in
+    are written.
+    """
+
+    kind: ClassVar[str] = "page-append"
+    block: Expr
+    context: Expr = T
+
+    @property
+    def pages(self) -> Summaries:
+        """The pattern of its rows."""
+        return Summaries(self.block, self.context, begun=True)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes rows of blocks and new keys")
+        cache, new = inputs
+        require(len(cache.shape) == len(new.shape) == 4, self, "{} for {}", cache, new)
+        require_same(self, cache.shape[1], self.pages.rows(self.context - new.shape[1]), "blocks")
+        shape = (cache.shape[0], self.pages.rows(self.context), *cache.shape[2:])
+        return (Spec(shape, cache.dtype, cache.role),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        cache, new = inputs
+        return vector(new.numel * cache.shape[3] / new.shape[3])
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        cache, new = inputs
+        before, row = self.context - new.shape[1], cache.bytes / cache.shape[1]
+        open_ = ceiling(before / self.block) - ceiling((before + 1) / self.block) + 1
+        touched = self.pages.rows(self.context) - ceiling((before + 1) / self.block) + 1
+        return (read(new), read(cache, row * open_), write(outputs[0], row * touched))
+
+
+@dataclass(frozen=True)
+class PageScores(Op):
+    """How much a query may look at a block: ``Q (B, q, H, dh)`` against rows of blocks.
+
+    Rows ``(B, P, Hk, dh)`` are means: a product, ``2·dh`` FLOP per head and pair. Rows
+    ``(B, P, Hk, 2·dh)`` are bounds: two products, the larger one, and a sum per element,
+    ``4·dh``. Heads that share keys choose together: their scores are added up. Result
+    ``(B, Hk, q, P)``.
+    """
+
+    kind: ClassVar[str] = "page-scores"
+    pattern: Pattern
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and rows of blocks")
+        query, pages = inputs
+        require(len(query.shape) == len(pages.shape) == 4, self, "{} against {}", query, pages)
+        require(pages.shape[3] / query.shape[3] in (1, 2), self, "{} against {}", query, pages)
+        return (
+            Spec((query.shape[0], pages.shape[2], query.shape[1], pages.shape[1]), query.dtype),
+        )
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, pages = inputs
+        b, q, h, dh = query.shape
+        pairs = b * self.pattern.pairs(q, pages.shape[1])
+        added = vector((h - pages.shape[2]) * pairs)
+        if pages.shape[3] != dh:
+            return merged(vector(4 * h * dh * pairs), added, expansion(pages, query))
+        key = Engine.TENSOR, compute_type(query.dtype, pages.dtype)
+        product: Work = {key: 2 * h * dh * pairs}
+        return merged(product, added, expansion(pages, query))

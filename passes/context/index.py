@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,14 +10,14 @@ from sympy import Expr, Integer
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import AttentionScores, AttentionValues, KVAppend, LayerNorm, Linear, Rope
+from costgraph.ops import AttentionScores, KVAppend, LayerNorm, Linear, Rope
 from costgraph.ops.index import Choose, IndexScores
-from costgraph.ops.pattern import Pattern, Selected
+from costgraph.ops.pattern import Selected
 from costgraph.ops.quant import QuantizeTo
-from costgraph.passes.context.seeing import behind, changed, seeing
+from costgraph.passes.context.adding import Added, attending
+from costgraph.passes.context.seeing import behind, changed
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B, T, q
 
@@ -82,14 +81,14 @@ class Index(Pass):
         key = _projection(graph, graph.producer.get(first.inputs[1]))
         if query is None or key is None:
             return "what its queries and keys are projected from is not found"
-        added = _Added(graph)
+        added = Added(graph)
         index = self._choose(added, graph, _plain(graph, query), _plain(graph, key))
         place = graph.nodes.index(node)
         nodes = [*graph.nodes[:place], *added.nodes, *graph.nodes[place:]]
-        chosen = [_attending(n, Selected(self.top), index) for n in nodes]
+        chosen = [attending(n, Selected(self.top), index) for n in nodes]
         return replace(graph, sources=(*graph.sources, *added.sources), nodes=tuple(chosen))
 
-    def _choose(self, g: _Added, graph: Graph, low: Tensor, x: Tensor) -> str:
+    def _choose(self, g: Added, graph: Graph, low: Tensor, x: Tensor) -> str:
         h, w = self.heads, self.width
         query = g.linear("index_q", low, (h, w))
         key = g.linear("index_k", x, (ONE, w))
@@ -105,45 +104,6 @@ class Index(Pass):
         return g.add("index_choose", Choose(self.top), scores)
 
 
-class _Added:
-    """Nodes and sources that are added to a graph, in its formats."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.tensors = dict(graph.tensors)
-        self.nodes: list[Node] = []
-        self.sources: list[Tensor] = []
-        self.cached = next(t.dtype for t in graph.sources if t.role is Role.KV)
-
-    def add(self, name: str, op: Op, *inputs: str) -> str:
-        if name in self.tensors:
-            raise PipelineError("index: the model has an indexer already")
-        operands: Tensors = tuple(self.tensors[i] for i in inputs)
-        (spec,) = op.infer(operands)
-        made = spec.named(name)
-        self.tensors[name] = made
-        self.nodes.append(Node(name, op, inputs, (made,)))
-        return name
-
-    def source(self, name: str, shape: Iterable[Expr], role: Role) -> str:
-        dtype = self.cached if role is Role.KV else self.acts
-        tensor = Tensor(name, tuple(shape), dtype, role)
-        self.tensors[name] = tensor
-        self.sources.append(tensor)
-        return name
-
-    def vectors(self, name: str, width: Expr) -> tuple[str, str]:
-        weight, bias = (
-            self.source(f"{name}.{part}", (width,), Role.WEIGHT) for part in ("weight", "bias")
-        )
-        return weight, bias
-
-    def linear(self, name: str, x: Tensor, split: tuple[Expr, ...]) -> str:
-        self.acts = x.dtype
-        wide = split[0] if len(split) == 1 else split[0] * split[1]
-        weight = self.source(f"{name}.weight", (wide, x.shape[-1]), Role.WEIGHT)
-        return self.add(name, Linear(split=split if len(split) > 1 else ()), x.name, weight)
-
-
 def _projection(graph: Graph, node: Node | None) -> Node | None:
     """The projection from rows that leads to a node: itself, or the nearest behind it."""
     found = () if node is None else (node, *behind(graph, node))
@@ -157,12 +117,3 @@ def _plain(graph: Graph, projection: Node) -> Tensor:
     if narrowed is not None and isinstance(narrowed.op, QuantizeTo):
         name = narrowed.inputs[0]
     return graph.tensors[name]
-
-
-def _attending(node: Node, pattern: Pattern, index: str) -> Node:
-    op = seeing(node.op, pattern)
-    if op is node.op or isinstance(node.op, (IndexScores, Choose)):
-        return node
-    if isinstance(op, (AttentionScores, AttentionValues)) and op.pattern.indexed:
-        return replace(node, op=op, inputs=(*node.inputs, index))
-    return replace(node, op=op)

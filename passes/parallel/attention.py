@@ -52,6 +52,37 @@ def book(site: Site) -> Ruled:
     return Ruled(site.op, (heads, place), (heads,))
 
 
+def page_append(site: Site) -> Ruled:
+    """What stands for blocks of keys lies as the keys do."""
+    place = site.place(1)
+    if site.context != 1:
+        raise site.blocked("rows of blocks lie on one device: state tp", place)
+    return Ruled(site.op, (place, place), (place,))
+
+
+def page_scores(site: Site) -> Ruled:
+    """Query heads, with the rows of the key heads that choose for them."""
+    place = site.place(0)
+    if place.axis is None:
+        return whole(site)
+    if place.axis == 0:
+        return elementwise_rows(site, place)
+    keys = _keys(site, 1, site.inputs[0].shape[2])
+    if place.axis != 2 or keys.axis != 2:
+        raise site.blocked("splits along heads of keys only", place)
+    return Ruled(site.op, (place, keys), (moved(keys, 1),))
+
+
+def choose(site: Site) -> Ruled:
+    """Heads choose apart."""
+    place = site.place(0)
+    if place.axis is None:
+        return whole(site)
+    if place.axis not in (0, 1):
+        raise site.blocked("needs whole rows", place)
+    return Ruled(site.op, (place,), (moved(place, 2 if place.axis == 1 else 0),))
+
+
 def _keys(site: Site, index: int, heads: Expr) -> Place:
     """Where keys or values lie: each device has those of its own query heads."""
     given, tensor = site.place(index), site.inputs[index]

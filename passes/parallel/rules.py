@@ -27,7 +27,7 @@ from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
-from costgraph.ops.index import ScoreBook
+from costgraph.ops.index import Choose, PageAppend, PageScores, ScoreBook
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import (
@@ -41,7 +41,18 @@ from costgraph.ops.rotary import Turn
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
 from costgraph.ops.views import Reshape, Transpose
-from costgraph.passes.parallel.attention import append, book, flash, rope, scores, softmax, values
+from costgraph.passes.parallel.attention import (
+    append,
+    book,
+    choose,
+    flash,
+    page_append,
+    page_scores,
+    rope,
+    scores,
+    softmax,
+    values,
+)
 from costgraph.passes.parallel.products import (
     adapter_in,
     adapter_out,
@@ -87,6 +98,9 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Rope: rope,
     Turn: elementwise,
     ScoreBook: book,
+    PageAppend: page_append,
+    PageScores: page_scores,
+    Choose: choose,
     ops.Linear: linear,
     ops.ExpertLinear: expert_linear,
     AdapterIn: adapter_in,

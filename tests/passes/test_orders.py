@@ -90,7 +90,13 @@ WRITTEN = {
         "speculative{draft=heads,gamma=2}",
     ],
     # Passes of one stage run as they are written: one of each stage stands here.
-    "context": ["window{size=64}", "evict{most=100}", "evict{by=merge}", "index{top=32}"],
+    "context": [
+        "window{size=64}",
+        "evict{most=100}",
+        "evict{by=merge}",
+        "index{top=32}",
+        "select{blocks=9}",
+    ],
     "phases": [
         "refine{iterations=3}",
         "blocks{size=8}",

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr
+from sympy import Expr, ceiling
 
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import Pattern
 from costgraph.ops.pattern.stairs import clipped, rising, steps
+from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,32 @@ class SelectedBlocks(Pattern):
 
 @dataclass(frozen=True)
 class Summaries(Pattern):
-    """A query sees one pooled row for each whole block of ``block`` positions up to its own.
+    """A query sees one row for each block of ``block`` positions up to its own.
 
-    The keys at hand are the pooled rows, ``⌊T/b⌋`` of them.
+    The keys at hand are those rows: of whole blocks (pooled keys), or of the block that
+    is being filled as well (``begun``).
 
     Attributes:
         block: positions that one row is made of.
         context: positions of the sequence, new ones included.
+        begun: the newest block counts before it is full.
     """
 
     compact: ClassVar[bool] = True
 
     block: Expr
-    context: Expr
+    context: Expr = T
+    begun: bool = False
+
+    def rows(self, context: Expr) -> Expr:
+        """Rows of ``context`` positions: ``⌈t/b⌉``, or ``⌊t/b⌋ = ⌈(t + 1)/b⌉ − 1``."""
+        if self.begun:
+            return ceiling(context / self.block)
+        return ceiling((context + 1) / self.block) - 1
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        """``⌊p/b⌋ = ⌈(p + 1)/b⌉ − 1`` of position ``p``."""
+        if self.begun:
+            return steps(q, self.context, self.block)
         return steps(q, self.context + 1, self.block) - q
 
     def __str__(self) -> str:

@@ -195,11 +195,13 @@ def test_bands_see_both_ways(n, reach, wide, block):
 
 @settings(max_examples=40, deadline=None)
 @given(context=st.integers(1, 24), block=st.integers(1, 7), data=st.data())
-def test_summaries_are_those_of_blocks_that_are_over(context, block, data):
+def test_summaries_are_those_of_blocks_that_are_over_or_begun(context, block, data):
     new = data.draw(st.integers(1, context))
-    made = Summaries(I(block), T)
-    pairs = sum(p // block for p in range(context - new + 1, context + 1))
-    assert exact(made.pairs(q, T), q=new, T=context) == pairs
+    for begun in (False, True):
+        made = Summaries(I(block), T, begun)
+        seen = [len(range(0 if begun else block - 1, p, block)) for p in range(1, context + 1)]
+        assert exact(made.pairs(q, T), q=new, T=context) == sum(seen[context - new :])
+        assert exact(made.rows(T), T=context) == seen[-1]
 
 
 @settings(max_examples=40, deadline=None)

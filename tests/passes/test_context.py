@@ -1,0 +1,263 @@
+"""Windows with sinks, caches that evict, an indexer: against models that have them, and by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Integer, Rational
+
+import costgraph as cg
+from costgraph.compiling.compiled import Compiled
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.counting.footprint import cache_bytes
+from costgraph.errors import CostgraphError
+from costgraph.formula.wins import wins
+from costgraph.hardware.machine import Engine
+from costgraph.ir.program import autoregressive
+from costgraph.ir.tensor import Role
+from costgraph.ir.verify import verify
+from costgraph.models import load_model
+from costgraph.models.decoder import Decoder, build
+from costgraph.symbols import B, S, T, q
+
+I = Integer  # noqa: E741
+SMALL = Decoder(
+    layers=I(3), d=I(16), heads=I(4), kv_heads=I(2), head_dim=I(4), ffn=I(24), vocab=I(50),
+    rotary=I(4),
+)  # fmt: skip
+
+
+@cache
+def small(passes: str = "", window: int = 0) -> Compiled:
+    model = replace(SMALL, window=I(window) if window else None)
+    return cg.compile(autoregressive("m", build("m", model)), "h100", passes)
+
+
+def counts(compiled: Compiled, **at: int) -> dict[str, int]:
+    """FLOP, bytes and cache of a step, as integers."""
+    values = {B: I(at["B"]), q: I(at["q"]), T: I(at["T"])}
+    cost, graph = exact_cost(compiled.graph), compiled.graph
+    found = {"flops": cost.total_flops, "bytes": cost.total_bytes, "cache": cache_bytes(graph)}
+    return {k: v.xreplace(values) for k, v in found.items()}
+
+
+def rows_of(compiled: Compiled, name: str, role: Role, **at: int) -> Integer:
+    """Bytes of a role that one operation moves."""
+    (row,) = (r for r in rows(compiled.graph) if r.name.endswith(name))
+    values = {B: I(at["B"]), q: I(at["q"]), T: I(at["T"])}
+    return row.cost.bytes_of(role).xreplace(values)
+
+
+@pytest.mark.parametrize("fuse", ["", "fuse"])
+@settings(max_examples=15, deadline=None)
+@given(size=st.sampled_from([1, 7, 20]), new=st.integers(1, 30), past=st.integers(0, 30))
+def test_a_window_is_that_of_a_model_that_has_one(fuse, size, new, past):
+    at = {"B": 2, "q": new, "T": new + past}
+    passes = ",".join(x for x in (f"window{{size={size},sinks=0,rotate=false}}", fuse) if x)
+    assert counts(small(passes), **at) == counts(small(fuse, size), **at)
+    if size > 1:  # sinks are rows of the same budget
+        sinks = passes.replace(f"size={size},sinks=0", f"size={size - 1},sinks=1")
+        assert counts(small(sinks), **at) == counts(small(fuse, size), **at)
+
+
+def test_a_window_that_holds_all_changes_nothing():
+    at = {"B": 2, "q": 1, "T": 40}
+    assert counts(small("window{size=50,rotate=false}"), **at) == counts(small(), **at)
+
+
+def test_keys_are_rotated_in_the_cache_in_every_step():
+    """StreamingLLM: the new key is not rotated, all kept ones are: 3 FLOP per element."""
+    at = {"B": 2, "q": 1, "T": 100}
+    plain, turned = (small(f"window{{size=20,sinks=4{x}}}") for x in (",rotate=false", ""))
+    verify(turned.graph)
+    more = counts(turned, **at)["flops"] - counts(plain, **at)["flops"]
+    assert more == 3 * 3 * 2 * (24 - 1) * 2 * 4  # layers, batch, rows, heads of keys, width
+    assert counts(turned, **at)["cache"] == counts(plain, **at)["cache"]
+
+
+@pytest.mark.parametrize("share", [1, 2, 4])
+def test_merged_rows_divide_the_cache(share):
+    """DMC: caches and what decode steps read of them by the ratio; a prompt is read whole."""
+    merged = small(f"evict{{keep=1/{share},by=merge}}")
+    at = {"B": 2, "q": 1, "T": 80}
+    assert counts(merged, **at)["cache"] == counts(small(), **at)["cache"] / share
+    read = rows_of(merged, "qk_matmul", Role.KV, B=1, q=1, T=81)
+    assert read == (Rational(80, share) + 1) * 2 * 4 * 2
+    step, whole = (counts(x, B=2, q=40, T=40) for x in (merged, small()))
+    assert (step["flops"], step["bytes"]) == (whole["flops"], whole["bytes"])
+    if share == 1:
+        assert counts(merged, **at) == counts(small(), **at)
+
+
+def test_heavy_hitters_need_their_probabilities_outside_of_the_kernel():
+    """H2O: a fifth of the cache, a book of one FP32 number per head and row beside it."""
+    kept, plain = small("evict"), small()
+    at = {"B": 2, "q": 1, "T": 100}
+    book = 3 * 2 * 4 * 20 * 4  # layers, batch, heads, rows kept, bytes
+    assert counts(kept, **at)["cache"] == counts(plain, **at)["cache"] / 5 + book
+    (row,) = (r for r in rows(kept.graph) if r.kind == "score-book")
+    values = {B: I(2), q: I(1), T: I(101)}
+    assert row.cost.total_flops.xreplace(values) == 2 * 4 * (21 + 21)
+    assert any("intermediate is needed elsewhere" in m for m in small("evict,fuse").undone)
+    assert not any("intermediate" in m for m in small("evict{by=merge},fuse").undone)
+    bounded = small("evict{most=10}")
+    assert counts(bounded, **at)["cache"] == counts(kept, **at)["cache"] / 2
+
+
+@pytest.mark.parametrize("fuse", ["", ",fuse"])
+def test_an_indexer_by_hand(fuse):
+    """Scores of all rows, a choice, and attention over the chosen ones."""
+    top, heads, width = 8, 3, 5
+    indexed = small(f"index{{top={top},heads={heads},width={width}}}{fuse}")
+    verify(indexed.graph)
+    plain = small(fuse.strip(","))
+    for context in (5, 8, 9, 30):
+        at = {"B": 2, "q": 1, "T": context}
+        more = counts(indexed, **at)["cache"] - counts(plain, **at)["cache"]
+        assert more == 3 * 2 * context * width * 2
+        seen, values = min(context, top), {B: I(2), q: I(1), T: I(context)}
+        flops = exact_cost(indexed.graph).flops_of(Engine.TENSOR)
+        less = exact_cost(plain.graph).flops_of(Engine.TENSOR) - flops
+        attention = 2 * 2 * 4 * 4 * (context - seen)  # scores and values, heads, head size
+        made = 2 * 16 * (heads * width + width + heads) + 2 * heads * width * context
+        assert less.xreplace(values) == 3 * 2 * (attention - made)
+    name = "attention" if fuse else "qk_matmul"
+    read = rows_of(indexed, name, Role.KV, B=1, q=1, T=30)
+    assert read == top * 2 * 4 * 2 * (2 if fuse else 1)
+
+
+PASSES = ("index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}")
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("more", ["", "fuse", "parallel{tp=8}", "quantize{kv=int8}", "page-kv"])
+def test_sums_over_a_generation_equal_the_loop(passes, more):
+    text = ",".join(x for x in (passes, more) if x)
+    c = cg.compile("llama-3.2-1b", "8xh100", text)
+    prompt, count = 50, 40
+    whole = c.latency.evaluate(B=2, S=prompt, N=count)
+    steps = sum(c.tpot.evaluate(B=2, T=prompt + i) for i in range(1, count))
+    assert whole == pytest.approx(c.ttft.evaluate(B=2, S=prompt) + steps, rel=1e-9)
+
+
+@pytest.mark.parametrize(("by", "wide"), [("bounds", 2), ("means", 1)])
+def test_blocks_by_hand(by, wide):
+    """Rows of blocks beside the cache, all scored; the chosen blocks read, and nothing else."""
+    block, blocks = 4, 3
+    made = small(f"select{{block={block},blocks={blocks},by={by}}}").program
+    (decode,) = (p.graph for p in made.phases if p.name == "decode")
+    (prefill,) = (p.graph for p in made.phases if p.name == "prefill")
+    for graph in (decode, prefill):
+        verify(graph)
+    found = {r.name.split(".")[-1]: r for r in rows(decode)}
+    for context in (3, 12, 13, 30):
+        values = {B: I(2), q: I(1), T: I(context)}
+        pages, own = -(-context // block), (context - 1) % block + 1
+        seen = context if pages <= blocks else (blocks - 1) * block + own
+        cache = 3 * 2 * 2 * 2 * 4  # layers, batch, heads, width, bytes of keys
+        kept = cache_bytes(decode).xreplace(values)
+        assert kept == cache * 2 * context + cache * wide * pages
+        cost = {k: r.cost for k, r in found.items()}
+        scored = 2 * pages * ((4 if by == "bounds" else 2) * 4 * 4 + 4 - 2)
+        assert cost["page_scores"].total_flops.xreplace(values) == scored
+        assert cost["page_choose"].total_flops.xreplace(values) == 2 * 2 * pages
+        assert cost["page_append"].total_flops.xreplace(values) == 2 * 2 * 4 * wide
+        moved = cost["page_append"].bytes_of(Role.KV).xreplace(values)
+        assert moved == (1 + (own > 1)) * 2 * 2 * 4 * wide * 2
+        products = cost["qk_matmul"].flops_of(Engine.TENSOR).xreplace(values)
+        assert products == 2 * 2 * 4 * 4 * seen
+        read = cost["qk_matmul"].bytes_of(Role.KV).xreplace(values)
+        assert read == 2 * 2 * 4 * 2 * min(context, blocks * block)
+    values = {B: I(2), q: I(20), T: I(20)}
+    added = sum(r.count * r.cost.total_flops for r in rows(prefill) if "page" in r.name)
+    plain = exact_cost(small().graph).total_flops
+    assert (exact_cost(prefill).total_flops - plain - added).xreplace(values) == 0
+
+
+def test_devices_choose_for_their_own_heads():
+    one = cg.compile("llama-3.1-8b", "h100", "select")
+    many = cg.compile("llama-3.1-8b", "8xh100", "select,parallel{tp=8}")
+    for name in ("page_scores", "page_choose", "page_append", "qk_matmul"):
+        a, b = (
+            next(r for r in c.rows["decode"] if r.name.endswith(name)).cost.total_flops
+            for c in (one, many)
+        )
+        values = {B: I(1), q: I(1), T: I(100)}
+        assert a.xreplace(values) == 8 * b.xreplace(values), name
+
+
+def test_what_does_not_go_says_so():
+    with pytest.raises(CostgraphError, match="mla=absorbed"):
+        cg.compile("deepseek-v3", "h200", "index")
+    with pytest.raises(CostgraphError, match="keeps nothing"):
+        cg.compile("llama-3.2-1b", "h100", "evict{keep=0}")
+    found = cg.compile("gemma-2-2b", "h100", "window{size=100}")
+    assert any("do not see all before them already: window 4096" in m for m in found.undone)
+    for model in ("bert-base", "mamba-130m"):
+        found = cg.compile(model, "h100", "window")
+        assert any("no layer attends a cache of its context" in m for m in found.undone)
+
+
+def test_llama_4_finds_its_own_chunk():
+    """One layer in four sees all; the others what their chunk of 8,192 holds so far."""
+    compiled = cg.compile("llama-4-scout", "8xh100")
+    for context, own in ((100, 100), (8192, 8192), (8193, 1), (20000, 20000 - 16384)):
+        values = {B: I(1), q: I(1), T: I(context)}
+        reads = {}
+        for row in rows(compiled.graph):
+            if row.kind == "qk-matmul":
+                read = row.cost.bytes_of(Role.KV).xreplace(values) / (8 * 128 * 2)
+                reads[read] = reads.get(read, 0) + row.count
+        assert reads == ({context: 48} if own == context else {context: 12, own: 36})
+        kept = cache_bytes(compiled.graph).xreplace(values)
+        assert kept == 2 * 8 * 128 * 2 * (12 * context + 36 * min(context, 8192))
+
+
+def test_streaming_against_recomputation():
+    """A token from the cache, against the window read anew for it; StreamingLLM measures up to
+    22.2 times on an RTX A6000: arXiv 2309.17453, figure 10. Ours is a bound of peaks."""
+    whole = cg.compile("llama-2-7b", "a6000")
+    found = []
+    for width in (256, 1024, 4096):
+        kept = cg.compile("llama-2-7b", "a6000", f"window{{size={width - 4}}}")
+        again = whole.ttft.evaluate(B=1, S=width)
+        found.append(float(again / kept.tpot.evaluate(B=1, T=100_000)))
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(25.0, abs=0.1)
+
+
+def test_where_sparse_attention_pays_is_a_closed_form_in_width_and_rows():
+    """DeepSeek-V3 with an indexer of symbolic width and rows, against itself without one."""
+    dense = cg.compile("deepseek-v3", "h200", "fuse", mla="absorbed").tpot
+    sparse = cg.compile("deepseek-v3", "h200", "fuse,index{top=k,width=w}", mla="absorbed").tpot
+    (found,) = wins(dense, sparse, "T", at={"k": 2048, "w": 128}, B=8)
+    names = {s.name: s for s in found.lower.free_symbols}
+    assert set(names) == {"k", "w"}
+    assert found.upper.is_infinite
+    for k, w in ((2048, 128), (2048, 64), (4096, 128)):
+        start = float(found.lower.xreplace({names["k"]: I(k), names["w"]: I(w)}))
+        made = cg.compile(
+            "deepseek-v3", "h200", f"fuse,index{{top={k},width={w}}}", mla="absorbed"
+        ).tpot
+        for context, pays in ((start * 0.999, False), (start * 1.001, True)):
+            at = {"B": 8, "T": round(context)}
+            assert (made.evaluate(**at) < dense.evaluate(**at)) == pays
+    at = {names["k"]: I(2048), names["w"]: I(128)}
+    assert float(found.lower.xreplace(at)) == pytest.approx(5805, abs=1)
+
+
+def test_the_indexer_of_deepseek_v3_2_has_its_published_sizes():
+    """64 heads of 128, one key of 128 per position, from latents of 1536 and states of 7168."""
+    plain, made = (
+        load_model("deepseek-v3", mla="absorbed"),
+        cg.compile("deepseek-v3", "h200", "index", mla="absorbed").program,
+    )
+    layer = 64 * 128 * 1536 + 128 * 7168 + 2 * 128 + 64 * 7168
+    assert parameters(made) - parameters(plain) == 61 * layer
+    found = {n.op.kind for g in made.graph.walk() for n in g.nodes}
+    assert {"index-scores", "choose"} <= found
+    assert S not in cache_bytes(made.graph).free_symbols
