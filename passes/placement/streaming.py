@@ -123,17 +123,17 @@ def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tup
                 names.append(node.name)
                 continue
         nodes.append(node)
-    made = replace(graph, nodes=tuple(nodes))
+    whole = replace(graph, nodes=tuple(nodes))
     waiting = plan.waiting
     if not names or waiting is None:
-        return made, tuple(names)
+        return whole, tuple(names)
 
     def placed(tensor: Tensor, own: bool) -> Tensor:
         """What passes to layers, and from them, waits where layers' results do."""
         many = own and tensor.role is Role.ACTIVATION and B in tensor.numel.free_symbols
         return replace(tensor, spread=waiting) if many else tensor
 
-    return mapped(made, placed), tuple(names)
+    return mapped(whole, placed), tuple(names)
 
 
 def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> tuple[Node, ...]:
