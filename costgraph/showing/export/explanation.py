@@ -25,7 +25,8 @@ def resource_text(name: str) -> str:
     unit, kind = unit_of(name), kind_of(name)
     if unit:
         # A direction of a link says itself what it is: "to the host".
-        return f"{resource_text(kind)} {'' if link_of(kind) and unit.startswith('to ') else 'of '}{unit}"
+        of = "" if link_of(kind) and unit.startswith("to ") else "of "
+        return f"{resource_text(kind)} {of}{unit}"
     level, own = split_level(kind)
     if level:
         return f"{resource_text(own)} of {level}"
