@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from costgraph.hardware.systems import (
     repeated,
     unjoined,
     with_host,
+    with_memory,
     with_network,
 )
 
@@ -50,7 +52,8 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
     - ``8xh100``: eight in a node; ``2x8xh200``: two nodes of eight;
     - ``dgx-h100``: a shipped system, by name or alias; ``2xdgx-h100``: two of it;
     - the path of a TOML file of a device or a system, also behind a count;
-    - any of these with a processor as its host: ``2xrtx-4090+i9-13900k``.
+    - any of these with a processor as its host: ``2xrtx-4090+i9-13900k``;
+    - and with memory that computes: ``a100+5xhbm-pim``.
 
     Names ignore case, and ``_`` equals ``-``. What joins nodes is what the system file
     states; for a counted device, what a shipped system of that device states, or the
@@ -70,13 +73,33 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
     whole = _known(text)
     if whole is not None:
         return whole[0]
-    body, plus, host = text.partition("+")
+    body, plus, rest = text.partition("+")
     system = _counted(body.strip())
     if not plus:
         return system
-    if not host.strip():
+    if not rest.strip():
         raise HardwareError(f"{clip(text)}: name a processor after '+', such as i9-13900k")
-    return with_host(system, load_hardware(host.strip()))
+    for count, other in _beside(rest):
+        if other.kind == "pim":
+            system = with_memory(system, other, count)
+        elif count != 1:
+            raise HardwareError(f"{clip(text)}: only memory that computes is counted after '+'")
+        else:
+            system = with_host(system, other)
+    return system
+
+
+def _beside(text: str) -> list[tuple[int, Machine]]:
+    """What stands beside the devices, with how many of it; a name or path may have a '+'."""
+    many = _COUNT.match(text)
+    try:
+        return [(int(many[1]) if many else 1, load_hardware((many[2] if many else text).strip()))]
+    except HardwareError:
+        head, plus, tail = text.partition("+")
+        if plus and head.strip() and tail.strip():
+            with suppress(HardwareError):
+                return [*_beside(head), *_beside(tail)]
+        raise
 
 
 def several(device: Machine, per_node: int, nodes: int = 1) -> System:

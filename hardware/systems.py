@@ -173,6 +173,36 @@ def _shared(tier: Tier, share: Expr) -> Tier:
     )
 
 
+def link_to(device: Machine, level: str) -> str:
+    """The link over which a device reaches a farther level: its own, or that to the host."""
+    return level if level in device.links else link_to_host(device)
+
+
+def with_memory(system: System, memory: Machine, count: int = 1) -> System:
+    """The system with memory that computes beside each of its devices.
+
+    The memory is a level of the device under its own name, and so is the link to it: that
+    of the product to its host, for all ``count`` of them together.
+
+    Raises:
+        HardwareError: the product is no memory that computes, or states no link.
+    """
+    name = f"{system.name}+{f'{count}x' if count != 1 else ''}{memory.name}"
+    link = link_to_host(memory)
+    if not link:
+        raise HardwareError(f"{name}: {memory.name} states no link to its host")
+    device = system.device.with_tier(memory.name, _shared(memory.as_tier(), Integer(count)))
+    own = memory.links[link]
+    links = {**device.links, memory.name: replace(own, bandwidth=own.bandwidth * count)}
+    return replace(
+        system,
+        name=name,
+        title=f"{system.title} with {memory.title}",
+        device=replace(device, links=MappingProxyType(links)),
+        notes=(*system.notes, f"{memory.name} computes in {count} of it beside each device"),
+    )
+
+
 def counted(device: Machine, per_node: int, nodes: int = 1) -> System:
     """``nodes`` times ``per_node`` of a device, joined by the links that it states.
 
@@ -365,5 +395,6 @@ __all__ = [
     "unjoined",
     "with_host",
     "with_levels",
+    "with_memory",
     "with_network",
 ]

@@ -30,6 +30,7 @@ from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.placement.offload import Offload
+from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
@@ -51,6 +52,7 @@ _ALL: tuple[type[Pass], ...] = (
     Parallelize,
     Overlap,
     Offload,
+    Place,
     Recognise,
     Fold,
     Beam,

@@ -73,6 +73,8 @@ class Stage(IntEnum):
     DEPTH = auto()
     #: Tensors and operations get the devices that hold and run them.
     PLACEMENT = auto()
+    #: Operations get the unit that runs them.
+    UNITS = auto()
     #: What a device has no room for is kept elsewhere, or computed there.
     OFFLOADING = auto()
     #: Operations become kernels.

@@ -24,7 +24,7 @@ from costgraph.formula.outline import LATENCY, kind_of, link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.hardware.systems import HOST, link_to_host
+from costgraph.hardware.systems import HOST, link_to
 from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
@@ -81,17 +81,19 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
             )
         size = Add(*(size for (at, *_), size in far.items() if at == level))
         yield Arm(size / rate, f"{inside(level)}/memory")
-    link = link_to_host(machine)
-    if not link:
-        if any(level == HOST for level, *_ in far):
+    crossed: dict[tuple[str, Direction], list[Expr]] = {}
+    for (level, _, direction), size in far.items():
+        link = link_to(machine, level)
+        if link:
+            crossed.setdefault((link, direction), []).append(size)
+        elif level == HOST:
             raise HardwareError(f"hardware {machine.name!r} states no link to its host")
-        return  # Storage beside a memory that the host and the device share.
-    for direction in Direction:
-        size = Add(*(size for (*_, way), size in far.items() if way is direction))
-        if size != 0:
-            alpha, beta = rates(machine, link)
-            way = f"link:{link}"
-            yield Arm(alpha + size / beta, way if direction is Direction.READ else f"{OUT}/{way}")
+        # Else it is storage beside a memory that the host and the device share.
+    for (link, direction), sizes in crossed.items():
+        alpha, beta = rates(machine, link)
+        way = f"link:{link}"
+        time = alpha + Add(*sizes) / beta
+        yield Arm(time, way if direction is Direction.READ else f"{OUT}/{way}")
 
 
 def runner(machine: Machine, unit: str) -> Machine:

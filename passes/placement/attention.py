@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op
-from costgraph.ir.tensor import Role, inside
-from costgraph.ops import AttentionScores, AttentionValues, ExpertLinear, KVAppend, SplitScores
+from costgraph.ir.tensor import MEMORY, Role, inside
+from costgraph.ops import AttentionScores, AttentionValues, KVAppend, SplitScores
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.transfer import Carry
@@ -61,7 +61,7 @@ def moved(graph: Graph, names: Collection[str], level: str, made_by: str) -> Gra
         if key not in carried:
             carried[key] = f"{name}.{'back' if back else level}"
             x = graph.tensors[name]
-            made = replace(x.renamed(carried[key]), spread=None, level="memory")
+            made = replace(x.renamed(carried[key]), spread=None, level=MEMORY)
             nodes.append(Node(made.name, Carry(level, back), (name,), (made,), origin))
         return carried[key]
 
@@ -76,10 +76,3 @@ def moved(graph: Graph, names: Collection[str], level: str, made_by: str) -> Gra
         nodes.append(replace(node, inputs=tuple(inputs), unit=unit))
     outputs = tuple(carry(o, True) if o in made_there else o for o in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
-
-
-def kinds_of(graph: Graph, what: str) -> tuple[str, ...]:
-    """The nodes that a word names in a graph: ``attention``, ``experts``."""
-    if what == "attention":
-        return attention(graph)
-    return tuple(n.name for n in graph.nodes if isinstance(n.op, ExpertLinear))

@@ -228,6 +228,8 @@ class Offload(Pass):
         if not (plan.weights or plan.caches or plan.activations or plan.blocks != 1):
             reason = self.note or "everything stays on the device"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
+        if plan.attend_at and "place" in {s.made_by.name for s in program.history}:
+            raise PipelineError("offload: place says who attends: give one of the two")
         hits: dict[str, None] = {}
         done: dict[tuple[int, bool], Graph] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         if not (option == "caches" and given.attention == "host")
         and not (option == "activations" and given.blocks == 1)
     }
-    candidate = replace(given, policy="", preset="", **_written(open_))
+    candidate = _with(replace(given, policy="", preset=""), open_)
     tried = yield candidate
     values: dict[Symbol, Expr] = {B: given.at_batch, S: given.at_prompt, N: given.at_tokens}
     made = candidate.run(program, system).program
@@ -71,7 +71,7 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         option: {w: _rounded(found.at[s]) for w, s in shares.items()}
         for option, shares in open_.items()
     }
-    decided = replace(candidate, **_written(numbers))
+    decided = _with(candidate, numbers)
     return replace(decided, note=_note(decided, found, given))
 
 
@@ -117,11 +117,18 @@ def _wholes(open_: dict[str, dict[str, Symbol]]) -> Iterator[Bound]:
             yield Bound(f"all {option} are away", sum(shares.values(), Integer(0)), 1.0)
 
 
-def _written(shares: dict[str, dict[str, Expr]]) -> dict[str, str]:
-    return {
+def _with(given: Offload, shares: Mapping[str, Mapping[str, Expr]]) -> Offload:
+    """The pass with shares of what is open, as options write them."""
+    text = {
         option: "|".join(f"{word}:{_shown(share)}" for word, share in found.items() if share != 0)
         for option, found in shares.items()
     }
+    return replace(
+        given,
+        weights=text.get("weights", given.weights),
+        caches=text.get("caches", given.caches),
+        activations=text.get("activations", given.activations),
+    )
 
 
 def _shown(share: Expr) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from sympy import Add, Expr, Integer
 
 from costgraph.errors import PipelineError, clip, nearest
-from costgraph.hardware.systems import HOST, STORAGE, System, link_to_host
+from costgraph.hardware.systems import HOST, STORAGE, System, link_to
 from costgraph.rewriting.pipeline import Option, number
 
 ONE = Integer(1)
@@ -79,7 +79,7 @@ def check_levels(made_by: str, levels: Mapping[str, str], system: System) -> Non
         raise PipelineError(
             f"{made_by}: {option}: {system.name} states no memory level {clip(level)}{hint}"
         )
-    if not link_to_host(device) and any(device.tiers[x].bandwidth is None for x in levels):
+    if any(not link_to(device, x) and device.tiers[x].bandwidth is None for x in levels):
         raise PipelineError(
             f"{made_by}: {device.name} states no link to its host; state [links.pcie]"
         )

@@ -12,7 +12,7 @@ from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import same
 from costgraph.ir.regions import Region, Repeat
-from costgraph.ir.tensor import Role, Spread, Tensor
+from costgraph.ir.tensor import Role, Spread, Tensor, level_of
 from costgraph.ops import KVAppend
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.ops.views import Reshape
@@ -123,17 +123,17 @@ def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tup
                 names.append(node.name)
                 continue
         nodes.append(node)
-    made = replace(graph, nodes=tuple(nodes))
+    whole = replace(graph, nodes=tuple(nodes))
     waiting = plan.waiting
     if not names or waiting is None:
-        return made, tuple(names)
+        return whole, tuple(names)
 
     def placed(tensor: Tensor, own: bool) -> Tensor:
         """What passes to layers, and from them, waits where layers' results do."""
         many = own and tensor.role is Role.ACTIVATION and B in tensor.numel.free_symbols
         return replace(tensor, spread=waiting) if many else tensor
 
-    return mapped(made, placed), tuple(names)
+    return mapped(whole, placed), tuple(names)
 
 
 def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> tuple[Node, ...]:
@@ -188,7 +188,7 @@ def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
     old, new = ZERO, ZERO
     if not attends_there:
         for node in body.nodes:
-            if isinstance(node.op, KVAppend):
+            if isinstance(node.op, KVAppend) and not level_of(node.unit):
                 before, after = _rows(body, node)
                 old, new = old + before, new + after
     given = [t.bytes for t in body.inputs if B in t.numel.free_symbols]
@@ -265,6 +265,8 @@ def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
         if tensor.name in chosen and weights is not None:
             return replace(tensor, spread=weights)
         if own and tensor.name in appended | extended and caches is not None:
+            if tensor.spread is not None:
+                return tensor  # where its attention runs
             return replace(tensor, spread=caches)
         if own and tensor.name in results:
             return replace(tensor, spread=waiting)

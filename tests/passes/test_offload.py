@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 from sympy import Add, Integer, Rational
@@ -21,6 +22,7 @@ from costgraph.rewriting.pipeline import text_of
 from costgraph.symbols import B, S, T, q
 
 GB = Integer(10) ** 9
+PAGE = Path(__file__).parents[2] / "docs" / "offloading.md"
 DEVICE = "rtx-4090+i9-13900k"
 #: Every class of model whose layers are regions: attention of several kinds, experts, states.
 MODELS = (
@@ -180,7 +182,7 @@ def test_attention_on_the_host_carries_rows_of_new_tokens_alone():
     fit = found.fit(B=2, S=100, N=29)
     assert fit.farther[0].bytes == float(weights) + 32 * 2 * 128 * 2 * d * 2
     assert not any(r.unit for r in found.rows["prefill"])
-    assert "memory of ddr" in str(found.explain("tpot", B=64, T=4000))
+    assert "memory bandwidth of ddr" in str(found.explain("tpot", B=64, T=4000))
 
 
 def test_groups_of_a_batch_share_one_read_of_the_weights():
@@ -327,6 +329,9 @@ def test_no_measurement_beats_the_best_shares(device, model, format_, batch, rat
     found = cg.compile(model, published(device), passes)
     bound = found.throughput.evaluate(B=batch, S=512, N=32)
     assert rate < bound < 12 * rate
+    narrow = " in 4 bit" if format_ else ""
+    row = f"| {device} | {model}{narrow} | {batch} | {rate:.2f} | {bound:.2f} |"
+    assert row in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_disk_of_the_largest_row_is_faster_than_about_2_gigabytes_a_second():

@@ -79,6 +79,7 @@ WRITTEN = {
         "parallel{cp=4}",
     ],
     "overlap": ["overlap", "overlap{by=halves}"],
+    "place": ["place{attention=host}"],
     "offload": [
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",

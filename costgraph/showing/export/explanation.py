@@ -24,7 +24,9 @@ def resource_text(name: str) -> str:
     """A resource in words."""
     unit, kind = unit_of(name), kind_of(name)
     if unit:
-        return f"{resource_text(kind)} of {unit}"
+        # A direction of a link says itself what it is: "to the host".
+        of = "" if link_of(kind) and unit.startswith("to ") else "of "
+        return f"{resource_text(kind)} {of}{unit}"
     level, own = split_level(kind)
     if level:
         return f"{resource_text(own)} of {level}"
