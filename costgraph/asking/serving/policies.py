@@ -114,6 +114,18 @@ class ChunkedPrefill(Policy):
         return Step(tuple(chunks))
 
 
+@dataclass(frozen=True)
+class DecodeOnly(Policy):
+    """Prompts are done by other servers: only decode steps run here."""
+
+    name = "decode-only"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        if waiting:
+            raise InputError("a server that only decodes was given a prompt that is not done")
+        return Step()
+
+
 POLICIES: dict[str, type[Policy]] = {
     p.name: p for p in (StaticBatches, PrefillFirst, Continuous, ChunkedPrefill)
 }
