@@ -477,9 +477,7 @@ def serve_plan(
         CostgraphError: anything that is wrong with the input, in one line.
     """
     names = [on] if isinstance(on, str) else list(on)
-    traffic = Traffic(
-        float(rate), _lengths(prompt), _lengths(generate), float(ttft), float(tpot)
-    )
+    traffic = Traffic(float(rate), _lengths(prompt), _lengths(generate), float(ttft), float(tpot))
     if devices < 1:
         raise InputError(f"there is at least one device, not {devices}")
     ways: list[Way] = []
@@ -494,11 +492,13 @@ def serve_plan(
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
     planner = Planner(traffic, ways, chunks, limits, devices, pools)
     found = planner.plans()
-    setting = ways[0].times.compiled.setting
     said = [CONDITIONS, ASSUMED] + ([POOLED] if any(p.pooled for p in found) else [])
     if any(w.price is None for w in ways):
         said.append("devices without a price come after those with one, the fewest first")
-    setting = replace(setting, hardware=", ".join(names), passes=passes, not_done=(), warnings=())
+    setting = replace(
+        ways[0].times.compiled.setting, hardware=", ".join(names), passes=passes, warnings=()
+    )
+    every = (x for w in ways for x in w.times.compiled.setting.assumptions)
     looser = planner.looser(found[0]) if found else {}
     served = {str(g.way) for p in found for g in p.groups}
     for name, why in planner.reasons.items():
@@ -506,7 +506,7 @@ def serve_plan(
             left[name] = why
     return ServePlans(
         traffic, found, planner.front() if front else (), looser, tuple(left.items()),
-        planner.tried, setting.assuming(*said),
+        planner.tried, setting.assuming(*every, *said),
     )  # fmt: skip
 
 
@@ -530,10 +530,10 @@ def _way(
     shared = "" if degree == 1 else f"parallel{{tp={degree}}}"
     pipeline = ",".join(p for p in (narrowed, passes, shared) if p)
     place = device if degree == 1 else f"{degree}x{device}"
-    longest = 4 * ceil(traffic.prompt.mean + traffic.generate.mean)
+    longest = ceil(traffic.prompt.mean + traffic.generate.mean * (1 + traffic.generate.width))
     try:
         compiled = compile(model, place, pipeline, **conventions)
-        times = StepTimes(compiled, ceil(longest / 4))
+        times = StepTimes(compiled, longest)
         times.room(1)
     except CostgraphError as error:
         if degree == 1:

@@ -11,10 +11,13 @@ from costgraph.errors import InputError
 
 
 class Waiting(Protocol):
-    """A request whose prompt is not done: tokens of it that are left, and all of them."""
+    """A request whose prompt is not done, with the tokens of it that are left."""
 
     left: int
-    prompt: int
+
+    @property
+    def prompt(self) -> int:
+        """All tokens of the prompt."""
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:
         return 0.0
     names = {s.name for s in formula.symbols}
     found: NDArray[np.float64] | float = formula.evaluate(
-        **{k: v for k, v in values.items() if k in names}  # type: ignore[arg-type]
+        **{k: v for k, v in values.items() if k in names}
     )
     return found
 
