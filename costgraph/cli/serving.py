@@ -54,6 +54,7 @@ def add_commands(commands: Any) -> None:
         choices=("vllm", "sglang", "tensorrt-llm"),
         help="also the commands that start the best plan",
     )
+    vocabulary.add_values(plan, "")
     vocabulary.add_conventions(plan)
     plan.add_argument("--json", action="store_true", help="one JSON object")
     plan.set_defaults(run=_plan)
@@ -62,6 +63,7 @@ def add_commands(commands: Any) -> None:
         "serve-simulate", help="a server event by event, or a trace on it", description=SIMULATE
     )
     vocabulary.add_target(sim)
+    vocabulary.add_values(sim, "")
     load = sim.add_mutually_exclusive_group(required=True)
     load.add_argument("--rate", type=real, metavar="R", help="requests per second")
     load.add_argument("--trace", metavar="FILE", help="CSV: timestamp,input,output")
@@ -87,6 +89,13 @@ def _lengths(command: argparse.ArgumentParser, required: bool = True) -> None:
         command.add_argument(f"--{name}", required=required, metavar="LENGTHS", help=what)
 
 
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the model is read and timed, and symbols that are fixed."""
+    given = (vocabulary.assignment(item, "--set") for item in arguments.set)
+    values = {name: vocabulary.number(value, f"--set {name}") for name, value in given}
+    return {**vocabulary.conventions(arguments), **values}
+
+
 def _plan(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving.launch import launch
     from costgraph.asking.serving.plan import serve_plan
@@ -94,10 +103,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     from costgraph.showing.export.terminal import width
     from costgraph.units import parse_quantity
 
-    limits = {
-        name: float(parse_quantity(getattr(arguments, name), "time", f"--{name}"))
+    ttft, tpot = (
+        float(parse_quantity(getattr(arguments, name), "time", f"--{name}"))
         for name in ("ttft", "tpot")
-    }
+    )
     found = serve_plan(
         arguments.model,
         vocabulary.devices(arguments),
@@ -108,8 +117,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         precisions=[p.strip() for p in arguments.precision.split(",")],
         pools=arguments.pools,
         passes=arguments.passes,
-        **limits,
-        **vocabulary.conventions(arguments),
+        ttft=ttft,
+        tpot=tpot,
+        **_options(arguments),
     )
     best = found.best
     commands = "" if arguments.launch is None else launch(
@@ -125,17 +135,17 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
+    from costgraph.asking.serving.steps import ASSUMED
+    from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import simulated_text
 
-    compiled = vocabulary.compiled(arguments)
+    compiled = compile(arguments.model, arguments.on, arguments.passes, **_options(arguments))
     requests = _requests(arguments)
     longest = max(r.prompt + r.generate for r in requests)
     times = StepTimes(compiled, longest)
     policy = _policy(arguments, times)
     pool = Pool(times, policy, arguments.replicas)
     seen = simulate(requests, pool, closed=arguments.closed)
-    from costgraph.asking.serving.steps import ASSUMED
-
     setting = compiled.setting.assuming(ASSUMED)
     if arguments.json:
         told = {"setting": setting.to_dict(), "policy": policy.name, "limit": policy.limit}
