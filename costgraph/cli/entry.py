@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from costgraph.cli import formula, sweep, vocabulary
+from costgraph.cli import formula, serving, sweep, vocabulary
 from costgraph.cli.output import OutputError, abandon, guarded, interrupted
 from costgraph.cli.parser import Parser, fail
 from costgraph.cli.values import print_json, remark
@@ -85,6 +85,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _compare_command(commands)
     formula.add_commands(commands)
     sweep.add_commands(commands)
+    serving.add_commands(commands)
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)

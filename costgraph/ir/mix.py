@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 from sympy import Add, Dummy, Expr, Integer, Symbol
 
@@ -16,7 +17,7 @@ from costgraph.errors import InputError, clip
 from costgraph.number import whole
 from costgraph.symbols import symbol
 
-Size = int | str | Expr
+Size: TypeAlias = "int | str | Expr"
 
 
 @dataclass(frozen=True)

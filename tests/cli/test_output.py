@@ -146,6 +146,8 @@ WORK = {
     "sweep": "gpt2 --on h100 -T 5", "search": "gpt2 --on h100", "draw": "gpt2 -o x.svg",
     "plot": "curve gpt2 --on h100 -o x.svg", "report": "gpt2 --on h100 -o x.html",
     "models": "gpt2", "hardware": "h100", "passes": "fuse", "formats": "int4",
+    "serve-plan": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9 --ttft 1s --tpot 1s",
+    "serve-simulate": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9",
     "calibrate": "--from x.csv --device h100", "validate": "--on h100",
 }  # fmt: skip
 

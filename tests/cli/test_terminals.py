@@ -28,6 +28,8 @@ COMMANDS = {
                 "fuse,quantize{preset=w4a16}"],
     "search": ["search", "llama-3-8b", "--on", "h100,a6000", "--passes", "", "--passes",
                "fuse,quantize{weights=int4}", "-B", "1:8"],
+    "serve-plan": ["serve-plan", "llama-3.2-1b", "--on", "h100", "--rate", "5", "--prompt", "900",
+                   "--generate", "90", "--ttft", "1 s", "--tpot", "20 ms", "--devices", "1"],
     "sweep": ["sweep", "llama-3-8b", "--on", "h100", "-B", "1,2", "-S", "100", "-N", "9"],
 }  # fmt: skip
 

@@ -11,10 +11,13 @@ from costgraph.errors import InputError
 
 
 class Waiting(Protocol):
-    """A request whose prompt is not done: tokens of it that are left, and all of them."""
+    """A request whose prompt is not done, with the tokens of it that are left."""
 
     left: int
-    prompt: int
+
+    @property
+    def prompt(self) -> int:
+        """All tokens of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,18 @@ class ChunkedPrefill(Policy):
             chunks.append(min(free, w.left))
             free -= chunks[-1]
         return Step(tuple(chunks))
+
+
+@dataclass(frozen=True)
+class DecodeOnly(Policy):
+    """Prompts are done by other servers: only decode steps run here."""
+
+    name = "decode-only"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        if waiting:
+            raise InputError("a server that only decodes was given a prompt that is not done")
+        return Step()
 
 
 POLICIES: dict[str, type[Policy]] = {

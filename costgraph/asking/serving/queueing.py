@@ -38,7 +38,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.asking.serving.policies import ChunkedPrefill, Continuous, Policy, PrefillFirst
+from costgraph.asking.serving.policies import (
+    ChunkedPrefill,
+    Continuous,
+    DecodeOnly,
+    Policy,
+    PrefillFirst,
+)
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import InputError
@@ -78,7 +84,7 @@ class Queue:
     generate: Lengths
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, (PrefillFirst, Continuous, ChunkedPrefill)):
+        if not isinstance(self.policy, (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly)):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
 
     @property
@@ -113,12 +119,16 @@ class Queue:
 
     def through(self, c: int) -> float:
         """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
+        if isinstance(self.policy, DecodeOnly):
+            return 0.0
         if isinstance(self.policy, PrefillFirst):
             return self.times.prompt(self.S)
         return self.times.chunked(self.S, self.free(c), c, self.context)
 
     def extra(self, c: int) -> float:
         """``X(c)``: seconds for which a prompt keeps ``c`` sequences from decoding."""
+        if isinstance(self.policy, DecodeOnly):
+            return 0.0
         if isinstance(self.policy, PrefillFirst):
             return self.through(c)
         if self.joins(c):
@@ -133,6 +143,8 @@ class Queue:
 
     def own(self, c: int) -> float:
         """``Q``: seconds that prompts in a row need each: several may share a step."""
+        if isinstance(self.policy, DecodeOnly):
+            return 0.0
         free = self.free(c)
         if isinstance(self.policy, PrefillFirst):
             return self.through(c)
@@ -147,8 +159,10 @@ class Queue:
     def stable_rate(self) -> float:
         """``λ*``: requests per second below which the queue does not grow without end."""
         m = self.limit
-        decodes = m / (self.further * self.step(m) + m * self.extra(m))
-        return min(decodes, 1 / self.own(m))
+        taken = self.further * self.step(m) + m * self.extra(m)
+        decodes = m / taken if taken else float("inf")
+        own = self.own(m)
+        return min(decodes, 1 / own) if own else decodes
 
     def at(self, rate: float) -> Steady:
         """The steady state at ``rate`` requests per second.

@@ -50,6 +50,7 @@ class StepTimes:
     compiled: Compiled
     longest: int
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
@@ -103,8 +104,12 @@ class StepTimes:
 
     def decode(self, decodes: int, context: float) -> float:
         """Seconds of one decode step at a mean context."""
-        row, place = self.row(decodes), self.place(context)
-        return float(row[place] - row[place - 1])
+        key = (decodes, self.place(context))
+        if key not in self._single:
+            attention, others = self._decode_terms
+            alone = float(_at(others, c=decodes)) + float(_at(attention, c=decodes, T=key[1]))
+            self._single[key] = alone
+        return self._single[key]
 
     def place(self, context: float) -> int:
         """The nearest context of a table."""
@@ -161,6 +166,18 @@ class StepTimes:
             for start, end in zip(starts, ends, strict=True)
         )
 
+    def position(self) -> float:
+        """Byte of caches on each device that a further position of a sequence takes."""
+        _, decode = phases_of_steps(self.compiled.program)
+        found = 0.0
+        for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
+            once, twice = (
+                float(held.caches.xreplace({B: Integer(1), T: Integer(t)}))
+                for t in (self.longest, 2 * self.longest)
+            )
+            found = max(found, (twice - once) / self.longest)
+        return found
+
     def room(self, context: float, share: float = MEMORY_SHARE) -> int:
         """Sequences whose caches at a context fit beside the weights; all units considered.
 
@@ -171,15 +188,14 @@ class StepTimes:
         if capacity is None:
             raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
         _, decode = phases_of_steps(self.compiled.program)
+        capacity *= share
         found = []
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-            values = {B: symbol("B"), T: self.place(context)}
-            cache = held.caches.xreplace(values)
-            one = float(cache.xreplace({symbol("B"): 1}))
+            one = float(held.caches.xreplace({B: Integer(1), T: Integer(self.place(context))}))
             weights = float(held.weights)
             if one > 0:
-                found.append(int((share * capacity - weights) / one))
-            elif weights > share * capacity:
+                found.append(int((capacity - weights) / one))
+            elif weights > capacity:
                 found.append(0)
         return max(0, min(found, default=2**31))
 
@@ -202,7 +218,7 @@ def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:
         return 0.0
     names = {s.name for s in formula.symbols}
     found: NDArray[np.float64] | float = formula.evaluate(
-        **{k: v for k, v in values.items() if k in names}  # type: ignore[arg-type]
+        **{k: v for k, v in values.items() if k in names}
     )
     return found
 

@@ -1,0 +1,89 @@
+"""Scores simulated servers with chunked prefill on published serving runs; see docs/serving.md.
+
+    python benchmarks/serving_chunked.py           runs on one node with attention split
+    python benchmarks/serving_chunked.py --most 1  on at most so many GPUs
+
+Each run is a closed loop of its ``c`` requests, ten for each place, with lengths drawn as
+benchmarks/serving.py says, served in steps of at most 8192 tokens (the frameworks' default).
+Nothing is fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from serving import Run, Scored, experts, pair, runs
+from serving_model import Layout, server
+
+from costgraph.asking.serving import ChunkedPrefill, Lengths, Pool, StepTimes, at_once, simulate
+from costgraph.showing.export.table import plain_table
+
+#: Tokens of a step: the default of vLLM, SGLang and TensorRT-LLM on these GPUs.
+BUDGET = 8192
+#: Requests for each place of the closed loop (InferenceMAX's), and the most in all.
+EACH, MOST = 10, 2000
+
+
+@cache
+def steps(model: str, device: str, passes: str, layout: Layout, framework: str) -> StepTimes:
+    """Steps of a server; runs of it share their tables."""
+    made = server(model, device, passes, layout, "framework", framework)
+    return StepTimes(made.compiled, 20000)
+
+
+def simulated(run: Run, batch: int) -> tuple[float, float, float]:
+    """Mean seconds to the first token, per token, and to the last."""
+    times = steps(run.model, run.device, run.passes, run.layout, run.framework)
+    prompt, answer = Lengths(run.S), Lengths(run.N)
+    if run.drawn:  # evenly from 0.8 to 1 of what is stated, whose mean is 0.9
+        prompt, answer = (Lengths(x, "uniform", 1 / 9) for x in (run.S, run.N))
+    requests = at_once(max(2 * run.c, min(EACH * run.c, MOST)), prompt, answer, 1)
+    policy = ChunkedPrefill(batch, BUDGET)
+    positions = 2 * batch * (run.S + run.N)
+    seen = simulate(requests, Pool(times, policy, positions=positions), closed=run.c)
+    return float(seen.ttft.mean()), float(seen.tpot.mean()), float(seen.latency.mean())
+
+
+def main() -> None:
+    """Prints a table of errors."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--most", type=int, default=8, help="GPUs (8)")
+    most = parser.parse_args().most
+    start = time.perf_counter()
+    scored = Scored(r for r in runs(most)[0] if r.layout.dp == 1)
+    batches = [p.batch for p in scored.made["framework"]]
+    found = np.array([simulated(r, b) for r, b in zip(scored.runs, batches, strict=True)])
+    first, token, whole = found.T
+    ttft = scored.column(lambda r: r.ttft).astype(float)
+    latency = scored.column(lambda r: r.whole).astype(float)
+    before = scored.values("framework", lambda p: p.tpot())
+    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+        ("all", lambda r: ""),
+        ("device", lambda r: r.device),
+        ("framework", lambda r: r.framework),
+        ("experts", experts),
+        ("lengths", lambda r: "drawn" if r.drawn else "equal"),
+        ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
+    )
+    rows = []
+    for name, of in groups:
+        labels = scored.column(lambda r, of=of: str(of(r)))
+        for label in np.unique(labels):
+            m = labels == label
+            known = m & np.isfinite(ttft)
+            rows.append((
+                name, str(label), str(m.sum()), pair(before[m], scored.tpot[m]),
+                pair(token[m], scored.tpot[m]), pair(first[known], ttft[known]),
+                pair(whole[m], latency[m]),
+            ))  # fmt: skip
+    head = ("by", "", "runs", "tpot formula", "tpot chunked", "ttft", "latency")
+    print(plain_table(head, rows))
+    print(f"{len(found)} runs in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The commands ``serve-plan`` and ``serve-simulate``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from costgraph.cli import vocabulary
+from costgraph.cli.values import print_json, real, whole
+from costgraph.errors import InputError
+
+if TYPE_CHECKING:
+    from costgraph.asking.serving import Policy, Request
+
+PLAN = """\
+Which devices, how many and how used: the cheapest plan that serves a rate of requests within limits
+on the mean time to first token and per token after it. Tried: devices of a replica (1, 2, 4, 8 by
+tensor parallelism), precisions, whole prompts or chunks, sequences at a time, replicas, and
+separate pools for prompts and decodes. Times are closed forms of open arrivals (docs/serving.md).
+Lengths: 512, uniform:512:0.5 (half to one and a half times), lognormal:512:1 (mean, variation)."""
+
+SIMULATE = """\
+Serves requests event by event, with steps as long as the formulas say: arrivals at a rate (Poisson,
+seeded), of a trace (CSV with columns timestamp,input,output), or a closed loop of so many."""
+
+
+def add_commands(commands: Any) -> None:
+    """Register the commands."""
+    plan = commands.add_parser(
+        "serve-plan", help="the cheapest servers within limits on times", description=PLAN
+    )
+    vocabulary.add_model(plan)
+    vocabulary.add_machines(plan, True)
+    plan.add_argument("--rate", type=real, required=True, metavar="R", help="requests per second")
+    _lengths(plan)
+    plan.add_argument("--ttft", required=True, metavar="TIME", help="limit on its mean: '500 ms'")
+    plan.add_argument("--tpot", required=True, metavar="TIME", help="limit on its mean: '20 ms'")
+    plan.add_argument("--devices", type=whole, default=64, metavar="N", help="at most (64)")
+    plan.add_argument(
+        "--precision",
+        default="native",
+        metavar="P[,P]",
+        help="native (as configured; default), or presets of the pass quantize: fp8, nvfp4 …",
+    )
+    plan.add_argument("--passes", default="fuse", metavar="P", help="of each replica (fuse)")
+    plan.add_argument(
+        "--pools",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also prompts and decodes on different machines (default)",
+    )
+    plan.add_argument(
+        "--launch",
+        choices=("vllm", "sglang", "tensorrt-llm"),
+        help="also the commands that start the best plan",
+    )
+    vocabulary.add_values(plan, "")
+    vocabulary.add_conventions(plan)
+    plan.add_argument("--json", action="store_true", help="one JSON object")
+    plan.set_defaults(run=_plan)
+
+    sim = commands.add_parser(
+        "serve-simulate", help="a server event by event, or a trace on it", description=SIMULATE
+    )
+    vocabulary.add_target(sim)
+    vocabulary.add_values(sim, "")
+    load = sim.add_mutually_exclusive_group(required=True)
+    load.add_argument("--rate", type=real, metavar="R", help="requests per second")
+    load.add_argument("--trace", metavar="FILE", help="CSV: timestamp,input,output")
+    load.add_argument("--closed", type=whole, metavar="C", help="requests in flight")
+    _lengths(sim, required=False)
+    sim.add_argument("--requests", type=whole, metavar="N", help="how many (1000)")
+    sim.add_argument("--seed", type=int, default=0, metavar="I", help="of what is drawn (0)")
+    sim.add_argument(
+        "--policy",
+        choices=("chunked", "continuous", "prefill-first", "static"),
+        default="chunked",
+        help="what a step takes (chunked)",
+    )
+    sim.add_argument("--chunk", type=whole, metavar="N", help="tokens of a step (2048)")
+    sim.add_argument("--limit", type=whole, metavar="N", help="sequences at a time (what fits)")
+    sim.add_argument("--replicas", type=whole, default=1, metavar="N", help="servers (1)")
+    sim.add_argument("--json", action="store_true", help="one JSON object")
+    sim.set_defaults(run=_simulate)
+
+
+def _lengths(command: argparse.ArgumentParser, required: bool = True) -> None:
+    for name, what in (("prompt", "prompt tokens"), ("generate", "generated tokens")):
+        command.add_argument(f"--{name}", required=required, metavar="LENGTHS", help=what)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the model is read and timed, and symbols that are fixed."""
+    given = (vocabulary.assignment(item, "--set") for item in arguments.set)
+    values = {name: vocabulary.number(value, f"--set {name}") for name, value in given}
+    return {**vocabulary.conventions(arguments), **values}
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from costgraph.asking.serving.launch import launch
+    from costgraph.asking.serving.plan import serve_plan
+    from costgraph.showing.export.serving import plan_text
+    from costgraph.showing.export.terminal import width
+    from costgraph.units import parse_quantity
+
+    ttft, tpot = (
+        float(parse_quantity(getattr(arguments, name), "time", f"--{name}"))
+        for name in ("ttft", "tpot")
+    )
+    found = serve_plan(
+        arguments.model,
+        vocabulary.devices(arguments),
+        rate=arguments.rate,
+        prompt=arguments.prompt,
+        generate=arguments.generate,
+        devices=arguments.devices,
+        precisions=[p.strip() for p in arguments.precision.split(",")],
+        pools=arguments.pools,
+        passes=arguments.passes,
+        ttft=ttft,
+        tpot=tpot,
+        **_options(arguments),
+    )
+    best = found.best
+    commands = "" if arguments.launch is None else launch(
+        best, found.traffic, str(arguments.model), arguments.launch
+    )  # fmt: skip
+    if arguments.json:
+        more = {"launch": commands} if commands else {}
+        print_json(found.to_dict() | more, found.setting.remarks)
+    else:
+        print(plan_text(found, width()) + (f"\n\n{commands.rstrip()}" if commands else ""))
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from costgraph.asking.serving import Pool, StepTimes, simulate
+    from costgraph.asking.serving.steps import ASSUMED
+    from costgraph.compiling.compilation import compile
+    from costgraph.showing.export.serving import simulated_text
+
+    compiled = compile(arguments.model, arguments.on, arguments.passes, **_options(arguments))
+    requests = _requests(arguments)
+    longest = max(r.prompt + r.generate for r in requests)
+    times = StepTimes(compiled, longest)
+    policy = _policy(arguments, times)
+    pool = Pool(times, policy, arguments.replicas)
+    seen = simulate(requests, pool, closed=arguments.closed)
+    setting = compiled.setting.assuming(ASSUMED)
+    if arguments.json:
+        told = {"setting": setting.to_dict(), "policy": policy.name, "limit": policy.limit}
+        print_json(told | seen.to_dict(), setting.remarks)
+    else:
+        print(simulated_text(seen, policy, setting))
+    return 0
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[Request, ...]:
+    from costgraph.asking.serving import Lengths, at_once, poisson, read_trace
+
+    given = [n for n in ("prompt", "generate", "requests") if getattr(arguments, n) is not None]
+    if arguments.trace is not None:
+        if given:
+            raise InputError(f"--{given[0]}: a trace says that itself")
+        return read_trace(arguments.trace)
+    for name in ("prompt", "generate"):
+        if name not in given:
+            raise InputError(f"--{name} is needed where there is no trace")
+    prompt, generate = Lengths.of(arguments.prompt), Lengths.of(arguments.generate)
+    count = arguments.requests or 1000
+    if count > 10**7:
+        raise InputError(f"--requests: at most 10000000, not {count}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed is a whole number from zero on, not {arguments.seed}")
+    if arguments.closed is not None:
+        return at_once(count, prompt, generate, arguments.seed)
+    return poisson(arguments.rate, count, prompt, generate, arguments.seed)
+
+
+def _policy(arguments: argparse.Namespace, times: Any) -> Policy:
+    from costgraph.asking.serving import POLICIES, ChunkedPrefill
+
+    limit = arguments.limit or max(1, times.room(times.longest))
+    kind = POLICIES[arguments.policy]
+    if kind is ChunkedPrefill:
+        return ChunkedPrefill(limit, arguments.chunk or 2048)
+    if arguments.chunk is not None:
+        raise InputError(f"--chunk: the policy {kind.name} has none")
+    return kind(limit)

@@ -1,0 +1,106 @@
+"""Plans of servers and simulated ones as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from costgraph.showing.export.table import plain_table, seconds, si
+
+if TYPE_CHECKING:
+    from costgraph.asking.serving import Policy, Simulated
+    from costgraph.asking.serving.plan import Group, Plan, ServePlans
+    from costgraph.setting import Setting
+
+#: Plans, and points of the front, that are shown.
+SHOWN = 10
+#: Quantiles of simulated times.
+QUANTILES = (50, 90, 99)
+
+
+def plan_text(found: ServePlans, width: int | None = None) -> str:
+    """The plans, what bounds the best, the front, and what all rests on.
+
+    Tables fit a line of ``width`` characters, if one is given.
+    """
+    traffic = found.traffic
+    asked = (
+        f"{traffic.rate:g} requests/s, prompt {traffic.prompt.mean:g}, "
+        f"generate {traffic.generate.mean:g}"
+    )
+    lines = [
+        *found.setting.lines(asked, without=("hardware", "passes")),
+        f"limits on means: ttft ≤ {seconds(traffic.ttft)}, tpot ≤ {seconds(traffic.tpot)}",
+        "",
+    ]
+    head = ["devices", "$/h", "replicas", "policy", "ttft", "tpot", "most/s", "binds"]
+    rows = [_row(p) for p in found.plans[:SHOWN]]
+    lines.append(plain_table(head, rows, width, ("most/s", "$/h")))
+    if len(found.plans) > SHOWN:
+        lines.append(f"… and {len(found.plans) - SHOWN} more")
+    if found.looser and found.plans:
+        more = ", ".join(f"{name}: {count}" for name, count in found.looser.items())
+        lines += ["", f"devices with a limit a tenth looser: {more}"]
+    if found.front:
+        lines += ["", "speed for a user against use, no other is better in both"]
+        head = ["tokens/s a user", "tokens/s a device", "replica", "policy", "ttft"]
+        step = max(1, -(-len(found.front) // SHOWN))
+        chosen = found.front[::step]
+        points = [
+            [
+                f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way), policy_text(p.policy),
+                seconds(p.steady.ttft),
+            ]
+            for p in chosen
+        ]  # fmt: skip
+        lines.append(plain_table(head, points, width, ("ttft",)))
+        if len(chosen) < len(found.front):
+            lines.append(f"every {step}th of {len(found.front)} points")
+    if found.left_out:
+        lines += ["", "no plan of", *(f"    {way}: {why}" for way, why in found.left_out)]
+    return "\n".join([*lines, *_foot(found.setting)])
+
+
+def _row(plan: Plan) -> list[str]:
+    def each(of: object) -> str:
+        assert callable(of)
+        return " + ".join(str(of(g)) for g in plan.groups)
+
+    def replicas(g: Group) -> str:
+        return f"{g.replicas} × {g.way}"
+
+    price = "–" if plan.price is None else f"{plan.price:.4g}"
+    return [
+        str(plan.devices), price, each(replicas), each(lambda g: policy_text(g.policy)),
+        seconds(plan.ttft), seconds(plan.tpot), f"{plan.most:.4g}", each(lambda g: g.binds),
+    ]  # fmt: skip
+
+
+def policy_text(policy: Policy) -> str:
+    """A policy with its sizes: ``chunked 2048, 128 seqs``."""
+    chunk = getattr(policy, "budget", None)
+    return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {policy.limit} seqs"
+
+
+def simulated_text(seen: Simulated, policy: Policy, setting: Setting) -> str:
+    """Means and quantiles of a simulation."""
+    rows = []
+    for name in ("ttft", "tpot", "latency"):
+        values = getattr(seen, name)
+        if len(values):
+            quantiles = (seconds(seen.quantile(name, p)) for p in QUANTILES)
+            rows.append([name, seconds(float(values.mean())), *quantiles])
+    lines = [
+        *setting.lines(policy_text(policy)),
+        f"{len(seen.served)} requests in {seconds(seen.span)}, {seen.steps} steps, "
+        f"{seen.servers} server{'s' if seen.servers > 1 else ''} busy {seen.utilisation:.1%}",
+        f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
+        f"{seen.in_system:.4g} requests there on average",
+        "",
+        plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows),
+    ]
+    return "\n".join([*lines, *_foot(setting)])
+
+
+def _foot(setting: Setting) -> list[str]:
+    said = setting.foot()
+    return ["", *said] if said else []

@@ -1,0 +1,149 @@
+"""Plans of servers: against every combination, and against simulated servers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from math import ceil
+
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
+from costgraph.asking.serving.launch import ENGINES, launch
+from costgraph.asking.serving.plan import Planner, Traffic, Way, serve_plan
+from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
+from costgraph.cli import main
+from costgraph.errors import InputError
+
+
+def way(degree, price=3.0):
+    passes = "fuse" if degree == 1 else f"fuse,parallel{{tp={degree}}}"
+    made = cg.compile("llama-3.1-8b", f"{degree}xh100" if degree > 1 else "h100", passes)
+    return Way("h100", degree, "native", StepTimes(made, 1200), price)
+
+
+@pytest.fixture(scope="module")
+def ways():
+    return [way(1), way(2)]
+
+
+def every_plan(ways, traffic, chunks, limits, most):
+    """Devices of every combination that keeps the limits, replica by replica."""
+    for w in ways:
+        room = w.times.room(traffic.prompt.mean + traffic.generate.mean)
+        for limit in {min(room, x) for x in limits}:
+            policies = [PrefillFirst(limit)]
+            policies += [ChunkedPrefill(limit, x) for x in chunks if x > limit]
+            for policy in policies:
+                queue = Queue(w.times, policy, traffic.prompt, traffic.generate)
+                for replicas in range(1, most // w.devices + 1):
+                    rate = traffic.rate / replicas
+                    if rate >= queue.stable_rate:
+                        continue
+                    steady = queue.at(rate)
+                    if steady.ttft <= traffic.ttft and steady.tpot <= traffic.tpot:
+                        yield replicas * w.devices
+                        break
+
+
+@pytest.mark.parametrize(
+    ("rate", "ttft", "tpot"),
+    [(20, 1.0, 0.02), (60, 0.2, 0.01), (150, 0.5, 0.012), (40, 0.05, 0.006), (9, 1, 0.5)],
+)
+def test_the_best_plan_is_that_of_exhaustive_search(ways, rate, ttft, tpot):
+    traffic = Traffic(rate, Lengths(900), Lengths(128), ttft, tpot)
+    chunks, limits, most = (512, 2048), (16, 64, 512), 32
+    found = Planner(traffic, ways, chunks, limits, most, pools=False).plans()
+    assert found[0].devices == min(every_plan(ways, traffic, chunks, limits, most))
+    for plan in found:
+        (group,) = plan.groups
+        assert plan.ttft <= ttft
+        assert plan.tpot <= tpot
+        assert group.steady.rate * group.replicas == pytest.approx(rate)
+        assert plan.most >= rate
+
+
+def test_a_plan_keeps_its_limits_when_it_is_simulated(ways):
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    best = Planner(traffic, ways, (512, 2048), (64, 512), 32, pools=False).plans()[0]
+    (group,) = best.groups
+    pytest.importorskip("simpy")
+    requests = poisson(group.steady.rate, 3000, traffic.prompt, traffic.generate, 1)
+    seen = simulate(requests, Pool(group.way.times, group.policy)).after(0.1)
+    assert seen.tpot.mean() <= 1.05 * traffic.tpot
+    assert seen.ttft.mean() <= 1.1 * traffic.ttft
+    assert best.tpot == pytest.approx(seen.tpot.mean(), rel=0.08)
+
+
+def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
+    traffic = Traffic(60, Lengths(900), Lengths(128), 0.5, 0.01)
+    plan = Planner(traffic, ways, (2048,), (64, 512), 32).apart(ways, traffic)
+    prompts, decodes = plan.groups
+    for group in plan.groups:
+        assert group.replicas == ceil(traffic.rate / group.most)
+    # Without a limit on prompts, decodes run as fast as alone, and the caches cross a network.
+    alone = Queue(decodes.way.times, decodes.policy, traffic.prompt, traffic.generate)
+    transfer = plan.tpot - alone.at(decodes.steady.rate).tpot
+    caches = 900 * 32 * 2 * 8 * 128 * 2 / prompts.way.devices
+    assert transfer * 127 == pytest.approx(caches / 50e9 + 2.7e-6, rel=1e-6)
+    assert plan.ttft == prompts.steady.ttft
+
+
+def test_the_front_has_no_point_that_another_beats(ways):
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    front = Planner(traffic, ways, (2048,), (16, 128), 32).front()
+    assert len(front) > 5
+    for p in front:
+        assert not any(o.speed > p.speed and o.per_device >= p.per_device for o in front)
+    speeds = [p.speed for p in front]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+def test_looser_limits_never_take_more(ways):
+    traffic = Traffic(100, Lengths(900), Lengths(128), 0.1, 0.006)
+    planner = Planner(traffic, ways, (512, 2048), (16, 64, 512), 64, pools=False)
+    best = planner.plans()[0]
+    assert all(devices <= best.devices for devices in planner.looser(best).values())
+
+
+def test_commands_of_engines_are_shell_words(ways):
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    planner = Planner(traffic, ways, (2048,), (64,), 32)
+    for plan in planner.plans():
+        for engine in ENGINES:
+            text = launch(plan, traffic, "a b; rm x", engine)
+            words = shlex.split(text, comments=True)
+            assert "a b; rm x" in words
+            assert str(plan.groups[0].way.devices) in words
+            assert "64" in words
+    with pytest.raises(InputError, match="unknown engine"):
+        launch(plan, traffic, "m", "vlm")
+
+
+def test_the_command_tells_what_it_found(capsys):
+    line = [
+        "serve-plan", "llama-3.2-1b", "--on", "h100", "--rate", "9", "--prompt", "500",
+        "--generate", "uniform:60:0.5", "--ttft", "1 s", "--tpot", "10 ms", "--devices", "2",
+    ]  # fmt: skip
+    assert main([*line, "--launch", "vllm"]) == 0
+    text = capsys.readouterr().out
+    assert "vllm serve llama-3.2-1b" in text
+    assert "open arrivals: Poisson" in text
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["plans"][0]["devices"] == 1
+    assert found["plans"][0]["tpot"] < 0.01
+    assert found["front"]
+    with pytest.raises(SystemExit):
+        main([*line[:-3], "1 us"])
+    assert "no plan keeps the limits" in capsys.readouterr().err
+
+
+def test_wrong_wishes_are_refused():
+    asked = {"rate": 1, "prompt": 9, "generate": 9, "ttft": 1, "tpot": 1}
+    for wrong in ({"rate": 0}, {"tpot": -1}, {"prompt": 0}, {"devices": 0}):
+        with pytest.raises(InputError):
+            serve_plan("llama-3.2-1b", "h100", **asked | wrong)
+    with pytest.raises(InputError, match="preset"):
+        serve_plan("llama-3.2-1b", "h100", **asked, precisions=("fp9",))
