@@ -17,7 +17,7 @@ from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.attention import attention
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
-from costgraph.passes.placement.streaming import Plan, carried_out, layers_of, unreached
+from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out, layers_of, unreached
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
@@ -70,6 +70,7 @@ class Offload(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "offload: shares are the same in all layers; embedding and output layer stay on the "
         "device; what is streamed passes through buffers of one layer (two with overlap)",
+        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.OFFLOADING
     inherited: ClassVar[bool] = False

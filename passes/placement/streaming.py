@@ -24,6 +24,11 @@ from costgraph.rewriting.overlap import side_by_side
 from costgraph.symbols import B, q
 
 ONE, ZERO = Integer(1), Integer(0)
+#: What questions over many workloads leave out.
+FARTHER = (
+    "host memory, storage and memory that computes are held against what they have for one "
+    "workload; sweeps and searches hold the device's memory alone"
+)
 
 
 @dataclass(frozen=True)
