@@ -12,13 +12,12 @@ from sympy import Expr, Integer, ceiling
 from costgraph.errors import PipelineError, clip, nearest
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
-from costgraph.ir.graph import Graph
-from costgraph.ir.program import Phase, Program
+from costgraph.ir.program import Program
 from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.attention import attention
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
-from costgraph.passes.placement.streaming import Plan, layers_of, streamed, unreached
+from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out, layers_of, unreached
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
@@ -71,6 +70,7 @@ class Offload(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "offload: shares are the same in all layers; embedding and output layer stay on the "
         "device; what is streamed passes through buffers of one layer (two with overlap)",
+        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.OFFLOADING
     inherited: ClassVar[bool] = False
@@ -230,23 +230,7 @@ class Offload(Pass):
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         if plan.attend_at and "place" in {s.made_by.name for s in program.history}:
             raise PipelineError("offload: place says who attends: give one of the two")
-        hits: dict[str, None] = {}
-        done: dict[tuple[int, bool], Graph] = {}
-
-        def new(graph: Graph, there: bool) -> Graph:
-            key = (id(graph), there)
-            if key not in done:
-                own = plan if there else replace(plan, attend_at="")
-                done[key], names = streamed(graph, own)
-                hits.update(dict.fromkeys(names))
-            return done[key]
-
-        def phase(old: Phase) -> Phase:
-            there = bool(plan.attend_at) and old.is_single_query
-            resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
-            return replace(old, graph=new(old.graph, there), resident=resident)
-
-        made = replace(program, phases=tuple(phase(p) for p in program.phases))
+        made, hits = carried_out(program, plan)
         misses = tuple(self._misses(program, plan))
         if not hits:
             return Outcome(program, (), misses or (_nothing(self.name, program),))
@@ -277,7 +261,7 @@ class Offload(Pass):
             ),
             *((Limit(plan.blocks, B, "a sequence for each group"),) if plan.blocks != 1 else ()),
         )
-        return Outcome(replace(made, limits=(*made.limits, *limits)), tuple(hits), misses)
+        return Outcome(replace(made, limits=(*made.limits, *limits)), hits, misses)
 
     def _misses(self, program: Program, plan: Plan) -> list[Miss]:
         """What of the plan had nothing to work on."""

@@ -10,10 +10,9 @@ from sympy import Expr, Integer
 from costgraph.errors import PipelineError
 from costgraph.formula.wins import wins
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph
-from costgraph.ir.program import Phase, Program
+from costgraph.ir.program import Program
 from costgraph.passes.placement.shares import WORDS, check_levels
-from costgraph.passes.placement.streaming import Plan, streamed
+from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
@@ -39,6 +38,7 @@ class Place(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "place: one unit holds all caches and attends to them without exchange among its chips; "
         "what it makes beside its result is counted in the device's memory",
+        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.UNITS
     inherited: ClassVar[bool] = False
@@ -95,22 +95,8 @@ class Place(Pass):
         if not system.device.tiers[level].peaks:
             raise PipelineError(f"place: attention: nothing computes in {level} of {system.name}")
         plan = Plan((), ((level, ONE),), (), overlap=True, attend_at=level, made_by=self.name)
-        hits: dict[str, None] = {}
-        done: dict[tuple[int, bool], Graph] = {}
-
-        def new(graph: Graph, there: bool) -> Graph:
-            if (id(graph), there) not in done:
-                own = plan if there else replace(plan, attend_at="")
-                done[id(graph), there], names = streamed(graph, own)
-                hits.update(dict.fromkeys(names if there else ()))
-            return done[id(graph), there]
-
-        def phase(old: Phase) -> Phase:
-            resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
-            return replace(old, graph=new(old.graph, old.is_single_query), resident=resident)
-
-        made = replace(program, phases=tuple(phase(p) for p in program.phases))
+        made, hits = carried_out(program, plan)
         if not hits:
             reason = "no layer attends to a cache in steps of one token"
             return Outcome(program, (), (Miss("attention", program.name, reason),))
-        return Outcome(made.assuming(*filter(None, (self.note,))), tuple(hits))
+        return Outcome(made.assuming(*filter(None, (self.note,))), hits)

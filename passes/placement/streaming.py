@@ -11,6 +11,7 @@ from costgraph.errors import PipelineError
 from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import same
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor, level_of
 from costgraph.ops import KVAppend
@@ -23,6 +24,11 @@ from costgraph.rewriting.overlap import side_by_side
 from costgraph.symbols import B, q
 
 ONE, ZERO = Integer(1), Integer(0)
+#: What questions over many workloads leave out.
+FARTHER = (
+    "host memory, storage and memory that computes are held against what they have for one "
+    "workload; sweeps and searches hold the device's memory alone"
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,30 @@ def layers_of(graph: Graph) -> Iterator[Repeat]:
         if isinstance(node.op, Repeat) and node.op.rounds == "layers":
             inner = tuple(layers_of(node.op.body))
             yield from inner or (node.op,)
+
+
+def carried_out(program: Program, plan: Plan) -> tuple[Program, tuple[str, ...]]:
+    """``program`` as the plan has it, and the layers that it changed.
+
+    Attention runs elsewhere in steps of one token alone.
+    """
+    hits: dict[str, None] = {}
+    done: dict[tuple[int, bool], Graph] = {}
+
+    def new(graph: Graph, there: bool) -> Graph:
+        key = (id(graph), there)
+        if key not in done:
+            done[key], names = streamed(graph, plan if there else replace(plan, attend_at=""))
+            hits.update(dict.fromkeys(names))
+        return done[key]
+
+    def phase(old: Phase) -> Phase:
+        there = bool(plan.attend_at) and old.is_single_query
+        resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
+        return replace(old, graph=new(old.graph, there), resident=resident)
+
+    made = replace(program, phases=tuple(phase(p) for p in program.phases))
+    return made, tuple(hits)
 
 
 def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tuple[str, ...]]:
