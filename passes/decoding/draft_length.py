@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Float, Integer, Symbol
 
@@ -64,7 +64,7 @@ def best_length(item: Speculative) -> Search:
     at = f"decided at {sizes}"
     if best == 0:
         note = f"{found.title} = 0 {at}: drafting never pays there"
-        return _decided(_undrafted(item), note)
+        return replace(_undrafted(item), note=note, ready=None)
     chosen = _with(item, found, best)
     note = f"{found.title} = {best} {at}"
     if found.name == "gamma" and isinstance(item.accepting(), Constant) and _is_plain(item):
@@ -73,7 +73,7 @@ def best_length(item: Speculative) -> Search:
         even = break_even_alpha(best, Float(ratio))
         pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
         note = f"{note}; a draft of that length {pays}"
-    return _decided(chosen, note)
+    return replace(chosen, note=note, ready=None)
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,14 @@ class Sizes:
 
 def _undrafted(item: Speculative) -> Speculative:
     """The same without drafts: what it does to the target besides stays."""
-    return replace(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
+    return _closed(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
 
 
-def _decided(item: Speculative, note: str) -> Speculative:
-    """The pass without what only open options need."""
+def _closed(item: Speculative, **values: Any) -> Speculative:
+    """The pass with values for what is open, without what only open options need."""
     usual = type(item)
     sizes = {n: getattr(usual, n) for n in ("at_batch", "at_context", "at_prompt")}
-    return replace(item, **sizes, note=note, ready=None)
+    return replace(item, **sizes, **values)
 
 
 def _open(item: Speculative) -> Open:
@@ -169,8 +169,8 @@ def _sizes() -> Iterator[int]:
 def _with(item: Speculative, found: Open, value: int) -> Speculative:
     number = Integer(value)
     if found.name == "gamma":
-        return replace(item, gamma=number)
-    return replace(item, nodes=number)
+        return _closed(item, gamma=number)
+    return _closed(item, nodes=number)
 
 
 def _acceptance(item: Speculative) -> Expr:
