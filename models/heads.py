@@ -155,7 +155,7 @@ def usual_head(kind: str, target: Target, graph: Graph) -> Program:
     Raises:
         ModelError: the model's last layer has no dimensions of that kind.
     """
-    attention, channel = _dimensions(target.name, graph, target.embedding.shape[1])
+    attention, channel = _dimensions(target.name, kind, graph, target.embedding.shape[1])
     vocab = target.embedding.shape[0]
     rows = Integer(min(ROWS, int(vocab))) if vocab.is_Integer else Integer(ROWS)
     return _head(f"{target.name}'s {kind} head", kind, attention, channel, target, rows, True)
@@ -190,7 +190,7 @@ def _head(
     return head.program(name, target.style)
 
 
-def _dimensions(name: str, graph: Graph, d: Expr) -> tuple[Attention, FeedForward]:
+def _dimensions(name: str, kind: str, graph: Graph, d: Expr) -> tuple[Attention, FeedForward]:
     """The blocks of a layer as in Llama with the dimensions of the model's last layer."""
     scores: tuple[Tensor, ...] = ()
     down: Tensor | None = None
@@ -207,7 +207,7 @@ def _dimensions(name: str, graph: Graph, d: Expr) -> tuple[Attention, FeedForwar
     if not plain or not scores or down is None:
         raise ModelError(
             f"{name}: heads of models whose layers are not plain ones have dimensions of their "
-            "own: name the head's config.json, draft=eagle3:PATH"
+            f"own: name the head's config.json, draft={kind}:PATH"
         )
     query, keys = scores[:2]
     heads, dh = query.shape[2:]

@@ -125,7 +125,7 @@ class _Rewrite:
                 layer = self.layer if part is None else part.layers
                 operands = tuple(tensors[i] for i in node.inputs)
                 (given,) = node.op.given(operands) if isinstance(node.op, Repeat) else ((),)
-                inner = replace(self, top=False, layer=layer).graph(_taking(body, given))
+                inner = replace(self, top=False, layer=layer).graph(_taking(body, tuple(given)))
                 add(replace(node, op=replace(node.op, body=inner)))  # type: ignore[type-var]
                 continue
             if isinstance(node.op, Embedding) and node.inputs[1] in narrowed:

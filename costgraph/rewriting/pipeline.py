@@ -120,6 +120,9 @@ class Option:
         maximum: largest number: work that grows with it is done when the pass runs.
         symbolic: a symbol may stand in place of a number.
         refused: words that mean something elsewhere, with why they make no sense here.
+        under: what other options must be for this one to say something, one of them at
+            least: ``NAME=value|value``, ``NAME!=value``, or several such joined by ``&``.
+            Without any it always does.
     """
 
     kind: str
@@ -129,6 +132,7 @@ class Option:
     maximum: int = MOST
     symbolic: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
+    under: tuple[str, ...] = ()
 
     def unknown(self, value: str) -> str:
         """Why a word is none of the choices, in one line."""
@@ -236,7 +240,47 @@ class Pass(ABC):
                 number = checked(where, spec, value)
                 if number is not value:
                     exact[field_name] = number
-        return dataclasses.replace(self, **exact) if exact else self
+        made = dataclasses.replace(self, **exact) if exact else self
+        made.refuse_idle(
+            f.name.replace("_", "-")
+            for f in dataclasses.fields(made)
+            if "option" in f.metadata and getattr(made, f.name) != f.default
+        )
+        return made
+
+    def refuse_idle(self, given: Iterable[str]) -> None:
+        """Refuses options, by their written names, that say nothing beside the others.
+
+        Raises:
+            PipelineError: the first of them, and with what it would say something.
+        """
+        options = self.options()
+        for name in given:
+            under = options[name].under
+            if under and not any(self.holds(condition) for condition in under):
+                # The nearest way: one that takes the fewest changes.
+                wrong = min(
+                    ([c for c in u.split("&") if not self.holds(c)] for u in under), key=len
+                )
+                counts = ", or ".join(u.replace("&", " and ") for u in under)
+                other = re.split("!?=", wrong[0])[0]
+                shown = self._written(other) or "none"
+                raise PipelineError(
+                    f"{self.name}: {name} says nothing about {other}={shown}: it counts with "
+                    f"{counts}"
+                )
+
+    def holds(self, condition: str) -> bool:
+        """Whether other options are as a condition of :attr:`Option.under` has it."""
+        for one in condition.split("&"):
+            name, unlike, values = re.split("(!?)=", one, maxsplit=1)
+            if (self._written(name) in values.split("|")) == bool(unlike):
+                return False
+        return True
+
+    def _written(self, name: str) -> str:
+        """The value of an option as text."""
+        return str(getattr(self, name.replace("-", "_")))
 
     def spec(self) -> str:
         """The pass as pipeline text; options at their default are left out."""
@@ -366,9 +410,14 @@ def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
         else:
             values[attribute] = _value(where, options[key], given.value)
     try:
-        return known[name](**values)
+        made = known[name](**values)
     except CostgraphError as error:
         raise PipelineError(f"{_at(item)}{name}: {error}") from None
+    try:
+        made.refuse_idle(given.name for given in item.options)
+    except PipelineError as error:
+        raise PipelineError(f"{_at(item)}{error}") from None
+    return made
 
 
 def _at(place: grammar.Item | grammar.Given) -> str:
@@ -380,6 +429,8 @@ def _value(where: str, spec: Option, text: str) -> Any:
         if text not in ("true", "false"):
             raise PipelineError(f"{where} must be true or false, not {clip(text)}")
         return text == "true"
+    if not text:
+        raise PipelineError(f"{where} is empty: give a value, or leave the option out")
     if spec.kind == "text" or (spec.choices and text in spec.choices):
         return text
     if spec.kind == "word":

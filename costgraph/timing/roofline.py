@@ -74,13 +74,8 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
     """
     far = {key: size for key, size in cost.bytes.items() if key[0] != MEMORY}
     for level in dict.fromkeys(level for level, *_ in far):
-        rate = machine.tier(level).bandwidth
-        if rate is None:
-            raise HardwareError(
-                f"no bandwidth of {level} is known for {machine.name}: state one in [tiers.{level}]"
-            )
         size = Add(*(size for (at, *_), size in far.items() if at == level))
-        yield Arm(size / rate, f"{inside(level)}/memory")
+        yield Arm(size / reach(machine, level), f"{inside(level)}/memory")
     crossed: dict[tuple[str, Direction], list[Expr]] = {}
     for (level, _, direction), size in far.items():
         link = link_to(machine, level)
@@ -94,6 +89,20 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
         way = f"link:{link}"
         time = alpha + Add(*sizes) / beta
         yield Arm(time, way if direction is Direction.READ else f"{OUT}/{way}")
+
+
+def reach(machine: Machine, level: str) -> Expr:
+    """The rate in byte/s at which a farther level of memory is read.
+
+    Raises:
+        HardwareError: the machine states no such level, or no rate.
+    """
+    rate = machine.tier(level).bandwidth
+    if rate is None:
+        raise HardwareError(
+            f"no bandwidth of {level} is known for {machine.name}: state one in [tiers.{level}]"
+        )
+    return rate
 
 
 def runner(machine: Machine, unit: str) -> Machine:

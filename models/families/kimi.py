@@ -65,7 +65,7 @@ def _kimi_linear(fields: Fields) -> Reading:
     ).with_defaults(first_k_dense_replace=1)
     dense = feed_forward_of(named, named.size("intermediate_size"))
     experts = shared_experts(named, dense, corrected_route(named))
-    mixers = {DELTA: delta, FULL: full}
+    mixers: dict[str, Block] = {DELTA: delta, FULL: full}
     made = crossed(named, mixers, _kinds(fields, inner), dense, experts, ahead=None)
     return replace(made, scans=True)
 

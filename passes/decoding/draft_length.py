@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Float, Integer, Symbol
 
@@ -81,7 +81,8 @@ def best_length(item: Speculative) -> Search:
     at = f"decided at {sizes}"
     if best is None or best.seconds >= plain:
         said = " and ".join(f"{a.title} = 0" for a in axes[-1:])
-        return _decided(_undrafted(item), f"{said} {at}: drafting never pays there")
+        note = f"{said} {at}: drafting never pays there"
+        return replace(_undrafted(item), note=note, ready=None)
     chosen = best.item
     note = f"{best.said} {at}"
     if item.tree == "optimal" and not best.item.tree:
@@ -93,7 +94,7 @@ def best_length(item: Speculative) -> Search:
         even = break_even_alpha(int(chosen.gamma), Float(ratio))
         pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
         note = f"{note}; a draft of that length {pays}"
-    return _decided(chosen, note)
+    return replace(chosen, note=note, ready=None)
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,14 @@ class Sizes:
 
 def _undrafted(item: Speculative) -> Speculative:
     """The same without drafts: what it does to the target besides stays."""
-    return replace(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
+    return _closed(item, gamma=Integer(0), nodes=type(item).nodes, tree="")
 
 
-def _decided(item: Speculative, note: str) -> Speculative:
-    """The pass without what only open options need."""
+def _closed(item: Speculative, **values: Any) -> Speculative:
+    """The pass with values for what is open, without what only open options need."""
     usual = type(item)
     sizes = {n: getattr(usual, n) for n in ("at_batch", "at_context", "at_prompt")}
-    return replace(item, **sizes, note=note, ready=None)
+    return replace(item, **sizes, **values)
 
 
 def _chain(item: Speculative) -> Speculative:
@@ -193,7 +194,7 @@ def _sizes() -> Iterator[int]:
 
 
 def _with(item: Speculative, axes: Sequence[Axis], values: Sequence[int]) -> Speculative:
-    return replace(item, **{a.name: Integer(v) for a, v in zip(axes, values, strict=True)})
+    return _closed(item, **{a.name: Integer(v) for a, v in zip(axes, values, strict=True)})
 
 
 def _acceptance(item: Speculative) -> Expr:

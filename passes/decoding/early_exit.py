@@ -57,22 +57,66 @@ class EarlyExit(Pass):
         choices=("two-exit", "geometric", "uniform", "beta", "layers", "schedule"),
     )  # fmt: skip
     exit: Expr = option(
-        "integer", ZERO, "two-exit: the early layer; 0 means half", minimum=0, symbolic=False
+        "integer",
+        ZERO,
+        "two-exit: the early layer; 0 means half",
+        minimum=0,
+        symbolic=False,
+        under=("distribution=two-exit",),
     )
-    p: Expr = option("probability", Rational(1, 2), "share that leaves (at each exit)")
-    first: Expr = option("integer", ONE, "geometric: first exit", minimum=1, symbolic=False)
+    p: Expr = option(
+        "probability",
+        Rational(1, 2),
+        "share that leaves (at each exit)",
+        under=("distribution=two-exit|geometric",),
+    )
+    first: Expr = option(
+        "integer",
+        ONE,
+        "geometric: first exit",
+        minimum=1,
+        symbolic=False,
+        under=("distribution=geometric",),
+    )
     every: Expr = option(
-        "integer", ONE, "geometric: layers between exits", minimum=1, symbolic=False
+        "integer",
+        ONE,
+        "geometric: layers between exits",
+        minimum=1,
+        symbolic=False,
+        under=("distribution=geometric",),
     )
     a: Expr = option(
-        "integer", Integer(2), "beta: first parameter", minimum=1, maximum=100, symbolic=False
+        "integer",
+        Integer(2),
+        "beta: first parameter",
+        minimum=1,
+        maximum=100,
+        symbolic=False,
+        under=("distribution=beta",),
     )
     b: Expr = option(
-        "integer", Integer(2), "beta: second parameter", minimum=1, maximum=100, symbolic=False
+        "integer",
+        Integer(2),
+        "beta: second parameter",
+        minimum=1,
+        maximum=100,
+        symbolic=False,
+        under=("distribution=beta",),
     )
-    shares: str = option("word", "", "layers: percent that leaves after each: p0|p10|p20")
+    shares: str = option(
+        "word",
+        "",
+        "layers: percent that leaves after each: p0|p10|p20",
+        under=("distribution=layers",),
+    )
     low: Expr = option(
-        "integer", ZERO, "schedule: least layers; 0 means half", minimum=0, symbolic=False
+        "integer",
+        ZERO,
+        "schedule: least layers; 0 means half",
+        minimum=0,
+        symbolic=False,
+        under=("distribution=schedule",),
     )
     confidence: str = option(
         "word", "none", "how an exit is decided",
@@ -93,11 +137,16 @@ class EarlyExit(Pass):
     together: Expr | str = option(
         "integer", STEP, "recompute: tokens computed at once; 'step': those that left in one step. "
         "synchronised: steps that are waited for at most; 'step': until a token stays",
-        minimum=1, choices=(STEP,),
+        minimum=1, choices=(STEP,), under=("propagate=recompute|synchronised",),
     )  # fmt: skip
     batch: str = option(
         "word", "compact", "those left go on alone, or all run until the last one leaves",
         choices=("compact", "all"),
+        under=(
+            "distribution!=schedule&propagate!=synchronised",
+            "distribution!=schedule&confidence!=none",
+            "distribution!=schedule&shortcut!=none",
+        ),
     )  # fmt: skip
 
     def run(self, program: Program, system: System) -> Outcome:

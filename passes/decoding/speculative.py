@@ -35,6 +35,10 @@ ONE, ZERO = Integer(1), Integer(0)
 ACCEPTING = ("alpha", "alphas", "acceptance", "accepted")
 
 
+#: What an option that says where something is decided counts beside.
+DECIDING = ("gamma=optimal", "nodes=optimal")
+
+
 @dataclass(frozen=True)
 class Speculative(Pass):
     """Decode steps become rounds of draft steps and one verification.
@@ -71,9 +75,9 @@ class Speculative(Pass):
         "skip",
         "a shipped model or the path of a config.json (of a model, or of an EAGLE head); "
         "'skip': the target with fewer layers or blocks; 'heads' (Medusa), 'blockwise'; 'eagle', "
-        "'eagle3', or with a file's path eagle:PATH; 'mtp': the model's own module; 'pass': "
-        "look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, 'phrases', "
-        "'lookahead', 'jacobi'",
+        "'eagle3', or with a file's path eagle:PATH, eagle3:PATH; 'mtp': the model's own module; "
+        "'pass': look-ahead tokens; or no draft at all: 'copy' of the prompt or a store, "
+        "'phrases', 'lookahead', 'jacobi'",
     )
     gamma: Expr | str = option(
         "integer", Integer(4), "drafted tokens per round, or 'optimal'", minimum=0,
@@ -127,7 +131,7 @@ class Speculative(Pass):
     draft_on: str = option(
         "word", "shared", "pearl, ahead: the draft shares the target's devices, or has as many of "
         "its own",
-        choices=("shared", "separate"),
+        choices=("shared", "separate"), under=("schedule=pearl|ahead",),
     )  # fmt: skip
     layers: Expr = option("integer", ZERO, "layers of a 'skip' draft; 0 means half", minimum=0)
     skip_attention: str = option(
@@ -164,18 +168,24 @@ class Speculative(Pass):
     batch: str = option(
         "word", "ragged", "sequences advance each by its own count, or all by the least",
         choices=("ragged", "sync"),
+        under=("accepted=0&schedule=turns|stairs|stairs-uncached",),
     )  # fmt: skip
     at_batch: Expr = option(
-        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
+        "integer",
+        ONE,
+        "batch at which 'optimal' is decided",
+        minimum=1,
+        symbolic=False,
+        under=DECIDING,
     )
     at_context: Expr = option(
         "integer", Integer(2048), "context at which 'optimal' is decided, or less where the model "
-        "has no room", minimum=1, symbolic=False,
+        "has no room", minimum=1, symbolic=False, under=DECIDING,
     )  # fmt: skip
     at_prompt: Expr = option(
         "integer", Integer(1024), "length of the source at which 'optimal' is decided where decode "
         "steps attend what an encoder made of it, or less where there is no room", minimum=1,
-        symbolic=False,
+        symbolic=False, under=DECIDING,
     )  # fmt: skip
 
     #: How a searched option was decided, and the draft where it is loaded already; no
@@ -210,6 +220,12 @@ class Speculative(Pass):
             program = self._placed(program, system)
             target = stepping(program)
         drafting = self.ready or self._drafting(program, system, round_.depth)
+        ending = next((n for n in ("stop", "fallback") if getattr(self, n) != 0), None)
+        if ending is not None and (drafting.step is None or drafting.at_once):
+            raise PipelineError(
+                f"{ending}: needs a draft that writes token by token; {self.draft!r} is sure or "
+                "unsure of all its tokens at once"
+            )
         if self.hit != 1:
             if self.draft in ("lookahead", "jacobi"):
                 raise PipelineError(f"hit says nothing about draft={self.draft}")
@@ -357,8 +373,6 @@ class Speculative(Pass):
         """The devices that the draft has for itself, where it has."""
         if self.draft_on == "shared":
             return None
-        if self.schedule not in ("pearl", "ahead"):
-            raise PipelineError(f"draft-on says nothing about schedule={self.schedule}")
         if drafting.program is None or drafting.part:
             raise PipelineError(
                 f"draft-on=separate: a {self.draft!r} draft is not a model of its own"

@@ -74,10 +74,16 @@ class Fuse(Pass):
     attention: str = option(
         "word", "flash", "tiled attention, or scores in memory", choices=("flash", "none")
     )
-    split: Expr = option("number", Integer(1), "pieces of the context (Flash-Decoding)", minimum=1)
+    split: Expr = option(
+        "number",
+        Integer(1),
+        "pieces of the context (Flash-Decoding)",
+        minimum=1,
+        under=("attention=flash",),
+    )
     causal: str = option(
         "word", "skip", "key blocks past the diagonal are skipped or read",
-        choices=("skip", "full"),
+        choices=("skip", "full"), under=("attention=flash",),
     )  # fmt: skip
     reuse: str = option(
         "word", "cache", "blocks of attention share K and V in a cache, or read them each",

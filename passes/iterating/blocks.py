@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sympy import Expr, Integer
 
+from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit, Span, whole
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -58,6 +59,10 @@ class Blocks(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         phase = denoising_phase(program, self.name)
+        if self.tokens.is_number and 0 < self.tokens < 1:
+            raise PipelineError(
+                f"blocks: tokens: a step decides one token at least, not {self.tokens}"
+            )
         made = program
         if self.cache != "none":
             phases = tuple(self._phases(phase, cached(phase.graph)))
@@ -78,6 +83,9 @@ class Blocks(Pass):
             )
         if self.tokens != 0:
             made = in_steps(made, N / self.tokens, self.name)
+            if self.tokens.free_symbols:
+                least = Limit(ONE, self.tokens, "a step decides one token at least")
+                made = replace(made, limits=(*made.limits, least))
         elif self.cache == "none":
             reason = "without a cache a step works on the whole sequence, in blocks or not"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))

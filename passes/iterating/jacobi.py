@@ -43,7 +43,7 @@ class Jacobi(Pass):
     inherited: ClassVar[bool] = False
 
     iterations: Expr = option(
-        "number", Integer(5), "iterations of each block, on average", minimum=1
+        "number", Integer(5), "iterations of each block, on average", minimum=1, under=("each=",)
     )
     each: str = option(
         "word", "", "iterations of every block that iterates, in order, instead: n6.6|6.0|5.2"

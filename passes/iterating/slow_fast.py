@@ -41,13 +41,32 @@ class SlowFast(Pass):
     inherited: ClassVar[bool] = False
 
     region: Expr = option("number", Integer(16), "positions that a cycle fills in, on average")
-    slow: Expr = option("number", Integer(3), "slow steps of a cycle, on average")
-    fast: Expr = option("number", Integer(4), "fast steps of a cycle, on average", minimum=0)
+    slow: Expr = option(
+        "number", Integer(3), "slow steps of a cycle, on average", under=("settled=0",)
+    )
+    fast: Expr = option(
+        "number", Integer(4), "fast steps of a cycle, on average", minimum=0, under=("confident=0",)
+    )
     settled: Expr = option(
         "probability", ZERO, "chance that a slow step settles the region's end, in place of slow"
     )
-    most: Expr = option("integer", Integer(8), "slow steps at the most, with settled", minimum=1)
-    each: Expr = option("integer", ONE, "positions that a slow step fills in", minimum=1)
+    most: Expr = option(
+        "integer",
+        Integer(8),
+        "slow steps at the most, with settled",
+        minimum=1,
+        under=("settled!=0",),
+    )
+    each: Expr = option(
+        "integer",
+        ONE,
+        "positions that a slow step fills in",
+        minimum=1,
+        under=(
+            "settled!=0",
+            "confident!=0",
+        ),
+    )
     confident: Expr = option(
         "probability", ZERO, "chance that a position is confident in a fast step, in place of fast"
     )

@@ -51,6 +51,14 @@ ONE = Integer(1)
 DEFAULT = "default"
 NONE = "none"
 
+#: Presets that narrow activations.
+_NARROWING = tuple(name for name, preset in PRESETS.items() if preset.activations != NONE)
+
+
+def _outlying(known: Mapping[str, Scheme]) -> Iterator[str]:
+    """Formats that have outliers of their own."""
+    return (name for name, scheme in known.items() if scheme.base.outliers)
+
 
 @dataclass(frozen=True)
 class Quantize(Pass):
@@ -142,6 +150,11 @@ class Quantize(Pass):
         "bits that locate one outlier weight (16 in a sparse copy)",
         choices=(DEFAULT,),
         minimum=0,
+        under=(
+            "outliers!=default",
+            f"weights={'|'.join(_outlying(WEIGHTS))}",
+            f"activations={'|'.join(_outlying(ACTIVATIONS))}",
+        ),
     )
     tile: Expr | str = option(
         "number",
@@ -170,8 +183,9 @@ class Quantize(Pass):
         choices=ROTATIONS,
     )
     dynamic: bool = option(
-        "flag", True, "activation scales found at run time, in a kernel of their own"
-    )
+        "flag", True, "activation scales found at run time, in a kernel of their own",
+        under=("activations!=none", f"preset={'|'.join(_NARROWING)}"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, spec in self.options().items():

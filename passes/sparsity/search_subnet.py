@@ -112,16 +112,45 @@ class SearchSubnet(Pass):
     )  # fmt: skip
     population: Expr = option(
         "integer", Integer(16), "evolution: subnets of a generation", minimum=4, maximum=200,
-        symbolic=False,
+        symbolic=False, under=("method=auto|evolution",),
     )  # fmt: skip
     generations: Expr = option(
-        "integer", Integer(8), "evolution: generations", minimum=1, maximum=100, symbolic=False
+        "integer",
+        Integer(8),
+        "evolution: generations",
+        minimum=1,
+        maximum=100,
+        symbolic=False,
+        under=("method=auto|evolution",),
     )
-    seed: Expr = option("integer", Integer(0), "evolution: seed", minimum=0, symbolic=False)
+    seed: Expr = option(
+        "integer",
+        Integer(0),
+        "evolution: seed",
+        minimum=0,
+        symbolic=False,
+        under=("method=auto|evolution",),
+    )
     at_batch: Expr = option("integer", ONE, "batch", minimum=1, symbolic=False)
-    at_context: Expr = option("integer", Integer(1024), "context", minimum=1, symbolic=False)
-    at_prompt: Expr = option("integer", Integer(1024), "prompt", minimum=1, symbolic=False)
-    at_tokens: Expr = option("integer", Integer(256), "generated tokens", minimum=2, symbolic=False)
+    at_context: Expr = option(
+        "integer", Integer(1024), "context", minimum=1, symbolic=False, under=("metric=tpot",)
+    )
+    at_prompt: Expr = option(
+        "integer",
+        Integer(1024),
+        "prompt",
+        minimum=1,
+        symbolic=False,
+        under=("metric=ttft|latency|memory",),
+    )
+    at_tokens: Expr = option(
+        "integer",
+        Integer(256),
+        "generated tokens",
+        minimum=2,
+        symbolic=False,
+        under=("metric=latency|memory",),
+    )
 
     #: What was found, and a sentence about it.
     chosen: Shrink | None = None

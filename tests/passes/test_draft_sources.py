@@ -11,7 +11,7 @@ from sympy import Integer
 
 import costgraph as cg
 from costgraph.counting.count import parameters
-from costgraph.errors import InputError, PipelineError
+from costgraph.errors import CostgraphError, InputError, PipelineError
 from costgraph.ir.tensor import MEMORY
 from costgraph.models.ahead import FUSING
 from costgraph.passes.decoding.sublayers import parse_skipped
@@ -426,3 +426,29 @@ def test_measured_lengths_work_behind_encoders_and_images(model, kind):
 def test_lengths_are_searched_for_every_source(model, kind):
     made = compiled(model, f"draft={kind},gamma=optimal,alpha=1/2", before="")
     assert any("gamma = " in a for a in made.assumptions)
+
+
+@pytest.mark.parametrize("draft", ["heads", "blockwise", "pass", "copy"])
+@pytest.mark.parametrize("ending", ["stop", "fallback"])
+def test_drafts_that_do_not_write_token_by_token_do_not_end_themselves(draft, ending):
+    with pytest.raises(PipelineError, match=f"{ending}: needs a draft that writes token by token"):
+        cg.compile("opt-125m", "h100", f"speculative{{draft={draft},{ending}=0.2}}")
+
+
+@pytest.mark.parametrize("kind", ["eagle", "eagle3"])
+def test_heads_of_other_models_are_asked_for_as_the_option_lists_them(kind):
+    from costgraph.passes import PASSES
+
+    with pytest.raises(CostgraphError, match=f"draft={kind}:PATH"):
+        cg.compile("mixtral-8x7b", "h100", f"speculative{{draft={kind}}}")
+    assert f"{kind}:PATH" in PASSES["speculative"].options()["draft"].help
+
+
+@pytest.mark.parametrize(
+    ("model", "draft"), [("llava-1.5-7b", "llama-2-7b"), ("qwen2-vl-7b", "qwen2.5-0.5b")]
+)
+def test_vocabularies_that_differ_by_padding_are_one_and_said(model, draft):
+    made = cg.compile(model, "h100", f"speculative{{draft={draft}}}")
+    assert any("rows differ by padding alone" in s for s in made.assumptions)
+    with pytest.raises(CostgraphError, match="share=vocabulary: .* are not like"):
+        cg.compile(model, "h100", f"speculative{{draft={draft},share=vocabulary}}")

@@ -265,10 +265,14 @@ def test_cycles_take_what_simulated_ones_take(cycle):
 )
 def test_regions_fill_and_answers_hold_them(text, words):
     values = {"r": 300, "x": 14, "p": 0.001, "m": 40}
-    with pytest.raises(CostgraphError, match=words):
+
+    def seconds():
         formula = cg.compile("llada-8b", "h100", f"slow-fast{{{text}}}").latency
         known = {"B": 1, "S": 100, "N": 256, **values}
-        formula.evaluate(**{s.name: known[s.name] for s in formula.symbols})
+        return formula.evaluate(**{s.name: known[s.name] for s in formula.symbols})
+
+    with pytest.raises(CostgraphError, match=words):
+        seconds()
 
 
 def test_cycles_decide_the_number_of_steps():
@@ -277,6 +281,15 @@ def test_cycles_decide_the_number_of_steps():
     assert "K" not in {s.name for s in made.latency.symbols}
     with pytest.raises(PipelineError, match="no number K"):
         cg.compile("llada-8b", "h100", "blocks{tokens=2},slow-fast")
+
+
+def test_a_step_decides_one_token_at_least():
+    with pytest.raises(PipelineError, match="one token at least, not 1/2"):
+        cg.compile("llada-8b", "h100", "blocks{tokens=0.5}")
+    for cache in ("none", "dual"):
+        made = cg.compile("llada-8b", "h100", f"blocks{{tokens=m,cache={cache}}}").latency
+        with pytest.raises(CostgraphError, match="a step decides one token at least"):
+            made.evaluate(B=1, S=64, N=64, m=0.5)
 
 
 # --- refining

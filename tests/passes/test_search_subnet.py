@@ -96,8 +96,9 @@ def test_in_a_small_model_it_equals_compiling_every_subnet(metric):
     model, budget, spend = small(), 0.7, 0.9
     given = {"T": 4096} if metric == "tpot" else {"S": 16, "N": 2000}
     options = f"budget={budget},spend={spend},metric={metric},heads=0.5-1,heads-step=0.5"
-    options += ",ffn=0.25-1,ffn-step=0.375,depth=2-3,at-batch=8,at-context=4096,at-prompt=16"
-    found = compiled(f"search-subnet{{{options},at-tokens=2000}}", model)
+    options += ",ffn=0.25-1,ffn-step=0.375,depth=2-3,at-batch=8"
+    options += ",at-context=4096" if metric == "tpot" else ",at-prompt=16,at-tokens=2000"
+    found = compiled(f"search-subnet{{{options}}}", model)
     total = parameters(compiled("", model).program)
     value = getattr(found, metric).evaluate(B=8, **given)
     least_value = math.inf
