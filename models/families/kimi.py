@@ -9,6 +9,7 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Block
 from costgraph.models.blocks.kimi import KimiDeltaAttention
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.deepseek import latent_attention_of
