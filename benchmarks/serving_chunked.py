@@ -1,6 +1,6 @@
 """Scores simulated servers with chunked prefill on published serving runs; see docs/serving.md.
 
-    python benchmarks/serving_chunked.py           runs on one node with attention split
+    python benchmarks/serving_chunked.py           runs on one node with attention split (nine minutes)
     python benchmarks/serving_chunked.py --most 1  on at most so many GPUs
 
 Each run is a closed loop of its ``c`` requests, ten for each place, with lengths drawn as
