@@ -1,9 +1,9 @@
 """Scores simulated servers with chunked prefill on published serving runs; see docs/serving.md.
 
-    python benchmarks/serving_chunked.py           runs on one node with attention split (nine minutes)
+    python benchmarks/serving_chunked.py           runs on one node (nine minutes)
     python benchmarks/serving_chunked.py --most 1  on at most so many GPUs
 
-Each run is a closed loop of its ``c`` requests, ten for each place, with lengths drawn as
+With attention split, not in replicas. Each run is a closed loop of its ``c`` requests, ten for each place, with lengths drawn as
 benchmarks/serving.py says, served in steps of at most 8192 tokens (the frameworks' default).
 Nothing is fitted.
 """
