@@ -80,10 +80,10 @@ def test_room_is_what_fit_says(compiled, times):
 def test_prompts_alone_are_an_m_d_1_queue(times):
     """Pollaczek and Khinchine: the mean wait is ρ·P/(2·(1 − ρ))."""
     alone = times.prompt(1024)
-    for load in (0.3, 0.7):
+    for load in (0.5,):
         rate = load / alone
         seen = simulate(
-            poisson(rate, 60000, Lengths(1024), Lengths(1), 5), Pool(times, PrefillFirst(10**6))
+            poisson(rate, 40000, Lengths(1024), Lengths(1), 5), Pool(times, PrefillFirst(10**6))
         )
         wait = seen.ttft.mean() - alone
         assert wait == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
