@@ -78,16 +78,18 @@ def test_room_is_what_fit_says(compiled, times):
 
 
 def test_prompts_alone_are_an_m_d_1_queue(times):
-    """Pollaczek and Khinchine: the mean wait is ρ·P/(2·(1 − ρ))."""
-    alone = times.prompt(1024)
-    for load in (0.5,):
-        rate = load / alone
-        seen = simulate(
-            poisson(rate, 40000, Lengths(1024), Lengths(1), 5), Pool(times, PrefillFirst(10**6))
-        )
-        wait = seen.ttft.mean() - alone
-        assert wait == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
-        assert seen.utilisation == pytest.approx(load, rel=0.02)
+    """Every wait by Lindley's recursion, their mean by Pollaczek and Khinchine."""
+    alone, load = times.prompt(1024), 0.5
+    requests = poisson(load / alone, 40000, Lengths(1024), Lengths(1), 2)
+    seen = simulate(requests, Pool(times, PrefillFirst(10**6)))
+    waits, free = [], 0.0
+    for request in requests:
+        start = max(request.arrival, free)
+        waits.append(start - request.arrival)
+        free = start + alone
+    assert seen.ttft - alone == pytest.approx(np.array(waits), abs=1e-9)
+    assert np.mean(waits) == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
+    assert seen.utilisation == pytest.approx(load, rel=0.02)
 
 
 @pytest.mark.parametrize("policy", EVERY, ids=lambda p: p.name)
