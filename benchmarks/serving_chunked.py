@@ -1,11 +1,11 @@
 """Scores simulated servers with chunked prefill on published serving runs; see docs/serving.md.
 
-    python benchmarks/serving_chunked.py           runs on one node with attention split
+    python benchmarks/serving_chunked.py           runs on one node (nine minutes)
     python benchmarks/serving_chunked.py --most 1  on at most so many GPUs
 
-Each run is a closed loop of its ``c`` requests, ten for each place, with lengths drawn as
-benchmarks/serving.py says, served in steps of at most 8192 tokens (the frameworks' default).
-Nothing is fitted.
+Those with attention split, not in replicas. Each is a closed loop of its ``c`` requests, up to
+ten for each place, with lengths drawn as benchmarks/serving.py says, served in steps of at most
+8192 tokens (the frameworks' default). Nothing is fitted.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     seen = simulate(requests, pool, closed=arguments.closed)
     setting = compiled.setting.assuming(ASSUMED)
     if arguments.json:
-        told = {"setting": setting.to_dict(), "policy": policy.name, "limit": policy.limit}
-        print_json(told | seen.to_dict(), setting.remarks)
+        told = {"policy": policy.name, "sequences": policy.limit}
+        print_json(setting.to_dict() | told | seen.to_dict(), setting.remarks)
     else:
         print(simulated_text(seen, policy, setting))
     return 0

@@ -45,6 +45,13 @@ FILES = [
     ("draw", (*STEP, "--level", "layer"), [".mmd"]),
     ("report", STEP, [".html"]),
 ]
+_LOAD = ("--rate", "0.5", "--prompt", "100", "--generate", "9")
+#: Commands about servers, which refuse what does not fit; and what makes them use one device.
+SERVING = {
+    "serve-plan": (*_LOAD, "--ttft", "9 s", "--tpot", "1 s", "--devices", "2", "--no-pools"),
+    "serve-simulate": (*_LOAD, "--requests", "20"),
+}
+ALONE = {name: tuple("1" if x == "2" else x for x in more) for name, more in SERVING.items()}
 #: Each kind of figure with values.
 FIGURES = {
     "roofline": STEP,
@@ -89,7 +96,33 @@ def test_every_command_that_compiles_is_tried():
         for name, command in commands.choices.items()
         if {"model", "fidelity"} <= {a.dest for a in command._actions}
     }
-    assert compiling == {t[0] for t in (*TEXTS, *FILES)} | {"plot"}
+    assert compiling == {t[0] for t in (*TEXTS, *FILES)} | {"plot", *SERVING}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize("command", sorted(SERVING))
+def test_servers_say_what_they_are_about_and_that_nothing_fits(capsys, command, case):
+    """One device refuses the model; a replica of two holds it."""
+    pytest.importorskip("simpy")
+    with pytest.raises(SystemExit):
+        main(arguments(command, case, *ALONE[command]))
+    assert re.search("exceed 90% of memory|does not fit", capsys.readouterr().err)
+    if case == "survey":  # counts no exchanges between devices
+        return
+    line = arguments(command, case, *SERVING[command])
+    if command == "serve-simulate":
+        line[3] = f"2x{DEVICE}"
+        line[5] += ",parallel{tp=2}"
+    assert main(line) == 0
+    told(capsys.readouterr().out, case, MODEL)
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    _, accounting, fidelity = SETTINGS[case]
+    assert (found["model"], found["accounting"], found["fidelity"]) == (
+        MODEL, accounting, fidelity,
+    )  # fmt: skip
+    assert DEVICE in found["hardware"]
+    assert found["passes"] == line[5]
 
 
 @pytest.mark.parametrize("case", SETTINGS)

@@ -162,5 +162,7 @@ def test_wrong_mixes_are_refused_in_one_line():
         Mix.of((0, 1, 10))
     with pytest.raises((InputError, MissingRuleError)):
         mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,speculative{draft=llama-3.2-1b}"), MIX)
+    with pytest.raises(MissingRuleError, match="no rule for mixes"):
+        mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,early-exit{exit=16,p=0.5}"), MIX)
     with pytest.raises(InputError, match="no positions beyond"):
         mixed_step(made, Mix.of((1, 1, "T")))(T=1025)

@@ -49,10 +49,13 @@ EVERY = [StaticBatches(32), PrefillFirst(32), Continuous(32), ChunkedPrefill(32,
         ("deepseek-v2-lite", "h100", "fuse"),
         ("mamba-130m", "h100", ""),
         ("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4}"),
+        ("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4},overlap{by=kernels}"),
+        ("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4},overlap{by=halves}"),
+        ("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}"),
     ],
 )
 def test_tabulated_steps_are_the_formulas(model, on, passes):
-    made = cg.compile(model, on, passes, fidelity="calibrated")
+    made = cg.compile(model, on, passes, fidelity="ideal" if "overlap" in passes else "calibrated")
     table, joint = StepTimes(made, 2048), made.step(("c", 1, "T"), (1, "C", "P"))
     for values in ({"c": 3, "T": 70, "C": 64, "P": 128}, {"c": 64, "T": 1500, "C": 512, "P": 2048}):
         known = {k: v for k, v in values.items() if k in {s.name for s in joint.symbols}}
@@ -75,16 +78,18 @@ def test_room_is_what_fit_says(compiled, times):
 
 
 def test_prompts_alone_are_an_m_d_1_queue(times):
-    """Pollaczek and Khinchine: the mean wait is ρ·P/(2·(1 − ρ))."""
-    alone = times.prompt(1024)
-    for load in (0.3, 0.7):
-        rate = load / alone
-        seen = simulate(
-            poisson(rate, 60000, Lengths(1024), Lengths(1), 5), Pool(times, PrefillFirst(10**6))
-        )
-        wait = seen.ttft.mean() - alone
-        assert wait == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
-        assert seen.utilisation == pytest.approx(load, rel=0.02)
+    """Every wait by Lindley's recursion, their mean by Pollaczek and Khinchine."""
+    alone, load = times.prompt(1024), 0.5
+    requests = poisson(load / alone, 40000, Lengths(1024), Lengths(1), 2)
+    seen = simulate(requests, Pool(times, PrefillFirst(10**6)))
+    waits, free = [], 0.0
+    for request in requests:
+        start = max(request.arrival, free)
+        waits.append(start - request.arrival)
+        free = start + alone
+    assert seen.ttft - alone == pytest.approx(np.array(waits), abs=1e-9)
+    assert np.mean(waits) == pytest.approx(load * alone / (2 * (1 - load)), rel=0.03)
+    assert seen.utilisation == pytest.approx(load, rel=0.02)
 
 
 @pytest.mark.parametrize("policy", EVERY, ids=lambda p: p.name)

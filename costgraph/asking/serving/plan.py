@@ -229,7 +229,7 @@ class ServePlans:
         """Plain values, for JSON."""
         t = self.traffic
         return {
-            "setting": self.setting.to_dict(),
+            **self.setting.to_dict(),
             "traffic": {
                 "requests_per_second": t.rate, "prompt": t.prompt.mean,
                 "generate": t.generate.mean, "ttft": t.ttft, "tpot": t.tpot,

@@ -127,9 +127,9 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     Raises:
         InputError: a column or a number is missing, or wrong.
     """
-    from costgraph.files.outside import read_text
+    from costgraph.files import outside
 
-    rows = list(csv.reader(io.StringIO(read_text(path, LARGEST, "a trace"))))
+    rows = list(csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"))))
     if len(rows) < 2:
         raise InputError(f"{clip(str(path))}: a trace has a line of names and one per request")
     names = [name.strip().lower() for name in rows[0]]

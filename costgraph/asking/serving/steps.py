@@ -14,7 +14,6 @@ from costgraph.compiling.capacity import room_of
 from costgraph.compiling.mixing import phases_of_steps, step_terms
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
-from costgraph.formula.terms import Limit
 from costgraph.ir.mix import Mix
 from costgraph.symbols import B, S, T, symbol
 from costgraph.timing import roofline
@@ -56,9 +55,10 @@ class StepTimes:
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        limits = (phase_limit for phase_limit in self.compiled.program.limits)
-        for limit in limits:
-            _kept(limit, self.longest)
+        at = {T: Integer(self.longest), S: Integer(self.longest)}
+        for limit in self.compiled.program.limits:
+            if broken := limit.broken(at):
+                raise InputError(broken)
 
     @cached_property
     def _decode_terms(self) -> tuple[Formula, Formula]:
@@ -79,14 +79,15 @@ class StepTimes:
         return _part(t for t in terms if looking.issuperset(t.ops))
 
     @cached_property
-    def _joint_terms(self) -> tuple[Formula, Formula]:
-        """What decodes and a chunk share, and what depends on all of their sizes."""
+    def _joint_terms(self) -> tuple[Formula, Formula | None]:
+        """What decodes and a chunk share; the whole step where its parts overlap."""
         terms = step_terms(self.compiled, Mix.of(("c", 1, "T"), (1, "C", "P")))
         (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
-        mixed = [t for t in terms if t.symbols & {T, c} and t.symbols & {P, C}]
-        mixed = [t for t in mixed if t.symbols & {T, P}]
-        alone = {*decodes.terms, *chunk.terms}.difference(mixed)
-        return _part(t for t in terms if t not in alone and t not in mixed), _part(mixed)
+        if any(t.symbols & {T, c} and t.symbols & {P, C} for t in (*decodes.terms, *chunk.terms)):
+            return _part(()), _part(terms)
+        # A floor that both have is one term here, and one in the tables of each.
+        looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
+        return _part(t for t in terms if not looking.issuperset(t.ops)), None
 
     def row(self, decodes: int) -> NDArray[np.float64]:
         """Seconds of decode steps of so many sequences, added up over contexts 0, 1, 2 …
@@ -126,19 +127,18 @@ class StepTimes:
         if not chunks:
             return self.decode(decodes, context)
         tokens = sum(n for n, _ in chunks)
+        if decodes:
+            shared, whole = self._joint_terms
+            if whole is not None:
+                key = (decodes, self.place(context), tokens, max(tokens, *(e for _, e in chunks)))
+                if key not in self._whole:
+                    self._whole[key] = float(_at(whole, c=key[0], T=key[1], C=key[2], P=key[3]))
+                return self._whole[key]
         total = sum(self._chunk(n, end) for n, end in chunks)
         if not decodes:
             return total + self._joined(self._prompt_terms[1], 0, tokens)
-        shared, mixed = self._joint_terms
-        place = self.place(context)
         total += self._joined(shared, decodes, tokens)
-        total += self.decode(decodes, place) - float(_at(self._decode_terms[1], c=decodes))
-        if mixed.terms:
-            key = (decodes, place, tokens, max(tokens, *(end for _, end in chunks)))
-            if key not in self._whole:
-                self._whole[key] = float(_at(mixed, c=key[0], T=key[1], C=key[2], P=key[3]))
-            total += self._whole[key]
-        return total
+        return total + self.decode(decodes, context) - float(_at(self._decode_terms[1], c=decodes))
 
     def _joined(self, terms: Formula, decodes: int, tokens: int) -> float:
         key = (decodes, tokens)
@@ -221,9 +221,3 @@ def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:
         **{k: v for k, v in values.items() if k in names}
     )
     return found
-
-
-def _kept(limit: Limit, longest: int) -> None:
-    broken = limit.broken({T: Integer(longest), S: Integer(longest)})
-    if broken:
-        raise InputError(broken)

@@ -28,7 +28,7 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
         f"generate {traffic.generate.mean:g}"
     )
     lines = [
-        *found.setting.lines(asked, without=("hardware", "passes")),
+        *found.setting.lines(asked),
         f"limits on means: ttft ≤ {seconds(traffic.ttft)}, tpot ≤ {seconds(traffic.tpot)}",
         "",
     ]
