@@ -37,6 +37,7 @@ class Setting:
         cautions: what must be said beside every number whatever the workload, such as
             devices that idle.
         symbols: what symbols of passes stand for: name and meaning.
+        whole: names of those that stand for whole numbers.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Setting:
     warnings: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     symbols: tuple[tuple[str, str], ...] = ()
+    whole: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Setting: {self.text()}>"
@@ -150,7 +152,7 @@ class Setting:
         }
         joined |= {
             name: tuple(dict.fromkeys(item for s in settings for item in getattr(s, name)))
-            for name in ("assumptions", "notes", "not_done", "cautions", "symbols")
+            for name in ("assumptions", "notes", "not_done", "cautions", "symbols", "whole")
         }
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept)

@@ -330,6 +330,7 @@ class Compiled:
             warnings=(warning,) if warning else (),
             cautions=(idle,) if idle else (),
             symbols=tuple(pipeline.meanings(self.trace.passes or self.passes).items()),
+            whole=pipeline.whole_symbols(self.trace.passes or self.passes),
         )
 
     @property

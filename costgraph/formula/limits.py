@@ -37,7 +37,7 @@ def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:
         InputError: they allow none.
     """
     check(formula, {})
-    whole = x.name in SIZES
+    whole = is_whole(formula, x)
     first, last, told = start_of(x), None, None
     for limit in formula.limits:
         line = affine(limit.excess, x)
@@ -55,6 +55,14 @@ def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:
     if last is not None and told is not None and last < first:
         raise InputError(f"{formula.name}: no {x} keeps {told.expr} <= {told.bound}: {told.why}")
     return first, last
+
+
+def is_whole(formula: Formula, x: Symbol) -> bool:
+    """Whether a symbol stands for whole numbers: sizes, and those that passes say so of.
+
+    All others are real: acceptances, shares, rates, prices.
+    """
+    return x.name in SIZES or (formula.setting is not None and x.name in formula.setting.whole)
 
 
 def start_of(x: Symbol) -> Expr:

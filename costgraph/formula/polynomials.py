@@ -45,7 +45,7 @@ def kept_sign(poly: Poly, lower: Expr, upper: Expr) -> int:
                 return 0
     at = lower + 1 if upper == oo else (lower + upper) / 2
     at = at if at.is_Rational else Rational(str(at.evalf(_DIGITS)))
-    return 1 if poly.eval(at) > 0 else -1
+    return 1 if poly(at) > 0 else -1
 
 
 def _below(value: Expr) -> Rational:
@@ -75,10 +75,10 @@ def roots_above_zero(poly: Poly) -> list[Expr]:
 
 def _enclosed(poly: Poly, low: Rational, high: Rational) -> Rational:
     """The only root between two numbers, where the sign changes."""
-    rising = poly.eval(high) > 0 or poly.eval(low) < 0
+    rising = poly(high) > 0 or poly(low) < 0
     while high - low > PRECISION * low:
         middle = (low + high) / 2
-        value = poly.eval(middle)
+        value = poly(middle)
         if value == 0:
             return middle
         low, high = (low, middle) if (value > 0) == rising else (middle, high)

@@ -8,15 +8,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Integer, ceiling, oo
+from sympy import Expr, Float, Integer, ceiling, oo
 
 from costgraph.errors import InputError
-from costgraph.formula.limits import domain_of
+from costgraph.formula.limits import domain_of, is_whole
 from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
 from costgraph.formula.terms import Arm, make_term
-from costgraph.formula.trying import LARGEST, tried
+from costgraph.formula.trying import LARGEST, tried, tried_real
 from costgraph.symbols import symbol
 from costgraph.views import view_text
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Question:
     """What was asked: where ``metric`` keeps within ``budget`` along ``over``.
 
-    ``at_least`` makes the budget a floor; ``setting`` says what the metric is about.
+    ``at_least`` makes the budget a floor; ``setting`` says what the metric is about, ``whole``
+    whether the symbol stands for whole numbers.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class Question:
     budget: Expr
     at_least: bool = False
     setting: Setting | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Solution:
         intervals: (lower, upper) ends, in order: exact, of powers and norms within
             a relative 1e-14; first and last whole values where these were tried.
         largest: the largest whole value within the budget; 0 if none, None if
-            there is no largest.
+            there is no largest, or the symbol is real (an acceptance, a share).
         certified: the two neighbouring whole values between which the budget is
             passed for the last time, with the formula's value at each; None where
             ``intervals`` come from closed forms, or it is never passed.
@@ -85,7 +87,8 @@ def solve_for(
 
     Exact where the formula is piecewise polynomial in the symbol; powers and norms
     (calibrated formulas) are enclosed, so no end is missed. Otherwise (ceilings, sums
-    over contexts) whole values are tried, see :mod:`.trying`; ``tried`` says which.
+    over contexts) values are tried, whole ones where the symbol is whole, see
+    :mod:`.trying`; ``tried`` says which.
 
     Args:
         formula: a time, an amount of memory, or a rate.
@@ -105,7 +108,8 @@ def solve_for(
         raise InputError(f"the budget must be positive, not {budget}")
     given = {symbol(k): exact(v) for k, v in values.items() if k != over}
     setting = None if formula.setting is None else formula.setting.at(given)
-    asked = Question(formula.name, formula.unit, over, limit, at_least, setting)
+    whole = is_whole(formula, symbol(over))
+    asked = Question(formula.name, formula.unit, over, limit, at_least, setting, whole)
     try:
         return _exact(formula, asked, at, values)
     except InputError:
@@ -137,7 +141,7 @@ def _exact(
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    return Solution(tuple(inner), _largest(inner), question=asked)
+    return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
 
 
 def _excess(formula: Formula, limit: Expr, at_least: bool) -> Formula:
@@ -208,18 +212,27 @@ def _tried(formula: Formula, asked: Question, values: Mapping[str, Any]) -> Solu
     over, limit, sign = asked.over, float(asked.budget), -1 if asked.at_least else 1
 
     @cache
-    def value(n: int) -> float:
-        return float(formula.evaluate(**{**given, over: n}))
+    def at(x: float) -> float:
+        return float(formula.evaluate(**{**given, over: x}))
 
     begin, end = domain_of(formula.bind(**given), symbol(over))
+    if not asked.whole:
+        top = None if end is None else float(end)
+        known = tried_real(lambda x: sign * (at(x) - limit), float(begin), top)
+        basis = (
+            f"{known.count} values of {over} tried up to {known.last:g}; between two of them "
+            f"{formula.name} is taken to pass the budget once at the most"
+        )
+        ends = tuple((Float(a), oo if b is None else Float(b)) for a, b in known.within)
+        return Solution(ends, None, None, basis, question=asked)
     start, last = max(1, int(ceiling(begin))), None if end is None else int(end)
     if last is not None and last < start:
         raise InputError(f"{formula.name} has no closed form in {over}, and no whole {over} to try")
-    found = tried(lambda n: sign * (value(n) - limit), start, last)
+    found = tried(lambda n: sign * (at(n) - limit), start, last)
     intervals = tuple((Integer(a), oo if b is None else Integer(b)) for a, b in found.within)
     ends = [] if not found.within else [e for e in found.within[-1] if e is not None]
     passed = [(n, n + 1) for n in ends[1:] if n != last] or [(n - 1, n) for n in ends[:1]]
-    certified = next((((a, value(a)), (b, value(b))) for a, b in passed if a >= start), None)
+    certified = next((((a, at(a)), (b, at(b))) for a, b in passed if a >= start), None)
     basis = f"every whole {over} tried"
     if not found.complete:
         reach = "2^60" if found.last == LARGEST else found.last

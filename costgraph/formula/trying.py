@@ -1,4 +1,4 @@
-"""Where a function of whole numbers keeps within a budget, found by trying them.
+"""Where a function of numbers keeps within a budget, found by trying them.
 
 What asks here has no closed form, and may fall, rise, or do one after the other. A short
 range is tried whole. Of a long one the first numbers are tried, then four in each octave;
@@ -84,6 +84,46 @@ def tried(excess: Callable[[int], float], start: int, last: int | None) -> Tried
     if begin is not None:
         found.append((begin, last))
     return Tried(tuple(found), count, greatest, complete)
+
+
+@dataclass(frozen=True)
+class TriedReal:
+    """What trying real numbers found: as :class:`Tried`, ends within a relative 1e-15."""
+
+    within: tuple[tuple[float, float | None], ...]
+    count: int
+    last: float
+
+
+def tried_real(excess: Callable[[float], float], start: float, last: float | None) -> TriedReal:
+    """The ranges of a real number in which ``excess`` is at most zero.
+
+    Between two ends numbers are tried at equal distances, without an end in equal ratios.
+
+    Raises:
+        InputError: a number has no value.
+    """
+    if last is None:
+        numbers = [start + 2 ** (k / OCTAVE) for k in range(-40 * OCTAVE, 40 * OCTAVE + 1)]
+    else:
+        numbers = [start + (last - start) * k / EACH for k in range(1, EACH + 1)]
+    points = [(x, excess(x) <= 0) for x in numbers]
+    found: list[tuple[float, float | None]] = []
+    begin = start if points[0][1] else None
+    for (low, inside), (high, next_inside) in pairwise(points):
+        if inside == next_inside:
+            continue
+        a, b = low, high
+        while a < (middle := (a + b) / 2) < b and b - a > 1e-15 * b:
+            a, b = (middle, b) if (excess(middle) <= 0) == inside else (a, middle)
+        if begin is None:
+            begin = b
+        else:
+            found.append((begin, a))
+            begin = None
+    if begin is not None:
+        found.append((begin, last))
+    return TriedReal(tuple(found), len(numbers), numbers[-1])
 
 
 def _numbers(start: int, last: int, complete: bool) -> Iterator[int]:

@@ -386,6 +386,17 @@ def meanings(passes: Iterable[Pass]) -> dict[str, str]:
     return found
 
 
+def whole_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
+    """Symbols in options of ``passes`` that take whole numbers; all others are real."""
+    found = (
+        name
+        for item in passes
+        for name, option_name in item.symbols.items()
+        if item.options()[option_name].kind == "integer"
+    )
+    return tuple(dict.fromkeys(found))
+
+
 def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
     name = item.name
     if name not in known:

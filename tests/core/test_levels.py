@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sympy import Integer
 
 import costgraph as cg
 from costgraph.errors import HardwareError
 from costgraph.hardware import load_hardware
-from costgraph.hardware.systems import link_to_host
+from costgraph.hardware.systems import link_to
+from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.regions import Region
-from costgraph.ir.tensor import MEMORY
-from costgraph.timing.roofline import reach
+from costgraph.ir.tensor import MEMORY, Role
+from costgraph.timing.roofline import crossings, reach
 
 FAR = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
 
@@ -73,9 +75,19 @@ def test_a_tensor_says_where_it_lies():
 def test_what_is_read_from_a_level_comes_as_fast_as_both_it_and_its_link(device):
     machine = load_hardware(device)
     for name, tier in machine.tiers.items():
-        if tier.bandwidth is None or not link_to_host(machine):
-            with pytest.raises(HardwareError, match=f"no bandwidth of {name}|no link to its host"):
+        cost = Cost(bytes={(name, Role.WEIGHT, Direction.READ): Integer(10**9)})
+        if tier.bandwidth is None:
+            with pytest.raises(HardwareError, match=f"no bandwidth of {name}"):
                 reach(machine, name)
-        else:
-            link, rate = reach(machine, name)
-            assert rate == min(machine.links[link].bandwidth, tier.bandwidth)
+            continue
+        assert reach(machine, name) == tier.bandwidth
+        if not link_to(machine, name):
+            with pytest.raises(HardwareError, match="no link to its host"):
+                list(crossings(cost, machine))
+            continue
+        link = machine.links[link_to(machine, name)]
+        times = [
+            arm.expr - (link.latency or 0) * ("link" in arm.resource)
+            for arm in crossings(cost, machine)
+        ]
+        assert max(times) == 10**9 / min(link.bandwidth, tier.bandwidth)

@@ -10,6 +10,9 @@ from costgraph.rewriting.pipeline import Option
 from costgraph.showing.export.plain_json import print_json
 from costgraph.showing.export.terminal import print_table
 
+#: Characters of a line of prose where the output is no terminal.
+PAGE = 100
+
 
 def list_passes(as_json: bool) -> None:
     """Every pass with one line on what it does."""
@@ -40,7 +43,7 @@ def show_pass(name: str, as_json: bool) -> None:
         (o["name"], str(o["default"]), _values(cls.options()[o["name"]]), o["help"])
         for o in _pass_object(cls)["options"]
     ]
-    print_table(("option", "default", "values", "meaning"), rows)
+    print_table(("option", "default", "values", "meaning"), rows, lines=PAGE)
     for label, text in (("formula", cls.formula), ("source", cls.source)):
         if text:
             print(f"\n{label}: {text}")

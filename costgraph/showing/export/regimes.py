@@ -216,7 +216,9 @@ def solution_text(found: Solution) -> str:
     lines = _about(asked.setting)
     lines.append(f"{asked.metric} {sign} {value_text(float(asked.budget), asked.unit)}")
     start = found.intervals[0][0] if len(found.intervals) == 1 else oo
-    if found.largest is None and start.is_number and 1 < start < oo:
+    if not asked.whole:
+        lines.extend(() if found.intervals else [f"  no {over} keeps within the budget"])
+    elif found.largest is None and start.is_number and 1 < start < oo:
         lines.append(f"  smallest whole {over}: {ceiling(start)}; none above is too large")
     elif found.largest is None:
         lines.append(f"  no largest {over}: the budget holds however large it is")

@@ -55,14 +55,18 @@ def print_table(
     rows: Sequence[Sequence[str]],
     caption: str = "",
     optional: Sequence[str] = (),
+    lines: int | None = None,
 ) -> None:
-    """Print any table to standard output; ``optional`` columns give way to a narrow one."""
+    """Print any table to standard output; ``optional`` columns give way to a narrow one.
+
+    ``lines`` is how long they are where the output is no terminal; without it as they need.
+    """
     if width() is not None:
         _print_rich(head, rows, [caption] if caption else [], [""] * len(rows), optional)
         return
     if caption:
         print(visible(caption) + "\n")
-    print(plain_table(head, rows))
+    print(plain_table(head, rows, lines))
 
 
 def console(errors: bool = False, wide: int | None = None) -> Console:
