@@ -450,5 +450,5 @@ def test_heads_of_other_models_are_asked_for_as_the_option_lists_them(kind):
 def test_vocabularies_that_differ_by_padding_are_one_and_said(model, draft):
     made = cg.compile(model, "h100", f"speculative{{draft={draft}}}")
     assert any("rows differ by padding alone" in s for s in made.assumptions)
-    with pytest.raises(CostgraphError, match="share=vocabulary: .* are not like"):
+    with pytest.raises(CostgraphError, match=r"share=vocabulary: .* are not like"):
         cg.compile(model, "h100", f"speculative{{draft={draft},share=vocabulary}}")
