@@ -121,30 +121,64 @@ def transported(p: Distribution, q: Distribution, candidates: int) -> Expr:
     return Rational(best)
 
 
-def rejections(target: Sequence[Matrix], draft: Sequence[Matrix], start: Distribution) -> Expr:
+def rejections(
+    target: Sequence[Matrix], draft: Sequence[Matrix], start: Distribution, batch: int = 1
+) -> Expr:
     """Expected rejections over a sequence of a Markov chain: ``Σ_n E[TV(p_n, q_n)]``.
 
     No unbiased rule that drafts from these rejects less often (Yin et al., arXiv 2411.00841,
     Theorems 1 and 2). With a free draft and no end of a chain, target passes are rejections.
 
+    With a ``batch`` of ``M``, as many drafts begin behind each rejection, and at the start: their
+    first tokens are tried one after the other, each against what is left of the target
+    (:func:`recursive`). The one that stands goes on alone, so that a token behind one that stood
+    is rejected with ``TV`` as before, one behind a rejection with the product of ``M`` variations.
+
     Args:
         target, draft: a matrix of transitions per token after the first; row ``x`` is the
             distribution after token ``x``.
         start: the target's distribution of the token before them.
+        batch: drafts that begin together.
     """
     if len(target) != len(draft):
         raise InputError(f"{len(target)} steps of the target, {len(draft)} of the draft")
-    at, found = distribution(start, "start"), Fraction(0)
+    if batch < 1:
+        raise InputError(f"a batch has one draft at least, not {batch}")
+    # Tokens that stand behind a rejection (or begin), and those behind one that stood.
+    fresh = distribution(start, "start")
+    going: tuple[Fraction, ...] = (Fraction(0),) * len(fresh)
+    found = Fraction(0)
     for p, q in zip(target, draft, strict=True):
-        if not len(p) == len(q) == len(at):
-            raise InputError(f"matrices of {len(p)} and {len(q)} rows for {len(at)} tokens")
-        rows = [_pair(a, b) for a, b in zip(p, q, strict=True)]
-        found += sum(w * (1 - _common(a, b)) for w, (a, b) in zip(at, rows, strict=True))
-        reached = (
-            sum(w * a[x] for w, (a, _) in zip(at, rows, strict=True)) for x in range(len(at))
-        )
-        at = tuple(map(Fraction, reached))
+        if not len(p) == len(q) == len(fresh):
+            raise InputError(f"matrices of {len(p)} and {len(q)} rows for {len(fresh)} tokens")
+        corrected, stood = [Fraction(0)] * len(fresh), [Fraction(0)] * len(fresh)
+        for a, b, begun, gone in zip(p, q, fresh, going, strict=True):
+            row, other = _pair(a, b)
+            for weight, tries_ in ((begun, batch), (gone, 1)):
+                if weight == 0:
+                    continue
+                lost = _left(row, other, tries_)
+                found += weight * sum(lost)
+                for y, (all_, rest) in enumerate(zip(row, lost, strict=True)):
+                    corrected[y] += weight * rest
+                    stood[y] += weight * (all_ - rest)
+        fresh, going = tuple(corrected), tuple(stood)
     return Rational(found)
+
+
+def _left(
+    target: Sequence[Fraction], draft: Sequence[Fraction], tries_: int
+) -> tuple[Fraction, ...]:
+    """Of each token, how likely it is written because all of so many tries were rejected."""
+    left, share = tuple(target), Fraction(1)
+    for _ in range(tries_):
+        rest = tuple(max(Fraction(0), a - b) for a, b in zip(left, draft, strict=True))
+        total = sum(rest, Fraction(0))
+        share *= total
+        if share == 0:
+            return (Fraction(0),) * len(left)
+        left = tuple(r / total for r in rest)
+    return tuple(share * x for x in left)
 
 
 def _common(p: Sequence[Fraction], q: Sequence[Fraction]) -> Fraction:

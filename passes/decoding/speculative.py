@@ -432,7 +432,9 @@ class Speculative(Pass):
 
         own = pipeline.parse(self.draft_passes, PASSES)
         if any(p.stage is Stage.DECODING for p in own):
-            raise PipelineError("draft-passes: a draft does not speculate itself")
+            raise PipelineError(
+                "draft-passes: a draft does not speculate itself: cascades are not modelled"
+            )
         return own
 
     def _inherited(self, past: Sequence[pipeline.Step]) -> tuple[Pass, ...]:

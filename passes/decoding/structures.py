@@ -187,7 +187,10 @@ def _ending(
     item: Speculative, acceptance: Acceptance, make: Callable[..., Round], share: Expr
 ) -> Round:
     if item.batch != "ragged":
-        raise PipelineError("batch=sync is not defined for drafts that end themselves")
+        raise PipelineError(
+            "batch=sync is not defined for drafts that end themselves: they end at different "
+            "lengths, and nothing says who waits for whom"
+        )
     gamma = whole(_gamma(item, acceptance))
     if gamma > LONGEST_UNSURE:
         raise PipelineError(

@@ -140,6 +140,44 @@ def test_rejections_of_a_chain_are_those_of_a_simulation():
     assert round(50 / 16.41, 2) == 3.05
 
 
+@pytest.mark.parametrize("batch", [2, 4])
+def test_drafts_that_begin_together_are_rejected_as_a_simulation_says(batch):
+    """Recursive rejection behind each rejection, one draft behind a token that stood."""
+    rng = np.random.default_rng(batch)
+    steps, size, runs = 8, 4, 2_500
+    target, draft = (rng.dirichlet(np.full(size, 0.6), (steps, size)).round(3) for _ in "pq")
+    target /= target.sum(-1, keepdims=True)
+    draft /= draft.sum(-1, keepdims=True)
+    start = np.full(size, 1 / size)
+    formula = float(rejections(target, draft, start, batch))
+    rejected = np.zeros(runs)
+    for run in range(runs):
+        token, fresh = rng.integers(size), True
+        for p, q in zip(target, draft, strict=True):
+            left = p[token]
+            for _ in range(batch if fresh else 1):
+                drawn = int((q[token].cumsum() < rng.random()).sum().clip(0, size - 1))
+                if rng.random() * q[token, drawn] < left[drawn]:
+                    token, fresh = drawn, False
+                    break
+                left = np.maximum(left - q[token], 0)
+                left = left / left.sum()
+            else:
+                token, fresh = int((left.cumsum() < rng.random()).sum().clip(0, size - 1)), True
+                rejected[run] += 1
+    assert abs(rejected.mean() - formula) < 5 * rejected.std() / runs**0.5
+    assert formula < float(rejections(target, draft, start))
+
+
+def test_a_batch_of_one_token_is_recursive_rejection():
+    p, q = normed([1, 2, 3]), normed([3, 2, 0])
+    for batch in (1, 2, 4):
+        alone = rejections([[p] * 3], [[q] * 3], p, batch)
+        assert alone == 1 - recursive(p, q, batch).any_of(1, len(recursive(p, q, batch).shares[0]))
+    with pytest.raises(InputError, match="one draft at least"):
+        rejections([[p] * 3], [[q] * 3], p, 0)
+
+
 def test_independent_tokens_are_rejected_as_often_as_they_disagree():
     p, q = normed([1, 2, 3]), normed([3, 2, 0])
     alpha = agreement(p, q)
