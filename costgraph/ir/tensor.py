@@ -11,6 +11,8 @@ from sympy import Add, Expr, Integer, Mul
 from costgraph.formula.outline import INSIDE
 from costgraph.ir.dtypes import DType
 
+#: Sides of kernels are shorter, rows of matrices are not.
+KERNEL = 16
 ZERO = Integer(0)
 #: The off-chip memory of whoever runs an operation.
 MEMORY = "memory"
@@ -95,8 +97,20 @@ class Tensor:
     @property
     def _kept_as(self) -> DType:
         """The format in rows of this length: a part of a matrix has scales for its own rows."""
-        matrix = self.role is Role.WEIGHT and len(self.shape) > 1
-        return self.dtype.along(self.shape[-1]) if matrix else self.dtype
+        if self.role is not Role.WEIGHT or len(self.shape) < 2:
+            return self.dtype
+        return self.dtype.along(self._row)
+
+    @property
+    def _row(self) -> Expr:
+        """Elements of a row: the last axis of matrices; of kernels ``(oc, …)`` all but the first.
+
+        Stacks of matrices have three axes, kernels three or more, the last ones short.
+        """
+        last = self.shape[-1]
+        short = last.is_number and last < KERNEL
+        kernel = len(self.shape) > 3 or (len(self.shape) == 3 and short)
+        return Mul(*self.shape[1:]) if kernel else last
 
     @cached_property
     def narrow(self) -> Expr:

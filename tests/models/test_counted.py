@@ -28,6 +28,14 @@ CONVENTION = {"mask": "compute", "logits": "all", "mla": "naive"}
 #: Classes that multiply every token with every expert, though each needs only some.
 ALL_EXPERTS = {"llama-4-scout", "llama-4-maverick"}
 
+#: Classes that keep a window of rows where attention sees those of its chunk alone; layers in
+#: four of which three do.
+CHUNKED = {"llama-4-scout", "llama-4-maverick"}
+CHUNK = 8192
+
+#: Parameters of towers that are not counted, which the model says.
+TOWERS = {"gemma-4-26b-a4b": 572_792_112}
+
 #: Models that other files compare: test_counted_scans.py takes the scans' parts
 #: apart, test_counted_encoders.py knows phases other than prefill and decode, and
 #: test_counted_vision.py knows images.
@@ -76,7 +84,11 @@ def program(name: str):
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_parameters_are_equal(name):
-    assert parameters(program(name).graph) == COUNTED[name]["params"]["total"]
+    left_out = TOWERS.get(name, 0)
+    assert parameters(program(name).graph) + left_out == COUNTED[name]["params"]["total"]
+    assert (left_out > 0) == any(
+        "also holds a vision tower" in a for a in program(name).assumptions
+    )
 
 
 def products(graph, values) -> int:
@@ -105,7 +117,19 @@ def test_products_are_equal(name, case):
         text = config(name)["text_config"]
         rest = text["num_local_experts"] - text["num_experts_per_tok"]
         wanted -= counted["routed_experts"] * rest // text["num_local_experts"]
+    if phase == "decode" and behind_the_chunk(name, context):
+        text = config(name)["text_config"]
+        width = text["num_attention_heads"] * text["head_dim"]
+        wanted -= 4 * int(batch) * width * behind_the_chunk(name, context)
     assert products(graph, values) == wanted
+
+
+def behind_the_chunk(name: str, context: int) -> int:
+    """Rows that chunked layers keep and attend in the class, all together, though none sees them."""
+    if name not in CHUNKED:
+        return 0
+    layers = config(name)["text_config"]["num_hidden_layers"] * 3 // 4
+    return layers * (min(context, CHUNK) - ((context - 1) % CHUNK + 1))
 
 
 def stored(graph, values) -> tuple[int, int]:
@@ -138,6 +162,11 @@ def test_caches_are_equal(name):
         # What the next decode step finds cached.
         values = {B: Integer(batch), q: Integer(1), T: Integer(length + 1)}
         caches, states = stored(graph, values)
-        if counted.get("kv_bytes_bf16") is not None:
-            assert caches == counted["kv_bytes_bf16"], case
+        wanted = counted.get("kv_bytes_bf16")
+        if wanted is not None:
+            if behind_the_chunk(name, length + 1):
+                text = config(name)["text_config"]
+                row = 4 * text["num_key_value_heads"] * text["head_dim"]
+                wanted -= batch * row * behind_the_chunk(name, length + 1)
+            assert caches == wanted, case
         assert states == counted.get("state_numel", 0), case
