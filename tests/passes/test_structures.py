@@ -17,6 +17,7 @@ from costgraph.passes.decoding.acceptance import Constant, Measured, emitted, tr
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.passes.decoding.structures import SHAPING, STRUCTURES
 from costgraph.passes.decoding.trees import MOST_NODES, Tree, best_tree
+from costgraph.showing.export.listing import show_pass
 from costgraph.symbols import T, q
 
 TARGET, DRAFT = "opt-13b", "opt-125m"
@@ -370,3 +371,10 @@ def test_parameters_count_what_drafts_add(draft, added):
         for p in ("fuse", f"fuse,speculative{{draft={draft}}}")
     )
     assert made - alone == added
+
+
+def test_the_page_of_a_pass_is_broken_into_lines(capsys):
+    show_pass("speculative", as_json=False)
+    shown = capsys.readouterr().out
+    assert "draft" in shown
+    assert max(map(len, shown.splitlines())) <= 100
