@@ -167,12 +167,19 @@ def regimes(
     first, last = domain_of(bound, x)
     ladders = [ladder(t, x, judge, first, last) for t in bound.terms]
     pieces: list[Regime] = []
+    # What a term adds in one of its intervals, written out once for all pieces there.
+    known: dict[tuple[int, Expr], Expr] = {}
+
+    def part(index: int, rung: Rung) -> Expr:
+        if (index, rung.lower) not in known:
+            term = bound.terms[index]
+            added = term.count * rung.expr
+            known[index, rung.lower] = added if term.any_smooth else sympy.expand(added)
+        return known[index, rung.lower]
+
     for lower, upper, rungs in joined(ladders, x, judge, first, last):
-        plain: list[Expr] = []
-        smooth: list[Expr] = []
-        for term, rung in zip(bound.terms, rungs, strict=True):
-            (smooth if term.any_smooth else plain).append(term.count * rung.expr)
-        total = Add(sympy.expand(Add(*plain)), *smooth)
+        parts = (part(i, rung) for i, rung in enumerate(rungs))
+        total = Add(*parts)
         if bound.numerator is not None:
             total = bound.numerator / total
         bound_by = bounds(pair for rung in rungs for pair in rung.found)

@@ -223,8 +223,8 @@ def _tried(formula: Formula, asked: Question, values: Mapping[str, Any]) -> Solu
             f"{known.count} values of {over} tried up to {known.last:g}; between two of them "
             f"{formula.name} is taken to pass the budget once at the most"
         )
-        ends = tuple((Float(a), oo if b is None else Float(b)) for a, b in known.within)
-        return Solution(ends, None, None, basis, question=asked)
+        real = tuple((Float(a), oo if b is None else Float(b)) for a, b in known.within)
+        return Solution(real, None, None, basis, question=asked)
     start, last = max(1, int(ceiling(begin))), None if end is None else int(end)
     if last is not None and last < start:
         raise InputError(f"{formula.name} has no closed form in {over}, and no whole {over} to try")

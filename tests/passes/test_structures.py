@@ -17,6 +17,7 @@ from costgraph.passes.decoding.acceptance import Constant, Measured, emitted, tr
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.passes.decoding.structures import SHAPING, STRUCTURES
 from costgraph.passes.decoding.trees import MOST_NODES, Tree, best_tree
+from costgraph.showing.export.listing import show_pass
 from costgraph.symbols import T, q
 
 TARGET, DRAFT = "opt-13b", "opt-125m"
@@ -338,3 +339,42 @@ def test_no_round_beats_a_free_draft_with_free_verification(plain, options):
     for batch, context in ((1, 64), (64, 900)):
         least = plain.tpot.evaluate(B=batch, T=context)
         assert made.tpot.evaluate(B=batch, T=context) >= passes * least * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("alpha", ["0.5", "0.9"])
+def test_the_best_tree_is_never_below_the_best_chain(alpha):
+    def time(options: str) -> float:
+        text = f"fuse,speculative{{draft={DRAFT},alpha={alpha},{options}}}"
+        return float(cg.compile("opt-6.7b", "h100", text).tpot.evaluate(B=4, T=1024))
+
+    at = "at-batch=4,at-context=1024"
+    chain = time(f"gamma=optimal,{at}")
+    tree = time(f"gamma=optimal,tree=optimal,nodes=optimal,{at}")
+    assert tree <= chain
+    assert tree <= time("tree=optimal,gamma=8,nodes=64")
+
+
+@pytest.mark.parametrize(
+    ("draft", "added"),
+    [
+        ("heads,gamma=5", 739_266_560),
+        ("blockwise,gamma=1", 2 * 4 * 4096**2 + 5 * 4096),
+        ("pass,gamma=4", 4 * 4096),
+        ("skip", 0),
+        ("llama-2-7b", 6_738_415_616),
+        ("phrases,phrases=1000", 1000 * 4096),
+    ],
+)
+def test_parameters_count_what_drafts_add(draft, added):
+    alone, made = (
+        cg.compile("llama-2-7b", "h100", p).parameters
+        for p in ("fuse", f"fuse,speculative{{draft={draft}}}")
+    )
+    assert made - alone == added
+
+
+def test_the_page_of_a_pass_is_broken_into_lines(capsys):
+    show_pass("speculative", as_json=False)
+    shown = capsys.readouterr().out
+    assert "draft" in shown
+    assert max(map(len, shown.splitlines())) <= 100

@@ -7,8 +7,9 @@ from typing import Any
 from costgraph.errors import PipelineError, clip, nearest
 from costgraph.number import MOST
 from costgraph.rewriting.pipeline import Option
+from costgraph.showing.export.fitting import wrapped
 from costgraph.showing.export.plain_json import print_json
-from costgraph.showing.export.terminal import print_table
+from costgraph.showing.export.terminal import print_table, width
 
 #: Characters of a line of prose where the output is no terminal.
 PAGE = 100
@@ -46,9 +47,9 @@ def show_pass(name: str, as_json: bool) -> None:
     print_table(("option", "default", "values", "meaning"), rows, lines=PAGE)
     for label, text in (("formula", cls.formula), ("source", cls.source)):
         if text:
-            print(f"\n{label}: {text}")
+            print("\n" + wrapped(f"{label}: {text}", width() or PAGE))
     for sentence in cls.assumptions:
-        print(f"assumes: {sentence}")
+        print(wrapped(f"assumes: {sentence}", width() or PAGE))
     _print_quality(name)
 
 
