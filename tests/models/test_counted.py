@@ -125,7 +125,7 @@ def test_products_are_equal(name, case):
 
 
 def behind_the_chunk(name: str, context: int) -> int:
-    """Rows that chunked layers keep and attend in the class, all together, though none sees them."""
+    """Rows that chunked layers keep and attend in the class, though no query sees them."""
     if name not in CHUNKED:
         return 0
     layers = config(name)["text_config"]["num_hidden_layers"] * 3 // 4
