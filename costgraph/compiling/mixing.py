@@ -103,6 +103,7 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
     """Seconds of one step of a mix, over the mix's symbols."""
     setting = compiled.setting.assuming(f"{ASSUMED}; {LOGITS}")
+    setting = setting.counting(*(s.name for s in mix.symbols))
     return Formula(
         "step", "s", step_terms(compiled, mix), None, tuple(_limits(compiled, mix)),
         compiled._rates if compiled.timing is None else {}, setting,

@@ -16,7 +16,7 @@ from costgraph.errors import InputError, MissingRuleError
 from costgraph.ir.cost import Direction
 from costgraph.ir.mix import Mix
 from costgraph.ir.tensor import Role
-from costgraph.symbols import B, q
+from costgraph.symbols import B, q, symbol
 
 MODELS = sorted(p.stem for p in (Path(__file__).parents[2] / "models" / "configs").glob("*.json"))
 MIX = Mix.of((3, 1, 700), (2, 1, 90), (1, 256, 256), (2, 128, 640))
@@ -166,3 +166,23 @@ def test_wrong_mixes_are_refused_in_one_line():
         mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,early-exit{exit=16,p=0.5}"), MIX)
     with pytest.raises(InputError, match="no positions beyond"):
         mixed_step(made, Mix.of((1, 1, "T")))(T=1025)
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_sizes_of_a_mix_are_whole_whatever_they_are_called(fidelity):
+    """A budget has a largest whole value, of every symbol, after renaming as well."""
+    made = cg.compile("llama-3.2-1b", "h100", "fuse", fidelity=fidelity)
+    step = made.step(("users", 1, "seen"), (1, "piece", "reached"))
+    at = {"users": 32, "seen": 1024, "piece": 512, "reached": 4096}
+    for name in at:
+        others = {k: v for k, v in at.items() if k != name}
+        budget = 1.5 * step(**at)
+        most = step.solve_for(name, budget, **others).largest
+        if name == "piece" and most == others["reached"]:
+            continue
+        assert step(**others | {name: most}) <= budget < step(**others | {name: most + 1})
+    renamed = step.substitute({symbol("users"): symbol("places")})
+    others = {k: v for k, v in at.items() if k != "users"}
+    budget = 1.5 * step(**at)
+    most = step.solve_for("users", budget, **others).largest
+    assert renamed.solve_for("places", budget, **others).largest == most > 0
