@@ -186,3 +186,33 @@ def test_sizes_of_a_mix_are_whole_whatever_they_are_called(fidelity):
     budget = 1.5 * step(**at)
     most = step.solve_for("users", budget, **others).largest
     assert renamed.solve_for("places", budget, **others).largest == most > 0
+
+
+@pytest.mark.parametrize("model", ["deepseek-v2-lite", "kimi-k2"])
+def test_what_two_graphs_have_in_common_runs_once(model):
+    """Latent attention: all but the products of absorbed and expanded keys and values."""
+    made = compiled(model)
+    rows = [r.name for r in flat(step_items(made, Mix.of((4, 1, 900), (1, 64, 512))))]
+    twice = {r.removeprefix("prompt.").rpartition(".")[2] for r in rows if r.startswith("prompt.")}
+    assert "o_proj" not in twice
+    assert {"k_up", "v_up"} < twice
+    assert sum(r.endswith("o_proj") for r in rows) == 2  # of dense layers, of those with experts
+
+
+@pytest.mark.parametrize("passes", ["parallel{cp=2}", "fuse,parallel{cp=2}"])
+def test_prompts_whose_tokens_are_shared_otherwise_are_refused(passes):
+    made = cg.compile("llama-3.2-1b", "2xh100", passes)
+    with pytest.raises(InputError, match="in different ways"):
+        made.step(("c", 1, "T"), (1, "C", "P"))
+
+
+@pytest.mark.parametrize("passes", ["parallel{dp=2}", "fuse,parallel{ep=2}"])
+def test_replicas_need_a_sequence_each_of_every_group(passes):
+    model = "qwen3-30b-a3b" if "ep" in passes else "llama-3.2-1b"
+    made = cg.compile(model, "2xh100", passes)
+    with pytest.raises(InputError, match="needs a sequence"):
+        made.step(("c", 1, "T"), (1, 64, 512))(c=8, T=900)
+    step = made.step(("c", 1, "T"), (2, 64, 512))
+    assert step(c=2, T=900) > 0
+    with pytest.raises(InputError, match="needs a sequence"):
+        step(c=1, T=900)
