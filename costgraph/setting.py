@@ -81,6 +81,10 @@ class Setting:
         """The setting of something that rests on further sentences."""
         return replace(self, assumptions=tuple(dict.fromkeys((*self.assumptions, *sentences))))
 
+    def counting(self, *names: str) -> Setting:
+        """The setting of something in which further symbols stand for whole numbers."""
+        return replace(self, whole=tuple(dict.fromkeys((*self.whole, *names))))
+
     def lines(self, *more: str, warning: str = "", without: Collection[str] = ()) -> list[str]:
         """:meth:`text`, and under it what must be said: ``warning`` of the workload, or of all."""
         return [self.text(*more, without=without), *self.said(warning)]

@@ -103,6 +103,7 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
     """Seconds of one step of a mix, over the mix's symbols."""
     setting = compiled.setting.assuming(f"{ASSUMED}; {LOGITS}")
+    setting = setting.counting(*(s.name for s in mix.symbols))
     return Formula(
         "step", "s", step_terms(compiled, mix), None, tuple(_limits(compiled, mix)),
         compiled._rates if compiled.timing is None else {}, setting,
@@ -111,8 +112,15 @@ def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
 
 def _limits(compiled: Compiled, mix: Mix) -> Iterator[Limit]:
     """The program's limits, and that nobody has more new tokens than positions."""
+    prefill, decode = phases_of_steps(compiled.program)
     for group in mix.groups:
-        values: dict[Expr, Expr] = {q: group.new, T: group.context, S: group.context}
+        part = _part(group, decode if group.decodes else prefill)
+        values: dict[Expr, Expr] = {
+            B: part.sequences,
+            q: part.new,
+            T: part.context,
+            S: part.context,
+        }
         for limit in compiled.program.limits:
             made = limit.mapped(lambda e, v=values: e.xreplace(v))  # type: ignore[misc]
             if not dominates(made.bound, made.expr):

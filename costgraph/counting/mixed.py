@@ -28,6 +28,7 @@ from costgraph.errors import InputError, MissingRuleError
 from costgraph.formula.least import bound
 from costgraph.hardware.links import Messages
 from costgraph.ir.cost import Cost
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.symbols import B, T, q
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def mixed_items(
         parts: the groups.
 
     Raises:
-        InputError: two different graphs with operations that overlap.
+        InputError: two different graphs with operations that overlap, or that share tokens
+            in different ways.
         MissingRuleError: as :func:`mixed`.
     """
     stepping = [p for p in parts if p.phase.is_single_query]
@@ -171,17 +173,32 @@ def _matched(
         if twin is not None and not looks_back(row) and _alike(row, twin):
             made.append(_row(row, (*stepping, *longer)))
             del rest[row.name]
+        elif twin is not None and not looks_back(row) and _shapes(row) != _shapes(twin):
+            raise InputError(
+                f"prompts and decode steps share the tokens of {row.name!r} among devices in "
+                "different ways: their mixes are not counted"
+            )
         else:
             made.append(_row(row, stepping))
     return [*made, *(_row(row, longer, "prompt") for row in rest.values())]
 
 
 def _alike(a: Row, b: Row) -> bool:
+    """Whether two graphs have one operation: activations may come from elsewhere."""
     return (
-        a.node == b.node
-        and a.graph.operands(a.node) == b.graph.operands(b.node)
-        and (a.cost, a.count, a.presence) == (b.cost, b.count, b.presence)
-    )
+        (a.kind, a.cost, a.count, a.presence) == (b.kind, b.cost, b.count, b.presence)
+        and _operands(a) == _operands(b)
+    )  # fmt: skip
+
+
+def _operands(row: Row) -> list[Tensor]:
+    """What it reads and makes, activations without their names."""
+    found = (*row.graph.operands(row.node), *row.node.outputs)
+    return [replace(t, name="") if t.role is Role.ACTIVATION else t for t in found]
+
+
+def _shapes(row: Row) -> list[tuple[Expr, ...]]:
+    return [t.shape for t in row.node.outputs]
 
 
 def _item(item: Item, parts: Sequence[Part]) -> Item:

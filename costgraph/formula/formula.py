@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.formula.limits import check
+from costgraph.formula.limits import check, is_whole
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Term, collected, merged, remade
@@ -230,7 +230,15 @@ class Formula:
         return replace(made, limits=kept, setting=setting)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
-        """The formula with symbols replaced; maxima that become decided collapse."""
+        """The formula with symbols replaced; maxima that become decided collapse.
+
+        What stands for a symbol of whole numbers is whole as well.
+        """
+        setting = self.setting
+        if setting is not None:
+            setting = setting.counting(
+                *(v.name for k, v in replacements.items() if v.is_Symbol and is_whole(self, k))
+            )
 
         def f(expr: Expr) -> Expr:
             return placed(expr, replacements)
@@ -242,6 +250,7 @@ class Formula:
             numerator=None if self.numerator is None else f(self.numerator),
             limits=tuple(x.mapped(f) for x in self.limits),
             rates={k: f(v) for k, v in self.rates.items()},
+            setting=setting,
         )
 
     # --- analysis -----------------------------------------------------------

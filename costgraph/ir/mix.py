@@ -82,13 +82,18 @@ class Mix:
         """Sequences of the whole step."""
         return Add(*(g.sequences for g in self.groups))
 
-    @cached_property
-    def apart(self) -> tuple[Mix, dict[Expr, Expr]]:
-        """The mix over symbols that no graph has, and what they stand for."""
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """What sizes are left as, by name."""
         found: set[Symbol] = set()
         for g in self.groups:
             found |= g.sequences.free_symbols | g.new.free_symbols | g.context.free_symbols
-        names = {s: Dummy(s.name, positive=True) for s in sorted(found, key=lambda s: s.name)}
+        return tuple(sorted(found, key=lambda s: s.name))
+
+    @cached_property
+    def apart(self) -> tuple[Mix, dict[Expr, Expr]]:
+        """The mix over symbols that no graph has, and what they stand for."""
+        names = {s: Dummy(s.name, positive=True) for s in self.symbols}
 
         def f(e: Expr) -> Expr:
             return e.xreplace(names)

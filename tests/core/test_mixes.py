@@ -16,7 +16,7 @@ from costgraph.errors import InputError, MissingRuleError
 from costgraph.ir.cost import Direction
 from costgraph.ir.mix import Mix
 from costgraph.ir.tensor import Role
-from costgraph.symbols import B, q
+from costgraph.symbols import B, q, symbol
 
 MODELS = sorted(p.stem for p in (Path(__file__).parents[2] / "models" / "configs").glob("*.json"))
 MIX = Mix.of((3, 1, 700), (2, 1, 90), (1, 256, 256), (2, 128, 640))
@@ -166,3 +166,53 @@ def test_wrong_mixes_are_refused_in_one_line():
         mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,early-exit{exit=16,p=0.5}"), MIX)
     with pytest.raises(InputError, match="no positions beyond"):
         mixed_step(made, Mix.of((1, 1, "T")))(T=1025)
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_sizes_of_a_mix_are_whole_whatever_they_are_called(fidelity):
+    """A budget has a largest whole value, of every symbol, after renaming as well."""
+    made = cg.compile("llama-3.2-1b", "h100", "fuse", fidelity=fidelity)
+    step = made.step(("users", 1, "seen"), (1, "piece", "reached"))
+    at = {"users": 32, "seen": 1024, "piece": 512, "reached": 4096}
+    for name in at:
+        others = {k: v for k, v in at.items() if k != name}
+        budget = 1.5 * step(**at)
+        most = step.solve_for(name, budget, **others).largest
+        if name == "piece" and most == others["reached"]:
+            continue
+        assert step(**others | {name: most}) <= budget < step(**others | {name: most + 1})
+    renamed = step.substitute({symbol("users"): symbol("places")})
+    others = {k: v for k, v in at.items() if k != "users"}
+    budget = 1.5 * step(**at)
+    most = step.solve_for("users", budget, **others).largest
+    assert renamed.solve_for("places", budget, **others).largest == most > 0
+
+
+@pytest.mark.parametrize("model", ["deepseek-v2-lite", "kimi-k2"])
+def test_what_two_graphs_have_in_common_runs_once(model):
+    """Latent attention: all but the products of absorbed and expanded keys and values."""
+    made = compiled(model)
+    rows = [r.name for r in flat(step_items(made, Mix.of((4, 1, 900), (1, 64, 512))))]
+    twice = {r.removeprefix("prompt.").rpartition(".")[2] for r in rows if r.startswith("prompt.")}
+    assert "o_proj" not in twice
+    assert {"k_up", "v_up"} < twice
+    assert sum(r.endswith("o_proj") for r in rows) == 2  # of dense layers, of those with experts
+
+
+@pytest.mark.parametrize("passes", ["parallel{cp=2}", "fuse,parallel{cp=2}"])
+def test_prompts_whose_tokens_are_shared_otherwise_are_refused(passes):
+    made = cg.compile("llama-3.2-1b", "2xh100", passes)
+    with pytest.raises(InputError, match="in different ways"):
+        made.step(("c", 1, "T"), (1, "C", "P"))
+
+
+@pytest.mark.parametrize("passes", ["parallel{dp=2}", "fuse,parallel{ep=2}"])
+def test_replicas_need_a_sequence_each_of_every_group(passes):
+    model = "qwen3-30b-a3b" if "ep" in passes else "llama-3.2-1b"
+    made = cg.compile(model, "2xh100", passes)
+    with pytest.raises(InputError, match="needs a sequence"):
+        made.step(("c", 1, "T"), (1, 64, 512))(c=8, T=900)
+    step = made.step(("c", 1, "T"), (2, 64, 512))
+    assert step(c=2, T=900) > 0
+    with pytest.raises(InputError, match="needs a sequence"):
+        step(c=1, T=900)

@@ -1,0 +1,121 @@
+"""Writes the table of loads in docs/serving.md, or with --check says whether it is current.
+
+The table stands between ``<!-- table: loads -->`` and ``<!-- end -->``. A cell is the closed
+form beside the simulation, of the same step times.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import costgraph as cg
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Continuous,
+    Lengths,
+    Policy,
+    Pool,
+    PrefillFirst,
+    Queue,
+    StepTimes,
+    poisson,
+    simulate,
+)
+
+PAGE = Path(__file__).parents[1] / "serving.md"
+PART = re.compile(r"(<!-- table: loads -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+LOADS = (0.3, 0.6, 0.8, 0.9, 0.95)
+HEAD = """\
+| model | policy | λ* | load | tpot | | ttft | |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model of the table and its traffic.
+
+    Attributes:
+        model, on, passes: what is compiled, calibrated.
+        prompt, answer: tokens of every request.
+        limit: sequences at most.
+    """
+
+    model: str
+    on: str
+    passes: str
+    prompt: int
+    answer: int
+    limit: int
+
+    @cached_property
+    def times(self) -> StepTimes:
+        """Times of its steps."""
+        made = cg.compile(self.model, self.on, self.passes, fidelity="calibrated")
+        return StepTimes(made, self.prompt + self.answer)
+
+    def policies(self) -> tuple[Policy, ...]:
+        """In the order of the table."""
+        return PrefillFirst(self.limit), Continuous(self.limit), ChunkedPrefill(self.limit, 512)
+
+    def queue(self, policy: Policy) -> Queue:
+        """The closed form."""
+        return Queue(self.times, policy, Lengths(self.prompt), Lengths(self.answer))
+
+    def simulated(self, policy: Policy, rate: float) -> tuple[float, float]:
+        """Mean time per token and to the first one: 8000 requests, the first fifth left out."""
+        made = poisson(rate, 8000, Lengths(self.prompt), Lengths(self.answer), 3)
+        seen = simulate(made, Pool(self.times, policy)).after(0.2)
+        return float(seen.tpot.mean()), float(seen.ttft.mean())
+
+    def row(self, policy: Policy, load: float) -> str:
+        """A line of the table."""
+        queue = self.queue(policy)
+        steady = queue.at(load * queue.stable_rate)
+        tpot, ttft = self.simulated(policy, steady.rate)
+        cells = (self.model, policy.name, f"{queue.stable_rate:.2f}", str(load))
+        return f"| {' | '.join(cells)} | {pair(steady.tpot, tpot, 1)} | {pair(steady.ttft, ttft)} |"
+
+
+def pair(form: float, seen: float, digits: int = 0) -> str:
+    """Two cells: both times in ms, and what the form is off by."""
+    times = f"{1e3 * form:.{digits}f} / {1e3 * seen:.{digits}f} ms"
+    return f"{times} | {100 * (form / seen - 1):+.0f} %"
+
+
+SETTINGS = (
+    Setting("llama-3.1-8b", "h100", "fuse", 1024, 256, 64),
+    Setting("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4}", 2048, 128, 96),
+)
+
+
+def rows() -> Iterator[str]:
+    """Lines of the table."""
+    for setting in SETTINGS:
+        for policy in setting.policies():
+            for load in LOADS:
+                yield setting.row(policy, load) + "\n"
+
+
+def generated(text: str) -> str:
+    """``text`` with the table made anew."""
+    made = HEAD + "".join(rows())
+    return PART.sub(lambda m: m[1] + made + m[3], text)
+
+
+def main() -> int:
+    old = PAGE.read_text(encoding="utf-8")
+    new = generated(old)
+    if "--check" in sys.argv[1:]:
+        return 0 if new == old else 1
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
