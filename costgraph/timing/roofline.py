@@ -74,8 +74,10 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
     """
     far = {key: size for key, size in cost.bytes.items() if key[0] != MEMORY}
     for level in dict.fromkeys(level for level, *_ in far):
-        size = Add(*(size for (at, *_), size in far.items() if at == level))
-        yield Arm(size / reach(machine, level), f"{inside(level)}/memory")
+        rate = reach(machine, level)
+        if rate is not None:
+            size = Add(*(size for (at, *_), size in far.items() if at == level))
+            yield Arm(size / rate, f"{inside(level)}/memory")
     crossed: dict[tuple[str, Direction], list[Expr]] = {}
     for (level, _, direction), size in far.items():
         link = link_to(machine, level)
@@ -91,14 +93,16 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
         yield Arm(time, way if direction is Direction.READ else f"{OUT}/{way}")
 
 
-def reach(machine: Machine, level: str) -> Expr:
+def reach(machine: Machine, level: str) -> Expr | None:
     """The rate in byte/s at which a farther level of memory is read.
+
+    None for a host's memory of which none is stated: its link binds sooner.
 
     Raises:
         HardwareError: the machine states no such level, or no rate.
     """
     rate = machine.tier(level).bandwidth
-    if rate is None:
+    if rate is None and level != HOST:
         raise HardwareError(
             f"no bandwidth of {level} is known for {machine.name}: state one in [tiers.{level}]"
         )

@@ -23,7 +23,7 @@ def test_generated_parts_are_current():
     spec.loader.exec_module(tool)
     for page in tool.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert text.count("<!-- output:") >= 2
+        assert "<!-- output:" in text
         assert tool.generated(text) == text
 
 

@@ -19,7 +19,7 @@ from costgraph.formula.bounds import bound_shares
         ("mixtral-8x7b", "fuse", "ttft", "S", "ideal"),
         ("mixtral-8x7b", "fuse", "ttft", "S", "calibrated"),
         ("mixtral-8x7b", "fuse", "tpot", "T", "calibrated"),
-        ("llama-4-scout", "fuse", "ttft", "S", "ideal"),
+        ("qwen3-30b-a3b", "fuse", "ttft", "S", "ideal"),
         ("granite-3.1-3b-a800m", "fuse,quantize{weights=int4}", "ttft", "S", "ideal"),
     ],
 )

@@ -142,7 +142,7 @@ def test_energies_follow_the_passes():
         "fuse",
         "speculative{draft=llama-2-7b,gamma=gamma,alpha=0.8}",
         "speculative{draft=llama-2-7b,alpha=alpha}",
-        "early-exit{p=0.1,every=8}",
+        "early-exit{distribution=geometric,p=0.1,every=8}",
     ],
 )
 @pytest.mark.parametrize("name", ["h100", "a100"])

@@ -123,7 +123,7 @@ def test_an_indexer_by_hand(fuse):
         flops = exact_cost(indexed.graph).flops_of(Engine.TENSOR)
         less = exact_cost(plain.graph).flops_of(Engine.TENSOR) - flops
         attention = 2 * 2 * 4 * 4 * (context - seen)  # scores and values, heads, head size
-        made = 2 * 16 * (heads * width + width + heads) + 2 * heads * width * context
+        made = 2 * 16 * (heads * width + width + heads) + 2 * heads * (width + 1) * context
         assert less.xreplace(values) == 3 * 2 * (attention - made)
     name = "attention" if fuse else "qk_matmul"
     read = rows_of(indexed, name, Role.KV, B=1, q=1, T=30)

@@ -58,12 +58,12 @@ def test_a_request_is_its_two_models_and_its_rounds(target, draft):
     mean = (both.latency.evaluate(**values(both.latency)) - once) / steps
     tpot = [both.tpot.evaluate(**{**values(both.tpot), "T": t}) for t in _contexts(both)]
     assert mean == pytest.approx(sum(tpot) / len(tpot), rel=1e-9)
-    # A draft step is a step of the draft; parameters are the target's.
+    # A draft step is a step of the draft; parameters are those of both.
     step = both.time("draft").evaluate(**{**values(both.time("draft")), "T": 99})
     assert step == pytest.approx(
         alone[draft].time("decode").evaluate(**{**values(alone[draft].time("decode")), "T": 100})
     )
-    assert both.parameters == alone[target].parameters
+    assert both.parameters == alone[target].parameters + alone[draft].parameters
 
 
 def _contexts(compiled):
