@@ -12,7 +12,7 @@ from costgraph.ir.op import Op, same
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Tensor
-from costgraph.ops import AttentionScores, KVAppend
+from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
 from costgraph.rewriting.pipeline import Miss
 from costgraph.rewriting.rewrite import rebuild
@@ -57,13 +57,30 @@ def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
             why = f"its positions do not see all before them already: {node.op.pattern}"
             seen.misses[graph.name] = Miss(name, node.name, why)
             return graph
-        made = change(graph)
+        other = _between(graph, node)
+        made = change(graph) if other is None else other
         if isinstance(made, str):
             seen.misses[graph.name] = Miss(name, node.name, made)
             return graph
         seen.hits[node.name] = None
         return made
     return graph
+
+
+#: What attention does between scores and values that takes any number of rows.
+_ANY_ROWS = (Softmax, SoftCap, Alibi)
+
+
+def _between(graph: Graph, node: Node) -> str | None:
+    """Why scores are bound to all rows: what is put on them is made for each of them."""
+    scores = {node.output}
+    for user in graph.nodes:
+        if isinstance(user.op, AttentionValues) or not scores & set(user.inputs):
+            continue
+        if not isinstance(user.op, _ANY_ROWS):
+            return f"{user.name!r} puts a number on the scores of all rows"
+        scores.add(user.output)
+    return None
 
 
 def is_whole(pattern: Pattern) -> bool:

@@ -21,6 +21,7 @@ from costgraph.ir.program import autoregressive
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify
 from costgraph.models import load_model
+from costgraph.models.blocks.style import Style
 from costgraph.models.decoder import Decoder, build
 from costgraph.symbols import B, S, T, q
 
@@ -123,11 +124,54 @@ def test_an_indexer_by_hand(fuse):
         flops = exact_cost(indexed.graph).flops_of(Engine.TENSOR)
         less = exact_cost(plain.graph).flops_of(Engine.TENSOR) - flops
         attention = 2 * 2 * 4 * 4 * (context - seen)  # scores and values, heads, head size
-        made = 2 * 16 * (heads * width + width + heads) + 2 * heads * width * context
+        made = 2 * 16 * (heads * width + width + heads) + 2 * heads * (width + 1) * context
         assert less.xreplace(values) == 3 * 2 * (attention - made)
     name = "attention" if fuse else "qk_matmul"
     read = rows_of(indexed, name, Role.KV, B=1, q=1, T=30)
     assert read == top * 2 * 4 * 2 * (2 if fuse else 1)
+
+
+@pytest.mark.parametrize("mask", ["skip", "compute"])
+@pytest.mark.parametrize("fuse", ["", ",fuse"])
+@pytest.mark.parametrize("passes", ["index{top=4}", "select{block=2,blocks=2}"])
+def test_nothing_is_counted_for_scores_that_do_not_exist(passes, fuse, mask):
+    """Caps, softmax and conversions of rows that a step does not choose: as at a context of 4."""
+
+    def attention(context: int) -> int:
+        model = replace(SMALL, score_cap=True)
+        loaded = autoregressive("m", build("m", model, Style(mask=mask)))
+        made = cg.compile(loaded, "h100", f"{passes},quantize{{kv=int8}}{fuse}")
+        names = ("qk_matmul", "score_cap", "softmax", "sv_matmul", "attention")
+        step = next(p.graph for p in made.program.phases if p.name == "decode")
+        found = [r for r in rows(step) if r.name.split(".")[-1] in names]
+        assert len(found) == (1 if fuse else 4)
+        at = {B: I(2), q: I(1), T: I(context)}
+        work = sum(r.cost.total_flops for r in found), sum(r.cost.total_bytes for r in found)
+        return tuple(x.xreplace(at) for x in work)
+
+    assert attention(4) == attention(40) == attention(1000)
+
+
+@pytest.mark.parametrize("passes", ["window", "evict", "evict{by=merge}", "index", "select"])
+def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
+    """Biases of T5 are made for each pair of all positions."""
+    made, plain = (cg.compile("t5-small", "h100", p) for p in (passes, ""))
+    assert any("puts a number on the scores of all rows" in u for u in made.undone)
+    at = {"B": 2, "S": 100, "N": 20}
+    assert made.latency(**at) == plain.latency(**at)
+
+
+def test_a_kernel_reads_the_earlier_rows_of_a_cache_that_it_rotates():
+    """Only new rows are on the chip where a cache is appended to: 24 rows read, 24 written."""
+    at = {"B": 2, "q": 1, "T": 100}
+    for fuse in ("", ",fuse"):
+        plain, turned = (
+            small(f"window{{size=20,sinks=4{x}}}{fuse}") for x in (",rotate=false", "")
+        )
+        more = counts(turned, **at)["bytes"] - counts(plain, **at)["bytes"]
+        row = 2 * (2 * 4) * 2  # sequences, heads of their size, bytes
+        alone = 0 if fuse else 2 * row + 4 * 2  # the new key in a kernel of its own, and angles
+        assert more == 3 * (2 * 24 * row - alone)
 
 
 PASSES = ("index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}")
