@@ -161,6 +161,27 @@ def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
     assert made.latency(**at) == plain.latency(**at)
 
 
+CONTEXT = ("window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}")
+
+
+@pytest.mark.parametrize("first", CONTEXT)
+@pytest.mark.parametrize("second", CONTEXT)
+def test_a_layer_gets_one_pattern_in_all_phases(first, second):
+    """A second pass does nothing, and says so: prompts that attend all are no exception."""
+    both, one = small(f"{first},{second}"), small(first)
+    assert any(u.startswith(f"{second.split('{')[0]} ") for u in both.undone)
+    for a, b in zip(both.program.phases, one.program.phases, strict=True):
+        assert exact_cost(a.graph) == exact_cost(b.graph)
+
+
+@pytest.mark.parametrize(
+    "passes", ["window{size=5/2}", "window{sinks=1/2}", "evict{most=1/2}", "index{top=3/2}"]
+)
+def test_rows_are_whole(passes):
+    with pytest.raises(CostgraphError, match="must be a whole number"):
+        small(passes)
+
+
 def test_a_kernel_reads_the_earlier_rows_of_a_cache_that_it_rotates():
     """Only new rows are on the chip where a cache is appended to: 24 rows read, 24 written."""
     at = {"B": 2, "q": 1, "T": 100}
