@@ -34,6 +34,7 @@ from costgraph.ir.op import (
     write,
 )
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.pattern import CAUSAL, Pattern
 
 if TYPE_CHECKING:
@@ -146,6 +147,14 @@ def compacted(pattern: Pattern, found: tuple[Access, ...], scores: Tensor) -> tu
     return tuple(moved(a) for a in found)
 
 
+def converted(pattern: Pattern, stored: Tensor, other: Tensor, q: Expr) -> Work:
+    """Work of converting those rows ``(B, T, Hk, dh)`` of a cache that a pattern needs."""
+    rows = stored.shape[1]
+    if not pattern.compact:
+        return expansion(stored, other)
+    return expansion(stored, other, stored.narrow * pattern.keys(q, rows) / rows)
+
+
 @dataclass(frozen=True)
 class AttentionScores(Op):
     """``Q Kᵀ``: inputs ``Q (B, q, H, dh)``, ``K (B, T, Hk, dh)``; result ``(B, H, q, T)``.
@@ -181,7 +190,7 @@ class AttentionScores(Op):
         product: Work = {
             (Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * b * h * dh * pairs
         }
-        return merged(product, expansion(keys, query))
+        return merged(product, converted(self.pattern, keys, query, q))
 
 
 @dataclass(frozen=True)
@@ -242,6 +251,22 @@ class Alibi(Op):
 
 
 @dataclass(frozen=True)
+class ScoreCap(SoftCap):
+    """:class:`~costgraph.ops.elementwise.SoftCap` of those scores ``(B, H, q, T)`` that exist."""
+
+    pattern: Pattern = CAUSAL
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
+        return compacted(self.pattern, found, outputs[0])
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = inputs[0].shape
+        n = b * h * self.pattern.cells(q, t)
+        return vector_special(2 * n, n)
+
+
+@dataclass(frozen=True)
 class AttentionValues(Op):
     """``P V``: inputs ``P (B, H, q, T)``, ``V (B, T, Hk, dh)``; result ``(B, q, H, dh)``.
 
@@ -277,4 +302,4 @@ class AttentionValues(Op):
             * values.shape[3]
             * pairs
         }
-        return merged(product, expansion(values, p))
+        return merged(product, converted(self.pattern, values, p, q))

@@ -14,11 +14,11 @@ from costgraph.ops.attention import (
     Alibi,
     AttentionScores,
     AttentionValues,
+    ScoreCap,
     Softmax,
     without_index,
 )
 from costgraph.ops.bias import ScoreBias, check_bias
-from costgraph.ops.elementwise import SoftCap
 from costgraph.ops.paged import Paging
 from costgraph.ops.pattern import CAUSAL, FULL, Pattern
 
@@ -85,7 +85,7 @@ class FlashAttention(Op):
             ScoreBias(self.pattern).work((scores, *biases), (scores,)),
         ]
         if self.soft_cap:
-            parts.append(SoftCap().work((scores,), (scores,)))
+            parts.append(ScoreCap(self.pattern).work((scores,), (scores,)))
         if self.alibi:
             parts.append(Alibi(self.pattern).work((scores,), (scores,)))
         if self.splits != 1:

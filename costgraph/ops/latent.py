@@ -32,6 +32,7 @@ from costgraph.ops.attention import (
     AttentionValues,
     Softmax,
     compacted,
+    converted,
     without_index,
 )
 from costgraph.ops.flash import FlashAttention
@@ -122,7 +123,7 @@ class SplitFlash(FlashAttention):
         scores = SplitScores(self.pattern).infer(parts)[0].named("scores")
         product = AttentionValues(self.pattern).work((scores, values, *index), outputs)
         if values.name == inputs[2].name:  # converted once, for both products
-            twice = expansion(values, scores)
+            twice = converted(self.pattern, values, scores, scores.shape[2])
             product = {k: v - twice[k] if k in twice else v for k, v in product.items()}
         found = [
             SplitScores(self.pattern).work(parts, (scores,)),

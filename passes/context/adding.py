@@ -11,7 +11,8 @@ from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, Tensors
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import Alibi, AttentionScores, AttentionValues, Linear, Softmax
+from costgraph.ops import Alibi, AttentionScores, AttentionValues, Linear, SoftCap, Softmax
+from costgraph.ops.attention import ScoreCap
 from costgraph.ops.pattern import Pattern
 from costgraph.passes.context.seeing import seeing
 
@@ -57,6 +58,8 @@ class Added:
 
 def attending(node: Node, pattern: Pattern, index: str) -> Node:
     """The node under a pattern of chosen rows, given the index of them where it attends."""
+    if isinstance(node.op, SoftCap) and len(node.outputs[0].shape) == 4:
+        return replace(node, op=ScoreCap(pattern))
     op = seeing(node.op, pattern)
     if op is node.op or not isinstance(op, (AttentionScores, AttentionValues, Softmax, Alibi)):
         return node

@@ -53,7 +53,7 @@ class Evict(Pass):
     keep: Expr = option(
         "number", Rational(1, 5), "share of the context that stays", minimum=0, maximum=1
     )
-    most: Expr = option("number", Integer(0), "rows that stay at the most; 0: no bound", minimum=0)
+    most: Expr = option("integer", Integer(0), "rows that stay at the most; 0: no bound", minimum=0)
     by: str = option("word", "scores", "how the rows that stay are found", choices=BY)
 
     def run(self, program: Program, system: System) -> Outcome:

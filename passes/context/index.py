@@ -52,9 +52,9 @@ class Index(Pass):
     )
     stage: ClassVar[Stage] = Stage.CONTEXT
 
-    top: Expr = option("number", Integer(2048), "rows that a query attends", minimum=1)
-    heads: Expr = option("number", Integer(64), "query heads of the indexer", minimum=1)
-    width: Expr = option("number", Integer(128), "width of its queries and keys", minimum=1)
+    top: Expr = option("integer", Integer(2048), "rows that a query attends", minimum=1)
+    heads: Expr = option("integer", Integer(64), "query heads of the indexer", minimum=1)
+    width: Expr = option("integer", Integer(128), "width of its queries and keys", minimum=1)
 
     def run(self, program: Program, system: System) -> Outcome:
         made, seen = changed(program, self.name, self._indexed)

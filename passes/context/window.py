@@ -38,8 +38,8 @@ class SlidingWindow(Pass):
     )
     stage: ClassVar[Stage] = Stage.CONTEXT
 
-    size: Expr = option("number", Integer(2048), "last tokens that stay", minimum=1)
-    sinks: Expr = option("number", Integer(4), "first tokens that stay", minimum=0)
+    size: Expr = option("integer", Integer(2048), "last tokens that stay", minimum=1)
+    sinks: Expr = option("integer", Integer(4), "first tokens that stay", minimum=0)
     rotate: bool = option("flag", True, "all keys of the cache are rotated in every step")
 
     def run(self, program: Program, system: System) -> Outcome:

@@ -191,6 +191,9 @@ class Chain:
                 continue
             if family(producer) not in self.producers:
                 continue
+            if graph.tensors[operand].role is Role.KV:
+                reason = f"{operand!r} is a cache: its earlier rows lie in memory"
+                continue
             reason = self._refusal(graph, producer, node, machine)
             if reason is None:
                 recompute = _recompute(producer, node) if self.name == "prologue" else ()

@@ -21,6 +21,7 @@ from costgraph.ir.program import autoregressive
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify
 from costgraph.models import load_model
+from costgraph.models.blocks.style import Style
 from costgraph.models.decoder import Decoder, build
 from costgraph.symbols import B, S, T, q
 
@@ -128,6 +129,70 @@ def test_an_indexer_by_hand(fuse):
     name = "attention" if fuse else "qk_matmul"
     read = rows_of(indexed, name, Role.KV, B=1, q=1, T=30)
     assert read == top * 2 * 4 * 2 * (2 if fuse else 1)
+
+
+@pytest.mark.parametrize("mask", ["skip", "compute"])
+@pytest.mark.parametrize("fuse", ["", ",fuse"])
+@pytest.mark.parametrize("passes", ["index{top=4}", "select{block=2,blocks=2}"])
+def test_nothing_is_counted_for_scores_that_do_not_exist(passes, fuse, mask):
+    """Caps, softmax and conversions of rows that a step does not choose: as at a context of 4."""
+
+    def attention(context: int) -> int:
+        model = replace(SMALL, score_cap=True)
+        loaded = autoregressive("m", build("m", model, Style(mask=mask)))
+        made = cg.compile(loaded, "h100", f"{passes},quantize{{kv=int8}}{fuse}")
+        names = ("qk_matmul", "score_cap", "softmax", "sv_matmul", "attention")
+        step = next(p.graph for p in made.program.phases if p.name == "decode")
+        found = [r for r in rows(step) if r.name.split(".")[-1] in names]
+        assert len(found) == (1 if fuse else 4)
+        at = {B: I(2), q: I(1), T: I(context)}
+        work = sum(r.cost.total_flops for r in found), sum(r.cost.total_bytes for r in found)
+        return tuple(x.xreplace(at) for x in work)
+
+    assert attention(4) == attention(40) == attention(1000)
+
+
+@pytest.mark.parametrize("passes", ["window", "evict", "evict{by=merge}", "index", "select"])
+def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
+    """Biases of T5 are made for each pair of all positions."""
+    made, plain = (cg.compile("t5-small", "h100", p) for p in (passes, ""))
+    assert any("puts a number on the scores of all rows" in u for u in made.undone)
+    at = {"B": 2, "S": 100, "N": 20}
+    assert made.latency(**at) == plain.latency(**at)
+
+
+CONTEXT = ("window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}")
+
+
+@pytest.mark.parametrize("first", CONTEXT)
+@pytest.mark.parametrize("second", CONTEXT)
+def test_a_layer_gets_one_pattern_in_all_phases(first, second):
+    """A second pass does nothing, and says so: prompts that attend all are no exception."""
+    both, one = small(f"{first},{second}"), small(first)
+    assert any(u.startswith(f"{second.split('{')[0]} ") for u in both.undone)
+    for a, b in zip(both.program.phases, one.program.phases, strict=True):
+        assert exact_cost(a.graph) == exact_cost(b.graph)
+
+
+@pytest.mark.parametrize(
+    "passes", ["window{size=5/2}", "window{sinks=1/2}", "evict{most=1/2}", "index{top=3/2}"]
+)
+def test_rows_are_whole(passes):
+    with pytest.raises(CostgraphError, match="must be a whole number"):
+        small(passes)
+
+
+def test_a_kernel_reads_the_earlier_rows_of_a_cache_that_it_rotates():
+    """Only new rows are on the chip where a cache is appended to: 24 rows read, 24 written."""
+    at = {"B": 2, "q": 1, "T": 100}
+    for fuse in ("", ",fuse"):
+        plain, turned = (
+            small(f"window{{size=20,sinks=4{x}}}{fuse}") for x in (",rotate=false", "")
+        )
+        more = counts(turned, **at)["bytes"] - counts(plain, **at)["bytes"]
+        row = 2 * (2 * 4) * 2  # sequences, heads of their size, bytes
+        alone = 0 if fuse else 2 * row + 4 * 2  # the new key in a kernel of its own, and angles
+        assert more == 3 * (2 * 24 * row - alone)
 
 
 PASSES = ("index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}")

@@ -30,11 +30,14 @@ class Band(Pattern):
     """
 
     causal: ClassVar[bool] = False
-    compact: ClassVar[bool] = True
     square: ClassVar[bool] = True
 
     reach: Expr
     wide: Expr = ZERO
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """The local pairs of the others, and ``2gn − g²`` of ``g`` global positions."""
@@ -60,10 +63,13 @@ class Pooled(Pattern):
     """
 
     causal: ClassVar[bool] = False
-    compact: ClassVar[bool] = True
 
     reach: Expr
     block: Expr
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return near(q, self.reach) + q * floor(q / self.block)

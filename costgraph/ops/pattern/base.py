@@ -39,12 +39,15 @@ class Pattern(ABC):
 
     #: No position sees a later one.
     causal: ClassVar[bool] = True
-    #: Only the scores of pairs exist: nothing is computed, written or read for the others.
-    compact: ClassVar[bool] = False
     #: Positions that no later one sees leave the cache.
     drops: ClassVar[bool] = False
     #: Queries and keys are the same positions: a step processes all of them.
     square: ClassVar[bool] = False
+
+    @property
+    def compact(self) -> bool:
+        """Only the scores of pairs exist: nothing is computed, written or read for the others."""
+        return False
 
     @property
     def indexed(self) -> bool:
@@ -54,6 +57,10 @@ class Pattern(ABC):
     @abstractmethod
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """(query, key) pairs that are computed, per head and sequence."""
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        """Pairs of a product that computes masked ones as well, per head and sequence."""
+        return q * rows
 
     def seen(self, q: Expr, context: Expr) -> Expr:
         """Rows that ``q`` new positions at ``context`` find, themselves included."""
@@ -141,8 +148,12 @@ class Dense(Pattern):
     def indexed(self) -> bool:
         return self.of.indexed
 
+    @property
+    def compact(self) -> bool:
+        return self.of.compact
+
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        return q * rows
+        return self.of.dense(q, rows)
 
     def seen(self, q: Expr, context: Expr) -> Expr:
         return self.of.seen(q, context)
@@ -184,6 +195,10 @@ class Branches(Pattern):
     @property
     def indexed(self) -> bool:
         return self.of.indexed
+
+    @property
+    def compact(self) -> bool:
+        return self.of.compact
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))
@@ -234,6 +249,10 @@ class Parted(Pattern):
     def indexed(self) -> bool:
         return self.of.indexed
 
+    @property
+    def compact(self) -> bool:
+        return self.of.compact
+
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         whole = self.of.pairs(q * self.queries, rows * self.keys_in)
         return whole / (self.queries * self.keys_in)
@@ -246,9 +265,6 @@ class Parted(Pattern):
 
     def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
         return FULL.tiled(q, rows, block)
-
-    def cells(self, q: Expr, rows: Expr) -> Expr:
-        return self.pairs(q, rows) if self.of.compact else q * rows
 
     def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
         return Parted(self.of.branched(levels, context), self.queries, self.keys_in)

@@ -7,7 +7,6 @@ scored and chosen is operations of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from sympy import Expr, ceiling
 
@@ -25,9 +24,11 @@ class Selected(Pattern):
     that bound is counted, as choices that have nothing in common would reach it.
     """
 
-    compact: ClassVar[bool] = True
-
     count: Expr
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     @property
     def indexed(self) -> bool:
@@ -35,6 +36,9 @@ class Selected(Pattern):
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return clipped(q, rows, self.count)
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        return q * least(rows, self.count)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
         return least(rows, q * self.count)
@@ -52,10 +56,12 @@ class SelectedBlocks(Pattern):
     Blocks are read whole.
     """
 
-    compact: ClassVar[bool] = True
-
     block: Expr
     count: Expr
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     @property
     def indexed(self) -> bool:
@@ -65,6 +71,9 @@ class SelectedBlocks(Pattern):
         """``p − b·max(⌈p/b⌉ − n, 0)`` of position ``p``."""
         beyond = steps(q, rows, self.block, self.count) - q * self.count
         return rising(q, rows) - self.block * beyond
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        return q * least(rows, self.count * self.block)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
         return least(rows, q * self.count * self.block)
@@ -86,11 +95,13 @@ class Summaries(Pattern):
         begun: the newest block counts before it is full.
     """
 
-    compact: ClassVar[bool] = True
-
     block: Expr
     context: Expr = T
     begun: bool = False
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     def rows(self, context: Expr) -> Expr:
         """Rows of ``context`` positions: ``⌈t/b⌉``, or ``⌊t/b⌋ = ⌈(t + 1)/b⌉ − 1``."""

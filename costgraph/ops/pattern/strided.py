@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from sympy import Expr, ceiling
 
@@ -21,9 +20,11 @@ class Strided(Pattern):
     queries reads at most what they would read apart.
     """
 
-    compact: ClassVar[bool] = True
-
     stride: Expr
+
+    @property
+    def compact(self) -> bool:
+        return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """``Min(p, l) + ⌈p/l⌉ − 1`` of position ``p``."""
