@@ -52,7 +52,7 @@ def cascade(drafting: Drafting, made: Program, item: Speculative, system: System
             "acceptance"
         )
     before = made.history[-1].before
-    pair = item.paired(item.placed(before, system), system)
+    _, pair = item.paired(before, system)
     inner = pair.drafting
     if inner.at_once or inner.extra != 0 or inner.sure != 0 or inner.verifying is not None:
         raise PipelineError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -206,6 +206,10 @@ class Speculative(Pass):
         return "optimal" in (self.gamma, self.nodes)
 
     @property
+    def nested(self) -> Mapping[str, tuple[Pass, ...]]:
+        return {"draft-passes": self._own()}
+
+    @property
     def is_cascade(self) -> bool:
         """True where the draft is speculated itself."""
         return any(isinstance(p, Speculative) for p in self._own())
@@ -228,8 +232,8 @@ class Speculative(Pass):
         round_ = self.round()
         if round_.depth == 0 or self.hit == 0:
             return self._without_drafts(program, system)
-        program = self.placed(program, system)
-        pair = self.paired(program, system)
+        missing = self._absent(pipeline.history(program))
+        program, pair = self.paired(program, system)
         drafting, target, apart = pair.drafting, pair.target, pair.apart
         schedule, said = SCHEDULES[self.schedule]
         phases: list[Phase] = []
@@ -245,7 +249,7 @@ class Speculative(Pass):
             )
         misses = [
             Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
-            for name in self._absent(pipeline.history(program))
+            for name in missing
         ]
         if drafting.program is not None:
             made = told(made, program, drafting.program, round_, apart)
@@ -254,14 +258,16 @@ class Speculative(Pass):
             misses += uncalled_for(pair)
         return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
 
-    def paired(self, program: Program, system: System) -> Pairing:
-        """The target's decode steps and what speculates for them.
+    def paired(self, program: Program, system: System) -> tuple[Program, Pairing]:
+        """The program, its weights where they are put, and its decode steps with their drafts.
 
         Raises:
             PipelineError: the options, the draft and the target do not go together.
         """
-        target, round_ = stepping(program), self.round()
+        round_ = self.round()
         drafting = self.ready or self._drafting(program, system, round_.depth)
+        program = self._placed(program, system)
+        target = stepping(program)
         ending = next((n for n in ("stop", "fallback") if getattr(self, n) != 0), None)
         if ending is not None and (drafting.step is None or drafting.at_once):
             raise PipelineError(
@@ -283,9 +289,9 @@ class Speculative(Pass):
             refuse_all_but_turns(self)
         apart = self._apart(program, drafting, system)
         known = None if self.accepted != 0 else self.accepting()
-        return Pairing(target, drafting, round_, known, apart)
+        return program, Pairing(target, drafting, round_, known, apart)
 
-    def placed(self, program: Program, system: System) -> Program:
+    def _placed(self, program: Program, system: System) -> Program:
         """The program with the target's weights where ``target-at`` puts them, if it does.
 
         Raises:
@@ -318,7 +324,7 @@ class Speculative(Pass):
         misses = (Miss(self.name, "decode", reason),)
         if not self.target_at:
             return Outcome(program, (), misses)
-        return Outcome(self.placed(program, system), ("decode",), misses)
+        return Outcome(self._placed(program, system), ("decode",), misses)
 
     def accepting(self) -> Acceptance:
         """How likely what is drafted is accepted.
@@ -434,8 +440,9 @@ class Speculative(Pass):
         model = past[0].before if past else program
         if self.share and source is not MODEL:
             raise PipelineError("share: only a draft that is a model of its own has parts to share")
+        placed = self._placed(program, system)
         drafting = source.make(
-            Asked(self.draft, program, model, depth, self.layers, blocks, self.share, self.phrases)
+            Asked(self.draft, placed, model, depth, self.layers, blocks, self.share, self.phrases)
         )
         if not source.inherits or drafting.program is None:
             return drafting
@@ -447,7 +454,7 @@ class Speculative(Pass):
             last = made.history[-1] if made.history else None
             if last is not None and isinstance(last.made_by, Speculative) and last.hits:
                 return cascade(drafting, made, last.made_by, system)
-            made = replace(made, borrowed=still_shared(made, stepping(program)))
+            made = replace(made, borrowed=still_shared(made, stepping(placed)))
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None
