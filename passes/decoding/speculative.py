@@ -166,7 +166,7 @@ class Speculative(Pass):
     )
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
-        "their name",
+        "their name; 'speculative{…}': the draft has a draft of its own",
     )  # fmt: skip
     inherit: str = option(
         "word", "all", "passes of the target that the draft gets as well: all, none, or names: "

@@ -12,6 +12,7 @@ import costgraph as cg
 from costgraph.counting.count import parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula.terms import Limit
+from costgraph.models.ahead import FUSING
 from costgraph.symbols import T, q, symbol
 
 TARGET, MIDDLE, SMALL, ON = "opt-13b", "opt-1.3b", "opt-125m", "h100"
@@ -301,3 +302,34 @@ def test_only_a_model_of_its_own_is_speculated_itself(draft):
     inner = "draft-passes='speculative{draft=copy,gamma=2}'"
     with pytest.raises(CostgraphError, match=r"model of its own|layers as they are"):
         cg.compile(TARGET, ON, f"speculative{{draft={draft},gamma=4,{inner}}}")
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "small", "fronts"),
+    [
+        ("whisper-large-v3", "whisper-small", "whisper-tiny", 6),
+        ("qwen2.5-vl-7b", "qwen2-vl-7b", "qwen2.5-0.5b", 5),
+        ("mamba-2.8b", "mamba-130m", "skip,layers=4", 2),
+        ("llama-2-13b", "llama-2-7b", "eagle3", 3),
+    ],
+)
+def test_cascades_of_all_kinds_of_models(target, draft, small, fronts):
+    inner = f"draft-passes='speculative{{draft={small},gamma=2,alpha=4/5}}'"
+    made = cg.compile(target, "h200", f"fuse,speculative{{draft={draft},gamma=3,{inner}}}")
+    phases = made.program.phases
+    assert len([p for p in phases if p.span is None]) == fronts
+    round_ = made.program.phase("verify").weight
+    rounds = sum(p.weight for p in phases if p.name.startswith("draft-verify")) / round_
+    b = Rational(4, 5)
+    assert rounds == 1 + (1 - b) + (b * (1 - b) + (1 - b) ** 2)
+    if "skip" not in small:  # its layers are the draft's own
+        assert len({sum(t.bytes * n for t, n in p.weights()) for p in phases}) == 1
+    assert any("recurrent states" in a for a in made.program.assumptions) == (target[:5] == "mamba")
+    if small == "eagle3":  # fused once in each inner round that drafts
+        runs = [
+            n.op.presence.runs * p.weight / round_
+            for p in phases
+            for n in p.graph.nodes
+            if n.name == FUSING and p.name.startswith("draft-draft") and p.span is not None
+        ]
+        assert sum(runs) == 1 + (1 - b)
