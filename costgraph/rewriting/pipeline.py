@@ -172,6 +172,11 @@ class Pass(ABC):
     assumptions: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def nested(self) -> Mapping[str, tuple[Pass, ...]]:
+        """Passes that options hold, by the option: their symbols are explained as well."""
+        return {}
+
+    @property
     def needs_tuning(self) -> bool:
         """True while an option waits for a search over compiled programs."""
         return False
@@ -383,18 +388,22 @@ def meanings(passes: Iterable[Pass]) -> dict[str, str]:
     for item in passes:
         for name, option_name in item.symbols.items():
             found.setdefault(name, item.meaning(option_name))
+        for option_name, inner in item.nested.items():
+            for name, said in meanings(inner).items():
+                found.setdefault(name, f"{item.name}, {option_name}: {said}")
     return found
 
 
 def whole_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
     """Symbols in options of ``passes`` that take whole numbers; all others are real."""
-    found = (
-        name
-        for item in passes
-        for name, option_name in item.symbols.items()
-        if item.options()[option_name].kind == "integer"
-    )
-    return tuple(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    for item in passes:
+        for name, option_name in item.symbols.items():
+            if item.options()[option_name].kind == "integer":
+                found[name] = None
+        for inner in item.nested.values():
+            found |= dict.fromkeys(whole_symbols(inner))
+    return tuple(found)
 
 
 def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:

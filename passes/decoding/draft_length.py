@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Longest draft that the search considers.
 LONGEST = DEEPEST
-#: And the longest that ends itself, each length of which is a pass of its own.
+#: And the longest that ends itself or is speculated, each place of which is a pass of its own.
 LONGEST_UNSURE = 16
 #: Values that a search of trees tries first, of each option that is open.
 COARSE = frozenset(4**i for i in range(16))
@@ -173,7 +173,8 @@ def _open(item: Speculative) -> tuple[Axis, ...]:
         if item.tree not in ("", "optimal") or item.accepted != 0:
             what = "accepted" if item.accepted != 0 else "tree"
             raise PipelineError(f"gamma=optimal has nothing to choose from with {what}")
-        most = LONGEST if item.stop == item.fallback == 0 else LONGEST_UNSURE
+        placed = item.stop != 0 or item.fallback != 0 or item.is_cascade
+        most = LONGEST_UNSURE if placed else LONGEST
         most = most if known is None else min(most, known)
         title = "levels of the tree" if item.tree else "gamma"
         axes.append(Axis("gamma", title, tuple(range(1, most + 1))))

@@ -64,6 +64,7 @@ class Drafting:
         extra: positions that the target forwards besides the root and the drafts, per
             sequence (look-ahead tokens).
         verifying: what the source adds to the target's step graph, where it does.
+        within: how what runs is speculated itself, where it is.
     """
 
     program: Program | None
@@ -73,6 +74,7 @@ class Drafting:
     part: bool = False
     extra: Expr = ZERO
     verifying: Callable[[Graph], Graph] | None = None
+    within: Within | None = None
 
     @property
     def borrowed(self) -> tuple[str, ...]:
@@ -85,6 +87,24 @@ class Drafting:
         if self.program is None:
             return None
         return next(p for p in self.program.phases if p.span is not None)
+
+
+@dataclass(frozen=True)
+class Within:
+    """A draft of a draft.
+
+    Attributes:
+        step: the decode steps of the draft that is speculated, without what drafts for it.
+        drafting: what drafts for it.
+        reach: probability that more than ``i`` tokens of one draft are kept, one for each that
+            is drafted at most.
+        hit: share of the rounds that have a draft at all.
+    """
+
+    step: Phase
+    drafting: Drafting
+    reach: tuple[Expr, ...]
+    hit: Expr = ONE
 
 
 @dataclass(frozen=True)

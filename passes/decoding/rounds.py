@@ -25,12 +25,14 @@ class Steps:
         width: positions that each forwards, per sequence.
         behind: drafted rows in the cache after the step, on average over the steps.
         hidden: of these, rows that a position does not see, on average.
+        begins: how many of the steps forward the root, and begin a draft.
     """
 
     count: Expr
     width: Expr
     behind: Expr
     hidden: Expr = ZERO
+    begins: Expr = ONE
 
     @property
     def mask(self) -> Branches | None:
@@ -46,11 +48,13 @@ class Check:
         share: of the rounds that end with it.
         positions: that it processes at once, per sequence.
         mask: who sees whom, where not every position sees all before it.
+        behind: tokens in front of the root that were not there when the round began.
     """
 
     share: Expr
     positions: Expr
     mask: Branches | None = None
+    behind: Expr = ZERO
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def branching(
     single = []
     for level, width in enumerate(forwarded):
         behind = Add(*forwarded[1 : level + 1])
-        single.append(Steps(ONE, width, behind, behind - level))
+        begins = ONE if level == 0 else ZERO
+        single.append(Steps(ONE, width, behind, behind - level, begins))
     steps = tuple(_mean(tuple(g)) for _, g in groupby(single, key=lambda s: s.width))
     new = Add(*nodes)
     levels = tuple((n, new - level) for level, n in enumerate((ONE, *nodes)))
@@ -125,7 +130,9 @@ def triggered(round_: Round, share: Expr) -> Round:
     return replace(
         round_,
         tokens=1 + share * (round_.tokens - 1),
-        steps=tuple(replace(s, count=s.count * share) for s in round_.steps),
+        steps=tuple(
+            replace(s, count=s.count * share, begins=s.begins * share) for s in round_.steps
+        ),
         checks=(
             *(replace(c, share=c.share * share) for c in round_.checks),
             Check(1 - share, ONE),
@@ -137,7 +144,7 @@ def _mean(steps: tuple[Steps, ...]) -> Steps:
     count = Integer(len(steps))
     behind, hidden = (Add(*x) / count for x in zip(*((s.behind, s.hidden) for s in steps),
                                                    strict=True))  # fmt: skip
-    return Steps(count, steps[0].width, behind, hidden)
+    return Steps(count, steps[0].width, behind, hidden, Add(*(s.begins for s in steps)))
 
 
 # --- chains of a length that is decided as they are written --------------------------------
@@ -156,7 +163,7 @@ def stopping(
     longest = lengths[-1][1]
     checks = tuple(Check(share, ONE + n) for share, n in lengths if share != 0)
     places = ((Integer(i), p) for i, p in enumerate(attempts) if p != 0)
-    steps = tuple(Steps(p, ONE, i) for i, p in places)
+    steps = tuple(Steps(p, ONE, i, begins=p if i == 0 else ZERO) for i, p in places)
     if all(p == 1 for p in attempts):
         steps = (chain_steps(longest),)
     return Round(longest, Add(ONE, *reach), steps, checks)

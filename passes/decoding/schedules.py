@@ -7,7 +7,7 @@ one phase whose graph is a parallel region (:mod:`.together`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -23,8 +23,9 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
 from costgraph.ops.pattern import Branches
-from costgraph.passes.decoding.acceptance import Acceptance, Constant
-from costgraph.passes.decoding.drafting import Drafting
+from costgraph.passes.decoding.acceptance import Acceptance, Constant, whole
+from costgraph.passes.decoding.drafting import Drafting, Within
+from costgraph.passes.decoding.inner import Chunk, inner_rounds, round_of_inner
 from costgraph.passes.decoding.rounds import Check, Round, Steps, chain_steps
 from costgraph.passes.decoding.sharing import held_by, less
 from costgraph.passes.decoding.together import UNIT, Apart, at_once, elsewhere, side_by_side
@@ -196,6 +197,10 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
     step = pair.drafting.step
     if step is None:
         return []
+    if pair.drafting.within is not None:
+        (steps,) = pair.round.steps
+        wanted = Chunk(whole(pair.round.depth), steps.begins)
+        return _cascade(pair, pair.drafting.within, (wanted,), weight)
     target, resident = pair.target, pair.target.resident
     if pair.apart is not None:
         resident = ()
@@ -210,7 +215,7 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
     return [
         Phase(
             "draft" if index == 1 else f"draft-{index}",
-            placed(under(fusing_once(step.graph, steps.count if index == 1 else None), steps.mask)),
+            placed(under(fusing_once(step.graph, steps.begins / steps.count), steps.mask)),
             ((q, steps.width), (T, T + steps.behind)),
             target.span,
             ZERO,
@@ -221,6 +226,32 @@ def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
     ]
 
 
+def _cascade(pair: Pairing, within: Within, wanted: Sequence[Chunk], weight: Expr) -> list[Phase]:
+    """Inner rounds that write what is wanted of the draft, ``weight`` times per value of the span.
+
+    Their phases are those of draft and target in turn, the draft in the target's place.
+    """
+    rounds = inner_rounds(wanted, within.reach)
+    inner = Pairing(within.step, within.drafting, round_of_inner(rounds, within.hit), None)
+    deeper = within.drafting.within
+    if deeper is None:
+        drafting = drafting_phases(inner, ONE)
+    else:
+        drafted = [replace(c, times=c.times * within.hit) for c in rounds if c.tokens]
+        drafting = _cascade(inner, deeper, drafted, ONE)
+    theirs = (beside(pair.target), *pair.target.resident)
+    return [
+        replace(
+            phase,
+            name=f"draft-{phase.name}",
+            tokens=ZERO,
+            weight=phase.weight * weight,
+            resident=(*others(phase), *theirs),
+        )
+        for phase in (*drafting, *verifying_phases(inner))
+    ]
+
+
 def verifying_phases(pair: Pairing) -> list[Phase]:
     """The target's passes over what was drafted; together they emit the round's tokens."""
     share = ONE / pair.round.tokens
@@ -228,7 +259,7 @@ def verifying_phases(pair: Pairing) -> list[Phase]:
         Phase(
             "verify" if index == 1 else f"verify-{index}",
             checking(pair, check),
-            verified_at(check.positions + pair.drafting.extra, pair.drafting.sure),
+            verified_at(check.positions + pair.drafting.extra, pair.drafting.sure + check.behind),
             pair.target.span,
             pair.round.tokens,
             share * check.share,
@@ -263,12 +294,11 @@ def beside(phase: Phase) -> Resident:
     return Resident(phase.graph, caches=True)
 
 
-def fusing_once(graph: Graph, steps: Expr | None) -> Graph:
-    """The graph of a draft step, the target's hidden states fused in one of ``steps`` only.
+def fusing_once(graph: Graph, runs: Expr) -> Graph:
+    """The graph of a draft step, the target's hidden states fused in a share of the steps.
 
-    None: in none. What does not fuse stays as it is.
+    What does not fuse stays as it is.
     """
-    runs = ZERO if steps is None else ONE / steps
     nodes = tuple(
         replace(n, op=replace(n.op, presence=Presence(runs=runs)))
         if n.name == FUSING and isinstance(n.op, Repeat)
@@ -311,7 +341,7 @@ def under(graph: Graph, mask: Branches | None) -> Graph:
 
 
 def in_front(phase: Phase, drafting: Drafting, apart: Apart | None = None) -> list[Phase]:
-    """A phase in front of decoding, and the draft's own one behind it, or beside it."""
+    """A phase in front of decoding, and those of its drafts behind it, or beside it."""
     step = drafting.step
     if drafting.program is None or step is None or drafting.part:
         return [phase]  # a draft made of the target's own layers holds nothing besides
@@ -320,15 +350,27 @@ def in_front(phase: Phase, drafting: Drafting, apart: Apart | None = None) -> li
         return _at_once_in_front(phase, twin)
     shared = drafting.borrowed
     if twin is None:
-        mine = less((Resident(step.graph), *others(step)), shared)
+        idle = (replace(r, caches=False) for r in others(step))
+        mine = less((Resident(step.graph), *idle), shared)
         return [replace(phase, resident=(*phase.resident, *mine))]
     mine = less((beside(twin), *others(twin)), shared)
-    theirs = less((beside(phase), *phase.resident), held_by(twin.graph, shared))
-    own = less(others(twin), shared)
-    return [
-        replace(phase, resident=(*phase.resident, *mine)),
-        replace(twin, name=f"draft-{phase.name}", tokens=ZERO, resident=(*own, *theirs)),
-    ]
+    found = [replace(phase, resident=(*phase.resident, *mine))]
+    for draft in _of_drafts(drafting, phase.name):
+        theirs = less((beside(phase), *phase.resident), held_by(draft.graph, shared))
+        own = less(others(draft), shared)
+        name = f"draft-{draft.name}"
+        found.append(replace(draft, name=name, tokens=ZERO, resident=(*own, *theirs)))
+    return found
+
+
+def _of_drafts(drafting: Drafting, name: str) -> list[Phase]:
+    """The phases of one name of a draft, of what drafts for it, and so on down."""
+    assert drafting.program is not None
+    names, within = [name], drafting.within
+    while within is not None:
+        names.append(f"draft-{names[-1]}")
+        within = within.drafting.within
+    return [p for p in drafting.program.phases if p.name in names]
 
 
 def _at_once_in_front(phase: Phase, twin: Phase | None) -> list[Phase]:

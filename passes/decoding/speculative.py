@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +14,12 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Phase, Program
 from costgraph.passes.decoding.acceptance import Acceptance, Constant
+from costgraph.passes.decoding.cascades import (
+    cascade,
+    refuse_all_but_turns,
+    steps_of,
+    uncalled_for,
+)
 from costgraph.passes.decoding.draft_length import best_length
 from costgraph.passes.decoding.drafting import Asked, Drafting
 from costgraph.passes.decoding.drafts import MODEL, source_of
@@ -22,8 +28,9 @@ from costgraph.passes.decoding.rounds import Round, triggered
 from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, in_front
 from costgraph.passes.decoding.sharing import still_shared, weights_at
 from costgraph.passes.decoding.structures import MOST_DRAFTED, round_of
-from costgraph.passes.decoding.target import is_windowed, keeps_state, logits_of, stepping
+from costgraph.passes.decoding.target import keeps_state, logits_of, stepping
 from costgraph.passes.decoding.together import Apart
+from costgraph.passes.decoding.told import told
 from costgraph.passes.decoding.trees import MOST_NODES
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.choosing import Search
@@ -159,7 +166,7 @@ class Speculative(Pass):
     )
     draft_passes: str = option(
         "pipeline", "", "passes of the draft alone, in quotes; in place of inherited ones of "
-        "their name",
+        "their name; 'speculative{…}': the draft has a draft of its own",
     )  # fmt: skip
     inherit: str = option(
         "word", "all", "passes of the target that the draft gets as well: all, none, or names: "
@@ -198,6 +205,15 @@ class Speculative(Pass):
         """True while an option waits for a search over compiled programs."""
         return "optimal" in (self.gamma, self.nodes)
 
+    @property
+    def nested(self) -> Mapping[str, tuple[Pass, ...]]:
+        return {"draft-passes": self._own()}
+
+    @property
+    def is_cascade(self) -> bool:
+        """True where the draft is speculated itself."""
+        return any(isinstance(p, Speculative) for p in self._own())
+
     def search(self, program: Program, system: System) -> Search:
         return best_length(self)
 
@@ -210,16 +226,48 @@ class Speculative(Pass):
         if self.needs_tuning:
             raise PipelineError("'optimal' needs a machine to be decided on; use compile")
         try:
-            target = stepping(program)
+            stepping(program)
         except PipelineError as error:
             raise PipelineError(f"speculative: {error}") from None
         round_ = self.round()
         if round_.depth == 0 or self.hit == 0:
             return self._without_drafts(program, system)
-        if self.target_at:
-            program = self._placed(program, system)
-            target = stepping(program)
+        missing = self._absent(pipeline.history(program))
+        program, pair = self.paired(program, system)
+        drafting, target, apart = pair.drafting, pair.target, pair.apart
+        schedule, said = SCHEDULES[self.schedule]
+        phases: list[Phase] = []
+        for phase in program.phases:
+            phases += schedule(pair) if phase is target else in_front(phase, drafting, apart)
+        made = replace(program, phases=tuple(phases)).assuming(*said, *self._said())
+        if apart is not None:
+            made = replace(made, devices=2 * program.devices, stages=2)
+        made = replace(made, limits=(*made.limits, *self._limits(round_)))
+        if any(map(keeps_state, (target.graph, *steps_of(drafting)))):
+            made = made.assuming(
+                "recurrent states are restored without cost where drafted tokens are rejected"
+            )
+        misses = [
+            Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
+            for name in missing
+        ]
+        if drafting.program is not None:
+            made = told(made, program, drafting.program, round_, apart)
+            missed = pipeline.Trace(drafting.program.history).misses
+            misses += [replace(m, node=f"draft: {m.node}") for m in missed]
+            misses += uncalled_for(pair)
+        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
+
+    def paired(self, program: Program, system: System) -> tuple[Program, Pairing]:
+        """The program, its weights where they are put, and its decode steps with their drafts.
+
+        Raises:
+            PipelineError: the options, the draft and the target do not go together.
+        """
+        round_ = self.round()
         drafting = self.ready or self._drafting(program, system, round_.depth)
+        program = self._placed(program, system)
+        target = stepping(program)
         ending = next((n for n in ("stop", "fallback") if getattr(self, n) != 0), None)
         if ending is not None and (drafting.step is None or drafting.at_once):
             raise PipelineError(
@@ -232,44 +280,25 @@ class Speculative(Pass):
             round_ = triggered(round_, self.hit)
         if drafting.sure != 0:
             round_ = replace(round_, tokens=round_.tokens + drafting.sure)
-        step = drafting.step
-        graphs = (target.graph, *(() if step is None else (step.graph,)))
-        stateful = any(map(keeps_state, graphs))
+        stateful = any(map(keeps_state, (target.graph, *steps_of(drafting))))
         if round_.branched and stateful:
             raise PipelineError(
                 "speculative: a recurrent state follows one branch: drafts and trees need caches"
             )
+        if drafting.within is not None:
+            refuse_all_but_turns(self)
         apart = self._apart(program, drafting, system)
         known = None if self.accepted != 0 else self.accepting()
-        pair = Pairing(target, drafting, round_, known, apart)
-        schedule, said = SCHEDULES[self.schedule]
-        phases: list[Phase] = []
-        for phase in program.phases:
-            phases += schedule(pair) if phase is target else in_front(phase, drafting, apart)
-        made = replace(program, phases=tuple(phases)).assuming(*said, *self._said())
-        if apart is not None:
-            made = replace(made, devices=2 * program.devices, stages=2)
-        made = replace(made, limits=(*made.limits, *self._limits(round_)))
-        if stateful:
-            made = made.assuming(
-                "recurrent states are restored without cost where drafted tokens are rejected"
-            )
-        misses = [
-            Miss(self.name, "inherit", f"the pipeline has no {name} for the draft")
-            for name in self._absent(pipeline.history(program))
-        ]
-        if drafting.program is not None:
-            made = _told(made, program, drafting.program, round_, apart)
-            missed = pipeline.Trace(pipeline.history(drafting.program)).misses
-            misses += [replace(m, node=f"draft: {m.node}") for m in missed]
-        return Outcome(made.assuming(self.note) if self.note else made, ("decode",), tuple(misses))
+        return program, Pairing(target, drafting, round_, known, apart)
 
     def _placed(self, program: Program, system: System) -> Program:
-        """The program with the target's weights where ``target-at`` puts them.
+        """The program with the target's weights where ``target-at`` puts them, if it does.
 
         Raises:
             HardwareError: the device has no such level, or nothing says how fast it is read.
         """
+        if not self.target_at:
+            return program
         reach(system.device, self.target_at)
         return program.rewritten(partial(weights_at, level=self.target_at))
 
@@ -411,8 +440,9 @@ class Speculative(Pass):
         model = past[0].before if past else program
         if self.share and source is not MODEL:
             raise PipelineError("share: only a draft that is a model of its own has parts to share")
+        placed = self._placed(program, system)
         drafting = source.make(
-            Asked(self.draft, program, model, depth, self.layers, blocks, self.share, self.phrases)
+            Asked(self.draft, placed, model, depth, self.layers, blocks, self.share, self.phrases)
         )
         if not source.inherits or drafting.program is None:
             return drafting
@@ -421,7 +451,10 @@ class Speculative(Pass):
         passes = (*(p for p in inherited if p.name not in names), *own)
         try:
             made = pipeline.run(drafting.program, passes, system)[0]
-            made = replace(made, borrowed=still_shared(made, stepping(program)))
+            last = made.history[-1] if made.history else None
+            if last is not None and isinstance(last.made_by, Speculative) and last.hits:
+                return cascade(drafting, made, last.made_by, system)
+            made = replace(made, borrowed=still_shared(made, stepping(placed)))
         except CostgraphError as error:
             hint = "; what the draft gets of the target's passes: inherit" if inherited else ""
             raise PipelineError(f"draft: {error}{hint}") from None
@@ -431,9 +464,9 @@ class Speculative(Pass):
         from costgraph.passes import PASSES
 
         own = pipeline.parse(self.draft_passes, PASSES)
-        if any(p.stage is Stage.DECODING for p in own):
+        if any(p.needs_tuning for p in own):
             raise PipelineError(
-                "draft-passes: a draft does not speculate itself: cascades are not modelled"
+                "draft-passes: 'optimal' is decided for the target alone: give the draft a number"
             )
         return own
 
@@ -467,33 +500,3 @@ class Speculative(Pass):
                     f"{nearest(name, (*known, 'all', 'none'))}"
                 )
         return [name for name in names if name not in there]
-
-
-def _told(
-    made: Program, target: Program, draft: Program, round_: Round, apart: Apart | None
-) -> Program:
-    """The program with what its draft assumes and is limited by."""
-    made = replace(
-        made,
-        limits=tuple(dict.fromkeys((*made.limits, *draft.limits))),
-        notes=(*made.notes, *(f"draft: {n}" for n in draft.notes)),
-    ).assuming(*draft.assumptions)
-    if all(p.span is not None for p in draft.phases):
-        return made  # it reads no prompt
-    if apart is None:
-        made = made.assuming(
-            "the draft reads the prompt before the first token comes out: the time to the "
-            "first token contains it"
-        )
-    else:
-        made = made.assuming(
-            "the draft has devices of its own, reads the prompt while the target does, and sends "
-            "the distribution of each drafted token (greedy decoding needs only the token)"
-        )
-    if any(s.mask for s in round_.steps) and is_windowed(stepping(draft).graph):
-        made = made.assuming("rows of other branches count into the window of the draft's cache")
-    if {p.name for p in target.phases} - {p.name for p in draft.phases}:
-        made = made.assuming(
-            "the draft sees no images: their places in its prompt are rows like others"
-        )
-    return made

@@ -77,6 +77,26 @@ def test_the_table_of_loaded_targets_holds(row):
     assert row[1:] == [f"{step * 1e3:.4g} ms", f"{memory / 1e9:.3g} GB", f"{alone / step:.3g}"]
 
 
+@pytest.mark.parametrize("row", rows("cascades"), ids=lambda row: row[0])
+def test_the_table_of_cascades_holds(row):
+    def compiled(text):
+        return cg.compile("llama-3.1-70b", "h200", "fuse,quantize{preset=fp8}" + text)
+
+    made, alone = compiled(f",speculative{{{row[0].strip('`')}}}"), compiled("")
+    times = [{"B": b, "T": 1024} for b in (1, 16, 64)]
+    gains = [alone.tpot.evaluate(**at) / made.tpot.evaluate(**at) for at in times]
+    memory = made.memory.evaluate(B=1, S=1024, N=256)
+    assert row[1:] == [*map(three, gains), f"{memory / 1e9:.3g} GB"]
+
+
+def test_from_where_on_an_inner_draft_pays():
+    outer = "fuse,quantize{preset=fp8},speculative{draft=llama-3.1-8b,gamma=6,alpha=17/20"
+    inner = ",draft-passes='speculative{draft=llama-3.2-1b,gamma=3,alpha=b}'"
+    plain, made = (cg.compile("llama-3.1-70b", "h200", outer + x + "}").tpot for x in ("", inner))
+    (pays,) = cg.wins(plain, made, "b", B=1, T=1024)
+    assert f"pays from an acceptance of {three(float(pays.lower))} on" in TEXT
+
+
 @pytest.mark.parametrize("row", rows("modules"), ids=lambda row: row[0])
 def test_the_table_of_modules_holds(row):
     program = cg.load_model(row[0])

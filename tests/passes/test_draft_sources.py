@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from sympy import Integer
+from sympy import Integer, Rational
 
 import costgraph as cg
 from costgraph.counting.count import parameters
@@ -406,6 +406,27 @@ def test_a_head_beside_far_weights_has_a_projection_of_its_own():
     # The target's table of embeddings is looked up, and stays; the head has a norm and a bias.
     assert sum(map(int, held)) == wanted + 2 * d
     assert far.phase("draft").graph == near.phase("draft").graph
+
+
+@pytest.mark.parametrize("draft", ["opt-125m", "eagle", "skip,skip-mlp=2"])
+def test_a_draft_of_a_far_target_gets_the_passes_of_the_target(draft):
+    passes = "fuse,quantize{preset=w8a8},"
+    near, far = (
+        compiled("opt-13b", f"draft={draft},gamma=3{more}", "h100", passes).program
+        for more in ("", ",target-at=ddr")
+    )
+    kernels = [[n.op.kind for n in p.phase("draft").graph.nodes] for p in (near, far)]
+    assert kernels[0] == kernels[1]
+    if draft == "opt-125m":  # nothing of it is the target's
+        assert far.phase("draft").graph == near.phase("draft").graph
+
+
+def test_states_are_fused_once_in_each_round_that_has_a_draft():
+    made = compiled("llama-2-7b", "draft=eagle3,gamma=4,hit=1/8,alpha=1/2", "h100", "").program
+    draft, verify = made.phase("draft"), made.phase("verify")
+    (fusing,) = (n.op for n in draft.graph.nodes if n.name == FUSING)
+    rounds = verify.weight / Rational(1, 8)
+    assert fusing.presence.runs * draft.weight / rounds == Rational(1, 8)
 
 
 @pytest.mark.parametrize("model", ["whisper-large-v3", "t5-base", "llava-1.5-7b", "qwen2.5-vl-7b"])

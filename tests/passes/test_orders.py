@@ -236,7 +236,7 @@ def test_a_draft_has_passes_of_its_own_and_only_those_it_should(drafts):
         (",inherit=fuse|early-exit", "no draft gets a pass 'early-exit'"),
         (",inherit=fuze", "did you mean 'fuse'"),
         (",layers=2", "only a 'skip' draft"),
-        (",draft-passes='speculative'", "does not speculate itself"),
+        (",draft-passes='speculative{schedule=pearl}'", "not with schedule=pearl"),
         (",draft-passes='fuse,quantise'", "did you mean 'quantize'"),
         (",draft-passes='quantize{weights=int4,keep=down_proj:9}',inherit=none", "past the last"),
     ],
