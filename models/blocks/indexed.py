@@ -13,7 +13,7 @@ from costgraph.models.blocks.mla import ONE, TABLE, LatentAttention, Names
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import KVAppend, Rope, Split
 from costgraph.ops.index import Choose, IndexScores
-from costgraph.ops.pattern import Pattern, Selected, counted
+from costgraph.ops.pattern import CAUSAL, Pattern, Selected, counted
 from costgraph.symbols import B, T, q
 
 
@@ -33,8 +33,9 @@ class SelectedAttention(LatentAttention):
         return (*super().operands(style), Tensor("index_chosen", shape, INT32))
 
     def sees(self, style: Style) -> Pattern:
-        """The best rows, their pairs counted as the style says."""
-        return counted(style.mask, Selected(self.most))
+        """The best rows; all of them where masked pairs are computed, as published code does."""
+        rows = CAUSAL if style.mask == "compute" else Selected(self.most)
+        return counted(style.mask, rows)
 
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """The rows of the layer before."""
