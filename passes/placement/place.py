@@ -12,7 +12,7 @@ from costgraph.formula.wins import wins
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 from costgraph.passes.placement.shares import WORDS, check_levels
-from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out
+from costgraph.passes.placement.streaming import Plan, carried_out
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
@@ -38,7 +38,6 @@ class Place(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "place: one unit holds all caches and attends to them without exchange among its chips; "
         "what it makes beside its result is counted in the device's memory",
-        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.UNITS
     inherited: ClassVar[bool] = False
