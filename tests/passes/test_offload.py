@@ -33,7 +33,7 @@ MODELS = (
 
 def behind(device: str, host: int, disk: Rational | int = 0, link: Rational | int = 0):
     """A device with so many GB of host memory, and a disk of so many GB/s, behind it."""
-    made = load_hardware(device).with_tier("ddr", Tier(None, host * GB))
+    made = load_hardware(device).with_tier("ddr", Tier(Rational(1000) * GB, host * GB))
     return made.with_tier("nvme", Tier(disk * GB, 1500 * GB)) if disk else made
 
 
@@ -225,6 +225,14 @@ def test_every_level_is_held_against_what_it_has():
         ("offload{weights=host:B}", "means something else"),
         ("offload{weights=host:BW}", "means something else"),
         ("offload{policy=optimal,weights=host}", "give none"),
+        ("offload{preset=flexgen,weights=host}", "give none"),
+        ("offload{preset=accelerate,overlap=true}", "preset=accelerate is overlap=false"),
+        ("offload{preset=accelerate,whole=false}", "preset=accelerate is whole=true"),
+        ("offload{weights=host,at-batch=3}", "it counts with policy=optimal"),
+        ("offload{caches=host,active=0.1}", "active is about weights"),
+        ("offload{caches=host,on=up_proj}", "on is about weights"),
+        ("offload{caches=host,experts=routed}", "experts is about weights"),
+        ("offload{weights=host,experts=routed,active=0.1}", "give one"),
         ("offload{weights=host},speculative{gamma=2,target-at=ddr}", "one of the two"),
     ],
 )
