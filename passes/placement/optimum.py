@@ -14,6 +14,7 @@ from costgraph.formula.linear import Bound, Optimum, least
 from costgraph.formula.terms import Term
 from costgraph.hardware.systems import HOST, STORAGE, System
 from costgraph.ir.program import Program
+from costgraph.passes.placement.shares import WORDS
 from costgraph.rewriting.choosing import Search
 from costgraph.symbols import B, N, S, T, symbol
 from costgraph.timing import roofline
@@ -37,10 +38,11 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         PipelineError: nothing fits, or something is no number.
     """
     device = system.device
-    words = [w for w, level in (("host", HOST), ("disk", STORAGE)) if level in device.tiers]
+    stated = [w for w, level in (("host", HOST), ("disk", STORAGE)) if level in device.tiers]
+    words = [w for w in stated if device.tiers[WORDS[w]].bandwidth is not None]
     if not words:
         raise PipelineError(
-            f"offload: policy=optimal: {system.name} states no host memory or storage"
+            f"offload: policy=optimal: {system.name} states no host memory or storage with a rate"
         )
     if not given.blocks.is_number:
         raise PipelineError("offload: policy=optimal needs a number of blocks")
@@ -74,7 +76,8 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         for option, shares in open_.items()
     }
     decided = _with(candidate, numbers)
-    return replace(decided, note=_note(decided, found, given))
+    left = "".join(f"; {w} left out: no rate is stated" for w in stated if w not in words)
+    return replace(decided, note=_note(decided, found, given) + left)
 
 
 def _goal(ttft: Formula, tpot: Formula, values: dict[Symbol, Expr]) -> tuple[Term, ...]:

@@ -76,7 +76,7 @@ class Place(Pass):
         for level in levels:
             formula = (yield replace(self, attention=level)).formula("tpot")
             found = wins(plain, formula, "B", T=at["T"])
-            where = ", ".join(str(i) for i in found) or "no batch"
+            where = ", ".join(i.text for i in found) or "no batch"
             said.append(f"{level} is faster than the device for {where}")
             if formula.evaluate(**at) < seconds:
                 best, seconds = level, formula.evaluate(**at)

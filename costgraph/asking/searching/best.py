@@ -329,7 +329,7 @@ def _bounds(
     memory_asked: bool,
     values: Mapping[str, float],
 ) -> list[Bound]:
-    found = []
+    found: list[Bound] = []
     for metric, value in limits.items():
         if value == "device":
             capacity = room_of(compiled)
