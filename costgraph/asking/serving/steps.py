@@ -179,7 +179,9 @@ class StepTimes:
         return found
 
     def room(self, context: float, share: float = MEMORY_SHARE) -> int:
-        """Sequences whose caches at a context fit beside the weights; all units, and farther levels of memory, considered.
+        """Sequences whose caches at a context fit beside the weights.
+
+        All units, and farther levels of memory, are considered.
 
         Raises:
             InputError: the device's file states no capacity.
