@@ -11,7 +11,7 @@ from typing import Any
 
 from sympy import Integer
 
-from costgraph.compiling.capacity import room_of
+from costgraph.compiling.capacity import rooms
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, split_options
@@ -52,7 +52,9 @@ class Column:
             the time, with that share; of the step in the middle of the generation.
         latency_bound: the same of the whole request, of programs without tokens.
         speedup: latency of the first column over this one's.
-        fits: whether the memory is within what the device has for programs.
+        fits: whether what is needed is within what there is for programs, of the device and of
+            farther levels of memory.
+        full: the memories that have less than is needed.
         parameter_ratio, memory_ratio: of this column over the first one.
         even_length: the most tokens that it generates in the latency of the first column,
             of another model's columns; None where there is no most, or no token.
@@ -71,6 +73,7 @@ class Column:
     latency_bound: str | None
     speedup: float
     fits: bool
+    full: tuple[str, ...]
     lengths: Mapping[str, int]
     parameters: int | None
     parameter_ratio: float | None
@@ -331,7 +334,7 @@ def _column(place: _Place, values: dict[str, Any], first: Column | None) -> Colu
     else:
         found["latency_bound"] = _bound(compiled.latency, values)
     memory = evaluated(compiled.memory, values)
-    room = room_of(compiled)
+    full = tuple(r.name for r in rooms(compiled) if evaluated(r.need, values) > r.most)
     number = compiled.parameters.xreplace({symbol(k): v for k, v in values.items()})
     parameters = int(number) if number.is_number else None
     base = None if first is None else first.parameters
@@ -342,7 +345,8 @@ def _column(place: _Place, values: dict[str, Any], first: Column | None) -> Colu
         latency=latency,
         memory=memory,
         speedup=1.0 if first is None else first.latency / latency,
-        fits=room is None or memory <= room,
+        fits=not full,
+        full=full,
         lengths=place.own,
         parameters=parameters,
         parameter_ratio=_ratio(parameters, parameters if first is None else base),

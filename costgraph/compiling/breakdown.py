@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.compiling.capacity import Fit, room_of
+from costgraph.compiling.capacity import Fit, at_level, room_of
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.errors import InputError, unbound
@@ -180,9 +180,20 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         float(totals["memory_bytes"]),
         room_of(compiled),
         more=partial(would_hold, compiled, partial(_most_held, phase_name, given)),
+        farther=tuple(_farther(compiled, phase, machine, values)),
     )
     about = tuple(_about(compiled.program, phase, values))
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about)
+
+
+def _farther(
+    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr]
+) -> Iterator[Fit]:
+    """What a step keeps in farther levels of memory, against what there is."""
+    for level in roofline.levels(compiled.program):
+        need = roofline.level_memory(phase, level, at_end=False)
+        name = f"{level} of {compiled.place}"
+        yield Fit(name, float(placed(need, values)), at_level(compiled, level))
 
 
 def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:

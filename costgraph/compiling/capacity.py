@@ -88,6 +88,44 @@ def room_of(compiled: Compiled) -> float | None:
     return None if room is None or not room.is_number else float(room)
 
 
+@dataclass(frozen=True)
+class Room:
+    """What requests keep in one memory, against what programs can have there.
+
+    Attributes:
+        name: the device, or the level of memory and whose it is.
+        need: bytes over the sizes of a request.
+        most: bytes that are there.
+    """
+
+    name: str
+    need: Formula
+    most: float
+
+
+def rooms(compiled: Compiled) -> tuple[Room, ...]:
+    """Every memory whose size is known, and that of the device before farther levels."""
+    own = room_of(compiled)
+    found = [] if own is None else [Room(compiled.machine.name, compiled.memory, own)]
+    return (*found, *farther_rooms(compiled))
+
+
+def farther_rooms(compiled: Compiled) -> tuple[Room, ...]:
+    """The farther levels of memory in which something is kept, where their sizes are known."""
+    found = []
+    for level, need in compiled.farther.items():
+        most = at_level(compiled, level)
+        if most is not None:
+            found.append(Room(f"{level} of {compiled.place}", need, most))
+    return tuple(found)
+
+
+def at_level(compiled: Compiled, level: str) -> float | None:
+    """Byte that there is of a farther level; None where that is not stated."""
+    tier = (compiled.bound or compiled.machine).tiers.get(level)
+    return None if tier is None or tier.capacity is None else float(tier.capacity)
+
+
 def weights_fit(compiled: Compiled) -> Fit:
     """Whether the weights alone fit: what is true of every workload."""
     more = partial(would_hold, compiled, _weights, False)
@@ -101,7 +139,6 @@ def _farther(compiled: Compiled, given: Mapping[str, Expr], whole: bool) -> tupl
     ``whole``: caches and what else waits there, not the weights alone.
     """
     found: list[Fit] = []
-    machine = compiled.bound or compiled.machine
     dims, at_end = dict(compiled.program.dims), "T" not in given
     for level in roofline.levels(compiled.program):
         sizes: list[float] = []
@@ -114,9 +151,7 @@ def _farther(compiled: Compiled, given: Mapping[str, Expr], whole: bool) -> tupl
             need = need.xreplace(dict.fromkeys(missing, Integer(1)))
             if need.is_number:
                 sizes.append(float(need))
-        tier = machine.tiers.get(level)
-        room = None if tier is None or tier.capacity is None else float(tier.capacity)
-        name = f"{level} of {compiled.place}"
+        name, room = f"{level} of {compiled.place}", at_level(compiled, level)
         found.append(Fit(name, max(sizes, default=None), room, least or not whole))
     return tuple(found)
 
@@ -171,16 +206,46 @@ class Needs:
     known: bool
 
 
-def memory_needs(
+def filled(
     compiled: Compiled, given: Mapping[str, Expr], free: Collection[str] = ()
+) -> tuple[Expr, ...]:
+    """The parts of memories that a workload fills, over the symbols that stay ``free``.
+
+    Of the device and of farther levels; the largest counts. None where the device's size, or
+    what is needed, is not known.
+    """
+    room, found = room_of(compiled), list[Expr]()
+    if room is None:
+        return ()
+    levels = {"": room} | {x: at_level(compiled, x) for x in compiled.farther}
+    for level, most in levels.items():
+        needs = memory_needs(compiled, given, free, level)
+        sizes = needs.complete or needs.least
+        if not level and not (sizes and needs.known):
+            return ()
+        if most is not None and needs.known:
+            found.extend(size / exact(most) for size in sizes)
+    return tuple(found)
+
+
+def memory_needs(
+    compiled: Compiled, given: Mapping[str, Expr], free: Collection[str] = (), level: str = ""
 ) -> Needs:
-    """What a workload needs in memory, over the symbols that stay ``free``."""
+    """What a workload needs in memory, over the symbols that stay ``free``.
+
+    In that of the device, or in a farther ``level``.
+    """
     complete: list[Expr] = []
     least: list[Expr] = []
     known = True
     for phase in compiled.program.phases:
         at_end = not {"T"} & {*given, *free}
-        for need in roofline.phase_memory(phase, compiled.accounting, at_end):
+        every = (
+            (roofline.level_memory(phase, level, at_end=at_end),)
+            if level
+            else roofline.phase_memory(phase, compiled.accounting, at_end)
+        )
+        for need in every:
             need = need.xreplace(dict(compiled.program.dims))
             need = need.xreplace({s: given[s.name] for s in need.free_symbols if s.name in given})
             missing = {s for s in need.free_symbols if s.name not in free}

@@ -292,6 +292,16 @@ class Compiled:
         return self._formula("memory", "byte", roofline.memory_terms(self.program, self.accounting))
 
     @cached_property
+    def farther(self) -> Mapping[str, Formula]:
+        """Bytes that a request keeps in each farther level of memory, over ``B``, ``S``, ``N``."""
+        return {
+            level: self._formula(
+                f"{level} memory", "byte", roofline.level_terms(self.program, level)
+            )
+            for level in roofline.levels(self.program)
+        }
+
+    @cached_property
     def parameters(self) -> Expr:
         """Number of parameters that are held, those of drafts and heads too, shared ones once."""
         return held_parameters(self.program)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Integer
 
-from costgraph.compiling.capacity import room_of
+from costgraph.compiling.capacity import farther_rooms, room_of
 from costgraph.errors import CostgraphError
 from costgraph.ir.metrics import METRICS, require
 from costgraph.ir.workload import USUAL, least_batch, workload
@@ -87,14 +87,18 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
     sizes = _sizes(compiled, goal.values)
     contexts = compiled.program.contexts(sizes["S"], sizes["N"])
     usual = {**sizes, **({} if contexts is None else {"T": contexts[1]})}
-    found = workload(formulas.values(), {}, usual, free=("B",))
+    farther = farther_rooms(compiled)
+    every = (*formulas.values(), *(r.need for r in farther))
+    found = workload(every, {}, usual, free=("B",))
     values = {name: float(value) for name, value in found.items() if name != "B"}
     lines = {m: Line.along(f, values, METRICS[m].larger_is_better) for m, f in formulas.items()}
     low, high = least_batch(compiled.program), goal.values.get("B", MOST)
     if low > high:
         return Score(None, why=f"a batch of {high} is less than a sequence for each of {low}")
     range_ = (high, high) if "B" in goal.values else (low, high)
-    best = best_batch(lines[goal.metric], [Bound(lines[m], e) for m, e in ends.items()], range_)
+    kept = [Bound(lines[m], e) for m, e in ends.items()]
+    kept += [Bound(Line.along(r.need, values, False), r.most) for r in farther]
+    best = best_batch(lines[goal.metric], kept, range_)
     if best.batch is None:
         return Score(None, why="; ".join(best.binding))
     value = lines[goal.metric].at(best.batch)

@@ -49,9 +49,14 @@ class Interval:
     conditions: tuple[Relational, ...] = ()
     over: str = field(default="x", compare=False)
 
-    def __repr__(self) -> str:
+    @property
+    def text(self) -> str:
+        """As sentences tell it: ``3 < B < 17``."""
         lower, upper = (view_text("end_text", end) for end in (self.lower, self.upper))
-        return f"<Interval {lower} < {self.over} < {upper}>"
+        return f"{lower} < {self.over} < {upper}"
+
+    def __repr__(self) -> str:
+        return f"<Interval {self.text}>"
 
 
 def wins(

@@ -81,7 +81,11 @@ def workload(
 
 def least_batch(program: Program) -> int:
     """The smallest batch of which every replica, and every group of one, has a sequence."""
-    parts = (Integer(1) / phase.bind(B).coeff(B) for phase in program.phases)
+    parts = [Integer(1) / phase.bind(B).coeff(B) for phase in program.phases]
+    for limit in program.limits:
+        slope = limit.excess.coeff(B)
+        if limit.symbols == {B} and slope.is_negative:
+            parts.append(limit.excess.xreplace({B: Integer(0)}) / -slope)
     return max((int(ceiling(p)) for p in parts if p.is_Rational), default=1)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from sympy import Add, Expr, Integer, expand
+from sympy import Add, Expr, Integer, Max, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import Item, Overlap, Row, counted, flat
@@ -492,6 +492,27 @@ def level_memory(phase: Phase, level: str, whole: bool = True, at_end: bool = Tr
 
     resting_ = (kept_at(r.graph, level, whole and r.caches, r.shared) for r in phase.resident)
     return bound(Add(kept_at(phase.graph, level, whole), *resting_))
+
+
+def level_terms(program: Program, level: str) -> tuple[Term, ...]:
+    """What a request keeps in a farther level of memory: the most over its phases."""
+    found = [
+        Arm(each, phase.name)
+        for phase in program.phases
+        for each in _alternatives(level_memory(phase, level))
+    ]
+    term = make_term(ONE, found, tuple(p.name for p in program.phases))
+    return () if term is None else (term,)
+
+
+def _alternatives(expr: Expr) -> Iterator[Expr]:
+    """The values of an expression with each arm of its maxima in their place."""
+    maximum = next(iter(expr.atoms(Max)), None)
+    if maximum is None:
+        yield expr
+        return
+    for arm in maximum.args:
+        yield from _alternatives(expr.xreplace({maximum: arm}))
 
 
 def levels(program: Program) -> tuple[str, ...]:

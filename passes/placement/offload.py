@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
@@ -12,19 +12,40 @@ from sympy import Expr, Integer, ceiling
 from costgraph.errors import PipelineError, clip, nearest
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
+from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.attention import attention
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
-from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out, layers_of, unreached
+from costgraph.passes.placement.streaming import (
+    Plan,
+    carried_out,
+    has_experts,
+    layers_of,
+    unreached,
+)
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import B
 
 ONE, ZERO = Integer(1), Integer(0)
+#: With which options the workload says something that shares are decided for.
+DECIDED = ("policy=optimal", "preset=flexgen")
 #: What is kept elsewhere: the options that say where.
 KEPT = ("weights", "caches", "activations")
+
+
+#: What is said of layers with experts, by which of them come.
+EXPERTS: Mapping[str, str] = MappingProxyType(
+    {
+        "all": "offload: all experts of a layer come, whichever the router chooses: they are on "
+        "their way before it does (experts=routed: those alone that it chooses)",
+        "routed": "offload: of experts those come that the tokens of a step choose, in their "
+        "expected number and as if the choice was foreseen before the layer begins; buffers have "
+        "room for all",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +91,6 @@ class Offload(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "offload: shares are the same in all layers; embedding and output layer stay on the "
         "device; what is streamed passes through buffers of one layer (two with overlap)",
-        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.OFFLOADING
     inherited: ClassVar[bool] = False
@@ -98,6 +118,10 @@ class Offload(Pass):
     window: Expr = option(
         "integer", ZERO, "active: so many tokens before leave their rows in the memory", minimum=0
     )
+    experts: str = option(
+        "word", "all", "which experts of a layer come: all, or those alone that the tokens of a "
+        "step choose (expected number)", choices=("all", "routed"),
+    )  # fmt: skip
     whole: bool = option(
         "flag", False, "whole layers are kept here or there; none is streamed beside another"
     )
@@ -109,14 +133,16 @@ class Offload(Pass):
         "word", "", "'optimal': the shares that a linear program finds", choices=("", "optimal")
     )
     at_batch: Expr = option(
-        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False
-    )
+        "integer", ONE, "batch at which 'optimal' is decided", minimum=1, symbolic=False,
+        under=DECIDED,
+    )  # fmt: skip
     at_prompt: Expr = option(
-        "integer", Integer(512), "prompt at which 'optimal' is decided", minimum=1, symbolic=False
-    )
+        "integer", Integer(512), "prompt at which 'optimal' is decided", minimum=1,
+        symbolic=False, under=DECIDED,
+    )  # fmt: skip
     at_tokens: Expr = option(
         "integer", Integer(32), "tokens generated at which 'optimal' is decided", minimum=2,
-        symbolic=False,
+        symbolic=False, under=DECIDED,
     )  # fmt: skip
 
     #: How 'optimal' was decided; no option.
@@ -133,8 +159,20 @@ class Offload(Pass):
             weights=self.weights or found.weights,
             overlap=self.overlap and found.overlap,
             whole=self.whole or found.whole,
-            policy=self.policy or ("" if self.weights else found.policy),
+            policy=self.policy or found.policy,
         )
+
+    def refuse_idle(self, given: Iterable[str]) -> None:
+        """As :meth:`Pass.refuse_idle`; flags that a preset decides otherwise are refused, too."""
+        names = tuple(given)
+        super().refuse_idle(names)
+        if not self.preset:
+            return
+        resolved = self.resolved()
+        for name in ("overlap", "whole"):
+            if name in names and getattr(self, name) != getattr(resolved, name):
+                said = str(getattr(resolved, name)).lower()
+                raise PipelineError(f"offload: preset={self.preset} is {name}={said}: give one")
 
     @property
     def needs_tuning(self) -> bool:
@@ -200,6 +238,16 @@ class Offload(Pass):
             )
         if self.window != 0 and self.active == 1:
             raise PipelineError("offload: window says which active rows stay: give active as well")
+        if self.active != 1 and self.experts != "all":
+            raise PipelineError(
+                "offload: active says which rows come, experts=routed which experts: give one"
+            )
+        if not weights and not self.note:
+            for name in ("on", "active", "experts"):
+                if getattr(self, name) != getattr(Offload, name):
+                    raise PipelineError(
+                        f"offload: {name} is about weights kept elsewhere: give weights"
+                    )
         on = () if self.on == "all" else tuple(self.on.split("|"))
         nodes = {n.name for p in program.phases for g in p.graph.walk() for n in g.nodes}
         for name in on:
@@ -216,6 +264,7 @@ class Offload(Pass):
             on,
             self.active,
             self.window,
+            self.experts == "routed",
             self.name,
         )
 
@@ -246,6 +295,8 @@ class Offload(Pass):
                 "offload: tokens need rows of weights independently of each other; what is in the "
                 "memory is computed as if all of it were there"
             )
+        if plan.weights and any(has_experts(body, plan) for body in _bodies(program)):
+            made = made.assuming(EXPERTS[self.experts])
         if plan.attend_at:
             made = made.assuming(
                 "offload: prompts attend on the device; what attention on the host makes beside "
@@ -265,10 +316,13 @@ class Offload(Pass):
 
     def _misses(self, program: Program, plan: Plan) -> list[Miss]:
         """What of the plan had nothing to work on."""
-        bodies = [r.body for phase in program.phases for r in layers_of(phase.graph)]
+        bodies = _bodies(program)
         found: list[Miss] = []
         if not bodies:
             return [_nothing(self.name, program)]
+        if plan.routed and not any(has_experts(body, plan) for body in bodies):
+            reason = "no router chooses among the weights that are kept elsewhere"
+            found.append(Miss("experts", program.name, reason))
         if (plan.caches or plan.attend_at) and not any(map(attention, bodies)):
             reason = "no layer attends to a cache that grows: there is nothing to keep elsewhere"
             found.append(Miss("caches", program.name, reason))
@@ -276,6 +330,11 @@ class Offload(Pass):
             reason = "caches of parts that layers share stay on the device"
             found.append(Miss("caches", program.name, reason))
         return found
+
+
+def _bodies(program: Program) -> list[Graph]:
+    """The layers of a program."""
+    return [r.body for phase in program.phases for r in layers_of(phase.graph)]
 
 
 def _nothing(rule: str, program: Program) -> Miss:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Integer, Max, Rational, Symbol
+from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.errors import PipelineError
 from costgraph.formula.formula import Formula
@@ -14,6 +14,7 @@ from costgraph.formula.linear import Bound, Optimum, least
 from costgraph.formula.terms import Term
 from costgraph.hardware.systems import HOST, STORAGE, System
 from costgraph.ir.program import Program
+from costgraph.passes.placement.shares import WORDS
 from costgraph.rewriting.choosing import Search
 from costgraph.symbols import B, N, S, T, symbol
 from costgraph.timing import roofline
@@ -37,10 +38,11 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         PipelineError: nothing fits, or something is no number.
     """
     device = system.device
-    words = [w for w, level in (("host", HOST), ("disk", STORAGE)) if level in device.tiers]
+    stated = [w for w, level in (("host", HOST), ("disk", STORAGE)) if level in device.tiers]
+    words = [w for w in stated if device.tiers[WORDS[w]].bandwidth is not None]
     if not words:
         raise PipelineError(
-            f"offload: policy=optimal: {system.name} states no host memory or storage"
+            f"offload: policy=optimal: {system.name} states no host memory or storage with a rate"
         )
     if not given.blocks.is_number:
         raise PipelineError("offload: policy=optimal needs a number of blocks")
@@ -50,7 +52,9 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         if not (option == "caches" and given.attention == "host")
         and not (option == "activations" and given.blocks == 1)
     }
-    candidate = _with(replace(given, policy="", preset=""), open_)
+    # What is decided has no workload of its own any more: the note tells it.
+    usual: dict[str, Any] = {f.name: f.default for f in fields(given) if f.name.startswith("at_")}
+    candidate = _with(replace(given, policy="", preset="", **usual), open_)
     tried = yield candidate
     values: dict[Symbol, Expr] = {B: given.at_batch, S: given.at_prompt, N: given.at_tokens}
     made = candidate.run(program, system).program
@@ -72,7 +76,8 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
         for option, shares in open_.items()
     }
     decided = _with(candidate, numbers)
-    return replace(decided, note=_note(decided, found, given))
+    left = "".join(f"; {w} left out: no rate is stated" for w in stated if w not in words)
+    return replace(decided, note=_note(decided, found, given) + left)
 
 
 def _goal(ttft: Formula, tpot: Formula, values: dict[Symbol, Expr]) -> tuple[Term, ...]:
@@ -95,19 +100,9 @@ def _levels(made: Program, system: System, values: dict[Symbol, Expr]) -> Iterat
         capacity = system.device.tiers[level].capacity
         if capacity is None:
             continue
-        for phase in made.phases:
-            for need in _branches(roofline.level_memory(phase, level)):
-                yield Bound(f"{level} of {system.name}", need, float(capacity), FREE)
-
-
-def _branches(expr: Expr) -> Iterator[Expr]:
-    """The values of an expression with each arm of its maxima in their place."""
-    maximum = next(iter(expr.atoms(Max)), None)
-    if maximum is None:
-        yield expr
-        return
-    for arm in maximum.args:
-        yield from _branches(expr.xreplace({maximum: arm}))
+        for term in roofline.level_terms(made, level):
+            for arm in term.arms:
+                yield Bound(f"{level} of {system.name}", arm.expr, float(capacity), FREE)
 
 
 def _wholes(open_: dict[str, dict[str, Symbol]]) -> Iterator[Bound]:

@@ -12,7 +12,7 @@ from costgraph.formula.wins import wins
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 from costgraph.passes.placement.shares import WORDS, check_levels
-from costgraph.passes.placement.streaming import FARTHER, Plan, carried_out
+from costgraph.passes.placement.streaming import Plan, carried_out
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
@@ -38,7 +38,6 @@ class Place(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "place: one unit holds all caches and attends to them without exchange among its chips; "
         "what it makes beside its result is counted in the device's memory",
-        FARTHER,
     )
     stage: ClassVar[Stage] = Stage.UNITS
     inherited: ClassVar[bool] = False
@@ -77,7 +76,7 @@ class Place(Pass):
         for level in levels:
             formula = (yield replace(self, attention=level)).formula("tpot")
             found = wins(plain, formula, "B", T=at["T"])
-            where = ", ".join(str(i) for i in found) or "no batch"
+            where = ", ".join(i.text for i in found) or "no batch"
             said.append(f"{level} is faster than the device for {where}")
             if formula.evaluate(**at) < seconds:
                 best, seconds = level, formula.evaluate(**at)

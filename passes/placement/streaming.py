@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from sympy import Add, Expr, Integer, Min
+from sympy import Add, Expr, Integer, Max, Min
 
 from costgraph.errors import PipelineError
 from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node, Origin
-from costgraph.ir.op import same
+from costgraph.ir.op import Op, same
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor, level_of
-from costgraph.ops import KVAppend
+from costgraph.ops import ExpertLinear, KVAppend
+from costgraph.ops.fused import Fused
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.ops.views import Reshape
 from costgraph.passes.placement.attention import attention, moved
@@ -24,11 +25,6 @@ from costgraph.rewriting.overlap import side_by_side
 from costgraph.symbols import B, q
 
 ONE, ZERO = Integer(1), Integer(0)
-#: What questions over many workloads leave out.
-FARTHER = (
-    "host memory, storage and memory that computes are held against what they have for one "
-    "workload; sweeps and searches hold the device's memory alone"
-)
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Plan:
         on: operations whose weights are away; all where there are none.
         active: the share of those weights that a token needs: rows of its active neurons.
         window: how many tokens before a step have left theirs in the memory.
+        routed: of experts, only those come that the tokens of a step choose.
         made_by: the pass.
     """
 
@@ -67,6 +64,7 @@ class Plan:
     on: tuple[str, ...] = ()
     active: Expr = ONE
     window: Expr = ZERO
+    routed: bool = False
     made_by: str = "offload"
 
     @property
@@ -239,15 +237,44 @@ def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
 
 
 def _away(body: Graph, plan: Plan) -> Iterator[Expr]:
-    """Bytes of the weights of one layer that the shares are about."""
+    """Bytes of the weights of one layer that the shares are about, as far as a step needs them."""
     for tensor in body.sources:
-        users = (n.name for n in body.consumers[tensor.name])
-        if tensor.role is Role.WEIGHT and plan.is_away(users):
-            yield tensor.bytes
+        users = body.consumers[tensor.name]
+        if tensor.role is Role.WEIGHT and plan.is_away(n.name for n in users):
+            chooses = plan.routed and users and all(is_of_experts(n.op) for n in users)
+            yield _read(body, tensor, users) if chooses else tensor.bytes
     for node in body.nodes:
         if isinstance(node.op, Region):
             for graph in node.op.graphs:
                 yield from (size * node.op.weight_sets for size in _away(graph, plan))
+
+
+def is_of_experts(op: Op) -> bool:
+    """Whether an operation multiplies by the experts that a router chose."""
+    if isinstance(op, Fused):
+        return any(isinstance(n.op, ExpertLinear) for n in op.body.nodes)
+    return isinstance(op, ExpertLinear)
+
+
+def _read(body: Graph, tensor: Tensor, users: Iterable[Node]) -> Expr:
+    """The most bytes of a tensor that one of its users reads."""
+    return Max(
+        *(
+            Add(
+                *(
+                    a.bytes
+                    for a in n.op.accesses(tuple(body.operands(n)), n.outputs)
+                    if a.tensor == tensor.name and a.direction is Direction.READ
+                )
+            )
+            for n in users
+        )
+    )
+
+
+def has_experts(body: Graph, plan: Plan) -> bool:
+    """Whether weights of experts are among those kept elsewhere."""
+    return any(is_of_experts(n.op) and plan.is_away([n.name]) for g in body.walk() for n in g.nodes)
 
 
 def unreached(body: Graph) -> bool:

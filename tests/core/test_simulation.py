@@ -220,3 +220,12 @@ def test_what_cannot_be_served_is_said(times):
         simulate([], Pool(times, PrefillFirst(4)))
     with pytest.raises(InputError, match="no closed form"):
         Queue(times, StaticBatches(4), Lengths(10), Lengths(10))
+
+
+def test_room_looks_at_farther_levels_of_memory_as_well():
+    """A host that is full holds no further sequence, whatever the device has left."""
+    made = cg.compile("llama-2-7b", "rtx-4090+i9-13900k", "fuse,offload{weights=host,caches=host}")
+    held = StepTimes(made, 4096).room(2048, 1.0)
+    needs = [made.fit(B=b, T=2048) for b in (held, held + 1)]
+    assert needs[0].fits is not False
+    assert "ddr of" in needs[1].warning

@@ -12,7 +12,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 def test_examples_run_and_give_what_they_say(capsys):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     space: dict = {}
     for block in blocks:
         exec(compile(block, PAGE.name, "exec"), space)

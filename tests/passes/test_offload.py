@@ -33,7 +33,7 @@ MODELS = (
 
 def behind(device: str, host: int, disk: Rational | int = 0, link: Rational | int = 0):
     """A device with so many GB of host memory, and a disk of so many GB/s, behind it."""
-    made = load_hardware(device).with_tier("ddr", Tier(None, host * GB))
+    made = load_hardware(device).with_tier("ddr", Tier(Rational(1000) * GB, host * GB))
     return made.with_tier("nvme", Tier(disk * GB, 1500 * GB)) if disk else made
 
 
@@ -225,6 +225,14 @@ def test_every_level_is_held_against_what_it_has():
         ("offload{weights=host:B}", "means something else"),
         ("offload{weights=host:BW}", "means something else"),
         ("offload{policy=optimal,weights=host}", "give none"),
+        ("offload{preset=flexgen,weights=host}", "give none"),
+        ("offload{preset=accelerate,overlap=true}", "preset=accelerate is overlap=false"),
+        ("offload{preset=accelerate,whole=false}", "preset=accelerate is whole=true"),
+        ("offload{weights=host,at-batch=3}", "it counts with policy=optimal"),
+        ("offload{caches=host,active=0.1}", "active is about weights"),
+        ("offload{caches=host,on=up_proj}", "on is about weights"),
+        ("offload{caches=host,experts=routed}", "experts is about weights"),
+        ("offload{weights=host,experts=routed,active=0.1}", "give one"),
         ("offload{weights=host},speculative{gamma=2,target-at=ddr}", "one of the two"),
     ],
 )
@@ -385,3 +393,19 @@ def test_a_window_of_active_rows_brings_what_is_new():
     # Many tokens need nearly all rows.
     (size,) = moved(found, "decode", Role.WEIGHT).values()
     assert float(size.xreplace({B: Integer(300)})) == pytest.approx(rows * 0.97**5, rel=1e-3)
+
+
+def test_levels_without_a_rate_are_left_out_of_the_linear_program():
+    """As one refuses to name them: the result says so."""
+    device = behind("t4", 40).with_tier("nvme", Tier(None, 1500 * GB))
+    asked = "offload{policy=optimal,at-batch=8}"
+    found = cg.compile("opt-13b", device, f"fuse,{asked}")
+    (note,) = [a for a in found.assumptions if "linear program" in a]
+    assert "disk left out: no rate is stated" in note
+    same = cg.compile("opt-13b", behind("t4", 40), f"fuse,{asked}")
+    assert found.latency.evaluate(B=8, S=99, N=9) == same.latency.evaluate(B=8, S=99, N=9)
+    with pytest.raises(HardwareError, match="no bandwidth of nvme"):
+        cg.compile("opt-13b", device, "fuse,offload{weights=disk:0.5}").tpot
+    bare = load_hardware("t4").with_tier("ddr", Tier(None, 40 * GB))
+    with pytest.raises(PipelineError, match="with a rate"):
+        cg.compile("opt-13b", bare, asked)

@@ -115,3 +115,10 @@ def test_layers_are_streamed_around_what_is_placed():
 def test_refusals_say_what_would_be_right(system, passes, words):
     with pytest.raises(PipelineError, match=words):
         cg.compile("llama-2-7b", system, passes)
+
+
+def test_what_was_decided_is_told_in_plain_words():
+    made = cg.compile("llama-2-7b", "a100+5xhbm-pim", "fuse,place{at-batch=16}")
+    (said,) = [a for a in made.assumptions if "decided" in a]
+    assert "< B <" in said
+    assert "Interval" not in said

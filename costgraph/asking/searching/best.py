@@ -11,7 +11,7 @@ from typing import Any
 
 from costgraph.asking.searching.front import Cloud, FrontPoint, cloud_of, front_of
 from costgraph.asking.sweeping.plan import listed, parsed_passes, pipeline_of
-from costgraph.compiling.capacity import room_of
+from costgraph.compiling.capacity import farther_rooms, room_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import split_options
@@ -233,12 +233,12 @@ def search(
         made.append((system.name, label, compiled, formulas))
     if not made:
         raise InputError(f"no candidate can be compiled: {refused}") from refused
-    every = [f for _, _, _, formulas in made for f in formulas.values()]
+    every = [f for _, _, c, formulas in made for f in (*formulas.values(), *c.farther.values())]
     values = _values(program, every, given)
     clouds: list[Cloud] = []
     for name, label, compiled, formulas in made:
         lines = {m: Line.along(f, values, _up(m)) for m, f in formulas.items()}
-        kept = _bounds(compiled, lines, bounds, "memory" in (limits or {}))
+        kept = _bounds(compiled, lines, bounds, "memory" in (limits or {}), values)
         least = least_batch(compiled.program)
         # Every replica, and every group of a batch, has a sequence at least.
         own = (max(batches[0], least), batches[1])
@@ -327,8 +327,9 @@ def _bounds(
     lines: Mapping[str, Line],
     limits: Mapping[str, float | str | None],
     memory_asked: bool,
+    values: Mapping[str, float],
 ) -> list[Bound]:
-    found = []
+    found: list[Bound] = []
     for metric, value in limits.items():
         if value == "device":
             capacity = room_of(compiled)
@@ -337,6 +338,10 @@ def _bounds(
                     f"limit memory: the capacity of {compiled.machine.name} is unknown"
                 )
             value = capacity
+        if metric == "memory" and value is not None:
+            found.extend(
+                Bound(Line.along(r.need, values, False), r.most) for r in farther_rooms(compiled)
+            )
         if isinstance(value, float):
             found.append(Bound(lines[metric], value))
     return found

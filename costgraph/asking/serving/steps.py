@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sympy import Integer, Symbol
 
-from costgraph.compiling.capacity import room_of
+from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import phases_of_steps, step_terms
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
@@ -179,7 +179,9 @@ class StepTimes:
         return found
 
     def room(self, context: float, share: float = MEMORY_SHARE) -> int:
-        """Sequences whose caches at a context fit beside the weights; all units considered.
+        """Sequences whose caches at a context fit beside the weights.
+
+        All units, and farther levels of memory, are considered.
 
         Raises:
             InputError: the device's file states no capacity.
@@ -197,6 +199,15 @@ class StepTimes:
                 found.append(int((capacity - weights) / one))
             elif weights > capacity:
                 found.append(0)
+        for level in self.compiled.farther:
+            most = at_level(self.compiled, level)
+            need = roofline.level_memory(decode, level, at_end=False)
+            at = {T: Integer(self.place(context))}
+            first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
+            if most is not None and first > most:
+                found.append(0)
+            elif most is not None and second > first:
+                found.append(1 + int((most - first) / (second - first)))
         return max(0, min(found, default=2**31))
 
 

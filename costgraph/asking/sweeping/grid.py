@@ -13,7 +13,7 @@ import numpy as np
 
 from costgraph.asking.sweeping.codecs import check_store
 from costgraph.asking.sweeping.plan import Plan, Task, make_plan
-from costgraph.asking.sweeping.run import Report, evaluate, reporter
+from costgraph.asking.sweeping.run import Report, evaluate, farther_fits, reporter
 from costgraph.asking.sweeping.store import PartialStore, check_target, require
 from costgraph.compiling.compilation import Hardware, Model
 from costgraph.compiling.options import split_options
@@ -352,7 +352,8 @@ def _run(
             for task, values in results:
                 capacity = plan.cells[task.cell].capacity
                 if plan.fits_known and "memory" in values and capacity is not None:
-                    values = {**values, "fits": values["memory"] <= capacity}
+                    fits = (values["memory"] <= capacity) & farther_fits(plan, task)
+                    values = {**values, "fits": fits}
                 keep(task, values)
                 finished += 1
                 report(finished, total)
@@ -385,7 +386,7 @@ def _dataset(plan: Plan, array: Callable[[str], Any]) -> xarray.Dataset:
         }
         variables[metric] = (plan.dims(metric), array(metric), about)
     if plan.fits_known:
-        about = {"long_name": "memory is within the device's capacity", "units": "1"}
+        about = {"long_name": "memory is within what there is, farther levels too", "units": "1"}
         variables["fits"] = (plan.dims("memory"), array("fits"), about)
     return xr.Dataset(variables, coords, _attributes(plan))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from costgraph.compiling.capacity import Room, farther_rooms
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError, clip, nearest
@@ -67,6 +68,7 @@ class Cell:
         errors: messages by metric: why it failed, or why some of its points are empty.
         capacity: bytes of the device's memory that programs can have, or None.
         setting: what its numbers are about; None where nothing compiled.
+        farther: the farther levels of memory in which something is kept.
     """
 
     index: tuple[int, int, int]
@@ -75,6 +77,7 @@ class Cell:
     errors: Mapping[str, str]
     capacity: float | None
     setting: Setting | None = None
+    farther: tuple[Room, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,11 @@ class Plan:
             for m in self.metrics
         ]
         texts += [f"{c.index} {c.capacity}" for c in self.cells]
+        texts += [
+            f"{c.index} {r.name} {r.most} {_formula_key(r.need)}"
+            for c in self.cells
+            for r in c.farther
+        ]
         return {
             **{f"values of {name}": digest for name, digest in coordinates.items()},
             "metrics": list(self.metrics),
@@ -253,6 +261,8 @@ def make_plan(
     needs = {
         m: {s.name for c in cells if m in c.formulas for s in c.formulas[m].symbols} for m in tried
     }
+    if "memory" in needs:
+        needs["memory"] |= {s.name for c in cells for r in c.farther for s in r.need.symbols}
     chosen = _chosen(wanted, needs, given)
     used = {name for m in chosen for name in needs[m]}
     for name in symbols:
@@ -473,7 +483,8 @@ def _cell(choice: _Choice, metrics: Sequence[str], errors: str) -> Cell:
                 raise InputError(f"{choice.label}: {metric}: {error}") from error
             failed[metric] = str(error)
     setting = None if compiled is None else compiled.setting
-    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, setting)
+    farther = farther_rooms(compiled) if compiled is not None and "memory" in formulas else ()
+    return Cell(choice.index, choice.label, formulas, failed, choice.capacity, setting, farther)
 
 
 def _cut(

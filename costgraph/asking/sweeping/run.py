@@ -120,6 +120,18 @@ def block_values(data: bytes, arrays: Sequence[Array]) -> dict[str, Array]:
     return found
 
 
+def farther_fits(plan: Plan, task: Task) -> npt.NDArray[np.bool_]:
+    """Whether every farther level of memory has what a block keeps there, point by point."""
+    arrays, symbols = _arrays(plan, task), plan.groups[task.group].symbols
+    grid = dict(zip(symbols, np.ix_(*arrays), strict=True)) if arrays else {}
+    fits = np.ones(tuple(len(a) for a in arrays), dtype=bool)
+    for room in plan.cells[task.cell].farther:
+        function = compile_vector([replace(room.need, limits=())])
+        (needed,) = function(**{n: grid[n] for n in function.names})
+        fits &= np.broadcast_to(needed <= room.most, fits.shape)
+    return fits
+
+
 _Check: TypeAlias = tuple[Limit, VectorFunction]
 
 

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
     _Cell = tuple[str, Callable[[Column], str | None]]
 
+
+def _too_large(column: Column) -> str:
+    """What is said beside the device's memory: that it is too small, or that another one is."""
+    farther = [name for name in column.full if " of " in name]
+    own = ["too large"] if len(farther) < len(column.full) else []
+    said = (*own, *(f"too large for {name.split(' of ')[0]}" for name in farther))
+    return f" ({', '.join(said)})" if said else ""
+
+
 #: (heading, text of a column) in order; what no column has is left out.
 _CELLS: tuple[_Cell, ...] = (
     ("pipeline", lambda c: c.passes),
@@ -25,7 +34,7 @@ _CELLS: tuple[_Cell, ...] = (
     ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
     ("latency", lambda c: seconds(c.latency)),
     ("token/s", lambda c: None if c.throughput is None else f"{c.throughput:.4g}"),
-    ("memory", lambda c: f"{si(c.memory)}B" + ("" if c.fits else " (too large)")),
+    ("memory", lambda c: f"{si(c.memory)}B" + _too_large(c)),
     ("speed-up", lambda c: f"{c.speedup:.2f}x"),
     ("decode bound by", lambda c: c.tpot_bound),
     ("bound by", lambda c: c.latency_bound),

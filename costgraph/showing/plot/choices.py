@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from costgraph.compiling.capacity import memory_needs, room_of
+from costgraph.compiling.capacity import filled
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError
 from costgraph.formula import Formula
@@ -239,15 +239,12 @@ def _values(
 def _share(
     compiled: Compiled, names: tuple[str, str], grid: Sequence[Grid], values: Mapping[str, Any]
 ) -> Grid:
-    """The share of its device's memory that a compiled model needs; zero if that is not known."""
-    capacity = room_of(compiled)
-    needs = memory_needs(compiled, {k: exact(v) for k, v in values.items()}, names)
-    needed = needs.complete or needs.least
-    if capacity is None or not needed or not needs.known:
+    """The share of the fullest memory that a compiled model needs; zero if that is not known."""
+    parts = filled(compiled, {k: exact(v) for k, v in values.items()}, names)
+    if not parts:
         return np.zeros_like(grid[0])
     symbols = (symbol(names[0]), symbol(names[1]))
-    held = np.maximum.reduce([on_grid(e, symbols, grid[0], grid[1]) for e in needed])
-    return np.asarray(held / float(capacity))
+    return np.asarray(np.maximum.reduce([on_grid(e, symbols, grid[0], grid[1]) for e in parts]))
 
 
 def _lead(scores: Sequence[Grid], index: int) -> Grid:

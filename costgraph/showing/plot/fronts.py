@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sympy import Integer
 
-from costgraph.compiling.capacity import room_of
+from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError
 from costgraph.formula.powers import placed
@@ -29,7 +29,7 @@ from costgraph.showing.plot.style import (
     unit_axis,
 )
 from costgraph.symbols import symbol
-from costgraph.timing.roofline import phase_memory
+from costgraph.timing.roofline import level_memory, phase_memory
 
 Place = tuple[float, float, int, bool]
 
@@ -44,12 +44,17 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     wanted = {s.name for s in compiled.tpot.symbols}
     fixed = {k: v for k, v in values.items() if k in wanted}
     stepping = [p for p in compiled.program.phases if p.span is not None]
-    candidates = [m for p in stepping for m in phase_memory(p, compiled.accounting, at_end=False)]
+    candidates = [
+        (m, capacity) for p in stepping for m in phase_memory(p, compiled.accounting, at_end=False)
+    ]
+    for level in compiled.farther:
+        most = at_level(compiled, level)
+        candidates += [(level_memory(p, level, at_end=False), most) for p in stepping]
     found = []
     for batch in batches:
         seconds = float(compiled.tpot.evaluate(**fixed, B=batch))
         at = {symbol(k): Integer(v) for k, v in {**values, "B": batch}.items()}
-        fits = capacity is None or max(float(placed(m, at)) for m in candidates) <= capacity
+        fits = all(most is None or float(placed(m, at)) <= most for m, most in candidates)
         found.append((seconds, batch / seconds, batch, fits))
     return found
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from sympy import Expr, Poly, Symbol, lambdify
 
-from costgraph.compiling.capacity import memory_needs, room_of
+from costgraph.compiling.capacity import filled
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, unbound
 from costgraph.formula import Formula
@@ -173,14 +173,12 @@ def _memory_end(
     grid: tuple[Grid, Grid, Grid, Grid],
 ) -> tuple[str, list[Line2D]]:
     """A sentence and a line where the memory is full on the grid."""
-    capacity = room_of(compiled)
     names = tuple(s.name for s in symbols)
-    needs = memory_needs(compiled, {k: exact(v) for k, v in values.items()}, names)
-    sizes = needs.complete or needs.least
-    if capacity is None or not sizes or not needs.known:
+    parts = filled(compiled, {k: exact(v) for k, v in values.items()}, names)
+    if not parts:
         return "", []
     xs, ys, grid_x, grid_y = grid
-    share = np.maximum.reduce([on_grid(e, symbols, grid_x, grid_y) for e in sizes]) / capacity
+    share = np.maximum.reduce([on_grid(e, symbols, grid_x, grid_y) for e in parts])
     if share.max() <= 1:
         return "", []
     if share.min() > 1:
