@@ -23,7 +23,7 @@ from costgraph.asking.serving.policies import (
 )
 from costgraph.asking.serving.queueing import CONDITIONS, Queue, Steady
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.steps import ASSUMED, MEMORY_SHARE, StepTimes
+from costgraph.asking.serving.steps import MEMORY_SHARE, StepTimes
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
@@ -492,7 +492,9 @@ def serve_plan(
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
     planner = Planner(traffic, ways, chunks, limits, devices, pools)
     found = planner.plans()
-    said = [CONDITIONS, ASSUMED] + ([POOLED] if any(p.pooled for p in found) else [])
+    said = [CONDITIONS, *(x for w in ways for x in w.times.assumed)]
+    if any(p.pooled for p in found):
+        said.append(POOLED)
     if any(w.price is None for w in ways):
         said.append("devices without a price come after those with one, the fewest first")
     setting = replace(
