@@ -165,5 +165,10 @@ def test_wrong_wishes_are_refused():
     for wrong in ({"rate": 0}, {"tpot": -1}, {"prompt": 0}, {"devices": 0}):
         with pytest.raises(InputError):
             serve_plan("llama-3.2-1b", "h100", **asked | wrong)
+    for on in ("8xh100", ["h100", "2x8xh100"]):
+        with pytest.raises(InputError, match="name one device"):
+            serve_plan("llama-3.2-1b", on, **asked)
+    with pytest.raises(InputError, match="not empty"):
+        serve_plan("llama-3.2-1b", "h100", **asked, precisions=("native", ""))
     with pytest.raises(InputError, match="preset"):
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("fp9",))

@@ -250,7 +250,7 @@ def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:
 
 
 def _part(terms: Iterable[Term]) -> Formula:
-    return Formula("part", "s", tuple(terms))
+    return Formula("step", "s", tuple(terms))
 
 
 def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:
