@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
@@ -10,6 +11,8 @@ from costgraph.cli.values import print_json, real, whole
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from costgraph.asking.serving import Policy, Request
 
 PLAN = """\
@@ -21,7 +24,8 @@ Lengths: 512, uniform:512:0.5 (half to one and a half times), lognormal:512:1 (m
 
 SIMULATE = """\
 Serves requests event by event, with steps as long as the formulas say: arrivals at a rate (Poisson,
-seeded), of a trace (CSV with columns timestamp,input,output), or a closed loop of so many."""
+seeded), of a trace (CSV with columns timestamp,input,output; times are seconds or dates), or a
+closed loop of so many."""
 
 
 def add_commands(commands: Any) -> None:
@@ -70,7 +74,7 @@ def add_commands(commands: Any) -> None:
     load.add_argument("--closed", type=whole, metavar="C", help="requests in flight")
     _lengths(sim, required=False)
     sim.add_argument("--requests", type=whole, metavar="N", help="how many (1000)")
-    sim.add_argument("--seed", type=int, default=0, metavar="I", help="of what is drawn (0)")
+    sim.add_argument("--seed", type=int, metavar="I", help="of what is drawn (0)")
     sim.add_argument(
         "--policy",
         choices=("chunked", "continuous", "prefill-first", "static"),
@@ -135,52 +139,67 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
-    from costgraph.asking.serving.steps import ASSUMED
+    from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import simulated_text
 
+    requests, asked = _requests(arguments)
     compiled = compile(arguments.model, arguments.on, arguments.passes, **_options(arguments))
-    requests = _requests(arguments)
-    longest = max(r.prompt + r.generate for r in requests)
-    times = StepTimes(compiled, longest)
-    policy = _policy(arguments, times)
+    times = StepTimes(compiled, max(r.prompt + r.generate for r in requests))
+    policy = _policy(arguments, times, requests)
     pool = Pool(times, policy, arguments.replicas)
     seen = simulate(requests, pool, closed=arguments.closed)
-    setting = compiled.setting.assuming(ASSUMED)
+    setting = compiled.setting.assuming(*times.assumed, COUNTED)
+    if seen.unsteady:
+        setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
     if arguments.json:
-        told = {"policy": policy.name, "sequences": policy.limit}
+        told = {
+            "arrivals": asked, "policy": policy.name, "sequences": policy.limit,
+            "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
+        }  # fmt: skip
         print_json(setting.to_dict() | told | seen.to_dict(), setting.remarks)
     else:
-        print(simulated_text(seen, policy, setting))
+        print(simulated_text(seen, policy, setting, asked))
     return 0
 
 
-def _requests(arguments: argparse.Namespace) -> tuple[Request, ...]:
+def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[str, Any]]:
+    """The requests, and what was asked for."""
     from costgraph.asking.serving import Lengths, at_once, poisson, read_trace
 
-    given = [n for n in ("prompt", "generate", "requests") if getattr(arguments, n) is not None]
+    names = ("prompt", "generate", "requests", "seed")
+    given = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     if arguments.trace is not None:
-        if given:
-            raise InputError(f"--{given[0]}: a trace says that itself")
-        return read_trace(arguments.trace)
+        for name in given:
+            raise InputError(f"--{name}: a trace says that itself")
+        return read_trace(arguments.trace), {"trace": arguments.trace}
     for name in ("prompt", "generate"):
         if name not in given:
             raise InputError(f"--{name} is needed where there is no trace")
     prompt, generate = Lengths.of(arguments.prompt), Lengths.of(arguments.generate)
-    count = arguments.requests or 1000
+    count, seed = given.get("requests", 1000), given.get("seed", 0)
     if count > 10**7:
         raise InputError(f"--requests: at most 10000000, not {count}")
-    if arguments.seed < 0:
-        raise InputError(f"--seed is a whole number from zero on, not {arguments.seed}")
-    if arguments.closed is not None:
-        return at_once(count, prompt, generate, arguments.seed)
-    return poisson(arguments.rate, count, prompt, generate, arguments.seed)
+    if seed < 0:
+        raise InputError(f"--seed is a whole number from zero on, not {seed}")
+    lengths = {"prompt": str(prompt), "generate": str(generate)}
+    if arguments.closed is None:
+        made = poisson(arguments.rate, count, prompt, generate, seed)
+        return made, {"rate": arguments.rate, **lengths, "seed": seed}
+    if count < arguments.closed:
+        raise InputError(f"--requests: {arguments.closed} in flight need as many, not {count}")
+    drawn = {prompt.spread, generate.spread} != {"fixed"}
+    if "seed" in given and not drawn:
+        raise InputError("--seed: a closed loop of fixed lengths draws nothing")
+    asked = {"closed": arguments.closed, **lengths} | ({"seed": seed} if drawn else {})
+    return at_once(count, prompt, generate, seed), asked
 
 
-def _policy(arguments: argparse.Namespace, times: Any) -> Policy:
+def _policy(arguments: argparse.Namespace, times: Any, requests: Sequence[Request]) -> Policy:
     from costgraph.asking.serving import POLICIES, ChunkedPrefill
 
-    limit = arguments.limit or max(1, times.room(times.longest))
+    mean = sum(r.prompt + r.generate for r in requests) / len(requests)
+    limit = arguments.limit or max(1, times.room(mean))
     kind = POLICIES[arguments.policy]
     if kind is ChunkedPrefill:
         return ChunkedPrefill(limit, arguments.chunk or 2048)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -121,10 +123,28 @@ def test_commands_of_engines_are_shell_words(ways):
         launch(plan, traffic, "m", "vlm")
 
 
+@pytest.mark.parametrize("precision", ["native", "fp8", "nvfp4"])
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_commands_hold_what_the_plan_asks_for(ways, engine, precision):
+    """A whole prompt and a token of every sequence in a step; a precision is set, or said."""
+    traffic = Traffic(30, Lengths(900), Lengths(128, "lognormal", 0.5), 0.5, 0.015)
+    planner = Planner(traffic, [replace(w, precision=precision) for w in ways], (2048,), (512,), 32)
+    for plan in planner.plans():
+        text = launch(plan, traffic, "m", engine)
+        longest = 900 + 256
+        assert f"more than {longest} positions" in text
+        sized = {"vllm": "--max-model-len", "tensorrt-llm": "--max_seq_len"}.get(engine)
+        assert sized is None or f"{sized} {longest}" in text
+        for name in ("max-num-batched-tokens", "max_num_tokens"):
+            assert all(int(n) >= min(512, longest) for n in re.findall(rf"--{name} (\d+)", text))
+        told = "--quantization fp8" in text or f"checkpoint in {precision}" in text
+        assert told is (precision != "native")
+
+
 def test_the_command_tells_what_it_found(capsys):
     line = [
         "serve-plan", "llama-3.2-1b", "--on", "h100", "--rate", "9", "--prompt", "500",
-        "--generate", "uniform:60:0.5", "--ttft", "1 s", "--tpot", "10 ms", "--devices", "2",
+        "--generate", "uniform:60:0.5", "--devices", "1", "--ttft", "1 s", "--tpot", "10 ms",
     ]  # fmt: skip
     assert main([*line, "--launch", "vllm"]) == 0
     text = capsys.readouterr().out
@@ -136,7 +156,7 @@ def test_the_command_tells_what_it_found(capsys):
     assert found["plans"][0]["tpot"] < 0.01
     assert found["front"]
     with pytest.raises(SystemExit):
-        main([*line[:-3], "1 us"])
+        main([*line[:-1], "1 us"])
     assert "no plan keeps the limits" in capsys.readouterr().err
 
 
@@ -145,5 +165,10 @@ def test_wrong_wishes_are_refused():
     for wrong in ({"rate": 0}, {"tpot": -1}, {"prompt": 0}, {"devices": 0}):
         with pytest.raises(InputError):
             serve_plan("llama-3.2-1b", "h100", **asked | wrong)
+    for on in ("8xh100", ["h100", "2x8xh100"]):
+        with pytest.raises(InputError, match="name one device"):
+            serve_plan("llama-3.2-1b", on, **asked)
+    with pytest.raises(InputError, match="not empty"):
+        serve_plan("llama-3.2-1b", "h100", **asked, precisions=("native", ""))
     with pytest.raises(InputError, match="preset"):
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("fp9",))

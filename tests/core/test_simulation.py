@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,8 @@ from costgraph.asking.serving import (
     read_trace,
     simulate,
 )  # fmt: skip
+from costgraph.asking.serving.steps import WHOLE
+from costgraph.cli import main
 from costgraph.errors import InputError
 
 pytest.importorskip("simpy")
@@ -191,10 +195,135 @@ def test_traces_are_read_and_wrong_ones_refused(tmp_path):
         ("timestamp,input,output\n1,2.5,3\n", "whole tokens"),
         ("timestamp,input,output\n1,2\n", "too few"),
         ("timestamp,input,output\n", "one per request"),
+        ("timestamp,input,output\n\n  \n", "one per request"),
+        ("", "one per request"),
+        ("timestamp,input,output\n1,-2,3\n", "line 2: lengths are whole tokens, at least one"),
+        ("timestamp,input,output\n1,2,0\n", "line 2: lengths are whole tokens, at least one"),
+        ("timestamp,input,output\n\n1,inf,3\n", "line 3: prompt: 'inf' is not a number"),
+        ("timestamp,input,output\nnan,2,3\n", "line 2: arrival: 'nan' is neither"),
+        ("timestamp,input,output\n2024-13-01 00:00,2,3\n", "line 2: arrival"),
+        ("timestamp,input,output,prompt\n1,2,3,4\n", "which column is input"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=what):
             read_trace(path)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("-5", "-1.5"),
+        ("1700000000000.25", "1700000000003.75"),
+        ("2023-11-16 18:15:46.25", "2023-11-16 18:15:49.75"),
+        ("2023-11-16T18:15:46.2500000Z", "2023-11-16T18:15:49.7500000Z"),
+    ],
+)
+def test_times_of_a_trace_count_from_its_start(tmp_path, times):
+    """Whatever the start, and exactly."""
+    path = tmp_path / "t.csv"
+    for order in (times, times[::-1]):
+        rows = (f"{t},{7 + times.index(t)},3\n" for t in order)
+        path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(rows))
+        assert read_trace(path) == (Request(0.0, 7, 3), Request(3.5, 8, 3))
+
+
+def by_hand(requests, times, limit):
+    """A server with prompts first: (first token, last token) of each; one step a turn."""
+    now, coming, waiting, running, ends = 0.0, list(requests), [], [], {}
+    while coming or waiting or running:
+        if not waiting and not running and coming[0].arrival > now:
+            now = coming[0].arrival
+        while coming and coming[0].arrival <= now:
+            waiting.append(coming.pop(0))
+        if waiting and len(running) < limit:
+            request = waiting.pop(0)
+            now += times.prompt(request.prompt)
+            ends[request] = [now, now]
+            if request.generate > 1:
+                running.append([request, 1])
+            continue
+        contexts = [r.prompt + done for r, done in running]
+        now += times.decode(len(running), sum(contexts) / len(contexts))
+        for entry in running:
+            entry[1] += 1
+        for request, done in running:
+            if done == request.generate:
+                ends[request][1] = now
+        running = [e for e in running if e[1] < e[0].generate]
+    return ends
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(3, 8), (9, 4), (9, 64)])
+def test_events_are_those_of_a_loop_by_hand(times, rate, limit):
+    """Every first and last token, to rounding; decode runs are one event in the simulation."""
+    made = poisson(rate, 150, Lengths.of("uniform:600:0.5"), Lengths.of("uniform:60:0.9"), 5)
+    seen = simulate(made, Pool(times, PrefillFirst(limit)))
+    found = by_hand(made, times, limit)
+    for served in seen.served:
+        assert [served.first, served.done] == pytest.approx(found[served.request], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gpt-oss-20b", "mamba-130m"])
+def test_one_long_request_leaves_room_for_the_others(model):
+    """What a request holds is its own caches, however long the longest may get."""
+    made = cg.compile(model, "h100", "")
+    short, long = (
+        StepTimes(made, 1000),
+        StepTimes(made, 300_000 if model != "gpt-oss-20b" else 90_000),
+    )
+    assert short.taken(1000) == long.taken(1000)
+    held = short.room(1000)
+    assert held * short.taken(1000) <= WHOLE < (held + 2) * short.taken(1000)
+
+
+def test_servers_that_fall_behind_say_so(times):
+    policy, lengths = PrefillFirst(16), (Lengths(512), Lengths(64))
+    most = Queue(times, policy, *lengths).stable_rate
+    for load, behind in ((0.5, False), (2, True)):
+        seen = simulate(poisson(load * most, 800, *lengths, 1), Pool(times, policy))
+        assert ("no steady state" in seen.unsteady) is behind
+    closed = simulate(at_once(200, *lengths), Pool(times, policy), closed=64)
+    assert not closed.unsteady
+
+
+def test_clocks_that_could_not_tell_steps_apart_are_refused(times):
+    with pytest.raises(InputError, match="at most 1e"):
+        simulate([Request(0, 9, 9), Request(1e12, 9, 9)], Pool(times, PrefillFirst(4)))
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (["--trace", "t.csv", "--seed", "4"], "--seed: a trace"),
+        (["--closed", "5", "--requests", "3"], "5 in flight need as many"),
+        (["--closed", "5", "--seed", "3"], "draws nothing"),
+        (["--rate", "5", "--prompt", "9.5"], "whole number of tokens"),
+        (["--rate", "5", "--policy", "static", "--chunk", "5"], "has none"),
+    ],
+)
+def test_options_without_effect_are_refused(capsys, given, what):
+    lengths = ["--prompt", "90"] if "--trace" not in given and "--prompt" not in given else []
+    lengths += ["--generate", "9"] if "--trace" not in given else []
+    with pytest.raises(SystemExit) as stop:
+        main(["serve-simulate", "llama-3.2-1b", "--on", "h100", *lengths, *given])
+    assert stop.value.code == 2
+    assert what in capsys.readouterr().err
+
+
+def test_the_command_says_what_was_asked_and_what_falls_behind(capsys):
+    line = [
+        "serve-simulate", "llama-3.2-1b", "--on", "h100", "--rate", "5000", "--prompt", "90",
+        "--generate", "9", "--requests", "300", "--limit", "4", "--seed", "7",
+    ]  # fmt: skip
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["arrivals"] == {"rate": 5000, "prompt": "90", "generate": "9", "seed": 7}
+    assert (found["chunk"], found["replicas"]) == (2048, 1)
+    assert any("no steady state" in x for x in found["cautions"])
+    for said in ("rate 5000", "seed 7", "no steady state", *found["assumptions"]):
+        assert said in text
 
 
 def test_lengths_have_the_mean_they_state():

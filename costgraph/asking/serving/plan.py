@@ -23,8 +23,8 @@ from costgraph.asking.serving.policies import (
 )
 from costgraph.asking.serving.queueing import CONDITIONS, Queue, Steady
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.steps import ASSUMED, MEMORY_SHARE, StepTimes
-from costgraph.errors import CostgraphError, InputError
+from costgraph.asking.serving.steps import MEMORY_SHARE, StepTimes
+from costgraph.errors import CostgraphError, InputError, clip
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -342,7 +342,7 @@ class Planner:
             if best is None or (count, -most) < (best.replicas, -best.most):
                 best = found
         if best is None:
-            self.reasons[str(way)] = f"{' and '.join(broken)}: not within {self.most} devices"
+            self.reasons[str(way)] = f"{' and '.join(broken)}: not with {self.most} at most"
         return best
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:
@@ -476,7 +476,17 @@ def serve_plan(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    names = [on] if isinstance(on, str) else list(on)
+    from costgraph.hardware import load_system
+
+    names = list(dict.fromkeys([on] if isinstance(on, str) else on))
+    precisions = tuple(dict.fromkeys(precisions))
+    for name in names:
+        if (count := load_system(name).devices) > 1:
+            raise InputError(
+                f"{clip(name)} is {count} devices: name one device, how many are used is the answer"
+            )
+    if "" in precisions:
+        raise InputError("a precision is native or a preset of the pass quantize, not empty")
     traffic = Traffic(float(rate), _lengths(prompt), _lengths(generate), float(ttft), float(tpot))
     if devices < 1:
         raise InputError(f"there is at least one device, not {devices}")
@@ -492,7 +502,9 @@ def serve_plan(
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
     planner = Planner(traffic, ways, chunks, limits, devices, pools)
     found = planner.plans()
-    said = [CONDITIONS, ASSUMED] + ([POOLED] if any(p.pooled for p in found) else [])
+    said = [CONDITIONS, *(x for w in ways for x in w.times.assumed)]
+    if any(p.pooled for p in found):
+        said.append(POOLED)
     if any(w.price is None for w in ways):
         said.append("devices without a price come after those with one, the fewest first")
     setting = replace(

@@ -7,12 +7,14 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from costgraph.errors import InputError, clip, nearest
-from costgraph.number import parse_number
+from costgraph.number import is_number, parse_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,7 @@ class Request:
     generate: int
 
     def __post_init__(self) -> None:
-        if self.prompt < 1 or self.generate < 1 or not self.arrival >= 0:
+        if self.prompt < 1 or self.generate < 1 or not 0 <= self.arrival < float("inf"):
             raise InputError(
                 f"a request of {self.prompt} and {self.generate} tokens at {self.arrival} s: "
                 "lengths are at least one token, times at least zero"
@@ -62,15 +64,20 @@ class Lengths:
     @classmethod
     def of(cls, text: str | float) -> Lengths:
         """From text: ``512``, ``uniform:512:0.5`` or ``lognormal:512:1``."""
-        if not isinstance(text, str):
-            return cls(float(text))
-        first, *rest = text.split(":")
+        first, *rest = str(text).split(":")
         if not rest:
-            return cls(float(parse_number(first, "a length")))
+            fixed = parse_number(first, "a length")
+            if fixed.denominator != 1:
+                raise InputError(f"a fixed length is a whole number of tokens, not {clip(first)}")
+            return cls(float(fixed))
         if len(rest) > 2 or first not in SPREADS:
             raise InputError(f"lengths {clip(text)}: use 512, uniform:512:0.5 or lognormal:512:1")
         values = [float(parse_number(x, f"lengths {clip(text)}")) for x in rest]
         return cls(values[0], first, values[1] if len(values) > 1 else 0.0)
+
+    def __str__(self) -> str:
+        mean = f"{self.mean:.15g}"
+        return mean if self.spread == "fixed" else f"{self.spread}:{mean}:{self.width:.15g}"
 
     def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """So many lengths, of at least one token."""
@@ -122,7 +129,7 @@ COLUMNS = {
 def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     """Requests of a CSV file with columns ``timestamp,input,output``, by time.
 
-    Times are seconds, from any start.
+    Times are seconds from any start, or dates with a time of day.
 
     Raises:
         InputError: a column or a number is missing, or wrong.
@@ -130,28 +137,48 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     from costgraph.files import outside
 
     rows = list(csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"))))
-    if len(rows) < 2:
-        raise InputError(f"{clip(str(path))}: a trace has a line of names and one per request")
-    names = [name.strip().lower() for name in rows[0]]
+    where = clip(str(path))
+    lines = [(i, row) for i, row in enumerate(rows, 1) if any(x.strip() for x in row)]
+    if len(lines) < 2:
+        raise InputError(f"{where}: a trace has a line of names and one per request")
+    names = [name.strip().lower() for name in lines[0][1]]
     places = {}
     for wanted, known in COLUMNS.items():
-        found = [names.index(k) for k in known if k in names]
+        found = [i for i, name in enumerate(names) if name in known]
         if not found:
-            raise InputError(f"{clip(str(path))}: no column {known[0]}; it has {clip(str(names))}")
+            raise InputError(f"{where}: no column {known[0]}; it has {clip(str(names))}")
+        if len(found) > 1:
+            twice = " and ".join(names[i] for i in found)
+            raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
         places[wanted] = found[0]
-    made = [_request(row, places, i, str(path)) for i, row in enumerate(rows[1:], 2) if row]
-    first = min(r.arrival for r in made)
-    shifted = (Request(r.arrival - first, r.prompt, r.generate) for r in made)
-    return tuple(sorted(shifted, key=lambda r: r.arrival))
+    made = [_values(row, places, f"{where}, line {i}") for i, row in lines[1:]]
+    first = min(time for time, _, _ in made)
+    # Exact until the start is taken off: seconds since 1970 leave a float few digits.
+    requests = (Request(float(time - first), *lengths) for time, *lengths in made)
+    return tuple(sorted(requests, key=lambda r: r.arrival))
 
 
-def _request(row: Sequence[str], places: dict[str, int], line: int, path: str) -> Request:
+def _values(row: Sequence[str], places: dict[str, int], where: str) -> tuple[Fraction, int, int]:
+    """Seconds, tokens of the prompt and of the answer."""
     if len(row) <= max(places.values()):
-        raise InputError(f"{clip(path)}, line {line}: too few columns")
-    values = {
-        k: float(parse_number(row[i].strip(), f"{clip(path)}, line {line}: {k}"))
-        for k, i in places.items()
-    }
-    if values["prompt"] % 1 or values["generate"] % 1:
-        raise InputError(f"{clip(path)}, line {line}: lengths are whole tokens")
-    return Request(values["arrival"], int(values["prompt"]), int(values["generate"]))
+        raise InputError(f"{where}: too few columns")
+    prompt, answer = (parse_number(row[places[k]], f"{where}: {k}") for k in ("prompt", "generate"))
+    if prompt.denominator != 1 or answer.denominator != 1 or min(prompt, answer) < 1:
+        raise InputError(f"{where}: lengths are whole tokens, at least one")
+    return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer)
+
+
+def _time(text: str, where: str) -> Fraction:
+    """Seconds as a number, or since 1970 of a date with a time of day."""
+    sign = -1 if text.startswith("-") else 1
+    if is_number(text[1:] if sign < 0 else text):
+        return sign * parse_number(text[1:] if sign < 0 else text, f"{where}: arrival")
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"{where}: arrival: {clip(text)} is neither seconds nor a date such as "
+            "2024-05-12 00:00:00.250"
+        ) from None
+    since = date.replace(tzinfo=date.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return Fraction(since // timedelta(microseconds=1), 10**6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.requests import Request
-from costgraph.asking.serving.steps import StepTimes
+from costgraph.asking.serving.steps import WHOLE, StepTimes
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 #: Quantiles that tables show, in per cent.
 SHOWN = (50, 90, 99)
+#: Requests at the end over those halfway from which a server is called unsteady, and how many
+#: more that takes at least.
+GROWTH, FEW = 1.5, 8
+#: Seconds up to which a clock in floating point tells steps apart.
+LONGEST = 1e9
+COUNTED = (
+    "all requests count: the first, which find servers empty, and the last, which are left alone"
+)
 
 
 @dataclass
@@ -52,7 +60,7 @@ class Served:
         return self.request.prompt + self.request.generate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Simulated:
     """What became of requests; times in seconds, one place per request that was finished.
 
@@ -63,6 +71,8 @@ class Simulated:
         steps: how many there were.
         servers: how many servers there were.
         in_system: mean number of requests there, over time, as counted on the way.
+        halfway, at_last: requests there when half of them had come, and when the last came;
+            of a closed loop none.
     """
 
     served: tuple[Served, ...]
@@ -71,6 +81,18 @@ class Simulated:
     steps: int
     servers: int
     in_system: float
+    halfway: int = 0
+    at_last: int = 0
+
+    @property
+    def unsteady(self) -> str:
+        """What must be said where more and more requests were there; else nothing."""
+        if self.at_last <= GROWTH * self.halfway + FEW:
+            return ""
+        return (
+            f"no steady state: {self.halfway} requests were there when half had come, "
+            f"{self.at_last} when the last came; times depend on how many requests there are"
+        )
 
     def _column(self, of: Any) -> NDArray[np.float64]:
         return np.array([of(s) for s in self.served], float)
@@ -117,7 +139,7 @@ class Simulated:
     def after(self, share: float) -> Simulated:
         """Requests without the first ``share`` of them, which found the server empty."""
         kept = self.served[int(len(self.served) * share) :]
-        return Simulated(kept, self.span, self.busy, self.steps, self.servers, self.in_system)
+        return replace(self, served=kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -143,14 +165,14 @@ class Server:
         env: SimPy's environment.
         times: seconds of its steps.
         policy: what it puts into them.
-        room: positions of caches that its memory holds.
+        pool: whose caches it has room for.
         hands_on: where requests go after their first token; None: they decode here.
     """
 
     env: Any
     times: StepTimes
     policy: Policy
-    room: int
+    pool: Pool
     tally: Tally
     hands_on: Any = None
     queue: deque[Served] = field(default_factory=deque)
@@ -168,10 +190,7 @@ class Server:
 
     def give(self, served: Served) -> None:
         """A request arrives, with or without its prompt done."""
-        if served.reserved > self.room:
-            raise InputError(
-                f"a request of {served.reserved} positions does not fit the {self.room} of caches"
-            )
+        self.pool.check(served.reserved)
         self.queue.append(served)
         self.load += 1
         if self.resting:
@@ -191,12 +210,12 @@ class Server:
             return False
         if self.policy.holds and self.width:
             return False
-        return self.reserved + self.queue[0].reserved <= self.room
+        return self.reserved + self.pool.takes(self.queue[0].reserved) <= self.pool.room
 
     def _admit(self) -> None:
         while self._admissible():
             served = self.queue.popleft()
-            self.reserved += served.reserved
+            self.reserved += self.pool.takes(served.reserved)
             if served.left:
                 self.prompts.append(served)
             else:
@@ -263,7 +282,7 @@ class Server:
             if served.request.generate == 1:
                 self._leave(served)
             elif self.hands_on is not None:
-                self.reserved -= served.reserved
+                self.reserved -= self.pool.takes(served.reserved)
                 self.load -= 1
                 self.hands_on(served)
             else:
@@ -284,7 +303,7 @@ class Server:
 
     def _leave(self, served: Served) -> None:
         served.done = self.env.now
-        self.reserved -= served.reserved
+        self.reserved -= self.pool.takes(served.reserved)
         self.load -= 1
         self.tally.leave(served)
 
@@ -344,13 +363,25 @@ class Pool:
         if self.servers < 1:
             raise InputError(f"a pool has at least one server, not {self.servers}")
 
-    @cached_property
+    @property
     def room(self) -> int:
-        """Positions of caches that each server holds."""
-        if self.positions is not None:
-            return self.positions
-        longest = self.times.longest
-        return self.times.room(longest) * longest
+        """What each server has for caches: positions, or parts of its memory."""
+        return WHOLE if self.positions is None else self.positions
+
+    def takes(self, positions: int) -> int:
+        """How much of it a request takes."""
+        return self.times.taken(positions) if self.positions is None else positions
+
+    def check(self, positions: int) -> None:
+        """Refuse a request that no server has room for."""
+        taken = self.takes(positions)
+        if taken <= self.room:
+            return
+        if self.positions is None:
+            room = f"the memory: its caches are {taken / WHOLE:.4g} times what weights leave"
+        else:
+            room = f"the {self.room} of caches"
+        raise InputError(f"a request of {positions} positions does not fit {room}")
 
 
 @dataclass(frozen=True)
@@ -396,6 +427,10 @@ def simulate(
     given = list(requests)
     if not given:
         raise InputError("there are no requests to serve")
+    if closed is None and given[-1].arrival > LONGEST:
+        raise InputError(
+            f"requests arrive over {given[-1].arrival:.3g} s: at most {LONGEST:.0e} are simulated"
+        )
     env = simpy.Environment()
     tally = Tally(env)
     later: list[Server] = []
@@ -415,12 +450,14 @@ def simulate(
         tally.enter()
         min(first, key=lambda s: s.load).give(Served(request, request.prompt))
 
+    seen: list[int] = []
     if closed is None:
 
         def arrivals() -> Generator[Any, Any, None]:
             for request in given:
                 if request.arrival > env.now:
                     yield env.timeout(request.arrival - env.now)
+                seen.append(tally.inside)
                 enter(request)
 
         env.process(arrivals())
@@ -449,13 +486,15 @@ def simulate(
     served = tuple(sorted(tally.served, key=lambda s: s.request.arrival))
     span = env.now - served[0].request.arrival
     servers = len(first) + len(later)
-    return Simulated(served, span, tally.busy, tally.steps, servers, tally.area / span)
+    halfway, at_last = (seen[len(seen) // 2], seen[-1]) if seen else (0, 0)
+    return Simulated(
+        served, span, tally.busy, tally.steps, servers, tally.area / span, halfway, at_last
+    )
 
 
 def _started(env: Any, pool: Pool, tally: Tally, hands_on: Any = None) -> list[Server]:
     made = [
-        Server(env, pool.times, pool.policy, pool.room, tally, hands_on)
-        for _ in range(pool.servers)
+        Server(env, pool.times, pool.policy, pool, tally, hands_on) for _ in range(pool.servers)
     ]
     for server in made:
         server.process = env.process(server.run())

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sympy import Integer, Symbol
 
+<<<<<<< HEAD
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import phases_of_steps, step_terms
+=======
+from costgraph.compiling.capacity import room_of
+from costgraph.compiling.mixing import ASSUMED as MIXED
+from costgraph.compiling.mixing import LOGITS, phases_of_steps, step_terms
+>>>>>>> vm
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.ir.mix import Mix
@@ -27,9 +34,18 @@ if TYPE_CHECKING:
 c, C, P = symbol("c"), symbol("C"), symbol("P")
 #: Share of a device's memory that servers give to weights and caches (vLLM's default).
 MEMORY_SHARE = 0.9
+#: Parts into which room for caches is divided: whole numbers, which add up exactly.
+WHOLE = 2**48
 ASSUMED = (
     "sequences that decode count at their mean context, to the nearest token; chunks of several "
     "prompts in one step attend one after the other; no host time between steps"
+)
+HELD = (
+    f"weights and caches have {MEMORY_SHARE:.0%} of memory; a request's whole length is reserved, "
+    "so nobody is preempted"
+)
+SPREAD = (
+    "sequences of a step are spread evenly over its replicas, as fractions where there are fewer"
 )
 
 
@@ -53,12 +69,19 @@ class StepTimes:
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+    _taken: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at = {T: Integer(self.longest), S: Integer(self.longest)}
         for limit in self.compiled.program.limits:
             if broken := limit.broken(at):
                 raise InputError(broken)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What its times and room rest on."""
+        spread = any(B in limit.symbols for limit in self.compiled.program.limits)
+        return (f"{MIXED}; {LOGITS}", ASSUMED, HELD, *((SPREAD,) if spread else ()))
 
     @cached_property
     def _decode_terms(self) -> tuple[Formula, Formula]:
@@ -178,6 +201,32 @@ class StepTimes:
             found = max(found, (twice - once) / self.longest)
         return found
 
+    def taken(self, context: int) -> int:
+        """Parts of :data:`WHOLE` room for caches that a sequence takes; of the fullest unit.
+
+        Raises:
+            InputError: the device's file states no capacity, or weights leave no room.
+        """
+        if context not in self._taken:
+            capacity = self._capacity
+            _, decode = phases_of_steps(self.compiled.program)
+            most = 0
+            for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
+                one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
+                left = capacity * MEMORY_SHARE - float(held.weights)
+                if left <= 0:
+                    raise InputError(f"weights alone exceed {MEMORY_SHARE:.0%} of memory")
+                most = max(most, ceil(one / left * WHOLE))
+            self._taken[context] = most
+        return self._taken[context]
+
+    @property
+    def _capacity(self) -> float:
+        found = room_of(self.compiled)
+        if found is None:
+            raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
+        return float(found)
+
     def room(self, context: float, share: float = MEMORY_SHARE) -> int:
         """Sequences whose caches at a context fit beside the weights.
 
@@ -186,11 +235,8 @@ class StepTimes:
         Raises:
             InputError: the device's file states no capacity.
         """
-        capacity = room_of(self.compiled)
-        if capacity is None:
-            raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
+        capacity = self._capacity * share
         _, decode = phases_of_steps(self.compiled.program)
-        capacity *= share
         found = []
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
             one = float(held.caches.xreplace({B: Integer(1), T: Integer(self.place(context))}))
@@ -220,7 +266,7 @@ def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:
 
 
 def _part(terms: Iterable[Term]) -> Formula:
-    return Formula("part", "s", tuple(terms))
+    return Formula("step", "s", tuple(terms))
 
 
 def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:

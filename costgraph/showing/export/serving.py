@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from costgraph.quoting import visible
 from costgraph.showing.export.table import plain_table, seconds, si
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from costgraph.asking.serving import Policy, Simulated
     from costgraph.asking.serving.plan import Group, Plan, ServePlans
     from costgraph.setting import Setting
@@ -81,8 +84,10 @@ def policy_text(policy: Policy) -> str:
     return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {policy.limit} seqs"
 
 
-def simulated_text(seen: Simulated, policy: Policy, setting: Setting) -> str:
-    """Means and quantiles of a simulation."""
+def simulated_text(
+    seen: Simulated, policy: Policy, setting: Setting, asked: Mapping[str, object]
+) -> str:
+    """Means and quantiles of a simulation; ``asked`` says which requests it had."""
     rows = []
     for name in ("ttft", "tpot", "latency"):
         values = getattr(seen, name)
@@ -90,7 +95,9 @@ def simulated_text(seen: Simulated, policy: Policy, setting: Setting) -> str:
             quantiles = (seconds(seen.quantile(name, p)) for p in QUANTILES)
             rows.append([name, seconds(float(values.mean())), *quantiles])
     lines = [
-        *setting.lines(policy_text(policy)),
+        *setting.lines(
+            *(f"{name} {_plain(value)}" for name, value in asked.items()), policy_text(policy)
+        ),
         f"{len(seen.served)} requests in {seconds(seen.span)}, {seen.steps} steps, "
         f"{seen.servers} server{'s' if seen.servers > 1 else ''} busy {seen.utilisation:.1%}",
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
@@ -99,6 +106,10 @@ def simulated_text(seen: Simulated, policy: Policy, setting: Setting) -> str:
         plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows),
     ]
     return "\n".join([*lines, *_foot(setting)])
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else visible(str(value))
 
 
 def _foot(setting: Setting) -> list[str]:
