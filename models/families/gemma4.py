@@ -237,14 +237,14 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = fields.section("text_config").with_defaults(
-        tie_word_embeddings=fields.values.get("tie_word_embeddings")
-    )
+    inner = fields.section("text_config")
+    inner.values.get("tie_word_embeddings")
+    inner = inner.with_values(tie_word_embeddings=fields.flag("tie_word_embeddings", True))
     most = fields.size("vision_soft_tokens_per_image", default=280)
     text = _text(inner)
-    raw = fields.values.get("vision_config")
     # Clipped products are not understood: then the tower is left out, which is said.
-    if not isinstance(raw, Mapping) or raw.get("use_clipped_linears"):
+    clips = fields.glimpse("vision_config", "use_clipped_linears")
+    if not fields.values.get("vision_config") or clips:
         return text
     model = text.model
     assert isinstance(model, Sharing)

@@ -131,19 +131,6 @@ def before(stack: Stack, reading: Reading, eyes: Eyes, both: bool = False) -> Re
     return Reading(model, assumptions=reading.assumptions, scans=reading.scans, ahead=reading.ahead)
 
 
-def require(fields: Fields, key: str, *allowed: Any) -> None:
-    """Refuses a value of ``key`` that is not among ``allowed``; the first is the default.
-
-    Raises:
-        ModelError: saying which value is supported.
-    """
-    if fields.values.get(key, allowed[0]) not in allowed:
-        named = " or ".join(repr(a) for a in allowed)
-        raise ModelError(
-            f"{fields.name}: {key!r} = {clip(fields.values[key])}: only {named} is supported"
-        )
-
-
 #: What configurations of SigLIP leave out.
 _SIGLIP: Mapping[str, int] = MappingProxyType(
     {
@@ -218,13 +205,16 @@ def _paligemma(fields: Fields) -> Reading:
         patch_size=14,
         vision_use_head=False,
     )
-    width = fields.section("vision_config").size("projection_dim", default=2048)
+    # The published class overwrites the tower's key with that of the whole model.
+    inner = fields.section("vision_config").size("projection_dim", default=2048)
+    width = fields.size("projection_dim", default=inner)
     if Integer(width) != stack.ends.d:
         raise ModelError(
             f"{fields.name}: the projector makes rows of {width}, the language model takes "
             f"{stack.ends.d}"
         )
-    for key in ("projection_dim", "hidden_size", "vocab_size"):
+    # The parts have these keys of their own; the class reads no others.
+    for key in ("hidden_size", "vocab_size"):
         fields.values.get(key)
     steps: Steps = (Product("1", stack.ends.d),)
     said = f"{WHOLE}; all of the prompt sees all of it"
@@ -246,8 +236,13 @@ def _idefics3(fields: Fields) -> Reading:
 
 
 def _llava_onevision(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
-    require(fields, "vision_feature_select_strategy", "full")
+    fields.require("vision_feature_layer", -1)
+    fields.require("vision_feature_select_strategy", "full")
+    # As the published class: files of these models say it inside, and false outside.
+    fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config").values.get("tie_word_embeddings")
+    if inner:
+        fields = fields.with_values(tie_word_embeddings=inner)
     stack, reading = language(fields, "qwen2")
     tower = siglip_tower(
         fields.section("vision_config"),
@@ -267,8 +262,8 @@ def _llava_onevision(fields: Fields) -> Reading:
 
 
 def _llava_next(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -2)
-    require(fields, "vision_feature_select_strategy", "default")
+    fields.require("vision_feature_layer", -2)
+    fields.require("vision_feature_select_strategy", "default")
     stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
     tower = clip_tower(
         fields.section("vision_config").with_defaults(**_SIGLIP, image_size=224, patch_size=32)
@@ -309,11 +304,14 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     if kind not in ("layer_norm", "rms_norm"):
         raise ModelError(f"{seen.name}: 'norm_type' = {clip(kind)} is not supported")
     size = pixels(seen, 448)
-    patch = (
-        sizes(seen, "patch_size")[0]
-        if isinstance(seen.values.get("patch_size"), list)
-        else (seen.size("patch_size", default=14))
-    )
+    sides = {14}
+    if isinstance(seen.values.get("patch_size"), list):
+        sides = set(sizes(seen, "patch_size"))
+    elif seen.values.get("patch_size") is not None:
+        sides = {seen.size("patch_size")}
+    if len(sides) != 1:
+        raise ModelError(f"{seen.name}: 'patch_size' = {sorted(sides)}: a square is supported")
+    (patch,) = sides
     patches = Patches(
         d=at.d,
         channels=Integer(seen.size("num_channels", default=3)),
@@ -327,11 +325,11 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
 
 
 def _internvl(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
-    require(fields, "vision_feature_select_strategy", "default")
+    fields.require("vision_feature_layer", -1)
+    fields.require("vision_feature_select_strategy", "default")
     seen = fields.section("vision_config")
-    require(seen, "use_mean_pooling", True)
-    require(seen, "use_absolute_position_embeddings", True)
+    seen.require("use_mean_pooling", True)
+    seen.require("use_absolute_position_embeddings", True)
     seen.refuse("use_mask_token", "a mask token is not supported")
     seen.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
     stack, reading = language(fields, "qwen2")
@@ -350,8 +348,8 @@ def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedT
 
 def _internvl_chat(fields: Fields) -> Reading:
     """The files of InternVL's own code, which names its keys otherwise."""
-    require(fields, "select_layer", -1)
-    require(fields, "ps_version", "v2", "v1")
+    fields.require("select_layer", -1)
+    fields.require("ps_version", "v2", "v1")
     for key in ("use_backbone_lora", "use_llm_lora"):
         fields.refuse(key, "adapters beside the weights are not supported")
     fields.values.get("force_image_size")
@@ -364,7 +362,10 @@ def _internvl_chat(fields: Fields) -> Reading:
 
 
 def _llama4(fields: Fields) -> Reading:
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama4_text")
+    # The part is a class of its own, which ties, or does not, by its own key.
+    fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config").flag("tie_word_embeddings", False)
+    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "llama4_text")
     if not fields.values.get("vision_config"):
         return reading
     seen = fields.section("vision_config").with_defaults(
@@ -376,8 +377,8 @@ def _llama4(fields: Fields) -> Reading:
         patch_size=14,
         hidden_act="gelu",
     )
-    require(seen, "vision_feature_select_strategy", "default")
-    require(seen, "vision_feature_layer", -1)
+    seen.require("vision_feature_select_strategy", "default")
+    seen.require("vision_feature_layer", -1)
     seen.refuse("multi_modal_projector_bias", "a bias of the projector is not supported")
     plain = clip_tower(seen)
     at = Heads(
@@ -439,10 +440,10 @@ def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
 
 
 def _mistral3(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
+    fields.require("vision_feature_layer", -1)
     stack, reading = language(fields, "mistral")
     seen = fields.section("vision_config")
-    require(seen, "model_type", "pixtral")
+    seen.require("model_type", "pixtral")
     merge = fields.size("spatial_merge_size", default=2)
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     bias = fields.flag("multimodal_projector_bias", False)
@@ -459,7 +460,7 @@ def _mistral3(fields: Fields) -> Reading:
 def _lfm2_vl(fields: Fields) -> Reading:
     stack, reading = language(fields, "lfm2")
     seen = fields.section("vision_config").with_defaults(**_SIGLIP)
-    require(seen, "model_type", "siglip2_vision_model")
+    seen.require("model_type", "siglip2_vision_model")
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
     if seen.flag("vision_use_head", True):
         raise ModelError(f"{seen.name}: 'vision_use_head' = True: a head nothing reads")
@@ -512,13 +513,13 @@ def _kimi_k25(fields: Fields) -> Reading:
         pos_emb_time="init_pos_emb_time",
     )
     d, heads = seen.size("hidden_size", default=1152), seen.size("num_attention_heads", default=16)
-    require(seen, "mm_projector_type", "patchmerger")
-    require(seen, "merge_type", "sd2_tpool")
-    require(seen, "pos_emb_type", "divided_fixed")
-    require(seen, "video_attn_type", "spatial_temporal")
-    require(seen, "mm_hidden_size", d)
-    require(seen, "text_hidden_size", int(stack.ends.d))
-    require(fields, "projection_hidden_size", d)
+    seen.require("mm_projector_type", "patchmerger")
+    seen.require("merge_type", "sd2_tpool")
+    seen.require("pos_emb_type", "divided_fixed")
+    seen.require("video_attn_type", "spatial_temporal")
+    seen.require("mm_hidden_size", d)
+    seen.require("text_hidden_size", int(stack.ends.d))
+    fields.require("projection_hidden_size", d)
     side = sizes(seen, "merge_kernel_size", (2, 2))
     if len(side) != 2 or side[0] != side[1]:
         raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
@@ -560,7 +561,7 @@ def _kimi_k25(fields: Fields) -> Reading:
 
 def _exaone4_5(fields: Fields) -> Reading:
     """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
-    stack, reading = language(fields, "exaone4")
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "exaone4")
     return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
 
 
