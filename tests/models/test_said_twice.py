@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+import costgraph as cg
 from costgraph.counting.count import parameters
-from costgraph.errors import ModelError
+from costgraph.errors import ModelError, PipelineError
 from costgraph.models import load_model
 
 CONFIGS = Path(__file__).parent / "counted" / "configs"
@@ -86,3 +87,11 @@ def test_every_image_is_scaled_to_the_budget(image, tokens):
     """As the published processor scales them: 280 tokens at most."""
     found = load_model(config("gemma-4-26b-a4b", {}), image=image)
     assert any(a.endswith(f"makes G = {tokens} tokens") for a in found.assumptions)
+
+
+def test_shared_caches_do_not_split_over_devices_and_say_so():
+    text = config("gemma-4-26b-a4b", {"text_config.num_kv_shared_layers": 10})["text_config"]
+    shared = load_model(text)
+    with pytest.raises(PipelineError, match=r"of other layers.*\(dp\)"):
+        cg.compile(shared, "2xh100", "parallel{tp=2}")
+    assert cg.compile(shared, "2xh100", "parallel{dp=2}").tpot.evaluate(B=2, T=100) > 0
