@@ -38,8 +38,8 @@ class Watched(Mapping[str, Any]):
         return value.item() if getattr(value, "ndim", None) == 0 else value
 
     def peek(self, key: str) -> Any:
-        """The value of ``key``, without remembering that it was asked for."""
-        return self._values[key]
+        """The value of ``key`` or None, without remembering that it was asked for."""
+        return self._values.get(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -222,6 +222,23 @@ class Fields:
         """Refuse a configuration that sets ``key`` to something that counts."""
         if self.values.get(key):
             raise ModelError(f"{self.name}: {key!r} = {clip(self.values[key])}: {why}")
+
+    def glimpse(self, section: str, key: str) -> Any:
+        """A value inside a section, which does not count as opened: may it be read at all?"""
+        inner = self.values.get(section)
+        return inner.peek(key) if isinstance(inner, Watched) else None
+
+    def require(self, key: str, *allowed: Any) -> None:
+        """Refuses a value of ``key`` that is not among ``allowed``; the first is the default.
+
+        Raises:
+            ModelError: saying which value is supported.
+        """
+        if self.values.get(key, allowed[0]) not in allowed:
+            named = " or ".join(repr(a) for a in allowed)
+            raise ModelError(
+                f"{self.name}: {key!r} = {clip(self.values[key])}: only {named} is supported"
+            )
 
 
 def _overlooked(values: Watched, front: str) -> Iterator[tuple[str, Any]]:

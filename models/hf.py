@@ -168,8 +168,8 @@ def import_config(
     ]
     idle = [
         option
-        for option, other in _others(style, mla)
-        if _program(name, reading, other, True, symbolic).phases == plain.phases
+        for option, others in _others(style, mla)
+        if all(_program(name, reading, o, True, symbolic).phases == plain.phases for o in others)
     ]
     if quantization == "ignore" and (stored is None or weights is not None):
         idle.append("quantization")
@@ -245,23 +245,24 @@ def _program(
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
 
 
-def _others(style: Style, mla: str) -> Iterator[tuple[str, Style]]:
-    """Options that were asked for, each with a style that a model which heeds it tells apart."""
+def _others(style: Style, mla: str) -> Iterator[tuple[str, tuple[Style, ...]]]:
+    """Options that were asked for, each with styles that a model which heeds it tells apart."""
     if style.image is not None:
+        # A tower that scales all images alike tells a larger one from none only.
         larger = (style.image[0] * 2, style.image[1] * 2)
-        yield "image", replace(style, image=larger)
+        yield "image", (replace(style, image=larger), replace(style, image=None))
     if not style.images:
-        yield "images", replace(style, images=True)
+        yield "images", (replace(style, images=True),)
     if mla != "auto":
-        yield "mla", replace(style, mla="naive")
+        yield "mla", (replace(style, mla="naive"),)
     if style.routing != BALANCED:
-        yield "routing", replace(style, routing=BALANCED)
+        yield "routing", (replace(style, routing=BALANCED),)
     if style.mask != "skip":
-        yield "mask", replace(style, mask="skip")
+        yield "mask", (replace(style, mask="skip"),)
     if style.logits != "last":
-        yield "logits", replace(style, logits="last")
+        yield "logits", (replace(style, logits="last"),)
     if style.kv != style.acts:
-        yield "kv", replace(style, kv=style.acts)
+        yield "kv", (replace(style, kv=style.acts),)
 
 
 def _idle(option: str) -> str:

@@ -8,6 +8,7 @@ has none: the tower's weights only rest in memory.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from sympy import Expr, Integer, Symbol
 
@@ -26,6 +27,23 @@ from costgraph.symbols import B, G, S, T, q
 ONE = Integer(1)
 
 
+def with_images(m: Maker, x: str) -> str:
+    """Adds the rows of a tower to embeddings ``x (B, q, d)``, whose places they take."""
+    rows = m.source(Tensor("image_rows", (B, G, m.shape(x)[-1]), m.style.acts))
+    return m.add("image_insert", InsertRows(), x, rows)
+
+
+class Language(Protocol):
+    """A language model that is no stack, and takes rows of a tower itself."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts it has positions for."""
+
+    def graph(self, name: str, style: Style, images: bool = False) -> Graph:
+        """Its step graph; with images, that of a prompt that holds some."""
+
+
 @dataclass(frozen=True)
 class Seeing:
     """A decoder with eyes.
@@ -38,7 +56,7 @@ class Seeing:
     """
 
     eyes: Eyes
-    text: Stack
+    text: Stack | Language
     scans: bool = False
     both: bool = False
 
@@ -67,12 +85,14 @@ class Seeing:
         Rows of the tower take the places of embeddings, and further ones are added
         behind the first layers where the tower makes some.
         """
-        m = Maker(name, replace(style, mask="compute") if self.both else style)
+        style = replace(style, mask="compute") if self.both else style
+        if not isinstance(self.text, Stack):
+            return self.text.graph(name, style, images=True)
+        m = Maker(name, style)
         ends = self.text.ends
         shape = (B, G, ends.d)
         x, table = embed(m, ends)
-        rows = m.source(Tensor("image_rows", shape, style.acts))
-        x = m.add("image_insert", InsertRows(), x, rows)
+        x = with_images(m, x)
         first, *rest = self.text.segments
         for index in range(1, self.eyes.deep + 1):
             x = run(m, (Segment(f"layer{index}", first.layer, ONE),), x)

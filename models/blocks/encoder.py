@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
@@ -30,6 +30,8 @@ class Heads:
         kv_heads: heads of keys and values where there are fewer.
         buckets: buckets of a position bias of this layer's own, or None.
         capped: scores pass through a soft cap.
+        each: normalisation of every head of queries and keys; values get one without
+            weights. None for neither.
     """
 
     d: Expr
@@ -45,6 +47,7 @@ class Heads:
     kv_heads: Expr | None = None
     buckets: Expr | None = None
     capped: bool = False
+    each: Norm | None = None
 
     @property
     def keys(self) -> Expr:
@@ -86,6 +89,10 @@ class Heads:
             query, key, value = m.add_many("qkv_split", Split(parts), packed)
         else:
             query, key, value = (self.project(m, name, x) for name in ("q", "k", "v"))
+        if self.each is not None:
+            query = m.norm("q_norm", query, self.head_dim, self.each)
+            key = m.norm("k_norm", key, self.head_dim, self.each)
+            value = m.norm("v_norm", value, self.head_dim, replace(self.each, weight=False))
         if self.rotary is not None:
             query = m.add("q_rope", Rope(), query, "rope_table")
             key = m.add("k_rope", Rope(), key, "rope_table")

@@ -7,10 +7,13 @@ Each adds its graph over ``B`` sequences with ``G`` image tokens: the result is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Protocol
 
 from sympy import Expr, Integer
 
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
@@ -28,12 +31,25 @@ from costgraph.models.blocks.stack import Segment, run
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.vision import Tower
-from costgraph.ops import Add, SelectLast
+from costgraph.ops import Add, Embedding, SelectLast
 from costgraph.ops.image import Cut, Interpolate, Rearrange
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
 ONE = Integer(1)
+
+
+def _within(most: int, height: Expr, width: Expr) -> Integer:
+    """Tokens of an image whose sides are scaled alike until it has at most ``most``.
+
+    Source: ``get_aspect_ratio_preserving_size`` of Gemma 4's published processor.
+    """
+    tall, wide = (isqrt(most * int(a) // int(b)) for a, b in ((height, width), (width, height)))
+    if tall == 0:
+        tall, wide = 1, min(int(width) // int(height), most)
+    elif wide == 0:
+        tall, wide = min(int(height) // int(width), most), 1
+    return Integer(tall * wide)
 
 
 class Eyes(Protocol):
@@ -77,11 +93,16 @@ class PatchTower:
         out: width of the language model.
         bias: of the convolution that embeds patches.
         rows: rows of a position table that is interpolated, or None.
+        places: rows of two tables, from which each patch takes one for its place across and
+            one for its place down, or None.
         deepstack: layers, counted from zero, behind which further rows are taken.
         window: patches per window, or None for none.
         whole: layers that see everything where there are windows.
         front, back: norms in front of the layers and behind them, or None.
         steps: the projector where it is not Qwen's.
+        around: norms stand behind the blocks of its layers too.
+        most: tokens of one image, to which images of any size are scaled, or None.
+        said: a further sentence that its counts rest on.
     """
 
     at: Heads
@@ -101,6 +122,10 @@ class PatchTower:
     front: Norm | None = None
     back: Norm | None = None
     steps: Steps = ()
+    places: Expr | None = None
+    around: bool = False
+    most: int | None = None
+    said: str = ""
 
     @property
     def sense(self) -> str:
@@ -115,7 +140,7 @@ class PatchTower:
         )
         if self.window is not None:
             found += ("windows of the vision tower are full",)
-        return found
+        return (*found, self.said) if self.said else found
 
     @property
     def deep(self) -> int:
@@ -134,6 +159,8 @@ class PatchTower:
         """
         if style.image is None:
             return None
+        if self.most is not None:
+            return _within(self.most, *style.image)
         side = int(self.patch * self.merge)
         height, width = (max(1, round(int(n) / side)) for n in style.image)
         return Integer(height * width)
@@ -151,6 +178,12 @@ class PatchTower:
             table = m.weight("positions.weight", self.rows, d)
             table = m.add("position_resample", Interpolate(count), table)
             x = m.add("position_add", Add(), x, table)
+        if self.places is not None:
+            for axis in ("across", "down"):
+                ids = m.source(Tensor(f"{axis}_ids", (B, count), INT64))
+                table = m.weight(f"{axis}.weight", self.places, d)
+                found = m.add(f"{axis}_embed", Embedding(result=m.style.acts), ids, table)
+                x = m.add(f"{axis}_add", Add(), x, found)
         if self.front is not None:
             x = m.norm("front_norm", x, d, self.front)
         if self.window is not None:
@@ -168,7 +201,7 @@ class PatchTower:
         return (x, *deep)
 
     def _segments(self, count: Expr) -> tuple[Segment, ...]:
-        layer = TowerLayer(B, count, self.at, self.feed, self.norm)
+        layer = TowerLayer(B, count, self.at, self.feed, self.norm, around=self.around)
         if self.window is None:
             ends = (*(i + 1 for i in self.deepstack), self.layers)
             starts = (0, *ends[:-1])

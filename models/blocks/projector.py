@@ -11,8 +11,9 @@ from typing import Protocol
 
 from sympy import Expr, Integer, Mul
 
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm
-from costgraph.ops import Activation, AsSequence
+from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale
 from costgraph.ops.image import AsImage, Rearrange
 from costgraph.ops.pool import Pool
 from costgraph.ops.views import Reshape
@@ -70,6 +71,43 @@ class Averaged:
 
 
 @dataclass(frozen=True)
+class Squares:
+    """Means over squares of ``side`` by ``side`` positions, whatever grid they stand in.
+
+    They are gathered beside one another first: ``side² `` FLOP per result.
+    """
+
+    side: Expr
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        _, n, d = m.shape(x)
+        batch = m.shape(x)[0]
+        x = m.add(f"{prefix}_squares", Rearrange((batch, n, d)), x)
+        # One square under the other, as an image ``side`` wide.
+        grid, square = (n / self.side, self.side), (self.side, self.side)
+        return Averaged(grid, square).add(m, prefix, x)
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """A scale, and where ``stored`` a shift and a scale per channel that are no parameters."""
+
+    stored: bool = False
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        d, acts = m.shape(x)[-1], m.style.acts
+        x = m.add(f"{prefix}_scale", Scale(), x)
+        if not self.stored:
+            return x
+        shift, scale = (
+            m.source(Tensor(f"{prefix}_{name}", (d,), acts)) for name in ("mean", "spread")
+        )
+        return m.add(
+            f"{prefix}_spread_mul", Multiply(), m.add(f"{prefix}_shift", Add(), x, shift), scale
+        )
+
+
+@dataclass(frozen=True)
 class Product:
     """A matrix from the width that there is to ``width``."""
 
@@ -108,6 +146,8 @@ def tokens_for(steps: Steps) -> Expr:
             found *= step.count
         elif isinstance(step, Averaged):
             found *= Mul(*step.kernel)
+        elif isinstance(step, Squares):
+            found *= step.side**2
     return found
 
 

@@ -34,6 +34,7 @@ class TowerLayer:
         causal: positions see earlier ones only.
         windows: windows of equal length that each sequence attends in, or None.
         scaled: what the blocks make is multiplied by a vector before it is added.
+        around: norms stand behind both blocks too.
     """
 
     batch: Expr
@@ -44,6 +45,7 @@ class TowerLayer:
     causal: bool = False
     windows: Expr | None = None
     scaled: bool = False
+    around: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table."""
@@ -59,9 +61,9 @@ class TowerLayer:
         for tensor in self.operands(style):
             m.source(tensor)
         mixed = self._attention(m, m.norm("attn_norm", x, d, self.norm))
-        x = m.add("attn_add", Add(), self._scaled(m, "attn_scale", mixed), x)
+        x = m.add("attn_add", Add(), self._made(m, "attn", mixed), x)
         fed = self.feed.add(m, m.norm("mlp_norm", x, d, self.norm))
-        return m.build(m.add("mlp_add", Add(), self._scaled(m, "mlp_scale", fed), x))
+        return m.build(m.add("mlp_add", Add(), self._made(m, "mlp", fed), x))
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)
@@ -77,9 +79,13 @@ class TowerLayer:
         whole = (self.batch, self.length, self.at.heads, self.at.head_dim)
         return self.at.out(m, m.add("whole", Reshape(whole), mixed))
 
-    def _scaled(self, m: Maker, name: str, x: str) -> str:
+    def _made(self, m: Maker, block: str, x: str) -> str:
+        """What a block made, as it is added."""
+        if self.around:
+            x = m.norm(f"{block}_post_norm", x, self.at.d, self.norm)
         if not self.scaled:
             return x
+        name = f"{block}_scale"
         return m.add(name, Multiply(), x, m.vector(f"{name}.weight", self.at.d))
 
 

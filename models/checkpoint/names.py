@@ -42,27 +42,30 @@ def _shared(*leaves: str) -> tuple[str, ...]:
 #: What a layer's matrices are called in a layer of a checkpoint.
 LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "q_proj": _under(_ATTENTION, "q_proj", "wq", "query"),
-        "k_proj": _under(_ATTENTION, "k_proj", "wk", "key"),
-        "v_proj": _under(_ATTENTION, "v_proj", "wv", "value"),
+        "q_proj": _under(_ATTENTION, "q_proj", "wq", "query", "q_proj.linear"),
+        "k_proj": _under(_ATTENTION, "k_proj", "wk", "key", "k_proj.linear"),
+        "v_proj": _under(_ATTENTION, "v_proj", "wv", "value", "v_proj.linear"),
         "qkv_proj": _under(
             _ATTENTION, "qkv_proj", "qkv", "c_attn", "query_key_value", "Wqkv", "W_pack", "wqkv"
         ),
         "o_proj": _under(
-            _ATTENTION, "o_proj", "out_proj", "dense", "c_proj", "wo", "proj", "out"
+            _ATTENTION, "o_proj", "out_proj", "dense", "c_proj", "wo", "proj", "out",
+            "o_proj.linear",
         ),
         "q_a_proj": _under(_ATTENTION, "q_a_proj"),
         "q_b_proj": _under(_ATTENTION, "q_b_proj"),
         "kv_a_proj": _under(_ATTENTION, "kv_a_proj_with_mqa"),
         "k_up": _under(_ATTENTION, "kv_b_proj"),
         "v_up": _under(_ATTENTION, "kv_b_proj"),
-        "gate_proj": (*_under(_MLP, "gate_proj", "w1"),),
+        "gate_proj": _under(_MLP, "gate_proj", "w1", "gate_proj.linear"),
         "up_proj": (
             *_under(_MLP, "up_proj", "w3", "fc1", "c_fc", "dense_h_to_4h", "linear_fc1"),
+            *_under(_MLP, "up_proj.linear"),
             "fc1",
         ),
         "down_proj": (
             *_under(_MLP, "down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h", "linear_fc2"),
+            *_under(_MLP, "down_proj.linear"),
             "fc2",
         ),
         "gate_up_proj": _under(_MLP, "gate_up_proj", "input_linear", "dense_h_to_4h", "Wi"),
@@ -97,11 +100,32 @@ ENDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "lm_head": ("lm_head", "output_layer", "embed_out", "output"),
         "embed": ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"),
         "positions": ("wpe", "embed_positions", "pos_embed"),
-        "patch_embed": ("patch_embed.proj", "embeddings.patch_embedding"),
+        "patch_embed": (
+            "patch_embed.proj",
+            "embeddings.patch_embedding",
+            "patch_embedder.input_proj",
+        ),
         "merger_fc1": ("merger.mlp.0", "merger.linear_fc1"),
         "merger_fc2": ("merger.mlp.2", "merger.linear_fc2"),
-        "projector_1": ("multi_modal_projector.linear_1",),
-        "projector_2": ("multi_modal_projector.linear_2",),
+        # Of towers for images of any size: LFM2-VL, Mistral 3, Kimi K2.5, Gemma 4.
+        "merger_merge": ("multi_modal_projector.patch_merger.merging_layer",),
+        "merger_1": (
+            "multi_modal_projector.linear_1",
+            "mm_projector.proj.0",
+            "embed_vision.embedding_projection",
+        ),
+        "merger_2": ("multi_modal_projector.linear_2", "mm_projector.proj.2"),
+        # Of others: PaliGemma and Qwen2-Audio, Gemma 3, Idefics 3, InternVL's own code, Llama 4.
+        "projector_1": (
+            "multi_modal_projector.linear_1",
+            "multi_modal_projector.linear",
+            "multi_modal_projector.mm_input_projection",
+            "connector.modality_projection.proj",
+            "mlp1.1",
+        ),
+        "projector_2": ("multi_modal_projector.linear_2", "mlp1.3"),
+        "projector_fc1": ("vision_adapter.mlp.fc1",),
+        "projector_fc2": ("vision_adapter.mlp.fc2",),
         **{
             f"deep{i}_fc{j}": (f"deepstack_merger_list.{i - 1}.linear_fc{j}",)
             for i in (1, 2, 3)
@@ -117,13 +141,15 @@ _WRAPPERS = frozenset(
 #: Names that say that what follows sees or hears.
 _EYES = frozenset(
     ("visual", "vision_tower", "vision_model", "vision_encoder", "multi_modal_projector",
-     "mm_projector", "vit", "vision", "audio_tower", "img_projection")
+     "mm_projector", "vit", "vision", "audio_tower", "img_projection", "embed_vision",
+     "embed_audio", "connector", "mlp1")
 )  # fmt: skip
 #: Prefixes of whole names, for regular expressions and wildcards.
 _TEXT_PREFIXES = ("model.", "model.language_model.", "language_model.model.", "transformer.", "")
 _EYES_PREFIXES = (
     "visual.", "model.visual.", "vision_tower.vision_model.encoder.", "vision_tower.encoder.",
-    "model.vision_tower.vision_model.encoder.",
+    "model.vision_tower.vision_model.encoder.", "model.vision_tower.encoder.",
+    "audio_tower.", "model.audio_tower.",
 )  # fmt: skip
 #: Ends of names that are of no matrix of a product: norms, biases, buffers, look-ups.
 _NO_MATRIX = re.compile(

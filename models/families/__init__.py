@@ -41,6 +41,7 @@ FILES = (
     "flows",
     "multimodal",
     "seeing",
+    "patched",
     "hearing",
     "crossing",
 )

@@ -15,7 +15,6 @@ from costgraph.models.blocks.image import Patches
 from costgraph.models.crossing import Crossing, CrossSeeing, Gated, TileTower
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.llama import llama_like
-from costgraph.models.families.seeing import require
 from costgraph.models.families.vision import grid_of, pixels
 from costgraph.models.fields import Fields, divided
 from costgraph.symbols import G
@@ -76,7 +75,7 @@ def _tower(seen: Fields) -> TileTower:
 
 def _mllama(fields: Fields) -> Reading:
     text, norm = fields.section("text_config"), Norm()
-    require(text, "model_type", "mllama_text_model")
+    text.require("model_type", "mllama_text_model")
     plain = llama_like(text, activation="silu")
     stack, d = plain.stack(), plain.d
     at = Heads(d, plain.heads, plain.head_dim, kv_heads=plain.kv_heads)

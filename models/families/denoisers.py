@@ -122,8 +122,8 @@ def _hunyuan_video(fields: Fields) -> Reading:
     if sum(axes) != width:
         raise ModelError(f"{fields.name}: 'rope_axes_dim' must add up to {width}, not {axes}")
     fields.refuse("image_condition_type", "videos from images are not supported in this family")
-    _only(fields, "qk_norm", "rms_norm")
-    _only(fields, "mlp_ratio", 4.0, 4)
+    fields.require("qk_norm", "rms_norm")
+    fields.require("mlp_ratio", 4.0, 4)
     side, deep = fields.size("patch_size", default=2), fields.size("patch_size_t", default=1)
     channels = fields.size("in_channels", default=16)
     base = _heads(fields, heads * width, heads)
@@ -142,19 +142,13 @@ def _hunyuan_video(fields: Fields) -> Reading:
     return Reading(model, assumptions=(VIDEO,))
 
 
-def _only(fields: Fields, key: str, *allowed: Any) -> None:
-    """Refuses a value of ``key`` that is not among ``allowed``; the first is the default."""
-    if fields.values.get(key, allowed[0]) not in allowed:
-        raise ModelError(f"{fields.name}: {key!r} = {clip(fields.values[key])} is not supported")
-
-
 def _wan(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=40)
     width = fields.size("attention_head_dim", default=128)
     d = heads * width
     for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
         fields.refuse(key, "videos from images are not supported in this family")
-    _only(fields, "qk_norm", "rms_norm_across_heads")
+    fields.require("qk_norm", "rms_norm_across_heads")
     patch = sizes(fields, "patch_size", (1, 2, 2))
     if len(patch) != 3:
         raise ModelError(f"{fields.name}: 'patch_size' must have three axes, not {patch}")
@@ -182,14 +176,14 @@ def _ltx(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=32)
     width = fields.size("attention_head_dim", default=64)
     d = heads * width
-    _only(fields, "qk_norm", "rms_norm_across_heads")
-    _only(fields, "activation_fn", "gelu-approximate")
-    _only(fields, "norm_elementwise_affine", False)
-    _only(fields, "attention_bias", True)
-    _only(fields, "attention_out_bias", True)
+    fields.require("qk_norm", "rms_norm_across_heads")
+    fields.require("activation_fn", "gelu-approximate")
+    fields.require("norm_elementwise_affine", False)
+    fields.require("attention_bias", True)
+    fields.require("attention_out_bias", True)
     # Patches are cut before the model; its rows are vectors of in_channels.
-    _only(fields, "patch_size", 1)
-    _only(fields, "patch_size_t", 1)
+    fields.require("patch_size", 1)
+    fields.require("patch_size_t", 1)
     if fields.size("cross_attention_dim", default=2048) != d:
         raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
     channels = fields.size("in_channels", default=128)
@@ -211,11 +205,11 @@ def _ltx(fields: Fields) -> Reading:
 def _pixart(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=16)
     d = heads * fields.size("attention_head_dim", default=72)
-    _only(fields, "activation_fn", "gelu-approximate")
-    _only(fields, "norm_elementwise_affine", False)
-    _only(fields, "attention_bias", True)
-    _only(fields, "attention_type", "default")
-    _only(fields, "norm_type", "ada_norm_single")
+    fields.require("activation_fn", "gelu-approximate")
+    fields.require("norm_elementwise_affine", False)
+    fields.require("attention_bias", True)
+    fields.require("attention_type", "default")
+    fields.require("norm_type", "ada_norm_single")
     if fields.size("cross_attention_dim", default=1152) != d:
         raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
     size = fields.size("sample_size", default=128)

@@ -206,8 +206,9 @@ def _t5(fields: Fields, own: bool = False) -> Reading:
     buckets = None if own else Buckets(count, heads)
     # With a tied head the last hidden state is scaled by 1/√d, which the final norm's
     # weight takes in; the gate and the activation repeat ``feed_forward_proj``.
-    for key in ("scale_decoder_outputs", "is_gated_act", "dense_act_fn"):
-        fields.values.get(key)
+    fields.values.get("scale_decoder_outputs")
+    fields.require("is_gated_act", gated)
+    fields.require("dense_act_fn", name, projection.removeprefix("gated-"))
     tied = fields.flag("tie_word_embeddings", True)
     encoder = Encoder(
         front=TextFront(Ends(d=d, vocab=vocab)),

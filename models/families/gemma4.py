@@ -15,7 +15,10 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Experts, FeedForward, Maker, Norm, Style
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
+from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
 from costgraph.models.blocks.stack import close, embed
 from costgraph.models.families.common import (
     FULL,
@@ -27,7 +30,8 @@ from costgraph.models.families.common import (
 )
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
+from costgraph.models.multimodal import Seeing, with_images
 from costgraph.ops import Add, Embedding, Route, Scale, Split
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, q
@@ -67,10 +71,12 @@ class Sharing:
         """What contexts the model has positions for."""
         return self.ends.limits
 
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
+    def graph(self, name: str, style: Style, images: bool = False) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``; of a prompt with images where asked."""
         m = Maker(name, style)
         hidden, table = embed(m, self.ends)
+        if images:
+            hidden = with_images(m, hidden)
         given: dict[str, str] = {}
         if self.own != 0:
             given["own_input"] = self._inputs(m, hidden)
@@ -231,16 +237,79 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = fields.section("text_config").with_defaults(
-        tie_word_embeddings=fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config")
+    inner.values.get("tie_word_embeddings")
+    inner = inner.with_values(tie_word_embeddings=fields.flag("tie_word_embeddings", True))
+    most = fields.size("vision_soft_tokens_per_image", default=280)
+    text = _text(inner)
+    # Clipped products are not understood: then the tower is left out, which is said.
+    clips = fields.glimpse("vision_config", "use_clipped_linears")
+    if not fields.values.get("vision_config") or clips:
+        return text
+    model = text.model
+    assert isinstance(model, Sharing)
+    eyes = _eyes(fields.section("vision_config"), model.ends.d, most)
+    if inner.values.get("use_bidirectional_attention") == "vision":
+        eyes = replace(eyes, said=WITHIN)
+    return replace(text, model=Seeing(eyes, model))
+
+
+#: What is not counted of a prompt with images.
+WITHIN = (
+    "in sliding layers the tokens of an image see one another in both directions in the prompt: "
+    "their later pairs are not counted"
+)
+
+
+def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
+    """The tower: norms around its blocks, tables of places, means over squares of patches."""
+    seen = seen.with_defaults(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=16, num_attention_heads=12
     )
-    for key in _OUTER:
-        fields.values.get(key)
-    return _text(inner)
+    seen.refuse("attention_bias", "biases of attention are not supported in this tower")
+    d, heads = Integer(seen.size("hidden_size")), seen.size("num_attention_heads")
+    kv_heads, width = (
+        seen.size("num_key_value_heads", default=12),
+        seen.size("head_dim", default=64),
+    )
+    divided(seen, heads, kv_heads, "heads over key heads")
+    if width % 4:
+        raise ModelError(f"{seen.name}: 'head_dim' = {width}: two places rotate a half each")
+    # Left from the language model's configuration; the tower has no other layers.
+    seen.values.get("global_head_dim")
+    seen.values.get("default_output_length")
+    side = Integer(seen.size("pooling_kernel_size", default=3))
+    steps: Steps = (
+        Squares(side),
+        Standardised(seen.flag("standardize", False)),
+        Normed(Norm(weight=False)),
+        Product("1", out, False),
+    )
+    act = activation_of(seen, "hidden_activation", default="gelu_pytorch_tanh")
+    return PatchTower(
+        at=Heads(
+            d,
+            Integer(heads),
+            Integer(width),
+            rotary=Integer(width),
+            kv_heads=Integer(kv_heads),
+            each=RMS,
+        ),
+        feed=FeedForward(d, Integer(seen.size("intermediate_size")), act),
+        norm=RMS,
+        layers=seen.size("num_hidden_layers"),
+        channels=Integer(3),
+        patch=Integer(seen.size("patch_size", default=16)),
+        frames=None,
+        merge=side,
+        out=out,
+        bias=False,
+        steps=steps,
+        places=Integer(seen.size("position_embedding_size", default=10240)),
+        around=True,
+        most=most,
+    )
 
-
-#: Keys of the whole model about what its towers make.
-_OUTER = ("vision_soft_tokens_per_image",)
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType({"gemma4_text": _text, "gemma4": _whole})

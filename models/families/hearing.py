@@ -21,7 +21,7 @@ from costgraph.models.blocks.projector import (
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import AudioFront
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.seeing import before, language, require
+from costgraph.models.families.seeing import before, language
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
 
@@ -74,8 +74,8 @@ def _qwen2_audio(fields: Fields) -> Reading:
 def _voxtral(fields: Fields) -> Reading:
     stack, reading = language(fields, "llama")
     heard = fields.section("audio_config")
-    require(fields, "hidden_size", int(stack.ends.d))
-    require(fields, "vocab_size", int(stack.ends.vocab))
+    fields.require("hidden_size", int(stack.ends.d))
+    fields.require("vocab_size", int(stack.ends.vocab))
     d = heard.size("hidden_size", default=1280)
     width = heard.size("intermediate_size", default=5120)
     positions = heard.size("max_source_positions", default=1500)

@@ -15,7 +15,7 @@ from sympy import Integer, Rational, sqrt
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes, FixedTower, PatchTower
+from costgraph.models.blocks.eyes import Eyes, FixedTower
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.projector import (
     Acted,
@@ -30,9 +30,8 @@ from costgraph.models.blocks.tower import LAYER_NORM, Pooling
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.multimodal import windowed_tower
 from costgraph.models.families.vision import clip_tower, grid_of, pixels, sizes, tower_of
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Seeing
 from costgraph.models.vision import Tower
 
@@ -131,21 +130,8 @@ def before(stack: Stack, reading: Reading, eyes: Eyes, both: bool = False) -> Re
     return Reading(model, assumptions=reading.assumptions, scans=reading.scans, ahead=reading.ahead)
 
 
-def require(fields: Fields, key: str, *allowed: Any) -> None:
-    """Refuses a value of ``key`` that is not among ``allowed``; the first is the default.
-
-    Raises:
-        ModelError: saying which value is supported.
-    """
-    if fields.values.get(key, allowed[0]) not in allowed:
-        named = " or ".join(repr(a) for a in allowed)
-        raise ModelError(
-            f"{fields.name}: {key!r} = {clip(fields.values[key])}: only {named} is supported"
-        )
-
-
 #: What configurations of SigLIP leave out.
-_SIGLIP: Mapping[str, int] = MappingProxyType(
+SIGLIP: Mapping[str, int] = MappingProxyType(
     {
         "hidden_size": 768,
         "intermediate_size": 3072,
@@ -161,7 +147,7 @@ def _siglip_head(seen: Fields, at: Heads, feed: FeedForward) -> Pooling | None:
 
 def siglip_tower(seen: Fields, **left_out: Any) -> Tower:
     """SigLIP's tower: no class token, a norm behind, and a head that pools by attention."""
-    seen = seen.with_defaults(**{**_SIGLIP, "patch_size": 16, **left_out})
+    seen = seen.with_defaults(**{**SIGLIP, "patch_size": 16, **left_out})
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
     size, patch = pixels(seen), seen.size("patch_size")
     patches = Patches(
@@ -218,13 +204,16 @@ def _paligemma(fields: Fields) -> Reading:
         patch_size=14,
         vision_use_head=False,
     )
-    width = fields.section("vision_config").size("projection_dim", default=2048)
+    # The published class overwrites the tower's key with that of the whole model.
+    inner = fields.section("vision_config").size("projection_dim", default=2048)
+    width = fields.size("projection_dim", default=inner)
     if Integer(width) != stack.ends.d:
         raise ModelError(
             f"{fields.name}: the projector makes rows of {width}, the language model takes "
             f"{stack.ends.d}"
         )
-    for key in ("projection_dim", "hidden_size", "vocab_size"):
+    # The parts have these keys of their own; the class reads no others.
+    for key in ("hidden_size", "vocab_size"):
         fields.values.get(key)
     steps: Steps = (Product("1", stack.ends.d),)
     said = f"{WHOLE}; all of the prompt sees all of it"
@@ -246,8 +235,13 @@ def _idefics3(fields: Fields) -> Reading:
 
 
 def _llava_onevision(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
-    require(fields, "vision_feature_select_strategy", "full")
+    fields.require("vision_feature_layer", -1)
+    fields.require("vision_feature_select_strategy", "full")
+    # As the published class: files of these models say it inside, and false outside.
+    fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config").values.get("tie_word_embeddings")
+    if inner:
+        fields = fields.with_values(tie_word_embeddings=inner)
     stack, reading = language(fields, "qwen2")
     tower = siglip_tower(
         fields.section("vision_config"),
@@ -267,11 +261,11 @@ def _llava_onevision(fields: Fields) -> Reading:
 
 
 def _llava_next(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -2)
-    require(fields, "vision_feature_select_strategy", "default")
+    fields.require("vision_feature_layer", -2)
+    fields.require("vision_feature_select_strategy", "default")
     stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
     tower = clip_tower(
-        fields.section("vision_config").with_defaults(**_SIGLIP, image_size=224, patch_size=32)
+        fields.section("vision_config").with_defaults(**SIGLIP, image_size=224, patch_size=32)
     )
     if tower.layers < 2:
         raise ModelError(f"{fields.name}: a tower of {tower.layers} layers: two or more")
@@ -309,11 +303,14 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     if kind not in ("layer_norm", "rms_norm"):
         raise ModelError(f"{seen.name}: 'norm_type' = {clip(kind)} is not supported")
     size = pixels(seen, 448)
-    patch = (
-        sizes(seen, "patch_size")[0]
-        if isinstance(seen.values.get("patch_size"), list)
-        else (seen.size("patch_size", default=14))
-    )
+    sides = {14}
+    if isinstance(seen.values.get("patch_size"), list):
+        sides = set(sizes(seen, "patch_size"))
+    elif seen.values.get("patch_size") is not None:
+        sides = {seen.size("patch_size")}
+    if len(sides) != 1:
+        raise ModelError(f"{seen.name}: 'patch_size' = {sorted(sides)}: a square is supported")
+    (patch,) = sides
     patches = Patches(
         d=at.d,
         channels=Integer(seen.size("num_channels", default=3)),
@@ -327,11 +324,11 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
 
 
 def _internvl(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
-    require(fields, "vision_feature_select_strategy", "default")
+    fields.require("vision_feature_layer", -1)
+    fields.require("vision_feature_select_strategy", "default")
     seen = fields.section("vision_config")
-    require(seen, "use_mean_pooling", True)
-    require(seen, "use_absolute_position_embeddings", True)
+    seen.require("use_mean_pooling", True)
+    seen.require("use_absolute_position_embeddings", True)
     seen.refuse("use_mask_token", "a mask token is not supported")
     seen.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
     stack, reading = language(fields, "qwen2")
@@ -350,8 +347,8 @@ def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedT
 
 def _internvl_chat(fields: Fields) -> Reading:
     """The files of InternVL's own code, which names its keys otherwise."""
-    require(fields, "select_layer", -1)
-    require(fields, "ps_version", "v2", "v1")
+    fields.require("select_layer", -1)
+    fields.require("ps_version", "v2", "v1")
     for key in ("use_backbone_lora", "use_llm_lora"):
         fields.refuse(key, "adapters beside the weights are not supported")
     fields.values.get("force_image_size")
@@ -364,7 +361,10 @@ def _internvl_chat(fields: Fields) -> Reading:
 
 
 def _llama4(fields: Fields) -> Reading:
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama4_text")
+    # The part is a class of its own, which ties, or does not, by its own key.
+    fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config").flag("tie_word_embeddings", False)
+    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "llama4_text")
     if not fields.values.get("vision_config"):
         return reading
     seen = fields.section("vision_config").with_defaults(
@@ -376,8 +376,8 @@ def _llama4(fields: Fields) -> Reading:
         patch_size=14,
         hidden_act="gelu",
     )
-    require(seen, "vision_feature_select_strategy", "default")
-    require(seen, "vision_feature_layer", -1)
+    seen.require("vision_feature_select_strategy", "default")
+    seen.require("vision_feature_layer", -1)
     seen.refuse("multi_modal_projector_bias", "a bias of the projector is not supported")
     plain = clip_tower(seen)
     at = Heads(
@@ -410,160 +410,6 @@ def _llama4(fields: Fields) -> Reading:
     return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
 
 
-def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
-    """Pixtral's tower: images of any size, rotated positions, gated blocks without biases."""
-    seen = seen.with_defaults(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
-    )
-    d, heads = seen.size("hidden_size"), seen.size("num_attention_heads")
-    width = divided(seen, d, heads, "vision width over heads")
-    if seen.values.get("head_dim") is not None and Integer(seen.size("head_dim")) != width:
-        raise ModelError(f"{seen.name}: 'head_dim' must be {width}, width over heads")
-    act = activation_of(seen, "hidden_act", default="gelu")
-    # The largest side only bounds the table of rotations.
-    seen.values.get("image_size")
-    return PatchTower(
-        at=Heads(Integer(d), Integer(heads), width, rotary=width),
-        feed=FeedForward(Integer(d), Integer(seen.size("intermediate_size")), act),
-        norm=RMS,
-        layers=seen.size("num_hidden_layers"),
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=Integer(seen.size("patch_size", default=16)),
-        frames=None,
-        merge=Integer(merge),
-        out=out,
-        bias=False,
-        front=RMS,
-        steps=steps,
-    )
-
-
-def _mistral3(fields: Fields) -> Reading:
-    require(fields, "vision_feature_layer", -1)
-    stack, reading = language(fields, "mistral")
-    seen = fields.section("vision_config")
-    require(seen, "model_type", "pixtral")
-    merge = fields.size("spatial_merge_size", default=2)
-    act = activation_of(fields, "projector_hidden_act", default="gelu")
-    bias = fields.flag("multimodal_projector_bias", False)
-    d = stack.ends.d
-    steps: Steps = (
-        Normed(RMS),
-        Beside(Integer(merge**2), copied=True),
-        Product("merge", Integer(seen.size("hidden_size", default=1024)), False),
-        *two_products(d, act, bias),
-    )
-    return before(stack, reading, _pixtral_eyes(seen, merge, steps, d))
-
-
-def _lfm2_vl(fields: Fields) -> Reading:
-    stack, reading = language(fields, "lfm2")
-    seen = fields.section("vision_config").with_defaults(**_SIGLIP)
-    require(seen, "model_type", "siglip2_vision_model")
-    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
-    if seen.flag("vision_use_head", True):
-        raise ModelError(f"{seen.name}: 'vision_use_head' = True: a head nothing reads")
-    factor = fields.size("downsample_factor", default=2)
-    inner = Integer(fields.size("projector_hidden_size", default=2560))
-    bias = fields.flag("projector_bias", True)
-    act = activation_of(fields, "projector_hidden_act", default="gelu")
-    normed: Steps = (Normed(LAYER_NORM),) if fields.flag("projector_use_layernorm", True) else ()
-    d = stack.ends.d
-    steps: Steps = (
-        Beside(Integer(factor**2), copied=True),
-        *normed,
-        Product("1", inner, bias),
-        Acted(act),
-        Product("2", d, bias),
-    )
-    patch = seen.size("patch_size", default=16)
-    # How the image processor cuts images.
-    for key in ("encoder_patch_size", "tile_size", "max_tiles", "min_tiles", "use_thumbnail",
-                "max_image_tokens", "min_image_tokens", "max_pixels_tolerance",
-                "do_image_splitting", "use_image_special_tokens"):  # fmt: skip
-        fields.values.get(key)
-    eyes = PatchTower(
-        at=at,
-        feed=feed,
-        norm=LAYER_NORM,
-        layers=seen.size("num_hidden_layers"),
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=Integer(patch),
-        frames=None,
-        merge=Integer(factor),
-        out=d,
-        rows=Integer(seen.size("num_patches", default=256)),
-        back=LAYER_NORM,
-        steps=steps,
-    )
-    return before(stack, reading, eyes)
-
-
-def _kimi_k25(fields: Fields) -> Reading:
-    """MoonViT in front of Kimi K2; the file has names of its own, or those of transformers."""
-    stack, reading = language(fields, "kimi_k2")
-    seen = fields.section("vision_config").renamed(
-        hidden_size="vt_hidden_size",
-        intermediate_size="vt_intermediate_size",
-        num_attention_heads="vt_num_attention_heads",
-        num_hidden_layers="vt_num_hidden_layers",
-        pos_emb_height="init_pos_emb_height",
-        pos_emb_width="init_pos_emb_width",
-        pos_emb_time="init_pos_emb_time",
-    )
-    d, heads = seen.size("hidden_size", default=1152), seen.size("num_attention_heads", default=16)
-    require(seen, "mm_projector_type", "patchmerger")
-    require(seen, "merge_type", "sd2_tpool")
-    require(seen, "pos_emb_type", "divided_fixed")
-    require(seen, "video_attn_type", "spatial_temporal")
-    require(seen, "mm_hidden_size", d)
-    require(seen, "text_hidden_size", int(stack.ends.d))
-    require(fields, "projection_hidden_size", d)
-    side = sizes(seen, "merge_kernel_size", (2, 2))
-    if len(side) != 2 or side[0] != side[1]:
-        raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
-    # A still image has one frame, to which no time is added.
-    seen.values.get("pos_emb_time")
-    width = divided(seen, d, heads, "vision width over heads")
-    rows = seen.size("pos_emb_height", default=64) * seen.size("pos_emb_width", default=64)
-    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
-    wide = Integer(d * side[0] ** 2)
-    steps: Steps = (
-        Normed(LAYER_NORM),
-        Beside(Integer(side[0] ** 2), copied=True),
-        Product("1", wide),
-        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
-        Product("2", stack.ends.d),
-    )
-    eyes = PatchTower(
-        at=Heads(Integer(d), Integer(heads), width, True, True, True, rotary=width),
-        feed=FeedForward(
-            Integer(d),
-            Integer(seen.size("intermediate_size", default=4304)),
-            act,
-            gated=False,
-            bias=True,
-        ),
-        norm=LAYER_NORM,
-        layers=seen.size("num_hidden_layers", default=27),
-        channels=Integer(3),
-        patch=Integer(seen.size("patch_size", default=14)),
-        frames=None,
-        merge=Integer(side[0]),
-        out=stack.ends.d,
-        rows=Integer(rows),
-        back=LAYER_NORM,
-        steps=steps,
-    )
-    return before(stack, reading, eyes)
-
-
-def _exaone4_5(fields: Fields) -> Reading:
-    """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
-    stack, reading = language(fields, "exaone4")
-    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
-
-
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -576,10 +422,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "internvl": _internvl,
         "internvl_chat": _internvl_chat,
         "llama4": _llama4,
-        "mistral3": _mistral3,
-        "lfm2_vl": _lfm2_vl,
-        "kimi_k25": _kimi_k25,
-        "exaone4_5": _exaone4_5,
     }
 )
 
@@ -595,10 +437,5 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "InternVLForConditionalGeneration": "internvl",
         "InternVLChatModel": "internvl_chat",
         "Llama4ForConditionalGeneration": "llama4",
-        "Mistral3ForConditionalGeneration": "mistral3",
-        "Lfm2VlForConditionalGeneration": "lfm2_vl",
-        "KimiK25ForConditionalGeneration": "kimi_k25",
-        "Kimi_K25ForConditionalGeneration": "kimi_k25",
-        "Exaone4_5_ForConditionalGeneration": "exaone4_5",
     }
 )

@@ -107,6 +107,7 @@ def shard(graph: Graph, group: Group) -> tuple[Graph, tuple[Miss, ...]]:
         why = next(iter(stays.values()), "no product is left to split")
         raise PipelineError(f"{graph.name} has nothing to split over devices: {why}")
     _check_convolutions(opened, walk)
+    _check_handed_on(made)
     whole = (Miss("split", n, stays.get(n, _kept(op))) for n, op in walk.kept.items())
     return made, (*whole, *(Miss("split", n, why) for n, why in walk.copied.items()))
 
@@ -140,6 +141,26 @@ def _check_convolutions(graph: Graph, walk: _Walk) -> None:
             f"convolutions hold {float(kept / total):.0%} of the weights of {graph.name}, and "
             "tensor parallelism does not split their channels: share the batch (dp) instead"
         )
+
+
+def _check_handed_on(graph: Graph) -> None:
+    """Refuses layers that read the split caches of other layers: no walk leads from these on.
+
+    Raises:
+        PipelineError: which layers read what.
+    """
+    for node in graph.nodes:
+        if not isinstance(node.op, Region):
+            continue
+        operands = graph.operands(node)
+        for body, seen in zip(node.op.graphs, node.op.given(operands), strict=True):
+            for given, wanted in zip(seen, body.inputs, strict=True):
+                if given.shape != wanted.shape:
+                    raise PipelineError(
+                        f"{graph.name}: {node.name!r} reads {wanted.name!r} of other layers, whose "
+                        "caches tensor parallelism (tp) does not split: share the batch (dp) "
+                        "instead"
+                    )
 
 
 def _matrices(graph: Graph, names: set[str], path: str = "", times: Expr = ONE) -> Expr:

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +40,43 @@ BESIDE = {
     ("qwen3_moe", "use_sliding_window"): "there is no window",
     ("granitemoehybrid", "position_embedding_type"): "only 'rope' is told from the rest",
     ("qwen3_5", "mlp_only_layers"): "every layer is dense",
-}
+    ("gemma4", "use_double_wide_mlp"): "no layer reads another's cache",
+    ("gemma4", "vocab_size_per_layer_input"): "layers have no inputs of their own",
+    ("gemma4", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("gemma4", "default_output_length"): "the class reads vision_soft_tokens_per_image",
+    ("gemma4", "global_head_dim"): "in the tower: it has no such layers",
+    ("gemma4", "vision_soft_tokens_per_image"): "G says how many; with image= it counts",
+    ("lfm2_vl", "block_multiple_of"): "the width is a multiple of both",
+    ("paligemma", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("paligemma", "vocab_size"): "the text part has its own",
+    ("paligemma", "hidden_size"): "the class reads projection_dim",
+    ("paligemma", "projection_dim"): "in the tower: the class overwrites it",
+    ("PixArtTransformer2DModel", "norm_num_groups"): "the class has no group norm",
+    ("PixArtTransformer2DModel", "num_embeds_ada_norm"): "of ada_norm_single only that it is there",
+    ("PixArtTransformer2DModel", "interpolation_scale"): "a scale of fixed positions",
+    ("QwenImageTransformer2DModel", "guidance_embeds"): "the class does not read it",
+    ("internvl", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("internvl", "image_seq_length"): "of the processor; the tower's grid says how many",
+    ("internvl", "patch_size"): "a list of one side is a square",
+    ("mistral3", "image_size"): "the length of a table of rotations, which is no parameter",
+    ("mistral3", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("kimi_k25", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("kimi_k25", "pos_emb_time"): "a fixed table that a still image does not read",
+    ("voxtral", "vocab_size"): "in the encoder, which has none",
+    ("llava_next", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    # How the image processor cuts images: G says how many tokens there are.
+    **{
+        ("lfm2_vl", key): "of the image processor"
+        for key in ("encoder_patch_size", "tile_size", "max_tiles", "min_tiles", "use_thumbnail",
+                    "max_image_tokens", "min_image_tokens", "max_pixels_tolerance",
+                    "do_image_splitting", "use_image_special_tokens")
+    },
+}  # fmt: skip
+#: Files of models that see, hear or draw, one a family; all of their keys are changed.
+SEEING = Path(__file__).parent / "counted" / "configs"
+TOWERS = ("gemma-4-26b-a4b", "lfm2.5-vl-1.6b", "paligemma-default", "pixart-512", "qwen-image",
+          "internvl-default", "mistral3-default", "kimi-k2.5-small", "voxtral-mini-3b",
+          "mt5-default", "llava-next-default")  # fmt: skip
 
 
 def _family(config: dict[str, Any]) -> str:
@@ -72,6 +109,30 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 yield from ((key, inner) for inner, v in value.items() if not isinstance(v, dict))
         else:
             yield (key,)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_keys_of_models_with_towers(name: str) -> None:
+    config = json.loads((SEEING / f"{name}.json").read_text())
+    base = import_config(config, name)
+    told = " ".join(base.notes)
+    paths = [
+        path
+        for path in _paths(config)
+        if not harmless(path[-1])
+        and path[-1] not in VALUES
+        and (_family(config), path[-1]) not in BESIDE
+    ]
+    for path in paths:
+        value = config
+        for key in path:
+            value = value[key]
+        try:
+            changed = import_config(_with(config, path, _other(value)), name)
+        except CostgraphError:
+            continue
+        said = f"'{'.'.join(path)}'" in told
+        assert changed != base or said, f"{path} = {_other(value)!r} changes nothing in silence"
 
 
 def _with(config: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""Language models behind towers that see images of any size: Pixtral's, SigLIP 2, MoonViT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import FeedForward, Norm
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import PatchTower
+from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps, two_products
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.multimodal import windowed_tower
+from costgraph.models.families.seeing import SIGLIP, before, language
+from costgraph.models.families.vision import sizes, tower_of
+from costgraph.models.fields import Fields, divided
+
+RMS = Norm()
+
+
+def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
+    """Pixtral's tower: images of any size, rotated positions, gated blocks without biases."""
+    seen = seen.with_defaults(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    )
+    d, heads = seen.size("hidden_size"), seen.size("num_attention_heads")
+    width = divided(seen, d, heads, "vision width over heads")
+    if seen.values.get("head_dim") is not None and Integer(seen.size("head_dim")) != width:
+        raise ModelError(f"{seen.name}: 'head_dim' must be {width}, width over heads")
+    act = activation_of(seen, "hidden_act", default="gelu")
+    # The largest side only bounds the table of rotations.
+    seen.values.get("image_size")
+    return PatchTower(
+        at=Heads(Integer(d), Integer(heads), width, rotary=width),
+        feed=FeedForward(Integer(d), Integer(seen.size("intermediate_size")), act),
+        norm=RMS,
+        layers=seen.size("num_hidden_layers"),
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(seen.size("patch_size", default=16)),
+        frames=None,
+        merge=Integer(merge),
+        out=out,
+        bias=False,
+        front=RMS,
+        steps=steps,
+    )
+
+
+def _mistral3(fields: Fields) -> Reading:
+    fields.require("vision_feature_layer", -1)
+    stack, reading = language(fields, "mistral")
+    seen = fields.section("vision_config")
+    seen.require("model_type", "pixtral")
+    merge = fields.size("spatial_merge_size", default=2)
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("multimodal_projector_bias", False)
+    d = stack.ends.d
+    steps: Steps = (
+        Normed(RMS),
+        Beside(Integer(merge**2), copied=True),
+        Product("merge", Integer(seen.size("hidden_size", default=1024)), False),
+        *two_products(d, act, bias),
+    )
+    return before(stack, reading, _pixtral_eyes(seen, merge, steps, d))
+
+
+def _lfm2_vl(fields: Fields) -> Reading:
+    stack, reading = language(fields, "lfm2")
+    seen = fields.section("vision_config").with_defaults(**SIGLIP)
+    seen.require("model_type", "siglip2_vision_model")
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    if seen.flag("vision_use_head", True):
+        raise ModelError(f"{seen.name}: 'vision_use_head' = True: a head nothing reads")
+    factor = fields.size("downsample_factor", default=2)
+    inner = Integer(fields.size("projector_hidden_size", default=2560))
+    bias = fields.flag("projector_bias", True)
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    normed: Steps = (Normed(LAYER_NORM),) if fields.flag("projector_use_layernorm", True) else ()
+    d = stack.ends.d
+    steps: Steps = (
+        Beside(Integer(factor**2), copied=True),
+        *normed,
+        Product("1", inner, bias),
+        Acted(act),
+        Product("2", d, bias),
+    )
+    patch = seen.size("patch_size", default=16)
+    # How the image processor cuts images.
+    for key in ("encoder_patch_size", "tile_size", "max_tiles", "min_tiles", "use_thumbnail",
+                "max_image_tokens", "min_image_tokens", "max_pixels_tolerance",
+                "do_image_splitting", "use_image_special_tokens"):  # fmt: skip
+        fields.values.get(key)
+    eyes = PatchTower(
+        at=at,
+        feed=feed,
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers"),
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(patch),
+        frames=None,
+        merge=Integer(factor),
+        out=d,
+        rows=Integer(seen.size("num_patches", default=256)),
+        back=LAYER_NORM,
+        steps=steps,
+    )
+    return before(stack, reading, eyes)
+
+
+def _kimi_k25(fields: Fields) -> Reading:
+    """MoonViT in front of Kimi K2; the file has names of its own, or those of transformers."""
+    stack, reading = language(fields, "kimi_k2")
+    seen = fields.section("vision_config").renamed(
+        hidden_size="vt_hidden_size",
+        intermediate_size="vt_intermediate_size",
+        num_attention_heads="vt_num_attention_heads",
+        num_hidden_layers="vt_num_hidden_layers",
+        pos_emb_height="init_pos_emb_height",
+        pos_emb_width="init_pos_emb_width",
+        pos_emb_time="init_pos_emb_time",
+    )
+    d, heads = seen.size("hidden_size", default=1152), seen.size("num_attention_heads", default=16)
+    seen.require("mm_projector_type", "patchmerger")
+    seen.require("merge_type", "sd2_tpool")
+    seen.require("pos_emb_type", "divided_fixed")
+    seen.require("video_attn_type", "spatial_temporal")
+    seen.require("mm_hidden_size", d)
+    seen.require("text_hidden_size", int(stack.ends.d))
+    fields.require("projection_hidden_size", d)
+    side = sizes(seen, "merge_kernel_size", (2, 2))
+    if len(side) != 2 or side[0] != side[1]:
+        raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
+    # A still image has one frame, to which no time is added.
+    seen.values.get("pos_emb_time")
+    width = divided(seen, d, heads, "vision width over heads")
+    rows = seen.size("pos_emb_height", default=64) * seen.size("pos_emb_width", default=64)
+    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
+    wide = Integer(d * side[0] ** 2)
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(side[0] ** 2), copied=True),
+        Product("1", wide),
+        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
+        Product("2", stack.ends.d),
+    )
+    eyes = PatchTower(
+        at=Heads(Integer(d), Integer(heads), width, True, True, True, rotary=width),
+        feed=FeedForward(
+            Integer(d),
+            Integer(seen.size("intermediate_size", default=4304)),
+            act,
+            gated=False,
+            bias=True,
+        ),
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers", default=27),
+        channels=Integer(3),
+        patch=Integer(seen.size("patch_size", default=14)),
+        frames=None,
+        merge=Integer(side[0]),
+        out=stack.ends.d,
+        rows=Integer(rows),
+        back=LAYER_NORM,
+        steps=steps,
+    )
+    return before(stack, reading, eyes)
+
+
+def _exaone4_5(fields: Fields) -> Reading:
+    """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "exaone4")
+    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "mistral3": _mistral3,
+        "lfm2_vl": _lfm2_vl,
+        "kimi_k25": _kimi_k25,
+        "exaone4_5": _exaone4_5,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Mistral3ForConditionalGeneration": "mistral3",
+        "Lfm2VlForConditionalGeneration": "lfm2_vl",
+        "KimiK25ForConditionalGeneration": "kimi_k25",
+        "Kimi_K25ForConditionalGeneration": "kimi_k25",
+        "Exaone4_5_ForConditionalGeneration": "exaone4_5",
+    }
+)

@@ -1,0 +1,97 @@
+"""Keys that a file says in two places, or in two words: they agree, one rules, or it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import costgraph as cg
+from costgraph.counting.count import parameters
+from costgraph.errors import ModelError, PipelineError
+from costgraph.models import load_model
+
+CONFIGS = Path(__file__).parent / "counted" / "configs"
+
+
+def config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    found = json.loads((CONFIGS / f"{name}.json").read_text())
+    for path, value in changes.items():
+        *outer, key = path.split(".")
+        at = found
+        for part in outer:
+            at = at[part]
+        at[key] = value
+    return found
+
+
+#: What PyTorch's class has more or fewer of than with the file as it stands.
+DIFFERENCES = [
+    ("gemma-4-26b-a4b", {"tie_word_embeddings": False}, 738_197_504),
+    ("gemma-4-26b-a4b", {"text_config.tie_word_embeddings": False}, 0),
+    ("gemma-4-26b-a4b", {"text_config.use_double_wide_mlp": True}, 0),
+    ("gemma-4-26b-a4b", {"vision_config.global_head_dim": 144}, 0),
+    ("gemma-4-26b-a4b", {"vision_config.num_key_value_heads": 8}, -35_831_808),
+    ("gemma-4-26b-a4b", {"vision_config.standardize": False}, 0),
+    ("paligemma-default", {"vision_config.projection_dim": 1024}, 0),
+    ("paligemma-default", {"vocab_size": 300_000}, 0),
+    ("paligemma-default", {"vision_config.num_attention_heads": 8}, 0),
+    ("t5gemma-default", {"decoder.tie_word_embeddings": False}, 0),
+    ("t5gemma-default", {"tie_word_embeddings": False}, 589_824_000),
+    ("llava-onevision-default", {"tie_word_embeddings": False}, 0),
+    (
+        "llava-onevision-default",
+        {"tie_word_embeddings": False, "text_config.tie_word_embeddings": True},
+        -622_329_856,
+    ),
+    ("llama-4-scout-seeing", {"tie_word_embeddings": True}, 0),
+    ("llama-4-scout-seeing", {"text_config.tie_word_embeddings": True}, -1_034_485_760),
+    ("internvl-default", {"text_config.tie_word_embeddings": True}, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "difference"), DIFFERENCES)
+def test_a_key_counts_as_in_the_class(name, changes, difference):
+    base = parameters(load_model(config(name, {})))
+    assert parameters(load_model(config(name, changes))) - base == difference
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("paligemma-default", {"projection_dim": 4096}, "4096"),
+        ("internvl-default", {"vision_config.patch_size": [14, 28]}, "patch_size"),
+        ("mt5-default", {"is_gated_act": False}, "is_gated_act"),
+        ("mt5-default", {"dense_act_fn": "relu"}, "dense_act_fn"),
+        ("gemma-4-26b-a4b", {"vision_config.attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_what_does_not_agree_is_refused(name, changes, key):
+    with pytest.raises(ModelError, match=key):
+        load_model(config(name, changes))
+
+
+def test_a_tower_that_clips_its_products_is_left_out_and_said():
+    found = load_model(config("gemma-4-26b-a4b", {"vision_config.use_clipped_linears": True}))
+    assert any("also holds a vision tower" in a for a in found.assumptions)
+    assert parameters(found) == 25_805_933_872 - 572_792_112
+
+
+@pytest.mark.parametrize(
+    ("image", "tokens"),
+    [((768, 768), 256), ((400, 300), 266), ((4000, 3000), 266), ((1, 999), 280)],
+)
+def test_every_image_is_scaled_to_the_budget(image, tokens):
+    """As the published processor scales them: 280 tokens at most."""
+    found = load_model(config("gemma-4-26b-a4b", {}), image=image)
+    assert any(a.endswith(f"makes G = {tokens} tokens") for a in found.assumptions)
+
+
+def test_shared_caches_do_not_split_over_devices_and_say_so():
+    text = config("gemma-4-26b-a4b", {"text_config.num_kv_shared_layers": 10})["text_config"]
+    shared = load_model(text)
+    with pytest.raises(PipelineError, match=r"of other layers.*\(dp\)"):
+        cg.compile(shared, "2xh100", "parallel{tp=2}")
+    assert cg.compile(shared, "2xh100", "parallel{dp=2}").tpot.evaluate(B=2, T=100) > 0
