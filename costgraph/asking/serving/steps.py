@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sympy import Integer, Symbol
 
-<<<<<<< HEAD
 from costgraph.compiling.capacity import at_level, room_of
-from costgraph.compiling.mixing import phases_of_steps, step_terms
-=======
-from costgraph.compiling.capacity import room_of
 from costgraph.compiling.mixing import ASSUMED as MIXED
 from costgraph.compiling.mixing import LOGITS, phases_of_steps, step_terms
->>>>>>> vm
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.ir.mix import Mix
