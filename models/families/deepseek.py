@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -66,9 +65,8 @@ def _indexed(fields: Fields) -> IndexedAttention:
     plain = latent_attention_of(fields)
     if plain.q_rank is None:
         raise ModelError(f"{fields.name}: 'q_lora_rank' is null: the indexer reads latent queries")
-    sizes = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
     return IndexedAttention(
-        **sizes,
+        **vars(plain),
         index_heads=Integer(fields.size("index_n_heads")),
         index_dim=Integer(fields.size("index_head_dim")),
         most=Integer(fields.size("index_topk")),
@@ -82,9 +80,7 @@ def _sparse(fields: Fields, ahead: str | None, kinds: Sequence[str] | None = Non
         raise ModelError(f"{fields.name}: 'moe_layer_freq' must be 1")
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
     experts = shared_experts(fields, dense, corrected_route(fields))
-    plain = latent_attention_of(fields)
-    sizes = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-    shared = SelectedAttention(**sizes, most=indexed.most)
+    shared = SelectedAttention(**vars(latent_attention_of(fields)), most=indexed.most)
     mixers = {"": indexed, "full": indexed, "shared": shared}
     wanted = [""] * layers_of(fields) if kinds is None else kinds
     made = crossed(fields, mixers, wanted, dense, experts, ahead=ahead)

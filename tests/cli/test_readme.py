@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import shlex
@@ -12,15 +11,11 @@ from pathlib import Path
 import pytest
 
 from costgraph.cli import main
+from tests.pages import page_tool
 
 
 def test_generated_parts_are_current():
-    path = Path(__file__).parents[2] / "docs" / "tools" / "readme.py"
-    spec = importlib.util.spec_from_file_location("readme_tool", path)
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = page_tool("readme")
     for page in tool.PAGES:
         text = page.read_text(encoding="utf-8")
         opened = text.count("<!-- output:")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +15,9 @@ from sympy import Integer
 
 from costgraph.counting.count import parameters, rows
 from costgraph.counting.footprint import cache_bytes
-from costgraph.hardware.machine import Engine
-from costgraph.ir.verify import verify_program
-from costgraph.models import load_model
 from costgraph.symbols import B, G, N, S, T, q
+from tests.models.counting import DATA, products, program
 
-DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "towers.json").read_text())
 CASES = [
     (name, phase, case)
@@ -32,23 +27,6 @@ CASES = [
 ]
 SENSES = ("vision", "audio", "encode", "forward", "denoise")
 SYMBOLS = {"b": B, "g": G, "s": S, "q": q, "t": T, "n": N}
-
-
-@cache
-def program(name: str):
-    config = json.loads((DATA / "configs" / f"{name}.json").read_text())
-    found = load_model(config, mask="compute", logits="all")
-    verify_program(found)
-    return found
-
-
-def products(row) -> Any:
-    """FLOP that the counter counts: matrix products and convolutions, without biases."""
-    if row.kind == "conv":
-        biases = row.node.outputs[0].numel if row.node.op.bias else 0
-        return row.cost.total_flops - biases
-    found = (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR)
-    return sum(found, Integer(0))
 
 
 def counted_in(name: str, phase: str, given: dict[Any, Integer]) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,35 +11,15 @@ from sympy import Integer
 
 from costgraph.counting.count import parameters, rows
 from costgraph.counting.footprint import cache_bytes
-from costgraph.hardware.machine import Engine
-from costgraph.ir.verify import verify_program
-from costgraph.models import load_model
 from costgraph.symbols import B, G, S, T, q
+from tests.models.counting import DATA, products, program
 
-DATA = Path(__file__).parent / "counted"
 COUNTED: dict[str, Any] = json.loads((DATA / "counted.json").read_text())
 ONE_PASS = ["clip-vit-b-32", "convnext-tiny", "resnet-50", "flux-1-dev"]
 SEEING = ["qwen3-vl-8b", "qwen3.5-27b"]
 
 #: ``forward_bB_HxW``, ``clip_bB_Ppx_textS``, ``denoise_bB_imgG_textS``.
 CASE = re.compile(r"\w+_b(\d+)_(?:(\d+)x\d+|(\d+)px|img(\d+))(?:_text(\d+))?")
-
-
-@cache
-def program(name: str):
-    config = json.loads((DATA / "configs" / f"{name}.json").read_text())
-    found = load_model(config, mask="compute", logits="all")
-    verify_program(found)
-    return found
-
-
-def products(row) -> Any:
-    """FLOP that the counter counts: matrix products and convolutions, without biases."""
-    if row.kind == "conv":
-        biases = row.node.outputs[0].numel if row.node.op.bias else 0
-        return row.cost.total_flops - biases
-    found = (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR)
-    return sum(found, Integer(0))
 
 
 def total(graph, values, *kinds: str) -> int:

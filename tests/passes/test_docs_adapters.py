@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import costgraph as cg
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import parse
+from tests.pages import page_tool
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "adapters.md").read_text(encoding="utf-8")
@@ -26,11 +26,7 @@ def test_examples_run():
 
 
 def test_printed_outputs_are_current():
-    spec = importlib.util.spec_from_file_location("readme_tool", DOCS / "tools" / "readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = page_tool("readme")
     assert DOCS / "adapters.md" in tool.PAGES
     assert tool.generated(TEXT) == TEXT
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
+
+from tests.pages import page_tool
 
 PAGE = Path(__file__).parents[2] / "docs" / "offloading.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -25,12 +26,7 @@ def test_examples_run_and_give_what_they_say(capsys):
 
 
 def test_generated_parts_are_current():
-    path = PAGE.parent / "tools" / "readme.py"
-    spec = importlib.util.spec_from_file_location("page_tool", path)
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = page_tool("readme")
     assert PAGE in tool.PAGES
     assert TEXT.count("<!-- output:") == 1
     assert tool.generated(TEXT) == TEXT

@@ -139,10 +139,16 @@ FULL, CAUSAL = Full(), Causal()
 
 
 @dataclass(frozen=True)
-class Dense(Pattern):
-    """A pattern of which every pair is computed, masked or not, as dense products do."""
+class Around(Pattern):
+    """What changes how pairs of another pattern count, and leaves the rows that are read.
 
-    of: Pattern = CAUSAL
+    Blocks of queries read all rows.
+
+    Attributes:
+        of: the pattern inside.
+    """
+
+    of: Pattern
 
     @property
     def indexed(self) -> bool:
@@ -152,9 +158,6 @@ class Dense(Pattern):
     def compact(self) -> bool:
         return self.of.compact
 
-    def pairs(self, q: Expr, rows: Expr) -> Expr:
-        return self.of.dense(q, rows)
-
     def seen(self, q: Expr, context: Expr) -> Expr:
         return self.of.seen(q, context)
 
@@ -163,6 +166,16 @@ class Dense(Pattern):
 
     def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
         return FULL.tiled(q, rows, block)
+
+
+@dataclass(frozen=True)
+class Dense(Around):
+    """A pattern of which every pair is computed, masked or not, as dense products do."""
+
+    of: Pattern = CAUSAL
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return self.of.dense(q, rows)
 
     def kept(self, rows: Expr, context: Expr = T) -> Expr:
         return self.of.kept(rows, context)
@@ -178,7 +191,7 @@ class Dense(Pattern):
 
 
 @dataclass(frozen=True)
-class Branches(Pattern):
+class Branches(Around):
     """New positions stand on branches of a tree and see their own only.
 
     Attributes:
@@ -192,28 +205,11 @@ class Branches(Pattern):
     levels: tuple[tuple[Expr, Expr], ...]
     context: Expr = T
 
-    @property
-    def indexed(self) -> bool:
-        return self.of.indexed
-
-    @property
-    def compact(self) -> bool:
-        return self.of.compact
-
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))
 
     def _of_one(self, context: Expr) -> Expr:
         return self.of.pairs(ONE, self.of.seen(ONE, context))
-
-    def seen(self, q: Expr, context: Expr) -> Expr:
-        return self.of.seen(q, context)
-
-    def keys(self, q: Expr, rows: Expr) -> Expr:
-        return self.of.keys(q, rows)
-
-    def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
-        return FULL.tiled(q, rows, block)
 
     def kept(self, rows: Expr, context: Expr = T) -> Expr:
         return self.of.kept(rows, context)
@@ -231,7 +227,7 @@ class Branches(Pattern):
 
 
 @dataclass(frozen=True)
-class Parted(Pattern):
+class Parted(Around):
     """Devices have equal parts of a pattern each: of the queries, or of the keys.
 
     Parts are such that all have equally many pairs: from both ends of a causal prompt.
@@ -245,26 +241,9 @@ class Parted(Pattern):
     queries: Expr = ONE
     keys_in: Expr = ONE
 
-    @property
-    def indexed(self) -> bool:
-        return self.of.indexed
-
-    @property
-    def compact(self) -> bool:
-        return self.of.compact
-
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         whole = self.of.pairs(q * self.queries, rows * self.keys_in)
         return whole / (self.queries * self.keys_in)
-
-    def seen(self, q: Expr, context: Expr) -> Expr:
-        return self.of.seen(q, context)
-
-    def keys(self, q: Expr, rows: Expr) -> Expr:
-        return self.of.keys(q, rows)
-
-    def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
-        return FULL.tiled(q, rows, block)
 
     def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
         return Parted(self.of.branched(levels, context), self.queries, self.keys_in)
