@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from costgraph.models.families.common import Family, Model, Reading
 
@@ -54,16 +54,19 @@ class _Tables(Mapping[str, V]):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._read: dict[str, Mapping[str, V]] = {}
 
-    def _parts(self) -> Iterator[Mapping[str, Any]]:
+    def _parts(self) -> Iterator[Mapping[str, V]]:
         for file in FILES:
-            yield getattr(import_module(f"costgraph.models.families.{file}"), self._name)
+            if file not in self._read:
+                module = import_module(f"costgraph.models.families.{file}")
+                self._read[file] = getattr(module, self._name)
+            yield self._read[file]
 
     def __getitem__(self, key: str) -> V:
         for part in self._parts():
             if key in part:
-                found: V = part[key]
-                return found
+                return part[key]
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
