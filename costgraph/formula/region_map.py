@@ -49,7 +49,7 @@ from costgraph.formula.ladder import (
     number_key,
 )
 from costgraph.formula.limits import check, start_of
-from costgraph.formula.rounded import at_first, ends, firsts, stairs
+from costgraph.formula.rounded import ends, firsts, stairs
 from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -247,13 +247,28 @@ class _Point:
         if not any(stairs(e, *self.symbols) for e in exprs):
             return max(range(len(exprs)), key=lambda i: sign * self.value(exprs[i]))
         for i, one in enumerate(exprs):
-            if all(self._above(sign * (one - other)) for other in exprs if other is not one):
+            if all(self._above(one, other, sign) for other in exprs if other is not one):
                 return i
         return None
 
-    def _above(self, difference: Expr) -> bool:
-        known = at_first(difference, firsts(difference, *self.symbols), self.at)
-        return all(self.value(e) >= 0 for e in ends(known, *self.symbols))
+    def _above(self, one: Expr, other: Expr, sign: int) -> bool:
+        difference = _difference(one, other)
+        first = firsts(difference, *self.symbols)
+        flat = frozenset(a for a, f in first.items() if self.at[f.symbol] < f.until)
+        sides = _known_ends(difference, flat, self.symbols)
+        return all(sign * self.value(e) >= 0 for e in sides)
+
+
+@lru_cache(maxsize=4096)
+def _difference(a: Expr, b: Expr) -> Expr:
+    return a - b
+
+
+@lru_cache(maxsize=4096)
+def _known_ends(expr: Expr, flat: frozenset[Expr], symbols: tuple[Symbol, ...]) -> tuple[Expr, ...]:
+    """The ends of an expression, some of its stairs at their first height."""
+    first = firsts(expr, *symbols)
+    return ends(expr.xreplace({a: first[a].height for a in flat}), *symbols)
 
 
 def _form(term: Term, point: _Point) -> tuple[Expr, Found]:
@@ -436,8 +451,8 @@ def _note_stairs(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]
         _note(stair.symbol - stair.until, x, y, found)
     levels = {f.until for f in first.values()}
     for level in sorted({ZERO, *levels}):
-        flat = {a: f.height for a, f in first.items() if f.until > level}
-        for end in ends(difference.xreplace(flat), x, y):
+        flat = frozenset(a for a, f in first.items() if f.until > level)
+        for end in _known_ends(difference, flat, (x, y)):
             _note(end, x, y, found)
 
 

@@ -58,9 +58,10 @@ class Signed:
     sign: int | None
 
 
-def stairs(expr: Expr, *symbols: Symbol) -> set[Expr]:
+@lru_cache(maxsize=4096)
+def stairs(expr: Expr, *symbols: Symbol) -> frozenset[Expr]:
     """The ceilings and floors in an expression that change with any of the symbols."""
-    return {a for a in expr.atoms(ceiling, floor) if a.has(*symbols)}
+    return frozenset(a for a in expr.atoms(ceiling, floor) if a.has(*symbols))
 
 
 def rounds(expr: Expr, x: Symbol) -> bool:
@@ -129,7 +130,8 @@ class First:
     height: Expr
 
 
-def firsts(expr: Expr, *symbols: Symbol) -> dict[Expr, First]:
+@lru_cache(maxsize=4096)
+def firsts(expr: Expr, *symbols: Symbol) -> Mapping[Expr, First]:
     """The first stairs of what rounds a line of one symbol of whole values."""
     found = {}
     for atom in stairs(expr, *symbols):
@@ -139,11 +141,6 @@ def firsts(expr: Expr, *symbols: Symbol) -> dict[Expr, First]:
         height = atom.xreplace({symbol: ONE})
         found[atom] = First(symbol, _next(atom, symbol, ONE), height)
     return found
-
-
-def at_first(expr: Expr, first: dict[Expr, First], point: Mapping[Symbol, Expr]) -> Expr:
-    """``expr`` with the numbers that stairs are at a point that lies on their first."""
-    return expr.xreplace({a: f.height for a, f in first.items() if point[f.symbol] < f.until})
 
 
 def sign_stretches(
@@ -208,35 +205,35 @@ def _settled(expr: Expr, x: Symbol, lower: Expr, upper: Expr) -> list[Signed]:
 
 def _each(expr: Expr, x: Symbol, open_: Signed, most: int) -> Iterator[Signed]:
     """The sign on each stair of a stretch; what is beyond the last one looked at stays open."""
-    starts = _starts(expr, x, open_.lower, open_.upper, most)
-    if starts is None:
-        starts = _starts(expr, x, open_.lower, open_.upper, FIRST_STAIRS, rest=True) or []
-        last: Expr = starts[-1] if starts else open_.lower
-    else:
-        last = open_.upper
-    for a, b in pairwise([open_.lower, *starts, *([open_.upper] if last == open_.upper else [])]):
+    lines = [_line(a, x)[0] for a in stairs(expr, x)]
+    many = oo if open_.upper == oo else (open_.upper - open_.lower) * sum(map(abs, lines))
+    starts = _starts(expr, x, open_, FIRST_STAIRS if many > most else oo)
+    rest = [open_.upper] if many <= most else []
+    for a, b in pairwise([open_.lower, *starts, *rest]):
         yield from _on_stair(expr, x, a, b)
-    if last != open_.upper:
-        yield Signed(last, open_.upper, None)
+    if not rest:
+        yield Signed(starts[-1] if starts else open_.lower, open_.upper, None)
 
 
-def _starts(
-    expr: Expr, x: Symbol, lower: Expr, upper: Expr, most: int, rest: bool = False
-) -> list[Integer] | None:
-    """The first whole value of every stair strictly between two bounds.
-
-    None where there are more than ``most``; with ``rest`` the first ``most`` of them.
-    """
+def _starts(expr: Expr, x: Symbol, within: Signed, most: Expr) -> list[Integer]:
+    """The first whole value of every stair strictly inside a stretch, or of the first ones."""
     found: list[Integer] = []
-    at = Integer(ceiling(lower))
-    atoms = stairs(expr, x)
-    while len(found) <= most:
-        nexts = [_next(a, x, at) for a in atoms]
-        at = min(nexts, default=oo)
-        if at >= upper:
-            return found
+    at = Integer(ceiling(within.lower))
+    while len(found) < most:
+        at = min(_next(a, x, at) for a in stairs(expr, x))
+        if at >= within.upper:
+            break
         found.append(at)
-    return found[:most] if rest else None
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _line(atom: Expr, x: Symbol) -> tuple[Expr, Expr]:
+    """Slope and start of what is rounded."""
+    line = _poly(atom.args[0], x)
+    if line.degree() != 1:
+        raise InputError(f"{clip(str(atom), 120)} rounds no line: use evaluate at values of {x}")
+    return line.LC(), line.coeff_monomial(1)
 
 
 def _next(atom: Expr, x: Symbol, at: Integer) -> Integer:
