@@ -9,6 +9,7 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.nsa import Nsa
 from costgraph.passes.context.select import Select
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
@@ -68,6 +69,7 @@ _ALL: tuple[type[Pass], ...] = (
     Evict,
     Index,
     Select,
+    Nsa,
 )
 
 #: Every pass by its name.

@@ -14,7 +14,8 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, Linear, SoftCap, Softmax
 from costgraph.ops.attention import ScoreCap
 from costgraph.ops.pattern import Pattern
-from costgraph.passes.context.seeing import seeing
+from costgraph.ops.quant import QuantizeTo
+from costgraph.passes.context.seeing import behind, seeing
 
 
 class Added:
@@ -54,6 +55,22 @@ class Added:
         wide = split[0] if len(split) == 1 else split[0] * split[1]
         weight = self.source(f"{name}.weight", (wide, x.shape[-1]), Role.WEIGHT)
         return self.add(name, Linear(split=split if len(split) > 1 else ()), x.name, weight)
+
+
+def projected_from(graph: Graph, node: Node | None) -> Tensor | None:
+    """What the projection reads that leads to a node, before it is narrowed for it.
+
+    The projection is the node itself, or the nearest behind it.
+    """
+    found = () if node is None else (node, *behind(graph, node))
+    projection = next((n for n in found if isinstance(n.op, Linear)), None)
+    if projection is None:
+        return None
+    name = projection.inputs[0]
+    narrowed = graph.producer.get(name)
+    if narrowed is not None and isinstance(narrowed.op, QuantizeTo):
+        name = narrowed.inputs[0]
+    return graph.tensors[name]
 
 
 def attending(node: Node, pattern: Pattern, index: str) -> Node:

@@ -15,7 +15,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
 from costgraph.ops.index import Choose, PageAppend, ScoreBook
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
-from costgraph.rewriting.pipeline import Miss
+from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import T, q
 
@@ -39,6 +39,14 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
         return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
 
     return program.rewritten(new), seen
+
+
+def told(name: str, program: Program, made: Program, seen: Seen) -> Outcome:
+    """What a pass did to layers, and why not to others; that there was none to change."""
+    misses = tuple(seen.misses.values())
+    if not seen.hits and not misses:
+        misses = (Miss(name, program.name, "no layer attends a cache of its context"),)
+    return Outcome(made, tuple(seen.hits), misses)
 
 
 def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:

@@ -16,8 +16,8 @@ from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Choose, PageAppend, PageScores
 from costgraph.ops.pattern import SelectedBlocks
 from costgraph.passes.context.adding import Added, attending
-from costgraph.passes.context.seeing import Seen, changed
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.passes.context.seeing import changed, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import B, T, q
 
 
@@ -53,21 +53,14 @@ class Select(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.prompt == "chosen":
-            made, seen = changed(program, self.name, self._chosen)
-            return self._told(made, program, seen)
+            return told(self.name, program, *changed(program, self.name, self._chosen))
         steps, seen = changed(program, self.name, self._chosen)
         front, _ = changed(program, self.name, self._appended)
         phases = tuple(
             a if p.span is not None else b
             for p, a, b in zip(program.phases, steps.phases, front.phases, strict=True)
         )
-        return self._told(replace(program, phases=phases), program, seen)
-
-    def _told(self, made: Program, program: Program, seen: Seen) -> Outcome:
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
-        return Outcome(made, tuple(seen.hits), misses)
+        return told(self.name, program, replace(program, phases=phases), seen)
 
     def _appended(self, graph: Graph) -> Graph | str:
         found = self._added(graph)

@@ -15,7 +15,7 @@ from costgraph.ops.pattern.base import (
 )
 from costgraph.ops.pattern.budgets import Budget
 from costgraph.ops.pattern.chunks import Chunks, Segments
-from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries
+from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
 from costgraph.ops.pattern.windows import Window, sliding
 
@@ -38,6 +38,7 @@ __all__ = [
     "SelectedBlocks",
     "Strided",
     "Summaries",
+    "Unfinished",
     "Window",
     "counted",
     "sliding",
