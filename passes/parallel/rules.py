@@ -23,6 +23,7 @@ from costgraph.ops.collectives import (
     RowStatistics,
     Send,
 )
+from costgraph.ops.compress import Compress, Importance
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.hadamard import Hadamard
@@ -45,7 +46,9 @@ from costgraph.passes.parallel.attention import (
     append,
     book,
     choose,
+    compress,
     flash,
+    importance,
     page_append,
     page_scores,
     rope,
@@ -100,6 +103,8 @@ RULES: Mapping[type[Op], Rule] = {
     ScoreBook: book,
     PageAppend: page_append,
     PageScores: page_scores,
+    Compress: compress,
+    Importance: importance,
     Choose: choose,
     ops.Linear: linear,
     ops.ExpertLinear: expert_linear,
