@@ -11,16 +11,12 @@ from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import AttentionScores, KVAppend, LayerNorm, Rope
-from costgraph.ops.index import Choose, IndexScores
+from costgraph.models.blocks.indexed import lightning_index
+from costgraph.ops import AttentionScores, KVAppend, Rope
 from costgraph.ops.pattern import Selected
 from costgraph.passes.context.adding import Added, attending, projected_from
 from costgraph.passes.context.seeing import changed, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
-from costgraph.symbols import B, T, q
-
-ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -76,24 +72,13 @@ class Index(Pass):
         key = projected_from(graph, graph.producer.get(first.inputs[1]))
         if query is None or key is None:
             return "what its queries and keys are projected from is not found"
-        added = Added(graph)
-        index = self._choose(added, graph, query, key)
+        added = Added(graph, key)
+        rope = next((n for n in graph.nodes if isinstance(n.op, Rope)), None)
+        table = None if rope is None else rope.inputs[1]
+        index = lightning_index(
+            added, query.name, key.name, self.heads, self.width, table, self.top
+        )
         place = graph.nodes.index(node)
         nodes = [*graph.nodes[:place], *added.nodes, *graph.nodes[place:]]
         chosen = [attending(n, Selected(self.top), index) for n in nodes]
         return replace(graph, sources=(*graph.sources, *added.sources), nodes=tuple(chosen))
-
-    def _choose(self, g: Added, graph: Graph, low: Tensor, x: Tensor) -> str:
-        h, w = self.heads, self.width
-        query = g.linear("index_q", low, (h, w))
-        key = g.linear("index_k", x, (ONE, w))
-        key = g.add("index_k_norm", LayerNorm(), key, *g.vectors("index_k_norm", w))
-        rope = next((n for n in graph.nodes if isinstance(n.op, Rope)), None)
-        if rope is not None:
-            query = g.add("index_q_rope", Rope(), query, rope.inputs[1])
-            key = g.add("index_k_rope", Rope(), key, rope.inputs[1])
-        weights = g.linear("index_weights", x, (h,))
-        cache = g.source("index_cache", (B, T - q, ONE, w), Role.KV)
-        keys = g.add("index_append", KVAppend(), cache, key)
-        scores = g.add("index_scores", IndexScores(), query, keys, weights)
-        return g.add("index_choose", Choose(self.top), scores)

@@ -12,7 +12,7 @@ from costgraph.formula.least import least
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Role, Tensor
+from costgraph.ir.tensor import Tensor
 from costgraph.ops import (
     Activation,
     Add,
@@ -29,7 +29,7 @@ from costgraph.ops.pattern import Pattern, SelectedBlocks, Summaries, Unfinished
 from costgraph.passes.context.adding import Added, attending, projected_from
 from costgraph.passes.context.seeing import changed, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
-from costgraph.symbols import B, T, q
+from costgraph.symbols import T, q
 
 ONE = Integer(1)
 BRANCHES = ("compressed", "selected", "window")
@@ -103,17 +103,17 @@ class Nsa(Pass):
         x = found[0]
         if not (isinstance(key.op, KVAppend) and isinstance(value.op, KVAppend)) or x is None:
             return "what its keys are projected from is not found"
-        g = Added(graph)
+        g = Added(graph, x)
         new = (graph.tensors[key.inputs[1]], graph.tensors[value.inputs[1]])
         query = node.inputs[0]
         compressed, index = self._compressed(g, x, query, new)
         window = self._window(g, graph, x, query, new)
         heads = graph.tensors[query].shape[2]
-        gates = [g.linear(f"nsa_gate_{b}", x, (heads, ONE)) for b in BRANCHES]
+        gates = [g.heads(f"nsa_gate_{b}", x, heads, ONE) for b in BRANCHES]
         gates = [g.add(f"{gate}_sigmoid", Activation("sigmoid"), gate) for gate in gates]
         place = graph.nodes.index(node)
         nodes = [*graph.nodes[:place], *g.nodes, *graph.nodes[place:]]
-        made, g.nodes = len(g.nodes), []
+        made = len(g.nodes)
         pattern = SelectedBlocks(self.select_block, self.blocks)
         nodes[place + made :] = [attending(n, pattern, index) for n in nodes[place + made :]]
         behind = graph.nodes.index(values) + made + 1
@@ -128,7 +128,7 @@ class Nsa(Pass):
         return replace(
             graph,
             sources=(*graph.sources, *g.sources),
-            nodes=(*nodes[:behind], *g.nodes, *after),
+            nodes=(*nodes[:behind], *g.nodes[made:], *after),
         )
 
     def _compressed(
@@ -152,13 +152,13 @@ class Nsa(Pass):
         heads, dh = like.shape[2:]
         hidden = dh if self.hidden == 0 else self.hidden
         rest = Unfinished(self._rows)
-        row = g.linear(f"{name}_proj", x, (heads, dh))
-        waiting = g.source(f"{name}_open", (B, rest.seen(q, T) - q, heads, dh), Role.KV)
+        row = g.heads(f"{name}_proj", x, heads, dh)
+        waiting = g.cache(f"{name}_open", heads, dh, rest)
         row = g.add(f"{name}_open_append", KVAppend(rest), waiting, row)
-        cache = g.source(f"{name}_cache", (B, self._rows.rows(T - q), heads, dh), Role.KV)
+        cache = g.rows(f"{name}_cache", self._rows.rows(T - q), heads, dh)
         shapes = ((self.block, dh), (hidden, self.block * dh), (dh, hidden))
         weights = [
-            g.source(f"{name}_{part}.weight", shape, Role.WEIGHT)
+            g.weight(f"{name}_{part}.weight", *shape)
             for part, shape in zip(("places", "wide", "narrow"), shapes, strict=True)
         ]
         return g.add(f"{name}_compress", Compress(self._rows), cache, row, *weights)
@@ -172,11 +172,10 @@ class Nsa(Pass):
         made = []
         for part, like in zip(("k", "v"), new, strict=True):
             heads, dh = like.shape[2:]
-            row = g.linear(f"nsa_near_{part}_proj", x, (heads, dh))
+            row = g.heads(f"nsa_near_{part}_proj", x, heads, dh)
             if part == "k" and rope is not None:
                 row = g.add("nsa_near_k_rope", Rope(), row, rope.inputs[1])
-            shape = (B, keeps.seen(q, T) - q, heads, dh)
-            cache = g.source(f"nsa_near_{part}_cache", shape, Role.KV)
+            cache = g.cache(f"nsa_near_{part}_cache", heads, dh, keeps)
             made.append(g.add(f"nsa_near_{part}_append", KVAppend(keeps), cache, row))
         probabilities = _softmax(g, "nsa_near", keeps, query, made[0])
         return g.add("nsa_near_sv", AttentionValues(keeps), probabilities, made[1])

@@ -11,14 +11,13 @@ from costgraph.formula.least import least
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Role
 from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Choose, PageAppend, PageScores
 from costgraph.ops.pattern import SelectedBlocks
 from costgraph.passes.context.adding import Added, attending
 from costgraph.passes.context.seeing import changed, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
-from costgraph.symbols import B, T, q
+from costgraph.symbols import T, q
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Select(Pass):
         new = graph.tensors[append.inputs[1]]
         op, added = PageAppend(self.block), Added(graph)
         wide = new.shape[3] * (2 if self.by == "bounds" else 1)
-        shape = (B, op.pages.rows(T - q), new.shape[2], wide)
-        cache = added.source("page_cache", shape, Role.KV)
+        cache = added.rows("page_cache", op.pages.rows(T - q), new.shape[2], wide)
         return added, added.add("page_append", op, cache, new.name)
 
     def _chosen(self, graph: Graph) -> Graph | str:
