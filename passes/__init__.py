@@ -11,6 +11,7 @@ from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.nsa import Nsa
 from costgraph.passes.context.select import Select
+from costgraph.passes.context.snap_kv import SnapKV
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
@@ -70,6 +71,7 @@ _ALL: tuple[type[Pass], ...] = (
     Index,
     Select,
     Nsa,
+    SnapKV,
 )
 
 #: Every pass by its name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, ceiling
+from sympy import Expr, Integer, ceiling
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
@@ -21,6 +21,7 @@ from costgraph.ir.op import (
     require,
     require_same,
     vector,
+    vector_special,
     write,
 )
 from costgraph.ops.pattern import CAUSAL, Pattern, Summaries
@@ -185,3 +186,49 @@ class PageScores(Op):
         key = Engine.TENSOR, compute_type(query.dtype, pages.dtype)
         product: Work = {key: 2 * h * dh * pairs}
         return merged(product, added, expansion(pages, query))
+
+
+@dataclass(frozen=True)
+class PromptVotes(Op):
+    """Which rows of a prompt its last positions look at (SnapKV): an index ``(B, 1, Hk, k)``.
+
+    Inputs ``Q (B, q, H, dh)`` and ``K (B, T, Hk, dh)``. The last ``window`` queries are scored
+    against all keys once more: ``2·dh`` FLOP per head and pair, 5 for their softmax and 1 to
+    add it up over queries and over the heads that share keys; a largest of ``pool`` neighbours
+    and a comparison per row and head of keys choose ``k``. Scores never leave the chip.
+    Source: Li et al., arXiv 2404.14469, section 4.
+
+    Attributes:
+        window: positions that vote.
+        pool: neighbours that a vote is taken over.
+        keeps: what stays of the prompt.
+    """
+
+    kind: ClassVar[str] = "prompt-votes"
+    window: Expr
+    pool: Expr
+    keeps: Pattern
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and keys")
+        query, keys = inputs
+        require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
+        require_same(self, query.shape[0], keys.shape[0], "batch")
+        require_same(self, query.shape[3], keys.shape[3], "head size")
+        kept = self.keeps.kept(keys.shape[1])
+        return (Spec((query.shape[0], Integer(1), keys.shape[2], kept), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, keys = inputs
+        b, q, h, dh = query.shape
+        rows, groups = keys.shape[1:3]
+        pairs = b * h * CAUSAL.pairs(least(q, self.window), rows)
+        product: Work = {(Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * dh * pairs}
+        votes = vector(pairs + b * groups * rows * self.pool)
+        return merged(product, vector_special(4 * pairs, pairs), votes, expansion(keys, query))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        query, keys = inputs
+        q = query.shape[1]
+        last = query.bytes * least(q, self.window) / q
+        return (read(query, last), read(keys), write(outputs[0]))

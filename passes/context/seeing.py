@@ -13,7 +13,7 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
-from costgraph.ops.index import Choose, PageAppend, ScoreBook
+from costgraph.ops.index import Choose, PageAppend, PromptVotes, ScoreBook
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
 from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
@@ -39,6 +39,15 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
         return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
 
     return program.rewritten(new), seen
+
+
+def in_prompts(program: Program, steps: Program, front: Program) -> Program:
+    """The phases of ``front`` where a prompt is read, and those of ``steps`` along contexts."""
+    phases = tuple(
+        a if p.span is not None else b
+        for p, a, b in zip(program.phases, steps.phases, front.phases, strict=True)
+    )
+    return replace(steps, phases=phases)
 
 
 def told(name: str, program: Program, made: Program, seen: Seen) -> Outcome:
@@ -80,9 +89,17 @@ def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
 _ANY_ROWS = (Softmax, SoftCap, Alibi)
 
 
+#: What says that rows are chosen, in this phase or a later one.
+_CHOOSING = (PageAppend, Choose, ScoreBook, PromptVotes)
+
+
 def _chosen(graph: Graph) -> str:
     """Why a layer stays that keeps what another pass chooses by, in this phase or a later one."""
-    found = (n.name for n in graph.nodes if isinstance(n.op, (PageAppend, Choose, ScoreBook)))
+    found = (
+        n.name
+        for n in graph.nodes
+        if isinstance(n.op, (PageAppend, Choose, ScoreBook, PromptVotes))
+    )
     name = next(found, "")
     return f"its rows are chosen already, by {name!r}" if name else ""
 

@@ -15,7 +15,7 @@ from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Choose, PageAppend, PageScores
 from costgraph.ops.pattern import SelectedBlocks
 from costgraph.passes.context.adding import Added, attending
-from costgraph.passes.context.seeing import changed, told
+from costgraph.passes.context.seeing import changed, in_prompts, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import T, q
 
@@ -55,11 +55,7 @@ class Select(Pass):
             return told(self.name, program, *changed(program, self.name, self._chosen))
         steps, seen = changed(program, self.name, self._chosen)
         front, _ = changed(program, self.name, self._appended)
-        phases = tuple(
-            a if p.span is not None else b
-            for p, a, b in zip(program.phases, steps.phases, front.phases, strict=True)
-        )
-        return told(self.name, program, replace(program, phases=phases), seen)
+        return told(self.name, program, in_prompts(program, steps, front), seen)
 
     def _appended(self, graph: Graph) -> Graph | str:
         found = self._added(graph)

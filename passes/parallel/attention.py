@@ -98,6 +98,13 @@ def importance(site: Site) -> Ruled:
     return Ruled(replace(site.op, groups=groups), (place,), (Place(1, groups),))
 
 
+def prompt_votes(site: Site) -> Ruled:
+    """Heads of keys vote apart, each with the query heads that share it."""
+    made = page_scores(site)
+    (place,) = made.results
+    return made if place.axis != 1 else replace(made, results=(moved(place, 2),))
+
+
 def choose(site: Site) -> Ruled:
     """Heads choose apart."""
     place = site.place(0)

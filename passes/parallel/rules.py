@@ -28,7 +28,7 @@ from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
-from costgraph.ops.index import Choose, PageAppend, PageScores, ScoreBook
+from costgraph.ops.index import Choose, PageAppend, PageScores, PromptVotes, ScoreBook
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import (
@@ -51,6 +51,7 @@ from costgraph.passes.parallel.attention import (
     importance,
     page_append,
     page_scores,
+    prompt_votes,
     rope,
     scores,
     softmax,
@@ -103,6 +104,7 @@ RULES: Mapping[type[Op], Rule] = {
     ScoreBook: book,
     PageAppend: page_append,
     PageScores: page_scores,
+    PromptVotes: prompt_votes,
     Compress: compress,
     Importance: importance,
     Choose: choose,

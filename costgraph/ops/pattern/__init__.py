@@ -13,7 +13,7 @@ from costgraph.ops.pattern.base import (
     Pattern,
     counted,
 )
-from costgraph.ops.pattern.budgets import Budget
+from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chunks import Chunks, Segments
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
@@ -29,6 +29,7 @@ __all__ = [
     "Causal",
     "Chunks",
     "Dense",
+    "Distilled",
     "Full",
     "Parted",
     "Pattern",
