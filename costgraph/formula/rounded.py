@@ -205,7 +205,7 @@ def _settled(expr: Expr, x: Symbol, lower: Expr, upper: Expr) -> list[Signed]:
 
 def _each(expr: Expr, x: Symbol, open_: Signed, most: int) -> Iterator[Signed]:
     """The sign on each stair of a stretch; what is beyond the last one looked at stays open."""
-    lines = [_line(a, x)[0] for a in stairs(expr, x)]
+    lines = [_slope(a, x) for a in _steps(expr, x)]
     many = oo if open_.upper == oo else (open_.upper - open_.lower) * sum(map(abs, lines))
     starts = _starts(expr, x, open_, FIRST_STAIRS if many > most else oo)
     rest = [open_.upper] if many <= most else []
@@ -220,7 +220,7 @@ def _starts(expr: Expr, x: Symbol, within: Signed, most: Expr) -> list[Integer]:
     found: list[Integer] = []
     at = Integer(ceiling(within.lower))
     while len(found) < most:
-        at = min(_next(a, x, at) for a in stairs(expr, x))
+        at = min((_next(a, x, at) for a in _steps(expr, x)), default=oo)
         if at >= within.upper:
             break
         found.append(at)
@@ -228,29 +228,36 @@ def _starts(expr: Expr, x: Symbol, within: Signed, most: Expr) -> list[Integer]:
 
 
 @lru_cache(maxsize=1024)
-def _line(atom: Expr, x: Symbol) -> tuple[Expr, Expr]:
-    """Slope and start of what is rounded."""
-    line = _poly(atom.args[0], x)
-    if line.degree() != 1:
+def _steps(expr: Expr, x: Symbol) -> frozenset[Expr]:
+    """Stairs that change where those of the expression do: minima inside are one argument."""
+    return frozenset(a for chosen in _choices(expr) for a in stairs(chosen, x))
+
+
+@lru_cache(maxsize=1024)
+def _slope(atom: Expr, x: Symbol) -> Expr:
+    """How steep what is rounded is, stairs inside it taken as their lines."""
+    line, slacks = unrounded(atom.args[0], x)
+    slope = expand(line).coeff(x, 1)
+    if not slope.is_Rational or (expand(line) - slope * x).free_symbols - set(slacks):
         raise InputError(f"{clip(str(atom), 120)} rounds no line: use evaluate at values of {x}")
-    return line.LC(), line.coeff_monomial(1)
+    return slope
 
 
-def _next(atom: Expr, x: Symbol, at: Integer) -> Integer:
-    """The first whole value above ``at`` at which a stair has another height."""
-    line = _poly(atom.args[0], x)
-    if line.degree() != 1:
-        raise InputError(
-            f"{clip(str(atom), 120)} is no line's stair: use evaluate at values of {x}"
-        )
-    slope, start = line.LC(), line.coeff_monomial(1)
-    now = atom.xreplace({x: at})
-    if slope > 0:
-        # Above the height of a ceiling; at the next height of a floor.
-        edge = (now - start) / slope if isinstance(atom, ceiling) else (now + 1 - start) / slope
-        return floor(edge) + 1 if isinstance(atom, ceiling) else ceiling(edge)
-    edge = (now - 1 - start) / slope if isinstance(atom, ceiling) else (now - start) / slope
-    return ceiling(edge) if isinstance(atom, ceiling) else floor(edge) + 1
+def _next(atom: Expr, x: Symbol, at: Integer) -> Expr:
+    """The first whole value above ``at`` at which a stair may have another height."""
+    inner = {a: a.xreplace({x: at}) for a in stairs(atom.args[0], x)}
+    nearest = min((_next(a, x, at) for a in inner), default=oo)
+    line = expand(atom.args[0].xreplace(inner))
+    slope = line.coeff(x, 1)
+    if slope == 0:
+        return nearest
+    up = isinstance(atom, ceiling)
+    height = atom.func(line.xreplace({x: at}))
+    # A rising ceiling leaves its height just above it, a floor where it has the next one.
+    steps = {(True, True): 0, (False, True): 1, (True, False): -1, (False, False): 0}
+    edge = (height + steps[up, bool(slope > 0)] - (line - slope * x)) / slope
+    open_ = up == bool(slope > 0)
+    return min(nearest, floor(edge) + 1 if open_ else ceiling(edge))
 
 
 def _on_stair(expr: Expr, x: Symbol, lower: Expr, upper: Expr) -> Iterator[Signed]:

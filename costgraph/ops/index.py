@@ -24,7 +24,7 @@ from costgraph.ir.op import (
     vector_special,
     write,
 )
-from costgraph.ops.pattern import CAUSAL, Pattern, Summaries
+from costgraph.ops.pattern import CAUSAL, FULL, Pattern, Summaries
 from costgraph.symbols import T
 
 
@@ -232,3 +232,45 @@ class PromptVotes(Op):
         q = query.shape[1]
         last = query.bytes * least(q, self.window) / q
         return (read(query, last), read(keys), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class Nearest(Op):
+    """The ``count`` rows with the largest products: an index ``(B, q, H, count)``.
+
+    Inputs queries ``(B, q, H, w)`` and rows ``(B, N, G, w)``, or ``(1, N, 1, w)`` that all
+    share. ``2·w`` FLOP and one comparison per pair of the pattern; products never leave the
+    chip. An approximate index computes a ``share`` of the pairs (lists of an inverted file),
+    and reads as large a share of the rows for every query, all of them at the most.
+
+    Attributes:
+        count: rows that a query gets.
+        pattern: which rows a query may get.
+        share: of the rows that are compared.
+    """
+
+    kind: ClassVar[str] = "nearest"
+    count: Expr
+    pattern: Pattern = FULL
+    share: Expr = Integer(1)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and rows")
+        query, rows = inputs
+        require(len(query.shape) == len(rows.shape) == 4, self, "{} against {}", query, rows)
+        require_same(self, query.shape[3], rows.shape[3], "width")
+        return (Spec((*query.shape[:3], self.count), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, rows = inputs
+        b, q, h, w = query.shape
+        pairs = b * h * self.share * self.pattern.pairs(q, rows.shape[1])
+        product: Work = {(Engine.TENSOR, compute_type(query.dtype, rows.dtype)): 2 * w * pairs}
+        return merged(product, vector(pairs), expansion(rows, query))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        query, rows = inputs
+        b, q, h, _ = query.shape
+        many = b * q * h / (rows.shape[0] * rows.shape[2])
+        part = least(Integer(1), self.share * many) if self.share != 1 else Integer(1)
+        return (read(query), read(rows, rows.bytes * part), write(outputs[0]))

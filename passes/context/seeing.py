@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from sympy import Expr
 
+from costgraph.errors import PipelineError
+from costgraph.formula.terms import Span
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, same
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
-from costgraph.ops.index import Choose, PageAppend, PromptVotes, ScoreBook
+from costgraph.ops.index import Choose, Nearest, PageAppend, PromptVotes, ScoreBook
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
 from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import T, q
+from costgraph.symbols import S, T, q
 
 #: What a pass does to one layer: the layer anew, or why it does not apply.
 Change = Callable[[Graph], Graph | str]
@@ -39,6 +41,27 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
         return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
 
     return program.rewritten(new), seen
+
+
+def with_longer_prompt(name: str, program: Program, prompt: Expr) -> Program:
+    """The program where a prompt of ``S`` tokens takes ``prompt`` positions.
+
+    Raises:
+        PipelineError: something else than the prompt comes first.
+    """
+    first = program.phases[0]
+    if first.name != "prefill" or first.substitution.get(q) != S:
+        raise PipelineError(f"{name}: the model must read its prompt of S tokens first")
+
+    def longer(phase: Phase) -> Phase:
+        bindings = tuple((s, e.xreplace({S: prompt})) for s, e in phase.bindings)
+        span = phase.span
+        if span is not None:
+            ends = (e.xreplace({S: prompt}) for e in (span.lower, span.upper))
+            span = Span(span.symbol, *ends)
+        return replace(phase, bindings=bindings, span=span)
+
+    return replace(program, phases=tuple(longer(p) for p in program.phases))
 
 
 def in_prompts(program: Program, steps: Program, front: Program) -> Program:
@@ -90,7 +113,7 @@ _ANY_ROWS = (Softmax, SoftCap, Alibi)
 
 
 #: What says that rows are chosen, in this phase or a later one.
-_CHOOSING = (PageAppend, Choose, ScoreBook, PromptVotes)
+_CHOOSING = (PageAppend, Choose, Nearest, ScoreBook, PromptVotes)
 
 
 def _chosen(graph: Graph) -> str:

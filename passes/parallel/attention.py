@@ -11,6 +11,7 @@ from costgraph.ir.op import Op, require
 from costgraph.ops.compress import Importance
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.pattern import Parted
+from costgraph.ops.views import Slice
 from costgraph.passes.parallel.places import (
     WHOLE,
     Place,
@@ -103,6 +104,22 @@ def prompt_votes(site: Site) -> Ruled:
     made = page_scores(site)
     (place,) = made.results
     return made if place.axis != 1 else replace(made, results=(moved(place, 2),))
+
+
+def nearest(site: Site) -> Ruled:
+    """Heads choose apart, each among the rows of its head of keys."""
+    made = page_scores(site)
+    query = site.place(0)
+    return replace(made, results=(query,)) if query.axis == 2 else made
+
+
+def sliced(site: Site) -> Ruled:
+    """A part along one axis lies as the whole does along the others."""
+    place = site.place(0)
+    assert isinstance(site.op, Slice)
+    if place.axis == site.op.axis:
+        raise site.blocked("takes a part of what is split", place)
+    return Ruled(site.op, (place,), (place,))
 
 
 def choose(site: Site) -> Ruled:

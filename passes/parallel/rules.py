@@ -28,7 +28,7 @@ from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
-from costgraph.ops.index import Choose, PageAppend, PageScores, PromptVotes, ScoreBook
+from costgraph.ops.index import Choose, Nearest, PageAppend, PageScores, PromptVotes, ScoreBook
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import (
@@ -41,7 +41,7 @@ from costgraph.ops.recurrent import (
 from costgraph.ops.rotary import Turn
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
-from costgraph.ops.views import Reshape, Transpose
+from costgraph.ops.views import Reshape, Slice, Transpose
 from costgraph.passes.parallel.attention import (
     append,
     book,
@@ -49,11 +49,13 @@ from costgraph.passes.parallel.attention import (
     compress,
     flash,
     importance,
+    nearest,
     page_append,
     page_scores,
     prompt_votes,
     rope,
     scores,
+    sliced,
     softmax,
     values,
 )
@@ -104,6 +106,8 @@ RULES: Mapping[type[Op], Rule] = {
     ScoreBook: book,
     PageAppend: page_append,
     PageScores: page_scores,
+    Nearest: nearest,
+    Slice: sliced,
     PromptVotes: prompt_votes,
     Compress: compress,
     Importance: importance,

@@ -55,10 +55,15 @@ class SelectedBlocks(Pattern):
     MoBA (arXiv 2502.13189) takes the block that a query is in always; a cache of pages
     from which the best are taken (Quest, arXiv 2406.10774) has its newest page open.
     Blocks are read whole.
+
+    Attributes:
+        block, count: rows of a block, and blocks that a query sees.
+        apart: query heads that share a head of keys and choose each for itself.
     """
 
     block: Expr
     count: Expr
+    apart: Expr = Integer(1)
 
     @property
     def compact(self) -> bool:
@@ -77,7 +82,7 @@ class SelectedBlocks(Pattern):
         return q * least(rows, self.count * self.block)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
-        return least(rows, q * self.count * self.block)
+        return least(rows, q * self.apart * self.count * self.block)
 
     def __str__(self) -> str:
         return f"best {self.count} blocks of {self.block}"
