@@ -21,7 +21,7 @@ from costgraph.formula.signs import Judge
 
 ZERO = Integer(0)
 #: Stairs of which each is asked on which side of zero it is.
-MOST_STAIRS = 2000
+MOST_STAIRS = 200
 
 
 @dataclass(frozen=True)

@@ -247,12 +247,15 @@ class Nearest(Op):
         count: rows that a query gets.
         pattern: which rows a query may get.
         share: of the rows that are compared.
+        among: how many of the rows there are to compare (landmarks among the keys of a
+            cache); None: all.
     """
 
     kind: ClassVar[str] = "nearest"
     count: Expr
     pattern: Pattern = FULL
     share: Expr = Integer(1)
+    among: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes queries and rows")
@@ -273,4 +276,6 @@ class Nearest(Op):
         b, q, h, _ = query.shape
         many = b * q * h / (rows.shape[0] * rows.shape[2])
         part = least(Integer(1), self.share * many) if self.share != 1 else Integer(1)
+        if self.among is not None:
+            part *= self.among / rows.shape[1]
         return (read(query), read(rows, rows.bytes * part), write(outputs[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer, floor
+from sympy import Expr, Integer
 
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -13,7 +13,6 @@ from costgraph.ir.program import Program
 from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Nearest
 from costgraph.ops.pattern import SelectedBlocks, Summaries
-from costgraph.ops.views import Slice
 from costgraph.passes.context.adding import Added, attending
 from costgraph.passes.context.seeing import changed, told, with_longer_prompt
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
@@ -26,7 +25,7 @@ class Landmark(Pass):
 
     First a query is scored against the landmarks' keys, which lie in the cache; then it
     attends the ``blocks`` blocks whose landmarks it looks at most, and its own up to itself.
-    Heads choose apart. A prompt of ``S`` tokens takes ``S + floor(S/block)`` positions, all of
+    Heads choose apart. A prompt of ``S`` tokens takes ``S + S/block`` positions, all of
     which pass through the model; contexts ``T`` count landmarks.
     """
 
@@ -40,6 +39,7 @@ class Landmark(Pass):
         "Mohtashami and Jaggi, Landmark Attention, arXiv 2305.16300: blocks of 50 tokens"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
+        "a prompt that does not end with a block has a part of a landmark behind its last token",
         "landmarks of the answer are read in the step of the token behind them and cost nothing "
         "of their own; the cache stays on the device",
         "heads that share keys choose apart: a step reads at most as many blocks as all of them "
@@ -53,7 +53,7 @@ class Landmark(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         made, seen = changed(program, self.name, self._chosen)
         if seen.hits:
-            made = with_longer_prompt(self.name, made, S + floor(S / self.block))
+            made = with_longer_prompt(self.name, made, S + S / self.block)
         return told(self.name, program, made, seen)
 
     def _chosen(self, graph: Graph) -> Graph | str:
@@ -67,9 +67,8 @@ class Landmark(Pass):
         query, keys = (graph.tensors[i] for i in node.inputs)
         whole, g = self.block + 1, Added(graph)
         rows = Summaries(whole)
-        view = Slice(1, self.block, rows.rows(T), whole)
-        landmarks = g.add("landmark_keys", view, keys.name)
-        index = g.add("landmark_choose", Nearest(self.blocks, rows), query.name, landmarks)
+        op = Nearest(self.blocks, rows, among=rows.rows(T))
+        index = g.add("landmark_choose", op, query.name, keys.name)
         apart = query.shape[2] / keys.shape[2]
         pattern = SelectedBlocks(whole, self.blocks + 1, apart)
         place = graph.nodes.index(node)

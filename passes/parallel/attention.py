@@ -11,7 +11,6 @@ from costgraph.ir.op import Op, require
 from costgraph.ops.compress import Importance
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.pattern import Parted
-from costgraph.ops.views import Slice
 from costgraph.passes.parallel.places import (
     WHOLE,
     Place,
@@ -111,15 +110,6 @@ def nearest(site: Site) -> Ruled:
     made = page_scores(site)
     query = site.place(0)
     return replace(made, results=(query,)) if query.axis == 2 else made
-
-
-def sliced(site: Site) -> Ruled:
-    """A part along one axis lies as the whole does along the others."""
-    place = site.place(0)
-    assert isinstance(site.op, Slice)
-    if place.axis == site.op.axis:
-        raise site.blocked("takes a part of what is split", place)
-    return Ruled(site.op, (place,), (place,))
 
 
 def choose(site: Site) -> Ruled:

@@ -41,7 +41,7 @@ from costgraph.ops.recurrent import (
 from costgraph.ops.rotary import Turn
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
-from costgraph.ops.views import Reshape, Slice, Transpose
+from costgraph.ops.views import Reshape, Transpose
 from costgraph.passes.parallel.attention import (
     append,
     book,
@@ -55,7 +55,6 @@ from costgraph.passes.parallel.attention import (
     prompt_votes,
     rope,
     scores,
-    sliced,
     softmax,
     values,
 )
@@ -107,7 +106,6 @@ RULES: Mapping[type[Op], Rule] = {
     PageAppend: page_append,
     PageScores: page_scores,
     Nearest: nearest,
-    Slice: sliced,
     PromptVotes: prompt_votes,
     Compress: compress,
     Importance: importance,
