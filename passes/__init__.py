@@ -9,7 +9,11 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.landmark import Landmark
+from costgraph.passes.context.nsa import Nsa
+from costgraph.passes.context.retrieve import Retrieve
 from costgraph.passes.context.select import Select
+from costgraph.passes.context.snap_kv import SnapKV
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
@@ -68,6 +72,10 @@ _ALL: tuple[type[Pass], ...] = (
     Evict,
     Index,
     Select,
+    Nsa,
+    SnapKV,
+    Landmark,
+    Retrieve,
 )
 
 #: Every pass by its name.

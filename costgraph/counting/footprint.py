@@ -77,20 +77,33 @@ def cache_bytes(graph: Graph) -> Expr:
 
 def kept(graph: Graph, part: Callable[[Tensor], Expr]) -> Expr:
     """``part`` of all caches and states once the step is done."""
-    extended: dict[str, str] = {}
+    extended: set[str] = set()
     results: list[Expr] = []
     for node in graph.nodes:
         if isinstance(node.op, Region):
             results.extend(node.op.instances * kept(g, part) for g in node.op.graphs)
             continue
-        for tensor in node.outputs:
-            if tensor.role in (Role.KV, Role.STATE):
-                for name in node.inputs:
-                    extended[name] = tensor.name
+        extended |= _extended(graph, node)
     for name, tensor in graph.tensors.items():
-        if tensor.role in (Role.KV, Role.STATE) and name not in extended:
+        if tensor.role in _LASTING and name not in extended:
             results.append(part(tensor))
     return Add(*results)
+
+
+#: Roles of what stays from one step to the next.
+_LASTING = (Role.KV, Role.STATE)
+
+
+def _extended(graph: Graph, node: Node) -> set[str]:
+    """Caches and states that a node extends: as many of its operands as it has such results.
+
+    They are its first ones: an operation may read a cache besides the one that it extends.
+    """
+    if isinstance(node.op, Fused):
+        return {name for n in node.op.body.nodes for name in _extended(node.op.body, n)}
+    many = sum(t.role in _LASTING for t in node.outputs)
+    held = [i for i in node.inputs if graph.tensors[i].role in _LASTING]
+    return set(held[:many])
 
 
 def levels_of(graph: Graph) -> frozenset[str]:

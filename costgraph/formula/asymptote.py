@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from sympy import Add, Expr, Float, Integer, Mul, Pow, Symbol, fraction, togethe
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.regimes import regimes
+from costgraph.formula.rounded import unrounded
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ def asymptote(
     x, last = found.symbol, found.pieces[-1]
     if last.upper != sympy.oo:
         raise InputError(f"{formula.name}: {x} ends at {last.upper}, so it has no limit in {x}")
-    settled = _settled(last.expr, x)
+    # A stair is its line, and a slack that does not grow.
+    settled, slacks = unrounded(_settled(last.expr, x), x)
     if any(p.exp.is_Float for p in settled.atoms(Pow)):  # norms
         leading, power = _leading(settled, x)
+        _check(formula, leading, slacks, x)
         start = next(p.lower for p in found.pieces if p.expr == last.expr)
         return Asymptote(x, start, last.expr, int(power), leading, last.bound, found.conditions)
     try:
@@ -74,8 +77,14 @@ def asymptote(
             f"use evaluate at a large {x}"
         ) from None
     leading = sympy.cancel(top.LC() / bottom.LC())
+    _check(formula, leading, slacks, x)
     order = int(top.degree() - bottom.degree())
     return Asymptote(x, last.lower, last.expr, order, leading, last.bound, found.conditions)
+
+
+def _check(formula: Formula, leading: Expr, slacks: Iterable[Symbol], x: Symbol) -> None:
+    if leading.has(*slacks):
+        raise InputError(f"{formula.name}: it rises and falls with every stair of {x} for good")
 
 
 def _settled(expr: Expr, x: Symbol) -> Expr:

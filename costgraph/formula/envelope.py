@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
-from sympy import Dummy, Expr, Integer, Max, Min, Symbol, ceiling, expand, floor
+from sympy import Dummy, Expr, Integer, Max, Min, Rational, Symbol, ceiling, expand, floor
 
 from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
@@ -163,7 +163,37 @@ def _nonnegative(difference: Expr, cases: int) -> bool:
     local.update({name: name + 1 for atom, name in names.items() if _is_size(atom)})
     if local and not _signs(_expanded(plain, frozenset(local.items())))[0]:
         return True
-    return bool(outer) and cases > 0 and _by_cases(difference, outer[0], cases - 1)
+    if cases <= 0:
+        return False
+    if outer:
+        return _by_cases(difference, outer[0], cases - 1)
+    return _by_stairs(difference, cases - 1)
+
+
+def _by_stairs(difference: Expr, cases: int) -> bool:
+    """``difference`` with a ceiling or floor replaced by the lines that it lies between."""
+    found = difference.atoms(ceiling, floor)
+    inner = [a for a in found if not a.args[0].has(ceiling, floor)]
+    if not inner:
+        return False
+    atom = min(inner, key=str)
+    slope = difference.coeff(atom, 1)
+    if (difference - slope * atom).expand().has(atom) or slope.has(ceiling, floor):
+        return False  # of a higher degree the least need not be at an end
+    line = atom.args[0]
+    most = gap(line) * (1 if isinstance(atom, ceiling) else -1)
+    return all(
+        _nonnegative(_expanded(difference.xreplace({atom: e})), cases) for e in (line, line + most)
+    )
+
+
+def gap(line: Expr) -> Expr:
+    """The most by which rounding moves a value: ``1 − 1/d`` where ``d`` times it is whole."""
+    parts = line.expand().as_coefficients_dict()
+    sizes = all(s.name in SIZES for s in line.free_symbols)
+    if not sizes or not all(c.is_Rational and m.is_polynomial() for m, c in parts.items()):
+        return Integer(1)
+    return 1 - Rational(1, math.lcm(*(int(c.q) for c in parts.values())))
 
 
 @lru_cache(maxsize=1024)

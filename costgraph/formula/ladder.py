@@ -18,12 +18,16 @@ from costgraph.formula.kinks import kink
 from costgraph.formula.limits import start_of
 from costgraph.formula.outline import LATENCY, kind_of
 from costgraph.formula.polynomials import is_rational, kept_sign, rationalized, roots_above_zero
+from costgraph.formula.rounded import rounds, sign_stretches
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
 
 ZERO, ONE = Integer(0), Integer(1)
 #: What stands for a resource in a body that others outlast.
 HIDDEN = "hidden"
+#: What stands for a resource where another one bounds an operation on every stair of a length
+#: that rounds (chunks, blocks), and stairs are too many to name.
+STAIRS = "stairs"
 #: Terms and what bounds each.
 Found: TypeAlias = "tuple[tuple[Term, str], ...]"
 #: Digits that numbers are ordered by.
@@ -40,7 +44,8 @@ class Rung:
         found: terms and what bounds them: the resource of the term's largest arm, or
             ``latency`` where the floor of its operations exceeds every arm. Of a maximum
             of chains these are the terms of its largest chain; those of the others are
-            ``hidden``.
+            ``hidden``. Where it changes from stair to stair it is ``stairs``, and ``expr``
+            the maximum as it stands.
     """
 
     lower: Expr
@@ -147,6 +152,11 @@ def _nested(term: Term, x: Symbol, judge: Judge, first: Expr, last: Expr) -> tup
         winners: list[Arm] = []
         _climb(arms, x, lower, upper, judge, cuts, winners)
         for begin, arm in zip((lower, *cuts), winners, strict=True):
+            if arm.resource == STAIRS:
+                every = (f for body in bodies for rung in body for f in rung.found)
+                found = tuple(dict.fromkeys((t, STAIRS) for t, _ in every))
+                _extend(rungs, Rung(begin, arm.expr, found))
+                continue
             at = int(arm.resource)
             found = tuple(f for rung in bodies[at] for f in rung.found)
             if term.arms[at].chain:  # a shared resource bounds every body
@@ -224,6 +234,9 @@ def _climb(
     if len(arms) == 1:
         chosen.append(arms[0])
         return
+    if any(rounds(a.expr, x) for a in arms):
+        _climb_stairs(arms, x, lower, upper, cuts, chosen)
+        return
     if any(p.exp.has(x) for a in arms for p in a.expr.atoms(Pow)):
         _climb_smooth(arms, x, lower, upper, cuts, chosen)
         return
@@ -265,6 +278,54 @@ def _climb_smooth(
                 continue
             cuts.append(left)
         chosen.append(best)
+
+
+def _climb_stairs(
+    arms: tuple[Arm, ...],
+    x: Symbol,
+    lower: Expr,
+    upper: Expr,
+    cuts: list[Expr],
+    chosen: list[Arm],
+) -> None:
+    """Arms with stairs: each pair by its signs, see :mod:`.rounded`."""
+    left = [a for a in arms if not any(a is not b and _beats(b, a, arms) for b in arms)]
+    signs = {
+        (i, j): tuple(sign_stretches(left[i].expr - left[j].expr, x, lower, upper))
+        for i, j in combinations(range(len(left)), 2)
+    }
+    inner = {s.lower for found in signs.values() for s in found} - {lower}
+    for start in [lower, *sorted(inner, key=number_key)]:
+        at = {
+            pair: next(s.sign for s in reversed(found) if s.lower <= start)
+            for pair, found in signs.items()
+        }
+        arm = _largest_of(left, at)
+        if chosen and (chosen[-1].resource, chosen[-1].expr) == (arm.resource, arm.expr):
+            continue
+        if chosen:
+            cuts.append(start)
+        chosen.append(arm)
+
+
+def _beats(a: Arm, b: Arm, arms: tuple[Arm, ...]) -> bool:
+    """Whether an arm is proved never to be below another; of equal ones the first stays."""
+    if not dominates(a.expr, b.expr):
+        return False
+    return not dominates(b.expr, a.expr) or arms.index(a) < arms.index(b)
+
+
+def _largest_of(arms: list[Arm], signs: dict[tuple[int, int], int | None]) -> Arm:
+    """The arm that no other exceeds; the maximum of all where stairs decide."""
+
+    def above(i: int, j: int) -> bool:
+        sign = signs[min(i, j), max(i, j)]
+        return sign is not None and (sign >= 0 if i < j else sign <= 0)
+
+    for i, arm in enumerate(arms):
+        if all(above(i, j) for j in range(len(arms)) if j != i):
+            return arm
+    return Arm(sympy.Max(*(a.expr for a in arms), evaluate=False), STAIRS)
 
 
 def as_polys(exprs: Sequence[Expr], x: Symbol, lower: Expr = ZERO, upper: Expr = oo) -> list[Poly]:

@@ -17,12 +17,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Add, Expr, Piecewise, Symbol, oo
+from sympy import Add, Dummy, Expr, Max, Min, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError, clip
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import domain_of
+from costgraph.formula.rounded import stairs
 from costgraph.formula.signs import Judge, tightest
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -40,10 +41,12 @@ class Regime:
         lower, upper: exact ends; ``oo`` for no upper end. The upper end of the last
             regime, where it is a number, is the largest value that the model has.
         expr: the formula on the interval, without maxima; norms stand as
-            ``(aᵖ + bᵖ)^(1/p)``.
+            ``(aᵖ + bᵖ)^(1/p)``, lengths that round as ``⌈T/m⌉``, and what is bound by
+            ``stairs`` as a maximum.
         bound: operations by the resource that bounds them there: that of their
             largest arm, or ``latency`` where their floor exceeds every arm, or
-            ``hidden`` where another body that runs at the same time takes longer.
+            ``hidden`` where another body that runs at the same time takes longer, or
+            ``stairs`` where that changes from stair to stair of a length that rounds.
     """
 
     lower: Expr
@@ -55,6 +58,9 @@ class Regime:
 @dataclass(frozen=True)
 class Regimes:
     """A formula along one symbol: ordered regimes, and what their order rests on.
+
+    Where lengths round (chunks of attention, blocks, pages) forms hold at whole values, and
+    a regime that a stair ends, ends at the first whole value of the next.
 
     Attributes:
         symbol: the symbol that varies.
@@ -90,15 +96,28 @@ class Regimes:
         return Piecewise(*parts, (self.pieces[-1].expr, True))
 
     def derivative(self) -> Regimes:
-        """The derivative in each regime; at a breakpoint it jumps, unless its form stays."""
-        return self._changed(f"d {self.name} / d {self.symbol}", "", lambda e: e.diff(self.symbol))
+        """The derivative in each regime; at a breakpoint it jumps, unless its form stays.
+
+        On a stair it is that of the stair: a rounded length stays, until it jumps.
+        """
+        return self._changed(f"d {self.name} / d {self.symbol}", "", self._slope)
 
     def elasticity(self) -> Regimes:
         """``d log f / d log x`` in each regime: per cent of change per per cent."""
         x = self.symbol
         return self._changed(
-            f"elasticity of {self.name} in {x}", "1", lambda e: _quotient(x * e.diff(x), e)
+            f"elasticity of {self.name} in {x}", "1", lambda e: _quotient(x * self._slope(e), e)
         )
+
+    def _slope(self, expr: Expr) -> Expr:
+        flat = {a: Dummy() for a in stairs(expr, self.symbol)}
+        made = expr.xreplace(flat)
+        if made.has(Max, Min):
+            raise InputError(
+                f"{self.name} has no one slope where stairs of {self.symbol} decide what bounds "
+                "it: use local at a point"
+            )
+        return made.diff(self.symbol).xreplace({name: a for a, name in flat.items()})
 
     def _changed(self, name: str, unit: str, f: Callable[[Expr], Expr]) -> Regimes:
         pieces = tuple(replace(p, expr=f(p.expr)) for p in self.pieces)

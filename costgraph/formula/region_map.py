@@ -3,6 +3,9 @@
 A cylindrical decomposition: between two neighbouring critical values of the
 first symbol the curves keep their order in the second, so every cell is an
 interval times the strip between two curves, all exact.
+
+Lengths that round (chunks of attention, blocks) have a first stair, which is flat, and
+beyond it two curves in place of one: between them the stairs decide (:mod:`.rounded`).
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from costgraph.formula.evaluate import compile_terms
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import (
     HIDDEN,
+    STAIRS,
     Found,
     bounds,
     candidates,
@@ -45,6 +49,7 @@ from costgraph.formula.ladder import (
     number_key,
 )
 from costgraph.formula.limits import check, start_of
+from costgraph.formula.rounded import ends, firsts, stairs
 from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from costgraph.setting import Setting
 
 
+ZERO = Integer(0)
 #: The form of each term, and what bounds it.
 _Pattern: TypeAlias = "tuple[tuple[Expr, Found], ...]"
 
@@ -218,18 +224,54 @@ def _summed(terms: tuple[Term, ...], key: _Pattern) -> Expr:
 
 def _pattern(terms: tuple[Term, ...], at: Mapping[Symbol, Expr]) -> _Pattern:
     """The form of each term at a point, and what bounds it."""
-    value = _values_at(at)
-    return tuple(_form(term, value) for term in terms)
+    point = _Point(at)
+    return tuple(_form(term, point) for term in terms)
 
 
-def _values_at(at: Mapping[Symbol, Expr]) -> Callable[[Expr], Any]:
-    """What gives the exact value of an expression at a point."""
-    symbols = tuple(at)
-    point = tuple(Fraction(int(v.p), int(v.q)) for v in at.values())
-    return lambda expr: _function(expr, symbols)(*point)
+class _Point:
+    """A point inside a cell, at which expressions are compared for all of the cell."""
+
+    def __init__(self, at: Mapping[Symbol, Expr]) -> None:
+        self.at, self.symbols = at, tuple(at)
+        self.numbers = tuple(Fraction(int(v.p), int(v.q)) for v in at.values())
+
+    def value(self, expr: Expr) -> Any:
+        """The exact value of an expression."""
+        return _function(expr, self.symbols)(*self.numbers)
+
+    def largest(self, exprs: Sequence[Expr], sign: int = 1) -> int | None:
+        """Which of them is the largest, or with ``sign`` −1 the smallest.
+
+        None where it is another one on every stair of a length that rounds.
+        """
+        if not any(stairs(e, *self.symbols) for e in exprs):
+            return max(range(len(exprs)), key=lambda i: sign * self.value(exprs[i]))
+        for i, one in enumerate(exprs):
+            if all(self._above(one, other, sign) for other in exprs if other is not one):
+                return i
+        return None
+
+    def _above(self, one: Expr, other: Expr, sign: int) -> bool:
+        difference = _difference(one, other)
+        first = firsts(difference, *self.symbols)
+        flat = frozenset(a for a, f in first.items() if self.at[f.symbol] < f.until)
+        sides = _known_ends(difference, flat, self.symbols)
+        return all(sign * self.value(e) >= 0 for e in sides)
 
 
-def _form(term: Term, value: Callable[[Expr], Any]) -> tuple[Expr, Found]:
+@lru_cache(maxsize=4096)
+def _difference(a: Expr, b: Expr) -> Expr:
+    return a - b
+
+
+@lru_cache(maxsize=4096)
+def _known_ends(expr: Expr, flat: frozenset[Expr], symbols: tuple[Symbol, ...]) -> tuple[Expr, ...]:
+    """The ends of an expression, some of its stairs at their first height."""
+    first = firsts(expr, *symbols)
+    return ends(expr.xreplace({a: first[a].height for a in flat}), *symbols)
+
+
+def _form(term: Term, point: _Point) -> tuple[Expr, Found]:
     """The form of a term, its inner minima and maxima decided, and what bounds it.
 
     A form is the largest arm, or the norm of all. What bounds it is the largest of its
@@ -237,12 +279,19 @@ def _form(term: Term, value: Callable[[Expr], Any]) -> tuple[Expr, Found]:
     """
     if not term.is_nested:
         arms = candidates(term)
-        arm = max(arms, key=lambda a: value(a.expr)) if len(arms) > 1 else arms[0]
+        exprs = [_decided(a.expr, point) for a in arms] if len(arms) > 1 else []
+        at = point.largest(exprs) if exprs else 0
         whole = term.is_smooth or arms != term.arms
-        form = term.value if whole else arm.expr
-        return _decided(form, value), ((term, arm.resource),)
-    forms = _bodies(term, value)
-    at = max(range(len(forms)), key=lambda i: value(forms[i][0]))
+        if at is None:
+            form = term.value if whole else Max(*exprs, evaluate=False)
+            return _decided(form, point), ((term, STAIRS),)
+        form = term.value if whole else arms[at].expr
+        return _decided(form, point), ((term, arms[at].resource),)
+    forms = _bodies(term, point)
+    at = point.largest([expr for expr, _ in forms])
+    if at is None:
+        every = dict.fromkeys((t, STAIRS) for _, found in forms for t, _ in found)
+        return Max(*(expr for expr, _ in forms), evaluate=False), tuple(every)
     expr, found = forms[at]
     if term.arms[at].chain:
         others = (a for i, a in enumerate(term.arms) if i != at)
@@ -250,16 +299,16 @@ def _form(term: Term, value: Callable[[Expr], Any]) -> tuple[Expr, Found]:
     return expr, found
 
 
-def _bodies(term: Term, value: Callable[[Expr], Any]) -> list[tuple[Expr, Found]]:
+def _bodies(term: Term, point: _Point) -> list[tuple[Expr, Found]]:
     """The form of each arm of a maximum of chains."""
     forms: list[tuple[Expr, Found]] = []
     for arm in term.arms:
-        inner = [(t.count, *_form(t, value)) for t in arm.chain]
+        inner = [(t.count, *_form(t, point)) for t in arm.chain]
         if inner:
             total = sympy.expand(Add(*(count * expr for count, expr, _ in inner)))
             forms.append((total, tuple(pair for _, _, found in inner for pair in found)))
         else:
-            forms.append((_decided(arm.expr, value), ((term, arm.resource),)))
+            forms.append((_decided(arm.expr, point), ((term, arm.resource),)))
     return forms
 
 
@@ -269,14 +318,17 @@ def _function(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
     return compile_terms((Term(Integer(1), (Arm(expr, ""),)),), symbols, exact=True)
 
 
-def _decided(expr: Expr, value: Callable[[Expr], Any]) -> Expr:
-    """``expr`` with each minimum and maximum replaced by what it is at the point."""
+def _decided(expr: Expr, point: _Point) -> Expr:
+    """``expr`` with each minimum and maximum replaced by what it is at the point.
+
+    One that stairs decide stays.
+    """
     if not expr.has(Min, Max):
         return expr
 
     def decide(e: Expr) -> Expr:
-        pick = max if isinstance(e, Max) else min
-        return pick(e.args, key=value)
+        at = point.largest(e.args, 1 if isinstance(e, Max) else -1)
+        return e if at is None else e.args[at]
 
     return expr.replace(lambda e: isinstance(e, (Min, Max)), decide)
 
@@ -304,9 +356,9 @@ def _laid_out(
         for cell in (cell for _, cell in cells) if nested else ():
             at = inside(cell.left, cell.right)
             low, high = (e.xreplace({x: at}) for e in (cell.bottom, cell.top))
-            value = _values_at({x: at, y: inside(low, high)})
+            point = _Point({x: at, y: inside(low, high)})
             for term in nested:
-                for (a, _), (b, _) in combinations(_bodies(term, value), 2):
+                for (a, _), (b, _) in combinations(_bodies(term, point), 2):
                     _note(a - b, x, y, found)
         if len(found) == len(curves):
             return cells
@@ -369,6 +421,9 @@ def _variants(exprs: tuple[Expr, ...]) -> list[tuple[Expr, ...]]:
 
 
 def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> None:
+    if stairs(difference, x, y):
+        _note_stairs(difference, x, y, found)
+        return
     try:
         top, bottom = fraction(together(difference))
         if bottom != 1 and all(c > 0 for c in Poly(bottom, x, y, domain=QQ).coeffs()):
@@ -384,6 +439,21 @@ def _note(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> No
         # A factor of one sign on the positive quadrant is no boundary.
         if len({c > 0 for c in factor.coeffs()}) > 1:
             found[factor.primitive()[1]] = None
+
+
+def _note_stairs(difference: Expr, x: Symbol, y: Symbol, found: dict[Poly, None]) -> None:
+    """Curves between which the sign of a difference may be another on every stair.
+
+    First stairs are flat: there it is as without.
+    """
+    first = firsts(difference, x, y)
+    for stair in first.values():
+        _note(stair.symbol - stair.until, x, y, found)
+    levels = {f.until for f in first.values()}
+    for level in sorted({ZERO, *levels}):
+        flat = frozenset(a for a, f in first.items() if f.until > level)
+        for end in _known_ends(difference, flat, (x, y)):
+            _note(end, x, y, found)
 
 
 #: Stands for what an expression without a polynomial form depends on.

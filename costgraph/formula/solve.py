@@ -135,6 +135,8 @@ def _exact(
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
     for part in stretches(found, judge):
+        if part.sign is None:
+            raise InputError(f"whether the budget holds depends on every stair of {over}")
         if part.sign > 0:
             continue
         if inner and inner[-1][1] == part.lower:

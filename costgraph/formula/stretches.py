@@ -16,18 +16,24 @@ from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
 from costgraph.formula.polynomials import rationalized
 from costgraph.formula.powers import placed
 from costgraph.formula.regimes import Regime, Regimes
+from costgraph.formula.rounded import rounds, sign_stretches
 from costgraph.formula.signs import Judge
 
 ZERO = Integer(0)
+#: Stairs of which each is asked on which side of zero it is.
+MOST_STAIRS = 200
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """``lower < x < upper``: the sign of ``expr`` there is ``sign``."""
+    """``lower < x < upper``: the sign of ``expr`` there is ``sign``.
+
+    None where that changes from stair to stair of a length that rounds.
+    """
 
     lower: Expr
     upper: Expr
-    sign: int
+    sign: int | None
     expr: Expr
 
 
@@ -40,6 +46,10 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
     """
     x = found.symbol
     for piece in _forms(found):
+        if rounds(piece.expr, x):
+            for part in sign_stretches(piece.expr, x, piece.lower, piece.upper, MOST_STAIRS):
+                yield Stretch(part.lower, part.upper, part.sign, piece.expr)
+            continue
         tested, zeros, smooth = _zeros(piece, x, judge)
         cuts = [
             r

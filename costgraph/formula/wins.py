@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from sympy import Expr, oo
@@ -41,6 +42,8 @@ class Interval:
         pieces: the difference on the interval, piece by piece.
         conditions: inequalities among other symbols that the answer rests on.
         over: the symbol.
+        partly: it is smaller on some stairs of a length that rounds, and not on others; they
+            are too many to name.
     """
 
     lower: Expr
@@ -48,12 +51,13 @@ class Interval:
     pieces: tuple[Piece, ...]
     conditions: tuple[Relational, ...] = ()
     over: str = field(default="x", compare=False)
+    partly: bool = False
 
     @property
     def text(self) -> str:
         """As sentences tell it: ``3 < B < 17``."""
         lower, upper = (view_text("end_text", end) for end in (self.lower, self.upper))
-        return f"{lower} < {self.over} < {upper}"
+        return f"{lower} < {self.over} < {upper}" + (" (on some stairs)" if self.partly else "")
 
     def __repr__(self) -> str:
         return f"<Interval {self.text}>"
@@ -68,6 +72,10 @@ def wins(
     **values: Any,
 ) -> tuple[Interval, ...]:
     """The intervals of ``over`` in which ``b`` is smaller than ``a``, exactly.
+
+    Where lengths round (chunks, blocks, pages) ends are those of whole values: the first
+    that wins, the first that does not. Where it is one on some stairs and the other on
+    others, and there are too many, the interval is ``partly``: outside of it all is certain.
 
     The difference of two formulas is piecewise polynomial; its pieces are its
     regimes, and its sign changes at the roots of each piece.
@@ -100,12 +108,18 @@ def wins(
         return (Interval(start, oo, (whole,), tuple(judge.conditions), over),)
     found = regimes(difference, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
-    pieces = [
-        Piece(part.lower, part.upper, part.expr)
-        for part in stretches(found, judge)
-        if part.sign < 0
-    ]
-    return tuple(_joined(pieces, tuple(judge.conditions), over))
+    made = []
+    for partly, group in groupby(stretches(found, judge), lambda part: part.sign is None):
+        pieces = [
+            Piece(part.lower, part.upper, part.expr)
+            for part in group
+            if part.sign is None or part.sign < 0
+        ]
+        made += [
+            replace(found, partly=partly)
+            for found in _joined(pieces, tuple(judge.conditions), over)
+        ]
+    return tuple(made)
 
 
 def _joined(

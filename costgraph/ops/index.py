@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, ceiling
+from sympy import Expr, Integer, ceiling
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
@@ -21,9 +21,10 @@ from costgraph.ir.op import (
     require,
     require_same,
     vector,
+    vector_special,
     write,
 )
-from costgraph.ops.pattern import CAUSAL, Pattern, Summaries
+from costgraph.ops.pattern import CAUSAL, FULL, Pattern, Summaries
 from costgraph.symbols import T
 
 
@@ -185,3 +186,96 @@ class PageScores(Op):
         key = Engine.TENSOR, compute_type(query.dtype, pages.dtype)
         product: Work = {key: 2 * h * dh * pairs}
         return merged(product, added, expansion(pages, query))
+
+
+@dataclass(frozen=True)
+class PromptVotes(Op):
+    """Which rows of a prompt its last positions look at (SnapKV): an index ``(B, 1, Hk, k)``.
+
+    Inputs ``Q (B, q, H, dh)`` and ``K (B, T, Hk, dh)``. The last ``window`` queries are scored
+    against all keys once more: ``2·dh`` FLOP per head and pair, 5 for their softmax and 1 to
+    add it up over queries and over the heads that share keys; a largest of ``pool`` neighbours
+    and a comparison per row and head of keys choose ``k``. Scores never leave the chip.
+    Source: Li et al., arXiv 2404.14469, section 4.
+
+    Attributes:
+        window: positions that vote.
+        pool: neighbours that a vote is taken over.
+        keeps: what stays of the prompt.
+    """
+
+    kind: ClassVar[str] = "prompt-votes"
+    window: Expr
+    pool: Expr
+    keeps: Pattern
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and keys")
+        query, keys = inputs
+        require(len(query.shape) == len(keys.shape) == 4, self, "{} against {}", query, keys)
+        require_same(self, query.shape[0], keys.shape[0], "batch")
+        require_same(self, query.shape[3], keys.shape[3], "head size")
+        kept = self.keeps.kept(keys.shape[1])
+        return (Spec((query.shape[0], Integer(1), keys.shape[2], kept), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, keys = inputs
+        b, q, h, dh = query.shape
+        rows, groups = keys.shape[1:3]
+        pairs = b * h * CAUSAL.pairs(least(q, self.window), rows)
+        product: Work = {(Engine.TENSOR, compute_type(query.dtype, keys.dtype)): 2 * dh * pairs}
+        votes = vector(pairs + b * groups * rows * self.pool)
+        return merged(product, vector_special(4 * pairs, pairs), votes, expansion(keys, query))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        query, keys = inputs
+        q = query.shape[1]
+        last = query.bytes * least(q, self.window) / q
+        return (read(query, last), read(keys), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class Nearest(Op):
+    """The ``count`` rows with the largest products: an index ``(B, q, H, count)``.
+
+    Inputs queries ``(B, q, H, w)`` and rows ``(B, N, G, w)``, or ``(1, N, 1, w)`` that all
+    share. ``2·w`` FLOP and one comparison per pair of the pattern; products never leave the
+    chip. An approximate index computes a ``share`` of the pairs (lists of an inverted file),
+    and reads as large a share of the rows for every query, all of them at the most.
+
+    Attributes:
+        count: rows that a query gets.
+        pattern: which rows a query may get.
+        share: of the rows that are compared.
+        among: how many of the rows there are to compare (landmarks among the keys of a
+            cache); None: all.
+    """
+
+    kind: ClassVar[str] = "nearest"
+    count: Expr
+    pattern: Pattern = FULL
+    share: Expr = Integer(1)
+    among: Expr | None = None
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes queries and rows")
+        query, rows = inputs
+        require(len(query.shape) == len(rows.shape) == 4, self, "{} against {}", query, rows)
+        require_same(self, query.shape[3], rows.shape[3], "width")
+        return (Spec((*query.shape[:3], self.count), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        query, rows = inputs
+        b, q, h, w = query.shape
+        pairs = b * h * self.share * self.pattern.pairs(q, rows.shape[1])
+        product: Work = {(Engine.TENSOR, compute_type(query.dtype, rows.dtype)): 2 * w * pairs}
+        return merged(product, vector(pairs), expansion(rows, query))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        query, rows = inputs
+        b, q, h, _ = query.shape
+        many = b * q * h / (rows.shape[0] * rows.shape[2])
+        part = least(Integer(1), self.share * many) if self.share != 1 else Integer(1)
+        if self.among is not None:
+            part *= self.among / rows.shape[1]
+        return (read(query), read(rows, rows.bytes * part), write(outputs[0]))

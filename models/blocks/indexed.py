@@ -62,16 +62,45 @@ class IndexedAttention(SelectedAttention):
 
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """Adds the indexer: it reads the hidden state and the latent queries."""
-        h, width = self.index_heads, self.index_dim
-        assert self.q_rank is not None
-        query = m.linear("index_q_proj", low, h * width, self.q_rank, split=(h, width))
-        key = m.linear("index_k_proj", x, width, self.d)
-        key = m.norm("index_k_norm", key, width, Norm("layer", True))
-        key = m.add("index_k_row", Split(((ONE, width),)), key)
-        query = m.add("index_q_rope", Rope(), query, TABLE)
-        key = m.add("index_k_rope", Rope(), key, TABLE)
-        keys = m.add("index_append", KVAppend(), m.cache("index_cache", ONE, width), key)
-        weights = m.linear("index_weights_proj", x, h, self.d)
-        pattern = counted(m.style.mask)
-        scores = m.add("index_scores", IndexScores(pattern), query, keys, weights)
-        return (m.add("index_choose", Choose(self.most, pattern), scores),)
+        made = lightning_index(
+            m, low, x, self.index_heads, self.index_dim, TABLE, self.most, counted(m.style.mask)
+        )
+        return (made,)
+
+
+def lightning_index(
+    m: Maker,
+    low: str,
+    x: str,
+    heads: Expr,
+    width: Expr,
+    table: str | None,
+    most: Expr,
+    pattern: Pattern = CAUSAL,
+) -> str:
+    """Adds a lightning indexer, and returns the rows that it chooses.
+
+    ``heads`` queries of ``width`` are made of ``low``, one key per position and a weight per
+    head of ``x``; both ``(B, q, …)``. Keys have a cache of their own.
+
+    Args:
+        m: what it is added to.
+        low: what queries are projected from.
+        x: what keys and weights are projected from.
+        heads, width: of the indexer.
+        table: the rotary table, or None without one.
+        most: rows that each query gets.
+        pattern: which of them it may choose from.
+    """
+    wide, deep = m.shape(low)[-1], m.shape(x)[-1]
+    query = m.linear("index_q_proj", low, heads * width, wide, split=(heads, width))
+    key = m.linear("index_k_proj", x, width, deep)
+    key = m.norm("index_k_norm", key, width, Norm("layer", True))
+    key = m.add("index_k_row", Split(((ONE, width),)), key)
+    if table is not None:
+        query = m.add("index_q_rope", Rope(), query, table)
+        key = m.add("index_k_rope", Rope(), key, table)
+    keys = m.add("index_append", KVAppend(), m.cache("index_cache", ONE, width), key)
+    weights = m.linear("index_weights_proj", x, heads, deep)
+    scores = m.add("index_scores", IndexScores(pattern), query, keys, weights)
+    return m.add("index_choose", Choose(most, pattern), scores)

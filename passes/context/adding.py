@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from sympy import Expr
 
 from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Op, Tensors
+from costgraph.ir.op import Op
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, Linear, SoftCap, Softmax
 from costgraph.ops.attention import ScoreCap
 from costgraph.ops.pattern import Pattern
-from costgraph.passes.context.seeing import seeing
+from costgraph.ops.quant import QuantizeTo
+from costgraph.passes.context.seeing import behind, seeing
+from costgraph.symbols import B
 
 
-class Added:
-    """Nodes and sources that are added to a graph, in its formats."""
+class Added(Maker):
+    """Nodes and sources that are added to a graph, in its formats.
 
-    def __init__(self, graph: Graph) -> None:
-        self.tensors = dict(graph.tensors)
-        self.nodes: list[Node] = []
-        self.sources: list[Tensor] = []
-        self.cached = next(t.dtype for t in graph.sources if t.role is Role.KV)
+    Weights and vectors have the format of activations, ``like`` which they multiply; caches
+    that of the graph's.
+    """
 
-    def add(self, name: str, op: Op, *inputs: str) -> str:
-        if name in self.tensors:
+    def __init__(self, graph: Graph, like: Tensor | None = None) -> None:
+        kept = next(t.dtype for t in graph.sources if t.role is Role.KV)
+        acts = kept if like is None else like.dtype
+        super().__init__(graph.name, Style(weights=acts, acts=acts, kv=kept))
+        self._tensors.update(graph.tensors)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Nodes added so far, in order."""
+        return list(self._nodes.values())
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Sources added so far."""
+        return tuple(self._sources.values())
+
+    def add_many(self, name: str, op: Op, *inputs: str) -> tuple[str, ...]:
+        if name in self._tensors:
             raise PipelineError(f"{name} is in the model already: rows are chosen once")
-        operands: Tensors = tuple(self.tensors[i] for i in inputs)
-        (spec,) = op.infer(operands)
-        made = spec.named(name)
-        self.tensors[name] = made
-        self.nodes.append(Node(name, op, inputs, (made,)))
-        return name
+        return super().add_many(name, op, *inputs)
 
-    def source(self, name: str, shape: Iterable[Expr], role: Role) -> str:
-        dtype = self.cached if role is Role.KV else self.acts
-        tensor = Tensor(name, tuple(shape), dtype, role)
-        self.tensors[name] = tensor
-        self.sources.append(tensor)
-        return name
+    def heads(self, name: str, x: Tensor, heads: Expr, width: Expr) -> str:
+        """A projection to heads: ``x (B, q, d)`` to ``(B, q, heads, width)``."""
+        return self.linear(name, x.name, heads * width, x.shape[-1], split=(heads, width))
 
-    def vectors(self, name: str, width: Expr) -> tuple[str, str]:
-        weight, bias = (
-            self.source(f"{name}.{part}", (width,), Role.WEIGHT) for part in ("weight", "bias")
-        )
-        return weight, bias
+    def rows(self, name: str, length: Expr, heads: Expr, width: Expr) -> str:
+        """A cache of ``length`` rows: ``(B, length, heads, width)``."""
+        return self.source(Tensor(name, (B, length, heads, width), self.style.kv, Role.KV))
 
-    def linear(self, name: str, x: Tensor, split: tuple[Expr, ...]) -> str:
-        self.acts = x.dtype
-        wide = split[0] if len(split) == 1 else split[0] * split[1]
-        weight = self.source(f"{name}.weight", (wide, x.shape[-1]), Role.WEIGHT)
-        return self.add(name, Linear(split=split if len(split) > 1 else ()), x.name, weight)
+
+def projected_from(graph: Graph, node: Node | None) -> Tensor | None:
+    """What the projection reads that leads to a node, before it is narrowed for it.
+
+    The projection is the node itself, or the nearest behind it.
+    """
+    found = () if node is None else (node, *behind(graph, node))
+    projection = next((n for n in found if isinstance(n.op, Linear)), None)
+    if projection is None:
+        return None
+    name = projection.inputs[0]
+    narrowed = graph.producer.get(name)
+    if narrowed is not None and isinstance(narrowed.op, QuantizeTo):
+        name = narrowed.inputs[0]
+    return graph.tensors[name]
 
 
 def attending(node: Node, pattern: Pattern, index: str) -> Node:

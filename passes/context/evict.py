@@ -16,8 +16,8 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Softmax
 from costgraph.ops.index import ScoreBook
 from costgraph.ops.pattern import Budget
-from costgraph.passes.context.seeing import changed, keeping
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.passes.context.seeing import changed, keeping, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import T, q
 
 #: How the rows that stay are found.
@@ -66,15 +66,12 @@ class Evict(Pass):
             return made if self.by == "merge" else booked(made, pattern)
 
         made, seen = changed(program, self.name, change)
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
         if seen.hits and self.by == "merge":
             made = made.assuming(
                 "evict: a merged row costs as much as a stored one to write; the decision is a "
                 "number that the key's projection holds already"
             )
-        return Outcome(made, tuple(seen.hits), misses)
+        return told(self.name, program, made, seen)
 
 
 def booked(graph: Graph, pattern: Budget) -> Graph | str:

@@ -9,19 +9,14 @@ from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph, Node
+from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Role, Tensor
-from costgraph.ops import AttentionScores, KVAppend, LayerNorm, Linear, Rope
-from costgraph.ops.index import Choose, IndexScores
+from costgraph.models.blocks.indexed import lightning_index
+from costgraph.ops import AttentionScores, KVAppend, Rope
 from costgraph.ops.pattern import Selected
-from costgraph.ops.quant import QuantizeTo
-from costgraph.passes.context.adding import Added, attending
-from costgraph.passes.context.seeing import behind, changed
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
-from costgraph.symbols import B, T, q
-
-ONE = Integer(1)
+from costgraph.passes.context.adding import Added, attending, projected_from
+from costgraph.passes.context.seeing import changed, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,7 @@ class Index(Pass):
     width: Expr = option("integer", Integer(128), "width of its queries and keys", minimum=1)
 
     def run(self, program: Program, system: System) -> Outcome:
-        made, seen = changed(program, self.name, self._indexed)
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
-        return Outcome(made, tuple(seen.hits), misses)
+        return told(self.name, program, *changed(program, self.name, self._indexed))
 
     def _indexed(self, graph: Graph) -> Graph | str:
         scores = [n for n in graph.nodes if isinstance(n.op, AttentionScores)]
@@ -76,44 +67,18 @@ class Index(Pass):
                     f"index: {node.name!r} makes keys of all positions before any is chosen: load "
                     "the model with mla=absorbed"
                 )
-        query = _projection(graph, graph.producer.get(node.inputs[0]))
+        query = projected_from(graph, graph.producer.get(node.inputs[0]))
         (first, *_) = (a for a in appends if a is not None)
-        key = _projection(graph, graph.producer.get(first.inputs[1]))
+        key = projected_from(graph, graph.producer.get(first.inputs[1]))
         if query is None or key is None:
             return "what its queries and keys are projected from is not found"
-        added = Added(graph)
-        index = self._choose(added, graph, _plain(graph, query), _plain(graph, key))
+        added = Added(graph, key)
+        rope = next((n for n in graph.nodes if isinstance(n.op, Rope)), None)
+        table = None if rope is None else rope.inputs[1]
+        index = lightning_index(
+            added, query.name, key.name, self.heads, self.width, table, self.top
+        )
         place = graph.nodes.index(node)
         nodes = [*graph.nodes[:place], *added.nodes, *graph.nodes[place:]]
         chosen = [attending(n, Selected(self.top), index) for n in nodes]
         return replace(graph, sources=(*graph.sources, *added.sources), nodes=tuple(chosen))
-
-    def _choose(self, g: Added, graph: Graph, low: Tensor, x: Tensor) -> str:
-        h, w = self.heads, self.width
-        query = g.linear("index_q", low, (h, w))
-        key = g.linear("index_k", x, (ONE, w))
-        key = g.add("index_k_norm", LayerNorm(), key, *g.vectors("index_k_norm", w))
-        rope = next((n for n in graph.nodes if isinstance(n.op, Rope)), None)
-        if rope is not None:
-            query = g.add("index_q_rope", Rope(), query, rope.inputs[1])
-            key = g.add("index_k_rope", Rope(), key, rope.inputs[1])
-        weights = g.linear("index_weights", x, (h,))
-        cache = g.source("index_cache", (B, T - q, ONE, w), Role.KV)
-        keys = g.add("index_append", KVAppend(), cache, key)
-        scores = g.add("index_scores", IndexScores(), query, keys, weights)
-        return g.add("index_choose", Choose(self.top), scores)
-
-
-def _projection(graph: Graph, node: Node | None) -> Node | None:
-    """The projection from rows that leads to a node: itself, or the nearest behind it."""
-    found = () if node is None else (node, *behind(graph, node))
-    return next((n for n in found if isinstance(n.op, Linear)), None)
-
-
-def _plain(graph: Graph, projection: Node) -> Tensor:
-    """What a projection reads, before it is narrowed for it."""
-    name = projection.inputs[0]
-    narrowed = graph.producer.get(name)
-    if narrowed is not None and isinstance(narrowed.op, QuantizeTo):
-        name = narrowed.inputs[0]
-    return graph.tensors[name]

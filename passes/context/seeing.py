@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from sympy import Expr
 
+from costgraph.errors import PipelineError
+from costgraph.formula.terms import Span
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, same
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
-from costgraph.ops.index import Choose, PageAppend, ScoreBook
+from costgraph.ops.index import Choose, Nearest, PageAppend, PromptVotes, ScoreBook
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
-from costgraph.rewriting.pipeline import Miss
+from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import T, q
+from costgraph.symbols import S, T, q
 
 #: What a pass does to one layer: the layer anew, or why it does not apply.
 Change = Callable[[Graph], Graph | str]
@@ -39,6 +41,44 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
         return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
 
     return program.rewritten(new), seen
+
+
+def with_longer_prompt(name: str, program: Program, prompt: Expr) -> Program:
+    """The program where a prompt of ``S`` tokens takes ``prompt`` positions.
+
+    Raises:
+        PipelineError: something else than the prompt comes first.
+    """
+    first = program.phases[0]
+    if first.name != "prefill" or first.substitution.get(q) != S:
+        raise PipelineError(f"{name}: the model must read its prompt of S tokens first")
+
+    def longer(phase: Phase) -> Phase:
+        bindings = tuple((s, e.xreplace({S: prompt})) for s, e in phase.bindings)
+        span = phase.span
+        if span is not None:
+            ends = (e.xreplace({S: prompt}) for e in (span.lower, span.upper))
+            span = Span(span.symbol, *ends)
+        return replace(phase, bindings=bindings, span=span)
+
+    return replace(program, phases=tuple(longer(p) for p in program.phases))
+
+
+def in_prompts(program: Program, steps: Program, front: Program) -> Program:
+    """The phases of ``front`` where a prompt is read, and those of ``steps`` along contexts."""
+    phases = tuple(
+        a if p.span is not None else b
+        for p, a, b in zip(program.phases, steps.phases, front.phases, strict=True)
+    )
+    return replace(steps, phases=phases)
+
+
+def told(name: str, program: Program, made: Program, seen: Seen) -> Outcome:
+    """What a pass did to layers, and why not to others; that there was none to change."""
+    misses = tuple(seen.misses.values())
+    if not seen.hits and not misses:
+        misses = (Miss(name, program.name, "no layer attends a cache of its context"),)
+    return Outcome(made, tuple(seen.hits), misses)
 
 
 def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
@@ -72,9 +112,17 @@ def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
 _ANY_ROWS = (Softmax, SoftCap, Alibi)
 
 
+#: What says that rows are chosen, in this phase or a later one.
+_CHOOSING = (PageAppend, Choose, Nearest, ScoreBook, PromptVotes)
+
+
 def _chosen(graph: Graph) -> str:
     """Why a layer stays that keeps what another pass chooses by, in this phase or a later one."""
-    found = (n.name for n in graph.nodes if isinstance(n.op, (PageAppend, Choose, ScoreBook)))
+    found = (
+        n.name
+        for n in graph.nodes
+        if isinstance(n.op, (PageAppend, Choose, ScoreBook, PromptVotes))
+    )
     name = next(found, "")
     return f"its rows are chosen already, by {name!r}" if name else ""
 

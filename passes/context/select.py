@@ -11,14 +11,13 @@ from costgraph.formula.least import least
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.tensor import Role
 from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Choose, PageAppend, PageScores
 from costgraph.ops.pattern import SelectedBlocks
 from costgraph.passes.context.adding import Added, attending
-from costgraph.passes.context.seeing import Seen, changed
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
-from costgraph.symbols import B, T, q
+from costgraph.passes.context.seeing import changed, in_prompts, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
+from costgraph.symbols import T, q
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,10 @@ class Select(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         if self.prompt == "chosen":
-            made, seen = changed(program, self.name, self._chosen)
-            return self._told(made, program, seen)
+            return told(self.name, program, *changed(program, self.name, self._chosen))
         steps, seen = changed(program, self.name, self._chosen)
         front, _ = changed(program, self.name, self._appended)
-        phases = tuple(
-            a if p.span is not None else b
-            for p, a, b in zip(program.phases, steps.phases, front.phases, strict=True)
-        )
-        return self._told(replace(program, phases=phases), program, seen)
-
-    def _told(self, made: Program, program: Program, seen: Seen) -> Outcome:
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
-        return Outcome(made, tuple(seen.hits), misses)
+        return told(self.name, program, in_prompts(program, steps, front), seen)
 
     def _appended(self, graph: Graph) -> Graph | str:
         found = self._added(graph)
@@ -89,8 +77,7 @@ class Select(Pass):
         new = graph.tensors[append.inputs[1]]
         op, added = PageAppend(self.block), Added(graph)
         wide = new.shape[3] * (2 if self.by == "bounds" else 1)
-        shape = (B, op.pages.rows(T - q), new.shape[2], wide)
-        cache = added.source("page_cache", shape, Role.KV)
+        cache = added.rows("page_cache", op.pages.rows(T - q), new.shape[2], wide)
         return added, added.add("page_append", op, cache, new.name)
 
     def _chosen(self, graph: Graph) -> Graph | str:

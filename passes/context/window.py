@@ -13,8 +13,8 @@ from costgraph.ir.program import Program
 from costgraph.ops import KVAppend, Rope
 from costgraph.ops.pattern import Window
 from costgraph.ops.rotary import Turn
-from costgraph.passes.context.seeing import changed, keeping
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.passes.context.seeing import changed, keeping, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,7 @@ class SlidingWindow(Pass):
             made = keeping(graph, pattern)
             return turned(made) if self.rotate else made
 
-        made, seen = changed(program, self.name, change)
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
-        return Outcome(made, tuple(seen.hits), misses)
+        return told(self.name, program, *changed(program, self.name, change))
 
 
 def turned(graph: Graph) -> Graph:

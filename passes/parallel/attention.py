@@ -8,6 +8,7 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.ir.op import Op, require
+from costgraph.ops.compress import Importance
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.pattern import Parted
 from costgraph.passes.parallel.places import (
@@ -71,6 +72,44 @@ def page_scores(site: Site) -> Ruled:
     if place.axis != 2 or keys.axis != 2:
         raise site.blocked("splits along heads of keys only", place)
     return Ruled(site.op, (place, keys), (moved(keys, 1),))
+
+
+def compress(site: Site) -> Ruled:
+    """Rows of blocks lie as the keys or values that they are made of; matrices are whole."""
+    place = site.place(1)
+    if site.context != 1:
+        raise site.blocked("rows of blocks lie on one device: state tp", place)
+    if place.axis not in (None, 0, 2):
+        raise site.blocked("splits along heads only", place)
+    return Ruled(site.op, (place, place, WHOLE, WHOLE, WHOLE), (place,))
+
+
+def importance(site: Site) -> Ruled:
+    """Heads that share keys speak for blocks together."""
+    place = site.place(0)
+    if place.axis is None:
+        return whole(site)
+    if place.axis == 0:
+        return elementwise_rows(site, place)
+    if place.axis != 1 or site.context != 1:
+        raise site.blocked("splits along heads only", place)
+    assert isinstance(site.op, Importance)
+    groups = group_part(site.op.groups, site.degree, f"groups of {site.inputs[0].name!r}")
+    return Ruled(replace(site.op, groups=groups), (place,), (Place(1, groups),))
+
+
+def prompt_votes(site: Site) -> Ruled:
+    """Heads of keys vote apart, each with the query heads that share it."""
+    made = page_scores(site)
+    (place,) = made.results
+    return made if place.axis != 1 else replace(made, results=(moved(place, 2),))
+
+
+def nearest(site: Site) -> Ruled:
+    """Heads choose apart, each among the rows of its head of keys."""
+    made = page_scores(site)
+    query = site.place(0)
+    return replace(made, results=(query,)) if query.axis == 2 else made
 
 
 def choose(site: Site) -> Ruled:

@@ -23,11 +23,12 @@ from costgraph.ops.collectives import (
     RowStatistics,
     Send,
 )
+from costgraph.ops.compress import Compress, Importance
 from costgraph.ops.elementwise import Binary
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
-from costgraph.ops.index import Choose, PageAppend, PageScores, ScoreBook
+from costgraph.ops.index import Choose, Nearest, PageAppend, PageScores, PromptVotes, ScoreBook
 from costgraph.ops.latent import HeadLinear, SplitScores
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import (
@@ -45,9 +46,13 @@ from costgraph.passes.parallel.attention import (
     append,
     book,
     choose,
+    compress,
     flash,
+    importance,
+    nearest,
     page_append,
     page_scores,
+    prompt_votes,
     rope,
     scores,
     softmax,
@@ -100,6 +105,10 @@ RULES: Mapping[type[Op], Rule] = {
     ScoreBook: book,
     PageAppend: page_append,
     PageScores: page_scores,
+    Nearest: nearest,
+    PromptVotes: prompt_votes,
+    Compress: compress,
+    Importance: importance,
     Choose: choose,
     ops.Linear: linear,
     ops.ExpertLinear: expert_linear,

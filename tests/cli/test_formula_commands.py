@@ -192,11 +192,10 @@ def test_the_other_commands_take_a_fidelity(capsys, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_ceilings_are_refused_with_what_to_ask_instead(capsys):
+def test_tiles_that_round_have_regimes_and_maps(capsys):
     for fidelity in ("ideal", "calibrated"):
-        with pytest.raises(SystemExit):
-            main(
-                ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse{reuse=none}",
-                 "--metric", "ttft", "--over", "S", "--at", "B=1", "--fidelity", fidelity]
-            )  # fmt: skip
-        assert "it rounds; ask solve_for" in capsys.readouterr().err
+        for over, at in (("S", "B=1"), ("B,S", "")):
+            command = ["regimes", "llama-3-8b", "--on", "h100", "--passes", "fuse{reuse=none}",
+                       "--metric", "ttft", "--over", over, "--fidelity", fidelity]  # fmt: skip
+            assert main([*command, "--at", at] if at else command) == 0
+            assert "ceiling(S/32)" in capsys.readouterr().out

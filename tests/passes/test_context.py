@@ -152,7 +152,9 @@ def test_nothing_is_counted_for_scores_that_do_not_exist(passes, fuse, mask):
     assert attention(4) == attention(40) == attention(1000)
 
 
-@pytest.mark.parametrize("passes", ["window", "evict", "evict{by=merge}", "index", "select"])
+@pytest.mark.parametrize(
+    "passes", ["window", "evict", "evict{by=merge}", "index", "select", "nsa", "snap-kv"]
+)
 def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
     """Biases of T5 are made for each pair of all positions."""
     made, plain = (cg.compile("t5-small", "h100", p) for p in (passes, ""))
@@ -161,7 +163,10 @@ def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
     assert made.latency(**at) == plain.latency(**at)
 
 
-CONTEXT = ("window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}")
+CONTEXT = (
+    "window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}", "nsa",
+    "snap-kv", "landmark",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("first", CONTEXT)
@@ -195,7 +200,11 @@ def test_a_kernel_reads_the_earlier_rows_of_a_cache_that_it_rotates():
         assert more == 3 * (2 * 24 * row - alone)
 
 
-PASSES = ("index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}")
+PASSES = (
+    "index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}",
+    "nsa{blocks=2,window=40}", "snap-kv{keep=40}", "landmark{block=10,blocks=2}",
+    "retrieve{passages=2,length=7}",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -205,7 +214,9 @@ def test_sums_over_a_generation_equal_the_loop(passes, more):
     c = cg.compile("llama-3.2-1b", "8xh100", text)
     prompt, count = 50, 40
     whole = c.latency.evaluate(B=2, S=prompt, N=count)
-    steps = sum(c.tpot.evaluate(B=2, T=prompt + i) for i in range(1, count))
+    given = {"S": prompt} if S in c.tpot.symbols else {}
+    begin = int(c.program.decoding[0].span.lower.xreplace({S: I(prompt)}))
+    steps = sum(c.tpot.evaluate(B=2, T=begin + i, **given) for i in range(count - 1))
     assert whole == pytest.approx(c.ttft.evaluate(B=2, S=prompt) + steps, rel=1e-9)
 
 
@@ -326,3 +337,119 @@ def test_the_indexer_of_deepseek_v3_2_has_its_published_sizes():
     found = {n.op.kind for g in made.graph.walk() for n in g.nodes}
     assert {"index-scores", "choose"} <= found
     assert S not in cache_bytes(made.graph).free_symbols
+
+
+def row_of(compiled: Compiled, name: str, phase: str = "decode") -> dict[str, int]:
+    """FLOP and bytes of one operation at B=2: of a step at T=100, or of a prompt of 100."""
+    (graph,) = (p.graph for p in compiled.program.phases if p.name == phase)
+    (row,) = (r for r in rows(graph) if r.name.split(".")[-1] == name)
+    at = {B: I(2), q: I(1 if phase == "decode" else 100), T: I(100), S: I(100)}
+    tensor = row.cost.flops_of(Engine.TENSOR).xreplace(at)
+    found = {"flops": row.cost.total_flops, "read": row.cost.bytes_of(Role.KV)}
+    return {"tensor": tensor, **{k: v.xreplace(at) for k, v in found.items()}}
+
+
+def test_native_sparse_attention_by_hand():
+    """Blocks of 8 every 4: 24 rows of 100 positions; 3 blocks of 12, the last 10 positions."""
+    text = "nsa{block=8,stride=4,select-block=12,blocks=3,window=10,hidden=5}"
+    made, plain = small(text), small()
+    for phase in made.program.phases:
+        verify(phase.graph)
+    h, hk, dh, d, layers = 4, 2, 4, 16, 3
+    for name, found in (("nsa_compressed_qk", 24), ("nsa_near_qk", 10), ("qk_matmul", 28)):
+        # 100 = 8·12 + 4: four of its own block, two whole ones.
+        assert row_of(made, name)["tensor"] == 2 * 2 * h * dh * found
+    assert row_of(made, "qk_matmul")["read"] == 2 * 36 * hk * dh * 2  # blocks are read whole
+    # Position 100 ends the block that begins at 92, positions 93 to 100.
+    network = 2 * (8 * dh * 5 + 5 * dh)
+    assert row_of(made, "nsa_k_compress")["tensor"] == 2 * hk * network
+    assert row_of(made, "nsa_k_compress")["flops"] == 2 * hk * (network + 8 * dh + 5)
+    prompt = row_of(made, "nsa_v_compress", "prefill")
+    assert prompt["tensor"] == 24 * 2 * hk * network
+    seen = sum(max(0, (p - 8) // 4 + 1) for p in range(1, 101))
+    assert row_of(made, "nsa_compressed_qk", "prefill")["tensor"] == 2 * 2 * h * dh * seen
+    # Heads of one group added up, then (12/4)·(8/4) probabilities of each of nine blocks.
+    assert row_of(made, "nsa_importance")["flops"] == 2 * ((h - hk) * 24 + hk * 5 * 9)
+    assert row_of(made, "nsa_choose")["flops"] == 2 * hk * 9
+    cache = sum((24, 10, 7)) * 2 * 2 * hk * dh * 2  # rows, keys and values, sequences
+    at = {"B": 2, "q": 1, "T": 100}
+    assert counts(made, **at)["cache"] == counts(plain, **at)["cache"] + layers * cache
+    weights = 4 * hk * dh * d + 3 * h * d + 2 * (8 * dh + 8 * dh * 5 + 5 * dh)
+    assert parameters(made.program) - parameters(plain.program) == layers * weights
+
+
+def test_a_prompt_is_distilled_once():
+    """SnapKV: 30 of 100 rows stay and all new ones; the last 8 positions vote in the prompt."""
+    made, plain = small("snap-kv{keep=30,window=8,pool=5}"), small()
+    (decode,) = (p.graph for p in made.program.phases if p.name == "decode")
+    for context in (10, 40, 101, 150):
+        at = {B: I(2), q: I(1), T: I(context), S: I(100)}
+        stays = min(context, 100) - max(min(context, 100) - 30, 0) + max(context - 100, 0)
+        assert cache_bytes(decode).xreplace(at) == 3 * 2 * 2 * stays * 2 * 4 * 2
+    assert row_of(made, "prompt_votes", "prefill")["tensor"] == 2 * 2 * 4 * 4 * (8 * 100 - 28)
+    assert not any("votes" in r.name for r in rows(decode))
+    for name in ("qk_matmul", "softmax"):  # a prompt attends to all of itself
+        assert row_of(made, name, "prefill") == row_of(plain, name, "prefill")
+    fused, other = small("snap-kv{keep=30},fuse"), small("fuse")
+    assert fused.tpot(B=2, S=20, T=25) == other.tpot(B=2, T=25)
+
+
+def test_landmarks_by_hand():
+    """Blocks of 9 and a landmark: of 100 positions 10 landmarks, 3 blocks and the own one."""
+    made = small("landmark{block=9,blocks=3}")
+    for phase in made.program.phases:
+        verify(phase.graph)
+    choose = row_of(made, "landmark_choose")
+    assert choose["tensor"] == 2 * 2 * 4 * 4 * 10
+    assert choose["read"] == 2 * 10 * 2 * 4 * 2
+    assert row_of(made, "qk_matmul")["tensor"] == 2 * 2 * 4 * 4 * 40
+    # Heads that share keys choose apart: up to twice as many blocks, and no more than there are.
+    assert row_of(made, "qk_matmul")["read"] == 2 * 80 * 2 * 4 * 2
+    linear = next(r for r in rows(made.program.phases[0].graph) if r.name.endswith("q_proj"))
+    tokens = made.program.phases[0].bind(linear.cost.total_flops) / (2 * 16 * 16)
+    assert tokens.xreplace({B: I(1), S: I(90)}) == 100
+
+
+def test_landmarks_bound_what_is_attended_by_their_block():
+    """Mohtashami and Jaggi: what is looked at falls at most by the length of a block."""
+    made = small("landmark")
+    for context in (5100, 51000, 510000):
+        at = {B: I(1), q: I(1), T: I(context)}
+        found = {r.name.split(".")[-1]: r.cost for r in rows(made.program.phases[-1].graph)}
+        scored = found["landmark_choose"].flops_of(Engine.TENSOR).xreplace(at)
+        attended = found["qk_matmul"].flops_of(Engine.TENSOR).xreplace(at)
+        share = context * 2 * 4 * 4 / (scored + attended)
+        assert share < 51
+    assert share > 49
+
+
+@pytest.mark.parametrize("share", [1, Rational(1, 20)])
+def test_retrieval_by_hand(share):
+    """An index read once for all questions, or a share of it by each; a longer prompt."""
+    text = f"retrieve{{documents=1000,width=8,passages=3,length=20,share={share}}}"
+    made, plain = small(text), small()
+    first, prefill, decode = made.program.phases
+    verify(first.graph)
+    (row,) = rows(first.graph)
+    at = {B: I(4)}
+    assert row.cost.flops_of(Engine.TENSOR).xreplace(at) == 2 * 4 * 8 * 1000 * share
+    read = row.cost.bytes_of(Role.WEIGHT).xreplace(at)
+    assert read == min(1, 4 * share) * 1000 * 8 * 2
+    later = plain.ttft(B=4, S=160)
+    assert made.ttft(B=4, S=100) > later
+    assert (prefill.bind(T), decode.span.lower) == (S + 60, S + 61)
+    more = made.memory(B=4, S=100, N=10) - plain.memory(B=4, S=160, N=10)
+    assert more == 1000 * 8 * 2
+
+
+def test_what_retrieval_refuses():
+    for text, why in (
+        ("retrieve,retrieve", "retrieved already"),
+        ("retrieve{share=0}", "finds nothing"),
+        ("nsa{block=30}", "no multiple of stride"),
+        ("nsa{select-block=40}", "no multiple of stride"),
+    ):
+        with pytest.raises(CostgraphError, match=why):
+            small(text)
+    with pytest.raises(CostgraphError, match="read its prompt"):
+        cg.compile("t5-small", "h100", "retrieve")

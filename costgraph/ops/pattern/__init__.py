@@ -13,9 +13,9 @@ from costgraph.ops.pattern.base import (
     Pattern,
     counted,
 )
-from costgraph.ops.pattern.budgets import Budget
+from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chunks import Chunks, Segments
-from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries
+from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
 from costgraph.ops.pattern.windows import Window, sliding
 
@@ -29,6 +29,7 @@ __all__ = [
     "Causal",
     "Chunks",
     "Dense",
+    "Distilled",
     "Full",
     "Parted",
     "Pattern",
@@ -38,6 +39,7 @@ __all__ = [
     "SelectedBlocks",
     "Strided",
     "Summaries",
+    "Unfinished",
     "Window",
     "counted",
     "sliding",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr
+from sympy import Expr, Integer
 
-from costgraph.formula.least import least
+from costgraph.formula.least import least, most
 from costgraph.ops.pattern.base import CAUSAL, Pattern
-from costgraph.symbols import T
+from costgraph.symbols import S, T
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,43 @@ class Budget(Pattern):
     def __str__(self) -> str:
         most = "" if self.most is None else f", at most {self.most} rows"
         return f"{self.ratio} of the context kept{most}"
+
+
+@dataclass(frozen=True)
+class Distilled(Pattern):
+    """Of a prompt ``S`` the ``count`` best rows stay, and all that come after it.
+
+    Chosen once, behind the prompt, which attends to all of itself: ``t − max(min(t, S) −
+    count, 0)`` of ``t`` positions (SnapKV, arXiv 2404.14469).
+
+    Attributes:
+        count: rows of the prompt that stay per head.
+        prompt: its positions.
+    """
+
+    drops: ClassVar[bool] = True
+
+    count: Expr
+    prompt: Expr = S
+
+    def stays(self, context: Expr) -> Expr:
+        """Rows that stay of ``context`` positions."""
+        return context - most(least(context, self.prompt) - self.count, Integer(0))
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return CAUSAL.pairs(q, rows)
+
+    def seen(self, q: Expr, context: Expr) -> Expr:
+        return self.stays(context - q) + q
+
+    def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
+        return CAUSAL.tiled(q, rows, block)
+
+    def kept(self, rows: Expr, context: Expr = T) -> Expr:
+        return self.stays(context)
+
+    def written(self, q: Expr) -> Expr:
+        return least(q, self.count)
+
+    def __str__(self) -> str:
+        return f"best {self.count} of the prompt"

@@ -7,10 +7,11 @@ scored and chosen is operations of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from sympy import Expr, ceiling
+from sympy import Expr, Integer, ceiling
 
-from costgraph.formula.least import least
+from costgraph.formula.least import least, most
 from costgraph.ops.pattern.base import Pattern
 from costgraph.ops.pattern.stairs import clipped, rising, steps
 from costgraph.symbols import T
@@ -54,10 +55,15 @@ class SelectedBlocks(Pattern):
     MoBA (arXiv 2502.13189) takes the block that a query is in always; a cache of pages
     from which the best are taken (Quest, arXiv 2406.10774) has its newest page open.
     Blocks are read whole.
+
+    Attributes:
+        block, count: rows of a block, and blocks that a query sees.
+        apart: query heads that share a head of keys and choose each for itself.
     """
 
     block: Expr
     count: Expr
+    apart: Expr = Integer(1)
 
     @property
     def compact(self) -> bool:
@@ -76,7 +82,7 @@ class SelectedBlocks(Pattern):
         return q * least(rows, self.count * self.block)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
-        return least(rows, q * self.count * self.block)
+        return least(rows, q * self.apart * self.count * self.block)
 
     def __str__(self) -> str:
         return f"best {self.count} blocks of {self.block}"
@@ -93,26 +99,76 @@ class Summaries(Pattern):
         block: positions that one row is made of.
         context: positions of the sequence, new ones included.
         begun: the newest block counts before it is full.
+        stride: a whole block begins every so many positions, where blocks overlap (NSA,
+            arXiv 2502.11089); None: where the one before it ends.
     """
 
     block: Expr
     context: Expr = T
     begun: bool = False
+    stride: Expr | None = None
 
     @property
     def compact(self) -> bool:
         return True
 
+    @property
+    def every(self) -> Expr:
+        """From one block's first position to that of the next."""
+        return self.block if self.stride is None else self.stride
+
+    @property
+    def _overlap(self) -> Expr:
+        return self.block - self.every
+
     def rows(self, context: Expr) -> Expr:
-        """Rows of ``context`` positions: ``⌈t/b⌉``, or ``⌊t/b⌋ = ⌈(t + 1)/b⌉ − 1``."""
+        """Rows of ``context`` positions: ``⌈t/b⌉``, or ``⌊(t − o)/d⌋ = ⌈(t − o + 1)/d⌉ − 1``.
+
+        Blocks begin every ``d`` positions and have ``o = b − d`` of them in common.
+        """
         if self.begun:
             return ceiling(context / self.block)
-        return ceiling((context + 1) / self.block) - 1
+        over = self._overlap
+        first = context if over == 0 else most(context, over)
+        return ceiling((first - over + 1) / self.every) - 1
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         if self.begun:
             return steps(q, self.context, self.block)
-        return steps(q, self.context + 1, self.block) - q
+        over = self._overlap
+        return steps(q, self.context - over + 1, self.every, early=over != 0) - q
 
     def __str__(self) -> str:
-        return f"one row per {self.block}"
+        every = "" if self.stride is None else f", every {self.stride}"
+        return f"one row per {self.block}{every}"
+
+
+@dataclass(frozen=True)
+class Unfinished(Pattern):
+    """Rows that blocks to come are made of (:class:`Summaries`): no query sees them.
+
+    A step finds those behind the first position of the oldest block that was not over
+    before it; fewer than a block stay.
+
+    Attributes:
+        of: the rows that blocks become.
+    """
+
+    drops: ClassVar[bool] = True
+
+    of: Summaries
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return Integer(0)
+
+    def seen(self, q: Expr, context: Expr) -> Expr:
+        return context - self.of.every * self.of.rows(context - q)
+
+    def kept(self, rows: Expr, context: Expr = T) -> Expr:
+        return least(context, self.of.block - 1)
+
+    def written(self, q: Expr) -> Expr:
+        return least(q, self.of.block - 1)
+
+    def __str__(self) -> str:
+        return f"what is not in {self.of} yet"

@@ -9,14 +9,15 @@ from costgraph.formula.least import least as fewest
 ONE = Integer(1)
 
 
-def steps(q: Expr, last: Expr, block: Expr, least: Expr = ONE) -> Expr:
+def steps(q: Expr, last: Expr, block: Expr, least: Expr = ONE, early: bool = False) -> Expr:
     """``Σ ⌈max(p, n·b)/b⌉`` for the ``q`` positions ``p`` that end at ``last``; ``n = least``.
 
     With ``c`` the first position's step and ``m`` how many steps are begun after it:
     ``q·c + m·last − b·(m·c + m(m−1)/2)``. For one position ``m`` is zero by its form.
+    ``early``: positions may be below one.
     """
     first = last - q + 1
-    if least != 1:
+    if early or least != 1:
         first, end = (Max(x, least * block) for x in (first, last))
     else:
         end = last
