@@ -15,10 +15,12 @@ from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.passes.placement import shares as sharing
-from costgraph.passes.placement.attention import attention
+from costgraph.passes.placement.members import attention
+from costgraph.passes.placement.moving import Unit
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
 from costgraph.passes.placement.streaming import (
+    ATTENTION,
     Plan,
     carried_out,
     has_experts,
@@ -260,12 +262,12 @@ class Offload(Pass):
             activations,
             self.overlap,
             self.blocks,
-            attend_at,
-            on,
-            self.active,
-            self.window,
-            self.experts == "routed",
-            self.name,
+            ((ATTENTION, Unit.of(system.device, attend_at)),) if attend_at else (),
+            on=on,
+            active=self.active,
+            window=self.window,
+            routed=self.experts == "routed",
+            made_by=self.name,
         )
 
     def run(self, program: Program, system: System) -> Outcome:
