@@ -29,6 +29,7 @@ from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
+from costgraph.passes.placement.chain import Chain
 from costgraph.passes.placement.offload import Offload
 from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
@@ -53,6 +54,7 @@ _ALL: tuple[type[Pass], ...] = (
     Overlap,
     Offload,
     Place,
+    Chain,
     Recognise,
     Fold,
     Beam,

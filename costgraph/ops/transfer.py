@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer
 
 from costgraph.hardware.links import Messages, least
 from costgraph.ir.cost import ONE, Access, Direction, Work
@@ -113,3 +113,32 @@ class AmongParts(Op):
 
     def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
         return {self.link: least(self.what, inputs[0].bytes, self.parts)}
+
+
+@dataclass(frozen=True)
+class Relay(Op):
+    """The operand from one device to the next, along a row of them: one message after another.
+
+    ``ways`` are the links that are crossed, how often, and the part of its bandwidth that a
+    message to one neighbour can use.
+    """
+
+    kind: ClassVar[str] = "relay"
+    ways: tuple[tuple[str, Expr, Expr], ...]
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype, x.role),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        times = Add(*(count for _, count, _ in self.ways))
+        size = times * inputs[0].bytes
+        return (read(inputs[0], size), write(outputs[0], size))
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        size = inputs[0].bytes
+        return {link: Messages(count, count * size).over(share) for link, count, share in self.ways}

@@ -25,6 +25,7 @@ from costgraph.passes.placement.streaming import (
     carried_out,
     has_experts,
     layers_of,
+    refuse_in_row,
     unreached,
 )
 from costgraph.rewriting.choosing import Search
@@ -275,6 +276,7 @@ class Offload(Pass):
             return self.resolved().run(program, system)
         if self.policy:
             raise PipelineError("offload: 'optimal' needs a machine to be decided on; use compile")
+        refuse_in_row(self.name, program)
         plan = self.plan(program, system)
         if not (plan.weights or plan.caches or plan.activations or plan.blocks != 1):
             reason = self.note or "everything stays on the device"

@@ -15,7 +15,13 @@ from costgraph.ir.program import Program
 from costgraph.passes.placement.members import GROUPS, members
 from costgraph.passes.placement.moving import Unit
 from costgraph.passes.placement.shares import WORDS, check_levels
-from costgraph.passes.placement.streaming import ATTENTION, Plan, carried_out, layers_of
+from costgraph.passes.placement.streaming import (
+    ATTENTION,
+    Plan,
+    carried_out,
+    layers_of,
+    refuse_in_row,
+)
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
@@ -138,6 +144,7 @@ class Place(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         if self.needs_tuning:
             raise PipelineError("place: 'best' needs a machine to be decided on; use compile")
+        refuse_in_row(self.name, program)
         away = {what: who for what, who in self.wanted.items() if who != DEVICE}
         if not away:
             reason = self.note or "the device computes everything"

@@ -129,6 +129,16 @@ class Plan:
         return Spread(shares, 1 - share + share * held / sets)
 
 
+def refuse_in_row(made_by: str, program: Program) -> None:
+    """Refuses programs whose weights and caches are dealt out to a row of chips.
+
+    Raises:
+        PipelineError: it is one.
+    """
+    if program.groups is not None:
+        raise PipelineError(f"{made_by}: chain keeps everything in its chips: give one of the two")
+
+
 def layers_of(graph: Graph) -> Iterator[Repeat]:
     """The regions of a graph whose rounds are layers: where they nest, the innermost."""
     for node in graph.nodes:
@@ -207,8 +217,8 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
         for t in body.operands(n)
         if t.role is Role.WEIGHT
     }
-    for level, names in by_level(runs).items():
-        body = moved(body, names, plan.unit(level), plan.made_by)
+    for level, there in by_level(runs).items():
+        body = moved(body, there, plan.unit(level), plan.made_by)
     body = _spread(body, sets, plan, lie)
     before: tuple[Node, ...] = ()
     after: tuple[Node, ...] = ()

@@ -77,9 +77,11 @@ WRITTEN = {
         "parallel{tp=2,pp=2,micro=2}",
         "parallel{dp=4}",
         "parallel{cp=4}",
+        "chain{chips=4}",
+        "chain{chips=3,groups=2}",
     ],
     "overlap": ["overlap", "overlap{by=halves}"],
-    "place": ["place{attention=host}"],
+    "place": ["place{attention=host}", "place{ffn=host}", "place{on=o_proj,at=host}"],
     "offload": [
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
