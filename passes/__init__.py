@@ -33,6 +33,7 @@ from costgraph.passes.placement.chain import Chain
 from costgraph.passes.placement.offload import Offload
 from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.sparsity.active import Active
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
@@ -55,6 +56,7 @@ _ALL: tuple[type[Pass], ...] = (
     Offload,
     Place,
     Chain,
+    Active,
     Recognise,
     Fold,
     Beam,

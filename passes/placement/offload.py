@@ -283,6 +283,10 @@ class Offload(Pass):
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         if plan.attend_at and "place" in {s.made_by.name for s in program.history}:
             raise PipelineError("offload: place says who attends: give one of the two")
+        heads = any(getattr(s.made_by, "heads", 1) != 1 for s in program.history
+                    if s.made_by.name == "active")  # fmt: skip
+        if plan.caches and heads:
+            raise PipelineError("offload: caches stay where active reads a part of their heads")
         made, hits = carried_out(program, plan)
         misses = tuple(self._misses(program, plan))
         if not hits:
