@@ -20,7 +20,7 @@ from costgraph.passes.placement.members import feed_forward
 from costgraph.passes.placement.moving import Unit
 from costgraph.passes.placement.shares import WORDS, check_levels
 from costgraph.passes.placement.streaming import layers_of, refuse_in_row
-from costgraph.passes.sparsity.neurons import BlockedError, Part, Running, of_layer
+from costgraph.passes.sparsity.neurons import Part, Running, of_layer
 from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
@@ -57,8 +57,8 @@ class Active(Pass):
     )
     assumptions: ClassVar[tuple[str, ...]] = (
         "active: tokens need neurons and heads independently of each other, and of one set all "
-        "alike; a step computes for all its tokens what any of them needs; rows of weights are read "
-        "as fast alone as together; prompts run everything",
+        "alike; a step computes for all its tokens what any of them needs; rows of weights are "
+        "read as fast alone as together; prompts run everything",
     )
     stage: ClassVar[Stage] = Stage.UNITS
     inherited: ClassVar[bool] = False
@@ -307,7 +307,7 @@ def _layer(
             how = replace(how, hot=Part(ONE, ONE), cold=None, predictors=left)
     try:
         made = of_layer(body, how)
-    except (BlockedError, CostgraphError) as error:
+    except CostgraphError as error:
         misses[Miss("active", name, str(error))] = None
         return body
     if made != body:
