@@ -122,11 +122,19 @@ class Tier(Portable):
         capacity: byte, or None if not stated.
         peaks: FLOP/s per (engine, compute type) of the units inside the level
             (processing in memory); empty for plain memory.
+        parts: how many parts with memory of their own the level has: modules, and units in
+            them. What all of them need comes to each; all figures are those of all together.
+        exchange: the link by which the parts exchange data; empty where only who the level
+            belongs to can bring it from one to another.
+        beyond: it is reached by way of the host, over the link to that as well.
     """
 
     bandwidth: sympy.Expr | None = None
     capacity: sympy.Expr | None = None
     peaks: Mapping[tuple[Engine, str], sympy.Expr] = field(default_factory=dict)
+    parts: sympy.Expr = sympy.Integer(1)
+    exchange: str = ""
+    beyond: bool = False
 
 
 @dataclass(frozen=True)

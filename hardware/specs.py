@@ -79,7 +79,8 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
         return system
     if not rest.strip():
         raise HardwareError(f"{clip(text)}: name a processor after '+', such as i9-13900k")
-    for count, other in _beside(rest):
+    # Hosts first: memory may stand in their slots.
+    for count, other in sorted(_beside(rest), key=lambda found: found[1].kind == "pim"):
         if other.kind == "pim":
             system = with_memory(system, other, count)
         elif count != 1:

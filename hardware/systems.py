@@ -21,7 +21,9 @@ from costgraph.hardware.machine import Figure, Link, Machine, Portable, Tier
 
 ONE = Integer(1)
 #: Links of a device that reach its host, not another device directly; the best first.
-TO_HOST = ("nvlink-c2c", "pcie", "host")
+TO_HOST = ("nvlink-c2c", "pcie", "host", "dimm")
+#: The link of what is plugged in the place of a host's own memory modules.
+IN_SLOTS = "dimm"
 #: The name under which a device sees the network between nodes.
 NETWORK = "network"
 #: The levels of memory in which a device sees its host and the storage behind it.
@@ -178,28 +180,56 @@ def link_to(device: Machine, level: str) -> str:
     return level if level in device.links else link_to_host(device)
 
 
+def links_to(device: Machine, level: str) -> tuple[str, ...]:
+    """Every link that is crossed on the way to a farther level; none where nothing is known.
+
+    What lies beyond the host is reached over the link to that as well.
+    """
+    found = (link_to(device, level), link_to_host(device) if device.tiers[level].beyond else "")
+    return tuple(name for name in found if name)
+
+
 def with_memory(system: System, memory: Machine, count: int = 1) -> System:
     """The system with memory that computes beside each of its devices.
 
     The memory is a level of the device under its own name, and so is the link to it: that
-    of the product to its host, for all ``count`` of them together.
+    of the product to its host, for all ``count`` of them together. Modules in the slots of a
+    host are reached by way of it. Another link of the product is the one by which its parts
+    exchange data, of which each has a link of its own.
 
     Raises:
-        HardwareError: the product is no memory that computes, or states no link.
+        HardwareError: the product is no memory that computes, or states no link; or it is
+            plugged into a host, and none is known.
     """
     name = f"{system.name}+{f'{count}x' if count != 1 else ''}{memory.name}"
     link = link_to_host(memory)
     if not link:
         raise HardwareError(f"{name}: {memory.name} states no link to its host")
-    device = system.device.with_tier(memory.name, _shared(memory.as_tier(), Integer(count)))
+    beyond = link == IN_SLOTS and system.device.kind != "cpu"
+    if beyond and (system.host is None or not system.host_link):
+        raise HardwareError(
+            f"{name}: {memory.name} stands in the slots of a host: name it "
+            f"({system.name}+epyc-9654+{memory.name})"
+        )
+    parts = Integer(count) * (memory.topology.numa_domains or ONE)
+    among = {n: x for n, x in _direct(memory).items() if n not in system.device.links}
+    exchange = next(iter(among), "")
+    tier = replace(
+        _shared(memory.as_tier(), Integer(count)), parts=parts, exchange=exchange, beyond=beyond
+    )
+    device = system.device.with_tier(memory.name, tier)
     own = memory.links[link]
-    links = {**device.links, memory.name: replace(own, bandwidth=own.bandwidth * count)}
+    links = {**device.links, memory.name: replace(own, bandwidth=own.bandwidth * count), **among}
+    notes = [f"{memory.name} computes in {count} of it beside each device"]
+    if parts != 1:
+        how = f"over {exchange}" if exchange else "by way of the device alone"
+        notes.append(f"{memory.name}: {parts} parts with memory of their own exchange data {how}")
     return replace(
         system,
         name=name,
         title=f"{system.title} with {memory.title}",
         device=replace(device, links=MappingProxyType(links)),
-        notes=(*system.notes, f"{memory.name} computes in {count} of it beside each device"),
+        notes=(*system.notes, *notes),
     )
 
 
@@ -391,6 +421,7 @@ __all__ = [
     "alone",
     "counted",
     "joined",
+    "links_to",
     "repeated",
     "unjoined",
     "with_host",

@@ -33,9 +33,11 @@ from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
+from costgraph.passes.placement.chain import Chain
 from costgraph.passes.placement.offload import Offload
 from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.sparsity.active import Active
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
@@ -57,6 +59,8 @@ _ALL: tuple[type[Pass], ...] = (
     Overlap,
     Offload,
     Place,
+    Chain,
+    Active,
     Recognise,
     Fold,
     Beam,

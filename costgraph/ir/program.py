@@ -177,6 +177,8 @@ class Program:
         devices: how many run it together. Graphs are those of one device, or of one
             device of each stage.
         stages: how many stages of devices there are, one after the other.
+        groups: how many groups of sequences are at work at once, where that is not a device
+            each: in a row of devices one is at work on each group.
         reading: options that the model was read with, other than the usual ones.
         fixed: symbols that were given a value for good, see :meth:`fixing`.
         ahead: a module of the model that drafts tokens further ahead, as a program; no part
@@ -196,13 +198,14 @@ class Program:
     fixed: tuple[tuple[Symbol, Expr], ...] = ()
     devices: Expr = ONE
     stages: int = 1
+    groups: Expr | None = None
     ahead: Program | None = field(default=None, compare=False, repr=False)
     borrowed: tuple[str, ...] = ()
 
     @property
     def width(self) -> Expr:
         """How many devices do what the graph says at the same time: those of one stage."""
-        return self.devices / self.stages
+        return self.devices / self.stages if self.groups is None else self.groups
 
     def phase(self, name: str) -> Phase:
         """The phase called ``name``.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer
 
-from costgraph.ir.cost import Access, Direction, Work
+from costgraph.hardware.links import Messages, least
+from costgraph.ir.cost import ONE, Access, Direction, Work
 from costgraph.ir.dtypes import INT32
-from costgraph.ir.op import Op, Spec, Tensors, read, require, write
+from costgraph.ir.op import Op, Spec, Tensors, read, require, vector, write
 from costgraph.ir.tensor import MEMORY, Role
 
 
@@ -59,12 +61,70 @@ class Carry(Op):
     """The operand from the memory of the device into that of ``level``, or the other way.
 
     ``to`` says where it goes: to the ``level``, where something computes with it, or with
-    ``back`` from there to the device.
+    ``back`` from there to the device. A level of several parts with memory of their own gets
+    as many ``copies`` of what all of them need; of a sum as many parts come back, which the
+    device adds up: ``copies − 1`` FLOP an element.
     """
 
     kind: ClassVar[str] = "carry"
     level: str
     back: bool = False
+    copies: Expr = ONE
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype, x.role),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector((self.copies - 1) * inputs[0].numel) if self.back else {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        x, size = inputs[0], inputs[0].bytes
+        if not self.back:
+            return (read(x), replace(write(x, self.copies * size), level=self.level))
+        far = replace(read(x, self.copies * size), level=self.level)
+        if self.copies == 1:
+            return (write(x), far)
+        # The parts come to the memory and are read again; their sum is written.
+        return (write(x, (self.copies + 1) * size), read(x, self.copies * size), far)
+
+
+@dataclass(frozen=True)
+class AmongParts(Op):
+    """An exchange between the parts of a level, over the link that joins them.
+
+    ``broadcast``: what one of them has is on all of them. ``reduce-scatter``: of a sum that
+    each has a part of, each gets its share whole. Runs where the level computes.
+    """
+
+    kind: ClassVar[str] = "among-parts"
+    what: str
+    link: str
+    parts: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype, x.role),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        return {self.link: least(self.what, inputs[0].bytes, self.parts)}
+
+
+@dataclass(frozen=True)
+class Relay(Op):
+    """The operand from one device to the next, along a row of them: one message after another.
+
+    ``ways`` are the links that are crossed, how often, and the part of its bandwidth that a
+    message to one neighbour can use.
+    """
+
+    kind: ClassVar[str] = "relay"
+    ways: tuple[tuple[str, Expr, Expr], ...]
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
@@ -75,5 +135,10 @@ class Carry(Op):
         return {}
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        near, far = (write, read) if self.back else (read, write)
-        return (near(inputs[0]), replace(far(inputs[0]), level=self.level))
+        times = Add(*(count for _, count, _ in self.ways))
+        size = times * inputs[0].bytes
+        return (read(inputs[0], size), write(outputs[0], size))
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        size = inputs[0].bytes
+        return {link: Messages(count, count * size).over(share) for link, count, share in self.ways}

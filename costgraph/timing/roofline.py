@@ -24,7 +24,7 @@ from costgraph.formula.outline import LATENCY, kind_of, link_of
 from costgraph.formula.sums import power_sum
 from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged, overlapped, remade
 from costgraph.hardware.machine import Engine, Machine
-from costgraph.hardware.systems import HOST, link_to
+from costgraph.hardware.systems import HOST, links_to
 from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
@@ -80,10 +80,10 @@ def crossings(cost: Cost, machine: Machine) -> Iterator[Arm]:
             yield Arm(size / rate, f"{inside(level)}/memory")
     crossed: dict[tuple[str, Direction], list[Expr]] = {}
     for (level, _, direction), size in far.items():
-        link = link_to(machine, level)
-        if link:
+        ways = links_to(machine, level)
+        for link in ways:
             crossed.setdefault((link, direction), []).append(size)
-        elif level == HOST:
+        if not ways and level == HOST:
             raise HardwareError(f"hardware {machine.name!r} states no link to its host")
         # Else it is storage beside a memory that the host and the device share.
     for (link, direction), sizes in crossed.items():

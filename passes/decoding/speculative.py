@@ -232,6 +232,8 @@ class Speculative(Pass):
         round_ = self.round()
         if round_.depth == 0 or self.hit == 0:
             return self._without_drafts(program, system)
+        if program.groups is not None:
+            raise PipelineError("speculative: a row of chips (chain) has no room for drafts yet")
         missing = self._absent(pipeline.history(program))
         program, pair = self.paired(program, system)
         drafting, target, apart = pair.drafting, pair.target, pair.apart

@@ -15,14 +15,17 @@ from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.passes.placement import shares as sharing
-from costgraph.passes.placement.attention import attention
+from costgraph.passes.placement.members import attention
+from costgraph.passes.placement.moving import Unit
 from costgraph.passes.placement.optimum import best_shares
 from costgraph.passes.placement.shares import Shares, away
 from costgraph.passes.placement.streaming import (
+    ATTENTION,
     Plan,
     carried_out,
     has_experts,
     layers_of,
+    refuse_in_row,
     unreached,
 )
 from costgraph.rewriting.choosing import Search
@@ -260,12 +263,12 @@ class Offload(Pass):
             activations,
             self.overlap,
             self.blocks,
-            attend_at,
-            on,
-            self.active,
-            self.window,
-            self.experts == "routed",
-            self.name,
+            ((ATTENTION, Unit.of(system.device, attend_at)),) if attend_at else (),
+            on=on,
+            active=self.active,
+            window=self.window,
+            routed=self.experts == "routed",
+            made_by=self.name,
         )
 
     def run(self, program: Program, system: System) -> Outcome:
@@ -273,12 +276,17 @@ class Offload(Pass):
             return self.resolved().run(program, system)
         if self.policy:
             raise PipelineError("offload: 'optimal' needs a machine to be decided on; use compile")
+        refuse_in_row(self.name, program)
         plan = self.plan(program, system)
         if not (plan.weights or plan.caches or plan.activations or plan.blocks != 1):
             reason = self.note or "everything stays on the device"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         if plan.attend_at and "place" in {s.made_by.name for s in program.history}:
             raise PipelineError("offload: place says who attends: give one of the two")
+        heads = any(getattr(s.made_by, "heads", 1) != 1 for s in program.history
+                    if s.made_by.name == "active")  # fmt: skip
+        if plan.caches and heads:
+            raise PipelineError("offload: caches stay where active reads a part of their heads")
         made, hits = carried_out(program, plan)
         misses = tuple(self._misses(program, plan))
         if not hits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Integer, Max, Min
@@ -18,13 +18,15 @@ from costgraph.ops import ExpertLinear, KVAppend
 from costgraph.ops.fused import Fused
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.ops.views import Reshape
-from costgraph.passes.placement.attention import attention, moved
+from costgraph.passes.placement.members import members
+from costgraph.passes.placement.moving import Unit, by_level, moved
 from costgraph.passes.placement.shares import Shares, away
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.overlap import side_by_side
 from costgraph.symbols import B, q
 
 ONE, ZERO = Integer(1), Integer(0)
+ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class Plan:
         weights, caches, activations: shares in farther levels.
         overlap: the next layer's part arrives while a layer computes.
         blocks: groups of sequences that one pass over a layer's weights serves.
-        attend_at: the level in which attention is computed; empty for the device.
+        places: operations (``attention``, ``ffn``, ``experts`` or one by its name) and the unit
+            that computes them in steps of one token; their weights and caches lie there.
+        prompts: prompts compute those operations there as well, all but attention; else their
+            weights come to the device for it.
+        single: the step is of one token.
         on: operations whose weights are away; all where there are none.
         active: the share of those weights that a token needs: rows of its active neurons.
         window: how many tokens before a step have left theirs in the memory.
@@ -60,7 +66,9 @@ class Plan:
     activations: Shares
     overlap: bool = True
     blocks: Expr = ONE
-    attend_at: str = ""
+    places: tuple[tuple[str, Unit], ...] = ()
+    prompts: bool = False
+    single: bool = True
     on: tuple[str, ...] = ()
     active: Expr = ONE
     window: Expr = ZERO
@@ -83,6 +91,26 @@ class Plan:
             return ONE
         return (1 - self.active) ** self.window * (1 - (1 - self.active) ** (B * q))
 
+    @property
+    def attend_at(self) -> str:
+        """The level in which attention is computed in this step; empty for the device."""
+        return next((u.level for w, u in self.places if w == ATTENTION and self.single), "")
+
+    def homes(self, body: Graph) -> dict[str, str]:
+        """The level in which the weights of operations of a layer lie, by the operation."""
+        return {n: u.level for w, u in self.places if w != ATTENTION for n in members(body, w)}
+
+    def runs(self, body: Graph) -> dict[str, str]:
+        """The level in which operations of a layer run in this step, by the operation."""
+        found = self.homes(body) if self.single or self.prompts else {}
+        if self.attend_at:
+            found |= dict.fromkeys(members(body, ATTENTION), self.attend_at)
+        return found
+
+    def unit(self, level: str) -> Unit:
+        """The unit that computes in a level."""
+        return next(unit for _, unit in self.places if unit.level == level)
+
     def is_away(self, users: Iterable[str]) -> bool:
         """Whether a weight that these operations use is one of those kept elsewhere."""
         return not self.on or any(name in self.on for name in users)
@@ -101,6 +129,16 @@ class Plan:
         return Spread(shares, 1 - share + share * held / sets)
 
 
+def refuse_in_row(made_by: str, program: Program) -> None:
+    """Refuses programs whose weights and caches are dealt out to a row of chips.
+
+    Raises:
+        PipelineError: it is one.
+    """
+    if program.groups is not None:
+        raise PipelineError(f"{made_by}: chain keeps everything in its chips: give one of the two")
+
+
 def layers_of(graph: Graph) -> Iterator[Repeat]:
     """The regions of a graph whose rounds are layers: where they nest, the innermost."""
     for node in graph.nodes:
@@ -112,7 +150,7 @@ def layers_of(graph: Graph) -> Iterator[Repeat]:
 def carried_out(program: Program, plan: Plan) -> tuple[Program, tuple[str, ...]]:
     """``program`` as the plan has it, and the layers that it changed.
 
-    Attention runs elsewhere in steps of one token alone.
+    Attention runs elsewhere in steps of one token alone, other operations as the plan says.
     """
     hits: dict[str, None] = {}
     done: dict[tuple[int, bool], Graph] = {}
@@ -120,12 +158,12 @@ def carried_out(program: Program, plan: Plan) -> tuple[Program, tuple[str, ...]]
     def new(graph: Graph, there: bool) -> Graph:
         key = (id(graph), there)
         if key not in done:
-            done[key], names = streamed(graph, plan if there else replace(plan, attend_at=""))
+            done[key], names = streamed(graph, replace(plan, single=there))
             hits.update(dict.fromkeys(names))
         return done[key]
 
     def phase(old: Phase) -> Phase:
-        there = bool(plan.attend_at) and old.is_single_query
+        there = bool(plan.places) and old.is_single_query
         resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
         return replace(old, graph=new(old.graph, there), resident=resident)
 
@@ -167,13 +205,21 @@ def streamed(graph: Graph, plan: Plan, outer: Sets = Sets()) -> tuple[Graph, tup
 def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> tuple[Node, ...]:
     """The nodes in place of a region of layers; none where nothing of it is kept elsewhere."""
     body, blocks = region.body, plan.blocks
-    there = attention(body) if plan.attend_at else ()
-    moves = _moves(body, plan, bool(there))
-    if not moves and not there and blocks == 1:
+    runs, homes = plan.runs(body), plan.homes(body)
+    attends = any(isinstance(n.op, KVAppend) and n.name in runs for n in body.nodes)
+    moves = _moves(body, plan, attends, {n: x for n, x in homes.items() if n not in runs})
+    if not moves and not runs and blocks == 1:
         return ()
-    if there:
-        body = moved(body, there, plan.attend_at, plan.made_by)
-    body = _spread(body, sets, plan, bool(there))
+    lie = {
+        t.name: (homes[n.name], n.name in runs)
+        for n in body.nodes
+        if n.name in homes
+        for t in body.operands(n)
+        if t.role is Role.WEIGHT
+    }
+    for level, there in by_level(runs).items():
+        body = moved(body, there, plan.unit(level), plan.made_by)
+    body = _spread(body, sets, plan, lie)
     before: tuple[Node, ...] = ()
     after: tuple[Node, ...] = ()
     outputs = node.outputs
@@ -209,8 +255,13 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
     )
 
 
-def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
-    """What crosses the link for one layer, of all sequences."""
+def _moves(
+    body: Graph, plan: Plan, attends_there: bool, come: Mapping[str, str]
+) -> tuple[Moved, ...]:
+    """What crosses the link for one layer, of all sequences.
+
+    The weights of operations that ``come`` are brought from the level where they lie.
+    """
     read, written = Direction.READ, Direction.WRITE
     weights = plan.brought * Add(*_away(body, plan))
     old, new = ZERO, ZERO
@@ -228,19 +279,27 @@ def _moves(body: Graph, plan: Plan, attends_there: bool) -> tuple[Moved, ...]:
         (plan.activations, Role.ACTIVATION, read, Add(*given)),
         (plan.activations, Role.ACTIVATION, written, Add(*made)),
     )
-    return tuple(
+    placed = {
+        t.name: Moved(come[n.name], Role.WEIGHT, read, t.bytes)
+        for n in body.nodes
+        if n.name in come
+        for t in body.operands(n)
+        if t.role is Role.WEIGHT
+    }
+    return (*placed.values(), *(
         Moved(level, role, direction, share * size)
         for shares, role, direction, size in amounts
         for level, share in shares
         if share * size != 0
-    )
+    ))  # fmt: skip
 
 
 def _away(body: Graph, plan: Plan) -> Iterator[Expr]:
     """Bytes of the weights of one layer that the shares are about, as far as a step needs them."""
     for tensor in body.sources:
         users = body.consumers[tensor.name]
-        if tensor.role is Role.WEIGHT and plan.is_away(n.name for n in users):
+        elsewhere = tensor.spread is not None  # where its operation runs, or comes from by itself
+        if tensor.role is Role.WEIGHT and not elsewhere and plan.is_away(n.name for n in users):
             chooses = plan.routed and users and all(is_of_experts(n.op) for n in users)
             yield _read(body, tensor, users) if chooses else tensor.bytes
     for node in body.nodes:
@@ -296,15 +355,18 @@ def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
     return size(held) - size(added), size(added)
 
 
-def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
-    """A layer whose tensors say where they are kept."""
+def _spread(body: Graph, sets: Sets, plan: Plan, lie: Mapping[str, tuple[str, bool]]) -> Graph:
+    """A layer whose tensors say where they are kept.
+
+    ``lie`` says of weights the level where they are, and whether that is where they are used.
+    """
     weights = plan.spread(plan.weights, sets.weights)
     if weights is not None and plan.active != 1:
         # The rows of the window stay, in the place of buffers.
         held = 1 - (1 - plan.active) ** ((plan.window + q) * B)
         weights = replace(weights, near=1 - (1 - held) * away(plan.weights))
     caches = plan.spread(plan.caches, sets.caches * plan.blocks)
-    if attends_there:
+    if plan.attend_at:
         caches = Spread(((plan.attend_at, ONE),), ZERO)
     appended = {n.inputs[0] for n in body.nodes if isinstance(n.op, KVAppend)}
     extended = {t.name for n in body.nodes if isinstance(n.op, KVAppend) for t in n.outputs}
@@ -319,8 +381,14 @@ def _spread(body: Graph, sets: Sets, plan: Plan, attends_there: bool) -> Graph:
     }
 
     def placed(tensor: Tensor, own: bool) -> Tensor:
+        if own and tensor.name in lie:
+            level, used = lie[tensor.name]
+            all_ = ((level, ONE),)
+            return replace(
+                tensor, spread=Spread(all_, ZERO) if used else plan.spread(all_, sets.weights)
+            )
         if tensor.name in chosen and weights is not None:
-            return replace(tensor, spread=weights)
+            return tensor if tensor.spread is not None else replace(tensor, spread=weights)
         if own and tensor.name in appended | extended and caches is not None:
             if tensor.spread is not None:
                 return tensor  # where its attention runs

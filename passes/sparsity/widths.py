@@ -126,6 +126,23 @@ def found(graph: Graph) -> Found:
     return Found(tuple(dict.fromkeys(heads)), tuple(dict.fromkeys(inner)))
 
 
+def inner_products(graph: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The products that make what is inside feed-forward blocks, and those that take it.
+
+    Experts' products are among them.
+    """
+    fates = _fates(graph)
+    products = [n for n in map(_plain, graph.nodes) if isinstance(n.op, Linear)]
+    makes = (n.name for n in products if _holds_inner(fates.get(n.outputs[0].name)))
+    takes = (n.name for n in products if fates.get(n.inputs[0]) == INNER)
+    return tuple(makes), tuple(takes)
+
+
+def _holds_inner(fate: object) -> bool:
+    """True where something ends inside a feed-forward block, as a whole or in parts."""
+    return fate == INNER or (isinstance(fate, Parts) and INNER in fate.fates)
+
+
 def residual(graph: Graph) -> tuple[Expr, ...]:
     """Widths of what layers hand on to one another, each once."""
     widths = (

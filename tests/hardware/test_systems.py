@@ -22,6 +22,7 @@ from costgraph.hardware.loader import SYSTEMS, other_names
 from costgraph.hardware.machine import Link, Machine, Memory
 from costgraph.hardware.systems import (
     NETWORK,
+    TO_HOST,
     Hop,
     System,
     alone,
@@ -372,7 +373,7 @@ def test_a_device_in_any_count_is_a_system_or_one_line(name):
         assert 0 < hop.share <= 1
         link = s.device.links[s.inner]
         assert link.devices is None or link.devices >= count
-        assert any("through the host" in n for n in s.notes) == (s.inner in ("pcie", "host"))
+        assert any("through the host" in n for n in s.notes) == (s.inner in TO_HOST)
         assert any("states no latency" in n for n in s.notes) == (link.latency is None)
 
 

@@ -310,17 +310,23 @@ def test_what_fits_needs_no_offloading_and_what_fits_nowhere_is_refused():
 
 
 #: Sheng et al., FlexGen (T4, 208 GB of memory, disk of about 2 GB/s) and DeepSpeed's page on
-#: ZeRO-Inference (A6000, 252 GB, disk of 3.2 GB/s): token/s at a batch, prompt 512, 32 tokens.
+#: ZeRO-Inference (A6000, 252 GB, disk of 3.2 GB/s): token/s at a batch, prompt 512, 32 tokens;
+#: groups of a batch, and how the paper's own runs share tensors out (FlexGen's suite of
+#: benchmarks; ZeRO-Inference keeps weights and caches at the host), None where nothing says it.
+INT4, WITH_CACHES = "quantize{weights=int4,group=64}", "quantize{weights=int4,group=64,kv=int4}"
+AWAY, ALL_AWAY = "weights=host,caches=host", "weights=host,caches=host,activations=host"
 PUBLISHED = [
-    ("t4", "opt-6.7b", "", 2, 25.26),
-    ("t4", "opt-30b", "", 144, 7.32),
-    ("t4", "opt-6.7b", "quantize{weights=int4,group=64,kv=int4}", 72, 29.12),
-    ("t4", "opt-175b", "quantize{weights=int4,group=64,kv=int4}", 144, 1.12),
-    ("a6000", "opt-30b", "", 128, 12.50),
-    ("a6000", "opt-66b", "", 40, 3.40),
-    ("a6000", "opt-175b", "", 32, 0.38),
-    ("a6000", "opt-30b", "quantize{weights=int4,group=64}", 156, 17.20),
-    ("a6000", "opt-175b", "quantize{weights=int4,group=64}", 24, 2.11),
+    ("t4", "opt-6.7b", "", 2, 25.26, 1, ""),
+    ("t4", "opt-30b", "", 144, 7.32, 3, "weights=host:0.8,caches=host,activations=host"),
+    ("t4", "opt-6.7b", WITH_CACHES, 72, 29.12, 1, ""),
+    ("t4", "opt-30b", WITH_CACHES, 512, 8.38, 8, ALL_AWAY),
+    ("t4", "opt-175b", WITH_CACHES, 144, 1.12, 3, ALL_AWAY),
+    ("a6000", "opt-30b", "", 128, 12.50, 4, AWAY),
+    ("a6000", "opt-66b", "", 40, 3.40, 4, AWAY),
+    ("a6000", "opt-175b", "", 32, 0.38, 4, None),
+    ("a6000", "opt-30b", INT4, 156, 17.20, 4, AWAY),
+    ("a6000", "opt-66b", INT4, 64, 7.30, 4, AWAY),
+    ("a6000", "opt-175b", INT4, 24, 2.11, 4, AWAY),
 ]
 
 
@@ -329,27 +335,55 @@ def published(device: str, disk=Rational(0)):
     return behind(device, host, disk or rate)
 
 
-@pytest.mark.parametrize(("device", "model", "format_", "batch", "rate"), PUBLISHED)
-def test_no_measurement_beats_the_best_shares(device, model, format_, batch, rate):
-    blocks = 4 if batch >= 4 else 1
-    policy = f"offload{{preset=flexgen,blocks={blocks},at-batch={batch}}}"
-    passes = ",".join(x for x in ("fuse", format_, policy) if x)
-    found = cg.compile(model, published(device), passes)
-    bound = found.throughput.evaluate(B=batch, S=512, N=32)
+@pytest.mark.parametrize(
+    ("device", "model", "format_", "batch", "rate", "blocks", "split"), PUBLISHED
+)
+def test_no_measurement_beats_the_best_shares(device, model, format_, batch, rate, blocks, split):
+    """Nor what the paper's own shares allow, and those never beat the best ones."""
+    at = {"B": batch, "S": 512, "N": 32}
+
+    def token_rate(offload: str) -> tuple[float, bool | None]:
+        passes = ",".join(x for x in ("fuse", format_, offload) if x)
+        found = cg.compile(model, published(device), passes)
+        return found.throughput.evaluate(**at), found.fit(**at).fits
+
+    bound, fits = token_rate(f"offload{{preset=flexgen,blocks={blocks},at-batch={batch}}}")
+    assert fits
     assert rate < bound < 12 * rate
+    theirs = "?"
+    if split is not None:
+        own, fits = token_rate(f"offload{{{split},blocks={blocks}}}" if split else "")
+        theirs = f"{own:.2f}" if fits else f"{own:.2f}, too large"
+        assert rate < own
+        # Shares are rounded to six decimals, and keep a part of ten thousand free for that.
+        assert own <= bound * 1.001 or not fits
     narrow = " in 4 bit" if format_ else ""
-    row = f"| {device} | {model}{narrow} | {batch} | {rate:.2f} | {bound:.2f} |"
+    row = f"| {device} | {model}{narrow} | {batch} | {rate:.2f} | {theirs} | {bound:.2f} |"
     assert row in PAGE.read_text(encoding="utf-8")
 
 
-def test_the_disk_of_the_largest_row_is_faster_than_about_2_gigabytes_a_second():
-    """FlexGen's 0.69 token/s of OPT-175B need 2.15 GB/s: "about 2 GB/s" is 7 % low."""
-    made = "fuse,offload{preset=flexgen,blocks=8,at-batch=256}"
+def test_the_largest_row_is_told_from_a_part_of_its_first_step():
+    """FlexGen's 0.69 token/s of OPT-175B at batch 256 were measured of the prompt alone.
+
+    Its benchmarks run with ``--debug fewer_batch``: twenty half layers of the first decode step
+    are timed, and the last ten of them stand for all steps. So contexts do not grow. Counted
+    in this way the bound is 0.657 at 2 GB/s; "about 2" has to be 2.11 or more for 0.69.
+    """
     rates = {}
-    for disk in (Integer(2), Rational(11, 5)):
+    for disk in (Integer(2), Rational(211, 100)):
+        made = "fuse,offload{preset=flexgen,blocks=8,at-batch=256}"
         found = cg.compile("opt-175b", published("t4", disk), made)
-        rates[disk] = found.throughput.evaluate(B=256, S=512, N=32)
-    assert rates[2] < 0.69 < rates[Rational(11, 5)]
+        whole = found.throughput.evaluate(B=256, S=512, N=32)
+        ttft, step = found.ttft.evaluate(B=256, S=512), found.tpot.evaluate(B=256, T=513)
+        rates[disk] = whole, 256 * 32 / (ttft + 31 * step)
+    assert rates[2] == pytest.approx((0.642, 0.657), rel=1e-3)
+    assert rates[Rational(211, 100)][1] > 0.69
+    # No other shares would do: what memory cannot hold comes once a step, whatever is kept.
+    weights = float(layer_weights("opt-175b"))
+    caches = 96 * 2 * 12288 * 2 * 256 * 528
+    least = (weights + caches - 208e9 - 16 * 1024**3) / 2e9
+    step = cg.compile("opt-175b", published("t4"), made).tpot.evaluate(B=256, T=528)
+    assert least < step < 1.03 * least
 
 
 # --- flash -------------------------------------------------------------------

@@ -77,9 +77,18 @@ WRITTEN = {
         "parallel{tp=2,pp=2,micro=2}",
         "parallel{dp=4}",
         "parallel{cp=4}",
+        "chain{chips=4}",
+        "chain{chips=3,groups=2}",
     ],
     "overlap": ["overlap", "overlap{by=halves}"],
-    "place": ["place{attention=host}"],
+    # Of one stage.
+    "place": [
+        "place{attention=host}",
+        "place{ffn=host}",
+        "place{on=o_proj,at=host}",
+        "active{neurons=0.1,heads=0.5,rank=8}",
+        "active{neurons=0.1,hot=0.5}",
+    ],
     "offload": [
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
