@@ -10,9 +10,11 @@ from costgraph.asking.serving.policies import (
     PrefillFirst,
     StaticBatches,
 )
+from costgraph.asking.serving.pools import Pool, Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson, read_trace
-from costgraph.asking.serving.simulate import Pool, Simulated, Transfer, simulate
+from costgraph.asking.serving.served import Simulated
+from costgraph.asking.serving.simulate import simulate
 from costgraph.asking.serving.steps import StepTimes
 
 __all__ = [
