@@ -12,8 +12,8 @@ import numpy as np
 from sympy import Integer, Symbol
 
 from costgraph.compiling.capacity import at_level, room_of
-from costgraph.compiling.mixing import ASSUMED as MIXED
-from costgraph.compiling.mixing import LOGITS, phases_of_steps, step_terms
+from costgraph.compiling.mixing import assumed as mixed_assumed
+from costgraph.compiling.mixing import phases_of_steps, step_terms, stepping
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.ir.mix import Mix
@@ -76,7 +76,8 @@ class StepTimes:
     def assumed(self) -> tuple[str, ...]:
         """What its times and room rest on."""
         spread = any(B in limit.symbols for limit in self.compiled.program.limits)
-        return (f"{MIXED}; {LOGITS}", ASSUMED, HELD, *((SPREAD,) if spread else ()))
+        mixed = mixed_assumed(self.compiled.program)
+        return (*mixed, ASSUMED, *((SPREAD,) if spread else ()))
 
     @cached_property
     def _decode_terms(self) -> tuple[Formula, Formula]:
@@ -106,6 +107,11 @@ class StepTimes:
         # A floor that both have is one term here, and one in the tables of each.
         looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
         return _part(t for t in terms if not looking.issuperset(t.ops)), None
+
+    @cached_property
+    def gain(self) -> float:
+        """Tokens that a step emits for each sequence: above one where they are drafted."""
+        return float(stepping(self.compiled.program).tokens)
 
     def row(self, decodes: int) -> NDArray[np.float64]:
         """Seconds of decode steps of so many sequences, added up over contexts 0, 1, 2 …
