@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     from costgraph.asking.serving import Policy, Request
 
+#: Names of :data:`costgraph.asking.serving.POLICIES`, which are not loaded at the start.
+POLICIES = (
+    "chunked", "continuous", "whole-prompts", "prefill-first", "prefill-batches", "static",
+)  # fmt: skip
+
 PLAN = """\
 Which devices, how many and how used: the cheapest plan that serves a rate of requests within limits
 on the mean time to first token and per token after it. Tried: devices of a replica (1, 2, 4, 8 by
@@ -77,7 +82,14 @@ def add_commands(commands: Any) -> None:
     sim.add_argument("--seed", type=int, metavar="I", help="of what is drawn (0)")
     sim.add_argument(
         "--policy",
-        choices=("chunked", "continuous", "prefill-first", "static"),
+        choices=(
+            "chunked",
+            "continuous",
+            "whole-prompts",
+            "prefill-first",
+            "prefill-batches",
+            "static",
+        ),
         default="chunked",
         help="what a step takes (chunked)",
     )

@@ -1,5 +1,6 @@
 """Servers: many requests at once, limits on times, how many machines."""
 
+from costgraph.asking.serving.caches import Paging
 from costgraph.asking.serving.loop import Serving, c, shared_tpot
 from costgraph.asking.serving.policies import (
     POLICIES,
@@ -7,8 +8,10 @@ from costgraph.asking.serving.policies import (
     Continuous,
     DecodeOnly,
     Policy,
+    PrefillBatches,
     PrefillFirst,
     StaticBatches,
+    WholePrompts,
 )
 from costgraph.asking.serving.pools import Pool, Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
@@ -23,8 +26,10 @@ __all__ = [
     "Continuous",
     "DecodeOnly",
     "Lengths",
+    "Paging",
     "Policy",
     "Pool",
+    "PrefillBatches",
     "PrefillFirst",
     "Queue",
     "Request",
@@ -34,6 +39,7 @@ __all__ = [
     "Steady",
     "StepTimes",
     "Transfer",
+    "WholePrompts",
     "at_once",
     "c",
     "poisson",

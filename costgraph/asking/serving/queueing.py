@@ -84,7 +84,7 @@ class Queue:
     generate: Lengths
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly)):
+        if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
 
     @property

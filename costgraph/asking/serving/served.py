@@ -25,14 +25,26 @@ class Served:
     """A request on its way.
 
     Attributes:
-        left: tokens of its prompt that are to do.
-        first, done: seconds at which its first and its last token came.
+        left: tokens that are to be read before it decodes: of its prompt what no cache has;
+            of one that was preempted all of it.
+        made: tokens that it has got.
+        begun, first, done: seconds at which it was admitted first, and at which its first and
+            its last token came.
+        preempted: how often it gave up its caches.
     """
 
     request: Request
     left: int
+    made: int = 0
+    begun: float = float("nan")
     first: float = float("nan")
     done: float = float("nan")
+    preempted: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> Served:
+        """A request that has just come; what of its prompt is cached need not be read."""
+        return cls(request, request.prompt - request.cached)
 
     @property
     def prompt(self) -> int:
@@ -40,9 +52,34 @@ class Served:
         return self.request.prompt
 
     @property
+    def goal(self) -> int:
+        """Positions that are there when it begins to decode, or goes on."""
+        return self.request.prompt + self.made
+
+    @property
     def reserved(self) -> int:
-        """Positions of the cache that are kept for it."""
+        """Positions of the cache that it has at last."""
         return self.request.prompt + self.request.generate
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps of a server in a row, as a picture shows them.
+
+    Attributes:
+        server: its number.
+        start, seconds: when, and for how long.
+        steps: how many.
+        decodes: sequences that decode.
+        tokens: tokens of prompts.
+    """
+
+    server: int
+    start: float
+    seconds: float
+    steps: int
+    decodes: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,8 @@ class Simulated:
         in_system: mean number of requests there, over time, as counted on the way.
         halfway, at_last: requests there when half of them had come, and when the last came;
             of a closed loop none.
+        preemptions: how often a sequence gave up its caches.
+        spans: the steps, where they were asked for.
     """
 
     served: tuple[Served, ...]
@@ -68,6 +107,8 @@ class Simulated:
     in_system: float
     halfway: int = 0
     at_last: int = 0
+    preemptions: int = 0
+    spans: tuple[Span, ...] = ()
 
     @property
     def unsteady(self) -> str:
@@ -138,5 +179,5 @@ class Simulated:
             "requests": len(self.served), "seconds": self.span, "steps": self.steps,
             "servers": self.servers, "utilisation": self.utilisation,
             "requests_per_second": self.rate, "tokens_per_second": self.throughput,
-            "in_system": self.in_system, **times,
+            "in_system": self.in_system, "preemptions": self.preemptions, **times,
         }  # fmt: skip

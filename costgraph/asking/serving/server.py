@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
-import numpy as np
-
+from costgraph.asking.serving.caches import Room, Running
 from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.pools import Pool
-from costgraph.asking.serving.served import Served
+from costgraph.asking.serving.served import Served, Span
 from costgraph.asking.serving.steps import StepTimes
 
 
@@ -25,30 +25,49 @@ class Server:
 
     Attributes:
         env: SimPy's environment.
+        number: which of all servers it is.
         times: seconds of its steps.
         policy: what it puts into them.
-        pool: whose caches it has room for.
+        pool: whose servers are like it.
+        room: for caches.
         hands_on: where requests go after their first token; None: they decode here.
+        load: requests that it has, waiting ones included.
     """
 
     env: Any
-    times: StepTimes
-    policy: Policy
+    number: int
     pool: Pool
     tally: Tally
-    hands_on: Any = None
+    hands_on: Callable[[Served], None] | None = None
     queue: deque[Served] = field(default_factory=deque)
     prompts: list[Served] = field(default_factory=list)
-    ends: list[tuple[int, int, Served]] = field(default_factory=list)
+    running: dict[int, Running] = field(default_factory=dict)
+    ends: list[tuple[int, int]] = field(default_factory=list)
     width: int = 0
+    pace: float = 0.0
     contexts: float = 0.0
-    reserved: int = 0
     count: int = 0
+    steps: int = 0
     process: Any = None
     idle: Any = None
     resting: bool = False
     stepping: bool = False
     load: int = 0
+    moving: float = 0.0
+    room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = self.pool.memory()
+
+    @property
+    def times(self) -> StepTimes:
+        """Seconds of its steps."""
+        return self.pool.times
+
+    @property
+    def policy(self) -> Policy:
+        """What it puts into them."""
+        return self.pool.policy
 
     def give(self, served: Served) -> None:
         """A request arrives, with or without its prompt done."""
@@ -62,110 +81,167 @@ class Server:
             self.stepping = False
             self.process.interrupt()
 
-    @property
-    def decoding(self) -> int:
-        """Sequences in a decode step, those that only keep their place included."""
-        return self.width
-
     def _admissible(self) -> bool:
         if not self.queue or len(self.prompts) + self.width >= self.policy.limit:
             return False
         if self.policy.holds and self.width:
             return False
-        return self.reserved + self.pool.takes(self.queue[0].reserved) <= self.pool.room
+        return self.room.admits(self.queue[0], self.running.values(), self.steps)
 
     def _admit(self) -> None:
         while self._admissible():
             served = self.queue.popleft()
-            self.reserved += self.pool.takes(served.reserved)
+            if served.begun != served.begun:
+                served.begun = self.env.now
+            self.room.enter(served)
             if served.left:
                 self.prompts.append(served)
             else:
                 self._decodes(served)
 
     def _decodes(self, served: Served) -> None:
-        self.width += 1
+        """Its prompt is done, and the first of its tokens is there."""
+        rest = served.request.generate - served.made
+        need = ceil(rest / self.times.gain)
         self.count += 1
-        self.contexts += served.prompt + 1
-        heapq.heappush(self.ends, (self._steps + served.request.generate - 1, self.count, served))
-
-    _steps: int = 0
+        made = Running(served, self.steps, self.steps + need, served.goal, rest / need)
+        self.running[self.count] = made
+        self.width += 1
+        self.pace += made.pace
+        self.contexts += made.context
+        heapq.heappush(self.ends, (made.end, self.count))
 
     def run(self) -> Generator[Any, Any, None]:
         """The server's life, as a process of SimPy."""
-        import simpy
-
         while True:
             self._admit()
+            if self.moving:
+                seconds, self.moving = self.moving, 0.0
+                yield self.env.timeout(seconds)
+                self.tally.step(Span(self.number, self.env.now - seconds, seconds, 0, 0, 0))
             if not self.prompts and not self.width:
                 self.resting, self.idle = True, self.env.event()
                 yield self.idle
                 continue
             plan = self.policy.step(self.prompts, self.width)
+            if self.width and plan.decodes and not self.room.steps(
+                self.running.values(), self.steps, 1
+            ):  # fmt: skip
+                self._preempt()
+                continue
             if plan.chunks:
                 yield from self._mixed(plan.chunks, plan.decodes)
-                continue
-            most = self.ends[0][0] - self._steps
-            row, start = self.times.row(self.width), self.times.place(self.contexts / self.width)
-            most = min(most, max(1, self.times.longest + 1 - start))
-            begun, whole = self.env.now, float(row[start - 1 + most] - row[start - 1])
-            done = most
-            self.stepping = True
-            try:
-                yield self.env.timeout(whole)
-            except simpy.Interrupt:
-                # The step that is running ends first.
-                past = row[start - 1] + (self.env.now - begun)
-                done = int(np.searchsorted(row[start : start + most], past, "left")) + 1
-                done = min(done, most)
-                whole = float(row[start - 1 + done] - row[start - 1])
-                rest = begun + whole - self.env.now
-                if rest > 0:
-                    yield self.env.timeout(rest)
-            self.stepping = False
-            self._advance(done, whole)
+            else:
+                yield from self._decode_run()
+
+    def _decode_run(self) -> Generator[Any, Any, None]:
+        """Decode steps up to the next end, or to the step in which a request arrives."""
+        import simpy
+
+        most = max(1, self._live()[0] - self.steps)
+        most = self.room.steps(self.running.values(), self.steps, most)
+        pace = self.pace / self.width
+        path = self.times.path(self.width, self.contexts / self.width, pace, most)
+        begun, whole, done = self.env.now, path.seconds(path.most), path.most
+        self.stepping = True
+        try:
+            yield self.env.timeout(whole)
+        except simpy.Interrupt:
+            # The step that is running ends first, and those until the server looks.
+            done = path.steps(self.env.now - begun)
+            behind = (self.steps + done) % self.pool.polls
+            done = min(done + (self.pool.polls - behind if behind else 0), path.most)
+            whole = path.seconds(done)
+            rest = begun + whole - self.env.now
+            if rest > 0:
+                yield self.env.timeout(rest)
+        self.stepping = False
+        self._advance(done, whole)
 
     def _mixed(self, chunks: Sequence[int], decodes: bool) -> Generator[Any, Any, None]:
         taken = [(s, n) for s, n in zip(self.prompts, chunks, strict=False)]
         width = self.width if decodes else 0
-        parts = [(n, s.prompt - s.left + n) for s, n in taken]
+        parts = [(n, s.goal - s.left + n) for s, n in taken]
         seconds = self.times.step(width, self.contexts / width if width else 0, parts)
         yield self.env.timeout(seconds)
         for served, n in taken:
             served.left -= n
         finished = [s for s, _ in taken if not s.left]
         self.prompts = [s for s in self.prompts if s.left]
+        tokens = sum(n for _, n in taken)
         if width:
-            self._advance(1, seconds)
+            self._advance(1, seconds, tokens)
         else:
-            self.tally.step(seconds, 1)
+            self.tally.step(Span(self.number, self.env.now - seconds, seconds, 1, 0, tokens))
         for served in finished:
+            self._begin(served)
+
+    def _begin(self, served: Served) -> None:
+        """A prompt is done, and makes a token."""
+        if self.pool.paging is not None:
+            self.room.leave(served)  # it grows from here
+        served.made += 1
+        if served.made == 1:
             served.first = self.env.now
-            if served.request.generate == 1:
-                self._leave(served)
-            elif self.hands_on is not None:
-                self.reserved -= self.pool.takes(served.reserved)
-                self.load -= 1
-                self.hands_on(served)
-            else:
-                self._decodes(served)
+        if served.made >= served.request.generate:
+            self._gone(served)
+        elif self.hands_on is not None:
+            self.load -= 1
+            if self.pool.paging is None:
+                self.room.leave(served)
+            self.hands_on(served)
+        else:
+            self._decodes(served)
 
-    def _advance(self, steps: int, seconds: float) -> None:
-        self._steps += steps
-        self.contexts += steps * self.width
-        self.tally.step(seconds, steps)
-        while self.ends and self.ends[0][0] <= self._steps:
-            _, _, served = heapq.heappop(self.ends)
+    def _advance(self, steps: int, seconds: float, tokens: int = 0) -> None:
+        span = Span(self.number, self.env.now - seconds, seconds, steps, self.width, tokens)
+        self.steps += steps
+        self.contexts += steps * self.pace
+        self.tally.step(span)
+        while self.ends and self._live() and self.ends[0][0] <= self.steps:
+            _, number = heapq.heappop(self.ends)
+            running = self.running.pop(number)
             if not self.policy.holds:
-                self.width -= 1
-                self.contexts -= served.reserved
-            self._leave(served)
-        if not self.ends:
-            self.width, self.contexts = 0, 0.0
+                self._drop(running)
+            running.served.made = running.served.request.generate
+            self._gone(running.served)
+        if not self.running:
+            self.width, self.pace, self.contexts = 0, 0.0, 0.0
 
-    def _leave(self, served: Served) -> None:
+    def _live(self) -> tuple[int, int]:
+        """The next end of a sequence that is still there."""
+        while self.ends and self.ends[0][1] not in self.running:
+            heapq.heappop(self.ends)
+        return self.ends[0] if self.ends else (self.steps, 0)
+
+    def _drop(self, running: Running) -> None:
+        """It takes part in decode steps no more."""
+        self.width -= 1
+        self.pace -= running.pace
+        self.contexts -= running.context + running.pace * (self.steps - running.since)
+
+    def _preempt(self) -> None:
+        """The sequence that was admitted last gives up its caches and waits in front."""
+        number = next(reversed(self.running))
+        running = self.running.pop(number)
+        self._drop(running)
+        served = running.served
+        served.made += running.made(self.steps)
+        served.preempted += 1
+        self.tally.preemptions += 1
+        assert self.pool.paging is not None
+        swap = self.pool.paging.swap
+        if swap is None:
+            served.left = served.goal - served.request.cached
+        else:
+            # Out now, and in before it goes on.
+            self.moving += 2 * swap.seconds(served.goal)
+        self.queue.appendleft(served)
+
+    def _gone(self, served: Served) -> None:
         served.done = self.env.now
-        self.reserved -= self.pool.takes(served.reserved)
+        if self.pool.paging is None:
+            self.room.leave(served)
         self.load -= 1
         self.tally.leave(served)
 
@@ -175,13 +251,15 @@ class Tally:
     """Counts on the way: requests in the system over time, steps, what follows a departure."""
 
     env: Any
-    then: Any = None
+    then: Callable[[], None] | None = None
     served: list[Served] = field(default_factory=list)
     inside: int = 0
     area: float = 0.0
     at: float = 0.0
     busy: float = 0.0
     steps: int = 0
+    preemptions: int = 0
+    spans: list[Span] | None = None
 
     def _move(self, by: int) -> None:
         self.area += self.inside * (self.env.now - self.at)
@@ -199,7 +277,9 @@ class Tally:
         if self.then is not None:
             self.then()
 
-    def step(self, seconds: float, count: int) -> None:
+    def step(self, span: Span) -> None:
         """Steps were run."""
-        self.busy += seconds
-        self.steps += count
+        self.busy += span.seconds
+        self.steps += span.steps
+        if self.spans is not None:
+            self.spans.append(span)

@@ -5,7 +5,8 @@ The engine is SimPy (the extra ``serve``).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 from costgraph.asking.serving.pools import Pool, Transfer
@@ -28,6 +29,7 @@ def simulate(
     decode: Pool | None = None,
     transfer: Transfer | None = None,
     closed: int | None = None,
+    spans: bool = False,
 ) -> Simulated:
     """Serves requests to the last one.
 
@@ -37,6 +39,7 @@ def simulate(
         decode: servers that take requests after their first token.
         transfer: what it takes to bring caches there; None: no time.
         closed: so many requests are there at any time: each is followed by the next.
+        spans: keep every step, for a picture.
 
     Raises:
         InputError: a request does not fit in memory, or SimPy is not installed.
@@ -50,10 +53,10 @@ def simulate(
             f"requests arrive over {given[-1].arrival:.3g} s: at most {LONGEST:.0e} are simulated"
         )
     env = simpy.Environment()
-    tally = Tally(env)
+    tally = Tally(env, spans=[] if spans else None)
     later: list[Server] = []
     if decode is not None:
-        later = _started(env, decode, tally)
+        later = _started(env, decode, tally, pool.lanes)
 
     def moved(served: Served) -> None:
         def process() -> Generator[Any, Any, None]:
@@ -62,11 +65,11 @@ def simulate(
 
         env.process(process())
 
-    first = _started(env, pool, tally, moved if later else None)
+    first = _started(env, pool, tally, 0, moved if later else None)
 
     def enter(request: Request) -> None:
         tally.enter()
-        min(first, key=lambda s: s.load).give(Served(request, request.prompt))
+        min(first, key=lambda s: s.load).give(Served.of(request))
 
     seen: list[int] = []
     if closed is None:
@@ -87,7 +90,7 @@ def simulate(
         def following() -> None:
             request = next(coming, None)
             if request is not None:
-                now = Request(env.now, request.prompt, request.generate)
+                now = replace(request, arrival=env.now)
                 enter(now)
 
         tally.then = following
@@ -106,14 +109,19 @@ def simulate(
     servers = len(first) + len(later)
     halfway, at_last = (seen[len(seen) // 2], seen[-1]) if seen else (0, 0)
     return Simulated(
-        served, span, tally.busy, tally.steps, servers, tally.area / span, halfway, at_last
-    )
+        served, span, tally.busy, tally.steps, servers, tally.area / span, halfway, at_last,
+        tally.preemptions, tuple(tally.spans or ()),
+    )  # fmt: skip
 
 
-def _started(env: Any, pool: Pool, tally: Tally, hands_on: Any = None) -> list[Server]:
-    made = [
-        Server(env, pool.times, pool.policy, pool, tally, hands_on) for _ in range(pool.servers)
-    ]
+def _started(
+    env: Any,
+    pool: Pool,
+    tally: Tally,
+    first: int,
+    hands_on: Callable[[Served], None] | None = None,
+) -> list[Server]:
+    made = [Server(env, first + i, pool, tally, hands_on) for i in range(pool.lanes)]
     for server in made:
         server.process = env.process(server.run())
     return made
