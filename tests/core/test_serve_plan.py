@@ -13,8 +13,10 @@ import pytest
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
 from costgraph.asking.serving.launch import ENGINES, launch
-from costgraph.asking.serving.plan import Planner, Traffic, Way, serve_plan
+from costgraph.asking.serving.plan import serve_plan
+from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
+from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.cli import main
 from costgraph.errors import InputError
 

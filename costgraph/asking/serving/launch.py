@@ -10,9 +10,10 @@ import shlex
 from collections.abc import Callable
 from math import ceil
 
-from costgraph.asking.serving.plan import Group, Plan, Traffic
+from costgraph.asking.serving.plans import Group, Plan
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.steps import MEMORY_SHARE
+from costgraph.asking.serving.ways import Traffic
 from costgraph.errors import InputError, clip, nearest
 from costgraph.quoting import visible
 

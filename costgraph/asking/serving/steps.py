@@ -255,10 +255,15 @@ class StepTimes:
         """Seconds of a whole prompt in a step of its own."""
         return self.step(0, 0, ((tokens, tokens),))
 
-    def chunked(self, tokens: int, chunk: int, decodes: int = 0, context: float = 0) -> float:
-        """Seconds of a prompt in chunks, each in a step of ``decodes`` sequences."""
-        ends = [*range(chunk, tokens, chunk), tokens]
-        starts = [0, *ends[:-1]]
+    def chunked(
+        self, tokens: int, chunk: int, decodes: int = 0, context: float = 0, cached: int = 0
+    ) -> float:
+        """Seconds of a prompt in chunks, each in a step of ``decodes`` sequences.
+
+        Its first ``cached`` tokens are not read.
+        """
+        ends = [*range(cached + chunk, tokens, chunk), tokens]
+        starts = [cached, *ends[:-1]]
         return sum(
             self.step(decodes, context, ((end - start, end),))
             for start, end in zip(starts, ends, strict=True)
