@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+
 import pytest
 
 import costgraph as cg
@@ -26,6 +30,7 @@ from costgraph.asking.serving import (
 )  # fmt: skip
 from costgraph.asking.serving.caches import AHEAD, WATERMARK
 from costgraph.asking.serving.requests import hit
+from costgraph.cli import main, progress
 from costgraph.cli import serving as command
 from costgraph.errors import InputError
 
@@ -234,3 +239,67 @@ def test_servers_that_look_seldom_let_requests_wait(times):
 
 def test_the_command_offers_every_policy():
     assert set(command.POLICIES) == set(POLICIES)
+
+
+LINE = [
+    "serve-simulate", "llama-3.2-1b", "--on", "h100", "--rate", "40", "--prompt", "200",
+    "--generate", "30", "--requests", "60",
+]  # fmt: skip
+
+
+def test_the_command_has_pools_pages_and_prefixes(capsys, tmp_path):
+    more = ["--policy", "prefill-first", "--decode-replicas", "2", "--paging", "swap"]
+    picture = tmp_path / "t.svg"
+    pytest.importorskip("matplotlib")
+    line = [*LINE, *more, "--prefix-hits", "0.5", "--polls", "4"]
+    assert main([*line, "--timeline", str(picture), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["servers"] == 3
+    assert found["arrivals"]["prefix_hits"] == 0.5
+    assert found["link_bytes_per_second"] == 50e9
+    assert (found["paging"], found["preemptions"]) == ("swap", 0)
+    assert picture.read_text().startswith("<?xml")
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    for said in ("decode replicas 2", "paging swap", "polls 4", "prefix_hits 0.5", "to the host"):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (["--link", "5 GB/s"], "--link needs --decode-replicas"),
+        (["--decode-on", "h100"], "--decode-on needs"),
+        (["--policy", "static", "--paging", "recompute"], "no paging"),
+        (["--prefix-hits", "1.5"], "from 0 to 1"),
+        (["--polls", "0"], "not a positive whole number"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(capsys, given, what):
+    with pytest.raises(SystemExit) as stop:
+        main([*LINE, *given])
+    assert stop.value.code == 2
+    assert what in capsys.readouterr().err
+
+
+def test_a_link_must_be_known(capsys):
+    line = [x if x != "h100" else "l40s" for x in LINE]
+    with pytest.raises(SystemExit):
+        main([*line, "--decode-replicas", "1"])
+    assert "no network between nodes of l40s" in capsys.readouterr().err
+    assert main([*line, "--decode-replicas", "1", "--link", "12.5 GB/s"]) == 0
+
+
+def test_bars_are_drawn_where_someone_looks_and_it_takes_long(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for after, terminal, drawn in ((0, True, True), (9, True, False), (0, False, False)):
+        stream = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(progress, "AFTER", after)
+        with progress.bar("working") as told:
+            told(1, 2)
+            told(2, 2)
+        assert ("working" in stream.getvalue()) is drawn

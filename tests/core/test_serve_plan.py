@@ -16,7 +16,7 @@ from costgraph.asking.serving.launch import ENGINES, launch
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
-from costgraph.asking.serving.ways import Traffic, Way
+from costgraph.asking.serving.ways import Traffic, Way, degrees_of
 from costgraph.cli import main
 from costgraph.errors import InputError
 
@@ -174,3 +174,72 @@ def test_wrong_wishes_are_refused():
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("native", ""))
     with pytest.raises(InputError, match="preset"):
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("fp9",))
+
+
+def every_pools(planner, ways, traffic):
+    """Devices of every pair of pools that keeps the limits, replica by replica."""
+    later = traffic.generate.mean - 1
+
+    def fewest(way, kinds, asked, ttft, tpot):
+        for policy in planner.policies(way, kinds):
+            queue = Queue(way.times, policy, asked.prompt, asked.generate)
+            for replicas in range(1, planner.most // way.devices + 1):
+                rate = asked.rate / replicas / way.times.lanes
+                if rate < queue.stable_rate:
+                    steady = queue.at(rate)
+                    if steady.ttft <= ttft and steady.tpot <= tpot:
+                        yield replicas * way.devices, steady
+                        break
+
+    for first in ways:
+        moved = planner.transfer(first)
+        prompts = list(fewest(first, ("prefill-first",), traffic, traffic.ttft, 1e9))
+        for then in ways:
+            for count, steady in fewest(then, ("decode-only",), traffic, 1e9, traffic.tpot):
+                if steady.tpot + (moved + steady.place) / later <= traffic.tpot:
+                    yield from (count + other for other, _ in prompts)
+
+
+@pytest.mark.parametrize(
+    ("rate", "ttft", "tpot"), [(20, 1.0, 0.02), (60, 0.2, 0.01), (150, 0.5, 0.012)]
+)
+def test_the_best_pools_are_those_of_exhaustive_search(ways, rate, ttft, tpot):
+    traffic = Traffic(rate, Lengths(900), Lengths(128), ttft, tpot)
+    planner = Planner(traffic, ways, (512,), (16, 64, 512), 32)
+    every = list(every_pools(planner, ways, traffic))
+    found = planner.apart(ways, traffic)
+    assert found.devices == min(every)
+    assert found.ttft <= ttft
+    assert found.tpot <= tpot
+
+
+def test_ways_are_all_that_the_pass_allows_and_drafts():
+    """Tensors, stages, experts; what the pass refuses is left out with its reason."""
+    assert set(degrees_of(4, False)) == {
+        (("tp", 4),), (("tp", 2), ("pp", 2)), (("pp", 4),),
+    }  # fmt: skip
+    assert (("ep", 4),) in set(degrees_of(4, True))
+    assert (("tp", 2), ("ep", 2), ("pp", 2)) in set(degrees_of(4, True))
+    found = serve_plan(
+        "qwen3-30b-a3b", "h100", rate=10, prompt=500, generate=100, ttft=1, tpot=0.02, devices=2,
+        limits=(32,), chunks=(512,), pools=False, front=False,
+        speculative=("draft=copy,gamma=3,alpha=0.6",),
+    )  # fmt: skip
+    kinds = {
+        (dict(g.way.degrees).get("ep"), bool(g.way.drafts)) for p in found.plans for g in p.groups
+    }
+    assert {(None, False), (None, True), (2, False)} <= kinds
+    drafted = {str(p.groups[0].way): p for p in found.plans}
+    alone = drafted["1xh100 native"].tpot
+    assert drafted["1xh100 native, drafting"].most > 0 < alone
+    (one,) = found.plans[0].to_dict()["groups"][:1]
+    assert set(one) >= {"parallel", "speculative"}
+
+
+def test_models_that_no_node_holds_get_several():
+    found = serve_plan(
+        "opt-175b", "h100", rate=1, prompt=500, generate=100, ttft=5, tpot=0.5, devices=16,
+        limits=(8,), chunks=(512,), pools=False, front=False, weights="fp32",
+    )  # fmt: skip
+    assert {p.groups[0].way.devices for p in found.plans} == {16}
+    assert any("memory" in why for _, why in found.left_out)

@@ -7,14 +7,16 @@ for prompts and one for decodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.queueing import CONDITIONS
 from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of
 from costgraph.errors import InputError, clip
 
@@ -22,6 +24,8 @@ POOLED = (
     "pools: caches cross the network between nodes while nothing waits for them but their "
     "request, every device sends its own part"
 )
+
+SPLIT = "replicas share requests at random; one with the fewest taking the next does better"
 
 
 def serve_plan(
@@ -39,6 +43,7 @@ def serve_plan(
     chunks: Sequence[int] = CHUNKS,
     limits: Sequence[int] = LIMITS,
     pools: bool = True,
+    progress: Callable[[int, int], None] | None = None,
     passes: str = "fuse",
     front: bool = True,
     **conventions: Any,
@@ -56,6 +61,7 @@ def serve_plan(
         speculative: options of the pass ``speculative`` that are tried beside none:
             ``draft=llama-3.2-1b,gamma=3,alpha=0.7``.
         chunks, limits: tokens and sequences of a step that are tried.
+        progress: told how many ways to run the model are tried, and of how many.
         pools: also with prompts and decodes on different machines.
         passes: the pipeline of each replica, before it is shared among its devices.
         front: also the front of speed against use.
@@ -85,9 +91,10 @@ def serve_plan(
     ways, left = wish.ways(devices, traffic)
     if not ways:
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
-    planner = Planner(traffic, ways, chunks, limits, devices, pools)
+    planner = Planner(traffic, ways, chunks, limits, devices, pools, progress=progress)
     found = planner.plans()
-    said = [CONDITIONS, *(x for w in ways for x in w.times.assumed)]
+    held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {RESERVED}"
+    said = [CONDITIONS, SPLIT, held, *(x for w in ways for x in w.times.assumed)]
     if any(p.pooled for p in found):
         said.append(POOLED)
     if any(w.price is None for w in ways):

@@ -22,8 +22,7 @@ from costgraph.asking.serving.policies import (
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import MEMORY_SHARE
-from costgraph.asking.serving.ways import NODE, Traffic, Way, held
-from costgraph.errors import CostgraphError
+from costgraph.asking.serving.ways import Traffic, Way, between, held
 
 #: Tokens of a step that are tried.
 CHUNKS = (512, 2048, 8192)
@@ -57,6 +56,10 @@ class Planner:
     pools: bool = True
     tried: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
+    queues: dict[tuple[int, Policy], Queue] = field(default_factory=dict, repr=False)
+    groups: dict[tuple[int, tuple[str, ...], Traffic], Group | None] = field(
+        default_factory=dict, repr=False
+    )
     progress: Callable[[int, int], None] | None = None
 
     def policies(self, way: Way, kinds: Sequence[str]) -> Iterator[Policy]:
@@ -73,7 +76,10 @@ class Planner:
 
     def queue(self, way: Way, policy: Policy) -> Queue:
         """A replica under its share of the traffic."""
-        return Queue(way.times, policy, self.traffic.prompt, self.traffic.generate)
+        key = id(way.times), policy
+        if key not in self.queues:
+            self.queues[key] = Queue(way.times, policy, self.traffic.prompt, self.traffic.generate)
+        return self.queues[key]
 
     def keeps(self, queue: Queue, rate: float, traffic: Traffic) -> tuple[Steady | None, str]:
         """The means at a rate, or what they break."""
@@ -105,6 +111,12 @@ class Planner:
 
     def group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         """The fewest replicas of a way that serve the traffic; None where it cannot be."""
+        key = id(way.times), tuple(kinds), traffic
+        if key not in self.groups:
+            self.groups[key] = self._group(way, kinds, traffic)
+        return self.groups[key]
+
+    def _group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         best: Group | None = None
         places, lanes = floor(self.most / way.devices), way.times.lanes
         room = held(way, self.traffic)
@@ -166,21 +178,17 @@ class Planner:
 
     def transfer(self, way: Way) -> float | None:
         """Seconds in which the caches of a prompt cross the network; None where none is known."""
-        from costgraph.hardware import load_system
-
-        try:
-            network = load_system(f"2x{NODE}x{way.device}").device.links.get("network")
-        except CostgraphError:
-            return None
-        if network is None or network.bandwidth is None:
-            return None
-        amount = way.times.position() * self.traffic.prompt.mean
-        return float(network.latency or 0) + amount / float(network.bandwidth)
+        link = between(way.device, way.times)
+        return None if link is None else link.seconds(ceil(self.traffic.prompt.mean))
 
     def plans(self, traffic: Traffic | None = None) -> tuple[Plan, ...]:
         """The best plan of each way, and of each pair of pools, the cheapest first."""
         asked = traffic or self.traffic
-        found = [self.together(way, asked) for way in self.ways]
+        found = []
+        for i, way in enumerate(self.ways):
+            found.append(self.together(way, asked))
+            if self.progress is not None:
+                self.progress(i + 1, len(self.ways))
         if self.pools:
             kinds = dict.fromkeys(w.kind for w in self.ways)
             for kind in kinds:

@@ -43,6 +43,7 @@ answers are equal, as the number of an M/D/∞ queue averaged over one service t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import e, sqrt
@@ -143,6 +144,17 @@ class Queue:
         """Sequences at a time."""
         return self.policy.limit
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, int], float]:
+        return {}
+
+    def _once(self, name: str, c: int, of: Callable[[int], float]) -> float:
+        """A value at ``c`` sequences, kept: loads share them."""
+        key = name, c
+        if key not in self._known:
+            self._known[key] = of(c)
+        return self._known[key]
+
     def step(self, c: int) -> float:
         """``t(c)``: seconds of a decode step of ``c`` sequences."""
         return self.times.decode(c, self.context) if c else 0.0
@@ -155,6 +167,9 @@ class Queue:
 
     def through(self, c: int) -> float:
         """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
+        return self._once("through", c, self._through)
+
+    def _through(self, c: int) -> float:
         if isinstance(self.policy, DecodeOnly):
             return 0.0
         if isinstance(self.policy, PrefillFirst):
@@ -180,6 +195,9 @@ class Queue:
 
     def own(self, c: int) -> float:
         """``Q``: seconds that prompts in a row need each: several may share a step."""
+        return self._once("own", c, self._own)
+
+    def _own(self, c: int) -> float:
         if isinstance(self.policy, DecodeOnly):
             return 0.0
         free = self.free(c)
@@ -201,6 +219,14 @@ class Queue:
         own = self.own(m)
         return self.servers * (min(decodes, 1 / own) if own else decodes)
 
+    @cached_property
+    def _sampled(self) -> tuple[NDArray[Any], ...]:
+        """Numbers of sequences, and the steps and prompts beside them; all places."""
+        sample = np.unique(np.rint(np.geomspace(1, self.limit, 25)).astype(int))
+        steps = np.array([self.step(int(c)) for c in sample])
+        extras = np.array([self.extra(int(c)) for c in sample])
+        return sample, steps, extras, np.arange(1, self.servers * self.limit + 1)
+
     def at(self, rate: float) -> Steady:
         """The steady state at ``rate`` requests per second.
 
@@ -212,12 +238,9 @@ class Queue:
                 f"at {rate:.4g} requests a second the queue grows without end: the limit is "
                 f"{self.stable_rate:.4g}"
             )
-        m, k = self.limit, self.servers
+        k = self.servers
         share = rate / k
-        sample = np.unique(np.rint(np.geomspace(1, m, 25)).astype(int))
-        steps = np.array([self.step(c) for c in sample])
-        extras = np.array([self.extra(int(c)) for c in sample])
-        places = np.arange(1, k * m + 1)
+        sample, steps, extras, places = self._sampled
         paces = steps / np.maximum(1 - share * extras, 1e-9)
         pace = np.interp(np.maximum(places / k, 1), sample, paces)
         many = _Places(1.0, 0.0, 0.0, 0.0, 0.0)
@@ -231,7 +254,9 @@ class Queue:
             tau = float(np.interp(max(inside, 1), sample, paces))
             first = self._first(share, mean, many.empty, tau)
             extra = self.extra(max(mean, 1))
-            late = share * first.behind * extra / max(1 - share * extra, 1e-9)
+            last, late = late, share * first.behind * extra / max(1 - share * extra, 1e-9)
+            if abs(late - last) <= 1e-12 * late:
+                break
         place = many.waiting / rate
         tpot = many.inside / (rate * self.further) if self.further else 0.0
         spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])

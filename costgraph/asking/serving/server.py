@@ -18,6 +18,9 @@ from costgraph.asking.serving.pools import Pool
 from costgraph.asking.serving.served import Served, Span
 from costgraph.asking.serving.steps import StepTimes
 
+#: Requests after which whoever watches is told.
+WATCHED = 64
+
 
 @dataclass
 class Server:
@@ -260,6 +263,7 @@ class Tally:
     steps: int = 0
     preemptions: int = 0
     spans: list[Span] | None = None
+    watched: Callable[[int], None] | None = None
 
     def _move(self, by: int) -> None:
         self.area += self.inside * (self.env.now - self.at)
@@ -274,6 +278,8 @@ class Tally:
         """A request has its last token."""
         self._move(-1)
         self.served.append(served)
+        if self.watched is not None and len(self.served) % WATCHED == 0:
+            self.watched(len(self.served))
         if self.then is not None:
             self.then()
 

@@ -30,6 +30,7 @@ def simulate(
     transfer: Transfer | None = None,
     closed: int | None = None,
     spans: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Simulated:
     """Serves requests to the last one.
 
@@ -40,6 +41,7 @@ def simulate(
         transfer: what it takes to bring caches there; None: no time.
         closed: so many requests are there at any time: each is followed by the next.
         spans: keep every step, for a picture.
+        progress: told how many requests are done, and of how many, now and then.
 
     Raises:
         InputError: a request does not fit in memory, or SimPy is not installed.
@@ -101,6 +103,8 @@ def simulate(
             yield env.timeout(0)
 
         env.process(opening())
+    if progress is not None:
+        tally.watched = lambda done: progress(done, len(given))
     env.run()
     if len(tally.served) != len(given):
         raise InputError(f"{len(given) - len(tally.served)} requests were never served")

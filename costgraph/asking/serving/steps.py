@@ -111,6 +111,7 @@ class StepTimes:
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
     _taken: dict[int, int] = field(default_factory=dict)
+    _rooms: dict[tuple[int, float], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compiled: Compiled, longest: int) -> StepTimes:
@@ -315,11 +316,17 @@ class StepTimes:
         Raises:
             InputError: the device's file states no capacity.
         """
+        key = self.place(context), share
+        if key not in self._rooms:
+            self._rooms[key] = self._room(*key)
+        return self._rooms[key]
+
+    def _room(self, context: int, share: float) -> int:
         capacity = self._capacity * share
         _, decode = phases_of_steps(self.compiled.program)
         found = []
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-            one = float(held.caches.xreplace({B: Integer(1), T: Integer(self.place(context))}))
+            one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
             weights = float(held.weights)
             if one > 0:
                 found.append(int((capacity - weights) / one))
@@ -328,7 +335,7 @@ class StepTimes:
         for level in self.compiled.farther:
             most = at_level(self.compiled, level)
             need = roofline.level_memory(decode, level, at_end=False)
-            at = {T: Integer(self.place(context))}
+            at = {T: Integer(context)}
             first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
             if most is not None and first > most:
                 found.append(0)

@@ -8,6 +8,7 @@ from itertools import product
 from math import ceil, log2
 from typing import Any
 
+from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import CostgraphError, InputError
@@ -196,6 +197,22 @@ def has_experts(way: Way) -> bool:
 def held(way: Way, traffic: Traffic) -> int:
     """Sequences of the mean request that a replica's group holds, whole lengths reserved."""
     return way.times.room(traffic.prompt.mean + traffic.generate.mean)
+
+
+def between(device: str, times: StepTimes) -> Transfer | None:
+    """The network between nodes of a device, which caches cross; None where none is known.
+
+    Every device of a replica sends its own part.
+    """
+    from costgraph.hardware import load_system
+
+    try:
+        network = load_system(f"2x{NODE}x{device}").device.links.get("network")
+    except CostgraphError:
+        return None
+    if network is None or network.bandwidth is None:
+        return None
+    return Transfer(float(network.latency or 0), float(network.bandwidth), times.position())
 
 
 def place_of(device: str, devices: int) -> str:
