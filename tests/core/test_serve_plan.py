@@ -12,6 +12,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
+from costgraph.asking.serving import ways as ways_of
 from costgraph.asking.serving.launch import ENGINES, launch
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import Planner
@@ -236,10 +237,14 @@ def test_ways_are_all_that_the_pass_allows_and_drafts():
     assert set(one) >= {"parallel", "speculative"}
 
 
-def test_models_that_no_node_holds_get_several():
+def test_models_that_no_node_holds_get_several(monkeypatch):
+    """With nodes of one device, so that it is quick: one holds no 70B model, two do."""
+    monkeypatch.setattr(ways_of, "NODE", 1)
     found = serve_plan(
-        "opt-175b", "h100", rate=1, prompt=500, generate=100, ttft=5, tpot=0.5, devices=16,
-        limits=(8,), chunks=(512,), pools=False, front=False, weights="fp32",
+        "llama-3.1-70b", "h200", rate=1, prompt=500, generate=100, ttft=5, tpot=0.5, devices=4,
+        limits=(8,), chunks=(512,), pools=False, front=False,
     )  # fmt: skip
-    assert {p.groups[0].way.devices for p in found.plans} == {16}
+    used = [p.groups[0].way for p in found.plans]
+    assert {w.devices for w in used} == {2}
+    assert all("2x1xh200" in w.times.compiled.place for w in used)
     assert any("memory" in why for _, why in found.left_out)

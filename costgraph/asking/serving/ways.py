@@ -169,7 +169,7 @@ class Wish:
         for device, precision, drafts in product(self.names, self.precisions, self.drafts):
             experts: bool | None = None
             own: list[Way] = []
-            for devices in (*sizes_of(most), *(n for n in (16, 32, 64) if n <= most)):
+            for devices in (*sizes_of(most), *(n for n in (2 * NODE, 4 * NODE, 8 * NODE) if n <= most)):
                 if devices > NODE and any(held(w, traffic) for w in own):
                     break
                 for degrees in degrees_of(devices, bool(experts)):
