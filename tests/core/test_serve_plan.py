@@ -248,3 +248,59 @@ def test_models_that_no_node_holds_get_several(monkeypatch):
     assert {w.devices for w in used} == {2}
     assert all("2x1xh200" in w.times.compiled.place for w in used)
     assert any("memory" in why for _, why in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "flags"),
+    [
+        ((("tp", 4),), {
+            "vllm": {"--tensor-parallel-size": "4"}, "sglang": {"--tp-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4"},
+        }),
+        ((("tp", 2), ("pp", 2)), {
+            "vllm": {"--tensor-parallel-size": "2", "--pipeline-parallel-size": "2"},
+            "sglang": {"--tp-size": "2", "--pp-size": "2"},
+            "tensorrt-llm": {"--tp_size": "2", "--pp_size": "2"},
+        }),
+        ((("tp", 4), ("ep", 4)), {
+            "vllm": {"--tensor-parallel-size": "4", "--enable-expert-parallel": None},
+            "sglang": {"--tp-size": "4", "--ep-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4", "--ep_size": "4"},
+        }),
+        ((("ep", 4),), {
+            "vllm": {"--data-parallel-size": "4", "--enable-expert-parallel": None,
+                     "--tensor-parallel-size": "1"},
+            "sglang": {"--tp-size": "4", "--dp-size": "4", "--ep-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4", "--ep_size": "4"},
+        }),
+    ],
+)  # fmt: skip
+def test_flags_share_a_model_as_the_plan_does(ways, degrees, flags):
+    """All devices are used, as each engine counts them."""
+    way = replace(ways[0], devices=4, degrees=degrees)
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    plan = Planner(traffic, [way], (2048,), (64,), 32, pools=False).plans()[0]
+    for engine, wanted in flags.items():
+        text = launch(plan, traffic, "m", engine)
+        words = shlex.split(text, comments=True)
+        for flag, value in wanted.items():
+            assert flag in words, (engine, flag)
+            assert value is None or words[words.index(flag) + 1] == value
+        if degrees == (("ep", 4),) and engine == "tensorrt-llm":
+            assert "enable_attention_dp: true" in text
+
+
+def test_drafts_are_told_or_refused(ways):
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+
+    def plan(drafts):
+        way = replace(ways[0], drafts=drafts)
+        return Planner(traffic, [way], (2048,), (64,), 32, pools=False).plans()[0]
+
+    text = launch(plan("draft=llama-3.2-1b,gamma=3"), traffic, "m", "vllm")
+    words = shlex.split(text, comments=True)
+    told = json.loads(words[words.index("--speculative-config") + 1])
+    assert told == {"model": "llama-3.2-1b", "num_speculative_tokens": 3}
+    for drafts, engine in (("draft=copy,gamma=3", "vllm"), ("draft=llama-3.2-1b", "sglang")):
+        with pytest.raises(InputError, match="no documented flags"):
+            launch(plan(drafts), traffic, "m", engine)

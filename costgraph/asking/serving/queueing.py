@@ -73,6 +73,8 @@ ROUNDS = 8
 AVERAGED = (2 / e, 2 / 3)
 #: Load up to which quantiles of first tokens are given, and points of their distribution.
 HONEST, GRID = 0.6, 400
+#: The farthest quantile: tails beyond it are off by up to a third.
+FARTHEST = 90
 CONDITIONS = (
     "open arrivals: Poisson, requests alike and independent, steady state, mean contexts; "
     "sequences that decode share the server equally (exact below the limit of sequences), those "
@@ -385,11 +387,14 @@ class Steady:
         """A quantile of ``ttft`` or ``tpot``; see above for what they rest on.
 
         Raises:
-            InputError: there is no form: of others, and of first tokens above
-                :data:`HONEST` of the limit.
+            InputError: there is no form: of others, beyond :data:`FARTHEST`, and of first
+                tokens above :data:`HONEST` of the limit.
         """
-        if not 0 < percent < 100:
-            raise InputError(f"a quantile is between 0 and 100 per cent, not {percent}")
+        if not 0 < percent <= FARTHEST:
+            raise InputError(
+                f"quantiles have a closed form above 0 and up to {FARTHEST} %, not at {percent:g}: "
+                "simulate"
+            )
         if of == "tpot":
             return max(self.tpot + NormalDist().inv_cdf(percent / 100) * self.spread, 0.0)
         if of != "ttft":

@@ -169,7 +169,8 @@ class Wish:
         for device, precision, drafts in product(self.names, self.precisions, self.drafts):
             experts: bool | None = None
             own: list[Way] = []
-            for devices in (*sizes_of(most), *(n for n in (2 * NODE, 4 * NODE, 8 * NODE) if n <= most)):
+            over = (n for n in (2 * NODE, 4 * NODE, 8 * NODE) if n <= most)
+            for devices in (*sizes_of(most), *over):
                 if devices > NODE and any(held(w, traffic) for w in own):
                     break
                 for degrees in degrees_of(devices, bool(experts)):
@@ -183,6 +184,19 @@ class Wish:
                         left[f"{devices}x{device} {precision} ({shared})"] = str(made)
             found += own
         return found, left
+
+
+def drafting(options: str) -> Any:
+    """The pass ``speculative`` with these options.
+
+    Raises:
+        PipelineError: they are none.
+    """
+    from costgraph.passes import PASSES
+    from costgraph.rewriting.pipeline import parse
+
+    (item,) = parse(f"speculative{{{options}}}", PASSES)
+    return item
 
 
 def has_experts(way: Way) -> bool:
