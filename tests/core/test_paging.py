@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,7 @@ from costgraph.asking.serving import (
     simulate,
 )  # fmt: skip
 from costgraph.asking.serving.caches import AHEAD, WATERMARK
+from costgraph.asking.serving.many import Case, simulate_many
 from costgraph.asking.serving.requests import hit
 from costgraph.cli import main, progress
 from costgraph.cli import serving as command
@@ -303,3 +305,39 @@ def test_bars_are_drawn_where_someone_looks_and_it_takes_long(monkeypatch):
             told(1, 2)
             told(2, 2)
         assert ("working" in stream.getvalue()) is drawn
+
+
+CASES = [
+    Case("llama-3.2-1b", "h100", "fuse", policy, Lengths(200), Lengths(40), rate=rate, requests=80)
+    for policy in (PrefillFirst(16), ChunkedPrefill(16, 256))
+    for rate in (5.0, 20.0)
+]
+
+
+def test_many_simulations_are_those_one_by_one():
+    told = []
+    found = simulate_many(CASES, progress=lambda done, total: told.append((done, total)))
+    assert told == [(i, 4) for i in (1, 2, 3, 4)]
+    times = StepTimes(cg.compile("llama-3.2-1b", "h100", "fuse"), 256)
+    for case, made in zip(CASES, found, strict=True):
+        seen = simulate(case.drawn(), Pool(times, case.policy))
+        assert made["ttft"] == seen.to_dict()["ttft"]
+        assert made["requests_per_second"] == seen.rate
+    with pytest.raises(InputError, match="a rate, or requests in flight"):
+        Case("m", "d", "", PrefillFirst(1), Lengths(1), Lengths(1))
+    closed = replace(CASES[0], rate=None, closed=4)
+    assert simulate_many([closed])[0]["in_system"] == pytest.approx(4, rel=0.1)
+
+
+def test_many_simulations_run_on_a_cluster():
+    distributed = pytest.importorskip("distributed")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster = distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        )
+        with cluster, distributed.Client(cluster) as client:
+            found = simulate_many(CASES[:2], client=client)
+    assert found == simulate_many(CASES[:2])
