@@ -281,13 +281,14 @@ def ratio(run: Run) -> str:
     return "below 1/2" if x < 0.5 else "1/2 to 2" if x <= 2 else "2 to 8" if x <= 8 else "above 8"
 
 
-def host(s: Scored) -> tuple[np.ndarray, dict[str, float]]:
+def host(s: Scored, base: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, float]]:
     """Host seconds per step by framework, for runs of the half that did not fit them.
 
     The value that makes the median absolute relative error least, on each half;
     every run takes the other half's. Runs whose caches limit c do not fit.
     """
-    base = s.values("framework", lambda p: p.tpot())
+    if base is None:
+        base = s.values("framework", lambda p: p.tpot())
     half, framework = s.column(lambda r: r.half), s.column(lambda r: r.framework)
     out, found = np.zeros(len(base)), {}
     grid = np.arange(-2e-3, 10e-3, 2e-5)

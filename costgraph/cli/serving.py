@@ -7,25 +7,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
+from costgraph.cli.progress import bar
 from costgraph.cli.values import print_json, real, whole
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from costgraph.asking.serving import Policy, Request
+    from costgraph.asking.serving import Paging, Policy, Pool, Request, StepTimes, Transfer
+
+#: Names of :data:`costgraph.asking.serving.POLICIES`, which are not loaded at the start.
+POLICIES = (
+    "chunked", "continuous", "whole-prompts", "prefill-first", "prefill-batches", "static",
+)  # fmt: skip
 
 PLAN = """\
 Which devices, how many and how used: the cheapest plan that serves a rate of requests within limits
-on the mean time to first token and per token after it. Tried: devices of a replica (1, 2, 4, 8 by
-tensor parallelism), precisions, whole prompts or chunks, sequences at a time, replicas, and
-separate pools for prompts and decodes. Times are closed forms of open arrivals (docs/serving.md).
+on the mean time to first token and per token after it. Tried: devices of a replica (1, 2, 4, 8;
+more where the model needs them) that share tensors, stages or experts, precisions, drafts, whole
+prompts or chunks, sequences at a time, replicas, and separate pools for prompts and decodes.
+Times are closed forms of open arrivals (docs/serving.md).
 Lengths: 512, uniform:512:0.5 (half to one and a half times), lognormal:512:1 (mean, variation)."""
 
 SIMULATE = """\
 Serves requests event by event, with steps as long as the formulas say: arrivals at a rate (Poisson,
 seeded), of a trace (CSV with columns timestamp,input,output; times are seconds or dates), or a
-closed loop of so many."""
+closed loop of so many. With --decode-replicas prompts and decodes have servers of their own, and
+caches cross the network between them. Steps of a pipeline with drafts (speculative) are rounds."""
 
 
 def add_commands(commands: Any) -> None:
@@ -45,6 +53,14 @@ def add_commands(commands: Any) -> None:
         default="native",
         metavar="P[,P]",
         help="native (as configured; default), or presets of the pass quantize: fp8, nvfp4 …",
+    )
+    plan.add_argument(
+        "--speculative",
+        action="append",
+        default=[],
+        metavar="OPTIONS",
+        help="also with drafts: options of the pass speculative, draft=llama-3.2-1b,gamma=3; "
+        "repeatable",
     )
     plan.add_argument("--passes", default="fuse", metavar="P", help="of each replica (fuse)")
     plan.add_argument(
@@ -77,13 +93,48 @@ def add_commands(commands: Any) -> None:
     sim.add_argument("--seed", type=int, metavar="I", help="of what is drawn (0)")
     sim.add_argument(
         "--policy",
-        choices=("chunked", "continuous", "prefill-first", "static"),
+        choices=(
+            "chunked",
+            "continuous",
+            "whole-prompts",
+            "prefill-first",
+            "prefill-batches",
+            "static",
+        ),
         default="chunked",
         help="what a step takes (chunked)",
     )
     sim.add_argument("--chunk", type=whole, metavar="N", help="tokens of a step (2048)")
     sim.add_argument("--limit", type=whole, metavar="N", help="sequences at a time (what fits)")
     sim.add_argument("--replicas", type=whole, default=1, metavar="N", help="servers (1)")
+    sim.add_argument(
+        "--prefix-hits", type=real, default=0.0, metavar="SHARE",
+        help="share of each prompt whose caches are there already (0)",
+    )  # fmt: skip
+    sim.add_argument(
+        "--paging",
+        choices=("recompute", "swap"),
+        help="caches grow in pages of 16; what a sequence that must give way loses is computed "
+        "again, or goes to the host and back",
+    )
+    sim.add_argument(
+        "--polls", type=whole, default=1, metavar="N",
+        help="steps between two looks for new requests while decoding (1)",
+    )  # fmt: skip
+    sim.add_argument(
+        "--decode-replicas", type=whole, metavar="N", help="servers that only decode (none)"
+    )
+    sim.add_argument("--decode-on", metavar="MACHINE", help="of those servers (as --on)")
+    sim.add_argument("--decode-passes", metavar="P", help="of those servers (as --passes)")
+    sim.add_argument(
+        "--decode-limit", type=whole, metavar="N", help="sequences of each at a time (what fits)"
+    )
+    sim.add_argument(
+        "--link", metavar="RATE", help="between the two kinds: '50 GB/s' (the network's)"
+    )
+    sim.add_argument(
+        "--timeline", metavar="FILE", help="draw requests and steps over time: .svg, .pdf, .png"
+    )
     sim.add_argument("--json", action="store_true", help="one JSON object")
     sim.set_defaults(run=_simulate)
 
@@ -111,20 +162,23 @@ def _plan(arguments: argparse.Namespace) -> int:
         float(parse_quantity(getattr(arguments, name), "time", f"--{name}"))
         for name in ("ttft", "tpot")
     )
-    found = serve_plan(
-        arguments.model,
-        vocabulary.devices(arguments),
-        rate=arguments.rate,
-        prompt=arguments.prompt,
-        generate=arguments.generate,
-        devices=arguments.devices,
-        precisions=[p.strip() for p in arguments.precision.split(",")],
-        pools=arguments.pools,
-        passes=arguments.passes,
-        ttft=ttft,
-        tpot=tpot,
-        **_options(arguments),
-    )
+    with bar("planning") as told:
+        found = serve_plan(
+            arguments.model,
+            vocabulary.devices(arguments),
+            rate=arguments.rate,
+            prompt=arguments.prompt,
+            generate=arguments.generate,
+            devices=arguments.devices,
+            precisions=[p.strip() for p in arguments.precision.split(",")],
+            pools=arguments.pools,
+            passes=arguments.passes,
+            speculative=arguments.speculative,
+            ttft=ttft,
+            tpot=tpot,
+            progress=told,
+            **_options(arguments),
+        )
     best = found.best
     commands = "" if arguments.launch is None else launch(
         best, found.traffic, str(arguments.model), arguments.launch
@@ -144,23 +198,100 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.showing.export.serving import simulated_text
 
     requests, asked = _requests(arguments)
-    compiled = compile(arguments.model, arguments.on, arguments.passes, **_options(arguments))
-    times = StepTimes(compiled, max(r.prompt + r.generate for r in requests))
+    options = _options(arguments)
+    compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
+    longest = max(r.prompt + r.generate for r in requests)
+    times = StepTimes.of(compiled, longest)
     policy = _policy(arguments, times, requests)
-    pool = Pool(times, policy, arguments.replicas)
-    seen = simulate(requests, pool, closed=arguments.closed)
-    setting = compiled.setting.assuming(*times.assumed, COUNTED)
+    paging = _paging(arguments, times)
+    pool = Pool(times, policy, arguments.replicas, paging=paging, polls=arguments.polls)
+    decode, transfer, told = _decoding(arguments, pool, requests, options, longest)
+    with bar("simulating") as progress:
+        seen = simulate(
+            requests, pool, decode=decode, transfer=transfer, closed=arguments.closed,
+            spans=arguments.timeline is not None, progress=progress,
+        )  # fmt: skip
+    later = () if decode is None else (*decode.times.assumed, *decode.assumed)
+    setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
     if seen.unsteady:
         setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
+    if arguments.timeline is not None:
+        from costgraph.showing.plot import save, timeline
+
+        save(timeline(seen, title=compiled.program.name), arguments.timeline)
     if arguments.json:
-        told = {
+        said = {
             "arrivals": asked, "policy": policy.name, "sequences": policy.limit,
             "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
+            "paging": arguments.paging, **told,
         }  # fmt: skip
-        print_json(setting.to_dict() | told | seen.to_dict(), setting.remarks)
+        print_json(setting.to_dict() | said | seen.to_dict(), setting.remarks)
     else:
+        asked |= {"paging": arguments.paging} if arguments.paging else {}
+        asked |= {"polls": arguments.polls} if arguments.polls > 1 else {}
+        asked |= {k.replace("_", " "): v for k, v in told.items() if v is not None}
         print(simulated_text(seen, policy, setting, asked))
     return 0
+
+
+def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:
+    """How caches are given, if not for whole requests."""
+    from costgraph.asking.serving import Paging, Transfer
+
+    if arguments.paging is None:
+        return None
+    if arguments.paging == "recompute":
+        return Paging()
+    link = times.compiled.machine.links.get("pcie")
+    if link is None or link.bandwidth is None:
+        raise InputError(f"--paging swap: no link to the host of {times.compiled.place} is known")
+    swap = Transfer(float(link.latency or 0), float(link.bandwidth), times.position())
+    return Paging(swap=swap)
+
+
+def _decoding(
+    arguments: argparse.Namespace,
+    pool: Pool,
+    requests: Sequence[Request],
+    options: dict[str, Any],
+    longest: int,
+) -> tuple[Pool | None, Transfer | None, dict[str, Any]]:
+    """The servers that only decode, the way to them, and what is said of both."""
+    from costgraph.asking.serving import DecodeOnly, Pool, StepTimes, Transfer
+    from costgraph.asking.serving.ways import between
+    from costgraph.compiling.compilation import compile
+    from costgraph.hardware import load_system
+    from costgraph.units import parse_quantity
+
+    if arguments.decode_replicas is None:
+        for name in ("decode_on", "decode_passes", "decode_limit", "link"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} needs --decode-replicas")
+        return None, None, {}
+    on = arguments.decode_on or arguments.on
+    passes = arguments.passes if arguments.decode_passes is None else arguments.decode_passes
+    times = StepTimes.of(compile(arguments.model, on, passes, **options), longest)
+    mean = sum(r.prompt + r.generate for r in requests) / len(requests)
+    limit = arguments.decode_limit or max(1, times.room(mean))
+    decode = Pool(
+        times, DecodeOnly(limit), arguments.decode_replicas, paging=pool.paging,
+        polls=arguments.polls,
+    )  # fmt: skip
+    # Both ends hold their own part of the caches: the larger part takes longest.
+    position = max(pool.times.position(), times.position())
+    if arguments.link is not None:
+        rate = float(parse_quantity(arguments.link, "bandwidth", "--link"))
+        transfer = Transfer(0.0, rate, position)
+    else:
+        found = between(load_system(arguments.on).device.name, pool.times)
+        if found is None:
+            raise InputError(f"--link: no network between nodes of {arguments.on} is known")
+        transfer = replace(found, position=position)
+    told = {
+        "decode_replicas": decode.servers, "decode_on": on, "decode_sequences": limit,
+        "link_bytes_per_second": transfer.bytes_per_second,
+    }  # fmt: skip
+    return decode, transfer, told
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[str, Any]]:
@@ -172,19 +303,23 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     if arguments.trace is not None:
         for name in given:
             raise InputError(f"--{name}: a trace says that itself")
+        if arguments.prefix_hits:
+            raise InputError("--prefix-hits: a trace says that itself, in a column cached")
         return read_trace(arguments.trace), {"trace": arguments.trace}
     for name in ("prompt", "generate"):
         if name not in given:
             raise InputError(f"--{name} is needed where there is no trace")
     prompt, generate = Lengths.of(arguments.prompt), Lengths.of(arguments.generate)
     count, seed = given.get("requests", 1000), given.get("seed", 0)
+    hits = arguments.prefix_hits
     if count > 10**7:
         raise InputError(f"--requests: at most 10000000, not {count}")
     if seed < 0:
         raise InputError(f"--seed is a whole number from zero on, not {seed}")
-    lengths = {"prompt": str(prompt), "generate": str(generate)}
+    lengths: dict[str, Any] = {"prompt": str(prompt), "generate": str(generate)}
+    lengths |= {"prefix_hits": hits} if hits else {}
     if arguments.closed is None:
-        made = poisson(arguments.rate, count, prompt, generate, seed)
+        made = poisson(arguments.rate, count, prompt, generate, seed, hits)
         return made, {"rate": arguments.rate, **lengths, "seed": seed}
     if count < arguments.closed:
         raise InputError(f"--requests: {arguments.closed} in flight need as many, not {count}")
@@ -192,17 +327,18 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     if "seed" in given and not drawn:
         raise InputError("--seed: a closed loop of fixed lengths draws nothing")
     asked = {"closed": arguments.closed, **lengths} | ({"seed": seed} if drawn else {})
-    return at_once(count, prompt, generate, seed), asked
+    return at_once(count, prompt, generate, seed, hits), asked
 
 
 def _policy(arguments: argparse.Namespace, times: Any, requests: Sequence[Request]) -> Policy:
-    from costgraph.asking.serving import POLICIES, ChunkedPrefill
+    from costgraph.asking.serving import POLICIES as KINDS
+    from costgraph.asking.serving.policies import Budgeted
 
     mean = sum(r.prompt + r.generate for r in requests) / len(requests)
     limit = arguments.limit or max(1, times.room(mean))
-    kind = POLICIES[arguments.policy]
-    if kind is ChunkedPrefill:
-        return ChunkedPrefill(limit, arguments.chunk or 2048)
+    kind = KINDS[arguments.policy]
+    if issubclass(kind, Budgeted):
+        return kind(limit, arguments.chunk or 2048)
     if arguments.chunk is not None:
         raise InputError(f"--chunk: the policy {kind.name} has none")
     return kind(limit)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sympy import Expr
 
 from costgraph.counting.count import Item, Row, flat
-from costgraph.counting.mixed import MixedRow, Part, mixed_items
+from costgraph.counting.mixed import MixedRow, Part, aside, mixed_items
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
@@ -27,7 +27,83 @@ ASSUMED = (
     "mixed step: weights are read once for all groups, products see the tokens of all; attention "
     "runs once for the groups that decode and once for the others"
 )
+ROUNDS = (
+    "sequences that decode draft and verify: a step is a round, drafts run before the "
+    "verification, which prompts join; rounds are counted by their expected number"
+)
 LOGITS = "every group has the logits of its last positions, of chunks within a prompt as well"
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """The phases that a server's steps are made of.
+
+    Attributes:
+        prefill: of prompts.
+        decode: of decode steps, or of verifications where tokens are drafted.
+        drafting: phases that draft before a verification, and how often each runs.
+        reading: phases in which a draft reads what prompts read.
+    """
+
+    prefill: Phase
+    decode: Phase
+    drafting: tuple[tuple[Phase, Expr], ...] = ()
+    reading: tuple[Phase, ...] = ()
+
+    @property
+    def tokens(self) -> Expr:
+        """Tokens that one step emits for a sequence, on average."""
+        return self.decode.tokens
+
+
+def stepping(program: Program) -> Stepping:
+    """What a server's steps run.
+
+    Raises:
+        InputError: the program's steps are not of this kind.
+    """
+    emitting = [p for p in program.decoding if p.tokens != 0]
+    prefill = [p for p in program.phases if p.name == "prefill"]
+    if len(emitting) != 1 or len(prefill) != 1:
+        raise InputError(
+            f"{program.name}: steps of mixed work need one phase of prompts and one of decode "
+            f"steps, not {', '.join(p.name for p in program.phases)}"
+        )
+    first, then = prefill[0], emitting[0]
+    drafting = tuple((p, p.weight / then.weight) for p in program.decoding if p.tokens == 0)
+    reading = tuple(
+        p for p in program.phases if p is not first and p.tokens == 0 and _reads(p)
+    )  # fmt: skip
+    if not (_reads(first) and _steps(then) and all(_shift(p).is_number for p, _ in drafting)):
+        raise InputError(
+            f"{program.name}: prompts or decode steps are not of one token a position (drafts "
+            "ahead of their verification, branches, an encoder, or positions shared among "
+            "devices): no steps of mixed work"
+        )
+    if any(p.rounds != 1 for p in (first, then, *reading)):
+        raise InputError(f"{program.name}: groups in a pipeline are mixes already: use micro=1")
+    return Stepping(first, then, drafting, reading)
+
+
+def assumed(program: Program) -> tuple[str, ...]:
+    """What steps of a program rest on."""
+    return (f"{ASSUMED}; {LOGITS}", *((ROUNDS,) if stepping(program).tokens != 1 else ()))
+
+
+def _reads(phase: Phase) -> bool:
+    """Whether a phase forwards every position of a prompt once."""
+    return bool(phase.query == S and phase.substitution.get(T) == S)
+
+
+def _steps(phase: Phase) -> bool:
+    """Whether every step of a phase is alike, and as many tokens come out as are counted."""
+    return bool(phase.query.is_number and phase.weight * phase.tokens == 1 and (
+        _shift(phase).is_number if phase.tokens != 1 else T not in phase.substitution))  # fmt: skip
+
+
+def _shift(phase: Phase) -> Expr:
+    """Positions behind the context at which a round begins."""
+    return phase.substitution.get(T, T) - T
 
 
 def phases_of_steps(program: Program) -> tuple[Phase, Phase]:
@@ -36,43 +112,39 @@ def phases_of_steps(program: Program) -> tuple[Phase, Phase]:
     Raises:
         InputError: the program's steps are not of this kind.
     """
-    decode = program.decoding
-    prefill = [p for p in program.phases if p.name == "prefill"]
-    if len(decode) != 1 or len(prefill) != 1:
-        raise InputError(
-            f"{program.name}: steps of mixed work need one phase of prompts and one of decode "
-            f"steps, not {', '.join(p.name for p in program.phases)}"
-        )
-    first, then = prefill[0], decode[0]
-    plain = then.weight == 1 and then.tokens == 1 and T not in then.substitution
-    if not (plain and first.query == S and first.substitution.get(T) == S and then.query == 1):
-        raise InputError(
-            f"{program.name}: prompts or decode steps are not of one token a position (drafts, "
-            "branches, an encoder, or positions shared among devices): no steps of mixed work"
-        )
-    if first.rounds != 1 or then.rounds != 1:
-        raise InputError(f"{program.name}: groups in a pipeline are mixes already: use micro=1")
-    return first, then
+    found = stepping(program)
+    return found.prefill, found.decode
 
 
 def step_items(compiled: Compiled, mix: Mix) -> tuple[Item, ...]:
     """The counted operations of one step, groups told by the mix's own symbols.
 
+    Where tokens are drafted, a group that decodes is one that drafts and verifies.
+
     Raises:
         InputError: the program has no such steps.
     """
-    prefill, decode = phases_of_steps(compiled.program)
+    found, items = stepping(compiled.program), compiled.items
+    prefill, decode = found.prefill, found.decode
     parts = [_part(g, decode if g.decodes else prefill) for g in mix.groups]
-    return mixed_items(compiled.items[decode.name], compiled.items[prefill.name], parts)
+    made = mixed_items(items[decode.name], items[prefill.name], parts)
+    stepped, read = mix.where(True), mix.where(False)
+    for phase, times in found.drafting if stepped else ():
+        made += aside(items[phase.name], [_part(g, phase) for g in stepped], phase.name, times)
+    for phase in found.reading if read else ():
+        made += aside(items[phase.name], [_part(g, phase) for g in read], phase.name)
+    return made
 
 
 def _part(group: Group, phase: Phase) -> Part:
     inside = {k: v for k, v in phase.bindings if k not in (q, T)}
     kept = replace(phase, bindings=tuple((k, v) for k, v in inside.items() if k != B))
     share = inside.get(B, B).xreplace({B: group.sequences})
-    if group.decodes:
-        kept = kept.with_binding(q, group.new)
-    return Part(share, group.new, group.context, kept)
+    if not group.decodes:
+        return Part(share, group.new, group.context, kept, steps=False)
+    # A round's own tokens and positions, which a group counts as one step at its context.
+    new, context = phase.query, group.context + _shift(phase)
+    return Part(share, new, context, kept.with_binding(q, new))
 
 
 def step_cost(compiled: Compiled, mix: Mix) -> Cost:
@@ -102,7 +174,7 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
 
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
     """Seconds of one step of a mix, over the mix's symbols."""
-    setting = compiled.setting.assuming(f"{ASSUMED}; {LOGITS}")
+    setting = compiled.setting.assuming(*assumed(compiled.program))
     setting = setting.counting(*(s.name for s in mix.symbols))
     return Formula(
         "step", "s", step_terms(compiled, mix), None, tuple(_limits(compiled, mix)),

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sympy import Add, Dummy, Expr, Mul, expand
+from sympy import Add, Dummy, Expr, Integer, Mul, expand
 
 from costgraph.counting.count import Item, Overlap, Row, flat
 from costgraph.errors import InputError, MissingRuleError
@@ -34,17 +34,23 @@ from costgraph.symbols import B, T, q
 if TYPE_CHECKING:
     from costgraph.ir.program import Phase
 
+ONE = Integer(1)
 TOKENS = Dummy("tokens", positive=True)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A group as a graph sees it: values of its symbols, and the phase that it is in."""
+    """A group as a graph sees it: values of its symbols, and the phase that it is in.
+
+    Attributes:
+        steps: its sequences decode, one token at a time or by verifying several.
+    """
 
     sequences: Expr
     new: Expr
     context: Expr
     phase: Phase
+    steps: bool = True
 
     @property
     def values(self) -> dict[Expr, Expr]:
@@ -133,14 +139,22 @@ def mixed_items(
             in different ways.
         MissingRuleError: as :func:`mixed`.
     """
-    stepping = [p for p in parts if p.phase.is_single_query]
-    longer = [p for p in parts if not p.phase.is_single_query]
+    stepping = [p for p in parts if p.steps]
+    longer = [p for p in parts if not p.steps]
     if not stepping or not longer:
         own = decode if stepping else others
         return tuple(_item(item, parts) for item in own)
     if decode is others or tuple(decode) == tuple(others):
         return tuple(made for item in decode for made in _both(item, stepping, longer))
     return tuple(_matched(decode, others, stepping, longer))
+
+
+def aside(
+    items: Sequence[Item], parts: Sequence[Part], label: str, times: Expr = ONE
+) -> tuple[Item, ...]:
+    """Operations of another graph that runs in the same step, so many times, under a name."""
+    rows = (_row(row, parts, label) for row in flat(items))
+    return tuple(replace(row, count=row.count * times) for row in rows)
 
 
 def _both(item: Item, stepping: Sequence[Part], longer: Sequence[Part]) -> tuple[Item, ...]:
@@ -173,6 +187,13 @@ def _matched(
         if twin is not None and not looks_back(row) and _alike(row, twin):
             made.append(_row(row, (*stepping, *longer)))
             del rest[row.name]
+        elif twin is not None and not looks_back(row) and _of_last(row, twin):
+            # Weights once; of a group without drafts the last positions alone.
+            last = [replace(p, new=ONE) for p in longer]
+            made.append(_row(row, (*stepping, *last)))
+            del rest[row.name]
+        elif twin is not None and _shapes(row, ONE) == _shapes(twin):
+            made.append(_row(row, stepping))
         elif twin is not None and not looks_back(row) and _shapes(row) != _shapes(twin):
             raise InputError(
                 f"prompts and decode steps share the tokens of {row.name!r} among devices in "
@@ -197,8 +218,15 @@ def _operands(row: Row) -> list[Tensor]:
     return [replace(t, name="") if t.role is Role.ACTIVATION else t for t in found]
 
 
-def _shapes(row: Row) -> list[tuple[Expr, ...]]:
-    return [t.shape for t in row.node.outputs]
+def _shapes(row: Row, new: Expr = q) -> list[tuple[Expr, ...]]:
+    """Shapes of what it makes, of so many new tokens."""
+    return [tuple(x.xreplace({q: new}) for x in t.shape) for t in row.node.outputs]
+
+
+def _of_last(row: Row, twin: Row) -> bool:
+    """Whether ``row`` does for every new token what ``twin`` does for the last ones."""
+    one = row.cost.mapped(lambda e: e.xreplace({q: ONE}))
+    return _shapes(row, ONE) == _shapes(twin) and one == twin.cost
 
 
 def _item(item: Item, parts: Sequence[Part]) -> Item:

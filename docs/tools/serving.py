@@ -1,7 +1,7 @@
-"""Writes the table of loads in docs/serving.md, or with --check says whether it is current.
+"""Writes two tables of docs/serving.md, or with --check says whether they are current.
 
-The table stands between ``<!-- table: loads -->`` and ``<!-- end -->``. A cell is the closed
-form beside the simulation, of the same step times.
+They stand between ``<!-- table: loads -->`` (or ``replicas``) and ``<!-- end -->``. A cell is the
+closed form beside the simulation, of the same step times.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ from costgraph.asking.serving import (
     poisson,
     simulate,
 )
+from costgraph.asking.serving.queueing import HONEST
 
 PAGE = Path(__file__).parents[1] / "serving.md"
-PART = re.compile(r"(<!-- table: loads -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 LOADS = (0.3, 0.6, 0.8, 0.9, 0.95)
 HEAD = """\
 | model | policy | λ* | load | tpot | | ttft | |
 | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+#: Replicas, and the policies of their table.
+SERVERS = (1, 4)
+SHORT = """\
+| replicas | policy | load | tpot | | its p90 | | ttft | | its p50 | | its p90 | |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -102,10 +109,43 @@ def rows() -> Iterator[str]:
                 yield setting.row(policy, load) + "\n"
 
 
+def replicas() -> Iterator[str]:
+    """Lines of the table of replicas and quantiles: 6000 requests, the first fifth left out."""
+    setting = SETTINGS[0]
+    prefill, _, chunked = setting.policies()
+    for servers in SERVERS:
+        for policy in (prefill, chunked):
+            for load in (0.3, 0.6, 0.8, 0.95):
+                lengths = Lengths(setting.prompt), Lengths(setting.answer)
+                queue = Queue(setting.times, policy, *lengths, servers)
+                steady = queue.at(load * queue.stable_rate)
+                made = poisson(steady.rate, 6000, *lengths, 3)
+                seen = simulate(made, Pool(setting.times, policy, servers)).after(0.2)
+                cells = [
+                    pair(steady.tpot, float(seen.tpot.mean()), 1),
+                    pair(steady.quantile("tpot", 90), seen.quantile("tpot", 90), 1),
+                    pair(steady.ttft, float(seen.ttft.mean())),
+                ]
+                for percent in (50, 90):
+                    known = load <= HONEST
+                    cells.append(
+                        pair(steady.quantile("ttft", percent), seen.quantile("ttft", percent))
+                        if known else "– | "
+                    )  # fmt: skip
+                yield f"| {servers} | {policy.name} | {load} | {' | '.join(cells)} |\n"
+
+
+TABLES = {"loads": (HEAD, rows), "replicas": (SHORT, replicas)}
+
+
 def generated(text: str) -> str:
-    """``text`` with the table made anew."""
-    made = HEAD + "".join(rows())
-    return PART.sub(lambda m: m[1] + made + m[3], text)
+    """``text`` with the tables made anew."""
+
+    def made(m: re.Match[str]) -> str:
+        head, lines = TABLES[m[2]]
+        return m[1] + head + "".join(lines()) + m[4]
+
+    return PART.sub(made, text)
 
 
 def main() -> int:

@@ -160,8 +160,9 @@ def test_wrong_mixes_are_refused_in_one_line():
         Mix(())
     with pytest.raises(InputError):
         Mix.of((0, 1, 10))
-    with pytest.raises((InputError, MissingRuleError)):
-        mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,speculative{draft=llama-3.2-1b}"), MIX)
+    ahead = "fuse,speculative{draft=llama-3.2-1b,schedule=pearl}"
+    with pytest.raises(InputError, match="one of decode steps, not"):
+        mixed_step(cg.compile("llama-3.1-8b", "h100", ahead), MIX)
     with pytest.raises(MissingRuleError, match="no rule for mixes"):
         mixed_step(cg.compile("llama-3.1-8b", "h100", "fuse,early-exit{exit=16,p=0.5}"), MIX)
     with pytest.raises(InputError, match="no positions beyond"):
@@ -216,3 +217,35 @@ def test_replicas_need_a_sequence_each_of_every_group(passes):
     assert step(c=2, T=900) > 0
     with pytest.raises(InputError, match="needs a sequence"):
         step(c=1, T=900)
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+@pytest.mark.parametrize(
+    ("model", "on", "passes"),
+    [
+        ("llama-3.1-8b", "h100", "fuse,speculative{draft=llama-3.2-1b,gamma=3,alpha=0.7}"),
+        ("llama-3.1-8b", "h100", "speculative{draft=copy,gamma=4}"),
+        ("llama-3.1-8b", "h100", "fuse,speculative{draft=heads,tree=t2|2}"),
+        ("deepseek-v3", "8xh200", "fuse,speculative{draft=mtp,gamma=1},parallel{tp=8}"),
+    ],
+)
+def test_a_group_that_drafts_is_a_round(model, on, passes, fidelity):
+    """All tokens of a round at once; drafts included, and beside a chunk weights once."""
+    made = cg.compile(model, on, passes, fidelity=fidelity)
+    (verify,) = (p for p in made.program.decoding if p.tokens != 0)
+    step = mixed_step(made, Mix.of(("c", 1, "T")))
+    whole = float(verify.tokens) * float(made.tpot(B=8, T=900))
+    assert step(c=8, T=900) == pytest.approx(whole, rel=1e-9)
+    mix = Mix.of((8, 1, 900), (1, 512, 1024))
+    both, parts = step_cost(made, mix), [step_cost(made, Mix((g,))) for g in mix.groups]
+    for role in Role:
+        each = Add(*(p.bytes_of(role=role) for p in parts))
+        if role is Role.WEIGHT:
+            assert max(p.bytes_of(role=role) for p in parts) <= both.bytes_of(role=role) < each
+        elif role is not Role.ACTIVATION:
+            assert both.bytes_of(role=role) == each, role
+    read = [r for r in flat(step_items(made, mix)) if r.name.split(".")[-1] == "lm_head"]
+    assert sum(r.phase is not None and not r.name.startswith("draft") for r in read) == 1
+    joint = mixed_step(made, Mix.of(("c", 1, "T"), (1, "C", "P")))(c=8, T=900, C=512, P=1024)
+    alone = mixed_step(made, Mix.of((1, "C", "P")))(C=512, P=1024)
+    assert max(alone, whole) <= joint < alone + whole

@@ -12,9 +12,12 @@ import pytest
 
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
+from costgraph.asking.serving import ways as ways_of
 from costgraph.asking.serving.launch import ENGINES, launch
-from costgraph.asking.serving.plan import Planner, Traffic, Way, serve_plan
+from costgraph.asking.serving.plan import serve_plan
+from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
+from costgraph.asking.serving.ways import Traffic, Way, degrees_of
 from costgraph.cli import main
 from costgraph.errors import InputError
 
@@ -172,3 +175,132 @@ def test_wrong_wishes_are_refused():
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("native", ""))
     with pytest.raises(InputError, match="preset"):
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("fp9",))
+
+
+def every_pools(planner, ways, traffic):
+    """Devices of every pair of pools that keeps the limits, replica by replica."""
+    later = traffic.generate.mean - 1
+
+    def fewest(way, kinds, asked, ttft, tpot):
+        for policy in planner.policies(way, kinds):
+            queue = Queue(way.times, policy, asked.prompt, asked.generate)
+            for replicas in range(1, planner.most // way.devices + 1):
+                rate = asked.rate / replicas / way.times.lanes
+                if rate < queue.stable_rate:
+                    steady = queue.at(rate)
+                    if steady.ttft <= ttft and steady.tpot <= tpot:
+                        yield replicas * way.devices, steady
+                        break
+
+    for first in ways:
+        moved = planner.transfer(first)
+        prompts = list(fewest(first, ("prefill-first",), traffic, traffic.ttft, 1e9))
+        for then in ways:
+            for count, steady in fewest(then, ("decode-only",), traffic, 1e9, traffic.tpot):
+                if steady.tpot + (moved + steady.place) / later <= traffic.tpot:
+                    yield from (count + other for other, _ in prompts)
+
+
+@pytest.mark.parametrize(
+    ("rate", "ttft", "tpot"), [(20, 1.0, 0.02), (60, 0.2, 0.01), (150, 0.5, 0.012)]
+)
+def test_the_best_pools_are_those_of_exhaustive_search(ways, rate, ttft, tpot):
+    traffic = Traffic(rate, Lengths(900), Lengths(128), ttft, tpot)
+    planner = Planner(traffic, ways, (512,), (16, 64, 512), 32)
+    every = list(every_pools(planner, ways, traffic))
+    found = planner.apart(ways, traffic)
+    assert found.devices == min(every)
+    assert found.ttft <= ttft
+    assert found.tpot <= tpot
+
+
+def test_ways_are_all_that_the_pass_allows_and_drafts():
+    """Tensors, stages, experts; what the pass refuses is left out with its reason."""
+    assert set(degrees_of(4, False)) == {
+        (("tp", 4),), (("tp", 2), ("pp", 2)), (("pp", 4),),
+    }  # fmt: skip
+    assert (("ep", 4),) in set(degrees_of(4, True))
+    assert (("tp", 2), ("ep", 2), ("pp", 2)) in set(degrees_of(4, True))
+    found = serve_plan(
+        "qwen3-30b-a3b", "h100", rate=10, prompt=500, generate=100, ttft=1, tpot=0.02, devices=2,
+        limits=(32,), chunks=(512,), pools=False, front=False,
+        speculative=("draft=copy,gamma=3,alpha=0.6",),
+    )  # fmt: skip
+    kinds = {
+        (dict(g.way.degrees).get("ep"), bool(g.way.drafts)) for p in found.plans for g in p.groups
+    }
+    assert {(None, False), (None, True), (2, False)} <= kinds
+    drafted = {str(p.groups[0].way): p for p in found.plans}
+    alone = drafted["1xh100 native"].tpot
+    assert drafted["1xh100 native, drafting"].most > 0 < alone
+    (one,) = found.plans[0].to_dict()["groups"][:1]
+    assert set(one) >= {"parallel", "speculative"}
+
+
+def test_models_that_no_node_holds_get_several(monkeypatch):
+    """With nodes of one device, so that it is quick: one holds no 70B model, two do."""
+    monkeypatch.setattr(ways_of, "NODE", 1)
+    found = serve_plan(
+        "llama-3.1-70b", "h200", rate=1, prompt=500, generate=100, ttft=5, tpot=0.5, devices=4,
+        limits=(8,), chunks=(512,), pools=False, front=False,
+    )  # fmt: skip
+    used = [p.groups[0].way for p in found.plans]
+    assert {w.devices for w in used} == {2}
+    assert all("2x1xh200" in w.times.compiled.place for w in used)
+    assert any("memory" in why for _, why in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "flags"),
+    [
+        ((("tp", 4),), {
+            "vllm": {"--tensor-parallel-size": "4"}, "sglang": {"--tp-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4"},
+        }),
+        ((("tp", 2), ("pp", 2)), {
+            "vllm": {"--tensor-parallel-size": "2", "--pipeline-parallel-size": "2"},
+            "sglang": {"--tp-size": "2", "--pp-size": "2"},
+            "tensorrt-llm": {"--tp_size": "2", "--pp_size": "2"},
+        }),
+        ((("tp", 4), ("ep", 4)), {
+            "vllm": {"--tensor-parallel-size": "4", "--enable-expert-parallel": None},
+            "sglang": {"--tp-size": "4", "--ep-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4", "--ep_size": "4"},
+        }),
+        ((("ep", 4),), {
+            "vllm": {"--data-parallel-size": "4", "--enable-expert-parallel": None,
+                     "--tensor-parallel-size": "1"},
+            "sglang": {"--tp-size": "4", "--dp-size": "4", "--ep-size": "4"},
+            "tensorrt-llm": {"--tp_size": "4", "--ep_size": "4"},
+        }),
+    ],
+)  # fmt: skip
+def test_flags_share_a_model_as_the_plan_does(ways, degrees, flags):
+    """All devices are used, as each engine counts them."""
+    way = replace(ways[0], devices=4, degrees=degrees)
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    plan = Planner(traffic, [way], (2048,), (64,), 32, pools=False).plans()[0]
+    for engine, wanted in flags.items():
+        text = launch(plan, traffic, "m", engine)
+        words = shlex.split(text, comments=True)
+        for flag, value in wanted.items():
+            assert flag in words, (engine, flag)
+            assert value is None or words[words.index(flag) + 1] == value
+        if degrees == (("ep", 4),) and engine == "tensorrt-llm":
+            assert "enable_attention_dp: true" in text
+
+
+def test_drafts_are_told_or_refused(ways):
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+
+    def plan(drafts):
+        way = replace(ways[0], drafts=drafts)
+        return Planner(traffic, [way], (2048,), (64,), 32, pools=False).plans()[0]
+
+    text = launch(plan("draft=llama-3.2-1b,gamma=3"), traffic, "m", "vllm")
+    words = shlex.split(text, comments=True)
+    told = json.loads(words[words.index("--speculative-config") + 1])
+    assert told == {"model": "llama-3.2-1b", "num_speculative_tokens": 3}
+    for drafts, engine in (("draft=copy,gamma=3", "vllm"), ("draft=llama-3.2-1b", "sglang")):
+        with pytest.raises(InputError, match="no documented flags"):
+            launch(plan(drafts), traffic, "m", engine)

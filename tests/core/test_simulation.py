@@ -358,3 +358,53 @@ def test_room_looks_at_farther_levels_of_memory_as_well():
     needs = [made.fit(B=b, T=2048) for b in (held, held + 1)]
     assert needs[0].fits is not False
     assert "ddr of" in needs[1].warning
+
+
+@pytest.mark.parametrize("servers", [1, 4])
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize(
+    "policy", [PrefillFirst(32), ChunkedPrefill(32, 512)], ids=lambda p: p.name
+)
+def test_replicas_and_quantiles_in_closed_form(times, policy, load, servers):
+    """Places of all replicas as one queue, and the tolerances of the page."""
+    lengths = Lengths(512), Lengths(128)
+    queue = Queue(times, policy, *lengths, servers)
+    assert queue.stable_rate == pytest.approx(servers * Queue(times, policy, *lengths).stable_rate)
+    steady = queue.at(load * queue.stable_rate)
+    made = poisson(steady.rate, 6000, *lengths, 3)
+    seen = simulate(made, Pool(times, policy, servers)).after(0.2)
+    assert steady.tpot == pytest.approx(seen.tpot.mean(), rel=0.08)
+    assert steady.quantile("tpot", 90) == pytest.approx(seen.quantile("tpot", 90), rel=0.13)
+    # Little's law, in both.
+    assert steady.in_system == pytest.approx(steady.rate * steady.latency)
+    assert steady.decoding == pytest.approx(steady.rate * 127 * steady.tpot)
+    if load > 0.6:
+        with pytest.raises(InputError, match="up to 60%"):
+            steady.quantile("ttft", 50)
+        return
+    assert steady.ttft == pytest.approx(seen.ttft.mean(), rel=0.12)
+    for percent, off in ((50, 0.08), (90, 0.2)):
+        assert steady.quantile("ttft", percent) == pytest.approx(
+            seen.quantile("ttft", percent), rel=off
+        )
+    with pytest.raises(InputError, match="simulate"):
+        steady.quantile("ttft", 99)
+
+
+def test_cached_prefixes_and_drafts_in_closed_form(times):
+    lengths = Lengths(1024), Lengths(128)
+    for policy in (PrefillFirst(32), Continuous(32), ChunkedPrefill(32, 512)):
+        queue = Queue(times, policy, *lengths, cached=0.5)
+        assert queue.stable_rate > Queue(times, policy, *lengths).stable_rate
+        steady = queue.at(0.5 * queue.stable_rate)
+        made = poisson(steady.rate, 3000, *lengths, 3, cached=0.5)
+        seen = simulate(made, Pool(times, policy)).after(0.2)
+        assert steady.tpot == pytest.approx(seen.tpot.mean(), rel=0.05)
+        assert steady.ttft == pytest.approx(seen.ttft.mean(), rel=0.12)
+    passes = "fuse,speculative{draft=llama-3.2-1b,gamma=3,alpha=0.7}"
+    made = cg.compile("llama-3.1-8b", "h100", passes, fidelity="calibrated")
+    drafting = StepTimes(made, 1200)
+    queue = Queue(drafting, PrefillFirst(16), *lengths)
+    steady = queue.at(0.6 * queue.stable_rate)
+    seen = simulate(poisson(steady.rate, 3000, *lengths, 3), Pool(drafting, PrefillFirst(16)))
+    assert steady.tpot == pytest.approx(seen.after(0.2).tpot.mean(), rel=0.05)

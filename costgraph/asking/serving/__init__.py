@@ -1,5 +1,6 @@
 """Servers: many requests at once, limits on times, how many machines."""
 
+from costgraph.asking.serving.caches import Paging
 from costgraph.asking.serving.loop import Serving, c, shared_tpot
 from costgraph.asking.serving.policies import (
     POLICIES,
@@ -7,12 +8,16 @@ from costgraph.asking.serving.policies import (
     Continuous,
     DecodeOnly,
     Policy,
+    PrefillBatches,
     PrefillFirst,
     StaticBatches,
+    WholePrompts,
 )
+from costgraph.asking.serving.pools import Pool, Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson, read_trace
-from costgraph.asking.serving.simulate import Pool, Simulated, Transfer, simulate
+from costgraph.asking.serving.served import Simulated
+from costgraph.asking.serving.simulate import simulate
 from costgraph.asking.serving.steps import StepTimes
 
 __all__ = [
@@ -21,8 +26,10 @@ __all__ = [
     "Continuous",
     "DecodeOnly",
     "Lengths",
+    "Paging",
     "Policy",
     "Pool",
+    "PrefillBatches",
     "PrefillFirst",
     "Queue",
     "Request",
@@ -32,6 +39,7 @@ __all__ = [
     "Steady",
     "StepTimes",
     "Transfer",
+    "WholePrompts",
     "at_once",
     "c",
     "poisson",

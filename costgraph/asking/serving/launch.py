@@ -1,18 +1,21 @@
 """Commands that start a plan's servers, as text for three engines.
 
-Flags are those that the engines' documentation lists (vLLM 0.8.5, SGLang's server arguments,
-TensorRT-LLM 0.18.2); nothing is run. What an engine cannot be told is said in a comment.
+Flags are those that the engines' documentation lists (vLLM's engine arguments, expert-parallel
+deployment and speculative decoding; SGLang's server arguments; ``trtllm-serve`` 1.0); nothing is
+run. What an engine cannot be told is said in a comment, and a plan that it cannot run is refused.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from math import ceil
 
-from costgraph.asking.serving.plan import Group, Plan, Traffic
+from costgraph.asking.serving.plans import Group, Plan
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.steps import MEMORY_SHARE
+from costgraph.asking.serving.ways import NODE, Traffic, drafting
 from costgraph.errors import InputError, clip, nearest
 from costgraph.quoting import visible
 
@@ -28,7 +31,8 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
     """The commands of a plan for an engine, one a kind of replica.
 
     Raises:
-        InputError: the engine is none of :data:`ENGINES`.
+        InputError: the engine is none of :data:`ENGINES`, or its documentation names no flags
+            for how the plan drafts.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {clip(engine)}{nearest(engine, ENGINES)}")
@@ -50,10 +54,40 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
         words = ENGINES[engine](group, shlex.quote(model), longest, role)
         if precision in QUANTIZATION[engine]:
             words.append(f"--quantization {QUANTIZATION[engine][precision]}")
+        words += _drafts(group, engine)
+        if group.way.devices > NODE:
+            lines.append(f"# {group.way.devices} devices: start it over nodes as {engine} says")
         lines.append(" \\\n    ".join(words))
-        if engine == "tensorrt-llm" and isinstance(group.policy, ChunkedPrefill):
-            lines.append("# and enable_chunked_prefill: true in its file of options")
+        lines += [f"# and {x} in its file of options" for x in _in_file(group, engine)]
     return "\n".join(lines) + "\n"
+
+
+def _in_file(group: Group, engine: str) -> list[str]:
+    """What an engine reads from a file of options, not from its command."""
+    if engine != "tensorrt-llm":
+        return []
+    replicated = "ep" in dict(group.way.degrees) and "tp" not in dict(group.way.degrees)
+    chunked = isinstance(group.policy, ChunkedPrefill)
+    return [
+        *(["enable_chunked_prefill: true"] if chunked else []),
+        *(["enable_attention_dp: true"] if replicated else []),
+    ]
+
+
+def _drafts(group: Group, engine: str) -> list[str]:
+    """How an engine is told to draft."""
+    if not group.way.drafts:
+        return []
+    item = drafting(group.way.drafts)
+    names = {"skip", "heads", "blockwise", "pass", "copy", "phrases", "lookahead", "jacobi", "mtp"}
+    own = item.draft in names or item.draft.startswith("eagle")
+    if engine != "vllm" or own or not str(item.gamma).isdigit():
+        raise InputError(
+            f"{engine}: no documented flags are known for drafts of {clip(group.way.drafts)}; a "
+            "model that drafts a fixed number of tokens has some in vllm"
+        )
+    told = {"model": item.draft, "num_speculative_tokens": int(item.gamma)}
+    return [f"--speculative-config {shlex.quote(json.dumps(told))}"]
 
 
 def longest_of(traffic: Traffic) -> int:
@@ -65,23 +99,42 @@ def longest_of(traffic: Traffic) -> int:
     return ceil(found)
 
 
+def _split(group: Group) -> tuple[int, int, int, int]:
+    """Devices that split tensors, stages, devices that share experts, replicas of attention."""
+    degrees = dict(group.way.degrees)
+    split, staged, experts = (degrees.get(n, 1) for n in ("tp", "pp", "ep"))
+    if not degrees:
+        split = group.way.devices
+    replicas = group.way.devices // (split * staged)
+    return split, staged, experts, replicas
+
+
 def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
     # Steps must hold a whole prompt where they are not chunked, and a token of each sequence.
     chunked = isinstance(group.policy, ChunkedPrefill)
     tokens = group.policy.budget if isinstance(group.policy, ChunkedPrefill) else longest
+    split, staged, experts, replicas = _split(group)
     return [
-        f"vllm serve {model}", f"--tensor-parallel-size {group.way.devices}",
-        f"--max-model-len {longest}", f"--max-num-seqs {group.policy.limit}",
+        f"vllm serve {model}", f"--tensor-parallel-size {split}",
+        *([f"--pipeline-parallel-size {staged}"] if staged > 1 else []),
+        *([f"--data-parallel-size {replicas}"] if replicas > 1 else []),
+        *(["--enable-expert-parallel"] if experts > 1 else []),
+        f"--max-model-len {longest}", f"--max-num-seqs {seats(group)}",
         f"--gpu-memory-utilization {MEMORY_SHARE}",
         "--enable-chunked-prefill" if chunked else "--no-enable-chunked-prefill",
-        f"--max-num-batched-tokens {max(tokens, group.policy.limit)}",
+        f"--max-num-batched-tokens {max(tokens, seats(group))}",
     ]  # fmt: skip
 
 
 def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:
+    split, staged, experts, replicas = _split(group)
     words = [
-        f"python -m sglang.launch_server --model-path {model}", f"--tp-size {group.way.devices}",
-        f"--max-running-requests {group.policy.limit}", f"--mem-fraction-static {MEMORY_SHARE}",
+        f"python -m sglang.launch_server --model-path {model}", f"--tp-size {split * replicas}",
+        *([f"--pp-size {staged}"] if staged > 1 else []),
+        *([f"--dp-size {replicas}", "--enable-dp-attention"] if replicas > 1 else []),
+        *([f"--ep-size {experts}"] if experts > 1 else []),
+        f"--max-running-requests {group.policy.limit * group.way.times.lanes}",
+        f"--mem-fraction-static {MEMORY_SHARE}",
     ]  # fmt: skip
     if isinstance(group.policy, ChunkedPrefill):
         words += ["--enable-mixed-chunk", f"--chunked-prefill-size {group.policy.budget}"]
@@ -92,11 +145,19 @@ def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:
 
 def _trtllm(group: Group, model: str, longest: int, role: str) -> list[str]:
     tokens = group.policy.budget if isinstance(group.policy, ChunkedPrefill) else longest
+    split, staged, experts, replicas = _split(group)
     return [
-        f"trtllm-serve {model} --backend pytorch", f"--tp_size {group.way.devices}",
-        f"--max_batch_size {group.policy.limit}", f"--max_seq_len {longest}",
-        f"--max_num_tokens {max(tokens, group.policy.limit)}",
+        f"trtllm-serve {model} --backend pytorch", f"--tp_size {split * replicas}",
+        *([f"--pp_size {staged}"] if staged > 1 else []),
+        *([f"--ep_size {experts}"] if experts > 1 else []),
+        f"--max_batch_size {seats(group)}", f"--max_seq_len {longest}",
+        f"--max_num_tokens {max(tokens, seats(group))}",
     ]  # fmt: skip
+
+
+def seats(group: Group) -> int:
+    """Sequences at a time of one scheduler: of a pipeline's groups, or a replica of attention."""
+    return -(-group.policy.limit // _split(group)[3])
 
 
 ENGINES: dict[str, Callable[[Group, str, int, str], list[str]]] = {

@@ -89,16 +89,13 @@ class Continuous(Policy):
 
 
 @dataclass(frozen=True)
-class ChunkedPrefill(Policy):
-    """Decodes first; prompts fill a step up to a budget of tokens.
-
-    Agrawal et al., SARATHI, arXiv 2308.16369; vLLM's ``max_num_batched_tokens``.
+class Budgeted(Policy):
+    """A policy whose steps have a budget of tokens.
 
     Attributes:
-        budget: tokens in a step, decodes included.
+        budget: tokens in a step.
     """
 
-    name = "chunked"
     budget: int = 2048
 
     def __post_init__(self) -> None:
@@ -106,14 +103,62 @@ class ChunkedPrefill(Policy):
         if self.budget < 1:
             raise InputError(f"a step has at least one token, not {self.budget}")
 
+
+def _filled(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:
+    """Tokens of waiting prompts, in order, up to so many; one at least: prompts move on."""
+    free, chunks = max(1, free), []
+    for w in waiting:
+        if free <= 0:
+            break
+        chunks.append(min(free, w.left))
+        free -= chunks[-1]
+    return tuple(chunks)
+
+
+@dataclass(frozen=True)
+class ChunkedPrefill(Budgeted):
+    """Decodes first; prompts fill a step up to a budget of tokens, decodes included.
+
+    Agrawal et al., SARATHI, arXiv 2308.16369; vLLM's ``max_num_batched_tokens``.
+    """
+
+    name = "chunked"
+
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
-        # Prompts move on however many decode: one token at least.
-        free, chunks = max(1, self.budget - decoding), []
+        return Step(_filled(waiting, self.budget - decoding))
+
+
+@dataclass(frozen=True)
+class PrefillBatches(Budgeted):
+    """Waiting prompts run before decode steps, those that fit a budget of tokens in one step.
+
+    SGLang's ``chunked-prefill-size`` without mixed chunks; longer prompts are cut to it.
+    """
+
+    name = "prefill-batches"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        chunks = _filled(waiting, self.budget)
+        return Step(chunks, decodes=False) if chunks else Step()
+
+
+@dataclass(frozen=True)
+class WholePrompts(Budgeted):
+    """Whole prompts join the next decode step while they fit a budget of tokens.
+
+    TensorRT-LLM's ``max_num_tokens`` without chunked context. A prompt that fits no step is
+    run alone beside the decodes.
+    """
+
+    name = "whole-prompts"
+
+    def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
+        free, chunks = self.budget - decoding, []
         for w in waiting:
-            if free <= 0:
+            if chunks and w.left > free:
                 break
-            chunks.append(min(free, w.left))
-            free -= chunks[-1]
+            chunks.append(w.left)
+            free -= w.left
         return Step(tuple(chunks))
 
 
@@ -130,5 +175,7 @@ class DecodeOnly(Policy):
 
 
 POLICIES: dict[str, type[Policy]] = {
-    p.name: p for p in (StaticBatches, PrefillFirst, Continuous, ChunkedPrefill)
-}
+    p.name: p for p in (
+        StaticBatches, PrefillFirst, PrefillBatches, Continuous, WholePrompts, ChunkedPrefill,
+    )
+}  # fmt: skip

@@ -28,12 +28,26 @@ Where all that wait join the next step, its length follows from how many came in
 
     E[L] = τ,   Var[L] = λ·X²·τ / (1 − λ²·X²),   Λ = E[L²]/E[L],
     ttft = Λ/2 + t + X + λ·X·Λ + E[(n − m)⁺]/λ       (Λ = 0 where the server is empty).
+
+**Replicas.** ``k`` servers with a router that gives a request to the one with the fewest hold
+nearly equal numbers. So ``n`` sequences among them are ``n/k`` on each, and the same product
+form has ``τ(n/k)`` with ``k·m`` places (an M/G/k of places whose pace depends on the number);
+prompts queue at each as they would alone, at ``λ/k``.
+
+**Quantiles.** A first token waits for its own steps, for a part of the running one (uniform), for
+prompts in front (with the probability of finding any, exponential) and for a place (with that
+of finding none, exponential), taken as independent. Time per token is a mean of ``τ(c)`` over a
+request's own stay, normal with a share of the variance of ``τ(c)`` in one moment: ``2/3`` where
+answers are equal, as the number of an M/D/∞ queue averaged over one service time has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import e, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,20 +59,31 @@ from costgraph.asking.serving.policies import (
     Policy,
     PrefillFirst,
 )
-from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.requests import Lengths, hit
 from costgraph.asking.serving.steps import StepTimes
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Rounds in which the time of first tokens and the sequences that decode are made to agree.
 ROUNDS = 8
+#: Share of the variance of the pace in one moment that its mean over a stay has: answers that
+#: are not equal, taken as exponential (2/e), and equal ones.
+AVERAGED = (2 / e, 2 / 3)
+#: Load up to which quantiles of first tokens are given, and points of their distribution.
+HONEST, GRID = 0.6, 400
+#: The farthest quantile: tails beyond it are off by up to a third.
+FARTHEST = 90
 CONDITIONS = (
     "open arrivals: Poisson, requests alike and independent, steady state, mean contexts; "
     "sequences that decode share the server equally (exact below the limit of sequences), those "
     "above it wait in a geometric queue"
 )
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    return float(np.quantile(values, share))
 
 
 def second_moment(lengths: Lengths) -> float:
@@ -70,27 +95,41 @@ def second_moment(lengths: Lengths) -> float:
 
 @dataclass(frozen=True)
 class Queue:
-    """One replica under open arrivals.
+    """Replicas under open arrivals; one unless told.
 
     Attributes:
         times: seconds of its steps.
         policy: prompts before decodes, whole in a step, or in chunks.
         prompt, generate: lengths.
+        servers: replicas, of which the one with the fewest requests takes the next.
+        cached: share of each prompt whose caches are there already.
     """
 
     times: StepTimes
     policy: Policy
     prompt: Lengths
     generate: Lengths
+    servers: int = 1
+    cached: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly)):
+        if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
 
     @property
     def S(self) -> int:
         """Tokens of a mean prompt."""
         return max(1, round(self.prompt.mean))
+
+    @cached_property
+    def fresh(self) -> int:
+        """Tokens of a mean prompt that are read."""
+        return self.S - hit(self.S, self.cached)
+
+    @property
+    def rounds(self) -> float:
+        """Decode steps of a request: fewer than tokens where they are drafted."""
+        return self.further / self.times.gain
 
     @property
     def further(self) -> float:
@@ -107,6 +146,17 @@ class Queue:
         """Sequences at a time."""
         return self.policy.limit
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, int], float]:
+        return {}
+
+    def _once(self, name: str, c: int, of: Callable[[int], float]) -> float:
+        """A value at ``c`` sequences, kept: loads share them."""
+        key = name, c
+        if key not in self._known:
+            self._known[key] = of(c)
+        return self._known[key]
+
     def step(self, c: int) -> float:
         """``t(c)``: seconds of a decode step of ``c`` sequences."""
         return self.times.decode(c, self.context) if c else 0.0
@@ -115,15 +165,19 @@ class Queue:
         """Tokens of a prompt that one step takes beside ``c`` sequences."""
         if isinstance(self.policy, ChunkedPrefill):
             return max(1, self.policy.budget - c)
-        return self.S
+        return self.fresh
 
     def through(self, c: int) -> float:
         """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
+        return self._once("through", c, self._through)
+
+    def _through(self, c: int) -> float:
         if isinstance(self.policy, DecodeOnly):
             return 0.0
         if isinstance(self.policy, PrefillFirst):
-            return self.times.prompt(self.S)
-        return self.times.chunked(self.S, self.free(c), c, self.context)
+            return self.times.step(0, 0, ((self.fresh, self.S),))
+        start = self.S - self.fresh
+        return self.times.chunked(self.S, self.free(c), c, self.context, start)
 
     def extra(self, c: int) -> float:
         """``X(c)``: seconds for which a prompt keeps ``c`` sequences from decoding."""
@@ -133,16 +187,19 @@ class Queue:
             return self.through(c)
         if self.joins(c):
             return self.through(c) - self.step(c)
-        return self.own(c) - self.S / self.free(c) * self.step(c)
+        return self.own(c) - self.fresh / self.free(c) * self.step(c)
 
     def joins(self, c: int) -> bool:
         """Whether all prompts that wait join the next step, as a rule."""
         if isinstance(self.policy, ChunkedPrefill):
-            return 2 * self.free(c) >= 3 * self.S
+            return 2 * self.free(c) >= 3 * self.fresh
         return isinstance(self.policy, Continuous)
 
     def own(self, c: int) -> float:
         """``Q``: seconds that prompts in a row need each: several may share a step."""
+        return self._once("own", c, self._own)
+
+    def _own(self, c: int) -> float:
         if isinstance(self.policy, DecodeOnly):
             return 0.0
         free = self.free(c)
@@ -151,18 +208,26 @@ class Queue:
         if self.joins(c):
             return self.extra(c)
         # Steps are full: each takes so many tokens of prompts in a row.
-        ends = [*range(free, self.S, free), self.S]
+        ends = [*range(self.S - self.fresh + free, self.S, free), self.S]
         steps = (self.times.step(c, self.context, ((free, max(free, end)),)) for end in ends)
-        return sum(steps) / len(ends) * self.S / free
+        return sum(steps) / len(ends) * self.fresh / free
 
     @cached_property
     def stable_rate(self) -> float:
         """``λ*``: requests per second below which the queue does not grow without end."""
         m = self.limit
-        taken = self.further * self.step(m) + m * self.extra(m)
+        taken = self.rounds * self.step(m) + m * self.extra(m)
         decodes = m / taken if taken else float("inf")
         own = self.own(m)
-        return min(decodes, 1 / own) if own else decodes
+        return self.servers * (min(decodes, 1 / own) if own else decodes)
+
+    @cached_property
+    def _sampled(self) -> tuple[NDArray[Any], ...]:
+        """Numbers of sequences, and the steps and prompts beside them; all places."""
+        sample = np.unique(np.rint(np.geomspace(1, self.limit, 25)).astype(int))
+        steps = np.array([self.step(int(c)) for c in sample])
+        extras = np.array([self.extra(int(c)) for c in sample])
+        return sample, steps, extras, np.arange(1, self.servers * self.limit + 1)
 
     def at(self, rate: float) -> Steady:
         """The steady state at ``rate`` requests per second.
@@ -175,35 +240,39 @@ class Queue:
                 f"at {rate:.4g} requests a second the queue grows without end: the limit is "
                 f"{self.stable_rate:.4g}"
             )
-        m = self.limit
-        places = np.arange(1, m + 1)
-        sample = np.unique(np.rint(np.geomspace(1, m, 25)).astype(int))
-        steps = np.array([self.step(c) for c in sample])
-        extras = np.array([self.extra(int(c)) for c in sample])
-        pace = np.interp(places, sample, steps / np.maximum(1 - rate * extras, 1e-9))
-        inside, empty, waiting = 0.0, 1.0, 0.0
-        ttft = late = 0.0
+        k = self.servers
+        share = rate / k
+        sample, steps, extras, places = self._sampled
+        paces = steps / np.maximum(1 - share * extras, 1e-9)
+        pace = np.interp(np.maximum(places / k, 1), sample, paces)
+        many = _Places(1.0, 0.0, 0.0, 0.0, 0.0)
+        first = _First(0.0, 0.0, 0.0, 0.0, 0.0)
+        late = 0.0
         # What a first token waits for depends on how many decode, and they on it.
         for _ in range(ROUNDS):
-            inside, empty, waiting = self._places(rate, pace, late)
+            many = self._places(rate, pace, late)
+            inside = many.inside / k
             mean = max(1, round(inside)) if inside >= 0.5 else 0
-            tau = float(np.interp(max(inside, 1), places, pace))
-            ttft, behind = self._first(rate, mean, empty, tau)
+            tau = float(np.interp(max(inside, 1), sample, paces))
+            first = self._first(share, mean, many.empty, tau)
             extra = self.extra(max(mean, 1))
-            late = rate * behind * extra / max(1 - rate * extra, 1e-9)
-        place = waiting / rate
-        tpot = inside / (rate * self.further) if self.further else 0.0
+            last, late = late, share * first.behind * extra / max(1 - share * extra, 1e-9)
+            if abs(late - last) <= 1e-12 * late:
+                break
+        place = many.waiting / rate
+        tpot = many.inside / (rate * self.further) if self.further else 0.0
+        spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])
         return Steady(
-            rate, self.stable_rate, inside, empty, ttft + place, tpot, place, self.further
-        )
+            rate, self.stable_rate, many.inside, many.empty, first.mean + place, tpot, place,
+            self.further, first, many.full, spread * tpot / many.pace if many.pace else 0.0,
+        )  # fmt: skip
 
-    def _places(
-        self, rate: float, pace: NDArray[np.float64], late: float
-    ) -> tuple[float, float, float]:
-        """Sequences that decode on average, the share of time without any, and who waits."""
-        m, places = self.limit, np.arange(1, self.limit + 1)
-        ratios = rate * (self.further * pace + late) / places
-        last = min(float(rate * self.further * pace[-1] / m), 1 - 1e-9)
+    def _places(self, rate: float, pace: NDArray[np.float64], late: float) -> _Places:
+        """How many sequences decode, and who waits for a place."""
+        m = len(pace)
+        places = np.arange(1, m + 1)
+        ratios = rate * (self.rounds * pace + late) / places
+        last = min(float(rate * self.rounds * pace[-1] / m), 1 - 1e-9)
         logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(ratios, 1e-300)))))
         weights = np.exp(logs - logs.max())
         # The geometric queue above the limit, its number and its mean.
@@ -211,21 +280,62 @@ class Queue:
         waiting = float(weights[-1]) * last / (1 - last) ** 2
         whole = float(weights.sum()) + above
         inside = (float(weights @ np.arange(m + 1)) + above * m) / whole
-        return inside, float(weights[0]) / whole, waiting / whole
+        # What a sequence sees of the number there: as often as sequences are there.
+        seen = weights[1:] * places
+        seen[-1] += above * m
+        seen = seen / max(float(seen.sum()), 1e-300)
+        mean = float(seen @ pace)
+        variance = max(float(seen @ pace**2) - mean**2, 0.0)
+        # Without others on a replica: of k, that with the fewest.
+        empty = float(weights[: self.servers].sum()) / whole
+        full = (float(weights[-1]) + above) / whole
+        return _Places(empty, inside, waiting / whole, variance, mean, full)
 
-    def _first(self, rate: float, mean: int, empty: float, tau: float) -> tuple[float, float]:
-        """Seconds to the first token with a place, and those in which prompts come behind it."""
+    def _first(self, rate: float, mean: int, empty: float, tau: float) -> _First:
+        """What a first token waits for, with a place."""
         plain, through, own = self.step(max(mean, 1)), self.through(mean), self.own(mean)
         if self.joins(mean):
             extra = self.extra(max(mean, 1))
             busy = min(rate * extra, 1 - 1e-9)
             length = (1 - empty) * (tau + rate * extra**2 / (1 - busy**2))
             mine = plain + extra if mean else through
-            return length / 2 + mine + busy * length, mine + busy * length
-        queue = rate * second_moment(self.prompt) * own**2 / (2 * max(1 - rate * own, 1e-9))
+            return _First(mine + busy * length, length, 0.0, 0.0, mine + busy * length)
+        busy = min(rate * own, 1 - 1e-9)
+        queue = rate * second_moment(self.prompt) * own**2 / (2 * (1 - busy))
         step = plain if isinstance(self.policy, PrefillFirst) else tau
-        ttft = through + queue + (1 - empty) * step / 2
-        return ttft, ttft
+        length = (1 - empty) * step
+        return _First(through, length, queue, busy, through + queue + length / 2)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Sequences that decode: the share of time without any, their mean, who waits for a place,
+    variance and mean of the pace that a sequence sees, and how often all places are taken."""
+
+    empty: float
+    inside: float
+    waiting: float
+    variance: float
+    pace: float
+    full: float = 0.0
+
+
+@dataclass(frozen=True)
+class _First:
+    """What a first token waits for: its own steps, up to ``running`` of the step in progress,
+    ``queue`` for prompts in front with a probability of ``busy``; ``behind`` is the time in
+    which prompts come behind it."""
+
+    own: float
+    running: float
+    queue: float
+    busy: float
+    behind: float
+
+    @property
+    def mean(self) -> float:
+        """Seconds, a place given."""
+        return self.own + self.running / 2 + self.queue
 
 
 @dataclass(frozen=True)
@@ -241,6 +351,9 @@ class Steady:
         tpot: seconds per token after it, over all tokens.
         place: seconds of ``ttft`` that a request waits for a place.
         further: tokens after the first.
+        first: what the first token waits for beside it.
+        full: share of time in which all places are taken.
+        spread: standard deviation of a request's time per token.
     """
 
     rate: float
@@ -251,6 +364,9 @@ class Steady:
     tpot: float
     place: float
     further: float
+    first: _First
+    full: float
+    spread: float
 
     @property
     def load(self) -> float:
@@ -266,6 +382,45 @@ class Steady:
     def in_system(self) -> float:
         """Requests that are there (Little's law)."""
         return self.rate * self.latency
+
+    def quantile(self, of: str, percent: float) -> float:
+        """A quantile of ``ttft`` or ``tpot``; see above for what they rest on.
+
+        Raises:
+            InputError: there is no form: of others, beyond :data:`FARTHEST`, and of first
+                tokens above :data:`HONEST` of the limit.
+        """
+        if not 0 < percent <= FARTHEST:
+            raise InputError(
+                f"quantiles have a closed form above 0 and up to {FARTHEST} %, not at {percent:g}: "
+                "simulate"
+            )
+        if of == "tpot":
+            return max(self.tpot + NormalDist().inv_cdf(percent / 100) * self.spread, 0.0)
+        if of != "ttft":
+            raise InputError(f"quantiles of {clip(of)} have no closed form: simulate")
+        if self.load > HONEST:
+            raise InputError(
+                f"quantiles of ttft have a closed form up to {HONEST:.0%} of the limit, not at "
+                f"{self.load:.0%}: simulate"
+            )
+        return self.first.own + _quantile(self._waits(), percent / 100)
+
+    def _waits(self) -> NDArray[np.float64]:
+        """Draws of what a first token waits for beside its own steps, evenly spread."""
+        f = self.first
+        even = (np.arange(GRID) + 0.5) / GRID
+        parts = [even * f.running]
+        for mean, share in ((f.queue, f.busy), (self.place, self.full)):
+            if mean > 0 and share > 0:
+                inside = np.maximum(1 - (1 - even) / share, 0.0)
+                parts.append(-mean / share * np.log1p(-inside))
+        found = np.zeros(1)
+        for part in parts:
+            found = np.sort((found[:, None] + part[None, :]).ravel())
+            if len(found) > GRID:
+                found = found.reshape(GRID, -1).mean(1)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from math import erf, floor, log, log1p, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A request: seconds of its arrival, tokens of its prompt, tokens that it generates."""
+    """A request: seconds of its arrival, tokens of its prompt, tokens that it generates.
+
+    Attributes:
+        cached: tokens at the start of its prompt whose caches are there already.
+    """
 
     arrival: float
     prompt: int
     generate: int
+    cached: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.cached < self.prompt:
+            raise InputError(
+                f"{self.cached} of {self.prompt} tokens of a prompt are cached: at least none, and "
+                "one is left to be read"
+            )
         if self.prompt < 1 or self.generate < 1 or not 0 <= self.arrival < float("inf"):
             raise InputError(
                 f"a request of {self.prompt} and {self.generate} tokens at {self.arrival} s: "
@@ -79,6 +90,26 @@ class Lengths:
         mean = f"{self.mean:.15g}"
         return mean if self.spread == "fixed" else f"{self.spread}:{mean}:{self.width:.15g}"
 
+    def longest(self, count: int) -> float:
+        """Mean of the longest of so many: what a batch that ends together waits for."""
+        if count < 1:
+            raise InputError(f"a batch has at least one sequence, not {count}")
+        if self.spread == "fixed":
+            return self.mean
+        if self.spread == "uniform":
+            low, high = self.mean * (1 - self.width), self.mean * (1 + self.width)
+            return low + (high - low) * count / (count + 1)
+        sigma = sqrt(log1p(self.width**2))
+        places = np.linspace(-8, 40, 24001)  # of a standard normal, in the variable's own scale
+        below = np.array([(1 + erf(z / sqrt(2))) / 2 for z in places])
+        values = np.exp(log(self.mean) - sigma**2 / 2 + sigma * places)
+        above = 1 - below**count
+        return float(values[0] + np.trapezoid(above, values))
+
+    def waste(self, count: int) -> float:
+        """Share of a static batch's places that are done and wait: ``1 − E[len]/E[max]``."""
+        return 1 - self.mean / self.longest(count)
+
     def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """So many lengths, of at least one token."""
         if self.spread == "fixed":
@@ -96,29 +127,46 @@ SPREADS = ("fixed", "uniform", "lognormal")
 
 
 def poisson(
-    rate: float, count: int, prompt: Lengths, generate: Lengths, seed: int = 0
+    rate: float, count: int, prompt: Lengths, generate: Lengths, seed: int = 0, cached: float = 0.0
 ) -> tuple[Request, ...]:
-    """Requests that come independently, ``rate`` a second on average."""
+    """Requests that come independently, ``rate`` a second on average.
+
+    Of each prompt a share of ``cached`` is in a cache of prefixes.
+    """
     if not rate > 0:
         raise InputError(f"a rate is above 0 requests a second, not {rate}")
     generator = np.random.default_rng(seed)
     times = np.cumsum(generator.exponential(1 / rate, count))
     prompts, answers = prompt.draw(count, generator), generate.draw(count, generator)
     return tuple(
-        Request(float(t), int(s), int(n)) for t, s, n in zip(times, prompts, answers, strict=True)
+        Request(float(t), int(s), int(n), hit(int(s), cached))
+        for t, s, n in zip(times, prompts, answers, strict=True)
     )
 
 
-def at_once(count: int, prompt: Lengths, generate: Lengths, seed: int = 0) -> tuple[Request, ...]:
+def hit(prompt: int, share: float) -> int:
+    """Tokens of a prompt that are cached: a share, but for its last token."""
+    if not 0 <= share <= 1:
+        raise InputError(f"the share of a prompt that is cached is from 0 to 1, not {share}")
+    return min(floor(share * prompt), prompt - 1)
+
+
+def at_once(
+    count: int, prompt: Lengths, generate: Lengths, seed: int = 0, cached: float = 0.0
+) -> tuple[Request, ...]:
     """Requests that are all there from the start: those of a closed loop."""
     generator = np.random.default_rng(seed)
     prompts, answers = prompt.draw(count, generator), generate.draw(count, generator)
-    return tuple(Request(0.0, int(s), int(n)) for s, n in zip(prompts, answers, strict=True))
+    return tuple(
+        Request(0.0, int(s), int(n), hit(int(s), cached))
+        for s, n in zip(prompts, answers, strict=True)
+    )
 
 
 #: Byte of a trace.
 LARGEST = 256 * 1024 * 1024
-#: Names that columns of traces have.
+#: Names that columns of traces have; those that need not be there.
+OPTIONAL = {"cached": ("cached", "cached_tokens", "prefix_hit", "num_cached_tokens")}
 COLUMNS = {
     "arrival": ("timestamp", "arrival", "arrived_at", "time"),
     "prompt": ("input", "prompt", "input_length", "contexttokens", "num_prefill_tokens"),
@@ -129,6 +177,7 @@ COLUMNS = {
 def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     """Requests of a CSV file with columns ``timestamp,input,output``, by time.
 
+    A column ``cached`` says how many tokens of a prompt a cache of prefixes has.
     Times are seconds from any start, or dates with a time of day.
 
     Raises:
@@ -143,8 +192,10 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
         raise InputError(f"{where}: a trace has a line of names and one per request")
     names = [name.strip().lower() for name in lines[0][1]]
     places = {}
-    for wanted, known in COLUMNS.items():
+    for wanted, known in (COLUMNS | OPTIONAL).items():
         found = [i for i, name in enumerate(names) if name in known]
+        if not found and wanted in OPTIONAL:
+            continue
         if not found:
             raise InputError(f"{where}: no column {known[0]}; it has {clip(str(names))}")
         if len(found) > 1:
@@ -152,20 +203,27 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
             raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
         places[wanted] = found[0]
     made = [_values(row, places, f"{where}, line {i}") for i, row in lines[1:]]
-    first = min(time for time, _, _ in made)
+    first = min(time for time, *_ in made)
     # Exact until the start is taken off: seconds since 1970 leave a float few digits.
     requests = (Request(float(time - first), *lengths) for time, *lengths in made)
     return tuple(sorted(requests, key=lambda r: r.arrival))
 
 
-def _values(row: Sequence[str], places: dict[str, int], where: str) -> tuple[Fraction, int, int]:
-    """Seconds, tokens of the prompt and of the answer."""
+def _values(
+    row: Sequence[str], places: dict[str, int], where: str
+) -> tuple[Fraction, int, int, int]:
+    """Seconds, tokens of the prompt, of the answer, and those that are cached."""
     if len(row) <= max(places.values()):
         raise InputError(f"{where}: too few columns")
     prompt, answer = (parse_number(row[places[k]], f"{where}: {k}") for k in ("prompt", "generate"))
     if prompt.denominator != 1 or answer.denominator != 1 or min(prompt, answer) < 1:
         raise InputError(f"{where}: lengths are whole tokens, at least one")
-    return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer)
+    cached = Fraction(0)
+    if "cached" in places:
+        cached = parse_number(row[places["cached"]], f"{where}: cached")
+    if cached.denominator != 1 or not 0 <= cached < prompt:
+        raise InputError(f"{where}: cached tokens are whole, from 0 to one less than the prompt's")
+    return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer), int(cached)
 
 
 def _time(text: str, where: str) -> Fraction:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sympy import Integer, Symbol
+from sympy import Integer, Rational, Symbol
 
 from costgraph.compiling.capacity import at_level, room_of
-from costgraph.compiling.mixing import ASSUMED as MIXED
-from costgraph.compiling.mixing import LOGITS, phases_of_steps, step_terms
+from costgraph.compiling.mixing import assumed as mixed_assumed
+from costgraph.compiling.mixing import phases_of_steps, step_terms, stepping
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.ir.mix import Mix
@@ -35,13 +35,55 @@ ASSUMED = (
     "sequences that decode count at their mean context, to the nearest token; chunks of several "
     "prompts in one step attend one after the other; no host time between steps"
 )
-HELD = (
-    f"weights and caches have {MEMORY_SHARE:.0%} of memory; a request's whole length is reserved, "
-    "so nobody is preempted"
-)
 SPREAD = (
     "sequences of a step are spread evenly over its replicas, as fractions where there are fewer"
 )
+
+
+#: Sequences of a group at which the stages of a pipeline are weighed.
+USUAL_BATCH = 32
+LANES = (
+    "a pipeline has one group of sequences for each stage in flight, and the groups are alike: a "
+    "group's step takes what all stages take, or the slowest as often as there are groups"
+)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Decode steps in a row, of the same sequences.
+
+    Attributes:
+        row: seconds of steps added up over contexts 0, 1, 2 …
+        start: mean context of the first step.
+        pace: positions by which it grows with every step.
+        most: steps that there are.
+    """
+
+    row: NDArray[np.float64]
+    start: int
+    pace: float
+    most: int
+
+    def seconds(self, steps: int) -> float:
+        """Seconds of the first steps."""
+        if self.pace == 1:
+            return float(self.row[self.start - 1 + steps] - self.row[self.start - 1])
+        last = self.start - 1 + steps * self.pace
+        low = min(int(last), len(self.row) - 2)
+        end = self.row[low] + (last - low) * (self.row[low + 1] - self.row[low])
+        return float(end - self.row[self.start - 1]) / self.pace
+
+    def steps(self, elapsed: float) -> int:
+        """Steps until the one that is running after some seconds has ended."""
+        if self.pace == 1:
+            past = self.row[self.start - 1] + elapsed
+            found = np.searchsorted(self.row[self.start : self.start + self.most], past, "left")
+            return min(int(found) + 1, self.most)
+        low, high = 0, self.most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.seconds(middle) < elapsed else (low, middle)
+        return high
 
 
 @dataclass
@@ -55,16 +97,36 @@ class StepTimes:
     Attributes:
         compiled: the model on one replica's devices.
         longest: the largest context that is asked for.
+        lanes: groups of sequences that are in flight one behind another, in a pipeline.
+        stretch: what a slowest stage adds to the time through all stages.
     """
 
     compiled: Compiled
     longest: int
+    lanes: int = 1
+    stretch: float = 1.0
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
     _taken: dict[int, int] = field(default_factory=dict)
+    _rooms: dict[tuple[int, float], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, compiled: Compiled, longest: int) -> StepTimes:
+        """Steps of a replica, a pipeline's as those of one of its groups."""
+        lanes = compiled.program.stages
+        if lanes == 1:
+            return cls(compiled, longest)
+        _, decode = phases_of_steps(compiled.program)
+        at = {B: USUAL_BATCH, T: max(1, longest // 2)}
+        each: dict[str, float] = {}
+        for row in compiled.breakdown(decode.name, **{s.name: v for s, v in at.items()}):
+            each[row.unit] = each.get(row.unit, 0.0) + row.seconds * row.count
+        return cls(
+            compiled, longest, lanes, max(1.0, lanes * max(each.values()) / sum(each.values()))
+        )
 
     def __post_init__(self) -> None:
         at = {T: Integer(self.longest), S: Integer(self.longest)}
@@ -76,36 +138,49 @@ class StepTimes:
     def assumed(self) -> tuple[str, ...]:
         """What its times and room rest on."""
         spread = any(B in limit.symbols for limit in self.compiled.program.limits)
-        return (f"{MIXED}; {LOGITS}", ASSUMED, HELD, *((SPREAD,) if spread else ()))
+        mixed = mixed_assumed(self.compiled.program)
+        said = ((SPREAD,) if spread else (), (LANES,) if self.lanes > 1 else ())
+        return (*mixed, ASSUMED, *said[0], *said[1])
+
+    def _terms(self, mix: Mix) -> tuple[Term, ...]:
+        found = step_terms(self.compiled, mix)
+        if self.stretch == 1:
+            return found
+        return tuple(replace(t, count=t.count * Rational(str(self.stretch))) for t in found)
 
     @cached_property
     def _decode_terms(self) -> tuple[Formula, Formula]:
-        terms = step_terms(self.compiled, Mix.of(("c", 1, "T")))
+        terms = self._terms(Mix.of(("c", 1, "T")))
         return _told(terms, T)
 
     @cached_property
     def _prompt_terms(self) -> tuple[Formula, Formula]:
         """What looks at positions, and the rest, of a chunk alone."""
-        terms = step_terms(self.compiled, Mix.of((1, "C", "P")))
+        terms = self._terms(Mix.of((1, "C", "P")))
         return _told(terms, P)
 
     @cached_property
     def _fresh(self) -> Formula:
         """What looks at positions, of a whole prompt: its kernels may be others."""
         looking = {op for t in self._prompt_terms[0].terms for op in t.ops}
-        terms = step_terms(self.compiled, Mix.of((1, "C", "C")))
+        terms = self._terms(Mix.of((1, "C", "C")))
         return _part(t for t in terms if looking.issuperset(t.ops))
 
     @cached_property
     def _joint_terms(self) -> tuple[Formula, Formula | None]:
         """What decodes and a chunk share; the whole step where its parts overlap."""
-        terms = step_terms(self.compiled, Mix.of(("c", 1, "T"), (1, "C", "P")))
+        terms = self._terms(Mix.of(("c", 1, "T"), (1, "C", "P")))
         (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
         if any(t.symbols & {T, c} and t.symbols & {P, C} for t in (*decodes.terms, *chunk.terms)):
             return _part(()), _part(terms)
         # A floor that both have is one term here, and one in the tables of each.
         looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
         return _part(t for t in terms if not looking.issuperset(t.ops)), None
+
+    @cached_property
+    def gain(self) -> float:
+        """Tokens that a step emits for each sequence: above one where they are drafted."""
+        return float(stepping(self.compiled.program).tokens)
 
     def row(self, decodes: int) -> NDArray[np.float64]:
         """Seconds of decode steps of so many sequences, added up over contexts 0, 1, 2 …
@@ -120,6 +195,12 @@ class StepTimes:
             each = np.broadcast_to(each, contexts.shape)
             found = self._rows[decodes] = np.concatenate(([0.0], np.cumsum(each)))
         return found
+
+    def path(self, decodes: int, context: float, pace: float, most: int) -> Path:
+        """Decode steps of so many sequences from a mean context on, as far as the table goes."""
+        start = self.place(context)
+        ahead = max(1, int((self.longest + 1 - start) / pace))
+        return Path(self.row(decodes), start, pace, min(most, ahead))
 
     def decode(self, decodes: int, context: float) -> float:
         """Seconds of one decode step at a mean context."""
@@ -175,10 +256,15 @@ class StepTimes:
         """Seconds of a whole prompt in a step of its own."""
         return self.step(0, 0, ((tokens, tokens),))
 
-    def chunked(self, tokens: int, chunk: int, decodes: int = 0, context: float = 0) -> float:
-        """Seconds of a prompt in chunks, each in a step of ``decodes`` sequences."""
-        ends = [*range(chunk, tokens, chunk), tokens]
-        starts = [0, *ends[:-1]]
+    def chunked(
+        self, tokens: int, chunk: int, decodes: int = 0, context: float = 0, cached: int = 0
+    ) -> float:
+        """Seconds of a prompt in chunks, each in a step of ``decodes`` sequences.
+
+        Its first ``cached`` tokens are not read.
+        """
+        ends = [*range(cached + chunk, tokens, chunk), tokens]
+        starts = [cached, *ends[:-1]]
         return sum(
             self.step(decodes, context, ((end - start, end),))
             for start, end in zip(starts, ends, strict=True)
@@ -223,18 +309,24 @@ class StepTimes:
         return float(found)
 
     def room(self, context: float, share: float = MEMORY_SHARE) -> int:
-        """Sequences whose caches at a context fit beside the weights.
+        """Sequences whose caches at a context fit beside the weights; of one lane.
 
         All units, and farther levels of memory, are considered.
 
         Raises:
             InputError: the device's file states no capacity.
         """
+        key = self.place(context), share
+        if key not in self._rooms:
+            self._rooms[key] = self._room(*key)
+        return self._rooms[key]
+
+    def _room(self, context: int, share: float) -> int:
         capacity = self._capacity * share
         _, decode = phases_of_steps(self.compiled.program)
         found = []
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-            one = float(held.caches.xreplace({B: Integer(1), T: Integer(self.place(context))}))
+            one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
             weights = float(held.weights)
             if one > 0:
                 found.append(int((capacity - weights) / one))
@@ -243,13 +335,13 @@ class StepTimes:
         for level in self.compiled.farther:
             most = at_level(self.compiled, level)
             need = roofline.level_memory(decode, level, at_end=False)
-            at = {T: Integer(self.place(context))}
+            at = {T: Integer(context)}
             first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
             if most is not None and first > most:
                 found.append(0)
             elif most is not None and second > first:
                 found.append(1 + int((most - first) / (second - first)))
-        return max(0, min(found, default=2**31))
+        return max(0, min(found, default=2**31)) // self.lanes
 
 
 def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:

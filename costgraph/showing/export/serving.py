@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from costgraph.asking.serving import Policy, Simulated
-    from costgraph.asking.serving.plan import Group, Plan, ServePlans
+    from costgraph.asking.serving.plans import Group, Plan, ServePlans
     from costgraph.setting import Setting
 
 #: Plans, and points of the front, that are shown.

@@ -18,6 +18,7 @@ from costgraph.showing.plot.curves import curve
 from costgraph.showing.plot.fronts import pareto
 from costgraph.showing.plot.maps import regime_map
 from costgraph.showing.plot.rooflines import roofline
+from costgraph.showing.plot.serving import timeline
 from costgraph.showing.plot.style import SUFFIXES, WIDTHS, save
 from costgraph.showing.plot.survey import FIGURES, survey_figure
 
@@ -34,5 +35,6 @@ __all__ = [
     "save",
     "sizes",
     "survey_figure",
+    "timeline",
     "waterfall",
 ]

@@ -1,0 +1,165 @@
+"""What a search for servers finds: groups of replicas, plans, the front of speed against use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from costgraph.asking.serving.policies import Policy
+from costgraph.asking.serving.queueing import Steady
+from costgraph.asking.serving.ways import Traffic, Way
+from costgraph.errors import InputError
+
+if TYPE_CHECKING:
+    from costgraph.setting import Setting
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equal replicas of a plan.
+
+    Attributes:
+        way: how each runs the model.
+        policy: what it puts into steps.
+        replicas: how many.
+        most: requests per second that one may be given.
+        steady: means at what it is given.
+        binds: what keeps it from more.
+    """
+
+    way: Way
+    policy: Policy
+    replicas: int
+    most: float
+    steady: Steady
+    binds: str
+
+    @property
+    def devices(self) -> int:
+        """Devices of all replicas."""
+        return self.replicas * self.way.devices
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **self.way.to_dict(), "policy": self.policy.name,
+            "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
+            "replicas": self.replicas, "devices": self.devices,
+            "rate_per_replica": self.steady.rate, "most_per_replica": self.most,
+            "binds": self.binds,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Groups of replicas that serve the traffic: one, or one for prompts and one for decodes."""
+
+    groups: tuple[Group, ...]
+    ttft: float
+    tpot: float
+
+    @property
+    def devices(self) -> int:
+        """All devices."""
+        return sum(g.devices for g in self.groups)
+
+    @property
+    def price(self) -> float | None:
+        """Dollars an hour; None where a device has no price."""
+        found = 0.0
+        for g in self.groups:
+            if g.way.price is None:
+                return None
+            found += g.devices * g.way.price
+        return found
+
+    @property
+    def pooled(self) -> bool:
+        """Prompts and decodes run on different machines."""
+        return len(self.groups) > 1
+
+    @property
+    def most(self) -> float:
+        """Requests per second that it could serve within the limits."""
+        return min(g.replicas * g.most for g in self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
+            "tpot": self.tpot, "most_requests_per_second": self.most,
+            "groups": [g.to_dict() for g in self.groups],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A point of speed against use: no other plan is better in both."""
+
+    way: Way
+    policy: Policy
+    steady: Steady
+    speed: float
+    per_device: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **self.way.to_dict(), "policy": self.policy.name,
+            "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
+            "requests_per_second": self.steady.rate, "ttft": self.steady.ttft,
+            "tokens_per_second_and_user": self.speed,
+            "tokens_per_second_and_device": self.per_device,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ServePlans:
+    """What was found.
+
+    Attributes:
+        traffic: what was asked.
+        plans: the best of each way and kind, the cheapest first.
+        front: speed for a user against throughput per device.
+        looser: devices that the best plan would need with a limit a tenth looser.
+        left_out: ways that do not do, and why.
+        tried: plans that were evaluated.
+        setting: what the numbers rest on.
+    """
+
+    traffic: Traffic
+    plans: tuple[Plan, ...]
+    front: tuple[FrontPoint, ...]
+    looser: Mapping[str, int]
+    left_out: tuple[tuple[str, str], ...]
+    tried: int
+    setting: Setting
+
+    @property
+    def best(self) -> Plan:
+        """The cheapest.
+
+        Raises:
+            InputError: no plan keeps the limits.
+        """
+        if not self.plans:
+            reasons = "; ".join(f"{way}: {why}" for way, why in self.left_out)
+            raise InputError(f"no plan keeps the limits: {reasons}")
+        return self.plans[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        t = self.traffic
+        return {
+            **self.setting.to_dict(),
+            "traffic": {
+                "requests_per_second": t.rate, "prompt": t.prompt.mean,
+                "generate": t.generate.mean, "ttft": t.ttft, "tpot": t.tpot,
+            },
+            "plans": [p.to_dict() for p in self.plans],
+            "front": [p.to_dict() for p in self.front],
+            "devices_with_a_limit_a_tenth_looser": dict(self.looser),
+            "left_out": [list(x) for x in self.left_out],
+            "tried": self.tried,
+        }  # fmt: skip

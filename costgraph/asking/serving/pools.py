@@ -1,0 +1,109 @@
+"""Equal servers, and what it takes to bring caches from one kind to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from costgraph.asking.serving.caches import RESERVED, Growing, Paging, Reserving, Room
+from costgraph.asking.serving.policies import Policy
+from costgraph.asking.serving.steps import MEMORY_SHARE, WHOLE, StepTimes
+from costgraph.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Equal servers.
+
+    Attributes:
+        times: seconds of their steps.
+        policy: what they put into them.
+        servers: how many; requests go to the one with the fewest.
+        positions: positions of caches that each holds; None: what its memory has room for.
+        paging: caches are given as they grow; None: for whole requests at the start.
+        polls: a server that runs steps looks for new requests after every so many of them.
+    """
+
+    times: StepTimes
+    policy: Policy
+    servers: int = 1
+    positions: int | None = None
+    paging: Paging | None = None
+    polls: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("servers", self.servers), ("polls", self.polls)):
+            if least < 1:
+                raise InputError(f"{name} of a pool are at least one, not {least}")
+        if self.paging is not None and self.policy.holds:
+            raise InputError(
+                f"caches of {self.policy.name} batches are held to their end: no paging"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """All servers, the groups of each that pass through its stages one behind another."""
+        return self.servers * self.times.lanes
+
+    @property
+    def room(self) -> int:
+        """What each server has for caches: positions, or parts of its memory."""
+        return (WHOLE if self.positions is None else self.positions) // self.times.lanes
+
+    def memory(self) -> Room:
+        """Who may come, for one server."""
+        return Reserving(self) if self.paging is None else Growing(self)
+
+    @cached_property
+    def grown(self) -> NDArray[np.int64]:
+        """How much of the room sequences of 0, 1, 2 … positions take, in whole pages."""
+        page = self.paging.page if self.paging else 1
+        pages = -(-(self.times.longest + 1) // page)
+        each = [self.takes(n * page) for n in range(1, pages + 1)]
+        return np.concatenate(([0], np.repeat(np.array(each, np.int64), page)))
+
+    def takes(self, positions: int) -> int:
+        """How much of it a request takes."""
+        return self.times.taken(positions) if self.positions is None else positions
+
+    def check(self, positions: int) -> None:
+        """Refuse a request that no server has room for."""
+        taken = self.takes(positions)
+        if taken <= self.room:
+            return
+        if self.positions is None:
+            room = f"the memory: its caches are {taken / self.room:.4g} times what weights leave"
+        else:
+            room = f"the {self.room} of caches"
+        raise InputError(f"a request of {positions} positions does not fit {room}")
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What its room rests on."""
+        held = RESERVED if self.paging is None else self.paging.told
+        return (f"weights and caches have {MEMORY_SHARE:.0%} of memory; {held}",)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Caches on their way over a link.
+
+    Attributes:
+        latency: seconds before the first byte arrives.
+        bytes_per_second: of the link between two servers.
+        position: byte of caches per position.
+    """
+
+    latency: float
+    bytes_per_second: float
+    position: float
+
+    def seconds(self, positions: int) -> float:
+        """Seconds for the caches of so many positions."""
+        return self.latency + self.position * positions / self.bytes_per_second

@@ -1,0 +1,183 @@
+"""What became of requests: times of each, means and quantiles, and whether they were steady."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from costgraph.asking.serving.requests import Request
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Quantiles that tables show, in per cent.
+SHOWN = (50, 90, 99)
+#: Requests at the end over those halfway from which a server is called unsteady, and how many
+#: more that takes at least.
+GROWTH, FEW = 1.5, 8
+
+
+@dataclass
+class Served:
+    """A request on its way.
+
+    Attributes:
+        left: tokens that are to be read before it decodes: of its prompt what no cache has;
+            of one that was preempted all of it.
+        made: tokens that it has got.
+        begun, first, done: seconds at which it was admitted first, and at which its first and
+            its last token came.
+        preempted: how often it gave up its caches.
+    """
+
+    request: Request
+    left: int
+    made: int = 0
+    begun: float = float("nan")
+    first: float = float("nan")
+    done: float = float("nan")
+    preempted: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> Served:
+        """A request that has just come; what of its prompt is cached need not be read."""
+        return cls(request, request.prompt - request.cached)
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of its prompt."""
+        return self.request.prompt
+
+    @property
+    def goal(self) -> int:
+        """Positions that are there when it begins to decode, or goes on."""
+        return self.request.prompt + self.made
+
+    @property
+    def reserved(self) -> int:
+        """Positions of the cache that it has at last."""
+        return self.request.prompt + self.request.generate
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps of a server in a row, as a picture shows them.
+
+    Attributes:
+        server: its number.
+        start, seconds: when, and for how long.
+        steps: how many.
+        decodes: sequences that decode.
+        tokens: tokens of prompts.
+    """
+
+    server: int
+    start: float
+    seconds: float
+    steps: int
+    decodes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What became of requests; times in seconds, one place per request that was finished.
+
+    Attributes:
+        served: the requests, in order of arrival.
+        span: seconds from the first arrival to the last token.
+        busy: seconds of steps, over all servers.
+        steps: how many there were.
+        servers: how many servers there were.
+        in_system: mean number of requests there, over time, as counted on the way.
+        halfway, at_last: requests there when half of them had come, and when the last came;
+            of a closed loop none.
+        preemptions: how often a sequence gave up its caches.
+        spans: the steps, where they were asked for.
+    """
+
+    served: tuple[Served, ...]
+    span: float
+    busy: float
+    steps: int
+    servers: int
+    in_system: float
+    halfway: int = 0
+    at_last: int = 0
+    preemptions: int = 0
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def unsteady(self) -> str:
+        """What must be said where more and more requests were there; else nothing."""
+        if self.at_last <= GROWTH * self.halfway + FEW:
+            return ""
+        return (
+            f"no steady state: {self.halfway} requests were there when half had come, "
+            f"{self.at_last} when the last came; times depend on how many requests there are"
+        )
+
+    def _column(self, of: Any) -> NDArray[np.float64]:
+        return np.array([of(s) for s in self.served], float)
+
+    @cached_property
+    def ttft(self) -> NDArray[np.float64]:
+        """Arrival to first token."""
+        return self._column(lambda s: s.first - s.request.arrival)
+
+    @cached_property
+    def latency(self) -> NDArray[np.float64]:
+        """Arrival to last token."""
+        return self._column(lambda s: s.done - s.request.arrival)
+
+    @cached_property
+    def tpot(self) -> NDArray[np.float64]:
+        """Mean seconds per token after the first; of requests that have several."""
+        found = (
+            (s.done - s.first) / (s.request.generate - 1)
+            for s in self.served
+            if s.request.generate > 1
+        )
+        return np.array(list(found), float)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the time for which servers ran steps."""
+        return self.busy / (self.span * self.servers)
+
+    @property
+    def rate(self) -> float:
+        """Requests finished per second."""
+        return len(self.served) / self.span
+
+    @property
+    def throughput(self) -> float:
+        """Generated tokens per second."""
+        return sum(s.request.generate for s in self.served) / self.span
+
+    def quantile(self, of: str, percent: float) -> float:
+        """A quantile of ``ttft``, ``tpot`` or ``latency``."""
+        return float(np.percentile(getattr(self, of), percent))
+
+    def after(self, share: float) -> Simulated:
+        """Requests without the first ``share`` of them, which found the server empty."""
+        kept = self.served[int(len(self.served) * share) :]
+        return replace(self, served=kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        times = {
+            name: {"mean": float(values.mean()) if len(values) else None}
+            | ({f"p{p}": self.quantile(name, p) for p in SHOWN} if len(values) else {})
+            for name in ("ttft", "tpot", "latency")
+            for values in (getattr(self, name),)
+        }
+        return {
+            "requests": len(self.served), "seconds": self.span, "steps": self.steps,
+            "servers": self.servers, "utilisation": self.utilisation,
+            "requests_per_second": self.rate, "tokens_per_second": self.throughput,
+            "in_system": self.in_system, "preemptions": self.preemptions, **times,
+        }  # fmt: skip
