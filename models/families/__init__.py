@@ -46,6 +46,9 @@ FILES = (
     "multimodal",
     "seeing",
     "patched",
+    "shuffled",
+    "glm_seeing",
+    "omni",
     "hearing",
     "crossing",
 )
