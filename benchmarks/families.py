@@ -1,10 +1,17 @@
 """Every model type of an installed transformers, with the defaults of its class: how it is read.
 
-Each type is one line: ``exact`` (parameters, and where a prompt of tokens runs on the meta device
-the FLOP of its products, equal those of the real class), ``part`` where the program says what it leaves
-out, ``wrong``, ``differs`` (in FLOP alone), ``refused`` with the reason, or ``unbuilt`` where transformers itself cannot build the class. Needs transformers and PyTorch.
+Each type is one line:
 
-    python benchmarks/families.py [TYPE ...] [--tokens 16] [--verbose]
+* ``exact``: parameters equal those of the real class, and, where a prompt of tokens runs on the
+  meta device, the FLOP of its products do;
+* ``part``: the program says what it leaves out;
+* ``wrong``, or ``differs`` in FLOP alone;
+* ``refused``, with the reason;
+* ``unbuilt``: transformers itself cannot build the class.
+
+Needs transformers and PyTorch.
+
+    python benchmarks/families.py [TYPE ...] [--tokens 16] [--only VERDICT]
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from costgraph.errors import CostgraphError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.program import Program
 from costgraph.models import load_model
-from costgraph.symbols import B, T, q
+from costgraph.symbols import B, S
 
 #: Tables of transformers that name a type's class, the whole models first.
 TABLES = (
@@ -108,21 +115,25 @@ def limited(seconds: int) -> Iterator[None]:
 
 def products(program: Program, tokens: int) -> int:
     """FLOP of matrix products of a prompt, every pair and all logits."""
-    graph = program.phases[0].graph
-    values = {B: Integer(1), q: Integer(tokens), T: Integer(tokens)}
-    total = sum(
-        (
-            row.count * f
-            for row in rows(graph)
-            for (engine, _), f in row.cost.flops.items()
-            if engine is Engine.TENSOR
-        ),
-        Integer(0),
-    )
-    return int(total.xreplace(values))
+    values = {B: Integer(1), S: Integer(tokens)}
+    total = Integer(0)
+    for phase in program.phases:
+        if phase.name == "decode":
+            continue
+        found = sum(
+            (
+                row.count * f
+                for row in rows(phase.graph)
+                for (engine, _), f in row.cost.flops.items()
+                if engine is Engine.TENSOR
+            ),
+            Integer(0),
+        )
+        total += found.xreplace(dict(phase.bindings)).xreplace(values)
+    return int(total)
 
 
-def counted_products(model: Any, tokens: int) -> int | None:
+def counted_products(model: Any, tokens: int, answers: bool) -> int | None:
     """What PyTorch's counter finds for a prompt; None where it does not run."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -133,7 +144,8 @@ def counted_products(model: Any, tokens: int) -> int | None:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            given = {"input_ids": ids, "attention_mask": mask}
+            model(**given, **({"decoder_input_ids": ids[:, :1]} if answers else {}))
     except TimeoutError:
         raise
     except Exception:
@@ -181,9 +193,10 @@ def tried(kind: str, tokens: int) -> Line:
         return line("part", f"{name}: {read} of {real} parameters: {left[0]}")
     if read != real:
         return line("wrong", f"{name}: {read} parameters, the class has {real} ({read - real:+})")
-    if found.phases[0].name != "prefill":
+    first = found.phases[0].name
+    if first not in ("prefill", "forward", "encode"):
         return line("exact", f"{name}: {real} parameters")
-    counted = counted_products(model, tokens)
+    counted = counted_products(model, tokens, first == "encode")
     if counted is None:
         return line("exact", f"{name}: {real} parameters; its products do not run on meta")
     own = products(found, tokens)

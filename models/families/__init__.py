@@ -40,6 +40,8 @@ FILES = (
     "longcat",
     "grok",
     "encoders",
+    "masked",
+    "translating",
     "vision",
     "denoisers",
     "flows",
