@@ -77,6 +77,8 @@ def class_of(kind: str) -> str | None:
     from transformers.models.auto import modeling_auto
 
     order = [*TABLES]
+    if kind in _PAIRS:
+        order.insert(0, "MODEL_MAPPING_NAMES")
     for table in ENCODERS:
         if kind in getattr(modeling_auto, table, {}) and kind in _ENCODING:
             order.insert(0, table)
@@ -87,6 +89,8 @@ def class_of(kind: str) -> str | None:
     return None
 
 
+#: Types of two towers, whose other classes hold one of them.
+_PAIRS = frozenset({"clip", "metaclip_2", "siglip", "siglip2"})
 #: Types with a table of encoders and one of decoders.
 _ENCODING = frozenset(
     {"albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot",
@@ -140,17 +144,25 @@ def counted_products(model: Any, tokens: int, answers: bool) -> int | None:
 
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     # A mask keeps the class from looking at values, which tensors on meta do not have.
-    mask = torch.ones((1, tokens), dtype=torch.long, device="meta")
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter:
-            given = {"input_ids": ids, "attention_mask": mask}
-            model(**given, **({"decoder_input_ids": ids[:, :1]} if answers else {}))
-    except TimeoutError:
-        raise
-    except Exception:
-        return None
-    return int(counter.get_total_flops())
+    whole = torch.zeros((1, 1, tokens, tokens), device="meta")
+    masks = (torch.ones((1, tokens), dtype=torch.long, device="meta"), None, whole)
+    for mask in masks:
+        counter = FlopCounterMode(display=False)
+        given = {"input_ids": ids, "attention_mask": mask}
+        if answers:
+            given["decoder_input_ids"] = ids[:, :1]
+            given["decoder_attention_mask"] = None if mask is None else mask[..., :1]
+        if answers and mask is whole:
+            given["decoder_attention_mask"] = whole[:, :, :1, :1]
+        try:
+            with torch.no_grad(), counter:
+                model(**given)
+        except TimeoutError:
+            raise
+        except Exception:
+            continue
+        return int(counter.get_total_flops())
+    return None
 
 
 def tried(kind: str, tokens: int) -> Line:

@@ -52,6 +52,8 @@ FILES = (
     "glm_seeing",
     "omni",
     "hearing",
+    "listening",
+    "looking",
     "crossing",
 )
 
