@@ -1,7 +1,7 @@
 """What PyTorch's counter finds on classes of transformers: entries of ``counted/small.json``.
 
-    python -m tests.models.oracle NAME …    makes the entries of these families anew
-    python -m tests.models.oracle           says which differ from what is kept
+python -m tests.models.oracle NAME …    makes the entries of these families anew
+python -m tests.models.oracle           says which differ from what is kept
 """
 
 from __future__ import annotations
