@@ -18,6 +18,7 @@ from costgraph.models.denoise import ClassTransformer, Flux, StableDiffusion3
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.vision import pixels, sizes
 from costgraph.models.fields import Fields, divided
+from costgraph.models.flux2 import Flux2
 from costgraph.models.prompted import PromptedTransformer
 from costgraph.models.unet import Level, UNet
 
@@ -80,6 +81,32 @@ def _flux(fields: Fields) -> Reading:
         text=Integer(fields.size("joint_attention_dim", default=4096)),
         pooled=Integer(fields.size("pooled_projection_dim", default=768)),
         guided=fields.flag("guidance_embeds", False),
+    )
+    return Reading(model)
+
+
+def _flux2(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=48)
+    width = fields.size("attention_head_dim", default=128)
+    axes = sizes(fields, "axes_dims_rope", (32, 32, 32, 32))
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    channels = fields.size("in_channels", default=128)
+    patch = fields.size("patch_size", default=1)
+    d = heads * width
+    inner = Rational(str(fields.number("mlp_ratio", 3.0))) * d
+    if not (inner.is_Integer and inner > 0):
+        raise ModelError(f"{fields.name}: 'mlp_ratio' of {d} gives no whole width")
+    model = Flux2(
+        at=Heads(Integer(d), Integer(heads), Integer(width), rotary=Integer(width)),
+        joint=Integer(fields.size("num_layers", default=8)),
+        single=Integer(fields.size("num_single_layers", default=48)),
+        width=inner,
+        channels=Integer(channels),
+        out=Integer(fields.size("out_channels", default=channels) * patch**2),
+        text=Integer(fields.size("joint_attention_dim", default=15360)),
+        frequencies=Integer(fields.size("timestep_guidance_channels", default=256)),
+        guided=fields.flag("guidance_embeds", True),
     )
     return Reading(model)
 
@@ -380,6 +407,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "dit": _dit,
         "flux": _flux,
+        "flux2": _flux2,
         "sd3": _sd3,
         "unet": _unet,
         "qwen-image": _qwen_image,
@@ -395,6 +423,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "DiT": "dit",
         "FluxTransformer2DModel": "flux",
+        "Flux2Transformer2DModel": "flux2",
         "SD3Transformer2DModel": "sd3",
         "UNet2DConditionModel": "unet",
         "QwenImageTransformer2DModel": "qwen-image",
