@@ -131,11 +131,12 @@ class ZImage(Denoiser):
             text = run(m, (self._segment("text", S, self.refining, None),), text)
         both = m.add("streams_join", Join(1), x, text)
         both = run(m, (self._segment("both", G + S, self.layers, told),), both, **given)
-        x = m.add_many("streams_cut", Cut((G, S)), both)[0]
+        # The published code makes patches of the text, too, before it drops them.
         acted = m.add("last_act", Activation("silu"), given["conditioning"])
         scale = m.add("last_plus", Scale(), m.linear("last_modulation", acted, d, told, True))
-        x = m.add("last_scale", Gate(), m.norm("last_norm", x, d, BARE), scale)
-        made = m.linear("last_proj", x, self.channels, d, True)
+        x = m.add("last_scale", Gate(), m.norm("last_norm", both, d, BARE), scale)
+        x = m.linear("last_proj", x, self.channels, d, True)
+        made = m.add_many("streams_cut", Cut((G, S)), x)[0]
         # What stands at positions that fill up a part: no position counted here.
         rests = [
             m.add(f"{part}_pad_row", Reshape((ONE, d)), m.vector(f"{part}_pad", d))
