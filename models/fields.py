@@ -59,6 +59,11 @@ class _Overlay(Mapping[str, Any]):
         self._values, self._front = values, front
 
     @property
+    def front(self) -> Mapping[str, Any]:
+        """The further keys."""
+        return self._front
+
+    @property
     def behind(self) -> Mapping[str, Any]:
         """What the further keys stand in front of."""
         return self._values
@@ -154,7 +159,8 @@ class Fields:
 
     def with_defaults(self, **values: Any) -> Fields:
         """The same with values for keys that are absent or null."""
-        missing = {k: v for k, v in values.items() if self.values.get(k) is None}
+        # Looked at only when a family asks for it.
+        missing = {k: v for k, v in values.items() if _peek(self.values, k) is None}
         return Fields(self.name, _Overlay(self.values, missing))
 
     def section(self, key: str) -> Fields:
@@ -258,6 +264,16 @@ class Fields:
             raise ModelError(
                 f"{self.name}: {key!r} = {clip(self.values[key])}: only {named} is supported"
             )
+
+
+def _peek(values: Mapping[str, Any], key: str) -> Any:
+    """A value, without remembering that it was asked for."""
+    while isinstance(values, _Overlay):
+        if key in values.front:
+            return values.front[key]
+        values = values.behind
+    assert isinstance(values, Watched)
+    return values.peek(key)
 
 
 def _told(values: Watched) -> Iterator[str]:

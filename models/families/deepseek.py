@@ -121,13 +121,20 @@ def _glm_dsa(fields: Fields) -> Reading:
     count = layers_of(fields)
     found = fields.values.get("indexer_types")
     pattern = fields.values.get("index_topk_pattern")
-    if found is None and isinstance(pattern, str):
-        found = [{"F": "full", "S": "shared"}.get(letter) for letter in pattern]
-    step = fields.size("index_topk_freq", default=1)
-    offset = fields.values.get("index_skip_topk_offset", 2)
-    if type(offset) is not int:
-        raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
+    if pattern is not None:
+        letters = pattern if isinstance(pattern, str) else ""
+        named = [{"F": "full", "S": "shared"}.get(letter) for letter in letters]
+        if found is not None and found != named:
+            raise ModelError(
+                f"{fields.name}: 'index_topk_pattern' = {clip(pattern)} is not what "
+                "'indexer_types' says"
+            )
+        found = named
     if found is None:
+        step = fields.size("index_topk_freq", default=1)
+        offset = fields.values.get("index_skip_topk_offset", 2)
+        if type(offset) is not int:
+            raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
         found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
     known = isinstance(found, list) and all(k in ("full", "shared") for k in found)
     if not known or len(found) != count or found[0] != "full":

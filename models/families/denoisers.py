@@ -134,8 +134,6 @@ def _zimage(fields: Fields) -> Reading:
         text=Integer(fields.size("cap_feat_dim", default=2560)),
         qk_norm=Norm() if fields.flag("qk_norm", True) else None,
     )
-    for key in ("rope_theta", "t_scale", "axes_lens", "norm_eps"):
-        fields.values.get(key)
     said = "G and S are multiples of 32: the published code fills them up"
     return Reading(model, assumptions=(said,))
 

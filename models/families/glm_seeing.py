@@ -75,7 +75,6 @@ def _eyes(fields: Fields, out: Integer, ocr: bool) -> PatchTower:
         Acted("gelu"),
         Fed(FeedForward(Integer(made), context, act)),
     )
-    size = pixels(seen, 336)
     return PatchTower(
         at=Heads(
             Integer(d),
@@ -96,7 +95,7 @@ def _eyes(fields: Fields, out: Integer, ocr: bool) -> PatchTower:
         frames=Integer(seen.size("temporal_patch_size", default=2)),
         merge=Integer(merge),
         out=out,
-        rows=None if ocr else Integer(grid_of(seen, size, patch)),
+        rows=None if ocr else Integer(grid_of(seen, pixels(seen, 336), patch)),
         front=None if ocr else RMS,
         back=RMS,
         steps=steps,

@@ -17,7 +17,7 @@ PARTS = ("text_config", "llm_config")
 #: Classes that read the part's own key, or have a default of their own, or no logits.
 OWN = {
     "clip", "exaone4_5", "idefics3", "llama4", "llava_next", "llava_onevision", "mllama",
-    "smolvlm", "llava", "gemma4",
+    "siglip", "smolvlm", "llava", "gemma4",
 }  # fmt: skip
 
 
