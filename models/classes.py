@@ -81,7 +81,8 @@ def form_of(fields: Fields, family: str) -> Form:
     known = tuple(known_classes(family))
     if name in known or not known:
         _refuse_single(fields, name)
-        return Form("whole", name)
+        bare = not known and name.endswith("Model") and not name.endswith(_WHOLE)
+        return Form("bare" if bare else "whole", name)
     stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
     if name in {f"{stem}Model" for stem in stems}:
         return Form("bare", name)

@@ -71,6 +71,7 @@ class Decoder:
     qk_norm: bool = False
     qk_norm_bias: bool | None = None
     qk_norm_over: str = "head"
+    qk_norm_weight: bool = True
     rotary: Expr | None = None
     positions: Expr | None = None
     unused: int = 0
@@ -145,7 +146,7 @@ class Decoder:
 
     def _qk_norm(self, norm: Norm) -> Norm:
         bias = self.norm_bias if self.qk_norm_bias is None else self.qk_norm_bias
-        return replace(norm, bias=bias, weight=True)
+        return replace(norm, bias=bias, weight=self.qk_norm_weight)
 
     def stack(self) -> Stack:
         """The model as blocks."""

@@ -10,6 +10,7 @@ positions and ``S`` source positions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from sympy import Expr, Integer, Symbol
 
@@ -128,6 +129,23 @@ class MaskedHead:
 
 
 @dataclass(frozen=True)
+class ProjectedHead:
+    """Logits of every position by one projection, tied to the embeddings or not."""
+
+    d: Expr
+    vocab: Expr
+    tied: bool
+    bias: bool = False
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head."""
+        if not self.tied:
+            return m.linear("lm_head", hidden, self.vocab, self.d, self.bias)
+        biases = [m.vector("lm_head.bias", self.vocab)] if self.bias else []
+        return m.add("lm_head", Linear(bias=self.bias), hidden, table, *biases)
+
+
+@dataclass(frozen=True)
 class PooledHead:
     """What BERT's classes make of the first position: a product, an activation, labels.
 
@@ -158,6 +176,20 @@ class LabelHead:
         return m.linear("classifier", hidden, self.labels, self.d, True)
 
 
+class Front(Protocol):
+    """What makes the first hidden state of an encoder."""
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds it over ``B`` and ``q``: (hidden state, embedding table or nothing)."""
+
+
+class Head(Protocol):
+    """What an encoder's class makes of the last hidden state."""
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; ``table`` is the embedding table."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """An encoder: a front, layers that see both ways, a final norm, a head.
@@ -171,11 +203,11 @@ class Encoder:
         longest: most positions, where a table bounds them.
     """
 
-    front: TextFront | AudioFront
+    front: Front
     segments: tuple[Segment, ...]
     d: Expr
     norm: Norm | None = None
-    head: MaskedHead | PooledHead | LabelHead | None = None
+    head: Head | None = None
     buckets: Buckets | None = None
     longest: int | None = None
 

@@ -27,6 +27,7 @@ class Watched(Mapping[str, Any]):
         self._values = values
         self.seen: set[str] = set()
         self.inner: dict[str, Watched] = {}
+        self.told: list[str] = []
 
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
@@ -56,6 +57,16 @@ class _Overlay(Mapping[str, Any]):
 
     def __init__(self, values: Mapping[str, Any], front: Mapping[str, Any]) -> None:
         self._values, self._front = values, front
+
+    @property
+    def front(self) -> Mapping[str, Any]:
+        """The further keys."""
+        return self._front
+
+    @property
+    def behind(self) -> Mapping[str, Any]:
+        """What the further keys stand in front of."""
+        return self._values
 
     def __getitem__(self, key: str) -> Any:
         return self._front[key] if key in self._front else self._values[key]
@@ -111,6 +122,19 @@ class Fields:
         assert isinstance(self.values, Watched)
         return tuple(_overlooked(self.values, ""))
 
+    def tell(self, sentence: str) -> None:
+        """Something that counts rest on: it becomes an assumption of the program."""
+        values: Any = self.values
+        while isinstance(values, _Overlay):
+            values = values.behind
+        values.told.append(sentence)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What reading the configuration, or a section of it, told."""
+        assert isinstance(self.values, Watched)
+        return tuple(_told(self.values))
+
     def number(self, key: str, default: float) -> float:
         """The number under ``key``."""
         value = self.values.get(key)
@@ -135,7 +159,8 @@ class Fields:
 
     def with_defaults(self, **values: Any) -> Fields:
         """The same with values for keys that are absent or null."""
-        missing = {k: v for k, v in values.items() if self.values.get(k) is None}
+        # Looked at only when a family asks for it.
+        missing = {k: v for k, v in values.items() if _peek(self.values, k) is None}
         return Fields(self.name, _Overlay(self.values, missing))
 
     def section(self, key: str) -> Fields:
@@ -239,6 +264,22 @@ class Fields:
             raise ModelError(
                 f"{self.name}: {key!r} = {clip(self.values[key])}: only {named} is supported"
             )
+
+
+def _peek(values: Mapping[str, Any], key: str) -> Any:
+    """A value, without remembering that it was asked for."""
+    while isinstance(values, _Overlay):
+        if key in values.front:
+            return values.front[key]
+        values = values.behind
+    assert isinstance(values, Watched)
+    return values.peek(key)
+
+
+def _told(values: Watched) -> Iterator[str]:
+    yield from values.told
+    for inner in values.inner.values():
+        yield from _told(inner)
 
 
 def _overlooked(values: Watched, front: str) -> Iterator[tuple[str, Any]]:

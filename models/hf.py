@@ -179,7 +179,7 @@ def import_config(
     if read_as is not None:
         made = made.assuming(_read_as(fields, family, left))
     alone = parts_left_out(fields) or _sees_more(form, reading)
-    made = made.assuming(alone) if alone else made
+    made = made.assuming(*([alone] if alone else []), *fields.told)
     refuse_counted(fields, family)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
 

@@ -112,6 +112,37 @@ HARMLESS = frozenset(
     }
 )
 
+#: Keys of sampling and of training that old files hold beside those of the model.
+GENERATION = frozenset(
+    {
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "ignore_index",
+        "length_penalty",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "suppress_tokens",
+        "temperature",
+        "tf_legacy_loss",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "use_bfloat16",
+    }
+)
+
 #: Keys of numbers that a step multiplies or clips by: whether there is one counts, not which.
 VALUES = frozenset(
     {
@@ -291,7 +322,9 @@ def check_kinds(fields: Fields) -> None:
 
 def harmless(key: str) -> bool:
     """True for keys that are known not to change a count."""
-    return key in HARMLESS or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)
+    return (
+        key in HARMLESS or key in GENERATION or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)
+    )
 
 
 def not_understood(fields: Fields) -> tuple[str, ...]:

@@ -21,9 +21,10 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
-from costgraph.ops import Activation, SelectLast
-from costgraph.ops.image import Similarity
-from costgraph.ops.views import Reshape
+from costgraph.ops import Activation, Add, Concat, SelectLast
+from costgraph.ops.image import Cut, Similarity
+from costgraph.ops.maps import Reduce
+from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B, G, S, q
 from costgraph.symbols import T as CONTEXT
 
@@ -124,30 +125,68 @@ class VisionTransformer(OnePass):
     """A ViT: the tower, and a classifier or a pooler on its class token.
 
     Source: Dosovitskiy et al., arXiv 2010.11929.
+
+    Attributes:
+        tower: the layers.
+        classes: of a classifier, or None.
+        pooler: a product and tanh on the class token.
+        head: the tower's own head pools all positions.
+        back_last: only the class token passes the back norm (CLIP).
+        bias: of the classifier.
+        mask: a vector for masked patches rests in memory.
+        beside_mean: the classifier reads the mean of all patches beside the class token.
     """
 
     tower: Tower
     classes: Expr | None
     pooler: bool = False
+    head: bool = False
+    back_last: bool = False
+    bias: bool = True
+    beside_mean: bool = False
+    mask: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
+        made = self._made(m)
+        if self.mask:
+            row = Reshape((ONE, self.tower.at.d))
+            made = (*made, m.add("mask_row", row, m.vector("mask_token", self.tower.at.d)))
+        return m.build(*made)
+
+    def _made(self, m: Maker) -> tuple[str, ...]:
+        """Adds tower and head: what they make."""
         d = self.tower.at.d
-        x = self.tower.add(m)
-        if self.tower.back is not None:
-            x = m.norm("final_norm", x, d, self.tower.back)
-        if self.classes is None and not self.pooler:
-            return m.build(x)
+        x = seen = self.tower.add(m)
+        back, late = self.tower.back, self.back_last
+        if back is not None and not late:
+            x = m.norm("final_norm", x, d, back)
+        if self.head and self.tower.head is not None:
+            return self.tower.head.add(m, x), x
+        if self.classes is None and not self.pooler and not late:
+            return (x,)
+        every = x
         # Only the class token is needed; where it stands does not matter to the cost.
         x = m.add("class_position", SelectLast(ONE), x)
+        if back is not None and late:
+            x = m.norm("final_norm", x, d, back)
         x = m.add("class_vector", Reshape((B, d)), x)
+        if late and self.classes is None:
+            return x, seen
+        if self.beside_mean:
+            first = Integer(self.tower.patches.first)
+            cut = Cut((first, m.shape(every)[1] - first))
+            rest = m.add_many("patches_alone", cut, every)[1]
+            mean = m.add("patches_mean", Reduce("mean", (1,)), rest)
+            x = m.add("beside", Concat(), x, mean)
         if self.classes is not None:
-            return m.build(m.linear("classifier", x, self.classes, d, True))
+            wide = m.shape(x)[-1]
+            return (m.linear("classifier", x, self.classes, wide, self.bias),)
         x = m.linear("pooler", x, d, d, True)
-        return m.build(m.add("pooler_act", Activation("tanh"), x))
+        return (m.add("pooler_act", Activation("tanh"), x),)
 
 
 @dataclass(frozen=True)
@@ -162,6 +201,8 @@ class ImageText(OnePass):
         text, layer, layers: of the texts.
         width: of the common space.
         longest: most text tokens.
+        pooled: the tower's own head pools the image, the text alone is projected, with a bias,
+            and the logits have a bias (SigLIP).
     """
 
     tower: Tower
@@ -170,6 +211,7 @@ class ImageText(OnePass):
     layers: Expr
     width: Expr
     longest: int
+    pooled: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -180,19 +222,29 @@ class ImageText(OnePass):
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
-        d = self.tower.at.d
-        x = m.add("class_position", SelectLast(ONE), self.tower.add(m))
-        x = m.add("class_vector", Reshape((B, d)), x)
-        x = m.norm("vision_norm", x, d, LAYER_NORM)
-        image = self._joint(m, "image", x, d)
+        image = self._image(m)
         w = self.text.d
         y = self._embedded(m)
         y = run(m, (Segment("text_layers", self.layer, self.layers),), y)
         y = m.norm("text_norm", y, w, LAYER_NORM)
         y = m.add("end_position", SelectLast(ONE), y)
-        text = self._joint(m, "text", m.add("end_vector", Reshape((B, w)), y), w)
+        text = self._joint(m, "text", m.add("end_vector", Reshape((B, w)), y), w, self.pooled)
         scale = m.vector("logit_scale", ONE)
-        return m.build(m.add("similarity", Similarity(), text, image, scale))
+        logits = m.add("similarity", Similarity(), text, image, scale)
+        if self.pooled:
+            bias = m.add("bias_rows", Expand((B, B)), m.vector("logit_bias", ONE, ONE))
+            logits = m.add("bias_add", Add(), logits, bias)
+        return m.build(logits)
+
+    def _image(self, m: Maker) -> str:
+        """Adds the tower: unit vectors ``(B, width)``."""
+        d, x, head = self.tower.at.d, self.tower.add(m), self.tower.head
+        if self.pooled and head is not None:
+            x = m.norm("vision_norm", x, d, LAYER_NORM)
+            return m.norm("image_unit", head.add(m, x), d, Norm("rms", weight=False))
+        x = m.add("class_position", SelectLast(ONE), x)
+        x = m.add("class_vector", Reshape((B, d)), x)
+        return self._joint(m, "image", m.norm("vision_norm", x, d, LAYER_NORM), d)
 
     def _embedded(self, m: Maker) -> str:
         """Token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
@@ -206,7 +258,7 @@ class ImageText(OnePass):
             m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
         return f"text_{table}"
 
-    def _joint(self, m: Maker, name: str, x: str, d: Expr) -> str:
-        x = m.linear(f"{name}_proj", x, self.width, d)
+    def _joint(self, m: Maker, name: str, x: str, d: Expr, bias: bool = False) -> str:
+        x = m.linear(f"{name}_proj", x, self.width, d, bias)
         # Unit length is a root mean square up to a constant.
         return m.norm(f"{name}_unit", x, self.width, Norm("rms", weight=False))

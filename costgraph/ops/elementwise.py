@@ -53,6 +53,7 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "quick_gelu": (4, 1),
     "sigmoid": (2, 1),
     "tanh": (0, 1),
+    "softplus": (1, 2),
     "clamped_gate": (5, 1),
     "clamped_up": (3, 0),
     "clip": (2, 0),

@@ -167,6 +167,9 @@ class Route(Op):
     (one pass over the experts per place), ``2k − 1`` to normalise the weights
     and ``k`` to scale them.
     A correction, and a scale, that is a parameter is a further operand, ``(E,)``.
+    ``idle`` places of those chosen fall, on average, on experts that return their input
+    (LongCat's zero experts, arXiv 2509.01322): ``chosen`` are the others, and a third result
+    ``(B, q, 1)`` is the sum of the weights of the idle ones, ``idle − 1`` additions.
     With ``groups`` the choice is made among the best ``kept`` groups: twice
     ``E`` comparisons for the two best of each, and ``kept·groups`` more.
 
@@ -175,6 +178,7 @@ class Route(Op):
         score: a key of :data:`SCORES`; ``after``: computed for the chosen only.
         normalise, scale, correction: the steps named above.
         groups, kept: group-limited choice (DeepSeek-V2, arXiv 2405.04434), or 1.
+        idle: further places per token that no expert computes for.
     """
 
     kind: ClassVar[str] = "route"
@@ -186,6 +190,7 @@ class Route(Op):
     correction: bool = False
     groups: Expr = ONE
     kept: Expr = ONE
+    idle: Expr = ZERO
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         most = 1 + self.correction + self.scale
@@ -193,16 +198,17 @@ class Route(Op):
         require(self.score in SCORES, self, "unknown score {!r}", self.score)
         x = inputs[0]
         experts = x.shape[-1]
-        fits = not (experts - self.chosen).is_negative
+        fits = not (experts - self.chosen - self.idle).is_negative
         require(fits, self, "cannot choose {} of {} experts", self.chosen, experts)
         for bias in inputs[1:]:
             require(len(bias.shape) == 1, self, "{} is not a vector", bias)
             require_same(self, bias.shape[0], experts, "numbers for experts")
         shape = (*x.shape[:-1], self.chosen)
-        return Spec(shape, x.dtype), Spec(shape, INT32)
+        made = Spec(shape, x.dtype), Spec(shape, INT32)
+        return made if self.idle == 0 else (*made, Spec((*x.shape[:-1], ONE), x.dtype))
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        x, k = inputs[0], self.chosen
+        x, k = inputs[0], self.chosen + self.idle
         experts, rows = x.shape[-1], Mul(*x.shape[:-1])
         plain, special = SCORES[self.score]
         scored = k if self.after else experts
@@ -215,6 +221,8 @@ class Route(Op):
             other += 2 * k - 1
         if self.scale:
             other += k
+        if self.idle != 0:
+            other += self.idle - 1
         return vector_special(rows * (plain * scored + other), rows * special * scored)
 
 

@@ -12,7 +12,7 @@ from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Activation, Add, Concat, Rope, Split
+from costgraph.ops import Activation, Add, Concat, Multiply, Rope, Split
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut, Gate, Modulate, Sinusoid, steps
 from costgraph.ops.pattern import FULL
@@ -24,25 +24,49 @@ BARE = Norm("layer", bias=False, weight=False)
 FREQUENCIES = Integer(256)
 
 
-def two_layers(m: Maker, name: str, x: str, inner: Expr, width: Expr, act: str = "silu") -> str:
-    """Adds a product, an activation and a product with biases, ``x (B, ic)`` to ``(B, width)``."""
-    x = m.linear(f"{name}_in", x, inner, m.shape(x)[-1], True)
+def two_layers(
+    m: Maker,
+    name: str,
+    x: str,
+    inner: Expr,
+    width: Expr,
+    act: str = "silu",
+    bias: bool = True,
+) -> str:
+    """Adds a product, an activation and a product, ``x (B, ic)`` to ``(B, width)``."""
+    x = m.linear(f"{name}_in", x, inner, m.shape(x)[-1], bias)
     x = m.add(f"{name}_act", Activation(act), x)
-    return m.linear(f"{name}_out", x, width, inner, True)
+    return m.linear(f"{name}_out", x, width, inner, bias)
 
 
 def of_number(
-    m: Maker, name: str, inner: Expr, width: Expr, count: Expr = FREQUENCIES, act: str = "silu"
+    m: Maker,
+    name: str,
+    inner: Expr,
+    width: Expr,
+    count: Expr = FREQUENCIES,
+    act: str = "silu",
+    bias: bool = True,
 ) -> str:
     """Adds the vector ``(B, width)`` of a number per sample, such as the time step."""
     x = m.source(steps(name, B))
-    return two_layers(m, name, m.add(f"{name}_waves", Sinusoid(count), x), inner, width, act)
+    waves = m.add(f"{name}_waves", Sinusoid(count), x)
+    return two_layers(m, name, waves, inner, width, act, bias)
 
 
-def modulation(m: Maker, name: str, vector: str, d: Expr, parts: int) -> tuple[str, ...]:
-    """Adds ``parts`` vectors ``(B, d)`` from the conditioning vector: shifts, scales, gates."""
+def packed_modulation(
+    m: Maker, name: str, vector: str, d: Expr, parts: int, bias: bool = True
+) -> str:
+    """Adds ``parts`` vectors side by side ``(B, parts·d)`` from the conditioning vector."""
     acted = m.add(f"{name}_act", Activation("silu"), vector)
-    packed = m.linear(name, acted, parts * d, m.shape(vector)[-1], True)
+    return m.linear(name, acted, parts * d, m.shape(vector)[-1], bias)
+
+
+def modulation(
+    m: Maker, name: str, vector: str, d: Expr, parts: int, bias: bool = True
+) -> tuple[str, ...]:
+    """Adds ``parts`` vectors ``(B, d)`` from the conditioning vector: shifts, scales, gates."""
+    packed = packed_modulation(m, name, vector, d, parts, bias)
     return m.add_many(f"{name}_split", Split(((d,),) * parts), packed)
 
 
@@ -57,11 +81,11 @@ def gated_add(m: Maker, name: str, y: str, gate: str, x: str) -> str:
     return m.add(f"{name}_add", Add(), m.add(f"{name}_gate", Gate(), y, gate), x)
 
 
-def last_layer(m: Maker, x: str, vector: str, out: Expr) -> str:
+def last_layer(m: Maker, x: str, vector: str, out: Expr, bias: bool = True) -> str:
     """Adds the modulated norm and the projection back to patches."""
     d = m.shape(x)[-1]
-    shift, scale = modulation(m, "last_modulation", vector, d, 2)
-    return m.linear("last_proj", modulated(m, "last", x, shift, scale), out, d, True)
+    shift, scale = modulation(m, "last_modulation", vector, d, 2, bias)
+    return m.linear("last_proj", modulated(m, "last", x, shift, scale), out, d, bias)
 
 
 def _hidden(m: Maker, *parts: tuple[str, Expr], d: Expr) -> tuple[str, ...]:
@@ -105,24 +129,38 @@ class Streams:
         text, image: positions per sample.
         at: the heads; a rotary width asks for a table over both streams.
         qk_norm: normalisation of queries and keys, or None.
+        shared: layers share their modulations, made once: vectors side by side for the
+            ``image``, the ``text`` and both (``single``), instead of the conditioning vector.
     """
 
     text: Expr
     image: Expr
     at: Heads
     qk_norm: Norm | None
+    shared: bool = False
 
     @property
     def length(self) -> Expr:
         """Positions of both streams."""
         return self.text + self.image
 
-    def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """Conditioning vector and rotary table."""
+    def operands(self, style: Style, *parts: tuple[str, int]) -> tuple[Tensor, ...]:
+        """Conditioning vector, or shared modulations of ``parts``, and rotary table."""
         found: tuple[Tensor, ...] = (_vector(self.at.d, style),)
+        if self.shared:
+            found = tuple(
+                Tensor(f"{name}_mods", (B, count * self.at.d), style.acts) for name, count in parts
+            )
         if self.at.rotary is not None:
             found += (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
         return found
+
+    def mods(self, m: Maker, name: str, part: str, count: int) -> tuple[str, ...]:
+        """Adds ``count`` vectors ``(B, d)``: of the layer's own, or cut from shared ones."""
+        d = self.at.d
+        if self.shared:
+            return m.add_many(f"{name}_split", Split(((d,),) * count), f"{part}_mods")
+        return modulation(m, name, "conditioning", d, count)
 
     def projected(self, m: Maker, x: str, prefix: str = "") -> tuple[str, str, str]:
         """Queries, keys and values of one stream, normalised."""
@@ -156,7 +194,7 @@ class JointLayer:
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Conditioning vector and rotary table."""
-        return self.streams.operands(style)
+        return self.streams.operands(style, ("image", 6), ("text", 6))
 
     def graph(self, style: Style) -> Graph:
         """The layer: image and text in, image and text out."""
@@ -171,9 +209,8 @@ class JointLayer:
     def add(self, m: Maker, x: str, text: str) -> tuple[str, str]:
         """Adds the layer: (image, text); text is unchanged where the stream ends."""
         s = self.streams
-        d = s.at.d
-        mods = modulation(m, "image_modulation", "conditioning", d, 9 if self.dual else 6)
-        own = modulation(m, "text_modulation", "conditioning", d, 2 if self.ends else 6)
+        mods = s.mods(m, "image_modulation", "image", 9 if self.dual else 6)
+        own = s.mods(m, "text_modulation", "text", 2 if self.ends else 6)
         y = modulated(m, "image_attn", x, *mods[:2])
         second = (
             m.add("second_modulate", Modulate(), "image_attn_norm", *mods[6:8]) if self.dual else ""
@@ -201,15 +238,20 @@ class JointLayer:
 
 @dataclass(frozen=True)
 class SingleLayer:
-    """Flux's layer of one stream: attention and feed-forward side by side, one product out."""
+    """Flux's layer of one stream: attention and feed-forward side by side, one product out.
+
+    ``gated``: the feed-forward block has a gate, one product makes it and the heads, and there
+    are no biases (Flux 2).
+    """
 
     streams: Streams
     width: Expr
     activation: str = "gelu_tanh"
+    gated: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Conditioning vector and rotary table."""
-        return self.streams.operands(style)
+        return self.streams.operands(style, ("single", 3))
 
     def graph(self, style: Style) -> Graph:
         """The layer: hidden state over text and image in and out."""
@@ -218,12 +260,30 @@ class SingleLayer:
         (x,) = _hidden(m, ("hidden", s.length), d=d)
         for tensor in self.operands(style):
             m.source(tensor)
-        shift, scale, gate = modulation(m, "modulation", "conditioning", d, 3)
+        shift, scale, gate = s.mods(m, "modulation", "single", 3)
         y = modulated(m, "attn", x, shift, scale)
-        fed = m.linear("mlp_proj", y, self.width, d, True)
-        fed = m.add("mlp_act", Activation(self.activation), fed)
-        mixed = s.attended(m, *s.projected(m, y))
+        if self.gated:
+            heads, fed = self._packed(m, y)
+        else:
+            fed = m.linear("mlp_proj", y, self.width, d, True)
+            fed = m.add("mlp_act", Activation(self.activation), fed)
+            heads = s.projected(m, y)
+        mixed = s.attended(m, *heads)
         flat = m.add("heads_flat", Reshape((B, s.length, s.at.width)), mixed)
         both = m.add("concat", Concat(), flat, fed)
-        y = m.linear("out_proj", both, d, s.at.width + self.width, True)
+        y = m.linear("out_proj", both, d, s.at.width + self.width, not self.gated)
         return m.build(gated_add(m, "out", y, gate, x))
+
+    def _packed(self, m: Maker, x: str) -> tuple[tuple[str, str, str], str]:
+        """Queries, keys and values, and what the gated block makes, from one product."""
+        at, norm = self.streams.at, self.streams.qk_norm
+        wide = 3 * at.width + 2 * self.width
+        packed = m.linear("qkv_mlp_proj", x, wide, at.d)
+        heads = ((at.heads, at.head_dim),) * 3
+        parts = (*heads, (self.width,), (self.width,))
+        query, key, value, first, second = m.add_many("qkv_mlp_split", Split(parts), packed)
+        if norm is not None:
+            query = m.norm("q_norm", query, at.head_dim, norm)
+            key = m.norm("k_norm", key, at.head_dim, norm)
+        acted = m.add("mlp_act", Activation(self.activation), first)
+        return (query, key, value), m.add("mlp_mul", Multiply(), acted, second)

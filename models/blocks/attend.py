@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from sympy import Expr, Integer
+
 from costgraph.models.blocks.style import Maker
-from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
+from costgraph.ops import (
+    Activation,
+    Add,
+    AttentionScores,
+    AttentionValues,
+    KVAppend,
+    Multiply,
+    RowScale,
+    SoftCap,
+    Softmax,
+)
 from costgraph.ops.pattern import CAUSAL, Pattern
 
 
@@ -43,3 +55,24 @@ def attended(
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
     probabilities = m.add(f"{prefix}softmax", Softmax(pattern), scores)
     return m.add(f"{prefix}sv_matmul", AttentionValues(pattern), probabilities, values)
+
+
+def gated(
+    m: Maker,
+    x: str,
+    mixed: str,
+    d: Expr,
+    heads: Expr,
+    width: Expr,
+    gate: str,
+    function: str = "sigmoid",
+) -> str:
+    """Multiplies the result ``mixed (B, q, H, width)`` by gates that are made of ``x (B, q, d)``.
+
+    Each ``head`` has one gate, or ``each`` element has.
+    """
+    shape = (heads, width if gate == "each" else Integer(1))
+    made = m.linear("attn_gate_proj", x, heads * shape[1], d, split=shape)
+    made = m.add("attn_gate", Activation(function), made)
+    op = Multiply() if gate == "each" else RowScale()
+    return m.add("attn_gate_mul", op, mixed, made)

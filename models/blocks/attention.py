@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr, Integer
+from sympy import Expr
 
 from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.attend import gated
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     Activation,
@@ -14,9 +15,7 @@ from costgraph.ops import (
     AttentionScores,
     AttentionValues,
     KVAppend,
-    Multiply,
     Rope,
-    RowScale,
     Scale,
     SoftCap,
     Softmax,
@@ -50,8 +49,8 @@ class Attention:
         sinks: the softmax has one learned logit per head more.
         table: name of the rotary table; another one for another width.
         reads: width of what the projections read where it is not ``d``.
-        gate: the result passes a sigmoid of a projection of its own: ``each`` element has a
-            gate, each ``head`` has one, or none (empty).
+        gate: the result is multiplied by a function (``gate_act``) of a projection of its own:
+            ``each`` element has a gate, each ``head`` has one, or none (empty).
     """
 
     d: Expr
@@ -76,6 +75,7 @@ class Attention:
     table: str = "rope_table"
     reads: Expr | None = None
     gate: str = ""
+    gate_act: str = "sigmoid"
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -116,17 +116,8 @@ class Attention:
         probabilities = m.add("softmax", Softmax(pattern), *logits)
         mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
         if self.gate:
-            mixed = self._gated(m, x, mixed, dv)
+            mixed = gated(m, x, mixed, self.d, self.heads, dv, self.gate, self.gate_act)
         return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
-
-    def _gated(self, m: Maker, x: str, mixed: str, dv: Expr) -> str:
-        """The result ``(B, q, H, dv)`` times its gates."""
-        width = dv if self.gate == "each" else Integer(1)
-        shape = (self.heads, width)
-        gate = m.linear("attn_gate_proj", x, self.heads * width, self.d, split=shape)
-        gate = m.add("attn_gate", Activation("sigmoid"), gate)
-        op = Multiply() if self.gate == "each" else RowScale()
-        return m.add("attn_gate_mul", op, mixed, gate)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
         query, key, value = self._products(m, x)

@@ -30,8 +30,8 @@ class Heads:
         kv_heads: heads of keys and values where there are fewer.
         buckets: buckets of a position bias of this layer's own, or None.
         capped: scores pass through a soft cap.
-        each: normalisation of every head of queries and keys; values get one without
-            weights. None for neither.
+        each: normalisation of every head of queries and keys, or None; ``value_norm``: values
+            get one without weights.
     """
 
     d: Expr
@@ -48,6 +48,7 @@ class Heads:
     buckets: Expr | None = None
     capped: bool = False
     each: Norm | None = None
+    value_norm: bool = False
 
     @property
     def keys(self) -> Expr:
@@ -92,7 +93,8 @@ class Heads:
         if self.each is not None:
             query = m.norm("q_norm", query, self.head_dim, self.each)
             key = m.norm("k_norm", key, self.head_dim, self.each)
-            value = m.norm("v_norm", value, self.head_dim, replace(self.each, weight=False))
+            if self.value_norm:
+                value = m.norm("v_norm", value, self.head_dim, replace(self.each, weight=False))
         if self.rotary is not None:
             query = m.add("q_rope", Rope(), query, "rope_table")
             key = m.add("k_rope", Rope(), key, "rope_table")

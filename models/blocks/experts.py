@@ -8,7 +8,7 @@ from sympy import Expr, Integer
 
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.feedforward import FeedForward
-from costgraph.models.blocks.style import Maker, Style
+from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     Activation,
     Add,
@@ -17,10 +17,12 @@ from costgraph.ops import (
     Multiply,
     Route,
     RowScale,
+    Scale,
+    SoftCap,
     Split,
 )
 
-ONE = Integer(1)
+ZERO, ONE = Integer(0), Integer(1)
 ROUTE = Route()
 
 
@@ -44,6 +46,11 @@ class Experts:
         shared: a feed-forward block that every token passes, or None;
             ``shared_gate``: its result times the sigmoid of a learned number.
         packed: gate and up projection of an expert are one matrix.
+        router_cap: the router's logits pass a soft cap.
+        averaged: a constant scales the sum of routed and shared results.
+        behind: a norm behind all of it, or None.
+        idle: experts that return their input; ``chosen`` counts those among the chosen that
+            compute, ``idle_chosen`` the others (:class:`Route`).
         latent: width that routed experts read and make, between projections of their own that
             all tokens pass, or None for ``d``.
     """
@@ -64,6 +71,11 @@ class Experts:
     learned_correction: bool = False
     learned_scale: bool = False
     latent: Expr | None = None
+    router_cap: bool = False
+    averaged: bool = False
+    behind: Norm | None = None
+    idle: Expr = ZERO
+    idle_chosen: Expr = ZERO
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -74,28 +86,38 @@ class Experts:
 
         ``reads`` is what the router reads where it is not ``x``.
         """
-        logits = m.linear("router", reads or x, self.experts, self.d, self.router_bias)
+        total = self.experts + self.idle
+        logits = m.linear("router", reads or x, total, self.d, self.router_bias)
+        if self.router_cap:
+            logits = m.add("router_cap", SoftCap(), logits)
         operands = [logits]
         if self.learned_correction:
-            operands.append(m.vector("route_bias", self.experts))
+            operands.append(m.vector("route_bias", total))
         if self.learned_scale:
-            operands.append(m.vector("route_scale", self.experts))
-        weights, numbers = m.add_many("route", self._route(), *operands)
+            operands.append(m.vector("route_scale", total))
+        weights, numbers, *rest = m.add_many("route", self._route(), *operands)
         low = x if self.latent is None else m.linear("latent_down", x, self.latent, self.d)
         routed = m.add("combine", Combine(), self._experts(m, low, numbers), weights)
         if self.latent is not None:
             routed = m.linear("latent_up", routed, self.d, self.latent)
-        if self.shared is None:
-            return routed
-        shared = self.shared.add(m, x, "shared_")
+        for share in rest:
+            kept = m.add("idle_scale", RowScale(), x, share)
+            routed = m.add("idle_add", Add(), routed, kept)
+        made = routed if self.shared is None else self._with_shared(m, self.shared, x, routed)
+        return made if self.behind is None else m.norm("experts_norm", made, self.d, self.behind)
+
+    def _with_shared(self, m: Maker, block: FeedForward, x: str, routed: str) -> str:
+        """The routed result and that of the block for all tokens."""
+        shared = block.add(m, x, "shared_")
         if self.shared_gate:
             gate = m.linear("shared_gate", x, ONE, self.d)
             gate = m.add("shared_sigmoid", Activation("sigmoid"), gate)
             shared = m.add("shared_scale", RowScale(), shared, gate)
-        return m.add("shared_add", Add(), routed, shared)
+        both = m.add("shared_add", Add(), routed, shared)
+        return m.add("shared_average", Scale(), both) if self.averaged else both
 
     def _route(self) -> Route:
-        return replace(self.route, chosen=self.chosen)
+        return replace(self.route, chosen=self.chosen, idle=self.idle_chosen)
 
     def _experts(self, m: Maker, x: str, numbers: str) -> str:
         """Rows ``(B, q, k, d)``, or as wide as ``latent``, of the chosen experts."""

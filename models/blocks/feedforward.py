@@ -19,6 +19,7 @@ class FeedForward:
         d, width: hidden size and feed-forward width.
         gated: gate and up projection multiplied.
         bias: biases of all projections.
+        down_bias: bias of the last projection alone.
         fused_gate_up: gate and up projection are one matrix.
     """
 
@@ -28,6 +29,7 @@ class FeedForward:
     gated: bool = True
     bias: bool = False
     fused_gate_up: bool = False
+    down_bias: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -42,7 +44,7 @@ class FeedForward:
         if not self.gated:
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
             acted = m.activation(f"{prefix}mlp_act", up, self.activation)
-            return m.linear(f"{prefix}down_proj", acted, d, width, bias)
+            return m.linear(f"{prefix}down_proj", acted, d, width, bias or self.down_bias)
         if self.fused_gate_up:
             packed = m.linear(f"{prefix}gate_up_proj", x, 2 * width, d, bias)
             gate, up = m.add_many(f"{prefix}gate_up_split", Split(((width,), (width,))), packed)
@@ -51,4 +53,4 @@ class FeedForward:
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
         acted = m.activation(f"{prefix}mlp_act", gate, self.activation)
         gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
-        return m.linear(f"{prefix}down_proj", gated, d, width, bias)
+        return m.linear(f"{prefix}down_proj", gated, d, width, bias or self.down_bias)

@@ -23,6 +23,8 @@ class KimiDeltaAttention:
         heads, head_dim: heads, and the size of queries, keys and values.
         conv: positions that the convolution sees.
         chunk: positions per chunk where the rule runs in chunks.
+        full_decay, full_gate: the projections to decays and to gates have the full rank; others
+            have that of a head.
     """
 
     d: Expr
@@ -30,6 +32,8 @@ class KimiDeltaAttention:
     head_dim: Expr
     conv: Expr = Integer(4)
     chunk: Expr = Integer(64)
+    full_decay: bool = False
+    full_gate: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -42,7 +46,8 @@ class KimiDeltaAttention:
         packed = short_conv(m, packed, 3 * h * dh, self.conv, bias=False)
         packed = m.add("conv_act", Activation("silu"), packed)
         query, key, value = m.add_many("conv_split", Split(((h, dh),) * 3), packed)
-        decay, gate = (self._low(m, name, x) for name in ("f", "g"))
+        ranks = (("f", self.full_decay), ("g", self.full_gate))
+        decay, gate = (self._projected(m, name, x, full) for name, full in ranks)
         y = m.add_many(
             "delta",
             KimiDelta(m.style.scan_form, self.chunk),
@@ -59,8 +64,10 @@ class KimiDeltaAttention:
         y = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation("sigmoid"), gate))
         return m.linear("o_proj", y, d, h * dh, contract=2)
 
-    def _low(self, m: Maker, name: str, x: str) -> str:
-        """A projection of rank ``head_dim``: ``(B, q, H, head_dim)``."""
+    def _projected(self, m: Maker, name: str, x: str, full: bool) -> str:
+        """A projection to ``(B, q, H, head_dim)``, of rank ``head_dim`` unless ``full``."""
         h, dh = self.heads, self.head_dim
+        if full:
+            return m.linear(f"{name}_proj", x, h * dh, self.d, split=(h, dh))
         low = m.linear(f"{name}_a_proj", x, dh, self.d)
         return m.linear(f"{name}_b_proj", low, h * dh, dh, split=(h, dh))

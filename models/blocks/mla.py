@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sympy import Expr, Integer
 
 from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.attend import gated
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     AttentionValues,
@@ -14,6 +15,7 @@ from costgraph.ops import (
     KVAppend,
     QuantLinear,
     Rope,
+    Scale,
     Softmax,
     Split,
     SplitScores,
@@ -58,6 +60,10 @@ class LatentAttention:
         bias: of the projections to latent vectors and of the output.
         norm: of the latent vectors.
         rotary: False leaves the widths as they are and rotates nothing.
+        scaled: queries and the normalised latent vectors are multiplied by constants.
+        query_scale: queries are multiplied by a number per position.
+        gate: the result of each head passes the sigmoid of a projection: ``head`` has one
+            gate a head, ``each`` one an element, empty none.
     """
 
     d: Expr
@@ -70,6 +76,9 @@ class LatentAttention:
     bias: bool = False
     norm: Norm = Norm()
     rotary: bool = True
+    scaled: bool = False
+    query_scale: bool = False
+    gate: str = ""
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -84,11 +93,15 @@ class LatentAttention:
         parts = ((self.kv_rank,), (ONE, self.rope_dim))
         latent, key = m.add_many("kv_split", Split(parts), packed)
         latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
+        if self.scaled:
+            latent = m.add("kv_scale", Scale(), latent)
         if self.rotary:
             rotary = m.add("q_rope", Rope(), rotary, TABLE)
             key = m.add("k_rope", Rope(), key, TABLE)
         keys = m.add("rope_append", KVAppend(), m.cache("rope_cache", ONE, self.rope_dim), key)
         mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys, index)
+        if self.gate:
+            mixed = gated(m, x, mixed, self.d, self.heads, self.v_dim, self.gate)
         return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)
 
     def _queries(self, m: Maker, x: str) -> tuple[str, str, Names]:
@@ -102,6 +115,8 @@ class LatentAttention:
             low = m.norm("q_norm", low, self.q_rank, self.norm)
             index = self.chosen(m, x, low)
             packed = m.linear("q_b_proj", low, h * width, self.q_rank, split=split)
+        if self.scaled or self.query_scale:
+            packed = m.add("q_scale", Scale(), packed)
         content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
         return content, rotary, index
 

@@ -12,8 +12,9 @@ from typing import Protocol
 from sympy import Expr, Integer, Mul
 
 from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm
-from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale
+from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale, Split
 from costgraph.ops.image import AsImage, Rearrange
 from costgraph.ops.pool import Pool
 from costgraph.ops.views import Reshape
@@ -128,6 +129,29 @@ class Acted:
 
     def add(self, m: Maker, prefix: str, x: str) -> str:
         return m.add(f"{prefix}_{self.name}", Activation(self.function), x)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """An activation of the second half of each row, times the first half."""
+
+    function: str
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        half = m.shape(x)[-1] / 2
+        first, second = m.add_many(f"{prefix}_halves", Split(((half,), (half,))), x)
+        acted = m.add(f"{prefix}_act", Activation(self.function), second)
+        return m.add(f"{prefix}_mul", Multiply(), first, acted)
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A feed-forward block."""
+
+    feed: FeedForward
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        return self.feed.add(m, x, f"{prefix}_")
 
 
 Steps = tuple[Step, ...]

@@ -85,6 +85,7 @@ class Ends:
         d, vocab: hidden size and vocabulary.
         positions: rows of a learned position table, or None.
         unused: rows of that table that stand for no position.
+        fixed: a table of positions that is no parameter is added.
         embed_dim: embedding width where it differs from ``d`` (projected).
         embed_scale: embeddings are multiplied by a constant.
         embed_norm: normalisation of the embeddings, or None.
@@ -103,6 +104,7 @@ class Ends:
     vocab: Expr
     positions: Expr | None = None
     unused: int = 0
+    fixed: bool = False
     embed_dim: Expr | None = None
     embed_scale: bool = False
     embed_norm: Norm | None = None
@@ -189,6 +191,9 @@ def embed(m: Maker, ends: Ends) -> tuple[str, str]:
         learned = m.weight("positions.weight", ends.positions, ends.d)
         position = m.add("position_embed", Embedding(result=acts), places, learned)
         hidden = m.add("position_add", Add(), hidden, position)
+    if ends.fixed:
+        made = m.source(Tensor("position_rows", (q, ends.d), acts))
+        hidden = m.add("position_add", Add(), hidden, made)
     if ends.embed_norm is not None:
         hidden = m.norm("embed_norm", hidden, ends.d, ends.embed_norm)
     return hidden, table

@@ -92,6 +92,23 @@ def class_of(values: Mapping[str, Any]) -> str | None:
     return first if isinstance(first, str) else None
 
 
+def tied_as_whole(fields: Fields, text: Fields) -> Fields:
+    """The language model's part of a file; the whole file says whether its logits are tied.
+
+    Where it does not say so, the part's own key does, which the program tells: classes of
+    transformers 5 read that of the whole file, which then has their default.
+    """
+    tied = fields.values.get("tie_word_embeddings")
+    inner = text.values.get("tie_word_embeddings")
+    if tied is None and isinstance(inner, bool):
+        fields.tell(
+            f"'tie_word_embeddings' = {str(inner).lower()} is read from the language model's "
+            "part: the file says nothing of the whole model, whose key classes of transformers 5 "
+            "read"
+        )
+    return text if tied is None else text.with_values(tie_word_embeddings=tied)
+
+
 def labels_of(fields: Fields) -> int:
     """Labels of a classifier; the published code has two where nothing is said."""
     labels = fields.values.get("id2label")

@@ -12,7 +12,9 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import LatentAttention, Layer
 from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
 from costgraph.models.families.common import Family, Reading
+from costgraph.models.families.dense import scales_queries
 from costgraph.models.families.experts import (
+    RMS,
     corrected_route,
     crossed,
     ends_of,
@@ -60,6 +62,25 @@ def _glm_lite(fields: Fields) -> Reading:
     return _deepseek_v3(fields.with_defaults(first_k_dense_replace=1))
 
 
+def _axk1(fields: Fields) -> Reading:
+    """DeepSeek-V3 with a norm behind its experts."""
+    named = fields.with_defaults(first_k_dense_replace=1)
+    dense = feed_forward_of(named, named.size("intermediate_size"))
+    experts = replace(shared_experts(named, dense, corrected_route(named)), behind=RMS)
+    kinds = [""] * layers_of(fields)
+    # Its modules for multi-token prediction are not in the published class.
+    return crossed(named, {"": latent_attention_of(fields)}, kinds, dense, experts, ahead=None)
+
+
+def _mistral4(fields: Fields) -> Reading:
+    """DeepSeek-V3's layers behind DeepSeek-V2's router; queries scaled by position."""
+    route = replace(corrected_route(fields), score="softmax", correction=False)
+    attention = latent_attention_of(fields)
+    attention = replace(attention, query_scale=scales_queries(fields))
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    return shared_stack(fields, attention, dense, route)
+
+
 def _indexed(fields: Fields) -> IndexedAttention:
     """Latent attention with an indexer; it needs latent queries."""
     plain = latent_attention_of(fields)
@@ -100,13 +121,20 @@ def _glm_dsa(fields: Fields) -> Reading:
     count = layers_of(fields)
     found = fields.values.get("indexer_types")
     pattern = fields.values.get("index_topk_pattern")
-    if found is None and isinstance(pattern, str):
-        found = [{"F": "full", "S": "shared"}.get(letter) for letter in pattern]
-    step = fields.size("index_topk_freq", default=1)
-    offset = fields.values.get("index_skip_topk_offset", 2)
-    if type(offset) is not int:
-        raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
+    if pattern is not None:
+        letters = pattern if isinstance(pattern, str) else ""
+        named = [{"F": "full", "S": "shared"}.get(letter) for letter in letters]
+        if found is not None and found != named:
+            raise ModelError(
+                f"{fields.name}: 'index_topk_pattern' = {clip(pattern)} is not what "
+                "'indexer_types' says"
+            )
+        found = named
     if found is None:
+        step = fields.size("index_topk_freq", default=1)
+        offset = fields.values.get("index_skip_topk_offset", 2)
+        if type(offset) is not int:
+            raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
         found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
     known = isinstance(found, list) and all(k in ("full", "shared") for k in found)
     if not known or len(found) != count or found[0] != "full":
@@ -159,6 +187,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm4_moe_lite": _glm_lite,
         "deepseek_v32": _deepseek_v32,
         "glm_moe_dsa": _glm_dsa,
+        "axk1": _axk1,
+        "mistral4": _mistral4,
         "youtu": _dense,
         "minicpm3": _dense,
     }
@@ -174,6 +204,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
         "DeepseekV32ForCausalLM": "deepseek_v32",
         "GlmMoeDsaForCausalLM": "glm_moe_dsa",
+        "AXK1ForCausalLM": "axk1",
+        "Mistral4ForCausalLM": "mistral4",
         "YoutuForCausalLM": "youtu",
         "MiniCPM3ForCausalLM": "minicpm3",
     }

@@ -18,8 +18,10 @@ from costgraph.models.denoise import ClassTransformer, Flux, StableDiffusion3
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.vision import pixels, sizes
 from costgraph.models.fields import Fields, divided
+from costgraph.models.flux2 import Flux2
 from costgraph.models.prompted import PromptedTransformer
 from costgraph.models.unet import Level, UNet
+from costgraph.models.zimage import ZImage
 
 #: Transformer layers and blocks per level that are believed.
 MOST_LAYERS = 256
@@ -82,6 +84,58 @@ def _flux(fields: Fields) -> Reading:
         guided=fields.flag("guidance_embeds", False),
     )
     return Reading(model)
+
+
+def _flux2(fields: Fields) -> Reading:
+    heads = fields.size("num_attention_heads", default=48)
+    width = fields.size("attention_head_dim", default=128)
+    axes = sizes(fields, "axes_dims_rope", (32, 32, 32, 32))
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    channels = fields.size("in_channels", default=128)
+    patch = fields.size("patch_size", default=1)
+    d = heads * width
+    inner = Rational(str(fields.number("mlp_ratio", 3.0))) * d
+    if not (inner.is_Integer and inner > 0):
+        raise ModelError(f"{fields.name}: 'mlp_ratio' of {d} gives no whole width")
+    model = Flux2(
+        at=Heads(Integer(d), Integer(heads), Integer(width), rotary=Integer(width)),
+        joint=Integer(fields.size("num_layers", default=8)),
+        single=Integer(fields.size("num_single_layers", default=48)),
+        width=inner,
+        channels=Integer(channels),
+        out=Integer(fields.size("out_channels", default=channels) * patch**2),
+        text=Integer(fields.size("joint_attention_dim", default=15360)),
+        frequencies=Integer(fields.size("timestep_guidance_channels", default=256)),
+        guided=fields.flag("guidance_embeds", True),
+    )
+    return Reading(model)
+
+
+def _zimage(fields: Fields) -> Reading:
+    d, heads = fields.size("dim", default=3840), fields.size("n_heads", default=30)
+    if fields.size("n_kv_heads", default=heads) != heads:
+        raise ModelError(f"{fields.name}: 'n_kv_heads' must be 'n_heads' = {heads}")
+    fields.refuse("siglip_feat_dim", "images beside the prompt are not supported")
+    width = divided(fields, d, heads, "width over heads")
+    axes = sizes(fields, "axes_dims", (32, 48, 48))
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: 'axes_dims' must add up to {width}, not {axes}")
+    patch, frames = sizes(fields, "all_patch_size", (2,)), sizes(fields, "all_f_patch_size", (1,))
+    if len(patch) != 1 or len(frames) != 1:
+        raise ModelError(f"{fields.name}: one size of patches is supported, not {patch}")
+    channels = fields.size("in_channels", default=16) * patch[0] ** 2 * frames[0]
+    model = ZImage(
+        at=Heads(Integer(d), Integer(heads), width, rotary=width),
+        feed=FeedForward(Integer(d), Integer(int(d / 3 * 8)), "silu"),
+        layers=Integer(fields.size("n_layers", default=30)),
+        refining=Integer(fields.size("n_refiner_layers", default=2)),
+        channels=Integer(channels),
+        text=Integer(fields.size("cap_feat_dim", default=2560)),
+        qk_norm=Norm() if fields.flag("qk_norm", True) else None,
+    )
+    said = "G and S are multiples of 32: the published code fills them up"
+    return Reading(model, assumptions=(said,))
 
 
 #: What a latent patch of a video is, and what ``G`` counts.
@@ -380,6 +434,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "dit": _dit,
         "flux": _flux,
+        "flux2": _flux2,
+        "z-image": _zimage,
         "sd3": _sd3,
         "unet": _unet,
         "qwen-image": _qwen_image,
@@ -395,6 +451,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "DiT": "dit",
         "FluxTransformer2DModel": "flux",
+        "Flux2Transformer2DModel": "flux2",
+        "ZImageTransformer2DModel": "z-image",
         "SD3Transformer2DModel": "sd3",
         "UNet2DConditionModel": "unet",
         "QwenImageTransformer2DModel": "qwen-image",

@@ -106,6 +106,23 @@ def _apertus(fields: Fields) -> Reading:
     return Reading(replace(model, gated=False, qk_norm=fields.flag("qk_norm", True)))
 
 
+def _nanochat(fields: Fields) -> Reading:
+    """Norms without weights, also on queries and keys; squared ReLU; capped logits."""
+    bias = fields.flag("attention_bias", False)
+    model = replace(
+        llama_like(fields, activation="relu2"),
+        gated=False,
+        norm_weight=False,
+        qk_norm=True,
+        qk_norm_weight=False,
+        embed_norm=True,
+        qkv_bias=bias,
+        out_bias=bias,
+        logit_cap=fields.number("final_logit_softcapping", 15.0) != 0,
+    )
+    return Reading(model)
+
+
 def _hyperclovax(fields: Fields) -> Reading:
     model = replace(
         _bias_of(fields),
@@ -207,6 +224,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "ernie4_5": _ernie,
         "hunyuan_v1_dense": _hunyuan,
         "apertus": _apertus,
+        "apertus1p5_text": _apertus,
+        "nanochat": _nanochat,
         "hyperclovax": _hyperclovax,
         "jais2": _jais2,
         "internlm3": _internlm3,
@@ -230,6 +249,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Ernie4_5_ForCausalLM": "ernie4_5",
         "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense",
         "ApertusForCausalLM": "apertus",
+        "Apertus1p5TextForCausalLM": "apertus1p5_text",
+        "NanoChatForCausalLM": "nanochat",
         "HyperCLOVAXForCausalLM": "hyperclovax",
         "Jais2ForCausalLM": "jais2",
         "InternLM3ForCausalLM": "internlm3",

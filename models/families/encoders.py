@@ -1,4 +1,4 @@
-"""Encoders and encoder–decoders: BERT, RoBERTa, ModernBERT, T5, BART, Whisper."""
+"""Encoders and encoder–decoders: BERT, RoBERTa, ModernBERT, T5, Whisper."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BARE = "the encoder alone: no head for a task"
 POOLER = "the encoder and its pooler; what else makes an embedding of its result is not counted"
 
 
-def _task(fields: Fields) -> str:
+def task_of(fields: Fields) -> str:
     """The end of the name of the class: ``ForMaskedLM``, ``Model`` …; empty without one."""
     name = class_of(fields.values) or ""
     ends = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "EncoderModel")
@@ -45,7 +45,7 @@ def _task(fields: Fields) -> str:
 
 
 def _is_masked(fields: Fields) -> bool:
-    return _task(fields) == "ForMaskedLM"
+    return task_of(fields) == "ForMaskedLM"
 
 
 def _head_of(
@@ -62,7 +62,7 @@ def _head_of(
         "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
         "Model": PooledHead(Integer(d)),
     }
-    return heads.get(_task(fields))
+    return heads.get(task_of(fields))
 
 
 def _bert_like(fields: Fields, offset: int) -> Reading:
@@ -108,7 +108,7 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
         head=head,
         longest=positions - offset,
     )
-    said = POOLER if _task(fields) == "Model" else "" if head else BARE
+    said = POOLER if task_of(fields) == "Model" else "" if head else BARE
     return Reading(model, assumptions=(said,) if said else ())
 
 
@@ -217,7 +217,7 @@ def _t5(fields: Fields, own: bool = False) -> Reading:
         norm=Norm(),
         buckets=buckets,
     )
-    if _task(fields) == "EncoderModel":
+    if task_of(fields) == "EncoderModel":
         # Half of the file's keys are those of a decoder that the class does not have.
         fields.values.get("num_decoder_layers")
         return Reading(encoder, assumptions=(BARE,))
@@ -300,9 +300,7 @@ def _t5gemma(fields: Fields) -> Reading:
     return Reading(model, assumptions=(said,))
 
 
-def _sides(
-    fields: Fields, d: int, activation: str, k_bias: bool
-) -> list[tuple[Heads, FeedForward]]:
+def sides(fields: Fields, d: int, activation: str, k_bias: bool) -> list[tuple[Heads, FeedForward]]:
     found = []
     for side in ("encoder", "decoder"):
         heads = fields.size(f"{side}_attention_heads")
@@ -319,42 +317,10 @@ def _sides(
     return found
 
 
-def _bart(fields: Fields) -> Reading:
-    d = fields.size("d_model")
-    act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=True)
-    positions = fields.size("max_position_embeddings")
-    ends = Ends(
-        d=Integer(d),
-        vocab=Integer(fields.size("vocab_size")),
-        # Two extra rows: positions are offset by two in this family.
-        positions=Integer(positions + 2),
-        embed_scale=fields.flag("scale_embedding", False),
-        embed_norm=LAYER_NORM,
-        norm=None,
-        tied=fields.flag("tie_word_embeddings", True),
-    )
-    layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM, norm_first=False)
-    encoder = Encoder(
-        front=TextFront(ends),
-        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
-        d=Integer(d),
-        longest=positions,
-    )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM, norm_first=False),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=ends,
-        longest=positions,
-    )
-    return Reading(model)
-
-
 def _whisper(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=False)
+    (at, feed), (cross, fed) = sides(fields, d, act, k_bias=False)
     heard = fields.size("max_source_positions", default=1500)
     said = fields.size("max_target_positions", default=448)
     layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
@@ -394,7 +360,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mt5": _mt5,
         "umt5": _umt5,
         "t5gemma": _t5gemma,
-        "bart": _bart,
         "whisper": _whisper,
     }
 )
@@ -424,7 +389,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "UMT5ForConditionalGeneration": "umt5",
         "UMT5EncoderModel": "umt5",
         "T5GemmaForConditionalGeneration": "t5gemma",
-        "BartForConditionalGeneration": "bart",
         "WhisperForConditionalGeneration": "whisper",
     }
 )

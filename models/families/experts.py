@@ -292,7 +292,6 @@ def sparse_layers(fields: Fields) -> list[bool]:
     """Whether each layer has experts: ``mlp_layer_types``, or all after the first dense ones."""
     count = layers_of(fields)
     listed = fields.values.get("mlp_layer_types")
-    first = fields.values.get("first_k_dense_replace", 0)
     if listed is not None:
         known = isinstance(listed, list) and all(k in ("dense", "sparse") for k in listed)
         if not known or len(listed) != count:
@@ -300,6 +299,7 @@ def sparse_layers(fields: Fields) -> list[bool]:
                 f"{fields.name}: 'mlp_layer_types' must be a list of {count} times dense or sparse"
             )
         return [kind == "sparse" for kind in listed]
+    first = fields.values.get("first_k_dense_replace", 0)
     if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first <= count:
         raise ModelError(
             f"{fields.name}: 'first_k_dense_replace' must be from 0 to {count}, not {clip(first)}"

@@ -39,16 +39,21 @@ def _gemma(fields: Fields) -> Reading:
     return Reading(_gemma_like(fields))
 
 
-def _gemma2(fields: Fields) -> Reading:
+def _gemma2(fields: Fields, post_norms: bool = True) -> Reading:
     model = replace(
         _gemma_like(fields),
-        post_norms=True,
+        post_norms=post_norms,
         score_cap=fields.values.get("attn_logit_softcapping") is not None,
         logit_cap=fields.values.get("final_logit_softcapping") is not None,
     )
     # Every second layer slides, the first one included.
     kinds = layer_types(fields, lambda i: i % 2 == 0)
     return Reading(alternating(model, kinds, window_of(fields, 4096)))
+
+
+def _vaultgemma(fields: Fields) -> Reading:
+    """Gemma 2 without the norms behind its blocks."""
+    return _gemma2(fields, post_norms=False)
 
 
 def _gemma3_text(fields: Fields) -> Reading:
@@ -70,6 +75,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gemma": _gemma,
         "gemma2": _gemma2,
+        "vaultgemma": _vaultgemma,
         "gemma3_text": _gemma3_text,
     }
 )
@@ -79,6 +85,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "GemmaForCausalLM": "gemma",
         "Gemma2ForCausalLM": "gemma2",
+        "VaultGemmaForCausalLM": "vaultgemma",
         "Gemma3ForCausalLM": "gemma3_text",
     }
 )

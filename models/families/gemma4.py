@@ -294,6 +294,7 @@ def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
             rotary=Integer(width),
             kv_heads=Integer(kv_heads),
             each=RMS,
+            value_norm=True,
         ),
         feed=FeedForward(d, Integer(seen.size("intermediate_size")), act),
         norm=RMS,

@@ -37,6 +37,7 @@ from costgraph.models.families.common import (
     heads_of,
     next_token,
     rotary_of,
+    tied_as_whole,
 )
 from costgraph.models.families.experts import corrected_route, experts_of
 from costgraph.models.families.state_space import ends_of, require_silu
@@ -263,9 +264,7 @@ def text_of(fields: Fields) -> Fields:
     """The language model's part of a multimodal configuration."""
     if fields.values.get("text_config") is None:
         return fields
-    return fields.section("text_config").with_defaults(
-        tie_word_embeddings=fields.values.get("tie_word_embeddings")
-    )
+    return tied_as_whole(fields, fields.section("text_config"))
 
 
 def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Reading:

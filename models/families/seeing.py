@@ -29,7 +29,7 @@ from costgraph.models.blocks.projector import (
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
 from costgraph.models.families.vision import clip_tower, grid_of, pixels, sizes, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Seeing
@@ -111,11 +111,7 @@ def language(
             f"{nearest(kind, LANGUAGES)}"
         )
     text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
-    tied = fields.values.get("tie_word_embeddings")
-    text.values.get("tie_word_embeddings")
-    if tied is not None:
-        text = text.with_values(tie_word_embeddings=tied)
-    reading = LANGUAGES[kind](text)
+    reading = LANGUAGES[kind](tied_as_whole(fields, text))
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack(), reading

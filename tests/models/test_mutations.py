@@ -64,6 +64,15 @@ BESIDE = {
     ("kimi_k25", "pos_emb_time"): "a fixed table that a still image does not read",
     ("voxtral", "vocab_size"): "in the encoder, which has none",
     ("llava_next", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("glm4v_moe", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("cohere2_vision", "tie_word_embeddings"): "in the text part: the whole model's stands above",
+    ("aya_vision", "tie_word_embeddings"): "in the text part: the whole model's stands above it",
+    ("internvl_vision", "patch_size"): "a list of one side is a square",
+    ("gte", "tie_word_embeddings"): "the class has no logits",
+    ("mpnet", "tie_word_embeddings"): "the class has no logits",
+    ("distilbert", "tie_word_embeddings"): "the class has no logits",
+    ("distilbert", "sinusoidal_pos_embds"): "the values of a table that is there either way",
+    ("ZImageTransformer2DModel", "all_f_patch_size"): "the list has one entry: the same again",
     # How the image processor cuts images: G says how many tokens there are.
     **{
         ("lfm2_vl", key): "of the image processor"
@@ -76,7 +85,11 @@ BESIDE = {
 SEEING = Path(__file__).parent / "counted" / "configs"
 TOWERS = ("gemma-4-26b-a4b", "lfm2.5-vl-1.6b", "paligemma-default", "pixart-512", "qwen-image",
           "internvl-default", "mistral3-default", "kimi-k2.5-small", "voxtral-mini-3b",
-          "mt5-default", "llava-next-default")  # fmt: skip
+          "mt5-default", "llava-next-default", "glm-4.1v-small", "glm-4.5v-small", "glm-ocr-small",
+          "command-a-vision-small", "aya-vision-small", "siglip-default", "dinov2-default",
+          "internvit-default", "moonshine-default", "mbart-small", "gte-small", "mpnet-small",
+          "nomic-bert-small", "distilbert-small", "eurobert-small", "flux-2-default",
+          "z-image-small")  # fmt: skip
 
 
 def _family(config: dict[str, Any]) -> str:

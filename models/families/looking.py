@@ -1,0 +1,171 @@
+"""Towers that see, alone or beside one that reads: SigLIP 1 and 2, CLIP's halves, DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Ends
+from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.tower import TowerLayer
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
+from costgraph.models.families.vision import clip_tower, grid_of, pixels, tower_of
+from costgraph.models.fields import Fields
+from costgraph.models.vision import ImageText, Tower, VisionTransformer
+from costgraph.symbols import B, S
+
+#: What configurations of SigLIP's reader leave out.
+_READ: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 32000,
+        "max_position_embeddings": 64,
+    }
+)
+SQUARE = (
+    "images have the {side} x {side} patches of the table of positions; the published code takes "
+    "as many patches in other grids"
+)
+
+
+def _siglip(fields: Fields) -> Reading:
+    tower = siglip_tower(fields.section("vision_config"))
+    return _siglip_pair(fields, tower)
+
+
+def _siglip_pair(fields: Fields, tower: Tower) -> Reading:
+    """SigLIP (arXiv 2303.15343): pooled images against texts that see in both directions."""
+    read = fields.section("text_config").with_defaults(**_READ)
+    at, feed = tower_of(read, activation_of(read, "hidden_act", default="gelu_pytorch_tanh"))
+    longest = read.size("max_position_embeddings")
+    if tower.head is None:
+        raise ModelError(f"{fields.name}: 'vision_use_head' = False beside a reader")
+    width = read.size("projection_size", default=int(at.d))
+    if width != tower.at.d:
+        raise ModelError(f"{fields.name}: 'projection_size' = {width} of images of {tower.at.d}")
+    model = ImageText(
+        tower=tower,
+        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
+        layer=TowerLayer(B, S, at, feed),
+        layers=Integer(read.size("num_hidden_layers")),
+        width=Integer(width),
+        longest=longest,
+        pooled=True,
+    )
+    return Reading(model)
+
+
+def _siglip2_tower(seen: Fields) -> tuple[Tower, str]:
+    """SigLIP 2 with images of any shape: as many patches as its table has rows."""
+    rows = seen.size("num_patches", default=256)
+    side, patch = int(rows**0.5), seen.size("patch_size", default=16)
+    if side * side != rows:
+        raise ModelError(f"{seen.name}: 'num_patches' = {rows} is no square")
+    tower = siglip_tower(seen.with_values(image_size=side * patch))
+    return tower, SQUARE.format(side=side)
+
+
+def _siglip2(fields: Fields) -> Reading:
+    seen = fields.section("vision_config")
+    if seen.values.get("image_size") is not None and seen.values.get("num_patches") is None:
+        return _siglip(fields)  # files of fixed shapes are those of the first
+    tower, said = _siglip2_tower(seen)
+    return replace(_siglip_pair(fields, tower), assumptions=(said,))
+
+
+def _siglip_alone(fields: Fields) -> Reading:
+    return Reading(VisionTransformer(siglip_tower(fields), None, head=True))
+
+
+def _siglip2_alone(fields: Fields) -> Reading:
+    tower, said = _siglip2_tower(fields)
+    return Reading(VisionTransformer(tower, None, head=True), assumptions=(said,))
+
+
+def _clip_alone(fields: Fields) -> Reading:
+    """CLIP's tower: the class token's vector, projected in one of its classes."""
+    tower = clip_tower(fields.with_defaults(**SIGLIP, hidden_act="quick_gelu"))
+    projects = (class_of(fields.values) or "").endswith("WithProjection")
+    width = Integer(fields.size("projection_dim", default=512)) if projects else None
+    return Reading(VisionTransformer(tower, width, back_last=True, bias=False))
+
+
+def _dinov2(fields: Fields) -> Reading:
+    """A ViT whose layers scale what their blocks make (arXiv 2304.07193)."""
+    named = fields.with_defaults(hidden_size=768, num_hidden_layers=12, num_attention_heads=12)
+    fields.refuse("use_swiglu_ffn", "gated blocks are not known in this family")
+    d = named.size("hidden_size")
+    ratio = named.size("mlp_ratio", default=4)
+    at, feed = tower_of(
+        named.with_values(intermediate_size=d * ratio),
+        activation_of(named, "hidden_act", default="gelu"),
+    )
+    size, patch = pixels(named, 224), named.size("patch_size", default=14)
+    patches = Patches(
+        d=at.d,
+        channels=Integer(named.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=1,
+        rows=Integer(grid_of(named, size, patch) + 1),
+    )
+    layers = Integer(named.size("num_hidden_layers"))
+    masked = fields.flag("use_mask_token", True)
+    tower = Tower(patches, at, feed, layers, size, scaled=True)
+    if (class_of(fields.values) or "Model").endswith("ForImageClassification"):
+        classes = Integer(labels_of(fields))
+        return Reading(VisionTransformer(tower, classes, beside_mean=True, mask=masked))
+    return Reading(VisionTransformer(tower, None, mask=masked))
+
+
+def _internvit(fields: Fields) -> Reading:
+    """InternViT alone, as transformers writes it or as its own code does."""
+    if fields.values.get("model_type") == "intern_vit_6b":
+        fields.refuse("qk_normalization", "norms of queries and keys are not supported")
+        fields.values.get("use_flash_attn")
+        tower = internvit(fields, fields.flag("qkv_bias", True))
+    else:
+        fields.require("use_mean_pooling", True)
+        fields.require("use_absolute_position_embeddings", True)
+        fields.refuse("use_mask_token", "a mask token is not supported")
+        fields.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
+        tower = internvit(fields, fields.flag("attention_bias", False))
+    return Reading(VisionTransformer(tower, None))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "siglip": _siglip,
+        "siglip2": _siglip2,
+        "siglip_vision_model": _siglip_alone,
+        "siglip2_vision_model": _siglip2_alone,
+        "clip_vision_model": _clip_alone,
+        "dinov2": _dinov2,
+        "internvl_vision": _internvit,
+        "intern_vit_6b": _internvit,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "SiglipModel": "siglip",
+        "Siglip2Model": "siglip2",
+        "SiglipVisionModel": "siglip_vision_model",
+        "Siglip2VisionModel": "siglip2_vision_model",
+        "CLIPVisionModel": "clip_vision_model",
+        "CLIPVisionModelWithProjection": "clip_vision_model",
+        "Dinov2Model": "dinov2",
+        "Dinov2ForImageClassification": "dinov2",
+        "InternVLVisionModel": "internvl_vision",
+        "InternVisionModel": "intern_vit_6b",
+    }
+)

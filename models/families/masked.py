@@ -1,0 +1,268 @@
+"""Relatives of BERT: the same blocks under other names, rotated or relative positions, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
+from costgraph.models.blocks.encoder import Bidirectional, Heads
+from costgraph.models.encoder import (
+    Buckets,
+    Encoder,
+    LabelHead,
+    MaskedHead,
+    PooledHead,
+    ProjectedHead,
+    TextFront,
+)
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    heads_of,
+    labels_of,
+    rotary_of,
+)
+from costgraph.models.families.encoders import BARE, LAYER_NORM, POOLER, task_of
+from costgraph.models.families.encoders import FAMILIES as ENCODERS
+from costgraph.models.fields import Fields, divided
+
+
+def _tied(fields: Fields) -> None:
+    if not fields.flag("tie_word_embeddings", True) and task_of(fields) == "ForMaskedLM":
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
+            "tokens is not supported in this family"
+        )
+
+
+def _encoder(fields: Fields, at: Heads, feed: FeedForward, **changes: Any) -> Encoder:
+    """Norms behind residuals, one behind the embeddings; positions where a table has them."""
+    d = at.d
+    positions = changes.pop("positions", None)
+    types = fields.values.get("type_vocab_size")
+    ends = Ends(d, Integer(fields.size("vocab_size")), positions=positions, embed_norm=LAYER_NORM)
+    layer = Layer(d, Bidirectional(at), feed, LAYER_NORM, norm_first=False)
+    return Encoder(
+        front=TextFront(ends, types=fields.size("type_vocab_size") if types else 0),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=d,
+        **changes,
+    )
+
+
+def _heads(fields: Fields, bias: bool, rotary: bool = False) -> Heads:
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    width = divided(fields, d, heads, "hidden size over heads")
+    if fields.size("head_dim", default=int(width)) != width:
+        raise ModelError(f"{fields.name}: 'head_dim' must be {width}, hidden size over heads")
+    turned = rotary_of(fields, width, 1.0) if rotary else None
+    return Heads(Integer(d), Integer(heads), width, bias, bias, bias, rotary=turned)
+
+
+def _nomic(fields: Fields) -> Reading:
+    """Rotated positions, gated blocks, no biases but the norms'."""
+    at = _heads(fields, False, rotary=True)
+    act = activation_of(fields, "hidden_act", default="silu")
+    feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act)
+    _tied(fields)
+    vocab = Integer(fields.size("vocab_size"))
+    pooled = {
+        "ForMaskedLM": MaskedHead(at.d, vocab, act, LAYER_NORM),
+        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
+        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
+    }
+    head = pooled.get(task_of(fields))
+    return Reading(
+        _encoder(fields, at, feed, head=head, longest=fields.size("max_position_embeddings")),
+        assumptions=() if head else (BARE,),
+    )
+
+
+def _nomic_published(fields: Fields) -> Reading:
+    """The files of Nomic's own code, which are GPT-2's keys for another model."""
+    named = fields.renamed(
+        hidden_size="n_embd",
+        num_hidden_layers="n_layer",
+        num_attention_heads="n_head",
+        intermediate_size="n_inner",
+        max_position_embeddings="n_positions",
+        hidden_act="activation_function",
+        layer_norm_eps="layer_norm_epsilon",
+    )
+    for key, usual in (("rotary_emb_fraction", 1.0), ("prenorm", False), ("parallel_block", False),
+                       ("use_rms_norm", False), ("qkv_proj_bias", False), ("mlp_fc1_bias", False),
+                       ("mlp_fc2_bias", False), ("causal", False),
+                       ("rotary_emb_interleaved", False)):  # fmt: skip
+        named.require(key, usual)
+    for key in ("num_experts", "moe_every_n_layers"):
+        named.refuse(key, "experts are not known in this family")
+    return _nomic(named)
+
+
+def _gte(fields: Fields) -> Reading:
+    """Rotated positions, and a gated block whose last product has a bias."""
+    at = _heads(fields, True, rotary=True)
+    act = activation_of(fields, "hidden_act", default="gelu")
+    width = Integer(fields.size("intermediate_size"))
+    feed = FeedForward(at.d, width, act, down_bias=True)
+    _tied(fields)
+    heads: dict[str, Any] = {
+        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), act, LAYER_NORM),
+        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
+        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
+    }
+    head = heads.get(task_of(fields))
+    return Reading(
+        _encoder(fields, at, feed, head=head, longest=fields.size("max_position_embeddings")),
+        assumptions=() if head else (BARE,),
+    )
+
+
+def _mpnet(fields: Fields) -> Reading:
+    """BERT with a position bias that all layers share, and no token types."""
+    at = replace(_heads(fields, True), relative=True)
+    act = activation_of(fields, "hidden_act", default="gelu")
+    feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act, gated=False, bias=True)
+    _tied(fields)
+    heads: dict[str, Any] = {
+        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), "gelu", LAYER_NORM),
+        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
+        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
+        "Model": PooledHead(at.d),
+    }
+    task = task_of(fields)
+    head = heads.get(task)
+    positions = fields.size("max_position_embeddings", default=512)
+    count = Integer(fields.size("relative_attention_num_buckets", default=32))
+    model = _encoder(
+        fields.with_values(type_vocab_size=0),
+        at,
+        feed,
+        head=head,
+        positions=Integer(positions),
+        # Positions start behind the padding index, so two rows are never used.
+        longest=positions - 2,
+        buckets=Buckets(count, at.heads),
+    )
+    return Reading(model, assumptions=(POOLER,) if task == "Model" else () if head else (BARE,))
+
+
+def _distilbert(fields: Fields) -> Reading:
+    named = fields.renamed(
+        hidden_size="dim",
+        num_hidden_layers="n_layers",
+        num_attention_heads="n_heads",
+        intermediate_size="hidden_dim",
+        hidden_act="activation",
+    )
+    fields.values.get("sinusoidal_pos_embds")  # the values of a table that is there either way
+    at = _heads(named, True)
+    act = activation_of(named, "hidden_act", default="gelu")
+    feed = FeedForward(at.d, Integer(named.size("intermediate_size")), act, gated=False, bias=True)
+    _tied(fields)
+    heads: dict[str, Any] = {
+        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), act, LAYER_NORM),
+        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields)), "relu"),
+        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
+    }
+    head = heads.get(task_of(fields))
+    positions = fields.size("max_position_embeddings", default=512)
+    model = _encoder(
+        named.with_values(type_vocab_size=0),
+        at,
+        feed,
+        head=head,
+        positions=Integer(positions),
+        longest=positions,
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
+def _eurobert(fields: Fields) -> Reading:
+    """A Llama that sees in both directions."""
+    d = fields.size("hidden_size")
+    heads, kv_heads, width = heads_of(fields, d)
+    bias = fields.flag("attention_bias", False)
+    at = Heads(
+        Integer(d), Integer(heads), width, bias, bias, bias,
+        rotary=rotary_of(fields, width, 1.0), kv_heads=Integer(kv_heads),
+    )  # fmt: skip
+    wide = fields.flag("mlp_bias", False)
+    feed = FeedForward(
+        Integer(d),
+        Integer(fields.size("intermediate_size")),
+        activation_of(fields, "hidden_act", default="silu"),
+        bias=wide,
+    )
+    tied = fields.flag("tie_word_embeddings", False)
+    vocab = Integer(fields.size("vocab_size"))
+    head = None
+    if task_of(fields) == "ForMaskedLM":
+        head = ProjectedHead(Integer(d), vocab, tied, wide)
+    elif task_of(fields) != "Model":
+        raise ModelError(f"{fields.name}: only EuroBertModel and EuroBertForMaskedLM are read")
+    model = Encoder(
+        front=TextFront(Ends(Integer(d), vocab)),
+        segments=(
+            Segment(
+                "layers",
+                Layer(Integer(d), Bidirectional(at), feed, Norm()),
+                Integer(fields.size("num_hidden_layers")),
+            ),
+        ),
+        d=Integer(d),
+        norm=Norm(),
+        head=head,
+        longest=fields.size("max_position_embeddings", default=8192),
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
+def _ernie(fields: Fields) -> Reading:
+    fields.refuse("use_task_id", "embeddings of tasks are not known in this family")
+    return ENCODERS["bert"](fields)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "camembert": ENCODERS["roberta"],
+        "data2vec-text": ENCODERS["roberta"],
+        "ernie": _ernie,
+        "distilbert": _distilbert,
+        "mpnet": _mpnet,
+        "nomic_bert": _nomic_published,
+        "gte": _gte,
+        "eurobert": _eurobert,
+    }
+)
+
+#: Ends of names of classes that label, and the tasks of one name.
+_TASKS = ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification")
+_STEMS: Mapping[str, str] = MappingProxyType(
+    {
+        "Camembert": "camembert",
+        "Data2VecText": "data2vec-text",
+        "Ernie": "ernie",
+        "DistilBert": "distilbert",
+        "MPNet": "mpnet",
+        "NomicBert": "nomic_bert",
+        "Gte": "gte",
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        **{f"{stem}{task}": kind for stem, kind in _STEMS.items() for task in _TASKS},
+        "EuroBertModel": "eurobert",
+        "EuroBertForMaskedLM": "eurobert",
+    }
+)

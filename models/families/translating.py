@@ -1,0 +1,116 @@
+"""Encoders with decoders that grew from BART: its relatives differ in norms and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Ends, Layer, Segment
+from costgraph.models.blocks.encoder import Bidirectional, CrossLayer
+from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.encoders import LAYER_NORM, sides
+from costgraph.models.fields import Fields
+
+
+@dataclass(frozen=True)
+class Kin:
+    """In what a relative differs from BART.
+
+    Attributes:
+        extra: rows of the table of positions beyond those that the file states; None where
+            positions are made, and no parameters.
+        first: norms stand in front of blocks, and one behind all layers.
+        embed_norm: a norm behind the embeddings.
+        activation: where the file names none.
+        scaled: embeddings are scaled where the file does not say so.
+    """
+
+    extra: int | None = 2
+    first: bool = False
+    embed_norm: bool = True
+    activation: str = "gelu"
+    scaled: bool = False
+
+
+def _kin(kin: Kin) -> Family:
+    def read(fields: Fields) -> Reading:
+        return _read(fields, kin)
+
+    return read
+
+
+def _read(fields: Fields, kin: Kin) -> Reading:
+    d = Integer(fields.size("d_model"))
+    act = activation_of(fields, "activation_function", default=kin.activation)
+    (at, feed), (cross, fed) = sides(fields, int(d), act, k_bias=True)
+    longest = None if kin.extra is None else fields.size("max_position_embeddings")
+    vocab = fields.size("vocab_size")
+    if fields.size("decoder_vocab_size", default=vocab) != vocab:
+        raise ModelError(f"{fields.name}: 'decoder_vocab_size' is not 'vocab_size'")
+    fields.require("share_encoder_decoder_embeddings", True)
+    for key in ("static_position_embeddings", "normalize_before", "normalize_embedding",
+                "add_final_layer_norm", "extra_pos_embeddings", "add_bias_logits"):  # fmt: skip
+        fields.values.get(key)  # what the first files say of their kin, which its type says
+    ends = Ends(
+        d=d,
+        vocab=Integer(vocab),
+        positions=None if longest is None else Integer(longest + (kin.extra or 0)),
+        fixed=longest is None,
+        embed_scale=fields.flag("scale_embedding", kin.scaled),
+        embed_norm=LAYER_NORM if kin.embed_norm else None,
+        norm=LAYER_NORM if kin.first else None,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    layer = Layer(d, Bidirectional(at), feed, LAYER_NORM, norm_first=kin.first)
+    encoder = Encoder(
+        front=TextFront(ends),
+        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
+        d=d,
+        norm=LAYER_NORM if kin.first else None,
+        longest=longest,
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(d, cross, cross, fed, LAYER_NORM, norm_first=kin.first),
+        layers=Integer(fields.size("decoder_layers")),
+        ends=ends,
+        longest=longest,
+    )
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        # Two extra rows: positions are offset by two.
+        "bart": _kin(Kin()),
+        "plbart": _kin(Kin(scaled=True)),
+        "mbart": _kin(Kin(first=True)),
+        "marian": _kin(Kin(extra=0, embed_norm=False)),
+        "pegasus": _kin(Kin(extra=0, embed_norm=False, first=True)),
+        "blenderbot": _kin(Kin(extra=0, embed_norm=False, first=True)),
+        "blenderbot-small": _kin(Kin(extra=0)),
+        "m2m_100": _kin(
+            Kin(extra=None, embed_norm=False, first=True, activation="relu", scaled=True)
+        ),
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "BartForConditionalGeneration": "bart",
+        "PLBartForConditionalGeneration": "plbart",
+        "MBartForConditionalGeneration": "mbart",
+        "MarianMTModel": "marian",
+        "PegasusForConditionalGeneration": "pegasus",
+        "BlenderbotForConditionalGeneration": "blenderbot",
+        "BlenderbotSmallForConditionalGeneration": "blenderbot-small",
+        "M2M100ForConditionalGeneration": "m2m_100",
+    }
+)
