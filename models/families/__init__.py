@@ -20,6 +20,7 @@ FILES = (
     "qwen",
     "gemma",
     "gemma4",
+    "gemma3n",
     "gpt",
     "alibi",
     "cohere",
