@@ -10,6 +10,7 @@ from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.select import Select
+from costgraph.passes.context.share_kv import ShareKV
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
 from costgraph.passes.decoding.speculative import Speculative
@@ -68,6 +69,7 @@ _ALL: tuple[type[Pass], ...] = (
     Evict,
     Index,
     Select,
+    ShareKV,
 )
 
 #: Every pass by its name.

@@ -29,9 +29,7 @@ from costgraph.models.families.hybrid import GATHERED
 from costgraph.models.fields import LARGEST, Fields
 
 #: What a kernel could leave out, and the published code does not.
-SPARSE = (
-    "sparse activations are multiplied like all others: the published code computes the zeros"
-)
+SPARSE = "sparse activations are multiplied like all others: the published code computes the zeros"
 #: Layers whose activations are sparse where the file says nothing, if there are more.
 SPARSE_LAYERS = 10
 

@@ -98,6 +98,7 @@ WRITTEN = {
         "index{top=32}",
         "select{blocks=9}",
     ],
+    "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
         "refine{iterations=3}",
         "blocks{size=8}",
