@@ -37,6 +37,7 @@ FILES = (
     "hybrid_experts",
     "kimi",
     "encoders",
+    "long",
     "vision",
     "denoisers",
     "flows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -11,12 +11,14 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads, Normed
+from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
     AudioFront,
     Buckets,
     Encoder,
     EncoderDecoder,
+    Head,
     LabelHead,
     MaskedHead,
     PooledHead,
@@ -29,6 +31,7 @@ from costgraph.models.families.common import (
     class_of,
     heads_of,
     labels_of,
+    layer_count,
 )
 from costgraph.models.fields import Fields, divided
 
@@ -37,35 +40,49 @@ BARE = "the encoder alone: no head for a task"
 POOLER = "the encoder and its pooler; what else makes an embedding of its result is not counted"
 
 
-def _task(fields: Fields) -> str:
+def task_of(fields: Fields) -> str:
     """The end of the name of the class: ``ForMaskedLM``, ``Model`` …; empty without one."""
     name = class_of(fields.values) or ""
-    ends = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "EncoderModel")
+    ends = (
+        "ForMaskedLM",
+        "ForPreTraining",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "EncoderModel",
+    )
     return next((end for end in (*ends, "Model") if name.endswith(end)), "")
 
 
 def _is_masked(fields: Fields) -> bool:
-    return _task(fields) == "ForMaskedLM"
+    return task_of(fields) == "ForMaskedLM"
 
 
-def _head_of(
-    fields: Fields, d: int, masked: MaskedHead
-) -> MaskedHead | PooledHead | LabelHead | None:
+def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
     """The head of BERT's and RoBERTa's classes.
 
     Both classify sequences by a product, tanh and labels over the first position, in BERT's
     the pooler; classes that label every position have none.
     """
-    heads: dict[str, MaskedHead | PooledHead | LabelHead] = {
+    heads: dict[str, Head] = {
         "ForMaskedLM": masked,
         "ForSequenceClassification": PooledHead(Integer(d), Integer(labels_of(fields))),
         "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
         "Model": PooledHead(Integer(d)),
     }
-    return heads.get(_task(fields))
+    return heads.get(task_of(fields))
 
 
-def _bert_like(fields: Fields, offset: int) -> Reading:
+def bert_like(
+    fields: Fields,
+    offset: int,
+    mixers: Callable[[Heads, int], Block] | None = None,
+    head_of: Callable[[Fields, int, MaskedHead], Head | None] | None = None,
+) -> Reading:
+    """BERT's layers around other attention, and other heads.
+
+    ``mixers`` makes the attention of each layer; ``offset``: rows of the table of positions
+    that stand for none.
+    """
     d = fields.size("hidden_size")
     heads = fields.size("num_attention_heads")
     fields.refuse("is_decoder", "only the encoder is supported in this family")
@@ -92,6 +109,8 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
         norm=LAYER_NORM,
         norm_first=False,
     )
+    count = layer_count(fields)
+    layers = (replace(layer, mixer=mixers(at, i)) if mixers else layer for i in range(count))
     positions = fields.size("max_position_embeddings")
     ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
     masked = MaskedHead(Integer(d), vocab, act, LAYER_NORM)
@@ -100,25 +119,34 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
             f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
             "masked tokens is not supported in this family"
         )
-    head = _head_of(fields, d, masked)
+    head = (head_of or _head_of)(fields, d, masked)
     model = Encoder(
         front=TextFront(ends, types=fields.size("type_vocab_size")),
-        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        segments=alike(layers),
         d=Integer(d),
         head=head,
         longest=positions - offset,
     )
-    said = POOLER if _task(fields) == "Model" else "" if head else BARE
+    said = POOLER if task_of(fields) == "Model" else "" if head else BARE
     return Reading(model, assumptions=(said,) if said else ())
 
 
+def alike(layers: Iterable[Layer], name: str = "layers") -> tuple[Segment, ...]:
+    """A segment for all layers that are alike, numbered where there are several."""
+    found: dict[Layer, int] = {}
+    listed = tuple(layers)
+    numbers = [found.setdefault(layer, len(found)) for layer in listed]
+    names = (f"{name}_{i}" if len(found) > 1 else name for i in numbers)
+    return gathered(zip(names, listed, strict=True))
+
+
 def _bert(fields: Fields) -> Reading:
-    return _bert_like(fields, 0)
+    return bert_like(fields, 0)
 
 
 def _roberta(fields: Fields) -> Reading:
     # Positions start behind the padding index, so two rows are never used.
-    return _bert_like(fields, 2)
+    return bert_like(fields, 2)
 
 
 def _modernbert(fields: Fields) -> Reading:
@@ -180,15 +208,15 @@ def _modernbert(fields: Fields) -> Reading:
 
 def _mt5(fields: Fields) -> Reading:
     """T5 with a gate in its feed-forward blocks unless the file says otherwise."""
-    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
+    return t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
 
 
 def _umt5(fields: Fields) -> Reading:
     """mT5 whose layers each have a position bias of their own."""
-    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
+    return t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
 
 
-def _t5(fields: Fields, own: bool = False) -> Reading:
+def t5(fields: Fields, own: bool = False) -> Reading:
     d = Integer(fields.size("d_model"))
     vocab = Integer(fields.size("vocab_size"))
     heads = Integer(fields.size("num_heads"))
@@ -217,7 +245,7 @@ def _t5(fields: Fields, own: bool = False) -> Reading:
         norm=Norm(),
         buckets=buckets,
     )
-    if _task(fields) == "EncoderModel":
+    if task_of(fields) == "EncoderModel":
         # Half of the file's keys are those of a decoder that the class does not have.
         fields.values.get("num_decoder_layers")
         return Reading(encoder, assumptions=(BARE,))
@@ -300,7 +328,7 @@ def _t5gemma(fields: Fields) -> Reading:
     return Reading(model, assumptions=(said,))
 
 
-def _sides(
+def sides_of(
     fields: Fields, d: int, activation: str, k_bias: bool
 ) -> list[tuple[Heads, FeedForward]]:
     found = []
@@ -322,7 +350,7 @@ def _sides(
 def _bart(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=True)
+    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=True)
     positions = fields.size("max_position_embeddings")
     ends = Ends(
         d=Integer(d),
@@ -354,7 +382,7 @@ def _bart(fields: Fields) -> Reading:
 def _whisper(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = _sides(fields, d, act, k_bias=False)
+    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=False)
     heard = fields.size("max_source_positions", default=1500)
     said = fields.size("max_target_positions", default=448)
     layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
@@ -390,7 +418,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "roberta": _roberta,
         "modernbert": _modernbert,
         "xlm-roberta": _roberta,
-        "t5": _t5,
+        "t5": t5,
         "mt5": _mt5,
         "umt5": _umt5,
         "t5gemma": _t5gemma,

@@ -30,10 +30,10 @@ AT = {B: Integer(8), q: Integer(16), T: Integer(1000)}
 #: Operations with matrices whose work is not that of a product with them.
 OTHERWISE: tuple[type[Op], ...] = ()
 ATTENTION = (AttentionScores, AttentionValues, SplitScores)
-#: What some models refuse of degrees 2, 4 and 8: a number of heads or a width that they do not
-#: divide, and the nearest degrees that do.
 #: Models whose last layers read caches of layers that other stages would hold.
 HANDING_ON = ("gemma-3n-e4b",)
+#: What some models refuse of degrees 2, 4 and 8: a number of heads or a width that they do not
+#: divide, and the nearest degrees that do.
 REFUSED: dict[tuple[str, int], tuple[int, str]] = {
     ("falcon-7b", 2): (71, ""),
     ("falcon-7b", 4): (71, ""),
