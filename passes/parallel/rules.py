@@ -14,6 +14,7 @@ from costgraph.ir.op import Op
 from costgraph.ops.adapters import AdapterIn, AdapterOut
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
+from costgraph.ops.bias import PairBias
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
@@ -48,6 +49,7 @@ from costgraph.passes.parallel.attention import (
     flash,
     page_append,
     page_scores,
+    pair_bias,
     rope,
     scores,
     softmax,
@@ -122,6 +124,7 @@ RULES: Mapping[type[Op], Rule] = {
     SplitScores: scores,
     ops.Softmax: softmax,
     ops.Alibi: elementwise,
+    PairBias: pair_bias,
     ops.AttentionValues: values,
     FlashAttention: flash,
     ops.Route: by_row,
