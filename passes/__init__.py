@@ -9,6 +9,7 @@ from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.recur import Recur
 from costgraph.passes.context.select import Select
 from costgraph.passes.context.share_kv import ShareKV
 from costgraph.passes.context.window import SlidingWindow
@@ -69,6 +70,7 @@ _ALL: tuple[type[Pass], ...] = (
     Evict,
     Index,
     Select,
+    Recur,
     ShareKV,
 )
 

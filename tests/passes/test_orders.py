@@ -97,6 +97,7 @@ WRITTEN = {
         "evict{by=merge}",
         "index{top=32}",
         "select{blocks=9}",
+        "recur{segment=40}",
     ],
     "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
