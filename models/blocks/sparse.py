@@ -132,6 +132,6 @@ class Global:
             return self.at.out(m, mixed)
         first = m.add("global_tokens", Slice(1, Integer(0), self.wide), x)
         rows = {"q": first, "k": x, "v": x}
-        parts = (self.at.project(m, name, rows[name], "global_") for name in rows)
-        wide = attended(m, *parts, FULL, prefix="global_")
+        query, key, value = (self.at.project(m, name, rows[name], "global_") for name in rows)
+        wide = attended(m, query, key, value, FULL, prefix="global_")
         return self.at.out(m, m.add("global_put", Scatter(in_place=True), mixed, wide))
