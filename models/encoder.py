@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer, Symbol, floor
 
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit, Span
@@ -49,6 +49,37 @@ class Buckets:
         """Adds the bias ``(H, q, context)`` that all layers share."""
         table = m.vector("relative_bias.weight", self.count, self.heads)
         return m.add("position_bias", RelativeBias(q, context), table)
+
+    def given(self, m: Maker, context: Expr) -> dict[str, str]:
+        """Adds what layers share, by the names of their operands."""
+        return {"position_bias": self.add(m, context)}
+
+
+@dataclass(frozen=True)
+class NearBuckets:
+    """Biases between positions of a block and of both beside it, and to means of blocks.
+
+    Attributes:
+        count, heads: buckets, heads.
+        block: positions of a block.
+        means: positions that a mean is made of, or None.
+    """
+
+    count: Expr
+    heads: Expr
+    block: Expr
+    means: Expr | None = None
+
+    def given(self, m: Maker, context: Expr) -> dict[str, str]:
+        """Adds what layers share, by the names of their operands."""
+        table = m.vector("relative_bias.weight", self.count, self.heads)
+        near = m.add("position_bias", RelativeBias(self.block, 3 * self.block), table)
+        names = {"position_bias": near}
+        if self.means is not None:
+            own = m.vector("side_bias.weight", self.count, self.heads)
+            op = RelativeBias(context, floor(context / self.means))
+            names["side_bias"] = m.add("side_bias", op, own)
+        return names
 
 
 @dataclass(frozen=True)
@@ -191,6 +222,18 @@ class Head(Protocol):
 
 
 @dataclass(frozen=True)
+class PretrainedHeads:
+    """Both heads of a class that computes both: of masked tokens, and of the first position."""
+
+    masked: MaskedHead
+    pooled: PooledHead
+
+    def both(self, m: Maker, hidden: str, table: str) -> tuple[str, str]:
+        """Adds both: logits of all positions, and what the first becomes."""
+        return self.masked.add(m, hidden, table), self.pooled.add(m, hidden, table)
+
+
+@dataclass(frozen=True)
 class Encoder:
     """An encoder: a front, layers that see both ways, a final norm, a head.
 
@@ -207,8 +250,8 @@ class Encoder:
     segments: tuple[Segment, ...]
     d: Expr
     norm: Norm | None = None
-    head: Head | None = None
-    buckets: Buckets | None = None
+    head: Head | PretrainedHeads | None = None
+    buckets: Buckets | NearBuckets | None = None
     longest: int | None = None
 
     @property
@@ -220,12 +263,16 @@ class Encoder:
         """The graph over ``B`` and ``q``."""
         m = Maker(name, style)
         hidden, table = self.body(m)
-        return m.build(hidden if self.head is None else self.head.add(m, hidden, table))
+        if self.head is None:
+            return m.build(hidden)
+        if isinstance(self.head, PretrainedHeads):
+            return m.build(*self.head.both(m, hidden, table))
+        return m.build(self.head.add(m, hidden, table))
 
     def body(self, m: Maker) -> tuple[str, str]:
         """Adds everything but the head: (last hidden state, embedding table)."""
         hidden, table = self.front.add(m)
-        given = {} if self.buckets is None else {"position_bias": self.buckets.add(m, q)}
+        given = {} if self.buckets is None else self.buckets.given(m, q)
         hidden = run(m, self.segments, hidden, **given)
         if self.norm is not None:
             hidden = m.norm("final_norm", hidden, self.d, self.norm)
@@ -270,7 +317,7 @@ class EncoderDecoder:
         """The decoder's step graph over ``B``, ``q``, ``T`` and ``S``."""
         m = Maker(name, style)
         hidden, table = embed(m, self.ends)
-        given = {} if self.buckets is None else {"position_bias": self.buckets.add(m, T)}
+        given = {} if self.buckets is None else self.buckets.given(m, T)
         segment = Segment("decoder", self.layer, self.layers)
         hidden = run(m, (segment,), hidden, **given)
         return m.build(close(m, self.ends, hidden, table))

@@ -18,6 +18,7 @@ from costgraph.formula.formula import exact
 from costgraph.ir.dtypes import DType, dtype
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program, autoregressive, denoising, single_pass
+from costgraph.models import positions
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
@@ -154,7 +155,7 @@ def import_config(
         images=bool(images),
     )
     made = plain = _program(name, reading, style, mla == "auto", symbolic)
-    made, told = _with_ahead(made, reading, style, config)
+    made, told = _with_ahead(positions.named(made, config), reading, style, config)
     if described is not None:
         made = as_described(made, described, caches=kv is None)
     made = made.assuming(assumed) if assumed else made

@@ -12,6 +12,7 @@ from costgraph.models.fields import Fields
 HARMLESS = frozenset(
     {
         "activation_function",
+        "altup_coef_clip",
         "apply_query_key_layer_scaling",
         "architectures",
         "attention_multiplier",
@@ -281,6 +282,9 @@ COUNTS = frozenset(
 )
 
 
+#: Those of them that may hold one count for each layer.
+LISTED = frozenset({"intermediate_size"})
+
 #: Keys that hold an object, whichever family reads them.
 OBJECTS = frozenset(
     {
@@ -314,7 +318,10 @@ def check_kinds(fields: Fields) -> None:
     for key, value in apart.values.items():
         if value is None or (isinstance(value, (bool, int, float, str, list)) and not value):
             continue
-        if key in COUNTS:
+        if key in LISTED and isinstance(value, list):
+            for one in value:
+                Fields(fields.name, {key: one}).size(key)
+        elif key in COUNTS:
             apart.size(key)
         elif key in OBJECTS:
             check_kinds(apart.section(key))

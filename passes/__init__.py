@@ -11,8 +11,10 @@ from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.landmark import Landmark
 from costgraph.passes.context.nsa import Nsa
+from costgraph.passes.context.recur import Recur
 from costgraph.passes.context.retrieve import Retrieve
 from costgraph.passes.context.select import Select
+from costgraph.passes.context.share_kv import ShareKV
 from costgraph.passes.context.snap_kv import SnapKV
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
@@ -80,6 +82,8 @@ _ALL: tuple[type[Pass], ...] = (
     SnapKV,
     Landmark,
     Retrieve,
+    Recur,
+    ShareKV,
 )
 
 #: Every pass by its name.

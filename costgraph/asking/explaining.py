@@ -23,7 +23,9 @@ from costgraph.errors import InputError
 from costgraph.formula.formula import Formula
 from costgraph.formula.local import active
 from costgraph.formula.powers import placed
+from costgraph.ir.program import Program
 from costgraph.ir.workload import plain as numbers
+from costgraph.ops.fused import Fused
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -88,6 +90,7 @@ class Explanation:
         races: what runs at the same time, and which of it everything waits for.
         stages: units of a pipeline, with their time for one group of sequences.
         links: what goes over links between devices.
+        free: what operations do that no cost shows, such as methods of positions, by kind.
     """
 
     metric: str
@@ -105,6 +108,7 @@ class Explanation:
     races: tuple[Race, ...] = ()
     stages: tuple[Stage, ...] = ()
     links: tuple[Exchanged, ...] = ()
+    free: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.metric}: {self.setting.text()}>"
@@ -170,7 +174,17 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         races=races(asked),
         stages=stages(asked),
         links=exchanged(asked),
+        free=_free(compiled.program),
     )
+
+
+def _free(program: Program) -> tuple[tuple[str, str], ...]:
+    """(kind, what is told of it) of operations in all graphs, each once."""
+    graphs = (g for phase in program.phases for g in phase.graph.walk())
+    nodes = (n for g in graphs for n in g.nodes)
+    parts = (n.op.body.nodes if isinstance(n.op, Fused) else (n,) for n in nodes)
+    ops = (n.op for part in parts for n in part)
+    return tuple(dict.fromkeys((op.kind, op.told) for op in ops if op.told))
 
 
 def _nexts(formula: Formula, point: Mapping[Any, Expr]) -> list[Next]:

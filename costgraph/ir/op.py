@@ -47,6 +47,11 @@ class Op(ABC):
     #: look-ups, which alone can be stored narrower than the results are.
     converted: ClassVar[tuple[int, ...]] = ()
 
+    @property
+    def told(self) -> str:
+        """What it is beside its kind, in words, where costs do not show it; empty for most."""
+        return ""
+
     @abstractmethod
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         """Shapes, formats and roles of the results.

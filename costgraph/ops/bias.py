@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from sympy import Mul
 
-from costgraph.ir.cost import Work
+from costgraph.ir.cost import Access, Work
 from costgraph.ir.op import Op, Spec, Tensors, require, require_same, vector
 from costgraph.ir.tensor import Tensor
+from costgraph.ops.attention import compacted
 from costgraph.ops.pattern import FULL, Pattern
 
 
@@ -53,3 +54,31 @@ class ScoreBias(Op):
         pairs = self.pattern.pairs(q, t)
         biases = len(inputs) - 1
         return vector(biases * Mul(*lead) * pairs) if biases else {}
+
+
+@dataclass(frozen=True)
+class PairBias(Op):
+    """Scores ``(B, H, q, T)`` with a number added per pair, from tables that blocks share.
+
+    Inputs are the scores and tables ``(H, …)``, such as distances within a block of queries
+    and its keys, each read once. 1 FLOP per computed pair; only scores that exist move.
+    """
+
+    kind: ClassVar[str] = "pair-bias"
+    pattern: Pattern = FULL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 2, self, "takes scores and tables")
+        scores, *tables = inputs
+        require(len(scores.shape) == 4, self, "{} are no scores", scores)
+        for table in tables:
+            require_same(self, table.shape[0], scores.shape[1], "heads of {} and {}", table, scores)
+        return (Spec(scores.shape, scores.dtype),)
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
+        return compacted(self.pattern, found, outputs[0])
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, h, q, t = outputs[0].shape
+        return vector(b * h * self.pattern.pairs(q, t))

@@ -227,3 +227,17 @@ class Rope(Op):
         x, table = inputs
         rotated: Expr = Mul(*x.shape[:-1]) * table.shape[1]
         return vector(3 * rotated)
+
+
+@dataclass(frozen=True)
+class NamedRope(Rope):
+    """Rotary embedding whose angles a ``method`` changes, such as YaRN: the table is another.
+
+    A step costs what it costs without: factors on scores are the product's alpha.
+    """
+
+    method: str = ""
+
+    @property
+    def told(self) -> str:
+        return self.method

@@ -56,6 +56,11 @@ class Turn(Op):
     kind: ClassVar[str] = "rope"
     rotary: Expr
     result: DType
+    method: str = ""
+
+    @property
+    def told(self) -> str:
+        return self.method
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes keys")

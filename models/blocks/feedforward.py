@@ -8,7 +8,8 @@ from sympy import Expr
 
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
-from costgraph.ops import Multiply, Split
+from costgraph.ops import Activation, Multiply, Split
+from costgraph.ops.maps import Map, Reduce
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class FeedForward:
         bias: biases of all projections.
         down_bias: bias of the last projection alone.
         fused_gate_up: gate and up projection are one matrix.
+        cutoff: of the gate only what is far above its mean in a row passes (Gemma 3n): mean and
+            deviation of each row, what is above their weighted sum, and zero below.
     """
 
     d: Expr
@@ -30,6 +33,7 @@ class FeedForward:
     bias: bool = False
     fused_gate_up: bool = False
     down_bias: bool = False
+    cutoff: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -51,6 +55,18 @@ class FeedForward:
         else:
             gate = m.linear(f"{prefix}gate_proj", x, width, d, bias)
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
+        if self.cutoff:
+            gate = _cut(m, prefix, gate)
         acted = m.activation(f"{prefix}mlp_act", gate, self.activation)
         gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
         return m.linear(f"{prefix}down_proj", gated, d, width, bias or self.down_bias)
+
+
+def _cut(m: Maker, prefix: str, gate: str) -> str:
+    """Adds the cut-off, as the published code computes it."""
+    mean = m.add(f"{prefix}gate_mean", Reduce("mean", (2,), keep=True), gate)
+    spread = m.add(f"{prefix}gate_spread", Reduce("std", (2,), keep=True), gate)
+    far = m.add(f"{prefix}gate_far", Map("scale"), spread)
+    edge = m.add(f"{prefix}gate_edge", Map("add"), mean, far)
+    above = m.add(f"{prefix}gate_above", Map("sub"), gate, edge)
+    return m.add(f"{prefix}gate_cut", Activation("relu"), above)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -11,15 +11,18 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads, Normed
+from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
     AudioFront,
     Buckets,
     Encoder,
     EncoderDecoder,
+    Head,
     LabelHead,
     MaskedHead,
     PooledHead,
+    PretrainedHeads,
     TextFront,
 )
 from costgraph.models.families.common import (
@@ -29,6 +32,7 @@ from costgraph.models.families.common import (
     class_of,
     heads_of,
     labels_of,
+    layer_count,
 )
 from costgraph.models.fields import Fields, divided
 
@@ -40,7 +44,13 @@ POOLER = "the encoder and its pooler; what else makes an embedding of its result
 def task_of(fields: Fields) -> str:
     """The end of the name of the class: ``ForMaskedLM``, ``Model`` …; empty without one."""
     name = class_of(fields.values) or ""
-    ends = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "EncoderModel")
+    ends = (
+        "ForMaskedLM",
+        "ForPreTraining",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "EncoderModel",
+    )
     return next((end for end in (*ends, "Model") if name.endswith(end)), "")
 
 
@@ -48,15 +58,13 @@ def _is_masked(fields: Fields) -> bool:
     return task_of(fields) == "ForMaskedLM"
 
 
-def _head_of(
-    fields: Fields, d: int, masked: MaskedHead
-) -> MaskedHead | PooledHead | LabelHead | None:
+def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
     """The head of BERT's and RoBERTa's classes.
 
     Both classify sequences by a product, tanh and labels over the first position, in BERT's
     the pooler; classes that label every position have none.
     """
-    heads: dict[str, MaskedHead | PooledHead | LabelHead] = {
+    heads: dict[str, Head] = {
         "ForMaskedLM": masked,
         "ForSequenceClassification": PooledHead(Integer(d), Integer(labels_of(fields))),
         "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
@@ -65,7 +73,17 @@ def _head_of(
     return heads.get(task_of(fields))
 
 
-def _bert_like(fields: Fields, offset: int) -> Reading:
+def bert_like(
+    fields: Fields,
+    offset: int,
+    mixers: Callable[[Heads, int], Block] | None = None,
+    head_of: Callable[[Fields, int, MaskedHead], Head | PretrainedHeads | None] | None = None,
+) -> Reading:
+    """BERT's layers around other attention, and other heads.
+
+    ``mixers`` makes the attention of each layer; ``offset``: rows of the table of positions
+    that stand for none.
+    """
     d = fields.size("hidden_size")
     heads = fields.size("num_attention_heads")
     fields.refuse("is_decoder", "only the encoder is supported in this family")
@@ -92,6 +110,8 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
         norm=LAYER_NORM,
         norm_first=False,
     )
+    count = layer_count(fields)
+    layers = (replace(layer, mixer=mixers(at, i)) if mixers else layer for i in range(count))
     positions = fields.size("max_position_embeddings")
     ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
     masked = MaskedHead(Integer(d), vocab, act, LAYER_NORM)
@@ -100,10 +120,10 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
             f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
             "masked tokens is not supported in this family"
         )
-    head = _head_of(fields, d, masked)
+    head = (head_of or _head_of)(fields, d, masked)
     model = Encoder(
         front=TextFront(ends, types=fields.size("type_vocab_size")),
-        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        segments=alike(layers),
         d=Integer(d),
         head=head,
         longest=positions - offset,
@@ -112,13 +132,22 @@ def _bert_like(fields: Fields, offset: int) -> Reading:
     return Reading(model, assumptions=(said,) if said else ())
 
 
+def alike(layers: Iterable[Layer], name: str = "layers") -> tuple[Segment, ...]:
+    """A segment for all layers that are alike, numbered where there are several."""
+    found: dict[Layer, int] = {}
+    listed = tuple(layers)
+    numbers = [found.setdefault(layer, len(found)) for layer in listed]
+    names = (f"{name}_{i}" if len(found) > 1 else name for i in numbers)
+    return gathered(zip(names, listed, strict=True))
+
+
 def _bert(fields: Fields) -> Reading:
-    return _bert_like(fields, 0)
+    return bert_like(fields, 0)
 
 
 def _roberta(fields: Fields) -> Reading:
     # Positions start behind the padding index, so two rows are never used.
-    return _bert_like(fields, 2)
+    return bert_like(fields, 2)
 
 
 def _modernbert(fields: Fields) -> Reading:
@@ -180,15 +209,15 @@ def _modernbert(fields: Fields) -> Reading:
 
 def _mt5(fields: Fields) -> Reading:
     """T5 with a gate in its feed-forward blocks unless the file says otherwise."""
-    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
+    return t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
 
 
 def _umt5(fields: Fields) -> Reading:
     """mT5 whose layers each have a position bias of their own."""
-    return _t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
+    return t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
 
 
-def _t5(fields: Fields, own: bool = False) -> Reading:
+def t5(fields: Fields, own: bool = False) -> Reading:
     d = Integer(fields.size("d_model"))
     vocab = Integer(fields.size("vocab_size"))
     heads = Integer(fields.size("num_heads"))
@@ -300,7 +329,9 @@ def _t5gemma(fields: Fields) -> Reading:
     return Reading(model, assumptions=(said,))
 
 
-def sides(fields: Fields, d: int, activation: str, k_bias: bool) -> list[tuple[Heads, FeedForward]]:
+def sides_of(
+    fields: Fields, d: int, activation: str, k_bias: bool
+) -> list[tuple[Heads, FeedForward]]:
     found = []
     for side in ("encoder", "decoder"):
         heads = fields.size(f"{side}_attention_heads")
@@ -320,7 +351,7 @@ def sides(fields: Fields, d: int, activation: str, k_bias: bool) -> list[tuple[H
 def _whisper(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = sides(fields, d, act, k_bias=False)
+    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=False)
     heard = fields.size("max_source_positions", default=1500)
     said = fields.size("max_target_positions", default=448)
     layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
@@ -356,7 +387,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "roberta": _roberta,
         "modernbert": _modernbert,
         "xlm-roberta": _roberta,
-        "t5": _t5,
+        "t5": t5,
         "mt5": _mt5,
         "umt5": _umt5,
         "t5gemma": _t5gemma,

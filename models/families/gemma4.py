@@ -15,6 +15,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Experts, FeedForward, Maker, Norm, Style
+from costgraph.models.blocks.altup import StreamLayer, Streams
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
@@ -47,7 +48,7 @@ class Places:
     """Layers of one kind: a name, the layer, and their numbers in the model."""
 
     name: str
-    layer: SharingLayer
+    layer: SharingLayer | StreamLayer
     at: tuple[int, ...]
 
 
@@ -59,12 +60,14 @@ class Sharing:
         ends: around the layers.
         kinds: layers by kind, in the order in which they can run.
         own, rows: width of each layer's own input and rows of its table, or 0.
+        streams: of a hidden state that has several, or None.
     """
 
     ends: Ends
     kinds: tuple[Places, ...]
     own: Expr = Integer(0)
     rows: Expr = Integer(0)
+    streams: Streams | None = None
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -81,6 +84,8 @@ class Sharing:
         if self.own != 0:
             given["own_input"] = self._inputs(m, hidden)
         several = len(self.kinds) > 1
+        if self.streams is not None:
+            hidden = self.streams.opened(m, hidden)
         for kind in self.kinds:
             wanted = kind.layer.operands(style)
             shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
@@ -92,6 +97,8 @@ class Sharing:
             store = kind.layer.attention.store
             hidden, keys, values = m.add_many(kind.name, region, hidden, *shared)
             given |= {f"{store}_keys": keys, f"{store}_values": values}
+        if self.streams is not None:
+            hidden = self.streams.closed(m, hidden)
         return m.build(close(m, self.ends, hidden, table))
 
     def _inputs(self, m: Maker, hidden: str) -> str:
@@ -115,7 +122,7 @@ class Sharing:
         raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
-def _sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
+def sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
     """How each layer comes by its keys and values: the last ones read those of their kind."""
     shared = fields.values.get("num_kv_shared_layers") or 0
     if type(shared) is not int or not 0 <= shared < len(kinds):
@@ -186,7 +193,7 @@ def _text(fields: Fields) -> Reading:
     activation = activation_of(fields, "hidden_activation", default="gelu_pytorch_tanh")
     kinds = layer_types(fields, lambda i: (i + 1) % 6 != 0)
     kinds = (*kinds[:-1], FULL)  # as the published code: the last layer sees everything
-    modes = _sharing_modes(fields, kinds)
+    modes = sharing_modes(fields, kinds)
     feed = FeedForward(Integer(d), Integer(fields.size("intermediate_size")), activation)
     double = fields.flag("use_double_wide_mlp", False)
     wide = replace(feed, width=2 * feed.width) if double else feed

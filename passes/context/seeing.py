@@ -98,7 +98,7 @@ def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
             why = f"its positions do not see all before them already: {node.op.pattern}"
             seen.misses[graph.name] = Miss(name, node.name, why)
             return graph
-        other = _chosen(graph) or _between(graph, node)
+        other = _handed_on(graph) or chosen(graph) or _between(graph, node)
         made = other or change(graph)
         if isinstance(made, str):
             seen.misses[graph.name] = Miss(name, node.name, made)
@@ -116,13 +116,18 @@ _ANY_ROWS = (Softmax, SoftCap, Alibi)
 _CHOOSING = (PageAppend, Choose, Nearest, ScoreBook, PromptVotes)
 
 
-def _chosen(graph: Graph) -> str:
-    """Why a layer stays that keeps what another pass chooses by, in this phase or a later one."""
+def _handed_on(graph: Graph) -> str:
+    """Why a layer stays whose cache other layers read as well."""
     found = (
-        n.name
-        for n in graph.nodes
-        if isinstance(n.op, (PageAppend, Choose, ScoreBook, PromptVotes))
+        n.name for n in graph.nodes if isinstance(n.op, KVAppend) and n.output in graph.outputs
     )
+    name = next(found, "")
+    return f"other layers read what {name!r} keeps" if name else ""
+
+
+def chosen(graph: Graph) -> str:
+    """Why a layer stays that keeps what another pass chooses by, in this phase or a later one."""
+    found = (n.name for n in graph.nodes if isinstance(n.op, _CHOOSING))
     name = next(found, "")
     return f"its rows are chosen already, by {name!r}" if name else ""
 

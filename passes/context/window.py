@@ -65,7 +65,7 @@ def turned(graph: Graph) -> Graph:
         x, table = rope.inputs
         nodes = [n for n in nodes if n.name != rope.name]
         nodes.append(replace(node, inputs=(node.inputs[0], x)))
-        turn = Turn(graph.tensors[table].shape[1], graph.tensors[x].dtype)
+        turn = Turn(graph.tensors[table].shape[1], graph.tensors[x].dtype, rope.op.told)
         name = f"{node.name}_rope"
         (kept,) = node.outputs
         (spec,) = turn.infer((kept,))

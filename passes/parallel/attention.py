@@ -147,6 +147,17 @@ def scores(site: Site) -> Ruled:
     return Ruled(site.op, tuple(wanted), (moved(place, 1),))
 
 
+def pair_bias(site: Site) -> Ruled:
+    """Scores of the heads at hand, and their rows of the tables that all devices hold."""
+    place = site.place(0)
+    if site.context != 1 or place.axis is None:
+        return whole(site)
+    if place.axis != 1:
+        raise site.blocked("splits along heads only", place)
+    tables = (Place(0, place.length),) * (len(site.inputs) - 1)
+    return Ruled(site.op, (place, *tables), (place,))
+
+
 def values(site: Site) -> Ruled:
     """Probabilities of the heads at hand, with the values that they share."""
     place = site.place(0)

@@ -14,6 +14,7 @@ from costgraph.ir.op import Op
 from costgraph.ops.adapters import AdapterIn, AdapterOut
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
+from costgraph.ops.bias import PairBias
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
@@ -52,6 +53,7 @@ from costgraph.passes.parallel.attention import (
     nearest,
     page_append,
     page_scores,
+    pair_bias,
     prompt_votes,
     rope,
     scores,
@@ -131,6 +133,7 @@ RULES: Mapping[type[Op], Rule] = {
     SplitScores: scores,
     ops.Softmax: softmax,
     ops.Alibi: elementwise,
+    PairBias: pair_bias,
     ops.AttentionValues: values,
     FlashAttention: flash,
     ops.Route: by_row,

@@ -19,7 +19,7 @@ from costgraph.errors import PipelineError
 from costgraph.hardware.links import Hop
 from costgraph.ir.dtypes import INT32, INT64
 from costgraph.ir.graph import Graph, Node, Origin
-from costgraph.ir.op import Op
+from costgraph.ir.op import Op, same
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.adapters import AdapterLinear
@@ -143,16 +143,23 @@ def _check_convolutions(graph: Graph, walk: _Walk) -> None:
         )
 
 
+def _part_of(whole: Tensor, local: Tensor) -> Place:
+    """Where a device's part of a tensor lies in it."""
+    pairs = enumerate(zip(whole.shape, local.shape, strict=True))
+    axes = [axis for axis, (a, b) in pairs if not same(a, b)]
+    return Place(axes[0], local.shape[axes[0]]) if axes else WHOLE
+
+
 def _check_handed_on(graph: Graph) -> None:
-    """Refuses layers that read the split caches of other layers: no walk leads from these on.
+    """Refuses layers that read caches of other layers which are split in another way.
 
     Raises:
         PipelineError: which layers read what.
     """
-    for node in graph.nodes:
+    for inner, node in ((g, n) for g in graph.walk() for n in g.nodes):
         if not isinstance(node.op, Region):
             continue
-        operands = graph.operands(node)
+        operands = inner.operands(node)
         for body, seen in zip(node.op.graphs, node.op.given(operands), strict=True):
             for given, wanted in zip(seen, body.inputs, strict=True):
                 if given.shape != wanted.shape:
@@ -384,8 +391,12 @@ class _Level:
             bodies.append(self.walk.graph(body, f"{self.path}{node.name}/", given))
         names = tuple(t.name for t in node.outputs)
         self._add(node.name, region.with_graphs(bodies), inputs, names, node.origin)
-        for name in names:
-            self.places[name] = self._between(name)
+        for tensor in node.outputs:
+            # What layers keep for others lies where they keep it.
+            kept = tensor.role is not Role.ACTIVATION
+            local = self.local[tensor.name]
+            place = _part_of(tensor, local) if kept else self._between(tensor.name)
+            self.places[tensor.name] = place
 
     def _producer(self, node: Node) -> Op | None:
         """What makes the first operand of a node, in whatever format it is stored for it."""

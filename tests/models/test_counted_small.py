@@ -29,7 +29,7 @@ STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
 #: Families whose scans the classes compute otherwise than kernels do: products are compared
 #: without them.
 SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning"}
-ATTENTION = {"index-scores", "qk-matmul", "split-qk-matmul", "sv-matmul"}
+ATTENTION = {"index-scores", "matmul", "qk-matmul", "split-qk-matmul", "sv-matmul"}
 #: The class keeps keys and values of positions that its local layers no longer see.
 KEEPS_ALL = {"gpt_neo"}
 

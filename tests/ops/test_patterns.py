@@ -27,6 +27,7 @@ from costgraph.ops.pattern import (
     Parted,
     Pattern,
     Pooled,
+    Scattered,
     Segments,
     Selected,
     SelectedBlocks,
@@ -191,6 +192,28 @@ def test_bands_see_both_ways(n, reach, wide, block):
     pooled = n * len([b for b in range(n) if (b + 1) * block <= n])
     made = Pooled(I(reach), I(block))
     assert exact(made.pairs(q, q), q=n) == band(n, reach, 0).sum() + pooled
+    # What those that see all see may be another operation's.
+    beside = Band(I(reach), I(wide), asked=False)
+    assert exact(beside.pairs(q, q), q=n) == band(n, reach, wide)[wide:].sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 60), block=st.integers(1, 4), random=st.integers(0, 2),
+       seed=st.integers(0, 99))  # fmt: skip
+def test_blocks_see_neighbours_ends_and_some_at_random(n, block, random, seed):
+    rng, last = np.random.default_rng(seed), (n - 1) // block
+    seen = np.ones((n, n), bool)
+    if n > (5 + 2 * random) * block:
+        rows, columns = (x // block for x in places(n))
+        ends = (columns == 0) | (columns == last) | (rows == 0) | (rows == last)
+        seen = ends | (abs(rows - columns) <= 1)
+        for own in range(1, last):
+            others = [b for b in range(1, last) if abs(b - own) > 1]
+            for chosen in rng.choice(others, random, replace=False):
+                seen |= (rows == own) & (columns == chosen)
+    made = Scattered(I(block), I(random))
+    assert exact(made.pairs(q, q), q=n) == seen.sum()
+    assert exact(made.dense(q, q), q=n) >= seen.sum()
 
 
 @settings(max_examples=40, deadline=None)

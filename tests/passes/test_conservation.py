@@ -30,12 +30,15 @@ AT = {B: Integer(8), q: Integer(16), T: Integer(1000)}
 #: Operations with matrices whose work is not that of a product with them.
 OTHERWISE: tuple[type[Op], ...] = ()
 ATTENTION = (AttentionScores, AttentionValues, SplitScores)
+#: Models whose last layers read caches of layers that other stages would hold.
+HANDING_ON = ("gemma-3n-e4b",)
 #: What some models refuse of degrees 2, 4 and 8: a number of heads or a width that they do not
 #: divide, and the nearest degrees that do.
 REFUSED: dict[tuple[str, int], tuple[int, str]] = {
     ("falcon-7b", 2): (71, ""),
     ("falcon-7b", 4): (71, ""),
     ("falcon-7b", 8): (71, ""),
+    **{("gemma-3n-e4b", tp): (35, "") for tp in (2, 4, 8)},
     ("gpt2", 8): (12, "6 and 12"),
     ("gpt2-xl", 2): (25, "5"),
     ("gpt2-xl", 4): (25, "5"),
@@ -196,8 +199,10 @@ def test_stages_hold_the_whole_model_once(name, pp):
     """Layers, FLOP and weights of all stages are those of the model; no stage is empty."""
     for graph in graphs(name):
         hops = (Hop("nvlink", Integer(2)),) * (pp - 1)
-        if layers(graph) < pp:
-            with pytest.raises(CostgraphError, match="layers: not enough"):
+        refusal = "something else uses its result" if name in HANDING_ON else ""
+        refusal = "layers: not enough" if layers(graph) < pp else refusal
+        if refusal:
+            with pytest.raises(CostgraphError, match=refusal):
                 staged(graph, pp, hops, "test")
             continue
         made = staged(graph, pp, hops, "test")

@@ -106,7 +106,9 @@ WRITTEN = {
         "evict{by=merge}",
         "index{top=32}",
         "select{blocks=9}",
+        "recur{segment=40}",
     ],
+    "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
         "refine{iterations=3}",
         "blocks{size=8}",

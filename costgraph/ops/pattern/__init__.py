@@ -15,6 +15,7 @@ from costgraph.ops.pattern.base import (
 )
 from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chunks import Chunks, Segments
+from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
 from costgraph.ops.pattern.windows import Window, sliding
@@ -34,6 +35,7 @@ __all__ = [
     "Parted",
     "Pattern",
     "Pooled",
+    "Scattered",
     "Segments",
     "Selected",
     "SelectedBlocks",

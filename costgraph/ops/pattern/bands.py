@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Expr, Integer, Min, floor
+from sympy import Expr, Integer, Min, ceiling, floor
 
 from costgraph.ops.pattern.base import Pattern
 from costgraph.symbols import T
@@ -19,6 +19,11 @@ def near(q: Expr, reach: Expr) -> Expr:
     return q + inner * (inner - 1) + 2 * (q - inner) * reach
 
 
+def in_blocks(q: Expr, block: Expr) -> Expr:
+    """Cells of ``q`` queries in blocks, each times its own block of keys and both beside it."""
+    return ceiling(q / block) * 3 * block**2
+
+
 @dataclass(frozen=True)
 class Band(Pattern):
     """Positions at most ``reach`` apart see each other; as many keys as queries.
@@ -27,6 +32,9 @@ class Band(Pattern):
         reach: the greatest distance of a pair.
         wide: positions, the first ones, that see all and are seen by all (Longformer,
             arXiv 2004.05150; ETC, arXiv 2004.08483).
+        asked: False where what ``wide`` positions see is another operation's.
+        block: where every pair is computed, blocks of so many queries against the keys of
+            three blocks; None for all keys.
     """
 
     causal: ClassVar[bool] = False
@@ -34,17 +42,28 @@ class Band(Pattern):
 
     reach: Expr
     wide: Expr = ZERO
+    asked: bool = True
+    block: Expr | None = None
 
     @property
     def compact(self) -> bool:
         return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        """The local pairs of the others, and ``2gn − g²`` of ``g`` global positions."""
+        """The local pairs of the others, and ``2gn − g²`` of ``g`` global positions.
+
+        Of those that see all, ``gn`` are left out where they are not asked.
+        """
         if self.wide == 0:
             return near(q, self.reach)
         most = Min(q, self.wide)
-        return near(q - most, self.reach) + 2 * most * q - most**2
+        seen = most * q - most**2
+        return near(q - most, self.reach) + (seen + most * q if self.asked else seen)
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        if self.block is None:
+            return super().dense(q, rows)
+        return in_blocks(q, self.block) + q * Min(q, self.wide) * (2 if self.asked else 1)
 
     def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
         return self
@@ -73,6 +92,11 @@ class Pooled(Pattern):
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return near(q, self.reach) + q * floor(q / self.block)
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        """Blocks of ``reach + 1`` queries against the keys of three blocks, and the means."""
+        padded = ceiling(q / (self.reach + 1)) * (self.reach + 1)
+        return in_blocks(q, self.reach + 1) + padded * floor(q / self.block)
 
     def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
         return self

@@ -203,6 +203,7 @@ def _operation(
     kind = clean(node.op.kind, 80)
     link = _sent(graph, node, row)
     lines = [f"{kind} of {len(inside)}" if inside else kind]
+    lines += [clean(told) for told in dict.fromkeys(n.op.told for n in inside or (node,)) if told]
     lines += [clean(at.unit)] if labelled else []
     return Vertex(
         name,

@@ -94,6 +94,9 @@ def explanation_text(e: Explanation) -> str:
         lines.append("what bounds it changes with")
         lines.extend(f"    {change_text(n, e.rates)}" for n in sorted(e.nexts, key=_distance))
     lines.extend(critical_lines(e))
+    if e.free:
+        lines.append("at no cost")
+        lines.extend(f"    {kind}: {told}" for kind, told in e.free)
     word = "at most" if e.unit != "s" else "still"
     lines.append("with one rate infinite, or one latency zero")
     for floor in e.floors:

@@ -11,6 +11,7 @@ from sympy import Expr, Integer, Min, expand
 
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
+from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.showing.export.plain_json import print_json
@@ -214,11 +215,15 @@ def _described(body: Graph, head: str, depth: int) -> Iterator[str]:
         yield f"{pad}{head}:"
         yield from structure(body, depth + 1)
         return
-    kinds = dict.fromkeys(n.op.kind for n in body.nodes)
+    kinds = dict.fromkeys(f"{n.op.kind}{_told(n.op)}" for n in body.nodes)
     patterns = (getattr(n.op, "keeps", None) for n in body.nodes)
     dropping = sorted({str(p) for p in patterns if p is not None and p.drops})
     seen = f", {', '.join(dropping)}" if dropping else ""
     yield f"{pad}{head}{seen}: {', '.join(kinds)}"
+
+
+def _told(op: Op) -> str:
+    return f" ({op.told})" if op.told else ""
 
 
 def derived(name: str) -> list[str]:
