@@ -7,6 +7,10 @@ from types import MappingProxyType
 
 from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
+from costgraph.passes.caching.disaggregate import Disaggregate
+from costgraph.passes.caching.prefix_cache import PrefixCache
+from costgraph.passes.caching.share_prefix import SharePrefix
+from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.select import Select
@@ -68,6 +72,10 @@ _ALL: tuple[type[Pass], ...] = (
     Evict,
     Index,
     Select,
+    PrefixCache,
+    SharePrefix,
+    Disaggregate,
+    Turns,
 )
 
 #: Every pass by its name.

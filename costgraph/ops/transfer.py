@@ -1,12 +1,14 @@
-"""Bytes between the memory of a device and farther levels: its host's memory, storage."""
+"""Bytes between the memory of a device and farther levels, or the memory of another device."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer
 
+from costgraph.hardware.links import Messages
 from costgraph.ir.cost import Access, Direction, Work
 from costgraph.ir.dtypes import INT32
 from costgraph.ir.op import Op, Spec, Tensors, read, require, write
@@ -77,3 +79,28 @@ class Carry(Op):
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         near, far = (write, read) if self.back else (read, write)
         return (near(inputs[0]), replace(far(inputs[0]), level=self.level))
+
+
+@dataclass(frozen=True)
+class HandOver(Op):
+    """Caches and states leave for the memory of another device, over a link by its name.
+
+    They are read here once, and cross the link as one message. Nothing is computed.
+    """
+
+    kind: ClassVar[str] = "hand-over"
+    link: str
+    bytes: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(not inputs, self, "takes no operands")
+        return (Spec((Integer(0),), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return (Access("caches", Role.KV, Direction.READ, self.bytes),)
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        return {self.link: Messages(Integer(1), self.bytes)}
