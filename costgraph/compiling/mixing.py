@@ -36,6 +36,7 @@ def phases_of_steps(program: Program) -> tuple[Phase, Phase]:
     Raises:
         InputError: the program's steps are not of this kind.
     """
+    program.check_served()
     decode = program.decoding
     prefill = [p for p in program.phases if p.name == "prefill"]
     if len(decode) != 1 or len(prefill) != 1:
@@ -48,7 +49,8 @@ def phases_of_steps(program: Program) -> tuple[Phase, Phase]:
     if not (plain and first.query == S and first.substitution.get(T) == S and then.query == 1):
         raise InputError(
             f"{program.name}: prompts or decode steps are not of one token a position (drafts, "
-            "branches, an encoder, or positions shared among devices): no steps of mixed work"
+            "branches, an encoder, prompts cached in part, or positions shared among devices): no "
+            "steps of mixed work"
         )
     if first.rounds != 1 or then.rounds != 1:
         raise InputError(f"{program.name}: groups in a pipeline are mixes already: use micro=1")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from typing import Any
 
 from sympy import Add, Expr, Integer, Symbol, expand
@@ -183,6 +183,8 @@ class Program:
             of this one, and in memory only where speculation holds it.
         borrowed: names of weights that are those of another model in memory, as a draft
             head reads its target's embedding table.
+        unserved: why no server on one machine runs these phases for its requests; empty
+            where one can.
     """
 
     name: str
@@ -198,6 +200,7 @@ class Program:
     stages: int = 1
     ahead: Program | None = field(default=None, compare=False, repr=False)
     borrowed: tuple[str, ...] = ()
+    unserved: str = ""
 
     @property
     def width(self) -> Expr:
@@ -260,6 +263,15 @@ class Program:
         found = self.decoding
         return bool(found) and all(p.span == found[0].span for p in found)
 
+    def check_served(self) -> None:
+        """Refuses programs that are not one request of a server.
+
+        Raises:
+            InputError: why.
+        """
+        if self.unserved:
+            raise InputError(f"{self.name}: {self.unserved}: not a request of one server")
+
     @property
     def emits(self) -> bool:
         """True where the program generates tokens."""
@@ -268,7 +280,16 @@ class Program:
     @property
     def after_first(self) -> Expr:
         """Tokens that follow what the time to the first token brings, per sequence."""
-        return expand(Add(*(p.generated for p in self.decoding))) if self.decoding else N - 1
+        if not self.decoding:
+            return N - 1
+        before = [id(p) for p in self.until_first_token]
+        return expand(Add(*(p.generated for p in self.phases if id(p) not in before)))
+
+    @property
+    def asks_again(self) -> bool:
+        """True where prompts follow the first token: the turns of a chat."""
+        stepping = [p.walks_contexts for p in self.phases]
+        return any(a and not b for a, b in pairwise(stepping)) and self.emits
 
     @property
     def generated(self) -> Expr:

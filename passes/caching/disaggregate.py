@@ -19,6 +19,7 @@ from costgraph.passes.placement.streaming import layers_of
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ZERO = Integer(0)
+APART = "prompts and decode steps are on different machines"
 #: What layer by layer rests on.
 STREAMED = (
     "disaggregate: a layer and the cache that leaves meanwhile begin and end together: that of the "
@@ -71,8 +72,8 @@ class Disaggregate(Pass):
         if self.overlap:
             graph = in_layers(prompt.graph, self._beside, True, self.name)
             _check_whole(self.name, prompt.graph)
-            made = replace(prompt, graph=graph)
-            phases = tuple(made if p is prompt else p for p in program.phases)
+            sent = replace(prompt, graph=graph)
+            phases = tuple(sent if p is prompt else p for p in program.phases)
             said = STREAMED
         else:
             graph = self._alone(prompt.graph)
@@ -81,7 +82,8 @@ class Disaggregate(Pass):
             at = program.phases.index(prompt) + 1
             phases = (*program.phases[:at], moving, *program.phases[at:])
             said = "disaggregate: caches leave when the prompt is done; the second token waits"
-        return Outcome(replace(program, phases=phases).assuming(said), (prompt.name,))
+        made = replace(program, phases=phases, unserved=APART)
+        return Outcome(made.assuming(said), (prompt.name,))
 
     def _beside(self, body: Graph) -> HandOver | None:
         size = kept(body, _size)

@@ -18,6 +18,7 @@ from costgraph.passes.caching.prompts import (
     level_of,
     overlap_option,
     prompt_of,
+    refuse_away,
     reloaded,
     whole_blocks,
 )
@@ -66,6 +67,7 @@ class PrefixCache(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         prompt = prompt_of(program, self.name)
+        refuse_away(program, self.name)
         found = self.tokens if self.tokens != 0 else self.share * S
         cached = whole_blocks(found, self.block)
         if cached == 0:

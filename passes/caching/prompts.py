@@ -62,6 +62,20 @@ def prompt_of(program: Program, name: str) -> Phase:
     return first
 
 
+def refuse_away(program: Program, name: str) -> None:
+    """Refuses programs whose caches live in a farther level all the time.
+
+    Raises:
+        PipelineError: ``offload`` keeps them there.
+    """
+    for step in program.history:
+        item = step.made_by
+        if item.name == "offload" and step.hits and (item.caches or item.attention != "device"):
+            raise PipelineError(
+                f"{name}: offload keeps caches elsewhere: what steps read comes from there already"
+            )
+
+
 def whole_blocks(tokens: Expr, block: Expr) -> Expr:
     """Tokens of the whole blocks among ``tokens``."""
     return tokens if block == 1 else floor(tokens / block) * block

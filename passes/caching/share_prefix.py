@@ -17,7 +17,12 @@ from costgraph.ir.tensor import Tensor
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.paged import PagedKVAppend, Paging
-from costgraph.passes.caching.prompts import behind, prompt_of, whole_blocks
+from costgraph.passes.caching.prompts import (
+    behind,
+    prompt_of,
+    refuse_away,
+    whole_blocks,
+)
 from costgraph.passes.context.seeing import is_whole
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
@@ -68,6 +73,7 @@ class SharePrefix(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         prompt = prompt_of(program, self.name)
+        refuse_away(program, self.name)
         prefix = whole_blocks(self.tokens, _block(program))
         if prefix == 0 or self.requests == 1:
             reason = "no whole block of tokens is shared by two requests"

@@ -20,6 +20,7 @@ from costgraph.passes.caching.prompts import (
     level_of,
     overlap_option,
     prompt_of,
+    refuse_away,
     reloaded,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
@@ -71,6 +72,7 @@ class Turns(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         first = prompt_of(program, self.name)
+        refuse_away(program, self.name)
         if any(p.reach is not None for p in program.phases):
             raise PipelineError(f"turns: {program.name} answers in branches: which one goes on?")
         others = {"disaggregate"} & {s.made_by.name for s in program.history if s.hits}
@@ -82,7 +84,7 @@ class Turns(Pass):
         phases = list(program.phases)
         for turn in range(2, int(self.count) + 1):
             phases += self._turn(program, turn, level)
-        made = replace(program, phases=tuple(phases))
+        made = replace(program, phases=tuple(phases), unserved=f"{self.count} turns of a chat")
         if level:
             made = made.assuming(SAID, *((STREAMED,) if self.overlap else ()))
         return Outcome(made, tuple(p.name for p in program.phases))
