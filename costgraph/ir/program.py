@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, pairwise, takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from sympy import Add, Expr, Integer, Symbol, expand
@@ -288,8 +288,9 @@ class Program:
     @property
     def asks_again(self) -> bool:
         """True where prompts follow the first token: the turns of a chat."""
-        stepping = [p.walks_contexts for p in self.phases]
-        return any(a and not b for a, b in pairwise(stepping)) and self.emits
+        first = [id(p) for p in self.until_first_token]
+        others = (p for p in self.phases if id(p) not in first and not p.walks_contexts)
+        return bool(self.decoding) and any(p.tokens != 0 for p in others)
 
     @property
     def generated(self) -> Expr:
