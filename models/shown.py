@@ -15,14 +15,15 @@ LARGEST_SIDE = 2**16
 #: Pictures, or frames, of one request.
 MOST_SHOWN = 2**16
 _PICTURES = re.compile(r"(?:(\d{1,5})x)?(\d{1,5})x(\d{1,5})\Z")
+_SIDE = re.compile(r"\d{1,5}\Z")
 _VIDEO = re.compile(r"(\d{1,5})x(\d{1,5})@(?:(\d{1,6})|(\d{1,5}(?:\.\d{1,6})?)s@(.{1,12})fps)\Z")
 
 
 def pictures_of(given: Any) -> tuple[Shown, ...]:
     """The pictures that the option ``image`` asks for.
 
-    A side in pixels, (height, width), or a text: ``1280x720`` (width x height),
-    ``4x1280x720`` (four of them), several of these separated by commas.
+    A side in pixels, (height, width), or a text: ``224`` (a square), ``1280x720`` (width x
+    height), ``4x1280x720`` (four of them), several of these separated by commas.
 
     Raises:
         InputError: it is none of these.
@@ -41,6 +42,8 @@ def pictures_of(given: Any) -> tuple[Shown, ...]:
 
 
 def _picture(text: str, given: str) -> Shown:
+    if _SIDE.match(text):
+        text = f"{text}x{text}"
     found = _PICTURES.match(text)
     if not found:
         raise _refused("image", given)

@@ -172,7 +172,7 @@ def test_a_video_is_steps_of_two_frames_that_see_themselves():
         ("llava-1.5-7b", {"video": "640x360@60"}, "takes no videos"),
         ("qwen2.5-vl-7b", {"image": "640x480,1280x720"}, "pictures of one size"),
         ("qwen2.5-vl-7b", {"image": "3000x10"}, "more than 200 times"),
-        ("qwen2.5-vl-7b", {"image": "640"}, "such as '1280x720'"),
+        ("qwen2.5-vl-7b", {"image": "640x"}, "such as '1280x720'"),
         ("qwen2.5-vl-7b", {"image": "0x640x480"}, "shows 0: from 1"),
         ("qwen2.5-vl-7b", {"video": "640x480"}, "WIDTHxHEIGHT@FRAMES"),
         ("qwen2.5-vl-7b", {"video": "640x480@1s@0.5fps"}, "shows 0: from 1"),
