@@ -13,6 +13,7 @@ from costgraph.passes.caching.share_prefix import SharePrefix
 from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.prune_tokens import PruneTokens
 from costgraph.passes.context.select import Select
 from costgraph.passes.context.window import SlidingWindow
 from costgraph.passes.decoding.early_exit import EarlyExit
@@ -76,6 +77,7 @@ _ALL: tuple[type[Pass], ...] = (
     SharePrefix,
     Disaggregate,
     Turns,
+    PruneTokens,
 )
 
 #: Every pass by its name.

@@ -9,7 +9,7 @@ from sympy import Expr, ceiling
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import Access, Work
+from costgraph.ir.cost import Access, Direction, Work
 from costgraph.ir.dtypes import INT32, compute_type
 from costgraph.ir.op import (
     Op,
@@ -23,6 +23,7 @@ from costgraph.ir.op import (
     vector,
     write,
 )
+from costgraph.ir.tensor import Role
 from costgraph.ops.pattern import CAUSAL, Pattern, Summaries
 from costgraph.symbols import T
 
@@ -185,3 +186,56 @@ class PageScores(Op):
         key = Engine.TENSOR, compute_type(query.dtype, pages.dtype)
         product: Work = {key: 2 * h * dh * pairs}
         return merged(product, added, expansion(pages, query))
+
+
+@dataclass(frozen=True)
+class KeepRows(Op):
+    """All but ``gone`` of the rows along an axis, closed up: a copy of those that stay."""
+
+    kind: ClassVar[str] = "keep-rows"
+    axis: int
+    gone: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        require(self.axis < len(x.shape), self, "{} has no axis {}", x, self.axis)
+        shape = list(x.shape)
+        shape[self.axis] = shape[self.axis] - self.gone
+        return (Spec(tuple(shape), x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return (read(inputs[0], outputs[0].bytes), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class RankRows(KeepRows):
+    """:class:`KeepRows` of ``x (B, q, d)``, those that the last position looks at least gone.
+
+    Its scores of ``among`` rows are computed anew, ``2·width`` FLOP per head and row, added
+    up over heads, and compared once each; the keys of these rows, ``keys`` elements each,
+    are read once more.
+    """
+
+    kind: ClassVar[str] = "rank-rows"
+    heads: Expr
+    keys: Expr
+    width: Expr
+    among: Expr
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x = inputs[0]
+        rows = x.shape[0] * self.among
+        product: Work = {
+            (Engine.TENSOR, compute_type(x.dtype, x.dtype)): 2 * self.heads * self.width * rows
+        }
+        return merged(product, vector((self.heads + 1) * rows))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        x = inputs[0]
+        size = x.shape[0] * self.among * self.keys * x.dtype.bytes_per_element
+        again = Access("keys", Role.KV, Direction.READ, size)
+        return (*super().accesses(inputs, outputs), again)

@@ -100,6 +100,7 @@ WRITTEN = {
         "evict{by=merge}",
         "index{top=32}",
         "select{blocks=9}",
+        "prune-tokens{layer=1}",
     ],
     "phases": [
         "refine{iterations=3}",
