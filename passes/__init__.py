@@ -13,6 +13,7 @@ from costgraph.passes.caching.share_prefix import SharePrefix
 from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.prune_tokens import PruneTokens
 from costgraph.passes.context.select import Select
 from costgraph.passes.context.window import SlidingWindow
@@ -78,6 +79,7 @@ _ALL: tuple[type[Pass], ...] = (
     Disaggregate,
     Turns,
     PruneTokens,
+    MergeTokens,
 )
 
 #: Every pass by its name.

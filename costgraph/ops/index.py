@@ -239,3 +239,34 @@ class RankRows(KeepRows):
         size = x.shape[0] * self.among * self.keys * x.dtype.bytes_per_element
         again = Access("keys", Role.KV, Direction.READ, size)
         return (*super().accesses(inputs, outputs), again)
+
+
+@dataclass(frozen=True)
+class MergeRows(Op):
+    """``count`` of the rows of ``x (B, n, d)`` merged into others that are like them (ToMe).
+
+    The second operand are keys ``(B, n, H, dh)``; their mean over heads says who is alike: half
+    of the rows against the other half, ``2·⌈n/2⌉·⌊n/2⌋·dh`` FLOP in a product, one
+    comparison each and ``H + 3`` operations per element of the means (mean and unit length).
+    Of merged rows a weighted mean is taken: 3 operations per element. Scores never leave the chip.
+    Source: Bolya et al., arXiv 2210.09461, section 3.
+    """
+
+    kind: ClassVar[str] = "merge-rows"
+    count: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes rows and keys")
+        x, keys = inputs
+        require(len(x.shape) == 3 and len(keys.shape) == 4, self, "{} by {}", x, keys)
+        require_same(self, x.shape[1], keys.shape[1], "rows and keys")
+        return (Spec((x.shape[0], x.shape[1] - self.count, x.shape[2]), x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        (b, n, d), (_, _, heads, width) = (t.shape for t in inputs)
+        pairs = b * ceiling(n / 2) * (n - ceiling(n / 2))
+        product: Work = {
+            (Engine.TENSOR, compute_type(inputs[1].dtype, inputs[1].dtype)): 2 * width * pairs
+        }
+        means = b * n * width * (heads + 3)
+        return merged(product, vector(pairs + means + 3 * b * self.count * d))

@@ -14,10 +14,12 @@ TABLE = json.loads((HERE / "data" / "image_tokens.json").read_text())
 def test_every_example_runs():
     space: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "docs/images.md", "exec"), space)
     assert f"told  # {space['told']}" in TEXT
+    vit, merged = (space[n].latency.evaluate(B=256) for n in ("vit", "merged"))
+    assert f"# {vit / merged:.2f} times" in TEXT
 
 
 def test_the_table_is_that_of_the_processors():

@@ -15,7 +15,8 @@ DENOISER = "llada-8b"
 #: Models of passes that are about some kinds alone; others run on a small decoder.
 MODELS = {
     "slow-fast": DENOISER, "blocks": DENOISER, "feature-cache": DENOISER,
-    "prune-tokens": "llava-1.5-7b", "jacobi": "tarflow-cifar", "refine": "t5-base",
+    "prune-tokens": "llava-1.5-7b", "merge-tokens": "vit-base-16",
+    "jacobi": "tarflow-cifar", "refine": "t5-base",
 }  # fmt: skip
 #: With what a pass does something at all, where its options have no usual values.
 BASES = {

@@ -101,6 +101,7 @@ WRITTEN = {
         "index{top=32}",
         "select{blocks=9}",
         "prune-tokens{layer=1}",
+        "merge-tokens",
     ],
     "phases": [
         "refine{iterations=3}",
