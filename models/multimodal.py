@@ -104,11 +104,11 @@ class Seeing:
 
     def program(self, name: str, style: Style) -> Program:
         """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
-        shown = None
         if style.pictures:
-            eyes, shown = self.eyes.showing(name, style.pictures)
-            self = replace(self, eyes=eyes)
-            style = replace(style, image=None)
+            looking, told = self.eyes.showing(name, style.pictures)
+            bare = replace(style, image=None, pictures=())
+            whole = replace(self, eyes=looking).program(name, bare)
+            return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)
         later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
@@ -127,11 +127,10 @@ class Seeing:
             resident=(rest,),
         )
         phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
-        program = Program(name, phases, self.eyes.assumptions, self.limits)
-        return program if shown is None else of_pictures(program, shown, style.pictures, self.eyes)
+        return Program(name, phases, self.eyes.assumptions, self.limits)
 
 
-def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...], eyes: Eyes) -> Program:
+def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
     """The program with ``G`` bound to the tokens of what a request shows."""
     tokens = Integer(seen.rows)
     what = " and ".join(map(str, shown))
@@ -148,8 +147,7 @@ def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...], eyes: Ey
         )
         why = "the prompt's tokens include those of the images and the ends of their lines"
         limits = (*limits, Limit(tokens + seen.marks, S, why))
-    processor = getattr(eyes, "processor", None)
-    if processor is not None and processor.said:
-        told.append(processor.said)
+    if seen.said:
+        told.append(seen.said)
     phases = tuple(p.with_binding(G, tokens) for p in program.phases)
     return replace(program, phases=phases, limits=limits).assuming(*told)

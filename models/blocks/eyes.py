@@ -58,8 +58,9 @@ def together(processor: Processor | None, shown: tuple[Shown, ...], who: str) ->
     rows, pieces, marks, mixed = (
         sum(getattr(x, name) for x in found) for name in ("rows", "pieces", "marks", "mixed")
     )
-    scaled = {x.scaled for x in found}
-    return Seen(rows, pieces, marks, mixed, scaled.pop() if len(scaled) == 1 else None)
+    sizes = {x.scaled for x in found}
+    scaled = sizes.pop() if len(sizes) == 1 else None
+    return Seen(rows, pieces, marks, mixed, scaled, processor.said)
 
 
 class Eyes(Protocol):

@@ -24,6 +24,7 @@ class Seen:
         marks: further tokens that the processor puts among the rows (ends of lines).
         mixed: rows that are interpolated from those of the tower.
         scaled: height and width that it is scaled to, where the tower sees it as it is.
+        said: what figures that are in no configuration come from.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class Seen:
     marks: int = 0
     mixed: int = 0
     scaled: tuple[int, int] | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True)
