@@ -242,7 +242,7 @@ class CrossSeeing:
         """The program of three phases: ``vision``, ``prefill``, ``decode``."""
         if not style.images:
             raise InputError(f"{name}: a request without images skips layers, which is not counted")
-        if style.image is not None:
+        if style.pictures:
             raise InputError(f"{name}: tiles have one size; G says how many positions there are")
         seen, step = self.vision_graph(f"{name} vision", style), self.graph(name, style)
         made = autoregressive(name, step)

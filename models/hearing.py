@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
+from costgraph.errors import InputError
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.projector import Steps, project, tokens_for
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import TowerLayer
@@ -57,9 +59,9 @@ class Ears:
         """None."""
         return 0
 
-    def image_tokens(self, style: Style) -> Expr | None:
-        """None: there are no images."""
-        return None
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Ears, Seen]:
+        """Refused: there are no images."""
+        raise InputError(f"{name}: it hears, and sees nothing")
 
     @property
     def tokens(self) -> Expr:

@@ -22,6 +22,7 @@ from costgraph.models import positions
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
+from costgraph.models.blocks.pictures import Shown
 from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
@@ -36,15 +37,13 @@ from costgraph.models.known import (
     parts_left_out,
     refuse_counted,
 )
+from costgraph.models.shown import pictures_of, video_of
 from costgraph.models.stored import element_format, narrow, read_description
-from costgraph.number import is_array, wholes
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
 from costgraph.ops.latent import SplitScores
 from costgraph.ops.pattern import COUNTED
 
 LARGEST_FILE = 4 * 2**20
-#: Pixels; no model takes images near this size.
-LARGEST_SIDE = 2**16
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?\Z")
 #: Keys that a message lists before it only counts them.
 MOST_SHOWN = 12
@@ -83,7 +82,8 @@ def import_config(
     symbolic: bool = False,
     mla: str = "auto",
     routing: str | Sequence[float | Fraction] | Routing = "balanced",
-    image: int | Sequence[int] | None = None,
+    image: int | Sequence[int] | str | None = None,
+    video: str | None = None,
     images: bool = True,
     quantization: str = "read",
     read_as: str | None = None,
@@ -104,7 +104,11 @@ def import_config(
         routing: how tokens choose experts: ``balanced``; the relative popularity
             of each expert as a list, or ``zipf:1.2``; or the bounds ``all`` and
             ``least`` (:class:`~costgraph.ops.experts.Routing`).
-        image: side of images in pixels, or height and width, instead of the configured one.
+        image: the size of images in pixels instead of the configured one: a side, (height,
+            width), or a text with width x height, ``1280x720``; of a model that reads text as
+            well all that a request shows: ``4x1280x720`` are four, commas separate others.
+        video: what such a model is shown instead, or as well: ``640x360@60`` (frames),
+            ``640x360@30s@2fps``.
         images: False leaves images out of a request to a multimodal model.
         quantization: what to do where the file says that its weights are narrow and no
             ``weights`` are given: ``read`` counts every matrix as the checkpoint stores it
@@ -143,6 +147,9 @@ def import_config(
     else:
         described = read_description(fields.name, stored)
         assumed = f"what is not narrow is counted in 16 bit; the file {said}" if said else ""
+    shown = (*pictures_of(image), *video_of(video))
+    if shown and not images:
+        raise InputError(f"{name}: images=False shows nothing: give no image and no video")
     style = Style(
         weights=base if weights is None else dtype(weights),
         acts=base if activations is None else dtype(activations),
@@ -151,7 +158,8 @@ def import_config(
         logits=logits,
         routing=routing_of(routing),
         mla="naive" if mla == "auto" else mla,
-        image=image_size(image),
+        image=image_size(shown),
+        pictures=shown,
         images=bool(images),
     )
     made = plain = _program(name, reading, style, mla == "auto", symbolic)
@@ -174,8 +182,9 @@ def import_config(
     ]
     if quantization == "ignore" and (stored is None or weights is not None):
         idle.append("quantization")
-    if "image" in idle:
-        raise InputError(f"{name}: {_idle('image')}")
+    for option in ("image", "video"):
+        if option in idle:
+            raise InputError(f"{name}: {_idle(option)}")
     left = not_understood(fields)
     if read_as is not None:
         made = made.assuming(_read_as(fields, family, left))
@@ -248,10 +257,14 @@ def _program(
 
 def _others(style: Style, mla: str) -> Iterator[tuple[str, tuple[Style, ...]]]:
     """Options that were asked for, each with styles that a model which heeds it tells apart."""
-    if style.image is not None:
+    still = tuple(x for x in style.pictures if not x.frames)
+    if still:
         # A tower that scales all images alike tells a larger one from none only.
-        larger = (style.image[0] * 2, style.image[1] * 2)
-        yield "image", (replace(style, image=larger), replace(style, image=None))
+        larger = tuple(replace(x, height=2 * x.height, width=2 * x.width) for x in style.pictures)
+        none = replace(style, image=None, pictures=())
+        yield "image", (replace(style, image=image_size(larger), pictures=larger), none)
+    if len(still) != len(style.pictures):
+        yield "video", (replace(style, pictures=still),)
     if not style.images:
         yield "images", (replace(style, images=True),)
     if mla != "auto":
@@ -309,24 +322,11 @@ def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
     return Routing(popularity=given)
 
 
-def image_size(given: Any) -> tuple[Expr, Expr] | None:
-    """Height and width in pixels that an option asks for.
-
-    Raises:
-        InputError: they are no sizes.
-    """
-    if given is None:
+def image_size(shown: tuple[Shown, ...]) -> tuple[Expr, Expr] | None:
+    """Height and width in pixels of the one picture that is asked for; None for others."""
+    if len(shown) != 1 or shown[0].count != 1 or shown[0].frames:
         return None
-    try:
-        sides = wholes(given if is_array(given) else (given, given), "image", LARGEST_SIDE)
-    except InputError:
-        sides = ()
-    if len(sides) != 2:
-        raise InputError(
-            f"image must be a side, or height and width, of 1 to {LARGEST_SIDE} pixels, "
-            f"not {clip(given)}"
-        )
-    return Integer(sides[0]), Integer(sides[1])
+    return Integer(shown[0].height), Integer(shown[0].width)
 
 
 def family_of(fields: Fields) -> str:

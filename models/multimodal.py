@@ -19,8 +19,8 @@ from costgraph.ir.program import Phase, Program, Resident, autoregressive
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.stack import close, embed, run
-from costgraph.models.vision import of_image
 from costgraph.ops.image import InsertRows
 from costgraph.symbols import B, G, S, T, q
 
@@ -104,6 +104,11 @@ class Seeing:
 
     def program(self, name: str, style: Style) -> Program:
         """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
+        if style.pictures:
+            looking, told = self.eyes.showing(name, style.pictures)
+            bare = replace(style, image=None, pictures=())
+            whole = replace(self, eyes=looking).program(name, bare)
+            return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)
         later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
@@ -122,5 +127,27 @@ class Seeing:
             resident=(rest,),
         )
         phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
-        program = Program(name, phases, self.eyes.assumptions, self.limits)
-        return of_image(program, self.eyes.image_tokens(style), style)
+        return Program(name, phases, self.eyes.assumptions, self.limits)
+
+
+def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
+    """The program with ``G`` bound to the tokens of what a request shows."""
+    tokens = Integer(seen.rows)
+    what = " and ".join(map(str, shown))
+    verb = "makes" if len(shown) == 1 and shown[0].count == 1 else "make"
+    told = [f"{what} {verb} G = {tokens} tokens"]
+    if seen.scaled is not None:
+        told[0] = (
+            f"{what}, scaled to {seen.scaled[1]} x {seen.scaled[0]}, {verb} G = {tokens} tokens"
+        )
+    limits = program.limits
+    if seen.marks:
+        told.append(
+            f"{seen.marks} further tokens of the prompt stand at the ends of lines of images"
+        )
+        why = "the prompt's tokens include those of the images and the ends of their lines"
+        limits = (*limits, Limit(tokens + seen.marks, S, why))
+    if seen.said:
+        told.append(seen.said)
+    phases = tuple(p.with_binding(G, tokens) for p in program.phases)
+    return replace(program, phases=phases, limits=limits).assuming(*told)

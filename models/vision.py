@@ -67,7 +67,7 @@ def of_image(program: Program, tokens: Expr | None, style: Style) -> Program:
     height, width = style.image
     phases = tuple(p.with_binding(G, tokens) for p in program.phases)
     return replace(program, phases=phases).assuming(
-        f"one image of {height} x {width} pixels makes G = {tokens} tokens"
+        f"one image of {width} x {height} pixels makes G = {tokens} tokens"
     )
 
 

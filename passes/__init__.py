@@ -7,10 +7,16 @@ from types import MappingProxyType
 
 from costgraph.models.recognition.fold import Fold
 from costgraph.models.recognition.recognise import Recognise
+from costgraph.passes.caching.disaggregate import Disaggregate
+from costgraph.passes.caching.prefix_cache import PrefixCache
+from costgraph.passes.caching.share_prefix import SharePrefix
+from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.landmark import Landmark
+from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.nsa import Nsa
+from costgraph.passes.context.prune_tokens import PruneTokens
 from costgraph.passes.context.recur import Recur
 from costgraph.passes.context.retrieve import Retrieve
 from costgraph.passes.context.select import Select
@@ -84,6 +90,12 @@ _ALL: tuple[type[Pass], ...] = (
     Retrieve,
     Recur,
     ShareKV,
+    PrefixCache,
+    SharePrefix,
+    Disaggregate,
+    Turns,
+    PruneTokens,
+    MergeTokens,
 )
 
 #: Every pass by its name.

@@ -391,10 +391,11 @@ def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[
     ttft = evaluated(compiled.ttft, values)
     sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
     steps = float(compiled.program.after_first.xreplace(sizes))
+    plain_steps = steps and not compiled.program.asks_again
     at = {**values, **_middle(compiled, values)}
     return {
         "ttft": ttft,
-        "tpot": (latency - ttft) / steps if steps else evaluated(compiled.tpot, at),
+        "tpot": (latency - ttft) / steps if plain_steps else evaluated(compiled.tpot, at),
         "throughput": evaluated(compiled.throughput, values),
         "ttft_bound": _bound(compiled.ttft, values),
         "tpot_bound": _bound(compiled.tpot, at),

@@ -41,6 +41,13 @@ READING = (
     ("activations", "FORMAT", "of activations"),
     ("kv", "FORMAT", "of caches"),
     ("quantization", "read|ignore", "a checkpoint counts as it is stored, or in 16 bit"),
+    (
+        "image",
+        "WxH",
+        "pixels of images, width x height: 1280x720; of a model that also reads text all that a "
+        "request shows, which gives its image tokens G: 4x1280x720,640x480",
+    ),
+    ("video", "WxH@…", "a video that a request shows: 640x360@60 (frames), 640x360@30s@2fps"),
     ("read_as", "FAMILY", "how to read a model_type that no family knows: llama …"),
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )

@@ -62,6 +62,7 @@ def stepping(program: Program) -> Stepping:
     Raises:
         InputError: the program's steps are not of this kind.
     """
+    program.check_served()
     emitting = [p for p in program.decoding if p.tokens != 0]
     prefill = [p for p in program.phases if p.name == "prefill"]
     if len(emitting) != 1 or len(prefill) != 1:
@@ -77,8 +78,8 @@ def stepping(program: Program) -> Stepping:
     if not (_reads(first) and _steps(then) and all(_shift(p).is_number for p, _ in drafting)):
         raise InputError(
             f"{program.name}: prompts or decode steps are not of one token a position (drafts "
-            "ahead of their verification, branches, an encoder, or positions shared among "
-            "devices): no steps of mixed work"
+            "ahead of their verification, branches, an encoder, prompts cached in part, or "
+            "positions shared among devices): no steps of mixed work"
         )
     if any(p.rounds != 1 for p in (first, then, *reading)):
         raise InputError(f"{program.name}: groups in a pipeline are mixes already: use micro=1")

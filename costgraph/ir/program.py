@@ -185,6 +185,8 @@ class Program:
             of this one, and in memory only where speculation holds it.
         borrowed: names of weights that are those of another model in memory, as a draft
             head reads its target's embedding table.
+        unserved: why no server on one machine runs these phases for its requests; empty
+            where one can.
     """
 
     name: str
@@ -201,6 +203,7 @@ class Program:
     groups: Expr | None = None
     ahead: Program | None = field(default=None, compare=False, repr=False)
     borrowed: tuple[str, ...] = ()
+    unserved: str = ""
 
     @property
     def width(self) -> Expr:
@@ -263,6 +266,15 @@ class Program:
         found = self.decoding
         return bool(found) and all(p.span == found[0].span for p in found)
 
+    def check_served(self) -> None:
+        """Refuses programs that are not one request of a server.
+
+        Raises:
+            InputError: why.
+        """
+        if self.unserved:
+            raise InputError(f"{self.name}: {self.unserved}: not a request of one server")
+
     @property
     def emits(self) -> bool:
         """True where the program generates tokens."""
@@ -271,7 +283,17 @@ class Program:
     @property
     def after_first(self) -> Expr:
         """Tokens that follow what the time to the first token brings, per sequence."""
-        return expand(Add(*(p.generated for p in self.decoding))) if self.decoding else N - 1
+        if not self.decoding:
+            return N - 1
+        before = [id(p) for p in self.until_first_token]
+        return expand(Add(*(p.generated for p in self.phases if id(p) not in before)))
+
+    @property
+    def asks_again(self) -> bool:
+        """True where prompts follow the first token: the turns of a chat."""
+        first = [id(p) for p in self.until_first_token]
+        others = (p for p in self.phases if id(p) not in first and not p.walks_contexts)
+        return bool(self.decoding) and any(p.tokens != 0 for p in others)
 
     @property
     def generated(self) -> Expr:

@@ -167,6 +167,31 @@ class Interpolate(Op):
 
 
 @dataclass(frozen=True)
+class PackRows(Op):
+    """Rows of tiles ``x (B, n, d)`` as the lines of a grid, its padding cut off: ``(B, count, d)``.
+
+    Learned rows at the ends of lines are among the result. ``mixed`` of its rows are
+    interpolated, as :class:`Interpolate` has it; all others are read and written once.
+    """
+
+    kind: ClassVar[str] = "pack-rows"
+    count: Expr
+    mixed: Expr = Integer(0)
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1 and len(inputs[0].shape) == 3, self, "takes rows of tiles")
+        b, _, d = inputs[0].shape
+        return (Spec((b, self.count, d), inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(7 * outputs[0].numel * self.mixed / self.count) if self.mixed != 0 else {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        row = outputs[0].bytes / self.count
+        return (read(inputs[0], row * (self.count + 3 * self.mixed)), write(outputs[0]))
+
+
+@dataclass(frozen=True)
 class InsertRows(Op):
     """Rows ``(B, G, d)`` take places of, or ``added`` are added to, those of ``x (B, q, d)``.
 

@@ -9,7 +9,7 @@ from sympy import Expr, Integer, ceiling
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import Access, Work
+from costgraph.ir.cost import Access, Direction, Work
 from costgraph.ir.dtypes import INT32, compute_type
 from costgraph.ir.op import (
     Op,
@@ -24,6 +24,7 @@ from costgraph.ir.op import (
     vector_special,
     write,
 )
+from costgraph.ir.tensor import Role
 from costgraph.ops.pattern import CAUSAL, FULL, Pattern, Summaries
 from costgraph.symbols import T
 
@@ -279,3 +280,87 @@ class Nearest(Op):
         if self.among is not None:
             part *= self.among / rows.shape[1]
         return (read(query), read(rows, rows.bytes * part), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class KeepRows(Op):
+    """All but ``gone`` of the rows along an axis, closed up: a copy of those that stay."""
+
+    kind: ClassVar[str] = "keep-rows"
+    axis: int
+    gone: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        require(self.axis < len(x.shape), self, "{} has no axis {}", x, self.axis)
+        shape = list(x.shape)
+        shape[self.axis] = shape[self.axis] - self.gone
+        return (Spec(tuple(shape), x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return (read(inputs[0], outputs[0].bytes), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class RankRows(KeepRows):
+    """:class:`KeepRows` of ``x (B, q, d)``, those that the last position looks at least gone.
+
+    Its scores of ``among`` rows are computed anew, ``2·width`` FLOP per head and row, added
+    up over heads, and compared once each; the keys of these rows, ``keys`` elements each,
+    are read once more.
+    """
+
+    kind: ClassVar[str] = "rank-rows"
+    heads: Expr
+    keys: Expr
+    width: Expr
+    among: Expr
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        x = inputs[0]
+        rows = x.shape[0] * self.among
+        product: Work = {
+            (Engine.TENSOR, compute_type(x.dtype, x.dtype)): 2 * self.heads * self.width * rows
+        }
+        return merged(product, vector((self.heads + 1) * rows))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        x = inputs[0]
+        size = x.shape[0] * self.among * self.keys * x.dtype.bytes_per_element
+        again = Access("keys", Role.KV, Direction.READ, size)
+        return (*super().accesses(inputs, outputs), again)
+
+
+@dataclass(frozen=True)
+class MergeRows(Op):
+    """``count`` of the rows of ``x (B, n, d)`` merged into others that are like them (ToMe).
+
+    The second operand are keys ``(B, n, H, dh)``; their mean over heads says who is alike: half
+    of the rows against the other half, ``2·⌈n/2⌉·⌊n/2⌋·dh`` FLOP in a product, one
+    comparison each and ``H + 3`` operations per element of the means (mean and unit length).
+    Of merged rows a weighted mean is taken: 3 operations per element. Scores never leave the chip.
+    Source: Bolya et al., arXiv 2210.09461, section 3.
+    """
+
+    kind: ClassVar[str] = "merge-rows"
+    count: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes rows and keys")
+        x, keys = inputs
+        require(len(x.shape) == 3 and len(keys.shape) == 4, self, "{} by {}", x, keys)
+        require_same(self, x.shape[1], keys.shape[1], "rows and keys")
+        return (Spec((x.shape[0], x.shape[1] - self.count, x.shape[2]), x.dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        (b, n, d), (_, _, heads, width) = (t.shape for t in inputs)
+        pairs = b * ceiling(n / 2) * (n - ceiling(n / 2))
+        product: Work = {
+            (Engine.TENSOR, compute_type(inputs[1].dtype, inputs[1].dtype)): 2 * width * pairs
+        }
+        means = b * n * width * (heads + 3)
+        return merged(product, vector(pairs + means + 3 * b * self.count * d))

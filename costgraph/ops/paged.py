@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer, Min, Mul, ceiling, floor
+from sympy import Expr, Integer, Min, Mul, ceiling, expand, floor
 
 from costgraph.ir.cost import Access, Direction
 from costgraph.ir.op import Spec, Tensors
@@ -29,6 +29,8 @@ class Paging:
         kernel: factor on the cache bytes that attention reads.
         prefix: tokens of a prefix that sequences share.
         sharers: sequences that share it.
+        within: the prefix is whole blocks, and no context is shorter.
+        once: attention reads the prefix once for all sequences that share it.
     """
 
     block: Expr
@@ -37,6 +39,8 @@ class Paging:
     kernel: Expr = ONE
     prefix: Expr = ZERO
     sharers: Expr = ONE
+    within: bool = False
+    once: bool = False
 
     def allocated(self, tokens: Expr) -> Expr:
         """Tokens set aside per sequence for ``tokens`` cached ones."""
@@ -50,20 +54,23 @@ class Paging:
         """Tokens that sharing saves: a prefix's whole blocks once per group of sharers."""
         if self.sharers == 1 or self.prefix == 0:
             return ZERO
-        whole = floor(Min(self.prefix, tokens) / self.block) * self.block
+        whole = self.prefix
+        if not self.within:
+            whole = floor(Min(self.prefix, tokens) / self.block) * self.block
         return (batch - ceiling(batch / self.sharers)) * whole
 
     def reads(self, found: tuple[Access, ...], cache: Tensor) -> tuple[Access, ...]:
         """The accesses of an attention operation over a cache laid out this way."""
+        batch, tokens = cache.shape[:2]
+        share = self.saved(batch, tokens) / (batch * tokens) if self.once else ZERO
         scaled = tuple(
-            replace(a, bytes=a.bytes * self.kernel)
+            replace(a, bytes=self.kernel * (a.bytes - expand(a.bytes * share)))
             if a.role is Role.KV and a.direction is Direction.READ
             else a
             for a in found
         )
         if not self.table:
             return scaled
-        batch, tokens = cache.shape[:2]
         entries = batch * ceiling(tokens / self.block)
         return (
             *scaled,

@@ -1,4 +1,4 @@
-"""Bytes between the memory of a device and farther levels: its host's memory, storage."""
+"""Bytes between the memory of a device and farther levels, or the memory of another device."""
 
 from __future__ import annotations
 
@@ -142,3 +142,28 @@ class Relay(Op):
     def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
         size = inputs[0].bytes
         return {link: Messages(count, count * size).over(share) for link, count, share in self.ways}
+
+
+@dataclass(frozen=True)
+class HandOver(Op):
+    """Caches and states leave for the memory of another device, over a link by its name.
+
+    They are read here once, and cross the link as one message. Nothing is computed.
+    """
+
+    kind: ClassVar[str] = "hand-over"
+    link: str
+    bytes: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(not inputs, self, "takes no operands")
+        return (Spec((Integer(0),), INT32),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return (Access("caches", Role.KV, Direction.READ, self.bytes),)
+
+    def messages(self, inputs: Tensors, outputs: Tensors) -> Mapping[str, Messages]:
+        return {self.link: Messages(Integer(1), self.bytes)}

@@ -79,6 +79,10 @@ class Stage(IntEnum):
     UNITS = auto()
     #: What a device has no room for is kept elsewhere, or computed there.
     OFFLOADING = auto()
+    #: Prompts find a part of themselves in a cache.
+    PREFIXES = auto()
+    #: Caches leave for other machines.
+    HANDOVER = auto()
     #: Operations become kernels.
     KERNELS = auto()
     #: Kernels and exchanges run at the same time.
@@ -87,6 +91,8 @@ class Stage(IntEnum):
     DECODING = auto()
     #: Steps, or rounds, are run by several branches of a request at once.
     FORKING = auto()
+    #: Requests follow one another with what they keep.
+    TURNS = auto()
 
 
 @dataclass(frozen=True)

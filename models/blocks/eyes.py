@@ -7,17 +7,18 @@ Each adds its graph over ``B`` sequences with ``G`` image tokens: the result is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isqrt
 from typing import Protocol
 
 from sympy import Expr, Integer
 
+from costgraph.errors import InputError
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.pictures import Processor, Seen, Shown, Whole
 from costgraph.models.blocks.projector import (
     Acted,
     Beside,
@@ -32,24 +33,34 @@ from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.vision import Tower
 from costgraph.ops import Add, Embedding, SelectLast
-from costgraph.ops.image import Cut, Interpolate, Rearrange
+from costgraph.ops.image import Cut, Interpolate, PackRows, Rearrange
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
 ONE = Integer(1)
 
 
-def _within(most: int, height: Expr, width: Expr) -> Integer:
-    """Tokens of an image whose sides are scaled alike until it has at most ``most``.
+def together(processor: Processor | None, shown: tuple[Shown, ...], who: str) -> Seen:
+    """What a processor makes of everything that a request shows.
 
-    Source: ``get_aspect_ratio_preserving_size`` of Gemma 4's published processor.
+    Raises:
+        InputError: there is no processor, or it refuses something.
     """
-    tall, wide = (isqrt(most * int(a) // int(b)) for a, b in ((height, width), (width, height)))
-    if tall == 0:
-        tall, wide = 1, min(int(width) // int(height), most)
-    elif wide == 0:
-        tall, wide = min(int(height) // int(width), most), 1
-    return Integer(tall * wide)
+    if processor is None:
+        raise InputError(
+            f"{who}: how its image processor cuts pictures is not known here: say how many image "
+            "tokens there are (G)"
+        )
+    try:
+        found = [processor.seen(x) for x in shown]
+    except InputError as error:
+        raise InputError(f"{who}: {error}") from None
+    rows, pieces, marks, mixed = (
+        sum(getattr(x, name) for x in found) for name in ("rows", "pieces", "marks", "mixed")
+    )
+    sizes = {x.scaled for x in found}
+    scaled = sizes.pop() if len(sizes) == 1 else None
+    return Seen(rows, pieces, marks, mixed, scaled, processor.said)
 
 
 class Eyes(Protocol):
@@ -70,8 +81,12 @@ class Eyes(Protocol):
     def positions(self, style: Style) -> Expr:
         """Positions of the tower per sequence."""
 
-    def image_tokens(self, style: Style) -> Expr | None:
-        """Tokens of one image of the size that is asked for; None if ``G`` says so itself."""
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Eyes, Seen]:
+        """The same for what a request shows, and how many tokens that makes.
+
+        Raises:
+            InputError: the model called ``name`` does not see such things.
+        """
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows ``(B, G, d)``, those of early layers behind, then what is unused."""
@@ -101,7 +116,8 @@ class PatchTower:
         front, back: norms in front of the layers and behind them, or None.
         steps: the projector where it is not Qwen's.
         around: norms stand behind the blocks of its layers too.
-        most: tokens of one image, to which images of any size are scaled, or None.
+        processor: what is made of pictures of a size, or None where that is not known.
+        images: pictures, or steps of a video, of a sequence: each sees itself alone.
         said: a further sentence that its counts rest on.
     """
 
@@ -124,7 +140,8 @@ class PatchTower:
     steps: Steps = ()
     places: Expr | None = None
     around: bool = False
-    most: int | None = None
+    processor: Processor | None = None
+    images: int = 1
     said: str = ""
 
     @property
@@ -135,8 +152,9 @@ class PatchTower:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """One image; full windows."""
+        many = "one image" if self.images == 1 else f"{self.images} images of one size"
         found: tuple[str, ...] = (
-            "one image per sequence, of G tokens, which the prompt's S tokens include",
+            f"{many} per sequence, of G tokens, which the prompt's S tokens include",
         )
         if self.window is not None:
             found += ("windows of the vision tower are full",)
@@ -151,57 +169,59 @@ class PatchTower:
         """Patches per sequence."""
         return self.merge**2 * G
 
-    def image_tokens(self, style: Style) -> Expr | None:
-        """Squares of patches: sides are rounded to whole ones, as the image processor does.
-
-        Source: ``smart_resize`` of the published processors; its limits on the number of
-        pixels stand in a file of their own and are not applied.
-        """
-        if style.image is None:
-            return None
-        if self.most is not None:
-            return _within(self.most, *style.image)
-        side = int(self.patch * self.merge)
-        height, width = (max(1, round(int(n) / side)) for n in style.image)
-        return Integer(height * width)
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[PatchTower, Seen]:
+        """Pictures of one size, or steps of one video."""
+        seen = together(self.processor, shown, name)
+        if seen.scaled is None and len(shown) > 1:
+            raise InputError(f"{name}: pictures of one size are counted; say G of others")
+        return replace(self, images=seen.pieces), seen
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows, then those of early layers."""
-        d, count = self.at.d, self.positions(m.style)
+        d, count = self.at.d, self.positions(m.style) / self.images
+        batch = B * self.images
         taps: tuple[Expr, ...] = (self.patch, self.patch)
         if self.frames is not None:
             taps = (self.frames, *taps)
-        x = picture(m, B * count, self.channels, taps, "patches")
+        x = picture(m, batch * count, self.channels, taps, "patches")
         x = conv(m, "patch_embed", x, d, taps, taps, bias=self.bias)
-        x = m.add("patch_rows", Reshape((B, count, d)), x)
+        x = m.add("patch_rows", Reshape((batch, count, d)), x)
         if self.rows is not None:
             table = m.weight("positions.weight", self.rows, d)
             table = m.add("position_resample", Interpolate(count), table)
             x = m.add("position_add", Add(), x, table)
         if self.places is not None:
             for axis in ("across", "down"):
-                ids = m.source(Tensor(f"{axis}_ids", (B, count), INT64))
+                ids = m.source(Tensor(f"{axis}_ids", (batch, count), INT64))
                 table = m.weight(f"{axis}.weight", self.places, d)
                 found = m.add(f"{axis}_embed", Embedding(result=m.style.acts), ids, table)
                 x = m.add(f"{axis}_add", Add(), x, found)
         if self.front is not None:
             x = m.norm("front_norm", x, d, self.front)
         if self.window is not None:
-            x = m.add("window_order", Rearrange((B, count, d)), x)
+            x = m.add("window_order", Rearrange((batch, count, d)), x)
         deep: list[str] = []
         for index, segment in enumerate(self._segments(count), start=1):
             x = run(m, (segment,), x)
             if index <= self.deep:
-                deep.append(self._merged(m, f"deep{index}", x, late=True))
+                rows = self._merged(m, f"deep{index}", x, late=True)
+                deep.append(self._joined(m, f"deep{index}", rows))
         if self.back is not None:
             x = m.norm("final_norm", x, d, self.back)
         x = self._merged(m, "merger", x)
         if self.window is not None:
             x = m.add("image_order", Rearrange((B, G, self.out)), x)
+        else:
+            x = self._joined(m, "image", x)
         return (x, *deep)
 
+    def _joined(self, m: Maker, name: str, x: str) -> str:
+        """Rows of all images of a sequence, one behind the other."""
+        return x if self.images == 1 else m.add(f"{name}_all", Reshape((B, G, self.out)), x)
+
     def _segments(self, count: Expr) -> tuple[Segment, ...]:
-        layer = TowerLayer(B, count, self.at, self.feed, self.norm, around=self.around)
+        batch = B * self.images
+        layer = TowerLayer(batch, count, self.at, self.feed, self.norm, around=self.around)
         if self.window is None:
             ends = (*(i + 1 for i in self.deepstack), self.layers)
             starts = (0, *ends[:-1])
@@ -245,6 +265,8 @@ class FixedTower:
         normed: the features pass the tower's back norm.
         said: what its counts rest on.
         newline: a learned row ends the rows of an image's grid in the prompt.
+        processor: what is made of pictures of a size, or None where that is not known.
+        shown: what a request shows, where that is known.
     """
 
     tower: Tower
@@ -253,6 +275,8 @@ class FixedTower:
     late: int = 0
     normed: bool = False
     newline: bool = False
+    processor: Processor | None = None
+    shown: Seen | None = None
     said: str = "G image tokens, which the prompt's S tokens include, are whole images"
 
     @property
@@ -270,9 +294,15 @@ class FixedTower:
         """None."""
         return 0
 
-    def image_tokens(self, style: Style) -> Expr | None:
-        """None: there may be several images of one size."""
-        return None
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FixedTower, Seen]:
+        """Any pictures: each is whole images, or tiles, of the tower's size."""
+        seen = together(self.processor, shown, name)
+        return replace(self, shown=seen), seen
+
+    @property
+    def whole(self) -> FixedTower:
+        """The tower where every picture is scaled to its size."""
+        return replace(self, processor=Whole(int(self.tokens(Style()))))
 
     def tokens(self, style: Style) -> Expr:
         """Image tokens of one image."""
@@ -284,23 +314,38 @@ class FixedTower:
 
     def positions(self, style: Style) -> Expr:
         """Positions of all images of a sequence."""
-        return G / self.tokens(style) * self.tower.positions(style)
+        return self._images(style) * self.tower.positions(style)
+
+    def _images(self, style: Style) -> Expr:
+        """Images, or tiles, of a sequence."""
+        return G / self.tokens(style) if self.shown is None else Integer(self.shown.pieces)
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds tower and projector: rows, and what is made and not used."""
         tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
-        images, first = B * G / self.tokens(m.style), Integer(tower.patches.first)
+        images, first = B * self._images(m.style), Integer(tower.patches.first)
         x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
         if self.normed and tower.back is not None:
             seen = m.norm("final_norm", x, d, tower.back)
         kept = m.add_many("without_class", Cut((first, count)), seen)[1] if first else seen
         rows = project(m, "projector", kept, self.steps)
-        made = [m.add("image_rows", Reshape((B, G, self.out)), rows)]
+        made = [self._packed(m, rows)]
         if self.newline:
             made.append(
                 m.add("newline_row", Reshape((ONE, self.out)), m.vector("newline", self.out))
             )
         return (*made, *self._unused(m, x, seen, images))
+
+    def _packed(self, m: Maker, rows: str) -> str:
+        """Rows of all images of a sequence; where lines end in a row, in the order of the grid."""
+        if self.shown is None:
+            return m.add("image_rows", Reshape((B, G, self.out)), rows)
+        count = Integer(self.shown.rows)
+        joined = (B, self._images(m.style) * self.tokens(m.style), self.out)
+        x = m.add("tile_rows", Reshape(joined), rows)
+        if not self.newline:
+            return x
+        return m.add("image_rows", PackRows(count, Integer(self.shown.mixed)), x)
 
     def _unused(self, m: Maker, x: str, seen: str, images: Expr) -> tuple[str, ...]:
         """Adds what runs behind the features although nothing reads it."""

@@ -9,6 +9,7 @@ from sympy import Expr, Integer
 from costgraph.ir.dtypes import BF16, FP32, DType
 from costgraph.ir.graph import Builder
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.models.blocks.pictures import Shown
 from costgraph.ops import Activation, LayerNorm, Linear, RMSNorm
 from costgraph.ops.elementwise import LEARNED
 from costgraph.ops.experts import BALANCED, Routing
@@ -27,6 +28,7 @@ class Style:
         logits: ``last``: only the last position needs logits; ``all``: every one.
         image: height and width of images in pixels where the import asks for others
             than the configuration's.
+        pictures: what a prompt shows, where the import says so.
         images: False leaves images out of a request to a multimodal model.
         scan: how scans over matrix states run: ``chunked`` products for many
             tokens at once, ``recurrent`` for few; see
@@ -47,6 +49,7 @@ class Style:
     scan: str = "chunked"
     states: DType = FP32
     image: tuple[Expr, Expr] | None = None
+    pictures: tuple[Shown, ...] = ()
     images: bool = True
 
     @property

@@ -19,6 +19,7 @@ from costgraph.models.blocks.altup import StreamLayer, Streams
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
+from costgraph.models.blocks.pictures import Budget
 from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
 from costgraph.models.blocks.stack import close, embed
 from costgraph.models.families.common import (
@@ -315,7 +316,7 @@ def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
         steps=steps,
         places=Integer(seen.size("position_embedding_size", default=10240)),
         around=True,
-        most=most,
+        processor=Budget(most),
     )
 
 

@@ -13,6 +13,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import FixedTower, PatchTower
+from costgraph.models.blocks.pictures import Squares
 from costgraph.models.blocks.projector import two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
@@ -68,6 +69,36 @@ def _depth(seen: Fields, default: int) -> int:
     return layers
 
 
+#: Pixels of pictures and of frames that the published processors of Qwen2-VL and 2.5 allow.
+_PIXELS = {
+    "least": 3136,
+    "most": 12845056,
+    "least_video": 128 * 28**2,
+    "most_video": 768 * 28**2,
+}
+#: Those of Qwen3-VL and 3.5, of which a video's are counted together.
+_PIXELS_3 = {
+    "least": 65536,
+    "most": 16777216,
+    "least_video": 4096,
+    "most_video": 25165824,
+    "together": True,
+}
+
+
+def squares(common: Mapping[str, Any], pixels: Mapping[str, Any]) -> Squares:
+    """The processor of a tower that sees squares of patches, within numbers of pixels."""
+    side, frames = int(common["patch"] * common["merge"]), int(common["frames"] or 1)
+    said = (
+        "image tokens are counted within the numbers of pixels of the published processor: "
+        f"{pixels['least']} to {pixels['most']} of a picture, {pixels['least_video']} to "
+        f"{pixels['most_video']} of a {'video' if 'together' in pixels else 'frame'}"
+        if pixels
+        else "limits of the image processor on the number of pixels are not known here"
+    )
+    return Squares(side, frames=frames, said=said, **pixels)
+
+
 def _common(seen: Fields, out: int) -> dict[str, Any]:
     return {
         "channels": Integer(seen.size("in_channels", "in_chans", default=3)),
@@ -98,19 +129,25 @@ def _qwen2_vl(fields: Fields) -> Reading:
     width = Rational(str(seen.number("mlp_ratio", 4.0))) * d
     if not (width.is_Integer and width > 0):
         raise ModelError(f"{seen.name}: 'mlp_ratio' of {d} gives no whole width")
+    common = _common(seen, seen.size("hidden_size", default=3584))
     eyes = PatchTower(
         at=_heads(seen, d),
         feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
         norm=LAYER_NORM,
         layers=_depth(seen, 32),
         bias=False,
-        **_common(seen, seen.size("hidden_size", default=3584)),
+        processor=squares(common, _PIXELS),
+        **common,
     )
     return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text))
 
 
-def windowed_tower(seen: Fields, out: Expr | None = None) -> PatchTower:
+def windowed_tower(
+    seen: Fields, out: Expr | None = None, pixels: Mapping[str, Any] = MappingProxyType({})
+) -> PatchTower:
     """The tower of Qwen2.5-VL: most layers attend in windows of the image.
+
+    ``pixels`` are those that its processor allows, where they are known.
 
     Raises:
         ModelError: its rows are not ``out`` wide, where that is given.
@@ -139,12 +176,13 @@ def windowed_tower(seen: Fields, out: Expr | None = None) -> PatchTower:
         bias=False,
         window=Integer(across**2),
         whole=_indexes(seen, "fullatt_block_indexes", layers, (7, 15, 23, 31)),
+        processor=squares(common, pixels),
         **common,
     )
 
 
 def _qwen2_5_vl(fields: Fields) -> Reading:
-    eyes = windowed_tower(fields.section("vision_config"))
+    eyes = windowed_tower(fields.section("vision_config"), pixels=_PIXELS)
     return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
 
 
@@ -153,6 +191,7 @@ def _qwen3_eyes(seen: Fields) -> PatchTower:
     layers = _depth(seen, 27)
     act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
     width = Integer(seen.size("intermediate_size", default=4304))
+    common = _common(seen.with_defaults(patch_size=16), seen.size("out_hidden_size", default=3584))
     return PatchTower(
         at=_heads(seen, d),
         feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
@@ -160,7 +199,8 @@ def _qwen3_eyes(seen: Fields) -> PatchTower:
         layers=layers,
         rows=Integer(seen.size("num_position_embeddings", default=2304)),
         deepstack=_indexes(seen, "deepstack_visual_indexes", layers, (8, 16, 24)),
-        **_common(seen.with_defaults(patch_size=16), seen.size("out_hidden_size", default=3584)),
+        processor=squares(common, _PIXELS_3),
+        **common,
     )
 
 
@@ -231,7 +271,7 @@ def _llava(fields: Fields) -> Reading:
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     bias = fields.flag("multimodal_projector_bias", True)
     eyes = FixedTower(tower, two_products(model.ends.d, act, bias), model.ends.d, late=1)
-    return Reading(Seeing(eyes, model, reading.scans), assumptions=reading.assumptions)
+    return Reading(Seeing(eyes.whole, model, reading.scans), assumptions=reading.assumptions)
 
 
 #: ``model_type`` to the function that reads it.

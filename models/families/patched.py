@@ -12,6 +12,7 @@ from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Norm
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import PatchTower
+from costgraph.models.blocks.pictures import Lines, Squares
 from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps, two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of
@@ -21,6 +22,7 @@ from costgraph.models.families.vision import sizes, tower_of
 from costgraph.models.fields import Fields, divided
 
 RMS = Norm()
+UNKNOWN = "limits of the image processor on the number of pixels are not known here"
 
 
 def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
@@ -33,8 +35,8 @@ def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
     if seen.values.get("head_dim") is not None and Integer(seen.size("head_dim")) != width:
         raise ModelError(f"{seen.name}: 'head_dim' must be {width}, width over heads")
     act = activation_of(seen, "hidden_act", default="gelu")
-    # The largest side only bounds the table of rotations.
-    seen.values.get("image_size")
+    # The largest side bounds the table of rotations, and what pictures are scaled to.
+    longest = seen.size("image_size", default=1024)
     return PatchTower(
         at=Heads(Integer(d), Integer(heads), width, rotary=width),
         feed=FeedForward(Integer(d), Integer(seen.size("intermediate_size")), act),
@@ -48,6 +50,7 @@ def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
         bias=False,
         front=RMS,
         steps=steps,
+        processor=Lines(longest, seen.size("patch_size", default=16) * merge),
     )
 
 
@@ -108,6 +111,7 @@ def _lfm2_vl(fields: Fields) -> Reading:
         rows=Integer(seen.size("num_patches", default=256)),
         back=LAYER_NORM,
         steps=steps,
+        processor=Squares(int(patch * factor), said=UNKNOWN),
     )
     return before(stack, reading, eyes)
 
@@ -167,6 +171,7 @@ def _kimi_k25(fields: Fields) -> Reading:
         rows=Integer(rows),
         back=LAYER_NORM,
         steps=steps,
+        processor=Squares(seen.size("patch_size", default=14) * side[0], said=UNKNOWN),
     )
     return before(stack, reading, eyes)
 

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +19,7 @@ from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import Eyes, FixedTower
 from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.pictures import AnyRes, Tiles
 from costgraph.models.blocks.projector import (
     Acted,
     Averaged,
@@ -26,11 +29,19 @@ from costgraph.models.blocks.projector import (
     Steps,
     two_products,
 )
+from costgraph.models.blocks.style import Style
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
 from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
-from costgraph.models.families.vision import clip_tower, grid_of, pixels, sizes, tower_of
+from costgraph.models.families.vision import (
+    MOST_ENTRIES,
+    clip_tower,
+    grid_of,
+    pixels,
+    sizes,
+    tower_of,
+)
 from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Seeing
 from costgraph.models.vision import Tower
@@ -179,10 +190,16 @@ def _gemma3(fields: Fields) -> Reading:
     d = stack.ends.d
     steps: Steps = (Averaged(grid, kernel), Normed(RMS), Product("1", d, False))
     eyes = FixedTower(tower, steps, d, normed=True, said=WITHIN)
-    return before(stack, reading, eyes)
+    return before(stack, reading, eyes.whole)
 
 
+#: Tiles of a picture that are believed.
+MOST_TILES = 64
 WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
+CUT = (
+    f"{WHOLE}; where no size of a picture says how many there are, tokens that are cut off at "
+    "edges, and ends of rows, are not counted"
+)
 WITHIN = (
     f"{WHOLE}; in the prompt the tokens of an image see one another in both directions: "
     "their later pairs are not counted"
@@ -214,7 +231,7 @@ def _paligemma(fields: Fields) -> Reading:
     steps: Steps = (Product("1", stack.ends.d),)
     said = f"{WHOLE}; all of the prompt sees all of it"
     eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=said)
-    return before(stack, reading, eyes, both=True)
+    return before(stack, reading, eyes.whole, both=True)
 
 
 def _idefics3(fields: Fields) -> Reading:
@@ -252,8 +269,12 @@ def _llava_onevision(fields: Fields) -> Reading:
     d = stack.ends.d
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
-    said = f"{WHOLE}; tokens that are cut off at their edges, and ends of rows, are not counted"
-    return before(stack, reading, FixedTower(tower, steps, d, said=said, newline=True))
+    most = _ANYRES.match(fields.word("vision_aspect_ratio", default="anyres_max_9"))
+    if most is None:
+        raise ModelError(f"{fields.name}: 'vision_aspect_ratio' must be anyres_max_N")
+    processor = _any_resolution(fields, tower, int(most[1]), True)
+    eyes = FixedTower(tower, steps, d, said=CUT, newline=True, processor=processor)
+    return before(stack, reading, eyes)
 
 
 def _llava_next(fields: Fields) -> Reading:
@@ -268,8 +289,35 @@ def _llava_next(fields: Fields) -> Reading:
     d = stack.ends.d
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
-    said = f"{WHOLE}; tokens that are cut off at their edges, and ends of rows, are not counted"
-    return before(stack, reading, FixedTower(tower, steps, d, late=1, said=said, newline=True))
+    eyes = FixedTower(
+        tower, steps, d, late=1, said=CUT, newline=True, processor=_any_resolution(fields, tower)
+    )
+    return before(stack, reading, eyes)
+
+
+#: How many tiles' rows are kept of a picture.
+_ANYRES = re.compile(r"anyres_max_(\d{1,3})\Z")
+
+
+def _any_resolution(
+    fields: Fields, tower: Tower, most: int | None = None, pooled: bool = False
+) -> AnyRes | None:
+    """The processor of LLaVA-NeXT and OneVision; None without the grids of a picture."""
+    given = fields.values.get("image_grid_pinpoints")
+    if given is None:
+        return None
+    grids = []
+    for grid in given if isinstance(given, list) and len(given) <= MOST_ENTRIES else ():
+        if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int for n in grid)):
+            break
+        grids.append((grid[0], grid[1]))
+    if not grids or len(grids) != len(given) or any(n < 1 for g in grids for n in g):
+        raise ModelError(
+            f"{fields.name}: 'image_grid_pinpoints' must be a list of heights and widths, not "
+            f"{clip(given)}"
+        )
+    side, patch = int(tower.size[0]), int(tower.patches.patch[0])
+    return AnyRes(side, side // patch, tuple(grids), most, pooled)
 
 
 def _shuffled(fields: Fields, tower: Tower, key: str) -> Integer:
@@ -331,7 +379,9 @@ def _internvl(fields: Fields) -> Reading:
     tower = internvit(seen, seen.flag("attention_bias", False))
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     fields.values.get("image_seq_length")
-    return before(stack, reading, _intern_eyes(fields, tower, stack, act))
+    said = "pictures are cut into 1 to 12 tiles, as the published processors do"
+    eyes = _intern_eyes(fields, tower, stack, act)
+    return before(stack, reading, _in_tiles(eyes, said=said))
 
 
 def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedTower:
@@ -339,6 +389,12 @@ def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedT
     beside = Beside(_shuffled(fields, tower, "downsample_ratio"), copied=True)
     steps: Steps = (beside, Normed(LAYER_NORM), *two_products(d, act, True))
     return FixedTower(tower, steps, d, said=WHOLE)
+
+
+def _in_tiles(eyes: FixedTower, **more: Any) -> FixedTower:
+    """The tower of InternVL where pictures are cut into tiles."""
+    tokens = int(eyes.tokens(Style()))
+    return replace(eyes, processor=Tiles(int(eyes.tower.size[0]), tokens, **more))
 
 
 def _internvl_chat(fields: Fields) -> Reading:
@@ -353,7 +409,18 @@ def _internvl_chat(fields: Fields) -> Reading:
     seen.refuse("qk_normalization", "norms of queries and keys are not supported in this tower")
     stack, reading = language(fields, "qwen2", "llm_config")
     tower = internvit(seen, seen.flag("qkv_bias", True))
-    return before(stack, reading, _intern_eyes(fields, tower, stack, "gelu"))
+    eyes = _intern_eyes(fields, tower, stack, "gelu")
+    least = fields.size("min_dynamic_patch", default=1)
+    most = fields.size("max_dynamic_patch", default=6)
+    if not least <= most <= MOST_TILES:
+        raise ModelError(
+            f"{fields.name}: 'min_dynamic_patch' = {least}, 'max_dynamic_patch' = {most}: from 1 "
+            f"to {MOST_TILES} tiles"
+        )
+    whole = fields.flag("use_thumbnail", False)
+    if not fields.flag("dynamic_image_size", False):
+        return before(stack, reading, eyes.whole)
+    return before(stack, reading, _in_tiles(eyes, least=least, most=most, whole=whole))
 
 
 def _llama4(fields: Fields) -> Reading:

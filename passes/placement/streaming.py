@@ -246,7 +246,7 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
         outputs = tuple(results)
         node = replace(node, inputs=tuple(names.get(i, i) for i in node.inputs))
     if moves:
-        body = _beside(body, moves, plan, node.name)
+        body = beside(body, Stream(moves), plan.overlap, node.name, plan.made_by)
     origin = Origin((node.name,), plan.made_by)
     return (
         *before,
@@ -413,16 +413,24 @@ def mapped(graph: Graph, f: Callable[[Tensor, bool], Tensor], own: bool = True) 
     return replace(graph, sources=sources, nodes=tuple(map(node, graph.nodes)))
 
 
-def _beside(body: Graph, moves: tuple[Moved, ...], plan: Plan, name: str) -> Graph:
-    """A layer and what comes meanwhile, or before it."""
-    origin = Origin((), plan.made_by)
-    op = Stream(moves)
-    node = Node("stream", op, (), tuple(s.named("streamed") for s in op.infer(())), origin)
-    if not plan.overlap:
-        return replace(body, nodes=(node, *body.nodes))
+def beside(body: Graph, op: Op, overlap: bool, name: str, made_by: str) -> Graph:
+    """A layer and what comes or goes meanwhile, or before it without ``overlap``.
+
+    Args:
+        body: the layer.
+        op: what moves it, without operands.
+        overlap: both run at the same time.
+        name: of the region that they become.
+        made_by: the pass.
+    """
+    origin = Origin((), made_by)
+    label = op.kind.replace("-", "_")
+    node = Node(label, op, (), tuple(s.named(f"{label}ed") for s in op.infer(())), origin)
     whole = replace(body, nodes=(node, *body.nodes))
-    groups = {"layer": [n.name for n in body.nodes], "stream": [node.name]}
-    return side_by_side(whole, groups, name, made_by=plan.made_by)
+    if not overlap:
+        return whole
+    groups = {"layer": [n.name for n in body.nodes], label: [node.name]}
+    return side_by_side(whole, groups, name, made_by=made_by)
 
 
 def _check_blocks(graph: Graph, node: Node, region: Repeat) -> None:

@@ -15,17 +15,22 @@ DENOISER = "llada-8b"
 #: Models of passes that are about some kinds alone; others run on a small decoder.
 MODELS = {
     "slow-fast": DENOISER, "blocks": DENOISER, "feature-cache": DENOISER,
+    "prune-tokens": "llava-1.5-7b", "merge-tokens": "vit-base-16",
     "jacobi": "tarflow-cifar", "refine": "t5-base",
 }  # fmt: skip
 #: With what a pass does something at all, where its options have no usual values.
 BASES = {
     "quantize": "weights=int4,kv=int8", "low-rank": "ratio=1/2", "shrink": "ffn=0.5,heads=0.5",
     "parallel": "tp=2", "apar": "tree='1(2,3)'", "lora": "adapters=4",
+    "disaggregate": "link=nvlink",
 }  # fmt: skip
-MACHINES = {"parallel": "2xh100", "overlap": "2xh100"}
+MACHINES = {
+    "parallel": "2xh100", "overlap": "2xh100", "prefix-cache": "h100+epyc-9654",
+    "turns": "h100+epyc-9654", "disaggregate": "2xh100",
+}  # fmt: skip
 WORDS = (
     "gpt2", "encoder", "fuse", "0.5", "2-3", "32", "64", "t2|1", "n2", "l1|2", "p10|p20",
-    "0.5*12", "q_proj", "none", "2|6", "3|2|1", "l3", "3(1,1)", "50ms",
+    "0.5*12", "q_proj", "host", "pcie", "none", "2|6", "3|2|1", "l3", "3(1,1)", "50ms",
 )  # fmt: skip
 #: Searched by compiling many subnets: tests of their own.
 SEARCHED = ("search-subnet",)
@@ -55,7 +60,7 @@ def values(spec, default):
     found = [c for c in spec.choices if c != default]
     if spec.is_number:
         found += [v for v in ("1/2", "1/3", "2", "3", "5") if v != str(default)]
-    return found or list(WORDS)
+    return found or [w for w in WORDS if w != default]
 
 
 def ways(spec):

@@ -93,6 +93,9 @@ WRITTEN = {
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
     ],
+    "prefixes": ["prefix-cache{share=1/4}", "share-prefix{tokens=9}", "share-prefix{read=each}"],
+    "disaggregate": ["disaggregate{link=nvlink}", "disaggregate{link=pcie,overlap=false}"],
+    "turns": ["turns{count=2}", "turns{count=2,between=recomputed}"],
     "speculative": [
         "speculative{draft=DRAFT,gamma=2}",
         "speculative{draft=DRAFT,tree=t2|2,draft-passes='fuse,quantize{preset=w8a16}'}",
@@ -107,6 +110,8 @@ WRITTEN = {
         "index{top=32}",
         "select{blocks=9}",
         "recur{segment=40}",
+        "prune-tokens{layer=1}",
+        "merge-tokens",
     ],
     "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
@@ -301,4 +306,5 @@ def test_every_pass_has_a_stage_and_speculation_comes_last():
     stages = {name: cls.stage for name, cls in PASSES.items()}
     assert stages["speculative"] is Stage.DECODING
     later = {name for name, stage in stages.items() if stage > Stage.DECODING}
-    assert later == {"beam", "samples", "apar", "skeleton"}  # branches run rounds, too
+    # Branches run rounds, too; turns follow one another, whatever each is.
+    assert later == {"beam", "samples", "apar", "skeleton", "turns"}

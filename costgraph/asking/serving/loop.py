@@ -67,6 +67,7 @@ class Serving:
     compiled: Compiled
 
     def __post_init__(self) -> None:
+        self.compiled.program.check_served()
         if not any(p.span is not None for p in self.compiled.program.phases):
             raise InputError(f"{self.compiled.program.name} has no decode steps to serve")
 

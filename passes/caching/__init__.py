@@ -1,0 +1,1 @@
+"""How long caches live: prefixes, turns, and other machines."""

@@ -1,0 +1,84 @@
+"""Prompts of which a part is in a cache of earlier requests (prefix caching)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sympy import Expr, Integer, Rational
+
+from costgraph.formula.terms import Limit
+from costgraph.hardware.systems import System
+from costgraph.ir.program import Program
+from costgraph.passes.caching.prompts import (
+    MEMORY,
+    SAID,
+    STREAMED,
+    behind,
+    level_of,
+    overlap_option,
+    prompt_of,
+    refuse_away,
+    reloaded,
+    whole_blocks,
+)
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.symbols import S
+
+ZERO, ONE = Integer(0), Integer(1)
+
+
+@dataclass(frozen=True)
+class PrefixCache(Pass):
+    """A part of each prompt was read before: its rows are attended and not computed.
+
+    ``share`` is how much of the prompt is found (the hit rate in tokens), ``tokens`` how many
+    instead; of both only whole blocks count. Rows are in memory, or come over the link from
+    where they are kept.
+    """
+
+    name: ClassVar[str] = "prefix-cache"
+    title: ClassVar[str] = "a part of each prompt is in a cache, here or elsewhere"
+    formula: ClassVar[str] = (
+        "prompt: q = S - cached, T = S, cached = floor(share·S/block)·block; from elsewhere a "
+        "layer is Max(compute, its cached rows / BW_link)"
+    )
+    source: ClassVar[str] = (
+        "Kwon et al., PagedAttention, arXiv 2309.06180 (blocks); Zheng et al., SGLang, arXiv "
+        "2312.07104 (prefixes of earlier requests); Gao et al., CachedAttention, arXiv 2403.19708 "
+        "(caches in host memory and on disk)"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "prefix-cache: the same part of every prompt is found; where hits differ, the mean time is "
+        "another, since attention grows with the square",
+    )
+    stage: ClassVar[Stage] = Stage.PREFIXES
+    once: ClassVar[bool] = True
+
+    share: Expr = option(
+        "probability", Rational(1, 2), "how much of a prompt is found", under=("tokens=0",)
+    )
+    tokens: Expr = option("integer", ZERO, "tokens that are found, instead of a share", minimum=0)
+    block: Expr = option("integer", ONE, "tokens of a block: whole ones are found", minimum=1)
+    kept: str = option(
+        "word", MEMORY, "where the cache lies: memory, host, disk, or a level of the device by name"
+    )
+    overlap: bool = overlap_option("kept!=memory")
+
+    def run(self, program: Program, system: System) -> Outcome:
+        prompt = prompt_of(program, self.name)
+        refuse_away(program, self.name)
+        found = self.tokens if self.tokens != 0 else self.share * S
+        cached = whole_blocks(found, self.block)
+        if cached == 0:
+            return Outcome(program, (), (Miss(self.name, prompt.name, "nothing is found"),))
+        made = behind(prompt, S - cached)
+        level = level_of(self.name, self.kept, system)
+        said: tuple[str, ...] = ()
+        if level:
+            graph = reloaded(prompt.graph, level, self.overlap, self.name)
+            made, said = replace(made, graph=graph), (SAID, *((STREAMED,) if self.overlap else ()))
+        phases = tuple(made if p is prompt else p for p in program.phases)
+        limit = Limit(cached, S - 1, "the last token of a prompt is computed: it makes the logits")
+        done = replace(program, phases=phases, limits=(*program.limits, limit))
+        return Outcome(done.assuming(*said), (prompt.name,))

@@ -1,0 +1,150 @@
+"""Prompts of which a part is in a cache already: fewer new positions, and what brings the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sympy import Add, Expr, Integer, floor
+
+from costgraph.errors import PipelineError
+from costgraph.hardware.systems import System
+from costgraph.ir.cost import Direction
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op
+from costgraph.ir.program import Phase, Program
+from costgraph.ir.regions import Region
+from costgraph.ir.tensor import Role
+from costgraph.ops.transfer import Moved, Stream
+from costgraph.passes.placement.shares import WORDS, check_levels
+from costgraph.passes.placement.streaming import beside, layers_of
+from costgraph.rewriting.pipeline import option
+from costgraph.symbols import S, T, q
+
+ONE, ZERO = Integer(1), Integer(0)
+#: The memory of the device, as options name it.
+MEMORY = "memory"
+KEPT = (Role.KV, Role.STATE)
+#: What every reload rests on.
+SAID = "writing caches to where they are kept happens while nobody waits for it"
+STREAMED = (
+    "a layer and the rows that come meanwhile begin and end together: the first layer's come "
+    "before the prompt"
+)
+
+
+def overlap_option(*under: str) -> bool:
+    """The option of when rows come from a farther level."""
+    flag: bool = option(
+        "flag", True, "the next layer's rows come while a layer computes", under=under
+    )
+    return flag
+
+
+def is_prompt(phase: Phase) -> bool:
+    """True for a phase in which a decoder reads a whole prompt of ``S`` tokens."""
+    return phase.span is None and phase.query == S and phase.substitution.get(T) == S
+
+
+def prompt_of(program: Program, name: str) -> Phase:
+    """The phase in which a decoder reads its prompt; nothing runs in front of it.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    first = program.phases[0]
+    if not (program.decoding and is_prompt(first) and first.tokens != 0):
+        what = ", ".join(p.name for p in program.phases)
+        raise PipelineError(
+            f"{name}: {program.name} must read a whole prompt of text into a cache, one position "
+            f"after the other, and then decode; it has {what} (images: images=False)"
+        )
+    return first
+
+
+def refuse_away(program: Program, name: str) -> None:
+    """Refuses programs whose caches live in a farther level all the time.
+
+    Raises:
+        PipelineError: ``offload`` keeps them there.
+    """
+    for step in program.history:
+        item = step.made_by
+        if item.name == "offload" and step.hits and (item.caches or item.attention != "device"):
+            raise PipelineError(
+                f"{name}: offload keeps caches elsewhere: what steps read comes from there already"
+            )
+
+
+def whole_blocks(tokens: Expr, block: Expr) -> Expr:
+    """Tokens of the whole blocks among ``tokens``."""
+    return tokens if block == 1 else floor(tokens / block) * block
+
+
+def behind(phase: Phase, new: Expr) -> Phase:
+    """A prompt's phase that computes its last ``new`` positions and attends all of them."""
+    bindings = {**phase.substitution, q: new}
+    return replace(phase, bindings=tuple(bindings.items()))
+
+
+def level_of(name: str, word: str, system: System) -> str:
+    """The level of memory that an option names; empty for the memory of the device.
+
+    Raises:
+        PipelineError: the machine states no such level.
+    """
+    if word == MEMORY:
+        return ""
+    level = WORDS.get(word, word)
+    check_levels(name, {level: "kept"}, system)
+    return level
+
+
+def reloaded(graph: Graph, level: str, overlap: bool, made_by: str) -> Graph:
+    """``graph`` with the earlier rows of every layer's caches, and states, read from a level.
+
+    Raises:
+        PipelineError: caches lie in no layer, or in parts that layers share.
+    """
+    layers = tuple(layers_of(graph))
+    held = Add(*(_held(r.body) for r in layers))
+    alone = all(r.instances == r.count for r in layers if _held(r.body) != 0)
+    if not alone or held != _held(graph):
+        raise PipelineError(
+            f"{made_by}: {graph.name}: caches outside of layers, or that layers share, are not "
+            "read from elsewhere (an imported graph: write fold in front of it)"
+        )
+    return in_layers(graph, lambda body: _stream(body, level), overlap, made_by)
+
+
+def in_layers(
+    graph: Graph, moving: Callable[[Graph], Op | None], overlap: bool, made_by: str
+) -> Graph:
+    """``graph`` with an operation beside each layer, or before it, where ``moving`` has one."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        op = node.op
+        if isinstance(op, Region) and any(layers_of(replace(graph, nodes=(node,)))):
+            body = op.graphs[0]
+            if any(layers_of(body)):
+                made = in_layers(body, moving, overlap, made_by)
+            else:
+                found = moving(body)
+                made = body if found is None else beside(body, found, overlap, node.name, made_by)
+            node = replace(node, op=op.with_graphs([made]))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _held(graph: Graph) -> Expr:
+    """Bytes of one set of the caches of a graph and the graphs in it, as a step finds them."""
+    return Add(*(t.bytes for g in graph.walk() for t in g.sources if t.role in KEPT))
+
+
+def _stream(body: Graph, level: str) -> Stream | None:
+    rows = tuple(
+        Moved(level, role, Direction.READ, size)
+        for role in KEPT
+        if (size := Add(*(t.bytes for t in body.sources if t.role is role))) != 0
+    )
+    return Stream(rows) if rows else None

@@ -1,0 +1,308 @@
+"""Life of a cache: prefixes found and shared, turns of a chat, caches that cross a link.
+
+Everything by hand, to the byte and the FLOP: Llama-3.1-8B keeps 131,072 byte a token.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from sympy import Integer, Rational
+
+import costgraph as cg
+from costgraph.errors import CostgraphError, InputError, PipelineError
+from costgraph.ir.tensor import Role
+from costgraph.symbols import B, N, S, T, q, symbol
+
+MODEL, HOST = "llama-3.1-8b", "h100+epyc-9654"
+TOKEN = 2 * 32 * 8 * 128 * 2
+
+
+@cache
+def made(passes: str, model: str = MODEL, device: str = HOST):
+    return cg.compile(model, device, passes)
+
+
+def cost(compiled, phase: str, **values: int):
+    """The exact cost of one step of a phase at sizes."""
+    chosen = compiled.program.phase(phase)
+    at = {symbol(k): Integer(v) for k, v in values.items()}
+    return chosen.graph.cost.mapped(lambda e: chosen.bind(e).xreplace(at))
+
+
+def flops(compiled, **values: int):
+    """FLOP of a whole request, exactly."""
+    at = {symbol(k): Integer(v) for k, v in values.items()}
+    total = Integer(0)
+    for phase in compiled.program.phases:
+        one = phase.bind(phase.graph.cost.total_flops)
+        if phase.span is None:
+            total += one.xreplace(at)
+            continue
+        first, last = (int(e.xreplace(at)) for e in (phase.span.lower, phase.span.upper))
+        total += sum(one.xreplace({**at, T: Integer(t)}) for t in range(first, last + 1))
+    return total
+
+
+def row_of_logits(compiled):
+    """FLOP of a step over no positions: what its one row of logits takes."""
+    step = compiled.program.phase("decode").graph.cost.total_flops
+    return step.xreplace({B: Integer(1), q: Integer(0), T: Integer(0)})
+
+
+# --- prefixes that are found ------------------------------------------------------------
+
+
+def test_a_hit_and_what_it_spares_are_the_whole_prompt():
+    plain, hit = made(""), made("prefix-cache{tokens=300}")
+    whole, rest = (cost(c, "prefill", B=1, S=1000).total_flops for c in (plain, hit))
+    assert whole - rest == cost(plain, "prefill", B=1, S=300).total_flops - row_of_logits(plain)
+    # The rows that were found are read, and those that are new written.
+    read = cost(made("fuse,prefix-cache{tokens=300}"), "prefill", B=2, S=1000)
+    assert read.bytes_of(Role.KV) == 2 * TOKEN * (1000 + 700)
+
+
+def test_a_share_of_zero_is_the_plain_prompt_and_a_symbol_stays_one():
+    plain, hit = made("fuse"), made("fuse,prefix-cache{share=h}")
+    h = symbol("h")
+    for metric, rest in (("ttft", {}), ("latency", {"N": 9}), ("memory", {"N": 9})):
+        a, b = getattr(plain, metric), getattr(hit, metric)
+        at = {symbol(k): Integer(v) for k, v in {"B": 3, "S": 700, **rest}.items()}
+        none = b.expr.xreplace({h: Integer(0)})
+        assert float(none.xreplace(at)) == pytest.approx(float(a.expr.xreplace(at)), rel=1e-12)
+    new = hit.program.phase("prefill").bind(q)
+    assert new.xreplace({h: Integer(0)}) == S
+    assert hit.tpot.expr == plain.tpot.expr
+    half = made("fuse,prefix-cache")
+    assert hit.ttft.evaluate(B=1, S=800, h=0.5) == pytest.approx(half.ttft.evaluate(B=1, S=800))
+
+
+@pytest.mark.parametrize(("tokens", "block", "found"), [(100, 16, 96), (15, 16, 0), (100, 1, 100)])
+def test_whole_blocks_are_found(tokens, block, found):
+    compiled = made(f"prefix-cache{{tokens={tokens},block={block}}}")
+    assert compiled.program.phase("prefill").bind(q).subs(S, 500) == 500 - found
+    share = made(f"prefix-cache{{share=1/5,block={block}}}").program.phase("prefill")
+    assert share.bind(q).xreplace({S: Integer(500)}) == 500 - 100 // block * block
+
+
+def test_the_last_token_is_always_computed():
+    with pytest.raises(InputError, match="the last token of a prompt is computed"):
+        made("prefix-cache{tokens=300}").ttft.evaluate(B=1, S=300)
+    assert made("prefix-cache{tokens=300}").ttft.evaluate(B=1, S=301) > 0
+
+
+# --- reloading against recomputing -------------------------------------------------------
+
+
+def test_every_row_that_was_found_crosses_the_link_once():
+    away = cost(made("prefix-cache{tokens=300,kept=host}"), "prefill", B=4, S=1000)
+    assert away.bytes_of(level="ddr") == 4 * 300 * TOKEN
+    near = cost(made("prefix-cache{tokens=300}"), "prefill", B=4, S=1000)
+    assert away.bytes_of(level="memory") - near.bytes_of(level="memory") == 4 * 300 * TOKEN
+    assert away.total_flops == near.total_flops
+
+
+def test_without_overlap_the_link_comes_on_top_and_with_it_the_longer_counts():
+    first, near, late = (
+        made(f"fuse,prefix-cache{{tokens=900{o}}}")
+        for o in (",kept=host", "", ",kept=host,overlap=false")
+    )
+    t = {k: c.ttft.evaluate(B=1, S=1000) for k, c in (("o", first), ("n", near), ("l", late))}
+    link = float(900 * TOKEN / made("").bound.links["pcie"].bandwidth)
+    assert t["l"] == pytest.approx(t["n"] + link)
+    assert max(t["n"], link) <= t["o"] <= t["l"]
+
+
+def test_from_which_context_on_reloading_is_faster_than_recomputing():
+    plain = made("fuse", "llama-2-7b").ttft
+    reload = made("fuse,prefix-cache{tokens=p,kept=host,overlap=false}", "llama-2-7b").ttft
+    p = symbol("p")
+    again, kept = (f.bind(B=1).substitute({S: p + 64}) for f in (plain, reload))
+    (found,) = cg.wins(again, kept, "p")
+    edge = int(found.lower)
+    assert edge == 577
+    assert again.evaluate(p=edge) < kept.evaluate(p=edge)
+    assert again.evaluate(p=edge + 1) > kept.evaluate(p=edge + 1)
+
+
+# --- prefixes that are shared ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("requests", "groups"), [("batch", 1), ("4", 2), ("8", 1), ("3", 3)])
+def test_a_shared_prefix_is_kept_and_read_once_by_hand(requests, groups):
+    once = made(f"fuse,share-prefix{{tokens=300,requests={requests}}}")
+    each = made(f"fuse,share-prefix{{tokens=300,requests={requests},read=each}}")
+    rows = 8 * 400 - (8 - groups) * 300
+    for compiled, read in ((once, rows), (each, 8 * 400)):
+        step = compiled.breakdown("decode", B=8, T=400)
+        assert step.totals["kv_bytes"] == rows * TOKEN
+        moved = cost(compiled, "decode", B=8, T=400)
+        assert moved.bytes_of(Role.KV) == (read + 8) * TOKEN
+    assert (
+        cost(once, "decode", B=8, T=400).total_flops
+        == cost(made("fuse"), "decode", B=8, T=400).total_flops
+    )
+    prefix = cost(once, "prefix", B=8, S=400)
+    assert prefix.total_flops == cost(made("fuse"), "prefill", B=groups, S=300).total_flops
+    rest = cost(once, "prefill", B=8, S=400)
+    hit = cost(made("fuse,prefix-cache{tokens=300}"), "prefill", B=8, S=400)
+    assert rest.total_flops == hit.total_flops
+    assert hit.bytes_of(Role.KV) - rest.bytes_of(Role.KV) == (8 - groups) * 300 * TOKEN
+
+
+def test_only_whole_blocks_are_shared():
+    paged = made("fuse,page-kv{block=16},share-prefix{tokens=300}")
+    step = paged.breakdown("decode", B=8, T=400)
+    assert step.totals["kv_bytes"] == (8 * 400 - 7 * 288) * TOKEN
+    assert paged.program.phase("prefix").bind(T) == 288
+    alone = made("fuse,page-kv{block=16},share-prefix{tokens=300,read=each}")
+    table = 32 * 8 * 25 * 4
+    read = (8 * 400 + 8) * TOKEN
+    assert cost(alone, "decode", B=8, T=400).bytes_of(Role.KV) == read
+    assert (
+        cost(alone, "decode", B=8, T=400).total_bytes
+        - cost(made("fuse,share-prefix{tokens=288,read=each}"), "decode", B=8, T=400).total_bytes
+        == table
+    )
+
+
+def test_one_request_and_no_prefix_are_the_plain_model():
+    plain, p = made("fuse"), symbol("p")
+    shared = made("fuse,share-prefix{tokens=p,prompt=cached}")
+    for metric in ("tpot", "flops", "bytes"):
+        a, b = getattr(plain, metric), getattr(shared, metric)
+        at = {"B": 4, "T": 500, "S": 300, "N": 8}
+        names = {s.name for s in a.symbols}
+        given = {k: v for k, v in at.items() if k in names}
+        none = b.expr.xreplace({p: Integer(0)}).xreplace(
+            {symbol(k): Integer(v) for k, v in given.items()}
+        )
+        assert float(none) == pytest.approx(float(a.evaluate(**given)), rel=1e-12)
+    alone = shared.tpot.evaluate(B=1, T=500, p=200)
+    assert alone == pytest.approx(plain.tpot.evaluate(B=1, T=500))
+    assert made("fuse,share-prefix{requests=1}").program.phases == plain.program.phases
+    assert "no whole block" in made("fuse,page-kv,share-prefix{tokens=15}").undone[-1]
+
+
+def test_windows_do_not_share_and_say_so():
+    found = made("fuse,share-prefix", "gemma-2-2b")
+    assert any("its cache keeps window 4096" in line for line in found.undone)
+    latent = made("fuse,share-prefix{tokens=300}", "deepseek-v2-lite")
+    each = 27 * (512 + 64) * 2
+    assert latent.breakdown("decode", B=8, T=400).totals["kv_bytes"] == (8 * 400 - 7 * 300) * each
+
+
+def test_replicas_share_their_own_copy():
+    two = made("fuse,parallel{dp=2},share-prefix{tokens=300}", MODEL, "2xh100")
+    half = made("fuse,share-prefix{tokens=300}")
+    a = two.breakdown("decode", B=8, T=400).totals["kv_bytes"]
+    assert a == half.breakdown("decode", B=4, T=400).totals["kv_bytes"]
+    assert two.program.phase("prefix").bind(B) == 1
+
+
+# --- turns -------------------------------------------------------------------------------
+
+
+def test_turns_that_keep_their_cache_compute_every_position_once():
+    plain, chat = made(""), made("turns{count=2,say=20}")
+    whole = flops(plain, B=1, S=100 + 8 + 20, N=8)
+    # Rows of logits of the first turn come on top: one a token of its answer.
+    assert flops(chat, B=1, S=100, N=8) == whole + 8 * row_of_logits(plain)
+
+
+def test_turns_that_recompute_are_requests_of_their_own():
+    plain, chat = made("fuse"), made("fuse,turns{between=recomputed,say=20}")
+    parts = [plain.latency.evaluate(B=2, S=s, N=8) for s in (100, 128, 156)]
+    assert chat.latency.evaluate(B=2, S=100, N=8) == pytest.approx(sum(parts))
+    assert chat.memory.evaluate(B=2, S=100, N=8) == plain.memory.evaluate(B=2, S=156, N=8)
+
+
+def test_turns_that_reload_bring_back_every_row_but_the_last():
+    chat = made("turns{count=3,say=20,between=reloaded}")
+    for turn, rows in ((2, 100 + 7), (3, 100 + 28 + 7)):
+        moved = cost(chat, f"turn{turn}-prefill", B=2, S=100, N=8)
+        assert moved.bytes_of(level="ddr") == 2 * rows * TOKEN
+        assert chat.program.phase(f"turn{turn}-prefill").bind(q) == 21
+    kept = made("turns{count=3,say=20}")
+    assert kept.latency.evaluate(B=2, S=100, N=8) < chat.latency.evaluate(B=2, S=100, N=8)
+
+
+def test_a_chat_is_its_turns():
+    plain, chat = made("fuse"), made("fuse,turns{count=3,say=u}")
+    assert chat.program.generated == 3 * N
+    assert chat.program.after_first == 3 * N - 1
+    assert chat.ttft.expr == plain.ttft.expr
+    at = {"B": 1, "S": 50, "N": 4, "u": 6}
+    prompts = (chat.time(p.name) for p in chat.program.phases if p.span is None)
+    parts = sum(f.evaluate(**{x.name: at[x.name] for x in f.symbols}) for f in prompts)
+    steps = chat.latency.evaluate(**at) - parts
+    by_hand = sum(plain.tpot.evaluate(B=1, T=t) for s in (50, 60, 70) for t in range(s + 1, s + 4))
+    assert steps == pytest.approx(by_hand)
+    (column, other) = cg.compare(
+        MODEL, HOST, ["fuse", "fuse,turns{count=3,say=6}"], B=1, S=50, N=4
+    ).columns
+    assert other.tpot == pytest.approx(by_hand / 9)
+    assert column.ttft == other.ttft
+
+
+def test_rounds_of_a_draft_go_through_turns_as_well():
+    chat = made("fuse,turns{count=2},speculative{gamma=2}", "llama-2-7b")
+    assert [p.name for p in chat.program.phases][3:] == [
+        f"turn2-{n}" for n in ("prefill", "draft", "verify")
+    ]
+
+
+# --- two machines ------------------------------------------------------------------------
+
+
+def test_a_cache_crosses_its_link_to_the_byte():
+    plain, apart = made("fuse"), made("fuse,disaggregate{link=pcie,overlap=false}")
+    sent = cost(apart, "transfer", B=3, S=1000)
+    assert sent.total_wire == 3 * 1000 * TOKEN
+    assert sent.bytes_of(Role.KV) == 3 * 1000 * TOKEN
+    rate = made("").bound.links["pcie"].bandwidth
+    gap = apart.ttft.evaluate(B=3, S=1000) - plain.ttft.evaluate(B=3, S=1000)
+    assert gap == pytest.approx(float(3 * 1000 * TOKEN / rate))
+    assert apart.tpot.expr == plain.tpot.expr
+    beside = made("fuse,disaggregate{link=pcie}")
+    assert cost(beside, "prefill", B=3, S=1000).total_wire == 3 * 1000 * TOKEN
+    assert beside.ttft.evaluate(B=3, S=1000) <= apart.ttft.evaluate(B=3, S=1000)
+
+
+def test_narrow_caches_windows_and_states_send_what_they_keep():
+    narrow = made("quantize{kv=int8},disaggregate{link=pcie,overlap=false}")
+    assert cost(narrow, "transfer", B=1, S=100).total_wire < 100 * TOKEN * Rational(6, 10)
+    window = made("disaggregate{link=pcie,overlap=false}", "mistral-7b")
+    each = 2 * 32 * 8 * 128 * 2
+    assert cost(window, "transfer", B=1, S=9000).total_wire == 4096 * each
+    state = made("disaggregate{link=pcie,overlap=false}", "mamba-130m")
+    assert cost(state, "transfer", B=1, S=10) == cost(state, "transfer", B=1, S=1000)
+
+
+@pytest.mark.parametrize(
+    ("passes", "model", "words"),
+    [
+        ("disaggregate", MODEL, "states no link 'network'.*2x"),
+        ("disaggregate{link=nvlnk}", MODEL, "did you mean 'nvlink'"),
+        ("turns", "t5-base", "must read a whole prompt of text"),
+        ("prefix-cache", "qwen2-vl-7b", "images=False"),
+        ("prefix-cache{kept=tape}", MODEL, "no memory level 'tape'"),
+        ("prefix-cache{kept=host},offload{caches=host}", MODEL, "offload keeps caches elsewhere"),
+        ("turns,offload{caches=host}", MODEL, "offload keeps caches elsewhere"),
+        ("turns,samples", MODEL, "answers in branches"),
+        ("turns,disaggregate{link=pcie}", MODEL, "stays on the machine that decodes"),
+        ("page-kv{prefix=16,sharers=2},share-prefix", MODEL, "shares a prefix already"),
+        ("prefix-cache,share-prefix", MODEL, "share-prefix: .* must read a whole prompt"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(passes, model, words):
+    with pytest.raises(PipelineError, match=words):
+        made(passes, model)
+
+
+@pytest.mark.parametrize("passes", ["turns", "disaggregate{link=pcie}", "prefix-cache"])
+def test_no_server_mixes_what_it_does_not_have(passes):
+    compiled = made(f"fuse,{passes}")
+    with pytest.raises(CostgraphError, match=r"not a request of one server|cached in part"):
+        compiled.step(("c", 1, "T"), (1, "C", "P"))
