@@ -35,6 +35,7 @@ from costgraph.passes.precision.quantize import Quantize
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
+from costgraph.passes.spatial.split_rows import SplitRows
 from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
@@ -51,6 +52,7 @@ _ALL: tuple[type[Pass], ...] = (
     Speculative,
     Parallelize,
     Overlap,
+    SplitRows,
     Offload,
     Place,
     Recognise,
