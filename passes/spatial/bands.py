@@ -9,7 +9,7 @@ from sympy import Expr, Integer, Rational, Symbol, expand, floor
 
 from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit
-from costgraph.passes.spatial.rows import Interval
+from costgraph.passes.spatial.rows import Interval, Window
 
 ZERO, HALF = Integer(0), Rational(1, 2)
 #: Where shares that are symbols are taken to lie while bands are put in order.
@@ -73,6 +73,17 @@ class Order:
         else:
             self.most[x] = min(self.most.get(x, bound), bound)
         return holds
+
+    def needs(self, window: Window, wanted: Interval, rows: Expr) -> Interval:
+        """Rows of an operand with ``rows`` that some rows of the result need.
+
+        Padding is nobody's: what is needed ends at the image.
+        """
+        first, last = window.reach(wanted)
+        return (
+            ZERO if self.at_most(first, ZERO) else first,
+            last if self.at_most(last, rows) else rows,
+        )
 
     def overlap(self, a: Interval, b: Interval) -> Interval | None:
         """The rows in both; None for none."""

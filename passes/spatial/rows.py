@@ -54,18 +54,10 @@ class Window:
     stride: Expr = ONE
     front: Expr = ZERO
 
-    def needs(self, wanted: Interval, results: Expr, rows: Expr) -> Interval:
-        """Rows of an operand with ``rows`` that some of the ``results`` rows need.
-
-        Padding is nobody's: it ends at the image.
-        """
+    def reach(self, wanted: Interval) -> Interval:
+        """Rows of the operand that some rows of the result need, those of padding among them."""
         first = wanted[0] * self.stride - self.front
-        last = (wanted[1] - 1) * self.stride - self.front + self.size
-        if wanted[0] == 0 or (first.is_number and first < 0):
-            first = ZERO
-        if same(wanted[1], results) or (last.is_number and rows.is_number and last > rows):
-            last = rows
-        return first, last
+        return first, (wanted[1] - 1) * self.stride - self.front + self.size
 
 
 POINT = Window()

@@ -162,7 +162,7 @@ class Asker:
         for wanted, own in zip(self.own(results), self.own(rows), strict=True):
             if same(*wanted):
                 continue
-            first, last = window.needs(wanted, results.count, rows.count)
+            first, last = self.order.needs(window, wanted, rows.count)
             if not (self.order.at_most(own[0], first) and self.order.at_most(last, own[1])):
                 return True
         return False
@@ -179,7 +179,7 @@ class Asker:
             made, rule = self.order.union(asked), of.rules[node.name]
             for index, window in rule.windows.items():
                 name = node.inputs[index]
-                rows = window.needs(made, rule.result.count, of.rows[name].count)
+                rows = self.order.needs(window, made, of.rows[name].count)
                 needed.setdefault(name, []).append(rows)
         return {name: self.order.union(rows) for name, rows in needed.items()}
 

@@ -179,8 +179,8 @@ class _Split:
                     self.held[tensor.name][part] = (Piece(wanted, there),)
 
     def _segment(self, steps: Steps, place: int, needs: Needs) -> None:
-        asker, nodes = self.way.asker, steps.segments[place]
-        made = asker.made(steps, place)
+        asker, nodes, of = self.way.asker, steps.segments[place], self.of
+        order, made = asker.order, asker.made(steps, place)
         bodies: list[Written] = []
         after: dict[int, list[Sent]] = {}
         for part, wanted in made.items():
@@ -195,6 +195,15 @@ class _Split:
             if not self.way.hidden and sends:
                 after[part] = sends
         self._together(f"{nodes[0].name} bands", bodies)
+        for part, wanted in made.items():
+            for name, own in wanted.items():
+                pieces, rows, label = self.held[name][part], of.rows[name], self.way.label(part)
+                mine = [p for p in pieces if order.overlap(p.rows, own) is not None]
+                if len(mine) > 1:
+                    unit = self.way.units[part]
+                    one = self.out.band(mine, rows, own, f"{name}.{label}.own", unit)
+                    others = (p for p in pieces if p not in mine)
+                    self.held[name][part] = (Piece(own, one), *others)
         self._exchange(f"{nodes[0].name} exchange", after)
 
     def _bodies(
@@ -276,7 +285,7 @@ class _Split:
                 operands.append(self._constant(writer, tensor))
                 continue
             rows = of.rows[name]
-            wanted = window.needs(band, rule.result.count, rows.count)
+            wanted = self.way.asker.order.needs(window, band, rows.count)
             have = (here[name],) if name in here else self.held[name][part]
             operands.append(writer.band(have, rows, wanted, f"{name}.{mark}.{node.name}.{index}"))
         outputs = [f"{t.name}.{mark}" for t in node.outputs]
