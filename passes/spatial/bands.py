@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sympy import Expr, Integer, Rational, Symbol, expand, floor
 
@@ -35,7 +36,7 @@ class Cuts:
             empty = ends[i + 1] == ends[i] and shares[i + 1] != shares[i]
             if empty and i + 1 < len(ends) - 1 and ends[i + 1] < rows - 1:
                 ends[i + 1] += 1
-        return tuple(zip(ends[:-1], ends[1:], strict=True))
+        return tuple(pairwise(ends))
 
     @staticmethod
     def _whole(rows: Expr) -> Expr:

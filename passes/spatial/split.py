@@ -86,9 +86,7 @@ class _Writer:
                 self.read[t.name] = t
         tensors = tuple(s.named(o) for s, o in zip(op.infer(tuple(inputs)), outputs, strict=True))
         names = tuple(t.name for t in inputs)
-        self.nodes.append(
-            Node(name, op, names, tensors, Origin(origin, self.way.made_by), unit)
-        )
+        self.nodes.append(Node(name, op, names, tensors, Origin(origin, self.way.made_by), unit))
         self.made.update((t.name, t) for t in tensors)
         return tensors
 
@@ -246,7 +244,9 @@ class _Split:
         asker, nodes = self.way.asker, steps.segments[place]
         need = asker.backward(self.of, nodes, goal)
         writer = _Writer(self.way)
-        mark = f"{self.way.label(part)}" + ("" if ", " not in label else f".for_{label.split()[-1]}")
+        mark = f"{self.way.label(part)}" + (
+            "" if ", " not in label else f".for_{label.split()[-1]}"
+        )
         here: dict[str, Piece] = {}
         for node in nodes:
             if any(t.name in need for t in node.outputs):
@@ -331,7 +331,9 @@ class _Split:
             writer, pieces = _Writer(self.way), []
             for to, tensor, band in own:
                 mark = f"{tensor}.{self.way.label(part)}.to_{self.way.label(to)}"
-                cut = writer.band(self.held[tensor][part], self.of.rows[tensor], band, f"{mark}.cut")
+                cut = writer.band(
+                    self.held[tensor][part], self.of.rows[tensor], band, f"{mark}.cut"
+                )
                 pieces.append((to, tensor, Piece(band, writer.sent(cut, mark, ""))))
             outputs = [p.tensor for _, _, p in pieces]
             label = self.way.units[part] or "host"
