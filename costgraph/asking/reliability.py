@@ -58,7 +58,8 @@ def _rate(given: Rate, what: str) -> Expr:
     Raises:
         InputError: it is none, or not positive.
     """
-    found = parse_quantity(given, "bandwidth", what) if isinstance(given, str) else _number(given, what)
+    is_text = isinstance(given, str)
+    found = parse_quantity(given, "bandwidth", what) if is_text else _number(given, what)
     if found.is_number and not found > 0:
         raise InputError(f"{what}: a rate is positive, not {clip(str(given))}")
     return found

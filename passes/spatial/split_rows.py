@@ -61,7 +61,7 @@ class SplitRows(Pass):
         under=("scheme=modnn", "scheme=once"),
     )  # fmt: skip
     zone: Expr = option(
-        "probability", Integer(1) / 8, "share of the rows that the host has, between the others",
+        "probability", Integer(1) / 7, "share of the rows that the host has, between the others",
         under=("scheme=halp",),
     )  # fmt: skip
     top: Expr | str = option(
