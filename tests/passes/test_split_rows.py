@@ -95,13 +95,27 @@ def test_a_row_of_each_convolution_and_what_is_exchanged_of_it_to_the_byte():
     # What a convolution reads over a border: behind pooling rows are half as wide, behind the
     # last convolution nothing is read, before the first the image is there.
     found = sends(compiled("split-rows"))
-    read_there = [57344, 28672, 57344, 28672, 57344, 57344, 28672, 57344, 57344, 28672, 28672, 28672]
+    read_there = [
+        57344,
+        28672,
+        57344,
+        28672,
+        57344,
+        57344,
+        28672,
+        57344,
+        57344,
+        28672,
+        28672,
+        28672,
+    ]
     assert sum(read_there) == 516096
     for sender, to in (("edge1", "host"), ("host", "edge1"), ("host", "edge2"), ("edge2", "host")):
         way = [
             size
             for name, size in found.items()
-            if name.split(" ")[0].split(".")[1] == sender and name.split(" ")[0].endswith(f"to_{to}")
+            if name.split(" ")[0].split(".")[1] == sender
+            and name.split(" ")[0].endswith(f"to_{to}")
         ]
         # To the host all rows of the last pooling go as well: its fully connected layers follow.
         gathered = 3 * 7 * 512 * 4
@@ -156,7 +170,9 @@ class Machine:
         if isinstance(op, Parallel):
             found = []
             for body in op.bodies:
-                given = {t.name: args[i] for t, i in zip(body.graph.inputs, body.takes, strict=True)}
+                given = {
+                    t.name: args[i] for t, i in zip(body.graph.inputs, body.takes, strict=True)
+                }
                 found += self.run(body.graph, given)
             return found
         if isinstance(op, Repeat):
@@ -167,7 +183,9 @@ class Machine:
             return state
         value, first, rows = args[0]
         if isinstance(op, Conv):
-            stride, pad, dilation = (tuple(map(int, f)) for f in (op.stride, op.padding, op.dilation))
+            stride, pad, dilation = (
+                tuple(map(int, f)) for f in (op.stride, op.padding, op.dilation)
+            )
             w = args[1]
             return [self.window(op, args[0], w.shape[2], stride, pad, dilation, lambda x: F.conv2d(
                 x, w, None, stride, 0, dilation, int(op.groups)), 0.0)]  # fmt: skip
@@ -305,7 +323,9 @@ def test_bands_make_what_the_whole_image_makes(seed, way):
 # --- counts ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "again"), [("vgg-16", 0), ("resnet-50", 1e-4), ("convnext-tiny", 0)])
+@pytest.mark.parametrize(
+    ("model", "again"), [("vgg-16", 0), ("resnet-50", 1e-4), ("convnext-tiny", 0)]
+)
 def test_work_is_shared_out_and_weights_are_held_once_on_each(model, again):
     plain, found = compiled("", model), compiled("split-rows", model)
     one, all_of_it = plain.flops.evaluate(B=2), found.flops.evaluate(B=2)

@@ -32,4 +32,3 @@ def reliability_text(found: Reliability) -> str:
         within = format_quantity(found.within(probability), "s")
         lines.append(f"  {100 * probability:g}% within {within}")
     return "\n".join([*lines, *_foot(found.setting)])
-
