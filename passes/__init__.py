@@ -29,9 +29,11 @@ from costgraph.passes.iterating.slow_fast import SlowFast
 from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
+from costgraph.passes.placement.host_io import HostIO
 from costgraph.passes.placement.offload import Offload
 from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.precision.transformer_engine import TransformerEngine
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
@@ -41,6 +43,7 @@ from costgraph.rewriting.pipeline import Pass
 _ALL: tuple[type[Pass], ...] = (
     Fuse,
     Quantize,
+    TransformerEngine,
     Prune,
     Shrink,
     SearchSubnet,
@@ -55,6 +58,7 @@ _ALL: tuple[type[Pass], ...] = (
     SplitRows,
     Offload,
     Place,
+    HostIO,
     Recognise,
     Fold,
     Beam,
