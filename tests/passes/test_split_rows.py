@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from costgraph.symbols import B
 from costgraph.timing.roofline import held_weights
 
 GTX = "edge-3x-gtx-1080-ti"
+PAGE = Path(__file__).parents[2] / "docs" / "edges.md"
 FP32 = {"weights": "fp32", "activations": "fp32"}
 N = Integer
 HOP = Hop("network", N(2))
@@ -378,24 +380,36 @@ def test_shares_as_symbols_agree_with_numbers_where_rows_are_whole():
         found.latency.evaluate(B=1, z=0.01)
 
 
-#: Published accelerations of VGG-16 (arXiv 2207.11294 and 2211.13778): device, tasks, range.
-PUBLISHED = [
-    ("jetson-agx-xavier", "3xjetson-agx-xavier", 1, 1.7, 2.0),
-    ("gtx-1080-ti", GTX, 4, 1.7, 1.8),
-    ("raspberry-pi-4", "3xraspberry-pi-4", 1, 1.7, 1.7),
+#: What stands for the devices of the page's table.
+DEVICES = {
+    "GTX 1080 Ti, 10 Gbit/s": ("gtx-1080-ti", GTX),
+    "Jetson AGX Xavier, 1 Gbit/s": ("jetson-agx-xavier", "3xjetson-agx-xavier"),
+    "Raspberry Pi 4, 1 Gbit/s": ("raspberry-pi-4", "3xraspberry-pi-4"),
+}
+ROWS = [
+    tuple(cell.strip() for cell in line.strip("|").split("|"))
+    for line in PAGE.read_text(encoding="utf-8")
+    .split("<!-- table: published -->")[1]
+    .splitlines()[3:7]
 ]
 
 
-def test_published_accelerations_lie_below_two_secondaries_and_a_free_link():
-    for device, _, tasks, low, high in PUBLISHED:
-        plain = compiled("fuse", on=device).latency.evaluate(B=tasks)
-        found = compiled("fuse,split-rows", on=f"3x{device}" if device != "gtx-1080-ti" else GTX,
-                         symbolic_hardware=True)  # fmt: skip
-        link = next(s.name for s in found.latency.symbols if s.name.startswith("BW_"))
-        rates = {s.name: v for s, v in found.bound.bindings().items() if s in found.latency.symbols}
-        free = plain / found.latency.evaluate(**{**rates, link: 1e30}, B=tasks)
-        assert low < free < 2 / (1 - 1 / 7)
-        assert high < free + 0.2
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}, {row[1]}")
+def test_the_table_of_published_accelerations(row):
+    name, images, published, stated, free = row
+    device, on = DEVICES[name]
+    tasks = {"B": int(images)}
+    plain = compiled("fuse", on=device).latency.evaluate(**tasks)
+    found = compiled("fuse,split-rows", on=on, symbolic_hardware=True)
+    rates = {s.name: v for s, v in found.bound.bindings().items() if s in found.latency.symbols}
+    (link,) = [name for name in rates if name.startswith("BW_")]
+    ends = [plain / found.latency.evaluate(**{**rates, **more}, **tasks)
+            for more in ({}, {link: 1e30})]  # fmt: skip
+    assert [f"{end:.2f}" for end in ends] == [stated, free]
+    # The published range begins below what a free link gives, and never reaches the shares' bound.
+    low, high = float(published.split()[0]), float(published.split()[-1])
+    assert low < ends[1] < 2 / (1 - 1 / 7)
+    assert high < 2 / (1 - 1 / 7)
 
 
 # --- refusals --------------------------------------------------------------------------
@@ -421,6 +435,6 @@ def test_what_cannot_be_shared_is_refused_in_a_line(model, on, passes, said):
 
 def test_the_head_stays_on_the_host_and_is_named():
     found = compiled("split-rows")
-    assert any("hidden1" == m.node and "whole image" in m.reason for m in found.trace.misses)
+    assert any(m.node == "hidden1" and "whole image" in m.reason for m in found.trace.misses)
     graph: Graph = found.program.graph
     assert not graph.node("hidden1").unit
