@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, log, log1p
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
 from sympy import Expr, Integer, Max, Min, Rational, erfc, expand, oo
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from costgraph.setting import Setting
 
 ONE, ZERO = Integer(1), Integer(0)
-Rate = str | int | float | Expr
+Rate: TypeAlias = "str | int | float | Expr"
 
 
 class Channel(ABC):

@@ -1,4 +1,4 @@
-"""NUMA domains, workers bound to them or not, and what a paper on serving with processors measured."""
+"""NUMA domains, workers bound to them or not, and what a paper measured on processors."""
 
 from __future__ import annotations
 

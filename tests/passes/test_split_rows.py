@@ -46,10 +46,8 @@ def sends(found, B=1):
     """Bytes of every send of a program, by its name."""
     (phase,) = found.program.phases
     rows = [r for r in found.rows[phase.name] if r.kind == "send"]
-    return {
-        r.name: int((r.count * sum(m.wire for m in r.cost.links.values())).xreplace({cg.symbols.B: N(B)}))
-        for r in rows
-    }  # fmt: skip
+    sizes = {r.name: r.count * sum(m.wire for m in r.cost.links.values()) for r in rows}
+    return {name: int(size.xreplace({cg.symbols.B: N(B)})) for name, size in sizes.items()}
 
 
 # --- what is needed --------------------------------------------------------------------
