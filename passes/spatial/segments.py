@@ -211,10 +211,9 @@ class Asker:
                 for name, rows in self.backward(of, nodes, wanted_here).items():
                     if name not in inner:
                         note(name, part, rows)
-        for name, rows in of.rows.items():
-            if steps.made_in.get(name, -1) >= 0:
-                for part in self.parts(rows):
-                    note(name, part, self.own(rows)[part])
+        for name, place in steps.made_in.items():
+            for part in self.parts(of.rows[name]) if place >= 0 else ():
+                note(name, part, self.own(of.rows[name])[part])
         return {
             name: {part: self.order.union(rows) for part, rows in parts.items()}
             for name, parts in found.items()
@@ -223,9 +222,10 @@ class Asker:
     def carried(self, of: Read, node: Node) -> Needs:
         """The rows that a round of layers needs of what it is given, by the region's operand."""
         body = of.inner[node.name]
-        outputs = body.graph.outputs
-        own = {o: dict(enumerate(self.own(body.rows[o]))) for o in outputs}
-        wanted = {o: {k: r for k, r in rows.items() if not same(*r)} for o, rows in own.items()}
+        wanted = {
+            o: {k: self.own(body.rows[o])[k] for k in self.parts(body.rows[o])}
+            for o in body.graph.outputs
+        }
         needs = self.needs(self.steps(body), wanted)
         found: Needs = {}
         for name, tensor in zip(node.inputs, body.graph.inputs, strict=True):

@@ -177,8 +177,8 @@ class _Split:
                     self.held[tensor.name][part] = (Piece(wanted, there),)
 
     def _segment(self, steps: Steps, place: int, needs: Needs) -> None:
-        asker, nodes, of = self.way.asker, steps.segments[place], self.of
-        order, made = asker.order, asker.made(steps, place)
+        asker, nodes = self.way.asker, steps.segments[place]
+        made = asker.made(steps, place)
         bodies: list[Written] = []
         after: dict[int, list[Sent]] = {}
         for part, wanted in made.items():
@@ -195,14 +195,17 @@ class _Split:
         self._together(f"{nodes[0].name} bands", bodies)
         for part, wanted in made.items():
             for name, own in wanted.items():
-                pieces, rows, label = self.held[name][part], of.rows[name], self.way.label(part)
-                mine = [p for p in pieces if order.overlap(p.rows, own) is not None]
-                if len(mine) > 1:
-                    unit = self.way.units[part]
-                    one = self.out.band(mine, rows, own, f"{name}.{label}.own", unit)
-                    others = (p for p in pieces if p not in mine)
-                    self.held[name][part] = (Piece(own, one), *others)
+                self._put_together(part, name, own)
         self._exchange(f"{nodes[0].name} exchange", after)
+
+    def _put_together(self, part: int, name: str, own: Interval) -> None:
+        """What several bodies of a part made of its rows, as one tensor."""
+        order, pieces = self.way.asker.order, self.held[name][part]
+        mine = [p for p in pieces if order.overlap(p.rows, own) is not None]
+        if len(mine) > 1:
+            label, unit = f"{name}.{self.way.label(part)}.own", self.way.units[part]
+            one = self.out.band(mine, self.of.rows[name], own, label, unit)
+            self.held[name][part] = (Piece(own, one), *(p for p in pieces if p not in mine))
 
     def _bodies(
         self, part: int, wanted: Mapping[str, Interval], sends: Sequence[Sent]

@@ -80,6 +80,9 @@ WRITTEN = {
     ],
     "overlap": ["overlap", "overlap{by=halves}"],
     "place": ["place{attention=host}"],
+    "split-rows": ["split-rows"],
+    "host-io": ["host-io"],
+    "transformer-engine": ["transformer-engine{products=all}"],
     "offload": [
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
