@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from costgraph.asking.comparison import compare
+    from costgraph.asking.reliability import reliability
     from costgraph.asking.searching import search
     from costgraph.asking.serving import Serving
     from costgraph.asking.sweeping import sweep
@@ -38,6 +39,7 @@ _HOMES = {
     "load_hardware": "costgraph.hardware",
     "load_model": "costgraph.models",
     "load_system": "costgraph.hardware",
+    "reliability": "costgraph.asking.reliability",
     "search": "costgraph.asking.searching",
     "Serving": "costgraph.asking.serving",
     "sweep": "costgraph.asking.sweeping",
@@ -55,6 +57,7 @@ __all__ = [
     "load_hardware",
     "load_model",
     "load_system",
+    "reliability",
     "search",
     "sweep",
     "wins",

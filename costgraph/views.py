@@ -40,6 +40,7 @@ VIEWS = {
     "regimes_text": f"{_EXPORT}.regimes:regimes_text",
     "region_map_html": f"{_EXPORT}.notebook:region_map_html",
     "region_map_text": f"{_EXPORT}.regimes:region_map_text",
+    "reliability_text": f"{_EXPORT}.reliability:reliability_text",
     "search_text": f"{_EXPORT}.search:search_text",
     "solution_text": f"{_EXPORT}.regimes:solution_text",
     "text_html": f"{_EXPORT}.notebook:text_html",

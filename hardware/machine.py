@@ -204,11 +204,13 @@ class Topology:
         numa_domains: parts of a device (or host) with memory of their own.
         cores: independent cores.
         clock: clock of the compute units in Hz, as the peaks assume it.
+        remote: byte/s at which one of the domains reads the memory of another.
     """
 
     numa_domains: sympy.Expr | None = None
     cores: sympy.Expr | None = None
     clock: sympy.Expr | None = None
+    remote: sympy.Expr | None = None
 
 
 #: Kinds of tensor instructions. NVIDIA (PTX ISA): ``mma`` of a warp, ``wgmma`` of a

@@ -66,7 +66,12 @@ LINK = {
     "cubes": "fact",
 }
 NODE = {"devices": "count"}
-TOPOLOGY = {"numa_domains": "count", "cores": "count", "clock": "frequency"}
+TOPOLOGY = {
+    "numa_domains": "count",
+    "cores": "count",
+    "clock": "frequency",
+    "remote": "bandwidth",
+}
 PRICE = {"hour": "price"}
 SPARSITY = dict.fromkeys(WIDENING, "count")
 CONVENTION = {"bandwidth": "bandwidth", "capacity": "size", "onchip": "size"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from sympy import divisors
 
 from costgraph.errors import HardwareError, clip, nearest
+from costgraph.hardware.domains import SUFFIXES
 from costgraph.hardware.loader import (
     DEVICES,
     SYSTEMS,
@@ -53,7 +54,9 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
     - ``dgx-h100``: a shipped system, by name or alias; ``2xdgx-h100``: two of it;
     - the path of a TOML file of a device or a system, also behind a count;
     - any of these with a processor as its host: ``2xrtx-4090+i9-13900k``;
-    - and with memory that computes: ``a100+5xhbm-pim``.
+    - and with memory that computes: ``a100+5xhbm-pim``;
+    - ``xeon-8480p.numa``: one of the NUMA domains of a device; ``xeon-8480p.unbound``: all of
+      it, with threads bound to none.
 
     Names ignore case, and ``_`` equals ``-``. What joins nodes is what the system file
     states; for a counted device, what a shipped system of that device states, or the
@@ -156,6 +159,10 @@ def _known(text: str) -> tuple[System, bool] | None:
 
     None for text that means nothing as it stands, but whose parts may.
     """
+    for suffix, made in SUFFIXES.items():
+        base = _known(text.removesuffix(suffix)) if text.endswith(suffix) else None
+        if base is not None and base[0].is_device:
+            return alone(made(base[0].device)), False
     if is_path(text):
         if not os.path.exists(text) and ("+" in text or _COUNT.match(text)):
             return None

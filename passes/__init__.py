@@ -42,18 +42,22 @@ from costgraph.passes.memory.page_kv import PageKV
 from costgraph.passes.parallel import Parallelize
 from costgraph.passes.parallel.overlap import Overlap
 from costgraph.passes.placement.chain import Chain
+from costgraph.passes.placement.host_io import HostIO
 from costgraph.passes.placement.offload import Offload
 from costgraph.passes.placement.place import Place
 from costgraph.passes.precision.quantize import Quantize
+from costgraph.passes.precision.transformer_engine import TransformerEngine
 from costgraph.passes.sparsity.active import Active
 from costgraph.passes.sparsity.prune import Prune
 from costgraph.passes.sparsity.search_subnet import SearchSubnet
 from costgraph.passes.sparsity.shrink import Shrink
+from costgraph.passes.spatial.split_rows import SplitRows
 from costgraph.rewriting.pipeline import Pass
 
 _ALL: tuple[type[Pass], ...] = (
     Fuse,
     Quantize,
+    TransformerEngine,
     Prune,
     Shrink,
     SearchSubnet,
@@ -65,10 +69,12 @@ _ALL: tuple[type[Pass], ...] = (
     Speculative,
     Parallelize,
     Overlap,
+    SplitRows,
     Offload,
     Place,
     Chain,
     Active,
+    HostIO,
     Recognise,
     Fold,
     Beam,

@@ -12,6 +12,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.compiling.capacity import Fit, at_level, room_of
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
+from costgraph.counting.units import unit_phases
 from costgraph.errors import InputError, unbound
 from costgraph.formula.outline import kind_of, link_of, split_level
 from costgraph.formula.powers import placed
@@ -238,7 +239,7 @@ def _held(compiled: Compiled, phase: Phase, values: dict[Symbol, Expr]) -> dict[
             "memory_bytes": weights + kv + activations,
         }
 
-    units = roofline.unit_phases(phase)
+    units = unit_phases(phase)
     parts = roofline.memory_parts(phase, compiled.accounting, at_end=False)
     found = (uses(held, units[held.unit]) for held in parts)
     return max(found, key=lambda use: use["memory_bytes"])

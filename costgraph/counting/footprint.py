@@ -299,8 +299,10 @@ def _joined(parts: Iterable[Blocks]) -> Blocks:
 def _shown(
     node: Node, owner: Mapping[str, Blocks], parts: Mapping[str, tuple[Blocks, ...]]
 ) -> Blocks:
-    """Blocks of a view: of its operand, or of the one part of it that it shows."""
-    op, (base, *_) = node.op, node.inputs
+    """Blocks of a view: of its operands, or of the one part of an operand that it shows."""
+    op, (base, *others) = node.op, node.inputs
+    if others:
+        return _joined(owner[i] for i in node.inputs)
     if base in parts and isinstance(op, Slice) and (op.axis, op.length) == (0, 1):
         return parts[base][int(op.start)] if op.start.is_Integer else owner[base]
     return owner[base]

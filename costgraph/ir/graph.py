@@ -137,9 +137,12 @@ class Graph:
                 yield tensor, ONE
         for node in self.nodes:
             if isinstance(node.op, Region):
+                known: set[str] = set()
                 for graph in node.op.graphs:
-                    for tensor, count in graph.weights():
-                        yield tensor, count * node.op.weight_sets
+                    own = [(t, n) for t, n in graph.weights() if t.name not in known]
+                    yield from ((t, n * node.op.weight_sets) for t, n in own)
+                    if node.op.shares_weights:
+                        known |= {t.name for t, _ in own}
 
     @cached_property
     def cost(self) -> Cost:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer
 
 from costgraph.errors import MissingRuleError
 from costgraph.ir.cost import Access, Cost, Work, total
@@ -80,6 +80,11 @@ class Region(Op):
     def weight_sets(self) -> Expr:
         """How many sets of weights the region holds."""
         return self.instances
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether weights of one name in several graphs are the same, held once."""
+        return False
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return self.cost(inputs, outputs).flops
@@ -187,8 +192,8 @@ class Parallel(Region):
 
     Its results are those of the bodies, in order. No body reads what another makes. Bodies
     on one unit share its engines, its memory and its links: the region takes at least the
-    total of each. With ``one_model`` the bodies are one graph at work on parts of a batch:
-    their weights are in memory once.
+    total of each. With ``one_model`` the bodies are one graph at work on parts of a batch, or
+    of an image: weights of one name in several of them are the same, and on a unit once.
     """
 
     kind: ClassVar[str] = "parallel"
@@ -196,12 +201,12 @@ class Parallel(Region):
     one_model: bool = False
 
     @property
-    def weight_sets(self) -> Expr:
-        return Rational(1, len(self.bodies)) if self.one_model else ONE
-
-    @property
     def graphs(self) -> tuple[Graph, ...]:
         return tuple(b.graph for b in self.bodies)
+
+    @property
+    def shares_weights(self) -> bool:
+        return self.one_model
 
     def with_graphs(self, graphs: Sequence[Graph]) -> Parallel:
         made = (replace(b, graph=g) for b, g in zip(self.bodies, graphs, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sympy import Add, Expr, Integer, Mul, floor
+from sympy import Add, Expr, Integer, Mul, expand, floor
 
 from costgraph.errors import VerifyError
 from costgraph.hardware.machine import Engine
@@ -64,6 +64,18 @@ def output_size(size: Expr, kernel: Expr, stride: Expr, padding: Expr, dilation:
     return room + 1 if stride == 1 else whole_floor(room / stride) + 1
 
 
+def reach(positions: Expr, kernel: Expr, stride: Expr, dilation: Expr) -> Expr:
+    """``(m − 1)·s + δ(k − 1) + 1``: operand positions of ``m`` results, padding included."""
+    return (positions - 1) * stride + dilation * (kernel - 1) + 1
+
+
+def require_band(op: Op, given: Expr, wanted: Expr, padding: Expr) -> None:
+    """Require a band of rows to be as long as its results need, but for padding at its ends."""
+    missing = expand(wanted - given)
+    fits = not missing.is_number or bool(0 <= missing <= padding)
+    require(fits, op, "a band of {} rows, where results need {}", given, wanted)
+
+
 @dataclass(frozen=True)
 class Conv(Op):
     """Convolution of ``x (B, C, n…)`` by ``W (O, C/groups, k…)``, bias ``(O)``.
@@ -83,6 +95,9 @@ class Conv(Op):
         bias: a third operand.
         result: format of the result where it is not that of ``x``: sums of narrow
             products, rescaled if it is a float (2 FLOP per element).
+        band: rows of the result (its first spatial axis) where ``x`` is a band of an image's
+            rows, with the image's padding at those of its ends that are the image's; None
+            for whole images.
     """
 
     kind: ClassVar[str] = "conv"
@@ -93,6 +108,7 @@ class Conv(Op):
     groups: Expr = ONE
     bias: bool = False
     result: DType | None = None
+    band: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
@@ -105,13 +121,16 @@ class Conv(Op):
         if self.bias:
             require(len(inputs[2].shape) == 1, self, f"bias {inputs[2]} is not a vector")
             require_same(self, inputs[2].shape[0], w.shape[0], "bias and output channels")
-        sizes = (
-            output_size(*axis)
-            for axis in zip(
-                x.shape[2:], w.shape[2:], self.stride, self.padding, self.dilation, strict=True
-            )
+        each = list(
+            zip(x.shape[2:], w.shape[2:], self.stride, self.padding, self.dilation, strict=True)
         )
-        return (Spec((x.shape[0], w.shape[0], *sizes), self.result or x.dtype),)
+        rows: tuple[Expr, ...] = ()
+        if self.band is not None:
+            size, kernel, stride, padding, dilation = each.pop(0)
+            require_band(self, size, reach(self.band, kernel, stride, dilation), 2 * padding)
+            rows = (self.band,)
+        sizes = (output_size(*axis) for axis in each)
+        return (Spec((x.shape[0], w.shape[0], *rows, *sizes), self.result or x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         x, w = inputs[:2]

@@ -22,7 +22,7 @@ from costgraph.ir.op import (
     vector,
     vector_special,
 )
-from costgraph.ops.conv import whole_floor
+from costgraph.ops.conv import reach, require_band, whole_floor
 
 ONE = Integer(1)
 
@@ -60,6 +60,8 @@ class Pool(Op):
         padding: both ends together, per spatial axis.
         ceil: sizes are rounded up.
         function: ``max`` or ``average``.
+        band: rows of the result (its first spatial axis) where ``x`` is a band of an image's
+            rows, as for a convolution; None for whole images.
     """
 
     kind: ClassVar[str] = "pool"
@@ -69,6 +71,7 @@ class Pool(Op):
     dilation: tuple[Expr, ...] = ()
     ceil: bool = False
     function: str = "max"
+    band: Expr | None = None
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1, self, "takes one operand")
@@ -77,13 +80,18 @@ class Pool(Op):
         axes = len(self.kernel)
         given = {len(self.stride), len(self.padding), len(self.dilation)}
         require(given == {axes} and len(x.shape) > axes > 0, self, "{} axes of {}", axes, x)
-        sizes = (
-            pooled_size(*axis, self.ceil)
-            for axis in zip(
-                x.shape[-axes:], self.kernel, self.stride, self.padding, self.dilation, strict=True
-            )
+        each = list(
+            zip(x.shape[-axes:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         )
-        return (Spec((*x.shape[:-axes], *sizes), x.dtype),)
+        rows: tuple[Expr, ...] = ()
+        if self.band is not None:
+            size, kernel, stride, padding, dilation = each.pop(0)
+            # Rounded up, a last window may end a stride behind the padding.
+            room = padding + (stride if self.ceil else 0)
+            require_band(self, size, reach(self.band, kernel, stride, dilation), room)
+            rows = (self.band,)
+        sizes = (pooled_size(*axis, self.ceil) for axis in each)
+        return (Spec((*x.shape[:-axes], *rows, *sizes), x.dtype),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         each = Mul(*self.kernel) - (self.function == "max")

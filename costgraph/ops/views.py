@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from sympy import Add as Sum
 from sympy import Expr, Integer, Mul
 
 from costgraph.ir.cost import Work
@@ -119,6 +120,30 @@ class Stack(View):
             for a, b in zip(first.shape, other.shape, strict=True):
                 require_same(self, a, b, "shapes of {} and {}", first, other)
         return _like(first, (Integer(len(inputs)), *first.shape))
+
+
+@dataclass(frozen=True)
+class Beside(View):
+    """Operands side by side along ``axis``, each where it is: bands of rows as one image.
+
+    Kernels find them in one buffer, into which each was written.
+    """
+
+    kind: ClassVar[str] = "beside"
+    axis: int = 0
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) >= 1, self, "takes an operand or more")
+        first, axis = inputs[0], self.axis
+        require(0 <= axis < len(first.shape), self, "{} has no axis {}", first, axis)
+        for other in inputs[1:]:
+            fits = len(other.shape) == len(first.shape) and other.dtype == first.dtype
+            require(fits, self, "{} beside {}", other, first)
+            for at, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)):
+                if at != axis:
+                    require_same(self, a, b, "shapes of {} and {}", first, other)
+        length: Expr = Sum(*(t.shape[axis] for t in inputs))
+        return _like(first, (*first.shape[:axis], length, *first.shape[axis + 1 :]))
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from sympy import Add, Expr, Integer, Max, expand
 
 from costgraph.counting.accounting import EXACT, Accounting
 from costgraph.counting.count import Item, Overlap, Row, counted, flat
 from costgraph.counting.footprint import footprint, kept_at, levels_of, resting, weight_bytes
+from costgraph.counting.units import owner, unit_phases
 from costgraph.errors import HardwareError
 from costgraph.formula.kinks import split
 from costgraph.formula.outline import LATENCY, kind_of, link_of
@@ -26,10 +26,8 @@ from costgraph.formula.terms import Arm, Span, Term, chained, make_term, merged,
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.hardware.systems import HOST, links_to
 from costgraph.ir.cost import Cost, Direction
-from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Body, Parallel
-from costgraph.ir.tensor import MEMORY, Tensor, inside, level_of
+from costgraph.ir.tensor import MEMORY, inside, level_of
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The direction of the link to the host in which nothing comes to the device.
@@ -173,7 +171,7 @@ def in_stages(phase: Phase, items: Iterable[Item]) -> bool:
     if phase.rounds != 1:
         return True
     listed = tuple(items)
-    units = {_owner(item.unit) for item in listed}
+    units = {owner(item.unit) for item in listed}
     return phase.span is not None and len(units) > 1 and any(item.aside for item in listed)
 
 
@@ -196,18 +194,13 @@ def stages(
 
 def _stages(phase: Phase, items: tuple[Item, ...], timing: Timing, rounds: Expr) -> tuple[Arm, ...]:
     """What each unit of a graph does in ``rounds`` rounds, as a chain."""
-    units = dict.fromkeys(_owner(item.unit) for item in items)
-    own = {u: [i for i in items if _owner(i.unit) == u] for u in units}
+    units = dict.fromkeys(owner(item.unit) for item in items)
+    own = {u: [i for i in items if owner(i.unit) == u] for u in units}
     parts = ((u, merged(_terms(phase, found, timing))) for u, found in own.items())
     return tuple(
         chained((replace(t, count=t.count * rounds) for t in terms), unit or "device")
         for unit, terms in parts
     )
-
-
-def _owner(unit: str) -> str:
-    """A unit, or the device for what computes in one of its levels of memory."""
-    return "" if level_of(unit) else unit
 
 
 def _terms(phase: Phase, found: Iterable[Item], timing: Timing) -> Iterator[Term]:
@@ -527,65 +520,3 @@ def held_weights(phase: Phase) -> tuple[Expr, ...]:
         Add(weight_bytes(part.graph), *(resting(r).weights for r in part.resident))
         for part in unit_phases(phase).values()
     )
-
-
-def unit_phases(phase: Phase) -> dict[str, Phase]:
-    """The phase as each unit that runs a part of its graph sees it, by the unit's name."""
-    units = _holders(phase.graph)
-    if len(units) < 2:
-        return dict.fromkeys(units or ("",), phase)
-    return {
-        unit: replace(
-            phase,
-            graph=_of_unit(phase.graph, unit),
-            resident=tuple(replace(r, graph=_of_unit(r.graph, unit)) for r in phase.resident),
-        )
-        for unit in units
-    }
-
-
-def _holders(graph: Graph) -> tuple[str, ...]:
-    """The units that run a graph, without those that only pass something on."""
-    units = dict.fromkeys(u for node in graph.nodes for u in _runners(node))
-    if len(units) < 2:
-        return tuple(units)
-    return tuple(u for u in units if _computes(graph, u))
-
-
-def _runners(node: Node) -> tuple[str, ...]:
-    """The units that run a node: those of its bodies, where it has several."""
-    if isinstance(node.op, Parallel):
-        return tuple(_owner(body.unit or node.unit) for body in node.op.bodies)
-    return (_owner(node.unit),)
-
-
-def _computes(graph: Graph, unit: str) -> bool:
-    part = _of_unit(graph, unit)
-    return any(node.op.kind != "send" for inner in part.walk() for node in inner.nodes)
-
-
-def _of_unit(graph: Graph, unit: str) -> Graph:
-    """What a unit has of a graph: all of it where one unit runs it."""
-    nodes = [made for node in graph.nodes if (made := _only(node, unit)) is not None]
-    return graph if tuple(nodes) == graph.nodes else graph.part(nodes)
-
-
-def _only(node: Node, unit: str) -> Node | None:
-    """What a unit has of a node: of bodies that run at once, its own."""
-    runners = _runners(node)
-    if unit not in runners:
-        return None
-    if not isinstance(node.op, Parallel) or set(runners) == {unit}:
-        return node
-    bodies: list[Body] = []
-    outputs: list[Tensor] = []
-    results = iter(node.outputs)
-    for body, runner in zip(node.op.bodies, runners, strict=True):
-        made = list(islice(results, len(body.graph.outputs)))
-        if runner == unit:
-            bodies.append(body)
-            outputs.extend(made)
-    taken = sorted({place for body in bodies for place in body.takes})
-    own = (replace(b, takes=tuple(taken.index(p) for p in b.takes)) for b in bodies)
-    op = replace(node.op, bodies=tuple(own))
-    return replace(node, op=op, inputs=tuple(node.inputs[p] for p in taken), outputs=tuple(outputs))

@@ -20,8 +20,8 @@ README = Path(__file__).parents[2] / "README.md"
 PAGES = tuple(
     README.parent / page
     for page in (
-        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/formats.md",
-        "docs/offloading.md",
+        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/edges.md",
+        "docs/formats.md", "docs/offloading.md",
     )
 )  # fmt: skip
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -58,6 +58,8 @@ KNOWN = {
     "desktop-2x-rtx-4090": (2, 48, None, 1),
     "dgx-spark-pair": (2, 256, 25, None),
     "mac-studio-m2-ultra": (1, 192, None, None),
+    "edge-3x-gtx-1080-ti": (3, 33, 1.25, None),
+    "dfx-4x-u280": (4, 32, None, None),
 }
 
 

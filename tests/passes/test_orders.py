@@ -89,6 +89,9 @@ WRITTEN = {
         "active{neurons=0.1,heads=0.5,rank=8}",
         "active{neurons=0.1,hot=0.5}",
     ],
+    "split-rows": ["split-rows"],
+    "host-io": ["host-io"],
+    "transformer-engine": ["transformer-engine{products=all}"],
     "offload": [
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",

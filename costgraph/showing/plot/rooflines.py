@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
+from sympy import Integer
 
 from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, clip, nearest
 from costgraph.hardware.machine import WIDENING, Engine, Machine
+from costgraph.hardware.systems import link_to
+from costgraph.ir.tensor import MEMORY
 from costgraph.ir.workload import shown as told
 from costgraph.showing.plot.labels import Point, line_boxes, place_labels
 from costgraph.showing.plot.style import (
@@ -31,6 +34,7 @@ from costgraph.showing.plot.style import (
     titled,
     unit_axis,
 )
+from costgraph.symbols import symbol
 
 Place = tuple[float, float]
 
@@ -72,6 +76,39 @@ def roofs_of(machine: Machine, dtypes: Sequence[str]) -> tuple[Roof, ...]:
     return tuple(Roof(", ".join(names), peak, bandwidth) for peak, names in sorted(by_peak.items()))
 
 
+def far_roofs(machine: Machine, level: str, dtypes: Sequence[str]) -> tuple[Roof, ...]:
+    """The roofs of work on what lies in a farther level of memory.
+
+    Of the device, which reads as fast as the level is read and as its link brings it; and of
+    what computes in the level, if something does.
+    """
+    tier, peak = machine.tier(level), roofs_of(machine, dtypes)[-1]
+    link = link_to(machine, level)
+    found = []
+    if tier.bandwidth is not None:
+        found.append(Roof(f"{peak.name} from {level}", peak.peak, float(tier.bandwidth), level))
+    if link:
+        rate = float(machine.links[link].bandwidth)
+        found.append(Roof(f"{peak.name} over {link}", peak.peak, rate, link))
+    if tier.peaks and tier.bandwidth is not None:
+        own = roofs_of(machine.inside(level), dtypes)
+        found.extend(replace(r, name=f"{r.name} inside {level}", memory=level) for r in own)
+    return tuple(found)
+
+
+def crossing(compiled: Compiled, phase: str, **values: int) -> dict[str, float]:
+    """Bytes that one step reads in each farther level of memory, or writes there."""
+    bound = compiled.program.phase(phase)
+    at = {symbol(name): Integer(value) for name, value in values.items()}
+    found: dict[str, float] = {}
+    for row in compiled.rows[phase]:
+        for (level, *_), size in row.cost.bytes.items():
+            if level != MEMORY:
+                amount = float(bound.bind(row.count * size).xreplace(at))
+                found[level] = found.get(level, 0.0) + amount
+    return found
+
+
 def dtypes_used(compiled: Compiled, phase: str) -> list[str]:
     """Compute types of the tensor work in a phase."""
     found = {
@@ -97,7 +134,9 @@ def roofline(
 
     Marker area grows with the share of the step's time; marker shape and colour
     tell what bounds the operation. Operations without FLOPs have no place here;
-    the title says how much of the time they take.
+    the title says how much of the time they take. Where something is kept in farther levels
+    of memory, their roofs are drawn as well, and stars stand for the step as a whole over
+    the bytes that it reads, or writes, there.
 
     Args:
         compiled: the model on its machine.
@@ -115,20 +154,29 @@ def roofline(
     if after is not None:
         wanted += dtypes_used(after, phase)
     figure, (axes,) = new_figure()
-    roofs = roofs_of(machine, wanted)
+    last = compiled if after is None else after
+    away = crossing(last, phase, **values)
+    far = tuple(r for level in sorted(away) for r in far_roofs(machine, level, wanted))
+    own = roofs_of(machine, wanted)
+    roofs = (*own, *far)
     places = [r for table in (first, shown) for r in table if r.flops and r.seconds]
     if not places:
         raise InputError(f"{phase}: no operation does any FLOP; there is nothing to draw")
     x = [float(r.intensity or 1) for r in places]
-    draw_roofs(axes, roofs, min(x) / 3, max(max(x) * 3, roofs[-1].ridge * 6))
+    steps = _whole_steps(shown, away)
+    x += [place[0] for _, place in steps]
+    draw_roofs(axes, roofs, min(x) / 3, max(max(x) * 3, *(r.ridge * 6 for r in roofs)))
     low = min(float(r.performance or 1) for r in places)
-    axes.set_ylim(low / 4, roofs[-1].peak * 6)
+    axes.set_ylim(low / 4, own[-1].peak * 6)
     marks = []
     if after is not None:
         scatter(axes, first, hollow=True)
         _arrows(axes, after, first, shown)
         marks = [Point(*_at(r), "", 3.0) for r in first if r.flops and r.seconds]
     labelled = scatter(axes, shown, hollow=False, least=0.01 if width == "column" else 0.0)
+    for text, place in steps:
+        axes.scatter([place[0]], [place[1]], marker="*", s=90, color="#222222", zorder=5)
+        labelled.append(Point(*place, text, 4.0))
     _bound_legend(axes, shown, after is not None)
     size = {} if width == "slide" else {"size": 6.0}
     points = [*ridge_points(axes, roofs), *labelled, *marks]
@@ -144,6 +192,16 @@ def roofline(
     about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
     head(axes, width, *about, rest_text)
     return figure
+
+
+def _whole_steps(table: Breakdown, away: Mapping[str, float]) -> list[tuple[str, Place]]:
+    """A step as a whole, by its work per byte that it reads in each farther level."""
+    flops, seconds = float(table.totals["flops"]), float(table.totals["seconds"])
+    return [
+        (f"the step, by bytes of {level}", (flops / size, flops / seconds))
+        for level, size in away.items()
+        if size and flops and seconds
+    ]
 
 
 def draw_roofs(axes: Axes, roofs: Sequence[Roof], left: float, right: float) -> None:

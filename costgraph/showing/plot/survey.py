@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,13 +19,14 @@ from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.compilation import compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError, clip, nearest
-from costgraph.hardware import load_hardware
+from costgraph.hardware import load_system
+from costgraph.hardware.systems import HOST, with_levels
 from costgraph.showing.plot.bars import grouped, stack
 from costgraph.showing.plot.curves import curve
 from costgraph.showing.plot.labels import place_labels
 from costgraph.showing.plot.rooflines import (
-    Roof,
     draw_roofs,
+    far_roofs,
     ridge_points,
     roof_boxes,
     roofs_of,
@@ -244,14 +246,14 @@ def figure_16(*, width: str = "slide") -> Figure:
 @styled
 def figure_18(*, width: str = "slide") -> Figure:
     """Roofline of offloading: the GPU on its memory, on the host's, and the host's CPU."""
-    gpu, cpu = load_hardware(DEVICE), load_hardware("i9-13900k")
-    peak = roofs_of(gpu, ("fp16",))[0]
-    host = float(cpu.memory.bandwidth)
-    slow = roofs_of(cpu, ("fp32",))[0]
-    roofs = (
-        Roof("CPU, host memory:", slow.peak, host),
-        Roof("GPU, own memory:", peak.peak, peak.bandwidth),
-        Roof("GPU, host memory:", peak.peak, host),
+    machine = with_levels(load_system(f"{DEVICE}+i9-13900k"))
+    (near,) = roofs_of(machine, ("fp16",))
+    # The survey's figure has no roof for the link between them.
+    far, _, inside = far_roofs(machine, HOST, ("fp16",))
+    host = far.bandwidth
+    names = ("CPU, host memory:", "GPU, own memory:", "GPU, host memory:")
+    roofs = tuple(
+        replace(roof, name=name) for roof, name in zip((inside, near, far), names, strict=True)
     )
     figure, (axes,) = new_figure()
     draw_roofs(axes, roofs, 0.3, 2e4)

@@ -1,0 +1,176 @@
+"""The pass ``split-rows``: devices share an image by its rows, as HALP, MoDNN or in one shot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sympy import Expr, Integer
+
+from costgraph.errors import PipelineError
+from costgraph.hardware.links import Hop
+from costgraph.hardware.systems import System
+from costgraph.ir.graph import Graph
+from costgraph.ir.program import Program
+from costgraph.passes.spatial.bands import Cuts, Order
+from costgraph.passes.spatial.segments import Asker, Read, read
+from costgraph.passes.spatial.split import Way, split
+from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.rewriting.unrolled import unrolled
+from costgraph.symbols import B
+
+ONE, ZERO, TWO = Integer(1), Integer(0), Integer(2)
+SCHEMES = ("halp", "modnn", "once")
+EVEN = "even"
+#: The share of a graph's FLOP below which a split of what has rows is none of the model.
+LEAST = Integer(1) / 2
+
+
+@dataclass(frozen=True)
+class SplitRows(Pass):
+    """A convolutional model on several devices, each with a band of the rows of every layer.
+
+    ``halp``: two secondaries have the top and the bottom, the host the zone between them.
+    Whoever makes rows that another waits for makes them first, and sends them while it makes
+    the others. ``modnn``: each device its band; exchanges follow computation. ``once``:
+    nothing is exchanged after the image, and what bands need in common is computed twice.
+    """
+
+    name: ClassVar[str] = "split-rows"
+    title: ClassVar[str] = "share an image's rows among a host and others at the edge (HALP, MoDNN)"
+    formula: ClassVar[str] = (
+        "halp, each segment: Max(part's own rows, rows for others + their way); modnn: Max over "
+        "parts, then the exchange; a window of k rows, stride s, reaches over (r − 1)·s + k"
+    )
+    source: ClassVar[str] = (
+        "Li, Iosifidis and Zhang, HALP, arXiv 2207.11294 and 2211.13778; Mao et al., MoDNN, "
+        "DATE 2017; Zhao et al., DeepThings, TCAD 37(11), 2018 (bands that overlap)"
+    )
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "split-rows: all parts begin a segment together; a part sends to one other at a time "
+        "and receives at the same time; every part holds all weights of what it runs",
+    )
+    stage: ClassVar[Stage] = Stage.PLACEMENT
+    inherited: ClassVar[bool] = False
+    once: ClassVar[bool] = True
+
+    scheme: str = option("word", "halp", "who has which rows, and when they are exchanged",
+                         choices=SCHEMES)  # fmt: skip
+    parts: Expr = option(
+        "integer", Integer(3), "devices that have rows", minimum=2, maximum=64, symbolic=False,
+        under=("scheme=modnn", "scheme=once"),
+    )  # fmt: skip
+    zone: Expr = option(
+        "probability", Integer(1) / 7, "share of the rows that the host has, between the others",
+        under=("scheme=halp",),
+    )  # fmt: skip
+    top: Expr | str = option(
+        "probability", EVEN, "share of the rows that the first secondary has; else both as many",
+        choices=(EVEN,), under=("scheme=halp",),
+    )  # fmt: skip
+    image: str = option(
+        "word", "host", "who has the image at first: the host, or each", choices=("host", "each")
+    )
+
+    def run(self, program: Program, system: System) -> Outcome:
+        if len(program.phases) != 1:
+            raise PipelineError(
+                f"split-rows: {program.name} runs in several phases; rows are shared of models "
+                "that pass over an image once"
+            )
+        units = self._units(system)
+        (phase,) = program.phases
+        graph = unrolled(phase.graph) if self.scheme == "once" else phase.graph
+        of = read(graph)
+        self._check(program, of)
+        order = Order()
+        asker = Asker(self._cuts, order, units.index(""), self.scheme != "once")
+        way = Way(
+            asker, units, self._hop(system), self.scheme == "halp", self.image == "each", self.name
+        )
+        made = replace(phase, graph=split(of, way))
+        count = Integer(len(units))
+        new = replace(
+            program,
+            phases=(made,),
+            devices=count,
+            stages=len(units),
+            limits=(*program.limits, *order.limits()),
+        ).assuming(*self._said(system))
+        hits = tuple(f"{self.scheme}: {name}" for name in (*of.rules, *of.inner))
+        misses = tuple(
+            Miss(self.name, n.name, "needs the whole image: it runs on the host")
+            for n in of.whole
+            if not n.op.is_view
+        )
+        return Outcome(new, hits, misses)
+
+    @property
+    def _cuts(self) -> Cuts:
+        if self.scheme != "halp":
+            return Cuts(tuple(Integer(i) / self.parts for i in range(1, int(self.parts))))
+        top = (1 - self.zone) / 2 if isinstance(self.top, str) else self.top
+        below = top + self.zone
+        if below.is_number and below > 1:
+            raise PipelineError(f"split-rows: top and zone take {below} of the rows")
+        return Cuts((top, below))
+
+    def _units(self, system: System) -> tuple[str, ...]:
+        count = 3 if self.scheme == "halp" else int(self.parts)
+        if system.devices < count:
+            raise PipelineError(
+                f"split-rows: {system.name} has {system.devices} devices, rows are dealt out to "
+                f"{count}: name {count}x{system.device.name} or a system file"
+            )
+        others = iter(f"edge {i}" for i in range(1, count))
+        host = count // 2
+        return tuple("" if k == host else next(others) for k in range(count))
+
+    def _hop(self, system: System) -> Hop:
+        count = 3 if self.scheme == "halp" else int(self.parts)
+        apart = count > system.per_node
+        hops = system.hops(TWO, Integer(system.per_node)) if apart else system.hops(TWO)
+        return hops[-1]
+
+    def _said(self, system: System) -> tuple[str, ...]:
+        found = []
+        symbols = self.zone.free_symbols | (
+            set() if isinstance(self.top, str) else self.top.free_symbols
+        )
+        if self.scheme == "halp" and symbols:
+            found.append("split-rows: rows are dealt out by shares as they are, not as whole rows")
+        if self.scheme == "once":
+            found.append("split-rows: rows that several parts need are made by each of them")
+        return tuple(found)
+
+    def _check(self, program: Program, of: Read) -> None:
+        """Refuses models of which not even half the work has rows.
+
+        Raises:
+            PipelineError: what stands in the way.
+        """
+        if not of.rows:
+            raise PipelineError(
+                f"split-rows: {program.name} takes no image (B, C, rows, columns) whose rows "
+                "could be shared"
+            )
+        blocking = [n.name for n in of.whole if not n.op.is_view]
+        total, banded = _flop(of.graph), _flop(of.graph, {*of.rules, *of.inner})
+        share = banded / total if total != 0 else ZERO
+        if not share.is_number or share < LEAST:
+            first = f": {blocking[0]!r} needs all rows at once" if blocking else ""
+            raise PipelineError(
+                f"split-rows: rows of {program.name} cannot be shared{first}, and so does all "
+                "behind it, which is most of the work"
+            )
+
+
+def _flop(graph: Graph, among: set[str] | None = None) -> Expr:
+    """FLOP of a graph for one image, or of some of its nodes."""
+    costs = (
+        n.op.cost(graph.operands(n), n.outputs).total_flops
+        for n in graph.nodes
+        if among is None or n.name in among
+    )
+    total: Expr = sum(costs, ZERO)
+    return total.xreplace({B: ONE})

@@ -1,0 +1,100 @@
+"""NUMA domains, workers bound to them or not, and what a paper measured on processors."""
+
+from __future__ import annotations
+
+import pytest
+from sympy import Rational
+
+import costgraph as cg
+from costgraph.errors import HardwareError
+from costgraph.hardware import load_hardware, load_system
+from costgraph.hardware.domains import domain, unbound
+
+XEON = "xeon-8480p"
+#: A processor of four domains with the one bandwidth that both baselines of arXiv 2406.07553
+#: imply: 9.31 and 4.36 token/s of 3.04 and 6.74 billion weights in 16 bit.
+EFFECTIVE = """
+name = "effective"
+title = "A 4th generation Xeon at its effective bandwidth"
+kind = "cpu"
+[sources]
+paper = "derived: 2 byte per weight times the token rates of one request in arXiv 2406.07553"
+[peaks.tensor]
+bf16 = { value = "100 TFLOP/s", source = "paper" }
+[peaks.vector]
+fp32 = { value = "7 TFLOP/s", source = "paper" }
+[memory]
+bandwidth = { value = "58 GB/s", source = "paper" }
+capacity = { value = "256 GB", source = "paper" }
+[topology]
+numa_domains = { value = 4, source = "paper" }
+remote = { value = "5 GB/s", source = "paper" }
+"""
+
+
+@pytest.fixture
+def effective(tmp_path):
+    path = tmp_path / "effective.toml"
+    path.write_text(EFFECTIVE)
+    return path
+
+
+def test_domains_share_a_device_and_together_are_it():
+    whole = load_hardware(XEON)
+    part = load_system(f"{XEON}.numa").device
+    assert part == domain(whole)
+    assert 4 * part.memory.bandwidth == whole.memory.bandwidth
+    assert 4 * part.memory.room == whole.memory.room
+    assert all(4 * part.peaks[key] == peak for key, peak in whole.peaks.items())
+    assert 4 * part.topology.cores == whole.topology.cores
+    assert load_system(f"4x{XEON}.numa").devices == 4
+    with pytest.raises(HardwareError, match="holds 4"):
+        load_system(f"5x{XEON}.numa")
+    with pytest.raises(HardwareError, match="one NUMA domain"):
+        load_system("i9-13900k.numa")
+    with pytest.raises(HardwareError, match=r"state \[topology\] numa_domains"):
+        load_system("a100.numa")
+    with pytest.raises(HardwareError, match=r"state \[topology\] remote"):
+        load_system(f"{XEON}.unbound")
+
+
+def test_unbound_threads_read_at_the_harmonic_mean(effective):
+    machine = load_hardware(effective)
+    near, far = machine.memory.bandwidth / 4, machine.topology.remote
+    expected = 4 / (Rational(1, 4) / near + Rational(3, 4) / far)
+    assert unbound(machine).memory.bandwidth == expected
+    assert load_system(f"{effective}.unbound").device.memory.bandwidth == expected
+    # Domains that are as near as one's own cost nothing.
+    alike = load_hardware(effective)
+    same = alike.topology.__class__(alike.topology.numa_domains, None, None, near)
+    assert unbound(alike.__class__(**{**vars(alike), "topology": same})).memory == alike.memory
+
+
+#: Token/s of one request, of 100 in a batch, of four workers (arXiv 2406.07553, Table 2).
+MEASURED = {"starcoder2-3b": (9.31, 167.58, 670.32), "llama-2-7b": (4.36, 93.69, 305.30)}
+
+
+@pytest.mark.parametrize("model", MEASURED)
+def test_one_effective_bandwidth_explains_both_baselines_and_batching_stays_below_it(
+    model, effective
+):
+    # StarCoderBase-3B and CodeLlama-7B; models of the same sizes stand for them.
+    one, many, _ = MEASURED[model]
+    found = cg.compile(model, effective, "fuse")
+    assert 1 / found.tpot.evaluate(B=1, T=100) == pytest.approx(one, rel=0.05)
+    bound = 100 / found.tpot.evaluate(B=100, T=100)
+    assert many < bound
+    gain = {"starcoder2-3b": 18.0, "llama-2-7b": 21.5}[model]
+    assert many / one == pytest.approx(gain, abs=0.05)
+
+
+@pytest.mark.parametrize(("model", "published"), [("starcoder2-3b", 4.00), ("llama-2-7b", 3.26)])
+def test_four_bound_workers_are_four_times_one(model, published):
+    one = cg.compile(model, f"{XEON}.numa", "fuse")
+    four = cg.compile(model, f"4x{XEON}.numa", "fuse,parallel{dp=4}")
+    sizes = {"S": 100, "N": 100}
+    gain = four.throughput.evaluate(B=400, **sizes) / one.throughput.evaluate(B=100, **sizes)
+    assert gain == pytest.approx(4, rel=1e-12)
+    assert published <= gain + 1e-12
+    # Each worker holds the weights itself.
+    assert four.memory.evaluate(B=400, **sizes) == one.memory.evaluate(B=100, **sizes)
