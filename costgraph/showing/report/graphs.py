@@ -28,10 +28,12 @@ class Graphs:
 
     Args:
         text: keeps a piece of HTML and returns its index.
+        drawn: with pictures; without, a page asks for them later.
     """
 
-    def __init__(self, text: Callable[[str], int]) -> None:
+    def __init__(self, text: Callable[[str], int], drawn: bool = True) -> None:
         self._text = text
+        self._drawn = drawn
         self._index: dict[int, int] = {}
         self._kept: list[Graph] = []
         self._pictures: dict[str, int] = {}
@@ -51,7 +53,7 @@ class Graphs:
             small = within(replace(whole, title="", subtitle=""), "op", LIMIT)
             drawing = Drawing(replace(small, notes=()), whole)
             number = len(self.made)
-            svg = inline_svg(drawing, number)
+            svg = inline_svg(drawing, number) if self._drawn else None
             known = self._pictures.get(drawing.dot)
             if known is not None:
                 self._index[id(graph)] = known
