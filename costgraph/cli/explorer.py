@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import whole
 from costgraph.errors import InputError
+
+if TYPE_CHECKING:
+    from costgraph.showing.explorer.catalog import Start
 
 EXPLORE = """\
 Opens a page in the browser where model, machines, passes and lengths are chosen, and everything
@@ -56,17 +58,20 @@ def _explore(arguments: argparse.Namespace) -> int:
         print(f"costgraph explorer at {address}\nCtrl-C stops it", flush=True)
 
     try:
-        serve(_first(arguments), arguments.port or 0, arguments.browser, said)
+        serve(_start(arguments), arguments.port or 0, arguments.browser, said)
     except KeyboardInterrupt:  # how a server is stopped
         pass
     print("stopped")
     return 0
 
 
-def _first(arguments: argparse.Namespace) -> str:
-    """Where the page starts, as the part of its address behind ``#``."""
-    pairs = [("model", arguments.model)] if arguments.model else []
-    pairs += [("on", name) for name in vocabulary.devices(arguments)]
-    pairs += [("passes", text) for text in arguments.passes or ()]
-    pairs += [(f"set.{k}", str(float(v))) for k, v in vocabulary.values(arguments).items()]
-    return urlencode(pairs)
+def _start(arguments: argparse.Namespace) -> Start:
+    from costgraph.showing.explorer.catalog import Start
+
+    usual = Start()
+    return Start(
+        arguments.model or usual.model,
+        tuple(dict.fromkeys(vocabulary.devices(arguments))) or usual.on,
+        tuple(dict.fromkeys(arguments.passes or usual.passes)),
+        tuple((name, float(v)) for name, v in vocabulary.values(arguments).items()),
+    )

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from costgraph.hardware import device_names, load_hardware, load_system, system_names
 from costgraph.models.catalog import config_of, entries
 from costgraph.rewriting.pipeline import Pass
 
-#: Where a page starts that is told nothing.
-MODEL, MACHINE, PIPELINES = "llama-3-8b", "h100", ("", "fuse")
+
+@dataclass(frozen=True)
+class Start:
+    """Where a page starts that its address tells nothing.
+
+    Attributes:
+        model: a name.
+        on: devices and systems.
+        passes: pipelines.
+        values: of symbols.
+    """
+
+    model: str = "llama-3-8b"
+    on: tuple[str, ...] = ("h100",)
+    passes: tuple[str, ...] = ("", "fuse")
+    values: tuple[tuple[str, float], ...] = ()
 
 
 def models(names: Iterable[str]) -> list[dict[str, str]]:
@@ -72,11 +87,20 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def start_value(start: Start) -> dict[str, Any]:
+    """Where the page starts, as it reads it."""
+    return {
+        "model": start.model,
+        "on": list(start.on),
+        "passes": list(start.passes),
+        "values": dict(start.values),
+    }
+
+
 def everything() -> dict[str, Any]:
     """All that is shipped."""
     return {
         "models": models(entries()),
         "machines": machines(),
         "passes": passes(),
-        "start": {"model": MODEL, "on": [MACHINE], "passes": list(PIPELINES)},
     }

@@ -25,8 +25,9 @@ from costgraph.models.catalog import config_of, find
 from costgraph.showing.report.contents import Contents, formulas, metrics_of, pictures
 from costgraph.showing.report.page import bundle, json_text, start
 
-#: What a page shows at once, what it prints, and what it draws when it is to be seen.
-KINDS = ("numbers", "formulas", "pictures")
+#: What a page shows at once, what it prints and draws when that is to be seen, and what it
+#: writes to be copied.
+KINDS = ("numbers", "formulas", "pictures", "written")
 #: Characters of a part; graphs of some thousand operations stay far below.
 LARGEST = 64 * 2**20
 _MODELS = ("costgraph.models", "costgraph.passes", "costgraph.hardware", "costgraph")
@@ -123,7 +124,9 @@ def _made(asked: Asked, variant: Compiled) -> str:
         return received(asked.key, {"pictures": pictures(variant)})
     if asked.kind == "formulas":
         found, texts = formulas(variant)
-        return received(asked.key, {"formulas": found, "texts": texts, **_written(variant)})
+        return received(asked.key, {"formulas": found, "texts": texts})
+    if asked.kind == "written":
+        return received(asked.key, _written(variant))
     contents, data, _ = bundle([[variant]], start([variant], {}), Contents(later=True))
     made = received(
         asked.key, {"bundle": data, "texts": contents.texts}, contents.scripts.texts

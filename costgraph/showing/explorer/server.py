@@ -10,8 +10,8 @@ What a page in the same browser could do to a server on ``localhost`` is met as 
 * Requests name shipped models, devices and passes; none is a path (``outside.confined``).
   Files that are dropped arrive as bytes, up to stated sizes, and stay in memory.
 
-Formulas are derived by one thread, the latest request first: another tab or a changed mind
-waits for one derivation at most.
+Numbers are derived by one thread and everything slower by another, the latest request first:
+another tab or a changed mind waits for one derivation at most, and never for a printer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import threading
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +41,7 @@ from starlette.routing import Route
 from costgraph.errors import CostgraphError, InputError
 from costgraph.files.outside import size_text
 from costgraph.showing.explorer import catalog, page
+from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.dropped import Dropped, largest
 from costgraph.showing.explorer.parts import Asked, part, received
 from costgraph.showing.explorer.reading import pipeline_value
@@ -81,19 +83,32 @@ class Worker:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.put((-next(self._turn), work, loop, future))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            raise Stopped from None
+
+    def spare(self, work: Callable[[], Any]) -> None:
+        """Does ``work`` when nothing else is to be done; nobody waits for it."""
+        self._waiting.put((next(self._turn), work, None, None))
 
     def _run(self) -> None:
         while True:
             _, work, loop, future = self._waiting.get()
-            if future.cancelled():
+            if future is not None and future.cancelled():
                 continue
             try:
                 found, problem = work(), None
             except Exception as error:
                 found, problem = None, error
+            if future is None:
+                continue
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(_settle, future, found, problem)
+
+
+class Stopped(Exception):
+    """The server was stopped meanwhile."""
 
 
 def _settle(future: asyncio.Future[Any], found: Any, problem: Exception | None) -> None:
@@ -112,34 +127,40 @@ class Parts:
         self._dropped = dropped
         self._kept: OrderedDict[Asked, str] = OrderedDict()
         self._size = 0
+        self._lock = threading.Lock()
 
     def get(self, asked: Asked) -> str:
         """The script of a part, derived unless it is known."""
-        if asked in self._kept:
-            self._kept.move_to_end(asked)
-            return self._kept[asked]
+        with self._lock:
+            if asked in self._kept:
+                self._kept.move_to_end(asked)
+                return self._kept[asked]
         made = part(asked, self._dropped)
-        self._kept[asked] = made
-        self._size += len(made)
-        while self._size > KEPT and len(self._kept) > 1:
-            self._size -= len(self._kept.popitem(last=False)[1])
+        with self._lock:
+            self._size += len(made) - len(self._kept.get(asked, ""))
+            self._kept[asked] = made
+            while self._size > KEPT and len(self._kept) > 1:
+                self._size -= len(self._kept.popitem(last=False)[1])
         return made
 
     def forget(self, model: str) -> None:
         """Drops what was derived of a model that has changed."""
-        for asked in [a for a in self._kept if a.model == model]:
-            self._size -= len(self._kept.pop(asked))
+        with self._lock:
+            for asked in [a for a in self._kept if a.model == model]:
+                self._size -= len(self._kept.pop(asked))
 
 
-def application(token: str, first: str = "") -> Starlette:
+def application(token: str, start: Start) -> Starlette:
     """The application.
 
     Args:
         token: what every request must show.
-        first: where the page starts, as the part of an address behind ``#``.
+        start: where the page starts; it is derived while the browser opens.
     """
-    worker, dropped = Worker(), Dropped()
+    quick, slow, dropped = Worker(), Worker(), Dropped()
     parts = Parts(dropped)
+    for on, passes in itertools.product(start.on, start.passes):
+        quick.spare(partial(parts.get, Asked("numbers", start.model, on, passes)))
     known = catalog.everything()
     texts = {"index": page.index(True), "script": page.script(), "style": page.style()}
 
@@ -155,7 +176,7 @@ def application(token: str, first: str = "") -> Starlette:
         return Response(texts["style"], media_type="text/css")
 
     async def choices(request: Request) -> Response:
-        value = {**known, "first": first, "dropped": list(dropped)}
+        value = {**known, "start": catalog.start_value(start), "dropped": list(dropped)}
         return Response(received("catalog", value), media_type="text/javascript")
 
     async def one(request: Request) -> Response:
@@ -163,6 +184,7 @@ def application(token: str, first: str = "") -> Starlette:
         if any(len(text) > LONGEST for text in given.values()):
             return PlainTextResponse("too long\n", 414)
         asked = Asked(**given)
+        worker = quick if asked.kind == "numbers" else slow
         made = await worker.result(lambda: parts.get(asked))
         return Response(made, media_type="text/javascript")
 
@@ -174,7 +196,7 @@ def application(token: str, first: str = "") -> Starlette:
         name, beside = (request.query_params.get(key, "") for key in ("name", "beside"))
         try:
             data = await _body(request, largest(name))
-            model = await worker.result(lambda: dropped.add(name, data, beside))
+            model = await quick.result(lambda: dropped.add(name, data, beside))
         except CostgraphError as error:
             return JSONResponse({"error": str(error)}, 400)
         parts.forget(model)
@@ -189,12 +211,16 @@ def application(token: str, first: str = "") -> Starlette:
         Route("/pipeline", pipeline),
         Route("/files", files, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={Exception: _broken})
+    app = Starlette(routes=routes, exception_handlers={Stopped: _stopped, Exception: _broken})
     app.add_middleware(Guard, token=token)
     return app
 
 
 _FIELDS = ("kind", "model", "on", "passes", "fidelity")
+
+
+async def _stopped(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("stopped\n", 503)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
@@ -278,7 +304,7 @@ class Guard:
 
 
 def serve(
-    first: str = "",
+    start: Start,
     port: int = 0,
     browser: bool = True,
     said: Callable[[str], None] = print,
@@ -286,7 +312,7 @@ def serve(
     """Serves until it is interrupted.
 
     Args:
-        first: where the page starts, as the part of an address behind ``#``.
+        start: where the page starts.
         port: to listen at; 0 for a free one.
         browser: whether to open the page.
         said: is told the address.
@@ -305,8 +331,8 @@ def serve(
         raise InputError(f"cannot listen at port {port}: {error}") from None
     address = f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
     config = uvicorn.Config(
-        application(token, first),
-        log_level="error",
+        application(token, start),
+        log_level="critical",
         access_log=False,
         lifespan="off",
         server_header=False,

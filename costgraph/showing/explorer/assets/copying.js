@@ -105,9 +105,9 @@ async function copyWanted() {
     say(`saved ${name}`);
     return;
   }
-  if ((kind === "latex" || kind === "python") && !one[kind]) await new Promise((resolve) => one.more(resolve));
-  const text = {
-    link: () => location.href, latex: () => one.latex[state.metric], python: () => one.python[state.metric], call: pythonCall,
+  if (kind === "latex" || kind === "python") say("writing it …");
+  const text = await {
+    link: () => location.href, latex: async () => (await one.written()).latex[state.metric], python: async () => (await one.written()).python[state.metric], call: pythonCall,
     formula: () => commands().formula, report: () => commands().report, csv: () => csv($(id)),
   }[kind]();
   say(!text ? "this metric has none" : (await copyText(text)) ? "copied" : "the browser did not let it copy");

@@ -129,7 +129,7 @@ function restore() {
   chosen.passes = new URLSearchParams(location.hash.slice(1)).has("passes") ? found.passes : [...start.passes];
   chosen.fidelity = FIDELITIES.some(([f]) => f === found.fidelity) || /^calibrated@/.test(found.fidelity) ? found.fidelity : "ideal";
   if (served) $("fidelity").value = chosen.fidelity;
-  state.given = found.values;
+  state.given = location.hash ? found.values : { ...start.values };
   state.changed = found.figures;
   state.device = Math.min(Number(found.shown.machine) || 0, chosen.on.length - 1);
   state.pipeline = Math.min(Number(found.shown.pipeline) || 0, chosen.passes.length - 1);
@@ -144,7 +144,6 @@ function restore() {
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token is a cookie now
   try {
     await loadCatalog();
-    if (!location.hash && CATALOG.first) history.replaceState(null, "", `#${CATALOG.first}`);
     wire();
     wireChooser();
     window.addEventListener("popstate", restore);

@@ -60,9 +60,9 @@ async function loadVariant(model, on, passes, fidelity) {
   const failed = (error) => { fail(error.message); };
   one.more = (then) => partOf("formulas", model, on, passes, fidelity).then(({ value: found }) => {
     one.formulas = found.error ? {} : printed(found.formulas, textsOf(found.texts));
-    one.latex = found.latex || {}; one.python = found.python || {};
     then();
   }, failed);
+  one.written = () => partOf("written", model, on, passes, fidelity).then(({ value: found }) => found);
   bundle.graphs.forEach((graph, index) => {
     graph.more = (then) => partOf("pictures", model, on, passes, fidelity).then(({ value: found }) => {
       const text = found.error ? null : found.pictures[index];

@@ -1,7 +1,7 @@
 // Wiring: what happens once, and what is redrawn after every change.
-let waiting = 0;
+let waiting = 0, resting = 0;
 
-// One redraw a frame; other pipelines also change what there is to choose from.
+// One redraw a frame, numbers first; other pipelines also change what there is to choose from.
 function update(structure = false) {
   if (structure) setup();
   if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
@@ -18,6 +18,13 @@ function draw() {
   drawCards(results);
   drawBars(results);
   drawRates();
+  speak(results);
+  if (!resting) resting = requestAnimationFrame(() => { resting = 0; drawRest(); });
+}
+
+// What takes longer: one step, operation by operation, and the curve.
+function drawRest() {
+  if (!works(state.pipeline)) return;
   const now = step(phase());
   $("step-total").textContent = now.busy < now.total * (1 + 1e-9) ? `all operations: ${shown(now.total, "s")}`
     : `the step: ${shown(now.total, "s")}; its operations, some of which run at the same time: ${shown(now.busy, "s")}`;
@@ -28,7 +35,6 @@ function draw() {
   keepFocus(() => drawRoofline(now.rows));
   drawTable(now.rows);
   drawCurve();
-  speak(results);
 }
 
 function setup() {
@@ -65,6 +71,7 @@ function present(data) {
   facts();
   setup();
   draw();
+  drawRest();
   document.documentElement.dataset.ready = "true";
 }
 
