@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import whole
+from costgraph.cli.values import remark, whole
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
     from costgraph.showing.explorer.catalog import Start
 
+#: Variants that are not in a site and are named one by one.
+MOST_TOLD = 20
 EXPLORE = """\
 Opens a page in the browser where model, machines, passes and lengths are chosen, and everything
 that a report shows follows. The server answers this computer alone and runs until Ctrl-C."""
@@ -20,6 +23,17 @@ EPILOG = """\
 examples:
   costgraph explore
   costgraph explore llama-3-70b --on 8xh100,8xh200 --passes '' --passes 'fuse,parallel{tp=8}'
+"""
+
+SITE = """\
+Writes the explorer's page as one folder that needs no server: put it on any web host, or open its
+index.html from a disk. Models, machines and pipelines to choose from are those named here; the
+numbers are computed in the page. All shipped models on all machines take hours and gigabytes."""
+
+SITE_EPILOG = """\
+examples:
+  costgraph site -o site --models llama-3-8b,mixtral-8x7b --on h100,mi300x,8xh100 \\
+      --passes '' --passes 'fuse' --passes 'fuse,parallel{tp=8}'
 """
 
 
@@ -44,6 +58,27 @@ def add_commands(commands: Any) -> None:
         "--browser", action=argparse.BooleanOptionalAction, default=True, help="open it (default)"
     )
     explore.set_defaults(run=_explore)
+    made = commands.add_parser(
+        "site",
+        help="the explorer as a folder of files, for any web host",
+        description=SITE,
+        epilog=SITE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("-o", "--output", required=True, metavar="FOLDER", help="new or empty")
+    made.add_argument(
+        "--models", metavar="M[,M]", action="append", help="shipped models (all); repeatable"
+    )
+    vocabulary.add_machines(
+        made, what="shipped devices and systems, also 8xh100 (every device and system); repeatable"
+    )
+    made.add_argument(
+        "--passes", action="append", metavar="P", help="a pipeline; repeatable ('', fuse, int4)"
+    )
+    made.add_argument(
+        "--jobs", type=whole, metavar="N", help="processes at the same time (one a core)"
+    )
+    made.set_defaults(run=_site)
 
 
 def _explore(arguments: argparse.Namespace) -> int:
@@ -75,3 +110,34 @@ def _start(arguments: argparse.Namespace) -> Start:
         tuple(dict.fromkeys(arguments.passes or usual.passes)),
         tuple((name, float(v)) for name, v in vocabulary.values(arguments).items()),
     )
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    import os
+
+    from costgraph.models.catalog import model_names
+    from costgraph.showing.explorer import catalog
+    from costgraph.showing.explorer.site import PIPELINES, site
+
+    models = [m.strip() for text in arguments.models or () for m in text.split(",")]
+    everything = [m["value"] for m in catalog.machines()]
+    made = site(
+        arguments.output,
+        models or model_names(),
+        vocabulary.devices(arguments) or everything,
+        arguments.passes or PIPELINES,
+        jobs=arguments.jobs or os.cpu_count() or 1,
+        told=_told,
+    )
+    for model, machine, passes, why in made.refused[:MOST_TOLD]:
+        remark([f"{model} on {machine}, {passes or 'unmodified'}: {why}"])
+    if len(made.refused) > MOST_TOLD:
+        remark([f"and {len(made.refused) - MOST_TOLD} more that do not go together"])
+    print(f"wrote {made.folder}: {made.files} files, {made.size / 1e6:.1f} MB; open its index.html")
+    return 0
+
+
+def _told(done: int, all_: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == all_ else ""
+        print(f"\r{done} of {all_} pairs of model and pipeline", end=end, file=sys.stderr)

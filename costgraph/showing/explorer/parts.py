@@ -123,10 +123,11 @@ def _made(asked: Asked, variant: Compiled) -> str:
     if asked.kind == "pictures":
         return received(asked.key, {"pictures": pictures(variant)})
     if asked.kind == "formulas":
-        found, texts = formulas(variant)
-        return received(asked.key, {"formulas": found, "texts": texts})
+        contents = Contents()
+        found = formulas(variant, contents)
+        return received(asked.key, {"formulas": found, "texts": contents.texts})
     if asked.kind == "written":
-        return received(asked.key, _written(variant))
+        return received(asked.key, written(variant))
     contents, data, _ = bundle([[variant]], start([variant], {}), Contents(later=True))
     made = received(
         asked.key, {"bundle": data, "texts": contents.texts}, contents.scripts.texts
@@ -136,7 +137,7 @@ def _made(asked: Asked, variant: Compiled) -> str:
     return made
 
 
-def _written(variant: Compiled) -> dict[str, dict[str, str]]:
+def written(variant: Compiled) -> dict[str, dict[str, str]]:
     """Each metric as LaTeX and as a Python function, to be copied."""
     latex, python = {}, {}
     for name, formula in metrics_of(variant).items():

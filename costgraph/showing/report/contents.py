@@ -190,10 +190,9 @@ def _timing(term: Term, values: Values) -> tuple[Any, ...]:
     return values.index(term.count), norm, arms
 
 
-def formulas(compiled: Compiled) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """The printed formulas of one pipeline on one device, and the texts they are among."""
-    contents = Contents()
-    return contents.printed.of(compiled, metrics_of(compiled)), contents.texts
+def formulas(compiled: Compiled, contents: Contents) -> dict[str, dict[str, int]]:
+    """The printed formulas of one pipeline on one device: indices among the contents' texts."""
+    return contents.printed.of(compiled, metrics_of(compiled))
 
 
 def pictures(compiled: Compiled) -> list[str | None]:

@@ -107,7 +107,7 @@ async function copyWanted() {
   }
   if (kind === "latex" || kind === "python") say("writing it …");
   const text = await {
-    link: () => location.href, latex: async () => (await one.written()).latex[state.metric], python: async () => (await one.written()).python[state.metric], call: pythonCall,
+    link: () => location.href, latex: async () => (await one.written(state.metric)).latex, python: async () => (await one.written(state.metric)).python, call: pythonCall,
     formula: () => commands().formula, report: () => commands().report, csv: () => csv($(id)),
   }[kind]();
   say(!text ? "this metric has none" : (await copyText(text)) ? "copied" : "the browser did not let it copy");

@@ -22,20 +22,10 @@ function fetched(key, address) {
   });
 }
 
-// A part of one variant; asked for once, unless it failed on the way.
-function partOf(kind, model, on, passes, fidelity) {
-  const texts = [kind, model, on, passes, fidelity], key = JSON.stringify(texts);
-  if (!parts.has(key)) {
-    const found = fetched(key, addressOf(texts)).catch((error) => { parts.delete(key); throw error; });
-    parts.set(key, found);
-  }
+// A part by its key, from an address; asked for once, unless it failed on the way.
+function once(key, address) {
+  if (!parts.has(key)) parts.set(key, fetched(key, address).catch((error) => { parts.delete(key); throw error; }));
   return parts.get(key);
-}
-
-function addressOf([kind, model, on, passes, fidelity]) {
-  if (served) return `part.js?${new URLSearchParams({ kind, model, on, passes, fidelity })}`;
-  const place = (list, value) => CATALOG[list].findIndex((x) => (x.value ?? x) === value);
-  return `parts/${place("models", model)}/${place("machines", on)}-${place("pipelines", passes)}-${kind}.js`;
 }
 
 // Markup made by costgraph becomes nodes; the page's policy lets nothing in it run.
@@ -52,20 +42,73 @@ async function loadCatalog() {
   CATALOG = (await fetched("catalog", "catalog.js")).value;
 }
 
-// One variant (model, machine, pipeline) ready to be shown: its bundle, with what is asked for later.
-async function loadVariant(model, on, passes, fidelity) {
-  const { value, functions } = await partOf("numbers", model, on, passes, fidelity);
-  if (value.error) return { error: value.error };
-  const bundle = adopted(value.bundle, functions, textsOf(value.texts)), [[one]] = bundle.variants;
-  const failed = (error) => { fail(error.message); };
-  one.more = (then) => partOf("formulas", model, on, passes, fidelity).then(({ value: found }) => {
-    one.formulas = found.error ? {} : printed(found.formulas, textsOf(found.texts));
-    then();
-  }, failed);
-  one.written = () => partOf("written", model, on, passes, fidelity).then(({ value: found }) => found);
-  bundle.graphs.forEach((graph, index) => {
-    graph.more = (then) => partOf("pictures", model, on, passes, fidelity).then(({ value: found }) => {
-      const text = found.error ? null : found.pictures[index];
+// The bundle of one machine alone.
+function rowOf({ bundle, texts }, functions, row) {
+  const alone = { ...bundle, devices: [bundle.devices[row]], variants: [bundle.variants[row]] };
+  return adopted(alone, functions, textsOf(texts));
+}
+
+// Where variants come from: a server derives each part of each one.
+const fromServer = {
+  part: (kind, ...variant) => once(JSON.stringify([kind, ...variant]), `part.js?${new URLSearchParams(Object.fromEntries(["kind", "model", "on", "passes", "fidelity"].map((n, i) => [n, [kind, ...variant][i]])))}`),
+  async numbers(...variant) {
+    const { value, functions } = await this.part("numbers", ...variant);
+    return value.error ? { error: value.error } : rowOf(value, functions, 0);
+  },
+  async formulas(...variant) {
+    const { value } = await this.part("formulas", ...variant);
+    return value.error ? {} : printed(value.formulas, textsOf(value.texts));
+  },
+  async picture(index, ...variant) {
+    const { value } = await this.part("pictures", ...variant);
+    return value.error ? null : value.pictures[index];
+  },
+  async written(metric, ...variant) {
+    const { value } = await this.part("written", ...variant);
+    return { latex: value.latex && value.latex[metric], python: value.python && value.python[metric] };
+  },
+};
+
+// Or files beside the page: one for each model and pipeline, and what they share.
+const fromFiles = {
+  pair(model, on, passes) {
+    return once(JSON.stringify(["numbers", model, "", passes, "ideal"]), `parts/${model}-${CATALOG.pipelines.indexOf(passes)}.js`);
+  },
+  shared: (name) => once(name, `shared/${name}.js`).then(({ value }) => value),
+  async later(model, on, passes) {
+    const { value } = await this.pair(model, on, passes);
+    return value.later[value.machines[on]];
+  },
+  async numbers(model, on, passes) {
+    if (!CATALOG.models.some((m) => m.value === model)) return { error: `this page does not hold the model ${model}` };
+    if (!CATALOG.pipelines.includes(passes)) return { error: "this page does not hold the pipeline: costgraph explore takes any" };
+    const { value, functions } = await this.pair(model, on, passes), row = value.machines[on];
+    if (row === undefined) return { error: `this page does not hold the machine ${on}` };
+    return typeof row === "string" ? { error: row } : rowOf(value, functions, row);
+  },
+  async formulas(...variant) {
+    const { formulas } = await this.later(...variant), names = Object.keys(formulas);
+    const found = await Promise.all(names.map((name) => this.shared(formulas[name])));
+    return Object.fromEntries(names.map((name, i) => [name, Object.fromEntries(Object.entries(found[i]).map(([detail, html]) => [detail, textsOf([html])(0)]))]));
+  },
+  async picture(index, ...variant) { return this.shared((await this.later(...variant)).pictures[index]); },
+  async written(metric, ...variant) {
+    const name = (await this.later(...variant)).written[metric];
+    return name ? this.shared(name) : {};
+  },
+};
+
+const source = served ? fromServer : fromFiles;
+
+// One variant ready to be shown: its bundle, with what is asked for later.
+async function loadVariant(...variant) {
+  const bundle = await source.numbers(...variant);
+  if (bundle.error) return bundle;
+  const [[one]] = bundle.variants, failed = (problem) => fail(problem.message);
+  one.more = (then) => source.formulas(...variant).then((found) => { one.formulas = found; then(); }, failed);
+  one.written = (metric) => source.written(metric, ...variant);
+  [...new Set(one.phases.map((p) => p.graph))].forEach((graph, index) => {
+    graph.more = (then) => source.picture(index, ...variant).then((text) => {
       graph.svg = text === null ? null : textsOf([text])(0);
       delete graph.more;
       then();
