@@ -413,7 +413,7 @@ def test_what_does_not_fit_is_said(html: str, opening: Callable[..., Opened]) ->
 def test_a_click_on_a_node_opens_its_panel(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
     assert page.page.is_hidden("#panel")
-    page.page.click("#graph g.node[aria-label^='q_proj, ']")
+    page.page.click("#graph g.node[aria-label^='q_proj ']")
     page.settle()
     assert page.page.inner_text("#panel-title") == "q_proj"
     row = cg.compile(MODEL, "h100").breakdown("decode", B=1, T=2048)["q_proj"]
@@ -436,10 +436,10 @@ def test_a_click_on_a_node_opens_its_panel(html: str, opening: Callable[..., Ope
 @drawn
 def test_weights_have_a_panel_too(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
-    page.page.click("#graph g.node[aria-label^='q_proj.weight, ']")
+    page.page.click("#graph g.node[aria-label^='q_proj.weight ']")
     assert page.page.inner_text("#panel-title") == "q_proj.weight"
     assert "[4096, 4096]" in page.page.inner_text("#panel-body")
-    page.page.click("#graph g.node[aria-label^='q_proj, ']")
+    page.page.click("#graph g.node[aria-label^='q_proj ']")
     page.settle()
     assert page.page.inner_text("#panel-title") == "q_proj"
     page.clean()

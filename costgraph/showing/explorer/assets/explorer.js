@@ -44,9 +44,11 @@ const titleOf = (name) => (CATALOG.models.find((m) => m.value === name) || { tit
 
 function drawChoices() {
   const model = CATALOG.models.find((m) => m.value === chosen.model);
-  $("model-facts").replaceChildren(h("b", {}, chosen.model), model ? ` ${model.title}` : " from a file");
+  $("model-name").textContent = chosen.model;
+  $("model-facts").textContent = model ? model.title : "from a file";
+  const titles = new Map(DATA ? DATA.devices.map((d) => [d.name, d.title]) : []);
   $("machine-list").replaceChildren(...chosen.on.map((on, i) => h("li", {}, h("span", { class: "name" }, on), " ",
-    h("span", { class: "hint" }, (CATALOG.machines.find((m) => m.value === on) || { title: "" }).title),
+    h("span", { class: "hint" }, (CATALOG.machines.find((m) => m.value === on) || { title: titles.get(on) || "" }).title),
     h("button", { type: "button", "aria-label": `remove ${on}`, disabled: chosen.on.length === 1, onclick: () => { chosen.on.splice(i, 1); state.device = 0; follow(true); $("machine").focus(); } }, "✕"))));
   $("pipeline-list").replaceChildren(...chosen.passes.map((text, i) => h("li", {}, h("span", { class: "name" }, `${letter(i)}: `, breakable(text || "unmodified")),
     served ? h("button", { type: "button", "aria-label": `change ${letter(i)}`, onclick: () => openPalette(text, (to) => setPipeline(i, to)) }, "✎") : null,

@@ -7,12 +7,13 @@ function picker(place, { id, label, items, choose, free }) {
   });
   let found = [], at = -1;
   const close = () => { list.hidden = true; field.setAttribute("aria-expanded", "false"); field.removeAttribute("aria-activedescendant"); at = -1; };
+  const leave = () => { field.value = ""; close(); };
   const mark = (to) => {
     at = to;
     [...list.children].forEach((item, i) => item.setAttribute("aria-selected", i === at ? "true" : "false"));
     if (at >= 0) { field.setAttribute("aria-activedescendant", list.children[at].id); list.children[at].scrollIntoView({ block: "nearest" }); }
   };
-  const take = (value) => { field.value = ""; close(); choose(value); };
+  const take = (value) => { leave(); choose(value); };
   const open = () => {
     const words = field.value.toLowerCase().split(/[\s]+/).filter(Boolean);
     const rank = (x) => (x.value.toLowerCase().startsWith(words[0] || "") ? 0 : 1);
@@ -29,7 +30,7 @@ function picker(place, { id, label, items, choose, free }) {
   };
   field.addEventListener("input", open);
   field.addEventListener("click", open);
-  field.addEventListener("blur", close);
+  field.addEventListener("blur", leave);
   field.addEventListener("keydown", (e) => {
     if (e.key === "ArrowDown" || e.key === "ArrowUp") {
       e.preventDefault();
@@ -38,7 +39,7 @@ function picker(place, { id, label, items, choose, free }) {
     } else if (e.key === "Enter") {
       e.preventDefault();
       if (at >= 0) take(found[at].value);
-    } else if (e.key === "Escape") close();
+    } else if (e.key === "Escape") leave();
   });
   place.replaceChildren(field, list);
 }

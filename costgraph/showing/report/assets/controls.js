@@ -33,7 +33,7 @@ function control({ id, label, unit, scale, stops, whole, top, get, set }) {
   const refresh = (keep) => {
     const value = get();
     if (!keep) field.value = text(value);
-    if (value) slider.value = nearest(stops, value);
+    slider.value = value ? nearest(stops, value) : 0;
     slider.setAttribute("aria-valuetext", value ? `${text(value)} ${unit}`.trim() : "not set");
     error.textContent = "";
     field.removeAttribute("aria-invalid");

@@ -35,7 +35,7 @@ function speak(results) {
 function drawPipelines(results) {
   const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
   const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
-  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", "speed-up", ...shownMetrics].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
     if (!one) return failed(`${letter(p)}: `, text, variant(p).error, shownMetrics.length + 1, 2);
@@ -47,8 +47,8 @@ function drawPipelines(results) {
         update();
       } })),
       h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
-      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)),
-      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
+      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
+      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
   });
   keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));
 }
@@ -65,7 +65,7 @@ function drawDevices() {
   const names = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
   const results = DATA.devices.map((_, d) => (works(state.pipeline, d) ? evaluate(DATA.variants[d][state.pipeline], null, d) : null));
   const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
-  const head = h("thead", {}, h("tr", {}, ["details", "machine", "devices", ...names, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const head = h("thead", {}, h("tr", {}, ["details", "machine", "devices", "speed-up", ...names].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.devices.map((device, d) => {
     const one = results[d];
     if (!one) return failed("", device.name, DATA.variants[d][state.pipeline].error, names.length + 2, 1);
@@ -73,8 +73,8 @@ function drawDevices() {
       h("td", {}, h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } })),
       h("th", { scope: "row", title: device.title }, device.name),
       h("td", { class: "number" }, digits(DATA.variants[d][state.pipeline].devices)),
-      ...names.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n], d) ? h("span", { class: "warning" }, " ⚠ too large") : null)),
-      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
+      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
+      ...names.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n], d) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
   });
   keepFocus(() => $("machines").replaceChildren(head, h("tbody", {}, rows)));
 }
@@ -127,11 +127,15 @@ function drawGraph() {
     return;
   }
   $("graph").replaceChildren(own(graph.svg));
+  $("graph-search").value = "";
+  $("graph-found").textContent = "";
   const nodes = [...$("graph").querySelectorAll("g.node")];
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
     const box = node.getBBox();
+    for (const line of node.querySelectorAll("text")) line.after(" "); // so that lines are words apart
     if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
+    else node.setAttribute("aria-label", seen(node));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
     node.addEventListener("keydown", (e) => {
       if (e.key === "Enter" || e.key === " ") { e.preventDefault(); openVertex(Number(node.dataset.vertex), true); }
@@ -142,6 +146,9 @@ function drawGraph() {
   });
   fit();
 }
+
+// What is to be read in a node, which its name begins with.
+const seen = (node) => [...node.querySelectorAll("text")].map((t) => t.textContent.trim()).filter(Boolean).join(" ");
 
 function focusNode(nodes, i) {
   for (const node of nodes) node.setAttribute("tabindex", -1);
@@ -166,13 +173,56 @@ function paintGraph(rows) {
   for (const node of $("graph").querySelectorAll("g.node.op")) {
     const index = byVertex.get(Number(node.dataset.vertex));
     const row = index === undefined ? null : rows[index];
-    const [name, kind] = drawnGraph.vertices[Number(node.dataset.vertex)];
     node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
     const text = row && row.seconds > 0 ? `${MARKS[row.bound]}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
     const badge = node.querySelector(".badge");
     if (badge && badge.textContent !== text) badge.textContent = text;
-    node.setAttribute("aria-label", `${name}, ${kind}${row && row.seconds > 0 ? `, ${percent(row.share)} of the time, bound by ${row.bound}` : ""}`);
+    node.setAttribute("aria-label", `${seen(node)}${row && row.seconds > 0 ? ` of the time, bound by ${row.bound}` : ""}`);
   }
+}
+
+// Nodes whose name or kind holds what is typed; the others fade. Enter goes to the next one.
+let hits = [], hit = -1;
+function findNodes() {
+  const wanted = $("graph-search").value.trim().toLowerCase(), nodes = [...$("graph").querySelectorAll("g.node")];
+  hits = [];
+  hit = -1;
+  nodes.forEach((node, i) => {
+    const found = !wanted || seen(node).toLowerCase().includes(wanted);
+    node.style.opacity = found ? "" : "0.25";
+    if (wanted && found) hits.push(i);
+  });
+  $("graph-found").textContent = wanted ? `${hits.length} of ${nodes.length}` : "";
+}
+
+function nextNode() {
+  if (!hits.length) return;
+  hit = (hit + 1) % hits.length;
+  const nodes = [...$("graph").querySelectorAll("g.node")], node = nodes[hits[hit]];
+  node.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+  openVertex(Number(node.dataset.vertex));
+}
+
+// A drag moves the picture, as the bars beside it do; a wheel with Ctrl zooms.
+function wireGraph() {
+  const place = $("graph");
+  let from = null;
+  place.addEventListener("pointerdown", (e) => {
+    if (e.pointerType === "mouse" && e.button === 0 && !e.target.closest("g.node")) from = { x: e.clientX + place.scrollLeft, y: e.clientY + place.scrollTop };
+  });
+  document.addEventListener("pointermove", (e) => {
+    if (!from) return;
+    place.classList.add("moving");
+    place.scrollTo({ left: from.x - e.clientX, top: from.y - e.clientY, behavior: "instant" });
+  });
+  document.addEventListener("pointerup", () => { from = null; place.classList.remove("moving"); });
+  place.addEventListener("wheel", (e) => {
+    if (!e.ctrlKey) return;
+    e.preventDefault();
+    setZoom(zoom * (e.deltaY < 0 ? 1.1 : 1 / 1.1));
+  }, { passive: false });
+  $("graph-search").addEventListener("input", findNodes);
+  $("graph-search").addEventListener("keydown", (e) => { if (e.key === "Enter") { e.preventDefault(); nextNode(); } });
 }
 
 // --- the panel -------------------------------------------------------------------

@@ -78,6 +78,7 @@ function present(data) {
 // What is wired once.
 function wire() {
   wireControls();
+  wireGraph();
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
   follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
   follow("stack", (e) => { state.stack = e.value; });
