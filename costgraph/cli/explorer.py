@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
@@ -92,10 +93,8 @@ def _explore(arguments: argparse.Namespace) -> int:
     def said(address: str) -> None:
         print(f"costgraph explorer at {address}\nCtrl-C stops it", flush=True)
 
-    try:
+    with suppress(KeyboardInterrupt):  # how a server is stopped
         serve(_start(arguments), arguments.port or 0, arguments.browser, said)
-    except KeyboardInterrupt:  # how a server is stopped
-        pass
     print("stopped")
     return 0
 

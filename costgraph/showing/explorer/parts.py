@@ -129,9 +129,7 @@ def _made(asked: Asked, variant: Compiled) -> str:
     if asked.kind == "written":
         return received(asked.key, written(variant))
     contents, data, _ = bundle([[variant]], start([variant], {}), Contents(later=True))
-    made = received(
-        asked.key, {"bundle": data, "texts": contents.texts}, contents.scripts.texts
-    )
+    made = received(asked.key, {"bundle": data, "texts": contents.texts}, contents.scripts.texts)
     if len(made) > LARGEST:
         raise InputError(f"{variant.program.name}: too large to show: {len(made)} characters")
     return made

@@ -18,7 +18,9 @@ def pipeline_value(text: str) -> dict[str, Any]:
     except CostgraphError as error:
         return {"items": [], "error": str(error)}
     value: dict[str, Any] = {
-        "items": [[item.name, [[given.name, given.value] for given in item.options]] for item in items],
+        "items": [
+            [item.name, [[given.name, given.value] for given in item.options]] for item in items
+        ],
         "error": "",
     }
     try:

@@ -123,7 +123,10 @@ def site(
 
 
 def _frame(
-    writer: _Writer, models: Sequence[str], machines: Sequence[tuple[str, str]], texts: Sequence[str]
+    writer: _Writer,
+    models: Sequence[str],
+    machines: Sequence[tuple[str, str]],
+    texts: Sequence[str],
 ) -> None:
     """The page itself, and what can be chosen."""
     chosen = Start(models[0], (machines[0][0],), tuple(texts[:2]))
@@ -177,9 +180,7 @@ def _pair(
     printing = Contents()
     more = [_later(writer, made, printing) for (made,) in rows]
     value = {"bundle": data, "texts": contents.texts, "machines": places, "later": more}
-    writer.write(
-        f"parts/{model}-{number}.js", received(asked.key, value, contents.scripts.texts)
-    )
+    writer.write(f"parts/{model}-{number}.js", received(asked.key, value, contents.scripts.texts))
     return refused
 
 

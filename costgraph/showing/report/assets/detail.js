@@ -38,7 +38,7 @@ function drawPipelines(results) {
   const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", "speed-up", ...shownMetrics].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
-    if (!one) return failed(`${letter(p)}: `, text, variant(p).error, shownMetrics.length + 1, 2);
+    if (!one) return failed(`${letter(p)}: `, text, variant(p).error, shownMetrics.length + 1, h("td", { colspan: 2 }));
     return h("tr", { class: p === state.pipeline ? "chosen" : "" },
       h("td", {}, h("input", { type: "radio", name: "pipeline", value: p, id: `show-${p}`, checked: p === state.pipeline, "aria-label": `show the details of ${letter(p)}`, onchange: () => { state.pipeline = p; update(true); } })),
       h("td", {}, h("input", { type: "checkbox", id: `compare-${p}`, checked: !state.left.has(text), "aria-label": `compare ${letter(p)}`, onchange: (e) => {
@@ -54,8 +54,8 @@ function drawPipelines(results) {
 }
 
 // A row that says why there are no numbers.
-const failed = (mark, text, why, columns, before) => h("tr", { class: "failed" },
-  before ? h("td", { colspan: before }) : null, h("th", { scope: "row" }, mark, breakable(text)),
+const failed = (mark, text, why, columns, first) => h("tr", { class: "failed" },
+  first, h("th", { scope: "row" }, mark, breakable(text)),
   h("td", { colspan: columns, class: "warning" }, why));
 
 // The chosen pipeline on every device.
@@ -68,9 +68,10 @@ function drawDevices() {
   const head = h("thead", {}, h("tr", {}, ["details", "machine", "devices", "speed-up", ...names].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.devices.map((device, d) => {
     const one = results[d];
-    if (!one) return failed("", device.name, DATA.variants[d][state.pipeline].error, names.length + 2, 1);
+    const radio = h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } });
+    if (!one) return failed("", device.name, DATA.variants[d][state.pipeline].error, names.length + 2, h("td", {}, DATA.pipelines.some((_, p) => works(p, d)) ? radio : null));
     return h("tr", { class: d === state.device ? "chosen" : "" },
-      h("td", {}, h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } })),
+      h("td", {}, radio),
       h("th", { scope: "row", title: device.title }, device.name),
       h("td", { class: "number" }, digits(DATA.variants[d][state.pipeline].devices)),
       h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
