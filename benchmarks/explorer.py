@@ -53,7 +53,7 @@ METRICS = (
     "energy_per_token", "cost_per_token",
 )  # fmt: skip
 SLIDE = """async steps => {
-  const slider = document.getElementById('value-B-slider'), out = document.querySelector('#cards output');
+  const slider = document.getElementById('value-B-slider');
   const frame = () => new Promise(r => requestAnimationFrame(() => r()));
   const numbers = [], all = [];
   for (let i = 0; i < steps; i++) {

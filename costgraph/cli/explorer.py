@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark, whole
-from costgraph.errors import InputError
+from costgraph.errors import InputError, ModelError, clip
 
 if TYPE_CHECKING:
+    from costgraph.ir.program import Program
     from costgraph.showing.explorer.catalog import Start
 
 #: Variants that are not in a site and are named one by one.
@@ -93,8 +95,8 @@ def _explore(arguments: argparse.Namespace) -> int:
     def said(address: str) -> None:
         print(f"costgraph explorer at {address}\nCtrl-C stops it", flush=True)
 
-    with suppress(KeyboardInterrupt):  # how a server is stopped
-        serve(_start(arguments), arguments.port or 0, arguments.browser, said)
+    start, given = _checked(_start(arguments), arguments.model)
+    serve(start, given, arguments.port or 0, arguments.browser, said)
     print("stopped")
     return 0
 
@@ -109,6 +111,30 @@ def _start(arguments: argparse.Namespace) -> Start:
         tuple(dict.fromkeys(arguments.passes or usual.passes)),
         tuple((name, float(v)) for name, v in vocabulary.values(arguments).items()),
     )
+
+
+def _checked(start: Start, model: str | None) -> tuple[Start, Program | None]:
+    """The start with names as shipped, and the model where the command line names a file.
+
+    Raises:
+        CostgraphError: what, in one line.
+    """
+    from costgraph.hardware import load_system
+    from costgraph.models import load_model
+    from costgraph.models.catalog import find
+    from costgraph.passes import PASSES
+    from costgraph.rewriting.pipeline import parse
+
+    for name in start.on:
+        if name.lower().endswith(".toml") or "/" in name:
+            raise InputError(f"--on: {clip(name)}: the explorer shows shipped machines alone")
+        load_system(name)
+    for text in start.passes:
+        parse(text, PASSES)
+    program = load_model(model or start.model)
+    with suppress(ModelError):
+        return replace(start, model=find(model or start.model)), None
+    return replace(start, model=program.name), program
 
 
 def _site(arguments: argparse.Namespace) -> int:

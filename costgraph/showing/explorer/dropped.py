@@ -58,13 +58,15 @@ class Dropped(Mapping[str, Source]):
             return self._indexed(label, data, beside)
         stem = label.rpartition(".")[0] or "model"
         name = self._free(stem)
-        # Named after itself where the file is called as all are.
-        self._kept[name] = (
-            _graph(data, name) if label.lower().endswith(".onnx") else _config(data, label, name)
-        )
+        made = _graph(data, name) if label.lower().endswith(".onnx") else _config(data, label, name)
+        self.keep(name, made)
+        return name
+
+    def keep(self, name: str, model: Source) -> None:
+        """Keeps a model by a name."""
+        self._kept[name] = model
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
-        return name
 
     def _indexed(self, label: str, data: bytes, beside: str) -> str:
         known = self._kept.get(beside)

@@ -43,7 +43,7 @@ from costgraph.files.outside import size_text
 from costgraph.showing.explorer import catalog, page
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.dropped import Dropped, largest
-from costgraph.showing.explorer.parts import Asked, part, received
+from costgraph.showing.explorer.parts import Asked, Source, part, received
 from costgraph.showing.explorer.reading import pipeline_value
 
 HOST = "127.0.0.1"
@@ -150,14 +150,17 @@ class Parts:
                 self._size -= len(self._kept.pop(asked))
 
 
-def application(token: str, start: Start) -> Starlette:
+def application(token: str, start: Start, given: Source | None = None) -> Starlette:
     """The application.
 
     Args:
         token: what every request must show.
         start: where the page starts; it is derived while the browser opens.
+        given: the model that it starts with, where that is no shipped one.
     """
     quick, slow, dropped = Worker(), Worker(), Dropped()
+    if given is not None:
+        dropped.keep(start.model, given)
     parts = Parts(dropped)
     for on, passes in itertools.product(start.on, start.passes):
         quick.spare(partial(parts.get, Asked("numbers", start.model, on, passes)))
@@ -305,6 +308,7 @@ class Guard:
 
 def serve(
     start: Start,
+    given: Source | None = None,
     port: int = 0,
     browser: bool = True,
     said: Callable[[str], None] = print,
@@ -313,13 +317,13 @@ def serve(
 
     Args:
         start: where the page starts.
+        given: the model that it starts with, where that is no shipped one.
         port: to listen at; 0 for a free one.
         browser: whether to open the page.
         said: is told the address.
 
     Raises:
         InputError: the port is taken.
-        KeyboardInterrupt: it was interrupted.
     """
     token = secrets.token_urlsafe(32)
     listener = socket.socket()
@@ -331,7 +335,7 @@ def serve(
         raise InputError(f"cannot listen at port {port}: {error}") from None
     address = f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
     config = uvicorn.Config(
-        application(token, start),
+        application(token, start, given),
         log_level="critical",
         access_log=False,
         lifespan="off",
@@ -342,5 +346,5 @@ def serve(
     said(address)
     if browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    with contextlib.closing(listener):
-        uvicorn.Server(config).run(sockets=[listener])
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])  # which an interruption ends

@@ -8,8 +8,9 @@ function fail(text) {
 }
 
 let turn = 0;
-// Loads what is chosen and shows it; the latest choice wins.
-async function follow(step) {
+// Loads what is chosen and shows it, with the machine and the pipeline to look at; the latest choice
+// wins. Until it is there, the page goes on with what it shows.
+async function follow(step, look = {}) {
   const mine = ++turn;
   drawChoices();
   if (step) keep(true);
@@ -31,6 +32,7 @@ async function follow(step) {
       const kept = data.controls.map((c) => c.name);
       for (const name of Object.keys(state.given)) if (!kept.includes(name)) delete state.given[name];
       drawnGraph = null;
+      Object.assign(state, look);
       present(data);
     }
   } catch (error) {
@@ -49,28 +51,26 @@ function drawChoices() {
   const titles = new Map(DATA ? DATA.devices.map((d) => [d.name, d.title]) : []);
   $("machine-list").replaceChildren(...chosen.on.map((on, i) => h("li", {}, h("span", { class: "name" }, on), " ",
     h("span", { class: "hint" }, (CATALOG.machines.find((m) => m.value === on) || { title: titles.get(on) || "" }).title),
-    h("button", { type: "button", "aria-label": `remove ${on}`, disabled: chosen.on.length === 1, onclick: () => { chosen.on.splice(i, 1); state.device = 0; follow(true); $("machine").focus(); } }, "✕"))));
+    h("button", { type: "button", "aria-label": `remove ${on}`, disabled: chosen.on.length === 1, onclick: () => { chosen.on.splice(i, 1); follow(true, { device: 0 }); $("machine").focus(); } }, "✕"))));
   $("pipeline-list").replaceChildren(...chosen.passes.map((text, i) => h("li", {}, h("span", { class: "name" }, `${letter(i)}: `, breakable(text || "unmodified")),
     served ? h("button", { type: "button", "aria-label": `change ${letter(i)}`, onclick: () => openPalette(text, (to) => setPipeline(i, to)) }, "✎") : null,
-    h("button", { type: "button", "aria-label": `remove ${letter(i)}`, disabled: chosen.passes.length === 1, onclick: () => { chosen.passes.splice(i, 1); state.pipeline = 0; follow(true); $("pipeline-add").focus(); } }, "✕"))));
+    h("button", { type: "button", "aria-label": `remove ${letter(i)}`, disabled: chosen.passes.length === 1, onclick: () => { chosen.passes.splice(i, 1); follow(true, { pipeline: 0 }); $("pipeline-add").focus(); } }, "✕"))));
 }
 
 function addMachine(on) {
   if (!chosen.on.includes(on)) {
     if (chosen.on.length >= MOST) { fail(`at most ${MOST} machines at a time`); return; }
     chosen.on.push(on);
-    state.device = chosen.on.length - 1;
   }
-  follow(true);
+  follow(true, { device: chosen.on.indexOf(on) });
 }
 
 function setPipeline(index, text) {
   const same = chosen.passes.indexOf(text);
-  if (same >= 0) { state.pipeline = same; update(true); return; }
+  if (same >= 0) { follow(false, { pipeline: same }); return; }
   if (index >= MOST) { fail(`at most ${MOST} pipelines at a time`); return; }
   chosen.passes[index] = text;
-  state.pipeline = index;
-  follow(true);
+  follow(true, { pipeline: index });
 }
 
 async function sendFiles(files) {
@@ -133,13 +133,12 @@ function restore() {
   if (served) $("fidelity").value = chosen.fidelity;
   state.given = location.hash ? found.values : { ...start.values };
   state.changed = found.figures;
-  state.device = Math.min(Number(found.shown.machine) || 0, chosen.on.length - 1);
-  state.pipeline = Math.min(Number(found.shown.pipeline) || 0, chosen.passes.length - 1);
+  const place = (text) => Math.trunc(Math.max(Number(text) || 0, 0));
   state.phase = found.shown.phase || "";
   state.metric = found.shown.metric || "tpot";
   state.curve = { ...state.curve, metric: found.shown.curve || "tpot", symbol: found.shown.over || "B" };
   state.stack = found.shown.stack || "latency";
-  return follow(false);
+  return follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });
 }
 
 (async () => {
