@@ -213,6 +213,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         Route("/part.js", one),
         Route("/pipeline", pipeline),
         Route("/files", files, methods=["POST"]),
+        Route("/favicon.ico", lambda _: Response(status_code=204)),
     ]
     app = Starlette(routes=routes, exception_handlers={Stopped: _stopped, Exception: _broken})
     app.add_middleware(Guard, token=token)

@@ -195,13 +195,20 @@ def formulas(compiled: Compiled, contents: Contents) -> dict[str, dict[str, int]
     return contents.printed.of(compiled, metrics_of(compiled))
 
 
-def pictures(compiled: Compiled) -> list[str | None]:
-    """The picture of each graph, in the order in which ``Contents.variant`` lists graphs."""
+def pictures(compiled: Compiled) -> list[dict[str, Any]]:
+    """Pictures of each graph, in the order in which ``Contents.variant`` lists graphs.
+
+    Each has ``every`` operation, and is ``folded``, where that is another picture.
+    """
     contents = Contents()
+    found: dict[int, dict[str, Any]] = {}
     for phase in compiled.program.phases:
-        contents.graphs.index(phase.graph, len(compiled.rows[phase.name]))
-    places = [made["svg"] for made in contents.graphs.made]
-    return [None if place is None else contents.texts[place] for place in places]
+        number = contents.graphs.index(phase.graph, len(compiled.rows[phase.name]))
+        if number not in found:
+            place = contents.graphs.made[number]["svg"]
+            every = None if place is None else contents.texts[place]
+            found[number] = {"every": every, "folded": contents.graphs.folded(phase.graph, number)}
+    return list(found.values())
 
 
 def metrics_of(compiled: Compiled) -> dict[str, Formula]:

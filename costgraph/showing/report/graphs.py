@@ -74,6 +74,25 @@ class Graphs:
             self._index[id(graph)] = number
         return self._index[id(graph)]
 
+    def folded(self, graph: Graph, number: int) -> dict[str, Any] | None:
+        """The picture of a graph with each region as one vertex, and its vertices.
+
+        None where it would be the same, or nothing here draws.
+        """
+        whole = graph_scene(graph)
+        small = within(replace(whole, title="", subtitle=""), "layer", LIMIT)
+        if len(small.vertices) == len(whole.vertices):
+            return None
+        svg = inline_svg(Drawing(replace(small, notes=()), whole), number)
+        if svg is None:
+            return None
+        return {
+            "svg": svg,
+            "rows": [],
+            "vertices": [_vertex(v) for v in small.vertices],
+            "notes": list(small.notes),
+        }
+
     def node(self, row: Row) -> int:
         """The index of what an operation's panel shows, but for its costs."""
         node = row.node

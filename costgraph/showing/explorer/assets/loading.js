@@ -61,7 +61,7 @@ const fromServer = {
   },
   async picture(index, ...variant) {
     const { value } = await this.part("pictures", ...variant);
-    return value.error ? null : value.pictures[index];
+    return value.error ? { every: null, folded: null } : value.pictures[index];
   },
   async written(metric, ...variant) {
     const { value } = await this.part("written", ...variant);
@@ -108,8 +108,9 @@ async function loadVariant(...variant) {
   one.more = (then) => source.formulas(...variant).then((found) => { one.formulas = found; then(); }, failed);
   one.written = (metric) => source.written(metric, ...variant);
   [...new Set(one.phases.map((p) => p.graph))].forEach((graph, index) => {
-    graph.more = (then) => source.picture(index, ...variant).then((text) => {
-      graph.svg = text === null ? null : textsOf([text])(0);
+    graph.more = (then) => source.picture(index, ...variant).then(({ every, folded }) => {
+      graph.svg = every === null ? null : textsOf([every])(0);
+      graph.folded = folded && { ...folded, svg: textsOf([folded.svg])(0) };
       delete graph.more;
       then();
     }, failed);

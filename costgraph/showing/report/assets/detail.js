@@ -112,7 +112,8 @@ function drawRates() {
 let drawnGraph = null, zoom = 1, byVertex = new Map();
 
 function drawGraph() {
-  const graph = phase().graph;
+  const whole = phase().graph, graph = state.level === "folded" && whole.folded ? whole.folded : whole;
+  $("graph-level").parentElement.hidden = !whole.folded;
   byVertex = new Map();
   graph.rows.forEach((vertex, row) => { if (vertex >= 0 && !byVertex.has(vertex)) byVertex.set(vertex, row); });
   if (graph === drawnGraph) return;

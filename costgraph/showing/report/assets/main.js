@@ -81,6 +81,7 @@ function wire() {
   wireGraph();
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
   follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
+  follow("graph-level", (e) => { state.level = e.value; });
   follow("stack", (e) => { state.stack = e.value; });
   follow("curve-metric", (e) => { state.curve.metric = e.value; });
   follow("curve-symbol", (e) => { state.curve.symbol = e.value; });

@@ -4,7 +4,7 @@ let DATA = null;
 const state = {
   device: 0, pipeline: 0, left: new Set(), values: {}, figures: [], given: {}, changed: {},
   phase: "", metric: "tpot", detail: "summary", filter: "", sort: { key: "total", down: true },
-  everything: false, selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
+  everything: false, level: "every", selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
 };
 
 // Takes what there is to show; what was set by hand stays.
