@@ -134,7 +134,8 @@ def main() -> None:
             values = {"B": 3, "S": 100, "N": 20, "T": 120, "K": 20, "G": 256}
             seconds = choose(page, model, on, passes, values)
             number, difference = worst(page, model, on, passes, values)
-            page.wait_for_timeout(500)
+            page.wait_for_selector("#formula math", timeout=300_000)  # the server rests
+            page.wait_for_selector("#graph svg", timeout=300_000)
             numbers, everything = (statistics.median(x) for x in page.evaluate(SLIDE, 18))
             first.append(seconds)
             slides.append(everything)

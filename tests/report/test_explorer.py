@@ -316,6 +316,9 @@ def test_files_are_dropped_and_hostile_names_are_only_text(
     assert "12,345 bytes of tensors" in tab.page.text_content("#assumptions")
     values = {"B": 1, "S": 1024, "N": 256, "T": 2048}
     agree(tab.cards(), expected(dict(CONFIG), "h100", "", values))
+    for model, on, passes in ((HOSTILE, "h100", ""), ("gpt2", HOSTILE, ""), ("gpt2", "h100", "{")):
+        tab.choose(model=[model], on=[on], passes=[passes])
+        assert tab.page.inner_text("#failure")
     assert tab.page.locator("img").count() == 0
     tab.clean(f"http://127.0.0.1:{server.port}/")
 

@@ -30,7 +30,7 @@ from costgraph.showing.report.page import bundle, json_text, start
 KINDS = ("numbers", "formulas", "pictures", "written")
 #: Characters of a part; graphs of some thousand operations stay far below.
 LARGEST = 64 * 2**20
-_MODELS = ("costgraph.models", "costgraph.passes", "costgraph.hardware", "costgraph")
+_PACKAGES = ("costgraph.models", "costgraph.passes", "costgraph.hardware", "costgraph")
 
 Source = Mapping[str, Any] | Program
 
@@ -116,7 +116,7 @@ def named(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 @cache
 def shipped_folders() -> tuple[Path, ...]:
     """Where files of the package lie."""
-    return tuple(Path(str(files(name))).resolve() for name in _MODELS)
+    return tuple(Path(str(files(name))).resolve() for name in _PACKAGES)
 
 
 def _made(asked: Asked, variant: Compiled) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from costgraph.errors import CostgraphError
+from costgraph.files import outside
 from costgraph.rewriting import grammar
 from costgraph.rewriting.pipeline import parse
+from costgraph.showing.explorer.parts import shipped_folders
 
 
 def pipeline_value(text: str) -> dict[str, Any]:
@@ -24,7 +26,8 @@ def pipeline_value(text: str) -> dict[str, Any]:
         "error": "",
     }
     try:
-        parse(text, PASSES)
+        with outside.confined(*shipped_folders()):
+            parse(text, PASSES)
     except CostgraphError as error:
         value["error"] = str(error)
     return value

@@ -30,7 +30,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -179,7 +178,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         return Response(texts["style"], media_type="text/css")
 
     async def choices(request: Request) -> Response:
-        value = {**known, "start": catalog.start_value(start), "dropped": list(dropped)}
+        value = {**known, "start": catalog.start_value(start)}
         return Response(received("catalog", value), media_type="text/javascript")
 
     async def one(request: Request) -> Response:
@@ -295,10 +294,8 @@ class Guard:
         site = request.headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none"):
             return PlainTextResponse("Not for other sites.\n", 403, HEADERS)
-        if request.method != "GET":
-            origin = request.headers.get("origin", "")
-            if urlsplit(origin).netloc != host:
-                return PlainTextResponse("Not for other sites.\n", 403, HEADERS)
+        if request.method != "GET" and request.headers.get("origin") != f"http://{host}":
+            return PlainTextResponse("Not for other sites.\n", 403, HEADERS)
         if not self._is(request.cookies.get(_cookie(request), "")):
             return PlainTextResponse(REFUSED, 403, HEADERS)
         return None

@@ -38,7 +38,7 @@ async function follow(step, look = {}) {
   } catch (error) {
     if (mine === turn) fail(error.message);
   } finally {
-    if (mine === turn) { $("busy").textContent = ""; document.body.removeAttribute("aria-busy"); drawChoices(); keep(); }
+    if (mine === turn) { $("busy").textContent = ""; document.body.removeAttribute("aria-busy"); document.documentElement.dataset.ready = "true"; drawChoices(); keep(); }
   }
 }
 
@@ -129,7 +129,7 @@ function restore() {
   chosen.model = found.model || start.model;
   chosen.on = found.on.length ? found.on : [...start.on];
   chosen.passes = new URLSearchParams(location.hash.slice(1)).has("passes") ? found.passes : [...start.passes];
-  chosen.fidelity = FIDELITIES.some(([f]) => f === found.fidelity) || /^calibrated@/.test(found.fidelity) ? found.fidelity : "ideal";
+  chosen.fidelity = served && FIDELITIES.some(([f]) => f === found.fidelity) ? found.fidelity : "ideal";
   if (served) $("fidelity").value = chosen.fidelity;
   state.given = location.hash ? found.values : { ...start.values };
   state.changed = found.figures;

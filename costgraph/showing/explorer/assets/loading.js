@@ -50,7 +50,10 @@ function rowOf({ bundle, texts }, functions, row) {
 
 // Where variants come from: a server derives each part of each one.
 const fromServer = {
-  part: (kind, ...variant) => once(JSON.stringify([kind, ...variant]), `part.js?${new URLSearchParams(Object.fromEntries(["kind", "model", "on", "passes", "fidelity"].map((n, i) => [n, [kind, ...variant][i]])))}`),
+  part(...texts) {
+    const [kind, model, on, passes, fidelity] = texts;
+    return once(JSON.stringify(texts), `part.js?${new URLSearchParams({ kind, model, on, passes, fidelity })}`);
+  },
   async numbers(...variant) {
     const { value, functions } = await this.part("numbers", ...variant);
     return value.error ? { error: value.error } : rowOf(value, functions, 0);
