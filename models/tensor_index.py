@@ -27,10 +27,19 @@ def total_size(config: Path) -> int | None:
     if not (config.is_dir() or config.name == "config.json") or not path.is_file():
         return None
     found = outside.read_json(path, LARGEST_INDEX, "an index of tensors", ModelError)
+    return stated_size(found, outside.label_of(path))
+
+
+def stated_size(found: object, shown: str) -> int:
+    """Bytes of all tensors that an index states; messages call it ``shown``.
+
+    Raises:
+        ModelError: it is no index, or states no whole number.
+    """
     stated = found.get("metadata") if isinstance(found, Mapping) else None
     size = stated.get("total_size") if isinstance(stated, Mapping) else None
     if isinstance(size, bool) or not isinstance(size, (int, float)) or size != int(size):
-        raise ModelError(f"{outside.label_of(path)}: no whole number under metadata.total_size")
+        raise ModelError(f"{shown}: no whole number under metadata.total_size")
     return int(size)
 
 

@@ -89,9 +89,10 @@ def _build_parser() -> argparse.ArgumentParser:
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)
-    from costgraph.cli import calibrate
+    from costgraph.cli import calibrate, explorer
 
     calibrate.add_commands(commands)
+    explorer.add_commands(commands)
     return parser
 
 

@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,27 @@ _FLAGS = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+#: Folders outside which no file is read, in the context at hand; None for no such bound.
+_WITHIN: ContextVar[tuple[Path, ...] | None] = ContextVar("within", default=None)
+
+
+@contextmanager
+def confined(*folders: Path) -> Iterator[None]:
+    """Only files below ``folders`` (resolved) are read: for names from a network."""
+    before = _WITHIN.set(folders)
+    try:
+        yield
+    finally:
+        _WITHIN.reset(before)
+
+
+def _refuse_beyond(path: Name, shown: str, error: type[CostgraphError]) -> None:
+    folders = _WITHIN.get()
+    if folders is None:
+        return
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(folder) for folder in folders):
+        raise error(f"{shown}: a name is expected here; files are not read")
 
 
 def label_of(path: Name) -> str:
@@ -71,6 +93,7 @@ def opened(
             no regular one, too large, or cannot be read.
     """
     shown = label_of(path)
+    _refuse_beyond(path, shown, error)
     try:
         _regular(os.stat(path).st_mode, shown, error)  # before opening: devices may act on it
         handle = os.open(path, _FLAGS)

@@ -148,6 +148,7 @@ WORK = {
     "models": "gpt2", "hardware": "h100", "passes": "fuse", "formats": "int4",
     "serve-plan": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9 --ttft 1s --tpot 1s",
     "serve-simulate": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9",
+    "explore": "gpt2 --no-browser", "serve": "gpt2 --no-browser", "site": "-o x",
     "calibrate": "--from x.csv --device h100", "validate": "--on h100",
 }  # fmt: skip
 
@@ -164,6 +165,8 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
         "costgraph.asking.comparison.compare",
         "costgraph.asking.searching.search",
         "costgraph.showing.report.report",
+        "costgraph.showing.explorer.server.serve",
+        "costgraph.showing.explorer.site.site",
         "costgraph.asking.sweeping.grid.preview",
         "costgraph.showing.export.models.show_model",
         "costgraph.showing.export.machines.show_hardware",

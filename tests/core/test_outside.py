@@ -194,6 +194,20 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
         outside.read_bytes(path, 50)
 
 
+def test_names_from_a_network_open_nothing_beyond_their_folders(tmp_path):
+    inside, beyond = tmp_path / "in" / "a", tmp_path / "b"
+    inside.parent.mkdir()
+    for path in (inside, beyond):
+        path.write_bytes(b"x")
+    (inside.parent / "link").symlink_to(beyond)
+    with outside.confined(inside.parent):
+        assert outside.read_bytes(inside, 9) == b"x"
+        for path in (beyond, inside.parent / ".." / "b", inside.parent / "link", "/dev/null"):
+            with pytest.raises(CostgraphError, match="files are not read"):
+                outside.read_bytes(path, 9)
+    assert outside.read_bytes(beyond, 9) == b"x"
+
+
 # --- nobody else opens files
 
 #: Calls that open or load a file, and who may: this module, writers, and readers of

@@ -26,14 +26,24 @@ from costgraph.timing import roofline
 SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
 #: Where symbolic options of passes start that have no number as their default.
 _STARTS = {"bits": 4.0, "group": 128.0, "kv_group": 128.0, "scale_bits": 16.0, "outliers": 0.01}
+#: What pages need not carry, and inline styles, which their policy does not let in.
+_PLAINER = (
+    (' xmlns="http://www.w3.org/1998/Math/MathML"', ""),
+    (' style="text-align:left"', ""),
+    (' style="text-align:right"', ' class="right"'),
+)
 
 
 @dataclass
 class Contents:
     """Collects what the variants of a page (device × pipeline) share.
 
-    ``texts`` holds pieces of HTML with MathML, each once.
+    ``texts`` holds pieces of HTML with MathML, each once. With ``later`` the pictures of
+    graphs and the printed formulas, which take longest, are left out: a page asks for them
+    when they are to be seen (:func:`formulas`, :func:`pictures`).
     """
+
+    later: bool = False
 
     scripts: Scripts = field(default_factory=Scripts)
     texts: list[str] = field(default_factory=list)
@@ -41,12 +51,13 @@ class Contents:
     _known: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.graphs = Graphs(self.text)
+        self.graphs = Graphs(self.text, drawn=not self.later)
         self.printed = Printed(self.text)
 
     def text(self, html: str) -> int:
         """The index of a piece of HTML among the page's texts."""
-        html = html.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+        for before, after in _PLAINER:
+            html = html.replace(before, after)
         if html not in self._known:
             self._known[html] = len(self.texts)
             self.texts.append(html)
@@ -56,7 +67,7 @@ class Contents:
 
     def variant(self, compiled: Compiled) -> dict[str, Any]:
         """Everything about one pipeline on one device, over symbols for its figures."""
-        metrics = _metrics(compiled)
+        metrics = metrics_of(compiled)
         phases = compiled.program.phases
         parts = _request_parts(compiled)
         memory = [(p, part) for p in phases for part in _memory_parts(p, compiled)]
@@ -83,7 +94,7 @@ class Contents:
             "devices": float(_number(compiled.program.devices, compiled)),
             "parameters": float(_number(compiled.parameters, compiled)),
             "phases": [self._phase(compiled, p) for p in phases],
-            "formulas": self.printed.of(compiled, metrics),
+            "formulas": None if self.later else self.printed.of(compiled, metrics),
             "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
         }
 
@@ -179,7 +190,28 @@ def _timing(term: Term, values: Values) -> tuple[Any, ...]:
     return values.index(term.count), norm, arms
 
 
-def _metrics(compiled: Compiled) -> dict[str, Formula]:
+def formulas(compiled: Compiled, contents: Contents) -> dict[str, dict[str, int]]:
+    """The printed formulas of one pipeline on one device: indices among the contents' texts."""
+    return contents.printed.of(compiled, metrics_of(compiled))
+
+
+def pictures(compiled: Compiled) -> list[dict[str, Any]]:
+    """Pictures of each graph, in the order in which ``Contents.variant`` lists graphs.
+
+    Each has ``every`` operation, and is ``folded``, where that is another picture.
+    """
+    contents = Contents()
+    found: dict[int, dict[str, Any]] = {}
+    for phase in compiled.program.phases:
+        number = contents.graphs.index(phase.graph, len(compiled.rows[phase.name]))
+        if number not in found:
+            place = contents.graphs.made[number]["svg"]
+            every = None if place is None else contents.texts[place]
+            found[number] = {"every": every, "folded": contents.graphs.folded(phase.graph, number)}
+    return list(found.values())
+
+
+def metrics_of(compiled: Compiled) -> dict[str, Formula]:
     """Every metric that the model and the device have."""
     found = {}
     for name in compiled.metrics:

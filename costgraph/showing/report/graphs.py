@@ -28,10 +28,12 @@ class Graphs:
 
     Args:
         text: keeps a piece of HTML and returns its index.
+        drawn: with pictures; without, a page asks for them later.
     """
 
-    def __init__(self, text: Callable[[str], int]) -> None:
+    def __init__(self, text: Callable[[str], int], drawn: bool = True) -> None:
         self._text = text
+        self._drawn = drawn
         self._index: dict[int, int] = {}
         self._kept: list[Graph] = []
         self._pictures: dict[str, int] = {}
@@ -51,7 +53,7 @@ class Graphs:
             small = within(replace(whole, title="", subtitle=""), "op", LIMIT)
             drawing = Drawing(replace(small, notes=()), whole)
             number = len(self.made)
-            svg = inline_svg(drawing, number)
+            svg = inline_svg(drawing, number) if self._drawn else None
             known = self._pictures.get(drawing.dot)
             if known is not None:
                 self._index[id(graph)] = known
@@ -71,6 +73,25 @@ class Graphs:
             )
             self._index[id(graph)] = number
         return self._index[id(graph)]
+
+    def folded(self, graph: Graph, number: int) -> dict[str, Any] | None:
+        """The picture of a graph with each region as one vertex, and its vertices.
+
+        None where it would be the same, or nothing here draws.
+        """
+        whole = graph_scene(graph)
+        small = within(replace(whole, title="", subtitle=""), "layer", LIMIT)
+        if len(small.vertices) == len(whole.vertices):
+            return None
+        svg = inline_svg(Drawing(replace(small, notes=()), whole), number)
+        if svg is None:
+            return None
+        return {
+            "svg": svg,
+            "rows": [],
+            "vertices": [_vertex(v) for v in small.vertices],
+            "notes": list(small.notes),
+        }
 
     def node(self, row: Row) -> int:
         """The index of what an operation's panel shows, but for its costs."""

@@ -21,7 +21,6 @@ from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Limit
-from costgraph.ir.program import Program
 from costgraph.ir.workload import checked, plain
 from costgraph.setting import Setting
 from costgraph.showing.report.contents import (
@@ -33,8 +32,12 @@ from costgraph.showing.report.contents import (
 )
 from costgraph.symbols import symbol
 
-#: The page's script, in this order.
-SCRIPTS = ("base.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js", "main.js")
+#: The script of every page, in this order, and what a report has beside it.
+SCRIPTS = (
+    "base.js", "bundle.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js",
+    "main.js",
+)  # fmt: skip
+OWN = "report.js"
 #: Where the controls start unless something else is said.
 START = {"B": 1, "S": 1024, "N": 256, "T": 2048, "K": 32}
 #: A page with more would be slow to make and to open.
@@ -166,19 +169,32 @@ def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
 
 
 def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:
-    first = grid[0][0]
-    program: Program = first.program
-    setting = Setting.shared([c.setting for row in grid for c in row])
-    meanings = option_symbols(c for row in grid for c in row)
-    contents = Contents()
-    variants = [[contents.variant(c) for c in row] for row in grid]
+    contents, data, setting = bundle(grid, point)
+    known = sorted({c["name"] for c in data["controls"]} | {"B"})
     for name in given:
         if name not in contents.symbols and name != "B":
-            known = sorted(contents.symbols & {*START, *meanings} | {"B"})
-            raise InputError(f"{program.name} has no symbol {clip(name)}{nearest(name, known)}")
+            raise InputError(f"{setting.model} has no symbol {clip(name)}{nearest(name, known)}")
+    page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.remarks, setting.text(without=("passes",)))
+
+
+def bundle(
+    grid: Sequence[Sequence[Compiled]], point: Mapping[str, Any], contents: Contents | None = None
+) -> tuple[Contents, dict[str, Any], Setting]:
+    """What a page shows of variants: the data of devices (rows) and pipelines (columns).
+
+    Args:
+        grid: compiled with ``symbolic_hardware``.
+        point: where the controls start.
+        contents: collects what the data refer to by indices; new by default.
+    """
+    setting = Setting.shared([c.setting for row in grid for c in row])
+    contents = contents or Contents()
+    variants = [[contents.variant(c) for c in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
     # What a variant rests on stands with it.
     about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
+    meanings = option_symbols(c for row in grid for c in row)
     data = {
         "setting": about,
         "remarks": [*setting.cautions, *setting.remarks],
@@ -190,8 +206,7 @@ def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[s
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
     }
-    page = assemble(program.name, data, contents.texts, contents.scripts.source())
-    return Report(page, setting.remarks, setting.text(without=("passes",)))
+    return contents, data, setting
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:
@@ -204,22 +219,39 @@ def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: 
             templates, which browsers parse but do not lay out.
         functions: JavaScript that defines ``FUNCTIONS``.
     """
-    here = files("costgraph.showing.report") / "assets"
-    own = "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'\n(() => {{\n"use strict";\n{functions}\n{own}\n}})();\n'
+    script = f'\n(() => {{\n"use strict";\n{functions}\n{scripts((*SCRIPTS, OWN))}\n}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    parts = {
-        "@TITLE@": escape(_line(title)),
-        "@HASH@": digest,
-        "@STYLE@": (here / "report.css").read_text(encoding="utf-8"),
-        "@TEXTS@": "".join(f"<template>{text}</template>" for text in texts),
-        "@DATA@": json_text(data),
-        "@SCRIPT@": script,
-    }
-    page = (here / "page.html").read_text(encoding="utf-8")
+    templates = "".join(f"<template>{text}</template>" for text in texts)
+    return page_of(
+        title=escape(_line(title)),
+        kind="report",
+        policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src blob:; base-uri 'none'; form-action 'none'",
+        style=f"<style>\n{asset('report.css')}\n</style>",
+        chooser="",
+        network="Made by costgraph; this file is complete and uses no network.",
+        tail=f'<div id="texts" hidden>{templates}</div>\n'
+        f'<script type="application/json" id="data">{json_text(data)}</script>\n'
+        f"<script>{script}</script>",
+    )
+
+
+def page_of(**parts: str) -> str:
+    """The page with its parts, which are HTML: what stands between ``@…@`` in ``page.html``."""
     # Cut at the marks at once, so that no inserted text is searched for marks.
-    pattern = "(" + "|".join(map(re.escape, parts)) + ")"
-    return "".join(parts.get(piece, piece) for piece in re.split(pattern, page))
+    marks = {f"@{name.upper()}@": text for name, text in parts.items()}
+    pattern = "(" + "|".join(map(re.escape, marks)) + ")"
+    return "".join(marks.get(piece, piece) for piece in re.split(pattern, asset("page.html")))
+
+
+def scripts(names: Sequence[str], package: str = "costgraph.showing.report") -> str:
+    """Parts of a page's script, one after another."""
+    return "\n".join(asset(name, package) for name in names)
+
+
+def asset(name: str, package: str = "costgraph.showing.report") -> str:
+    """A file that is shipped beside the modules of a package."""
+    return (files(package) / "assets" / name).read_text(encoding="utf-8")
 
 
 def json_text(data: Any) -> str:

@@ -1,10 +1,10 @@
 // Elements and numbers as text. Text from the data only ever becomes text nodes.
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "width%") node.style.width = `${value}%`;
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
   }
@@ -16,10 +16,8 @@ const h = (tag, attributes, ...children) => fill(document.createElement(tag), at
 const s = (tag, attributes, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-// MathML and SVG that this file carries: made by costgraph, escaped there.
-function own(index) {
-  return $("texts").children[index].content.cloneNode(true);
-}
+// MathML and SVG made by costgraph, escaped there: a text of a bundle gives a copy of its own.
+const own = (text) => text();
 
 function options(select, items, chosen) {
   select.replaceChildren(...items.map(([value, text]) => h("option", { value }, text)));

@@ -184,5 +184,5 @@ function drawRoofline(rows) {
   }
   $("roofline").replaceChildren(
     s("svg", { class: "chart", viewBox: "0 0 860 446", role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
-    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated ? "   ▲ bound by latency" : ""}${timed.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated ? " Roofs are stated peaks, points fitted times." : ""}`));
+    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated() ? "   ▲ bound by latency" : ""}${timed.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated() ? " Roofs are stated peaks, points fitted times." : ""}`));
 }

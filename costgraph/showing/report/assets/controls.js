@@ -33,7 +33,7 @@ function control({ id, label, unit, scale, stops, whole, top, get, set }) {
   const refresh = (keep) => {
     const value = get();
     if (!keep) field.value = text(value);
-    if (value) slider.value = nearest(stops, value);
+    slider.value = value ? nearest(stops, value) : 0;
     slider.setAttribute("aria-valuetext", value ? `${text(value)} ${unit}`.trim() : "not set");
     error.textContent = "";
     field.removeAttribute("aria-invalid");
@@ -67,17 +67,29 @@ function buildControls() {
     unit: ["S", "N", "T"].includes(c.name) ? "tokens" : c.name === "B" ? "sequences" : "",
     scale: 1, stops: stopsOf(c), whole: c.kind === "size",
     top: c.kind === "size" ? 1e12 : c.kind === "probability" ? 1 : undefined,
-    get: () => state.values[c.name], set: (v) => { state.values[c.name] = v; },
+    get: () => state.values[c.name], set: (v) => { state.values[c.name] = v; state.given[c.name] = v; },
   })));
   options($("device"), DATA.devices.map((d, i) => [i, d.title === d.name ? d.name : `${d.name} – ${d.title}`]), state.device);
-  $("device").addEventListener("change", () => { state.device = Number($("device").value); buildFigures(); update(); });
+  buildFigures();
+}
+
+function chooseDevice(index) {
+  state.device = index;
+  settle();
+  buildFigures();
+  facts();
+  update(true);
+}
+
+function wireControls() {
+  $("device").addEventListener("change", () => chooseDevice(Number($("device").value)));
   $("reset").addEventListener("click", () => {
     const device = DATA.devices[state.device];
     state.figures[state.device] = { ...device.figures, M: device.capacity };
+    delete state.changed[device.name];
     buildFigures();
     update();
   });
-  buildFigures();
   const themes = ["system", "light", "dark"];
   $("theme").addEventListener("click", () => {
     const now = document.documentElement.dataset.theme || "system";
@@ -96,7 +108,7 @@ function buildFigures() {
     return control({
       id: `figure-${name}`, label, unit, scale, stops: around(value), whole: false,
       get: () => state.figures[state.device][name],
-      set: (v) => { state.figures[state.device][name] = v; },
+      set: (v) => { state.figures[state.device][name] = v; (state.changed[device.name] ||= {})[name] = v; },
     });
   }));
 }

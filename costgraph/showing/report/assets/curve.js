@@ -67,7 +67,7 @@ function boundChanges(metric, name, xs, whole) {
         const at = change((v) => bounds(v)[i], xs[k - 1], xs[k], whole);
         const id = `${at.toPrecision(6)} ${before[i]} ${bound}`;
         if (!found.has(id)) found.set(id, { at, from: before[i], to: bound, ops: [] });
-        found.get(id).ops.push((several.length > 1 ? `${p.name}.` : "") + DATA.nodes[p.rows[i][0]][0]);
+        found.get(id).ops.push((several.length > 1 ? `${p.name}.` : "") + p.rows[i][0][0]);
       });
       before = now;
     }

@@ -7,7 +7,7 @@ function drawCards(results) {
     const extra = [];
     if (name === "memory" && Number.isFinite(capacity)) {
       const share = value / capacity;
-      extra.push(h("span", { class: "meter", role: "img", "aria-label": `${percent(share)} of the capacity` }, h("span", { class: share > 1 ? "over" : "", style: `width:${Math.min(100, 100 * share)}%` })));
+      extra.push(h("span", { class: "meter", role: "img", "aria-label": `${percent(share)} of the capacity` }, h("span", { class: share > 1 ? "over" : "", "width%": Math.min(100, 100 * share) })));
       extra.push(h("span", { class: share > 1 ? "warning" : "note" }, share > 1 ? `⚠ does not fit: ${percent(share)} of ${shown(capacity, "byte")}` : `${percent(share)} of ${shown(capacity, "byte")}`));
     }
     if (name === "tpot") extra.push(h("span", { class: "note" }, `a decode step at T = ${digits(valueOf("T"), 12)}`));
@@ -34,22 +34,50 @@ function speak(results) {
 
 function drawPipelines(results) {
   const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
-  const base = results[0].metrics.latency;
-  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", ...shownMetrics, "speed-up"].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
+  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", "speed-up", ...shownMetrics].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
+    if (!one) return failed(`${letter(p)}: `, text, variant(p).error, shownMetrics.length + 1, h("td", { colspan: 2 }));
     return h("tr", { class: p === state.pipeline ? "chosen" : "" },
       h("td", {}, h("input", { type: "radio", name: "pipeline", value: p, id: `show-${p}`, checked: p === state.pipeline, "aria-label": `show the details of ${letter(p)}`, onchange: () => { state.pipeline = p; update(true); } })),
-      h("td", {}, h("input", { type: "checkbox", id: `compare-${p}`, checked: state.compared.has(p), "aria-label": `compare ${letter(p)}`, onchange: (e) => {
-        if (e.target.checked) state.compared.add(p); else state.compared.delete(p);
-        if (!state.compared.size) state.compared.add(p);
+      h("td", {}, h("input", { type: "checkbox", id: `compare-${p}`, checked: !state.left.has(text), "aria-label": `compare ${letter(p)}`, onchange: (e) => {
+        if (e.target.checked) state.left.delete(text); else state.left.add(text);
+        if (!compared().length) state.left.delete(text);
         update();
       } })),
       h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
-      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)),
-      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`));
+      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
+      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
   });
   keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));
+}
+
+// A row that says why there are no numbers.
+const failed = (mark, text, why, columns, first) => h("tr", { class: "failed" },
+  first, h("th", { scope: "row" }, mark, breakable(text)),
+  h("td", { colspan: columns, class: "warning" }, why));
+
+// The chosen pipeline on every device.
+function drawDevices() {
+  $("machines-part").hidden = DATA.devices.length < 2;
+  if ($("machines-part").hidden) return;
+  const names = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
+  const results = DATA.devices.map((_, d) => (works(state.pipeline, d) ? evaluate(DATA.variants[d][state.pipeline], null, d) : null));
+  const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
+  const head = h("thead", {}, h("tr", {}, ["details", "machine", "devices", "speed-up", ...names].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const rows = DATA.devices.map((device, d) => {
+    const one = results[d];
+    const radio = h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } });
+    if (!one) return failed("", device.name, DATA.variants[d][state.pipeline].error, names.length + 2, h("td", {}, DATA.pipelines.some((_, p) => works(p, d)) ? radio : null));
+    return h("tr", { class: d === state.device ? "chosen" : "" },
+      h("td", {}, radio),
+      h("th", { scope: "row", title: device.title }, device.name),
+      h("td", { class: "number" }, digits(DATA.variants[d][state.pipeline].devices)),
+      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
+      ...names.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n], d) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
+  });
+  keepFocus(() => $("machines").replaceChildren(head, h("tbody", {}, rows)));
 }
 
 // Rebuilding a part of the page must not throw the reader out of it.
@@ -60,13 +88,18 @@ function keepFocus(work) {
 }
 
 function drawFormula() {
-  const formulas = variant().formulas;
+  const one = variant(), formulas = one.formulas;
+  $("assumptions").replaceChildren(...one.assumptions.map((a) => h("li", {}, a)));
+  if (!formulas) { // an explorer asks for what is long to print when it is to be read
+    $("formula").replaceChildren(h("p", { class: "hint" }, "Printing the formulas …"));
+    one.more(() => { if (variant() === one) drawFormula(); });
+    return;
+  }
   const names = Object.keys(formulas).filter((n) => Object.keys(formulas[n]).length);
   state.metric = options($("formula-metric"), names.map((n) => [n, TITLES[n] || n]), state.metric);
   const details = Object.keys(formulas[state.metric] || {});
   const chosen = options($("formula-detail"), details.map((d) => [d, d === "ops" ? "by operations" : "summary: bounds per resource"]), state.detail);
   if (chosen) $("formula").replaceChildren(own(formulas[state.metric][chosen]));
-  $("assumptions").replaceChildren(...variant().assumptions.map((a) => h("li", {}, a)));
 }
 
 function drawRates() {
@@ -76,25 +109,35 @@ function drawRates() {
 
 // --- the graph -------------------------------------------------------------------
 
-let drawnGraph = -1, zoom = 1, byVertex = new Map();
+let drawnGraph = null, zoom = 1, byVertex = new Map();
 
 function drawGraph() {
-  const number = phase().graph, graph = DATA.graphs[number];
+  const whole = phase().graph, graph = state.level === "folded" && whole.folded ? whole.folded : whole;
+  $("graph-level").parentElement.hidden = !whole.folded;
   byVertex = new Map();
   graph.rows.forEach((vertex, row) => { if (vertex >= 0 && !byVertex.has(vertex)) byVertex.set(vertex, row); });
-  if (number === drawnGraph) return;
-  drawnGraph = number;
+  if (graph === drawnGraph) return;
+  drawnGraph = graph;
   $("graph-notes").replaceChildren(...graph.notes.map((n) => h("li", {}, n)));
+  if (graph.more) {
+    $("graph").replaceChildren(h("p", { class: "hint" }, "Drawing the graph …"));
+    graph.more(() => { if (drawnGraph === graph) { drawnGraph = null; update(); } });
+    return;
+  }
   if (graph.svg === null) {
     $("graph").replaceChildren(h("p", {}, "No picture: it needs Graphviz when the report is made (the program dot, or pip install 'costgraph[draw]'). The table below lists every operation."));
     return;
   }
   $("graph").replaceChildren(own(graph.svg));
+  $("graph-search").value = "";
+  $("graph-found").textContent = "";
   const nodes = [...$("graph").querySelectorAll("g.node")];
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
     const box = node.getBBox();
+    for (const line of node.querySelectorAll("text")) line.after(" "); // so that lines are words apart
     if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
+    else node.setAttribute("aria-label", seen(node));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
     node.addEventListener("keydown", (e) => {
       if (e.key === "Enter" || e.key === " ") { e.preventDefault(); openVertex(Number(node.dataset.vertex), true); }
@@ -105,6 +148,9 @@ function drawGraph() {
   });
   fit();
 }
+
+// What is to be read in a node, which its name begins with.
+const seen = (node) => [...node.querySelectorAll("text")].map((t) => t.textContent.trim()).filter(Boolean).join(" ");
 
 function focusNode(nodes, i) {
   for (const node of nodes) node.setAttribute("tabindex", -1);
@@ -129,13 +175,56 @@ function paintGraph(rows) {
   for (const node of $("graph").querySelectorAll("g.node.op")) {
     const index = byVertex.get(Number(node.dataset.vertex));
     const row = index === undefined ? null : rows[index];
-    const [name, kind] = DATA.graphs[drawnGraph].vertices[Number(node.dataset.vertex)];
     node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
     const text = row && row.seconds > 0 ? `${MARKS[row.bound]}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
     const badge = node.querySelector(".badge");
     if (badge && badge.textContent !== text) badge.textContent = text;
-    node.setAttribute("aria-label", `${name}, ${kind}${row && row.seconds > 0 ? `, ${percent(row.share)} of the time, bound by ${row.bound}` : ""}`);
+    node.setAttribute("aria-label", `${seen(node)}${row && row.seconds > 0 ? ` of the time, bound by ${row.bound}` : ""}`);
   }
+}
+
+// Nodes whose name or kind holds what is typed; the others fade. Enter goes to the next one.
+let hits = [], hit = -1;
+function findNodes() {
+  const wanted = $("graph-search").value.trim().toLowerCase(), nodes = [...$("graph").querySelectorAll("g.node")];
+  hits = [];
+  hit = -1;
+  nodes.forEach((node, i) => {
+    const found = !wanted || seen(node).toLowerCase().includes(wanted);
+    node.style.opacity = found ? "" : "0.25";
+    if (wanted && found) hits.push(i);
+  });
+  $("graph-found").textContent = wanted ? `${hits.length} of ${nodes.length}` : "";
+}
+
+function nextNode() {
+  if (!hits.length) return;
+  hit = (hit + 1) % hits.length;
+  const nodes = [...$("graph").querySelectorAll("g.node")], node = nodes[hits[hit]];
+  node.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+  openVertex(Number(node.dataset.vertex));
+}
+
+// A drag moves the picture, as the bars beside it do; a wheel with Ctrl zooms.
+function wireGraph() {
+  const place = $("graph");
+  let from = null;
+  place.addEventListener("pointerdown", (e) => {
+    if (e.pointerType === "mouse" && e.button === 0 && !e.target.closest("g.node")) from = { x: e.clientX + place.scrollLeft, y: e.clientY + place.scrollTop };
+  });
+  document.addEventListener("pointermove", (e) => {
+    if (!from) return;
+    place.classList.add("moving");
+    place.scrollTo({ left: from.x - e.clientX, top: from.y - e.clientY, behavior: "instant" });
+  });
+  document.addEventListener("pointerup", () => { from = null; place.classList.remove("moving"); });
+  place.addEventListener("wheel", (e) => {
+    if (!e.ctrlKey) return;
+    e.preventDefault();
+    setZoom(zoom * (e.deltaY < 0 ? 1.1 : 1 / 1.1));
+  }, { passive: false });
+  $("graph-search").addEventListener("input", findNodes);
+  $("graph-search").addEventListener("keydown", (e) => { if (e.key === "Enter") { e.preventDefault(); nextNode(); } });
 }
 
 // --- the panel -------------------------------------------------------------------
@@ -146,7 +235,7 @@ function openVertex(vertex, keyboard) {
   opener = document.activeElement;
   const index = byVertex.get(vertex);
   if (index !== undefined) { select(index, keyboard); return; }
-  const [name, kind, role, lines] = DATA.graphs[drawnGraph].vertices[vertex];
+  const [name, kind, role, lines] = drawnGraph.vertices[vertex];
   state.selected = null;
   update();
   $("panel-title").textContent = name;
@@ -175,7 +264,7 @@ const tensorLine = ([name, dtype, shape, role]) => h("li", {}, h("b", {}, name),
 function drawPanel(rows) {
   const row = state.selected === null ? null : rows[state.selected];
   if (!row) { if (state.selected !== null) { state.selected = null; $("panel").hidden = true; } return; }
-  const [, , operands, results, madeBy, origin, inside, region] = DATA.nodes[row.node], [flops, moved, count] = row.formulas;
+  const [, , operands, results, madeBy, origin, inside, region] = row.node, [flops, moved, count] = row.formulas;
   const line = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   $("panel-title").textContent = row.name;
   put($("panel-body"),

@@ -1,18 +1,30 @@
 // Wiring: what happens once, and what is redrawn after every change.
-let waiting = 0;
+let waiting = 0, resting = 0;
 
-// One redraw a frame; other pipelines also change what there is to choose from.
+// One redraw a frame, numbers first; other pipelines also change what there is to choose from.
 function update(structure = false) {
   if (structure) setup();
   if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
 }
 
 function draw() {
-  const results = DATA.pipelines.map((_, p) => evaluate(variant(p)));
-  drawCards(results);
+  const results = DATA.pipelines.map((_, p) => (works(p) ? evaluate(variant(p)) : null));
+  $("refused").hidden = works(state.pipeline);
+  $("refused").textContent = variant().error || "";
+  for (const part of document.querySelectorAll(".live")) part.hidden = !works(state.pipeline);
   drawPipelines(results);
+  drawDevices();
+  if (!works(state.pipeline)) return;
+  drawCards(results);
   drawBars(results);
   drawRates();
+  speak(results);
+  if (!resting) resting = requestAnimationFrame(() => { resting = 0; drawRest(); });
+}
+
+// What takes longer: one step, operation by operation, and the curve.
+function drawRest() {
+  if (!works(state.pipeline)) return;
   const now = step(phase());
   $("step-total").textContent = now.busy < now.total * (1 + 1e-9) ? `all operations: ${shown(now.total, "s")}`
     : `the step: ${shown(now.total, "s")}; its operations, some of which run at the same time: ${shown(now.busy, "s")}`;
@@ -23,10 +35,10 @@ function draw() {
   keepFocus(() => drawRoofline(now.rows));
   drawTable(now.rows);
   drawCurve();
-  speak(results);
 }
 
 function setup() {
+  if (!works(state.pipeline)) return;
   const before = state.phase, names = phases().map((p) => [p.name, p.name]);
   const preferred = phases().some((p) => p.name === before) ? before : (phases().find((p) => p.context !== null) || phases()[0]).name;
   state.phase = options($("phase"), names, preferred);
@@ -42,36 +54,46 @@ function setup() {
 }
 
 function facts() {
-  const count = variant().parameters, devices = variant().devices;
+  const count = variant().parameters || 0, devices = variant().devices;
   const each = devices > 1 ? ` on each of ${devices} devices, or on one of each stage` : "";
   const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
   $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
   $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${each} · ${text}` : text;
 }
 
-if (calibrated) {
-  for (const item of document.querySelectorAll(".fitted")) item.hidden = false;
-  $("times").textContent = `Times are fitted to measured timings of kernels (fidelity ${DATA.setting.fidelity}); the assumptions state their errors.`;
+// Shows what there is to show; called again where that changes.
+function present(data) {
+  begin(data);
+  for (const item of document.querySelectorAll(".fitted")) item.hidden = !calibrated();
+  $("times").textContent = calibrated() ? `Times are fitted to measured timings of kernels (fidelity ${DATA.setting.fidelity}); the assumptions state their errors.`
+    : "Times are a roofline on stated peaks: a lower bound on what the device can do.";
+  buildControls();
+  facts();
+  setup();
+  draw();
+  drawRest();
+  document.documentElement.dataset.ready = "true";
 }
-buildControls();
-facts();
-setup();
-const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
-follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
-follow("stack", (e) => { state.stack = e.value; });
-follow("curve-metric", (e) => { state.curve.metric = e.value; });
-follow("curve-symbol", (e) => { state.curve.symbol = e.value; });
-follow("curve-log", (e) => { state.curve.log = e.checked; });
-$("formula-metric").addEventListener("change", () => { state.metric = $("formula-metric").value; drawFormula(); });
-$("formula-detail").addEventListener("change", () => { state.detail = $("formula-detail").value; drawFormula(); });
-$("filter").addEventListener("input", () => { state.filter = $("filter").value; update(); });
-$("ops-all").addEventListener("click", () => { state.everything = true; update(); });
-$("zoom-in").addEventListener("click", () => setZoom(zoom * 1.25));
-$("zoom-out").addEventListener("click", () => setZoom(zoom / 1.25));
-$("zoom-fit").addEventListener("click", fit);
-$("panel-close").addEventListener("click", closePanel);
-document.addEventListener("keydown", (e) => { if (e.key === "Escape" && !$("panel").hidden) closePanel(); });
-$("controls").addEventListener("submit", (e) => e.preventDefault());
-$("device").addEventListener("change", () => { facts(); setup(); });
-draw();
-document.documentElement.dataset.ready = "true";
+
+// What is wired once.
+function wire() {
+  wireControls();
+  wireGraph();
+  const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
+  follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
+  follow("graph-level", (e) => { state.level = e.value; });
+  follow("stack", (e) => { state.stack = e.value; });
+  follow("curve-metric", (e) => { state.curve.metric = e.value; });
+  follow("curve-symbol", (e) => { state.curve.symbol = e.value; });
+  follow("curve-log", (e) => { state.curve.log = e.checked; });
+  $("formula-metric").addEventListener("change", () => { state.metric = $("formula-metric").value; drawFormula(); });
+  $("formula-detail").addEventListener("change", () => { state.detail = $("formula-detail").value; drawFormula(); });
+  $("filter").addEventListener("input", () => { state.filter = $("filter").value; update(); });
+  $("ops-all").addEventListener("click", () => { state.everything = true; update(); });
+  $("zoom-in").addEventListener("click", () => setZoom(zoom * 1.25));
+  $("zoom-out").addEventListener("click", () => setZoom(zoom / 1.25));
+  $("zoom-fit").addEventListener("click", fit);
+  $("panel-close").addEventListener("click", closePanel);
+  document.addEventListener("keydown", (e) => { if (e.key === "Escape" && !$("panel").hidden) closePanel(); });
+  $("controls").addEventListener("submit", (e) => e.preventDefault());
+}

@@ -1,39 +1,57 @@
-// The state of the page, and the model at a point.
+// What the page shows, its state, and the model at a point.
+let DATA = null;
+// What was set by hand (given, changed) outlives a change of model, devices or pipelines.
 const state = {
-  device: 0, pipeline: 0, compared: new Set(DATA.pipelines.keys()),
-  values: Object.fromEntries(DATA.controls.map((c) => [c.name, c.value])),
-  figures: DATA.devices.map((d) => ({ ...d.figures, M: d.capacity })),
+  device: 0, pipeline: 0, left: new Set(), values: {}, figures: [], given: {}, changed: {},
   phase: "", metric: "tpot", detail: "summary", filter: "", sort: { key: "total", down: true },
-  everything: false, selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
+  everything: false, level: "every", selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
 };
 
-const variant = (pipeline = state.pipeline) => DATA.variants[state.device][pipeline];
-const compared = () => [...state.compared].sort((a, b) => a - b);
+// Takes what there is to show; what was set by hand stays.
+function begin(data) {
+  DATA = data;
+  state.values = Object.fromEntries(data.controls.map((c) => [c.name, c.name in state.given ? state.given[c.name] : c.value]));
+  state.figures = data.devices.map((d) => ({ ...d.figures, M: d.capacity, ...state.changed[d.name] }));
+  state.device = Math.min(state.device, data.devices.length - 1);
+  state.pipeline = Math.min(state.pipeline, data.pipelines.length - 1);
+  settle();
+}
 
-function valueOf(name, at) {
+// A pipeline may not fit a device: then its variant is why, and another that fits is shown.
+const works = (pipeline, device = state.device) => !DATA.variants[device][pipeline].error;
+function settle() {
+  if (works(state.pipeline)) return;
+  const other = [...DATA.pipelines.keys()].find((p) => works(p));
+  if (other !== undefined) state.pipeline = other;
+}
+
+const variant = (pipeline = state.pipeline) => DATA.variants[state.device][pipeline];
+const compared = () => [...DATA.pipelines.keys()].filter((p) => works(p) && !state.left.has(DATA.pipelines[p]));
+
+function valueOf(name, at, device = state.device) {
   if (at && name in at) return at[name];
   if (name in state.values) return state.values[name] === null ? NaN : state.values[name];
-  const figure = state.figures[state.device][name];
+  const figure = state.figures[device][name];
   return figure === undefined ? NaN : figure;
 }
 
-function run(call, at) {
-  return call === null ? [] : FUNCTIONS[call.code](...call.args.map((name) => valueOf(name, at)));
+function run(call, at, device) {
+  return call === null ? [] : call.run(...call.args.map((name) => valueOf(name, at, device)));
 }
 
 // Whether bytes exceed the device's memory; of a device without a stated capacity nothing is known.
-function tooLarge(bytes) {
-  const capacity = valueOf("M");
+function tooLarge(bytes, device) {
+  const capacity = valueOf("M", null, device);
   return Number.isFinite(capacity) && bytes > capacity;
 }
 
-// Everything of one pipeline on the chosen device: metrics by name, parts, memory, limits.
-function evaluate(one, at) {
-  const all = run(one.function, at);
+// Everything of one pipeline on a device: metrics by name, parts, memory, limits.
+function evaluate(one, at, device = state.device) {
+  const all = run(one.function, at, device);
   const metrics = {};
   one.metrics.forEach(([name], i) => { metrics[name] = all[i]; });
   // Written per token, a sum over an empty range of contexts is 0/0: then from the request's total.
-  const tokens = valueOf("B", at) * valueOf("N", at), stated = DATA.devices[state.device].price;
+  const tokens = valueOf("B", at) * valueOf("N", at), stated = DATA.devices[device].price;
   if (Number.isNaN(metrics.energy_per_token)) metrics.energy_per_token = metrics.energy / tokens;
   if (Number.isNaN(metrics.cost_per_token)) {
     metrics.cost_per_token = (metrics.latency * (stated === null ? valueOf("price", at) : stated)) / 3600 / tokens;
@@ -80,7 +98,7 @@ function roofed(engines, moving) {
   return moving > seconds ? { seconds: moving, bound: "memory", unit: "" } : { seconds, bound, unit };
 }
 
-const calibrated = DATA.setting.fidelity !== "ideal";
+const calibrated = () => DATA.setting.fidelity !== "ideal";
 const MARKS = { memory: "●", compute: "■", latency: "▲", link: "◆" };
 
 // One step of a phase: a row per operation; times by the roofline, or by terms of its own. Where
@@ -90,7 +108,7 @@ function step(phase, at) {
   const bandwidth = valueOf("BW", at);
   let busy = 0;
   const rows = phase.rows.map(([node, cost], index) => {
-    const [name, kind] = DATA.nodes[node], [count, work, moved, , , , terms] = phase.costs[cost];
+    const [name, kind] = node, [count, work, moved, , , , terms] = phase.costs[cost];
     const engines = new Map();
     let flops = 0, bytes = 0;
     for (const [rate, i] of work) {
@@ -120,7 +138,7 @@ function phase() { return phases().find((p) => p.name === state.phase) || phases
 // The pipelines' unit of a metric, from the first that has it.
 function unitOf(metric) {
   for (const one of DATA.variants[state.device]) {
-    const found = one.metrics.find(([name]) => name === metric);
+    const found = one.error ? null : one.metrics.find(([name]) => name === metric);
     if (found) return found[1];
   }
   return "";

@@ -1,0 +1,52 @@
+// The state of the page lives in the part of its address behind #, so that it can be kept and sent.
+function read(text) {
+  const given = new URLSearchParams(text.replace(/^#/, "")), all = (name) => given.getAll(name).map((t) => t.slice(0, 16000));
+  const found = { model: all("model")[0] || "", on: [...new Set(all("on"))].slice(0, MOST), passes: [...new Set(all("passes"))].slice(0, MOST) };
+  found.fidelity = all("fidelity")[0] || "ideal";
+  found.values = {};
+  found.figures = {};
+  for (const [name, value] of given) {
+    const number = Number(value);
+    if (!(number > 0 && Number.isFinite(number))) continue;
+    const [kind, ...rest] = name.split(".");
+    if (kind === "set") found.values[rest.join(".")] = number;
+    // figure.MACHINE.NAME: names of machines may hold dots, names of figures none
+    else if (kind === "figure" && rest.length > 1) (found.figures[rest.slice(0, -1).join(".")] ||= {})[rest[rest.length - 1]] = number;
+  }
+  found.shown = Object.fromEntries(VIEWS.map((name) => [name, given.get(name)]));
+  return found;
+}
+
+const MOST = 8;
+const VIEWS = ["machine", "pipeline", "phase", "metric", "curve", "over", "stack"];
+
+function written() {
+  const text = new URLSearchParams();
+  text.append("model", chosen.model);
+  for (const on of chosen.on) text.append("on", on);
+  for (const passes of chosen.passes) text.append("passes", passes);
+  if (chosen.fidelity !== "ideal") text.append("fidelity", chosen.fidelity);
+  for (const [name, value] of Object.entries(state.given)) text.append(`set.${name}`, value);
+  for (const [machine, figures] of Object.entries(state.changed)) {
+    for (const [name, value] of Object.entries(figures)) text.append(`figure.${machine}.${name}`, value);
+  }
+  if (DATA) {
+    const view = { machine: state.device || "", pipeline: state.pipeline || "", phase: state.phase, metric: state.metric === "tpot" ? "" : state.metric,
+      curve: state.curve.metric === "tpot" ? "" : state.curve.metric, over: state.curve.symbol === "B" ? "" : state.curve.symbol, stack: state.stack === "latency" ? "" : state.stack };
+    for (const [name, value] of Object.entries(view)) if (value !== "") text.append(name, value);
+  }
+  return `#${text}`;
+}
+
+let later = 0, last = "";
+// What was chosen is a step of the browser's history; a slider's move only changes the address.
+function keep(step = false) {
+  clearTimeout(later);
+  const now = () => {
+    const text = written();
+    if (text === last) return;
+    history[step ? "pushState" : "replaceState"](null, "", text);
+    last = text;
+  };
+  if (step) now(); else later = setTimeout(now, 250);
+}
