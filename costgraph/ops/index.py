@@ -309,9 +309,9 @@ class KeepRows(Op):
 class RankRows(KeepRows):
     """:class:`KeepRows` of ``x (B, q, d)``, those that the last position looks at least gone.
 
-    Its scores of ``among`` rows are computed anew, ``2·width`` FLOP per head and row, added
-    up over heads, and compared once each; the keys of these rows, ``keys`` elements each,
-    are read once more.
+    Its scores of ``among`` rows are computed anew, a vector against each head's keys with
+    ``2·width`` FLOP per head and row, added up over heads, and compared once each; the keys
+    of these rows, ``keys`` elements each, are read once more.
     """
 
     kind: ClassVar[str] = "rank-rows"
@@ -321,12 +321,8 @@ class RankRows(KeepRows):
     among: Expr
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        x = inputs[0]
-        rows = x.shape[0] * self.among
-        product: Work = {
-            (Engine.TENSOR, compute_type(x.dtype, x.dtype)): 2 * self.heads * self.width * rows
-        }
-        return merged(product, vector((self.heads + 1) * rows))
+        each = 2 * self.heads * self.width + self.heads + 1
+        return vector(inputs[0].shape[0] * self.among * each)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         x = inputs[0]

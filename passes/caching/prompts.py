@@ -57,7 +57,8 @@ def prompt_of(program: Program, name: str) -> Phase:
         what = ", ".join(p.name for p in program.phases)
         raise PipelineError(
             f"{name}: {program.name} must read a whole prompt of text into a cache, one position "
-            f"after the other, and then decode; it has {what} (images: images=False)"
+            f"after the other, and then decode; it has {what} (images: images=False; a prompt "
+            "that is cached in part is none)"
         )
     return first
 

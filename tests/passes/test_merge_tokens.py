@@ -53,3 +53,18 @@ def test_texts_are_left_alone_and_towers_of_language_models_refused():
         cg.compile("llava-1.5-7b", "h100", "merge-tokens")
     windows = cg.compile("swin-tiny", "h100", "merge-tokens")
     assert any("no layers of a vision transformer" in line for line in windows.undone)
+
+
+@pytest.mark.parametrize(
+    ("model", "passes", "options", "at"),
+    [
+        ("vit-base-16", "fuse,merge-tokens", {}, {"B": 8}),
+        ("llava-1.5-7b", "fuse,prune-tokens", {"image": 336}, {"B": 1, "S": 700, "N": 5}),
+    ],
+)
+def test_fitted_times_know_what_merges_and_leaves(model, passes, options, at):
+    ideal, fitted = (
+        cg.compile(model, "h100", passes, fidelity=f, **options).latency.evaluate(**at)
+        for f in ("ideal", "calibrated")
+    )
+    assert fitted > ideal

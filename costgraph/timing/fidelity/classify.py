@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Add, Expr, Integer, Max, Mul
+from sympy import Add, Expr, Integer, Max, Mul, floor
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError
@@ -276,6 +276,8 @@ def product_sizes(node: Node, operands: tuple[Tensor, ...]) -> tuple[Expr, Expr]
     if op.kind == "split-qk-matmul":
         return Add(operands[0].shape[3], operands[1].shape[3]), operands[2].shape[1]
     second = operands[1].shape
+    if op.kind == "merge-rows":  # half of the rows against the other half
+        return second[3], floor(second[1] / 2)
     if op.kind == "qk-matmul":
         return second[3], second[1]
     if op.kind == "sv-matmul":
