@@ -41,7 +41,7 @@ def by_the_tool(batch, context):
     layer += op(5 * scores, 2 * scores)
     layer += 2 * op(7 * batch * D, 2 * batch * D) + 2 * op(batch * D, 2 * batch * D)
     layer += op(2 * batch * D, 3 * batch * D)  # the tool counts the activation at width D
-    head = op(2 * batch * D * V, D * V + batch * (D + V))
+    head = op(batch * D * V, D * V + D + V)  # and the output layer of one sequence
     weights = L * sum(i * o for i, o in linears)
     stored = batch * (9 * D + 2 * F) + 2 * scores
     return L * layer + head, weights + 2 * L * batch * context * D, stored
