@@ -18,7 +18,8 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    start, shown = time.monotonic(), []
+    start = time.monotonic()
+    shown: list[tuple[Any, Any]] = []
 
     def told(done: int, total: int) -> None:
         if not shown:

@@ -22,7 +22,7 @@ from costgraph.asking.serving import (
     simulate,
 )
 
-L, D, H, I, V = 40, 5120, 40, 13824, 32000
+L, D, H, F, V = 40, 5120, 40, 13824, 32000
 BANDWIDTH, PEAK = 768e9, 309.677e12
 CONTEXTS, BATCHES = (256, 512, 1024, 2048), (1, 31, 61, 91, 121)
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -34,16 +34,16 @@ def by_the_tool(batch, context):
     def op(ops, moved):
         return max(ops / PEAK, moved / BANDWIDTH)
 
-    linears = [(D, D)] * 4 + [(D, I)] * 2 + [(I, D)]
+    linears = [(D, D)] * 4 + [(D, F)] * 2 + [(F, D)]
     layer = sum(op(2 * batch * i * o, i * o + batch * (i + o)) for i, o in linears)
     scores = batch * context * H
     layer += 2 * op(2 * batch * context * D, batch * D + scores + batch * context * D)
     layer += op(5 * scores, 2 * scores)
     layer += 2 * op(7 * batch * D, 2 * batch * D) + 2 * op(batch * D, 2 * batch * D)
     layer += op(2 * batch * D, 3 * batch * D)  # the tool counts the activation at width D
-    head = op(2 * batch * D * V, D * V + batch * (D + V))
+    head = op(batch * D * V, D * V + D + V)  # and the output layer of one sequence
     weights = L * sum(i * o for i, o in linears)
-    stored = batch * (9 * D + 2 * I) + 2 * scores
+    stored = batch * (9 * D + 2 * F) + 2 * scores
     return L * layer + head, weights + 2 * L * batch * context * D, stored
 
 
@@ -68,7 +68,7 @@ def test_figure_19_to_the_printed_digits(served, context):
 
 
 def test_the_text_of_figure_19(served):
-    """Throughput rises with the batch and levels off; memory crosses 48 GB where contexts are long."""
+    """Throughput rises with the batch and levels off; long contexts cross 48 GB."""
     for context in CONTEXTS:
         rates = [b / float(served.tpot(B=b, T=context)) for b in BATCHES]
         assert rates == sorted(rates)

@@ -54,7 +54,7 @@ class Case:
 
     @property
     def longest(self) -> int:
-        """A context that its tables reach; of log-normal lengths the longest is drawn first."""
+        """The longest context that one of its requests has."""
         return max(r.prompt + r.generate for r in self.drawn())
 
     def drawn(self) -> tuple[Request, ...]:

@@ -106,7 +106,8 @@ class Budgeted(Policy):
 
 def _filled(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:
     """Tokens of waiting prompts, in order, up to so many; one at least: prompts move on."""
-    free, chunks = max(1, free), []
+    free = max(1, free)
+    chunks: list[int] = []
     for w in waiting:
         if free <= 0:
             break
@@ -153,7 +154,8 @@ class WholePrompts(Budgeted):
     name = "whole-prompts"
 
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
-        free, chunks = self.budget - decoding, []
+        free = self.budget - decoding
+        chunks: list[int] = []
         for w in waiting:
             if chunks and w.left > free:
                 break

@@ -64,14 +64,11 @@ def timeline(
 
 def draw_requests(axes: Axes, served: Sequence[Served], first: float) -> None:
     """One line a request: waiting, reading its prompt, decoding."""
-    for i, (name, of) in enumerate(
-        (
-            (PARTS[0], lambda s: (s.request.arrival, s.begun)),
-            (PARTS[1], lambda s: (s.begun, s.first)),
-            (PARTS[2], lambda s: (s.first, s.done)),
-        )
-    ):
-        lines = [[(a - first, n), (b - first, n)] for n, s in enumerate(served) for a, b in [of(s)]]
+    for i, name in enumerate(PARTS):
+        lines = []
+        for n, s in enumerate(served):
+            ends = (s.request.arrival, s.begun, s.first, s.done)
+            lines.append([(ends[i] - first, n), (ends[i + 1] - first, n)])
         thick = 1.0 if i == 0 else 2.5
         axes.add_collection(LineCollection(lines, colors=PALETTE[i], linewidths=thick, label=name))
     axes.set_ylim(-1, len(served))
