@@ -58,8 +58,12 @@ class TransformerEngine(Pass):
         "integer", Integer(512), "prompt at which 'best' is decided", minimum=1, symbolic=False
     )
     at_tokens: Expr = option(
-        "integer", Integer(128), "tokens generated at which 'best' is decided", minimum=1,
-    )  # fmt: skip
+        "integer",
+        Integer(128),
+        "tokens generated at which 'best' is decided",
+        minimum=1,
+        symbolic=False,
+    )
 
     #: How 'best' was decided; no option.
     note: str = ""

@@ -295,7 +295,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_bands_make_what_the_whole_image_makes(seed, way):
     from costgraph.ir.verify import verify
     from costgraph.rewriting.unrolled import unrolled
@@ -370,12 +370,11 @@ def test_hidden_exchange_wins_where_links_are_slow_and_no_part_beats_its_share()
 
 def test_shares_as_symbols_agree_with_numbers_where_rows_are_whole():
     found = compiled("split-rows{zone=z}", model="resnet-50")
-    limits = {x.text for x in found.latency.limits}
-    assert any("<= z" in text for text in limits)
+    assert any("<= z" in x.text for x in found.program.limits)
     flops = found.flops.evaluate(B=1, z=0.25)
     assert flops == pytest.approx(compiled("", "resnet-50").flops.evaluate(B=1), rel=1e-3)
     with pytest.raises(cg.CostgraphError, match="neighbours need"):
-        found.latency.evaluate(B=1, z=0.01)
+        found.flops.evaluate(B=1, z=0.01)
 
 
 #: What stands for the devices of the page's table.

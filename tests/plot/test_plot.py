@@ -640,3 +640,26 @@ def test_the_command_draws_choices_and_sizes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(two)
     assert "one --on" in capsys.readouterr().err
+
+
+# --- levels of memory ----------------------------------------------------------------
+
+
+def test_offloaded_models_have_the_roofs_of_levels_and_links(tmp_path):
+    plain = cg.compile("gpt2", "a6000+i9-13900k", "fuse")
+    away = cg.compile("gpt2", "a6000+i9-13900k", "fuse,offload{weights=host}")
+    assert len(gids(plot.roofline(plain, "decode", B=1, T=64), "roof-")) == 1
+    figure = plot.roofline(plain, "decode", after=away, B=1, T=64)
+    shown = " ".join(texts(figure))
+    # Memory, the host's memory, the link, and the processor in it: Figure 18 and its link.
+    assert len(gids(figure, "roof-")) == 4
+    for text in (
+        "ridge 201.6",
+        "from ddr",
+        "ridge 1728.1",
+        "over pcie",
+        "inside ddr",
+        "ridge 15.4",
+    ):
+        assert text in shown
+    assert "the step, by bytes of ddr" in shown
