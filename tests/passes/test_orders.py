@@ -97,6 +97,7 @@ WRITTEN = {
         "evict{by=merge}",
         "index{top=32}",
         "select{blocks=9}",
+        "nsa",
     ],
     "phases": [
         "refine{iterations=3}",
