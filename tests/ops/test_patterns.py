@@ -24,6 +24,7 @@ from costgraph.ops.pattern import (
     Budget,
     Chunks,
     Dense,
+    Distilled,
     Parted,
     Pattern,
     Pooled,
@@ -33,6 +34,7 @@ from costgraph.ops.pattern import (
     SelectedBlocks,
     Strided,
     Summaries,
+    Unfinished,
     Window,
 )
 from costgraph.symbols import N, S, T, q
@@ -282,3 +284,50 @@ def test_sums_over_a_generation_close_and_equal_the_loop(name, prompt, count):
         loop = sum(step.xreplace({T: I(prompt + i)}) for i in range(count))
         assert total.xreplace({S: I(prompt), N: I(count)}) == loop
     assert bound(found, {q: S, T: S}) == S
+
+
+@settings(max_examples=40, deadline=None)
+@given(every=st.integers(1, 5), times=st.integers(1, 4), context=st.integers(1, 30),
+       data=st.data())  # fmt: skip
+def test_rows_of_overlapping_blocks(every, times, context, data):
+    """Rows, pairs and what is not in a block yet, against blocks written out (NSA)."""
+    new, block = data.draw(st.integers(1, context)), every * times
+    if block == 1:
+        return
+    pattern = Summaries(I(block), stride=I(every))
+
+    def over(position: int) -> int:
+        return len([a for a in range(0, position, every) if a + block <= position])
+
+    assert pattern.rows(I(context)) == over(context)
+    seen = sum(over(p) for p in range(context - new + 1, context + 1))
+    for rows in (pattern.rows(T), pattern.rows(I(context))):
+        assert exact(pattern.pairs(q, rows), q=new, T=context) == seen
+    rest = Unfinished(pattern)
+
+    def waiting(position: int) -> int:
+        return position - every * over(position)
+
+    assert exact(rest.seen(q, T), q=new, T=context) == waiting(context - new) + new
+    room = max(waiting(p) for p in range(1, context + 1))
+    assert room <= exact(rest.kept(T), T=context) <= room + max(0, block - every)
+    assert exact(rest.kept(T), T=1000) == max(waiting(p) for p in range(1, 1000))
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompt=st.integers(1, 20), count=st.integers(1, 12), later=st.integers(0, 12),
+       data=st.data())  # fmt: skip
+def test_of_a_prompt_some_rows_stay_and_all_that_come_after(prompt, count, later, data):
+    pattern, at = Distilled(I(count)), {S: I(prompt)}
+    mask = causal(prompt + later)
+    dropped = data.draw(st.permutations(range(prompt)))[: max(prompt - count, 0)]
+    mask[prompt:, dropped] = False  # a prompt attends to all of itself
+    new = data.draw(st.integers(1, later)) if later else prompt
+    step = mask[prompt + later - new :]
+    values = {**at, q: I(new), T: I(prompt + later)}
+    found = pattern.seen(q, T)
+    assert found.xreplace(values) == step.any(0).sum()
+    assert pattern.pairs(q, found).xreplace(values) == step.sum()
+    stays = prompt + later - len(dropped)
+    assert pattern.kept(found).xreplace(values) == stays
+    assert pattern.written(I(prompt)) == prompt - len(dropped)

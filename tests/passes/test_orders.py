@@ -115,6 +115,7 @@ WRITTEN = {
         "recur{segment=40}",
         "prune-tokens{layer=1}",
         "merge-tokens",
+        "nsa",
     ],
     "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
