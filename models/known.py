@@ -287,7 +287,8 @@ def check_kinds(fields: Fields) -> None:
     for key, value in apart.values.items():
         if value is None or (isinstance(value, (bool, int, float, str, list)) and not value):
             continue
-        if key in LISTED and isinstance(value, list):
+        layers = apart.values.get("num_hidden_layers")
+        if key in LISTED and isinstance(value, list) and len(value) == layers:
             for one in value:
                 Fields(fields.name, {key: one}).size(key)
         elif key in COUNTS:
