@@ -318,7 +318,7 @@ def check_kinds(fields: Fields) -> None:
     for key, value in apart.values.items():
         if value is None or (isinstance(value, (bool, int, float, str, list)) and not value):
             continue
-        if key in LISTED and isinstance(value, list):
+        if key in LISTED and isinstance(value, list) and len(value) > 1:
             for one in value:
                 Fields(fields.name, {key: one}).size(key)
         elif key in COUNTS:

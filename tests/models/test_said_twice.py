@@ -10,7 +10,8 @@ import pytest
 
 import costgraph as cg
 from costgraph.counting.count import parameters
-from costgraph.errors import ModelError, PipelineError
+from costgraph.counting.footprint import cache_bytes
+from costgraph.errors import ModelError
 from costgraph.models import load_model
 
 CONFIGS = Path(__file__).parent / "counted" / "configs"
@@ -89,9 +90,10 @@ def test_every_image_is_scaled_to_the_budget(image, tokens):
     assert any(a.endswith(f"makes G = {tokens} tokens") for a in found.assumptions)
 
 
-def test_shared_caches_do_not_split_over_devices_and_say_so():
+def test_devices_hold_their_heads_of_shared_caches():
     text = config("gemma-4-26b-a4b", {"text_config.num_kv_shared_layers": 10})["text_config"]
     shared = load_model(text)
-    with pytest.raises(PipelineError, match=r"of other layers.*\(dp\)"):
-        cg.compile(shared, "2xh100", "parallel{tp=2}")
+    one = cache_bytes(cg.compile(shared, "h100").program.graph)
+    two = cache_bytes(cg.compile(shared, "2xh100", "parallel{tp=2}").program.graph)
+    assert one == 2 * two
     assert cg.compile(shared, "2xh100", "parallel{dp=2}").tpot.evaluate(B=2, T=100) > 0
