@@ -130,7 +130,7 @@ class Active(Pass):
         at = {name: x for name, x in at.items() if name in {s.name for s in memory.symbols}}
 
         def need(held: float) -> float:
-            return memory.evaluate(**at, **{share.name: held})
+            return float(memory.evaluate(**at, **{share.name: held}))
 
         step = 10.0**-DECIMALS
         low, high = 0, 10**DECIMALS
