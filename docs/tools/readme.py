@@ -21,7 +21,7 @@ PAGES = tuple(
     README.parent / page
     for page in (
         "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/edges.md",
-        "docs/formats.md", "docs/offloading.md",
+        "docs/formats.md", "docs/offloading.md", "docs/units.md",
     )
 )  # fmt: skip
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -46,7 +46,7 @@ def between_nodes(graph: Graph, begins: Iterable[str], ends: Collection[str]) ->
 
 def feed_forward(graph: Graph, experts: bool = False) -> tuple[str, ...]:
     """The nodes of feed-forward blocks, from first product to last; of ``experts`` instead."""
-    own = {n.name for n in graph.nodes if isinstance(_inner(n.op), ExpertLinear) == experts}
+    own = {n.name for n in graph.nodes if isinstance(plain(n.op), ExpertLinear) == experts}
     makes, takes = (own.intersection(names) for names in inner_products(graph))
     inside = between_nodes(graph, makes, takes)
     return tuple(n.name for n in graph.nodes if n.name in inside)
@@ -69,6 +69,6 @@ def members(graph: Graph, what: str) -> tuple[str, ...]:
     return tuple(n.name for n in graph.nodes if n.name == what)
 
 
-def _inner(op: Op) -> Op:
+def plain(op: Op) -> Op:
     """The operation itself, where its result is stored narrow as it is made."""
     return op.inner if isinstance(op, NarrowResult) else op

@@ -12,8 +12,8 @@ from costgraph.hardware.machine import Machine
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.tensor import MEMORY, Role, Tensor, inside
 from costgraph.ops import Linear
-from costgraph.ops.quant import NarrowResult
 from costgraph.ops.transfer import AmongParts, Carry
+from costgraph.passes.placement.members import plain
 from costgraph.passes.sparsity.widths import NORMS
 
 ONE = Integer(1)
@@ -73,7 +73,7 @@ def divided(graph: Graph, own: Collection[str]) -> Division:
                 f"{node.name} needs the sum {needs}, of which every part makes a summand: "
                 "place them apart"
             )
-        op = node.op.inner if isinstance(node.op, NarrowResult) else node.op
+        op = plain(node.op)
         made = {t.name for t in node.outputs}
         rows = next((i for i in node.inputs if i in cut and len(graph.tensors[i].shape) < 4), None)
         if isinstance(op, NORMS) and rows is not None:

@@ -130,7 +130,7 @@ class Active(Pass):
         at = {name: x for name, x in at.items() if name in {s.name for s in memory.symbols}}
 
         def need(held: float) -> float:
-            return memory.evaluate(**at, **{share.name: held})
+            return float(memory.evaluate(**at, **{share.name: held}))
 
         step = 10.0**-DECIMALS
         low, high = 0, 10**DECIMALS
@@ -199,12 +199,18 @@ class Active(Pass):
         if self.needs_tuning:
             raise PipelineError("active: 'fit' needs a machine to be decided on; use compile")
         refuse_in_row(self.name, program)
+        for name in ("neurons", "heads"):
+            if getattr(self, name) == 0:
+                raise PipelineError(f"active: {name}=0 leaves nothing that runs")
         (held, hot), (away, cold) = self._parts()
         heads = ONE if self.heads == 1 else self.heads * self.over
         if heads.is_number and heads > 1:
             raise PipelineError(f"active: over·heads = {heads} is more than all heads")
         if hot == 1 and heads == 1 and away == 0:
             reason = self.note or "every neuron and head runs"
+            return Outcome(program, (), (Miss(self.name, program.name, reason),))
+        if away == 0 and not any(p.is_single_query for p in program.phases):
+            reason = "no steps of one token: others run everything"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         if held == 0:
             raise PipelineError("active: hot=0 leaves nothing to the device: place{ffn=host}")

@@ -225,6 +225,7 @@ def test_powerinfer_lies_below_its_bounds():
     [
         ("opt-6.7b", "active{neurons=0.5,over=3}", "more than all neurons"),
         ("opt-6.7b", "active{hot=1.5}", "hot"),
+        ("opt-6.7b", "active{heads=0}", "leaves nothing that runs"),
         ("opt-6.7b", "active{hot=0.5,cold=hots}", "no memory level"),
         ("opt-6.7b", "active{hot=0.5,curve=0.8:0.26}", "the larger number last"),
         ("opt-6.7b", "active{curve=0.26:0.8}", "says nothing"),
@@ -241,6 +242,14 @@ def test_what_has_no_neurons_of_its_own_is_told():
     found = cg.compile("mixtral-8x7b", SYSTEM, "active{neurons=0.1}")
     assert "experts choose what runs already" in str(found.trace)
     assert found.program.phases == cg.compile("mixtral-8x7b", SYSTEM).program.phases
+
+
+def test_encoders_have_no_steps_of_one_token():
+    found = cg.compile("bert-base", SYSTEM, "active{neurons=0.1,rank=8}")
+    assert found.program.phases == cg.compile("bert-base", SYSTEM).program.phases
+    assert "no steps of one token" in str(found.trace)
+    split = cg.compile("bert-base", SYSTEM, "active{hot=0.5}")
+    assert "cold" in str(split.explain("latency", B=1, S=100))
 
 
 @pytest.mark.parametrize(
