@@ -33,6 +33,7 @@ uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.slow
 
+MODEL = "llama-3.2-1b"
 TOKEN = "token-of-the-tests"
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "energy", "cost_per_token")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -72,7 +73,7 @@ def server() -> Iterator[Server]:
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(application(TOKEN, Start()), log_level="critical", lifespan="off")
+    config = uvicorn.Config(application(TOKEN, Start(MODEL)), log_level="critical", lifespan="off")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -163,7 +164,7 @@ def agree(shown: dict[str, float], wanted: dict[str, float]) -> None:
 
 INT4 = "fuse,quantize{weights=int4}"
 CASES = (
-    ("llama-3-8b", "h100", INT4, {"B": 7, "S": 900, "N": 33, "T": 5000}),
+    (MODEL, "h100", INT4, {"B": 7, "S": 900, "N": 33, "T": 5000}),
     ("mixtral-8x7b", "8xh100", "fuse,parallel{tp=8}", {"B": 3, "S": 64, "N": 9, "T": 777}),
     ("dit-xl-2", "a100", "", {"B": 4, "K": 50}),
 )
@@ -212,7 +213,7 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
     tab.go(server.address)
     page, keys = tab.page, tab.page.keyboard
     page.focus("#model")
-    keys.type("qwen2.5-7b")
+    keys.type(MODEL)
     keys.press("Enter")
     tab.ready()
     page.focus("#machine")
@@ -251,7 +252,7 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
     assert "passes=fuse%2Cquantize%7Bweights%3Dint4%7D" in page.url
     before = tab.cards()
     values = {"B": 5, "S": 1024, "N": 256, "T": 2048}
-    agree(before, expected("qwen2.5-7b", "2xh100", "fuse,quantize{weights=int4}", values))
+    agree(before, expected(MODEL, "2xh100", "fuse,quantize{weights=int4}", values))
     page.reload()
     tab.ready()
     assert tab.cards() == before
@@ -263,11 +264,11 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
 def test_two_tabs_do_not_know_each_other(server: Server, tabs: Callable[..., Tab]) -> None:
     one, other = tabs(), tabs()
     one.go(server.address)
-    other.go(f"http://127.0.0.1:{server.port}/#model=gpt2&on=a6000&passes=&set.B=2&set.N=9")
+    other.go(f"http://127.0.0.1:{server.port}/#model=llama-3.2-1b&on=h100&passes=&set.B=2&set.N=9")
     one.page.fill("#value-B", "9")
     one.page.wait_for_function("() => location.hash.includes('set.B=9')")
     assert other.page.input_value("#value-B") == "2"
-    agree(other.cards(), expected("gpt2", "a6000", "", {"B": 2, "S": 512, "N": 9, "T": 1024}))
+    agree(other.cards(), expected(MODEL, "h100", "", {"B": 2, "S": 1024, "N": 9, "T": 2048}))
     one.clean(f"http://127.0.0.1:{server.port}/")
     other.clean(f"http://127.0.0.1:{server.port}/")
 
@@ -397,7 +398,7 @@ def test_layout_and_access(server: Server, tabs: Callable[..., Tab]) -> None:
     axe = (files(AXE) / "axe.min.js").read_text(encoding="utf-8")
     tab = tabs()
     tab.go(server.address)
-    tab.choose(model=["llama-3-8b"], on=["h100", "8xh100"], passes=["", "fuse,parallel{tp=8}"])
+    tab.choose(model=[MODEL], on=["h100", "8xh100"], passes=["", "fuse,parallel{tp=8}"])
     page = tab.page
     page.wait_for_selector("#graph svg")
     page.wait_for_selector("#formula math")
@@ -429,7 +430,7 @@ def test_layout_and_access(server: Server, tabs: Callable[..., Tab]) -> None:
 def test_what_is_shown_is_copied(server: Server, tabs: Callable[..., Tab]) -> None:
     tab = tabs()
     tab.go(server.address)
-    tab.choose(model=["gpt2"], on=["a6000"], passes=["fuse"], set_T=[77])
+    tab.choose(model=[MODEL], on=["h100"], passes=["fuse"], set_T=[77])
     page = tab.page
 
     def copied(what: str) -> str:
@@ -439,8 +440,10 @@ def test_what_is_shown_is_copied(server: Server, tabs: Callable[..., Tab]) -> No
         page.wait_for_selector("#copied[data-text]")
         return str(page.get_attribute("#copied", "data-text"))
 
-    compiled = cg.compile("gpt2", "a6000", "fuse")
-    assert copied("formula") == "costgraph formula gpt2 --on a6000 --passes fuse --metric tpot"
+    compiled = cg.compile(MODEL, "h100", "fuse")
+    assert (
+        copied("formula") == "costgraph formula llama-3.2-1b --on h100 --passes fuse --metric tpot"
+    )
     call = copied("call")
     assert "tpot.evaluate(B=1, T=77)" in call
     assert "tpot" in copied("latex").lower() or "BW" in copied("latex")
@@ -469,7 +472,15 @@ def test_what_is_shown_is_copied(server: Server, tabs: Callable[..., Tab]) -> No
 
 def test_a_site_needs_no_server(tmp_path: Path, tabs: Callable[..., Tab], capsys: Any) -> None:
     folder = tmp_path / "a site"
-    arguments = ["site", "-o", str(folder), "--models", "gpt2,dit-xl-2", "--on", "a6000,8xh100"]
+    arguments = [
+        "site",
+        "-o",
+        str(folder),
+        "--models",
+        "llama-3.2-1b,dit-xl-2",
+        "--on",
+        "a6000,8xh100",
+    ]
     both = "fuse,parallel{tp=4,dp=2}"
     arguments += ["--passes", "", "--passes", both, "--jobs", "1"]
     assert main(arguments) == 0
@@ -480,10 +491,10 @@ def test_a_site_needs_no_server(tmp_path: Path, tabs: Callable[..., Tab], capsys
     tab.go((folder / "index.html").as_uri())
     values = {"B": 3, "S": 100, "N": 20, "T": 300}
     tab.choose(
-        model=["gpt2"], on=["8xh100", "a6000"], passes=["", both],
+        model=[MODEL], on=["8xh100", "a6000"], passes=["", both],
         pipeline=["1"], **{f"set_{k}": [v] for k, v in values.items()},
     )  # fmt: skip
-    agree(tab.cards(), expected("gpt2", "8xh100", both, values))
+    agree(tab.cards(), expected(MODEL, "8xh100", both, values))
     assert "a6000 has 1 device" in tab.page.inner_text("#machines")
     tab.page.wait_for_selector("#formula math")
     tab.page.wait_for_selector("#graph svg")

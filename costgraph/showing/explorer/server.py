@@ -10,8 +10,8 @@ What a page in the same browser could do to a server on ``localhost`` is met as 
 * Requests name shipped models, devices and passes; none is a path (``outside.confined``).
   Files that are dropped arrive as bytes, up to stated sizes, and stay in memory.
 
-Numbers are derived by one thread and everything slower by another, the latest request first:
-another tab or a changed mind waits for one derivation at most, and never for a printer.
+Each kind of part is derived by a thread of its own, the latest request first: another tab or a
+changed mind waits for one derivation at most, and numbers never for a printer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from costgraph.files.outside import size_text
 from costgraph.showing.explorer import catalog, page
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.dropped import Dropped, largest
-from costgraph.showing.explorer.parts import Asked, Source, part, received
+from costgraph.showing.explorer.parts import KINDS, Asked, Source, part, received
 from costgraph.showing.explorer.reading import pipeline_value
 
 HOST = "127.0.0.1"
@@ -157,12 +157,12 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         start: where the page starts; it is derived while the browser opens.
         given: the model that it starts with, where that is no shipped one.
     """
-    quick, slow, dropped = Worker(), Worker(), Dropped()
+    workers, dropped = {kind: Worker() for kind in KINDS}, Dropped()
     if given is not None:
         dropped.keep(start.model, given)
     parts = Parts(dropped)
     for on, passes in itertools.product(start.on, start.passes):
-        quick.spare(partial(parts.get, Asked("numbers", start.model, on, passes)))
+        workers["numbers"].spare(partial(parts.get, Asked("numbers", start.model, on, passes)))
     known = catalog.everything()
     texts = {"index": page.index(True), "script": page.script(), "style": page.style()}
 
@@ -186,7 +186,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         if any(len(text) > LONGEST for text in given.values()):
             return PlainTextResponse("too long\n", 414)
         asked = Asked(**given)
-        worker = quick if asked.kind == "numbers" else slow
+        worker = workers.get(asked.kind, workers["numbers"])
         made = await worker.result(lambda: parts.get(asked))
         return Response(made, media_type="text/javascript")
 
@@ -198,7 +198,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         name, beside = (request.query_params.get(key, "") for key in ("name", "beside"))
         try:
             data = await _body(request, largest(name))
-            model = await quick.result(lambda: dropped.add(name, data, beside))
+            model = await workers["numbers"].result(lambda: dropped.add(name, data, beside))
         except CostgraphError as error:
             return JSONResponse({"error": str(error)}, 400)
         parts.forget(model)
