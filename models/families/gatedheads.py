@@ -19,6 +19,7 @@ from costgraph.models.families.common import (
     heads_of,
     layer_types,
     rotary_of,
+    tied_as_whole,
     window_of,
 )
 from costgraph.models.families.experts import (
@@ -170,10 +171,13 @@ def _step(fields: Fields) -> Reading:
 
 def _step7(fields: Fields) -> Reading:
     """Step 3.7, whose language model may stand in a section of its own."""
-    if not isinstance(fields.values.get("text_config"), Mapping):
-        return _step(fields)
-    text = fields.section("text_config")
-    return _step(text.with_defaults(hidden_act="silu"))
+    whole = isinstance(fields.values.get("text_config"), Mapping)
+    found = _step(tied_as_whole(fields, fields.section("text_config")) if whole else fields)
+    return replace(found, assumptions=(*found.assumptions, EYES))
+
+
+#: What is left out of Step 3.7, also where a file says nothing of it.
+EYES = "the language model alone is counted, in time and memory: whole models of this type see"
 
 
 def _laguna(fields: Fields) -> Reading:
