@@ -134,16 +134,16 @@ def _step(fields: Fields) -> Reading:
     if isinstance(other, Mapping):
         more = Fields(f"{fields.name}: attention_other_setting", other).size("num_attention_heads")
         inner = {k: other.get(k) for k in ("num_attention_groups", "head_dim", "attention_type")}
-        usual = {
+        expected: dict[str, Any] = {
             "num_attention_groups": named.size("num_key_value_heads"),
             "head_dim": fields.size("head_dim"),
             "attention_type": "sliding_attention",
         }
         for key, value in inner.items():
-            if value not in (None, usual[key]):
+            if value not in (None, expected[key]):
                 raise ModelError(
                     f"{fields.name}: 'attention_other_setting': {key!r} = {clip(value)}: "
-                    f"only {usual[key]!r} is supported"
+                    f"only {expected[key]!r} is supported"
                 )
     window = window_of(fields)
     if window is None and SLIDING in kinds:
