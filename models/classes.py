@@ -32,6 +32,7 @@ _CLASSIFIER = "ForSequenceClassification"
 #: Families whose files name the class of another one.
 _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
+        "exaone": frozenset({"LlamaForCausalLM"}),
         "internlm3": frozenset({"LlamaForCausalLM"}),
         "iquestcoder": frozenset({"LlamaForCausalLM"}),
         "kimi_k2": frozenset({"DeepseekV3ForCausalLM"}),

@@ -64,7 +64,8 @@ def experts_of(fields: Fields, width: int, route: Route, *keys: str, **changes: 
     Raises:
         ModelError: more experts are chosen than there are.
     """
-    count = fields.size(*keys)
+    # Transformers 5 saves the number of experts of most families under one name.
+    count = fields.size(*keys, *(() if "num_local_experts" in keys else ("num_local_experts",)))
     chosen = fields.size("num_experts_per_tok", "experts_per_token")
     if chosen > count:
         raise ModelError(f"{fields.name}: 'num_experts_per_tok' = {chosen} of {count} experts")

@@ -19,6 +19,7 @@ from costgraph.models.families.common import (
     heads_of,
     layer_types,
     rotary_of,
+    tied_as_whole,
     window_of,
 )
 from costgraph.models.families.experts import (
@@ -133,16 +134,16 @@ def _step(fields: Fields) -> Reading:
     if isinstance(other, Mapping):
         more = Fields(f"{fields.name}: attention_other_setting", other).size("num_attention_heads")
         inner = {k: other.get(k) for k in ("num_attention_groups", "head_dim", "attention_type")}
-        usual = {
+        expected: dict[str, Any] = {
             "num_attention_groups": named.size("num_key_value_heads"),
             "head_dim": fields.size("head_dim"),
             "attention_type": "sliding_attention",
         }
         for key, value in inner.items():
-            if value not in (None, usual[key]):
+            if value not in (None, expected[key]):
                 raise ModelError(
                     f"{fields.name}: 'attention_other_setting': {key!r} = {clip(value)}: "
-                    f"only {usual[key]!r} is supported"
+                    f"only {expected[key]!r} is supported"
                 )
     window = window_of(fields)
     if window is None and SLIDING in kinds:
@@ -170,10 +171,13 @@ def _step(fields: Fields) -> Reading:
 
 def _step7(fields: Fields) -> Reading:
     """Step 3.7, whose language model may stand in a section of its own."""
-    if not isinstance(fields.values.get("text_config"), Mapping):
-        return _step(fields)
-    text = fields.section("text_config")
-    return _step(text.with_defaults(hidden_act="silu"))
+    whole = isinstance(fields.values.get("text_config"), Mapping)
+    found = _step(tied_as_whole(fields, fields.section("text_config")) if whole else fields)
+    return replace(found, assumptions=(*found.assumptions, EYES))
+
+
+#: What is left out of Step 3.7, also where a file says nothing of it.
+EYES = "the language model alone is counted, in time and memory: whole models of this type see"
 
 
 def _laguna(fields: Fields) -> Reading:
