@@ -83,7 +83,7 @@ def kept(graph: Graph, part: Callable[[Tensor], Expr]) -> Expr:
         if isinstance(node.op, Region):
             results.extend(node.op.instances * kept(g, part) for g in node.op.graphs)
             # What a region hands out of its caches, for others to read, it keeps itself.
-            extended.update((tensor.name, node.name) for tensor in node.outputs)
+            extended.update(tensor.name for tensor in node.outputs)
             continue
         extended |= _extended(graph, node)
     for name, tensor in graph.tensors.items():

@@ -154,7 +154,7 @@ def _scattered(fields: Fields, at: Heads) -> Block:
     return Sparse(at, Scattered(Integer(block), Integer(random)))
 
 
-def _bigbird_head(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
+def _bigbird_head(fields: Fields, d: int, masked: MaskedHead) -> Head | PretrainedHeads | None:
     """The class of masked tokens computes the pooler as well, without use."""
     task = task_of(fields)
     labels = Integer(2) if task == "ForPreTraining" else None
