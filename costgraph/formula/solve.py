@@ -12,7 +12,8 @@ from sympy import Expr, Float, Integer, ceiling, oo
 
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of, is_whole
-from costgraph.formula.regimes import regimes
+from costgraph.formula.regimes import Regimes, regimes
+from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import stretches
 from costgraph.formula.terms import Arm, make_term
@@ -143,7 +144,18 @@ def _exact(
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
+    x = symbol(over)
+    if any(rounds(piece.expr, x) for piece in found):
+        inner = [(lower, _last(found, upper)) for lower, upper in inner]
     return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
+
+
+def _last(found: Regimes, upper: Expr) -> Expr:
+    """The last value that keeps the budget: where a stair ends it, the one before the next."""
+    if not upper.is_Integer:
+        return upper
+    kept = found.at(upper).expr.xreplace({found.symbol: upper}) <= 0
+    return upper if kept else upper - 1
 
 
 def _excess(formula: Formula, limit: Expr, at_least: bool) -> Formula:

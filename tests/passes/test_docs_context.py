@@ -65,6 +65,15 @@ def test_the_table_comes_out_again(space):
         assert [f"{x:.3f}" for x in shares] == told
 
 
+def test_where_native_sparse_attention_pays_is_as_told():
+    plain, made = (cg.compile("llama-3.1-8b", "h100", p) for p in ("fuse", "fuse,nsa"))
+    first, *_ = cg.wins(plain.tpot, made.tpot, "T", B=8)
+    assert "about 2,900 positions" in TEXT
+    assert 2850 < first.lower < 2950
+    (prompts,) = cg.wins(plain.ttft, made.ttft, "S", B=1)
+    assert f"{float(prompts.lower):,.0f} tokens on" in TEXT
+
+
 def test_every_pattern_is_told():
     held = {n for n in patterns.__all__ if isinstance(getattr(patterns, n), type)}
     around = {"Pattern", "Full", "Dense", "Branches", "Parted"}
