@@ -13,6 +13,7 @@ from costgraph.passes.caching.share_prefix import SharePrefix
 from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
+from costgraph.passes.context.knn_memory import KnnMemory
 from costgraph.passes.context.landmark import Landmark
 from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.nsa import Nsa
@@ -93,6 +94,7 @@ _ALL: tuple[type[Pass], ...] = (
     Nsa,
     SnapKV,
     Landmark,
+    KnnMemory,
     Retrieve,
     Recur,
     ShareKV,

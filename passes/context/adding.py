@@ -82,3 +82,8 @@ def attending(node: Node, pattern: Pattern, index: str) -> Node:
     if not isinstance(op, (Softmax, Alibi)) and op.pattern.indexed:
         return replace(node, op=op, inputs=(*node.inputs, index))
     return replace(node, op=op)
+
+
+def renamed(node: Node, old: str, new: str) -> Node:
+    """The node reading ``new`` where it read ``old``."""
+    return replace(node, inputs=tuple(new if i == old else i for i in node.inputs))

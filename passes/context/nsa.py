@@ -10,7 +10,7 @@ from sympy import Expr, Integer, ceiling
 from costgraph.errors import PipelineError
 from costgraph.formula.least import least
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph, Node
+from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import (
@@ -26,7 +26,7 @@ from costgraph.ops import (
 from costgraph.ops.compress import Compress, Importance
 from costgraph.ops.index import Choose
 from costgraph.ops.pattern import Pattern, SelectedBlocks, Summaries, Unfinished, Window
-from costgraph.passes.context.adding import Added, attending, projected_from
+from costgraph.passes.context.adding import Added, attending, projected_from, renamed
 from costgraph.passes.context.seeing import changed, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import T, q
@@ -124,7 +124,7 @@ class Nsa(Pass):
             )
         ]
         total = g.add("nsa_sum", Add(), g.add("nsa_sum_two", Add(), *parts[:2]), parts[2])
-        after = [_renamed(n, values.output, total) for n in nodes[behind:]]
+        after = [renamed(n, values.output, total) for n in nodes[behind:]]
         return replace(
             graph,
             sources=(*graph.sources, *g.sources),
@@ -184,7 +184,3 @@ class Nsa(Pass):
 def _softmax(g: Added, name: str, pattern: Pattern, query: str, keys: str) -> str:
     scores = g.add(f"{name}_qk", AttentionScores(pattern), query, keys)
     return g.add(f"{name}_softmax", Softmax(pattern), scores)
-
-
-def _renamed(node: Node, old: str, new: str) -> Node:
-    return replace(node, inputs=tuple(new if i == old else i for i in node.inputs))

@@ -38,7 +38,7 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
     seen = Seen()
 
     def new(graph: Graph) -> Graph:
-        return rebuild(_walk(graph, name, change, seen), lambda node, operands: node.op)
+        return rebuild(walked(graph, name, change, seen), lambda node, operands: node.op)
 
     return program.rewritten(new), seen
 
@@ -81,11 +81,15 @@ def told(name: str, program: Program, made: Program, seen: Seen) -> Outcome:
     return Outcome(made, tuple(seen.hits), misses)
 
 
-def _walk(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
+def walked(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
+    """A graph, its regions included, with ``change`` done to what attends a cache of the context.
+
+    ``seen`` notes what was changed; sizes are those of before until the graph is rebuilt.
+    """
     nodes = []
     for node in graph.nodes:
         if isinstance(node.op, Region):
-            inner = [_walk(g, name, change, seen) for g in node.op.graphs]
+            inner = [walked(g, name, change, seen) for g in node.op.graphs]
             node = replace(node, op=node.op.with_graphs(inner))
         nodes.append(node)
     graph = replace(graph, nodes=tuple(nodes))

@@ -165,7 +165,7 @@ def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
 
 CONTEXT = (
     "window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}", "nsa",
-    "snap-kv", "landmark",
+    "snap-kv", "landmark", "knn-memory",
 )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def test_a_kernel_reads_the_earlier_rows_of_a_cache_that_it_rotates():
 PASSES = (
     "index{top=64}", "evict", "window{size=64}", "evict{by=merge}", "select{blocks=4}",
     "nsa{blocks=2,window=40}", "snap-kv{keep=40}", "landmark{block=10,blocks=2}",
-    "retrieve{passages=2,length=7}",
+    "retrieve{passages=2,length=7}", "knn-memory{local=20,size=60,top=3,layer=2}",
 )  # fmt: skip
 
 
@@ -392,6 +392,42 @@ def test_a_prompt_is_distilled_once():
         assert row_of(made, name, "prefill") == row_of(plain, name, "prefill")
     fused, other = small("snap-kv{keep=30},fuse"), small("fuse")
     assert fused.tpot(B=2, S=20, T=25) == other.tpot(B=2, T=25)
+
+
+def test_a_memory_in_one_layer_by_hand():
+    """Two layers see 10 positions; the second of three looks 5 of 60 keys up as well."""
+    text = "knn-memory{local=10,size=60,top=5,share=1/2,layer=2}"
+    made, plain = small(text), small("window{size=10,sinks=0,rotate=false}")
+    for phase in made.program.phases:
+        verify(phase.graph)
+    h, hk, dh, at = 4, 2, 4, {"B": 2, "q": 1, "T": 100}
+    row = 2 * hk * dh * 2  # of both sequences
+    more = counts(made, **at)["cache"] - counts(plain, **at)["cache"]
+    assert more == 2 * 60 * row  # one layer's keys and values
+    assert row_of(made, "memory_nearest")["tensor"] == 2 * h * 2 * dh * 30
+    assert rows_of(made, "memory_nearest", Role.KV, **at) == min(h // hk * 30, 60) * row
+    assert row_of(made, "memory_qk")["tensor"] == 2 * h * 2 * dh * 5
+    assert rows_of(made, "memory_sv", Role.KV, **at) == 5 * row
+    prompt = sum(min(p, 60) for p in range(1, 101))
+    assert row_of(made, "memory_nearest", "prefill")["tensor"] == h * dh * 2 * prompt
+    chosen = sum(min(p, 5) for p in range(1, 101))
+    assert row_of(made, "memory_qk", "prefill")["tensor"] == 2 * h * 2 * dh * chosen
+    assert parameters(made.program) - parameters(plain.program) == h
+    # Beyond the memory, nothing grows with the context any more.
+    assert counts(made, **at)["bytes"] == counts(made, **{**at, "T": 900})["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("knn-memory{share=0}", "finds nothing"),
+        ("knn-memory{size=512}", "holds nothing that the last 512"),
+        ("knn-memory{layer=4}", "4 of 3 layers"),
+    ],
+)
+def test_memories_that_find_nothing_are_refused(text, why):
+    with pytest.raises(CostgraphError, match=why):
+        small(text)
 
 
 def test_landmarks_by_hand():

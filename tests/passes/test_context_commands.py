@@ -12,7 +12,10 @@ from costgraph.rewriting.pipeline import Stage
 
 MODEL = "llama-3.2-1b"
 NAMES = sorted(n for n, p in PASSES.items() if p.stage is Stage.CONTEXT)
-CONTEXTS = {"window", "evict", "index", "select", "nsa", "snap-kv", "landmark", "retrieve"}
+CONTEXTS = {
+    "window", "evict", "index", "select", "nsa", "snap-kv", "landmark", "retrieve", "recur",
+    "knn-memory",
+}  # fmt: skip
 
 
 def test_all_passes_of_the_stage_are_here():

@@ -116,6 +116,7 @@ WRITTEN = {
         "prune-tokens{layer=1}",
         "merge-tokens",
         "nsa",
+        "knn-memory",
     ],
     "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
     "phases": [
