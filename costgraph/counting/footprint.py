@@ -102,7 +102,10 @@ def _extended(graph: Graph, node: Node) -> set[str]:
     They are its first ones: an operation may read a cache besides the one that it extends.
     """
     if isinstance(node.op, Fused):
-        return {name for n in node.op.body.nodes for name in _extended(node.op.body, n)}
+        body = node.op.body
+        inner = {name for n in body.nodes for name in _extended(body, n)}
+        given = zip((t.name for t in body.sources), node.inputs, strict=True)
+        return {name for source, name in given if source in inner}
     many = sum(t.role in _LASTING for t in node.outputs)
     held = [i for i in node.inputs if graph.tensors[i].role in _LASTING]
     return set(held[:many])

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 
 import costgraph as cg
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import InputError, PipelineError
 from costgraph.passes.forking.profile import Segment, intervals, read_tree, side_by_side
 from costgraph.symbols import S, T
@@ -312,3 +313,11 @@ def test_a_request_forks_once_and_a_draft_goes_with_every_branch():
         "llama-3.2-1b", "h100", "speculative{draft=heads,gamma=2},samples{count=2,prefix=copied}"
     )
     assert at(made.tpot, B=3, S=50, T=90) == pytest.approx(at(plain.tpot, B=6, T=90) / 2)
+
+
+@pytest.mark.parametrize("name", ["beam", "samples", "skeleton", "evict", "snap-kv", "share-kv"])
+def test_kernels_keep_what_their_parts_keep(name):
+    """Inside a fused kernel caches have names of their own: each is in memory once all the same."""
+    plain, fused = (cg.compile("llama-3.2-1b", "h100", p).program for p in (name, f"fuse,{name}"))
+    for a, b in zip(plain.phases, fused.phases, strict=True):
+        assert cache_bytes(a.graph) == cache_bytes(b.graph), a.name
