@@ -82,6 +82,25 @@ def test_a_plan_keeps_its_limits_when_it_is_simulated(ways):
     assert best.tpot == pytest.approx(seen.tpot.mean(), rel=0.08)
 
 
+@pytest.mark.parametrize(("rate", "low"), [(20, False), (40, True)])
+def test_times_that_are_too_low_are_marked(rate, low, capsys):
+    """Above 60 % of what a replica stands: in the table, in JSON, and in words."""
+    line = [
+        "serve-plan", "llama-3.1-8b", "--on", "h100", "--prompt", "1000", "--generate", "100",
+        "--ttft", "1 s", "--tpot", "1 s", "--devices", "1", "--no-pools", "--rate", str(rate),
+    ]  # fmt: skip
+    assert main(line) == 0
+    plans = capsys.readouterr().out.split("speed for a user")[0].splitlines()
+    assert any(" ~" in row for row in plans if " seqs " in row) is low
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = found["plans"][0]
+    assert best["lower_estimates"] == (["ttft"] if low else [])
+    assert (best["groups"][0]["load"] > 0.6) is low
+    # Points of the front go up to 90 % of the limit.
+    assert any("lower estimates" in x for x in found["cautions"])
+
+
 def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
     traffic = Traffic(60, Lengths(900), Lengths(128), 0.5, 0.01)
     plan = Planner(traffic, ways, (2048,), (64, 512), 32).apart(ways, traffic)
