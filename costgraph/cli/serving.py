@@ -193,6 +193,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
+    from costgraph.asking.serving.pools import apart_assumed
     from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import simulated_text
@@ -211,7 +212,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
             requests, pool, decode=decode, transfer=transfer, closed=arguments.closed,
             spans=arguments.timeline is not None, progress=progress,
         )  # fmt: skip
-    later = () if decode is None else (*decode.times.assumed, *decode.assumed)
+    later = () if decode is None else apart_assumed(pool, decode)
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
     if seen.unsteady:
         setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
@@ -283,12 +284,19 @@ def _decoding(
         rate = float(parse_quantity(arguments.link, "bandwidth", "--link"))
         transfer = Transfer(0.0, rate, position)
     else:
-        found = between(load_system(arguments.on).device.name, pool.times)
-        if found is None:
-            raise InputError(f"--link: no network between nodes of {arguments.on} is known")
-        transfer = replace(found, position=position)
+        ends = []
+        for place in dict.fromkeys((arguments.on, on)):
+            found = between(load_system(place).device.name, pool.times)
+            if found is None:
+                raise InputError(f"--link: no network between nodes of {place} is known")
+            ends.append(found)
+        # The slower of both ends.
+        transfer = Transfer(
+            max(e.latency for e in ends), min(e.bytes_per_second for e in ends), position
+        )
     told = {
-        "decode_replicas": decode.servers, "decode_on": on, "decode_sequences": limit,
+        "decode_replicas": decode.servers, "decode_on": on, "decode_passes": passes,
+        "decode_sequences": limit,
         "link_bytes_per_second": transfer.bytes_per_second,
     }  # fmt: skip
     return decode, transfer, told
