@@ -343,6 +343,22 @@ def test_many_simulations_run_on_a_cluster():
     assert found == simulate_many(CASES[:2])
 
 
+@pytest.mark.parametrize("apart", [[], ["--decode-replicas", "1"]])
+def test_paging_lets_in_what_prompts_leave_room_for(apart, capsys):
+    """A limit of whole requests would keep pages from ever running out."""
+    line = [
+        "serve-simulate", "llama-3.1-8b", "--on", "h100", "--rate", "50", "--prompt", "6000",
+        "--generate", "900", "--requests", "120", "--passes", "fuse", "--json", *apart,
+    ]  # fmt: skip
+    found = {}
+    for paging in ([], ["--paging", "recompute"]):
+        assert main([*line, *paging]) == 0
+        found[bool(paging)] = json.loads(capsys.readouterr().out)
+    name = "decode_sequences" if apart else "sequences"
+    assert found[True][name] == pytest.approx(found[False][name] * 6900 / 6001, abs=1.5)
+    assert found[True]["preemptions"] > 0 == found[False]["preemptions"]
+
+
 DRAFTS = "fuse,speculative{draft=llama-3.2-1b,gamma=2}"
 
 

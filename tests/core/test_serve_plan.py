@@ -13,7 +13,7 @@ import pytest
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
 from costgraph.asking.serving import ways as ways_of
-from costgraph.asking.serving.launch import ENGINES, launch
+from costgraph.asking.serving.launch import ENGINES, first_launch, launch
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.plans import Plan
@@ -337,6 +337,27 @@ def test_drafts_are_told_or_refused(ways):
     ):
         with pytest.raises(InputError, match="no documented flags"):
             launch(plan(drafts), traffic, "m", engine)
+
+
+def test_commands_are_of_the_first_plan_that_an_engine_can_be_told(ways):
+    """The plans are shown whatever an engine refuses, and why it does."""
+    found = serve_plan(
+        "llama-3.2-1b", "h100", rate=5, prompt=500, generate=60, ttft=1, tpot=0.05, devices=1,
+        front=False, chunks=(2048,), limits=(64,), pools=False,
+        speculative=("draft=llama-3.2-1b,gamma=2",),
+    )  # fmt: skip
+    drafting = next(p for p in found.plans if p.groups[0].way.drafts)
+    plain = next(p for p in found.plans if not p.groups[0].way.drafts)
+    both = replace(found, plans=(drafting, plain))
+    text = first_launch(both, "m", "sglang")
+    assert "# not of plan 1: sglang: no documented flags" in text
+    assert "# commands of plan 2 of the table" in text
+    assert text.endswith(launch(plain, found.traffic, "m", "sglang"))
+    assert first_launch(both, "m", "vllm") == launch(drafting, found.traffic, "m", "vllm")
+    none = first_launch(replace(found, plans=(drafting,)), "m", "sglang")
+    assert none.splitlines()[-1] == "# no plan has commands"
+    with pytest.raises(InputError, match="unknown engine"):
+        first_launch(both, "m", "vlm")
 
 
 #: What a model is read and rewritten with; and what each engine is told of it, or its comment.

@@ -15,7 +15,7 @@ from dataclasses import replace
 from math import ceil
 from types import MappingProxyType
 
-from costgraph.asking.serving.plans import Group, Plan
+from costgraph.asking.serving.plans import Group, Plan, ServePlans
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import NODE, Traffic, drafting
@@ -39,6 +39,28 @@ CACHES: Mapping[str, str] = MappingProxyType({
 FLOATS = ("fp8", "e4m3")
 #: Options of the pass ``speculative`` that say how often drafts are right, not how they are made.
 GUESSED = ("alpha", "alphas", "acceptance", "accepted", "gain")
+
+
+def first_launch(found: ServePlans, model: str, engine: str) -> str:
+    """The commands of the best plan that an engine can be told, and why not of better ones.
+
+    Raises:
+        InputError: the engine is none of :data:`ENGINES`.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {clip(engine)}{nearest(engine, ENGINES)}")
+    refused: dict[str, int] = {}
+    commands = "# no plan has commands\n"
+    for number, plan in enumerate(found.plans, 1):
+        try:
+            commands = launch(plan, found.traffic, model, engine)
+        except InputError as why:
+            refused.setdefault(str(why), number)
+            continue
+        if refused:
+            commands = f"# commands of plan {number} of the table\n{commands}"
+        break
+    return "".join(f"# not of plan {n}: {visible(why)}\n" for why, n in refused.items()) + commands
 
 
 def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
