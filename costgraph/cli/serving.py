@@ -72,7 +72,7 @@ def add_commands(commands: Any) -> None:
     plan.add_argument(
         "--launch",
         choices=("vllm", "sglang", "tensorrt-llm"),
-        help="also the commands that start the best plan",
+        help="also the commands that start the best plan that the engine can be told",
     )
     vocabulary.add_values(plan, "")
     vocabulary.add_conventions(plan)
@@ -152,7 +152,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from costgraph.asking.serving.launch import launch
+    from costgraph.asking.serving.launch import first_launch
     from costgraph.asking.serving.plan import serve_plan
     from costgraph.showing.export.serving import plan_text
     from costgraph.showing.export.terminal import width
@@ -179,9 +179,10 @@ def _plan(arguments: argparse.Namespace) -> int:
             progress=told,
             **_options(arguments),
         )
-    best = found.best
-    commands = "" if arguments.launch is None else launch(
-        best, found.traffic, str(arguments.model), arguments.launch
+    # Nothing is shown where no plan keeps the limits.
+    _ = found.best
+    commands = "" if arguments.launch is None else first_launch(
+        found, str(arguments.model), arguments.launch
     )  # fmt: skip
     if arguments.json:
         more = {"launch": commands} if commands else {}
@@ -193,6 +194,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
+    from costgraph.asking.serving.pools import apart_assumed
     from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import simulated_text
@@ -211,7 +213,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
             requests, pool, decode=decode, transfer=transfer, closed=arguments.closed,
             spans=arguments.timeline is not None, progress=progress,
         )  # fmt: skip
-    later = () if decode is None else (*decode.times.assumed, *decode.assumed)
+    later = () if decode is None else apart_assumed(pool, decode)
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
     if seen.unsteady:
         setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
@@ -271,8 +273,7 @@ def _decoding(
     on = arguments.decode_on or arguments.on
     passes = arguments.passes if arguments.decode_passes is None else arguments.decode_passes
     times = StepTimes.of(compile(arguments.model, on, passes, **options), longest)
-    mean = sum(r.prompt + r.generate for r in requests) / len(requests)
-    limit = arguments.decode_limit or max(1, times.room(mean))
+    limit = arguments.decode_limit or _fitting(times, requests, pool.paging is not None)
     decode = Pool(
         times, DecodeOnly(limit), arguments.decode_replicas, paging=pool.paging,
         polls=arguments.polls,
@@ -283,12 +284,19 @@ def _decoding(
         rate = float(parse_quantity(arguments.link, "bandwidth", "--link"))
         transfer = Transfer(0.0, rate, position)
     else:
-        found = between(load_system(arguments.on).device.name, pool.times)
-        if found is None:
-            raise InputError(f"--link: no network between nodes of {arguments.on} is known")
-        transfer = replace(found, position=position)
+        ends = []
+        for place in dict.fromkeys((arguments.on, on)):
+            found = between(load_system(place).device.name, pool.times)
+            if found is None:
+                raise InputError(f"--link: no network between nodes of {place} is known")
+            ends.append(found)
+        # The slower of both ends.
+        transfer = Transfer(
+            max(e.latency for e in ends), min(e.bytes_per_second for e in ends), position
+        )
     told = {
-        "decode_replicas": decode.servers, "decode_on": on, "decode_sequences": limit,
+        "decode_replicas": decode.servers, "decode_on": on, "decode_passes": passes,
+        "decode_sequences": limit,
         "link_bytes_per_second": transfer.bytes_per_second,
     }  # fmt: skip
     return decode, transfer, told
@@ -330,12 +338,17 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     return at_once(count, prompt, generate, seed, hits), asked
 
 
+def _fitting(times: StepTimes, requests: Sequence[Request], paged: bool) -> int:
+    """Mean requests that memory holds: whole ones, or as they are when they begin to decode."""
+    mean = sum(r.prompt + (1 if paged else r.generate) for r in requests) / len(requests)
+    return max(1, times.room(mean))
+
+
 def _policy(arguments: argparse.Namespace, times: Any, requests: Sequence[Request]) -> Policy:
     from costgraph.asking.serving import POLICIES as KINDS
     from costgraph.asking.serving.policies import Budgeted
 
-    mean = sum(r.prompt + r.generate for r in requests) / len(requests)
-    limit = arguments.limit or max(1, times.room(mean))
+    limit = arguments.limit or _fitting(times, requests, arguments.paging is not None)
     kind = KINDS[arguments.policy]
     if issubclass(kind, Budgeted):
         return kind(limit, arguments.chunk or 2048)

@@ -341,3 +341,50 @@ def test_many_simulations_run_on_a_cluster():
         with cluster, distributed.Client(cluster) as client:
             found = simulate_many(CASES[:2], client=client)
     assert found == simulate_many(CASES[:2])
+
+
+@pytest.mark.parametrize("apart", [[], ["--decode-replicas", "1"]])
+def test_paging_lets_in_what_prompts_leave_room_for(apart, capsys):
+    """A limit of whole requests would keep pages from ever running out."""
+    line = [
+        "serve-simulate", "llama-3.1-8b", "--on", "h100", "--rate", "50", "--prompt", "6000",
+        "--generate", "900", "--requests", "120", "--passes", "fuse", "--json", *apart,
+    ]  # fmt: skip
+    found = {}
+    for paging in ([], ["--paging", "recompute"]):
+        assert main([*line, *paging]) == 0
+        found[bool(paging)] = json.loads(capsys.readouterr().out)
+    name = "decode_sequences" if apart else "sequences"
+    assert found[True][name] == pytest.approx(found[False][name] * 6900 / 6001, abs=1.5)
+    assert found[True]["preemptions"] > 0 == found[False]["preemptions"]
+
+
+DRAFTS = "fuse,speculative{draft=llama-3.2-1b,gamma=2}"
+
+
+@pytest.mark.parametrize(
+    ("both", "decode", "link", "unread"),
+    [
+        ([], ["--decode-on", "a100-80g"], 25e9, False),
+        ([], ["--decode-on", "b200"], 50e9, False),
+        ([], ["--decode-passes", DRAFTS], 50e9, True),
+        (["--passes", DRAFTS], [], 50e9, False),
+        (["--passes", DRAFTS], ["--decode-passes", "fuse"], 50e9, False),
+    ],
+)
+def test_servers_apart_say_what_each_is(both, decode, link, unread, capsys):
+    """The slower network counts; passes of each; and drafts whose prompts nobody read."""
+    line = [
+        "serve-simulate", "llama-3.2-1b", "--on", "h100", "--rate", "9", "--prompt", "300",
+        "--generate", "20", "--requests", "20", "--decode-replicas", "1", *both, *decode, "--json",
+    ]  # fmt: skip
+    assert main(line) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["link_bytes_per_second"] == link
+    given = dict(zip(decode[::2], decode[1::2], strict=True))
+    passes = given.get("--decode-passes", both[1] if both else "")
+    assert found["decode_passes"] == passes
+    said = found["assumptions"]
+    assert any("counted nowhere" in x for x in said) is unread
+    drafting = "speculative" in passes or bool(both)
+    assert any("drafted tokens are accepted" in x for x in said) is drafting

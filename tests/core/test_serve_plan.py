@@ -13,9 +13,10 @@ import pytest
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, simulate
 from costgraph.asking.serving import ways as ways_of
-from costgraph.asking.serving.launch import ENGINES, launch
+from costgraph.asking.serving.launch import ENGINES, first_launch, launch
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.plans import Plan
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.ways import Traffic, Way, degrees_of
 from costgraph.cli import main
@@ -79,6 +80,25 @@ def test_a_plan_keeps_its_limits_when_it_is_simulated(ways):
     assert seen.tpot.mean() <= 1.05 * traffic.tpot
     assert seen.ttft.mean() <= 1.1 * traffic.ttft
     assert best.tpot == pytest.approx(seen.tpot.mean(), rel=0.08)
+
+
+@pytest.mark.parametrize(("rate", "low"), [(20, False), (40, True)])
+def test_times_that_are_too_low_are_marked(rate, low, capsys):
+    """Above 60 % of what a replica stands: in the table, in JSON, and in words."""
+    line = [
+        "serve-plan", "llama-3.1-8b", "--on", "h100", "--prompt", "1000", "--generate", "100",
+        "--ttft", "1 s", "--tpot", "1 s", "--devices", "1", "--no-pools", "--rate", str(rate),
+    ]  # fmt: skip
+    assert main(line) == 0
+    plans = capsys.readouterr().out.split("speed for a user")[0].splitlines()
+    assert any(" ~" in row for row in plans if " seqs " in row) is low
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = found["plans"][0]
+    assert best["lower_estimates"] == (["ttft"] if low else [])
+    assert (best["groups"][0]["load"] > 0.6) is low
+    # Points of the front go up to 90 % of the limit.
+    assert any("lower estimates" in x for x in found["cautions"])
 
 
 def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
@@ -279,7 +299,9 @@ def test_flags_share_a_model_as_the_plan_does(ways, degrees, flags):
     """All devices are used, as each engine counts them."""
     way = replace(ways[0], devices=4, degrees=degrees)
     traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
-    plan = Planner(traffic, [way], (2048,), (64,), 32, pools=False).plans()[0]
+    # SGLang has no chunks beside decodes in a pipeline.
+    chunks = () if "pp" in dict(degrees) else (2048,)
+    plan = Planner(traffic, [way], chunks, (64,), 32, pools=False).plans()[0]
     for engine, wanted in flags.items():
         text = launch(plan, traffic, "m", engine)
         words = shlex.split(text, comments=True)
@@ -300,7 +322,82 @@ def test_drafts_are_told_or_refused(ways):
     text = launch(plan("draft=llama-3.2-1b,gamma=3"), traffic, "m", "vllm")
     words = shlex.split(text, comments=True)
     told = json.loads(words[words.index("--speculative-config") + 1])
-    assert told == {"model": "llama-3.2-1b", "num_speculative_tokens": 3}
-    for drafts, engine in (("draft=copy,gamma=3", "vllm"), ("draft=llama-3.2-1b", "sglang")):
+    assert told == {
+        "method": "draft_model", "model": "llama-3.2-1b", "num_speculative_tokens": 3,
+    }  # fmt: skip
+    assert "--speculative-config" in launch(
+        plan("draft=llama-3.2-1b,gamma=3,alpha=0.6"), traffic, "m", "vllm"
+    )
+    for drafts, engine in (
+        ("draft=copy,gamma=3", "vllm"),
+        ("draft=llama-3.2-1b", "sglang"),
+        ("draft=llama-3.2-1b,gamma=3,tree=t2|1", "vllm"),
+        ("draft=llama-3.2-1b,gamma=3,drafts=2", "vllm"),
+        ("draft=llama-3.2-1b,gamma=3,schedule=pearl", "vllm"),
+    ):
         with pytest.raises(InputError, match="no documented flags"):
             launch(plan(drafts), traffic, "m", engine)
+
+
+def test_commands_are_of_the_first_plan_that_an_engine_can_be_told(ways):
+    """The plans are shown whatever an engine refuses, and why it does."""
+    found = serve_plan(
+        "llama-3.2-1b", "h100", rate=5, prompt=500, generate=60, ttft=1, tpot=0.05, devices=1,
+        front=False, chunks=(2048,), limits=(64,), pools=False,
+        speculative=("draft=llama-3.2-1b,gamma=2",),
+    )  # fmt: skip
+    drafting = next(p for p in found.plans if p.groups[0].way.drafts)
+    plain = next(p for p in found.plans if not p.groups[0].way.drafts)
+    both = replace(found, plans=(drafting, plain))
+    text = first_launch(both, "m", "sglang")
+    assert "# not of plan 1: sglang: no documented flags" in text
+    assert "# commands of plan 2 of the table" in text
+    assert text.endswith(launch(plain, found.traffic, "m", "sglang"))
+    assert first_launch(both, "m", "vllm") == launch(drafting, found.traffic, "m", "vllm")
+    none = first_launch(replace(found, plans=(drafting,)), "m", "sglang")
+    assert none.splitlines()[-1] == "# no plan has commands"
+    with pytest.raises(InputError, match="unknown engine"):
+        first_launch(both, "m", "vlm")
+
+
+#: What a model is read and rewritten with; and what each engine is told of it, or its comment.
+TOLD = [
+    ({"kv": "fp8"}, {
+        "vllm": "--kv-cache-dtype fp8\n", "sglang": "--kv-cache-dtype fp8_e4m3",
+        "tensorrt-llm": "kv_cache_config: {dtype: fp8}",
+    }),
+    ({"precisions": ("fp8kv8",)}, {
+        "vllm": "--quantization fp8 \\\n    --kv-cache-dtype fp8\n",
+        "sglang": "--quantization fp8 \\\n    --kv-cache-dtype fp8_e4m3",
+        "tensorrt-llm": "# needs a checkpoint in fp8kv8",
+    }),
+    ({"precisions": ("w4a16",)}, dict.fromkeys(ENGINES, "# needs a checkpoint in w4a16")),
+    ({"kv": "int4"}, dict.fromkeys(ENGINES, "# caches are int4 in the plan: no flag is known")),
+    ({"weights": "int8"}, dict.fromkeys(ENGINES, "# the numbers are for weights int8")),
+    ({"passes": "fuse,page-kv"}, dict.fromkeys(ENGINES, "# the numbers are for the pass page-kv")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "told"), TOLD)
+def test_commands_say_what_they_do_not_tell(given, told):
+    found = serve_plan(
+        "llama-3.2-1b", "h100", rate=5, prompt=500, generate=60, ttft=1, tpot=0.05, devices=1,
+        front=False, chunks=(2048,), limits=(64,), pools=False, **given,
+    )  # fmt: skip
+    for engine, text in told.items():
+        assert text in launch(found.best, found.traffic, "m", engine)
+
+
+def test_commands_that_engines_refuse_are_refused(ways):
+    """SGLang has no chunks beside decodes in a pipeline, vLLM no drafts in one."""
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    times = StepTimes(ways[0].times.compiled, 1100, lanes=2)
+    way = replace(ways[0], devices=2, degrees=(("pp", 2),), times=times)
+    group = Planner(traffic, [way], (2048,), (64,), 32).group(way, ("chunked",), traffic)
+    plan = Plan((group,), 1.0, 1.0)
+    with pytest.raises(InputError, match="refuses --enable-mixed-chunk"):
+        launch(plan, traffic, "m", "sglang")
+    assert "each of the pipeline's groups" in launch(plan, traffic, "m", "vllm")
+    drafting = replace(group, way=replace(way, drafts="draft=llama-3.2-1b,gamma=3"))
+    with pytest.raises(InputError, match="drafts in a pipeline"):
+        launch(replace(plan, groups=(drafting,)), traffic, "m", "vllm")

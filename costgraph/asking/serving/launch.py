@@ -1,30 +1,66 @@
 """Commands that start a plan's servers, as text for three engines.
 
-Flags are those that the engines' documentation lists (vLLM's engine arguments, expert-parallel
-deployment and speculative decoding; SGLang's server arguments; ``trtllm-serve`` 1.0); nothing is
-run. What an engine cannot be told is said in a comment, and a plan that it cannot run is refused.
+Flags are those that the engines' documentation lists (vLLM's engine arguments, data and
+expert-parallel deployment, draft models; SGLang's server arguments; the options of
+``trtllm-serve``); nothing is run. What an engine cannot be told is said in a comment, and a plan
+that it says it cannot run is refused.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil
+from types import MappingProxyType
 
-from costgraph.asking.serving.plans import Group, Plan
+from costgraph.asking.serving.plans import Group, Plan, ServePlans
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import NODE, Traffic, drafting
 from costgraph.errors import InputError, clip, nearest
+from costgraph.passes import PASSES
+from costgraph.passes.precision.formats import PRESETS, Preset
 from costgraph.quoting import visible
+from costgraph.rewriting.pipeline import parse
 
 #: Precisions that engines make of a plain checkpoint, as they call them; others are checkpoints.
-QUANTIZATION: dict[str, dict[str, str]] = {
+QUANTIZATION: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "vllm": {"fp8": "fp8"},
     "sglang": {"fp8": "fp8"},
     "tensorrt-llm": {},
-}
+})  # fmt: skip
+#: How engines are told to keep caches in 8-bit floats; TensorRT-LLM reads it from a file.
+CACHES: Mapping[str, str] = MappingProxyType({
+    "vllm": "--kv-cache-dtype fp8", "sglang": "--kv-cache-dtype fp8_e4m3",
+})  # fmt: skip
+#: Formats of caches that these are.
+FLOATS = ("fp8", "e4m3")
+#: Options of the pass ``speculative`` that say how often drafts are right, not how they are made.
+GUESSED = ("alpha", "alphas", "acceptance", "accepted", "gain")
+
+
+def first_launch(found: ServePlans, model: str, engine: str) -> str:
+    """The commands of the best plan that an engine can be told, and why not of better ones.
+
+    Raises:
+        InputError: the engine is none of :data:`ENGINES`.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {clip(engine)}{nearest(engine, ENGINES)}")
+    refused: dict[str, int] = {}
+    commands = "# no plan has commands\n"
+    for number, plan in enumerate(found.plans, 1):
+        try:
+            commands = launch(plan, found.traffic, model, engine)
+        except InputError as why:
+            refused.setdefault(str(why), number)
+            continue
+        if refused:
+            commands = f"# commands of plan {number} of the table\n{commands}"
+        break
+    return "".join(f"# not of plan {n}: {visible(why)}\n" for why, n in refused.items()) + commands
 
 
 def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
@@ -32,7 +68,7 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
 
     Raises:
         InputError: the engine is none of :data:`ENGINES`, or its documentation names no flags
-            for how the plan drafts.
+            for how the plan drafts, or it refuses a plan's combination of them.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {clip(engine)}{nearest(engine, ENGINES)}")
@@ -42,23 +78,22 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
         lines.append(f"# requests of more than {longest} positions are refused")
     for i, group in enumerate(plan.groups):
         role = "" if not plan.pooled else ("prefill", "decode")[i]
-        what = f"{role + ': ' if role else ''}{group.replicas} replicas of {group.way}"
+        many = "replica" if group.replicas == 1 else "replicas"
+        what = f"{role + ': ' if role else ''}{group.replicas} {many} of {group.way}"
         lines.append(f"# {what}, each at up to {group.most:.4g} requests/s")
         if plan.pooled and engine != "sglang":
             lines.append(f"# {engine}: connect the pools as its documentation says")
         if isinstance(group.policy, PrefillFirst):
             lines.append("# prompts are whole; the engine may run decodes in the same steps")
-        precision = group.way.precision
-        if precision != "native" and precision not in QUANTIZATION[engine]:
-            lines.append(f"# needs a checkpoint in {precision}")
         words = ENGINES[engine](group, shlex.quote(model), longest, role)
-        if precision in QUANTIZATION[engine]:
-            words.append(f"--quantization {QUANTIZATION[engine][precision]}")
-        words += _drafts(group, engine)
+        formats, untold = _formats(group, engine)
+        words += [*formats, *_drafts(group, engine)]
+        lines += [f"# {x}" for x in (*untold, *_untold(group, engine))]
         if group.way.devices > NODE:
             lines.append(f"# {group.way.devices} devices: start it over nodes as {engine} says")
         lines.append(" \\\n    ".join(words))
-        lines += [f"# and {x} in its file of options" for x in _in_file(group, engine)]
+        file = "in the file of --extra_llm_api_options"
+        lines += [f"# and {x} {file}" for x in _in_file(group, engine)]
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +106,53 @@ def _in_file(group: Group, engine: str) -> list[str]:
     return [
         *(["enable_chunked_prefill: true"] if chunked else []),
         *(["enable_attention_dp: true"] if replicated else []),
+        *(["kv_cache_config: {dtype: fp8}"] if _caches(group) in FLOATS else []),
     ]
+
+
+def _caches(group: Group) -> str:
+    """Format of caches that the plan asks for, by its precision or as the model is read."""
+    kept = _preset(group).kv
+    if kept != Preset.kv:
+        return kept
+    return dict(group.way.times.compiled.setting.reading).get("kv", "")
+
+
+def _preset(group: Group) -> Preset:
+    return {**PRESETS, "native": Preset()}[group.way.precision]
+
+
+def _formats(group: Group, engine: str) -> tuple[list[str], list[str]]:
+    """Flags for the plan's precision and caches, and what has none."""
+    preset = _preset(group)
+    weights = next((n for n, p in PRESETS.items() if p == replace(preset, kv=Preset.kv)), "")
+    caches = _caches(group)
+    flags, untold = [], []
+    if weights in QUANTIZATION[engine]:
+        flags.append(f"--quantization {QUANTIZATION[engine][weights]}")
+    elif preset != Preset():
+        untold.append(f"needs a checkpoint in {group.way.precision}")
+    if caches in FLOATS and engine in CACHES:
+        flags.append(CACHES[engine])
+    elif caches and caches not in FLOATS:
+        untold.append(f"caches are {caches} in the plan: no flag is known")
+    return flags, untold
+
+
+def _untold(group: Group, engine: str) -> Iterator[str]:
+    """What the plan's numbers rest on and no flag says."""
+    setting = group.way.times.compiled.setting
+    told = {"fuse", "quantize", "speculative", "parallel"}
+    for item in parse(setting.passes, PASSES):
+        if item.name not in told:
+            yield f"the numbers are for the pass {item.name}: no flag is known"
+    for name, value in setting.reading:
+        if name not in ("kv", "reserve"):
+            yield f"the numbers are for {name} {value}: no flag is known"
+    if group.way.times.lanes > 1 and engine != "sglang":
+        yield "sequences are of each of the pipeline's groups: see how the engine counts them"
+    if engine == "sglang" and _split(group)[3] > 1:
+        yield "attention in replicas: SGLang's documentation names DeepSeek-V2 and Qwen 2/3 MoE"
 
 
 def _drafts(group: Group, engine: str) -> list[str]:
@@ -81,12 +162,18 @@ def _drafts(group: Group, engine: str) -> list[str]:
     item = drafting(group.way.drafts)
     names = {"skip", "heads", "blockwise", "pass", "copy", "phrases", "lookahead", "jacobi", "mtp"}
     own = item.draft in names or item.draft.startswith("eagle")
-    if engine != "vllm" or own or not str(item.gamma).isdigit():
+    plain = replace(drafting(f"gamma={item.gamma}"), draft=item.draft)
+    other = item != replace(plain, **{n: getattr(item, n) for n in GUESSED})
+    if engine != "vllm" or own or other or not str(item.gamma).isdigit():
         raise InputError(
             f"{engine}: no documented flags are known for drafts of {clip(group.way.drafts)}; a "
-            "model that drafts a fixed number of tokens has some in vllm"
+            "model that drafts a fixed number of tokens in turns has some in vllm"
         )
-    told = {"model": item.draft, "num_speculative_tokens": int(item.gamma)}
+    if group.way.times.lanes > 1:
+        raise InputError(f"{engine}: drafts in a pipeline are not supported, as it says")
+    told = {
+        "method": "draft_model", "model": item.draft, "num_speculative_tokens": int(item.gamma),
+    }  # fmt: skip
     return [f"--speculative-config {shlex.quote(json.dumps(told))}"]
 
 
@@ -137,6 +224,11 @@ def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:
         f"--mem-fraction-static {MEMORY_SHARE}",
     ]  # fmt: skip
     if isinstance(group.policy, ChunkedPrefill):
+        if staged > 1:
+            raise InputError(
+                "sglang: it refuses --enable-mixed-chunk with --pp-size: no command for chunks "
+                "beside decodes in a pipeline"
+            )
         words += ["--enable-mixed-chunk", f"--chunked-prefill-size {group.policy.budget}"]
     else:
         words.append("--chunked-prefill-size -1")

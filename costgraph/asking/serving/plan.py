@@ -14,7 +14,7 @@ from typing import Any
 from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
-from costgraph.asking.serving.queueing import CONDITIONS
+from costgraph.asking.serving.queueing import CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of
@@ -108,7 +108,10 @@ def serve_plan(
     for name, why in planner.reasons.items():
         if name not in served:
             left[name] = why
+    points = planner.front() if front else ()
+    if any(p.low for p in found) or any(p.steady.low for p in points):
+        setting = replace(setting, cautions=(*setting.cautions, LOW))
     return ServePlans(
-        traffic, found, planner.front() if front else (), looser, tuple(left.items()),
-        planner.tried, setting.assuming(*every, *said),
+        traffic, found, points, looser, tuple(left.items()), planner.tried,
+        setting.assuming(*every, *said),
     )  # fmt: skip

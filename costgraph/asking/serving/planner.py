@@ -143,7 +143,8 @@ class Planner:
             if best is None or (count, -most) < (best.replicas, -best.most):
                 best = found
         if best is None:
-            self.reasons[str(way)] = f"{' and '.join(broken)}: not with {self.most} at most"
+            devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
+            self.reasons[str(way)] = f"{' and '.join(broken)} not within limits on {devices}"
         return best
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:

@@ -47,7 +47,7 @@ class Group:
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
             "replicas": self.replicas, "devices": self.devices,
             "rate_per_replica": self.steady.rate, "most_per_replica": self.most,
-            "binds": self.binds,
+            "load": self.steady.load, "binds": self.binds,
         }  # fmt: skip
 
 
@@ -80,6 +80,11 @@ class Plan:
         return len(self.groups) > 1
 
     @property
+    def low(self) -> tuple[str, ...]:
+        """Times that are mostly lower estimates: first tokens, of pools the wait behind them."""
+        return tuple(n for g, n in zip(self.groups, ("ttft", "tpot"), strict=False) if g.steady.low)
+
+    @property
     def most(self) -> float:
         """Requests per second that it could serve within the limits."""
         return min(g.replicas * g.most for g in self.groups)
@@ -88,7 +93,8 @@ class Plan:
         """Plain values, for JSON."""
         return {
             "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
-            "tpot": self.tpot, "most_requests_per_second": self.most,
+            "tpot": self.tpot, "lower_estimates": list(self.low),
+            "most_requests_per_second": self.most,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
 
@@ -108,7 +114,8 @@ class FrontPoint:
         return {
             **self.way.to_dict(), "policy": self.policy.name,
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
-            "requests_per_second": self.steady.rate, "ttft": self.steady.ttft,
+            "requests_per_second": self.steady.rate, "load": self.steady.load,
+            "ttft": self.steady.ttft,
             "tokens_per_second_and_user": self.speed,
             "tokens_per_second_and_device": self.per_device,
         }  # fmt: skip

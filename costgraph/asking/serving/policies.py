@@ -11,9 +11,13 @@ from costgraph.errors import InputError
 
 
 class Waiting(Protocol):
-    """A request whose prompt is not done, with the tokens of it that are left."""
+    """A request whose prompt is not done, with the tokens of it that are left.
+
+    One that gave up its caches (``preempted`` times) has those that it made to read as well.
+    """
 
     left: int
+    preempted: int
 
     @property
     def prompt(self) -> int:
@@ -166,14 +170,17 @@ class WholePrompts(Budgeted):
 
 @dataclass(frozen=True)
 class DecodeOnly(Policy):
-    """Prompts are done by other servers: only decode steps run here."""
+    """Prompts are done by other servers: decode steps run here.
+
+    Caches that a sequence gave up are computed again here, in a step of their own.
+    """
 
     name = "decode-only"
 
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
-        if waiting:
+        if waiting and not waiting[0].preempted:
             raise InputError("a server that only decodes was given a prompt that is not done")
-        return Step()
+        return Step((waiting[0].left,), decodes=False) if waiting else Step()
 
 
 POLICIES: dict[str, type[Policy]] = {

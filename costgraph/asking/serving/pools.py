@@ -90,6 +90,17 @@ class Pool:
         return (f"weights and caches have {MEMORY_SHARE:.0%} of memory; {held}",)
 
 
+def apart_assumed(prompts: Pool, decodes: Pool) -> tuple[str, ...]:
+    """What servers for prompts and servers that decode rest on together, each sentence once."""
+    said = [*decodes.times.compiled.setting.assumptions, *decodes.times.assumed, *decodes.assumed]
+    if prompts.times.gain == 1 < decodes.times.gain:
+        said.append(
+            "the servers of prompts draft nothing, those that decode do: what a draft takes to "
+            "read prompts is counted nowhere, in no first token either"
+        )
+    return tuple(dict.fromkeys(said))
+
+
 @dataclass(frozen=True)
 class Transfer:
     """Caches on their way over a link.

@@ -43,8 +43,9 @@ SPREAD = (
 #: Sequences of a group at which the stages of a pipeline are weighed.
 USUAL_BATCH = 32
 LANES = (
-    "a pipeline has one group of sequences for each stage in flight, and the groups are alike: a "
-    "group's step takes what all stages take, or the slowest as often as there are groups"
+    "a pipeline that serves has one group of sequences for each stage in flight (not the one batch "
+    "at a time of micro=1), and the groups are alike: a group's step takes what all stages take, "
+    "or the slowest as often as there are groups"
 )
 
 

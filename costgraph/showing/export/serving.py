@@ -51,7 +51,7 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
         points = [
             [
                 f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way), policy_text(p.policy),
-                seconds(p.steady.ttft),
+                _time(p.steady.ttft, p.steady.low),
             ]
             for p in chosen
         ]  # fmt: skip
@@ -74,8 +74,14 @@ def _row(plan: Plan) -> list[str]:
     price = "–" if plan.price is None else f"{plan.price:.4g}"
     return [
         str(plan.devices), price, each(replicas), each(lambda g: policy_text(g.policy)),
-        seconds(plan.ttft), seconds(plan.tpot), f"{plan.most:.4g}", each(lambda g: g.binds),
+        _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
+        f"{plan.most:.4g}", each(lambda g: g.binds),
     ]  # fmt: skip
+
+
+def _time(value: float, low: bool) -> str:
+    """Seconds, marked where they are a lower estimate."""
+    return f"{'~' if low else ''}{seconds(value)}"
 
 
 def policy_text(policy: Policy) -> str:
