@@ -8,6 +8,7 @@ width in pixels.
 from __future__ import annotations
 
 import math
+import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
@@ -199,6 +200,86 @@ class Tiles(Processor):
         sides = range(1, self.most + 1)
         found = [(w, h) for w in sides for h in sides if self.least <= w * h <= self.most]
         return sorted(found, key=lambda grid: grid[0] * grid[1])
+
+
+@dataclass(frozen=True)
+class Enlarged(Processor):
+    """Scaled until the longer side is ``longest``, then cut into tiles beside the whole picture.
+
+    The other side is scaled up to whole tiles; even small pictures make a full line of them.
+    Source: ``Idefics3ImageProcessor``, ``SmolVLMImageProcessor``, ``SmolVLMVideoProcessor``.
+
+    Attributes:
+        side: pixels of a tile's side.
+        tokens: of a tile.
+        longest: pixels of the longer side.
+        videos: the model sees them: a frame is one tile.
+    """
+
+    side: int
+    tokens: int
+    longest: int
+    videos: bool = False
+    said: str = ""
+
+    def picture(self, height: int, width: int) -> Seen:
+        wide = width >= height
+        shape = width / height
+        short = int(self.longest / shape) if wide else int(self.longest * shape)
+        short = max(short + short % 2, 1)
+        height, width = (short, self.longest) if wide else (self.longest, short)
+        shape = width / height
+        # The processor comes back to the shorter side by way of the shape, rounding down.
+        along = math.ceil(self.longest / self.side)
+        back = along * self.side
+        across = math.ceil(int(back / shape if width >= height else back * shape) / self.side)
+        tiles = along * max(across, 1)
+        tiles += tiles > 1
+        return Seen(tiles * self.tokens, tiles)
+
+    def video(self, frames: int, height: int, width: int) -> Seen:
+        if not self.videos:
+            return super().video(frames, height, width)
+        return Seen(frames * self.tokens, frames)
+
+
+@dataclass(frozen=True)
+class Canvas(Processor):
+    """Tiles of the grid that makes a picture larger by the least, and the picture as a whole.
+
+    If every grid makes it smaller, that which does so by the least. Scales are compared in 32 bit.
+    Source: ``get_best_fit`` of ``Llama4ImageProcessor``, which shows no videos.
+
+    Attributes:
+        side: pixels of a tile's side.
+        tokens: of a tile.
+        most: tiles of a grid.
+    """
+
+    side: int
+    tokens: int
+    most: int = 16
+    said: str = ""
+
+    def picture(self, height: int, width: int) -> Seen:
+        found = {}
+        for down, over in self._grids():
+            scale = min(_single(down * self.side / height), _single(over * self.side / width))
+            found.setdefault(scale, []).append(down * over)
+        larger = [scale for scale in found if scale >= 1]
+        tiles = min(found[min(larger) if larger else max(found)])
+        tiles += tiles > 1
+        return Seen(tiles * self.tokens, tiles)
+
+    def _grids(self) -> list[tuple[int, int]]:
+        sides = range(1, self.most + 1)
+        return [(h, w) for h in sides for w in sides if h * w <= self.most]
+
+
+def _single(value: float) -> float:
+    """The nearest number of 32 bit."""
+    (found,) = struct.unpack("f", struct.pack("f", value))
+    return float(found)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import Eyes, FixedTower
 from costgraph.models.blocks.image import Patches
-from costgraph.models.blocks.pictures import AnyRes, Tiles
+from costgraph.models.blocks.pictures import AnyRes, Canvas, Enlarged, Tiles
 from costgraph.models.blocks.projector import (
     Acted,
     Averaged,
@@ -234,7 +234,7 @@ def _paligemma(fields: Fields) -> Reading:
     return before(stack, reading, eyes.whole, both=True)
 
 
-def _idefics3(fields: Fields) -> Reading:
+def _idefics3(fields: Fields, videos: bool = False) -> Reading:
     stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
     seen = fields.section("vision_config").with_values(vision_use_head=False)
     tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
@@ -244,7 +244,18 @@ def _idefics3(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: 'scale_factor' = {factor} of a grid of {grid[0]}")
     d = stack.ends.d
     steps: Steps = (Beside(Integer(factor**2), copied=True), Product("1", d, False))
-    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
+    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    side = int(tower.size[0])
+    said = (
+        f"pictures are scaled to {4 * side} pixels and cut into tiles beside the whole, as the "
+        "published processors do"
+    )
+    cut = Enlarged(side, int(eyes.tokens(Style())), 4 * side, videos, said)
+    return before(stack, reading, replace(eyes, processor=cut))
+
+
+def _smolvlm(fields: Fields) -> Reading:
+    return _idefics3(fields, videos=True)
 
 
 def _llava_onevision(fields: Fields) -> Reading:
@@ -470,7 +481,10 @@ def _llama4(fields: Fields) -> Reading:
         Acted("gelu", "act2"),
         Product("1", d, False),
     )
-    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
+    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    said = "pictures are cut into up to 16 tiles beside the whole, as the published processor does"
+    cut = Canvas(int(tower.size[0]), int(eyes.tokens(Style())), said=said)
+    return before(stack, reading, replace(eyes, processor=cut))
 
 
 #: ``model_type`` to the function that reads it.
@@ -479,7 +493,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gemma3": _gemma3,
         "paligemma": _paligemma,
         "idefics3": _idefics3,
-        "smolvlm": _idefics3,
+        "smolvlm": _smolvlm,
         "llava_onevision": _llava_onevision,
         "llava_next": _llava_next,
         "internvl": _internvl,

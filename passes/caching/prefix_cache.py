@@ -12,20 +12,22 @@ from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 from costgraph.passes.caching.prompts import (
     MEMORY,
-    SAID,
-    STREAMED,
+    as_found,
     behind,
     level_of,
     overlap_option,
     prompt_of,
     refuse_away,
     reloaded,
+    told,
     whole_blocks,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import S
 
-ZERO, ONE = Integer(0), Integer(1)
+ONE = Integer(1)
+#: ``tokens`` where ``share`` says how many are found.
+SHARE = "share"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class PrefixCache(Pass):
     once: ClassVar[bool] = True
 
     share: Expr = option(
-        "probability", Rational(1, 2), "how much of a prompt is found", under=("tokens=0",)
+        "probability", Rational(1, 2), "how much of a prompt is found", under=("tokens=share",)
     )
-    tokens: Expr = option("integer", ZERO, "tokens that are found, instead of a share", minimum=0)
+    tokens: Expr | str = option(
+        "integer", SHARE, "tokens that are found, instead of a share", minimum=0, choices=(SHARE,)
+    )
     block: Expr = option("integer", ONE, "tokens of a block: whole ones are found", minimum=1)
     kept: str = option(
         "word", MEMORY, "where the cache lies: memory, host, disk, or a level of the device by name"
@@ -68,16 +72,16 @@ class PrefixCache(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         prompt = prompt_of(program, self.name)
         refuse_away(program, self.name)
-        found = self.tokens if self.tokens != 0 else self.share * S
+        found = self.share * S if isinstance(self.tokens, str) else self.tokens
         cached = whole_blocks(found, self.block)
         if cached == 0:
             return Outcome(program, (), (Miss(self.name, prompt.name, "nothing is found"),))
         made = behind(prompt, S - cached)
         level = level_of(self.name, self.kept, system)
-        said: tuple[str, ...] = ()
+        said = as_found(self.name, program)
         if level:
             graph = reloaded(prompt.graph, level, self.overlap, self.name)
-            made, said = replace(made, graph=graph), (SAID, *((STREAMED,) if self.overlap else ()))
+            made, said = replace(made, graph=graph), (*said, *told(self.overlap))
         phases = tuple(made if p is prompt else p for p in program.phases)
         limit = Limit(cached, S - 1, "the last token of a prompt is computed: it makes the logits")
         done = replace(program, phases=phases, limits=(*program.limits, limit))

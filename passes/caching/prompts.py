@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sympy import Add, Expr, Integer, floor
@@ -15,6 +15,8 @@ from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role
+from costgraph.ops import KVAppend
+from costgraph.ops.pattern import Budget, Distilled, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.placement.shares import WORDS, check_levels
 from costgraph.passes.placement.streaming import beside, layers_of
@@ -75,6 +77,29 @@ def refuse_away(program: Program, name: str) -> None:
             raise PipelineError(
                 f"{name}: offload keeps caches elsewhere: what steps read comes from there already"
             )
+
+
+def told(overlap: bool) -> tuple[str, ...]:
+    """What is assumed of caches that come back from elsewhere."""
+    return (SAID, STREAMED) if overlap else (SAID,)
+
+
+def kept_of(program: Program) -> Iterator[Pattern]:
+    """What each cache of the text keeps."""
+    for phase in program.phases:
+        for graph in phase.graph.walk():
+            yield from (n.op.keeps for n in graph.nodes if isinstance(n.op, KVAppend))
+
+
+def as_found(name: str, program: Program) -> tuple[str, ...]:
+    """What is assumed of what an earlier request left, where that is not every row."""
+    said = []
+    graphs = (g for p in program.phases for g in p.graph.walk())
+    if any(t.role is Role.STATE for g in graphs for t in g.sources):
+        said.append(f"{name}: states are kept as they were behind the last token that is found")
+    if any(isinstance(k, (Budget, Distilled)) for k in kept_of(program)):
+        said.append(f"{name}: of the tokens found those rows are there that stayed of them")
+    return tuple(said)
 
 
 def whole_blocks(tokens: Expr, block: Expr) -> Expr:

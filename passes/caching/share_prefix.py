@@ -18,6 +18,7 @@ from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.paged import PagedKVAppend, Paging
 from costgraph.passes.caching.prompts import (
+    as_found,
     behind,
     prompt_of,
     refuse_away,
@@ -91,7 +92,8 @@ class SharePrefix(Pass):
             phases = [first, *phases]
         limit = Limit(prefix, S - 1, "behind the shared tokens a prompt has one of its own")
         done = replace(made, phases=tuple(phases), limits=(*program.limits, limit))
-        return Outcome(done, (prompt.name, *hits), tuple(misses.values()))
+        said = as_found(self.name, program)
+        return Outcome(done.assuming(*said), (prompt.name, *hits), tuple(misses.values()))
 
     def _shared(
         self, graph: Graph, prefix: Expr, sharers: Expr, hits: dict[str, None],

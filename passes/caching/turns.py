@@ -12,16 +12,17 @@ from costgraph.errors import PipelineError
 from costgraph.formula.terms import Span
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Phase, Program
+from costgraph.ops.pattern import Distilled
 from costgraph.passes.caching.prompts import (
-    SAID,
-    STREAMED,
     behind,
     is_prompt,
+    kept_of,
     level_of,
     overlap_option,
     prompt_of,
     refuse_away,
     reloaded,
+    told,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import N, S
@@ -78,6 +79,11 @@ class Turns(Pass):
         others = {"disaggregate"} & {s.made_by.name for s in program.history if s.hits}
         if others:
             raise PipelineError(f"turns: {others.pop()}: a chat stays on the machine that decodes")
+        if self.between != "recomputed" and any(isinstance(k, Distilled) for k in kept_of(program)):
+            raise PipelineError(
+                "turns: rows of a prompt are chosen behind it once: how many are there in front of "
+                "a second prompt is not counted; give between=recomputed"
+            )
         if self.count == 1:
             return Outcome(program, (), (Miss(self.name, first.name, "one turn is no chat"),))
         level = level_of(self.name, self.kept, system) if self.between == "reloaded" else ""
@@ -86,7 +92,7 @@ class Turns(Pass):
             phases += self._turn(program, turn, level)
         made = replace(program, phases=tuple(phases), unserved=f"{self.count} turns of a chat")
         if level:
-            made = made.assuming(SAID, *((STREAMED,) if self.overlap else ()))
+            made = made.assuming(*told(self.overlap))
         return Outcome(made, tuple(p.name for p in program.phases))
 
     def _turn(self, program: Program, turn: int, level: str) -> Iterator[Phase]:

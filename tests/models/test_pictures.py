@@ -36,11 +36,17 @@ MODELS = {
     "qwen3_vl": SHIPPED / "qwen3-vl-8b.json",
     "mistral3": CONFIGS / "mistral3-default.json",
     "gemma3": CONFIGS / "gemma-3-27b.json",
+    "idefics3": CONFIGS / "idefics3-small.json",
+    "llama4": CONFIGS / "llama-4-scout-seeing.json",
 }
 
 
 def config(name: str) -> dict:
-    return json.loads(MODELS[name].read_text())
+    values = json.loads(MODELS[name].read_text())
+    if name == "idefics3":  # the tower of Idefics3-8B, in the small model
+        values["vision_config"] |= {"image_size": 364, "patch_size": 14}
+        values["scale_factor"] = 2
+    return values
 
 
 def processor(name: str):
@@ -158,6 +164,16 @@ def test_pictures_lengthen_the_first_token_and_the_cache():
     assert large - small > 8 * 1196 * 2 * 28 * 4 * 128 * 2 * 0.99
 
 
+def test_tiles_beside_the_whole_are_what_the_tower_sees():
+    small = json.loads((CONFIGS / "smolvlm-small.json").read_text())
+    one, cut = load_model(small), load_model(small, image="1280x720")
+    # 64 tokens a tile of 512 pixels: four by three tiles of the picture, and the picture.
+    assert vision(cut) == vision(one).xreplace({G: Integer(13 * 64)})
+    assert any("scaled to 2048 pixels" in a for a in cut.assumptions)
+    video = load_model(small, video="1280x720@5")
+    assert vision(video) == vision(one).xreplace({G: Integer(5 * 64)})
+
+
 def test_a_video_is_steps_of_two_frames_that_see_themselves():
     video = load_model("qwen2-vl-7b", video="640x360@30s@2fps")
     assert video.phases == load_model("qwen2-vl-7b", video="640x360@60").phases
@@ -180,7 +196,8 @@ def test_a_video_is_steps_of_two_frames_that_see_themselves():
         ("qwen2.5-vl-7b", {"image": "640x480", "images": False}, "shows nothing"),
         ("llama-3-8b", {"video": "640x480@8"}, "'video' has no effect"),
         ("vit-base-16", {"image": "2x224x224"}, "'image' has no effect"),
-        ("idefics3-small", {"image": 364}, "is not known here"),
+        ("idefics3-small", {"video": "640x360@60"}, "takes no videos"),
+        ("llama-3.2-11b-vision", {"image": "640x480"}, "tiles have one size"),
     ],
 )
 def test_what_is_not_understood_is_refused_in_one_line(model, options, words):

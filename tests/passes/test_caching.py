@@ -86,6 +86,27 @@ def test_whole_blocks_are_found(tokens, block, found):
     assert share.bind(q).xreplace({S: Integer(500)}) == 500 - 100 // block * block
 
 
+def test_no_token_is_found_where_none_is_said():
+    none = made("fuse,prefix-cache{tokens=0}")
+    assert none.program.phases == made("fuse").program.phases
+    assert any("nothing is found" in line for line in none.undone)
+
+
+@pytest.mark.parametrize(
+    ("passes", "model", "words"),
+    [
+        ("prefix-cache", "mamba-130m", "prefix-cache: states are kept"),
+        ("share-prefix", "jamba-v0.1", "share-prefix: states are kept"),
+        ("snap-kv,prefix-cache", MODEL, "those rows are there that stayed"),
+        ("evict,prefix-cache", MODEL, "those rows are there that stayed"),
+    ],
+)
+def test_what_a_hit_finds_is_said_where_it_is_not_every_row(passes, model, words):
+    assert any(words in line for line in made(passes, model).assumptions)
+    plain = made(passes.split(",")[-1])
+    assert not any(words in line for line in plain.assumptions)
+
+
 def test_the_last_token_is_always_computed():
     with pytest.raises(InputError, match="the last token of a prompt is computed"):
         made("prefix-cache{tokens=300}").ttft.evaluate(B=1, S=300)
@@ -290,6 +311,7 @@ def test_narrow_caches_windows_and_states_send_what_they_keep():
         ("prefix-cache{kept=tape}", MODEL, "no memory level 'tape'"),
         ("prefix-cache{kept=host},offload{caches=host}", MODEL, "offload keeps caches elsewhere"),
         ("turns,offload{caches=host}", MODEL, "offload keeps caches elsewhere"),
+        ("turns,snap-kv", MODEL, "chosen behind it once.*between=recomputed"),
         ("turns,samples", MODEL, "answers in branches"),
         ("turns,disaggregate{link=pcie}", MODEL, "stays on the machine that decodes"),
         ("page-kv{prefix=16,sharers=2},share-prefix", MODEL, "shares a prefix already"),
