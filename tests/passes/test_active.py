@@ -12,6 +12,7 @@ from costgraph.errors import InputError, PipelineError
 from costgraph.hardware import load_hardware, load_system
 from costgraph.hardware.machine import Link, Tier
 from costgraph.ir.cost import Direction
+from costgraph.ir.regions import Parallel
 from costgraph.ir.tensor import MEMORY, Role
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import parse as pipeline
@@ -258,3 +259,20 @@ def test_encoders_have_no_steps_of_one_token():
 def test_texts_round_trip(text):
     made = pipeline(text, PASSES)
     assert pipeline(text_of(made), PASSES) == made
+
+
+@pytest.mark.parametrize(
+    ("model", "many"), [("gemma-3n-e4b", 1), ("swin-tiny", 2), ("sd3-medium", 2)]
+)
+def test_every_block_of_a_layer_is_divided_and_nothing_else(model, many):
+    """Layers with several blocks, and with small networks that are none."""
+    plain = cg.compile(model, SYSTEM)
+    both = cg.compile(model, SYSTEM, "active{hot=0.25}")
+    assert both.parameters == plain.parameters
+    graph = both.program.phases[-1].graph
+    found = [[n for n in g.nodes if isinstance(n.op, Parallel)] for g in graph.walk()]
+    assert max(map(len, found)) == many
+    for region in (n for nodes in found for n in nodes):
+        assert region.op.labels == ("hot", "cold")
+        kinds = {n.op.kind for body in region.op.graphs for n in body.nodes}
+        assert not {k for k in kinds if "attention" in k or "norm" in k}
