@@ -21,8 +21,8 @@ VALUES: tuple[type[Op], ...] = (AttentionValues, FlashAttention, SplitFlash)
 def attention(graph: Graph) -> tuple[str, ...]:
     """The nodes of attention over caches: scores to values, and what extends the caches."""
     appends = {n.name for n in graph.nodes if isinstance(n.op, KVAppend)}
-    begins = [n.name for n in graph.nodes if isinstance(n.op, SCORES)]
-    ends = {n.name for n in graph.nodes if isinstance(n.op, VALUES)}
+    begins = [n.name for n in graph.nodes if isinstance(plain(n.op), SCORES)]
+    ends = {n.name for n in graph.nodes if isinstance(plain(n.op), VALUES)}
     if not appends or not begins:
         return ()
     between = between_nodes(graph, begins, ends)

@@ -276,3 +276,17 @@ def test_every_block_of_a_layer_is_divided_and_nothing_else(model, many):
         assert region.op.labels == ("hot", "cold")
         kinds = {n.op.kind for body in region.op.graphs for n in body.nodes}
         assert not {k for k in kinds if "attention" in k or "norm" in k}
+
+
+def test_devices_that_share_tensors_run_their_part_of_the_neurons():
+    at, names = {"B": 2, "T": 100}, ("up_proj", "down_proj", "neurons")
+    one, two = (
+        cg.compile("opt-6.7b", on, f"{split}active{{neurons=0.1,rank=64}}")
+        for on, split in (("a100", ""), ("2xa100", "parallel{tp=2},"))
+    )
+    layers, width, inner, _ = OPT
+    # Each has the norm's row, the bias of what is summed up and the narrow product for itself.
+    alone = layers * (width + 64 * width) * 2
+    read = [weights_read(c, at, names=names) - alone for c in (one, two)]
+    assert read[0] == pytest.approx(2 * read[1], rel=1e-9)
+    assert two.tpot.evaluate(**at) < one.tpot.evaluate(**at)
