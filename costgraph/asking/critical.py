@@ -292,5 +292,7 @@ def _exchanged(
     used = {s.name for _, term in terms for s in term.symbols}
     if bandwidth not in used:
         return Exchanged(link, seconds, None, None, ops)
+    if link_symbol_name("alpha", link) not in used:
+        return Exchanged(link, seconds, 0.0, seconds, ops)
     latency = total(**{bandwidth: HUGE})
     return Exchanged(link, seconds, latency, seconds - latency, ops)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Float, Integer, Symbol
+from sympy import Expr, Float, Integer
 
-from costgraph.errors import InputError, PipelineError
+from costgraph.errors import PipelineError
 from costgraph.formula.formula import Formula
-from costgraph.formula.limits import domain_of
 from costgraph.passes.decoding.acceptance import Constant, break_even_alpha
 from costgraph.passes.decoding.rounds import Round
 from costgraph.passes.decoding.trees import DEEPEST, MOST_NODES
-from costgraph.rewriting.choosing import Search, Tried
+from costgraph.rewriting.choosing import Search, Tried, as_far_as
 from costgraph.rewriting.pipeline import Pass
 from costgraph.symbols import B, S, T
 
@@ -130,7 +129,7 @@ class Sizes:
             raise PipelineError("at-prompt: decode steps of this model depend on no prompt")
         return cls(
             tuple(
-                (s.name, int(size) if is_given else max(1, _within(int(size), step, s)))
+                (s.name, int(size) if is_given else max(1, as_far_as(int(size), step, s)))
                 for s, size, is_given in given
                 if s != S or s.name in names
             )
@@ -234,7 +233,7 @@ class Trials:
         if made not in self.known:
             tried = yield item
             step = tried.formula("tpot")
-            fits = _within(self.sizes.context, step, T) >= self.sizes.context
+            fits = as_far_as(self.sizes.context, step, T) >= self.sizes.context
             self.known[made] = self.sizes.time(step) if fits else math.inf
         return self.known[made]
 
@@ -297,12 +296,3 @@ def _surrounded(
         if not better:
             stride //= 2
     return found
-
-
-def _within(size: int, step: Formula, symbol: Symbol) -> int:
-    """The size, or the last one at which a step's positions suffice; 0 without one."""
-    try:
-        _, last = domain_of(step, symbol)
-    except InputError:
-        return 0
-    return size if last is None else min(size, int(last))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from sympy import Add, Expr, Integer, Mul, Symbol, ceiling, true
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import same
+from costgraph.ir.op import Op, same
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import Add as Sum
@@ -29,7 +29,7 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.image import WindowMask
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.maps import Map
-from costgraph.ops.quant import QuantizeTo
+from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.rewriting.draft import Draft
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import Replacement, Rule, rewrite_program
@@ -124,15 +124,20 @@ class Fuse(Pass):
 def kinds(node: Node) -> frozenset[str]:
     """Kinds of the operations in a node, opened if it is fused."""
     if isinstance(node.op, Fused):
-        return frozenset(n.op.kind for n in node.op.body.nodes)
-    return frozenset({node.op.kind})
+        return frozenset(_plain(n.op).kind for n in node.op.body.nodes)
+    return frozenset({_plain(node.op).kind})
+
+
+def _plain(op: Op) -> Op:
+    """The operation itself where its result is stored narrow as it is made, element by element."""
+    return op.inner if isinstance(op, NarrowResult) else op
 
 
 def _row_wise(node: Node) -> str:
     """What of a node needs a whole row before it can start: a norm, a scale; or nothing."""
     inside = node.op.body.nodes if isinstance(node.op, Fused) else (node,)
     for inner in inside:
-        if inner.op.kind in NORMS:
+        if _plain(inner.op).kind in NORMS:
             return "a norm"
         if isinstance(inner.op, QuantizeTo):
             group = inner.op.format.group
@@ -232,10 +237,11 @@ class Siblings:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
-        if node.op.kind not in MATRIX_PRODUCTS:
+        kind = _plain(node.op).kind
+        if kind not in MATRIX_PRODUCTS:
             return None
-        x, alike = node.inputs[0], frozenset({node.op.kind})
-        grouped_by = node.inputs[2:3] if node.op.kind == "expert-linear" else ()
+        x, alike = node.inputs[0], frozenset({kind})
+        grouped_by = node.inputs[2:3] if kind == "expert-linear" else ()
         group = tuple(
             u
             for u in graph.consumers[x]
@@ -308,18 +314,18 @@ class Flash:
         index = node.inputs[-1:] if pattern.indexed else ()
         inputs = (node.inputs[0], keys.name, values.inputs[1], *sinks, *biases, *index)
         name = _attention_name(graph, node)
-        return Replacement(tuple(chain), Node(name, op, inputs, values.outputs))
+        return Replacement(tuple(chain), Node(name, _stored(op, values), inputs, values.outputs))
 
     def _chain(self, graph: Draft, node: Node) -> list[Node] | Miss:
         """Everything from the scores to the values."""
         chain: list[Node] = [node]
-        while not isinstance(chain[-1].op, AttentionValues):
+        while not isinstance(_plain(chain[-1].op), AttentionValues):
             scores = chain[-1].output
             users = graph.consumers[scores]
             if len(users) != 1 or scores in graph.outputs:
                 return Miss(self.name, node.name, "an intermediate is needed elsewhere")
             (user,) = users
-            last = isinstance(user.op, AttentionValues)
+            last = isinstance(_plain(user.op), AttentionValues)
             inside = last or isinstance(user.op, _IN_ATTENTION)
             if not ((inside and user.inputs[0] == scores) or _put_on_scores(graph, user, scores)):
                 return Miss(self.name, node.name, f"{user.op.kind} between scores and values")
@@ -357,7 +363,7 @@ class Flash:
             node.op.paging,
         )
         inputs = (*node.inputs[:4], values, *node.inputs[4:])
-        return Replacement(chain, Node(name, op, inputs, chain[-1].outputs))
+        return Replacement(chain, Node(name, _stored(op, chain[-1]), inputs, chain[-1].outputs))
 
     def _saves(self, key_bytes: Expr, rows: Expr, width: Expr) -> bool:
         """Reading K and V again per block must cost no more than the scores it saves.
@@ -365,6 +371,11 @@ class Flash:
         ``2·dh·(kv bytes)/rows`` per pair against ``4·(activation bytes)``.
         """
         return self.cached or (key_bytes <= 2 * rows * width) is true
+
+
+def _stored(op: Op, values: Node) -> Op:
+    """Attention whose result is stored as that of ``values`` is."""
+    return replace(values.op, inner=op) if isinstance(values.op, NarrowResult) else op
 
 
 #: What tiled attention does to its scores, beside what is put on them.

@@ -21,8 +21,8 @@ VALUES: tuple[type[Op], ...] = (AttentionValues, FlashAttention, SplitFlash)
 def attention(graph: Graph) -> tuple[str, ...]:
     """The nodes of attention over caches: scores to values, and what extends the caches."""
     appends = {n.name for n in graph.nodes if isinstance(n.op, KVAppend)}
-    begins = [n.name for n in graph.nodes if isinstance(n.op, SCORES)]
-    ends = {n.name for n in graph.nodes if isinstance(n.op, VALUES)}
+    begins = [n.name for n in graph.nodes if isinstance(plain(n.op), SCORES)]
+    ends = {n.name for n in graph.nodes if isinstance(plain(n.op), VALUES)}
     if not appends or not begins:
         return ()
     between = between_nodes(graph, begins, ends)
@@ -30,26 +30,39 @@ def attention(graph: Graph) -> tuple[str, ...]:
 
 
 def between_nodes(graph: Graph, begins: Iterable[str], ends: Collection[str]) -> set[str]:
-    """Nodes on a way from one of ``begins`` to one of ``ends``, both included."""
+    """Nodes on a way from the last of ``begins`` to the next of ``ends``, both included."""
+    begins = set(begins)
     after, made = set(begins), set[str]()
     for node in graph.nodes:
         if node.name in after or any(i in made for i in node.inputs):
             after.add(node.name)
-            made.update(t.name for t in node.outputs)
+            if node.name not in ends:  # what follows is another one, if a layer has several
+                made.update(t.name for t in node.outputs)
     before, wanted = set[str](), set[str]()
     for node in reversed(graph.nodes):
         if node.name in ends or any(t.name in wanted for t in node.outputs):
             before.add(node.name)
-            wanted.update(node.inputs)
+            if node.name not in begins:
+                wanted.update(node.inputs)
     return after & before
 
 
 def feed_forward(graph: Graph, experts: bool = False) -> tuple[str, ...]:
     """The nodes of feed-forward blocks, from first product to last; of ``experts`` instead."""
+    inside = {name for block in blocks(graph, experts) for name in block}
+    return tuple(n.name for n in graph.nodes if n.name in inside)
+
+
+def blocks(graph: Graph, experts: bool = False) -> tuple[tuple[str, ...], ...]:
+    """The nodes of each feed-forward block, its last product at the end."""
     own = {n.name for n in graph.nodes if isinstance(plain(n.op), ExpertLinear) == experts}
     makes, takes = (own.intersection(names) for names in inner_products(graph))
-    inside = between_nodes(graph, makes, takes)
-    return tuple(n.name for n in graph.nodes if n.name in inside)
+    found = []
+    for end in (n.name for n in graph.nodes if n.name in takes):
+        inside = between_nodes(graph, makes, {end})
+        if inside:
+            found.append(tuple(n.name for n in graph.nodes if n.name in inside))
+    return tuple(found)
 
 
 #: Operations that are placed together, by the name that options give them.

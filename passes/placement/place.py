@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sympy import Expr, Integer
 
@@ -22,8 +22,12 @@ from costgraph.passes.placement.streaming import (
     layers_of,
     refuse_in_row,
 )
-from costgraph.rewriting.choosing import Search
+from costgraph.rewriting.choosing import Search, as_far_as
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.symbols import B, S, T
+
+if TYPE_CHECKING:
+    from costgraph.formula.formula import Formula
 
 ONE = Integer(1)
 BEST, DEVICE = "best", "device"
@@ -82,6 +86,10 @@ class Place(Pass):
     at_context: Expr = option(
         "integer", Integer(2048), "context at which 'best' is decided", minimum=1, symbolic=False
     )
+    at_prompt: Expr = option(
+        "integer", Integer(512), "prompt at which 'best' is decided, where steps attend to one "
+        "by an encoder", minimum=1, symbolic=False,
+    )  # fmt: skip
 
     #: How 'best' was decided; no option.
     note: str = ""
@@ -114,17 +122,20 @@ class Place(Pass):
                 f"place: {system.name} has nothing else that computes: name a host or memory "
                 f"({system.device.name}+hbm-pim)"
             )
-        at = {"B": int(self.at_batch), "T": int(self.at_context)}
+        if not any(p.is_single_query for p in program.phases):
+            return self._left(f"{program.name} has no steps of one token: the device computes")
         open_ = [what for what, who in self.wanted.items() if who == BEST]
         decided = replace(self, **(self.wanted | dict.fromkeys(open_, DEVICE)))
         placed, said = [], []
         for what in open_:
             title = self.on.replace("|", ", ") if what == "at" else what
             plain = (yield decided.usual()).formula("tpot")
+            at = self._sizes(plain)
+            elsewhere = {name: size for name, size in at.items() if name != "B"}
             best, seconds, found = DEVICE, plain.evaluate(**at), []
             for level in levels:
                 formula = (yield replace(decided, **{what: level}).usual()).formula("tpot")
-                won = wins(plain, formula, "B", T=at["T"])
+                won = wins(plain, formula, "B", **elsewhere)
                 where = ", ".join(i.text for i in won) or "no batch"
                 found.append(f"{level} is faster than the device for {where}")
                 if formula.evaluate(**at) < seconds:
@@ -132,8 +143,38 @@ class Place(Pass):
             decided = replace(decided, **{what: best})
             placed.append(f"{title} on {best}" if best != DEVICE else f"{title} on the device")
             said.append(f"{title}: {'; '.join(found)}")
-        note = f"place: decided at B={at['B']}, T={at['T']}: {', '.join(placed)}; {'; '.join(said)}"
+        where = ", ".join(f"{name}={size}" for name, size in at.items())
+        note = f"place: decided at {where}: {', '.join(placed)}; {'; '.join(said)}"
         return replace(decided.usual(), note=note)
+
+    def _left(self, note: str) -> Place:
+        """The pass that leaves to the device what is open."""
+        open_ = [what for what, who in self.wanted.items() if who == BEST]
+        decided = replace(self, **(self.wanted | dict.fromkeys(open_, DEVICE)))
+        return replace(decided.usual(), note=f"place: {note}")
+
+    def _sizes(self, step: Formula) -> dict[str, int]:
+        """Where 'best' is decided; sizes at their defaults as far as the model has room.
+
+        Raises:
+            PipelineError: a step depends on something that has no number.
+        """
+        usual, names = type(self), {s.name for s in step.symbols}
+        unknown = sorted(names - {"B", "T", "S"})
+        if unknown:
+            raise PipelineError(
+                f"place: 'best' needs numbers: the time of a step depends on {', '.join(unknown)}; "
+                "name who computes"
+            )
+        if self.at_prompt != usual.at_prompt and "S" not in names:
+            raise PipelineError("place: at-prompt: decode steps of this model depend on no prompt")
+        given = ((B, self.at_batch, ONE), (T, self.at_context, usual.at_context),
+                 (S, self.at_prompt, usual.at_prompt))  # fmt: skip
+        return {
+            s.name: int(size) if size != default else max(1, as_far_as(int(size), step, s))
+            for s, size, default in given
+            if s.name in names
+        }
 
     def usual(self) -> Place:
         """The pass, decided, without options that say nothing any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
@@ -12,9 +12,9 @@ from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.tensor import Role, Spread, Tensor
 from costgraph.ops import Linear
 from costgraph.ops.elementwise import Activation, Add
-from costgraph.passes.placement.members import feed_forward
+from costgraph.passes.placement.members import blocks
 from costgraph.passes.placement.moving import Unit, moved
-from costgraph.passes.sparsity.widths import Sizes, found, inner_products, resized
+from costgraph.passes.sparsity.widths import Sizes, found, resized
 from costgraph.rewriting.overlap import side_by_side
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -111,39 +111,45 @@ def _divided(body: Graph, how: Running) -> Graph:
     """A layer whose block is hot neurons here and cold ones elsewhere, side by side."""
     assert how.cold is not None
     assert how.unit is not None
-    block = feed_forward(body)
-    (end,) = {n for n in inner_products(body)[1] if n in block} or {""}
-    if not end:
+    divided = blocks(body)
+    if not divided:
         raise PipelineError("no block that can be divided")
     hot = _kept(body, resized(body, _widths(body, how.hot.run)), how.hot.kept)
     cold = _kept(body, resized(body, _widths(body, how.cold.run)), how.cold.kept)
-    nodes, sources = _twin(cold, block, end, how)
-    result = next(n for n in body.nodes if n.name == end).outputs[0]
-    parts = (f"{result.name}.{HOT}", f"{result.name}.{COLD}")
-    origin = Origin((end,), how.made_by)
+    twins = {block[-1]: _twin(cold, block, how) for block in divided}
     joined: list[Node] = []
     for node in hot.nodes:
-        if node.name != end:
+        if node.name not in twins:
             joined.append(node)
             continue
+        nodes, _ = twins[node.name]
+        result = node.outputs[0].name
+        parts = (f"{result}.{HOT}", f"{result}.{COLD}")
         made = replace(node, outputs=(node.outputs[0].renamed(parts[0]),))
         (spec,) = Add().infer((made.outputs[0], nodes[-1].outputs[0]))
-        add = Node(f"{end}.sum", Add(), parts, (spec.named(result.name),), origin)
-        joined += [made, *nodes, add]
-    whole = replace(hot, sources=(*hot.sources, *sources), nodes=tuple(joined))
-    there = [n.name for n in nodes]
-    carried = moved(whole, there, how.unit, how.made_by)
-    before = {n.name for n in whole.nodes}
-    away = [n.name for n in carried.nodes if n.name not in before or n.name in there]
-    groups = {HOT: list(block), COLD: away}
-    return side_by_side(carried, groups, "neurons", made_by=how.made_by)
+        origin = Origin((node.name,), how.made_by)
+        joined += [
+            made,
+            *nodes,
+            Node(f"{node.name}.sum", Add(), parts, (spec.named(result),), origin),
+        ]
+    sources = {t.name: t for _, ours in twins.values() for t in ours}
+    whole = replace(hot, sources=(*hot.sources, *sources.values()), nodes=tuple(joined))
+    for place, block in enumerate(divided):
+        there = [n.name for n in twins[block[-1]][0]]
+        before = {n.name for n in whole.nodes}
+        carried = moved(whole, there, how.unit, how.made_by)
+        away = [n.name for n in carried.nodes if n.name not in before or n.name in there]
+        name = "neurons" if len(divided) == 1 else f"neurons {place + 1}"
+        groups = {HOT: list(block), COLD: away}
+        whole = side_by_side(carried, groups, name, made_by=how.made_by)
+    return whole
 
 
-def _twin(
-    cold: Graph, block: Iterable[str], end: str, how: Running
-) -> tuple[list[Node], list[Tensor]]:
+def _twin(cold: Graph, block: Sequence[str], how: Running) -> tuple[list[Node], list[Tensor]]:
     """The block's nodes for cold neurons, under names of their own, and their weights."""
     assert how.unit is not None
+    end = block[-1]
     lies = Spread(((how.unit.level, ONE),), ZERO)
     own = set(block)
     made = {t.name for n in cold.nodes if n.name in own for t in n.outputs}

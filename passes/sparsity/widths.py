@@ -330,8 +330,11 @@ def _fates(graph: Graph, layer: bool = True) -> dict[str, object]:
             x = node.inputs[0]
             if op.contract == 2:
                 give(x, QUERY)
-            elif x not in fates and _acted(graph, x):
-                give(x, INNER)
+            elif x not in fates:
+                read = _behind(graph, x)
+                back = graph.tensors[node.outputs[0].name].shape[-1] in read
+                # Else it is a small network of a layer, as for weights of streams.
+                give(x, INNER if back or (fate == HIDDEN and read) else None)
         elif isinstance(op, Repeat):
             for name in node.inputs[: op.carried]:
                 give(name, HIDDEN)
@@ -356,18 +359,23 @@ def _stream(graph: Graph, layer: bool) -> list[str]:
     return list(names)
 
 
-def _acted(graph: Graph, name: str) -> bool:
-    """True for what lies behind an activation function and is made by products alone."""
-    acted, todo = False, [name]
+def _behind(graph: Graph, name: str) -> set[Expr]:
+    """Of what lies behind an activation function and is made by products alone: what they read.
+
+    Widths of their operands; none for anything else.
+    """
+    acted, todo, read = False, [name], set[Expr]()
     while todo:
         made = graph.producer.get(todo.pop())
         node = None if made is None else _plain(made)
         if node is None or not isinstance(node.op, (*ALONG, Binary, Linear, Split)):
-            return False
+            return set()
         if isinstance(node.op, Activation):
             acted = acted or node.op.function != "clip"
         if isinstance(node.op, Binary):
             todo.extend(node.inputs)
-        elif not isinstance(node.op, Linear):
+        elif isinstance(node.op, Linear):
+            read.add(graph.tensors[node.inputs[0]].shape[-1])
+        else:
             todo.append(node.inputs[0])
-    return acted
+    return read if acted else set()

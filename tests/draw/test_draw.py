@@ -408,6 +408,21 @@ def test_large_graphs_are_always_within_the_limit():
     assert sum(int(v.lines[0].split()[0]) for v in scene.vertices if v.kind == "part") >= 700
 
 
+def test_bodies_of_large_graphs_stay_in_their_frames():
+    compiled = cg.compile("vgg-16", "edge-3x-gtx-1080-ti", "split-rows")
+    found = draw(compiled, limit=300)
+    scene, frames = found.scene, {c.id: c for c in found.scene.clusters}
+    assert len(found.whole.vertices) > 300 >= len(scene.vertices)
+    assert any("one vertex for each body" in note for note in scene.notes)
+    bodies = [v for v in scene.vertices if v.id.endswith(":body")]
+    assert {v.unit for v in bodies} == {"", "edge 1", "edge 2"}
+    assert all("at once" in frames[v.cluster].title for v in bodies)
+    shown = sum(int(v.lines[0].split()[0]) if v in bodies else 1 for v in scene.operations)
+    assert shown == len(found.whole.operations)
+    plain = networkx.DiGraph((x.start, x.end) for x in scene.links)
+    assert networkx.is_directed_acyclic_graph(plain)
+
+
 # --- differences ---------------------------------------------------------------------
 
 

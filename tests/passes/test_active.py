@@ -12,6 +12,7 @@ from costgraph.errors import InputError, PipelineError
 from costgraph.hardware import load_hardware, load_system
 from costgraph.hardware.machine import Link, Tier
 from costgraph.ir.cost import Direction
+from costgraph.ir.regions import Parallel
 from costgraph.ir.tensor import MEMORY, Role
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import parse as pipeline
@@ -258,3 +259,34 @@ def test_encoders_have_no_steps_of_one_token():
 def test_texts_round_trip(text):
     made = pipeline(text, PASSES)
     assert pipeline(text_of(made), PASSES) == made
+
+
+@pytest.mark.parametrize(
+    ("model", "many"), [("gemma-3n-e4b", 1), ("swin-tiny", 2), ("sd3-medium", 2)]
+)
+def test_every_block_of_a_layer_is_divided_and_nothing_else(model, many):
+    """Layers with several blocks, and with small networks that are none."""
+    plain = cg.compile(model, SYSTEM)
+    both = cg.compile(model, SYSTEM, "active{hot=0.25}")
+    assert both.parameters == plain.parameters
+    graph = both.program.phases[-1].graph
+    found = [[n for n in g.nodes if isinstance(n.op, Parallel)] for g in graph.walk()]
+    assert max(map(len, found)) == many
+    for region in (n for nodes in found for n in nodes):
+        assert region.op.labels == ("hot", "cold")
+        kinds = {n.op.kind for body in region.op.graphs for n in body.nodes}
+        assert not {k for k in kinds if "attention" in k or "norm" in k}
+
+
+def test_devices_that_share_tensors_run_their_part_of_the_neurons():
+    at, names = {"B": 2, "T": 100}, ("up_proj", "down_proj", "neurons")
+    one, two = (
+        cg.compile("opt-6.7b", on, f"{split}active{{neurons=0.1,rank=64}}")
+        for on, split in (("a100", ""), ("2xa100", "parallel{tp=2},"))
+    )
+    layers, width, inner, _ = OPT
+    # Each has the norm's row, the bias of what is summed up and the narrow product for itself.
+    alone = layers * (width + 64 * width) * 2
+    read = [weights_read(c, at, names=names) - alone for c in (one, two)]
+    assert read[0] == pytest.approx(2 * read[1], rel=1e-9)
+    assert two.tpot.evaluate(**at) < one.tpot.evaluate(**at)

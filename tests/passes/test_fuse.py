@@ -247,3 +247,22 @@ def test_figure_16_in_each_of_its_conventions(accounting, column, digits):
             round(100 * (1 - second[what] / first[what]), digits) for what in ("bytes", "seconds")
         )
         assert got == row[column], row[:3]
+
+
+@pytest.mark.parametrize("model", ["opt-125m", "whisper-tiny", "deepseek-v2-lite", "olmoe-1b-7b"])
+def test_results_that_are_stored_narrow_fuse_as_others_do(model):
+    """Scales that are known need no whole row: kernels are those of wide results."""
+    wide, static, dynamic = (
+        cg.compile(model, "h100", f"fuse{more}")
+        for more in (
+            "",
+            ",quantize{weights=fp8,activations=fp8,dynamic=false}",
+            ",quantize{weights=fp8,activations=fp8}",
+        )
+    )
+    assert not [m for m in static.trace.misses if "narrow-result" in m.reason]
+    kinds = [{r.node.op.kind for r in c.rows["decode"]} for c in (wide, static)]
+    assert "softmax" not in kinds[0] | kinds[1]
+    size = {"B": 2, "S": 200}
+    assert static.ttft.evaluate(**size) <= dynamic.ttft.evaluate(**size)
+    assert static.ttft.evaluate(**size) <= wide.ttft.evaluate(**size)

@@ -16,7 +16,10 @@ from costgraph.hardware.machine import Link, Tier
 from costgraph.hardware.systems import links_to
 from costgraph.ir.cost import Direction
 from costgraph.ir.tensor import MEMORY, Role
+from costgraph.ops import KVAppend, Linear
 from costgraph.passes import PASSES
+from costgraph.passes.placement.members import SCORES, blocks, members
+from costgraph.passes.placement.streaming import layers_of
 from costgraph.rewriting.pipeline import parse as pipeline
 from costgraph.rewriting.pipeline import text_of
 
@@ -332,3 +335,55 @@ def test_what_was_decided_is_told_in_plain_words():
     (said,) = [a for a in made.assumptions if "decided" in a]
     assert "< B <" in said
     assert "Interval" not in said
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [("whisper-tiny", "B=1, T=448, S=512"), ("gpt2", "B=1, T=1024"), ("t5-small", "S=512")],
+)
+def test_best_is_decided_where_the_model_has_room(model, sizes):
+    made = cg.compile(model, "a100+5xhbm-pim", "place{attention=best}")
+    (decided,) = [a for a in made.assumptions if "decided" in a]
+    assert sizes in decided
+
+
+@pytest.mark.parametrize("model", ["bert-base", "dream-7b", "dit-xl-2"])
+def test_without_steps_of_one_token_nothing_is_tried(model):
+    made = cg.compile(model, "a100+5xhbm-pim", "place{attention=best,ffn=best}")
+    assert any("no steps of one token" in miss.reason for miss in made.trace.misses)
+
+
+def test_best_says_what_it_has_no_number_for():
+    with pytest.raises(PipelineError, match="depends on G; name who computes"):
+        cg.compile("llama-3.2-11b-vision", "a100+5xhbm-pim", "place{attention=best}")
+    with pytest.raises(PipelineError, match="depend on no prompt"):
+        cg.compile("gpt2", "a100+5xhbm-pim", "place{attention=best,at-prompt=9}")
+
+
+KINDS = ("whisper-tiny", "t5-small", "bart-large", "swin-tiny", "gemma-3n-e4b", "sd3-medium",
+         "longcat-flash", "qwen1.5-moe-a2.7b", "deepseek-v3.2", "lfm2-1.2b")  # fmt: skip
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_groups_hold_what_they_say_and_nothing_in_between(model):
+    """Layers with several attentions or blocks: what lies between two of them is in neither."""
+    for phase in cg.load_model(model).phases:
+        for body in _layers(phase.graph):
+            products = {n.name for n in body.nodes if isinstance(n.op, Linear)}
+            assert not products.intersection(members(body, "attention"))
+            attends = {n.name for n in body.nodes if isinstance(n.op, (*SCORES, KVAppend))}
+            for group in (blocks(body), blocks(body, experts=True)):
+                for block in group:
+                    assert not attends.intersection(block)
+                    assert products.intersection(block)
+                    first = next(n for n in body.nodes if n.name in products.intersection(block))
+                    last = next(n for n in body.nodes if n.name == block[-1])
+                    assert body.operands(first)[0].shape[-1] == last.outputs[0].shape[-1]
+
+
+def _layers(graph):
+    for region in layers_of(graph):
+        if any(layers_of(region.body)):
+            yield from _layers(region.body)
+        else:
+            yield region.body

@@ -142,7 +142,8 @@ def _region(
         path = clean(f"{name}/{label}") if label else name
         if label:
             on = f" on {clean(unit)}" if unit else ""
-            found.clusters.append(Cluster(path, f"{clean(label)}{on}", name, is_place=True))
+            title = clean(label) if label == unit else f"{clean(label)}{on}"
+            found.clusters.append(Cluster(path, title, name, is_place=True, is_body=True))
         feeds = {
             inner.name: makers[node.inputs[i]] for inner, i in zip(graph.inputs, takes, strict=True)
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from costgraph.rewriting.runs import Run, runs_of
@@ -275,7 +275,8 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
     timed = [m for m in members if m.seconds is not None]
     operations = sum(1 for m in members if not m.is_source)
     weights = sum(1 for m in members if m.role == "weight")
-    line = f"{operations} operations" + (f", {weights} weights" if weights else "")
+    line = _counted(operations, "operation")
+    line += f", {_counted(weights, 'weight')}" if weights else ""
     vertex = replace(vertex, lines=(*vertex.lines, line))
     if not timed:
         return vertex
@@ -288,6 +289,10 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
         share=sum(m.share or 0.0 for m in timed),
         bound=max(sorted(by_bound), key=lambda b: by_bound[b]),
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def layers(scene: Scene) -> Scene:
@@ -313,6 +318,38 @@ def layers(scene: Scene) -> Scene:
         if not c.is_place
     }
     return contract(scene, group, made)
+
+
+def bodies(scene: Scene) -> Scene:
+    """Each innermost body that runs at once with others as one vertex, its frame around it.
+
+    Bodies of one region do not wait for each other, so that no cycle comes about.
+    """
+    frames = {c.id: c for c in scene.clusters}
+
+    def around(cluster: str) -> Iterator[str]:
+        while cluster:
+            if frames[cluster].is_body:
+                yield cluster
+            cluster = frames[cluster].parent
+
+    outer = {o for c in frames if frames[c].is_body for o in around(frames[c].parent)}
+    group: dict[str, str] = {}
+    units: dict[str, set[str]] = defaultdict(set)
+    for v in scene.vertices:
+        body = next(around(v.cluster), "")
+        if body and body not in outer:
+            group[v.id] = f"{body}:body"
+            if not v.is_source:
+                units[body].add(v.unit)
+    made = {
+        f"{c}:body": Vertex(
+            f"{c}:body", frames[c].title, "part", cluster=frames[c].parent,
+            unit=min(who) if len(who) == 1 else "",
+        )
+        for c, who in units.items()
+    }  # fmt: skip
+    return contract(scene, {v: g for v, g in group.items() if g in made}, made)
 
 
 def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
@@ -375,7 +412,19 @@ def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:
                 f"{size} vertices are more than {limit}: parts that repeat in a row are drawn once"
             )
         if len(scene.vertices) > limit:
-            scene = layers(scene).noting("and each repeated part is one vertex")
+            before = len(scene.vertices)
+            scene = layers(scene)
+            if len(scene.vertices) < before:
+                scene = scene.noting(
+                    "and each repeated part is one vertex"
+                    if scene.notes
+                    else f"{size} vertices are more than {limit}: each repeated part is one vertex"
+                )
+    if len(scene.vertices) > limit and any(c.is_body for c in scene.clusters):
+        size = len(scene.vertices)
+        scene = bodies(scene).noting(
+            f"{size} vertices are more than {limit}: what runs at once is one vertex for each body"
+        )
     if len(scene.vertices) > limit:
         size = len(scene.vertices)
         scene = blocks(scene, limit).noting(

@@ -111,7 +111,8 @@ class Cluster:
     """A frame around vertices; ``mark`` as for vertices.
 
     ``is_place`` tells frames that say where or beside what something runs (units, bodies
-    that run at once) from parts of a model that repeat.
+    that run at once) from parts of a model that repeat; ``is_body`` those of them that run
+    at once with others.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Cluster:
     parent: str = ""
     mark: str = ""
     is_place: bool = False
+    is_body: bool = False
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,9 @@ def stage_text(s: Stage) -> str:
 def link_text(x: Exchanged) -> str:
     """A link's time, split into what messages and what bytes take."""
     parts = ""
-    if x.latency is not None and x.wire is not None:
+    if x.latency == 0:
+        parts = ": bytes on the wire alone, no latency counts"
+    elif x.latency is not None and x.wire is not None:
         share = 100 * x.latency / x.seconds if x.seconds else 0.0
         parts = f": {share:.3g}% latency, {100 - share:.3g}% bytes on the wire"
     return f"{seconds(x.seconds):>9}  {x.link}{parts}; {_ops(x.ops)}"
