@@ -73,10 +73,11 @@ def _build_parser() -> argparse.ArgumentParser:
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)
-    from costgraph.cli import calibrate, explorer
+    from costgraph.cli import calibrate, completion, explorer
 
     calibrate.add_commands(commands)
     explorer.add_commands(commands)
+    completion.add_command(commands)
     for name in COMMANDS & commands.choices.keys():
         commands.choices[name].add_argument(
             OPTION, action="store_true", help="neither repeat a kept answer nor keep this one"

@@ -42,7 +42,7 @@ def ask(
         kept: nothing but a kept answer will do: else it ends with 70.
         leaves: the reader of the output has gone.
     """
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115
     reader, out = os.pipe() if terminal is None else pty.openpty()
     if terminal is not None:
         termios.tcsetwinsize(out, terminal)

@@ -30,7 +30,10 @@ KEY = "0" * 64
 @pytest.fixture(scope="module")
 def asked():
     """Gives the answers to cases, one after the other, as :mod:`tests.cli.answering` does."""
-    warm = ("analyze gpt2 --on h100 --context 64", "compare gpt2 --on h100 --passes fuse --prompt 9")
+    warm = (
+        "analyze gpt2 --on h100 --context 64",
+        "compare gpt2 --on h100 --passes fuse --prompt 9",
+    )
     with subprocess.Popen(
         [sys.executable, DRIVER, *warm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -413,7 +416,9 @@ def test_damaged_and_foreign_entries_are_ignored_and_written_anew(asked, tmp_pat
 def test_a_folder_that_cannot_be_written_is_no_error(asked, tmp_path):
     (tmp_path / "file").write_text("")
     case = {"argv": ["formats", "fp8"], "place": str(tmp_path)}
-    plain, *others = asked(*({**case, "folder": f} for f in ("", "/proc/x", str(tmp_path / "file"))))
+    plain, *others = asked(
+        *({**case, "folder": f} for f in ("", "/proc/x", str(tmp_path / "file")))
+    )
     assert plain[0] == 0
     assert all(o == plain for o in others)
 
