@@ -21,7 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -83,8 +83,9 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape], int]) -> int
     seen = _Seen((*_roots(), *installed))
     with seen.watching():
         status = run(seen.tape)
-    if status == 0 and seen.whole() and _code() == code and _installed() == installed:
-        kept.write(where, key, seen.text())
+    with suppress(OSError):
+        if status == 0 and seen.whole() and _code() == code and _installed() == installed:
+            kept.write(where, key, seen.text())
     return status
 
 
@@ -137,9 +138,10 @@ def _key(argv: Sequence[str], code: Any, installed: dict[str, Any]) -> str:
 
 def _size(number: int) -> tuple[int, int] | None:
     try:
-        return tuple(os.get_terminal_size(number))
+        columns, lines = os.get_terminal_size(number)
     except (OSError, ValueError):
         return None
+    return columns, lines
 
 
 def _roots() -> list[str]:

@@ -80,7 +80,10 @@ def _build_parser() -> argparse.ArgumentParser:
     completion.add_command(commands)
     for name in COMMANDS & commands.choices.keys():
         commands.choices[name].add_argument(
-            OPTION, action="store_true", help="neither repeat a kept answer nor keep this one"
+            OPTION,
+            action="store_true",
+            help="answer anew: neither repeat a kept answer nor keep this one (kept below "
+            "~/.cache/costgraph, or in the folder that COSTGRAPH_CACHE names)",
         )
     return parser
 

@@ -105,7 +105,7 @@ def state_of(path: Name) -> str:
         return UNKNOWN
 
 
-def _digest(file: IO[bytes]) -> str:
+def _digest(file: io.BufferedReader) -> str:
     """The state of an open file, which is then at its beginning."""
     if os.fstat(file.fileno()).st_size > LARGEST_KNOWN:
         return UNKNOWN
