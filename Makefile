@@ -24,6 +24,7 @@ types:              ## strict type check of an installed copy
 
 bench:              ## speed, as ratios measured in one run
 	python benchmarks/startup.py
+	python benchmarks/first_answer.py
 	python benchmarks/compile.py
 	python benchmarks/regimes.py
 	python benchmarks/evaluators.py
@@ -34,6 +35,7 @@ bench:              ## speed, as ratios measured in one run
 
 bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/startup.py --runs 3
+	python benchmarks/first_answer.py --runs 2
 	python benchmarks/compile.py --runs 3
 	python benchmarks/regimes.py --runs 3 --largest 1000
 	python benchmarks/evaluators.py --runs 3 --points 100000

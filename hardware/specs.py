@@ -12,6 +12,7 @@ from pathlib import Path
 from sympy import divisors
 
 from costgraph.errors import HardwareError, clip, nearest
+from costgraph.files import outside
 from costgraph.hardware.domains import SUFFIXES
 from costgraph.hardware.loader import (
     DEVICES,
@@ -164,7 +165,7 @@ def _known(text: str) -> tuple[System, bool] | None:
         if base is not None and base[0].is_device:
             return alone(made(base[0].device)), False
     if is_path(text):
-        if not os.path.exists(text) and ("+" in text or _COUNT.match(text)):
+        if not outside.exists(text) and ("+" in text or _COUNT.match(text)):
             return None
         system = _from_file(text)
         return system, not system.is_device

@@ -183,9 +183,9 @@ def _with_description(path: Path) -> Mapping[str, Any]:
     NVIDIA's modelopt writes ``hf_quant_config.json`` next to a ``config.json``.
     """
     config = read_json(path)
-    beside = (path if path.is_dir() else path.parent) / BESIDE
-    own = path.is_dir() or path.name == "config.json"
-    if not own or any(key in config for key in NARROW_KEYS) or not beside.is_file():
+    beside = (path if outside.is_folder(path) else path.parent) / BESIDE
+    own = outside.is_folder(path) or path.name == "config.json"
+    if not own or any(key in config for key in NARROW_KEYS) or not outside.is_file(beside):
         return config
     return {**config, "quantization_config": {"quant_method": "modelopt", **read_json(beside)}}
 
@@ -245,7 +245,4 @@ def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exists(path: Path) -> bool:
-    try:
-        return path.exists() and (path.is_file() or (path / "config.json").is_file())
-    except OSError:
-        return False
+    return outside.is_file(path) or outside.is_file(path / "config.json")

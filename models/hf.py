@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, is too large, or holds no object.
     """
-    if path.is_dir():
+    if outside.is_folder(path):
         path = path / "config.json"
     value = outside.read_json(path, LARGEST_FILE, "a JSON configuration", ModelError)
     if not isinstance(value, dict):

@@ -23,8 +23,9 @@ def total_size(config: Path) -> int | None:
     Raises:
         ModelError: the index is no such file, or states no whole number.
     """
-    path = (config if config.is_dir() else config.parent) / INDEX
-    if not (config.is_dir() or config.name == "config.json") or not path.is_file():
+    is_folder = outside.is_folder(config)
+    path = (config if is_folder else config.parent) / INDEX
+    if not (is_folder or config.name == "config.json") or not outside.is_file(path):
         return None
     found = outside.read_json(path, LARGEST_INDEX, "an index of tensors", ModelError)
     return stated_size(found, outside.label_of(path))

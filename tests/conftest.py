@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,3 +24,11 @@ gc.set_threshold(50_000, 20, 100)
 def a6000() -> Machine:
     """The survey's machine."""
     return load_hardware("a6000").under("survey")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def asked_anew() -> Iterator[None]:
+    """Commands that tests run in processes of their own repeat no kept answer, and keep none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSTGRAPH_CACHE", "")
+        yield

@@ -8,19 +8,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from costgraph.cli.output import Tape
+
 __all__ = ["main", "program"]
 
 #: Exit code where the user broke off.
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def main(argv: Sequence[str] | None = None, tape: Tape | None = None) -> int:
+    """Entry point; returns the exit code. ``tape`` takes down what is written."""
     try:
         from costgraph.cli.entry import main as run
     except KeyboardInterrupt:
         return _interrupted()
-    return run(argv)
+    return run(argv, tape)
+
+
+def _asked() -> int:
+    """The exit code of the command that this process is for; its answer may be a kept one."""
+    import sys
+
+    from costgraph.cli.answers import answered, folder
+
+    argv = sys.argv[1:]
+    where = folder(argv)
+    if where is None:
+        return main()
+    return answered(argv, where, lambda tape: main(argv, tape))
 
 
 def program() -> NoReturn:
@@ -37,7 +52,7 @@ def program() -> NoReturn:
 
         # The first to be registered is the last to run.
         atexit.register(_leave, broken)
-        code = main()
+        code = _asked()
     except KeyboardInterrupt:
         code = _interrupted()
     finally:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import formula, serving, sweep, vocabulary
-from costgraph.cli.output import OutputError, abandon, guarded, interrupted
-from costgraph.cli.parser import Parser, fail
+from costgraph.cli.answers import COMMANDS, OPTION
+from costgraph.cli.output import Tape, ended, fail
+from costgraph.cli.parser import Parser
 from costgraph.cli.values import print_json, remark
-from costgraph.errors import CostgraphError, InputError, UnboundSymbolError
+from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.ir.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -32,25 +32,9 @@ examples:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, tape: Tape | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for errors, 130 when interrupted."""
-    with guarded():
-        try:
-            try:
-                return _run(argv)
-            finally:
-                sys.stdout.flush()
-        except CostgraphError as error:
-            fail(str(error))
-        except OutputError as error:
-            abandon()
-            if error.errno == errno.EPIPE:  # the reader has gone (``| head``): no error of ours
-                return 0
-            fail(f"standard output: {error.strerror}")
-        except MemoryError:
-            fail("not enough memory for this")
-        except KeyboardInterrupt:
-            return interrupted()
+    return ended(lambda: _run(argv), tape)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -89,10 +73,18 @@ def _build_parser() -> argparse.ArgumentParser:
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)
-    from costgraph.cli import calibrate, explorer
+    from costgraph.cli import calibrate, completion, explorer
 
     calibrate.add_commands(commands)
     explorer.add_commands(commands)
+    completion.add_command(commands)
+    for name in COMMANDS & commands.choices.keys():
+        commands.choices[name].add_argument(
+            OPTION,
+            action="store_true",
+            help="answer anew: neither repeat a kept answer nor keep this one (kept below "
+            "~/.cache/costgraph, or in the folder that COSTGRAPH_CACHE names)",
+        )
     return parser
 
 

@@ -8,11 +8,14 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO, cast
 
+from costgraph.errors import CostgraphError
 from costgraph.quoting import printed
 
+#: Characters of a line of an error; what was typed may be longer.
+LONGEST = 1000
 #: How characters of the output are written where a terminal has only ASCII.
 _PLAIN = {
     "·": "*", "×": "x", "−": "-", "–": "-", "…": "...", "←": "<-", "→": "->", "≤": "<=",
@@ -71,6 +74,28 @@ class _Guarded(_Stream):
             raise _told(error) from error
 
 
+#: Takes down what is written: to which stream (0: output, 1: errors), and the text; None is a
+#: flush.
+Tape = Callable[[int, str | None], None]
+
+
+class _Taped(_Stream):
+    """A stream whose texts are taken down as they are written."""
+
+    def __init__(self, inner: TextIO, tape: Tape, index: int) -> None:
+        super().__init__(inner)
+        self._tape, self._index = tape, index
+
+    def write(self, text: str) -> int:
+        written = self.inner.write(text)
+        self._tape(self._index, text)
+        return written
+
+    def flush(self) -> None:
+        self.inner.flush()
+        self._tape(self._index, None)
+
+
 def _told(error: Exception) -> Exception:
     if isinstance(error, UnicodeError):
         return error
@@ -98,11 +123,12 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def guarded(tape: Tape | None = None) -> Iterator[None]:
     """Standard streams for the time of a command.
 
     Characters that the terminal's encoding lacks are written in ASCII. What cannot be
-    written raises :class:`OutputError`, at the latest when the command ends.
+    written raises :class:`OutputError`, at the latest when the command ends. ``tape`` takes
+    down what is written, steered by nothing any more.
     """
     codecs.register_error("costgraph", _readable)
     before = sys.stdout, sys.stderr
@@ -111,11 +137,11 @@ def guarded() -> Iterator[None]:
     ]
     for stream, _ in handlers:
         stream.reconfigure(errors="costgraph")
-    out = cast(TextIO, sys.stdout or _Closed())
-    sys.stdout = cast(TextIO, Screen(cast(TextIO, _Guarded(out))))
-    if sys.stderr is None:
-        sys.stderr = io.StringIO()
-    sys.stderr = cast(TextIO, Screen(sys.stderr))
+    out = cast(TextIO, _Guarded(cast(TextIO, sys.stdout or _Closed())))
+    err = sys.stderr or io.StringIO()
+    if tape is not None:
+        out, err = (cast(TextIO, _Taped(s, tape, i)) for i, s in enumerate((out, err)))
+    sys.stdout, sys.stderr = cast(TextIO, Screen(out)), cast(TextIO, Screen(err))
     try:
         yield
     finally:
@@ -123,6 +149,44 @@ def guarded() -> Iterator[None]:
         for stream, errors in handlers:
             with contextlib.suppress(OSError, ValueError):  # they flush first
                 stream.reconfigure(errors=errors)
+
+
+def ended(run: Callable[[], int], tape: Tape | None = None) -> int:
+    """The exit code of ``run``, a command with standard streams of its own (:func:`guarded`).
+
+    Raises:
+        SystemExit: with code 2 after a line of what was wrong; with 0 where nobody reads on.
+    """
+    with guarded(tape):
+        try:
+            try:
+                return run()
+            finally:
+                sys.stdout.flush()
+        except CostgraphError as error:
+            fail(str(error))
+        except OutputError as error:
+            abandon()
+            if error.errno == errno.EPIPE:  # the reader has gone (``| head``): no error of ours
+                raise SystemExit(0) from None
+            fail(f"standard output: {error.strerror}")
+        except MemoryError:
+            fail("not enough memory for this")
+        except KeyboardInterrupt:
+            return interrupted()
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error.
+
+    Raises:
+        SystemExit: with code 2.
+    """
+    text = " ".join(message.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    print(f"costgraph: error: {text}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def interrupted(hint: str = "") -> int:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-#: Characters of a line of an error; what was typed may be longer.
-LONGEST = 1000
+from costgraph.cli.output import fail
 
 
 class _Once(argparse.Action):
@@ -43,16 +42,3 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see: {self.prog} --help)")
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error.
-
-    Raises:
-        SystemExit: with code 2.
-    """
-    text = " ".join(message.split())
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
-    print(f"costgraph: error: {text}", file=sys.stderr)
-    raise SystemExit(2)

@@ -8,13 +8,14 @@ ever run: JSON, TOML and text are data, and no other format is understood here.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import stat
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -42,6 +43,75 @@ _FLAGS = (
 )
 #: Folders outside which no file is read, in the context at hand; None for no such bound.
 _WITHIN: ContextVar[tuple[Path, ...] | None] = ContextVar("within", default=None)
+
+
+#: Told of every path that is looked at and what is there (:func:`state_of`).
+Watcher = Callable[[str, str], None]
+_WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+#: The largest file whose contents tell its state, in bytes.
+LARGEST_KNOWN = 2**26
+#: The state of a file that is larger.
+UNKNOWN = "unknown"
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """``watcher`` is told of everything outside that the block depends on."""
+    before = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(before)
+
+
+def kind_of(path: Name) -> str:
+    """What is at a path: ``file``, ``folder``, ``other`` or, as far as can be seen, ``nothing``."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        found = "nothing"
+    else:
+        found = "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+    watcher = _WATCHER.get()
+    if watcher is not None:
+        watcher(os.fsdecode(path), found)
+    return found
+
+
+def is_file(path: Name) -> bool:
+    """Whether a regular file is at a path."""
+    return kind_of(path) == "file"
+
+
+def is_folder(path: Name) -> bool:
+    """Whether a folder is at a path."""
+    return kind_of(path) == "folder"
+
+
+def exists(path: Name) -> bool:
+    """Whether anything is at a path."""
+    return kind_of(path) != "nothing"
+
+
+def state_of(path: Name) -> str:
+    """A digest of a file's contents, else its kind; what :func:`watched` is told."""
+    found = kind_of(path)
+    if found != "file":
+        return found
+    try:
+        with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+            return _digest(file)
+    except OSError:
+        return UNKNOWN
+
+
+def _digest(file: io.BufferedReader) -> str:
+    """The state of an open file, which is then at its beginning."""
+    if os.fstat(file.fileno()).st_size > LARGEST_KNOWN:
+        return UNKNOWN
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return found
 
 
 @contextmanager
@@ -94,6 +164,7 @@ def opened(
     """
     shown = label_of(path)
     _refuse_beyond(path, shown, error)
+    kind_of(path)  # tells who watches, also where there is no such file
     try:
         _regular(os.stat(path).st_mode, shown, error)  # before opening: devices may act on it
         handle = os.open(path, _FLAGS)
@@ -110,6 +181,9 @@ def opened(
             kind = f": not {what}" if what else ""
             raise error(f"{shown}: larger than {size_text(most)}{kind}")
         try:
+            watcher = _WATCHER.get()
+            if watcher is not None:
+                watcher(os.fsdecode(path), _digest(file))
             yield file
         except OSError as problem:
             raise error(f"{shown}: not readable: {reason_of(problem)}") from None

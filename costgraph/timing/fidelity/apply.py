@@ -15,6 +15,7 @@ from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.files import outside
 from costgraph.formula.envelope import dominates
 from costgraph.formula.outline import link_of
 from costgraph.formula.terms import Arm, Term, chained, make_term, overlapped
@@ -508,7 +509,7 @@ def _own(
         return load_calibration(Path(os.fsdecode(calibration)))
     if isinstance(hardware, (str, os.PathLike)) and str(hardware).endswith(".toml"):
         beside = beside_of(Path(os.fsdecode(hardware)))
-        if os.path.isfile(beside):  # False for a name too long
+        if outside.is_file(beside):
             return load_calibration(beside)
     return shipped(machine.name)
 
