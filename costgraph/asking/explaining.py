@@ -18,6 +18,7 @@ from costgraph.asking.critical import (
     races,
     stages,
 )
+from costgraph.asking.timed import Timed, timed
 from costgraph.compiling.capacity import Fit, fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula
@@ -90,6 +91,7 @@ class Explanation:
         races: what runs at the same time, and which of it everything waits for.
         stages: units of a pipeline, with their time for one group of sequences.
         links: what goes over links between devices.
+        timed: which calibrated parameters the time hangs on; empty for the ideal.
         free: what operations do that no cost shows, such as methods of positions, by kind.
     """
 
@@ -108,6 +110,7 @@ class Explanation:
     races: tuple[Race, ...] = ()
     stages: tuple[Stage, ...] = ()
     links: tuple[Exchanged, ...] = ()
+    timed: tuple[Timed, ...] = ()
     free: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
@@ -174,6 +177,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
         races=races(asked),
         stages=stages(asked),
         links=exchanged(asked),
+        timed=timed(asked),
         free=_free(compiled.program),
     )
 

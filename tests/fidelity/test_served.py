@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from sympy import Integer
 
 import costgraph as cg
 from costgraph.cli import main
+from costgraph.errors import HardwareError
 from costgraph.hardware import device_names, load_hardware
 from costgraph.hardware.machine import Machine
 from costgraph.timing.fidelity.apply import Calibrated
@@ -164,7 +166,69 @@ def test_rows_say_which_fit_they_take(capsys: pytest.CaptureFixture[str]) -> Non
     other = cg.compile("mixtral-8x7b", "mi300x", "fuse", fidelity="calibrated")
     found = {r.fit.partition(",")[0] for r in other.breakdown("decode", B=1, T=100).rows if r.fit}
     assert found == {"transferred from all fitted devices"}
+    pair = cg.compile("llama-2-7b", "2xrtx-4090", "fuse,parallel{tp=2}", fidelity="calibrated")
+    found = {r.fit for r in pair.breakdown("decode", B=1, T=100).rows if r.links}
+    assert found == {"ideal: no fit"}  # exchanged through the host, which nobody timed there
     main(["analyze", "llama-2-7b", "--on", "gh200", "--context", "100", "--fidelity", "calibrated"])
     assert "transferred from h100, median" in capsys.readouterr().out
     main(["analyze", "llama-2-7b", "--on", "h100", "--context", "100", "--json"])
     assert {r["fit"] for r in json.loads(capsys.readouterr().out)["ops"]} == {""}
+
+
+#: What a fit says of itself.
+SAID = re.compile(r"(own|transferred from) [a-z0-9 -]+( \([a-z]+\))?, median \d+ %")
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_every_device_says_whose_fit_it_takes_or_how_to_make_one(label: str) -> None:
+    """All devices, of all kinds: a fit with its error, or one line that says what to do."""
+    for name in device_names():
+        machine = load_hardware(name)
+        timing = Calibrated("calibrated", machine, shipped(name))
+        if machine.kind != "gpu":
+            with pytest.raises(HardwareError, match=f"{name!r}.*calibrate --from") as refused:
+                timing.fit(CLASSES[label])
+            assert ("--this-machine" in str(refused.value)) is (machine.kind == "cpu")
+            assert "\n" not in str(refused.value)
+            continue
+        _, fit, moved = timing.fit(CLASSES[label])
+        said = fit.trust(moved)
+        assert SAID.fullmatch(said), (name, said)
+        assert said.startswith(f"own {name}") is not moved
+        assert f"median {fit.heldout['median']:.0f} %" in said
+
+
+@pytest.mark.parametrize(
+    ("device", "model", "passes", "metric", "at"),
+    [
+        ("h200", "mixtral-8x7b", "fuse", "tpot", {"B": 2, "T": 500}),
+        ("rtx-3090", "llama-2-7b", "fuse", "ttft", {"B": 1, "S": 300}),
+        ("l40s", "llama-2-7b", "fuse,parallel{tp=2}", "tpot", {"B": 2, "T": 500}),
+    ],
+)
+def test_an_explanation_says_what_its_time_hangs_on(
+    device: str, model: str, passes: str, metric: str, at: dict[str, int]
+) -> None:
+    """By the fits of its operations and the time they take, as a breakdown states both."""
+    on = f"2x{device}" if "parallel" in passes else device
+    made = cg.compile(model, on, passes, fidelity="calibrated")
+    told = made.explain(metric, **at)
+    sizes = {"B": at["B"], "T": at["T"]} if "T" in at else at
+    rows = made.breakdown("decode" if "T" in at else "prefill", **sizes).rows
+    busy = sum(r.count * r.seconds for r in rows)
+    wanted: dict[str, float] = {}
+    for r in rows:
+        if r.seconds:
+            wanted[r.fit] = wanted.get(r.fit, 0.0) + r.count * r.seconds / busy
+    assert {x.fit: x.share for x in told.timed} == pytest.approx(wanted)
+    assert sum(x.share for x in told.timed) == pytest.approx(1)
+    for x in told.timed:
+        assert f"{100 * x.share:5.1f}%  {x.fit}: " in str(told)
+        assert {r.name for r in rows if r.fit == x.fit and r.seconds} == set(x.ops)
+    assert [x["fit"] for x in told.to_dict()["timed"]] == [x.fit for x in told.timed]
+
+
+def test_an_explanation_of_the_ideal_has_no_fits() -> None:
+    told = cg.compile("llama-2-7b", "h200").explain("tpot", B=1, T=500)
+    assert told.timed == ()
+    assert "\nfit\n" not in str(told)

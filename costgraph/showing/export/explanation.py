@@ -83,6 +83,7 @@ def explanation_text(e: Explanation) -> str:
         if part.share >= SMALL:
             text = f"{_ops(part.ops)} ({resource_text(part.resource)})"
             lines.append(f"    {100 * part.share:5.1f}%  {text}")
+    lines.extend(timed_lines(e))
     lines.append("one per cent more of")
     for name, value in e.levers.items():
         if abs(value) >= SMALL:
@@ -106,6 +107,12 @@ def explanation_text(e: Explanation) -> str:
                 f"    {floor.symbol}: {word} {value_text(floor.value, e.unit)} ({gain:.3g}× faster)"
             )
     return "\n".join([*lines, *e.setting.foot()])
+
+
+def timed_lines(e: Explanation) -> list[str]:
+    """Which calibrated parameters the time hangs on, by share."""
+    lines = ["fit"] if e.timed else []
+    return lines + [f"    {100 * x.share:5.1f}%  {x.fit}: {_ops(x.ops)}" for x in e.timed]
 
 
 def critical_lines(e: Explanation) -> list[str]:

@@ -136,6 +136,9 @@ def explanation_html(e: Explanation) -> str:
     ]
     rates = ", ".join(f"{k} = {figure_text(k, v)}" for k, v in e.rates.items())
     out = head + _table(("share", "operations", "bound by"), shares, "made of")
+    if e.timed:
+        fits = [(f"{100 * x.share:.1f}%", escape(x.fit), _names(x.ops)) for x in e.timed]
+        out += _table(("share", "fit", "operations"), fits, "fit")
     out += _table(("one per cent more of", "changes it by"), levers, "levers")
     if e.nexts:
         items = "".join(f"<li>{escape(change_text(n, e.rates))}</li>" for n in e.nexts)

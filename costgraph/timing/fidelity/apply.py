@@ -51,6 +51,8 @@ UNTIMED = (
     "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
     "(exchanges that were timed took 3.7 times that in the median)"
 )
+#: The fit of an operation that nothing was fitted for.
+UNFITTED = "ideal: no fit"
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
 FIDELITIES = {"ideal": "", "calibrated": "", "low": "q10", "median": "q50", "high": "q90"}
 
@@ -314,29 +316,29 @@ class Calibrated:
         if not gpu:
             raise HardwareError(
                 f"no calibration of {kind} operations for {self.machine.name!r}, and those "
-                "of GPUs do not carry over to it; measure it: costgraph calibrate "
-                "--this-machine"
+                f"of GPUs do not carry over to it; {_how_to_calibrate(self.machine)}"
             )
         raise HardwareError(
             f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
         )
 
     def trust(self, phase: Phase, row: Row) -> str:
-        """Which fit an operation takes and how good it is (:meth:`.Fit.trust`); empty if none.
+        """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
 
-        Operations inside a block of experts take the roofline's time; their errors are those
+        :data:`UNFITTED` where it takes the roofline's time, and empty if it takes none.
+        Operations inside a block of experts take the roofline's as well; their errors are those
         of their block's fit.
         """
         if row.cost.links:
             found = [self.exchange_fit(part) for part in parts(phase, row, self.machine)]
-            said = ("none: the link's least time" if f is None else f.trust(m) for f, m in found)
+            said = (UNFITTED if f is None else f.trust(moved) for f, moved in found)
             return "; ".join(dict.fromkeys(said))
         if not row.cost.bytes and not row.cost.flops:
             return ""
         case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
         if not case.floor and case.kind == "elementwise":
             if case.block is None:
-                return ""
+                return UNFITTED
             _, fit, moved = self.fit(case.block)
         return fit.trust(moved)
 
@@ -388,6 +390,14 @@ class Calibrated:
         if not self.framework or any(f"@{self.framework} " in text for text in used):
             return ()
         return (f"nothing here has timings of {self.framework} alone: its name changes nothing",)
+
+
+def _how_to_calibrate(machine: Machine) -> str:
+    """The commands that make a calibration of a device that is no GPU."""
+    tables = f"costgraph calibrate --from TIMINGS.csv --device {machine.name}"
+    if machine.kind == "cpu":
+        return f"measure it there (costgraph calibrate --this-machine) or fit timings ({tables})"
+    return f"fit timings of it ({tables}; columns: docs/fidelity.md)"
 
 
 def _errors(fit: Fit) -> str:
