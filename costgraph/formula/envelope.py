@@ -90,6 +90,8 @@ def _expanded_atom(atom: Expr, moves: Moves) -> Expr:
 def _outermost(expr: Expr) -> list[Expr]:
     """The minima and maxima that stand in no other one."""
     clipped = expr.atoms(Min, Max)
+    if len(clipped) < 2:
+        return list(clipped)
     return [a for a in clipped if not any(o is not a and o.has(a) for o in clipped)]
 
 
@@ -145,9 +147,14 @@ def _value(expr: Expr, k: int) -> float | None:
     return None
 
 
+def _in_order(atoms: list[Expr]) -> list[Expr]:
+    """By their texts, which are printed only where there is something to sort."""
+    return sorted(atoms, key=str) if len(atoms) > 1 else atoms
+
+
 def _nonnegative(difference: Expr, cases: int) -> bool:
     """True if an expanded expression is proved non-negative."""
-    outer = sorted(_outermost(difference), key=str)
+    outer = _in_order(_outermost(difference))
     # To the sign tests a positive minimum is a symbol like any other.
     names = {a: symbol(f"clipped_{i}") for i, a in enumerate(outer) if a.is_positive}
     plain = difference.xreplace(names)
