@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _UNTOLD = ("name", "symbolic")
 OPTIONS = frozenset((*_USUAL, *GRAPH_OPTIONS))
 #: What modelopt says of a checkpoint, beside its configuration.
 BESIDE = "hf_quant_config.json"
+#: Types of options that say by themselves which program is meant.
+_SIMPLE = (str, bool, int, type(None))
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -154,6 +156,9 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
         return import_config(spec, visible(str(spec.get("_name_or_path") or "model")), **options)
     if not isinstance(spec, (str, os.PathLike)):
         raise ModelError(f"a model is a name, a path or a mapping, not {clip(spec)}")
+    shipped = _shipped_name(spec)
+    if shipped is not None and all(type(value) in _SIMPLE for value in options.values()):
+        return _shipped(shipped, **options)
     config, name = config_at(spec)
     program = import_config(config, name, **options)
     stated = total_size(path) if path is not None and _exists(path) else None
@@ -167,14 +172,28 @@ def config_at(spec: str | os.PathLike[str]) -> tuple[Mapping[str, Any], str]:
     Raises:
         ModelError: there is none.
     """
-    path, text = _path_of(spec), os.fsdecode(spec)
+    path = _path_of(spec)
     if path is None:
-        raise ModelError(f"{clip(text)} is not a model name or path")
-    if isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
-        label = path.parent.name if path.name == "config.json" else path.stem
-        return _with_description(path), visible(label) or "model"
-    name = find(text)
-    return read_json(CONFIGS / f"{name}.json"), name
+        raise ModelError(f"{clip(os.fsdecode(spec))} is not a model name or path")
+    name = _shipped_name(spec)
+    if name is not None:
+        return read_json(CONFIGS / f"{name}.json"), name
+    label = path.parent.name if path.name == "config.json" else path.stem
+    return _with_description(path), visible(label) or "model"
+
+
+def _shipped_name(spec: str | os.PathLike[str]) -> str | None:
+    """The shipped configuration that a name means; None for a path."""
+    path, text = _path_of(spec), os.fsdecode(spec)
+    if path is None or isinstance(spec, os.PathLike) or text.endswith(".json") or _exists(path):
+        return None
+    return find(text)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _shipped(name: str, **options: Any) -> Program:
+    """A shipped configuration as a program, read once: its file is part of the package."""
+    return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
 
 
 def _with_description(path: Path) -> Mapping[str, Any]:

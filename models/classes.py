@@ -8,8 +8,9 @@ under the ``model_type`` is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -55,10 +56,11 @@ NO_OUTPUT = (
 SCORED = "{name} scores the last position ({labels}) in one pass over the prompt"
 
 
-def known_classes(family: str) -> Iterator[str]:
+@cache
+def known_classes(family: str) -> tuple[str, ...]:
     """Names of the classes that a family reads whole."""
-    yield from (name for name, its in ARCHITECTURES.items() if its == family)
-    yield from _BORROWED.get(family, ())
+    own = (name for name, its in ARCHITECTURES.items() if its == family)
+    return (*own, *_BORROWED.get(family, ()))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def form_of(fields: Fields, family: str) -> Form:
     name = class_of(fields.values)
     if name is None:
         return Form("whole")
-    known = tuple(known_classes(family))
+    known = known_classes(family)
     if name in known or not known:
         _refuse_single(fields, name)
         bare = not known and name.endswith("Model") and not name.endswith(_WHOLE)

@@ -89,10 +89,11 @@ def _term(term: Expr, parts: Sequence[Part], tokens: Expr) -> Expr:
         return Add(*(bound(term, p.values) for p in distinct))
     once = Mul(*(f for f in Mul.make_args(term) if not f.has(B, q, T)))
     rest = Mul(*(f for f in Mul.make_args(term) if f.has(B, q, T)))
-    together = rest.xreplace({q: TOKENS / B})
-    if not together.has(B, T):
-        values = {**parts[0].phase.substitution, TOKENS: tokens}
-        return bound(once * together, values)
+    if not rest.has(T):
+        together = rest.xreplace({q: TOKENS / B})
+        if not together.has(B):
+            values = {**parts[0].phase.substitution, TOKENS: tokens}
+            return bound(once * together, values)
     each = term / B
     if each.has(B):
         raise MissingRuleError(f"no rule for mixes of a cost that depends on B as {rest}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 from sympy import Dummy, Expr, Integer, Max, Min, Rational, Symbol, ceiling, expand, floor
@@ -30,6 +30,7 @@ def _shift() -> dict[Symbol, Expr]:
     return {symbol(name): symbol(name) + 1 for name in SIZES}
 
 
+@lru_cache(maxsize=4096)
 def _at_least_zero(part: Expr) -> bool:
     """True if a product is proved non-negative."""
     if part.is_nonnegative:
@@ -72,13 +73,22 @@ def _expanded(expr: Expr, moves: Moves = frozenset()) -> Expr:
     Most of a chain's maxima stand in every difference with it, and making one compares all
     its arguments.
     """
-    held = {atom: Dummy() for atom in _outermost(expr)}
+    held = {atom: _held(place) for place, atom in enumerate(_outermost(expr))}
     plain = expand(expr.xreplace({**held, **dict(moves)}))
     if not held:
         return plain
     made = {name: _expanded_atom(atom, moves) for atom, name in held.items()}
     whole = plain.xreplace(made)
     return whole if all(isinstance(a, (Min, Max)) for a in made.values()) else expand(whole)
+
+
+@cache
+def _held(place: int) -> Dummy:
+    """What stands for a minimum or maximum while the rest is expanded.
+
+    The same ones every time: sympy asks anew what is known of every new symbol.
+    """
+    return Dummy(f"held_{place}")
 
 
 @lru_cache(maxsize=4096)
@@ -90,6 +100,8 @@ def _expanded_atom(atom: Expr, moves: Moves) -> Expr:
 def _outermost(expr: Expr) -> list[Expr]:
     """The minima and maxima that stand in no other one."""
     clipped = expr.atoms(Min, Max)
+    if len(clipped) < 2:
+        return list(clipped)
     return [a for a in clipped if not any(o is not a and o.has(a) for o in clipped)]
 
 
@@ -145,9 +157,14 @@ def _value(expr: Expr, k: int) -> float | None:
     return None
 
 
+def _in_order(atoms: list[Expr]) -> list[Expr]:
+    """By their texts, which are printed only where there is something to sort."""
+    return sorted(atoms, key=str) if len(atoms) > 1 else atoms
+
+
 def _nonnegative(difference: Expr, cases: int) -> bool:
     """True if an expanded expression is proved non-negative."""
-    outer = sorted(_outermost(difference), key=str)
+    outer = _in_order(_outermost(difference))
     # To the sign tests a positive minimum is a symbol like any other.
     names = {a: symbol(f"clipped_{i}") for i, a in enumerate(outer) if a.is_positive}
     plain = difference.xreplace(names)

@@ -114,12 +114,12 @@ class Conv(Op):
         require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
         x, w = inputs[:2]
         axes = len(x.shape) - 2
-        require(axes >= 1 and len(w.shape) == axes + 2, self, f"{w} does not fit {x}")
+        require(axes >= 1 and len(w.shape) == axes + 2, self, "{} does not fit {}", w, x)
         given = {len(self.stride), len(self.padding), len(self.dilation)}
         require(given == {axes}, self, f"stride, padding and dilation need {axes} entries each")
         require_same(self, w.shape[1] * self.groups, x.shape[1], "channels of x and weight")
         if self.bias:
-            require(len(inputs[2].shape) == 1, self, f"bias {inputs[2]} is not a vector")
+            require(len(inputs[2].shape) == 1, self, "bias {} is not a vector", inputs[2])
             require_same(self, inputs[2].shape[0], w.shape[0], "bias and output channels")
         each = list(
             zip(x.shape[2:], w.shape[2:], self.stride, self.padding, self.dilation, strict=True)
@@ -175,11 +175,11 @@ class CausalConv1d(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 3 + self.bias, self, f"takes {3 + self.bias} operands")
         x, w, state = inputs[0], inputs[1], inputs[-1]
-        require(len(x.shape) == 3 and len(w.shape) == 2, self, f"{w} does not fit {x}")
+        require(len(x.shape) == 3 and len(w.shape) == 2, self, "{} does not fit {}", w, x)
         require_same(self, x.shape[2], w.shape[0], "channels of x and weight")
-        require(state.role is Role.STATE and len(state.shape) == 3, self, f"{state} is no state")
+        require(state.role is Role.STATE and len(state.shape) == 3, self, "{} is no state", state)
         for a, b in zip(state.shape, (x.shape[0], *w.shape), strict=True):
-            require_same(self, a, b, f"shape of {state}")
+            require_same(self, a, b, "shape of {}", state)
         if self.bias:
             require_same(self, inputs[2].shape[0], w.shape[0], "bias and channels")
         return (Spec(x.shape, x.dtype), Spec(state.shape, state.dtype, Role.STATE))

@@ -42,7 +42,9 @@ class Fused(Op):
                 and given.dtype == wanted.dtype
                 and given.role is wanted.role,
                 self,
-                f"{given} is given for {wanted}",
+                "{} is given for {}",
+                given,
+                wanted,
             )
             for a, b in zip(given.shape, wanted.shape, strict=True):
                 require_same(self, a, b, "shapes of {} and {}", given, wanted)

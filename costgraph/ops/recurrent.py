@@ -40,7 +40,7 @@ class TokenShift(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2 + self.mixes, self, f"takes x, {self.mixes} mixes and a state")
         x, *mixes, state = inputs
-        require(len(x.shape) == 3, self, f"{x} is not (B, q, D)")
+        require(len(x.shape) == 3, self, "{} is not (B, q, D)", x)
         for mix in mixes:
             check_shape(self, mix, x.shape[2])
         check_state(self, state, x.shape[0], x.shape[2])
@@ -69,7 +69,7 @@ class WKV(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 5, self, "takes keys, values, decay, bonus and a state")
         key, value, decay, bonus, state = inputs
-        require(len(key.shape) == 3, self, f"{key} is not (B, q, D)")
+        require(len(key.shape) == 3, self, "{} is not (B, q, D)", key)
         check_shape(self, value, *key.shape)
         check_shape(self, decay, key.shape[2])
         check_shape(self, bonus, key.shape[2])
@@ -99,7 +99,9 @@ class MatrixWKV(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 6, self, "takes r, k, v, decay, bonus and a state")
         r, key, value, decay, bonus, state = inputs
-        require(len(r.shape) == 4 and len(value.shape) == 4, self, f"{r} and {value} need 4 axes")
+        require(
+            len(r.shape) == 4 and len(value.shape) == 4, self, "{} and {} need 4 axes", r, value
+        )
         batch, tokens, heads, wide = r.shape
         deep = value.shape[3]
         check_shape(self, key, *r.shape)
@@ -156,7 +158,7 @@ class GatedDelta(Op):
         check_form(self.form)
         require(len(inputs) == 8, self, "takes q, k, v, a, b, A, a bias and a state")
         query, key, value, a, b, log, bias, state = inputs
-        require(len(key.shape) == 4 and len(value.shape) == 4, self, f"{key}, {value}: 4 axes")
+        require(len(key.shape) == 4 and len(value.shape) == 4, self, "{}, {}: 4 axes", key, value)
         batch, tokens, groups, wide = key.shape
         heads, deep = value.shape[2:]
         if (heads / groups).is_Integer is False:
@@ -225,7 +227,7 @@ class GatedLinearRecurrence(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 5, self, "takes x, two gates, a parameter and a state")
         x, gate, decay, parameter, state = inputs
-        require(len(x.shape) == 3, self, f"{x} is not (B, q, W)")
+        require(len(x.shape) == 3, self, "{} is not (B, q, W)", x)
         check_shape(self, gate, *x.shape)
         check_shape(self, decay, *x.shape)
         check_shape(self, parameter, x.shape[2])
@@ -252,7 +254,7 @@ class BlockLinear(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2 + self.bias, self, f"takes {2 + self.bias} operands")
         x, w = inputs[:2]
-        require(len(x.shape) == 3 and len(w.shape) == 3, self, f"{w} does not fit {x}")
+        require(len(x.shape) == 3 and len(w.shape) == 3, self, "{} does not fit {}", w, x)
         blocks, ic, oc = w.shape
         check_shape(self, x, *x.shape[:2], blocks * ic)
         if self.bias:

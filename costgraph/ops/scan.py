@@ -44,14 +44,15 @@ def check_form(form: str) -> None:
 
 def check_shape(op: Op, tensor: Tensor, *shape: Expr) -> None:
     """Require the shape of an operand."""
-    require(len(tensor.shape) == len(shape), op, f"{tensor} has {len(tensor.shape)} dimensions")
+    axes = len(tensor.shape)
+    require(axes == len(shape), op, "{} has {} dimensions", tensor, axes)
     for axis, (a, b) in enumerate(zip(tensor.shape, shape, strict=True)):
-        require_same(op, a, b, f"axis {axis} of {tensor}")
+        require_same(op, a, b, "axis {} of {}", axis, tensor)
 
 
 def check_state(op: Op, tensor: Tensor, *shape: Expr) -> None:
     """Require a recurrent state of a shape."""
-    require(tensor.role is Role.STATE, op, f"{tensor} is not a state")
+    require(tensor.role is Role.STATE, op, "{} is not a state", tensor)
     check_shape(op, tensor, *shape)
 
 
@@ -102,7 +103,7 @@ class SelectiveScan(Op):
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 7, self, "takes x, Δ, B, C, A, D and a state")
         x, delta, b, c, a, skip, state = inputs
-        require(len(x.shape) == 3, self, f"{x} is not (B, q, D)")
+        require(len(x.shape) == 3, self, "{} is not (B, q, D)", x)
         batch, tokens, width = x.shape
         n = a.shape[-1]
         check_shape(self, delta, batch, tokens, width)
@@ -177,7 +178,7 @@ class StateSpaceDual(Op):
         check_form(self.form)
         require(len(inputs) == 8, self, "takes x, dt, B, C, A, D, a bias and a state")
         x, dt, b, c, a, skip, bias, state = inputs
-        require(len(x.shape) == 4 and len(b.shape) == 4, self, f"{x} and {b} need four axes")
+        require(len(x.shape) == 4 and len(b.shape) == 4, self, "{} and {} need four axes", x, b)
         batch, tokens, heads, width = x.shape
         groups, n = b.shape[2:]
         check_shape(self, dt, batch, tokens, heads)

@@ -76,9 +76,9 @@ class Concat(Op):
         require(len(inputs) >= 2, self, "takes two operands or more")
         first = inputs[0]
         for other in inputs[1:]:
-            require(len(other.shape) == len(first.shape), self, f"{first} beside {other}")
+            require(len(other.shape) == len(first.shape), self, "{} beside {}", first, other)
             for a, b in zip(first.shape[:-1], other.shape[:-1], strict=True):
-                require_same(self, a, b, f"shapes of {first} and {other}")
+                require_same(self, a, b, "shapes of {} and {}", first, other)
         width = Sum(*(t.shape[-1] for t in inputs))
         return (Spec((*first.shape[:-1], width), first.dtype),)
 

@@ -288,6 +288,7 @@ class Names:
                 self._wild.append(index)
             else:
                 self._plain.setdefault(pattern.plain, []).append(index)
+        self._lengths = sorted({len(parts) for parts in self._plain})
 
     def __bool__(self) -> bool:
         return bool(self.patterns)
@@ -299,8 +300,8 @@ class Names:
         for path in module.paths(layer) if self._plain else ():
             parts = tuple(path.split("."))
             for start in range(len(parts)):
-                for end in range(start + 1, len(parts) + 1):
-                    for index in self._plain.get(parts[start:end], ()):
+                for length in self._lengths:
+                    for index in self._plain.get(parts[start : start + length], ()):
                         if module.eyes or not patterns[index].tower:
                             found.add(index)
         found |= {i for i in self._wild if self._fits(i, module, layer)}

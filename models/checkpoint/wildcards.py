@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 #: Alternatives that the groups of one expression may multiply to.
@@ -56,29 +57,37 @@ class Wildcards:
         return any(t.among < _DIGITS for way in self.ways for t in way)
 
 
+@lru_cache(maxsize=1024)
+def _places(tokens: Tokens) -> tuple[dict[str, int], int, int]:
+    """Sets of places in a pattern, bit by bit: those that take each character, those that
+    may be absent, those that may come again.
+    """
+    taking: dict[str, int] = {}
+    absent = again = 0
+    for place, token in enumerate(tokens):
+        for char in token.among:
+            taking[char] = taking.get(char, 0) | 1 << place
+        absent |= token.absent << place
+        again |= token.again << place
+    return taking, absent, again
+
+
 def _runs_through(tokens: Tokens, text: str) -> bool:
     """All places in the pattern at once, character by character."""
-    last = len(tokens)
+    taking, absent, again = _places(tokens)
 
-    def closed(states: set[int]) -> set[int]:
-        for state in sorted(states):
-            while state < last and tokens[state].absent:
-                state += 1
-                states.add(state)
-        return states
+    def closed(places: int) -> int:
+        while (more := places | (places & absent) << 1) != places:
+            places = more
+        return places
 
-    states = closed({0})
+    places = closed(1)
     for char in text:
-        after: set[int] = set()
-        for state in states:
-            if state < last and char in tokens[state].among:
-                after.add(state + 1)
-                if tokens[state].again:
-                    after.add(state)
-        states = closed(after)
-        if not states:
+        taken = places & taking.get(char, 0)
+        if not taken:
             return False
-    return last in states
+        places = closed(taken << 1 | taken & again)
+    return bool(places >> len(tokens) & 1)
 
 
 def glob(text: str) -> Wildcards:
