@@ -150,8 +150,6 @@ class _Reader:
             f"the dimension {label} is taken as the {meaning}"
             for label, meaning in self.guessed.items()
         ]
-        if buffers:
-            notes.append(f"{buffers} elements of buffers count as parameters")
         return Traced(
             self.name,
             "aten",
@@ -161,6 +159,7 @@ class _Reader:
             outputs,
             tuple(notes),
             self._bounds(),
+            tuple(buffers),
         )
 
     # --- dimensions
@@ -255,14 +254,14 @@ class _Reader:
         meta = scope.graph["tensor_values"][name]
         return tuple(self._size(d) for d in meta["sizes"]), self._format(meta)
 
-    def _sources(self) -> tuple[dict[str, Source], int]:
-        """Inputs and stored values by name, and how many elements persistent buffers hold."""
+    def _sources(self) -> tuple[dict[str, Source], list[str]]:
+        """Inputs and stored values by name, and the names of persistent buffers."""
         specs = {}
         for item in self.signature["input_specs"]:
             kind, spec = _union(item)
             specs[_argument_name(spec)] = (kind, spec)
         sources: dict[str, Source] = {}
-        buffers = 0
+        buffers: list[str] = []
         for item in self.top.graph["inputs"]:
             kind, value = _union(item)
             if kind != "as_tensor":
@@ -279,10 +278,7 @@ class _Reader:
                 continue
             sources[label] = Source(label, shape, form, role)
             if role == "weight" and specs[value["name"]][0] == "buffer":
-                count = 1
-                for d in shape:
-                    count *= int(d)
-                buffers += count
+                buffers.append(label)
         return sources, buffers
 
     def _outputs(self) -> tuple[str, ...]:
