@@ -56,7 +56,7 @@ def in_phases(program: Program) -> Program:
     """The program of one pass over a graph with caches, as prefill and decode steps.
 
     A past of any length becomes ``T - q``. A graph of one position takes a prompt position
-    by position. A cache of fixed size is read as a whole in every step.
+    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of fixed size is read as a whole in every step.
 
     Raises:
         NotCertain: the graph is not certainly the step of a language model; the text says why.
@@ -73,18 +73,26 @@ def in_phases(program: Program) -> Program:
     if step.most is not None:
         limits.append(Limit(T, step.most, "the cache that was exported has no more positions"))
     if step.new == ONE:
-        # T is free in both: contexts grow by one from the first token on.
-        prefill = Phase("prefill", named, ((q, ONE),), Span(T, ONE, S), ONE / S)
+        prompt = Phase("prompt", named, ((q, ONE),), Span(T, ONE, S - 1), Integer(0))
+        prefill = Phase("prefill", named, ((q, ONE), (T, S)))
         decode = Phase("decode", named, ((q, ONE),), Span(T, S + 1, S + N - 1))
-        phases: tuple[Phase, ...] = (prefill, decode)
+        phases: tuple[Phase, ...] = (prompt, prefill, decode)
     else:
         phases = autoregressive(program.name, named).phases
     return replace(
         program,
         phases=phases,
+        unserved=_unserved(step),
         limits=tuple(dict.fromkeys(limits)),
         notes=(*program.notes, *_notes(step)),
     ).assuming(*_assumptions(named, step))
+
+
+def _unserved(step: _Step) -> str:
+    """Why no server runs the step for its requests; empty where one can."""
+    if step.batch.is_number:
+        return f"its steps are exported for a batch of {step.batch}"
+    return "its step takes one position of a prompt" if step.new == ONE else ""
 
 
 def _notes(step: _Step) -> Iterator[str]:
@@ -157,7 +165,10 @@ def _check_lengths(graph: Graph, step: _Step) -> None:
         raise NotCertain(f"its caches hold {before} positions before a step, as the sizes say")
     if new == before or (step.batch.free_symbols and step.batch in (new, before)):
         raise NotCertain(f"{before} is the length of more than its caches")
-    free = {s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols}
-    others = sorted((s.name for s in free - {new, before, B} if s.name in OURS), key=str)
+    free = {
+        s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
+    }
+    others = sorted(str(s) for s in free - {new, before, B} - step.batch.free_symbols)
     if others:
-        raise NotCertain(f"{others[0]} is a length beside those of its caches")
+        whole = "" if step.most is not None else f"; where one is {before + new}, dims can say so"
+        raise NotCertain(f"it has lengths beside those of its caches: {', '.join(others)}{whole}")

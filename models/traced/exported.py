@@ -167,8 +167,11 @@ class _Reader:
     def _guess(self) -> None:
         """Names for symbols without one that can only be the batch or the sequence.
 
-        The first axis of an operand of two axes or more, and the second of token ids.
+        The first axis of an operand of two axes or more, and the second of token ids: of
+        the first whole numbers in two axes. Those after them may be longer (a mask of all
+        keys beside the ids of a step).
         """
+        ids = ""
         for item in self.top.graph["inputs"]:
             kind, value = _union(item)
             if kind != "as_tensor":
@@ -177,14 +180,16 @@ class _Reader:
             axes = meta["sizes"]
             if len(axes) < 2:
                 continue
+            if len(axes) == 2 and self._format(meta).startswith("int"):
+                ids = ids or value["name"]
             for axis, text in enumerate(axes):
-                kind, value = _union(text)
-                label = _plain_symbol(value["expr_str"]) if kind == "as_expr" else ""
+                kind, size_ = _union(text)
+                label = _plain_symbol(size_["expr_str"]) if kind == "as_expr" else ""
                 if not label or label in {**self.labels, **self.dims.given}:
                     continue
                 if axis == 0 and "batch" not in self.guessed.values():
                     self.guessed[label] = self.labels[label] = "batch"
-                elif axis == 1 and len(axes) == 2 and self._format(meta).startswith("int"):
+                elif axis == 1 and value["name"] == ids:
                     self.guessed[label] = self.labels[label] = "sequence"
 
     def _named(self, label: str) -> Expr:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Integer, Symbol
 
@@ -18,6 +18,7 @@ from costgraph.models.recognition.recognise import recognised
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.rewriting.pipeline import Miss
 from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
@@ -42,19 +43,47 @@ def program_of(
         UnknownOperators: an operator has no rule.
         ModelError: one does not fit its operands.
     """
+    if recognise:
+        return read(traced, dialect, mask).program
     lowering, graph, parts = _lowered(traced, dialect, mask)
-    if not recognise:
-        return _checked(_forward(traced, lowering, graph, parts))
+    return _checked(_forward(traced, lowering, graph, parts))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A traced graph as a program, and how it became one.
+
+    Attributes:
+        program: what costs are asked of.
+        constants: how many calls gave nothing but known numbers: shapes, scales, indices.
+        hits, misses: what recognition and folding found, and what nearly was a pattern.
+    """
+
+    program: Program
+    constants: int
+    hits: tuple[str, ...]
+    misses: tuple[Miss, ...]
+
+
+def read(traced: Traced, dialect: Dialect, mask: str = "skip") -> Read:
+    """The program of a traced graph, recognised, with an account of the reading.
+
+    Raises:
+        ModelError: as for :func:`program_of`.
+    """
+    lowering, graph, parts = _lowered(traced, dialect, mask)
     held = with_caches(graph)
-    program = recognised(_forward(traced, lowering, held, parts), mask)
+    found = recognised(_forward(traced, lowering, held, parts), mask)
+    program = found.program
     if held is not graph or any(appends(graph)):
         try:
             program = in_phases(program)
         except NotCertain as why:
             if held is not graph:
-                program = recognised(_forward(traced, lowering, graph, parts), mask)
-            program = replace(program, notes=(*program.notes, f"one phase, since {why}"))
-    return _checked(program)
+                found = recognised(_forward(traced, lowering, graph, parts), mask)
+            notes = (*found.program.notes, f"one phase, since {why}")
+            program = replace(found.program, notes=notes)
+    return Read(_checked(program), lowering.constants, found.hits, found.misses)
 
 
 def _checked(program: Program) -> Program:
@@ -102,9 +131,7 @@ def _routings(graph: Graph) -> set[Routing]:
     return {op.routing for op in operations if isinstance(op, ExpertLinear)}
 
 
-def _lowered(
-    traced: Traced, dialect: Dialect, mask: str
-) -> tuple[Lowering, Graph, Parts]:
+def _lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
     """The graph; if sizes fit only where they divide evenly, in parts of them.
 
     Returns:

@@ -101,7 +101,10 @@ def exported(model: nn.Module, new: int = 4) -> torch.export.ExportedProgram:
     """Batch and past dynamic; the new positions, too, if there are several."""
     c = model.layers[0].self_attn.c
     batch, before, seq = (torch.export.Dim(n) for n in ("batch", "past", "seq"))
-    shapes = ({0: batch} if new == 1 else {0: batch, 1: seq}, [{0: batch, 2: before}] * 2 * c.layers)
+    shapes = (
+        {0: batch} if new == 1 else {0: batch, 1: seq},
+        [{0: batch, 2: before}] * 2 * c.layers,
+    )
     given = example(c, 2, new, 8)
     # One position gives guards on strides, which say nothing.
     deferred = {"prefer_deferred_runtime_asserts_over_guards": True}
