@@ -25,6 +25,7 @@ from costgraph.ops.bias import ScoreBias
 from costgraph.ops.elementwise import Activation, LayerNorm, Multiply, RMSNorm, Rope
 from costgraph.ops.maps import Cumulate, Map, Reduce, SoftmaxOver, TopK
 from costgraph.ops.matmul import GroupedMatMul, MatMul
+from costgraph.ops.rotary import RotaryPair
 from costgraph.rewriting.pipeline import Miss
 from costgraph.symbols import symbol
 
@@ -39,7 +40,7 @@ PARTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "attention": (AttentionScores, Softmax, AttentionValues, ScoreBias, ScoreCap),
         "caches": (KVAppend,),
         "norms": (RMSNorm, LayerNorm),
-        "rotary embedding": (Rope,),
+        "rotary embedding": (Rope, RotaryPair),
         "activations": (Activation,),
     }
 )
