@@ -73,8 +73,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add_picture_commands(commands)
     add_report_command(commands)
     _list_commands(commands)
-    from costgraph.cli import calibrate, completion, explorer
+    from costgraph.cli import calibrate, completion, explorer, importing
 
+    importing.add_commands(commands)
     calibrate.add_commands(commands)
     explorer.add_commands(commands)
     completion.add_command(commands)

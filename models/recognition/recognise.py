@@ -78,14 +78,19 @@ class Recognise(Pass):
         )
 
 
-def recognised(program: Program, mask: str = "skip") -> Program:
-    """The program recognised, its repeated layers folded."""
+def recognised(program: Program, mask: str = "skip") -> Outcome:
+    """The program recognised, its repeated layers folded; what was found, and what nearly was."""
     # Importing knows no machine, and no rule asks for one.
     nothing = alone(Machine("none", "no machine", {}, Memory(Integer(1))))
-    if len(program.graph.nodes) > LARGE:
-        program = Fold().run(program, nothing).program
-    program = Recognise(mask).run(program, nothing).program
-    return Fold().run(program, nothing).program
+    hits: list[str] = []
+    misses: tuple[Miss, ...] = ()
+    large = len(program.graph.nodes) > LARGE
+    for step in (*([Fold()] if large else []), Recognise(mask), Fold()):
+        done = step.run(program, nothing)
+        program = done.program
+        hits.extend(done.hits)
+        misses = (*misses, *done.misses) if isinstance(step, Recognise) else misses
+    return Outcome(program, tuple(hits), misses)
 
 
 def recognised_graph(

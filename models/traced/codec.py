@@ -34,6 +34,7 @@ def to_json(graph: Traced) -> dict[str, Any]:
         "opset": graph.version,
         "notes": list(graph.notes),
         **({"bounds": [[_expr(e), most] for e, most in graph.bounds]} if graph.bounds else {}),
+        **({"buffers": list(graph.buffers)} if graph.buffers else {}),
         "sources": [
             {
                 "name": s.name,
@@ -145,6 +146,7 @@ def from_json(value: Any) -> Traced:
             tuple(_text(o) for o in value["outputs"]),
             tuple(_text(n) for n in value.get("notes", ())),
             tuple((_dimension(e), _whole(most)) for e, most in value.get("bounds", ())),
+            tuple(_text(n) for n in value.get("buffers", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"not a traced graph: {type(error).__name__}: {error}") from None

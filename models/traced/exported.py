@@ -150,8 +150,6 @@ class _Reader:
             f"the dimension {label} is taken as the {meaning}"
             for label, meaning in self.guessed.items()
         ]
-        if buffers:
-            notes.append(f"{buffers} elements of buffers count as parameters")
         return Traced(
             self.name,
             "aten",
@@ -161,6 +159,7 @@ class _Reader:
             outputs,
             tuple(notes),
             self._bounds(),
+            tuple(buffers),
         )
 
     # --- dimensions
@@ -168,8 +167,11 @@ class _Reader:
     def _guess(self) -> None:
         """Names for symbols without one that can only be the batch or the sequence.
 
-        The first axis of an operand of two axes or more, and the second of token ids.
+        The first axis of an operand of two axes or more, and the second of token ids: of
+        the first whole numbers in two axes. Those after them may be longer (a mask of all
+        keys beside the ids of a step).
         """
+        ids = ""
         for item in self.top.graph["inputs"]:
             kind, value = _union(item)
             if kind != "as_tensor":
@@ -178,14 +180,16 @@ class _Reader:
             axes = meta["sizes"]
             if len(axes) < 2:
                 continue
+            if len(axes) == 2 and self._format(meta).startswith("int"):
+                ids = ids or value["name"]
             for axis, text in enumerate(axes):
-                kind, value = _union(text)
-                label = _plain_symbol(value["expr_str"]) if kind == "as_expr" else ""
+                kind, size_ = _union(text)
+                label = _plain_symbol(size_["expr_str"]) if kind == "as_expr" else ""
                 if not label or label in {**self.labels, **self.dims.given}:
                     continue
                 if axis == 0 and "batch" not in self.guessed.values():
                     self.guessed[label] = self.labels[label] = "batch"
-                elif axis == 1 and len(axes) == 2 and self._format(meta).startswith("int"):
+                elif axis == 1 and value["name"] == ids:
                     self.guessed[label] = self.labels[label] = "sequence"
 
     def _named(self, label: str) -> Expr:
@@ -255,14 +259,14 @@ class _Reader:
         meta = scope.graph["tensor_values"][name]
         return tuple(self._size(d) for d in meta["sizes"]), self._format(meta)
 
-    def _sources(self) -> tuple[dict[str, Source], int]:
-        """Inputs and stored values by name, and how many elements persistent buffers hold."""
+    def _sources(self) -> tuple[dict[str, Source], list[str]]:
+        """Inputs and stored values by name, and the names of persistent buffers."""
         specs = {}
         for item in self.signature["input_specs"]:
             kind, spec = _union(item)
             specs[_argument_name(spec)] = (kind, spec)
         sources: dict[str, Source] = {}
-        buffers = 0
+        buffers: list[str] = []
         for item in self.top.graph["inputs"]:
             kind, value = _union(item)
             if kind != "as_tensor":
@@ -279,10 +283,7 @@ class _Reader:
                 continue
             sources[label] = Source(label, shape, form, role)
             if role == "weight" and specs[value["name"]][0] == "buffer":
-                count = 1
-                for d in shape:
-                    count *= int(d)
-                buffers += count
+                buffers.append(label)
         return sources, buffers
 
     def _outputs(self) -> tuple[str, ...]:

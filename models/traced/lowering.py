@@ -44,6 +44,8 @@ class Lowering(Products):
     def __init__(self, graph: Traced, dialect: Dialect, mask: str = "skip") -> None:
         super().__init__(graph, mask, *_counted_uses(graph, dialect))
         self.rules = dialect.rules
+        #: Calls read so far that gave nothing but known numbers.
+        self.constants = 0
 
     def run(self) -> Graph:
         """The graph of operations.
@@ -76,7 +78,10 @@ class Lowering(Products):
             self._call = call = self._settled_call(given)
             try:
                 made = self.rules[call.target](self, call)
-                self._keep(call, made if isinstance(made, tuple) else (made,))
+                results = made if isinstance(made, tuple) else (made,)
+                self._keep(call, results)
+                known = [v is not None and v.known is not None for v in results]
+                self.constants += bool(known) and all(known)
             except VerifyError as error:
                 raise self.wrong(str(error)) from None
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -2,40 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from sympy import Expr, Integer, Symbol
+from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import ModelError
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
+from costgraph.ir.tensor import Role
+from costgraph.models.recognition.caches import appends, with_caches
+from costgraph.models.recognition.generating import NotCertain, in_phases
 from costgraph.models.recognition.recognise import recognised
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced
 from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.rewriting.pipeline import Miss
 from costgraph.symbols import S, T, q, symbol
 
 ONE = Integer(1)
 #: What sizes are tried as multiples of, where an exact reading does not fit together.
 MULTIPLES = (2, 4, 8, 16, 32, 64)
+#: Symbols of sizes that are a part of one: part, whole, and how many parts.
+Parts = tuple[tuple[Symbol, Symbol, int], ...]
 
 
 def program_of(
     traced: Traced, dialect: Dialect, mask: str = "skip", recognise: bool = True
 ) -> Program:
-    """The program that runs a traced graph once: a single phase, ``forward``.
+    """The program of a traced graph: as a rule a single phase, ``forward``, that runs it once.
 
     It processes ``S`` positions per sequence where the graph depends on ``S``. ``q`` and
     ``T`` stand for that length, unless they are dimensions of the graph itself: then they
-    stay free. No tokens are counted: a traced graph does not say how its results are used.
+    stay free. No tokens are counted: a traced graph does not say how its results are used,
+    unless it is the step of a language model that keeps caches: then there are two phases,
+    ``prefill`` and ``decode`` (:mod:`costgraph.models.recognition.generating`).
 
     Raises:
         UnknownOperators: an operator has no rule.
         ModelError: one does not fit its operands.
     """
+    if recognise:
+        return read(traced, dialect, mask).program
     lowering, graph, parts = _lowered(traced, dialect, mask)
+    return _checked(_forward(traced, lowering, graph, parts))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A traced graph as a program, and how it became one.
+
+    Attributes:
+        program: what costs are asked of.
+        constants: how many calls gave nothing but known numbers: shapes, scales, indices.
+        hits, misses: what recognition and folding found, and what nearly was a pattern.
+    """
+
+    program: Program
+    constants: int
+    hits: tuple[str, ...]
+    misses: tuple[Miss, ...]
+
+
+def read(traced: Traced, dialect: Dialect, mask: str = "skip") -> Read:
+    """The program of a traced graph, recognised, with an account of the reading.
+
+    Raises:
+        ModelError: as for :func:`program_of`.
+    """
+    lowering, graph, parts = _lowered(traced, dialect, mask)
+    held = with_caches(graph)
+    found = recognised(_forward(traced, lowering, held, parts), mask)
+    program = found.program
+    if held is not graph or any(appends(graph)):
+        try:
+            program = in_phases(program)
+        except NotCertain as why:
+            if held is not graph:
+                found = recognised(_forward(traced, lowering, graph, parts), mask)
+            notes = (*found.program.notes, f"one phase, since {why}")
+            program = replace(found.program, notes=notes)
+    return Read(_checked(program), lowering.constants, found.hits, found.misses)
+
+
+def _checked(program: Program) -> Program:
+    """The program, with what it takes for granted of experts."""
+    return program.assuming(*(a for r in _routings(program.graph) for a in r.assumptions))
+
+
+def _forward(traced: Traced, lowering: Lowering, graph: Graph, parts: Parts) -> Program:
+    """One pass over a graph."""
     free = {s for t in graph.tensors.values() for s in t.numel.free_symbols}
     free |= {whole for part, whole, _ in parts if part in free}
     length: Expr = S if S in free else ONE
@@ -53,15 +110,19 @@ def program_of(
         for e, most in traced.bounds
         if not e.is_number
     )
-    program = Program(
+    return Program(
         graph.name,
         (phase,),
         limits=tuple(dict.fromkeys((*stated, *lowering.limits))),
-        notes=(*traced.notes, *lowering.notes, *notes),
+        notes=(*traced.notes, *_buffers(traced, graph), *lowering.notes, *notes),
     )
-    if recognise:
-        program = recognised(program, mask)
-    return program.assuming(*(a for r in _routings(program.graph) for a in r.assumptions))
+
+
+def _buffers(traced: Traced, graph: Graph) -> Iterator[str]:
+    """What of the weights are buffers: those that no step writes."""
+    kept = [t.numel for t in graph.sources if t.name in traced.buffers and t.role is Role.WEIGHT]
+    if kept:
+        yield f"{Add(*kept)} elements of buffers count as parameters"
 
 
 def _routings(graph: Graph) -> set[Routing]:
@@ -70,9 +131,7 @@ def _routings(graph: Graph) -> set[Routing]:
     return {op.routing for op in operations if isinstance(op, ExpertLinear)}
 
 
-def _lowered(
-    traced: Traced, dialect: Dialect, mask: str
-) -> tuple[Lowering, Graph, tuple[tuple[Symbol, Symbol, int], ...]]:
+def _lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
     """The graph; if sizes fit only where they divide evenly, in parts of them.
 
     Returns:

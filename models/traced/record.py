@@ -100,6 +100,7 @@ class Traced:
         outputs: names of the results.
         notes: remarks of the importer.
         bounds: dimensions and the largest value for which the graph was written down.
+        buffers: names of stored values that are no parameters of the exporter's.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Traced:
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
     bounds: tuple[tuple[Expr, int], ...] = ()
+    buffers: tuple[str, ...] = ()
 
 
 def used(call: Call) -> Iterator[str]:

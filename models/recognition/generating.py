@@ -1,0 +1,174 @@
+"""Phases of graphs that keep caches: a traced step of a language model as prefill and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sympy import Expr, Integer, Symbol
+
+from costgraph.formula.terms import Limit, Span
+from costgraph.ir.graph import Graph
+from costgraph.ir.op import same
+from costgraph.ir.program import Phase, Program, autoregressive
+from costgraph.ir.tensor import Role, Tensor
+from costgraph.models.recognition.caches import appends, unattended
+from costgraph.ops import AttentionScores, Embedding
+from costgraph.ops.arrays import Gather
+from costgraph.ops.pattern import FULL
+from costgraph.rewriting.binding import at
+from costgraph.symbols import SIZES, B, N, S, T, q
+
+ONE = Integer(1)
+#: Names that mean something else than the length of a past.
+OURS = frozenset(SIZES)
+
+
+class NotCertain(Exception):
+    """Why a graph with caches is not read as a language model's step."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of a language model.
+
+    Attributes:
+        batch: sequences.
+        new: positions that it processes: a symbol, or one.
+        before: what its caches hold beside them: a symbol, or how many are left of a cache
+            of fixed size.
+        logits: its result ``(…, V)``.
+    """
+
+    batch: Expr
+    new: Expr
+    before: Expr
+    logits: Tensor
+
+    @property
+    def most(self) -> Expr | None:
+        """Positions of a cache of fixed size; None where it grows."""
+        whole = self.before + self.new
+        return whole if whole.is_number else None
+
+
+def in_phases(program: Program) -> Program:
+    """The program of one pass over a graph with caches, as prefill and decode steps.
+
+    A past of any length becomes ``T - q``. A graph of one position takes a prompt position
+    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of fixed size is read as a whole in every step.
+
+    Raises:
+        NotCertain: the graph is not certainly the step of a language model; the text says why.
+    """
+    graph = program.graph
+    step = _step(graph)
+    values: dict[Symbol, Expr] = {}
+    if isinstance(step.new, Symbol):
+        values[step.new] = q
+    if isinstance(step.before, Symbol):
+        values[step.before] = T - values.get(step.new, ONE)
+    named = at(graph, values)
+    limits = [x.mapped(lambda e: e.xreplace(values)) for x in program.limits]
+    if step.most is not None:
+        limits.append(Limit(T, step.most, "the cache that was exported has no more positions"))
+    if step.new == ONE:
+        prompt = Phase("prompt", named, ((q, ONE),), Span(T, ONE, S - 1), Integer(0))
+        prefill = Phase("prefill", named, ((q, ONE), (T, S)))
+        decode = Phase("decode", named, ((q, ONE),), Span(T, S + 1, S + N - 1))
+        phases: tuple[Phase, ...] = (prompt, prefill, decode)
+    else:
+        phases = autoregressive(program.name, named).phases
+    return replace(
+        program,
+        phases=phases,
+        unserved=_unserved(step),
+        limits=tuple(dict.fromkeys(limits)),
+        notes=(*program.notes, *_notes(step)),
+    ).assuming(*_assumptions(named, step))
+
+
+def _unserved(step: _Step) -> str:
+    """Why no server runs the step for its requests; empty where one can."""
+    if step.batch.is_number:
+        return f"its steps are exported for a batch of {step.batch}"
+    return "its step takes one position of a prompt" if step.new == ONE else ""
+
+
+def _notes(step: _Step) -> Iterator[str]:
+    if step.most is None:
+        past = "T - q" if step.new != ONE else "T - 1"
+        yield f"read as prefill and decode: the {step.before} positions of its caches are {past}"
+    else:
+        yield f"read as prefill and decode: caches of {step.most} positions stay with the program"
+    if step.batch.is_number:
+        yield f"exported for a batch of {step.batch}: that is what every step processes"
+
+
+def _assumptions(graph: Graph, step: _Step) -> Iterator[str]:
+    if step.new == ONE:
+        yield "the exported step takes one position: a prompt passes through it one by one"
+    elif step.new in step.logits.shape:
+        yield "logits are computed for every position of a prompt, as the program does"
+    if step.most is not None:
+        yield f"every step reads all {step.most} positions of its caches, whatever the context"
+    elif step.new != ONE and any(
+        isinstance(n.op, AttentionScores) and n.op.pattern == FULL
+        for inner in graph.walk()
+        for n in inner.nodes
+    ):
+        yield "what positions see is data of the exported program: all pairs count"
+
+
+def _step(graph: Graph) -> _Step:
+    loose = unattended(graph)
+    if loose:
+        raise NotCertain(f"{loose!r} holds rows of a step that attention alone does not read")
+    sizes = {
+        tuple(tensors[name].shape[i] for name in node.inputs for i in (0, 1))
+        for inner, node in appends(graph)
+        for tensors in (inner.tensors,)
+    }
+    if len(sizes) != 1:
+        raise NotCertain("its caches have several lengths")
+    batch, before, _, new = next(iter(sizes))
+    vocabulary = _vocabulary(graph, new)
+    for name in graph.outputs:
+        tensor = graph.tensors[name]
+        if tensor.shape and same(tensor.shape[-1], vocabulary) and tensor.dtype.bits >= 8:
+            break
+    else:
+        raise NotCertain(f"none of its results are logits of {vocabulary} tokens")
+    step = _Step(batch, new, before, tensor)
+    _check_lengths(graph, step)
+    return step
+
+
+def _vocabulary(graph: Graph, new: Expr) -> Expr:
+    """Rows of the table in which the new tokens are looked up."""
+    for node in graph.nodes:
+        if not isinstance(node.op, (Embedding, Gather)):
+            continue
+        operands = graph.operands(node)
+        tables = [t for t in operands if t.role is Role.WEIGHT and len(t.shape) == 2]
+        given = [t for t in operands if t in graph.inputs and t.shape and t.shape[-1] == new]
+        if len(operands) == 2 and tables and given:
+            return tables[0].shape[0]
+    raise NotCertain("no token ids of as many positions as its caches take are looked up")
+
+
+def _check_lengths(graph: Graph, step: _Step) -> None:
+    new, before = step.new, step.before
+    if not (new == ONE or isinstance(new, Symbol)):
+        raise NotCertain(f"its caches take {new} positions a step: neither one nor any number")
+    if step.most is None and (not isinstance(before, Symbol) or before.name in OURS):
+        raise NotCertain(f"its caches hold {before} positions before a step, as the sizes say")
+    if new == before or (step.batch.free_symbols and step.batch in (new, before)):
+        raise NotCertain(f"{before} is the length of more than its caches")
+    free = {
+        s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
+    }
+    others = sorted(str(s) for s in free - {new, before, B} - step.batch.free_symbols)
+    if others:
+        whole = "" if step.most is not None else f"; where one is {before + new}, dims can say so"
+        raise NotCertain(f"it has lengths beside those of its caches: {', '.join(others)}{whole}")
