@@ -143,6 +143,8 @@ function restore() {
 
 (async () => {
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token is a cookie now
+  // What is derived may take a while: the page itself is there before.
+  if (document.readyState !== "complete") await new Promise((done) => window.addEventListener("load", done, { once: true }));
   try {
     await loadCatalog();
     wire();
