@@ -417,7 +417,8 @@ class Machine(Portable):
         ``F_bf16`` … are tensor peaks, ``F_vector_fp32`` … those of the other
         engines, ``BW`` the memory bandwidth and ``M`` the bytes that programs can have;
         ``BW_nvlink``, ``BW_ddr`` … are bandwidths of links and of farther memory, and
-        ``alpha_nvlink`` … seconds per message.
+        ``alpha_nvlink`` … seconds per message. Where a memory level and the link to it have
+        one name, the level's own bandwidth is ``BW_hbm_pim_memory`` …
         """
         links = {
             name: replace(
@@ -430,7 +431,7 @@ class Machine(Portable):
         tiers = {
             name: tier
             if tier.bandwidth is None
-            else replace(tier, bandwidth=symbol(link_symbol_name("BW", name)))
+            else replace(tier, bandwidth=self._tier_symbol(name))
             for name, tier in self.tiers.items()
         }
         return replace(
@@ -462,6 +463,12 @@ class Machine(Portable):
             raise InputError(f"reserve: {clip(kept)} of {float(room):.4g} byte leaves nothing")
         return replace(self, memory=replace(self.memory, reserved=self.memory.reserved + amount))
 
+    def _tier_symbol(self, name: str) -> sympy.Symbol:
+        """The symbol for a memory level's bandwidth, which no link has."""
+        taken = {link_symbol_name("BW", link) for link in self.links}
+        found = link_symbol_name("BW", name)
+        return symbol(link_symbol_name("BW", f"{name[:30]}_memory") if found in taken else found)
+
     def bindings(self) -> dict[sympy.Symbol, sympy.Expr]:
         """Values of the symbols that :meth:`symbolic` introduces."""
         values = {symbol(peak_symbol_name(*key)): value for key, value in self.peaks.items()}
@@ -470,7 +477,7 @@ class Machine(Portable):
             values[symbol("M")] = self.memory.room
         for name, tier in self.tiers.items():
             if tier.bandwidth is not None:
-                values[symbol(link_symbol_name("BW", name))] = tier.bandwidth
+                values[self._tier_symbol(name)] = tier.bandwidth
         for name, link in self.links.items():
             values[symbol(link_symbol_name("BW", name))] = link.bandwidth
             if link.latency:

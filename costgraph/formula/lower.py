@@ -10,6 +10,7 @@ from math import lcm
 from sympy import (
     Abs,
     Add,
+    Basic,
     Dummy,
     E,
     Expr,
@@ -83,6 +84,7 @@ class Lowering:
     def __init__(self) -> None:
         self.dag = Dag()
         self._known: dict[Expr, int] = {}
+        self._free: dict[Expr, set[Basic]] = {}
         self._loops: dict[tuple[Term, Span], int] = {}
 
     # --- formulas --------------------------------------------------------------
@@ -189,7 +191,14 @@ class Lowering:
     def _forget(self, *symbols: Symbol) -> None:
         """Drops what was lowered under a meaning of the symbols that ends here."""
         gone = set(symbols)
-        self._known = {e: n for e, n in self._known.items() if not e.free_symbols & gone}
+        known = self._known.items()
+        self._known = {e: n for e, n in known if gone.isdisjoint(self._symbols(e))}
+
+    def _symbols(self, expr: Expr) -> set[Basic]:
+        """Free symbols; each expression is searched once."""
+        if expr not in self._free:
+            self._free[expr] = expr.free_symbols
+        return self._free[expr]
 
     def _bound(self, bound: Expr) -> int:
         node = self.expr(bound)

@@ -6,8 +6,9 @@ import pytest
 from sympy import Integer, Rational
 
 from costgraph.errors import HardwareError, InputError
-from costgraph.hardware import aliases, device_names, load_hardware
+from costgraph.hardware import aliases, device_names, load_hardware, load_system
 from costgraph.hardware.machine import Engine, Machine, Memory
+from costgraph.hardware.systems import with_levels
 from costgraph.units import format_quantity, parse_quantity
 
 #: The survey's table: bandwidth, FP16, INT8, on-chip buffer.
@@ -101,12 +102,20 @@ def test_engines_without_figures_fall_back_and_impossible_work_is_an_error():
         only.resolve(Engine.TENSOR, "fp32")
 
 
-def test_a_symbolic_machine_binds_back_to_itself():
-    machine = load_hardware("h100")
+@pytest.mark.parametrize(
+    "name", ["h100", "a100+5xhbm-pim", "dgx-h100", "2x8xh200", "rtx-4090+i9-13900k"]
+)
+def test_a_symbolic_machine_binds_back_to_itself(name):
+    machine = with_levels(load_system(name))
     symbolic, values = machine.symbolic(), machine.bindings()
     for key, peak in symbolic.peaks.items():
         assert peak.xreplace(values) == machine.peaks[key]
     assert symbolic.memory.bandwidth.xreplace(values) == machine.memory.bandwidth
+    # A memory level and the link to it may have one name; their bandwidths are two figures.
+    for own, made in ((machine.links, symbolic.links), (machine.tiers, symbolic.tiers)):
+        for key, figure in made.items():
+            if figure.bandwidth is not None:
+                assert figure.bandwidth.xreplace(values) == own[key].bandwidth
 
 
 @pytest.mark.parametrize(

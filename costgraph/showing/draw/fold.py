@@ -74,9 +74,11 @@ def _folded(scene: Scene, cluster: str) -> Scene:
                         where[source] = its
                         if users[its] <= first:
                             inside[its] = frame
+    parts: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for v in scene.vertices:
+        place = where.get(v.id, v.id)
+        parts[place] += v.operations
         if v.seconds is not None:
-            place = where.get(v.id, v.id)
             seconds[place] = seconds.get(place, 0.0) + v.seconds
             share[place] = share.get(place, 0.0) + (v.share or 0.0)
     vertices = tuple(
@@ -85,6 +87,7 @@ def _folded(scene: Scene, cluster: str) -> Scene:
             cluster=inside.get(v.id, v.cluster),
             seconds=seconds.get(v.id),
             share=share.get(v.id, v.share),
+            parts=() if parts[v.id] == (v.id,) else parts[v.id],
         )
         for v in scene.vertices
         if v.id not in where
@@ -277,7 +280,8 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
     weights = sum(1 for m in members if m.role == "weight")
     line = _counted(operations, "operation")
     line += f", {_counted(weights, 'weight')}" if weights else ""
-    vertex = replace(vertex, lines=(*vertex.lines, line))
+    parts = tuple(name for m in members for name in m.operations)
+    vertex = replace(vertex, lines=(*vertex.lines, line), parts=parts)
     if not timed:
         return vertex
     by_bound: dict[str, float] = {}

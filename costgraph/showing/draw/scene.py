@@ -61,6 +61,7 @@ class Vertex:
         mark: ``kept``, ``changed``, ``created`` or ``erased`` in a difference.
         made_by, origin: the pass that made it and the operations it replaces.
         signature: equal for operations that do the same to like operands.
+        parts: ids of the operations that were folded into it, in order; empty for one alone.
     """
 
     id: str
@@ -79,6 +80,12 @@ class Vertex:
     made_by: str = ""
     origin: tuple[str, ...] = ()
     signature: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Ids of the operations that it stands for."""
+        return () if self.is_source else self.parts or (self.id,)
 
     @property
     def is_source(self) -> bool:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from costgraph.errors import InputError, ModelError, clip
+from costgraph.errors import CostgraphError, InputError, ModelError, clip
 from costgraph.files import outside
 from costgraph.models.catalog import model_names
 from costgraph.models.hf import import_config
@@ -58,7 +58,11 @@ class Dropped(Mapping[str, Source]):
             return self._indexed(label, data, beside)
         stem = label.rpartition(".")[0] or "model"
         name = self._free(stem)
-        made = _graph(data, name) if label.lower().endswith(".onnx") else _config(data, label, name)
+        made = (
+            _graph(data, label, name)
+            if label.lower().endswith(".onnx")
+            else _config(data, label, name)
+        )
         self.keep(name, made)
         return name
 
@@ -110,11 +114,14 @@ def _config(data: bytes, label: str, name: str) -> Source:
     return config
 
 
-def _graph(data: bytes, name: str) -> Source:
+def _graph(data: bytes, label: str, name: str) -> Source:
     from costgraph.models.onnx_graph import from_onnx
 
     with tempfile.TemporaryDirectory(prefix="costgraph-") as folder:
         path = Path(folder).resolve() / "model.onnx"  # its own name reaches no disk
         path.write_bytes(data)
         with outside.confined(path.parent, *shipped_folders()):
-            return from_onnx(path, name=name)
+            try:
+                return from_onnx(path, name=name)
+            except CostgraphError as error:
+                raise ModelError(str(error).replace(str(path), label)) from None

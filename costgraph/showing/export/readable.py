@@ -76,7 +76,7 @@ def seconds_text(value: Expr) -> str:
 
 
 def rate_text(name: Symbol, value: Expr) -> str:
-    unit = "B/s" if name.name == "BW" else "FLOP/s"
+    unit = "B/s" if name.name.partition("_")[0] == "BW" else "FLOP/s"
     if not value.is_number:
         return f"{value} {unit}"
     text = number_text(value)

@@ -201,7 +201,7 @@ METRIC = {
 
 def axis_unit(symbol: str) -> str:
     """Unit of a symbol's ticks."""
-    if symbol == "BW":
+    if symbol.partition("_")[0] == "BW":
         return "B/s"
     if symbol == "M":
         return "B"

@@ -203,11 +203,13 @@ def pictures(compiled: Compiled) -> list[dict[str, Any]]:
     contents = Contents()
     found: dict[int, dict[str, Any]] = {}
     for phase in compiled.program.phases:
-        number = contents.graphs.index(phase.graph, len(compiled.rows[phase.name]))
+        rows = len(compiled.rows[phase.name])
+        number = contents.graphs.index(phase.graph, rows)
         if number not in found:
             place = contents.graphs.made[number]["svg"]
             every = None if place is None else contents.texts[place]
-            found[number] = {"every": every, "folded": contents.graphs.folded(phase.graph, number)}
+            folded = contents.graphs.folded(phase.graph, number, rows)
+            found[number] = {"every": every, "folded": folded}
     return list(found.values())
 
 

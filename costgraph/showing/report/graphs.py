@@ -14,7 +14,7 @@ from costgraph.ir.graph import Graph
 from costgraph.showing.draw import Drawing
 from costgraph.showing.draw.build import carrier, graph_scene
 from costgraph.showing.draw.fold import LIMIT, within
-from costgraph.showing.draw.scene import Vertex, clean
+from costgraph.showing.draw.scene import Scene, Vertex, clean
 from costgraph.showing.export.layout import of_expr
 from costgraph.showing.export.readable import math
 from costgraph.showing.report.pictures import inline_svg
@@ -42,10 +42,7 @@ class Graphs:
         self._nodes: dict[tuple[Any, ...], int] = {}
 
     def index(self, graph: Graph, operations: int) -> int:
-        """The index of a graph's picture, in which so many ``operations`` are to be found.
-
-        A picture that folds some of them into one shape does not tell them apart.
-        """
+        """The index of a graph's picture, in which so many ``operations`` are to be found."""
         if id(graph) not in self._index:
             self._kept.append(graph)  # an id is only unique while its object lives
             whole = graph_scene(graph)
@@ -59,14 +56,11 @@ class Graphs:
                 self._index[id(graph)] = known
                 return known
             self._pictures[drawing.dot] = number
-            places = {v.id: i for i, v in enumerate(drawing.scene.vertices)}
-            rows = [v.id for v in whole.vertices if v.kind not in ("source", "result")]
-            rows = rows if len(rows) == operations else []
             self.made.append(
                 {
                     "name": clean(graph.name),
                     "svg": None if svg is None else self._text(svg),
-                    "rows": [places.get(name, -1) for name in rows],
+                    "rows": _rows(whole, small, operations),
                     "vertices": [_vertex(v) for v in drawing.scene.vertices],
                     "notes": list(small.notes),
                 }
@@ -74,7 +68,7 @@ class Graphs:
             self._index[id(graph)] = number
         return self._index[id(graph)]
 
-    def folded(self, graph: Graph, number: int) -> dict[str, Any] | None:
+    def folded(self, graph: Graph, number: int, operations: int) -> dict[str, Any] | None:
         """The picture of a graph with each region as one vertex, and its vertices.
 
         None where it would be the same, or nothing here draws.
@@ -88,7 +82,7 @@ class Graphs:
             return None
         return {
             "svg": svg,
-            "rows": [],
+            "rows": _rows(whole, small, operations),
             "vertices": [_vertex(v) for v in small.vertices],
             "notes": list(small.notes),
         }
@@ -126,6 +120,13 @@ def _math(expr: Expr) -> str:
 def _tensor(tensor: Any) -> tuple[str, str, str, str]:
     shown = carrier(tensor)
     return shown.name, shown.dtype, shown.shape, shown.role
+
+
+def _rows(whole: Scene, drawn: Scene, operations: int) -> list[int]:
+    """For each operation the vertex that stands for it, alone or with others; -1 for none."""
+    places = {name: i for i, v in enumerate(drawn.vertices) for name in v.operations}
+    names = [v.id for v in whole.vertices if v.kind not in ("source", "result")]
+    return [places.get(name, -1) for name in names] if len(names) == operations else []
 
 
 def _vertex(v: Vertex) -> list[str]:

@@ -1,24 +1,36 @@
 // The state of the page lives in the part of its address behind #, so that it can be kept and sent.
 function read(text) {
   const given = new URLSearchParams(text.replace(/^#/, "")), all = (name) => given.getAll(name).map((t) => t.slice(0, 16000));
-  const found = { model: all("model")[0] || "", on: [...new Set(all("on"))].slice(0, MOST), passes: [...new Set(all("passes"))].slice(0, MOST) };
+  const ons = [...new Set(all("on").filter(Boolean))], passes = [...new Set(all("passes"))];
+  const found = { model: all("model")[0] || "", on: ons.slice(0, MOST), passes: passes.slice(0, MOST) };
+  found.unused = [...ons.slice(MOST).map((t) => `on=${t}`), ...passes.slice(MOST).map((t) => `passes=${t}`)];
   found.fidelity = all("fidelity")[0] || "ideal";
-  found.values = {};
-  found.figures = {};
+  // Names come from outside: no prototype that one could mean.
+  found.values = Object.create(null);
+  found.figures = Object.create(null);
   for (const [name, value] of given) {
-    const number = Number(value);
-    if (!(number > 0 && Number.isFinite(number))) continue;
-    const [kind, ...rest] = name.split(".");
+    const number = Number(value), [kind, ...rest] = name.split(".");
+    if (!KEYS.includes(name) && !(["set", "figure"].includes(kind) && number > 0 && Number.isFinite(number))) { found.unused.push(`${name}=${value}`); continue; }
     if (kind === "set") found.values[rest.join(".")] = number;
     // figure.MACHINE.NAME: names of machines may hold dots, names of figures none
-    else if (kind === "figure" && rest.length > 1) (found.figures[rest.slice(0, -1).join(".")] ||= {})[rest[rest.length - 1]] = number;
+    else if (kind === "figure" && rest.length > 1) (found.figures[rest.slice(0, -1).join(".")] ||= Object.create(null))[rest[rest.length - 1]] = number;
   }
   found.shown = Object.fromEntries(VIEWS.map((name) => [name, given.get(name)]));
   return found;
 }
 
+// What was given by an address and means nothing for what it shows.
+function unusedOf(found) {
+  const controls = new Map(DATA.controls.map((c) => [c.name, c])), devices = new Map(DATA.devices.map((d) => [d.name, d]));
+  const values = Object.entries(found.values).filter(([name]) => !allowedGiven(controls.get(name), found.values)).map(([name, value]) => `set.${name}=${value}`);
+  const figures = Object.entries(found.figures).flatMap(([machine, given]) => Object.entries(given)
+    .filter(([name, value]) => !(devices.has(machine) && allowedChange(devices.get(machine), name, value))).map(([name, value]) => `figure.${machine}.${name}=${value}`));
+  return [...found.unused, ...values, ...figures];
+}
+
 const MOST = 8;
 const VIEWS = ["machine", "pipeline", "phase", "metric", "curve", "over", "stack"];
+const KEYS = ["model", "on", "passes", "fidelity", ...VIEWS];
 
 function written() {
   const text = new URLSearchParams();

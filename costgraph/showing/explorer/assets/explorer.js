@@ -122,27 +122,34 @@ function wireChooser() {
 }
 
 // Takes the state from the address.
-function restore() {
+async function restore() {
   const found = read(location.hash);
-  const start = { ...CATALOG.start };
+  const start = { ...CATALOG.start }, mine = turn;
   last = location.hash;
   chosen.model = found.model || start.model;
   chosen.on = found.on.length ? found.on : [...start.on];
   chosen.passes = new URLSearchParams(location.hash.slice(1)).has("passes") ? found.passes : [...start.passes];
+  if (found.fidelity !== "ideal" && !(served && FIDELITIES.some(([f]) => f === found.fidelity))) found.unused.push(`fidelity=${found.fidelity}`);
   chosen.fidelity = served && FIDELITIES.some(([f]) => f === found.fidelity) ? found.fidelity : "ideal";
   if (served) $("fidelity").value = chosen.fidelity;
-  state.given = location.hash ? found.values : { ...start.values };
-  state.changed = found.figures;
+  if (!location.hash) found.values = start.values;
+  state.given = { ...found.values };
+  state.changed = structuredClone(found.figures);
   const place = (text) => Math.trunc(Math.max(Number(text) || 0, 0));
   state.phase = found.shown.phase || "";
   state.metric = found.shown.metric || "tpot";
   state.curve = { ...state.curve, metric: found.shown.curve || "tpot", symbol: found.shown.over || "B" };
   state.stack = found.shown.stack || "latency";
-  return follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });
+  await follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });
+  if (mine + 1 !== turn || !DATA || !$("failure").hidden) return;
+  const unused = unusedOf(found).map((t) => (t.length > 80 ? `${t.slice(0, 79)}…` : t));
+  if (unused.length) fail(`Not used of what was given: ${unused.slice(0, 12).join(", ")}${unused.length > 12 ? ` and ${unused.length - 12} more` : ""}`);
 }
 
 (async () => {
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token is a cookie now
+  // What is derived may take a while: the page itself is there before.
+  if (document.readyState !== "complete") await new Promise((done) => window.addEventListener("load", done, { once: true }));
   try {
     await loadCatalog();
     wire();

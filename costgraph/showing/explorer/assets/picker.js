@@ -5,9 +5,10 @@ function picker(place, { id, label, items, choose, free }) {
     id, type: "text", role: "combobox", "aria-expanded": "false", "aria-controls": `${id}-list`, "aria-autocomplete": "list",
     "aria-label": label, placeholder: label, spellcheck: "false", autocomplete: "off",
   });
+  const nothing = h("span", { class: "hint", role: "status" });
   let found = [], at = -1;
   const close = () => { list.hidden = true; field.setAttribute("aria-expanded", "false"); field.removeAttribute("aria-activedescendant"); at = -1; };
-  const leave = () => { field.value = ""; close(); };
+  const leave = () => { field.value = ""; nothing.textContent = ""; close(); };
   const mark = (to) => {
     at = to;
     [...list.children].forEach((item, i) => item.setAttribute("aria-selected", i === at ? "true" : "false"));
@@ -24,6 +25,7 @@ function picker(place, { id, label, items, choose, free }) {
     list.replaceChildren(...found.map((x, i) => h("li", { id: `${id}-${i}`, role: "option", "aria-selected": "false", onmousedown: (e) => { e.preventDefault(); take(x.value); } },
       h("b", {}, x.value), " ", h("span", { class: "hint" }, x.title))));
     list.hidden = !found.length;
+    nothing.textContent = typed && !found.length ? "nothing of this name" : "";
     field.setAttribute("aria-expanded", String(!list.hidden));
     at = -1;
     if (typed && found.length) mark(0);
@@ -41,5 +43,5 @@ function picker(place, { id, label, items, choose, free }) {
       if (at >= 0) take(found[at].value);
     } else if (e.key === "Escape") leave();
   });
-  place.replaceChildren(field, list);
+  place.replaceChildren(field, list, nothing);
 }

@@ -77,6 +77,7 @@ function figureUnit(name) {
   if (name === "BW") return [1e9, "GB/s", "memory bandwidth"];
   if (name === "M") return [1e9, "GB", "memory capacity"];
   const [head, ...link] = name.split("_");
+  if (head === "BW" && link.at(-1) === "memory") return [1e9, "GB/s", `memory ${link.slice(0, -1).join(" ")}, bandwidth`];
   if (head === "BW" && link.length) return [1e9, "GB/s", `link ${link.join(" ")}, bandwidth`];
   if (head === "alpha" && link.length) return [1e-6, "µs", `link ${link.join(" ")}, latency of a message`];
   if (!name.startsWith("F_")) return [1, "", name];

@@ -24,10 +24,12 @@ function nearest(stops, value) {
   return best;
 }
 
+const digitsOf = (value) => String(Number(value.toPrecision(6)));
+
 // One control: label, slider, field. get and set work in base units; scale is the field's.
-function control({ id, label, unit, scale, stops, whole, top, get, set }) {
+function control({ id, label, unit, scale, stops, allowed, get, set }) {
   const slider = h("input", { type: "range", id: `${id}-slider`, min: 0, max: stops.length - 1, step: 1, "aria-label": `${label}, slider` });
-  const field = h("input", { type: "number", id, min: whole ? 1 : 0, max: top, step: whole ? 1 : "any", "aria-describedby": `${id}-error` });
+  const field = h("input", { type: "number", id, min: allowed.whole ? 1 : 0, max: digitsOf(allowed.most / scale), step: allowed.whole ? 1 : "any", "aria-describedby": `${id}-error` });
   const error = h("span", { class: "error", id: `${id}-error`, role: "alert" });
   const text = (v) => (v === null || v === undefined ? "" : String(Number((v / scale).toPrecision(12))));
   const refresh = (keep) => {
@@ -41,9 +43,8 @@ function control({ id, label, unit, scale, stops, whole, top, get, set }) {
   slider.addEventListener("input", () => { set(stops[Number(slider.value)]); refresh(); update(); });
   field.addEventListener("input", () => {
     const value = Number(field.value) * scale;
-    const good = field.value !== "" && value > 0 && Number.isFinite(value) && (!whole || Number.isInteger(value)) && (!top || value <= top * scale);
-    if (!good) {
-      error.textContent = whole ? "a whole number from 1 to 1e12" : top ? `a number above 0, up to ${top}` : "a number above 0";
+    if (field.value === "" || !allows(allowed, value)) {
+      error.textContent = allowed.whole ? "a whole number from 1 to 1e12" : `a number from ${digitsOf(allowed.least / scale)} to ${digitsOf(allowed.most / scale)}`;
       field.setAttribute("aria-invalid", "true");
       return;
     }
@@ -65,8 +66,7 @@ function buildControls() {
     id: `value-${c.name}`,
     label: SHORT[c.name] || `${c.name}: ${c.meaning}`,
     unit: ["S", "N", "T"].includes(c.name) ? "tokens" : c.name === "B" ? "sequences" : "",
-    scale: 1, stops: stopsOf(c), whole: c.kind === "size",
-    top: c.kind === "size" ? 1e12 : c.kind === "probability" ? 1 : undefined,
+    scale: 1, stops: stopsOf(c), allowed: allowedValue(c),
     get: () => state.values[c.name], set: (v) => { state.values[c.name] = v; state.given[c.name] = v; },
   })));
   options($("device"), DATA.devices.map((d, i) => [i, d.title === d.name ? d.name : `${d.name} – ${d.title}`]), state.device);
@@ -102,11 +102,10 @@ function wireControls() {
 
 function buildFigures() {
   const device = DATA.devices[state.device];
-  const given = { ...device.figures, M: device.capacity };
-  $("figures").replaceChildren(...Object.entries(given).filter(([, v]) => v !== null).map(([name, value]) => {
+  $("figures").replaceChildren(...statedFigures(device).map(([name, value]) => {
     const [scale, unit, label] = figureUnit(name);
     return control({
-      id: `figure-${name}`, label, unit, scale, stops: around(value), whole: false,
+      id: `figure-${name}`, label, unit, scale, stops: around(value), allowed: allowedFigure(value),
       get: () => state.figures[state.device][name],
       set: (v) => { state.figures[state.device][name] = v; (state.changed[device.name] ||= {})[name] = v; },
     });

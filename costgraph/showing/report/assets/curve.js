@@ -76,7 +76,7 @@ function boundChanges(metric, name, xs, whole) {
 }
 
 function symbolText(name, value) {
-  return DATA.devices[state.device].figures[name] !== undefined ? shown(value, name === "BW" ? "B/s" : "FLOP/s") : digits(value, 6);
+  return DATA.devices[state.device].figures[name] !== undefined ? figureText(name, value) : digits(value, 6);
 }
 
 function drawCurve() {

@@ -115,9 +115,10 @@ function drawGraph() {
   const whole = phase().graph, graph = state.level === "folded" && whole.folded ? whole.folded : whole;
   $("graph-level").parentElement.hidden = !whole.folded;
   byVertex = new Map();
-  graph.rows.forEach((vertex, row) => { if (vertex >= 0 && !byVertex.has(vertex)) byVertex.set(vertex, row); });
+  graph.rows.forEach((vertex, row) => { if (vertex >= 0) byVertex.set(vertex, [...(byVertex.get(vertex) || []), row]); });
   if (graph === drawnGraph) return;
   drawnGraph = graph;
+  if (openPart !== null) { openPart = null; $("panel").hidden = true; }
   $("graph-notes").replaceChildren(...graph.notes.map((n) => h("li", {}, n)));
   if (graph.more) {
     $("graph").replaceChildren(h("p", { class: "hint" }, "Drawing the graph …"));
@@ -171,15 +172,26 @@ function setZoom(to) {
   if (svg) { svg.style.width = `${svg.dataset.width * zoom * 4 / 3}px`; svg.style.height = "auto"; }
 }
 
+// Rows of the operations that a vertex stands for, and what they take together. Bound is what bounds
+// most of their time.
+const rowsOf = (vertex, rows) => (byVertex.get(vertex) || []).map((i) => rows[i]);
+function summed(rows) {
+  const times = new Map();
+  for (const r of rows) times.set(r.bound, (times.get(r.bound) || 0) + r.total);
+  const [bound, most] = [...times].reduce((a, b) => (b[1] > a[1] ? b : a), ["none", 0]);
+  const sum = (key) => rows.reduce((all, r) => all + r[key], 0);
+  return { bound, most, total: sum("total"), share: sum("share") };
+}
+
 function paintGraph(rows) {
   for (const node of $("graph").querySelectorAll("g.node.op")) {
-    const index = byVertex.get(Number(node.dataset.vertex));
-    const row = index === undefined ? null : rows[index];
-    node.setAttribute("class", `node op ${row ? `b-${row.bound}` : "b-none"}${row && state.selected === index ? " selected" : ""}`);
-    const text = row && row.seconds > 0 ? `${MARKS[row.bound]}${row.share >= 0.0005 ? ` ${percent(row.share)}` : ""}` : "";
+    const mine = rowsOf(Number(node.dataset.vertex), rows), sum = summed(mine);
+    node.setAttribute("class", `node op b-${sum.bound}${mine.some((r) => r.index === state.selected) ? " selected" : ""}`);
+    const share = sum.share >= 0.0005 ? ` ${percent(sum.share)}` : "", time = mine.length > 1 ? ` ${shown(sum.total, "s")}` : "";
+    const text = sum.total > 0 ? `${MARKS[sum.bound]}${time}${share}` : "";
     const badge = node.querySelector(".badge");
     if (badge && badge.textContent !== text) badge.textContent = text;
-    node.setAttribute("aria-label", `${seen(node)}${row && row.seconds > 0 ? ` of the time, bound by ${row.bound}` : ""}`);
+    node.setAttribute("aria-label", `${seen(node)}${sum.total > 0 ? ` of the time, ${mine.length > 1 ? "mostly " : ""}bound by ${sum.bound}` : ""}`);
   }
 }
 
@@ -229,17 +241,18 @@ function wireGraph() {
 
 // --- the panel -------------------------------------------------------------------
 
-let opener = null;
+let opener = null, openPart = null; // what had the focus; the vertex of several operations that is open
 
 function openVertex(vertex, keyboard) {
   opener = document.activeElement;
-  const index = byVertex.get(vertex);
-  if (index !== undefined) { select(index, keyboard); return; }
+  const mine = byVertex.get(vertex) || [];
+  if (mine.length === 1) { select(mine[0], keyboard); return; }
   const [name, kind, role, lines] = drawnGraph.vertices[vertex];
   state.selected = null;
+  openPart = mine.length ? vertex : null;
   update();
   $("panel-title").textContent = name;
-  $("panel-body").replaceChildren(h("p", {}, [kind === "source" ? "" : kind, role, lines].filter(Boolean).join(", ")));
+  $("panel-body").replaceChildren(h("p", {}, [kind === "source" ? "" : kind, role, lines].filter(Boolean).join(", ")), h("div", { id: "panel-parts" }));
   $("panel").hidden = false;
   if (keyboard) $("panel").focus();
 }
@@ -247,6 +260,7 @@ function openVertex(vertex, keyboard) {
 function select(index, focus) {
   if (focus) opener = document.activeElement;
   state.selected = index;
+  openPart = null;
   update();
   $("panel").hidden = false;
   if (focus) $("panel").focus();
@@ -255,13 +269,29 @@ function select(index, focus) {
 function closePanel() {
   $("panel").hidden = true;
   state.selected = null;
+  openPart = null;
   update();
   if (opener && opener.isConnected) opener.focus();
 }
 
 const tensorLine = ([name, dtype, shape, role]) => h("li", {}, h("b", {}, name), ` ${role}, ${dtype} [${shape}]`);
 
+// A vertex of several operations: their time together, and those that take most of it.
+const MOST_PARTS = 40;
+function drawParts(rows) {
+  const place = $("panel-parts");
+  if (openPart === null || !place) return;
+  const mine = rowsOf(openPart, rows).sort((a, b) => b.total - a.total), { bound, most, total, share } = summed(mine);
+  const left = mine.length - MOST_PARTS;
+  keepFocus(() => put(place,
+    h("p", {}, `${mine.length} operations together: `, h("output", { "data-field": "part", "data-value": total }, shown(total, "s")), `, ${percent(share)} of the step`),
+    total > 0 ? h("p", {}, `${percent(most / total)} of this bound by ${bound}`) : null,
+    h("ul", {}, mine.slice(0, MOST_PARTS).map((r) => h("li", {}, h("button", { type: "button", id: `part-${r.index}`, onclick: () => select(r.index, true) }, r.name), ` ${shown(r.total, "s")}, ${percent(r.share)}`))),
+    left > 0 ? h("p", { class: "hint" }, `and ${left} more, which take less: see the table of operations`) : null));
+}
+
 function drawPanel(rows) {
+  drawParts(rows);
   const row = state.selected === null ? null : rows[state.selected];
   if (!row) { if (state.selected !== null) { state.selected = null; $("panel").hidden = true; } return; }
   const [, , operands, results, madeBy, origin, inside, region] = row.node, [flops, moved, count] = row.formulas;

@@ -7,11 +7,25 @@ const state = {
   everything: false, level: "every", selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
 };
 
-// Takes what there is to show; what was set by hand stays.
+// What a size or another symbol may be, and a figure of a device that states it: by a field, a
+// slider or an address. Beyond, numbers and charts would mean nothing.
+function allowedValue({ kind }) {
+  if (kind === "size") return { whole: true, least: 1, most: 1e12 };
+  return { whole: false, least: 1e-9, most: kind === "probability" ? 1 : 1e12 };
+}
+const allowedFigure = (stated) => ({ whole: false, least: stated / 1e6, most: stated * 1e6 });
+const allows = ({ whole, least, most }, value) => value >= least && value <= most && (!whole || Number.isInteger(value));
+
+const statedFigures = (device) => Object.entries({ ...device.figures, M: device.capacity }).filter(([, v]) => v !== null);
+const allowedGiven = (control, given) => control && Object.hasOwn(given, control.name) && allows(allowedValue(control), given[control.name]);
+const allowedChange = (device, name, value) => statedFigures(device).some(([n, stated]) => n === name && allows(allowedFigure(stated), value));
+
+// Takes what there is to show; what was set by hand stays, where it still means something.
 function begin(data) {
   DATA = data;
-  state.values = Object.fromEntries(data.controls.map((c) => [c.name, c.name in state.given ? state.given[c.name] : c.value]));
-  state.figures = data.devices.map((d) => ({ ...d.figures, M: d.capacity, ...state.changed[d.name] }));
+  state.values = Object.fromEntries(data.controls.map((c) => [c.name, allowedGiven(c, state.given) ? state.given[c.name] : c.value]));
+  state.figures = data.devices.map((d) => ({ ...d.figures, M: d.capacity,
+    ...Object.fromEntries(Object.entries(state.changed[d.name] || {}).filter(([name, value]) => allowedChange(d, name, value))) }));
   state.device = Math.min(state.device, data.devices.length - 1);
   state.pipeline = Math.min(state.pipeline, data.pipelines.length - 1);
   settle();
