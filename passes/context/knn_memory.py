@@ -125,7 +125,7 @@ class KnnMemory(Pass):
         rows = []
         for part, append in zip("kv", (n for n in kept if n is not None), strict=True):
             new = graph.tensors[append.inputs[1]]
-            cache = g.cache(f"memory_{part}", *new.shape[2:], memory)
+            cache = g.cache(f"memory_{part}", new.shape[2], new.shape[3], memory)
             rows.append(g.add(f"memory_{part}_append", KVAppend(memory), cache, new.name))
         query = graph.tensors[attends.inputs[0]]
         find = Nearest(self.top, memory, self.share)
