@@ -13,6 +13,7 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import costgraph as cg
@@ -27,6 +28,7 @@ from costgraph.asking.serving import (
     StaticBatches,
     StepTimes,
     at_once,
+    poisson,
     simulate,
 )
 from costgraph.asking.serving.planner import Planner
@@ -131,6 +133,15 @@ def test_orca_by_its_schedule_alone():
     most = 1 / (1 - answer.waste(32))
     assert most == pytest.approx(124.2 / 64.5, rel=0.01)
     assert 1.2 < whole.throughput / static.throughput < most < 36.9
+    # At one latency for each token of an answer (median): 10 requests a second against 2.
+
+    def latency(policy, rate):
+        seen = simulate(poisson(rate, 500, prompt, answer, 1), Pool(times, policy, positions=40000))
+        return np.median(seen.latency / [s.request.generate for s in seen.served])
+
+    slow = min(latency(StaticBatches(n), 2) for n in (8, 16, 32))
+    assert slow == pytest.approx(0.048, rel=0.02)
+    assert latency(Continuous(32), 10) < slow
 
 
 def altered(tmp_path, name, **sizes):
