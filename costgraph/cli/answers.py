@@ -98,7 +98,7 @@ def _known(where: str, key: str) -> list[tuple[int, str | None]] | None:
         found = json.loads(text)
         said = [(int(stream), None if t is None else str(t)) for stream, t in found["said"]]
         looked = [(str(path), str(state)) for path, state in found["looked"]]
-        if found["cwd"] not in (None, os.getcwd()):
+        if found["cwd"] not in (None, os.getcwd()) or any(n not in (0, 1) for n, _ in said):
             return None
     except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return None
