@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
@@ -80,7 +80,7 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape], int]) -> int
     said = _known(where, key)
     if said is not None:
         return ended(lambda: _repeat(said))
-    seen = _Seen((*_roots(), *installed))
+    seen = _Seen(_roots(), _settled(installed))
     with seen.watching():
         status = run(seen.tape)
     with suppress(OSError):
@@ -98,7 +98,7 @@ def _known(where: str, key: str) -> list[tuple[int, str | None]] | None:
         found = json.loads(text)
         said = [(int(stream), None if t is None else str(t)) for stream, t in found["said"]]
         looked = [(str(path), str(state)) for path, state in found["looked"]]
-        if found["cwd"] not in (None, os.getcwd()):
+        if found["cwd"] not in (None, os.getcwd()) or any(n not in (0, 1) for n, _ in said):
             return None
     except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return None
@@ -190,6 +190,13 @@ def _installed() -> dict[str, Any]:
     return found
 
 
+def _settled(places: Iterable[str]) -> list[str]:
+    """Folders whose modules change by installing alone: not those that are being worked on."""
+    own = os.path.dirname(os.__file__)
+    names = ("site-packages", "dist-packages")
+    return [p for p in places if os.path.basename(p) in names or f"{p}/".startswith(f"{own}/")]
+
+
 # --- what a run looks at ---------------------------------------------------------------------
 
 
@@ -197,11 +204,13 @@ class _Seen:
     """What a run says, what it looks at, and whether it did anything that cannot be known.
 
     Args:
-        places: folders whose files are told by a key already.
+        package: folders of which a key tells every file.
+        settled: folders of which it tells what is installed.
     """
 
-    def __init__(self, places: Sequence[str]) -> None:
-        self._places = tuple(os.path.join(p, "") for p in places)
+    def __init__(self, package: Iterable[str], settled: Iterable[str]) -> None:
+        self._package = tuple(os.path.join(p, "") for p in package)
+        self._modules = (*self._package, *(os.path.join(p, "") for p in settled))
         self._said: list[tuple[int, str | None]] = []
         self._looked: dict[tuple[str, str], None] = {}
         self._size = 0
@@ -227,11 +236,11 @@ class _Seen:
             self._on = False
 
     def _look(self, path: str, state: str) -> None:
-        if not self._known(path):
+        if not os.path.abspath(path).startswith(self._package):
             self._looked[path, state] = None
 
     def _known(self, path: str) -> bool:
-        return os.path.abspath(path).startswith(self._places)
+        return os.path.abspath(path).startswith(self._modules)
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Every file that is opened by whatever means of Python."""

@@ -248,6 +248,18 @@ def test_what_is_installed_is_part_of_the_question(tmp_path, monkeypatch):
     assert answers._installed() != before
 
 
+def test_only_folders_that_are_installed_into_hold_modules_that_are_known(tmp_path):
+    """A library that is worked on, and files that happen to lie on the path, change unseen."""
+    lib, site, work = os.path.dirname(os.__file__), "/v/lib/site-packages", str(tmp_path)
+    assert answers._settled([lib, f"{lib}/lib-dynload", site, work]) == [
+        lib, f"{lib}/lib-dynload", site,
+    ]  # fmt: skip
+    seen = answers._Seen(["/v/costgraph"], [site])
+    for path in (f"{site}/x/config.json", "/v/costgraph/models/gpt2.json", f"{work}/config.json"):
+        seen._look(path, "file")
+    assert [p for p, _ in seen._looked] == [f"{site}/x/config.json", f"{work}/config.json"]
+
+
 def test_every_variable_that_is_read_is_part_of_the_question(tmp_path):
     """Python's own reading at its start aside; where an answer is kept is no part of it."""
     script = (
@@ -293,7 +305,7 @@ def test_nobody_looks_for_a_file_unseen():
 
 
 def test_files_that_are_opened_by_another_way_spoil_an_answer(tmp_path, monkeypatch):
-    seen = answers._Seen([str(tmp_path / "known")])
+    seen = answers._Seen([], [str(tmp_path / "known")])
     monkeypatch.setattr(seen, "_on", True)
     seen._heard("open", (str(tmp_path / "known" / "a"), "r", 0))
     seen._heard("open", (str(tmp_path / "b" / "__pycache__" / "a.pyc"), None, os.O_RDONLY))
