@@ -393,13 +393,16 @@ def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[
     steps = float(compiled.program.after_first.xreplace(sizes))
     plain_steps = steps and not compiled.program.asks_again
     at = {**values, **_middle(compiled, values)}
-    return {
+    found = {
         "ttft": ttft,
-        "tpot": (latency - ttft) / steps if plain_steps else evaluated(compiled.tpot, at),
         "throughput": evaluated(compiled.throughput, values),
         "ttft_bound": _bound(compiled.ttft, values),
-        "tpot_bound": _bound(compiled.tpot, at),
     }
+    if compiled.program.asks_again and sizes[N] == 1:
+        # Answers of one token come from prompts alone: no step has a time.
+        return {**found, "tpot": None, "tpot_bound": None}
+    tpot = (latency - ttft) / steps if plain_steps else evaluated(compiled.tpot, at)
+    return {**found, "tpot": tpot, "tpot_bound": _bound(compiled.tpot, at)}
 
 
 def _contexts(compiled: Compiled, values: Mapping[str, Any]) -> tuple[int, int] | None:

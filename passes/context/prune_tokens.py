@@ -9,6 +9,7 @@ from typing import ClassVar
 from sympy import Expr, Integer, Rational, Symbol, floor
 
 from costgraph.errors import InputError, PipelineError
+from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.program import Program
@@ -22,7 +23,7 @@ from costgraph.rewriting.binding import at
 from costgraph.rewriting.layers import Range
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import G, T, q
+from costgraph.symbols import G, S, T, q
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class PruneTokens(Pass):
                 return self._prompt(graph, gone, hits)
             return self._step(graph, gone) if id(graph) in steps else graph
 
-        return Outcome(program.rewritten(new), tuple(hits))
+        made = program.rewritten(new)
+        limit = Limit(gone, S - 1, "a token that stays makes the logits")
+        return Outcome(replace(made, limits=(*made.limits, limit)), tuple(hits))
 
     def _parts(self, graph: Graph) -> tuple[Graph, dict[str, Range]]:
         """The graph with its layers cut, and the parts behind the cut."""

@@ -267,6 +267,12 @@ def test_a_chat_is_its_turns():
     assert column.ttft == other.ttft
 
 
+def test_answers_of_one_token_have_no_time_per_token():
+    (column,) = cg.compare(MODEL, HOST, ["fuse,turns{count=2}"], B=1, S=50, N=1).columns
+    assert (column.tpot, column.tpot_bound) == (None, None)
+    assert column.latency > column.ttft > 0
+
+
 def test_rounds_of_a_draft_go_through_turns_as_well():
     chat = made("fuse,turns{count=2},speculative{gamma=2}", "llama-2-7b")
     assert [p.name for p in chat.program.phases][3:] == [

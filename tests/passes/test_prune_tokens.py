@@ -8,7 +8,7 @@ import pytest
 from sympy import Integer, Rational
 
 import costgraph as cg
-from costgraph.errors import PipelineError
+from costgraph.errors import InputError, PipelineError
 from costgraph.ir.tensor import Role
 from costgraph.ops.index import KeepRows, RankRows
 from costgraph.symbols import B, G, S, T, q
@@ -90,3 +90,10 @@ def test_odd_shares_leave_whole_tokens_and_no_share_leaves_all():
 def test_what_cannot_lose_tokens_is_refused(model, passes, words):
     with pytest.raises(PipelineError, match=words):
         cg.compile(model, "h100", passes)
+
+
+def test_a_token_stays_for_the_logits():
+    all_gone = cg.compile("llava-1.5-7b", "h100", "prune-tokens{share=1}", image="336x336")
+    with pytest.raises(InputError, match="a token that stays makes the logits"):
+        all_gone.ttft.evaluate(B=1, S=576)
+    assert all_gone.ttft.evaluate(B=1, S=577) > 0
