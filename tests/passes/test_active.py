@@ -284,7 +284,7 @@ def test_devices_that_share_tensors_run_their_part_of_the_neurons():
         cg.compile("opt-6.7b", on, f"{split}active{{neurons=0.1,rank=64}}")
         for on, split in (("a100", ""), ("2xa100", "parallel{tp=2},"))
     )
-    layers, width, inner, _ = OPT
+    layers, width, *_ = OPT
     # Each has the norm's row, the bias of what is summed up and the narrow product for itself.
     alone = layers * (width + 64 * width) * 2
     read = [weights_read(c, at, names=names) - alone for c in (one, two)]
