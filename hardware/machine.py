@@ -215,8 +215,8 @@ class Topology:
 
 #: Kinds of tensor instructions. NVIDIA (PTX ISA): ``mma`` of a warp, ``wgmma`` of a
 #: warp group (Hopper), ``tcgen05`` of a block (Blackwell for data centres); AMD:
-#: ``mfma`` (CDNA), ``wmma`` (RDNA).
-INSTRUCTIONS = ("mma", "wgmma", "tcgen05", "mfma", "wmma")
+#: ``mfma`` (CDNA), ``wmma`` (RDNA). Apple: ``simdgroup`` (matrices of a SIMD group, Metal).
+INSTRUCTIONS = ("mma", "wgmma", "tcgen05", "mfma", "wmma", "simdgroup")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from costgraph.hardware import load_hardware
 from costgraph.models import load_model
 from costgraph.models.torch_export import read_traced
 from costgraph.timing.fidelity.calibration import load_calibration
+from costgraph.timing.fidelity.frameworks import load_framework
 from costgraph.timing.fidelity.table import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "traces": (".traced.json", read_traced),
     "devices": (".toml", load_hardware),
     "calibrations": (".toml", load_calibration),
+    "frameworks": (".toml", load_framework),
     "timings": (".csv", read_table),
     "compressed timings": (".csv.gz", read_table),
     "sweeps": (".nc", open_sweep),

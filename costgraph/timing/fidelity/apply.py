@@ -6,7 +6,7 @@ Which form an operation takes is decided in :mod:`costgraph.timing.fidelity.clas
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from costgraph.ir.cost import Cost
 from costgraph.ir.presence import EVERYONE, Presence
 from costgraph.ir.program import Phase
 from costgraph.ir.tensor import MEMORY, level_of
+from costgraph.ops.experts import ExpertLinear
 from costgraph.symbols import B
+from costgraph.symbols import q as Q
 from costgraph.timing import roofline
 from costgraph.timing.fidelity.calibration import (
     Calibration,
@@ -33,9 +35,11 @@ from costgraph.timing.fidelity.calibration import (
     shipped,
     transfer,
 )
-from costgraph.timing.fidelity.classify import LIGHT, Case, classify
+from costgraph.timing.fidelity.classify import LIGHT, Case, classify, main_node
 from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
+from costgraph.timing.fidelity.frameworks import Framework, framework_names, kernels
+from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -45,6 +49,16 @@ ONE, ZERO = Integer(1), Integer(0)
 FEW_QUERIES = (
     "few queries over a cache are timed as kernels that pack them into one tile and split the "
     "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
+)
+#: Said of calibrated times.
+IN_SEQUENCE = (
+    "calibrated times are of kernels in sequence, operands read from memory (not L2); "
+    "sums over contexts by quadrature within 1e-9"
+)
+#: Said of those of a framework that was timed as whole models.
+WHOLE_RUNS = (
+    "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
+    "multiplied as their format is stored"
 )
 #: Said of exchanges that no timing tells of.
 UNTIMED = (
@@ -67,6 +81,8 @@ class Calibrated:
         own: its calibration; without one, parameters are transferred.
         framework: whose attention kernels and exchanges; an empty string pools all of them.
         file: the calibration file that was given in place of the shipped one.
+        served: the framework, where it was timed as whole models: its parameters serve all
+            operations but exchanges.
     """
 
     fidelity: str
@@ -74,6 +90,7 @@ class Calibrated:
     own: Calibration | None
     framework: str = ""
     file: str = ""
+    served: Framework | None = None
 
     def __repr__(self) -> str:
         return f"<Calibrated {self.name} on {self.machine.name}>"
@@ -111,6 +128,9 @@ class Calibrated:
         if cost.links:
             yield from self._exchange(phase, row, machine, arms)
             return
+        if self.served is not None:
+            yield from self._in_framework(self.served, phase, row, arms)
+            return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
         if case.long is not None:
             wide = self.fit(case.long)[1].values
@@ -121,6 +141,30 @@ class Calibrated:
             few = {"C": c / case.features["q"], "further": further}
             case = replace(case, features=case.features | few)
         yield from self._timed(phase, row, machine, case, fit, arms)
+
+    def _in_framework(
+        self, served: Framework, phase: Phase, row: Row, arms: Sequence[Arm]
+    ) -> Iterator[Term]:
+        """The terms of an operation of a framework (:mod:`.frameworks`)."""
+        count, executions = phase.bind(row.count), phase.bind(row.presence.executions)
+        if band := FIDELITIES[self.fidelity]:
+            count *= exact(served.heldout[_step(phase)][band])
+        operands = row.graph.operands(row.node)
+        types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
+        grouped = isinstance(main_node(row.node, operands)[0].op, ExpertLinear)
+        dtype = types[0] if types else "bf16"
+        slow, read = served.factors(self.machine, dtype, grouped)
+        factors = {"memory": read}
+        if types:
+            engine, kind = self.machine.resolve(Engine.TENSOR, dtype)
+            factors[f"{engine.value}:{kind}"] = slow
+        slowed = [replace(a, expr=a.expr * factors.get(a.resource, ONE)) for a in arms]
+        floor = served.launch(self.machine) * kernels(row.node.op) * executions
+        made = (
+            make_term(count, slowed, (row.name,)),
+            make_term(count, (Arm(floor, "latency"),), (row.name,)),
+        )
+        yield from filter(None, made)
 
     def _exchange(
         self, phase: Phase, row: Row, machine: Machine, arms: Sequence[Arm]
@@ -335,6 +379,8 @@ class Calibrated:
             return "; ".join(dict.fromkeys(said))
         if not row.cost.bytes and not row.cost.flops:
             return ""
+        if self.served is not None:
+            return self.served.trust(self.machine, _step(phase))
         case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
         if not case.floor and case.kind == "elementwise":
             if case.block is None:
@@ -359,6 +405,12 @@ class Calibrated:
                     continue
                 if not row.cost.bytes and not row.cost.flops:
                     continue
+                if self.served is not None:
+                    step = _step(phase)
+                    errors = _percent(self.served.heldout[step])
+                    said = self.served.trust(self.machine, step)
+                    shown[step] = f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
+                    continue
                 found = self.fit(classify(seen(phase, row), row, self.machine))
                 cases = [found]
                 if found[0].long is not None:
@@ -379,15 +431,18 @@ class Calibrated:
         }[band]
         return (
             f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
-            "calibrated times are of kernels in sequence, operands read from memory (not L2); "
-            "sums over contexts by quadrature within 1e-9",
+            IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
             *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
             *self._without_framework(shown.values()),
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
-        if not self.framework or any(f"@{self.framework} " in text for text in used):
+        if (
+            not self.framework
+            or self.served is not None
+            or any(f"@{self.framework} " in text for text in used)
+        ):
             return ()
         return (f"nothing here has timings of {self.framework} alone: its name changes nothing",)
 
@@ -401,7 +456,16 @@ def _how_to_calibrate(machine: Machine) -> str:
 
 
 def _errors(fit: Fit) -> str:
-    return f"{fit.heldout['mean']:.0f}/{fit.heldout['median']:.0f} %"
+    return _percent(fit.heldout)
+
+
+def _percent(heldout: Mapping[str, float]) -> str:
+    return f"{heldout['mean']:.0f}/{heldout['median']:.0f} %"
+
+
+def _step(phase: Phase) -> str:
+    """Which step of a framework a phase is: ``decode`` with one query per sequence."""
+    return "decode" if phase.bind(Q) == 1 else "prompt"
 
 
 def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
@@ -497,11 +561,17 @@ def calibrated(
         raise InputError("fidelity 'ideal' does not depend on a framework: use 'calibrated@…'")
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
+    if at and (served := whole(framework)) is not None:
+        if calibration is not None:
+            raise InputError(f"a calibration changes nothing for {framework}: leave it out")
+        served.platform(machine)
+        return Calibrated(fidelity, machine, _own(machine, hardware, None), framework, "", served)
     own = _own(machine, hardware, calibration)
     if at:
         known = () if own is None else own.frameworks
         if not known and machine.kind == "gpu":
             known = transfer().frameworks
+        known = (*known, *framework_names())
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
             raise InputError(

@@ -146,15 +146,26 @@ def calibration_from(data: Mapping[str, Any], label: str) -> Calibration:
     for kind, value in slope.items():
         if kind not in FORMS:
             raise fail(f"[slope]: unknown kind {clip(kind)}{nearest(kind, FORMS)}")
-        _number(value, f"slope.{kind}", fail, 0.0, 1.0)
+        ranged(value, f"slope.{kind}", fail, 0.0, 1.0)
     return Calibration(device, visible(provenance), fits, dict(slope))
 
 
-def _number(value: Any, where: str, fail: Any, low: float, high: float) -> float:
+def ranged(value: Any, where: str, fail: Any, low: float, high: float) -> float:
+    """A number within limits; else what ``fail`` makes of the message is raised."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not good or not low <= value <= high:
         raise fail(f"{where} must be a number from {low:g} to {high:g}, not {clip(value)}")
     return float(value)
+
+
+def heldout_of(table: Any, where: str, fail: Any) -> dict[str, float]:
+    """Errors on unseen rows: the keys of :data:`HELDOUT`, quantiles in order."""
+    if not isinstance(table, dict) or set(table) != set(HELDOUT):
+        raise fail(f"[{where}] needs heldout = {{ {', '.join(HELDOUT)} }}")
+    held = {k: ranged(v, f"{where}.heldout.{k}", fail, 0.0, 1e9) for k, v in table.items()}
+    if not 0 < held["q10"] <= held["q50"] <= held["q90"]:
+        raise fail(f"[{where}]: the quantiles q10, q50, q90 must be positive and rise")
+    return held
 
 
 def _fit(kind: str, variant: str, table: Mapping[str, Any], fail: Any) -> Fit:
@@ -167,19 +178,14 @@ def _fit(kind: str, variant: str, table: Mapping[str, Any], fail: Any) -> Fit:
     for p in form_of(kind).parameters:
         if p.name not in table:
             raise fail(f"[{where}] lacks parameter {p.name!r} ({p.meaning})")
-        values[p.name] = _number(
+        values[p.name] = ranged(
             table[p.name], f"{where}.{p.name}", fail, p.low * 0.999, p.high * 1.001
         )
-    heldout = table.get("heldout")
-    if not isinstance(heldout, dict) or set(heldout) != set(HELDOUT):
-        raise fail(f"[{where}] needs heldout = {{ {', '.join(HELDOUT)} }}")
-    held = {k: _number(v, f"{where}.heldout.{k}", fail, 0.0, 1e9) for k, v in heldout.items()}
-    if not 0 < held["q10"] <= held["q50"] <= held["q90"]:
-        raise fail(f"[{where}]: the quantiles q10, q50, q90 must be positive and rise")
+    held = heldout_of(table.get("heldout"), where, fail)
     stderr = table.get("stderr", {})
     if not isinstance(stderr, dict) or not set(stderr) <= set(names):
         raise fail(f"[{where}]: stderr must hold parameters' relative standard errors")
-    errors = {k: _number(v, f"{where}.stderr.{k}", fail, 0.0, 1e9) for k, v in stderr.items()}
+    errors = {k: ranged(v, f"{where}.stderr.{k}", fail, 0.0, 1e9) for k, v in stderr.items()}
     kernel = table.get("kernel", "")
     if not isinstance(kernel, str) or (kernel and not _NAME.match(kernel)):
         raise fail(f"[{where}]: kernel must be a short name, not {clip(kernel)}")
