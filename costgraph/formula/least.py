@@ -40,7 +40,9 @@ def folded(expr: Expr) -> Expr:
 
 def bound(expr: Expr, values: Mapping[Symbol, Expr]) -> Expr:
     """``expr`` with symbols replaced, its minima and maxima folded as in :func:`folded`."""
-    clipped = expr.atoms(Min, Max)
+    if not expr.args:
+        return values.get(expr, expr)
+    clipped = _clipped(expr)
     if not clipped:
         return expr.xreplace(values)
     items = tuple(values.items())
@@ -48,6 +50,12 @@ def bound(expr: Expr, values: Mapping[Symbol, Expr]) -> Expr:
     known = {atom: _bound(atom, items) for atom in clipped}
     replaced = expr.xreplace({**values, **known})
     return expand(replaced, power_base=False, power_exp=False, log=False)
+
+
+@lru_cache(maxsize=16384)
+def _clipped(expr: Expr) -> frozenset[Expr]:
+    """The minima and maxima of an expression."""
+    return frozenset(expr.atoms(Min, Max))
 
 
 @lru_cache(maxsize=4096)

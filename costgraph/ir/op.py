@@ -171,7 +171,7 @@ def merged(*works: Work) -> Work:
 
 def same(a: Expr, b: Expr) -> bool:
     """True when two dimensions are provably equal; undecided is False."""
-    return bool(a == b) or bool(expand(a - b) == 0)
+    return a is b or bool(a == b) or bool(expand(a - b) == 0)
 
 
 def require(condition: bool, op: Op, message: str, *about: object) -> None:

@@ -155,3 +155,14 @@ def test_symbolic_dimensions_give_the_same_numbers():
     used = {s.name: dims[s.name] for s in symbolic.tpot.symbols if s.name in dims}
     assert symbolic.tpot.evaluate(B=4, T=777, **used) == pytest.approx(plain, rel=1e-12)
     assert symbolic.breakdown("decode", B=4, T=777).totals["seconds"] == pytest.approx(plain)
+
+
+def test_a_shipped_configuration_is_read_once_for_each_way_to_read_it():
+    first, again = load_model("opt-125m"), load_model("facebook/opt-125m")
+    assert first.phases is again.phases
+    assert load_model("opt-125m", symbolic=True).dims
+    assert not first.dims
+    listed = load_model("mixtral-8x7b", routing=[2, 1, 1, 1, 1, 1, 1, 1])
+    assert listed.phases != load_model("mixtral-8x7b").phases
+    with pytest.raises(InputError, match="quantization"):
+        load_model("opt-125m", quantization=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.models import find
+from costgraph.models import find, load_model
 from costgraph.models.torch_export import from_torch, read_traced
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import Stage, parse
@@ -152,9 +153,11 @@ def config(model: str) -> dict:
     return json.loads((CONFIGS / f"{find(model)}.json").read_text())
 
 
-def model_of(kind: str):
+@cache
+def model_of(kind: str) -> Program:
+    """The model of a class, read once."""
     model = CLASSES[kind][0]
-    return config(model) if model else from_torch(read_traced(TRACED), recognise=False)
+    return load_model(config(model)) if model else from_torch(read_traced(TRACED), recognise=False)
 
 
 def compiled(model, items, **options) -> Compiled | str:

@@ -1,0 +1,34 @@
+"""Patterns of names match what Python's regular expressions match, without becoming any."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from costgraph.models.checkpoint.wildcards import expression, glob
+
+PIECES = ("a", "b", r"\.", ".", ".*", ".+", r"\d+", "[ab]*", "[^a]", "a?", "b?", "(a|ba|)", r"\d?")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_expressions_match_as_pythons_do(seed):
+    rng = random.Random(seed)
+    seen = set()
+    for _ in range(150):
+        text = "".join(rng.choices(PIECES, k=rng.randint(1, 6))) + rng.choice(["", "$"])
+        pattern, pythons = expression(text), re.compile(text)
+        for _ in range(10):
+            name = "".join(rng.choices("ab.1", k=rng.randint(0, 7)))
+            seen.add(pattern.matches(name))
+            assert pattern.matches(name) == bool(pythons.match(name)), (text, name)
+    assert seen == {True, False}
+
+
+def test_names_with_stars_mean_themselves_and_what_is_below():
+    pattern = glob("layers.*.q?")
+    for name in ("layers.0.qa", "model.layers.0.qa", "layers.1.qb.weight", "x.layers.1.2.qb.w"):
+        assert pattern.matches(name), name
+    for name in ("layers.0.q", "mylayers.0.qa", "layers.0.qabc", ""):
+        assert not pattern.matches(name), name
