@@ -56,7 +56,8 @@ def in_phases(program: Program) -> Program:
     """The program of one pass over a graph with caches, as prefill and decode steps.
 
     A past of any length becomes ``T - q``. A graph of one position takes a prompt position
-    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of fixed size is read as a whole in every step.
+    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of
+    fixed size is read as a whole in every step.
 
     Raises:
         NotCertain: the graph is not certainly the step of a language model; the text says why.
