@@ -84,6 +84,7 @@ def in_phases(program: Program) -> Program:
         program,
         phases=phases,
         unserved=_unserved(step),
+        fixed=((B, step.batch),) if step.batch.is_number else (),
         limits=tuple(dict.fromkeys(limits)),
         notes=(*program.notes, *_notes(step)),
     ).assuming(*_assumptions(named, step))

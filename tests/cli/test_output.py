@@ -149,7 +149,7 @@ WORK = {
     "serve-plan": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9 --ttft 1s --tpot 1s",
     "serve-simulate": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9",
     "explore": "gpt2 --no-browser", "serve": "gpt2 --no-browser", "site": "-o x",
-    "calibrate": "--from x.csv --device h100", "validate": "--on h100",
+    "calibrate": "--from x.csv --device h100", "validate": "--on h100", "import": "x.onnx",
 }  # fmt: skip
 
 
@@ -161,6 +161,7 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
     places = (
         "costgraph.compiling.compilation.compile",
         "costgraph.models.load_model",
+        "costgraph.models.account.account",
         "costgraph.hardware.load_hardware",
         "costgraph.asking.comparison.compare",
         "costgraph.asking.searching.search",

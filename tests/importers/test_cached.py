@@ -81,8 +81,12 @@ def test_a_cache_of_fixed_size_is_read_as_a_whole(name):
     assert products(mine) == products(theirs).xreplace(full)
     assert of_caches(mine) == of_caches(theirs).xreplace(full)
     assert any("all 32 positions" in said for said in program.assumptions)
-    with pytest.raises(InputError, match="32"):
-        cg.compile(program, "h100", "fuse").tpot.evaluate(T=33)
+    tpot = cg.compile(program, "h100", "fuse").tpot
+    assert tpot.evaluate(T=32) == tpot.evaluate(B=1, T=1)
+    with pytest.raises(InputError, match="33 exceeds 32"):
+        tpot.evaluate(T=33)
+    with pytest.raises(InputError, match="B is 1 here"):
+        tpot.evaluate(B=2, T=8)
 
 
 def test_products_of_both_phases_equal_pytorchs_own_count():
