@@ -207,6 +207,17 @@ class Formula:
         for name in values:
             if name not in known and name not in LEGEND:
                 raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
+        self._check_unused(values)
+
+    def _check_unused(self, values: Mapping[str, Value]) -> None:
+        """Limits on sizes that are given and change no value: a context beyond a full cache."""
+        mine = set(self.symbols)
+        for limit in self.limits:
+            if limit.symbols <= mine or not all(s.name in values for s in limit.symbols):
+                continue
+            broken = limit.broken({s: exact(values[s.name]) for s in limit.symbols})
+            if broken is not None:
+                raise InputError(f"{self.name}: {broken}")
 
     def bind(self, **values: Value | Expr) -> Formula:
         """The formula with some symbols replaced by numbers or expressions.

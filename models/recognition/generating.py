@@ -56,7 +56,8 @@ def in_phases(program: Program) -> Program:
     """The program of one pass over a graph with caches, as prefill and decode steps.
 
     A past of any length becomes ``T - q``. A graph of one position takes a prompt position
-    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of fixed size is read as a whole in every step.
+    by position: the phase ``prompt`` all but the last, which is the ``prefill``. A cache of
+    fixed size is read as a whole in every step.
 
     Raises:
         NotCertain: the graph is not certainly the step of a language model; the text says why.
@@ -83,6 +84,7 @@ def in_phases(program: Program) -> Program:
         program,
         phases=phases,
         unserved=_unserved(step),
+        fixed=((B, step.batch),) if step.batch.is_number else (),
         limits=tuple(dict.fromkeys(limits)),
         notes=(*program.notes, *_notes(step)),
     ).assuming(*_assumptions(named, step))

@@ -150,7 +150,7 @@ WORK = {
     "serve-simulate": "gpt2 --on h100 --rate 1 --prompt 9 --generate 9",
     "explore": "gpt2 --no-browser", "serve": "gpt2 --no-browser", "site": "-o x",
     "calibrate": "--from x.csv --device h100", "validate": "--on h100",
-    "completion": "bash",
+    "completion": "bash", "import": "x.onnx",
 }  # fmt: skip
 
 
@@ -162,6 +162,7 @@ def test_every_command_ends_in_one_line_when_interrupted(capsys, monkeypatch, na
     places = (
         "costgraph.compiling.compilation.compile",
         "costgraph.models.load_model",
+        "costgraph.models.account.account",
         "costgraph.hardware.load_hardware",
         "costgraph.asking.comparison.compare",
         "costgraph.asking.searching.search",
