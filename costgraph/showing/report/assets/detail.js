@@ -24,9 +24,9 @@ function drawCards(results) {
 let speaking = 0;
 function speak(results) {
   clearTimeout(speaking);
+  const one = results[state.pipeline], metrics = variant().metrics; // what is to be seen may be another by then
   speaking = setTimeout(() => {
-    const one = results[state.pipeline];
-    const wanted = variant().metrics.filter(([n]) => ["ttft", "tpot", "latency", "throughput", "memory"].includes(n));
+    const wanted = metrics.filter(([n]) => ["ttft", "tpot", "latency", "throughput", "memory"].includes(n));
     const full = tooLarge(one.metrics.memory) ? "; the memory does not fit" : "";
     $("spoken").textContent = wanted.map(([n, unit]) => `${TITLES[n]} ${shown(one.metrics[n], unit)}`).join(", ") + full;
   }, 500);
