@@ -262,7 +262,7 @@ class Canvas(Processor):
     said: str = ""
 
     def picture(self, height: int, width: int) -> Seen:
-        found = {}
+        found: dict[float, list[int]] = {}
         for down, over in self._grids():
             scale = min(_single(down * self.side / height), _single(over * self.side / width))
             found.setdefault(scale, []).append(down * over)
