@@ -135,7 +135,7 @@ class Place(Pass):
             best, seconds, found = DEVICE, plain.evaluate(**at), []
             for level in levels:
                 formula = (yield replace(decided, **{what: level}).usual()).formula("tpot")
-                won = wins(plain, formula, "B", **elsewhere)
+                won = wins(plain, formula, "B", elsewhere)
                 where = ", ".join(i.text for i in won) or "no batch"
                 found.append(f"{level} is faster than the device for {where}")
                 if formula.evaluate(**at) < seconds:
