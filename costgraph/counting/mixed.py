@@ -17,7 +17,7 @@ for each ``(q, T)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -185,9 +185,11 @@ def _matched(
     made: list[Item] = []
     for row in flat(decode):
         twin = rest.get(row.name)
-        if twin is not None and not looks_back(row) and _alike(row, twin):
+        same = [] if looks_back(row) else _layers_of(row, rest.values())
+        if same:
             made.append(_row(row, (*stepping, *longer)))
-            del rest[row.name]
+            for one in same:
+                del rest[one.name]
         elif twin is not None and not looks_back(row) and _of_last(row, twin):
             # Weights once; of a group without drafts the last positions alone.
             last = [replace(p, new=ONE) for p in longer]
@@ -203,6 +205,22 @@ def _matched(
         else:
             made.append(_row(row, stepping))
     return [*made, *(_row(row, longer, "prompt") for row in rest.values())]
+
+
+def _layers_of(row: Row, others: Iterable[Row]) -> list[Row]:
+    """The rows of another graph that are ``row``: one, or one of each run of layers.
+
+    A graph may cut the layers that the other repeats (image features are added between some
+    of Qwen3-VL's in a prompt); together they are as many.
+    """
+    last = row.name.rpartition(".")[2]
+    found = [
+        r
+        for r in others
+        if r.name.rpartition(".")[2] == last and _alike(row, replace(r, count=row.count))
+    ]
+    exact = [r for r in found if (r.name, r.count) == (row.name, row.count)]
+    return exact or (found if Add(*(r.count for r in found)) == row.count else [])
 
 
 def _alike(a: Row, b: Row) -> bool:

@@ -64,6 +64,11 @@ def test_a_mix_is_the_sum_of_its_parts_less_the_weights_read_once():
                 assert whole.bytes_of(role=role) == each - again, (name, role)
         equal = {B: MIX.sequences, q: MIX.tokens / MIX.sequences}
         found = flat(step_items(made, MIX))
+        # Of what looks at tokens alone, only forms that decode steps have not run apart.
+        apart = {r.name for r in found if r.name.startswith("prompt.") and not looks_back(r)}
+        weighty = {r.name for r in found if r.cost.bytes_of(role=Role.WEIGHT) != 0} & apart
+        ends = {r.rpartition(".")[2] for r in weighty}
+        assert ends <= {"k_up", "v_up", "softmax", "scan", "delta"}, name
         for row in found:
             if looks_back(row) or row.name.startswith("prompt."):
                 continue
