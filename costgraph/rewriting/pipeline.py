@@ -65,6 +65,8 @@ class Stage(IntEnum):
     PHASES = auto()
     #: Tensors get their formats; operations are the model's own, none is fused.
     FORMATS = auto()
+    #: Products that are still in 16 bit get the format that serves them best.
+    RECIPES = auto()
     #: Zeros of tensors are left out of what is stored, whatever their format.
     SPARSITY = auto()
     #: Products get adapters, which keep their own format.

@@ -45,7 +45,7 @@ class TransformerEngine(Pass):
         "transformer-engine: weights are stored as their products read them; embedding and "
         "output layer stay in 16 bit",
     )
-    stage: ClassVar[Stage] = Stage.FORMATS
+    stage: ClassVar[Stage] = Stage.RECIPES
 
     products: str = option(
         "word", BEST, "what runs in FP8: names of products, A|B, 'all' that may, or the 'best' of "
@@ -99,7 +99,9 @@ class TransformerEngine(Pass):
             )
         device, legal = system.device, _legal(program)
         misses = [
-            Miss(self.name, name, f"its sizes are no multiples of {ALIGNED}: 16 bit")
+            Miss(
+                self.name, name, f"not in 16 bit before, or its sizes are no multiples of {ALIGNED}"
+            )
             for name, may in legal.items()
             if not may
         ]
@@ -126,12 +128,13 @@ class TransformerEngine(Pass):
 
 
 def _legal(program: Program) -> dict[str, bool]:
-    """Products with weights in layers, by name, and whether FP8 takes their sizes."""
+    """Products with weights in layers, by name, and whether they are in 16 bit and FP8 takes them."""
     found: dict[str, bool] = {}
     for phase in program.phases:
         for node, graph in _products(phase.graph):
-            sizes = graph.operands(node)[1].shape[-2:]
-            fits = all(not s.is_Integer or s % ALIGNED == 0 for s in sizes)
+            weight = graph.operands(node)[1]
+            fits = all(not s.is_Integer or s % ALIGNED == 0 for s in weight.shape[-2:])
+            fits = fits and weight.dtype.bits == 16
             found[node.name] = found.get(node.name, True) and fits
     return found
 

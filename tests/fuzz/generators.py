@@ -288,12 +288,16 @@ def output(rng: Dice, suffixes: tuple[str, ...]) -> str:
 # --- commands ------------------------------------------------------------------------
 
 
+#: Tested with hostile input in a browser.
+SERVING = ("explore", "serve")
+
+
 @cache
 def commands() -> dict[str, argparse.ArgumentParser]:
-    """The commands by name, with the parser of each."""
+    """The commands by name, with the parser of each; none that serves until it is stopped."""
     actions = _build_parser()._actions
     found = next(a for a in actions if isinstance(a, argparse._SubParsersAction))
-    return dict(found.choices)
+    return {k: v for k, v in found.choices.items() if k not in SERVING}
 
 
 def arguments_of(name: str) -> Generator:
@@ -325,7 +329,7 @@ def arguments_of(name: str) -> Generator:
 
 def _usual(rng: Dice, name: str, metric: str) -> dict[str, str | None]:
     """Options that belong together, so that most cases are answered."""
-    if rng.odd() and name != "validate":
+    if name not in ("validate", "site") and rng.odd():
         return {}
     over = rng.choice((*NEEDS[metric], ",".join(NEEDS[metric][:2])))
     if name == "regimes":
@@ -344,6 +348,9 @@ def _usual(rng: Dice, name: str, metric: str) -> dict[str, str | None]:
         return {rng.choice("STN"): None, "T": None}
     if name == "validate":  # a device of the kind that it measures would be measured
         return {"on": rng.choice(DEVICES[:5])}
+    if name == "site":  # of everything it takes hours
+        return {"models": rng.choice(("gpt2", "bert-base")), "on": rng.choice(DEVICES[:3]),
+                "passes": "fuse"}  # fmt: skip
     if name == "calibrate":
         return {"tables": None, "device": "a100-80g"}
     if name == "draw" and rng.random() < 0.5:

@@ -56,6 +56,8 @@ REFUSED: dict[tuple[str, int], tuple[int, str]] = {
     ("qwen2.5-vl-7b", 8): (3420, "4"),
     ("recurrentgemma-2b", 4): (10, "2 and 5"),
     ("recurrentgemma-2b", 8): (10, "5 and 10"),
+    ("long-t5-tglobal-base", 8): (12, "4"),
+    ("voxtral-mini-3b", 8): (20, "4"),
     ("smollm2-135m", 2): (9, "3"),
     ("smollm2-135m", 4): (9, "3"),
     ("smollm2-135m", 8): (9, "3"),

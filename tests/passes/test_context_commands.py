@@ -11,7 +11,9 @@ from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import Stage
 
 MODEL = "llama-3.2-1b"
-NAMES = sorted(n for n, p in PASSES.items() if p.stage is Stage.CONTEXT)
+#: Tokens of images leave models that see.
+SEEING = {"merge-tokens", "prune-tokens"}
+NAMES = sorted({n for n, p in PASSES.items() if p.stage is Stage.CONTEXT} - SEEING)
 CONTEXTS = {
     "window", "evict", "index", "select", "nsa", "snap-kv", "landmark", "retrieve", "recur",
     "knn-memory",

@@ -569,9 +569,8 @@ def calibrated(
     own = _own(machine, hardware, calibration)
     if at:
         known = () if own is None else own.frameworks
-        if not known and machine.kind == "gpu":
-            known = transfer().frameworks
-        known = (*known, *framework_names())
+        if machine.kind == "gpu":
+            known = (*(known or transfer().frameworks), *framework_names())
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
             raise InputError(
