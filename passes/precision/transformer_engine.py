@@ -128,7 +128,7 @@ class TransformerEngine(Pass):
 
 
 def _legal(program: Program) -> dict[str, bool]:
-    """Products with weights in layers, by name, and whether they are in 16 bit and FP8 takes them."""
+    """Products with weights in layers, by name, and whether FP8 takes them: in 16 bit, by size."""
     found: dict[str, bool] = {}
     for phase in program.phases:
         for node, graph in _products(phase.graph):
