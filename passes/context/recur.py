@@ -8,11 +8,10 @@ from typing import ClassVar
 from sympy import Expr, Integer
 
 from costgraph.hardware.systems import System
-from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.ops.pattern import Segments
-from costgraph.passes.context.seeing import changed, keeping
-from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.passes.context.seeing import changed, keeping, told
+from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,5 @@ class Recur(Pass):
 
     def run(self, program: Program, system: System) -> Outcome:
         pattern = Segments(self.segment, self.memory)
-
-        def change(graph: Graph) -> Graph:
-            return keeping(graph, pattern)
-
-        made, seen = changed(program, self.name, change)
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            misses = (Miss(self.name, program.name, "no layer attends a cache of its context"),)
-        return Outcome(made, tuple(seen.hits), misses)
+        made = changed(program, self.name, lambda graph: keeping(graph, pattern))
+        return told(self.name, program, *made)

@@ -73,11 +73,17 @@ def in_prompts(program: Program, steps: Program, front: Program) -> Program:
     return replace(steps, phases=phases)
 
 
-def told(name: str, program: Program, made: Program, seen: Seen) -> Outcome:
-    """What a pass did to layers, and why not to others; that there was none to change."""
+def told(
+    name: str,
+    program: Program,
+    made: Program,
+    seen: Seen,
+    none: str = "no layer attends a cache of its context",
+) -> Outcome:
+    """What a pass did to layers, and why not to others; ``none`` where there was none to change."""
     misses = tuple(seen.misses.values())
     if not seen.hits and not misses:
-        misses = (Miss(name, program.name, "no layer attends a cache of its context"),)
+        misses = (Miss(name, program.name, none),)
     return Outcome(made, tuple(seen.hits), misses)
 
 

@@ -17,7 +17,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.ops import AttentionScores, KVAppend, Linear, SelectLast, Split
 from costgraph.ops.pattern import Window
 from costgraph.ops.views import Slice
-from costgraph.passes.context.seeing import Seen, chosen, is_whole, keeping
+from costgraph.passes.context.seeing import Seen, chosen, is_whole, keeping, told
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import live, rebuild
@@ -65,11 +65,9 @@ class ShareKV(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         seen = Seen()
         phases = tuple(self._phase(phase, seen) for phase in program.phases)
-        misses = tuple(seen.misses.values())
-        if not seen.hits and not misses:
-            why = "no layers in a row attend a cache of their context"
-            misses = (Miss(self.name, program.name, why),)
-        return Outcome(replace(program, phases=phases), tuple(seen.hits), misses)
+        made = replace(program, phases=phases)
+        none = "no layers in a row attend a cache of their context"
+        return told(self.name, program, made, seen, none)
 
     def _phase(self, phase: Phase, seen: Seen) -> Phase:
         # Only a prompt that gives one token can leave all but its last position behind.
