@@ -191,11 +191,16 @@ def rewrite_program(
     return program.rewritten(new), tuple(hits), tuple(misses)
 
 
-def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op]) -> Graph:
+def _as_it_is(node: Node, operands: tuple[Tensor, ...]) -> Op:
+    return node.op
+
+
+def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op] = _as_it_is) -> Graph:
     """``graph`` with each operation replaced by ``f(node, operands)``, results inferred anew.
 
-    Bodies of regions and fused kernels are rebuilt first; ``f`` sees only the
-    operations inside them.
+    Without ``f`` operations stay, and results are inferred from operands that changed.
+    Bodies of regions and fused kernels are rebuilt first; ``f`` sees only the operations
+    inside them.
     """
     tensors = {t.name: t for t in graph.sources}
     nodes = []

@@ -79,7 +79,7 @@ class KnnMemory(Pass):
         seen = Seen()
 
         def new(graph: Graph) -> Graph:
-            return rebuild(self._layers(graph, seen), lambda node, operands: node.op)
+            return rebuild(self._layers(graph, seen))
 
         return told(self.name, program, program.rewritten(new), seen)
 

@@ -69,7 +69,7 @@ class MergeTokens(Pass):
                     continue
                 hits.append(node.name)
                 nodes += self._layers(node, many)
-            return rebuild(replace(graph, nodes=tuple(nodes)), lambda node, operands: node.op)
+            return rebuild(replace(graph, nodes=tuple(nodes)))
 
         made = program.rewritten(new)
         if not hits:
@@ -129,4 +129,4 @@ def _merging(body: Graph, many: int, merged: int) -> Graph:
             )
             renamed[x.name] = name
     made = replace(body, sources=sources, nodes=tuple(nodes))
-    return rebuild(made, lambda node, operands: node.op)
+    return rebuild(made)

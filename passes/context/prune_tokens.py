@@ -90,7 +90,7 @@ class PruneTokens(Pass):
     def _step(self, graph: Graph, gone: Expr) -> Graph:
         made, later = self._parts(graph)
         nodes = (_at(n, {T: T - gone}) if n.name in later else n for n in made.nodes)
-        return rebuild(replace(made, nodes=tuple(nodes)), lambda node, operands: node.op)
+        return rebuild(replace(made, nodes=tuple(nodes)))
 
     def _prompt(self, graph: Graph, gone: Expr, hits: dict[str, None]) -> Graph:
         made, later = self._parts(graph)
@@ -120,7 +120,7 @@ class PruneTokens(Pass):
                     "prune-tokens: rows of images are added behind that layer: give a later one"
                 )
             nodes.append(node)
-        return rebuild(replace(made, nodes=tuple(nodes)), lambda node, operands: node.op)
+        return rebuild(replace(made, nodes=tuple(nodes)))
 
 
 def _at(node: Node, values: Mapping[Symbol, Expr]) -> Node:

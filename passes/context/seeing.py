@@ -38,7 +38,7 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
     seen = Seen()
 
     def new(graph: Graph) -> Graph:
-        return rebuild(walked(graph, name, change, seen), lambda node, operands: node.op)
+        return rebuild(walked(graph, name, change, seen))
 
     return program.rewritten(new), seen
 
@@ -191,7 +191,7 @@ def keeping(graph: Graph, keeps: Pattern) -> Graph:
             op = replace(op, keeps=keeps)
         nodes.append(replace(node, op=seeing(op, keeps)))
     made = replace(graph, sources=sources, nodes=tuple(nodes))
-    return rebuild(made, lambda node, operands: node.op)
+    return rebuild(made)
 
 
 def _shortened(cache: Tensor, length: Expr) -> Tensor:

@@ -248,7 +248,7 @@ class _Chain:
         """The graph, without what nothing needs."""
         outputs = tuple(self._instead.get(o, o) for o in self._of.outputs)
         made = replace(self._of, nodes=tuple(self._nodes), outputs=outputs)
-        return rebuild(made, lambda node, operands: node.op)
+        return rebuild(made)
 
 
 def _period(body: Graph, shared: _Shared, count: Expr) -> Graph:

@@ -177,7 +177,7 @@ def _longer_table(graph: Graph, rows: Expr) -> Graph:
         else t
         for t in graph.sources
     )
-    return rebuild(replace(graph, sources=sources), lambda node, operands: node.op)
+    return rebuild(replace(graph, sources=sources))
 
 
 def _reader(graph: Graph, name: str) -> Node | None:

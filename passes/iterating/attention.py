@@ -17,7 +17,7 @@ from costgraph.symbols import T, q
 
 def every(graph: Graph, f: Callable[[Graph], Graph]) -> Graph:
     """``f`` applied to the graphs of all regions, then to the graph; results inferred anew."""
-    return rebuild(_every(graph, f), lambda node, operands: node.op)
+    return rebuild(_every(graph, f))
 
 
 def _every(graph: Graph, f: Callable[[Graph], Graph]) -> Graph:
