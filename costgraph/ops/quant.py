@@ -98,6 +98,11 @@ class NarrowResult(Op):
         return self.inner.accesses(inputs, outputs)
 
 
+def plain(op: Op) -> Op:
+    """The operation itself, where its result is stored narrow as it is made."""
+    return op.inner if isinstance(op, NarrowResult) else op
+
+
 @dataclass(frozen=True)
 class QuantLinear(Linear):
     """A matrix product whose operands are stored narrow.

@@ -29,7 +29,7 @@ from costgraph.ops.fused import Fused
 from costgraph.ops.image import WindowMask
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.maps import Map
-from costgraph.ops.quant import NarrowResult, QuantizeTo
+from costgraph.ops.quant import NarrowResult, QuantizeTo, plain
 from costgraph.rewriting.draft import Draft
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import Replacement, Rule, rewrite_program
@@ -124,20 +124,15 @@ class Fuse(Pass):
 def kinds(node: Node) -> frozenset[str]:
     """Kinds of the operations in a node, opened if it is fused."""
     if isinstance(node.op, Fused):
-        return frozenset(_plain(n.op).kind for n in node.op.body.nodes)
-    return frozenset({_plain(node.op).kind})
-
-
-def _plain(op: Op) -> Op:
-    """The operation itself where its result is stored narrow as it is made, element by element."""
-    return op.inner if isinstance(op, NarrowResult) else op
+        return frozenset(plain(n.op).kind for n in node.op.body.nodes)
+    return frozenset({plain(node.op).kind})
 
 
 def _row_wise(node: Node) -> str:
     """What of a node needs a whole row before it can start: a norm, a scale; or nothing."""
     inside = node.op.body.nodes if isinstance(node.op, Fused) else (node,)
     for inner in inside:
-        if _plain(inner.op).kind in NORMS:
+        if plain(inner.op).kind in NORMS:
             return "a norm"
         if isinstance(inner.op, QuantizeTo):
             group = inner.op.format.group
@@ -237,7 +232,7 @@ class Siblings:
 
     def match(self, graph: Draft, node: Node, machine: Machine) -> Replacement | Miss | None:
         """Merge ``node`` with earlier products of its first operand."""
-        kind = _plain(node.op).kind
+        kind = plain(node.op).kind
         if kind not in MATRIX_PRODUCTS:
             return None
         x, alike = node.inputs[0], frozenset({kind})
@@ -319,13 +314,13 @@ class Flash:
     def _chain(self, graph: Draft, node: Node) -> list[Node] | Miss:
         """Everything from the scores to the values."""
         chain: list[Node] = [node]
-        while not isinstance(_plain(chain[-1].op), AttentionValues):
+        while not isinstance(plain(chain[-1].op), AttentionValues):
             scores = chain[-1].output
             users = graph.consumers[scores]
             if len(users) != 1 or scores in graph.outputs:
                 return Miss(self.name, node.name, "an intermediate is needed elsewhere")
             (user,) = users
-            last = isinstance(_plain(user.op), AttentionValues)
+            last = isinstance(plain(user.op), AttentionValues)
             inside = last or isinstance(user.op, _IN_ATTENTION)
             if not ((inside and user.inputs[0] == scores) or _put_on_scores(graph, user, scores)):
                 return Miss(self.name, node.name, f"{user.op.kind} between scores and values")

@@ -10,7 +10,7 @@ from costgraph.ir.op import Op
 from costgraph.ops import AttentionScores, AttentionValues, ExpertLinear, KVAppend, SplitScores
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import SplitFlash
-from costgraph.ops.quant import NarrowResult
+from costgraph.ops.quant import plain
 from costgraph.passes.sparsity.widths import inner_products
 
 #: Where attention begins and where it ends.
@@ -80,8 +80,3 @@ def members(graph: Graph, what: str) -> tuple[str, ...]:
     if what in GROUPS:
         return GROUPS[what](graph)
     return tuple(n.name for n in graph.nodes if n.name == what)
-
-
-def plain(op: Op) -> Op:
-    """The operation itself, where its result is stored narrow as it is made."""
-    return op.inner if isinstance(op, NarrowResult) else op

@@ -12,8 +12,8 @@ from costgraph.hardware.machine import Machine
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.tensor import MEMORY, Role, Tensor, inside
 from costgraph.ops import Linear
+from costgraph.ops.quant import plain
 from costgraph.ops.transfer import AmongParts, Carry
-from costgraph.passes.placement.members import plain
 from costgraph.passes.sparsity.widths import NORMS
 
 ONE = Integer(1)

@@ -36,7 +36,7 @@ from costgraph.ops.experts import Combine, ExpertLinear, Route, RowScale
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import HeadLinear, SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import NarrowResult, QuantizeTo
+from costgraph.ops.quant import NarrowResult, QuantizeTo, plain
 from costgraph.ops.rotary import RotaryPair
 from costgraph.ops.tokens import Embedding, Sample, SelectLast, Split
 
@@ -183,7 +183,7 @@ def resized(graph: Graph, sizes: Sizes, layer: bool = True) -> Graph:
         operands = tuple(tensors.get(i) or graph.tensors[i] for i in node.inputs)
         before = graph.operands(node)
         changed = any(a.shape != b.shape for a, b in zip(operands, before, strict=True))
-        known = isinstance(_inner(op), (Linear, Split, Embedding, Region, *FLEXIBLE))
+        known = isinstance(plain(op), (Linear, Split, Embedding, Region, *FLEXIBLE))
         if changed and not known:
             raise BlockedError(f"{op.kind} {node.name!r} does not take another width")
         _check_caches(node, graph, sizes)
@@ -202,7 +202,7 @@ def resized(graph: Graph, sizes: Sizes, layer: bool = True) -> Graph:
 
 def _check_caches(node: Node, graph: Graph, sizes: Sizes) -> None:
     """Refuses other heads where keys come from a cache that another graph writes."""
-    for name, kind in zip(node.inputs, _attention(_inner(node.op)), strict=False):
+    for name, kind in zip(node.inputs, _attention(plain(node.op)), strict=False):
         changed = sizes.heads or sizes.kv_heads
         if kind == KV and changed and name not in graph.producer:
             raise BlockedError(f"{node.name!r} reads what another graph makes")
@@ -266,14 +266,9 @@ def _fitted(
     return op
 
 
-def _inner(op: Op) -> Op:
-    """The operation itself, where its result is stored narrow as it is made."""
-    return op.inner if isinstance(op, NarrowResult) else op
-
-
 def _plain(node: Node) -> Node:
     """The node with the operation itself."""
-    inner = _inner(node.op)
+    inner = plain(node.op)
     return node if inner is node.op else replace(node, op=inner)
 
 

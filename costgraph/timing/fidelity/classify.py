@@ -32,7 +32,7 @@ from costgraph.ops.flash import FlashAttention
 from costgraph.ops.fused import Fused
 from costgraph.ops.latent import SplitFlash
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import NarrowResult, QuantizeTo
+from costgraph.ops.quant import NarrowResult, QuantizeTo, plain
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tables import TableLinear
@@ -256,9 +256,7 @@ def product_sizes(node: Node, operands: tuple[Tensor, ...]) -> tuple[Expr, Expr]
     Of siblings in one kernel the width is their joint one; stacks of matrices count
     all their columns; a convolution is the product of its implicit GEMM.
     """
-    op = node.op
-    if isinstance(op, NarrowResult):
-        op = op.inner
+    op = plain(node.op)
     if isinstance(op, Fused):
         inner = [
             product_sizes(n, op.body.operands(n))

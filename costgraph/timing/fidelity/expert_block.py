@@ -20,7 +20,7 @@ from costgraph.ir.op import Op
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.experts import Combine, ExpertLinear, Route
 from costgraph.ops.fused import Fused
-from costgraph.ops.quant import NarrowResult
+from costgraph.ops.quant import plain
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _rows(graph: Graph) -> frozenset[str]:
 
 def _products(graph: Graph, node: Node) -> list[tuple[Tensor, ...]]:
     """Operands of the grouped products in a node."""
-    op = node.op.inner if isinstance(node.op, NarrowResult) else node.op
+    op = plain(node.op)
     if isinstance(op, ExpertLinear):
         return [graph.operands(node)]
     if isinstance(op, Fused):
@@ -95,7 +95,7 @@ def _products(graph: Graph, node: Node) -> list[tuple[Tensor, ...]]:
 
 
 def _ops(node: Node) -> Iterator[Op]:
-    op = node.op.inner if isinstance(node.op, NarrowResult) else node.op
+    op = plain(node.op)
     if isinstance(op, Fused):
         for inner in op.body.nodes:
             yield from _ops(inner)
