@@ -18,7 +18,7 @@ from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.ops.pattern import Budget, Distilled, Pattern
 from costgraph.ops.transfer import Moved, Stream
-from costgraph.passes.placement.shares import WORDS, check_levels
+from costgraph.passes.placement.shares import level_named
 from costgraph.passes.placement.streaming import beside, layers_of
 from costgraph.rewriting.pipeline import option
 from costgraph.symbols import S, T, q
@@ -119,11 +119,7 @@ def level_of(name: str, word: str, system: System) -> str:
     Raises:
         PipelineError: the machine states no such level.
     """
-    if word == MEMORY:
-        return ""
-    level = WORDS.get(word, word)
-    check_levels(name, {level: "kept"}, system)
-    return level
+    return "" if word == MEMORY else level_named(name, "kept", word, system)
 
 
 def reloaded(graph: Graph, level: str, overlap: bool, made_by: str) -> Graph:

@@ -9,11 +9,13 @@ from sympy import Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.machine import Machine
+from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.tensor import MEMORY, Role, Tensor, inside
 from costgraph.ops import Linear
 from costgraph.ops.quant import plain
 from costgraph.ops.transfer import AmongParts, Carry
+from costgraph.passes.placement.shares import level_named
 from costgraph.passes.sparsity.widths import NORMS
 
 ONE = Integer(1)
@@ -38,6 +40,20 @@ class Unit:
         """The unit in a level that a device states."""
         tier = device.tiers[level]
         return cls(level, tier.parts, tier.exchange)
+
+    @classmethod
+    def named(cls, made_by: str, option: str, word: str, system: System) -> Unit:
+        """The unit in the level that an option names.
+
+        Raises:
+            PipelineError: there is no such level, or nothing computes in it.
+        """
+        level = level_named(made_by, option, word, system)
+        if not system.device.tiers[level].peaks:
+            raise PipelineError(
+                f"{made_by}: {option}: nothing computes in {level} of {system.name}"
+            )
+        return cls.of(system.device, level)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
 from costgraph.passes.placement.members import GROUPS, members
 from costgraph.passes.placement.moving import Unit
-from costgraph.passes.placement.shares import WORDS, check_levels
 from costgraph.passes.placement.streaming import (
     ATTENTION,
     Plan,
@@ -192,12 +191,9 @@ class Place(Pass):
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         places: list[tuple[str, Unit]] = []
         for what, who in away.items():
-            level = WORDS.get(who, who)
-            check_levels(self.name, {level: what}, system)
-            if not system.device.tiers[level].peaks:
-                raise PipelineError(f"place: {what}: nothing computes in {level} of {system.name}")
+            unit = Unit.named(self.name, what, who, system)
             names = self.on.split("|") if what == "at" else (what,)
-            places += [(name, Unit.of(system.device, level)) for name in names]
+            places += [(name, unit) for name in names]
         misses = tuple(self._misses(program, [name for name, _ in places]))
         caches = tuple((u.level, ONE) for what, u in places if what == ATTENTION)
         plan = Plan(

@@ -55,6 +55,17 @@ def text_of(shares: Shares) -> str:
     return "|".join(f"{back.get(level, level)}:{share}" for level, share in shares) or "device"
 
 
+def level_named(made_by: str, option: str, word: str, system: System) -> str:
+    """The level of memory that an option names: a word for it, or its own name.
+
+    Raises:
+        PipelineError: the device does not reach it.
+    """
+    level = WORDS.get(word, word)
+    check_levels(made_by, {level: option}, system)
+    return level
+
+
 def check_levels(made_by: str, levels: Mapping[str, str], system: System) -> None:
     """Refuses levels that a device does not reach.
 

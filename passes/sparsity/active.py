@@ -18,7 +18,6 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
 from costgraph.passes.placement.members import feed_forward
 from costgraph.passes.placement.moving import Unit
-from costgraph.passes.placement.shares import WORDS, check_levels
 from costgraph.passes.placement.streaming import layers_of, refuse_in_row
 from costgraph.passes.sparsity.neurons import Part, Running, of_layer
 from costgraph.passes.sparsity.widths import found
@@ -214,7 +213,7 @@ class Active(Pass):
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
         if held == 0:
             raise PipelineError("active: hot=0 leaves nothing to the device: place{ffn=host}")
-        unit = self._unit(system) if away != 0 else None
+        unit = Unit.named(self.name, "cold", self.cold, system) if away != 0 else None
         predictors = tuple(
             name for name, x in (("neurons", self.neurons), ("heads", self.heads)) if x != 1
         )
@@ -268,13 +267,6 @@ class Active(Pass):
             ) if not x.is_number)),
         )  # fmt: skip
         return Outcome(replace(made, limits=(*made.limits, *limits)), tuple(hits), tuple(misses))
-
-    def _unit(self, system: System) -> Unit:
-        level = WORDS.get(self.cold, self.cold)
-        check_levels(self.name, {level: "cold"}, system)
-        if not system.device.tiers[level].peaks:
-            raise PipelineError(f"active: cold: nothing computes in {level} of {system.name}")
-        return Unit.of(system.device, level)
 
 
 def _everywhere(
