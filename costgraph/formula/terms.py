@@ -73,6 +73,10 @@ class Span:
     lower: Expr
     upper: Expr
 
+    def mapped(self, f: Callable[[Expr], Expr]) -> Span:
+        """``f`` applied to both bounds."""
+        return Span(self.symbol, f(self.lower), f(self.upper))
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -215,9 +219,7 @@ class Term:
 
     def mapped(self, f: Callable[[Expr], Expr]) -> Term:
         """``f`` applied to the count, every arm, the floor and the span's bounds."""
-        span = self.span
-        if span is not None:
-            span = Span(span.symbol, f(span.lower), f(span.upper))
+        span = None if self.span is None else self.span.mapped(f)
         arms = tuple(arm.mapped(f) for arm in self.arms)
         return Term(f(self.count), arms, self.ops, span, self.norm, f(self.floor))
 

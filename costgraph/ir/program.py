@@ -374,9 +374,7 @@ class Program:
             return expr.xreplace(dict(values))
 
         def fixed(phase: Phase) -> Phase:
-            span = phase.span
-            if span is not None:
-                span = Span(span.symbol, f(span.lower), f(span.upper))
+            span = None if phase.span is None else phase.span.mapped(f)
             for symbol, value in values.items():
                 phase = phase.with_binding(symbol, value)
             return replace(phase, span=span, tokens=f(phase.tokens), weight=f(phase.weight))

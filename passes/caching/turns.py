@@ -9,7 +9,6 @@ from typing import ClassVar
 from sympy import Expr, Integer, expand
 
 from costgraph.errors import PipelineError
-from costgraph.formula.terms import Span
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Phase, Program
 from costgraph.ops.pattern import Distilled
@@ -113,8 +112,7 @@ class Turns(Pass):
                 weight=at(phase.weight),
             )
             if phase.span is not None:
-                span = phase.span
-                made = replace(made, span=Span(span.symbol, at(span.lower), at(span.upper)))
+                made = replace(made, span=phase.span.mapped(at))
             elif self.between != "recomputed":
                 made = behind(made, self.say + ONE)
                 if level:

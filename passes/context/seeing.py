@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from sympy import Expr
 
 from costgraph.errors import PipelineError
-from costgraph.formula.terms import Span
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, same
 from costgraph.ir.program import Phase, Program
@@ -53,12 +52,12 @@ def with_longer_prompt(name: str, program: Program, prompt: Expr) -> Program:
     if first.name != "prefill" or first.substitution.get(q) != S:
         raise PipelineError(f"{name}: the model must read its prompt of S tokens first")
 
+    def at(e: Expr) -> Expr:
+        return e.xreplace({S: prompt})
+
     def longer(phase: Phase) -> Phase:
-        bindings = tuple((s, e.xreplace({S: prompt})) for s, e in phase.bindings)
-        span = phase.span
-        if span is not None:
-            ends = (e.xreplace({S: prompt}) for e in (span.lower, span.upper))
-            span = Span(span.symbol, *ends)
+        bindings = tuple((s, at(e)) for s, e in phase.bindings)
+        span = None if phase.span is None else phase.span.mapped(at)
         return replace(phase, bindings=bindings, span=span)
 
     return replace(program, phases=tuple(longer(p) for p in program.phases))
