@@ -353,6 +353,25 @@ class Program:
 
         return replace(self, phases=tuple(p.rewritten(new) for p in self.phases))
 
+    def rewritten_by_step(self, f: Callable[[Graph, bool], Graph]) -> Program:
+        """``f`` applied once to every step graph for steps of one token, and once for others.
+
+        ``f`` is told whether it is for steps of one token; graphs that rest are for others.
+        """
+        done: dict[tuple[int, bool], Graph] = {}
+
+        def new(graph: Graph, single: bool) -> Graph:
+            key = (id(graph), single)
+            if key not in done:
+                done[key] = f(graph, single)
+            return done[key]
+
+        def phase(old: Phase) -> Phase:
+            resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
+            return replace(old, graph=new(old.graph, old.is_single_query), resident=resident)
+
+        return replace(self, phases=tuple(map(phase, self.phases)))
+
     def assuming(self, *sentences: str) -> Program:
         """The program with further assumptions, each kept once."""
         merged = tuple(dict.fromkeys((*self.assumptions, *sentences)))

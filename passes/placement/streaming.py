@@ -11,7 +11,7 @@ from costgraph.errors import PipelineError
 from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op, same
-from costgraph.ir.program import Phase, Program
+from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor, level_of
 from costgraph.ops import ExpertLinear, KVAppend
@@ -153,21 +153,16 @@ def carried_out(program: Program, plan: Plan) -> tuple[Program, tuple[str, ...]]
     Attention runs elsewhere in steps of one token alone, other operations as the plan says.
     """
     hits: dict[str, None] = {}
-    done: dict[tuple[int, bool], Graph] = {}
 
-    def new(graph: Graph, there: bool) -> Graph:
-        key = (id(graph), there)
-        if key not in done:
-            done[key], names = streamed(graph, replace(plan, single=there))
-            hits.update(dict.fromkeys(names))
-        return done[key]
+    def new(graph: Graph, single: bool) -> Graph:
+        made, names = streamed(graph, replace(plan, single=single))
+        hits.update(dict.fromkeys(names))
+        return made
 
-    def phase(old: Phase) -> Phase:
-        there = bool(plan.places) and old.is_single_query
-        resident = tuple(replace(r, graph=new(r.graph, False)) for r in old.resident)
-        return replace(old, graph=new(old.graph, there), resident=resident)
-
-    made = replace(program, phases=tuple(phase(p) for p in program.phases))
+    if plan.places:
+        made = program.rewritten_by_step(new)
+    else:  # all steps alike
+        made = program.rewritten(lambda graph: new(graph, False))
     return made, tuple(hits)
 
 

@@ -219,7 +219,6 @@ class Active(Pass):
         )
         misses: dict[Miss, None] = {}
         hits: dict[str, None] = {}
-        done: dict[tuple[int, bool], Graph] = {}
 
         def share(of: Expr, single: bool) -> Expr:
             return 1 - (1 - of) ** (B * q) if single and of != 1 else ONE
@@ -237,21 +236,12 @@ class Active(Pass):
                 self.name,
             )
 
-        def new(graph: Graph, single: bool) -> Graph:
-            key = (id(graph), single)
-            if key not in done:
-                done[key] = _everywhere(graph, how(single), hits, misses)
-            return done[key]
-
-        phases = []
-        for phase in program.phases:
-            resident = tuple(replace(r, graph=new(r.graph, False)) for r in phase.resident)
-            graph = new(phase.graph, phase.is_single_query)
-            phases.append(replace(phase, graph=graph, resident=resident))
+        made = program.rewritten_by_step(
+            lambda graph, single: _everywhere(graph, how(single), hits, misses)
+        )
         if not hits:
             missed = tuple(misses) or (Miss(self.name, program.name, "no layers"),)
             return Outcome(program, (), missed)
-        made = replace(program, phases=tuple(phases))
         if unit is not None:
             made = made.assuming(
                 "active: hot and cold neurons of a block begin together, and their sums are added "
@@ -259,13 +249,12 @@ class Active(Pass):
             )
         if self.note:
             made = made.assuming(self.note)
-        limits = (
-            *((Limit(x, ONE, what) for x, what in (
-                (self.neurons * self.over, "no more neurons than there are"),
-                (heads, "no more heads than there are"),
-                (hot, "no more hot neurons than there are"),
-            ) if not x.is_number)),
-        )  # fmt: skip
+        most = (
+            (self.neurons * self.over, "no more neurons than there are"),
+            (heads, "no more heads than there are"),
+            (hot, "no more hot neurons than there are"),
+        )
+        limits = (Limit(x, ONE, what) for x, what in most if not x.is_number)
         return Outcome(replace(made, limits=(*made.limits, *limits)), tuple(hits), tuple(misses))
 
 
