@@ -13,7 +13,7 @@ from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
-from costgraph.ir.program import Phase, Program
+from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor
 from costgraph.ops.transfer import Relay
@@ -88,7 +88,9 @@ class Chain(Pass):
 
         made = program.rewritten(rewritten)
         if groups != 1:
-            made = replace(made, phases=tuple(_of_group(p, groups) for p in made.phases))
+            # Graphs are those of one group of the batch.
+            phases = tuple(p.with_binding(B, B / groups) for p in made.phases)
+            made = replace(made, phases=phases)
         limits = (
             *((Limit(ONE, B, "each group needs a sequence"),) if groups != 1 else ()),
             *((Limit(groups, chips, "a chip for each group"),) if not groups.is_number else ()),
@@ -170,20 +172,11 @@ def _relayed(
     result = last.outputs[0]
     end = result.renamed(f"{result.name}.relayed")
     node = Node("relay", Relay(ways), (result.name,), (end,), Origin((last.name,), made_by))
-    nodes: list[Node] = []
-    for each in graph.nodes:
-        after = bool(nodes) and node in nodes
-        inputs = tuple(end.name if after and i == result.name else i for i in each.inputs)
-        nodes.append(replace(each, inputs=inputs))
-        if each.name == last.name:
-            nodes.append(node)
+    place = 1 + graph.nodes.index(last)
+    after = (
+        replace(n, inputs=tuple(end.name if i == result.name else i for i in n.inputs))
+        for n in graph.nodes[place:]
+    )
+    nodes = (*graph.nodes[:place], node, *after)
     outputs = tuple(end.name if o == result.name else o for o in graph.outputs)
-    return replace(graph, nodes=tuple(nodes), outputs=outputs), (last.name,)
-
-
-def _of_group(phase: Phase, groups: Expr) -> Phase:
-    """A phase of one group of the batch."""
-    return phase.with_binding(B, B / groups)
-
-
-__all__ = ["Chain"]
+    return replace(graph, nodes=nodes, outputs=outputs), (last.name,)

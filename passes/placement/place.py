@@ -121,14 +121,16 @@ class Place(Pass):
                 f"place: {system.name} has nothing else that computes: name a host or memory "
                 f"({system.device.name}+hbm-pim)"
             )
-        if not any(p.is_single_query for p in program.phases):
-            return self._left(f"{program.name} has no steps of one token: the device computes")
         open_ = [what for what, who in self.wanted.items() if who == BEST]
         decided = replace(self, **(self.wanted | dict.fromkeys(open_, DEVICE)))
+        if not any(p.is_single_query for p in program.phases):
+            note = f"place: {program.name} has no steps of one token: the device computes"
+            return replace(decided.usual(), note=note)
+        fastest = (yield decided.usual()).formula("tpot")
         placed, said = [], []
         for what in open_:
             title = self.on.replace("|", ", ") if what == "at" else what
-            plain = (yield decided.usual()).formula("tpot")
+            plain = fastest
             at = self._sizes(plain)
             elsewhere = {name: size for name, size in at.items() if name != "B"}
             best, seconds, found = DEVICE, plain.evaluate(**at), []
@@ -137,20 +139,15 @@ class Place(Pass):
                 won = wins(plain, formula, "B", elsewhere)
                 where = ", ".join(i.text for i in won) or "no batch"
                 found.append(f"{level} is faster than the device for {where}")
-                if formula.evaluate(**at) < seconds:
-                    best, seconds = level, formula.evaluate(**at)
+                took = formula.evaluate(**at)
+                if took < seconds:
+                    best, seconds, fastest = level, took, formula
             decided = replace(decided, **{what: best})
             placed.append(f"{title} on {best}" if best != DEVICE else f"{title} on the device")
             said.append(f"{title}: {'; '.join(found)}")
         where = ", ".join(f"{name}={size}" for name, size in at.items())
         note = f"place: decided at {where}: {', '.join(placed)}; {'; '.join(said)}"
         return replace(decided.usual(), note=note)
-
-    def _left(self, note: str) -> Place:
-        """The pass that leaves to the device what is open."""
-        open_ = [what for what, who in self.wanted.items() if who == BEST]
-        decided = replace(self, **(self.wanted | dict.fromkeys(open_, DEVICE)))
-        return replace(decided.usual(), note=f"place: {note}")
 
     def _sizes(self, step: Formula) -> dict[str, int]:
         """Where 'best' is decided; sizes at their defaults as far as the model has room.
