@@ -84,11 +84,16 @@ def told(overlap: bool) -> tuple[str, ...]:
     return (SAID, STREAMED) if overlap else (SAID,)
 
 
-def kept_of(program: Program) -> Iterator[Pattern]:
-    """What each cache of the text keeps."""
+def appends(program: Program) -> Iterator[KVAppend]:
+    """What extends each cache of the text."""
     for phase in program.phases:
         for graph in phase.graph.walk():
-            yield from (n.op.keeps for n in graph.nodes if isinstance(n.op, KVAppend))
+            yield from (n.op for n in graph.nodes if isinstance(n.op, KVAppend))
+
+
+def kept_of(program: Program) -> Iterator[Pattern]:
+    """What each cache of the text keeps."""
+    return (op.keeps for op in appends(program))
 
 
 def as_found(name: str, program: Program) -> tuple[str, ...]:

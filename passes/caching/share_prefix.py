@@ -18,6 +18,7 @@ from costgraph.ops import AttentionScores, AttentionValues, KVAppend
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.paged import PagedKVAppend, Paging
 from costgraph.passes.caching.prompts import (
+    appends,
     as_found,
     behind,
     prompt_of,
@@ -136,9 +137,5 @@ class SharePrefix(Pass):
 
 def _block(program: Program) -> Expr:
     """Tokens of a block of the caches."""
-    for phase in program.phases:
-        for graph in phase.graph.walk():
-            for node in graph.nodes:
-                if isinstance(node.op, PagedKVAppend):
-                    return node.op.paging.block
-    return ONE
+    paged = (op.paging.block for op in appends(program) if isinstance(op, PagedKVAppend))
+    return next(paged, ONE)
