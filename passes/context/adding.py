@@ -84,6 +84,22 @@ def attending(node: Node, pattern: Pattern, index: str) -> Node:
     return replace(node, op=op)
 
 
+def choosing(graph: Graph, node: Node, added: Added, pattern: Pattern, index: str) -> Graph:
+    """The layer with what is added in front of attention, which then attends chosen rows alone.
+
+    Args:
+        graph: the layer.
+        node: its scores.
+        added: what chooses rows.
+        pattern: the rows that are attended.
+        index: which rows those are.
+    """
+    place = graph.nodes.index(node)
+    nodes = (*graph.nodes[:place], *added.nodes, *graph.nodes[place:])
+    chosen = tuple(attending(n, pattern, index) for n in nodes)
+    return replace(graph, sources=(*graph.sources, *added.sources), nodes=chosen)
+
+
 def renamed(node: Node, old: str, new: str) -> Node:
     """The node reading ``new`` where it read ``old``."""
     return replace(node, inputs=tuple(new if i == old else i for i in node.inputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -14,7 +14,7 @@ from costgraph.ir.program import Program
 from costgraph.models.blocks.indexed import lightning_index
 from costgraph.ops import AttentionScores, KVAppend, Rope
 from costgraph.ops.pattern import Selected
-from costgraph.passes.context.adding import Added, attending, projected_from
+from costgraph.passes.context.adding import Added, choosing, projected_from
 from costgraph.passes.context.seeing import changed, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 
@@ -78,7 +78,4 @@ class Index(Pass):
         index = lightning_index(
             added, query.name, key.name, self.heads, self.width, table, self.top
         )
-        place = graph.nodes.index(node)
-        nodes = [*graph.nodes[:place], *added.nodes, *graph.nodes[place:]]
-        chosen = [attending(n, Selected(self.top), index) for n in nodes]
-        return replace(graph, sources=(*graph.sources, *added.sources), nodes=tuple(chosen))
+        return choosing(graph, node, added, Selected(self.top), index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -13,7 +13,7 @@ from costgraph.ir.program import Program
 from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Nearest
 from costgraph.ops.pattern import SelectedBlocks, Summaries
-from costgraph.passes.context.adding import Added, attending
+from costgraph.passes.context.adding import Added, choosing
 from costgraph.passes.context.seeing import changed, told, with_longer_prompt
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import S, T
@@ -70,8 +70,4 @@ class Landmark(Pass):
         op = Nearest(self.blocks, rows, among=rows.rows(T))
         index = g.add("landmark_choose", op, query.name, keys.name)
         apart = query.shape[2] / keys.shape[2]
-        pattern = SelectedBlocks(whole, self.blocks + 1, apart)
-        place = graph.nodes.index(node)
-        nodes = (*graph.nodes[:place], *g.nodes, *graph.nodes[place:])
-        chosen = tuple(attending(n, pattern, index) for n in nodes)
-        return replace(graph, sources=(*graph.sources, *g.sources), nodes=chosen)
+        return choosing(graph, node, g, SelectedBlocks(whole, self.blocks + 1, apart), index)

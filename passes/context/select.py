@@ -14,7 +14,7 @@ from costgraph.ir.program import Program
 from costgraph.ops import AttentionScores, KVAppend
 from costgraph.ops.index import Choose, PageAppend, PageScores
 from costgraph.ops.pattern import SelectedBlocks
-from costgraph.passes.context.adding import Added, attending
+from costgraph.passes.context.adding import Added, choosing
 from costgraph.passes.context.seeing import changed, in_prompts, told
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.symbols import T, q
@@ -90,8 +90,4 @@ class Select(Pass):
         scores = added.add("page_scores", PageScores(seen), node.inputs[0], pages)
         most = ceiling(least(T, self.blocks * self.block) / self.block)
         index = added.add("page_choose", Choose(self.blocks, seen, most), scores)
-        place = graph.nodes.index(node)
-        nodes = (*graph.nodes[:place], *added.nodes, *graph.nodes[place:])
-        pattern = SelectedBlocks(self.block, self.blocks)
-        chosen = tuple(attending(n, pattern, index) for n in nodes)
-        return replace(graph, sources=(*graph.sources, *added.sources), nodes=chosen)
+        return choosing(graph, node, added, SelectedBlocks(self.block, self.blocks), index)
