@@ -6,17 +6,15 @@ import json
 import re
 from pathlib import Path
 
+from tests.pages import run_examples
+
 HERE = Path(__file__).parent
 TEXT = (HERE.parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
 TABLE = json.loads((HERE / "data" / "image_tokens.json").read_text())
 
 
 def test_every_example_runs():
-    space: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        exec(compile(block, "docs/images.md", "exec"), space)
+    space = run_examples(TEXT, "docs/images.md", 3)
     assert f"told  # {space['told']}" in TEXT
     vit, merged = (space[n].latency.evaluate(B=256) for n in ("vit", "merged"))
     assert f"# {vit / merged:.2f} times" in TEXT

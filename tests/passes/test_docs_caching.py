@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 
 import costgraph as cg
+from tests.pages import run_examples
 
 TEXT = (Path(__file__).parents[2] / "docs" / "caching.md").read_text(encoding="utf-8")
 
 
 def test_every_example_runs():
-    space: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        exec(compile(block, "docs/caching.md", "exec"), space)
+    space = run_examples(TEXT, "docs/caching.md", 4)
     assert f"# {space['pays'].lower}, exactly" in TEXT
     assert [p.name for p in space["compiled"].program.phases][:4] == [
         "prefill", "decode", "turn2-prefill", "turn2-decode",

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from tests.pages import page_tool
+from tests.pages import check_rounded, page_tool, run_examples
 
 PAGE = Path(__file__).parents[2] / "docs" / "offloading.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_examples_run_and_give_what_they_say(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 5
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, PAGE.name, "exec"), space)
+    space = run_examples(TEXT, PAGE.name, 5)
     assert "max( layer: t1 , pcie: 0.01265·w" in capsys.readouterr().out
-    lines = re.findall(r"^round\(.*$", TEXT, re.MULTILINE)
-    assert len(lines) == 2
-    for line in lines:
-        expression, _, said = line.partition("  # ")
-        assert eval(expression, space) == float(said.split()[0])
+    check_rounded(TEXT, space, 2)
 
 
 def test_generated_parts_are_current():
