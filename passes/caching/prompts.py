@@ -10,16 +10,15 @@ from sympy import Add, Expr, Integer, floor
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.cost import Direction
-from costgraph.ir.graph import Graph, Node
+from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.ops.pattern import Budget, Distilled, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.placement.shares import level_named
-from costgraph.passes.placement.streaming import beside, layers_of
+from costgraph.passes.placement.streaming import beside, each_layer, layers_of
 from costgraph.rewriting.pipeline import option
 from costgraph.symbols import S, T, q
 
@@ -148,19 +147,12 @@ def in_layers(
     graph: Graph, moving: Callable[[Graph], Op | None], overlap: bool, made_by: str
 ) -> Graph:
     """``graph`` with an operation beside each layer, or before it, where ``moving`` has one."""
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        op = node.op
-        if isinstance(op, Region) and any(layers_of(replace(graph, nodes=(node,)))):
-            body = op.graphs[0]
-            if any(layers_of(body)):
-                made = in_layers(body, moving, overlap, made_by)
-            else:
-                found = moving(body)
-                made = body if found is None else beside(body, found, overlap, node.name, made_by)
-            node = replace(node, op=op.with_graphs([made]))
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+
+    def new(body: Graph, name: str) -> Graph:
+        found = moving(body)
+        return body if found is None else beside(body, found, overlap, name, made_by)
+
+    return each_layer(graph, new)
 
 
 def _held(graph: Graph) -> Expr:

@@ -147,6 +147,19 @@ def layers_of(graph: Graph) -> Iterator[Repeat]:
             yield from inner or (node.op,)
 
 
+def each_layer(graph: Graph, f: Callable[[Graph, str], Graph]) -> Graph:
+    """``graph`` with ``f(body, name)`` for the body of each region of :func:`layers_of`."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        op = node.op
+        if isinstance(op, Repeat) and op.rounds == "layers":
+            nested = any(layers_of(op.body))
+            body = each_layer(op.body, f) if nested else f(op.body, node.name)
+            node = replace(node, op=replace(op, body=body))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
 def carried_out(program: Program, plan: Plan) -> tuple[Program, tuple[str, ...]]:
     """``program`` as the plan has it, and the layers that it changed.
 

@@ -15,10 +15,9 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
-from costgraph.ir.regions import Repeat
 from costgraph.passes.placement.members import feed_forward
 from costgraph.passes.placement.moving import Unit
-from costgraph.passes.placement.streaming import layers_of, refuse_in_row
+from costgraph.passes.placement.streaming import each_layer, refuse_in_row
 from costgraph.passes.sparsity.neurons import Part, Running, of_layer
 from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search
@@ -236,9 +235,11 @@ class Active(Pass):
                 self.name,
             )
 
-        made = program.rewritten_by_step(
-            lambda graph, single: _everywhere(graph, how(single), hits, misses)
-        )
+        def new(graph: Graph, single: bool) -> Graph:
+            running = how(single)
+            return each_layer(graph, lambda body, name: _layer(body, running, name, hits, misses))
+
+        made = program.rewritten_by_step(new)
         if not hits:
             missed = tuple(misses) or (Miss(self.name, program.name, "no layers"),)
             return Outcome(program, (), missed)
@@ -256,23 +257,6 @@ class Active(Pass):
         )
         limits = (Limit(x, ONE, what) for x, what in most if not x.is_number)
         return Outcome(replace(made, limits=(*made.limits, *limits)), tuple(hits), tuple(misses))
-
-
-def _everywhere(
-    graph: Graph, how: Running, hits: dict[str, None], misses: dict[Miss, None]
-) -> Graph:
-    """The graph with its layers as a step runs them."""
-    nodes = []
-    for node in graph.nodes:
-        op = node.op
-        if isinstance(op, Repeat) and op.rounds == "layers":
-            if any(layers_of(op.body)):
-                body = _everywhere(op.body, how, hits, misses)
-            else:
-                body = _layer(op.body, how, node.name, hits, misses)
-            node = replace(node, op=replace(op, body=body))
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
 
 
 def _layer(
