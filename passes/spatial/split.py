@@ -63,9 +63,13 @@ class Way:
     everywhere: bool
     made_by: str
 
+    def title(self, part: int) -> str:
+        """A part, in words."""
+        return self.units[part] or "host"
+
     def label(self, part: int) -> str:
         """A part, in the names of its tensors."""
-        return self.units[part].replace(" ", "") or "host"
+        return self.title(part).replace(" ", "")
 
 
 @dataclass
@@ -188,8 +192,8 @@ class _Split:
                 for to, need in needs.get(name, {}).items()
                 if to != part and (both := asker.order.overlap(need, own)) is not None
             ]
-            for label, rows, now in self._bodies(part, wanted, sends):
-                bodies.append(self._body(steps, place, part, label, rows, now))
+            for to, rows, now in self._bodies(wanted, sends):
+                bodies.append(self._body(steps, place, part, to, rows, now))
             if not self.way.hidden and sends:
                 after[part] = sends
         self._together(f"{nodes[0].name} bands", bodies)
@@ -208,12 +212,12 @@ class _Split:
             self.held[name][part] = (Piece(own, one), *(p for p in pieces if p not in mine))
 
     def _bodies(
-        self, part: int, wanted: Mapping[str, Interval], sends: Sequence[Sent]
-    ) -> list[tuple[str, Mapping[str, Interval], Sequence[Sent]]]:
-        """The bodies of a part: label, rows that each makes, and what it sends of them."""
-        order, label = self.way.asker.order, self.way.units[part] or "host"
+        self, wanted: Mapping[str, Interval], sends: Sequence[Sent]
+    ) -> list[tuple[int | None, Mapping[str, Interval], Sequence[Sent]]]:
+        """The bodies of a part: for whom alone, rows that each makes, and what it sends of them."""
+        order = self.way.asker.order
         if not self.way.hidden:
-            return [(label, wanted, [])]
+            return [(None, wanted, [])]
         receivers = dict.fromkeys(to for to, _, _ in sends)
         borders = {to: [s for s in sends if s[0] == to] for to in receivers}
         inner = {
@@ -227,19 +231,18 @@ class _Split:
             if a[1] == b[1]
         )
         if not sends or not apart or any(len(rest) != 1 for rest in inner.values()):
-            return [(label, wanted, sends)]
-        found: list[tuple[str, Mapping[str, Interval], Sequence[Sent]]] = []
-        for to, own in borders.items():
-            name = f"{label}, rows for {self.way.units[to] or 'host'}"
-            found.append((name, {n: rows for _, n, rows in own}, own))
-        return [*found, (label, {name: rest for name, (rest,) in inner.items()}, [])]
+            return [(None, wanted, sends)]
+        return [
+            *((to, {n: rows for _, n, rows in own}, own) for to, own in borders.items()),
+            (None, {name: rest for name, (rest,) in inner.items()}, []),
+        ]
 
     def _body(
         self,
         steps: Steps,
         place: int,
         part: int,
-        label: str,
+        receiver: int | None,
         goal: Mapping[str, Interval],
         sends: Sequence[Sent],
     ) -> Written:
@@ -247,9 +250,10 @@ class _Split:
         asker, nodes = self.way.asker, steps.segments[place]
         need = asker.backward(self.of, nodes, goal)
         writer = _Writer(self.way)
-        mark = f"{self.way.label(part)}" + (
-            "" if ", " not in label else f".for_{label.split()[-1]}"
-        )
+        label, mark = self.way.title(part), self.way.label(part)
+        if receiver is not None:
+            other = self.way.title(receiver)
+            label, mark = f"{label}, rows for {other}", f"{mark}.for_{other.split()[-1]}"
         here: dict[str, Piece] = {}
         for node in nodes:
             if any(t.name in need for t in node.outputs):
@@ -339,8 +343,9 @@ class _Split:
                 )
                 pieces.append((to, tensor, Piece(band, writer.sent(cut, mark, ""))))
             outputs = [p.tensor for _, _, p in pieces]
-            label = self.way.units[part] or "host"
-            bodies.append((*writer.body(label, self.way.units[part], outputs), pieces))
+            bodies.append(
+                (*writer.body(self.way.title(part), self.way.units[part], outputs), pieces)
+            )
         if bodies:
             self._together(name, bodies)
 
