@@ -13,7 +13,7 @@ from costgraph.models.blocks.adaptive import BARE, of_number
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import run
-from costgraph.models.denoise import SHRINK, Denoiser, sequence
+from costgraph.models.denoise import Denoiser, packed_tokens, sequence
 from costgraph.ops import Activation, Add, Rope, Scale, Split
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut, Gate
@@ -113,10 +113,7 @@ class ZImage(Denoiser):
         return G + S
 
     def image_tokens(self, style: Style) -> Expr | None:
-        if style.image is None:
-            return None
-        height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
-        return Integer(height * width)
+        return packed_tokens(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d
