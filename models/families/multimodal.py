@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
@@ -20,7 +20,7 @@ from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.multimodal import Seeing
 
 RMS = Norm()
@@ -126,9 +126,7 @@ def _qwen2_vl(fields: Fields) -> Reading:
     text = text_of(fields)
     d = seen.size("embed_dim", default=1280)
     act = activation_of(seen, "hidden_act", default="quick_gelu")
-    width = Rational(str(seen.number("mlp_ratio", 4.0))) * d
-    if not (width.is_Integer and width > 0):
-        raise ModelError(f"{seen.name}: 'mlp_ratio' of {d} gives no whole width")
+    width = widened(seen, "mlp_ratio", 4.0, d)
     common = _common(seen, seen.size("hidden_size", default=3584))
     eyes = PatchTower(
         at=_heads(seen, d),
