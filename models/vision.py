@@ -97,6 +97,12 @@ class Tower:
     norm: Norm = LAYER_NORM
     head: Pooling | None = None
 
+    @property
+    def grid(self) -> Size:
+        """Patches of the height and the width of an image, where no other size is asked for."""
+        (tall, wide), (down, across) = self.size, self.patches.patch
+        return tall // down, wide // across
+
     def sized(self, style: Style) -> Size:
         """Height and width of an image in pixels."""
         return style.image or self.size
