@@ -69,6 +69,8 @@ def _depth(seen: Fields, default: int) -> int:
     return layers
 
 
+#: What is said where nothing tells how large or small pictures may be.
+UNKNOWN_PIXELS = "limits of the image processor on the number of pixels are not known here"
 #: Pixels of pictures and of frames that the published processors of Qwen2-VL and 2.5 allow.
 _PIXELS = {
     "least": 3136,
@@ -94,7 +96,7 @@ def squares(common: Mapping[str, Any], pixels: Mapping[str, Any]) -> Squares:
         f"{pixels['least']} to {pixels['most']} of a picture, {pixels['least_video']} to "
         f"{pixels['most_video']} of a {'video' if 'together' in pixels else 'frame'}"
         if pixels
-        else "limits of the image processor on the number of pixels are not known here"
+        else UNKNOWN_PIXELS
     )
     return Squares(side, frames=frames, said=said, **pixels)
 
