@@ -58,6 +58,19 @@ def _is_masked(fields: Fields) -> bool:
     return task_of(fields) == "ForMaskedLM"
 
 
+def require_tied(fields: Fields) -> None:
+    """The projection of masked tokens is the embedding table, where the class has one.
+
+    Raises:
+        ModelError: the file says that it is not.
+    """
+    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
+            "masked tokens is not supported in this family"
+        )
+
+
 def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
     """The head of BERT's and RoBERTa's classes.
 
@@ -115,11 +128,7 @@ def bert_like(
     positions = fields.size("max_position_embeddings")
     ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
     masked = MaskedHead(Integer(d), vocab, act, LAYER_NORM)
-    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
-            "masked tokens is not supported in this family"
-        )
+    require_tied(fields)
     head = (head_of or _head_of)(fields, d, masked)
     model = Encoder(
         front=TextFront(ends, types=fields.size("type_vocab_size")),
