@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -357,10 +358,24 @@ def sides_of(
     return found
 
 
+def answering(
+    fields: Fields, encoder: Encoder, side: tuple[Heads, FeedForward], ends: Ends, **more: Any
+) -> EncoderDecoder:
+    """``encoder`` before a decoder with the heads and blocks of ``side``; all names are BART's.
+
+    Norms of the decoder's layers stand where those of the encoder's do: in front of blocks if
+    its results pass one (``ends.norm``). ``more`` are further attributes of the model.
+    """
+    d, (at, feed) = ends.d, side
+    layer = CrossLayer(d, at, at, feed, LAYER_NORM, norm_first=ends.norm is not None)
+    layers = Integer(fields.size("decoder_layers"))
+    return EncoderDecoder(encoder=encoder, layer=layer, layers=layers, ends=ends, **more)
+
+
 def _whisper(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=False)
+    (at, feed), side = sides_of(fields, d, act, k_bias=False)
     heard = fields.size("max_source_positions", default=1500)
     said = fields.size("max_target_positions", default=448)
     layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
@@ -371,22 +386,15 @@ def _whisper(fields: Fields) -> Reading:
         norm=LAYER_NORM,
         longest=heard,
     )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=Ends(
-            d=Integer(d),
-            vocab=Integer(fields.size("vocab_size")),
-            positions=Integer(said),
-            embed_scale=fields.flag("scale_embedding", False),
-            norm=LAYER_NORM,
-            tied=fields.flag("tie_word_embeddings", True),
-        ),
-        shared=(),
-        longest=said,
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        positions=Integer(said),
+        embed_scale=fields.flag("scale_embedding", False),
+        norm=LAYER_NORM,
+        tied=fields.flag("tie_word_embeddings", True),
     )
-    return Reading(model)
+    return Reading(answering(fields, encoder, side, ends, shared=(), longest=said))
 
 
 #: ``model_type`` to the function that reads it.
