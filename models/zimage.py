@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sympy import Expr, Integer
@@ -22,6 +23,8 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G, S
 
 ONE = Integer(1)
+#: Adds a block: the state in, what it makes out.
+Block = Callable[[Maker, str], str]
 RMS = Norm()
 #: Widest vector that tells the time step, and width of the layer in front of it.
 TOLD, INNER = 256, Integer(1024)
@@ -66,13 +69,12 @@ class RefinedLayer:
         x = self._around(m, "attn", x, mods[:2], self._attention)
         return m.build(self._around(m, "mlp", x, mods[2:], self.feed.add))
 
-    def _around(self, m: Maker, name: str, x: str, mods: tuple[str, ...], block: object) -> str:
+    def _around(self, m: Maker, name: str, x: str, mods: tuple[str, ...], block: Block) -> str:
         d = self.at.d
         y = m.norm(f"{name}_norm", x, d, RMS)
         if mods[0]:
             plus = m.add(f"{name}_plus", Scale(), mods[0])  # one more than what is made
             y = m.add(f"{name}_scale", Gate(), y, plus)
-        assert callable(block)
         y = m.norm(f"{name}_post_norm", block(m, y), d, RMS)
         if mods[1]:
             gate = m.add(f"{name}_tanh", Activation("tanh"), mods[1])
