@@ -74,6 +74,14 @@ def latent(style: Style, size: Size) -> Size:
     return height, width
 
 
+def packed_tokens(style: Style) -> Expr | None:
+    """Tokens of the image that is asked for, 2 × 2 latents each; None where none is."""
+    if style.image is None:
+        return None
+    height, width = (int(n) // (2 * SHRINK) for n in style.image)
+    return Integer(height * width)
+
+
 def sequence(m: Maker, name: str, count: Expr, width: Expr) -> str:
     """Declares an input ``(B, count, width)``."""
     return m.source(Tensor(name, (B, count, width), m.style.acts))
@@ -150,10 +158,7 @@ class Flux(Denoiser):
         return G + S
 
     def image_tokens(self, style: Style) -> Expr | None:
-        if style.image is None or self.patch:
-            return None
-        height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
-        return Integer(height * width)
+        return None if self.patch else packed_tokens(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d

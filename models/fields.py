@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Rational
 
 from costgraph.errors import ModelError, clip, nearest
 
@@ -300,3 +300,15 @@ def divided(fields: Fields, whole: int, parts: int, what: str) -> Expr:
     if whole % parts:
         raise ModelError(f"{fields.name}: {what}: {whole} is not divisible by {parts}")
     return Integer(whole // parts)
+
+
+def widened(fields: Fields, key: str, default: float, d: int) -> Expr:
+    """``d`` times the ratio under ``key``, exactly.
+
+    Raises:
+        ModelError: that is no whole width.
+    """
+    width = Rational(str(fields.number(key, default))) * d
+    if not (width.is_Integer and width > 0):
+        raise ModelError(f"{fields.name}: {key!r} of {d} gives no whole width")
+    return width

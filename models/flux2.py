@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr, Integer
+from sympy import Expr
 
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
@@ -18,7 +18,7 @@ from costgraph.models.blocks.adaptive import (
 )
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import run
-from costgraph.models.denoise import SHRINK, Denoiser, sequence, two_streams
+from costgraph.models.denoise import Denoiser, packed_tokens, sequence, two_streams
 from costgraph.ops import Add
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
@@ -53,10 +53,7 @@ class Flux2(Denoiser):
         return G + S
 
     def image_tokens(self, style: Style) -> Expr | None:
-        if style.image is None:
-            return None
-        height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
-        return Integer(height * width)
+        return packed_tokens(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d, waves = Maker(name, style), self.at.d, self.frequencies

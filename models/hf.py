@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Expr, Rational, Symbol
 
 from costgraph.errors import InputError, ModelError, VerifyError, clip, nearest
 from costgraph.files import outside
@@ -22,7 +22,6 @@ from costgraph.models import positions
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS
-from costgraph.models.blocks.pictures import Shown
 from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
@@ -158,7 +157,6 @@ def import_config(
         logits=logits,
         routing=routing_of(routing),
         mla="naive" if mla == "auto" else mla,
-        image=image_size(shown),
         pictures=shown,
         images=bool(images),
     )
@@ -261,8 +259,7 @@ def _others(style: Style, mla: str) -> Iterator[tuple[str, tuple[Style, ...]]]:
     if still:
         # A tower that scales all images alike tells a larger one from none only.
         larger = tuple(replace(x, height=2 * x.height, width=2 * x.width) for x in style.pictures)
-        none = replace(style, image=None, pictures=())
-        yield "image", (replace(style, image=image_size(larger), pictures=larger), none)
+        yield "image", (replace(style, pictures=larger), replace(style, pictures=()))
     if len(still) != len(style.pictures):
         yield "video", (replace(style, pictures=still),)
     if not style.images:
@@ -320,13 +317,6 @@ def routing_of(spec: str | Sequence[float | Fraction] | Routing) -> Routing:
     if not given or any(value < 0 for value in given):
         raise InputError("routing: the popularity of experts must not be negative")
     return Routing(popularity=given)
-
-
-def image_size(shown: tuple[Shown, ...]) -> tuple[Expr, Expr] | None:
-    """Height and width in pixels of the one picture that is asked for; None for others."""
-    if len(shown) != 1 or shown[0].count != 1 or shown[0].frames:
-        return None
-    return Integer(shown[0].height), Integer(shown[0].width)
 
 
 def family_of(fields: Fields) -> str:

@@ -106,8 +106,7 @@ class Seeing:
         """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
         if style.pictures:
             looking, told = self.eyes.showing(name, style.pictures)
-            bare = replace(style, image=None, pictures=())
-            whole = replace(self, eyes=looking).program(name, bare)
+            whole = replace(self, eyes=looking).program(name, replace(style, pictures=()))
             return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)

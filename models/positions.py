@@ -16,6 +16,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
+from costgraph.models.stored import SECTIONS
 from costgraph.ops import Rope
 from costgraph.ops.elementwise import NamedRope
 from costgraph.ops.pattern import Chunks, Dense, Window
@@ -38,8 +39,6 @@ METHODS: Mapping[str, str] = MappingProxyType(
 )
 #: Types that change nothing.
 PLAIN = frozenset({"", "default", "none"})
-#: Sections of a file that hold the language model.
-SECTIONS = ("text_config", "language_config", "llm_config")
 
 
 def named(program: Program, config: Mapping[str, Any]) -> Program:

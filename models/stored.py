@@ -21,13 +21,13 @@ from costgraph.models.fields import Fields
 #: and llm-compressor before it moved to the first.
 NARROW_KEYS = ("quantization_config", "quantization", "compression_config")
 #: Sections that hold the language model of a multimodal one.
-_SECTIONS = ("text_config", "llm_config", "language_config")
+SECTIONS = ("text_config", "llm_config", "language_config")
 
 
 def _levels(fields: Fields) -> Iterator[Mapping[str, Any]]:
     """The configuration and the sections of its language model."""
     yield fields.values
-    for key in _SECTIONS:
+    for key in SECTIONS:
         section = fields.values.get(key)
         if isinstance(section, Mapping):
             yield section

@@ -64,11 +64,9 @@ def of_image(program: Program, tokens: Expr | None, style: Style) -> Program:
     """The program with ``G`` bound to the tokens of an image of the size that is asked for."""
     if tokens is None or style.image is None:
         return program
-    height, width = style.image
     phases = tuple(p.with_binding(G, tokens) for p in program.phases)
-    return replace(program, phases=phases).assuming(
-        f"one image of {width} x {height} pixels makes G = {tokens} tokens"
-    )
+    (shown,) = style.pictures
+    return replace(program, phases=phases).assuming(f"{shown} makes G = {tokens} tokens")
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,12 @@ class Tower:
     scaled: bool = False
     norm: Norm = LAYER_NORM
     head: Pooling | None = None
+
+    @property
+    def grid(self) -> Size:
+        """Patches of the height and the width of an image, where no other size is asked for."""
+        (tall, wide), (down, across) = self.size, self.patches.patch
+        return tall // down, wide // across
 
     def sized(self, style: Style) -> Size:
         """Height and width of an image in pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sympy import Expr, Integer
@@ -13,7 +14,7 @@ from costgraph.models.blocks.adaptive import BARE, of_number
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import run
-from costgraph.models.denoise import SHRINK, Denoiser, sequence
+from costgraph.models.denoise import Denoiser, packed_tokens, sequence
 from costgraph.ops import Activation, Add, Rope, Scale, Split
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut, Gate
@@ -22,6 +23,8 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G, S
 
 ONE = Integer(1)
+#: Adds a block: the state in, what it makes out.
+Block = Callable[[Maker, str], str]
 RMS = Norm()
 #: Widest vector that tells the time step, and width of the layer in front of it.
 TOLD, INNER = 256, Integer(1024)
@@ -66,13 +69,12 @@ class RefinedLayer:
         x = self._around(m, "attn", x, mods[:2], self._attention)
         return m.build(self._around(m, "mlp", x, mods[2:], self.feed.add))
 
-    def _around(self, m: Maker, name: str, x: str, mods: tuple[str, ...], block: object) -> str:
+    def _around(self, m: Maker, name: str, x: str, mods: tuple[str, ...], block: Block) -> str:
         d = self.at.d
         y = m.norm(f"{name}_norm", x, d, RMS)
         if mods[0]:
             plus = m.add(f"{name}_plus", Scale(), mods[0])  # one more than what is made
             y = m.add(f"{name}_scale", Gate(), y, plus)
-        assert callable(block)
         y = m.norm(f"{name}_post_norm", block(m, y), d, RMS)
         if mods[1]:
             gate = m.add(f"{name}_tanh", Activation("tanh"), mods[1])
@@ -113,10 +115,7 @@ class ZImage(Denoiser):
         return G + S
 
     def image_tokens(self, style: Style) -> Expr | None:
-        if style.image is None:
-            return None
-        height, width = (int(n) // (2 * SHRINK) for n in style.image)  # 2 × 2 latents a token
-        return Integer(height * width)
+        return packed_tokens(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d

@@ -26,8 +26,6 @@ class Style:
         mask: how masked score pairs are counted, see
             :data:`costgraph.ops.pattern.COUNTED`.
         logits: ``last``: only the last position needs logits; ``all``: every one.
-        image: height and width of images in pixels where the import asks for others
-            than the configuration's.
         pictures: what a prompt shows, where the import says so.
         images: False leaves images out of a request to a multimodal model.
         scan: how scans over matrix states run: ``chunked`` products for many
@@ -48,9 +46,15 @@ class Style:
     mla: str = "absorbed"
     scan: str = "chunked"
     states: DType = FP32
-    image: tuple[Expr, Expr] | None = None
     pictures: tuple[Shown, ...] = ()
     images: bool = True
+
+    @property
+    def image(self) -> tuple[Expr, Expr] | None:
+        """Height and width in pixels of the one picture that is shown; None for others."""
+        if len(self.pictures) != 1 or self.pictures[0].count != 1 or self.pictures[0].frames:
+            return None
+        return Integer(self.pictures[0].height), Integer(self.pictures[0].width)
 
     @property
     def scan_form(self) -> str:

@@ -201,12 +201,12 @@ LAYER_TYPES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def layer_count(fields: Fields) -> int:
+def layer_count(fields: Fields, key: str = "num_hidden_layers") -> int:
     """The number of layers, where each of them is looked at."""
-    count = fields.size("num_hidden_layers")
+    count = fields.size(key)
     if count > MOST_LAYERS:
         raise ModelError(
-            f"{fields.name}: 'num_hidden_layers' = {count} is beyond {MOST_LAYERS}, the most "
+            f"{fields.name}: {key!r} = {count} is beyond {MOST_LAYERS}, the most "
             "for a model whose layers differ"
         )
     return count

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer, Rational
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm
@@ -17,7 +17,7 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.denoise import ClassTransformer, Flux, StableDiffusion3
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.vision import pixels, sizes
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.flux2 import Flux2
 from costgraph.models.prompted import PromptedTransformer
 from costgraph.models.unet import Level, UNet
@@ -38,12 +38,17 @@ def _heads(fields: Fields, d: int, heads: int) -> Heads:
     )
 
 
+def _check_axes(fields: Fields, key: str, default: tuple[int, ...], width: int | Expr) -> None:
+    """The parts of a head that rotate by each axis are all of it."""
+    axes = sizes(fields, key, default)
+    if sum(axes) != width:
+        raise ModelError(f"{fields.name}: {key!r} must add up to {width}, not {axes}")
+
+
 def _dit(fields: Fields) -> Reading:
     d = fields.size("hidden_size", default=1152)
     at = _heads(fields, d, fields.size("num_heads", default=16))
-    width = Rational(str(fields.number("mlp_ratio", 4.0))) * d
-    if not (width.is_Integer and width > 0):
-        raise ModelError(f"{fields.name}: 'mlp_ratio' of {d} gives no whole width")
+    width = widened(fields, "mlp_ratio", 4.0, d)
     size = pixels(fields, 32, "input_size")
     patch, channels = fields.size("patch_size", default=2), fields.size("in_channels", default=4)
     if any(int(n) % patch for n in size):
@@ -67,9 +72,7 @@ def _dit(fields: Fields) -> Reading:
 def _flux(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=24)
     width = fields.size("attention_head_dim", default=128)
-    axes = sizes(fields, "axes_dims_rope", (16, 56, 56))
-    if sum(axes) != width:
-        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    _check_axes(fields, "axes_dims_rope", (16, 56, 56), width)
     channels = fields.size("in_channels", default=64)
     patch = fields.size("patch_size", default=1)
     base = _heads(fields, heads * width, heads)
@@ -89,15 +92,11 @@ def _flux(fields: Fields) -> Reading:
 def _flux2(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=48)
     width = fields.size("attention_head_dim", default=128)
-    axes = sizes(fields, "axes_dims_rope", (32, 32, 32, 32))
-    if sum(axes) != width:
-        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    _check_axes(fields, "axes_dims_rope", (32, 32, 32, 32), width)
     channels = fields.size("in_channels", default=128)
     patch = fields.size("patch_size", default=1)
     d = heads * width
-    inner = Rational(str(fields.number("mlp_ratio", 3.0))) * d
-    if not (inner.is_Integer and inner > 0):
-        raise ModelError(f"{fields.name}: 'mlp_ratio' of {d} gives no whole width")
+    inner = widened(fields, "mlp_ratio", 3.0, d)
     model = Flux2(
         at=Heads(Integer(d), Integer(heads), Integer(width), rotary=Integer(width)),
         joint=Integer(fields.size("num_layers", default=8)),
@@ -118,9 +117,7 @@ def _zimage(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: 'n_kv_heads' must be 'n_heads' = {heads}")
     fields.refuse("siglip_feat_dim", "images beside the prompt are not supported")
     width = divided(fields, d, heads, "width over heads")
-    axes = sizes(fields, "axes_dims", (32, 48, 48))
-    if sum(axes) != width:
-        raise ModelError(f"{fields.name}: 'axes_dims' must add up to {width}, not {axes}")
+    _check_axes(fields, "axes_dims", (32, 48, 48), width)
     patch, frames = sizes(fields, "all_patch_size", (2,)), sizes(fields, "all_f_patch_size", (1,))
     if len(patch) != 1 or len(frames) != 1:
         raise ModelError(f"{fields.name}: one size of patches is supported, not {patch}")
@@ -145,9 +142,7 @@ VIDEO = "G counts latent patches over all frames"
 def _qwen_image(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=24)
     width = fields.size("attention_head_dim", default=128)
-    axes = sizes(fields, "axes_dims_rope", (16, 56, 56))
-    if sum(axes) != width:
-        raise ModelError(f"{fields.name}: 'axes_dims_rope' must add up to {width}, not {axes}")
+    _check_axes(fields, "axes_dims_rope", (16, 56, 56), width)
     for key in ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"):
         fields.refuse(key, "this conditioning is not supported")
     # Kept for files of other models: the published class has no such input.
@@ -172,9 +167,7 @@ def _qwen_image(fields: Fields) -> Reading:
 def _hunyuan_video(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=24)
     width = fields.size("attention_head_dim", default=128)
-    axes = sizes(fields, "rope_axes_dim", (16, 56, 56))
-    if sum(axes) != width:
-        raise ModelError(f"{fields.name}: 'rope_axes_dim' must add up to {width}, not {axes}")
+    _check_axes(fields, "rope_axes_dim", (16, 56, 56), width)
     fields.refuse("image_condition_type", "videos from images are not supported in this family")
     fields.require("qk_norm", "rms_norm")
     fields.require("mlp_ratio", 4.0, 4)

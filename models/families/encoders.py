@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -56,6 +57,19 @@ def task_of(fields: Fields) -> str:
 
 def _is_masked(fields: Fields) -> bool:
     return task_of(fields) == "ForMaskedLM"
+
+
+def require_tied(fields: Fields) -> None:
+    """The projection of masked tokens is the embedding table, where the class has one.
+
+    Raises:
+        ModelError: the file says that it is not.
+    """
+    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
+            "masked tokens is not supported in this family"
+        )
 
 
 def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
@@ -115,11 +129,7 @@ def bert_like(
     positions = fields.size("max_position_embeddings")
     ends = Ends(d=Integer(d), vocab=vocab, positions=Integer(positions), embed_norm=LAYER_NORM)
     masked = MaskedHead(Integer(d), vocab, act, LAYER_NORM)
-    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
-            "masked tokens is not supported in this family"
-        )
+    require_tied(fields)
     head = (head_of or _head_of)(fields, d, masked)
     model = Encoder(
         front=TextFront(ends, types=fields.size("type_vocab_size")),
@@ -348,10 +358,24 @@ def sides_of(
     return found
 
 
+def answering(
+    fields: Fields, encoder: Encoder, side: tuple[Heads, FeedForward], ends: Ends, **more: Any
+) -> EncoderDecoder:
+    """``encoder`` before a decoder with the heads and blocks of ``side``; all names are BART's.
+
+    Norms of the decoder's layers stand where those of the encoder's do: in front of blocks if
+    its results pass one (``ends.norm``). ``more`` are further attributes of the model.
+    """
+    d, (at, feed) = ends.d, side
+    layer = CrossLayer(d, at, at, feed, LAYER_NORM, norm_first=ends.norm is not None)
+    layers = Integer(fields.size("decoder_layers"))
+    return EncoderDecoder(encoder=encoder, layer=layer, layers=layers, ends=ends, **more)
+
+
 def _whisper(fields: Fields) -> Reading:
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=False)
+    (at, feed), side = sides_of(fields, d, act, k_bias=False)
     heard = fields.size("max_source_positions", default=1500)
     said = fields.size("max_target_positions", default=448)
     layer = Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM)
@@ -362,22 +386,15 @@ def _whisper(fields: Fields) -> Reading:
         norm=LAYER_NORM,
         longest=heard,
     )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=Ends(
-            d=Integer(d),
-            vocab=Integer(fields.size("vocab_size")),
-            positions=Integer(said),
-            embed_scale=fields.flag("scale_embedding", False),
-            norm=LAYER_NORM,
-            tied=fields.flag("tie_word_embeddings", True),
-        ),
-        shared=(),
-        longest=said,
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        positions=Integer(said),
+        embed_scale=fields.flag("scale_embedding", False),
+        norm=LAYER_NORM,
+        tied=fields.flag("tie_word_embeddings", True),
     )
-    return Reading(model)
+    return Reading(answering(fields, encoder, side, ends, shared=(), longest=said))
 
 
 #: ``model_type`` to the function that reads it.

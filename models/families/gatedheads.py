@@ -10,7 +10,7 @@ from typing import Any
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Attention, Experts, FeedForward
+from costgraph.models.blocks import Attention
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -212,9 +212,9 @@ def _laguna(fields: Fields) -> Reading:
         corrected_route(fields),
         scale=fields.number("moe_routed_scaling_factor", 1.0) != 1,
     )
-    dense: FeedForward = feed_forward_of(fields, fields.size("intermediate_size"))
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
     width = Integer(fields.size("shared_expert_intermediate_size"))
-    experts: Experts = experts_of(
+    experts = experts_of(
         fields,
         fields.size("moe_intermediate_size"),
         route,

@@ -89,18 +89,14 @@ def _text(fields: Fields) -> Reading:
     kinds = layer_types(fields, lambda i: (i + 1) % 5 != 0)
     modes = sharing_modes(fields, kinds)
     widths, sparse = _widths(fields, count), _sparse(fields, count)
-    streams = Streams(
-        Integer(d),
-        fields.size("altup_num_inputs", default=4),
-        _active(fields),
-    )
+    streams = _streams(fields, d)
     own = Integer(fields.size("hidden_size_per_layer_input", default=256))
     rank = Integer(fields.size("laurel_rank", default=64))
     attentions = _attentions(fields, d)
     groups: dict[tuple[str, str, int, bool], list[int]] = {}
     for index, key in enumerate(zip(modes, kinds, widths, sparse, strict=True)):
         groups.setdefault(key, []).append(index)
-    several = len({(widths[i], sparse[i]) for i in range(count)}) > 1
+    several = len(set(zip(widths, sparse, strict=True))) > 1
     places = tuple(
         Places(
             _name(mode, kind, width if several else 0, cut),
@@ -128,15 +124,13 @@ def _text(fields: Fields) -> Reading:
     return Reading(Sharing(ends, places, own, rows, streams), assumptions=said)
 
 
-def _active(fields: Fields) -> int:
+def _streams(fields: Fields, d: int) -> Streams:
     key = "altup_active_idx"
-    index = fields.values.get(key)
-    count = fields.size("altup_num_inputs", default=4)
-    if index is None:
-        return 0
+    found, count = fields.values.get(key), fields.size("altup_num_inputs", default=4)
+    index = 0 if found is None else found
     if type(index) is not int or not 0 <= index < count:
         raise ModelError(f"{fields.name}: {key!r} = {clip(index)} of {count} streams")
-    return index
+    return Streams(Integer(d), count, index)
 
 
 def _order(group: tuple[tuple[str, str, int, bool], list[int]]) -> tuple[int, int]:

@@ -31,8 +31,7 @@ def _half(fields: Fields, side: str, old: str) -> tuple[Heads, int]:
     if heads % kv_heads:
         raise ModelError(f"{fields.name}: {heads} heads are no multiple of {kv_heads}")
     bias = fields.flag("attention_bias", False)
-    share = fields.with_defaults(partial_rotary_factor=None)
-    turned = rotary_of(share, width, 0.9)
+    turned = rotary_of(fields, width, 0.9)
     at = Heads(
         Integer(d), Integer(heads), width, bias, bias, False,
         rotary=turned, kv_heads=Integer(kv_heads),

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Ends, Layer
-from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
+from costgraph.models.blocks import Ends, Layer, Segment
+from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.sparse import Global, Means, Sparse
 from costgraph.models.encoder import (
@@ -27,6 +27,7 @@ from costgraph.models.families.common import Family, Reading, activation_of, lay
 from costgraph.models.families.encoders import (
     LAYER_NORM,
     alike,
+    answering,
     bert_like,
     sides_of,
     t5,
@@ -108,9 +109,8 @@ def _led(fields: Fields) -> Reading:
     """BART whose encoder sees what is near, with tables of positions for both sides."""
     d = fields.size("d_model")
     act = activation_of(fields, "activation_function", default="gelu")
-    (at, feed), (cross, fed) = sides_of(fields, d, act, k_bias=True)
-    count = fields.size("encoder_layers")
-    reaches = _reaches(fields, count)
+    (at, feed), side = sides_of(fields, d, act, k_bias=True)
+    reaches = _reaches(fields, layer_count(fields, "encoder_layers"))
     wide, said = _globals(fields)
     heard = fields.size("max_encoder_position_embeddings", default=16384)
     answer = fields.size("max_decoder_position_embeddings", default=1024)
@@ -132,13 +132,7 @@ def _led(fields: Fields) -> Reading:
         d=Integer(d),
         longest=heard,
     )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM, norm_first=False),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=ends,
-        longest=answer,
-    )
+    model = answering(fields, encoder, side, ends, longest=answer)
     return Reading(model, assumptions=(said,))
 
 
@@ -184,7 +178,7 @@ def _bigbird_pegasus(fields: Fields) -> Reading:
     act = activation_of(fields, "activation_function", default="gelu_new")
     bias = fields.flag("use_bias", False)
     sides = sides_of(fields, d, act, k_bias=bias)
-    (at, feed), (cross, fed) = (
+    (at, feed), side = (
         (replace(heads, qv_bias=bias, out_bias=bias), block) for heads, block in sides
     )
     positions = fields.size("max_position_embeddings", default=4096)
@@ -199,19 +193,12 @@ def _bigbird_pegasus(fields: Fields) -> Reading:
     layer = Layer(Integer(d), _scattered(fields, at), feed, LAYER_NORM)
     encoder = Encoder(
         front=TextFront(ends),
-        segments=alike([layer] * fields.size("encoder_layers"), "encoder"),
+        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
         d=Integer(d),
         norm=LAYER_NORM,
         longest=positions,
     )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(Integer(d), cross, cross, fed, LAYER_NORM),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=ends,
-        longest=positions,
-    )
-    return Reading(model)
+    return Reading(answering(fields, encoder, side, ends, longest=positions))
 
 
 #: ``model_type`` to the function that reads it.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
@@ -15,6 +15,7 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.encoder import (
     Buckets,
     Encoder,
+    Head,
     LabelHead,
     MaskedHead,
     PooledHead,
@@ -29,17 +30,25 @@ from costgraph.models.families.common import (
     labels_of,
     rotary_of,
 )
-from costgraph.models.families.encoders import BARE, LAYER_NORM, POOLER, task_of
+from costgraph.models.families.encoders import BARE, LAYER_NORM, POOLER, require_tied, task_of
 from costgraph.models.families.encoders import FAMILIES as ENCODERS
 from costgraph.models.fields import Fields, divided
 
 
-def _tied(fields: Fields) -> None:
-    if not fields.flag("tie_word_embeddings", True) and task_of(fields) == "ForMaskedLM":
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
-            "tokens is not supported in this family"
-        )
+def _head(fields: Fields, d: Expr, activation: str, pools: str = "tanh") -> Head | None:
+    """The head of the class; ``pools`` acts on the first position where a sequence is labelled.
+
+    Raises:
+        ModelError: the projection of masked tokens is not tied.
+    """
+    require_tied(fields)
+    vocab, labels = Integer(fields.size("vocab_size")), Integer(labels_of(fields))
+    heads: dict[str, Head] = {
+        "ForMaskedLM": MaskedHead(d, vocab, activation, LAYER_NORM),
+        "ForSequenceClassification": PooledHead(d, labels, pools),
+        "ForTokenClassification": LabelHead(d, labels),
+    }
+    return heads.get(task_of(fields))
 
 
 def _encoder(fields: Fields, at: Heads, feed: FeedForward, **changes: Any) -> Encoder:
@@ -66,23 +75,22 @@ def _heads(fields: Fields, bias: bool, rotary: bool = False) -> Heads:
     return Heads(Integer(d), Integer(heads), width, bias, bias, bias, rotary=turned)
 
 
+def _rotated(fields: Fields, at: Heads, feed: FeedForward, activation: str) -> Reading:
+    """Positions are rotated, in no table."""
+    head = _head(fields, at.d, activation)
+    longest = fields.size("max_position_embeddings")
+    return Reading(
+        _encoder(fields, at, feed, head=head, longest=longest),
+        assumptions=() if head else (BARE,),
+    )
+
+
 def _nomic(fields: Fields) -> Reading:
     """Rotated positions, gated blocks, no biases but the norms'."""
     at = _heads(fields, False, rotary=True)
     act = activation_of(fields, "hidden_act", default="silu")
     feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act)
-    _tied(fields)
-    vocab = Integer(fields.size("vocab_size"))
-    pooled = {
-        "ForMaskedLM": MaskedHead(at.d, vocab, act, LAYER_NORM),
-        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
-        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
-    }
-    head = pooled.get(task_of(fields))
-    return Reading(
-        _encoder(fields, at, feed, head=head, longest=fields.size("max_position_embeddings")),
-        assumptions=() if head else (BARE,),
-    )
+    return _rotated(fields, at, feed, act)
 
 
 def _nomic_published(fields: Fields) -> Reading:
@@ -112,17 +120,7 @@ def _gte(fields: Fields) -> Reading:
     act = activation_of(fields, "hidden_act", default="gelu")
     width = Integer(fields.size("intermediate_size"))
     feed = FeedForward(at.d, width, act, down_bias=True)
-    _tied(fields)
-    heads: dict[str, Any] = {
-        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), act, LAYER_NORM),
-        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
-        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
-    }
-    head = heads.get(task_of(fields))
-    return Reading(
-        _encoder(fields, at, feed, head=head, longest=fields.size("max_position_embeddings")),
-        assumptions=() if head else (BARE,),
-    )
+    return _rotated(fields, at, feed, act)
 
 
 def _mpnet(fields: Fields) -> Reading:
@@ -130,15 +128,8 @@ def _mpnet(fields: Fields) -> Reading:
     at = replace(_heads(fields, True), relative=True)
     act = activation_of(fields, "hidden_act", default="gelu")
     feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act, gated=False, bias=True)
-    _tied(fields)
-    heads: dict[str, Any] = {
-        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), "gelu", LAYER_NORM),
-        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields))),
-        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
-        "Model": PooledHead(at.d),
-    }
-    task = task_of(fields)
-    head = heads.get(task)
+    pools = task_of(fields) == "Model"
+    head = _head(fields, at.d, "gelu") or (PooledHead(at.d) if pools else None)
     positions = fields.size("max_position_embeddings", default=512)
     count = Integer(fields.size("relative_attention_num_buckets", default=32))
     model = _encoder(
@@ -151,7 +142,7 @@ def _mpnet(fields: Fields) -> Reading:
         longest=positions - 2,
         buckets=Buckets(count, at.heads),
     )
-    return Reading(model, assumptions=(POOLER,) if task == "Model" else () if head else (BARE,))
+    return Reading(model, assumptions=(POOLER,) if pools else () if head else (BARE,))
 
 
 def _distilbert(fields: Fields) -> Reading:
@@ -166,13 +157,7 @@ def _distilbert(fields: Fields) -> Reading:
     at = _heads(named, True)
     act = activation_of(named, "hidden_act", default="gelu")
     feed = FeedForward(at.d, Integer(named.size("intermediate_size")), act, gated=False, bias=True)
-    _tied(fields)
-    heads: dict[str, Any] = {
-        "ForMaskedLM": MaskedHead(at.d, Integer(fields.size("vocab_size")), act, LAYER_NORM),
-        "ForSequenceClassification": PooledHead(at.d, Integer(labels_of(fields)), "relu"),
-        "ForTokenClassification": LabelHead(at.d, Integer(labels_of(fields))),
-    }
-    head = heads.get(task_of(fields))
+    head = _head(fields, at.d, act, "relu")
     positions = fields.size("max_position_embeddings", default=512)
     model = _encoder(
         named.with_values(type_vocab_size=0),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
@@ -20,7 +20,7 @@ from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.multimodal import Seeing
 
 RMS = Norm()
@@ -69,6 +69,8 @@ def _depth(seen: Fields, default: int) -> int:
     return layers
 
 
+#: What is said where nothing tells how large or small pictures may be.
+UNKNOWN_PIXELS = "limits of the image processor on the number of pixels are not known here"
 #: Pixels of pictures and of frames that the published processors of Qwen2-VL and 2.5 allow.
 _PIXELS = {
     "least": 3136,
@@ -94,7 +96,7 @@ def squares(common: Mapping[str, Any], pixels: Mapping[str, Any]) -> Squares:
         f"{pixels['least']} to {pixels['most']} of a picture, {pixels['least_video']} to "
         f"{pixels['most_video']} of a {'video' if 'together' in pixels else 'frame'}"
         if pixels
-        else "limits of the image processor on the number of pixels are not known here"
+        else UNKNOWN_PIXELS
     )
     return Squares(side, frames=frames, said=said, **pixels)
 
@@ -126,9 +128,7 @@ def _qwen2_vl(fields: Fields) -> Reading:
     text = text_of(fields)
     d = seen.size("embed_dim", default=1280)
     act = activation_of(seen, "hidden_act", default="quick_gelu")
-    width = Rational(str(seen.number("mlp_ratio", 4.0))) * d
-    if not (width.is_Integer and width > 0):
-        raise ModelError(f"{seen.name}: 'mlp_ratio' of {d} gives no whole width")
+    width = widened(seen, "mlp_ratio", 4.0, d)
     common = _common(seen, seen.size("hidden_size", default=3584))
     eyes = PatchTower(
         at=_heads(seen, d),

@@ -16,13 +16,12 @@ from costgraph.models.blocks.pictures import Lines, Squares
 from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps, two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.multimodal import windowed_tower
+from costgraph.models.families.multimodal import UNKNOWN_PIXELS, windowed_tower
 from costgraph.models.families.seeing import SIGLIP, before, language
 from costgraph.models.families.vision import sizes, tower_of
 from costgraph.models.fields import Fields, divided
 
 RMS = Norm()
-UNKNOWN = "limits of the image processor on the number of pixels are not known here"
 
 
 def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
@@ -111,7 +110,7 @@ def _lfm2_vl(fields: Fields) -> Reading:
         rows=Integer(seen.size("num_patches", default=256)),
         back=LAYER_NORM,
         steps=steps,
-        processor=Squares(int(patch * factor), said=UNKNOWN),
+        processor=Squares(int(patch * factor), said=UNKNOWN_PIXELS),
     )
     return before(stack, reading, eyes)
 
@@ -171,7 +170,7 @@ def _kimi_k25(fields: Fields) -> Reading:
         rows=Integer(rows),
         back=LAYER_NORM,
         steps=steps,
-        processor=Squares(seen.size("patch_size", default=14) * side[0], said=UNKNOWN),
+        processor=Squares(seen.size("patch_size", default=14) * side[0], said=UNKNOWN_PIXELS),
     )
     return before(stack, reading, eyes)
 

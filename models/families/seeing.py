@@ -173,7 +173,7 @@ def _side(fields: Fields, tower: Tower, tokens: int) -> tuple[Any, Any]:
     Raises:
         ModelError: the grid is no such square.
     """
-    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
+    grid = tower.grid
     across = sqrt(Integer(tokens))
     if not across.is_Integer or any(n % across for n in grid):
         raise ModelError(f"{fields.name}: {tokens} tokens of a grid of {grid[0]} x {grid[1]}")
@@ -234,16 +234,24 @@ def _paligemma(fields: Fields) -> Reading:
     return before(stack, reading, eyes.whole, both=True)
 
 
+def squares_beside(fields: Fields, tower: Tower, key: str) -> Beside:
+    """Squares of patches side by side, as many to a side as ``key`` says, or two.
+
+    Raises:
+        ModelError: the tower's grid is none of such squares.
+    """
+    factor, grid = fields.size(key, default=2), tower.grid
+    if any(n % factor for n in grid):
+        raise ModelError(f"{fields.name}: {key!r} = {factor} of a grid of {grid[0]}")
+    return Beside(Integer(factor**2), copied=True)
+
+
 def _idefics3(fields: Fields, videos: bool = False) -> Reading:
     stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
     seen = fields.section("vision_config").with_values(vision_use_head=False)
     tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
-    factor = fields.size("scale_factor", default=2)
-    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
-    if any(n % factor for n in grid):
-        raise ModelError(f"{fields.name}: 'scale_factor' = {factor} of a grid of {grid[0]}")
     d = stack.ends.d
-    steps: Steps = (Beside(Integer(factor**2), copied=True), Product("1", d, False))
+    steps: Steps = (squares_beside(fields, tower, "scale_factor"), Product("1", d, False))
     eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
     side = int(tower.size[0])
     said = (
@@ -335,7 +343,7 @@ def _shuffled(fields: Fields, tower: Tower, key: str) -> Integer:
     """How many patches one token is made of, from the ratio of sides under ``key``."""
     ratio = Rational(str(fields.fraction(key, 0.5)))
     side = 1 / ratio
-    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
+    grid = tower.grid
     if not side.is_Integer or any(n % side for n in grid):
         raise ModelError(
             f"{fields.name}: {key!r} = {ratio} of a grid of {grid[0]} x {grid[1]} patches"

@@ -9,10 +9,10 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks.eyes import FixedTower
-from costgraph.models.blocks.projector import Beside, Halves, Normed, Product, Steps
+from costgraph.models.blocks.projector import Halves, Normed, Product, Steps
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower, squares_beside
 from costgraph.models.fields import Fields
 
 
@@ -21,17 +21,13 @@ def _squares(fields: Fields, normed: bool, width: int | None) -> Reading:
     stack, reading = language(fields, "cohere2")
     d = stack.ends.d
     tower = siglip_tower(fields.section("vision_config"))
-    factor = fields.size("downsample_factor", default=2)
-    grid = tuple(n // p for n, p in zip(tower.size, tower.patches.patch, strict=True))
-    if any(n % factor for n in grid):
-        raise ModelError(f"{fields.name}: 'downsample_factor' = {factor} of a grid of {grid[0]}")
+    beside = squares_beside(fields, tower, "downsample_factor")
     default = int(d) if width is None else width
     inner = fields.size("alignment_intermediate_size", default=default)
     if inner % 2:
         raise ModelError(f"{fields.name}: 'alignment_intermediate_size' = {inner} has no halves")
-    beside: Steps = (Beside(Integer(factor**2), copied=True),)
     norms: Steps = (Normed(LAYER_NORM),) if normed else ()
-    steps = (*beside, *norms, Product("1", Integer(inner)), Halves("silu"), Product("2", d))
+    steps = (beside, *norms, Product("1", Integer(inner)), Halves("silu"), Product("2", d))
     return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
 
 

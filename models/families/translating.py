@@ -10,10 +10,10 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, Layer, Segment
-from costgraph.models.blocks.encoder import Bidirectional, CrossLayer
-from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
+from costgraph.models.blocks.encoder import Bidirectional
+from costgraph.models.encoder import Encoder, TextFront
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.encoders import LAYER_NORM, sides_of
+from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
 from costgraph.models.fields import Fields
 
 
@@ -47,7 +47,7 @@ def _kin(kin: Kin) -> Family:
 def _read(fields: Fields, kin: Kin) -> Reading:
     d = Integer(fields.size("d_model"))
     act = activation_of(fields, "activation_function", default=kin.activation)
-    (at, feed), (cross, fed) = sides_of(fields, int(d), act, k_bias=True)
+    (at, feed), side = sides_of(fields, int(d), act, k_bias=True)
     longest = None if kin.extra is None else fields.size("max_position_embeddings")
     vocab = fields.size("vocab_size")
     if fields.size("decoder_vocab_size", default=vocab) != vocab:
@@ -74,14 +74,7 @@ def _read(fields: Fields, kin: Kin) -> Reading:
         norm=LAYER_NORM if kin.first else None,
         longest=longest,
     )
-    model = EncoderDecoder(
-        encoder=encoder,
-        layer=CrossLayer(d, cross, cross, fed, LAYER_NORM, norm_first=kin.first),
-        layers=Integer(fields.size("decoder_layers")),
-        ends=ends,
-        longest=longest,
-    )
-    return Reading(model)
+    return Reading(answering(fields, encoder, side, ends, longest=longest))
 
 
 #: ``model_type`` to the function that reads it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sympy import Rational
 
@@ -66,8 +68,8 @@ def test_unbound_threads_read_at_the_harmonic_mean(effective):
     assert load_system(f"{effective}.unbound").device.memory.bandwidth == expected
     # Domains that are as near as one's own cost nothing.
     alike = load_hardware(effective)
-    same = alike.topology.__class__(alike.topology.numa_domains, None, None, near)
-    assert unbound(alike.__class__(**{**vars(alike), "topology": same})).memory == alike.memory
+    same = replace(alike, topology=replace(alike.topology, remote=near))
+    assert unbound(same).memory == alike.memory
 
 
 #: Token/s of one request, of 100 in a batch, of four workers (arXiv 2406.07553, Table 2).

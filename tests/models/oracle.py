@@ -29,8 +29,8 @@ def built(config: dict[str, Any], name: str) -> Any:
     return made._from_config(settings, attn_implementation="eager").eval()
 
 
-def flops(model: Any, cache: Any, new: int, mask: int) -> dict[str, Any]:
-    """FLOP of one step of two sequences, as a total and by operation."""
+def flops(model: Any, cache: Any, new: int, mask: int) -> tuple[dict[str, Any], Any]:
+    """FLOP of one step of two sequences, as a total and by operation, and the cache behind it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

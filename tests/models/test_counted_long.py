@@ -124,6 +124,21 @@ def test_a_long_sequence_costs_a_line_where_a_full_encoder_pays_a_square():
     assert 1.9 < ratio < 2.1
 
 
+@pytest.mark.parametrize("name", COUNTED)
+def test_more_layers_than_are_believed_take_no_time(name):
+    """Where each layer is looked at they are refused; where all are alike they are read."""
+    config = dict(COUNTED[name]["config"])
+    keys = [k for k in ("num_hidden_layers", "encoder_layers", "num_layers") if k in config]
+    many = {**config, **dict.fromkeys(keys, 10**9)}
+    if isinstance(many.get("attention_window"), list):
+        many["attention_window"] = many["attention_window"][0]
+    if config["model_type"] in ("longt5", "bigbird_pegasus"):
+        assert load_model(many).phases
+    else:
+        with pytest.raises(ModelError, match="is beyond 10000"):
+            load_model(many)
+
+
 def test_global_tokens_are_told():
     config = COUNTED["longformer"]["config"]
     assert any("'global_tokens'" in a for a in load_model(config).assumptions)

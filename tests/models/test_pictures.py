@@ -17,15 +17,16 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.hardware.machine import Engine
 from costgraph.models import load_model
+from costgraph.models.catalog import CONFIGS as SHIPPED
 from costgraph.models.families import FAMILIES
 from costgraph.models.fields import Fields
 from costgraph.ops.image import PackRows
 from costgraph.symbols import B, G
+from tests.models.counting import DATA
 
 HERE = Path(__file__).parent
 TABLE = json.loads((HERE / "data" / "image_tokens.json").read_text())
-CONFIGS = HERE / "counted" / "configs"
-SHIPPED = Path(cg.__file__).parents[1] / "models" / "configs"
+CONFIGS = DATA / "configs"
 #: Column of the table to a configuration whose processor it is.
 MODELS = {
     "llava": SHIPPED / "llava-1.5-7b.json",
