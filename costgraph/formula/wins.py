@@ -108,7 +108,7 @@ def wins(
         return (Interval(start, oo, (whole,), tuple(judge.conditions), over),)
     found = regimes(difference, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
-    made = []
+    made: list[Interval] = []
     for partly, group in groupby(stretches(found, judge), lambda part: part.sign is None):
         pieces = [
             Piece(part.lower, part.upper, part.expr)
