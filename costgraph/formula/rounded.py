@@ -82,7 +82,6 @@ def unrounded(expr: Expr, *symbols: Symbol) -> tuple[Expr, dict[Symbol, Rational
     return expr, slacks
 
 
-@lru_cache(maxsize=4096)
 def ends(expr: Expr, *symbols: Symbol) -> tuple[Expr, ...]:
     """Expressions without stairs such that ``expr`` lies between the least and the greatest.
 
