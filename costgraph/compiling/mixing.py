@@ -55,6 +55,10 @@ class Stepping:
         """Tokens that one step emits for a sequence, on average."""
         return self.decode.tokens
 
+    def of(self, group: Group) -> Phase:
+        """The phase that a group of a mix is in."""
+        return self.decode if group.decodes else self.prefill
+
 
 def stepping(program: Program) -> Stepping:
     """What a server's steps run.
@@ -107,16 +111,6 @@ def _shift(phase: Phase) -> Expr:
     return phase.substitution.get(T, T) - T
 
 
-def phases_of_steps(program: Program) -> tuple[Phase, Phase]:
-    """The phases of a prompt and of decode steps.
-
-    Raises:
-        InputError: the program's steps are not of this kind.
-    """
-    found = stepping(program)
-    return found.prefill, found.decode
-
-
 def step_items(compiled: Compiled, mix: Mix) -> tuple[Item, ...]:
     """The counted operations of one step, groups told by the mix's own symbols.
 
@@ -126,9 +120,8 @@ def step_items(compiled: Compiled, mix: Mix) -> tuple[Item, ...]:
         InputError: the program has no such steps.
     """
     found, items = stepping(compiled.program), compiled.items
-    prefill, decode = found.prefill, found.decode
-    parts = [_part(g, decode if g.decodes else prefill) for g in mix.groups]
-    made = mixed_items(items[decode.name], items[prefill.name], parts)
+    parts = [_part(g, found.of(g)) for g in mix.groups]
+    made = mixed_items(items[found.decode.name], items[found.prefill.name], parts)
     stepped, read = mix.where(True), mix.where(False)
     for phase, times in found.drafting if stepped else ():
         made += aside(items[phase.name], [_part(g, phase) for g in stepped], phase.name, times)
@@ -159,7 +152,7 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
     """Seconds of one step."""
     hidden, names = mix.apart
     items = step_items(compiled, hidden)
-    _, decode = phases_of_steps(compiled.program)
+    decode = stepping(compiled.program).decode
     timing = compiled.timing_on(compiled.machine) or roofline.ideal(compiled.machine)
 
     def own(_: Phase, row: Row) -> Iterator[Term]:
@@ -185,9 +178,9 @@ def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
 
 def _limits(compiled: Compiled, mix: Mix) -> Iterator[Limit]:
     """The program's limits, and that nobody has more new tokens than positions."""
-    prefill, decode = phases_of_steps(compiled.program)
+    found = stepping(compiled.program)
     for group in mix.groups:
-        part = _part(group, decode if group.decodes else prefill)
+        part = _part(group, found.of(group))
         values: dict[Expr, Expr] = {
             B: part.sequences,
             q: part.new,

@@ -45,18 +45,14 @@ class Footprint:
 
 
 def footprint(graph: Graph, accounting: Accounting = EXACT) -> Footprint:
-    """The memory footprint of one step of ``graph``.
-
-    A graph never changes, so what it holds is found once.
-    """
+    """The memory footprint of one step of ``graph``."""
     if accounting.footprint == "stores":
         return _by_stores(graph, accounting)
-    known = vars(graph)  # where a cached property keeps what it found
-    if "footprint" not in known:
-        peaks = pruned(_peaks(graph))
-        known["footprint"] = Footprint(weight_bytes(graph), cache_bytes(graph), peaks)
-    found: Footprint = known["footprint"]
-    return found
+    return graph.once(_exact)
+
+
+def _exact(graph: Graph) -> Footprint:
+    return Footprint(weight_bytes(graph), cache_bytes(graph), pruned(_peaks(graph)))
 
 
 def resting(held: Resident, accounting: Accounting = EXACT) -> Footprint:

@@ -73,7 +73,7 @@ def _expanded(expr: Expr, moves: Moves = frozenset()) -> Expr:
     Most of a chain's maxima stand in every difference with it, and making one compares all
     its arguments.
     """
-    held = {atom: _held(place) for place, atom in enumerate(_outermost(expr))}
+    held = {atom: _held(place) for place, atom in enumerate(outermost(expr))}
     plain = expand(expr.xreplace({**held, **dict(moves)}))
     if not held:
         return plain
@@ -97,7 +97,7 @@ def _expanded_atom(atom: Expr, moves: Moves) -> Expr:
     return atom if list(atom.args) == arguments else atom.func(*arguments)
 
 
-def _outermost(expr: Expr) -> list[Expr]:
+def outermost(expr: Expr) -> list[Expr]:
     """The minima and maxima that stand in no other one."""
     clipped = expr.atoms(Min, Max)
     if len(clipped) < 2:
@@ -164,7 +164,7 @@ def _in_order(atoms: list[Expr]) -> list[Expr]:
 
 def _nonnegative(difference: Expr, cases: int) -> bool:
     """True if an expanded expression is proved non-negative."""
-    outer = _in_order(_outermost(difference))
+    outer = _in_order(outermost(difference))
     # To the sign tests a positive minimum is a symbol like any other.
     names = {a: symbol(f"clipped_{i}") for i, a in enumerate(outer) if a.is_positive}
     plain = difference.xreplace(names)

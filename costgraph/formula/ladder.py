@@ -12,12 +12,13 @@ import sympy
 from sympy import Expr, Integer, Poly, Pow, Rational, Symbol, fraction, oo, together
 
 from costgraph.errors import InputError, clip
-from costgraph.formula.envelope import dominates
+from costgraph.formula.envelope import dominates, pruned
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.kinks import kink
 from costgraph.formula.limits import start_of
 from costgraph.formula.outline import LATENCY, kind_of
 from costgraph.formula.polynomials import is_rational, kept_sign, rationalized, roots_above_zero
+from costgraph.formula.reals import DIGITS, inside, number_key
 from costgraph.formula.rounded import rounds, sign_stretches
 from costgraph.formula.signs import Judge, UndecidedError
 from costgraph.formula.terms import Arm, Term
@@ -30,8 +31,6 @@ HIDDEN = "hidden"
 STAIRS = "stairs"
 #: Terms and what bounds each.
 Found: TypeAlias = "tuple[tuple[Term, str], ...]"
-#: Digits that numbers are ordered by.
-_DIGITS = 40
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ def _climb_smooth(
         found.update(sign_changes(sympy.expand(a.expr - b.expr), x, lower, upper))
     for left, right in pairwise([lower, *sorted(found), upper]):
         # In digits: exact powers of this size have a million of them.
-        at = {x: inside(left, right).evalf(_DIGITS)}
+        at = {x: inside(left, right).evalf(DIGITS)}
         best = max(arms, key=lambda arm: number_key(arm.expr.xreplace(at)))
         if chosen and left != lower:
             if chosen[-1] is best:
@@ -289,7 +288,10 @@ def _climb_stairs(
     chosen: list[Arm],
 ) -> None:
     """Arms with stairs: each pair by its signs, see :mod:`.rounded`."""
-    left = [a for a in arms if not any(a is not b and _beats(b, a, arms) for b in arms)]
+    first: dict[Expr, Arm] = {}  # of equal ones the first stays
+    for one in arms:
+        first.setdefault(one.expr, one)
+    left = [first[expr] for expr in pruned(first)]
     signs = {
         (i, j): tuple(sign_stretches(left[i].expr - left[j].expr, x, lower, upper))
         for i, j in combinations(range(len(left)), 2)
@@ -306,13 +308,6 @@ def _climb_stairs(
         if chosen:
             cuts.append(start)
         chosen.append(arm)
-
-
-def _beats(a: Arm, b: Arm, arms: tuple[Arm, ...]) -> bool:
-    """Whether an arm is proved never to be below another; of equal ones the first stays."""
-    if not dominates(a.expr, b.expr):
-        return False
-    return not dominates(b.expr, a.expr) or arms.index(a) < arms.index(b)
 
 
 def _largest_of(arms: list[Arm], signs: dict[tuple[int, int], int | None]) -> Arm:
@@ -406,7 +401,7 @@ def _poly(expr: Expr, x: Symbol) -> Poly | None:
 
 def _rational(value: Expr) -> Rational:
     """A number as it is where rational, to forty digits otherwise."""
-    return value if value.is_Rational else Rational(str(value.evalf(_DIGITS)))
+    return value if value.is_Rational else Rational(str(value.evalf(DIGITS)))
 
 
 def _coefficients(poly: Poly) -> list[Expr]:
@@ -499,23 +494,3 @@ def ordered(cuts: set[Expr], judge: Judge) -> list[Expr]:
         return judge.sign(a - b)
 
     return sorted(cuts, key=cmp_to_key(compare))
-
-
-def number_key(value: Expr) -> Expr:
-    """What orders exact numbers: themselves where rational, 40 digits otherwise."""
-    return value if value.is_Rational else value.evalf(_DIGITS)
-
-
-def inside(lower: Expr, upper: Expr) -> Rational:
-    """A rational number strictly between two exact numbers."""
-    if upper == oo:
-        return Rational(sympy.floor(lower) + 1)
-    middle = (lower + upper) / 2
-    if middle.is_Rational:
-        return Rational(middle)
-    digits = 20
-    while True:
-        guess = Rational(str(middle.evalf(digits)))
-        if lower < guess < upper:
-            return guess
-        digits *= 2

@@ -45,10 +45,9 @@ from costgraph.formula.ladder import (
     Found,
     bounds,
     candidates,
-    inside,
-    number_key,
 )
 from costgraph.formula.limits import check, start_of
+from costgraph.formula.reals import inside, number_key
 from costgraph.formula.rounded import ends, firsts, stairs
 from costgraph.formula.terms import Arm, Limit, Term
 from costgraph.symbols import symbol

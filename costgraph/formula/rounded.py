@@ -36,8 +36,9 @@ from sympy import (
 )
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
-from costgraph.formula.envelope import gap
+from costgraph.formula.envelope import gap, outermost
 from costgraph.formula.polynomials import is_rational, rationalized, roots_above_zero
+from costgraph.formula.reals import inside, parts
 from costgraph.symbols import SIZES
 
 ZERO, ONE = Integer(0), Integer(1)
@@ -81,7 +82,6 @@ def unrounded(expr: Expr, *symbols: Symbol) -> tuple[Expr, dict[Symbol, Rational
     return expr, slacks
 
 
-@lru_cache(maxsize=4096)
 def ends(expr: Expr, *symbols: Symbol) -> tuple[Expr, ...]:
     """Expressions without stairs such that ``expr`` lies between the least and the greatest.
 
@@ -190,10 +190,9 @@ def _settled(expr: Expr, x: Symbol, lower: Expr, upper: Expr) -> list[Signed]:
     """Stretches on which what bounds the expression has one sign, and those between them."""
     polys = [_poly(e, x) for chosen in _choices(expr) for e in ends(chosen, x)]
     roots = {r for p in polys if not p.is_zero for r in roots_above_zero(p)}
-    inner = sorted((r for r in roots if lower < r < upper), key=lambda r: r.evalf(40))
     found: list[Signed] = []
-    for a, b in pairwise((lower, *inner, upper)):
-        at = _inside(a, b)
+    for a, b in parts(lower, upper, roots):
+        at = inside(a, b)
         signs = {_sign(p(at)) for p in polys} - {0}
         sign = None if len(signs) > 1 else signs.pop() if signs else 0
         if sign is None and found and found[-1].sign is None:
@@ -268,15 +267,13 @@ def _on_stair(expr: Expr, x: Symbol, lower: Expr, upper: Expr) -> Iterator[Signe
     plain = expr.xreplace(flat)
     choices = [_poly(e, x) for e in _choices(plain)]
     roots = {r for p in choices if not p.is_zero for r in roots_above_zero(p)}
-    inner = sorted((r for r in roots if lower < r < upper), key=lambda r: r.evalf(40))
-    for a, b in pairwise((lower, *inner, upper)):
-        yield Signed(a, b, _sign(plain.xreplace({x: _inside(a, b)})))
+    for a, b in parts(lower, upper, roots):
+        yield Signed(a, b, _sign(plain.xreplace({x: inside(a, b)})))
 
 
 def _choices(expr: Expr) -> list[Expr]:
     """``expr`` with its minima and maxima replaced by one argument each, in every way."""
-    atoms = expr.atoms(Min, Max)
-    outer = [a for a in atoms if not any(o is not a and o.has(a) for o in atoms)]
+    outer = outermost(expr)
     if not outer:
         return [expr]
     if len(outer) > 6:
@@ -303,9 +300,3 @@ def _poly(expr: Expr, x: Symbol) -> Poly:
 
 def _sign(value: Expr) -> int:
     return int(bool(value > 0)) - int(bool(value < 0))
-
-
-def _inside(lower: Expr, upper: Expr) -> Rational:
-    from costgraph.formula.ladder import inside
-
-    return inside(lower, upper)

@@ -12,9 +12,10 @@ from costgraph.errors import InputError
 from costgraph.formula.decays import without_fractions
 from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
-from costgraph.formula.ladder import as_poly, inside, ordered, positive_roots
+from costgraph.formula.ladder import as_poly, ordered, positive_roots
 from costgraph.formula.polynomials import rationalized
 from costgraph.formula.powers import placed
+from costgraph.formula.reals import inside
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.rounded import rounds, sign_stretches
 from costgraph.formula.signs import Judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -108,29 +108,31 @@ def wins(
         return (Interval(start, oo, (whole,), tuple(judge.conditions), over),)
     found = regimes(difference, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
-    made = []
+    made: list[Interval] = []
     for partly, group in groupby(stretches(found, judge), lambda part: part.sign is None):
         pieces = [
             Piece(part.lower, part.upper, part.expr)
             for part in group
             if part.sign is None or part.sign < 0
         ]
-        made += [
-            replace(found, partly=partly)
-            for found in _joined(pieces, tuple(judge.conditions), over)
-        ]
+        made += _joined(pieces, tuple(judge.conditions), over, partly)
     return tuple(made)
 
 
 def _joined(
-    pieces: list[Piece], conditions: tuple[Relational, ...], over: str
+    pieces: list[Piece], conditions: tuple[Relational, ...], over: str, partly: bool
 ) -> Iterator[Interval]:
     """Adjacent pieces as one interval: the difference is continuous across them."""
     group: list[Piece] = []
+
+    def made() -> Interval:
+        lower, upper = group[0].lower, group[-1].upper
+        return Interval(lower, upper, tuple(group), conditions, over, partly)
+
     for piece in pieces:
         if group and group[-1].upper != piece.lower:
-            yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions, over)
+            yield made()
             group = []
         group.append(piece)
     if group:
-        yield Interval(group[0].lower, group[-1].upper, tuple(group), conditions, over)
+        yield made()

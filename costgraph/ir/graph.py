@@ -7,10 +7,10 @@ tensor is produced before it is used, so walking the tuple is walking the DAG;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sympy import Expr, Integer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import networkx
 
 ONE = Integer(1)
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Graph:
     sources: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+
+    def once(self, find: Callable[[Graph], Found]) -> Found:
+        """What ``find`` says of the graph, which never changes: found once and kept with it."""
+        known, name = vars(self), f"{find.__module__}.{find.__qualname__}"
+        if name not in known:
+            known[name] = find(self)
+        found: Found = known[name]
+        return found
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -256,9 +256,14 @@ class Program:
     @property
     def decoding(self) -> tuple[Phase, ...]:
         """Phases that step over contexts and follow the first token."""
-        walking = tuple(p for p in self.phases if p.walks_contexts)
-        before = [id(p) for p in self.until_first_token]
-        return tuple(p for p in walking if id(p) not in before) if self.emits else walking
+        found = self._afterwards if self.emits else self.phases
+        return tuple(p for p in found if p.walks_contexts)
+
+    @property
+    def _afterwards(self) -> tuple[Phase, ...]:
+        """Phases that are not of those :attr:`until_first_token`."""
+        before = {id(p) for p in self.until_first_token}
+        return tuple(p for p in self.phases if id(p) not in before)
 
     @property
     def has_alike_steps(self) -> bool:
@@ -285,14 +290,12 @@ class Program:
         """Tokens that follow what the time to the first token brings, per sequence."""
         if not self.decoding:
             return N - 1
-        before = [id(p) for p in self.until_first_token]
-        return expand(Add(*(p.generated for p in self.phases if id(p) not in before)))
+        return expand(Add(*(p.generated for p in self._afterwards)))
 
     @property
     def asks_again(self) -> bool:
         """True where prompts follow the first token: the turns of a chat."""
-        first = [id(p) for p in self.until_first_token]
-        others = (p for p in self.phases if id(p) not in first and not p.walks_contexts)
+        others = (p for p in self._afterwards if not p.walks_contexts)
         return bool(self.decoding) and any(p.tokens != 0 for p in others)
 
     @property

@@ -80,10 +80,7 @@ def verify(graph: Graph) -> None:
     Raises:
         VerifyError: an invariant is broken; the text names the node.
     """
-    known = vars(graph)  # where a cached property keeps what it found
-    if "verified" not in known:
-        _check(graph)
-        known["verified"] = True
+    graph.once(_check)
 
 
 def _check(graph: Graph) -> None:

@@ -57,7 +57,17 @@ class Stream(Op):
 
 
 @dataclass(frozen=True)
-class Carry(Op):
+class Passing(Op):
+    """What hands its one operand on: its result is the same, elsewhere."""
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes one operand")
+        x = inputs[0]
+        return (Spec(x.shape, x.dtype, x.role),)
+
+
+@dataclass(frozen=True)
+class Carry(Passing):
     """The operand from the memory of the device into that of ``level``, or the other way.
 
     ``to`` says where it goes: to the ``level``, where something computes with it, or with
@@ -70,11 +80,6 @@ class Carry(Op):
     level: str
     back: bool = False
     copies: Expr = ONE
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        x = inputs[0]
-        return (Spec(x.shape, x.dtype, x.role),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return vector((self.copies - 1) * inputs[0].numel) if self.back else {}
@@ -91,7 +96,7 @@ class Carry(Op):
 
 
 @dataclass(frozen=True)
-class AmongParts(Op):
+class AmongParts(Passing):
     """An exchange between the parts of a level, over the link that joins them.
 
     ``broadcast``: what one of them has is on all of them. ``reduce-scatter``: of a sum that
@@ -103,11 +108,6 @@ class AmongParts(Op):
     link: str
     parts: Expr
 
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        x = inputs[0]
-        return (Spec(x.shape, x.dtype, x.role),)
-
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}
 
@@ -116,7 +116,7 @@ class AmongParts(Op):
 
 
 @dataclass(frozen=True)
-class Relay(Op):
+class Relay(Passing):
     """The operand from one device to the next, along a row of them: one message after another.
 
     ``ways`` are the links that are crossed, how often, and the part of its bandwidth that a
@@ -125,11 +125,6 @@ class Relay(Op):
 
     kind: ClassVar[str] = "relay"
     ways: tuple[tuple[str, Expr, Expr], ...]
-
-    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 1, self, "takes one operand")
-        x = inputs[0]
-        return (Spec(x.shape, x.dtype, x.role),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from costgraph.timing.fidelity.forms import form_of, value
 from costgraph.timing.fidelity.study import Study, crossfit
 from costgraph.timing.fidelity.table import read_table
 
-ROOT = Path(__file__).parents[2]
 SWITCHES = ("a100-80g", "b200", "h100", "h200")
 #: Mean error in percent on rows held out, at most, by collective and topology; seen: see
 #: docs/fidelity.md.
@@ -31,14 +28,8 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import fidelity
-        import fidelity_exchanges
-    finally:
-        sys.path.pop(0)
-    return fidelity, fidelity_exchanges
+def bench(from_benchmarks):
+    return from_benchmarks("fidelity"), from_benchmarks("fidelity_exchanges")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +32,8 @@ SIZES = st.floats(1.0, 1e6)
 
 
 @pytest.fixture(scope="module")
-def sheets() -> dict[str, Datasheet]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from fidelity import datasheets
-    finally:
-        sys.path.pop(0)
-    return datasheets()
+def sheets(from_benchmarks) -> dict[str, Datasheet]:
+    return from_benchmarks("fidelity").datasheets()
 
 
 @settings(max_examples=25, deadline=None)

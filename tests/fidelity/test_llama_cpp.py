@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import tomllib
 from pathlib import Path
 
@@ -26,13 +25,8 @@ PASSES = "fuse,quantize{weights=q4_1,keep=none}"
 
 
 @pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import llama_cpp
-    finally:
-        sys.path.pop(0)
-    return llama_cpp
+def bench(from_benchmarks):
+    return from_benchmarks("llama_cpp")
 
 
 @pytest.mark.parametrize(("name", "bound"), [("decode, batch 1", 15), ("prompt", 25)])

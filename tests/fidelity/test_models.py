@@ -13,9 +13,9 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.models.catalog import model_names
-from costgraph.timing.fidelity.apply import exact
 from costgraph.timing.fidelity.calibration import shipped
 from costgraph.timing.fidelity.classify import Case, classify
+from costgraph.timing.fidelity.frameworks import exact
 
 #: A device with timings of its own, and one that takes transferred parameters.
 DEVICES = ("h100", "rtx-4090")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sympy import Integer
@@ -12,17 +9,10 @@ from sympy import Integer
 import costgraph as cg
 from costgraph.timing.fidelity.classify import attention_variants
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import serving
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return serving
+def bench(from_benchmarks):
+    return from_benchmarks("serving")
 
 
 def scored(bench, gpus, model, precision, device):

@@ -13,7 +13,7 @@ from sympy import Integer, Rational, Symbol
 
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import assumed as mixed_assumed
-from costgraph.compiling.mixing import phases_of_steps, step_terms, stepping
+from costgraph.compiling.mixing import step_terms, stepping
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.ir.mix import Mix
@@ -120,7 +120,7 @@ class StepTimes:
         lanes = compiled.program.stages
         if lanes == 1:
             return cls(compiled, longest)
-        _, decode = phases_of_steps(compiled.program)
+        decode = stepping(compiled.program).decode
         at = {B: USUAL_BATCH, T: max(1, longest // 2)}
         each: dict[str, float] = {}
         for row in compiled.breakdown(decode.name, **{s.name: v for s, v in at.items()}):
@@ -273,7 +273,7 @@ class StepTimes:
 
     def position(self) -> float:
         """Byte of caches on each device that a further position of a sequence takes."""
-        _, decode = phases_of_steps(self.compiled.program)
+        decode = stepping(self.compiled.program).decode
         found = 0.0
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
             once, twice = (
@@ -291,7 +291,7 @@ class StepTimes:
         """
         if context not in self._taken:
             capacity = self._capacity
-            _, decode = phases_of_steps(self.compiled.program)
+            decode = stepping(self.compiled.program).decode
             most = 0
             for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
                 one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
@@ -324,7 +324,7 @@ class StepTimes:
 
     def _room(self, context: int, share: float) -> int:
         capacity = self._capacity * share
-        _, decode = phases_of_steps(self.compiled.program)
+        decode = stepping(self.compiled.program).decode
         found = []
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
             one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))

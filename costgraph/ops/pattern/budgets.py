@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,27 +14,19 @@ from costgraph.symbols import S, T
 
 
 @dataclass(frozen=True)
-class Budget(Pattern):
-    """Of a context ``T`` a cache keeps ``Min(T, rows, ratio·T)`` rows per head.
+class Kept(Pattern):
+    """A cache keeps a part of its context, chosen behind a step.
 
     A step finds what is kept of the positions before it, and its own: new positions see
     each other as causal ones do. So a prompt that is read at once is read whole, and what
-    is dropped is dropped behind it. Shares of a row are means over heads or sequences.
-
-    Attributes:
-        ratio: share of the context that stays.
-        most: rows that stay at the most, or None.
+    is dropped is dropped behind it.
     """
 
     drops: ClassVar[bool] = True
 
-    ratio: Expr
-    most: Expr | None = None
-
+    @abstractmethod
     def stays(self, context: Expr) -> Expr:
         """Rows that stay of ``context`` positions."""
-        share = self.ratio * context
-        return share if self.most is None else least(share, self.most)
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return CAUSAL.pairs(q, rows)
@@ -47,13 +40,33 @@ class Budget(Pattern):
     def kept(self, rows: Expr, context: Expr = T) -> Expr:
         return self.stays(context)
 
+
+@dataclass(frozen=True)
+class Budget(Kept):
+    """Of a context ``T`` a cache keeps ``Min(T, rows, ratio·T)`` rows per head.
+
+    Shares of a row are means over heads or sequences.
+
+    Attributes:
+        ratio: share of the context that stays.
+        most: rows that stay at the most, or None.
+    """
+
+    ratio: Expr
+    most: Expr | None = None
+
+    def stays(self, context: Expr) -> Expr:
+        """Rows that stay of ``context`` positions."""
+        share = self.ratio * context
+        return share if self.most is None else least(share, self.most)
+
     def __str__(self) -> str:
         most = "" if self.most is None else f", at most {self.most} rows"
         return f"{self.ratio} of the context kept{most}"
 
 
 @dataclass(frozen=True)
-class Distilled(Pattern):
+class Distilled(Kept):
     """Of a prompt ``S`` the ``count`` best rows stay, and all that come after it.
 
     Chosen once, behind the prompt, which attends to all of itself: ``t − max(min(t, S) −
@@ -64,26 +77,12 @@ class Distilled(Pattern):
         prompt: its positions.
     """
 
-    drops: ClassVar[bool] = True
-
     count: Expr
     prompt: Expr = S
 
     def stays(self, context: Expr) -> Expr:
         """Rows that stay of ``context`` positions."""
         return context - most(least(context, self.prompt) - self.count, Integer(0))
-
-    def pairs(self, q: Expr, rows: Expr) -> Expr:
-        return CAUSAL.pairs(q, rows)
-
-    def seen(self, q: Expr, context: Expr) -> Expr:
-        return self.stays(context - q) + q
-
-    def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
-        return CAUSAL.tiled(q, rows, block)
-
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return self.stays(context)
 
     def written(self, q: Expr) -> Expr:
         return least(q, self.count)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sympy import Add, Dummy, Expr, Integer, Rational, cancel, expand, fraction
+from sympy import Add, Dummy, Expr, Integer, cancel, expand, fraction
 
 from costgraph.counting.count import Row
 from costgraph.errors import HardwareError, InputError, clip, nearest
@@ -26,7 +26,6 @@ from costgraph.ir.program import Phase
 from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
 from costgraph.symbols import B
-from costgraph.symbols import q as Q
 from costgraph.timing import roofline
 from costgraph.timing.fidelity.calibration import (
     Calibration,
@@ -38,7 +37,7 @@ from costgraph.timing.fidelity.calibration import (
 from costgraph.timing.fidelity.classify import LIGHT, Case, classify, main_node
 from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
-from costgraph.timing.fidelity.frameworks import Framework, framework_names, kernels
+from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.relatives import inherited
 
@@ -465,7 +464,7 @@ def _percent(heldout: Mapping[str, float]) -> str:
 
 def _step(phase: Phase) -> str:
     """Which step of a framework a phase is: ``decode`` with one query per sequence."""
-    return "decode" if phase.bind(Q) == 1 else "prompt"
+    return "decode" if phase.is_single_query else "prompt"
 
 
 def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
@@ -530,11 +529,6 @@ def _repeated(
         paid(parts.memory, idle.memory),
         parts.norm,
     )
-
-
-def exact(value: float) -> Rational:
-    """A fitted value to six digits as an exact number."""
-    return Rational(f"{value:.6g}")
 
 
 def calibrated(

@@ -227,21 +227,22 @@ def load_calibration(path: Path) -> Calibration:
     return calibration_from(data, visible(path.name))
 
 
-def _folder() -> Path:
+def folder_of(what: str) -> Path:
+    """Where shipped files of one kind are, beside those of devices."""
     import costgraph.hardware
 
-    return Path(next(iter(costgraph.hardware.__path__))) / "calibrations"
+    return Path(next(iter(costgraph.hardware.__path__))) / what
 
 
 def calibrated_devices() -> list[str]:
     """Names of the devices with a shipped calibration."""
-    return sorted(p.stem for p in _folder().glob("*.toml") if p.stem != EVERY)
+    return sorted(p.stem for p in folder_of("calibrations").glob("*.toml") if p.stem != EVERY)
 
 
 @lru_cache(maxsize=64)
 def shipped(name: str) -> Calibration | None:
     """The shipped calibration of a device, if there is one."""
-    path = _folder() / f"{name}.toml"
+    path = folder_of("calibrations") / f"{name}.toml"
     if not _NAME.match(name) or name == EVERY or not path.is_file():
         return None
     return load_calibration(path)
@@ -250,4 +251,4 @@ def shipped(name: str) -> Calibration | None:
 @lru_cache(maxsize=1)
 def transfer() -> Calibration:
     """Parameters for devices that were never fitted."""
-    return load_calibration(_folder() / f"{EVERY}.toml")
+    return load_calibration(folder_of("calibrations") / f"{EVERY}.toml")

@@ -27,7 +27,12 @@ from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.op import Op
 from costgraph.ops.fused import Fused
 from costgraph.quoting import visible
-from costgraph.timing.fidelity.calibration import LARGEST_FILE, heldout_of, ranged
+from costgraph.timing.fidelity.calibration import (
+    LARGEST_FILE,
+    folder_of,
+    heldout_of,
+    ranged,
+)
 
 ONE, ZERO = Integer(1), Integer(0)
 #: Parameters: limits, and what each is.
@@ -97,7 +102,7 @@ class Framework:
             dtype: data type of the products.
             grouped: they are products by expert.
         """
-        values = {k: _exact(v) for k, v in self.platforms[self.platform(machine)].items()}
+        values = {k: exact(v) for k, v in self.platforms[self.platform(machine)].items()}
         cycles = (machine.multiprocessors or ONE) * (machine.topology.clock or ONE)
         bandwidth, peak = machine.memory.bandwidth, machine.peak(Engine.TENSOR, dtype)
         slow: Expr = ZERO
@@ -116,7 +121,7 @@ class Framework:
 
     def launch(self, machine: Machine) -> Rational:
         """Seconds per kernel."""
-        return _exact(self.platforms[self.platform(machine)]["launch"])
+        return exact(self.platforms[self.platform(machine)]["launch"])
 
     def trust(self, machine: Machine, step: str) -> str:
         """Whose parameters, and how good: ``llama.cpp on cuda, median 5 %``."""
@@ -130,7 +135,8 @@ def kernels(op: Op) -> int:
     return len(op.body.nodes) if isinstance(op, Fused) else 1
 
 
-def _exact(value: float) -> Rational:
+def exact(value: float) -> Rational:
+    """A fitted value to six digits as an exact number."""
     return Rational(f"{value:.6g}")
 
 
@@ -188,18 +194,14 @@ def load_framework(path: Path) -> Framework:
     return framework_from(data, visible(path.name))
 
 
-def _folder() -> Path:
-    import costgraph.hardware
-
-    return Path(next(iter(costgraph.hardware.__path__))) / "frameworks"
-
-
 def framework_names() -> tuple[str, ...]:
     """Names of the frameworks that were timed as whole models."""
-    return tuple(sorted(p.name.removesuffix(".toml") for p in _folder().glob("*.toml")))
+    return tuple(sorted(p.stem for p in folder_of("frameworks").glob("*.toml")))
 
 
 @lru_cache(maxsize=8)
 def framework(name: str) -> Framework | None:
     """A shipped framework, if there is one."""
-    return load_framework(_folder() / f"{name}.toml") if name in framework_names() else None
+    if name not in framework_names():
+        return None
+    return load_framework(folder_of("frameworks") / f"{name}.toml")
