@@ -108,6 +108,18 @@ def test_pages_and_preemptions_are_those_of_a_loop_by_hand(times, room, page):
         assert [served.first, served.done] == pytest.approx(found[served.request], rel=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("room", [320, 352, 448])
+def test_one_may_end_while_all_others_have_given_way(times, count, room):
+    """Nobody decodes then but who comes back, whose first end is forgotten."""
+    made = [Request(0.0, 100 + i, 200) for i in range(count)]
+    seen = simulate(made, Pool(times, PrefillFirst(8), positions=room, paging=Paging(16)))
+    found, gone = by_hand(made, times, 8, room, 16)
+    assert seen.preemptions == gone > 0
+    for served in seen.served:
+        assert [served.first, served.done] == pytest.approx(found[served.request], rel=1e-4)
+
+
 def test_pages_hold_more_than_reservations_and_cost_what_is_given_up(times):
     made = poisson(30, 300, Lengths(400), Lengths(300), 2)
     kept = simulate(made, Pool(times, ChunkedPrefill(64, 512), positions=9000))
