@@ -185,6 +185,20 @@ def test_drafted_tokens_come_several_at_a_step():
     ).decode(8, 600)  # fmt: skip
 
 
+@pytest.mark.parametrize("swap", [None, Transfer(1e-5, 1e10, 1e5)])
+def test_who_is_let_in_has_room_for_a_step_of_drafted_tokens(swap):
+    """Else it gives way at once and comes back at once, without end where nothing is read again."""
+    made = cg.compile("llama-3.2-1b", "h100", "fuse,speculative{draft=copy,gamma=3}")
+    times = StepTimes(made, 1024)
+    sizes = [(215, 169), (151, 184), (138, 255), (257, 125), (241, 165), (248, 45), (211, 262)]
+    requests = [Request(0.0, prompt, answer) for prompt, answer in sizes]
+    for room in range(480, 900, 5):
+        seen = simulate(
+            requests, Pool(times, PrefillFirst(5), positions=room, paging=Paging(16, swap))
+        )
+        assert len(seen.served) == len(sizes)
+
+
 def test_groups_of_a_pipeline_are_servers_that_share_a_memory():
     made = cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}")
     whole, four = StepTimes(made, 1024), StepTimes(made, 1024, lanes=4, stretch=1.25)

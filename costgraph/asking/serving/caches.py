@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -95,7 +96,10 @@ class Growing:
 
     def admits(self, served: Served, running: Iterable[Running], step: int) -> bool:
         inside = list(running)
-        wanted = self.pool.grown[served.goal + 1]
+        # A step of its own at least, of several tokens where they are drafted: else it would give
+        # way at once, and come back at once.
+        first = min(served.goal + ceil(self.pool.times.gain), served.reserved)
+        wanted = self.pool.grown[first]
         kept = WATERMARK * self.pool.room if inside or self.held else 0
         ahead = self._used(inside, step, AHEAD)
         return bool(self.held + ahead + wanted + kept <= self.pool.room)
