@@ -13,22 +13,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from serving import DEVICES, DRAWN, MODELS, Run, experts, pair, rows
-from serving_chunked import EACH, MOST
-from serving_model import Layout, server
+from serving_chunked import means, requests_of, steps
+from serving_model import Layout
 
-from costgraph.asking.serving import (
-    DecodeOnly,
-    Lengths,
-    Pool,
-    PrefillBatches,
-    StepTimes,
-    at_once,
-    simulate,
-)
+from costgraph.asking.serving import DecodeOnly, Pool, PrefillBatches, simulate
 from costgraph.asking.serving.ways import between
 from costgraph.errors import CostgraphError
 from costgraph.showing.export.table import plain_table
@@ -79,31 +71,25 @@ def read(row: dict[str, str]) -> tuple[Run, Side, Side] | str:
 
 
 def simulated(run: Run, first: Side, then: Side) -> tuple[float, float, float]:
-    """Mean seconds to the first token, per token, and to the last."""
-
-    def times(part: Side) -> StepTimes:
-        made = server(run.model, run.device, run.passes, part.layout, "framework", run.framework)
-        return StepTimes(made.compiled, 20000)
-
-    prompts, decodes = times(first), times(then)
+    """The means of a run."""
+    prompts, decodes = (
+        steps(run.model, run.device, run.passes, part.layout, run.framework)
+        for part in (first, then)
+    )
     link = between(run.device, prompts)
     assert link is not None
-    width = ("uniform", 1 / 9) if run.drawn else ()
-    requests = at_once(
-        max(2 * run.c, min(EACH * run.c, MOST)), Lengths(run.S, *width), Lengths(run.N, *width), 1
-    )
     # A batch of each replica of attention, whole prompts.
     tokens = round(first.batch * first.layout.dp * run.S * 10 / 9) + 1
     room = 4 * max(run.c, 8) * (run.S + run.N)
     seen = simulate(
-        requests,
+        requests_of(run),
         Pool(prompts, PrefillBatches(10**6, tokens), first.workers, positions=room),
         decode=Pool(
             decodes, DecodeOnly(then.batch * then.layout.dp), then.workers, positions=room
         ),
         transfer=link, closed=run.c,
     )  # fmt: skip
-    return float(seen.ttft.mean()), float(seen.tpot.mean()), float(seen.latency.mean())
+    return means(seen)
 
 
 def main() -> None:
@@ -120,7 +106,7 @@ def main() -> None:
             continue
         try:
             found.append(simulated(*made))
-            kept.append(replace(made[0]))
+            kept.append(made[0])
         except CostgraphError as error:
             left[str(error)[:60]] += 1
     first, token, whole = np.array(found).T

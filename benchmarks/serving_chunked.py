@@ -20,7 +20,16 @@ import numpy as np
 from serving import Run, Scored, band, experts, host, pair, runs
 from serving_model import Layout, server
 
-from costgraph.asking.serving import ChunkedPrefill, Lengths, Pool, StepTimes, at_once, simulate
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Lengths,
+    Pool,
+    Request,
+    Simulated,
+    StepTimes,
+    at_once,
+    simulate,
+)
 from costgraph.showing.export.table import plain_table
 
 #: Tokens of a step: the default of vLLM, SGLang and TensorRT-LLM on these GPUs.
@@ -36,17 +45,25 @@ def steps(model: str, device: str, passes: str, layout: Layout, framework: str) 
     return StepTimes(made.compiled, 20000)
 
 
-def simulated(run: Run, batch: int) -> tuple[float, float, float]:
-    """Mean seconds to the first token, per token, and to the last."""
-    times = steps(run.model, run.device, run.passes, run.layout, run.framework)
+def requests_of(run: Run) -> tuple[Request, ...]:
+    """The requests of its closed loop."""
     prompt, answer = Lengths(run.S), Lengths(run.N)
     if run.drawn:  # evenly from 0.8 to 1 of what is stated, whose mean is 0.9
         prompt, answer = (Lengths(x, "uniform", 1 / 9) for x in (run.S, run.N))
-    requests = at_once(max(2 * run.c, min(EACH * run.c, MOST)), prompt, answer, 1)
+    return at_once(max(2 * run.c, min(EACH * run.c, MOST)), prompt, answer, 1)
+
+
+def means(seen: Simulated) -> tuple[float, float, float]:
+    """Mean seconds to the first token, per token, and to the last."""
+    return float(seen.ttft.mean()), float(seen.tpot.mean()), float(seen.latency.mean())
+
+
+def simulated(run: Run, batch: int) -> tuple[float, float, float]:
+    """The means of a run."""
+    times = steps(run.model, run.device, run.passes, run.layout, run.framework)
     policy = ChunkedPrefill(batch, BUDGET)
     positions = 2 * batch * (run.S + run.N)
-    seen = simulate(requests, Pool(times, policy, positions=positions), closed=run.c)
-    return float(seen.ttft.mean()), float(seen.tpot.mean()), float(seen.latency.mean())
+    return means(simulate(requests_of(run), Pool(times, policy, positions=positions), closed=run.c))
 
 
 def main() -> None:

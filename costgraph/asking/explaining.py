@@ -26,7 +26,7 @@ from costgraph.formula.local import active
 from costgraph.formula.powers import placed
 from costgraph.ir.program import Program
 from costgraph.ir.workload import plain as numbers
-from costgraph.ops.fused import Fused
+from costgraph.ops.fused import operations
 from costgraph.setting import Setting
 from costgraph.symbols import symbol
 from costgraph.views import view_text
@@ -184,10 +184,7 @@ def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:
 
 def _free(program: Program) -> tuple[tuple[str, str], ...]:
     """(kind, what is told of it) of operations in all graphs, each once."""
-    graphs = (g for phase in program.phases for g in phase.graph.walk())
-    nodes = (n for g in graphs for n in g.nodes)
-    parts = (n.op.body.nodes if isinstance(n.op, Fused) else (n,) for n in nodes)
-    ops = (n.op for part in parts for n in part)
+    ops = (op for phase in program.phases for op, _ in operations(phase.graph))
     return tuple(dict.fromkeys((op.kind, op.told) for op in ops if op.told))
 
 

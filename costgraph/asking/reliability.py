@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.setting import Setting
 
+#: Metrics that have a deadline.
+TIMES = ("latency", "ttft", "tpot", "interval")
 ONE, ZERO = Integer(1), Integer(0)
 Rate: TypeAlias = "str | int | float | Expr"
 
@@ -58,11 +60,17 @@ def _rate(given: Rate, what: str) -> Expr:
     Raises:
         InputError: it is none, or not positive.
     """
-    is_text = isinstance(given, str)
-    found = parse_quantity(given, "bandwidth", what) if is_text else _number(given, what)
+    found = _quantity(given, "bandwidth", what)
     if found.is_number and not found > 0:
         raise InputError(f"{what}: a rate is positive, not {clip(str(given))}")
     return found
+
+
+def _quantity(given: Rate, dimension: str, what: str) -> Expr:
+    """A figure in base units, of a text with its unit or of a number."""
+    return (
+        parse_quantity(given, dimension, what) if isinstance(given, str) else _number(given, what)
+    )
 
 
 def _number(given: Rate, what: str) -> Expr:
@@ -153,11 +161,7 @@ class Rayleigh(Channel):
     snr: Rate
 
     def _figures(self) -> tuple[Expr, Expr]:
-        width = (
-            parse_quantity(self.width, "frequency", "rayleigh: width")
-            if isinstance(self.width, str)
-            else _number(self.width, "rayleigh: width")
-        )
+        width = _quantity(self.width, "frequency", "rayleigh: width")
         snr = _number(self.snr, "rayleigh: snr")
         if (width.is_number and not width > 0) or (snr.is_number and not snr > 0):
             raise InputError("rayleigh: width and snr are positive")
@@ -262,16 +266,15 @@ def reliability(
         compiled: the program on its machine.
         link: the link, by name: ``network``, ``pcie`` …
         channel: how its rate is distributed.
-        metric: the time: ``latency``, ``ttft``, ``tpot`` or ``interval``.
+        metric: the time, one of :data:`TIMES`.
         at, values: numbers for the sizes of the workload.
 
     Raises:
         InputError: the time does not depend on the link, or not as the reciprocal of its rate.
         HardwareError: there is no such link.
     """
-    if metric not in ("latency", "ttft", "tpot", "interval"):
-        known = ("latency", "ttft", "tpot", "interval")
-        raise InputError(f"{clip(metric)} is no time{nearest(metric, known)}")
+    if metric not in TIMES:
+        raise InputError(f"{clip(metric)} is no time{nearest(metric, TIMES)}")
     machine = compiled.bound or compiled.machine
     over = link_symbol_name("BW", link)
     wired = replace(machine.link(link), bandwidth=symbol(over))

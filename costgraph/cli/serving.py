@@ -93,14 +93,7 @@ def add_commands(commands: Any) -> None:
     sim.add_argument("--seed", type=int, metavar="I", help="of what is drawn (0)")
     sim.add_argument(
         "--policy",
-        choices=(
-            "chunked",
-            "continuous",
-            "whole-prompts",
-            "prefill-first",
-            "prefill-batches",
-            "static",
-        ),
+        choices=POLICIES,
         default="chunked",
         help="what a step takes (chunked)",
     )

@@ -108,6 +108,18 @@ def test_pages_and_preemptions_are_those_of_a_loop_by_hand(times, room, page):
         assert [served.first, served.done] == pytest.approx(found[served.request], rel=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("room", [320, 352, 448])
+def test_one_may_end_while_all_others_have_given_way(times, count, room):
+    """Nobody decodes then but who comes back, whose first end is forgotten."""
+    made = [Request(0.0, 100 + i, 200) for i in range(count)]
+    seen = simulate(made, Pool(times, PrefillFirst(8), positions=room, paging=Paging(16)))
+    found, gone = by_hand(made, times, 8, room, 16)
+    assert seen.preemptions == gone > 0
+    for served in seen.served:
+        assert [served.first, served.done] == pytest.approx(found[served.request], rel=1e-4)
+
+
 def test_pages_hold_more_than_reservations_and_cost_what_is_given_up(times):
     made = poisson(30, 300, Lengths(400), Lengths(300), 2)
     kept = simulate(made, Pool(times, ChunkedPrefill(64, 512), positions=9000))
@@ -171,6 +183,20 @@ def test_drafted_tokens_come_several_at_a_step():
     assert seen.tpot.mean() < StepTimes(
         cg.compile("llama-3.1-8b", "h100", "fuse", fidelity="calibrated"), 1024
     ).decode(8, 600)  # fmt: skip
+
+
+@pytest.mark.parametrize("swap", [None, Transfer(1e-5, 1e10, 1e5)])
+def test_who_is_let_in_has_room_for_a_step_of_drafted_tokens(swap):
+    """Else it gives way at once and comes back at once, without end where nothing is read again."""
+    made = cg.compile("llama-3.2-1b", "h100", "fuse,speculative{draft=copy,gamma=3}")
+    times = StepTimes(made, 1024)
+    sizes = [(215, 169), (151, 184), (138, 255), (257, 125), (241, 165), (248, 45), (211, 262)]
+    requests = [Request(0.0, prompt, answer) for prompt, answer in sizes]
+    for room in range(480, 900, 5):
+        seen = simulate(
+            requests, Pool(times, PrefillFirst(5), positions=room, paging=Paging(16, swap))
+        )
+        assert len(seen.served) == len(sizes)
 
 
 def test_groups_of_a_pipeline_are_servers_that_share_a_memory():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -93,28 +94,28 @@ class Growing:
     pool: Pool
     held: int = 0
 
-    def _rows(self) -> np.ndarray:
-        return self.pool.grown
-
     def admits(self, served: Served, running: Iterable[Running], step: int) -> bool:
         inside = list(running)
-        wanted = self._rows()[served.goal + 1]
+        # A step of its own at least, of several tokens where they are drafted: else it would give
+        # way at once, and come back at once.
+        first = min(served.goal + ceil(self.pool.times.gain), served.reserved)
+        wanted = self.pool.grown[first]
         kept = WATERMARK * self.pool.room if inside or self.held else 0
         ahead = self._used(inside, step, AHEAD)
         return bool(self.held + ahead + wanted + kept <= self.pool.room)
 
     def enter(self, served: Served) -> None:
         if served.left:
-            self.held += int(self._rows()[served.goal + 1])
+            self.held += int(self.pool.grown[served.goal + 1])
 
     def leave(self, served: Served) -> None:
         """It has its prompt, and grows from here; or it is gone."""
-        self.held -= int(self._rows()[served.goal + 1])
+        self.held -= int(self.pool.grown[served.goal + 1])
 
     def _used(self, running: list[Running], step: int, more: int) -> float:
         if not running:
             return 0.0
-        rows = self._rows()
+        rows = self.pool.grown
         at = [r.context + r.pace * (min(step + more, r.end) - r.since) for r in running]
         return float(rows[np.minimum(np.ceil(at).astype(int), len(rows) - 1)].sum())
 

@@ -21,6 +21,7 @@ from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import NODE, Traffic, drafting
 from costgraph.errors import InputError, clip, nearest
 from costgraph.passes import PASSES
+from costgraph.passes.decoding.drafts import SOURCES
 from costgraph.passes.precision.formats import PRESETS, Preset
 from costgraph.quoting import visible
 from costgraph.rewriting.pipeline import parse
@@ -101,11 +102,10 @@ def _in_file(group: Group, engine: str) -> list[str]:
     """What an engine reads from a file of options, not from its command."""
     if engine != "tensorrt-llm":
         return []
-    replicated = "ep" in dict(group.way.degrees) and "tp" not in dict(group.way.degrees)
     chunked = isinstance(group.policy, ChunkedPrefill)
     return [
         *(["enable_chunked_prefill: true"] if chunked else []),
-        *(["enable_attention_dp: true"] if replicated else []),
+        *(["enable_attention_dp: true"] if _split(group)[3] > 1 else []),
         *(["kv_cache_config: {dtype: fp8}"] if _caches(group) in FLOATS else []),
     ]
 
@@ -160,8 +160,7 @@ def _drafts(group: Group, engine: str) -> list[str]:
     if not group.way.drafts:
         return []
     item = drafting(group.way.drafts)
-    names = {"skip", "heads", "blockwise", "pass", "copy", "phrases", "lookahead", "jacobi", "mtp"}
-    own = item.draft in names or item.draft.startswith("eagle")
+    own = item.draft in SOURCES or item.draft.startswith("eagle")
     plain = replace(drafting(f"gamma={item.gamma}"), draft=item.draft)
     other = item != replace(plain, **{n: getattr(item, n) for n in GUESSED})
     if engine != "vllm" or own or other or not str(item.gamma).isdigit():

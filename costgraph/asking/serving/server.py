@@ -141,7 +141,7 @@ class Server:
         """Decode steps up to the next end, or to the step in which a request arrives."""
         import simpy
 
-        most = max(1, self._live()[0] - self.steps)
+        most = max(1, self._next_end() - self.steps)
         most = self.room.steps(self.running.values(), self.steps, most)
         pace = self.pace / self.width
         path = self.times.path(self.width, self.contexts / self.width, pace, most)
@@ -201,7 +201,7 @@ class Server:
         self.steps += steps
         self.contexts += steps * self.pace
         self.tally.step(span)
-        while self.ends and self._live() and self.ends[0][0] <= self.steps:
+        while self.running and self._next_end() <= self.steps:
             _, number = heapq.heappop(self.ends)
             running = self.running.pop(number)
             if not self.policy.holds:
@@ -211,11 +211,11 @@ class Server:
         if not self.running:
             self.width, self.pace, self.contexts = 0, 0.0, 0.0
 
-    def _live(self) -> tuple[int, int]:
-        """The next end of a sequence that is still there."""
-        while self.ends and self.ends[0][1] not in self.running:
+    def _next_end(self) -> int:
+        """The step at which the first of those that decode ends; ends of others are forgotten."""
+        while self.ends[0][1] not in self.running:
             heapq.heappop(self.ends)
-        return self.ends[0] if self.ends else (self.steps, 0)
+        return self.ends[0][0]
 
     def _drop(self, running: Running) -> None:
         """It takes part in decode steps no more."""

@@ -67,7 +67,7 @@ class Way:
     @property
     def shared(self) -> str:
         """How its devices share the model: ``tp 4, pp 2``."""
-        return ", ".join(f"{name} {n}" for name, n in self.degrees)
+        return shared_by(self.degrees)
 
     @property
     def kind(self) -> tuple[str, str, str]:
@@ -102,6 +102,11 @@ def degrees_of(devices: int, experts: bool) -> Iterator[tuple[tuple[str, int], .
         if experts and split > 1:
             yield (("ep", split), *staged)
             yield (("tp", split), ("ep", split), *staged)
+
+
+def shared_by(degrees: tuple[tuple[str, int], ...]) -> str:
+    """Degrees in words: ``tp 4, pp 2``."""
+    return ", ".join(f"{name} {n}" for name, n in degrees)
 
 
 def sizes_of(most: int) -> tuple[int, ...]:
@@ -180,8 +185,8 @@ class Wish:
                             experts = has_experts(made)
                         own.append(made)
                     else:
-                        shared = ", ".join(f"{n} {x}" for n, x in degrees)
-                        left[f"{devices}x{device} {precision} ({shared})"] = str(made)
+                        name = f"{devices}x{device} {precision} ({shared_by(degrees)})"
+                        left[name] = str(made)
             found += own
         return found, left
 

@@ -28,6 +28,7 @@ import threading
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -182,7 +183,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         return Response(received("catalog", value), media_type="text/javascript")
 
     async def one(request: Request) -> Response:
-        given = {name: request.query_params.get(name, "") for name in _FIELDS}
+        given = {f.name: request.query_params.get(f.name, "") for f in fields(Asked)}
         if any(len(text) > LONGEST for text in given.values()):
             return PlainTextResponse("too long\n", 414)
         asked = Asked(**given)
@@ -217,9 +218,6 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
     app = Starlette(routes=routes, exception_handlers={Stopped: _stopped, Exception: _broken})
     app.add_middleware(Guard, token=token)
     return app
-
-
-_FIELDS = ("kind", "model", "on", "passes", "fidelity")
 
 
 async def _stopped(request: Request, error: Exception) -> Response:

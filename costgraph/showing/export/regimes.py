@@ -35,7 +35,7 @@ def end_text(value: Expr) -> str:
 def regimes_text(regimes: Regimes) -> str:
     """One block per regime: interval, closed form, operations by their bound."""
     x = regimes.symbol.name
-    lines = _about(regimes.setting)
+    lines = about_lines(regimes.setting)
     lines.append(f"{regimes.name} [{regimes.unit}] along {x}: {_count(len(regimes), 'regime')}")
     form: Expr | None = None
     for piece in regimes.pieces:
@@ -51,14 +51,16 @@ def regimes_text(regimes: Regimes) -> str:
     if regimes.conditions:
         lines.append("  while")
         lines.extend(f"      {condition_text(c)}" for c in regimes.conditions)
-    return "\n".join([*lines, *_foot(regimes.setting)])
+    return "\n".join([*lines, *foot_lines(regimes.setting)])
 
 
-def _about(setting: Setting | None) -> list[str]:
+def about_lines(setting: Setting | None) -> list[str]:
+    """What a result is about; nothing where that is not known."""
     return [] if setting is None else setting.lines()
 
 
-def _foot(setting: Setting | None) -> list[str]:
+def foot_lines(setting: Setting | None) -> list[str]:
+    """What a result rests on; nothing where that is not known."""
     return [] if setting is None else setting.foot()
 
 
@@ -130,7 +132,7 @@ def condition_text(condition: Relational) -> str:
 def region_map_text(found: RegionMap) -> str:
     """One block per region: its cells, closed form and operations by bound."""
     x, y = found.x.name, found.y.name
-    lines = _about(found.setting)
+    lines = about_lines(found.setting)
     lines.append(f"{found.name} [{found.unit}] over {x} and {y}: {_count(len(found), 'region')}")
     form: Expr | None = None
     for region in found.regions:
@@ -144,7 +146,7 @@ def region_map_text(found: RegionMap) -> str:
         for resource, ops in sorted(region.bound.items()):
             shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
             lines.append(f"      {resource}: {shown}")
-    return "\n".join([*lines, *_foot(found.setting)])
+    return "\n".join([*lines, *foot_lines(found.setting)])
 
 
 def _edge(value: Expr) -> str:
@@ -213,7 +215,7 @@ def solution_text(found: Solution) -> str:
     """A solution in a few lines."""
     asked = found.question
     over, sign = asked.over, ">=" if asked.at_least else "<="
-    lines = _about(asked.setting)
+    lines = about_lines(asked.setting)
     lines.append(f"{asked.metric} {sign} {value_text(float(asked.budget), asked.unit)}")
     start = found.intervals[0][0] if len(found.intervals) == 1 else oo
     if not asked.whole:
@@ -232,7 +234,7 @@ def solution_text(found: Solution) -> str:
             lines.append(f"  at {over} = {value}: {result:.6g} {asked.unit}")
     if found.tried:
         lines.append(f"  {found.tried}")
-    return "\n".join([*lines, *_foot(asked.setting)])
+    return "\n".join([*lines, *foot_lines(asked.setting)])
 
 
 def interval_lines(found: Solution) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sympy import oo
 
-from costgraph.showing.export.regimes import _about, _foot
+from costgraph.showing.export.regimes import about_lines, foot_lines
 from costgraph.showing.export.text import expr_text
 from costgraph.symbols import symbol
 from costgraph.units import format_quantity
@@ -20,7 +20,7 @@ SHOWN = (0.5, 0.9, 0.99, 0.999)
 
 def reliability_text(found: Reliability) -> str:
     """A few lines: ranges of deadlines with their formula, and deadlines of some probabilities."""
-    lines = _about(found.setting)
+    lines = about_lines(found.setting)
     at = "".join(f", {name}={value}" for name, value in found.workload.items())
     lines.append(f"P({found.metric} <= D){at}; {found.over} {found.channel.text}, one rate a task")
     for piece in found.pieces:
@@ -31,4 +31,4 @@ def reliability_text(found: Reliability) -> str:
     for probability in SHOWN:
         within = format_quantity(found.within(probability), "s")
         lines.append(f"  {100 * probability:g}% within {within}")
-    return "\n".join([*lines, *_foot(found.setting)])
+    return "\n".join([*lines, *foot_lines(found.setting)])

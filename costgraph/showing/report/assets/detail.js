@@ -32,13 +32,21 @@ function speak(results) {
   }, 500);
 }
 
+// What the tables of pipelines and of devices share: the metrics that there are, a line of names, and
+// the numbers of a row, with the speed-up over the first row that has any.
+const comparedMetrics = () => ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
+const headOf = (names) => h("thead", {}, h("tr", {}, names.map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+const baseOf = (results) => { const first = results.find((one) => one); return first ? first.metrics.latency : NaN; };
+const numbersOf = (one, base, names, device) => [
+  h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
+  ...names.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n], device) ? h("span", { class: "warning" }, " ⚠ too large") : null))];
+
 function drawPipelines(results) {
-  const shownMetrics = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
-  const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
-  const head = h("thead", {}, h("tr", {}, ["details", "compare", "pipeline", "speed-up", ...shownMetrics].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const names = comparedMetrics(), base = baseOf(results);
+  const head = headOf(["details", "compare", "pipeline", "speed-up", ...names]);
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
-    if (!one) return failed(`${letter(p)}: `, text, variant(p).error, shownMetrics.length + 1, h("td", { colspan: 2 }));
+    if (!one) return failed(`${letter(p)}: `, text, variant(p).error, names.length + 1, h("td", { colspan: 2 }));
     return h("tr", { class: p === state.pipeline ? "chosen" : "" },
       h("td", {}, h("input", { type: "radio", name: "pipeline", value: p, id: `show-${p}`, checked: p === state.pipeline, "aria-label": `show the details of ${letter(p)}`, onchange: () => { state.pipeline = p; update(true); } })),
       h("td", {}, h("input", { type: "checkbox", id: `compare-${p}`, checked: !state.left.has(text), "aria-label": `compare ${letter(p)}`, onchange: (e) => {
@@ -47,8 +55,7 @@ function drawPipelines(results) {
         update();
       } })),
       h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
-      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
-      ...shownMetrics.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n]) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
+      ...numbersOf(one, base, names));
   });
   keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));
 }
@@ -62,10 +69,9 @@ const failed = (mark, text, why, columns, first) => h("tr", { class: "failed" },
 function drawDevices() {
   $("machines-part").hidden = DATA.devices.length < 2;
   if ($("machines-part").hidden) return;
-  const names = ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
+  const names = comparedMetrics();
   const results = DATA.devices.map((_, d) => (works(state.pipeline, d) ? evaluate(DATA.variants[d][state.pipeline], null, d) : null));
-  const first = results.find((one) => one), base = first ? first.metrics.latency : NaN;
-  const head = h("thead", {}, h("tr", {}, ["details", "machine", "devices", "speed-up", ...names].map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+  const base = baseOf(results), head = headOf(["details", "machine", "devices", "speed-up", ...names]);
   const rows = DATA.devices.map((device, d) => {
     const one = results[d];
     const radio = h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } });
@@ -74,8 +80,7 @@ function drawDevices() {
       h("td", {}, radio),
       h("th", { scope: "row", title: device.title }, device.name),
       h("td", { class: "number" }, digits(DATA.variants[d][state.pipeline].devices)),
-      h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
-      ...names.map((n) => h("td", { "data-metric": n, "data-value": one.metrics[n], class: "number" }, shown(one.metrics[n], unitOf(n)), n === "memory" && tooLarge(one.metrics[n], d) ? h("span", { class: "warning" }, " ⚠ too large") : null)));
+      ...numbersOf(one, base, names, d));
   });
   keepFocus(() => $("machines").replaceChildren(head, h("tbody", {}, rows)));
 }
