@@ -73,6 +73,7 @@ def server() -> Iterator[Server]:
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # so that nobody is refused before the thread runs
     config = uvicorn.Config(application(TOKEN, Start(MODEL)), log_level="critical", lifespan="off")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
