@@ -10,11 +10,11 @@ argument is enough where the difference can only be smaller there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import TypeAlias
 
-from sympy import Dummy, Expr, Integer, Max, Min, Rational, Symbol, ceiling, expand, floor
+from sympy import Dummy, Expr, Integer, Max, Min, Rational, Symbol, ceiling, expand, floor, preorder_traversal
 
 from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
@@ -73,13 +73,20 @@ def _expanded(expr: Expr, moves: Moves = frozenset()) -> Expr:
     Most of a chain's maxima stand in every difference with it, and making one compares all
     its arguments.
     """
-    held = {atom: _held(place) for place, atom in enumerate(outermost(expr))}
+    held = {atom: _held(place) for place, atom in enumerate(_outermost(expr, _is_closed))}
     plain = expand(expr.xreplace({**held, **dict(moves)}))
     if not held:
         return plain
     made = {name: _expanded_atom(atom, moves) for atom, name in held.items()}
     whole = plain.xreplace(made)
-    return whole if all(isinstance(a, (Min, Max)) for a in made.values()) else expand(whole)
+    return whole if all(map(_is_closed, made.values())) else expand(whole)
+
+
+def _is_closed(expr: Expr) -> bool:
+    """True for what expansion does not open: a minimum, a maximum, a root of a sum."""
+    if isinstance(expr, (Min, Max)):
+        return True
+    return bool(expr.is_Pow and expr.base.is_Add and expr.exp.is_number and not expr.exp.is_Integer)
 
 
 @cache
@@ -99,10 +106,18 @@ def _expanded_atom(atom: Expr, moves: Moves) -> Expr:
 
 def outermost(expr: Expr) -> list[Expr]:
     """The minima and maxima that stand in no other one."""
-    clipped = expr.atoms(Min, Max)
-    if len(clipped) < 2:
-        return list(clipped)
-    return [a for a in clipped if not any(o is not a and o.has(a) for o in clipped)]
+    return _outermost(expr, lambda e: isinstance(e, (Min, Max)))
+
+
+def _outermost(expr: Expr, wanted: Callable[[Expr], bool]) -> list[Expr]:
+    """The parts that are wanted and stand in no wanted one, each once."""
+    found: dict[Expr, None] = {}
+    walk = preorder_traversal(expr)
+    for part in walk:
+        if wanted(part):
+            found[part] = None
+            walk.skip()
+    return list(found)
 
 
 # --- refutation ----------------------------------------------------------------
