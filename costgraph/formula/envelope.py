@@ -14,7 +14,19 @@ from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import TypeAlias
 
-from sympy import Dummy, Expr, Integer, Max, Min, Rational, Symbol, ceiling, expand, floor, preorder_traversal
+from sympy import (
+    Dummy,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Rational,
+    Symbol,
+    ceiling,
+    expand,
+    floor,
+    preorder_traversal,
+)
 
 from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
