@@ -8,14 +8,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Float, Integer, ceiling, oo
+from sympy import Expr, Float, Integer, Pow, Symbol, ceiling, oo
 
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of, is_whole
+from costgraph.formula.powers import placed
 from costgraph.formula.regimes import Regimes, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
-from costgraph.formula.stretches import stretches
+from costgraph.formula.stretches import Stretch, stretches
 from costgraph.formula.terms import Arm, make_term
 from costgraph.formula.trying import LARGEST, tried, tried_real
 from costgraph.symbols import symbol
@@ -139,6 +140,9 @@ def _exact(
         if part.sign is None:
             raise InputError(f"whether the budget holds depends on every stair of {over}")
         if part.sign > 0:
+            kept = bool(inner) and inner[-1][1] == part.lower
+            if not kept and _touches(part, symbol(over), judge):
+                inner.append((part.lower, part.lower))
             continue
         if inner and inner[-1][1] == part.lower:
             inner[-1] = (inner[-1][0], part.upper)
@@ -148,6 +152,13 @@ def _exact(
     if any(rounds(piece.expr, x) for piece in found):
         inner = [(lower, _last(found, upper)) for lower, upper in inner]
     return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
+
+
+def _touches(part: Stretch, x: Symbol, judge: Judge) -> bool:
+    """True if a stretch that breaks the budget keeps it exactly where it begins."""
+    if not part.lower.is_Rational or any(p.exp.is_Float for p in part.expr.atoms(Pow)):
+        return False  # a norm is never known to be exactly the budget
+    return judge.sign(placed(part.expr, {x: part.lower})) <= 0
 
 
 def _last(found: Regimes, upper: Expr) -> Expr:
