@@ -19,6 +19,8 @@ from tests.fuzz.harness import case
 #: Cases of a kind in the suite; of the others :data:`USUAL`.
 CASES = {"configs": 40, "pipelines": 30, "imports": 30, "devices": 20, "sweeps": 16, "stores": 16}
 USUAL = 8
+#: Of what takes seconds a case: each writes a folder of pages.
+SLOW = {"arguments of site": 3}
 NEEDS = {"imports": ("onnx",), "sweeps": ("xarray", "zarr"), "stores": ("xarray", "zarr"),
          "timings": ("scipy",), "arguments of sweep": ("xarray", "zarr"),
          "arguments of plot": ("matplotlib",), "arguments of calibrate": ("scipy", "matplotlib"),
@@ -30,7 +32,7 @@ def test_random_input_is_used_or_refused(kind):
     for module in NEEDS.get(kind, ()):
         pytest.importorskip(module)
     codes: Counter[int | None] = Counter()
-    for number in range(CASES.get(kind, USUAL)):
+    for number in range(CASES.get(kind, SLOW.get(kind, USUAL))):
         found = case(KINDS[kind], f"suite.{number}")
         codes[found.code] += 1
         assert not found.fault, (
