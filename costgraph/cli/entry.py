@@ -9,27 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import formula, serving, sweep, vocabulary
 from costgraph.cli.answers import COMMANDS, OPTION
+from costgraph.cli.examples import EXAMPLES, FIRST, show_examples
 from costgraph.cli.output import Tape, ended, fail
 from costgraph.cli.parser import Parser
-from costgraph.cli.values import print_json, remark
-from costgraph.errors import InputError, UnboundSymbolError
+from costgraph.cli.progress import bar
+from costgraph.cli.showing import Answer, Table, show
+from costgraph.cli.values import remark
+from costgraph.errors import InputError, UnboundSymbolError, unbound
 from costgraph.ir.metrics import METRICS
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
-
-EPILOG = """\
-examples:
-  costgraph formula llama-2-7b --on a6000
-      the time per output token as a formula in batch B and context T
-  costgraph formula llama-3-70b --on h100 --metric latency --format latex
-  costgraph analyze llama-2-7b --on a6000 --phase decode --batch 1 --context 2048
-      every operation: FLOP, bytes, intensity, time, and what bounds it
-  costgraph analyze ./my-model/config.json --on ./my-device.toml --phase prefill \\
-      --batch 4 --prompt 1024 --json
-  costgraph models        costgraph hardware        costgraph passes
-      what there is to choose from
-"""
 
 
 def main(argv: Sequence[str] | None = None, tape: Tape | None = None) -> int:
@@ -55,8 +45,6 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="costgraph",
         description="The cost of model inference as a formula: latency, memory and traffic, "
         "symbolic in batch and sequence length.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from costgraph import __version__
     from costgraph.cli.draw import add_picture_commands
@@ -79,6 +67,9 @@ def _build_parser() -> argparse.ArgumentParser:
     calibrate.add_commands(commands)
     explorer.add_commands(commands)
     completion.add_command(commands)
+    show_examples(parser, FIRST)
+    for name, examples in EXAMPLES.items():
+        show_examples(commands.choices[name], examples)
     for name in COMMANDS & commands.choices.keys():
         commands.choices[name].add_argument(
             OPTION,
@@ -92,14 +83,14 @@ def _build_parser() -> argparse.ArgumentParser:
 def _formula_command(commands: Any) -> None:
     command = commands.add_parser(
         "formula",
-        help="a metric as a closed-form formula",
+        help="a metric as a closed-form formula, or its value",
         description="Derive a metric as a formula. ttft: B, S; tpot: B, T; latency, throughput, "
         "memory, flops, bytes, energy, energy_per_token, cost_per_token: B, S, N (of a whole "
-        "request).",
+        "request). Values stand for their symbols; --at gives all of them, and the number.",
     )
     vocabulary.add_target(command)
-    command.add_argument("--metric", choices=METRICS, default="tpot", help="default: tpot")
-    vocabulary.add_values(command, "")
+    vocabulary.add_metric(command, METRICS, "tpot")
+    vocabulary.add_values(command)
     command.add_argument(
         "--symbolic-hardware", action="store_true", help="keep peaks and bandwidth as symbols"
     )
@@ -108,13 +99,11 @@ def _formula_command(commands: Any) -> None:
     )
     from costgraph.showing.export.code import LANGUAGES
 
-    command.add_argument(
-        "--format",
-        choices=("text", "latex", "tex", "html", "json", *LANGUAGES),
-        default="text",
-        help="text (default), latex, tex (a document that compiles), html (MathML with a legend), "
-        "json, or a standalone function in a language",
-    )
+    vocabulary.add_format(
+        command, "csv", "latex", "tex", "html", *LANGUAGES,
+        text="text (default), json, csv (a term a row), latex, tex (a document that compiles), "
+        f"html (MathML with a legend), or a standalone function: {', '.join(LANGUAGES)}",
+    )  # fmt: skip
     command.add_argument(
         "--detail",
         choices=("summary", "ops"),
@@ -138,21 +127,21 @@ def _analyze_command(commands: Any) -> None:
         "and vision models, vision: of multimodal models, denoise: of diffusion models; others "
         "that passes make (draft, verify, refine), which a wrong name lists",
     )  # fmt: skip
-    vocabulary.add_values(command, "BSNTG", "B=1")
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_values(command, "B=1")
+    vocabulary.add_format(command, "csv", "latex")
     command.set_defaults(run=_analyze)
 
 
 def _compare_command(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
-        help="pipelines of passes, or models, side by side",
+        help="pipelines of passes, devices or models, side by side",
         description="Latency, throughput and memory of several pipelines, what each pass of a "
         "pipeline adds (waterfall) and what leaving it out costs (ablation). Speed-ups are "
         "against the first pipeline; give --passes '' for the unmodified model. Models given "
         "with --beside go through the same pipelines: a student beside its teacher.",
     )
-    vocabulary.add_targets(command, passes_required=True)
+    vocabulary.add_targets(command)
     command.add_argument(
         "--beside",
         action="append",
@@ -161,8 +150,11 @@ def _compare_command(commands: Any) -> None:
         help="another model, with prompt and generated tokens of its own where the same work "
         "takes it more or fewer; repeatable",
     )
-    vocabulary.add_values(command, "BSNG", "B=1,S=1024,N=256")
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_values(command, "B=1,S=1024,N=256", sizes="BSNG")
+    vocabulary.add_format(command, "csv", "latex")
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="also a figure: .svg, .pdf or .png (extra 'plot')"
+    )
     command.set_defaults(run=_compare)
 
 
@@ -177,7 +169,7 @@ def _list_commands(commands: Any) -> None:
         command.add_argument("name", nargs="?", help="show one in detail")
         if name == "hardware":
             command.add_argument("others", nargs="*", help="devices or systems after 'compare'")
-        command.add_argument("--json", action="store_true", help="machine-readable")
+        vocabulary.add_format(command, "csv")
         if name == "models":
             vocabulary.add_dims(command)
         if name == "formats":
@@ -191,35 +183,44 @@ def _list_commands(commands: Any) -> None:
 
 
 def _formula(arguments: argparse.Namespace) -> int:
-    given = vocabulary.values(arguments)
+    how, given = arguments.format, vocabulary.values(arguments)
+    if arguments.detail and how not in ("text", "latex", "tex", "html"):
+        raise InputError(f"--detail is for text, latex, tex and html, not {how}: leave it out")
     compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     if given:
         formula = formula.bind(**given)
-    if arguments.detail or arguments.format in ("tex", "html"):
-        if arguments.format not in ("text", "latex", "tex", "html"):
-            raise InputError(
-                f"--detail is for text, latex, tex and html, not {arguments.format}: leave it out"
-            )
+    if arguments.at and formula.symbols:
+        missing = [s.name for s in formula.symbols]
+        raise unbound(f"--at: {arguments.metric}", missing, formula.meanings)
+    if arguments.detail or how in ("tex", "html"):
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
-        if arguments.format == "html":
+        if how == "html":
             print(named.mathml())
-        elif arguments.format == "text":
+        elif how == "text":
             print(named.text())
-        elif arguments.format == "tex":
+        elif how == "tex":
             print(named.latex(document=True), end="")
         else:
             _print_latex(named.latex(), formula)
-    elif arguments.format == "latex":
+    elif how == "latex":
         _print_latex(formula.latex(), formula)
-    elif arguments.format == "json":
+    elif how in ("text", "json", "csv"):
         from costgraph.showing.export.plain import formula_object
+        from costgraph.showing.export.text import formula_text
 
-        print_json(formula_object(formula), compiled.setting.remarks)
-    elif arguments.format == "text":
-        print(formula.text())
+        fits = None if formula.symbols else compiled.fit(**given)
+        more = {} if fits is None else {"value": float(formula()), "fit": fits.to_dict()}
+
+        def text() -> None:
+            print(formula_text(formula, warning="" if fits is None else fits.warning))
+
+        def data() -> dict[str, Any]:
+            return {**formula_object(formula), **more}
+
+        return show(arguments, Answer(text, data, "terms", compiled.setting))
     else:
-        print(formula.code(arguments.format), end="")
+        print(formula.code(how), end="")
     return 0
 
 
@@ -240,34 +241,67 @@ def _analyze(arguments: argparse.Namespace) -> int:
         raise InputError("analyze --phase decode needs --context T")
     compiled = vocabulary.compiled(arguments)
     check_part(compiled, [compiled.program.phase(arguments.phase)], given)
-    table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
-    if arguments.json:
-        print_json(table.to_dict(), compiled.setting.remarks)
-    else:
+    table = compiled.breakdown(arguments.phase, **given)
+
+    def text() -> None:
         from costgraph.showing.export.terminal import print_breakdown
 
         print_breakdown(table)
-    return 0
+
+    def paper() -> Table:
+        from costgraph.showing.export.table import (
+            breakdown_cells,
+            breakdown_head,
+            title,
+            totals_lines,
+        )
+
+        return Table(
+            breakdown_head(table), breakdown_cells(table), title(table), totals_lines(table)
+        )
+
+    return show(arguments, Answer(text, table.to_dict, "ops", table.setting, paper))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from costgraph.asking.comparison import compare
 
-    table = compare(
-        arguments.model,
-        vocabulary.devices(arguments),
-        arguments.passes,
-        beside=[vocabulary.beside(text) for text in arguments.beside],
-        **vocabulary.conventions(arguments),
-        **vocabulary.values(arguments),
-    )
-    if arguments.json:
-        print_json(table.to_dict(), table.setting.remarks)
-    else:
+    if arguments.output is not None:
+        from costgraph.files.writing import suffix_of
+        from costgraph.showing import plot
+
+        suffix_of(arguments.output, plot.SUFFIXES, "figure")
+    with bar("comparing") as told:
+        table = compare(
+            arguments.model,
+            vocabulary.devices(arguments),
+            vocabulary.pipelines(arguments),
+            beside=[vocabulary.beside(text) for text in arguments.beside],
+            progress=told,
+            **vocabulary.conventions(arguments),
+            **vocabulary.values(arguments),
+        )
+
+    def text() -> None:
         from costgraph.showing.export.comparison import comparison_text
         from costgraph.showing.export.terminal import width
 
         print(comparison_text(table, width()))
+
+    def paper() -> Table:
+        from costgraph.showing.export.comparison import caption, cells, steps
+
+        return Table(*cells(table), [*caption(table).split("\n"), *steps(table)])
+
+    # Before anything is printed: who reads it may stop.
+    wrote = ""
+    if arguments.output is not None:
+        wrote = f"wrote {plot.save(plot.comparison(table), arguments.output)}"
+    show(arguments, Answer(text, table.to_dict, "pipelines", table.setting, paper))
+    if wrote and arguments.format == "text":
+        print(wrote)
+    else:
+        remark([wrote] if wrote else [])
     return 0
 
 
@@ -275,9 +309,9 @@ def _models(arguments: argparse.Namespace) -> int:
     from costgraph.showing.export.models import list_models, show_model
 
     if arguments.name:
-        remark(show_model(arguments.name, arguments.json, **vocabulary.dims(arguments)))
+        remark(show_model(arguments.name, arguments.format, **vocabulary.dims(arguments)))
     else:
-        list_models(arguments.json)
+        list_models(arguments.format)
     return 0
 
 
@@ -285,13 +319,13 @@ def _hardware(arguments: argparse.Namespace) -> int:
     from costgraph.showing.export.machines import compare_hardware, list_hardware, show_hardware
 
     if arguments.name == "compare":
-        compare_hardware(arguments.others, arguments.json)
+        compare_hardware(arguments.others, arguments.format)
     elif arguments.others:
         raise InputError("several devices are shown by: costgraph hardware compare A B")
     elif arguments.name:
-        show_hardware(arguments.name, arguments.json)
+        show_hardware(arguments.name, arguments.format)
     else:
-        list_hardware(arguments.json)
+        list_hardware(arguments.format)
     return 0
 
 
@@ -299,9 +333,9 @@ def _passes(arguments: argparse.Namespace) -> int:
     from costgraph.showing.export.listing import list_passes, show_pass
 
     if arguments.name:
-        show_pass(arguments.name, arguments.json)
+        show_pass(arguments.name, arguments.format)
     else:
-        list_passes(arguments.json)
+        list_passes(arguments.format)
     return 0
 
 
@@ -316,11 +350,11 @@ def _formats(arguments: argparse.Namespace) -> int:
         names = names or device_names()
     machines = [load_hardware(name) for name in names]
     if arguments.types:
-        list_types(machines, arguments.json)
+        list_types(machines, arguments.format)
     elif arguments.name:
-        show_format(arguments.name, machines, arguments.json)
+        show_format(arguments.name, machines, arguments.format)
     else:
-        list_formats(machines, arguments.json)
+        list_formats(machines, arguments.format)
     return 0
 
 

@@ -408,7 +408,7 @@ class Compiled:
         return tuple(lines(self.setting.not_done))
 
     def breakdown(
-        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
+        self, phase: str, *, B: int = 1, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Breakdown:
         """Per-operation rows of one step, with numbers.
 

@@ -20,7 +20,6 @@ from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
 from costgraph.files.outside import json_value, label_of, opened, reason_of
 from costgraph.ir.metrics import METRICS
-from costgraph.rewriting.pipeline import Pass
 from costgraph.setting import Setting, foot
 from costgraph.symbols import LEGEND
 from costgraph.undone import lines as undone_lines
@@ -28,6 +27,8 @@ from costgraph.version import VERSION
 
 if TYPE_CHECKING:
     import xarray
+
+    from costgraph.compiling.options import Passes
 
 #: Most bytes of results that are kept in memory.
 IN_MEMORY = 2**33
@@ -57,7 +58,7 @@ class Preview(NamedTuple):
 def sweep(
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]] = "",
+    passes: Passes | Sequence[Passes] = "",
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",
@@ -130,7 +131,7 @@ def write_sweep(
     path: str | os.PathLike[str],
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]] = "",
+    passes: Passes | Sequence[Passes] = "",
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",

@@ -12,6 +12,7 @@ from sympy.printing.str import StrPrinter
 from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of, split_level
 from costgraph.setting import foot
 from costgraph.showing.export.atoms import PREFIXES, number_text
+from costgraph.showing.export.table import value_text
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -196,12 +197,19 @@ def source_text(ops: tuple[str, ...], arms: Iterable[Arm] = (), limit: int = 6) 
     return f"{shown} (link {on})" if on else shown
 
 
-def formula_text(formula: Formula, legend: bool = True) -> str:
-    """The formula, one line per term, with its operations, symbols and assumptions."""
+def formula_text(formula: Formula, legend: bool = True, warning: str = "") -> str:
+    """The formula, one line per term, with its operations, symbols and assumptions.
+
+    Where every symbol has a value, the formula's is shown. ``warning`` is what must be said
+    of the values.
+    """
     arguments = ", ".join(s.name for s in formula.symbols)
     outline = outlined(formula.terms, formula.symbols)
-    lines = [] if formula.setting is None else formula.setting.lines()
-    lines.append(f"{formula.name}({arguments}) [{formula.unit}] =")
+    lines = [] if formula.setting is None else formula.setting.lines(warning=warning)
+    known = "" if arguments else f" = {value_text(float(formula()), formula.unit)}"
+    lines.append(
+        f"{formula.name}{known} =" if known else f"{formula.name}({arguments}) [{formula.unit}] ="
+    )
     indent = "    "
     if formula.numerator is not None:
         lines[-1] += f" {expr_text(formula.numerator)} / ("

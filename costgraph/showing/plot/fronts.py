@@ -88,11 +88,13 @@ def pareto(
         choices: a model on machines and through pipelines.
         batches: batch sizes.
         width, title: as for other figures.
-        values: ``T`` and symbols of passes.
+        values: ``T`` (2048) and symbols of passes.
     """
     if not choices or not batches:
         raise InputError("a front needs at least one choice and one batch")
-    workload([c.tpot for c in choices], values, {}, free=("B",))  # refuses what has no part
+    # Refuses what has no part.
+    given = workload([c.tpot for c in choices], values, {"T": 2048}, free=("B",))
+    values = {name: value for name, value in given.items() if name != "B"}
     figure, (axes,) = new_figure()
     axes.set_xscale("log")
     axes.set_yscale("log")
