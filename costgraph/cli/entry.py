@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from costgraph.cli import formula, serving, sweep, vocabulary
 from costgraph.cli.answers import COMMANDS, OPTION
 from costgraph.cli.examples import EXAMPLES, FIRST, show_examples
-from costgraph.cli.output import Tape, ended, fail
+from costgraph.cli.output import Screen, Tape, ended, fail
 from costgraph.cli.parser import Parser
-from costgraph.cli.progress import bar
+from costgraph.cli.progress import bar, waiting
 from costgraph.cli.showing import Answer, Table, show
 from costgraph.cli.values import remark
 from costgraph.errors import InputError, UnboundSymbolError, unbound
@@ -34,8 +34,13 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.print_help()
         return 0
     run: Callable[[argparse.Namespace], int] = arguments.run
+    if getattr(arguments, "format", "text") == "text" and isinstance(sys.stdout, Screen):
+        from costgraph.showing.export.terminal import width
+
+        sys.stdout.columns = width()
     try:
-        return run(arguments)
+        with waiting(f"costgraph {arguments.command}"):
+            return run(arguments)
     except UnboundSymbolError as error:
         fail(f"{error}{vocabulary.hint(error.names, arguments)}")
 
@@ -51,7 +56,9 @@ def _build_parser() -> argparse.ArgumentParser:
     from costgraph.cli.report import add_report_command
 
     parser.add_argument("--version", action="version", version=f"costgraph {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", parser_class=Parser
+    )
     _formula_command(commands)
     _analyze_command(commands)
     _compare_command(commands)

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 from costgraph.cli.output import fail
 from costgraph.errors import clip, nearest
 
+#: Words that are all named where one is wrong.
+_FEW = 5
+
 
 class _Once(argparse.Action):
     """Stores a value; a second one is refused, where the usual action drops the first."""
@@ -112,8 +115,9 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         known = [str(c) for c in action.choices]
-        near = nearest(str(value), known) or f"; known: {', '.join(known)}"
-        raise argparse.ArgumentError(action, f"{clip(value)} is none{near}")
+        near = "" if len(known) <= _FEW else nearest(str(value), known)
+        said = "none there is" if near else f"none of {', '.join(known)}"
+        raise argparse.ArgumentError(action, f"{clip(value)} is {said}{near}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # The usual one drops what cannot be written in silence.

@@ -19,7 +19,7 @@ SHOWN = 20
 #: Rows that it prints for programs.
 MOST_PRINTED = 100_000
 #: Attributes of a sweep that are sentences, a line each.
-_SENTENCES = ("cautions", "assumptions", "notes", "not_done")
+_SENTENCES = ("warnings", "cautions", "assumptions", "notes", "not_done")
 #: Columns that may be left out where there is little room, the first ones first.
 _LESS = ("bytes", "flops", "throughput", "tpot", "ttft")
 
@@ -154,7 +154,12 @@ def _print_sweep(
         tuple(_cell(value, unit) for value, unit in zip(row, measured, strict=True))
         for row in frame[varying].itertuples(index=False, name=None)
     ]
-    fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
+    fixed = ", ".join(
+        [
+            *(f"{n}={data[n].item()}" for n in names if n not in varying),
+            *str(data.attrs.get("reading", "")).splitlines(),
+        ]
+    )
     foot = told_lines(data.attrs)
 
     def text() -> None:

@@ -20,7 +20,7 @@ def whole(text: str) -> int:
 
     if ":" in text or "," in text:
         raise argparse.ArgumentTypeError(
-            f"{clip(text)} is more than one value, and only sweep takes more"
+            f"{clip(text)} gives several; give one value; sweep takes several"
         )
     value = _read(text)
     if value.denominator != 1 or value <= 0:

@@ -399,7 +399,9 @@ def number(text: str, where: str) -> Any:
     from costgraph.number import positive
 
     if _SEVERAL.search(text):
-        raise InputError(f"{where}: {clip(text)} is more than one value, and only sweep takes more")
+        raise InputError(
+            f"{where}: {clip(text)} gives several; give one value; sweep takes several"
+        )
     found = positive(text, where)
     return int(found) if found.denominator == 1 else found
 

@@ -38,6 +38,7 @@ TEXT = 16_000
 LARGEST_STORE = 2**50
 
 #: Attributes that stand under a table, in their order.
+SAID = ("warnings", "cautions")
 _FOOT = ("assumptions", "notes", "not_done")
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
@@ -411,10 +412,10 @@ def _attributes(plan: Plan) -> dict[str, str]:
 def told_lines(attributes: Mapping[Any, Any]) -> list[str]:
     """What attributes of a sweep say, as lines: what failed, cautions, what numbers rest on."""
     failures = json_value(attributes.get("errors", "{}"), "errors")
-    told = {k: str(attributes.get(k, "")).splitlines() for k in ("cautions", *_FOOT)}
+    told = {k: str(attributes.get(k, "")).splitlines() for k in (*SAID, *_FOOT)}
     return [
         *(f"{where}: {why}" for where, why in failures.items()),
-        *told["cautions"],
+        *(line for k in SAID for line in told[k]),
         *foot(*(told[k] for k in _FOOT)),
     ]
 
@@ -447,8 +448,20 @@ def _told(plan: Plan) -> dict[str, Sequence[str]]:
         "assumptions": shared.assumptions,
         "notes": shared.notes,
         "cautions": shared.cautions,
+        # Without the memory of requests, whether the weights fit.
+        "warnings": [] if "memory" in plan.metrics else _too_large(plan),
         "not_done": undone_lines(shared.not_done),
     }
+
+
+def _too_large(plan: Plan) -> list[str]:
+    """What is said of combinations whose weights alone do not fit."""
+    several = len(plan.cells) > 1
+    return [
+        f"{cell.label}: {said}" if several else said
+        for cell in plan.cells
+        for said in (() if cell.setting is None else cell.setting.warnings)
+    ]
 
 
 def _assumptions(plan: Plan, metric: str) -> str:

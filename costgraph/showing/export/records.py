@@ -11,6 +11,8 @@ from typing import Any
 from costgraph.quoting import csv_text
 from costgraph.showing.export.plain_json import plain_value, print_json
 from costgraph.showing.export.table import is_numeric
+from costgraph.undone import Undone
+from costgraph.undone import lines as undone_lines
 
 #: Parts of a setting that are sentences: said once, in the last column of the first row.
 _SAID = ("warnings", "cautions", "assumptions", "notes", "not_done")
@@ -58,7 +60,7 @@ def records_csv(value: Any, rows: str = "") -> str:
     if isinstance(found, Mapping):
         one = not rows or not all(isinstance(v, Mapping) for v in found.values())
         found = [found] if one else [{"name": k, **v} for k, v in found.items()]
-    records = [{**top, **dict(_flat(r if isinstance(r, Mapping) else {"value": r}))} for r in found]
+    records = [{**top, **dict(_flat(_record(r)))} for r in found]
     said = " | ".join(_sentences(value)) if rows else ""
     names = list(dict.fromkeys(name for r in records for name in r))
     if said:
@@ -72,6 +74,15 @@ def records_csv(value: Any, rows: str = "") -> str:
     return text.getvalue()
 
 
+def _record(value: Any) -> Mapping[str, Any]:
+    """A record; of an interval its ends."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list) and len(value) == 2:
+        return dict(zip(("from", "to"), value, strict=True))
+    return {"value": value}
+
+
 def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Inner mappings as columns of their own: ``totals.seconds``."""
     for name, value in record.items():
@@ -83,8 +94,14 @@ def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 def _sentences(value: Mapping[str, Any]) -> Iterator[str]:
     for name in _SAID:
-        for said in value.get(name, ()):
-            yield said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+        said = value.get(name, ())
+        plain = [s for s in said if isinstance(s, str)]
+        found = (
+            Undone(s["pass"], s["did_something"], s["rule"], s["at"], s["reason"], not s["rule"])
+            for s in said
+            if not isinstance(s, str)
+        )
+        yield from (*plain, *undone_lines(found))
 
 
 def _cell(value: Any) -> Any:

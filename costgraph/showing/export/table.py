@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from costgraph.quoting import visible
-from costgraph.showing.export.fitting import fitted, left_out
+from costgraph.showing.export.fitting import cards, fitted, left_out
 
 if TYPE_CHECKING:
     from costgraph.compiling.breakdown import Breakdown, OpRow
@@ -130,7 +130,12 @@ def plain_table(
         right = [
             to_right for to_right, name in zip(right, head, strict=True) if name not in dropped
         ]
+        names = [name for name in head if name not in dropped]
         head, note = kept, left_out(dropped)
+        needed = sum(max(map(_wide, column)) + 2 for column in zip(head, *rows, strict=True)) - 2
+        if rows and needed > width:
+            told = cards(names, [[" ".join(c.split("\n")) for c in r] for r in rows], width)
+            return "\n".join([told, note] if note else [told])
     lines = [_lines(cells) for cells in (head, *rows)]
     widths = [max(len(line[i]) for cells in lines for line in cells) for i in range(len(head))]
 
@@ -144,6 +149,11 @@ def plain_table(
     shown = [line(part) for cells in lines for part in cells]
     shown.insert(len(lines[0]), line(["-" * w for w in widths]))
     return "\n".join([*shown, note] if note else shown)
+
+
+def _wide(cell: str) -> int:
+    """Characters of the longest line of a cell."""
+    return max(map(len, cell.split("\n")))
 
 
 def _lines(cells: Sequence[str]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,13 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
         )
     metrics = [(n, u) for n, u in _METRICS if any(getattr(c, n) is not None for c in columns)]
     steps = list(_steps(table))
-    count = len(metrics) + len(steps)
-    across = 2 if width == "column" else 3 if count > 4 else 2
+    count, narrow = len(metrics) + len(steps), width == "column"
+    across = 2 if narrow or count == 4 else min(count, 3)
     rows = -(-count // across)
     figure, panels = new_figure(across, rows)
     wide, high = figure.get_size_inches()
-    figure.set_size_inches(wide, high * (0.42 + 0.4 * rows))
-    names = [_place(table, c) for c in columns]
+    figure.set_size_inches(wide, high * (0.6 + 0.75 * rows if narrow else 0.42 + 0.4 * rows))
+    names = [_place(table, c, 7 if narrow else 14) for c in columns]
     groups = list(dict.fromkeys(names))
     for axes, (metric, unit) in zip(panels, metrics, strict=False):
         _bars(axes, table, groups, names, pipelines, metric)
@@ -81,7 +82,7 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
             mine = [i for i, name in enumerate(names) if name == group]
             ticks[mine[(len(mine) - 1) // 2]] += f"\n{group}"
     for axes, (name, found) in zip(panels[len(metrics) :], steps, strict=False):
-        _step(axes, ticks, name, found)
+        _step(axes, ticks, name, found, 1 if narrow else 2)
     for axes in panels[count:]:
         axes.set_axis_off()
     hollow = [] if all(c.fits for c in columns) else ["hollow: does not fit into memory"]
@@ -99,7 +100,7 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
         handles.append(Patch(facecolor="none", edgecolor="none", label=text))
     figure.legend(
         handles=handles, loc="outside lower left", frameon=False,
-        ncols=1 if width == "column" or max(map(len, pipelines)) > 36 else 2,
+        ncols=1 if narrow or max(map(len, pipelines)) > 36 else 2,
     )  # fmt: skip
     figure.suptitle(
         head_text(width, *_title(table)), x=0.01, ha="left", fontsize=font_size(panels[0])
@@ -117,11 +118,11 @@ def _title(table: Comparison) -> Iterator[str]:
         yield plain(f"⚠ does not fit into memory: {'; '.join(full)}", 400)
 
 
-def _place(table: Comparison, column: Column) -> str:
+def _place(table: Comparison, column: Column, wide: int) -> str:
     """What a group of bars is called: the device and the model, where there are several."""
     parts = [column.model] if len(table.models) > 1 else []
     parts += [column.hardware] if len(table.devices) > 1 or not parts else []
-    return "\n".join(map(plain, parts))
+    return "\n".join(line for p in parts for line in textwrap.wrap(plain(p), wide))
 
 
 def _bars(
@@ -183,7 +184,9 @@ def _names(phases: Sequence[Phase]) -> set[str]:
     return {p.name for p in phases}
 
 
-def _step(axes: Axes, ticks: Sequence[str], name: str, found: Sequence[Breakdown]) -> None:
+def _step(
+    axes: Axes, ticks: Sequence[str], name: str, found: Sequence[Breakdown], across: int
+) -> None:
     """What the operations of a step take, one after another, by kind."""
     stack(axes, ticks, grouped_kinds(found))
     axes.tick_params(axis="x", labelrotation=0)
@@ -191,6 +194,6 @@ def _step(axes: Axes, ticks: Sequence[str], name: str, found: Sequence[Breakdown
     axes.set_ylabel(f"{name}{', one by one' if one else ''}")
     unit_axis(axes, "y", "s")
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, columnspacing=0.8,
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=across, frameon=False, columnspacing=0.8,
         handlelength=1.2, borderaxespad=0.1, fontsize=font_size(axes) * 0.75,
     )  # fmt: skip
