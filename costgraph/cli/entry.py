@@ -194,9 +194,8 @@ def _formula(arguments: argparse.Namespace) -> int:
     if arguments.detail and how not in ("text", "latex", "tex", "html"):
         raise InputError(f"--detail is for text, latex, tex and html, not {how}: leave it out")
     compiled = vocabulary.compiled(arguments)
-    formula = getattr(compiled, arguments.metric)
-    if given:
-        formula = formula.bind(**given)
+    whole = getattr(compiled, arguments.metric)
+    formula = whole.bind(**given) if given else whole
     if arguments.at and formula.symbols:
         missing = [s.name for s in formula.symbols]
         raise unbound(f"--at: {arguments.metric}", missing, formula.meanings)
@@ -217,7 +216,7 @@ def _formula(arguments: argparse.Namespace) -> int:
         from costgraph.showing.export.text import formula_text
 
         fits = None if formula.symbols else compiled.fit(**given)
-        more = {} if fits is None else {"value": float(formula()), "fit": fits.to_dict()}
+        more = {} if fits is None else {"value": float(whole(**given)), "fit": fits.to_dict()}
 
         def text() -> None:
             print(formula_text(formula, warning="" if fits is None else fits.warning))
