@@ -162,6 +162,51 @@ def test_nothing_is_hidden_in_any_format(capsys, name):
             assert all(len(r) == len(head) for r in rows)
 
 
+#: Figures, each of something that does not fit, and draws a fidelity.
+FIGURES = {
+    "roofline": ["-S", "99"],
+    "curve": ["-T", "9:99", "-B", "1"],
+    "map": ["-B", "1:9", "-T", "9:99"],
+    "breakdown": ["-T", "9:99", "-B", "1"],
+    "waterfall": ["-S", "99", "-N", "9"],
+    "pareto": ["-T", "99"],
+    "sizes": ["-B", "1", "-T", "99"],
+}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_nothing_is_hidden_in_figures(capsys, monkeypatch, tmp_path, kind):
+    pytest.importorskip("matplotlib")
+    from costgraph.showing import plot
+
+    seen = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: seen.append(figure))
+    _, err = run(capsys, "plot", kind, *SAID, *FIGURES[kind], "-o", str(tmp_path / "x.svg"))
+    (figure,) = seen
+    titles = [a.get_title(loc="left") for a in figure.axes]
+    titles += [figure._suptitle.get_text()] if figure._suptitle else []
+    title = " ".join(" ".join(titles).split())
+    for word in ("llama-3.2-1b on h100", "fidelity calibrated", "reserve 84.67 GB"):
+        assert word in title
+    assert re.search("does not fit|no batch fits", title)
+    assert "quantize did nothing: no format given" in err
+
+
+def test_nothing_is_hidden_in_drawings_and_reports(capsys, tmp_path):
+    out = tmp_path / "x.dot"
+    _, err = run(capsys, "draw", *SAID, "-B", "1", "-T", "99", "-o", str(out))
+    text = " ".join(out.read_text(encoding="utf-8").replace("\\l", "").split())
+    for word in ("llama-3.2-1b on h100", "fidelity calibrated", "does not fit", "84.67 GB"):
+        assert word in text
+    assert "quantize did nothing: no format given" in err
+    out = tmp_path / "x.html"
+    _, err = run(capsys, "report", *SAID, "-o", str(out))
+    text = out.read_text(encoding="utf-8")
+    for word in ("llama-3.2-1b", "calibrated", "84.67 GB", "no format given"):
+        assert word in text
+    assert "quantize did nothing: no format given" in err
+
+
 def test_a_value_is_that_of_python(capsys):
     line = ("formula", "llama-3-8b", "--on", "h100", "--passes", "fuse", "--at", "B=2,T=99")
     value = cg.compile("llama-3-8b", "h100", "fuse").tpot(B=2, T=99)
