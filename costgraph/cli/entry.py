@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from costgraph.cli import formula, serving, sweep, vocabulary
+from costgraph.cli import cases, formula, serving, sweep, vocabulary
 from costgraph.cli.answers import COMMANDS, OPTION
 from costgraph.cli.examples import EXAMPLES, FIRST, show_examples
 from costgraph.cli.output import Screen, Tape, ended, fail
@@ -17,19 +17,25 @@ from costgraph.cli.showing import Answer, Table, show
 from costgraph.cli.values import remark
 from costgraph.errors import InputError, UnboundSymbolError, unbound
 from costgraph.ir.metrics import METRICS
+from costgraph.setting import Setting
 
 if TYPE_CHECKING:
+    from costgraph.cli.cases import Cases
+    from costgraph.compiling.fits import Fit
     from costgraph.formula import Formula
 
 
-def main(argv: Sequence[str] | None = None, tape: Tape | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, tape: Tape | None = None, kept: Cases | None = None
+) -> int:
     """Entry point; returns the exit code: 0, 2 for errors, 130 when interrupted."""
-    return ended(lambda: _run(argv), tape)
+    return ended(lambda: _run(argv, kept), tape)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, kept: Cases | None) -> int:
     parser = _build_parser()
     arguments = parser.parse_args(argv)
+    arguments.cases = kept
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
@@ -193,12 +199,14 @@ def _formula(arguments: argparse.Namespace) -> int:
     how, given = arguments.format, vocabulary.values(arguments)
     if arguments.detail and how not in ("text", "latex", "tex", "html"):
         raise InputError(f"--detail is for text, latex, tex and html, not {how}: leave it out")
+    if arguments.at:
+        if arguments.detail or how not in ("text", "json", "csv"):
+            raise InputError("--at gives the value, as text, json or csv; -B and --set a formula")
+        return _value(arguments, given)
     compiled = vocabulary.compiled(arguments)
-    whole = getattr(compiled, arguments.metric)
-    formula = whole.bind(**given) if given else whole
-    if arguments.at and formula.symbols:
-        missing = [s.name for s in formula.symbols]
-        raise unbound(f"--at: {arguments.metric}", missing, formula.meanings)
+    formula = getattr(compiled, arguments.metric)
+    if given:
+        formula = formula.bind(**given)
     if arguments.detail or how in ("tex", "html"):
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if how == "html":
@@ -213,21 +221,68 @@ def _formula(arguments: argparse.Namespace) -> int:
         _print_latex(formula.latex(), formula)
     elif how in ("text", "json", "csv"):
         from costgraph.showing.export.plain import formula_object
-        from costgraph.showing.export.text import formula_text
 
-        fits = None if formula.symbols else compiled.fit(**given)
-        more = {} if fits is None else {"value": float(whole(**given)), "fit": fits.to_dict()}
-
-        def text() -> None:
-            print(formula_text(formula, warning="" if fits is None else fits.warning))
-
-        def data() -> dict[str, Any]:
-            return {**formula_object(formula), **more}
-
-        return show(arguments, Answer(text, data, "terms", compiled.setting))
+        answer = Answer(
+            lambda: print(formula.text()), lambda: formula_object(formula), "terms",
+            compiled.setting,
+        )  # fmt: skip
+        return show(arguments, answer)
     else:
         print(formula.code(how), end="")
     return 0
+
+
+def _value(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
+    """The value of a metric at a point: of a kept case, else of the compiled program."""
+    question = cases.question(arguments)
+    case = arguments.cases.read(question) if arguments.cases is not None else None
+    found = None if case is None else cases.value_in(case, given)
+    if case is not None and found is not None:
+        arguments.cases.answered = True
+        setting, unit, data = Setting.from_data(case["setting"]), case["unit"], case["data"]
+        return _show_value(arguments, setting, unit, given, *found, data)
+    compiled = vocabulary.compiled(arguments)
+    formula = getattr(compiled, arguments.metric)
+    bound = formula.bind(**given)
+    if bound.symbols:
+        missing = [s.name for s in bound.symbols]
+        raise unbound(f"--at: {arguments.metric}", missing, bound.meanings)
+    data = None
+    if arguments.format != "text":
+        from costgraph.showing.export.plain import formula_object
+
+        data = {
+            k: v for k, v in formula_object(formula).items() if k not in formula.setting.to_dict()
+        }
+    if arguments.cases is not None:
+        arguments.cases.made = question, cases.value_case(compiled, formula, data)
+    return _show_value(
+        arguments, formula.setting, formula.unit, given, formula(**given), compiled.fit(**given),
+        data,
+    )  # fmt: skip
+
+
+def _show_value(
+    arguments: argparse.Namespace,
+    setting: Setting,
+    unit: str,
+    given: dict[str, Any],
+    value: Any,
+    fits: Fit,
+    data: dict[str, Any] | None,
+) -> int:
+    """Prints a value, what it is about and whether that fits."""
+    about = setting.told({name: str(number) for name, number in given.items()})
+
+    def text() -> None:
+        from costgraph.showing.export.table import value_lines
+
+        print("\n".join(value_lines(about, arguments.metric, value, unit, fits.warning)))
+
+    def plain() -> dict[str, Any]:
+        return {**about.to_dict(), **(data or {}), "value": value, "fit": fits.to_dict()}
+
+    return show(arguments, Answer(text, plain, "terms", about))
 
 
 def _print_latex(text: str, formula: Formula) -> None:

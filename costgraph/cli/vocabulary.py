@@ -381,13 +381,12 @@ def assignment(item: str, where: str) -> tuple[str, str]:
     Raises:
         InputError: it is something else, or the name is none of a symbol.
     """
-    from costgraph.symbols import symbol
+    from costgraph.names import symbol_name
 
     name, equals, value = (part.strip() for part in item.partition("="))
     if not equals or not name or not value:
         raise InputError(f"{where}: {clip(item)} is not NAME=NUMBER, such as T=2048")
-    symbol(name)  # refuses what is no symbol name
-    return name, value
+    return symbol_name(name), value
 
 
 def number(text: str, where: str) -> Any:

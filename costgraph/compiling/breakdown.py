@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.compiling.capacity import Fit, at_level, room_of
+from costgraph.compiling.capacity import at_level, room_of
+from costgraph.compiling.fits import Fit
 from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.counting.units import unit_phases

@@ -38,7 +38,7 @@ from costgraph.views import view, view_text
 
 if TYPE_CHECKING:
     from costgraph.asking.explaining import Explanation
-    from costgraph.compiling.capacity import Fit
+    from costgraph.compiling.fits import Fit
     from costgraph.formula.naming import Named
     from costgraph.showing.draw import Drawing
     from costgraph.timing.fidelity.apply import Calibrated

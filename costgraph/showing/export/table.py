@@ -13,6 +13,7 @@ from costgraph.showing.export.fitting import cards, fitted, left_out
 if TYPE_CHECKING:
     from costgraph.compiling.breakdown import Breakdown, OpRow
     from costgraph.ir.graph import Graph
+    from costgraph.setting import Setting
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 HEAD = ("op", "kind", "count", "FLOP", "bytes", "FLOP/B", "FLOP/s", "time", "share", "bound")
@@ -41,6 +42,14 @@ def seconds(value: float) -> str:
 def value_text(value: float, unit: str) -> str:
     """A value of a metric with its unit: ``443.8 µs``, ``80G byte``."""
     return seconds(value) if unit == "s" else f"{si(value)} {unit}"
+
+
+def value_lines(
+    setting: Setting, name: str, value: float, unit: str, warning: str = ""
+) -> list[str]:
+    """A metric's value at a point, what it is about and what it rests on."""
+    told = f"{name} = {value_text(float(value), unit)}"
+    return [*setting.lines(warning=warning), told, *setting.foot()]
 
 
 def breakdown_head(table: Breakdown) -> tuple[str, ...]:
