@@ -50,7 +50,7 @@ compdef _costgraph costgraph
 """
 
 
-def add_command(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Registers the command."""
     command = commands.add_parser(
         "completion",

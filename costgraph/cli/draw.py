@@ -35,7 +35,7 @@ kinds:
 """
 
 
-def add_picture_commands(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Adds ``draw`` and ``plot`` to the command line."""
     _draw_command(commands)
     _plot_command(commands)

@@ -9,7 +9,7 @@ from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
 
 
-def add_report_command(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Adds ``report`` to the command line."""
     command = commands.add_parser(
         "report",
