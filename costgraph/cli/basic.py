@@ -15,6 +15,7 @@ from costgraph.setting import Setting
 
 if TYPE_CHECKING:
     from costgraph.compiling.fits import Fit
+    from costgraph.compiling.steps import Breakdown
     from costgraph.formula import Formula
 
 
@@ -143,7 +144,7 @@ def _formula(arguments: argparse.Namespace) -> int:
 def _value(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """The value of a metric at a point: of a kept case, else of the compiled program."""
     question = cases.question(arguments)
-    case = arguments.cases.read(question) if arguments.cases is not None else None
+    case = cases.read(arguments, question)
     found = None if case is None else cases.value_in(case, given)
     if case is not None and found is not None:
         arguments.cases.answered = True
@@ -162,8 +163,7 @@ def _value(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         data = {
             k: v for k, v in formula_object(formula).items() if k not in formula.setting.to_dict()
         }
-    if arguments.cases is not None:
-        arguments.cases.made = question, cases.value_case(compiled, formula, data)
+    cases.keep(arguments, question, lambda: cases.value_case(compiled, formula, data))
     return _show_value(
         arguments, formula.setting, formula.unit, given, formula(**given), compiled.fit(**given),
         data,
@@ -201,16 +201,27 @@ def _print_latex(text: str, formula: Formula) -> None:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    from costgraph.compiling.breakdown import check_part
-
     given = vocabulary.wholes(vocabulary.values(arguments))
     if arguments.phase in ("prefill", "encode") and "S" not in given:
         raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
     if arguments.phase == "decode" and "T" not in given:
         raise InputError("analyze --phase decode needs --context T")
-    compiled = vocabulary.compiled(arguments)
-    check_part(compiled, [compiled.program.phase(arguments.phase)], given)
-    table = compiled.breakdown(arguments.phase, **given)
+    question = cases.question(arguments)
+    table = cases.step_in(cases.read(arguments, question), given)
+    if table is None:
+        from costgraph.compiling.breakdown import check_part, kept_step
+
+        compiled = vocabulary.compiled(arguments)
+        check_part(compiled, [compiled.program.phase(arguments.phase)], given)
+        table = compiled.breakdown(arguments.phase, **given)
+        cases.keep(arguments, question, lambda: kept_step(compiled, arguments.phase))
+    else:
+        arguments.cases.answered = True
+    return _show_step(arguments, table)
+
+
+def _show_step(arguments: argparse.Namespace, table: Breakdown) -> int:
+    """Prints a step in its format."""
 
     def text() -> None:
         from costgraph.showing.export.terminal import print_breakdown

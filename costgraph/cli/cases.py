@@ -22,6 +22,7 @@ from costgraph.errors import InputError
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
     from costgraph.compiling.fits import Fit
+    from costgraph.compiling.steps import Breakdown
     from costgraph.formula.formula import Formula
 
 #: What of a command line is values, or changes no number.
@@ -51,6 +52,29 @@ def question(arguments: argparse.Namespace) -> list[Any]:
     """What is asked, without the values: they are named."""
     rest = {k: v for k, v in vars(arguments).items() if k not in _VALUES and k != "cases"}
     return [sorted(rest.items()), sorted(values(arguments))]
+
+
+def read(arguments: argparse.Namespace, question: Any) -> Any:
+    """The case of a question; None where none is kept, or nothing is."""
+    return None if arguments.cases is None else arguments.cases.read(question)
+
+
+def keep(arguments: argparse.Namespace, question: Any, make: Callable[[], Any]) -> None:
+    """Keeps what a question was computed from, where anything is kept."""
+    if arguments.cases is not None:
+        arguments.cases.made = question, make()
+
+
+def step_in(case: Any, given: Mapping[str, int]) -> Breakdown | None:
+    """The step that a case has at a point; None without a case, and where it cannot say."""
+    if case is None:
+        return None
+    from costgraph.compiling.steps import step_of
+
+    try:
+        return step_of(case, {"B": 1, **given})
+    except (ArithmeticError, InputError):
+        return None
 
 
 def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None) -> Any:

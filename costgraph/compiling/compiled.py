@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Add, Expr, Integer, expand
 
-from costgraph.compiling.breakdown import Breakdown, break_down
+from costgraph.compiling.breakdown import break_down
 from costgraph.compiling.capacity import fit, weights_fit
+from costgraph.compiling.steps import Breakdown
 from costgraph.counting.accounting import Accounting
 from costgraph.counting.count import Item, Row, flat, held_parameters
 from costgraph.errors import CostgraphError

@@ -11,7 +11,7 @@ from costgraph.quoting import visible
 from costgraph.showing.export.fitting import cards, fitted, left_out
 
 if TYPE_CHECKING:
-    from costgraph.compiling.breakdown import Breakdown, OpRow
+    from costgraph.compiling.steps import Breakdown, OpRow
     from costgraph.ir.graph import Graph
     from costgraph.setting import Setting
 

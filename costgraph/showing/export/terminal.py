@@ -21,7 +21,7 @@ from costgraph.showing.export.table import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from costgraph.compiling.breakdown import Breakdown
+    from costgraph.compiling.steps import Breakdown
 
 _BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "link": "yellow", "none": "dim"}
 

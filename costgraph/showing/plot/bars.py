@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costgraph.asking.comparison import Comparison
-from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip
 from costgraph.ir.workload import shown
 from costgraph.showing.plot.style import (

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from costgraph.asking.comparison import Column, Comparison
-    from costgraph.compiling.breakdown import Breakdown
+    from costgraph.compiling.steps import Breakdown
 
 #: Columns and pipelines that can be told apart.
 MOST, MOST_PIPELINES = 12, len(PALETTE)
