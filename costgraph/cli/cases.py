@@ -48,6 +48,10 @@ class _Unusual(Exception):
     """The case does not answer this."""
 
 
+#: Why a case may have no answer; the whole program tells the user.
+_UNSAID = (_Unusual, ArithmeticError, InputError, LookupError, TypeError, ValueError)
+
+
 def question(arguments: argparse.Namespace) -> list[Any]:
     """What is asked, without the values: they are named."""
     rest = {k: v for k, v in vars(arguments).items() if k not in _VALUES and k != "cases"}
@@ -73,7 +77,7 @@ def step_in(case: Any, given: Mapping[str, int]) -> Breakdown | None:
 
     try:
         return step_of(case, {"B": 1, **given})
-    except (ArithmeticError, InputError):
+    except _UNSAID:
         return None
 
 
@@ -120,7 +124,7 @@ def value_in(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fi
     """The value that a case has at a point, and whether that fits; None where it cannot say."""
     try:
         return _value(case, given)
-    except (_Unusual, ArithmeticError, InputError):
+    except _UNSAID:
         return None
 
 

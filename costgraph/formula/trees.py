@@ -52,13 +52,13 @@ CALLED: Mapping[str, Callable[..., Any]] = {
     "sum_pieces": runtime.sum_pieces,
     "norm": runtime.norm,
 }
-_APPLIED = dict(_OPERATORS.values()) | CALLED
+_APPLIED: Mapping[str, Callable[..., Any]] = {**dict(_OPERATORS.values()), **CALLED}
 #: What a tree holds besides: a place of the arguments, the index of a sum, several in one,
 #: a summand, and one of two by whether the third is at least the fourth.
 _ARGUMENT, _INDEX, _SEVERAL, _EACH, _IF_FROM = "x", "t", "(", "each", "if>="
 
 
-class Unknown(Exception):
+class Unknown(ValueError):
     """A text or a tree holds what is no operation."""
 
 
