@@ -88,12 +88,18 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape, Cases | None]
     def case_key(question: Any) -> str:
         return _key(["a case", json.dumps(question, default=str)], code, installed)
 
-    cases = Cases(lambda question: _holding(where, case_key(question), "case"))
     seen = _Seen(_roots(), _settled(installed), where)
+
+    def read(question: Any) -> Any:
+        found = _holding(where, case_key(question), "case")
+        if found is None:
+            return None
+        seen.rests_on(found["looked"])
+        return found["case"]
+
+    cases = Cases(read)
     with seen.watching():
         status = run(seen.tape, cases)
-    if cases.answered:
-        return status
     with suppress(OSError):
         if status == 0 and seen.whole() and _code() == code and _installed() == installed:
             kept.write(where, key, seen.text(said=seen.said))
@@ -106,15 +112,17 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape, Cases | None]
 def _known(where: str, key: str) -> list[tuple[int, str | None]] | None:
     """The kept answer, if it holds."""
     found = _holding(where, key, "said")
+    if found is None:
+        return None
     try:
-        said = [(int(stream), None if t is None else str(t)) for stream, t in found]
+        said = [(int(stream), None if t is None else str(t)) for stream, t in found["said"]]
     except (ValueError, TypeError):
         return None
     return said if all(n in (0, 1) for n, _ in said) else None
 
 
-def _holding(where: str, key: str, part: str) -> Any:
-    """A part of what is kept under a key, if all that it rests on is as it was."""
+def _holding(where: str, key: str, part: str) -> dict[str, Any] | None:
+    """What is kept under a key with a ``part``, if all that it rests on is as it was."""
     text = kept.read(where, key)
     if text is None:
         return None
@@ -123,10 +131,11 @@ def _holding(where: str, key: str, part: str) -> Any:
         looked = [(str(path), str(state)) for path, state in found["looked"]]
         if found["cwd"] not in (None, os.getcwd()):
             return None
-        held = found[part]
+        if found[part] is None:
+            return None
     except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return None
-    return held if all(_stands(path, state) for path, state in looked) else None
+    return found if all(_stands(path, state) for path, state in looked) else None
 
 
 def _repeat(said: Sequence[tuple[int, str | None]]) -> int:
@@ -260,6 +269,10 @@ class _Seen:
                 yield
         finally:
             self._on = False
+
+    def rests_on(self, looked: Iterable[Sequence[str]]) -> None:
+        """What something kept looked at counts as looked at."""
+        self._looked.update({(path, state): None for path, state in looked})
 
     def _look(self, path: str, state: str) -> None:
         if not os.path.abspath(path).startswith(self._package):

@@ -33,6 +33,8 @@ def si(value: float, digits: int = 4) -> str:
 
 def seconds(value: float) -> str:
     """A time: ``443.8 µs``."""
+    if value < 0:
+        return f"-{seconds(-value)}"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale:
             return f"{value / scale:.4g} {unit}"
