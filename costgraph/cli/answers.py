@@ -272,7 +272,8 @@ class _Seen:
 
     def rests_on(self, looked: Iterable[Sequence[str]]) -> None:
         """What something kept looked at counts as looked at."""
-        self._looked.update({(path, state): None for path, state in looked})
+        for path, state in looked:
+            self._looked[path, state] = None
 
     def _look(self, path: str, state: str) -> None:
         if not os.path.abspath(path).startswith(self._package):
