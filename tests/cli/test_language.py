@@ -214,7 +214,7 @@ def test_a_value_is_that_of_python(capsys):
     assert json.loads(run(capsys, *line, "--json")[0])["value"] == value
     text = run(capsys, *line[:-2], "-B", "2", "--set", "T=99")[0]
     assert f"\ntpot = {value * 1e3:.4g} ms =\n" in text
-    assert "gate_proj" in text  # and what it is made of
+    assert "\n          ← " in text  # and what it is made of
     assert "as text, json or csv" in refused(capsys, *line, "--format", "latex")
 
 
