@@ -106,7 +106,9 @@ class Parser(argparse.ArgumentParser):
         unknown = next((a for a in rest if a.startswith("-") and len(a) > 1), None)
         if unknown is not None:
             name = unknown.split("=")[0]
-            self.error(f"no option {clip(name)}{nearest(name, self._option_string_actions)}")
+            known = self._option_string_actions.items()
+            shown = [text for text, action in known if action.help != argparse.SUPPRESS]
+            self.error(f"no option {clip(name)}{nearest(name, shown)}")
         if rest:
             self.error(f"more than is taken: {' '.join(clip(a) for a in rest[:3])}")
         return found, rest

@@ -227,22 +227,29 @@ def add_values(
 
 
 def add_metric(
-    command: argparse.ArgumentParser, metrics: Iterable[str], usual: str, *also: str
+    command: argparse.ArgumentParser, metrics: Iterable[str], usual: str, *before: str
 ) -> None:
-    """One metric; ``also`` are other names of the option."""
+    """One metric; ``before`` are names that the option had, and still answers to."""
     names = tuple(metrics)
     command.add_argument(
-        "--metric", *also, dest="metric", choices=names, metavar="M", default=usual,
+        "--metric", choices=names, metavar="M", default=usual,
         help=f"{', '.join(names)} ({usual})",
     )  # fmt: skip
+    for name in before:
+        command.add_argument(
+            name, dest="metric", choices=names, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
 
 
 def add_metrics(command: argparse.ArgumentParser, usual: str) -> None:
     """Several metrics."""
     command.add_argument(
-        "--metric", "--metrics", dest="metrics", action="append", metavar="M[,M]",
+        "--metric", dest="metrics", action="append", metavar="M[,M]",
         help=f"separated by commas; repeatable ({usual})",
     )  # fmt: skip
+    command.add_argument(
+        "--metrics", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
 
 
 def add_format(command: argparse.ArgumentParser, *more: str, text: str = "") -> None:
