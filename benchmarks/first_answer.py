@@ -1,7 +1,8 @@
 """CPU seconds of a command's process to its end, as a ratio to ``import sympy`` in the same run.
 
-``cold``: the first time; ``known``: asked before (``costgraph/cli/answers.py``); a word completed
-by bash is counted without the shell's own start.
+``cold``: the first time; ``known``: asked before (``costgraph/cli/answers.py``); ``other values``:
+asked before at others (``costgraph/cli/cases.py``); a word completed by bash is counted without
+the shell's own start.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ COMMANDS = {
     "analyze": ("analyze", "llama-2-7b", "--on", "a6000", "--context", "2048"),
     "compare": ("compare", "llama-2-7b", "--on", "a6000", "--passes", "", "--passes", "fuse"),
 }
+#: The same question twice at different values.
+OTHERS = {
+    "formula --at": [("formula", "llama-2-7b", "--on", "a6000", "--at", f"B={n},T=2048")
+                     for n in (1, 2)],
+    "analyze -T": [("analyze", "llama-2-7b", "--on", "a6000", "-T", str(n)) for n in (99, 2048)],
+}  # fmt: skip
 #: What bash does when a name is completed, a hundred times.
 TIMES = 100
 COMPLETING = (
@@ -58,6 +65,9 @@ def main() -> None:
             for name, argv in COMMANDS.items():
                 for state in ("cold", "known"):
                     took[f"{name}, {state}"] = spent([*own, *argv], COSTGRAPH_CACHE=place)
+            for name, (first, other) in OTHERS.items():
+                spent([*own, *first], COSTGRAPH_CACHE=place)
+                took[f"{name}, other values"] = spent([*own, *other], COSTGRAPH_CACHE=place)
             if bash:
                 text = f". {script}\n"
                 base = spent([bash, "--norc", "-c", text])
@@ -68,7 +78,7 @@ def main() -> None:
     base = statistics.median(samples["import sympy"])
     for name, values in samples.items():
         median = statistics.median(values)
-        print(f"{name:20} {median * 1e3:8.1f} ms   {median / base:6.3f} x import sympy")
+        print(f"{name:26} {median * 1e3:8.1f} ms   {median / base:6.3f} x import sympy")
 
 
 if __name__ == "__main__":

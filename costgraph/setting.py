@@ -10,7 +10,7 @@ end with :meth:`Setting.foot` (assumptions, remarks, what passes did not do); JS
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from costgraph.undone import Undone
@@ -116,7 +116,26 @@ class Setting:
     def at(self, values: Mapping[Any, Any]) -> Setting:
         """The setting of something whose symbols take these values, where they are numbers."""
         numbers = {str(s): str(v) for s, v in values.items() if getattr(v, "is_Rational", False)}
+        return self.told(numbers)
+
+    def told(self, numbers: Mapping[str, str]) -> Setting:
+        """:meth:`at` of exact texts."""
         return replace(self, fixed=tuple({**dict(self.fixed), **numbers}.items()))
+
+    def to_data(self) -> dict[str, Any]:
+        """All of it as plain values, which :meth:`from_data` gives back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Setting:
+        """The setting of :meth:`to_data`, also after it was JSON."""
+
+        def tuples(value: Any) -> Any:
+            return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value
+
+        undone = tuple(Undone(**item) for item in data["not_done"])
+        rest = {k: tuples(v) for k, v in data.items() if k != "not_done"}
+        return Setting(**rest, not_done=undone)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the same keys everywhere."""

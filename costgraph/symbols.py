@@ -7,15 +7,11 @@ costgraph comes from :func:`symbol`; nothing else calls ``sympy.Symbol``.
 
 from __future__ import annotations
 
-import keyword
-import re
 from functools import cache
 
 import sympy
 
-from costgraph.errors import InputError, clip
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+from costgraph.names import symbol_name
 
 #: What the well-known symbols mean, with their units. Shown in legends.
 LEGEND: dict[str, str] = {
@@ -53,12 +49,7 @@ def symbol(name: str) -> sympy.Symbol:
     Raises:
         InputError: ``name`` is not a plain identifier of at most 40 characters.
     """
-    if not _NAME.match(name) or keyword.iskeyword(name):
-        raise InputError(
-            f"{clip(name)} is not a symbol name: "
-            "use letters, digits and '_', starting with a letter"
-        )
-    return sympy.Symbol(name, positive=True)
+    return sympy.Symbol(symbol_name(name), positive=True)
 
 
 def unnamed(name: str) -> sympy.Symbol:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sympy import Integer
 
 from costgraph.compiling.capacity import rooms
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
-from costgraph.compiling.options import devices_of, split_options
+from costgraph.compiling.options import devices_of, pipelines_of, split_options
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
@@ -23,6 +23,9 @@ from costgraph.ir.workload import evaluated, of_steps, plain, workload
 from costgraph.setting import Setting
 from costgraph.symbols import N, S, symbol
 from costgraph.views import view_text
+
+if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
 
 #: A model to compare with, or one with lengths of its own: ``("llama-2-7b", {"N": 512})``.
 Beside = Model | tuple[Model, Mapping[str, int]]
@@ -180,7 +183,7 @@ class Comparison:
 def compare(
     model: Model,
     hardware: Hardware | Sequence[Hardware],
-    pipelines: Sequence[str],
+    pipelines: Passes | Sequence[Passes] = "",
     *,
     beside: Sequence[Beside] = (),
     B: int | None = None,
@@ -190,6 +193,7 @@ def compare(
     fidelity: str = "ideal",
     calibration: str | os.PathLike[str] | None = None,
     reserve: str | float | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare pipelines of passes, and models, at one workload, on one device or several.
@@ -197,13 +201,14 @@ def compare(
     Args:
         model, accounting, fidelity, calibration, reserve: as for :func:`costgraph.compile`.
         hardware: a device, or a list.
-        pipelines: pipeline texts; speed-ups are against the first, of the first model on
-            the first device. The empty text is the unmodified model.
+        pipelines: a pipeline, or a list; speed-ups are against the first, of the first model
+            on the first device. The empty text is the unmodified model.
         beside: further models, such as students of the first one, each through the same
             pipelines; with lengths of its own (``S``, ``N``) where it needs other ones for
             the same work, such as a distilled chain of thought.
         B, S, N: sequences, prompt tokens and generated tokens: 1, 1024 and 256 where
             the model has them.
+        progress: told how many of the columns are done, and of how many.
         options: how the model is read, and numbers for its symbols and those of
             passes (``K`` denoising steps, ``G`` image tokens).
 
@@ -211,8 +216,8 @@ def compare(
         InputError: there is nothing to compare, or a value is missing, unknown or out
             of range.
     """
-    devices = devices_of(hardware)
-    if not pipelines or not devices:
+    devices, asked = devices_of(hardware), pipelines_of(pipelines)
+    if not asked or not devices:
         raise InputError("compare needs at least one pipeline and one device")
     reading, symbols = split_options(options)
     models = [(model, {}), *(_own(item) for item in beside)]
@@ -233,7 +238,7 @@ def compare(
         _Place(of, device, made(of, device, text), own)
         for device in devices
         for of, own in models
-        for text in pipelines
+        for text in asked
     ]
     everything = tuple(p.compiled for p in grid)
     workloads: list[dict[str, Any]] = []
@@ -271,6 +276,8 @@ def compare(
             ablation.append(Effect(item.spec(), without, without - total))
         ablations.append(tuple(ablation))
         columns.append(_column(place, values, columns[0] if columns else None))
+        if progress is not None:
+            progress(len(columns), len(grid))
     return Comparison(
         replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
         workloads[0],

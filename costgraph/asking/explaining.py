@@ -19,7 +19,8 @@ from costgraph.asking.critical import (
     stages,
 )
 from costgraph.asking.timed import Timed, timed
-from costgraph.compiling.capacity import Fit, fit
+from costgraph.compiling.capacity import fit
+from costgraph.compiling.fits import Fit
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula
 from costgraph.formula.local import active

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from costgraph.cli.cases import Cases
     from costgraph.cli.output import Tape
 
 __all__ = ["main", "program"]
@@ -16,13 +17,18 @@ __all__ = ["main", "program"]
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None, tape: Tape | None = None) -> int:
-    """Entry point; returns the exit code. ``tape`` takes down what is written."""
+def main(
+    argv: Sequence[str] | None = None, tape: Tape | None = None, cases: Cases | None = None
+) -> int:
+    """Entry point; returns the exit code.
+
+    ``tape`` takes down what is written; ``cases`` holds what questions are computed from.
+    """
     try:
         from costgraph.cli.entry import main as run
     except KeyboardInterrupt:
         return _interrupted()
-    return run(argv, tape)
+    return run(argv, tape, cases)
 
 
 def _asked() -> int:
@@ -35,7 +41,7 @@ def _asked() -> int:
     where = folder(argv)
     if where is None:
         return main()
-    return answered(argv, where, lambda tape: main(argv, tape))
+    return answered(argv, where, lambda tape, cases: main(argv, tape, cases))
 
 
 def program() -> NoReturn:

@@ -23,10 +23,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costgraph.cli.output import Tape, ended
 from costgraph.files import kept
+
+if TYPE_CHECKING:
+    from costgraph.cli.cases import Cases
 
 #: Commands that print and do nothing else.
 COMMANDS = frozenset({
@@ -64,7 +67,7 @@ def folder(argv: Sequence[str]) -> str | None:
     return os.path.join(base, "costgraph") if os.path.isabs(base) else None
 
 
-def answered(argv: Sequence[str], where: str, run: Callable[[Tape], int]) -> int:
+def answered(argv: Sequence[str], where: str, run: Callable[[Tape, Cases | None], int]) -> int:
     """The exit code of a command: of its kept answer, or of ``run``, whose answer is kept.
 
     Args:
@@ -76,33 +79,63 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape], int]) -> int
         code, installed = _code(), _installed()
         key = _key(argv, code, installed)
     except OSError:
-        return run(lambda stream, text: None)
+        return run(lambda stream, text: None, None)
     said = _known(where, key)
     if said is not None:
         return ended(lambda: _repeat(said))
-    seen = _Seen(_roots(), _settled(installed))
+    from costgraph.cli.cases import Cases
+
+    def case_key(question: Any) -> str:
+        return _key(["a case", json.dumps(question, default=str)], code, installed)
+
+    seen = _Seen(_roots(), _settled(installed), where)
+
+    def read(question: Any) -> Any:
+        found = _holding(where, case_key(question), "case")
+        if found is None:
+            return None
+        seen.rests_on(found["looked"])
+        return found["case"]
+
+    cases = Cases(read)
     with seen.watching():
-        status = run(seen.tape)
+        status = run(seen.tape, cases)
     with suppress(OSError):
         if status == 0 and seen.whole() and _code() == code and _installed() == installed:
-            kept.write(where, key, seen.text())
+            kept.write(where, key, seen.text(said=seen.said))
+            if cases.made is not None and cases.made[1] is not None:
+                question, case = cases.made
+                kept.write(where, case_key(question), seen.text(case=case))
     return status
 
 
 def _known(where: str, key: str) -> list[tuple[int, str | None]] | None:
     """The kept answer, if it holds."""
+    found = _holding(where, key, "said")
+    if found is None:
+        return None
+    try:
+        said = [(int(stream), None if t is None else str(t)) for stream, t in found["said"]]
+    except (ValueError, TypeError):
+        return None
+    return said if all(n in (0, 1) for n, _ in said) else None
+
+
+def _holding(where: str, key: str, part: str) -> dict[str, Any] | None:
+    """What is kept under a key with a ``part``, if all that it rests on is as it was."""
     text = kept.read(where, key)
     if text is None:
         return None
     try:
         found = json.loads(text)
-        said = [(int(stream), None if t is None else str(t)) for stream, t in found["said"]]
         looked = [(str(path), str(state)) for path, state in found["looked"]]
-        if found["cwd"] not in (None, os.getcwd()) or any(n not in (0, 1) for n, _ in said):
+        if found["cwd"] not in (None, os.getcwd()):
+            return None
+        if found[part] is None:
             return None
     except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return None
-    return said if all(_stands(path, state) for path, state in looked) else None
+    return found if all(_stands(path, state) for path, state in looked) else None
 
 
 def _repeat(said: Sequence[tuple[int, str | None]]) -> int:
@@ -206,9 +239,11 @@ class _Seen:
     Args:
         package: folders of which a key tells every file.
         settled: folders of which it tells what is installed.
+        kept: the folder of what is kept, which decides no answer.
     """
 
-    def __init__(self, package: Iterable[str], settled: Iterable[str]) -> None:
+    def __init__(self, package: Iterable[str], settled: Iterable[str], kept: str = "") -> None:
+        self._kept = os.path.join(os.path.abspath(kept), "") if kept else None
         self._package = tuple(os.path.join(p, "") for p in package)
         self._modules = (*self._package, *(os.path.join(p, "") for p in settled))
         self._said: list[tuple[int, str | None]] = []
@@ -235,6 +270,11 @@ class _Seen:
         finally:
             self._on = False
 
+    def rests_on(self, looked: Iterable[Sequence[str]]) -> None:
+        """What something kept looked at counts as looked at."""
+        for path, state in looked:
+            self._looked[path, state] = None
+
     def _look(self, path: str, state: str) -> None:
         if not os.path.abspath(path).startswith(self._package):
             self._looked[path, state] = None
@@ -250,6 +290,8 @@ class _Seen:
         if isinstance(path, int):  # it has been opened before
             return
         shown = os.fsdecode(path)
+        if self._kept is not None and os.path.abspath(shown).startswith(self._kept):
+            return
         if ".pyc" in shown:  # as good as its source
             return
         writes = bool(flags & _WRITES) if isinstance(flags, int) else mode not in ("r", "rb")
@@ -265,12 +307,17 @@ class _Seen:
             state != "unknown" and _stands(path, state) for path, state in self._looked
         )
 
-    def text(self) -> bytes:
-        """What is kept."""
+    @property
+    def said(self) -> list[tuple[int, str | None]]:
+        """What was written, text by text."""
+        return self._said
+
+    def text(self, **held: Any) -> bytes:
+        """What is kept: ``held``, and on what it rests."""
         near = any(s != "nothing" and not os.path.isabs(p) for p, s in self._looked)
         found = {
             "cwd": os.getcwd() if near else None,
             "looked": list(self._looked),
-            "said": self._said,
+            **held,
         }
         return json.dumps(found).encode()

@@ -50,7 +50,7 @@ compdef _costgraph costgraph
 """
 
 
-def add_command(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Registers the command."""
     command = commands.add_parser(
         "completion",
@@ -99,7 +99,7 @@ def _words(commands: Mapping[str, argparse.ArgumentParser]) -> str:
     case(" ", commands)
     case(" -", ("--help", "--version"))
     for name, command in commands.items():
-        options = [a for a in command._actions if a.option_strings]
+        options = _options(command)
         case(f"{name} -", (s for a in options for s in a.option_strings if s.startswith("--")))
         for action in options:
             for option in action.option_strings:
@@ -120,7 +120,7 @@ def _fish(commands: Mapping[str, argparse.ArgumentParser], helps: Mapping[str, s
         names = _names(name, command)
         if names:
             rules.setdefault(f"-a {_quoted(' '.join(names))}", []).append(name)
-        for action in (a for a in command._actions if a.option_strings):
+        for action in _options(command):
             rules.setdefault(_fish_option(name, action), []).append(name)
     for rule, names in rules.items():
         where = f"__fish_seen_subcommand_from {' '.join(names)}"
@@ -140,6 +140,12 @@ def _quoted(text: str | None) -> str:
     """A text in single quotes, as fish reads them."""
     line = " ".join((text or "").replace("%%", "%").split())
     return "'" + line.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _options(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that its help shows."""
+    shown = (a for a in command._actions if a.help != argparse.SUPPRESS)
+    return [a for a in shown if a.option_strings]
 
 
 def _names(command: str, parser: argparse.ArgumentParser) -> Sequence[str]:

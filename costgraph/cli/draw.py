@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
 from costgraph.errors import InputError, clip, nearest
-from costgraph.ir.metrics import COUNTED, check_metric
+from costgraph.ir.metrics import COUNTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,15 +21,6 @@ SURVEY = tuple(f"survey-fig{n}" for n in (5, 6, 7, 8, 9, 11, 16, 18, 19, 20))
 _ANY_DEVICE = "a6000"
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
-DRAW_EPILOG = """\
-examples:
-  costgraph draw llama-2-7b -o graph.svg
-      every operation of a forward step, with symbolic shapes
-  costgraph draw llama-2-7b --on a6000 --batch 1 --context 2048 -o decode.svg
-      coloured by what bounds each operation, sized by its share of the time
-  costgraph draw llama-3-70b --passes fuse,speculative --diff -o diff.html
-      what each pass erased, created, changed and kept
-"""
 PLOT_EPILOG = """\
 kinds:
   roofline   operations under the roofs of a device; with --passes, before and after
@@ -41,16 +32,10 @@ kinds:
   pareto     throughput against time per token; --on and --passes are repeatable
   sizes      --metric over the model's parameters; --passes is repeatable
   survey-fig5 … survey-fig20   figures of the survey arXiv 2402.16363 (no model)
-
-examples:
-  costgraph plot roofline llama-2-7b --on a6000 --prompt 2048 --passes fuse -o roofline.svg
-  costgraph plot curve llama-3-70b --on h100 --metric ttft --over S --to 8192 -o ttft.pdf
-  costgraph plot map llama-3-70b --on h100 --passes fuse --over B,T --to 4096,131072 -o map.svg
-  costgraph plot survey-fig7 -o fig7.svg
 """
 
 
-def add_picture_commands(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Adds ``draw`` and ``plot`` to the command line."""
     _draw_command(commands)
     _plot_command(commands)
@@ -70,8 +55,6 @@ def _draw_command(commands: Any) -> None:
         help="a picture of the graph",
         description="Draw a model's graph: .svg .png .pdf .html (these need Graphviz), .dot, "
         ".mmd (Mermaid), .json and .graphml (for networkx).",
-        epilog=DRAW_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     vocabulary.add_model(command)
     vocabulary.add_device(command, required=False)
@@ -88,7 +71,7 @@ def _draw_command(commands: Any) -> None:
     command.add_argument(
         "--step", type=whole, metavar="K", help="with --diff: only pass K as written, from 1"
     )
-    vocabulary.add_values(command, usual="B=1")
+    vocabulary.add_values(command, "B=1")
     _output(command)
     command.set_defaults(run=_draw)
 
@@ -129,12 +112,14 @@ def _plot_command(commands: Any) -> None:
         help="a figure: roofline, curve, map, breakdown, waterfall, pareto, sizes",
         description="Draw a figure as .svg, .pdf or .png. Needs the extra 'plot' (matplotlib).",
         epilog=PLOT_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("kind", metavar="KIND", help="see below")
     vocabulary.add_model(command, nargs="?")
     vocabulary.add_places(command)
-    command.add_argument("--metric", help=f"{', '.join(COUNTED)} (tpot)")
+    command.add_argument(
+        "--metric", choices=COUNTED, metavar="M",
+        help=f"{', '.join(COUNTED)} (tpot, or latency where there is none)",
+    )  # fmt: skip
     command.add_argument("--over", metavar="SYMBOL", help="B, T, S, N, BW, F_bf16 …; a map: B,T")
     command.add_argument("--from", dest="lower", metavar="X", help="start of the range")
     command.add_argument("--to", dest="upper", metavar="X", help="end of the range")
@@ -142,7 +127,7 @@ def _plot_command(commands: Any) -> None:
     command.add_argument("--phase", help="prefill or decode; by what is given")
     command.add_argument("--dtypes", default="", help="further roofs, e.g. int8,fp8 (roofline)")
     command.add_argument("--width", default="slide", help="slide (16:9, default) or column")
-    vocabulary.add_values(command, usual="B=1")
+    vocabulary.add_values(command, "B=1", dict.fromkeys("BSNTG", "X[:Y]"))
     _output(command)
     command.set_defaults(run=_plot)
 
@@ -165,13 +150,39 @@ def _plot(arguments: argparse.Namespace) -> int:
         arguments.pipelines = vocabulary.pipelines(arguments)
         if not arguments.devices:
             raise InputError(f"plot {kind} needs --on HARDWARE")
-        if arguments.metric is not None:
-            check_metric(arguments.metric)
+        _ranged(arguments)
         arguments.told = {}
         figure = _MAKERS[kind](arguments, vocabulary.values(arguments))
         remark(arguments.told)
     print(f"wrote {plot.save(figure, arguments.output)}")
     return 0
+
+
+def _ranged(arguments: argparse.Namespace) -> None:
+    """Sizes from one value to another, ``-T 128:8192``, are what the figure runs over.
+
+    Raises:
+        InputError: the kind runs over none, or over another number of them.
+    """
+    most = {"curve": 1, "breakdown": 1, "map": 2}.get(arguments.kind, 0)
+    found = {}
+    for letter, (name, _) in vocabulary.SIZES.items():
+        text = getattr(arguments, name)
+        if text is not None and ":" in text:
+            found[letter] = text.split(":")
+            setattr(arguments, name, None)
+    if not found:
+        return
+    if len(found) != most or any(len(ends) != 2 for ends in found.values()):
+        takes = {1: "one range, -T 128:8192", 2: "two ranges, -B 1:512 -T 128:8192"}
+        said = takes.get(most, "no range")
+        raise InputError(f"plot {arguments.kind} takes {said}, not {', '.join(found)}")
+    if any(getattr(arguments, name) is not None for name in ("over", "lower", "upper")):
+        raise InputError("plot: a range says what --over, --from and --to say: leave them out")
+    arguments.over = ",".join(found)
+    arguments.lower, arguments.upper = (
+        ",".join(ends[i].strip() for ends in found.values()) for i in (0, 1)
+    )
 
 
 def _compiled(
@@ -209,7 +220,7 @@ def _roofline(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     phase = _phase(arguments, before, given)
     return roofline(
         before, phase, after=after, dtypes=dtypes, width=arguments.width,
-        **{"B": 1, **vocabulary.wholes(given)},
+        **vocabulary.wholes(given),
     )  # fmt: skip
 
 
@@ -247,13 +258,24 @@ def _figures(compiled: Compiled, *over: str) -> dict[str, float]:
 def _range(arguments: argparse.Namespace, over: str, values: dict[str, Any]) -> tuple[float, float]:
     """The range of one symbol from the command line, or a usual one."""
     usual = {"B": (1.0, 512.0), "T": (128.0, 32768.0), "S": (16.0, 8192.0), "N": (2.0, 4096.0)}
-    lower, upper = usual.get(over, (0.0, 0.0))
-    if over in values and upper == 0.0:
-        lower, upper = float(values[over]) / 8, float(values[over]) * 8
-    if arguments.lower is not None:
-        lower = _number("--from", arguments.lower)
-    if arguments.upper is not None:
-        upper = _number("--to", arguments.upper)
+    ends = usual.get(over)
+    if over in values and ends is None:
+        ends = float(values[over]) / 8, float(values[over]) * 8
+    given = [
+        None if text is None else _number(where, text)
+        for where, text in (("--from", arguments.lower), ("--to", arguments.upper))
+    ]
+    if ends is None and None in given:
+        known = [*usual, *values]
+        raise InputError(
+            f"plot: no range of {clip(over)} is usual: give --from and --to"
+            f"{nearest(over, known) if len(over) > 1 else ''}"
+        )
+    lower, upper = (
+        usual if g is None else g for g, usual in zip(given, ends or given, strict=True)
+    )
+    assert lower is not None
+    assert upper is not None
     return lower, upper
 
 
@@ -347,7 +369,7 @@ def _pareto(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
         raise InputError(f"{len(choices)} lines are more than the 7 that can be told apart")
     if "B" in given:
         raise InputError("plot pareto: its lines run over the batch; leave --batch out")
-    return pareto(choices, _BATCHES, width=arguments.width, **{"T": 2048, **given})
+    return pareto(choices, _BATCHES, width=arguments.width, **given)
 
 
 def _sizes(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:

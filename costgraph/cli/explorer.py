@@ -22,22 +22,10 @@ EXPLORE = """\
 Opens a page in the browser where model, machines, passes and lengths are chosen, and everything
 that a report shows follows. The server answers this computer alone and runs until Ctrl-C."""
 
-EPILOG = """\
-examples:
-  costgraph explore
-  costgraph explore llama-3-70b --on 8xh100,8xh200 --passes '' --passes 'fuse,parallel{tp=8}'
-"""
-
 SITE = """\
 Writes the explorer's page as one folder that needs no server: put it on any web host, or open its
 index.html from a disk. Models, machines and pipelines to choose from are those named here; the
 numbers are computed in the page. All shipped models on all machines take hours and gigabytes."""
-
-SITE_EPILOG = """\
-examples:
-  costgraph site -o site --models llama-3-8b,mixtral-8x7b --on h100,mi300x,8xh100 \\
-      --passes '' --passes 'fuse' --passes 'fuse,parallel{tp=8}'
-"""
 
 
 def add_commands(commands: Any) -> None:
@@ -47,14 +35,10 @@ def add_commands(commands: Any) -> None:
         aliases=["serve"],
         help="a page in the browser to choose model, machines and passes live",
         description=EXPLORE,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     vocabulary.add_model(explore, nargs="?")
     vocabulary.add_machines(explore)
-    explore.add_argument(
-        "--passes", action="append", metavar="P", help="a pipeline; repeatable ('': unmodified)"
-    )
+    vocabulary.add_pipelines(explore)
     vocabulary.add_values(explore)
     explore.add_argument("--port", type=whole, metavar="N", help="to listen at (a free one)")
     explore.add_argument(
@@ -65,19 +49,15 @@ def add_commands(commands: Any) -> None:
         "site",
         help="the explorer as a folder of files, for any web host",
         description=SITE,
-        epilog=SITE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("-o", "--output", required=True, metavar="FOLDER", help="new or empty")
     made.add_argument(
         "--models", metavar="M[,M]", action="append", help="shipped models (all); repeatable"
     )
     vocabulary.add_machines(
-        made, what="shipped devices and systems, also 8xh100 (every device and system); repeatable"
+        made, what="shipped devices and systems, also 8xh100 (all of them), separated by commas"
     )
-    made.add_argument(
-        "--passes", action="append", metavar="P", help="a pipeline; repeatable ('', fuse, int4)"
-    )
+    vocabulary.add_pipelines(made, usual="without any: it, fuse, int4")
     made.add_argument(
         "--jobs", type=whole, metavar="N", help="processes at the same time (one a core)"
     )

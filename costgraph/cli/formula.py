@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import print_json
+from costgraph.cli.showing import Answer, show
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
 from costgraph.ir.metrics import METRICS, TIMED
 
@@ -25,9 +25,9 @@ def add_commands(commands: Any) -> None:
 
 def _metric(command: argparse.ArgumentParser, metrics: Iterable[str]) -> None:
     vocabulary.add_target(command)
-    command.add_argument("--metric", choices=tuple(metrics), default="tpot", help="default: tpot")
-    vocabulary.add_values(command, at=True)
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_metric(command, metrics, "tpot")
+    vocabulary.add_values(command)
+    vocabulary.add_format(command, "csv")
 
 
 def _explain_command(commands: Any) -> None:
@@ -107,8 +107,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         example = ",".join(f"{n}={usual.get(n, '…')}" for n in missing)
         raise InputError(f"{unbound('explain', missing, formula.meanings)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)
-    _show(found, found.to_dict(), compiled, arguments.json)
-    return 0
+    return _show(found, found.to_dict, "shares", compiled, arguments)
 
 
 def _regimes(arguments: argparse.Namespace) -> int:
@@ -123,8 +122,7 @@ def _regimes(arguments: argparse.Namespace) -> int:
         if arguments.symbolic_hardware:
             raise InputError("regimes over two symbols need numbers for the hardware")
         plane = formula.region_map(*over, **values)
-        _show(plane, region_map_object(plane), compiled, arguments.json)
-        return 0
+        return _show(plane, lambda: region_map_object(plane), "regions", compiled, arguments)
     if len(over) != 1:
         raise InputError(f"--over takes one symbol or two, not {clip(arguments.over)}")
     at = None
@@ -135,16 +133,18 @@ def _regimes(arguments: argparse.Namespace) -> int:
         found = found.derivative()
     elif arguments.show == "elasticity":
         found = found.elasticity()
-    _show(found, regimes_object(found), compiled, arguments.json)
-    return 0
+    return _show(found, lambda: regimes_object(found), "regimes", compiled, arguments)
 
 
-def _show(answer: Any, as_object: dict[str, Any], compiled: Compiled, as_json: bool) -> None:
-    """Prints an answer, as text or as JSON."""
-    if as_json:
-        print_json(as_object, compiled.setting.remarks)
-    else:
-        print(answer)
+def _show(
+    found: Any,
+    data: Callable[[], dict[str, Any]],
+    rows: str,
+    compiled: Compiled,
+    arguments: argparse.Namespace,
+) -> int:
+    """Prints an answer in its format; the exit code."""
+    return show(arguments, Answer(lambda: print(found), data, rows, compiled.setting))
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.
@@ -173,8 +173,7 @@ def _solve(arguments: argparse.Namespace) -> int:
         raise UnboundSymbolError(
             f"{error}; --over {other} solves for it" if other else str(error), error.names
         ) from None
-    _show(found, solution_object(found), compiled, arguments.json)
-    return 0
+    return _show(found, lambda: solution_object(found), "intervals", compiled, arguments)
 
 
 def _budget(text: str, formula: Formula) -> Any:

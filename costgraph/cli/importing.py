@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import print_json
+from costgraph.cli.showing import Answer, show
 
 
 def add_commands(commands: Any) -> None:
@@ -20,8 +20,8 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("file", help=".onnx or .pt2 file; nothing in it is run")
     vocabulary.add_dims(command)
-    vocabulary.add_values(command, "BS", "B=1,S=128")
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_values(command, "B=1,S=128", sizes="BS")
+    vocabulary.add_format(command, "csv")
     command.set_defaults(run=_import)
 
 
@@ -31,8 +31,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
     sizes = vocabulary.wholes(vocabulary.values(arguments))
     found = account(arguments.file, at=sizes, **vocabulary.dims(arguments))
-    if arguments.json:
-        print_json(account_object(found))
-    else:
-        print(account_text(found))
+    show(
+        arguments,
+        Answer(lambda: print(account_text(found)), lambda: account_object(found), "parts"),
+    )
     return 2 if found.unknown else 0

@@ -29,7 +29,7 @@ class OutputError(OSError):
     """Standard output cannot be written to."""
 
 
-class _Stream:
+class Wrapped:
     """A text stream over another one, ``inner``."""
 
     def __init__(self, inner: TextIO) -> None:
@@ -46,19 +46,49 @@ class _Stream:
         return getattr(self.inner, name)
 
 
-class Screen(_Stream):
+def innermost(stream: TextIO) -> TextIO:
+    """The stream below all that are wrapped around it."""
+    while isinstance(stream, Wrapped):
+        stream = stream.inner
+    return stream
+
+
+class Screen(Wrapped):
     """The last place where texts from outside are made harmless for a terminal.
 
     What would steer it is escaped (:func:`.quoting.printed`). Whoever writes escape codes
     on purpose, and has made the texts between them visible, writes to ``inner``.
     """
 
+    #: Characters of a line; None where lines are as long as they are.
+    columns: int | None = None
+
     def write(self, text: str) -> int:
-        self.inner.write(printed(text))
+        shown = printed(text)
+        if self.columns is not None and len(shown) > self.columns:
+            shown = _broken(shown, self.columns)
+        self.inner.write(shown)
         return len(text)
 
 
-class _Guarded(_Stream):
+def _broken(text: str, columns: int) -> str:
+    """Long lines in several, words and numbers left whole, under where they begin."""
+    from costgraph.showing.export.fitting import wrapped
+
+    lines = []
+    for line in text.split("\n"):
+        if len(line) <= columns:
+            lines.append(line)
+            continue
+        body = line.lstrip(" ")
+        start = len(line) - len(body)
+        hang = " " * min(start + 4, columns // 2)
+        first, *rest = wrapped(body, columns - max(start, len(hang))).split("\n")
+        lines += [" " * start + first, *(hang + part for part in rest)]
+    return "\n".join(lines)
+
+
+class _Guarded(Wrapped):
     """A stream whose failures are told from those of other files."""
 
     def write(self, text: str) -> int:
@@ -79,7 +109,7 @@ class _Guarded(_Stream):
 Tape = Callable[[int, str | None], None]
 
 
-class _Taped(_Stream):
+class _Taped(Wrapped):
     """A stream whose texts are taken down as they are written."""
 
     def __init__(self, inner: TextIO, tape: Tape, index: int) -> None:

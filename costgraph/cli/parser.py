@@ -1,4 +1,4 @@
-"""The parser of arguments: errors in one line, and options that mean one value take one."""
+"""The parser of arguments: errors in one line that name what is near, options given once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from costgraph.cli.output import fail
+from costgraph.errors import clip, nearest
+
+#: Words that are all named where one is wrong.
+_FEW = 5
 
 
 class _Once(argparse.Action):
@@ -22,18 +26,100 @@ class _Once(argparse.Action):
     ) -> None:
         given: set[str] = namespace.__dict__.setdefault("_given", set())
         if option_string is not None and self.dest in given:
-            raise argparse.ArgumentError(self, "is given twice, and takes one value")
+            raise argparse.ArgumentError(self, self.twice(parser))
         given.add(self.dest)
         setattr(namespace, self.dest, values)
 
+    def twice(self, parser: argparse.ArgumentParser) -> str:
+        """What is said of a second value."""
+        return "is given twice, and takes one value"
+
+
+class OnlyOne(_Once):
+    """Stores the only one of something that other commands take several of.
+
+    Args:
+        what: what the command takes, in words.
+        splits: what would separate several in one value; empty where nothing does.
+    """
+
+    def __init__(self, *args: Any, what: str, splits: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._what, self._splits = what, splits
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if self._splits and self._splits in str(values):
+            raise argparse.ArgumentError(self, f"{clip(values)}: {self.twice(parser)}")
+        super().__call__(parser, namespace, values, option_string)
+
+    def twice(self, parser: argparse.ArgumentParser) -> str:
+        return f"{parser.prog.split()[-1]} takes {self._what}"
+
+
+class _Short(_Once):
+    """A flag that is short for one value of another option."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str, help: str) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help
+        )
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, self.const, option_string)
+
+
+class _Help(argparse.HelpFormatter):
+    """Prose is filled; examples and lists, which are indented, stand as they are written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n  " in text:
+            return "".join(f"{indent}{line}\n" for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
+
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line and exit code 2."""
+    """Errors in one line and exit code 2; what is not known is answered with what is near."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _Help)
         super().__init__(*args, **kwargs)
         for name in (None, "store"):
             self.register("action", name, _Once)
+        self.register("action", "short", _Short)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, rest = super().parse_known_args(args, namespace)
+        unknown = next((a for a in rest if a.startswith("-") and len(a) > 1), None)
+        if unknown is not None:
+            name = unknown.split("=")[0]
+            known = self._option_string_actions.items()
+            shown = [text for text, action in known if action.help != argparse.SUPPRESS]
+            self.error(f"no option {clip(name)}{nearest(name, shown)}")
+        if rest:
+            self.error(f"more than is taken: {' '.join(clip(a) for a in rest[:3])}")
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(c) for c in action.choices]
+        near = "" if len(known) <= _FEW else nearest(str(value), known)
+        said = "none there is" if near else f"none of {', '.join(known)}"
+        raise argparse.ArgumentError(action, f"{clip(value)} is {said}{near}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # The usual one drops what cannot be written in silence.

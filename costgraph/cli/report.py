@@ -8,28 +8,17 @@ from typing import Any
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
 
-EPILOG = """\
-examples:
-  costgraph report llama-3-70b --on h100 --passes '' --passes fuse -o report.html
-      the first pipeline is what speed-ups compare with
-  costgraph report llama-3-8b --on h100,a100,l40s --passes 'fuse,quantize{weights=int4,bits=b}' \\
-      -o report.html
-      a selector of devices, and a slider for the bits of a weight
-"""
 
-
-def add_report_command(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Adds ``report`` to the command line."""
     command = commands.add_parser(
         "report",
         help="a live HTML page with sliders, formulas, graph, roofline and curves",
         description="Write one HTML file that works offline: sliders for the workload and the "
         "device's figures, every metric live, formulas, graph, roofline, table and curves.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     vocabulary.add_targets(command)
-    vocabulary.add_values(command, usual="B=start: 1,S=start: 1024,N=start: 256,T=start: 2048")
+    vocabulary.add_values(command, "B=start: 1,S=start: 1024,N=start: 256,T=start: 2048")
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.progress import bar
-from costgraph.cli.values import print_json, real, whole
+from costgraph.cli.showing import Answer, show
+from costgraph.cli.values import real, whole
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def add_commands(commands: Any) -> None:
     vocabulary.add_model(plan)
     vocabulary.add_machines(plan, True)
     plan.add_argument("--rate", type=real, required=True, metavar="R", help="requests per second")
-    _lengths(plan)
     plan.add_argument("--ttft", required=True, metavar="TIME", help="limit on its mean: '500 ms'")
     plan.add_argument("--tpot", required=True, metavar="TIME", help="limit on its mean: '20 ms'")
     plan.add_argument("--devices", type=whole, default=64, metavar="N", help="at most (64)")
@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
         help="also with drafts: options of the pass speculative, draft=llama-3.2-1b,gamma=3; "
         "repeatable",
     )
-    plan.add_argument("--passes", default="fuse", metavar="P", help="of each replica (fuse)")
+    vocabulary.add_pipeline(plan, "fuse", "of each replica (fuse)")
     plan.add_argument(
         "--pools",
         action=argparse.BooleanOptionalAction,
@@ -74,21 +74,20 @@ def add_commands(commands: Any) -> None:
         choices=("vllm", "sglang", "tensorrt-llm"),
         help="also the commands that start the best plan that the engine can be told",
     )
-    vocabulary.add_values(plan, "")
+    _lengths(plan, required=True)
     vocabulary.add_conventions(plan)
-    plan.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_format(plan, "csv")
     plan.set_defaults(run=_plan)
 
     sim = commands.add_parser(
         "serve-simulate", help="a server event by event, or a trace on it", description=SIMULATE
     )
     vocabulary.add_target(sim)
-    vocabulary.add_values(sim, "")
+    _lengths(sim)
     load = sim.add_mutually_exclusive_group(required=True)
     load.add_argument("--rate", type=real, metavar="R", help="requests per second")
     load.add_argument("--trace", metavar="FILE", help="CSV: timestamp,input,output")
     load.add_argument("--closed", type=whole, metavar="C", help="requests in flight")
-    _lengths(sim, required=False)
     sim.add_argument("--requests", type=whole, metavar="N", help="how many (1000)")
     sim.add_argument("--seed", type=int, metavar="I", help="of what is drawn (0)")
     sim.add_argument(
@@ -117,8 +116,8 @@ def add_commands(commands: Any) -> None:
     sim.add_argument(
         "--decode-replicas", type=whole, metavar="N", help="servers that only decode (none)"
     )
-    sim.add_argument("--decode-on", metavar="MACHINE", help="of those servers (as --on)")
-    sim.add_argument("--decode-passes", metavar="P", help="of those servers (as --passes)")
+    vocabulary.add_device(sim, False, "of those servers (as --on)", "--decode-on")
+    vocabulary.add_pipeline(sim, None, "of those servers (as --passes)", "--decode-passes")
     sim.add_argument(
         "--decode-limit", type=whole, metavar="N", help="sequences of each at a time (what fits)"
     )
@@ -128,20 +127,19 @@ def add_commands(commands: Any) -> None:
     sim.add_argument(
         "--timeline", metavar="FILE", help="draw requests and steps over time: .svg, .pdf, .png"
     )
-    sim.add_argument("--json", action="store_true", help="one JSON object")
+    vocabulary.add_format(sim, "csv")
     sim.set_defaults(run=_simulate)
 
 
-def _lengths(command: argparse.ArgumentParser, required: bool = True) -> None:
-    for name, what in (("prompt", "prompt tokens"), ("generate", "generated tokens")):
-        command.add_argument(f"--{name}", required=required, metavar="LENGTHS", help=what)
+def _lengths(command: argparse.ArgumentParser, required: bool = False) -> None:
+    """Lengths, which are drawn, and symbols that are fixed."""
+    takes = dict.fromkeys("SN", "LENGTHS")
+    vocabulary.add_values(command, takes=takes, sizes="SN", at=False, required=required)
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """How the model is read and timed, and symbols that are fixed."""
-    given = (vocabulary.assignment(item, "--set") for item in arguments.set)
-    values = {name: vocabulary.number(value, f"--set {name}") for name, value in given}
-    return {**vocabulary.conventions(arguments), **values}
+    return {**vocabulary.conventions(arguments), **vocabulary.values(arguments, but="SN")}
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -177,12 +175,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     commands = "" if arguments.launch is None else first_launch(
         found, str(arguments.model), arguments.launch
     )  # fmt: skip
-    if arguments.json:
-        more = {"launch": commands} if commands else {}
-        print_json(found.to_dict() | more, found.setting.remarks)
-    else:
+
+    def text() -> None:
         print(plan_text(found, width()) + (f"\n\n{commands.rstrip()}" if commands else ""))
-    return 0
+
+    def data() -> dict[str, Any]:
+        return found.to_dict() | ({"launch": commands} if commands else {})
+
+    return show(arguments, Answer(text, data, "plans", found.setting))
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -190,7 +190,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving.pools import apart_assumed
     from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
-    from costgraph.showing.export.serving import simulated_text
+    from costgraph.showing.export.serving import policy_text, simulated_text
+    from costgraph.showing.export.terminal import width
 
     requests, asked = _requests(arguments)
     options = _options(arguments)
@@ -213,20 +214,24 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.timeline is not None:
         from costgraph.showing.plot import save, timeline
 
-        save(timeline(seen, title=compiled.program.name), arguments.timeline)
-    if arguments.json:
+        figure = timeline(seen, setting=setting, about=policy_text(policy))
+        save(figure, arguments.timeline)
+
+    def text() -> None:
+        more = {k.replace("_", " "): v for k, v in told.items() if v is not None}
+        more |= {"paging": arguments.paging} if arguments.paging else {}
+        more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
+        print(simulated_text(seen, policy, setting, asked | more, width()))
+
+    def data() -> dict[str, Any]:
         said = {
             "arrivals": asked, "policy": policy.name, "sequences": policy.limit,
             "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
             "paging": arguments.paging, **told,
         }  # fmt: skip
-        print_json(setting.to_dict() | said | seen.to_dict(), setting.remarks)
-    else:
-        asked |= {"paging": arguments.paging} if arguments.paging else {}
-        asked |= {"polls": arguments.polls} if arguments.polls > 1 else {}
-        asked |= {k.replace("_", " "): v for k, v in told.items() if v is not None}
-        print(simulated_text(seen, policy, setting, asked))
-    return 0
+        return setting.to_dict() | said | seen.to_dict()
+
+    return show(arguments, Answer(text, data, "", setting))
 
 
 def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:

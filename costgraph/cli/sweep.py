@@ -9,11 +9,19 @@ from typing import Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.output import interrupted
-from costgraph.cli.values import print_json, whole
+from costgraph.cli.showing import Answer, Table, show
+from costgraph.cli.values import whole
 from costgraph.errors import InputError, clip
+from costgraph.ir.metrics import RANKED
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
+#: Rows that it prints for programs.
+MOST_PRINTED = 100_000
+#: Attributes of a sweep that are sentences, a line each.
+_SENTENCES = ("warnings", "cautions", "assumptions", "notes", "not_done")
+#: Columns that may be left out where there is little room, the first ones first.
+_LESS = ("bytes", "flops", "throughput", "tpot", "ttft")
 
 SWEEP = """\
 Metrics over a grid of batch, lengths, devices and pipelines. Values: 1,2,4 or a range a:b (every
@@ -38,15 +46,9 @@ def _sweep_command(commands: Any) -> None:
         "sweep", help="metrics over a grid, as a table or a file", description=SWEEP
     )
     vocabulary.add_targets(command)
-    for name, text in (
-        ("B", "sequences (1)"),
-        ("S", "prompt tokens"),
-        ("N", "generated tokens"),
-        ("T", "context of a decode step"),
-    ):
-        command.add_argument(f"-{name}", metavar="VALUES", help=text)
-    vocabulary.add_values(command, "")
-    command.add_argument("--metrics", metavar="M[,M]", help="default: all whose symbols are given")
+    vocabulary.add_values(command, "B=1", dict.fromkeys("BSNTG", vocabulary.VALUES), at=False)
+    vocabulary.add_metrics(command, "all whose symbols are given")
+    vocabulary.add_format(command, "csv", "latex")
     command.add_argument(
         "-o", "--output", metavar="FILE", help="write .zarr, .nc, .parquet or .csv; resumes"
     )
@@ -71,7 +73,7 @@ def _search_command(commands: Any) -> None:
         "search", help="the best batch, device and pipeline under limits", description=SEARCH
     )
     vocabulary.add_targets(command)
-    command.add_argument("--objective", default="throughput", metavar="M", help="(throughput)")
+    vocabulary.add_metric(command, RANKED, "throughput", "--objective")
     command.add_argument(
         "--limit", action="append", default=[], metavar="M=VALUE", help="repeatable"
     )
@@ -82,27 +84,10 @@ def _search_command(commands: Any) -> None:
         help="share the model among the devices of each system in every way: tp,pp,dp,ep,cp "
         "(pp opens micro too)",
     )
-    command.add_argument("-B", metavar="LOW:HIGH", help="range of the batch, or one (1:65536)")
-    command.add_argument("-S", metavar="S", help="prompt tokens (1024)")
-    command.add_argument("-N", metavar="N", help="generated tokens (256)")
-    command.add_argument("-T", metavar="T", help="context of tpot (by default the last step's)")
-    vocabulary.add_values(command, "")
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    usual = "B=1:65536,S=1024,N=256,T=the last step's"
+    vocabulary.add_values(command, usual, {"B": "LOW:HIGH"})
+    vocabulary.add_format(command, "csv", "latex")
     command.set_defaults(run=_search)
-
-
-def _set_symbols(items: list[str]) -> dict[str, Sequence[int | float]]:
-    from costgraph.asking.sweeping.ranges import parse_values
-
-    found: dict[str, Sequence[int | float]] = {}
-    for item in items:
-        name, text = vocabulary.assignment(item, "--set")
-        if name in ("B", "S", "N", "T"):
-            raise InputError(f"--set {clip(item)}: use -{name}")
-        if name in found:
-            raise InputError(f"--set: {name} is given twice")
-        found[name] = parse_values(text, f"--set {name}", whole=False)
-    return found
 
 
 def _one(values: Sequence[Any]) -> Any:
@@ -111,32 +96,23 @@ def _one(values: Sequence[Any]) -> Any:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from costgraph.asking.sweeping.grid import preview, told_lines, write_told
-    from costgraph.asking.sweeping.ranges import parse_values
+    from costgraph.asking.sweeping.grid import told_lines, write_told
 
-    symbols: dict[str, Any] = {}
-    for name in "BSNT":
-        text = getattr(arguments, name)
-        if text is None and name == "B":
-            text = "1"
-        if text is not None:
-            symbols[name] = _one(parse_values(text, f"-{name}"))
-    symbols |= {name: _one(values) for name, values in _set_symbols(arguments.set).items()}
-    metrics = None
-    if arguments.metrics is not None:
-        metrics = [m.strip() for m in arguments.metrics.split(",")]
+    symbols = {name: _one(found) for name, found in vocabulary.ranges(arguments).items()}
+    metrics = vocabulary.metrics(arguments)
     about: dict[str, Any] = {
         "metrics": metrics,
         **vocabulary.conventions(arguments),
         "chunks": arguments.chunk,
         "progress": arguments.progress,
         "errors": arguments.errors,
-        **symbols,
+        **{"B": 1, **symbols},
     }
     choices = (arguments.model, vocabulary.devices(arguments), vocabulary.pipelines(arguments))
     if arguments.output is None:
-        _print_sweep(*preview(SHOWN, *choices, **about))
-        return 0
+        return _print_sweep(arguments, choices, about)
+    if arguments.format != "text":
+        raise InputError("--format is of what is printed; the suffix of -o says a file's")
     try:
         path, said = write_told(arguments.output, *choices, force=arguments.force, **about)
     except KeyboardInterrupt:
@@ -147,29 +123,59 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_sweep(data: Any, rows: int) -> None:
-    """The first rows, with units, and how many there are."""
+def _print_sweep(
+    arguments: argparse.Namespace, choices: tuple[Any, ...], about: dict[str, Any]
+) -> int:
+    """A sweep on standard output: its first rows as text, all of them for programs."""
     from costgraph.asking.sweeping.export import columns, frames
-    from costgraph.asking.sweeping.grid import told_lines
-    from costgraph.showing.export.terminal import print_table
+    from costgraph.asking.sweeping.grid import preview, told_lines
 
+    how = arguments.format
+    most = SHOWN if how == "text" else MOST_PRINTED
+    data, rows = preview(most, *choices, **about)
+    if how != "text" and rows > most:
+        raise InputError(
+            f"--format {how} prints at most {most} rows, not {rows}; -o FILE takes all"
+        )
+    if how in ("json", "csv"):
+        frame = next(frames(data)).head(most)
+        attributes = {str(k): v for k, v in data.attrs.items()}
+        units = {str(n): str(v.attrs["units"]) for n, v in data.items() if "units" in v.attrs}
+        told = {k: str(attributes.pop(k)).splitlines() for k in _SENTENCES if k in attributes}
+        records = frame.to_dict("records")
+        found = {**attributes, **told, "units": units, "rows": records}
+        return show(arguments, Answer(lambda: None, lambda: found, "rows"))
     data = data.squeeze()  # what has one value stands above the table
-    frame = next(frames(data)).head(SHOWN)
+    frame = next(frames(data)).head(most)
     names = columns(data)
     varying = [n for n in names if n in data.sizes or n in data.data_vars]
-    units = [str(data[name].attrs.get("units", "")) for name in varying]
+    measured = [str(data[name].attrs.get("units", "")) for name in varying]
     cells = [
-        tuple(_cell(value, unit) for value, unit in zip(row, units, strict=True))
+        tuple(_cell(value, unit) for value, unit in zip(row, measured, strict=True))
         for row in frame[varying].itertuples(index=False, name=None)
     ]
-    fixed = ", ".join(f"{n}={data[n].item()}" for n in names if n not in varying)
-    print_table(varying, cells, fixed)
-    if rows > len(cells):
-        print(f"… {rows} rows; -o FILE writes all of them")
-    else:
-        print(f"{rows} rows" if rows > 1 else "1 row")
-    for line in told_lines(data.attrs):
-        print(line)
+    fixed = ", ".join(
+        [
+            *(f"{n}={data[n].item()}" for n in names if n not in varying),
+            *str(data.attrs.get("reading", "")).splitlines(),
+        ]
+    )
+    foot = told_lines(data.attrs)
+
+    def text() -> None:
+        from costgraph.showing.export.terminal import print_table
+
+        print_table(varying, cells, fixed, optional=_LESS)
+        if rows > len(cells):
+            print(f"… {rows} rows; -o FILE writes all of them, --format csv prints them")
+        else:
+            print(f"{rows} rows" if rows > 1 else "1 row")
+        for line in foot:
+            print(line)
+
+    return show(
+        arguments, Answer(text, dict, "", None, lambda: Table(varying, cells, [fixed], foot))
+    )
 
 
 def _cell(value: Any, unit: str) -> str:
@@ -190,7 +196,6 @@ def _cell(value: Any, unit: str) -> str:
 
 def _search(arguments: argparse.Namespace) -> int:
     from costgraph.asking.searching import search
-    from costgraph.asking.sweeping.ranges import parse_values
 
     limits: dict[str, str] = {}
     for item in arguments.limit:
@@ -200,13 +205,8 @@ def _search(arguments: argparse.Namespace) -> int:
         if metric.strip() in limits:
             raise InputError(f"--limit: {metric.strip()} is given twice")
         limits[metric.strip()] = value.strip()
-    symbols: dict[str, Any] = {}
-    for name in "SNT":
-        text = getattr(arguments, name)
-        if text is not None:
-            symbols[name] = _single(parse_values(text, f"-{name}"), f"-{name}")
-    for name, values in _set_symbols(arguments.set).items():
-        symbols[name] = _single(values, f"--set {name}")
+    symbols = vocabulary.values(arguments, but="B")
+    batches = vocabulary.text_of(arguments, "B")
     pareto = None
     if arguments.pareto is not None:
         pareto = tuple(m.strip() for m in arguments.pareto.split(","))
@@ -214,21 +214,26 @@ def _search(arguments: argparse.Namespace) -> int:
         arguments.model,
         vocabulary.devices(arguments),
         _shared(vocabulary.pipelines(arguments), arguments.degrees),
-        objective=arguments.objective,
+        objective=arguments.metric,
         limits=limits,
         pareto=pareto,
-        B=None if arguments.B is None else _batches(arguments.B),
+        B=None if batches is None else _batches(batches),
         **vocabulary.conventions(arguments),
         **symbols,
     )
-    if arguments.json:
-        print_json(result.to_dict(), result.setting.remarks)
-    else:
+
+    def text() -> None:
         from costgraph.showing.export.search import search_text
         from costgraph.showing.export.terminal import width
 
         print(search_text(result, width()))
-    return 0
+
+    def paper() -> Table:
+        from costgraph.showing.export.search import about, candidates
+
+        return Table(*candidates(result), about(result))
+
+    return show(arguments, Answer(text, result.to_dict, "candidates", result.setting, paper))
 
 
 def _shared(pipelines: list[str], degrees: str | None) -> list[str]:
@@ -277,7 +282,7 @@ def _batches(text: str) -> int | tuple[int, int]:
     from costgraph.asking.sweeping.ranges import parse_values
 
     low, colon, high = text.partition(":")
-    first = int(_single(parse_values(low, "-B"), "-B"))
+    first = int(_single(parse_values(low, "--batch"), "--batch"))
     if not colon:
         return first
-    return first, int(_single(parse_values(high, "-B"), "-B"))
+    return first, int(_single(parse_values(high, "--batch"), "--batch"))

@@ -18,6 +18,10 @@ def whole(text: str) -> int:
     """A positive whole number of at most 1e12 from the command line."""
     from costgraph.number import MOST
 
+    if ":" in text or "," in text:
+        raise argparse.ArgumentTypeError(
+            f"{clip(text)} gives several; give one value; sweep takes several"
+        )
     value = _read(text)
     if value.denominator != 1 or value <= 0:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")

@@ -3,22 +3,29 @@
 A command adds the options it takes with the functions here and reads them with the
 functions here, so that one thing is called by one name everywhere:
 
-* ``model``, ``--on``, ``--passes``: what is compiled;
+* ``model``, ``--on``, ``--passes``: what is compiled. ``--on`` may be repeated and hold
+  commas, ``--passes`` be repeated; a command that takes one refuses a second in a line;
 * ``--accounting``, ``--fidelity``: how it is counted and timed;
 * ``--weights``, ``--activations``, ``--kv``, ``--quantization``, ``--dims``, ``--reserve``:
   how model and device are read;
-* ``--batch``, ``--prompt``, ``--generate``, ``--context``, ``--images``: sizes;
+* ``--batch/-B``, ``--prompt/-S``, ``--generate/-N``, ``--context/-T``, ``--images/-G``: sizes;
 * ``--set NAME=VALUE``: any symbol, those of sizes, of the model (``K``) and of passes;
-* ``--at X=V,…``: several symbols in one text.
+* ``--at X=V,…``: several symbols in one text;
+* ``--metric``: a metric, or several where a command takes them;
+* ``--format``, and ``--json`` for short: what is printed (:mod:`costgraph.cli.showing`).
+
+Sizes are one number each. A command that runs over several takes lists and ranges, for
+``--set`` too.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli.parser import OnlyOne
 from costgraph.cli.values import whole
 from costgraph.errors import InputError, clip
 
@@ -51,10 +58,20 @@ READING = (
     ("read_as", "FAMILY", "how to read a model_type that no family knows: llama …"),
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )
+#: How several values of a size are written.
+VALUES = "VALUES"
+#: What asks for more than one value.
+_SEVERAL = re.compile(r"[,:]")
 #: Commas between items; one in parentheses belongs to a size.
 _SEPARATOR = re.compile(r",(?![^()]*\))")
 
 # --- what a command takes ----------------------------------------------------------------
+
+ONE_DEVICE = "one device or system; compare, sweep and search take several"
+ONE_PIPELINE = (
+    "one pipeline, its passes joined by commas: 'fuse,quantize{weights=int4}'; compare, sweep "
+    "and search take several"
+)
 
 
 def add_target(command: argparse.ArgumentParser) -> None:
@@ -75,22 +92,15 @@ def add_places(
     command: argparse.ArgumentParser, required: bool = False, passes_required: bool = False
 ) -> None:
     """Devices, pipelines and conventions."""
-    what = "devices, systems (8xh100, dgx-h100) or TOML files, separated by commas; repeatable"
-    add_machines(command, required, what)
-    command.add_argument(
-        "--passes",
-        action="append",
-        required=passes_required,
-        metavar="P",
-        help="a pipeline; repeatable ('': the unmodified model)",
-    )
+    add_machines(command, required)
+    add_pipelines(command, passes_required)
     add_conventions(command)
 
 
 def add_machines(
     command: argparse.ArgumentParser,
     required: bool = False,
-    what: str = "devices or TOML files, separated by commas; repeatable",
+    what: str = "devices, systems (8xh100, dgx-h100) or TOML files, separated by commas",
 ) -> None:
     """Several machines."""
     command.add_argument(
@@ -99,7 +109,21 @@ def add_machines(
         default=[] if not required else None,
         action="append",
         metavar="HW[,HW]",
-        help=what,
+        help=f"{what}; repeatable",
+    )
+
+
+def add_pipelines(
+    command: argparse.ArgumentParser, required: bool = False, usual: str = ""
+) -> None:
+    """Several pipelines."""
+    told = f"; {usual}" if usual else ""
+    command.add_argument(
+        "--passes",
+        action="append",
+        required=required,
+        metavar="P",
+        help=f"a pipeline; repeatable ('': the unmodified model{told})",
     )
 
 
@@ -108,20 +132,28 @@ def add_model(command: argparse.ArgumentParser, **more: Any) -> None:
     command.add_argument("model", help=MODEL, **more)
 
 
-def add_device(command: argparse.ArgumentParser, required: bool = True) -> None:
+def add_device(
+    command: argparse.ArgumentParser,
+    required: bool = True,
+    what: str = "a device (h100), a system (8xh100, dgx-h100, rtx-4090+i9-13900k) or a TOML file",
+    name: str = "--on",
+) -> None:
     """One device."""
     command.add_argument(
-        "--on",
-        required=required,
-        metavar="HARDWARE",
-        help="a device (h100), a system (8xh100, dgx-h100, rtx-4090+i9-13900k) or a TOML file",
-    )
+        name, required=required, action=OnlyOne, what=ONE_DEVICE, splits=",", metavar="HW",
+        help=what,
+    )  # fmt: skip
 
 
-def add_pipeline(command: argparse.ArgumentParser) -> None:
+def add_pipeline(
+    command: argparse.ArgumentParser,
+    usual: str | None = "",
+    what: str = "pipeline, e.g. 'fuse,quantize{weights=int4}'",
+    name: str = "--passes",
+) -> None:
     """One pipeline."""
     command.add_argument(
-        "--passes", default="", metavar="P", help="pipeline, e.g. 'fuse,quantize{weights=int4}'"
+        name, default=usual, action=OnlyOne, what=ONE_PIPELINE, metavar="P", help=what
     )
 
 
@@ -153,32 +185,83 @@ def add_dims(command: argparse.ArgumentParser) -> None:
 
 
 def add_values(
-    command: argparse.ArgumentParser, sizes: str = "BSNTG", usual: str = "", at: bool = False
+    command: argparse.ArgumentParser,
+    usual: str = "",
+    takes: Mapping[str, str] | None = None,
+    sizes: str = "BSNTG",
+    at: bool = True,
+    required: bool = False,
 ) -> None:
-    """Values of symbols: an option for each of ``sizes``, and ``--set`` for any.
+    """Values of symbols: an option for each size, ``--set`` for any symbol, ``--at`` for several.
 
     Args:
         command: what takes them.
-        sizes: letters of :data:`SIZES`.
         usual: what sizes are where nothing is said, as text for the help: ``B=1,S=1024``.
-        at: also ``--at``.
+        takes: sizes that are more than one number, and how they are written: ``VALUES``.
+            Their texts are the command's to read (:func:`text_of`).
+        sizes: letters of :data:`SIZES`.
+        at: also ``--at``, which holds one number a symbol.
+        required: whether sizes must be given.
     """
     told = dict(item.split("=") for item in usual.split(",") if item)
+    more = takes or {}
     for letter in sizes:
         name, meaning = SIZES[letter]
         text = f"{meaning} ({told[letter]})" if letter in told else meaning
-        command.add_argument(f"--{name}", type=whole, metavar=letter, help=text)
+        command.add_argument(
+            f"--{name}", f"-{letter}", type=str if letter in more else whole, required=required,
+            metavar=more.get(letter, letter), help=text,
+        )  # fmt: skip
+    several = " or VALUES" if more.get("T") == VALUES else ""
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any symbol: K (denoising steps), G, one of a pass; repeatable",
+        help=f"any symbol{several}: K (denoising steps), G, one of a pass; repeatable",
     )
     if at:
         command.add_argument(
             "--at", default="", metavar="X=V,…", help="values of symbols, e.g. 'B=8,T=2048'"
         )
+
+
+def add_metric(
+    command: argparse.ArgumentParser, metrics: Iterable[str], usual: str, *before: str
+) -> None:
+    """One metric; ``before`` are names that the option had, and still answers to."""
+    names = tuple(metrics)
+    command.add_argument(
+        "--metric", choices=names, metavar="M", default=usual,
+        help=f"{', '.join(names)} ({usual})",
+    )  # fmt: skip
+    for name in before:
+        command.add_argument(
+            name, dest="metric", choices=names, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+
+def add_metrics(command: argparse.ArgumentParser, usual: str) -> None:
+    """Several metrics."""
+    command.add_argument(
+        "--metric", dest="metrics", action="append", metavar="M[,M]",
+        help=f"separated by commas; repeatable ({usual})",
+    )  # fmt: skip
+    command.add_argument(
+        "--metrics", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
+def add_format(command: argparse.ArgumentParser, *more: str, text: str = "") -> None:
+    """What is printed: text, JSON, or one of ``more``; ``text`` says what those are."""
+    names = ("text", "json", *more)
+    command.add_argument(
+        "--format", choices=names, default="text", metavar="F",
+        help=text or f"{', '.join(names)} (text)",
+    )  # fmt: skip
+    command.add_argument(
+        "--json", dest="format", action="short", const="json", help="short for --format json"
+    )
 
 
 # --- what was given ----------------------------------------------------------------------
@@ -201,26 +284,71 @@ def pipelines(arguments: argparse.Namespace) -> list[str]:
     return list(arguments.passes or [""])
 
 
-def values(arguments: argparse.Namespace) -> dict[str, Any]:
+def metrics(arguments: argparse.Namespace) -> list[str] | None:
+    """The metrics of :func:`add_metrics`; None without any."""
+    if arguments.metrics is None:
+        return None
+    return [name.strip() for text in arguments.metrics for name in text.split(",")]
+
+
+def values(arguments: argparse.Namespace, but: Collection[str] = ()) -> dict[str, Any]:
     """Every value that was given, by symbol: sizes, ``--at`` and ``--set``.
+
+    Args:
+        arguments: of the command line.
+        but: sizes whose texts the command reads itself.
 
     Raises:
         InputError: an item does not parse, or a symbol is given twice.
     """
-    found: dict[str, Any] = {}
+    return {
+        name: number(value, where) if isinstance(value, str) else value
+        for name, (where, value) in _given(arguments).items()
+        if name not in but
+    }
+
+
+def ranges(arguments: argparse.Namespace) -> dict[str, Sequence[int | float]]:
+    """All values that were given, by symbol, where a command runs over several.
+
+    Raises:
+        InputError: an item does not parse, or a symbol is given twice.
+    """
+    from costgraph.asking.sweeping.ranges import parse_values
+    from costgraph.ir.workload import WHOLE
+
+    return {
+        name: parse_values(str(value), where, whole=name in WHOLE)
+        for name, (where, value) in _given(arguments).items()
+    }
+
+
+def text_of(arguments: argparse.Namespace, letter: str) -> str | None:
+    """What was given for a size that may be more than one number.
+
+    Raises:
+        InputError: it is given twice.
+    """
+    found = _given(arguments).get(letter)
+    return None if found is None else str(found[1])
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, tuple[str, Any]]:
+    """What was given for each symbol, and by which option: a number, or its text."""
+    found: dict[str, tuple[str, Any]] = {}
     for letter, (name, _) in SIZES.items():
         value = getattr(arguments, name, None)
         if value is not None:
-            found[letter] = value
+            found[letter] = (f"--{name}", value)
     for where, items in (
         ("--at", [p for p in getattr(arguments, "at", "").split(",") if p.strip()]),
         ("--set", getattr(arguments, "set", [])),
     ):
         for item in items:
-            symbol, value = assignment(item, where)
+            symbol, text = assignment(item, where)
             if symbol in found:
                 raise InputError(f"{where}: {clip(symbol)} is given twice")
-            found[symbol] = number(value, f"{where}: {symbol}")
+            found[symbol] = (f"{where} {symbol}", text)
     return found
 
 
@@ -249,9 +377,7 @@ def hint(names: Sequence[str], arguments: argparse.Namespace) -> str:
 
     def option(name: str) -> str:
         word = SIZES.get(name, ("",))[0]
-        if word and hasattr(arguments, word):
-            return f"--{word} {name}"
-        return f"-{name} {name}" if hasattr(arguments, name) else f"--set {name}=…"
+        return f"--{word} {name}" if word and hasattr(arguments, word) else f"--set {name}=…"
 
     return f"; give {', '.join(map(option, names))}"
 
@@ -262,13 +388,12 @@ def assignment(item: str, where: str) -> tuple[str, str]:
     Raises:
         InputError: it is something else, or the name is none of a symbol.
     """
-    from costgraph.symbols import symbol
+    from costgraph.names import symbol_name
 
     name, equals, value = (part.strip() for part in item.partition("="))
     if not equals or not name or not value:
         raise InputError(f"{where}: {clip(item)} is not NAME=NUMBER, such as T=2048")
-    symbol(name)  # refuses what is no symbol name
-    return name, value
+    return symbol_name(name), value
 
 
 def number(text: str, where: str) -> Any:
@@ -279,6 +404,10 @@ def number(text: str, where: str) -> Any:
     """
     from costgraph.number import positive
 
+    if _SEVERAL.search(text):
+        raise InputError(
+            f"{where}: {clip(text)} gives several; give one value; sweep takes several"
+        )
     found = positive(text, where)
     return int(found) if found.denominator == 1 else found
 

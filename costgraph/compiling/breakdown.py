@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.compiling.capacity import Fit, at_level, room_of
+from costgraph.compiling.capacity import at_level, room_of
+from costgraph.compiling.fits import Fit
 from costgraph.compiling.larger import would_hold
-from costgraph.counting.count import Item, Overlap, parameters
+from costgraph.compiling.steps import Breakdown, OpRow
+from costgraph.counting.count import Item, Overlap, Row, parameters
 from costgraph.counting.units import unit_phases
 from costgraph.errors import InputError, unbound
 from costgraph.formula.outline import kind_of, link_of, split_level
@@ -22,121 +24,87 @@ from costgraph.ir.cost import Cost
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.number import whole
-from costgraph.setting import Setting
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.timing import roofline
-from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
+    from costgraph.formula.trees import Tree
 
 #: Roles in the order in which tables show them.
 ROLES = (Role.WEIGHT, Role.ACTIVATION, Role.KV, Role.STATE)
 
 
-@dataclass(frozen=True)
-class OpRow:
-    """One operation of one step, with numbers.
+def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
+    """What the numbers of one step are computed from, as data; see :mod:`.steps`.
 
-    ``flops`` (FLOP), ``bytes``, ``links`` (bytes on the wire by link) and ``seconds`` are for
-    one execution; ``count`` says how many there are in the step, ``unit`` who runs it (empty
-    for the device itself), ``fit`` which calibrated parameters it takes and how good they are
-    (empty for the roofline).
+    None where they hang on more than exact expressions: fitted times, steps whose parts run
+    at once or on several devices, farther levels of memory.
     """
+    from costgraph.formula.evaluate import tree_of_expr
+    from costgraph.formula.trees import Unknown
 
-    name: str
-    kind: str
-    count: int | float
-    flops: int | float
-    bytes: int | float
-    bytes_by_role: Mapping[str, int | float]
-    intensity: float | None
-    seconds: float
-    bound: str
-    links: Mapping[str, int | float] = field(default_factory=dict)
-    unit: str = ""
-    fit: str = ""
+    phase = compiled.program.phase(phase_name)
+    machine, room = compiled.bound or compiled.machine, room_of(compiled)
+    plain_step = compiled.timing is None and not overlaps(phase, compiled.items[phase.name])
+    alone = compiled.program.devices == 1 and phase.rounds == 1 and not compiled.program.dims
+    if room is None or compiled.farther or not (plain_step and alone):
+        return None
+    symbols = sorted(symbols_of(compiled, phase), key=lambda s: s.name)
 
-    @property
-    def wire(self) -> int | float:
-        """Bytes on the wire over all links."""
-        return sum(self.links.values())
+    def tree(expr: Expr) -> Tree:
+        return tree_of_expr(phase.bind(expr), symbols, exact=True)
 
-    @property
-    def performance(self) -> float | None:
-        """Achieved FLOP/s, or None for operations that take no time."""
-        return self.flops / self.seconds if self.seconds else None
+    def held(use: roofline.Held, part: Phase) -> Iterator[dict[str, Tree]]:
+        # The largest of several peaks is that of their uses: one a candidate.
+        for activations in use.activations:
+            yield {
+                "parameters": tree(parameters(part)),
+                "weight_bytes": tree(use.weights),
+                "kv_bytes": tree(use.caches),
+                "activation_bytes": tree(activations),
+                "resident_bytes": tree(use.resident),
+            }
 
-
-@dataclass(frozen=True)
-class Breakdown:
-    """A step of one phase: rows per operation and totals over all executions.
-
-    ``seconds`` in ``totals`` is the time of the step; ``busy_seconds`` what the operations
-    take one after the other, more than that where some run at once. Memory is everything
-    that is there during the step, on the device that holds most; ``resident_bytes`` of it,
-    weights and caches of graphs that rest (a draft, a vision tower).
-
-    Attributes:
-        about: sentences on whose rows these are, where not one device runs all of them.
-    """
-
-    setting: Setting
-    phase: str
-    bindings: Mapping[str, int]
-    rows: tuple[OpRow, ...]
-    totals: Mapping[str, int | float]
-    fit: Fit
-    about: tuple[str, ...] = ()
-
-    def __iter__(self) -> Iterator[OpRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, name: str) -> OpRow:
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``analyze --json`` prints them."""
+    units = unit_phases(phase)
+    parts = roofline.memory_parts(phase, compiled.accounting, at_end=False)
+    limits = (*map(phase.limited, compiled.program.limits), *phase.begins)
+    try:
         return {
-            **self.setting.to_dict(),
-            "phase": self.phase,
-            "bindings": dict(self.bindings),
-            "ops": [
-                {
-                    "name": r.name,
-                    "kind": r.kind,
-                    "count": r.count,
-                    "flops": r.flops,
-                    "bytes": r.bytes,
-                    "bytes_by_role": dict(r.bytes_by_role),
-                    "intensity": r.intensity,
-                    "seconds": r.seconds,
-                    "bound": r.bound,
-                    "links": dict(r.links),
-                    "unit": r.unit,
-                    "fit": r.fit,
-                }
-                for r in self.rows
+            "phase": phase.name,
+            "names": [s.name for s in symbols],
+            "limits": [
+                tree_of_expr(x.excess, symbols, exact=True)
+                for x in limits
+                if x.symbols <= set(symbols)
             ],
-            "totals": dict(self.totals),
-            "about": list(self.about),
-            "fit": self.fit.to_dict(),
+            "rows": [_kept_row(row, machine, tree) for row in compiled.rows[phase.name]],
+            "held": [use for part in parts for use in held(part, units[part.unit])],
+            "bindings": {"B": tree_of_expr(B, symbols), "q": tree(q), "T": tree(T)},
+            "hardware": machine.name,
+            "room": room,
+            "setting": compiled.setting.to_data(),
         }
+    except Unknown:
+        return None
 
-    def __repr__(self) -> str:
-        return f"<Breakdown of {self.phase}: {self.setting.text()}>"
 
-    def __str__(self) -> str:
-        return view_text("breakdown_text", self)
-
-    def _repr_html_(self) -> str:
-        return view_text("breakdown_html", self)
+def _kept_row(row: Row, machine: Machine, tree: Callable[[Expr], Tree]) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "unit": row.unit,
+        "count": tree(row.count),
+        "flops": tree(row.cost.total_flops),
+        "bytes": tree(row.cost.total_bytes),
+        "roles": {
+            role.value: tree(row.cost.bytes_of(role))
+            for role in ROLES
+            if role is not Role.STATE or row.cost.bytes_of(role) != 0
+        },
+        "links": {link: tree(sent.wire) for link, sent in row.cost.links.items()},
+        "arms": [[bound_of(a.resource), tree(a.expr)] for a in roofline.arms(row.cost, machine)],
+    }
 
 
 def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | None]) -> Breakdown:

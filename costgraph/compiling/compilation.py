@@ -17,21 +17,13 @@ from costgraph.rewriting import pipeline
 from costgraph.rewriting.pipeline import Pass
 
 if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
     from costgraph.timing.fidelity.apply import Calibrated
 
 from costgraph.compiling.compiled import Compiled
 
 Model = str | os.PathLike[str] | Mapping[str, Any] | Program
 Hardware = str | os.PathLike[str] | Machine | System
-
-
-def _parsed(passes: str) -> tuple[Pass, ...]:
-    """The passes of a pipeline text; without one the passes are not even loaded."""
-    if not passes:
-        return ()
-    from costgraph.passes import PASSES
-
-    return pipeline.parse(passes, PASSES)
 
 
 def _tuner(convention: Accounting, timing: Calibrated | None) -> pipeline.Resolve:
@@ -58,7 +50,7 @@ def _tuner(convention: Accounting, timing: Calibrated | None) -> pipeline.Resolv
 def compile(
     model: Model,
     hardware: Hardware,
-    passes: str | tuple[Pass, ...] = "",
+    passes: Passes = "",
     *,
     accounting: str | Accounting = "exact",
     symbolic_hardware: bool = False,
@@ -76,7 +68,8 @@ def compile(
         hardware: a shipped device or system by name, several of one (``8xh100``,
             ``2x8xh200``), a device with its host (``rtx-4090+i9-13900k``), the path of a
             TOML file, a :class:`Machine` or a :class:`System`.
-        passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, or passes.
+        passes: pipeline text such as ``"fuse,quantize{weights=int4}"``, a pass, or a list of
+            those.
         accounting: ``exact``, or a named convention such as ``survey``.
         symbolic_hardware: keep peaks and bandwidth as symbols (``F_bf16``,
             ``BW`` …) in the formulas.
@@ -96,7 +89,7 @@ def compile(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    from costgraph.compiling.options import fixing, split_options
+    from costgraph.compiling.options import fixing, passes_of, split_options
     from costgraph.hardware import load_system
     from costgraph.models import load_model
 
@@ -108,7 +101,7 @@ def compile(
     system = load_system(hardware)
     machine = with_levels(system).under(convention.device_figures).reserving(reserve)
     system = replace(system, device=machine)
-    chosen = _parsed(passes) if isinstance(passes, str) else tuple(passes)
+    chosen = passes_of(passes)
     timing = None
     if fidelity != "ideal" or calibration is not None:
         from costgraph.timing.fidelity.apply import calibrated

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Add, Expr, Integer, expand
 
-from costgraph.compiling.breakdown import Breakdown, break_down
+from costgraph.compiling.breakdown import break_down
 from costgraph.compiling.capacity import fit, weights_fit
+from costgraph.compiling.steps import Breakdown
 from costgraph.counting.accounting import Accounting
 from costgraph.counting.count import Item, Row, flat, held_parameters
 from costgraph.errors import CostgraphError
@@ -38,7 +39,7 @@ from costgraph.views import view, view_text
 
 if TYPE_CHECKING:
     from costgraph.asking.explaining import Explanation
-    from costgraph.compiling.capacity import Fit
+    from costgraph.compiling.fits import Fit
     from costgraph.formula.naming import Named
     from costgraph.showing.draw import Drawing
     from costgraph.timing.fidelity.apply import Calibrated
@@ -408,7 +409,7 @@ class Compiled:
         return tuple(lines(self.setting.not_done))
 
     def breakdown(
-        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
+        self, phase: str, *, B: int = 1, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Breakdown:
         """Per-operation rows of one step, with numbers.
 

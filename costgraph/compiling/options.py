@@ -17,6 +17,10 @@ from costgraph.ir.program import Program
 if TYPE_CHECKING:
     from costgraph.compiling.compilation import Hardware
     from costgraph.compiling.compiled import Compiled
+    from costgraph.rewriting.pipeline import Pass
+
+    #: A pipeline: its text, a pass, or a list of those.
+    Passes = str | Pass | Sequence[str | Pass]
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,6 +40,44 @@ def devices_of(hardware: Hardware | Sequence[Hardware]) -> list[Hardware]:
     if isinstance(hardware, (str, os.PathLike, Machine, System)):
         return [hardware]
     return list(hardware)
+
+
+def passes_of(passes: Passes) -> tuple[Pass, ...]:
+    """A pipeline as passes; without one the passes are not even loaded.
+
+    Raises:
+        InputError: it is no text, no pass and no list of those.
+        PipelineError: a text does not parse, or names something unknown.
+    """
+    from costgraph.rewriting.pipeline import Pass, parse
+
+    if isinstance(passes, Pass):
+        return (passes,)
+    if not isinstance(passes, (str, Sequence)):
+        raise InputError(
+            f"passes are a text ('fuse,quantize{{weights=int4}}'), passes, or a list of those, "
+            f"not {clip(passes)}"
+        )
+    if not isinstance(passes, str):
+        return tuple(found for item in passes for found in passes_of(item))
+    if not passes.strip():
+        return ()
+    from costgraph.passes import PASSES
+
+    return parse(passes, PASSES)
+
+
+def pipelines_of(pipelines: Passes | Sequence[Passes]) -> list[str | tuple[Pass, ...]]:
+    """One pipeline, or a list of several, each as its text or as passes.
+
+    Raises:
+        InputError: one is no pipeline, see :func:`passes_of`.
+    """
+    from costgraph.rewriting.pipeline import Pass
+
+    one = isinstance(pipelines, (str, Pass)) or not isinstance(pipelines, Sequence)
+    every: list[Any] = [pipelines] if one else list(pipelines)  # type: ignore[arg-type]
+    return [item if isinstance(item, str) else passes_of(item) for item in every]
 
 
 def fixing(compiled: Compiled, values: Mapping[str, Any]) -> Program:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 from sympy import Expr, Max, Min, Rational, Symbol, ceiling, floor, fraction, together
 from sympy.printing.pycode import PythonCodePrinter
 
-from costgraph.formula import runtime
 from costgraph.formula.sums import Line, lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
+from costgraph.formula.trees import CALLED, Tree, tree_of
 
 
 class _Printer(PythonCodePrinter):  # type: ignore[misc]
@@ -148,13 +147,13 @@ def is_even(term: Term) -> bool:
     return not any(a.expr.has(ceiling, floor, Max, Min) for a in term.arms)
 
 
-def compile_terms(
+def source_of(
     terms: Sequence[Term],
     symbols: Sequence[Symbol],
     numerator: Expr | None = None,
     exact: bool = False,
-) -> Callable[..., Any]:
-    """A Python function of ``symbols`` (positional) that evaluates the terms.
+) -> str:
+    """The text of a Python function of ``symbols`` (positional) that evaluates the terms.
 
     The sum of the terms or, with a ``numerator``, the numerator over that sum.
     """
@@ -162,31 +161,25 @@ def compile_terms(
     body = _added([_term_code(t, names, exact) for t in terms] or ["0"])
     if numerator is not None:
         body = f"({_Printer(names, exact).doprint(numerator)})/({body})"
-    source = f"lambda {', '.join(names.values())}: {body}"
-    scope: dict[str, Any] = {
-        "__builtins__": {},
-        "Fraction": Fraction,
-        "max": max,
-        "min": min,
-        "int": int,
-        "float": float,
-        "math": math,
-        "ceil": math.ceil,
-        "floor": math.floor,
-        "sqrt": math.sqrt,
-        "log": math.log,
-        "exp": math.exp,
-        "power": runtime.power,
-        "sum_affine": runtime.sum_affine,
-        "sum_max": runtime.sum_max,
-        "sum_loop": runtime.sum_loop,
-        "sum_smooth": runtime.sum_smooth,
-        "sum_pieces": runtime.sum_pieces,
-        "norm": runtime.norm,
-    }
+    return f"lambda {', '.join(names.values())}: {body}"
+
+
+def compile_terms(
+    terms: Sequence[Term],
+    symbols: Sequence[Symbol],
+    numerator: Expr | None = None,
+    exact: bool = False,
+) -> Callable[..., Any]:
+    """The function of :func:`source_of`."""
+    source = source_of(terms, symbols, numerator, exact)
     # The text is generated from expression trees; symbols appear as x0, x1, … only.
-    function: Callable[..., Any] = eval(source, scope)
+    function: Callable[..., Any] = eval(source, {"__builtins__": {}, "math": math, **CALLED})
     return function
+
+
+def tree_of_expr(expr: Expr, symbols: Sequence[Symbol], exact: bool = False) -> Tree:
+    """One plain expression as data, see :mod:`.trees`."""
+    return tree_of(source_of((Term(Rational(1), (Arm(expr, ""),)),), symbols, exact=exact))
 
 
 def compile_expr(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:

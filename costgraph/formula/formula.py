@@ -159,12 +159,17 @@ class Formula:
     ) -> tuple[tuple[str, ...], Callable[..., Any], tuple[Callable[[list[Any]], None], ...]]:
         from costgraph.formula.evaluate import compile_terms
 
-        rational = self.unit in ("FLOP", "byte")
-        terms = merged(self.terms) if rational else collected(self.terms)
-        function = compile_terms(terms, self.symbols, self.numerator, rational)
+        function = compile_terms(*self.computed)
         checks = [self._limit_check(limit) for limit in self.limits]
         checks += self._integer_checks()
         return tuple(s.name for s in self.symbols), function, tuple(checks)
+
+    @property
+    def computed(self) -> tuple[tuple[Term, ...], tuple[Symbol, ...], Expr | None, bool]:
+        """What is computed: terms, of which symbols, under which numerator, whether exactly."""
+        rational = self.unit in ("FLOP", "byte")
+        terms = merged(self.terms) if rational else collected(self.terms)
+        return tuple(terms), self.symbols, self.numerator, rational
 
     def _limit_check(self, limit: Limit) -> Callable[[list[Any]], None]:
         from costgraph.formula.evaluate import compile_expr

@@ -20,7 +20,8 @@ README = Path(__file__).parents[2] / "README.md"
 PAGES = tuple(
     README.parent / page
     for page in (
-        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/edges.md",
+        "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/cli.md",
+        "docs/edges.md",
         "docs/formats.md", "docs/offloading.md", "docs/units.md",
     )
 )  # fmt: skip

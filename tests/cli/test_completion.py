@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -80,9 +81,13 @@ def test_a_script_names_everything(shell):
     text = script(shell, COMMANDS, HELPS)
     words = set(re.findall(r"[^\s'|()]+", text))
     assert words >= {*COMMANDS, *model_names(), *device_names(), *PASSES}
-    options = {s for c in COMMANDS.values() for a in c._actions for s in a.option_strings}
+    actions = [a for c in COMMANDS.values() for a in c._actions]
+    options = {s for a in actions if a.help != argparse.SUPPRESS for s in a.option_strings}
+    hidden = {s for a in actions for s in a.option_strings} - options
+    assert hidden == {"--metrics", "--objective"}  # old names
     told = {f"--{w}" for w in words} if shell == "fish" else words
     assert {o for o in options if o.startswith("--")} <= told
+    assert not [o for o in hidden if o in words or f" -l {o[2:]} " in text]
     if shell == "fish":
         assert "it\\'s 100% formula" in text
         assert "'formula analyze" not in text  # commands that take the same share a line

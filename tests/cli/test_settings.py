@@ -36,7 +36,7 @@ TEXTS = [
     ("regimes", ("--metric", "ttft", "--over", "B,S"), "--json", (None, "")),
     ("solve", ("--at", "T=900", "--budget", "80 ms"), "--json", (None, "")),
     ("search", ("--limit", "memory=none", "-B", "1:4"), "--json", (None, "")),
-    ("sweep", ("-B", "1,2", "-S", "9", "-N", "9", "--metrics", "latency,memory"), "-o",
+    ("sweep", ("-B", "1,2", "-S", "9", "-N", "9", "--metric", "latency,memory"), "-o",
      (None, "o.csv", "o.parquet", "o.nc", "o.zarr")),
 ]  # fmt: skip
 FILES = [

@@ -74,7 +74,7 @@ def test_every_command_that_compiles_takes_any_symbol():
             ["--images", "1024", "--set", "K=4"],
         ),
         (
-            ["search", "dit-xl-2", "--on", "h100", "--objective", "latency"],
+            ["search", "dit-xl-2", "--on", "h100", "--metric", "latency"],
             "--set K=…",
             ["--set", "K=20"],
         ),
@@ -84,7 +84,7 @@ def test_every_command_that_compiles_takes_any_symbol():
             ["--set", "G=256"],
         ),
         (
-            ["sweep", "dit-xl-2", "--on", "h100", "-B", "1,2", "--metrics", "latency"],
+            ["sweep", "dit-xl-2", "--on", "h100", "-B", "1,2", "--metric", "latency"],
             "needs values for K",
             ["--set", "K=20"],
         ),

@@ -80,7 +80,7 @@ def test_one_quantity_is_one_number(case, capsys, tmp_path):
 
     # search, at one batch
     objective = "throughput" if tokens else "latency"
-    line = ["search", *target, "-B", str(BATCH), *flags, *sets(values, "BSNT"), "--objective",
+    line = ["search", *target, "-B", str(BATCH), *flags, *sets(values, "BSNT"), "--metric",
             objective, "--limit", "memory=none", "--json"]  # fmt: skip
     (candidate,) = json.loads(printed(capsys, *line))["candidates"]
     assert candidate["batch"] == BATCH

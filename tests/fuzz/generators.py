@@ -547,7 +547,7 @@ def stores(rng: Dice, folder: Path) -> list[str]:
 
 STORE = (
     *("sweep", "gpt2", "--on", "a6000,h100", "-B", "1,2,7,9", "-T", "3,600", "-S", "12"),
-    *("-N", "1,5", "--metrics", "tpot,memory", "--chunk", "3"),
+    *("-N", "1,5", "--metric", "tpot,memory", "--chunk", "3"),
 )
 
 

@@ -210,7 +210,7 @@ POINT = {
     "explain": ("--metric", "latency", "--at", "B=1,T=8"),
     "regimes": ("--metric", "latency", "--at", "T=8"),
     "solve": ("--metric", "latency", "--at", "T=8", "--budget", "1 s"),
-    "sweep": ("-B", "1", "-T", "8", "--metrics", "latency"),
+    "sweep": ("-B", "1", "-T", "8", "--metric", "latency"),
 }
 
 

@@ -374,7 +374,7 @@ def test_parameters_count_what_drafts_add(draft, added):
 
 
 def test_the_page_of_a_pass_is_broken_into_lines(capsys):
-    show_pass("speculative", as_json=False)
+    show_pass("speculative", how="text")
     shown = capsys.readouterr().out
     assert "draft" in shown
     assert max(map(len, shown.splitlines())) <= 100

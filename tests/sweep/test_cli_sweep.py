@@ -37,7 +37,7 @@ def test_sweep_prints_a_table(capsys):
     pytest.importorskip("xarray")
     text = printed(
         capsys, "sweep", "gpt2", "--on", "a6000,h100", "--passes", "", "--passes", "fuse",
-        "-B", "1:4:x2", "-T", "9", "--metrics", "tpot",
+        "-B", "1:4:x2", "-T", "9", "--metric", "tpot",
     )  # fmt: skip
     lines = text.splitlines()
     assert lines[0] == "model=gpt2, accounting=exact, fidelity=ideal, T=9"
@@ -54,7 +54,7 @@ def test_a_long_table_says_how_much_is_left_out(capsys):
     text = printed(capsys, "sweep", "gpt2", "--on", "h100", "-B", "1:300", "-T", "9")
     table = text.split("assuming")[0].splitlines()
     assert len(table) == 4 + 20 + 1
-    assert table[-1] == "… 300 rows; -o FILE writes all of them"
+    assert table[-1] == "… 300 rows; -o FILE writes all of them, --format csv prints them"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "nc", "zarr"])
@@ -84,14 +84,14 @@ def test_symbols_of_passes_are_set(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-T", "1:x"], "-T: "),
+        (["-T", "1:x"], "--context: "),
         (["-T", "1:5:x1"], "factor"),
         (["-T", "5:1"], "ends before it starts"),
-        (["-B", "0", "-T", "1"], "-B must be positive, not '0'"),
-        (["-T", "9", "--metrics", "tpott"], "did you mean 'tpot'"),
-        (["-T", "9", "--metrics", "ttft"], "ttft needs values for S"),
+        (["-B", "0", "-T", "1"], "--batch must be positive, not '0'"),
+        (["-T", "9", "--metric", "tpott"], "did you mean 'tpot'"),
+        (["-T", "9", "--metric", "ttft"], "ttft needs values for S"),
         (["-T", "9", "--set", "a"], "NAME=NUMBER"),
-        (["-T", "9", "--set", "B=2"], "use -B"),
+        (["-T", "9", "-B", "1", "--set", "B=2"], "given twice"),
         (["-T", "9", "--set", "a=2"], "depends on a"),
         (["-T", "9", "--set", "__import__=2"], "symbol name"),
         (["-T", "9", "--passes", "fuze"], "did you mean 'fuse'"),
@@ -130,7 +130,7 @@ def test_search_prints_candidates_and_front(capsys):
 
 def test_search_in_json_is_the_python_result(capsys):
     text = printed(
-        capsys, "search", "gpt2", "--on", "h100", "--objective", "latency", "-S", "9", "-N", "7",
+        capsys, "search", "gpt2", "--on", "h100", "--metric", "latency", "-S", "9", "-N", "7",
         "--limit", "throughput=50000", "--json",
     )  # fmt: skip
     expected = cg.search(
@@ -145,7 +145,7 @@ def test_search_in_json_is_the_python_result(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--objective", "trougput"], "did you mean 'throughput'"),
+        (["--metric", "trougput"], "did you mean 'throughput'"),
         (["--limit", "tpot"], "write METRIC=VALUE"),
         (["--limit", "tpot="], "write METRIC=VALUE"),
         (["--limit", "tpot=1", "--limit", "tpot=2"], "given twice"),

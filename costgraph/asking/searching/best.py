@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costgraph.asking.searching.front import Cloud, FrontPoint, cloud_of, front_of
-from costgraph.asking.sweeping.plan import listed, parsed_passes, pipeline_of
+from costgraph.asking.sweeping.plan import listed, pipeline_of
 from costgraph.compiling.capacity import farther_rooms, room_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
-from costgraph.compiling.options import split_options
+from costgraph.compiling.options import passes_of, pipelines_of, split_options
 from costgraph.errors import CostgraphError, InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.batch import Bound, Line, Range, best_batch
@@ -23,10 +23,13 @@ from costgraph.ir.metrics import RANKED, check_metric, has, require
 from costgraph.ir.program import Program
 from costgraph.ir.workload import USUAL, checked, least_batch, of_step, workload
 from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
-from costgraph.rewriting.pipeline import Pass, text_of
+from costgraph.rewriting.pipeline import text_of
 from costgraph.setting import Setting
 from costgraph.units import parse_quantity
 from costgraph.views import view_text
+
+if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
 
 #: Batches searched unless the caller says otherwise.
 BATCHES = (1, 2**16)
@@ -145,7 +148,7 @@ def direction(metric: str) -> str:
 def search(
     model: Model,
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]] = "",
+    passes: Passes | Sequence[Passes] = "",
     *,
     S: int | None = None,
     N: int | None = None,
@@ -207,7 +210,7 @@ def search(
     for metric in (objective, *(m for m in limits or {}), *(wanted or ())):
         require(program, metric)
     systems = [(load_system(h), h) for h in listed(hardware, "hardware")]
-    pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
+    pipelines = [pipeline_of(p) for p in listed(pipelines_of(passes), "passes")]
     found: list[Candidate] = []
     made: list[tuple[str, str, Compiled, dict[str, Formula]]] = []
     refused: CostgraphError | None = None
@@ -279,7 +282,7 @@ def _choices(
 ) -> Iterator[tuple[System, Hardware, str, Any]]:
     """Every pipeline on every system; passes whose options are open, with each way to decide."""
     for (system, given), (label, passes) in product(systems, pipelines):
-        parsed = parsed_passes(passes)
+        parsed = passes_of(passes)
         found = [p.choices(program, system) for p in parsed]
         if not any(found):
             yield system, given, label, passes

@@ -20,7 +20,6 @@ from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
 from costgraph.files.outside import json_value, label_of, opened, reason_of
 from costgraph.ir.metrics import METRICS
-from costgraph.rewriting.pipeline import Pass
 from costgraph.setting import Setting, foot
 from costgraph.symbols import LEGEND
 from costgraph.undone import lines as undone_lines
@@ -28,6 +27,8 @@ from costgraph.version import VERSION
 
 if TYPE_CHECKING:
     import xarray
+
+    from costgraph.compiling.options import Passes
 
 #: Most bytes of results that are kept in memory.
 IN_MEMORY = 2**33
@@ -37,6 +38,7 @@ TEXT = 16_000
 LARGEST_STORE = 2**50
 
 #: Attributes that stand under a table, in their order.
+SAID = ("warnings", "cautions")
 _FOOT = ("assumptions", "notes", "not_done")
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
@@ -57,7 +59,7 @@ class Preview(NamedTuple):
 def sweep(
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]] = "",
+    passes: Passes | Sequence[Passes] = "",
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",
@@ -130,7 +132,7 @@ def write_sweep(
     path: str | os.PathLike[str],
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]] = "",
+    passes: Passes | Sequence[Passes] = "",
     *,
     metrics: Sequence[str] | None = None,
     accounting: str = "exact",
@@ -410,10 +412,10 @@ def _attributes(plan: Plan) -> dict[str, str]:
 def told_lines(attributes: Mapping[Any, Any]) -> list[str]:
     """What attributes of a sweep say, as lines: what failed, cautions, what numbers rest on."""
     failures = json_value(attributes.get("errors", "{}"), "errors")
-    told = {k: str(attributes.get(k, "")).splitlines() for k in ("cautions", *_FOOT)}
+    told = {k: str(attributes.get(k, "")).splitlines() for k in (*SAID, *_FOOT)}
     return [
         *(f"{where}: {why}" for where, why in failures.items()),
-        *told["cautions"],
+        *(line for k in SAID for line in told[k]),
         *foot(*(told[k] for k in _FOOT)),
     ]
 
@@ -446,8 +448,20 @@ def _told(plan: Plan) -> dict[str, Sequence[str]]:
         "assumptions": shared.assumptions,
         "notes": shared.notes,
         "cautions": shared.cautions,
+        # Without the memory of requests, whether the weights fit.
+        "warnings": [] if "memory" in plan.metrics else _too_large(plan),
         "not_done": undone_lines(shared.not_done),
     }
+
+
+def _too_large(plan: Plan) -> list[str]:
+    """What is said of combinations whose weights alone do not fit."""
+    several = len(plan.cells) > 1
+    return [
+        f"{cell.label}: {said}" if several else said
+        for cell in plan.cells
+        for said in (() if cell.setting is None else cell.setting.warnings)
+    ]
 
 
 def _assumptions(plan: Plan, metric: str) -> str:

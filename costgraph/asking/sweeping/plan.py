@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from costgraph.compiling.capacity import Room, farther_rooms
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.options import passes_of, pipelines_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula
 from costgraph.ir.metrics import COUNTED, check_metric, metrics_of
@@ -24,6 +25,9 @@ from costgraph.ir.workload import WHOLE
 from costgraph.number import number, whole
 from costgraph.rewriting.pipeline import Pass, text_of
 from costgraph.setting import Setting
+
+if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
 
 #: The symbols that a metric rests on before any pass brings in its own.
 NEEDS: Mapping[str, frozenset[str]] = {
@@ -236,7 +240,7 @@ def _formula_key(formula: Formula) -> str:
 def make_plan(
     model: Model | Sequence[Model],
     hardware: Hardware | Sequence[Hardware],
-    passes: str | Sequence[str | tuple[Pass, ...]],
+    passes: Passes | Sequence[Passes],
     *,
     metrics: Sequence[str] | None,
     accounting: str,
@@ -400,7 +404,7 @@ def _combinations(
     programs = [load_model(m, **options) for m in listed(model, "model")]
     given = listed(hardware, "hardware")
     systems = [load_system(h) for h in given]
-    pipelines = [pipeline_of(p) for p in listed(passes, "passes")]
+    pipelines = [pipeline_of(p) for p in listed(pipelines_of(passes), "passes")]
     axes = (
         _labels("model", [p.name for p in programs], len(programs) > 1),
         _labels("hardware", [s.name for s in systems], _is_list(hardware)),
@@ -443,23 +447,11 @@ def listed(value: Any, what: str) -> list[Any]:
     return list(value)
 
 
-def parsed_passes(passes: str | tuple[Pass, ...]) -> tuple[Pass, ...]:
-    """A pipeline as passes."""
-    if not isinstance(passes, str):
-        return tuple(passes)
-    if not passes.strip():
-        return ()
-    from costgraph.passes import PASSES
-    from costgraph.rewriting.pipeline import parse
-
-    return parse(passes, PASSES)
-
-
 def pipeline_of(passes: str | tuple[Pass, ...]) -> tuple[str, Any]:
     """A pipeline's label and the pipeline; the text is parsed here, so that errors come first."""
     if not isinstance(passes, str):
-        return text_of(tuple(passes)) or "none", tuple(passes)
-    parsed_passes(passes)
+        return text_of(passes) or "none", passes
+    passes_of(passes)
     return passes.strip() or "none", passes if passes.strip() else ""
 
 

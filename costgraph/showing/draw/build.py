@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from sympy import Expr, Integer
 
-from costgraph.compiling.breakdown import OpRow
+from costgraph.compiling.steps import OpRow
 from costgraph.ir.graph import Graph, Node, describe
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat

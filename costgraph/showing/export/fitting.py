@@ -90,6 +90,17 @@ def _widths(
     return widths
 
 
+def cards(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """A table that no line has room for: a block a row, a line a cell, broken at words."""
+    lines = []
+    for row in rows:
+        for index, (name, cell) in enumerate(zip(head, row, strict=True)):
+            text = f"{name}: {cell}" if name else cell
+            first, *rest = wrapped(text, max(width - (2 if index else 0), 1)).split("\n")
+            lines += ["  " * bool(index) + first, *("    " + part for part in rest)]
+    return "\n".join(lines)
+
+
 def left_out(dropped: Sequence[str]) -> str:
     """A sentence on columns that had no room."""
     return f"(no room for {', '.join(dropped)}: widen the terminal, or --json)" if dropped else ""

@@ -9,7 +9,7 @@ from sympy import Expr
 
 from costgraph.hardware.machine import Machine
 from costgraph.passes.precision.catalogue import TYPES, Entry, entries, named, runs_in
-from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.records import print_data
 from costgraph.showing.export.terminal import print_table
 
 NONE = "–"
@@ -19,25 +19,23 @@ _NOTE = (
 )
 
 
-def list_formats(machines: Sequence[Machine], as_json: bool) -> None:
+def list_formats(machines: Sequence[Machine], how: str) -> None:
     """Every format, with what each machine runs a product of two such operands in."""
-    if as_json:
-        print_json([e.to_dict(tuple(machines)) for e in entries()])
+    if print_data([e.to_dict(tuple(machines)) for e in entries()], how):
         return
     head, rows = format_table(entries(), machines)
     print_table(head, rows, optional=("besides", "zero", "scale", "payload", "for"))
     print(f"\n{_NOTE}")
 
 
-def show_format(name: str, machines: Sequence[Machine], as_json: bool) -> None:
+def show_format(name: str, machines: Sequence[Machine], how: str) -> None:
     """One format in all its roles.
 
     Raises:
         InputError: there is none of the name.
     """
     found = named(name)
-    if as_json:
-        print_json([e.to_dict(tuple(machines)) for e in found])
+    if print_data([e.to_dict(tuple(machines)) for e in found], how):
         return
     first = found[0]
     print(f"{name}: {first.about or 'a format of plain elements and scales'}")
@@ -57,14 +55,14 @@ def show_format(name: str, machines: Sequence[Machine], as_json: bool) -> None:
     print(f"\n{_NOTE}")
 
 
-def list_types(machines: Sequence[Machine], as_json: bool) -> None:
+def list_types(machines: Sequence[Machine], how: str) -> None:
     """What each machine multiplies in, and what it widens every other type to."""
     found = [(m, {t: runs_in(m, t) for t in TYPES}) for m in machines]
-    if as_json:
-        print_json([
-            {"name": m.name, "kind": m.kind, "runs": {t: r or None for t, r in types.items()}}
-            for m, types in found
-        ])  # fmt: skip
+    data = [
+        {"name": m.name, "kind": m.kind, "runs": {t: r or None for t, r in types.items()}}
+        for m, types in found
+    ]
+    if print_data(data, how):
         return
     rows = [
         (m.name, *("native" if t == r else f"→ {r}" if r else NONE for t, r in types.items()))

@@ -8,24 +8,23 @@ from costgraph.errors import PipelineError, clip, nearest
 from costgraph.number import MOST
 from costgraph.rewriting.pipeline import Option
 from costgraph.showing.export.fitting import wrapped
-from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.records import print_data
 from costgraph.showing.export.terminal import print_table, width
 
 #: Characters of a line of prose where the output is no terminal.
 PAGE = 100
 
 
-def list_passes(as_json: bool) -> None:
+def list_passes(how: str) -> None:
     """Every pass with one line on what it does."""
     from costgraph.passes import PASSES
 
-    if as_json:
-        print_json([_pass_object(cls) for cls in PASSES.values()])
+    if print_data([_pass_object(cls) for cls in PASSES.values()], how):
         return
     print_table(("pass", "what it does"), [(c.name, c.title) for c in PASSES.values()])
 
 
-def show_pass(name: str, as_json: bool) -> None:
+def show_pass(name: str, how: str) -> None:
     """One pass: options with defaults, formula, source, assumptions, published quality.
 
     Raises:
@@ -36,8 +35,7 @@ def show_pass(name: str, as_json: bool) -> None:
     if name not in PASSES:
         raise PipelineError(f"unknown pass {clip(name)}{nearest(name, PASSES)}")
     cls = PASSES[name]
-    if as_json:
-        print_json(_pass_object(cls))
+    if print_data(_pass_object(cls), how, "options"):
         return
     print(f"{cls.name}: {cls.title}\n")
     rows = [

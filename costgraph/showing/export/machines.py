@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError
 from costgraph.hardware.machine import Engine, Figure, Machine
-from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.records import print_data
 from costgraph.showing.export.table import si
 from costgraph.showing.export.terminal import print_table
 from costgraph.units import format_quantity
@@ -22,16 +22,16 @@ KINDS = ("gpu", "tpu", "accelerator", "spatial", "pim", "fpga", "cpu")
 NONE = "–"
 
 
-def list_hardware(as_json: bool) -> None:
+def list_hardware(how: str) -> None:
     """Every shipped device with its main figures, by kind and name; then every system."""
     from costgraph.hardware import device_names, load_hardware, load_system, system_names
     from costgraph.showing.export.systems import list_systems, system_object
 
     machines = [load_hardware(name) for name in device_names()]
     machines.sort(key=lambda m: (KINDS.index(m.kind), m.name))
-    if as_json:
+    if how != "text":
         systems = [system_object(load_system(name)) for name in system_names()]
-        print_json([*(machine_object(m) for m in machines), *systems])
+        print_data([*(machine_object(m) for m in machines), *systems], how)
         return
     rows = []
     for m in machines:
@@ -54,7 +54,7 @@ def list_hardware(as_json: bool) -> None:
     list_systems()
 
 
-def show_hardware(name: str, as_json: bool) -> None:
+def show_hardware(name: str, how: str) -> None:
     """One device or system: every figure with its source.
 
     Raises:
@@ -65,14 +65,11 @@ def show_hardware(name: str, as_json: bool) -> None:
 
     system = load_system(name)
     if not system.is_device:
-        if as_json:
-            print_json(system_object(system))
-        else:
+        if not print_data(system_object(system), how, "figures"):
             show_system(system)
         return
     m = system.device
-    if as_json:
-        print_json(machine_object(m))
+    if print_data(machine_object(m), how, "figures"):
         return
     print_table(
         ("figure", "value", "source"), figure_rows(m.figures), f"{m.name}: {m.title} ({m.kind})"
@@ -122,7 +119,7 @@ def _ridge_text(m: Machine) -> str:
     return ", ".join(f"{dtype} {float(ridge):.4g}" for dtype, ridge in m.ridges().items())
 
 
-def compare_hardware(names: Sequence[str], as_json: bool) -> None:
+def compare_hardware(names: Sequence[str], how: str) -> None:
     """Devices and systems side by side: one row a measure, one column each.
 
     Rows are of one device; where a system is among them, totals over all its devices
@@ -137,8 +134,7 @@ def compare_hardware(names: Sequence[str], as_json: bool) -> None:
         raise HardwareError("hardware compare needs two devices or more, such as: h100 mi300x")
     systems = [load_system(name) for name in names]
     measures = [_measures(s, any(not x.is_device for x in systems)) for s in systems]
-    if as_json:
-        print_json(measures)
+    if print_data(measures, how):
         return
     keys = [k for k in _rows(measures) if any(m.get(k) is not None for m in measures)]
     rows = [(_label(key), *(_cell(key, measure.get(key)) for measure in measures)) for key in keys]

@@ -14,7 +14,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
-from costgraph.showing.export.plain_json import print_json
+from costgraph.showing.export.records import print_data
 from costgraph.showing.export.table import si
 from costgraph.showing.export.terminal import print_table, width
 from costgraph.showing.export.text import expr_text, sstr
@@ -72,7 +72,7 @@ def _parameters(program: Program) -> int:
     return int(parameters(program))
 
 
-def list_models(as_json: bool) -> None:
+def list_models(how: str) -> None:
     """Every shipped configuration with its size, cache and context, and the known families."""
     from costgraph.models import entries, load_model, model_names
     from costgraph.models.catalog import config_of
@@ -97,8 +97,7 @@ def list_models(as_json: bool) -> None:
                 "source": index[name].source,
             }
         )
-    if as_json:
-        print_json(found)
+    if print_data(found, how):
         return
     cells = [
         (
@@ -126,7 +125,7 @@ def _wrapped(title: str, names: list[str]) -> str:
     )
 
 
-def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
+def show_model(name: str, how: str, **options: Any) -> tuple[str, ...]:
     """One model: layers, derived constants as formulas, and the operations of its step.
 
     Returns:
@@ -141,8 +140,8 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
     cache = cache_per_sequence(graph)
     constants = derived(name)
     found = rows(graph)
-    if as_json:
-        print_json(
+    if how != "text":
+        print_data(
             {
                 "name": program.name,
                 "parameters": _parameters(program),
@@ -162,7 +161,9 @@ def show_model(name: str, as_json: bool, **options: Any) -> tuple[str, ...]:
                     }
                     for r in found
                 ],
-            }
+            },
+            how,
+            "ops",
         )
         return program.notes
     print(f"{program.name}: {_parameters(program):,} parameters")

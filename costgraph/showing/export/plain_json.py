@@ -15,7 +15,7 @@ def json_text(value: Any, indent: int = 2) -> str:
     Whole numbers stay whole, other exact numbers become the nearest double,
     expressions their exact text, and what is not finite ``null``.
     """
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def print_json(value: Any) -> None:
@@ -23,13 +23,14 @@ def print_json(value: Any) -> None:
     print(json_text(value))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A value made of what JSON has, exact where JSON can be."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain_value(v) for v in value]
     if getattr(value, "free_symbols", None):
         return str(value)
     if isinstance(value, int) or getattr(value, "is_Integer", False):

@@ -24,23 +24,23 @@ def value_text(metric: str, value: float) -> str:
 _LESS = ("ttft", "latency", "tpot", "stopped by")
 
 
-def search_text(result: SearchResult, width: int | None = None) -> str:
-    """A search as plain text: ranked candidates, then the front.
-
-    Tables fit a line of ``width`` characters, if one is given.
-    """
+def about(result: SearchResult) -> list[str]:
+    """What was asked, in lines."""
     from costgraph.asking.searching import direction
 
     symbols = ", ".join(f"{n}={v:g}" for n, v in result.symbols.items())
     limits = ", ".join(_limit(m, v) for m, v in result.limits.items()) or "none"
     low, high = result.batches
-    lines = [
+    return [
         *result.setting.lines(symbols, without=("hardware", "passes")),
         f"{direction(result.objective)} {result.objective}, B from {low} to {high}",
         f"limits: {limits}",
         *([] if result.tpot_of is None else [f"tpot: {result.tpot_of}"]),
-        "",
     ]
+
+
+def candidates(result: SearchResult) -> tuple[list[str], list[list[str]]]:
+    """The headings, and one row of text per candidate, the best first."""
     known = {m for c in result.candidates for m in c.values} | {result.objective, *result.limits}
     wished = [result.objective, *result.limits, "ttft", "tpot", "latency", "throughput"]
     many = any(c.values.get(PER_DEVICE) != c.values.get("throughput") for c in result.candidates)
@@ -57,8 +57,17 @@ def search_text(result: SearchResult, width: int | None = None) -> str:
         ]
         for c in result.candidates
     ]
+    return head, rows
+
+
+def search_text(result: SearchResult, width: int | None = None) -> str:
+    """A search as plain text: ranked candidates, then the front.
+
+    Tables fit a line of ``width`` characters, if one is given.
+    """
+    head, rows = candidates(result)
     less = [_head(name) for name in _LESS if name not in (result.objective, *result.limits)]
-    lines.append(plain_table(head, rows, width, less))
+    lines = [*about(result), "", plain_table(head, rows, width, less)]
     if result.best is None:
         lines += ["", "no candidate keeps the limits"]
     if result.pareto is not None:

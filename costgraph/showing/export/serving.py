@@ -91,7 +91,11 @@ def policy_text(policy: Policy) -> str:
 
 
 def simulated_text(
-    seen: Simulated, policy: Policy, setting: Setting, asked: Mapping[str, object]
+    seen: Simulated,
+    policy: Policy,
+    setting: Setting,
+    asked: Mapping[str, object],
+    width: int | None = None,
 ) -> str:
     """Means and quantiles of a simulation; ``asked`` says which requests it had."""
     rows = []
@@ -109,7 +113,7 @@ def simulated_text(
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
         f"{seen.in_system:.4g} requests there on average",
         "",
-        plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows),
+        plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
     ]
     return "\n".join([*lines, *_foot(setting)])
 

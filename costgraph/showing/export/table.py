@@ -8,11 +8,12 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from costgraph.quoting import visible
-from costgraph.showing.export.fitting import fitted, left_out
+from costgraph.showing.export.fitting import cards, fitted, left_out
 
 if TYPE_CHECKING:
-    from costgraph.compiling.breakdown import Breakdown, OpRow
+    from costgraph.compiling.steps import Breakdown, OpRow
     from costgraph.ir.graph import Graph
+    from costgraph.setting import Setting
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 HEAD = ("op", "kind", "count", "FLOP", "bytes", "FLOP/B", "FLOP/s", "time", "share", "bound")
@@ -32,6 +33,8 @@ def si(value: float, digits: int = 4) -> str:
 
 def seconds(value: float) -> str:
     """A time: ``443.8 µs``."""
+    if value < 0:
+        return f"-{seconds(-value)}"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale:
             return f"{value / scale:.4g} {unit}"
@@ -41,6 +44,14 @@ def seconds(value: float) -> str:
 def value_text(value: float, unit: str) -> str:
     """A value of a metric with its unit: ``443.8 µs``, ``80G byte``."""
     return seconds(value) if unit == "s" else f"{si(value)} {unit}"
+
+
+def value_lines(
+    setting: Setting, name: str, value: float, unit: str, warning: str = ""
+) -> list[str]:
+    """A metric's value at a point, what it is about and what it rests on."""
+    told = f"{name} = {value_text(float(value), unit)}"
+    return [*setting.lines(warning=warning), told, *setting.foot()]
 
 
 def breakdown_head(table: Breakdown) -> tuple[str, ...]:
@@ -130,7 +141,12 @@ def plain_table(
         right = [
             to_right for to_right, name in zip(right, head, strict=True) if name not in dropped
         ]
+        names = [name for name in head if name not in dropped]
         head, note = kept, left_out(dropped)
+        needed = sum(max(map(_wide, column)) + 2 for column in zip(head, *rows, strict=True)) - 2
+        if rows and needed > width:
+            told = cards(names, [[" ".join(c.split("\n")) for c in r] for r in rows], width)
+            return "\n".join([told, note] if note else [told])
     lines = [_lines(cells) for cells in (head, *rows)]
     widths = [max(len(line[i]) for cells in lines for line in cells) for i in range(len(head))]
 
@@ -144,6 +160,11 @@ def plain_table(
     shown = [line(part) for cells in lines for part in cells]
     shown.insert(len(lines[0]), line(["-" * w for w in widths]))
     return "\n".join([*shown, note] if note else shown)
+
+
+def _wide(cell: str) -> int:
+    """Characters of the longest line of a cell."""
+    return max(map(len, cell.split("\n")))
 
 
 def _lines(cells: Sequence[str]) -> list[tuple[str, ...]]:

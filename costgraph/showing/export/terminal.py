@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from costgraph.quoting import visible
-from costgraph.showing.export.fitting import fitted, left_out
+from costgraph.showing.export.fitting import cards, fitted, left_out
 from costgraph.showing.export.table import (
     breakdown_cells,
     breakdown_head,
@@ -21,13 +21,13 @@ from costgraph.showing.export.table import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from costgraph.compiling.breakdown import Breakdown
+    from costgraph.compiling.steps import Breakdown
 
 _BOUND_STYLE = {"memory": "cyan", "compute": "magenta", "link": "yellow", "none": "dim"}
 
 
 #: Columns of a breakdown that may be left out, the first ones first.
-_LESS = ("fit", "FLOP/s", "kind", "FLOP/B", "count")
+_LESS = ("fit", "FLOP/s", "kind", "FLOP/B", "count", "FLOP", "bytes", "share")
 
 
 def width() -> int | None:
@@ -112,7 +112,12 @@ def _print_rich(
         total += wide + 3
     for row, style in zip(cells, styles, strict=True):
         table.add_row(*(Text(c) for c in row), style=style or None)
-    # A table that is still too wide is left to the terminal to break: rich would cut it.
-    console(wide=max(total, width() or 80)).print(table)
+    room = width() or 80
+    if total > room:  # rich would cut it
+        for line in caption:
+            print(visible(line))
+        print(cards(names, [[" ".join(c.split("\n")) for c in row] for row in cells], room))
+    else:
+        console(wide=room).print(table)
     if dropped:
         print(left_out(dropped))

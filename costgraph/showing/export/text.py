@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Poly, PolynomialError, Pow, expand, fraction, together
 from sympy.printing.str import StrPrinter
 
+from costgraph.errors import InputError
 from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of, split_level
 from costgraph.setting import foot
 from costgraph.showing.export.atoms import PREFIXES, number_text
+from costgraph.showing.export.table import value_text
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -197,11 +200,13 @@ def source_text(ops: tuple[str, ...], arms: Iterable[Arm] = (), limit: int = 6) 
 
 
 def formula_text(formula: Formula, legend: bool = True) -> str:
-    """The formula, one line per term, with its operations, symbols and assumptions."""
-    arguments = ", ".join(s.name for s in formula.symbols)
+    """The formula, one line per term, with its operations, symbols and assumptions.
+
+    Where every symbol has a value, the formula's is shown.
+    """
     outline = outlined(formula.terms, formula.symbols)
     lines = [] if formula.setting is None else formula.setting.lines()
-    lines.append(f"{formula.name}({arguments}) [{formula.unit}] =")
+    lines.append(f"{_head(formula)} =")
     indent = "    "
     if formula.numerator is not None:
         lines[-1] += f" {expr_text(formula.numerator)} / ("
@@ -222,6 +227,14 @@ def formula_text(formula: Formula, legend: bool = True) -> str:
         bounds = [x.text for x in formula.limits]
         lines += foot(bounds) if formula.setting is None else formula.setting.foot(*bounds)
     return "\n".join(lines)
+
+
+def _head(formula: Formula) -> str:
+    """Its name and its symbols with its unit, or its value."""
+    if not formula.symbols:
+        with suppress(InputError):  # a sum of too many terms
+            return f"{formula.name} = {value_text(float(formula()), formula.unit)}"
+    return f"{formula.name}({', '.join(s.name for s in formula.symbols)}) [{formula.unit}]"
 
 
 def _series_lines(terms: tuple[Term, ...], formula: Formula, indent: str) -> list[str]:

@@ -14,6 +14,7 @@ if find_spec("matplotlib") is None:
 
 from costgraph.showing.plot.bars import breakdown, waterfall
 from costgraph.showing.plot.choices import choice_map, sizes
+from costgraph.showing.plot.comparisons import comparison
 from costgraph.showing.plot.curves import curve
 from costgraph.showing.plot.fronts import pareto
 from costgraph.showing.plot.maps import regime_map
@@ -28,6 +29,7 @@ __all__ = [
     "WIDTHS",
     "breakdown",
     "choice_map",
+    "comparison",
     "curve",
     "pareto",
     "regime_map",

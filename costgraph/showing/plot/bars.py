@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from costgraph.asking.comparison import Comparison
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip
 from costgraph.ir.workload import shown
 from costgraph.showing.plot.style import (
@@ -64,19 +65,8 @@ def breakdown(
     if over not in ("B", "T", "S"):
         raise InputError(f"a breakdown runs over B, T or S, not {clip(over)}")
     tables = [compiled.breakdown(phase, **{**values, over: p}) for p in points]
-    kinds: dict[str, list[float]] = {}
-    for index, table in enumerate(tables):
-        for row in table:
-            series = kinds.setdefault(row.kind, [0.0] * len(tables))
-            series[index] += row.seconds * float(row.count)
-    ranked = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
     sums = [float(t.totals["seconds"]) for t in tables]
-    large = [k for k in ranked if any(v > 0.01 * s for v, s in zip(kinds[k], sums, strict=True))]
-    bars = {plain(k): kinds[k] for k in large[:_KINDS]}
-    small = [k for k in ranked if k not in large[:_KINDS]]
-    rest = [sum(kinds[k][i] for k in small) for i in range(len(tables))]
-    if any(rest):
-        bars["other"] = rest
+    bars = grouped_kinds(tables)
     figure, (left, right) = new_figure(*((1, 2) if width == "column" else (2, 1)))
     if width == "column":
         figure.set_size_inches(3.3, 4.2)
@@ -107,6 +97,24 @@ def breakdown(
     lines = titled(compiled.setting, title, f"{phase} step", shown(values), warning=warning)
     figure.suptitle(head_text(width, *lines), x=0.01, ha="left", fontsize=font_size(left))
     return figure
+
+
+def grouped_kinds(tables: Sequence[Breakdown], most: int = _KINDS) -> dict[str, list[float]]:
+    """Seconds in each step by kind of operation, the largest first; small ones together."""
+    kinds: dict[str, list[float]] = {}
+    for index, table in enumerate(tables):
+        for row in table:
+            series = kinds.setdefault(row.kind, [0.0] * len(tables))
+            series[index] += row.seconds * float(row.count)
+    ranked = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
+    sums = [float(t.totals["seconds"]) for t in tables]
+    large = [k for k in ranked if any(v > 0.01 * s for v, s in zip(kinds[k], sums, strict=True))]
+    bars = {plain(k): kinds[k] for k in large[:most]}
+    small = [k for k in ranked if k not in large[:most]]
+    rest = [sum(kinds[k][i] for k in small) for i in range(len(tables))]
+    if any(rest):
+        bars["other"] = rest
+    return bars
 
 
 def _legend_above(axes: Axes) -> None:

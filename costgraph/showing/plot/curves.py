@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sympy import oo
 
-from costgraph.compiling.capacity import Fit
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.fits import Fit
 from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -88,11 +89,13 @@ def pareto(
         choices: a model on machines and through pipelines.
         batches: batch sizes.
         width, title: as for other figures.
-        values: ``T`` and symbols of passes.
+        values: ``T`` (2048) and symbols of passes.
     """
     if not choices or not batches:
         raise InputError("a front needs at least one choice and one batch")
-    workload([c.tpot for c in choices], values, {}, free=("B",))  # refuses what has no part
+    # Refuses what has no part.
+    given = workload([c.tpot for c in choices], values, {"T": 2048}, free=("B",))
+    at: dict[str, Any] = {name: value for name, value in given.items() if name != "B"}
     figure, (axes,) = new_figure()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -101,7 +104,7 @@ def pareto(
     several = len({c.place for c in choices}) > 1
     for index, compiled in enumerate(choices):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
-        found = places(compiled, batches, **values)
+        found = places(compiled, batches, **at)
         x, y = [p[0] for p in found], [p[1] for p in found]
         style = LINES[index % len(LINES)]
         axes.plot(x, y, color=colour, linestyle=style, zorder=3, alpha=0.8)
@@ -138,7 +141,7 @@ def pareto(
     setting = Setting.shared([c.setting for c in choices])
     without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
     warning = "" if everything else "no batch fits into memory"
-    about = titled(setting, title, shown(values), warning=warning, without=without)
+    about = titled(setting, title, shown(at), warning=warning, without=without)
     head(axes, width, *about)
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip

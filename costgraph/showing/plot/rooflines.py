@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from sympy import Integer
 
-from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip, nearest
 from costgraph.hardware.machine import WIDENING, Engine, Machine
 from costgraph.hardware.systems import link_to

@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 
 from costgraph.errors import InputError
-from costgraph.showing.plot.style import PALETTE, new_figure, plain, styled, unit_axis
+from costgraph.showing.plot.style import PALETTE, head, new_figure, plain, styled, titled, unit_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from costgraph.asking.serving import Simulated
     from costgraph.asking.serving.served import Served, Span
+    from costgraph.setting import Setting
 
 #: Requests that a picture shows at most.
 MOST = 80
@@ -26,14 +27,16 @@ PARTS = ("waits", "reads its prompt", "decodes")
 @styled
 def timeline(
     seen: Simulated, *, start: float = 0.0, end: float | None = None, title: str = "",
-    width: str = "slide",
+    setting: Setting | None = None, about: str = "", width: str = "slide",
 ) -> Figure:  # fmt: skip
     """Requests one above the other, and below them what the steps of each server hold.
 
     Args:
         seen: a simulation that kept its spans.
         start, end: seconds of the window; by default as far as 80 requests reach.
-        title: what was served.
+        title: what was served, in place of what ``setting`` says of it.
+        setting: what the steps are of.
+        about: what else to say, such as the policy.
         width: ``slide`` or ``column``.
 
     Raises:
@@ -57,8 +60,12 @@ def timeline(
     for axes in (above, below):
         axes.set_xlim(start, last)
         unit_axis(axes, "x", "s")
-    more = f", the first {len(shown)} of {len(inside)} requests" if len(inside) > MOST else ""
-    above.set_title(plain(f"{title}{more}"))
+    which = f"the first {len(shown)} of {len(inside)} requests" if len(inside) > MOST else ""
+    if setting is None:
+        lines = [plain(", ".join(filter(None, (title, about, which))), 400)]
+    else:
+        lines = titled(setting, title, about, which)
+    head(above, width, *lines)
     return figure
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from costgraph.compiling.breakdown import Breakdown
 from costgraph.compiling.compilation import compile
 from costgraph.compiling.compiled import Compiled
+from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip, nearest
 from costgraph.hardware import load_system
 from costgraph.hardware.systems import HOST, with_levels

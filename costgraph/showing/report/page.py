@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
-from costgraph.compiling.options import devices_of, split_options
+from costgraph.compiling.options import devices_of, pipelines_of, split_options
 from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
@@ -31,6 +31,9 @@ from costgraph.showing.report.contents import (
     pipeline_label,
 )
 from costgraph.symbols import symbol
+
+if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
 
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
@@ -82,7 +85,7 @@ class Report:
 def report(
     model: Model,
     hardware: Hardware | Sequence[Hardware],
-    pipelines: Sequence[str] = ("",),
+    pipelines: Passes | Sequence[Passes] = "",
     *,
     B: int | None = None,
     S: int | None = None,
@@ -100,7 +103,7 @@ def report(
         model, accounting, fidelity, calibration, reserve: as for
             :func:`costgraph.compile`.
         hardware: a device, or several for a selector.
-        pipelines: pipeline texts; the empty one is the unmodified model. Speed-ups are
+        pipelines: a pipeline, or a list; the empty text is the unmodified model. Speed-ups are
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
             where the model has no positions for so many.
@@ -111,7 +114,7 @@ def report(
         CostgraphError: anything that is wrong with the input, in one line.
     """
     devices = devices_of(hardware)
-    texts = list(dict.fromkeys(pipelines))
+    texts = list(dict.fromkeys(pipelines_of(pipelines)))
     if not devices or not texts:
         raise InputError("a report needs at least one device and one pipeline")
     if len(devices) * len(texts) > MOST_VARIANTS:
@@ -122,7 +125,7 @@ def report(
     reading, symbols = split_options(options)
     point = checked({"B": B, "S": S, "N": N, "T": T, **symbols})
 
-    def made(device: Hardware, passes: str) -> Compiled:
+    def made(device: Hardware, passes: Passes) -> Compiled:
         return compile(
             model,
             device,

@@ -1,0 +1,154 @@
+"""Results as rows: CSV for programs, LaTeX tables for papers; what they rest on goes with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from costgraph.quoting import csv_text
+from costgraph.showing.export.plain_json import plain_value, print_json
+from costgraph.showing.export.table import is_numeric
+from costgraph.undone import Undone
+from costgraph.undone import lines as undone_lines
+
+#: Parts of a setting that are sentences: said once, in the last column of the first row.
+_SAID = ("warnings", "cautions", "assumptions", "notes", "not_done")
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "^": r"\^{}", "~": r"\textasciitilde{}", "µ": r"$\mu$", "–": "--",
+    "…": r"\ldots{}", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$",
+    "∞": r"$\infty$", "·": r"$\cdot$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def print_data(value: Any, how: str, rows: str = "") -> bool:
+    """Prints plain values in a format that programs read; whether it is one.
+
+    Args:
+        value: as :mod:`.plain_json` takes it.
+        how: ``json`` or ``csv``; anything else is for the caller to print.
+        rows: under which key of ``value`` the rows of a CSV file are; itself without one.
+    """
+    if how == "json":
+        print_json(value)
+    elif how == "csv":
+        print(records_csv(value, rows), end="")
+    return how in ("json", "csv")
+
+
+def records_csv(value: Any, rows: str = "") -> str:
+    """Comma-separated values with a heading, a row a record.
+
+    What is said of all records stands before each: names and numbers at the top of
+    ``value``. Sentences stand in a last column ``remarks`` of the first row, as in files of
+    sweeps. No text is taken for a formula by a spreadsheet.
+
+    Args:
+        value: plain values: records, or a mapping that holds them.
+        rows: the key under which it does; without it the value is one record.
+    """
+    value = plain_value(value)
+    top: dict[str, Any] = {}
+    found: Any = value
+    if rows:
+        listed = {k for k, v in value.items() if isinstance(v, list) and k != "over"}
+        top = dict(_flat({k: v for k, v in value.items() if k not in {rows, *_SAID, *listed}}))
+        found = value[rows]
+    if isinstance(found, Mapping):
+        one = not rows or not all(isinstance(v, Mapping) for v in found.values())
+        found = [found] if one else [{"name": k, **v} for k, v in found.items()]
+    records = [{**top, **dict(_flat(_record(r)))} for r in found]
+    said = " | ".join(_sentences(value)) if rows else ""
+    names = list(dict.fromkeys(name for r in records for name in r))
+    if said:
+        names.append("remarks")
+        records[:1] = [{**r, "remarks": said} for r in records[:1] or [top]]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_text(name) for name in names])
+    for record in records:
+        writer.writerow([_cell(record.get(name)) for name in names])
+    return text.getvalue()
+
+
+def _record(value: Any) -> Mapping[str, Any]:
+    """A record; of an interval its ends."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list) and len(value) == 2:
+        return dict(zip(("from", "to"), value, strict=True))
+    return {"value": value}
+
+
+def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Inner mappings as columns of their own: ``totals.seconds``."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _sentences(value: Mapping[str, Any]) -> Iterator[str]:
+    for name in _SAID:
+        said = value.get(name, ())
+        plain = [s for s in said if isinstance(s, str)]
+        found = (
+            Undone(s["pass"], s["did_something"], s["rule"], s["at"], s["reason"], not s["rule"])
+            for s in said
+            if not isinstance(s, str)
+        )
+        yield from (*plain, *undone_lines(found))
+
+
+def _cell(value: Any) -> Any:
+    """A number as it is, whole lists in one text; nothing for what there is not."""
+    if isinstance(value, (list, tuple)):
+        plain = not any(isinstance(v, (list, tuple, Mapping)) for v in value)
+        value = "; ".join(map(str, value)) if plain else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return csv_text(value)
+    return repr(value) if isinstance(value, float) else value
+
+
+def latex_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: Sequence[str],
+    foot: Sequence[str] = (),
+) -> str:
+    """A table for a paper (packages booktabs and graphicx): no wider than the line.
+
+    Args:
+        head, rows: texts.
+        title: lines of the caption: what it is about, and what must be said.
+        foot: lines below it: what it rests on.
+    """
+    right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
+    body = [" & ".join(map(latex_text, cells)) + r" \\" for cells in rows]
+    told = [latex_text(line.strip()) for line in foot if line.strip()]
+    return "\n".join([
+        r"\begin{table}",
+        rf"\caption{{{r'. '.join(latex_text(t) for t in title if t)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join('r' if r else 'l' for r in right)}}}",
+        r"\toprule",
+        " & ".join(map(latex_text, head)) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\par\smallskip{\footnotesize\raggedright", *(f"{t}\\par" for t in told), "}"]
+          if told else []),
+        r"\end{table}",
+    ])  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """A text as LaTeX sets it."""
+    return "".join(_LATEX.get(c, c) for c in text)
