@@ -132,15 +132,19 @@ def reloaded(graph: Graph, level: str, overlap: bool, made_by: str) -> Graph:
     Raises:
         PipelineError: caches lie in no layer, or in parts that layers share.
     """
-    layers = tuple(layers_of(graph))
-    held = Add(*(_held(r.body) for r in layers))
-    alone = all(r.instances == r.count for r in layers if _held(r.body) != 0)
-    if not alone or held != _held(graph):
+    if not lie_in_layers(graph):
         raise PipelineError(
             f"{made_by}: {graph.name}: caches outside of layers, or that layers share, are not "
             "read from elsewhere (an imported graph: write fold in front of it)"
         )
     return in_layers(graph, lambda body: _stream(body, level), overlap, made_by)
+
+
+def lie_in_layers(graph: Graph) -> bool:
+    """True where every cache and state lies in a layer, and each layer has its own."""
+    layers = tuple(layers_of(graph))
+    alone = all(r.instances == r.count for r in layers if _held(r.body) != 0)
+    return alone and Add(*(_held(r.body) for r in layers)) == _held(graph)
 
 
 def in_layers(

@@ -308,6 +308,26 @@ def test_narrow_caches_windows_and_states_send_what_they_keep():
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        "gpt-oss-20b", "llama-4-scout", "glm-5.2", "gemma-3n-e4b", "jamba-v0.1", "nemotron-h-56b",
+        "whisper-small",
+    ],
+)  # fmt: skip
+def test_layer_by_layer_as_much_is_sent_as_in_one_piece(model):
+    """Layers in patterns of several kinds, nested, and beside states and other caches."""
+    sent = []
+    for overlap in ("false", "true"):
+        apart = cg.compile(model, "h100", f"disaggregate{{link=pcie,overlap={overlap}}}")
+        phases = apart.program.phases
+        sent.append(sum(p.bind(p.graph.cost.total_wire) for p in phases))
+    at = {B: Integer(2), S: Integer(9001)}
+    assert sent[0].xreplace(at) == sent[1].xreplace(at) > 0
+    if model == "gpt-oss-20b":  # 12 layers of a window of 128, 12 that see all
+        assert sent[1].xreplace(at) == 2 * 12 * (9001 + 128) * 2 * 8 * 64 * 2
+
+
+@pytest.mark.parametrize(
     ("passes", "model", "words"),
     [
         ("disaggregate", MODEL, "states no link 'network'.*2x"),

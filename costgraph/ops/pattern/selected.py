@@ -23,9 +23,14 @@ class Selected(Pattern):
 
     ``q`` queries read at most ``q`` times as many rows, and never more than there are:
     that bound is counted, as choices that have nothing in common would reach it.
+
+    Attributes:
+        count: rows that a query sees.
+        apart: query heads that share a head of keys and choose each for itself.
     """
 
     count: Expr
+    apart: Expr = Integer(1)
 
     @property
     def compact(self) -> bool:
@@ -42,7 +47,7 @@ class Selected(Pattern):
         return q * least(rows, self.count)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
-        return least(rows, q * self.count)
+        return least(rows, q * self.apart * self.count)
 
     def __str__(self) -> str:
         return f"best {self.count}"
