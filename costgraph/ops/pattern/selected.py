@@ -6,7 +6,7 @@ scored and chosen is operations of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer, ceiling
@@ -117,6 +117,9 @@ class Summaries(Pattern):
     def compact(self) -> bool:
         return True
 
+    def at(self, context: Expr) -> Summaries:
+        return replace(self, context=context)
+
     @property
     def every(self) -> Expr:
         """From one block's first position to that of the next."""
@@ -169,8 +172,11 @@ class Unfinished(Pattern):
     def seen(self, q: Expr, context: Expr) -> Expr:
         return context - self.of.every * self.of.rows(context - q)
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return least(context, self.of.block - 1)
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context))
+
+    def kept(self, rows: Expr) -> Expr:
+        return least(self.of.context, self.of.block - 1)
 
     def written(self, q: Expr) -> Expr:
         return least(q, self.of.block - 1)
