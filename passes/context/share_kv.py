@@ -87,10 +87,9 @@ class ShareKV(Pass):
             elif not _keeps(region):
                 inner = [self._walk(g, whole, seen, False) for g in region.graphs]
                 made.put(replace(node, op=region.with_graphs(inner)))
-            elif why := _unlike(region):
-                seen.misses[node.name] = Miss(self.name, node.name, why)
-                made.put(node)
-            elif self.by == "half" and (why := _unhalved(graph, region, whole)):
+            elif why := _unlike(region) or (
+                _unhalved(graph, region, whole) if self.by == "half" else ""
+            ):
                 seen.misses[node.name] = Miss(self.name, node.name, why)
                 made.put(node)
             else:
