@@ -517,7 +517,7 @@ def test_what_retrieval_refuses():
     ):
         with pytest.raises(CostgraphError, match=why):
             small(text)
-    with pytest.raises(CostgraphError, match="read its prompt"):
+    with pytest.raises(CostgraphError, match="reads no prompt"):
         cg.compile("t5-small", "h100", "retrieve")
 
 
