@@ -12,7 +12,7 @@ from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
-from costgraph.ops import Activation, Add, AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.index import Nearest
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import Selected, Window
@@ -134,8 +134,8 @@ class KnnMemory(Pass):
         found = g.add("memory_qk", AttentionScores(chosen), query.name, rows[0], index)
         found = g.add("memory_softmax", Softmax(chosen), found)
         found = g.add("memory_sv", AttentionValues(chosen), found, rows[1], index)
+        # The same for all positions: its sigmoid is taken once, when the model is loaded.
         gate = g.vector("memory_gate", ONE, ONE, query.shape[2], ONE)
-        gate = g.add("memory_gate_sigmoid", Activation("sigmoid"), gate)
         near = g.add("memory_near", Map("sub"), mixes.output, found)
         near = g.add("memory_near_gated", Map("mul"), near, gate)
         total = g.add("memory_mixed", Add(), near, found)

@@ -267,6 +267,17 @@ def test_devices_choose_for_their_own_heads():
         assert a.xreplace(values) == 8 * b.xreplace(values), name
 
 
+@pytest.mark.parametrize("passes", ["evict", "nsa", "landmark", "knn-memory", "snap-kv"])
+def test_devices_hold_the_caches_of_their_own_heads(passes):
+    """Rows that are chosen, what they are chosen by and memories lie apart, an eighth on each."""
+    one = cg.compile("llama-3.1-8b", "h100", passes)
+    many = cg.compile("llama-3.1-8b", "8xh100", f"{passes},parallel{{tp=8}}")
+    at = {B: I(2), q: I(1), T: I(5000), S: I(3000)}
+    a, b = (cache_bytes(c.program.decoding[0].graph).xreplace(at) for c in (one, many))
+    assert a == 8 * b
+    assert not any(u.startswith("parallel") for u in many.undone)
+
+
 def test_what_does_not_go_says_so():
     with pytest.raises(CostgraphError, match="mla=absorbed"):
         cg.compile("deepseek-v3", "h200", "index")
