@@ -230,7 +230,7 @@ def _is_size(atom: Expr) -> bool:
 
 
 def _holds(difference: Expr, cases: int) -> bool:
-    """True if a difference is proved non-negative; one that is not at some point is not expanded."""
+    """True if a difference is proved non-negative: none is expanded that a point refutes."""
     return not _falls_below(difference) and _nonnegative(_expanded(difference), cases)
 
 
