@@ -283,8 +283,8 @@ def _unlike(region: Region) -> str:
 
 def _unhalved(graph: Graph, region: Region, whole: Graph) -> str:
     """Why the layers of a region are not the model's two halves; empty where they are."""
-    keeping_own = (n for g in whole.walk() for n in g.nodes if isinstance(n.op, Region))
-    if graph is not whole or sum(_keeps(n.op) for n in keeping_own) != 1:
+    regions = (n.op for g in whole.walk() for n in g.nodes if isinstance(n.op, Region))
+    if graph is not whole or sum(map(_keeps, regions)) != 1:
         return "halves are of layers that are all alike, and others keep caches as well"
     if not _sees_all(region.graphs[0]):
         return "its positions do not see all before them already"
