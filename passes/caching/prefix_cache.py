@@ -77,7 +77,12 @@ class PrefixCache(Pass):
     tokens: Expr | str = option(
         "integer", SHARE, "tokens that are found, instead of a share", minimum=0, choices=(SHARE,)
     )
-    block: Expr = option("integer", ONE, "tokens of a block: whole ones are found", minimum=1)
+    block: Expr = option(
+        "integer",
+        ONE,
+        "tokens of a block: whole ones are found; 1: a share is not rounded",
+        minimum=1,
+    )
     images: str = option(
         "word", NEW, "whether images of the prompt stand behind what is found or in it",
         choices=(NEW, FOUND),

@@ -41,7 +41,7 @@ class Landmark(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "a prompt that does not end with a block has a part of a landmark behind its last token",
         "landmarks of the answer are read in the step of the token behind them and cost nothing "
-        "of their own; the cache stays on the device",
+        "of their own",
         "heads that share keys choose apart: a step reads at most as many blocks as all of them "
         "choose, each once",
     )
