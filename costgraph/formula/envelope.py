@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import TypeAlias
 
 from sympy import (
+    Add,
     Dummy,
     Expr,
     Integer,
@@ -146,6 +147,16 @@ def _refuted(a: float | None, b: float | None) -> bool:
     return a is not None and b is not None and a < b - 1e-9 * (abs(a) + abs(b))
 
 
+def _falls_below(difference: Expr) -> bool:
+    """True if a difference is negative at one of the points, beyond rounding."""
+    for k in range(_SAMPLES):
+        found = [_sample(part, k) for part in Add.make_args(difference)]
+        known = [x for x in found if x is not None]
+        if len(known) == len(found) and math.fsum(known) < -1e-9 * math.fsum(map(abs, known)):
+            return True
+    return False
+
+
 @lru_cache(maxsize=16384)
 def _sample(expr: Expr, k: int) -> float | None:
     """The value at the ``k``-th admissible point; None where it has none."""
@@ -226,9 +237,8 @@ def _by_stairs(difference: Expr, cases: int) -> bool:
         return False  # of a higher degree the least need not be at an end
     line = atom.args[0]
     most = gap(line) * (1 if isinstance(atom, ceiling) else -1)
-    return all(
-        _nonnegative(_expanded(difference.xreplace({atom: e})), cases) for e in (line, line + most)
-    )
+    ends = [difference.xreplace({atom: e}) for e in (line, line + most)]
+    return not any(map(_falls_below, ends)) and all(_holds(e, cases) for e in ends)
 
 
 def gap(line: Expr) -> Expr:
@@ -247,11 +257,16 @@ def _is_size(atom: Expr) -> bool:
     return all(proofs) if isinstance(atom, Min) else any(proofs)
 
 
+def _holds(difference: Expr, cases: int) -> bool:
+    """True if a difference is proved non-negative: none is expanded that a point refutes."""
+    return not _falls_below(difference) and _nonnegative(_expanded(difference), cases)
+
+
 def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
     """``difference`` with a minimum or maximum replaced by its arguments."""
 
     def holds(argument: Expr) -> bool:
-        return _nonnegative(_expanded(difference.xreplace({atom: argument})), cases)
+        return _holds(difference.xreplace({atom: argument}), cases)
 
     slope = difference.coeff(atom, 1)
     if not (difference - slope * atom).expand().has(atom):
@@ -259,6 +274,8 @@ def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
         falls = -slope if isinstance(atom, Min) else slope
         if not _signs(expand(falls))[0]:
             return any(holds(argument) for argument in atom.args)
+    if any(_falls_below(difference.xreplace({atom: argument})) for argument in atom.args):
+        return False
     return all(holds(argument) for argument in atom.args)
 
 

@@ -484,25 +484,70 @@ def _cells(
     terms: tuple[Term, ...], limits: Sequence[Limit], curves: list[Poly], x: Symbol, y: Symbol
 ) -> list[tuple[_Pattern, Cell]]:
     floor_y = start_of(y)
+    forms = _Forms(terms, curves, x, y)
     found = []
     for left, right in pairwise([start_of(x), *_critical(curves, x, y), oo]):
         at = inside(left, right)
-        strips: list[tuple[Expr, Expr]] = [(floor_y, floor_y)]
-        for curve in curves:
+        strips: list[tuple[Expr, Expr, int | None]] = [(floor_y, floor_y, None)]
+        for number, curve in enumerate(curves):
             for root, expr in _roots_over(curve, x, y, at):
                 if root > floor_y:
-                    strips.append((root, expr))
+                    strips.append((root, expr, number))
         strips.sort(key=lambda s: number_key(s[0]))
-        levels = [s[0] for s in strips] + [oo]
-        edges = [s[1] for s in strips] + [oo]
-        for (low, high), (bottom, top) in zip(pairwise(levels), pairwise(edges), strict=True):
+        crossed: list[int] = []
+        for (low, bottom, below), (high, top, _) in pairwise([*strips, (oo, oo, None)]):
+            crossed += () if below is None else (below,)
             if low == high:
                 continue
-            point = {x: at, y: inside(low, high)}
-            if any(limit.broken(point) is not None for limit in limits):
+            place = _Place(x, at, y, low, high)
+            if any(limit.broken(place.point.at) is not None for limit in limits):
                 continue
-            found.append((_pattern(terms, point), Cell(left, right, bottom, top)))
+            found.append((forms.at(place, crossed), Cell(left, right, bottom, top)))
     return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A strip over a column; its point is found when something is asked at it."""
+
+    x: Symbol
+    at: Rational
+    y: Symbol
+    low: Expr
+    high: Expr
+
+    @cached_property
+    def point(self) -> _Point:
+        return _Point({self.x: self.at, self.y: inside(self.low, self.high)})
+
+
+class _Forms:
+    """The forms of terms in strips: each is decided once between curves of its own.
+
+    A term on whose form no other curves bear keeps it from one to the next of those. Where
+    they are level, the form is the same over all columns.
+    """
+
+    def __init__(
+        self, terms: tuple[Term, ...], curves: Sequence[Poly], x: Symbol, y: Symbol
+    ) -> None:
+        self._terms = terms
+        numbers = {curve: number for number, curve in enumerate(curves)}
+        own = [None if t.is_nested else _curves((t,), (), x, y) for t in terms]
+        self._own = [None if o is None else frozenset(numbers[c] for c in o) for o in own]
+        self._level = [o is not None and all(c.degree(x) == 0 for c in o) for o in own]
+        self._known: dict[tuple[int, Rational | None, int], tuple[Expr, Found]] = {}
+
+    def at(self, place: _Place, crossed: Sequence[int]) -> _Pattern:
+        """The forms in a strip of a column, behind all the curves that were crossed in it."""
+        found = []
+        for i, (term, own) in enumerate(zip(self._terms, self._own, strict=True)):
+            behind = len(crossed) if own is None else sum(c in own for c in crossed)
+            key = i, None if self._level[i] else place.at, behind
+            if key not in self._known:
+                self._known[key] = _form(term, place.point)
+            found.append(self._known[key])
+        return tuple(found)
 
 
 def _critical(curves: list[Poly], x: Symbol, y: Symbol) -> list[Expr]:
@@ -521,9 +566,10 @@ def _critical(curves: list[Poly], x: Symbol, y: Symbol) -> list[Expr]:
             note(in_y.LC())
         if in_y.degree() > 1:
             note(in_y.discriminant())
-    for a, b in combinations(curves, 2):
-        if Poly(a.as_expr(), y).degree() > 0 and Poly(b.as_expr(), y).degree() > 0:
-            note(sympy.resultant(a.as_expr(), b.as_expr(), y))
+    over = [c.as_expr() for c in curves if c.degree(y) > 0]
+    for a, b in combinations(over, 2):
+        if a.has(x) or b.has(x):  # others are level, and never cross
+            note(sympy.resultant(a, b, y))
     floor_x = start_of(x)
     roots = {r for p in polys for r in p.real_roots() if r > floor_x}
     return sorted(roots, key=number_key)
@@ -531,20 +577,24 @@ def _critical(curves: list[Poly], x: Symbol, y: Symbol) -> list[Expr]:
 
 def _roots_over(curve: Poly, x: Symbol, y: Symbol, at: Rational) -> list[tuple[Expr, Expr]]:
     """(value at ``x = at``, closed form in ``x``) of the curve's branches."""
+    values = [(branch.xreplace({x: at}), branch) for branch in _branches(curve, y)]
+    return [(value, branch) for value, branch in values if value.is_real and value.is_finite]
+
+
+@lru_cache(maxsize=4096)
+def _branches(curve: Poly, y: Symbol) -> tuple[Expr, ...]:
+    """The values of ``y`` on a curve, as closed forms."""
     in_y = Poly(curve.as_expr(), y)
     if in_y.degree() == 0:
-        return []
+        return ()
     if in_y.degree() == 1:
         slope, constant = in_y.all_coeffs()
-        branches = [sympy.cancel(-constant / slope)]
-    elif in_y.degree() == 2:
+        return (sympy.cancel(-constant / slope),)
+    if in_y.degree() == 2:
         a, b, c = in_y.all_coeffs()
         root = sqrt(sympy.expand(b**2 - 4 * a * c))
-        branches = [(-b - root) / (2 * a), (-b + root) / (2 * a)]
-    else:
-        raise InputError(f"a boundary of degree {in_y.degree()} in {y} has no simple form")
-    values = [(branch.xreplace({x: at}), branch) for branch in branches]
-    return [(value, branch) for value, branch in values if value.is_real and value.is_finite]
+        return (-b - root) / (2 * a), (-b + root) / (2 * a)
+    raise InputError(f"a boundary of degree {in_y.degree()} in {y} has no simple form")
 
 
 def _merged(

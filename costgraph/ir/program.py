@@ -96,6 +96,12 @@ class Phase:
         return self.substitution.get(q, q)
 
     @property
+    def is_prompt(self) -> bool:
+        """True where a decoder reads a whole prompt: as many positions as it attends, by ``S``."""
+        whole = self.substitution.get(T) == self.query
+        return self.span is None and whole and S in self.query.free_symbols
+
+    @property
     def is_single_query(self) -> bool:
         """True when one step processes one position per sequence."""
         return bool(self.query == 1)

@@ -59,6 +59,8 @@ class Stage(IntEnum):
     TABLES = auto()
     #: Positions see others; caches keep other rows, and operations choose them.
     CONTEXT = auto()
+    #: Tokens leave between layers, whatever these see.
+    LEAVING = auto()
     #: Layers read the caches of others.
     SHARING = auto()
     #: A request runs in other phases; operations are the model's own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Add, Expr, Integer, expand
+from sympy import Expr, Integer
 
 from costgraph.counting.footprint import kept
 from costgraph.errors import PipelineError, clip, nearest
@@ -14,8 +14,7 @@ from costgraph.ir.graph import Builder, Graph
 from costgraph.ir.program import Program, Resident
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.transfer import HandOver
-from costgraph.passes.caching.prompts import in_layers
-from costgraph.passes.placement.streaming import layers_of
+from costgraph.passes.caching.prompts import in_layers, lie_in_layers
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ZERO = Integer(0)
@@ -70,8 +69,12 @@ class Disaggregate(Pass):
             reason = "nothing is kept of a prompt"
             return Outcome(program, (), (Miss(self.name, prompt.name, reason),))
         if self.overlap:
+            if not lie_in_layers(prompt.graph):
+                raise PipelineError(
+                    f"{self.name}: {prompt.graph.name} has caches outside of layers, or that "
+                    "layers share: give overlap=false"
+                )
             graph = in_layers(prompt.graph, self._beside, True, self.name)
-            _check_whole(self.name, prompt.graph)
             sent = replace(prompt, graph=graph)
             phases = tuple(sent if p is prompt else p for p in program.phases)
             said = STREAMED
@@ -94,20 +97,6 @@ class Disaggregate(Pass):
         b = Builder(f"caches of {graph.name}")
         b.add("hand_over", HandOver(self.link, kept(graph, _size)))
         return b.build("hand_over")
-
-
-def _check_whole(name: str, graph: Graph) -> None:
-    """Refuses caches that do not lie in layers, one for each.
-
-    Raises:
-        PipelineError: they are sent without overlap alone.
-    """
-    found = Add(*(r.count * kept(r.body, _size) for r in layers_of(graph)))
-    if expand(found - kept(graph, _size)) != 0:
-        raise PipelineError(
-            f"{name}: {graph.name} has caches outside of layers, or that layers share: "
-            "give overlap=false"
-        )
 
 
 def _size(tensor: Tensor) -> Expr:

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar
 
 from sympy import Expr, Integer, Rational
 
+from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.passes.caching.prompts import (
     MEMORY,
     as_found,
     behind,
+    is_tower,
     level_of,
+    of_text,
     overlap_option,
     prompt_of,
     refuse_away,
+    refuse_pruned,
     reloaded,
+    shown,
     told,
     whole_blocks,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
-from costgraph.symbols import S
 
 ONE = Integer(1)
 #: ``tokens`` where ``share`` says how many are found.
 SHARE = "share"
+#: Where images are, of what is found.
+NEW, FOUND = "new", "found"
+IMAGES: Mapping[str, str] = MappingProxyType(
+    {
+        NEW: "images stand behind what is found: all of them are encoded (images=found: none is)",
+        FOUND: "images are among what is found: none is encoded",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,26 +77,52 @@ class PrefixCache(Pass):
     tokens: Expr | str = option(
         "integer", SHARE, "tokens that are found, instead of a share", minimum=0, choices=(SHARE,)
     )
-    block: Expr = option("integer", ONE, "tokens of a block: whole ones are found", minimum=1)
+    block: Expr = option(
+        "integer",
+        ONE,
+        "tokens of a block: whole ones are found; 1: a share is not rounded",
+        minimum=1,
+    )
+    images: str = option(
+        "word", NEW, "whether images of the prompt stand behind what is found or in it",
+        choices=(NEW, FOUND),
+    )  # fmt: skip
     kept: str = option(
         "word", MEMORY, "where the cache lies: memory, host, disk, or a level of the device by name"
     )
     overlap: bool = overlap_option("kept!=memory")
 
     def run(self, program: Program, system: System) -> Outcome:
-        prompt = prompt_of(program, self.name)
+        front, prompt = prompt_of(program, self.name)
         refuse_away(program, self.name)
-        found = self.share * S if isinstance(self.tokens, str) else self.tokens
+        length, pictures = prompt.query, shown(prompt)
+        if pictures == 0 and self.images != NEW:
+            raise PipelineError(f"{self.name}: images: the prompt of {program.name} holds none")
+        found = self.share * length if isinstance(self.tokens, str) else self.tokens
         cached = whole_blocks(found, self.block)
         if cached == 0:
             return Outcome(program, (), (Miss(self.name, prompt.name, "nothing is found"),))
-        made = behind(prompt, S - cached)
+        made = behind(prompt, length - cached)
         level = level_of(self.name, self.kept, system)
         said = as_found(self.name, program)
         if level:
             graph = reloaded(prompt.graph, level, self.overlap, self.name)
             made, said = replace(made, graph=graph), (*said, *told(self.overlap))
-        phases = tuple(made if p is prompt else p for p in program.phases)
-        limit = Limit(cached, S - 1, "the last token of a prompt is computed: it makes the logits")
-        done = replace(program, phases=phases, limits=(*program.limits, limit))
+        why = "the last token of a prompt is computed: it makes the logits"
+        limits = [Limit(cached, length - 1, why)]
+        away: tuple[Phase, ...] = ()
+        if pictures != 0:
+            limits.append(self._room(pictures, cached, length))
+            said = (*said, f"prefix-cache: {IMAGES[self.images]}")
+        if self.images == FOUND:
+            refuse_pruned(program, self.name, "how many of those found are there is not counted")
+            made, away = of_text(made), tuple(p for p in front if is_tower(p))
+        phases = tuple(made if p is prompt else p for p in program.phases if p not in away)
+        done = replace(program, phases=phases, limits=(*program.limits, *limits))
         return Outcome(done.assuming(*said), (prompt.name,))
+
+    def _room(self, pictures: Expr, cached: Expr, length: Expr) -> Limit:
+        """That images stand where they are said to stand."""
+        if self.images == FOUND:
+            return Limit(pictures, cached, "images are among the tokens that are found")
+        return Limit(pictures, length - cached, "images stand behind the tokens that are found")

@@ -19,8 +19,9 @@ from costgraph.ops.pattern import Budget, Distilled, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.placement.shares import level_named
 from costgraph.passes.placement.streaming import beside, each_layer, layers_of
+from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import option
-from costgraph.symbols import S, T, q
+from costgraph.symbols import G, q
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The memory of the device, as options name it.
@@ -42,26 +43,57 @@ def overlap_option(*under: str) -> bool:
     return flag
 
 
-def is_prompt(phase: Phase) -> bool:
-    """True for a phase in which a decoder reads a whole prompt of ``S`` tokens."""
-    return phase.span is None and phase.query == S and phase.substitution.get(T) == S
-
-
-def prompt_of(program: Program, name: str) -> Phase:
-    """The phase in which a decoder reads its prompt; nothing runs in front of it.
+def prompt_of(program: Program, name: str) -> tuple[tuple[Phase, ...], Phase]:
+    """What comes in front of a prompt (towers, retrieval), and the phase in which it is read.
 
     Raises:
-        PipelineError: there is none.
+        PipelineError: there is none, or what is shown has caches of its own.
     """
-    first = program.phases[0]
-    if not (program.decoding and is_prompt(first) and first.tokens != 0):
+    place = next((i for i, p in enumerate(program.phases) if p.is_prompt), None)
+    found = program.phases[place or 0]
+    front = program.phases[: place or 0]
+    alone = all(p.span is None and p.tokens == 0 for p in front)
+    if place is None or not (program.decoding and alone and found.tokens != 0):
         what = ", ".join(p.name for p in program.phases)
         raise PipelineError(
-            f"{name}: {program.name} must read a whole prompt of text into a cache, one position "
-            f"after the other, and then decode; it has {what} (images: images=False; a prompt "
-            "that is cached in part is none)"
+            f"{name}: {program.name} must read a whole prompt into a cache, one position after the "
+            f"other, and then decode; it has {what} (a prompt that is cached in part is none)"
         )
-    return first
+    if any(
+        G in t.numel.free_symbols for g in found.graph.walk() for t in g.sources if t.role in KEPT
+    ):
+        raise PipelineError(
+            f"{name}: {program.name} attends to images apart: which of their rows a cache of the "
+            "text goes with is not known (a request without images: images=False)"
+        )
+    return front, found
+
+
+def shown(phase: Phase) -> Expr:
+    """Tokens of images, or of sound, that a prompt is given rows for."""
+    given = any(G in t.numel.free_symbols for t in phase.graph.inputs)
+    return phase.substitution.get(G, G) if given else ZERO
+
+
+def is_tower(phase: Phase) -> bool:
+    """True for a phase that makes rows of images, or of sound."""
+    graphs = phase.graph.walk()
+    return any(G in t.numel.free_symbols for g in graphs for n in g.nodes for t in n.outputs)
+
+
+def of_text(phase: Phase) -> Phase:
+    """A prompt's phase where what is shown stands in none of its new positions."""
+    return replace(phase, graph=at(phase.graph, {G: ZERO}))
+
+
+def refuse_pruned(program: Program, name: str, why: str) -> None:
+    """Refuses programs whose image tokens leave behind some layers.
+
+    Raises:
+        PipelineError: they are.
+    """
+    if any(s.made_by.name == "prune-tokens" and s.hits for s in program.history):
+        raise PipelineError(f"{name}: prune-tokens takes image tokens out of prompts: {why}")
 
 
 def refuse_away(program: Program, name: str) -> None:
@@ -132,15 +164,19 @@ def reloaded(graph: Graph, level: str, overlap: bool, made_by: str) -> Graph:
     Raises:
         PipelineError: caches lie in no layer, or in parts that layers share.
     """
-    layers = tuple(layers_of(graph))
-    held = Add(*(_held(r.body) for r in layers))
-    alone = all(r.instances == r.count for r in layers if _held(r.body) != 0)
-    if not alone or held != _held(graph):
+    if not lie_in_layers(graph):
         raise PipelineError(
             f"{made_by}: {graph.name}: caches outside of layers, or that layers share, are not "
             "read from elsewhere (an imported graph: write fold in front of it)"
         )
     return in_layers(graph, lambda body: _stream(body, level), overlap, made_by)
+
+
+def lie_in_layers(graph: Graph) -> bool:
+    """True where every cache and state lies in a layer, and each layer has its own."""
+    layers = tuple(layers_of(graph))
+    alone = all(r.instances == r.count for r in layers if _held(r.body) != 0)
+    return alone and Add(*(_held(r.body) for r in layers)) == _held(graph)
 
 
 def in_layers(

@@ -21,14 +21,16 @@ from costgraph.passes.caching.prompts import (
     appends,
     as_found,
     behind,
+    of_text,
     prompt_of,
     refuse_away,
+    shown,
     whole_blocks,
 )
 from costgraph.passes.context.seeing import is_whole
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import B, S, T, q
+from costgraph.symbols import B, T, q
 
 ONE, ZERO = Integer(1), Integer(0)
 ALL = "batch"
@@ -74,7 +76,8 @@ class SharePrefix(Pass):
     )  # fmt: skip
 
     def run(self, program: Program, system: System) -> Outcome:
-        prompt = prompt_of(program, self.name)
+        _, prompt = prompt_of(program, self.name)
+        length, pictures = prompt.query, shown(prompt)
         refuse_away(program, self.name)
         prefix = whole_blocks(self.tokens, _block(program))
         if prefix == 0 or self.requests == 1:
@@ -84,16 +87,21 @@ class SharePrefix(Pass):
         hits: dict[str, None] = {}
         misses: dict[str, Miss] = {}
         made = program.rewritten(lambda g: self._shared(g, prefix, sharers, hits, misses))
-        rest = behind(made.phases[0], S - prefix)
-        phases = [rest, *made.phases[1:]]
+        place = program.phases.index(prompt)
+        phases = list(made.phases)
+        phases[place] = behind(phases[place], length - prefix)
         if self.prompt == "computed":
             own = {**prompt.substitution, q: prefix, T: prefix}
             own[B] = ceiling(own.get(B, B) / sharers.xreplace({B: own.get(B, B)}))
             first = replace(prompt, name="prefix", bindings=tuple(own.items()), tokens=ZERO)
-            phases = [first, *phases]
-        limit = Limit(prefix, S - 1, "behind the shared tokens a prompt has one of its own")
-        done = replace(made, phases=tuple(phases), limits=(*program.limits, limit))
+            phases.insert(place, first if pictures == 0 else of_text(first))
+        limits = [Limit(prefix, length - 1, "behind the shared tokens a prompt has one of its own")]
         said = as_found(self.name, program)
+        if pictures != 0:
+            why = "images stand behind the shared tokens"
+            limits.append(Limit(pictures, length - prefix, why))
+            said = (*said, f"share-prefix: {why}: each request has its own")
+        done = replace(made, phases=tuple(phases), limits=(*program.limits, *limits))
         return Outcome(done.assuming(*said), (prompt.name, *hits), tuple(misses.values()))
 
     def _shared(

@@ -14,19 +14,27 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ops.pattern import Distilled
 from costgraph.passes.caching.prompts import (
     behind,
-    is_prompt,
+    is_tower,
     kept_of,
     level_of,
+    of_text,
     overlap_option,
     prompt_of,
     refuse_away,
+    refuse_pruned,
     reloaded,
+    shown,
     told,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.symbols import N, S
 
 ONE = Integer(1)
+#: What is said of images and passages.
+FRONT = (
+    "turns: images and passages come with the first prompt, and are not looked at or looked up "
+    "again; prompts that are computed anew encode images anew"
+)
 #: Turns that are written out.
 MOST = 64
 
@@ -71,7 +79,7 @@ class Turns(Pass):
     overlap: bool = overlap_option("between=reloaded")
 
     def run(self, program: Program, system: System) -> Outcome:
-        first = prompt_of(program, self.name)
+        front, first = prompt_of(program, self.name)
         refuse_away(program, self.name)
         if any(p.reach is not None for p in program.phases):
             raise PipelineError(f"turns: {program.name} answers in branches: which one goes on?")
@@ -86,23 +94,33 @@ class Turns(Pass):
         if self.count == 1:
             return Outcome(program, (), (Miss(self.name, first.name, "one turn is no chat"),))
         level = level_of(self.name, self.kept, system) if self.between == "reloaded" else ""
+        if shown(first) != 0 and self.between != "recomputed":
+            refuse_pruned(program, self.name, "give between=recomputed")
         phases = list(program.phases)
         for turn in range(2, int(self.count) + 1):
-            phases += self._turn(program, turn, level)
+            phases += self._turn(program, front, turn, level)
         made = replace(program, phases=tuple(phases), unserved=f"{self.count} turns of a chat")
+        if front:
+            made = made.assuming(FRONT)
         if level:
             made = made.assuming(*told(self.overlap))
         return Outcome(made, tuple(p.name for p in program.phases))
 
-    def _turn(self, program: Program, turn: int, level: str) -> Iterator[Phase]:
+    def _turn(
+        self, program: Program, front: tuple[Phase, ...], turn: int, level: str
+    ) -> Iterator[Phase]:
         """The phases of a further turn, in which the first prompt's ``S`` is all before it."""
-        context = expand(S + (turn - 1) * (N + self.say))
+        context, before = (expand(S + (t - 1) * (N + self.say)) for t in (turn, turn - 1))
 
         def at(e: Expr) -> Expr:
             return e.xreplace({S: context})
 
         for phase in program.phases:
-            prompt = is_prompt(phase)
+            prompt = phase.is_prompt
+            if phase in front:
+                if self.between == "recomputed" and is_tower(phase):
+                    yield replace(phase, name=f"turn{turn}-{phase.name}")
+                continue
             if phase.span is None and not prompt:
                 raise PipelineError(f"turns: phase {phase.name!r} is not one of a prompt")
             made = replace(
@@ -114,7 +132,9 @@ class Turns(Pass):
             if phase.span is not None:
                 made = replace(made, span=phase.span.mapped(at))
             elif self.between != "recomputed":
-                made = behind(made, self.say + ONE)
+                length = phase.query
+                made = behind(made, expand(at(length) - length.xreplace({S: before}) - N + ONE))
+                made = made if shown(phase) == 0 else of_text(made)
                 if level:
                     graph = reloaded(made.graph, level, self.overlap, self.name)
                     made = replace(made, graph=graph)

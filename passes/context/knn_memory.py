@@ -12,7 +12,7 @@ from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
-from costgraph.ops import Activation, Add, AttentionScores, AttentionValues, KVAppend, Softmax
+from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Softmax
 from costgraph.ops.index import Nearest
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import Selected, Window
@@ -121,20 +121,21 @@ class KnnMemory(Pass):
         kept = [graph.producer.get(n.inputs[1]) for n in (attends, mixes)]
         if any(n is None or not isinstance(n.op, KVAppend) for n in kept):
             return "its keys or values do not come from a cache"
-        g, memory, chosen = Added(graph), Window(self.size), Selected(self.top)
+        query, keys = (graph.tensors[name] for name in attends.inputs)
+        chosen = Selected(self.top, query.shape[2] / keys.shape[2])
+        g, memory = Added(graph), Window(self.size)
         rows = []
         for part, append in zip("kv", (n for n in kept if n is not None), strict=True):
             new = graph.tensors[append.inputs[1]]
             cache = g.cache(f"memory_{part}", new.shape[2], new.shape[3], memory)
             rows.append(g.add(f"memory_{part}_append", KVAppend(memory), cache, new.name))
-        query = graph.tensors[attends.inputs[0]]
         find = Nearest(self.top, memory, self.share)
         index = g.add("memory_nearest", find, query.name, rows[0])
         found = g.add("memory_qk", AttentionScores(chosen), query.name, rows[0], index)
         found = g.add("memory_softmax", Softmax(chosen), found)
         found = g.add("memory_sv", AttentionValues(chosen), found, rows[1], index)
+        # The same for all positions: its sigmoid is taken once, when the model is loaded.
         gate = g.vector("memory_gate", ONE, ONE, query.shape[2], ONE)
-        gate = g.add("memory_gate_sigmoid", Activation("sigmoid"), gate)
         near = g.add("memory_near", Map("sub"), mixes.output, found)
         near = g.add("memory_near_gated", Map("mul"), near, gate)
         total = g.add("memory_mixed", Add(), near, found)

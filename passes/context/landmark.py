@@ -16,7 +16,7 @@ from costgraph.ops.pattern import SelectedBlocks, Summaries
 from costgraph.passes.context.adding import Added, choosing
 from costgraph.passes.context.seeing import changed, told, with_longer_prompt
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
-from costgraph.symbols import S, T
+from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Landmark(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "a prompt that does not end with a block has a part of a landmark behind its last token",
         "landmarks of the answer are read in the step of the token behind them and cost nothing "
-        "of their own; the cache stays on the device",
+        "of their own",
         "heads that share keys choose apart: a step reads at most as many blocks as all of them "
         "choose, each once",
     )
@@ -53,7 +53,7 @@ class Landmark(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         made, seen = changed(program, self.name, self._chosen)
         if seen.hits:
-            made = with_longer_prompt(self.name, made, S + S / self.block)
+            made, _ = with_longer_prompt(self.name, made, lambda length: length / self.block)
         return told(self.name, program, made, seen)
 
     def _chosen(self, graph: Graph) -> Graph | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -45,7 +44,7 @@ class PruneTokens(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "prune-tokens: what leaves is lost to the answer, and no quality is counted",
     )
-    stage: ClassVar[Stage] = Stage.CONTEXT
+    stage: ClassVar[Stage] = Stage.LEAVING
     inherited: ClassVar[bool] = False
     once: ClassVar[bool] = True
 
@@ -89,7 +88,7 @@ class PruneTokens(Pass):
 
     def _step(self, graph: Graph, gone: Expr) -> Graph:
         made, later = self._parts(graph)
-        nodes = (_at(n, {T: T - gone}) if n.name in later else n for n in made.nodes)
+        nodes = (_shorter(n, gone, T, S) if n.name in later else n for n in made.nodes)
         return rebuild(replace(made, nodes=tuple(nodes)))
 
     def _prompt(self, graph: Graph, gone: Expr, hits: dict[str, None]) -> Graph:
@@ -113,7 +112,7 @@ class PruneTokens(Pass):
                 hits[node.name] = None
                 body = node.op.body
                 inputs = tuple(kept(t, body) for t in made.operands(node))
-                node = replace(_at(node, {q: q - gone, T: T - gone}), inputs=inputs)
+                node = replace(_shorter(node, gone, q, T, S), inputs=inputs)
                 short.update((t.name, t.name) for t in node.outputs)
             elif short and _inserts(node):
                 raise PipelineError(
@@ -123,10 +122,11 @@ class PruneTokens(Pass):
         return rebuild(replace(made, nodes=tuple(nodes)))
 
 
-def _at(node: Node, values: Mapping[Symbol, Expr]) -> Node:
-    """Layers at other sizes."""
+def _shorter(node: Node, gone: Expr, *sizes: Symbol) -> Node:
+    """Layers in which ``sizes`` are smaller by what is gone."""
     assert isinstance(node.op, Repeat)
-    return replace(node, op=replace(node.op, body=at(node.op.body, values)))
+    body = at(node.op.body, {size: size - gone for size in sizes})
+    return replace(node, op=replace(node.op, body=body))
 
 
 def _inserts(node: Node) -> bool:

@@ -16,7 +16,7 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.index import Nearest
 from costgraph.passes.context.seeing import with_longer_prompt
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
-from costgraph.symbols import B, S, T, q
+from costgraph.symbols import B, T, q
 
 ONE = Integer(1)
 FORMATS = {"fp16": FP16, "fp32": FP32}
@@ -57,9 +57,13 @@ class Retrieve(Pass):
             raise PipelineError("retrieve: share: an index that is not looked at finds nothing")
         if any(p.name == self.name for p in program.phases):
             raise PipelineError("retrieve: the prompt holds what was retrieved already")
-        made = with_longer_prompt(self.name, program, S + self.passages * self.length)
+        found = self.passages * self.length
+        made, prompt = with_longer_prompt(self.name, program, lambda length: found)
         graph = self._graph(program.name)
-        rest = tuple(Resident(g, part=True) for g in (made.phases[0].graph,))
+        rest = (
+            *(replace(r, part=True) for r in prompt.resident),
+            Resident(prompt.graph, part=True),
+        )
         first = Phase(self.name, graph, ((q, ONE), (T, ONE)), tokens=Integer(0), resident=rest)
         index = Resident(graph, part=True)
         phases = (replace(p, resident=(*p.resident, index)) for p in made.phases)

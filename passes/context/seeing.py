@@ -42,25 +42,30 @@ def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]
     return program.rewritten(new), seen
 
 
-def with_longer_prompt(name: str, program: Program, prompt: Expr) -> Program:
-    """The program where a prompt of ``S`` tokens takes ``prompt`` positions.
+def with_longer_prompt(
+    name: str, program: Program, added: Callable[[Expr], Expr]
+) -> tuple[Program, Phase]:
+    """The program whose prompt of so many positions takes ``added`` more, and its prompt.
 
     Raises:
-        PipelineError: something else than the prompt comes first.
+        PipelineError: it reads no prompt.
     """
-    first = program.phases[0]
-    if first.name != "prefill" or first.substitution.get(q) != S:
-        raise PipelineError(f"{name}: the model must read its prompt of S tokens first")
+    first = next((p for p in program.phases if p.is_prompt), None)
+    if first is None or not program.decoding:
+        raise PipelineError(f"{name}: {program.name} reads no prompt of S tokens into a cache")
+    length = S + added(first.query)
 
     def at(e: Expr) -> Expr:
-        return e.xreplace({S: prompt})
+        return e.xreplace({S: length})
 
     def longer(phase: Phase) -> Phase:
         bindings = tuple((s, at(e)) for s, e in phase.bindings)
         span = None if phase.span is None else phase.span.mapped(at)
         return replace(phase, bindings=bindings, span=span)
 
-    return replace(program, phases=tuple(longer(p) for p in program.phases))
+    phases = tuple(longer(p) for p in program.phases)
+    made = replace(program, phases=phases)
+    return made, phases[program.phases.index(first)]
 
 
 def in_prompts(program: Program, steps: Program, front: Program) -> Program:

@@ -74,24 +74,22 @@ class ShareKV(Pass):
         ends = phase.span is None and phase.generated == 1 and _gives_last(phase.graph)
 
         def new(graph: Graph) -> Graph:
-            return self._walk(graph, seen, ends and graph is phase.graph)
+            return self._walk(graph, phase.graph, seen, ends and graph is phase.graph)
 
         return phase.rewritten(new)
 
-    def _walk(self, graph: Graph, seen: Seen, ends: bool) -> Graph:
+    def _walk(self, graph: Graph, whole: Graph, seen: Seen, ends: bool) -> Graph:
         made = _Chain(graph)
         for node in graph.nodes:
             region = node.op
             if not isinstance(region, Region):
                 made.put(node)
             elif not _keeps(region):
-                inner = [self._walk(g, seen, False) for g in region.graphs]
+                inner = [self._walk(g, whole, seen, False) for g in region.graphs]
                 made.put(replace(node, op=region.with_graphs(inner)))
-            elif why := _unlike(region):
-                seen.misses[node.name] = Miss(self.name, node.name, why)
-                made.put(node)
-            elif self.by == "half" and not _sees_all(region.graphs[0]):
-                why = "its positions do not see all before them already"
+            elif why := _unlike(region) or (
+                _unhalved(graph, region, whole) if self.by == "half" else ""
+            ):
                 seen.misses[node.name] = Miss(self.name, node.name, why)
                 made.put(node)
             else:
@@ -281,6 +279,16 @@ def _unlike(region: Region) -> str:
     if region.count == 1:
         return "no layer of its kind stands beside it"
     return chosen(region.body)
+
+
+def _unhalved(graph: Graph, region: Region, whole: Graph) -> str:
+    """Why the layers of a region are not the model's two halves; empty where they are."""
+    regions = (n.op for g in whole.walk() for n in g.nodes if isinstance(n.op, Region))
+    if graph is not whole or sum(map(_keeps, regions)) != 1:
+        return "halves are of layers that are all alike, and others keep caches as well"
+    if not _sees_all(region.graphs[0]):
+        return "its positions do not see all before them already"
+    return ""
 
 
 def _sees_all(body: Graph) -> bool:

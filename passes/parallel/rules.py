@@ -31,6 +31,7 @@ from costgraph.ops.hadamard import Hadamard
 from costgraph.ops.image import Cut, Gate, Modulate
 from costgraph.ops.index import Choose, Nearest, PageAppend, PageScores, PromptVotes, ScoreBook
 from costgraph.ops.latent import HeadLinear, SplitScores
+from costgraph.ops.maps import Map
 from costgraph.ops.quant import NarrowResult, QuantizeTo
 from costgraph.ops.recurrent import (
     WKV,
@@ -100,6 +101,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Add: addition,
     ops.Multiply: elementwise,
     Binary: elementwise,
+    Map: elementwise,
     ops.RMSNorm: norm,
     ops.LayerNorm: norm,
     ops.Rope: rope,

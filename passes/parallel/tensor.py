@@ -33,6 +33,7 @@ from costgraph.ops.collectives import (
     RowStatistics,
     SharedNorm,
 )
+from costgraph.ops.compress import Compress
 from costgraph.ops.conv import Conv
 from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
@@ -124,6 +125,8 @@ def _kept(op: Op) -> str:
         return "convolutions are not split: their channels stay on every device"
     if isinstance(op, AdapterLinear):
         return "the rank of an adapter is not split"
+    if isinstance(op, Compress):
+        return "its matrices are the same for all heads"
     return "not between products that are split"
 
 

@@ -14,6 +14,7 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
+from costgraph.ops import KVAppend
 from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.members import attention
 from costgraph.passes.placement.moving import Unit
@@ -23,9 +24,11 @@ from costgraph.passes.placement.streaming import (
     ATTENTION,
     Plan,
     carried_out,
+    chooses_rows,
     has_experts,
     layers_of,
     refuse_in_row,
+    stays,
     unreached,
 )
 from costgraph.rewriting.choosing import Search
@@ -47,6 +50,18 @@ EXPERTS: Mapping[str, str] = MappingProxyType(
         "routed": "offload: of experts those come that the tokens of a step choose, in their "
         "expected number and as if the choice was foreseen before the layer begins; buffers have "
         "room for all",
+    }
+)
+
+
+#: What is said of caches whose rows are chosen, by which of them come.
+ROWS: Mapping[str, str] = MappingProxyType(
+    {
+        "all": "offload: all rows of a cache come, whichever are chosen of them (rows=chosen: "
+        "those alone that a step reads)",
+        "chosen": "offload: of caches whose rows are chosen those come that a step reads, to "
+        "choose or to attend, as if the choice was foreseen before the layer begins; buffers "
+        "have room for all",
     }
 )
 
@@ -124,6 +139,10 @@ class Offload(Pass):
     experts: str = option(
         "word", "all", "which experts of a layer come: all, or those alone that the tokens of a "
         "step choose (expected number)", choices=("all", "routed"),
+    )  # fmt: skip
+    rows: str = option(
+        "word", "all", "which rows of a cache come, where some are chosen: all, or those alone "
+        "that a step reads", choices=("all", "chosen"),
     )  # fmt: skip
     whole: bool = option(
         "flag", False, "whole layers are kept here or there; none is streamed beside another"
@@ -251,6 +270,8 @@ class Offload(Pass):
                     raise PipelineError(
                         f"offload: {name} is about weights kept elsewhere: give weights"
                     )
+        if self.rows != "all" and (attend_at or not (caches or self.note)):
+            raise PipelineError("offload: rows says which rows of caches come: give caches alone")
         on = () if self.on == "all" else tuple(self.on.split("|"))
         nodes = {n.name for p in program.phases for g in p.graph.walk() for n in g.nodes}
         for name in on:
@@ -268,6 +289,7 @@ class Offload(Pass):
             active=self.active,
             window=self.window,
             routed=self.experts == "routed",
+            found=self.rows == "chosen",
             made_by=self.name,
         )
 
@@ -305,6 +327,13 @@ class Offload(Pass):
             )
         if plan.weights and any(has_experts(body, plan) for body in _bodies(program)):
             made = made.assuming(EXPERTS[self.experts])
+        if plan.caches and not plan.attend_at and any(map(_chooses, _bodies(program))):
+            made = made.assuming(ROWS[self.rows])
+        if plan.caches and any(map(stays, _bodies(program))):
+            made = made.assuming(
+                "offload: what rows are chosen by beside keys (books, rows of blocks) stays on the "
+                "device"
+            )
         if plan.attend_at:
             made = made.assuming(
                 "offload: prompts attend on the device; what attention on the host makes beside "
@@ -331,6 +360,9 @@ class Offload(Pass):
         if plan.routed and not any(has_experts(body, plan) for body in bodies):
             reason = "no router chooses among the weights that are kept elsewhere"
             found.append(Miss("experts", program.name, reason))
+        if plan.found and not any(map(_chooses, bodies)):
+            reason = "no layer chooses among the rows of its caches"
+            found.append(Miss("rows", program.name, reason))
         if (plan.caches or plan.attend_at) and not any(map(attention, bodies)):
             reason = "no layer attends to a cache that grows: there is nothing to keep elsewhere"
             found.append(Miss("caches", program.name, reason))
@@ -343,6 +375,11 @@ class Offload(Pass):
 def _bodies(program: Program) -> list[Graph]:
     """The layers of a program."""
     return [r.body for phase in program.phases for r in layers_of(phase.graph)]
+
+
+def _chooses(body: Graph) -> bool:
+    """Whether a layer has a cache of which a step reads rows that are chosen."""
+    return any(isinstance(n.op, KVAppend) and chooses_rows(body, n) for n in body.nodes)
 
 
 def _nothing(rule: str, program: Program) -> Miss:

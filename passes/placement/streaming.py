@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sympy import Add, Expr, Integer, Max, Min
 
 from costgraph.errors import PipelineError
+from costgraph.formula.least import least
 from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph, Node, Origin
 from costgraph.ir.op import Op, same
@@ -16,6 +17,7 @@ from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor, level_of
 from costgraph.ops import ExpertLinear, KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.ops.pattern import FULL, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.ops.views import Reshape
 from costgraph.passes.placement.members import members
@@ -58,6 +60,7 @@ class Plan:
         active: the share of those weights that a token needs: rows of its active neurons.
         window: how many tokens before a step have left theirs in the memory.
         routed: of experts, only those come that the tokens of a step choose.
+        found: of caches, only those rows come that a step reads.
         made_by: the pass.
     """
 
@@ -73,6 +76,7 @@ class Plan:
     active: Expr = ONE
     window: Expr = ZERO
     routed: bool = False
+    found: bool = False
     made_by: str = "offload"
 
     @property
@@ -276,7 +280,7 @@ def _moves(
     if not attends_there:
         for node in body.nodes:
             if isinstance(node.op, KVAppend) and not level_of(node.unit):
-                before, after = _rows(body, node)
+                before, after = _rows(body, node, plan.found)
                 old, new = old + before, new + after
     given = [t.bytes for t in body.inputs if B in t.numel.free_symbols]
     made = [body.tensors[o].bytes for o in body.outputs]
@@ -325,18 +329,15 @@ def is_of_experts(op: Op) -> bool:
 
 def _read(body: Graph, tensor: Tensor, users: Iterable[Node]) -> Expr:
     """The most bytes of a tensor that one of its users reads."""
-    return Max(
-        *(
-            Add(
-                *(
-                    a.bytes
-                    for a in n.op.accesses(tuple(body.operands(n)), n.outputs)
-                    if a.tensor == tensor.name and a.direction is Direction.READ
-                )
-            )
-            for n in users
-        )
-    )
+    return Max(*_amounts(body, tensor, users))
+
+
+def _amounts(body: Graph, tensor: Tensor, users: Iterable[Node]) -> Iterator[Expr]:
+    """Bytes of a tensor that each of its users reads."""
+    for node in users:
+        found = node.op.accesses(tuple(body.operands(node)), node.outputs)
+        own = (a for a in found if a.tensor == tensor.name and a.direction is Direction.READ)
+        yield Add(*(a.bytes for a in own))
 
 
 def has_experts(body: Graph, plan: Plan) -> bool:
@@ -350,17 +351,40 @@ def unreached(body: Graph) -> bool:
     return any(isinstance(n.op, KVAppend) for g in inner for each in g.walk() for n in each.nodes)
 
 
-def _rows(body: Graph, node: Node) -> tuple[Expr, Expr]:
-    """Bytes of a cache that a step reads of those before it, and that it adds."""
+def _rows(body: Graph, node: Node, found: bool) -> tuple[Expr, Expr]:
+    """Bytes of a cache that a step needs of those before it, and that it adds.
+
+    ``found``: of rows that are chosen those that are read, not all that may be chosen.
+    """
     assert isinstance(node.op, KVAppend)
-    (result,), new = node.outputs, body.operands(node)[1]
-    batch, length, *rest = result.shape
+    cache, new = body.operands(node)
+    (result,) = node.outputs
+    batch, _, *rest = result.shape
+    before = cache.bytes
+    if found and chooses_rows(body, node):
+        # Users of one index need the same rows, which come once.
+        users: dict[tuple[bool, str], list[Node]] = {}
+        for n in body.consumers[result.name]:
+            chosen = _attends_chosen(n)
+            users.setdefault((chosen, n.inputs[-1] if chosen else n.name), []).append(n)
+        before = least(before, Add(*(_read(body, result, ns) for ns in users.values())))
+    return before, result.dtype.size((batch, node.op.keeps.written(new.shape[1]), *rest))
 
-    def size(rows: Expr) -> Expr:
-        return result.dtype.size((batch, rows, *rest))
 
-    held, added = node.op.kept(length), node.op.kept(new.shape[1])
-    return size(held) - size(added), size(added)
+def stays(body: Graph) -> bool:
+    """Whether a layer has rows that are no keys or values, which nothing brings or sends."""
+    appended = {n.inputs[0] for n in body.nodes if isinstance(n.op, KVAppend)}
+    return any(t.role is Role.KV and t.name not in appended for t in body.sources)
+
+
+def chooses_rows(body: Graph, node: Node) -> bool:
+    """Whether rows that are chosen of a cache are attended."""
+    return any(map(_attends_chosen, body.consumers[node.output]))
+
+
+def _attends_chosen(node: Node) -> bool:
+    pattern: Pattern = getattr(node.op, "pattern", FULL)
+    return pattern.indexed
 
 
 def _spread(body: Graph, sets: Sets, plan: Plan, lie: Mapping[str, tuple[str, bool]]) -> Graph:

@@ -162,11 +162,11 @@ def test_counts_equal_those_of_the_mask(name, context, a, b, seed, data):
     if pattern.drops:
         assert exact(found, T=context) == later + new
     if not pattern.drops:
-        assert exact(pattern.kept(found, I(context)), T=context) == context
+        assert exact(pattern.kept(found), T=context) == context
         return
     # Room for the most rows that were ever alive behind a step.
     alive = [case.mask(n + 60)[n - 1 :, :n].any(0).sum() for n in range(1, context + 1)]
-    assert exact(pattern.kept(found, I(context)), T=context) == max(alive)
+    assert exact(pattern.kept(found), T=context) == max(alive)
     assert exact(pattern.written(I(new)), T=context) >= min(new, alive[-1])
 
 
@@ -243,8 +243,25 @@ def test_a_budget_is_what_a_cache_that_evicts_holds(steps, share, most):
         seen = sum(held + i for i in range(1, new + 1))
         assert pattern.pairs(I(new), found) == seen
         held = min(found, *((most,) if most else ()), I(context) / share)
-        assert pattern.kept(found, I(context)) == held
+        assert pattern.at(I(context)).kept(found) == held
         assert pattern.written(I(new)) == new
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=10, deadline=None)
+@given(context=st.integers(8, 30), a=st.integers(1, 9), b=st.integers(0, 4),
+       hidden=st.lists(st.integers(0, 7), min_size=1, max_size=3))  # fmt: skip
+def test_positions_on_branches_see_what_one_alone_would(name, context, a, b, hidden):
+    """Hidden rows are as if they were not there, for patterns that count by places as well."""
+    case = cases(a, b, 0)[name]
+    levels = tuple((I(n), I(h)) for n, h in enumerate(hidden, 1))
+    seen = sum(n * case.mask(context - h)[-1].sum() for n, h in enumerate(hidden, 1))
+    rows = case.pattern.seen(q, T)
+    at = {"q": len(hidden), "T": context}
+    assert exact(case.pattern.branched(levels).pairs(q, rows), **at) == seen
+    whole = Summaries(I(a))
+    over = sum(n * ((context - h) // a) for n, h in enumerate(hidden, 1))
+    assert exact(whole.branched(levels).pairs(q, whole.rows(T)), **at) == over
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -257,7 +274,7 @@ def test_others_count_what_they_hold(name):
     assert dense.pairs(I(3), rows) == 3 * reached
     assert dense.compact == parted.compact == pattern.compact
     assert dense.seen(I(3), I(20)) == rows
-    assert dense.kept(rows, I(20)) == pattern.kept(rows, I(20))
+    assert dense.kept(rows) == pattern.kept(rows)
     assert dense.written(I(3)) == pattern.written(I(3))
     assert parted.pairs(I(2), rows).xreplace(at) == pattern.pairs(I(4), rows).xreplace(at) / 2
     assert FULL.pairs(I(3), rows) == 3 * rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from sympy import Integer, Rational
+from sympy import Integer, Rational, expand
 
 import costgraph as cg
 from costgraph.errors import CostgraphError, InputError, PipelineError
@@ -17,6 +17,7 @@ from costgraph.symbols import B, N, S, T, q, symbol
 
 MODEL, HOST = "llama-3.1-8b", "h100+epyc-9654"
 TOKEN = 2 * 32 * 8 * 128 * 2
+SEEING = "qwen2-vl-7b"
 
 
 @cache
@@ -280,6 +281,85 @@ def test_rounds_of_a_draft_go_through_turns_as_well():
     ]
 
 
+# --- images, and prompts that grow ----------------------------------------------------------
+
+
+@cache
+def blind(passes: str):
+    return cg.compile(SEEING, HOST, passes, images=False)
+
+
+def test_images_in_front_of_what_is_new_are_not_encoded():
+    """A prompt behind cached tokens is that of text, whether these or the new ones hold images."""
+    text = blind("prefix-cache{tokens=600}")
+    at = {"B": 2, "G": 400, "S": 1000}
+    for where, towers in (("new", ["vision"]), ("found", [])):
+        seen = made(f"prefix-cache{{tokens=600,images={where}}}", SEEING)
+        assert [p.name for p in seen.program.phases] == [*towers, "prefill", "decode"]
+        one, other = (cost(c, "prefill", **at) for c in (seen, text))
+        assert one.total_flops == other.total_flops
+        rows = 0 if where == "found" else 2 * 2 * 400 * 3584 * 2  # read and put in their places
+        assert one.total_bytes == other.total_bytes + rows
+        assert any("none is encoded" in a for a in seen.assumptions) == (where == "found")
+    plain, hit = made("", SEEING), made("prefix-cache{tokens=600}", SEEING)
+    assert hit.time("vision").expr == plain.time("vision").expr
+
+
+@pytest.mark.parametrize(
+    ("passes", "room", "words"),
+    [
+        ("prefix-cache{tokens=600}", 400, "images stand behind the tokens that are found"),
+        ("prefix-cache{tokens=600,images=found}", 600, "images are among the tokens"),
+        ("share-prefix{tokens=600}", 400, "images stand behind the shared tokens"),
+    ],
+)
+def test_images_have_their_place_in_a_prompt(passes, room, words):
+    ttft = made(passes, SEEING).ttft
+    assert ttft.evaluate(B=2, S=1000, G=room) > 0
+    with pytest.raises(InputError, match=words):
+        ttft.evaluate(B=2, S=1000, G=room + 4)
+
+
+def test_a_shared_prefix_of_requests_with_images_is_text():
+    seen, text = made("share-prefix{tokens=600}", SEEING), blind("share-prefix{tokens=600}")
+    at = {"B": 2, "G": 400, "S": 1000}
+    one, other = (cost(c, "prefix", **at) for c in (seen, text))
+    assert (one.flops, one.total_bytes) == (other.flops, other.total_bytes)
+    tower = cost(seen, "vision", **at).total_flops
+    assert flops(seen, N=20, **at) - flops(text, N=20, **at) == tower
+
+
+@pytest.mark.parametrize("between", ["kept", "reloaded", "recomputed"])
+def test_a_chat_looks_at_its_images_once_unless_it_computes_all_anew(between):
+    passes = f"turns{{count=3,say=50,between={between}}}"
+    seen, text = made(passes, SEEING), blind(passes)
+    at = {"B": 2, "G": 400, "S": 1000, "N": 30}
+    vision = cost(seen, "vision", **at).total_flops
+    times = 3 if between == "recomputed" else 1
+    assert flops(seen, **at) == flops(text, **at) + times * vision
+    names = [p.name for p in seen.program.phases]
+    assert ("turn2-vision" in names) == (between == "recomputed")
+
+
+def test_prompts_that_grow_are_found_and_shared_and_go_on():
+    """Of 1,000 tokens, 500 of passages and the landmarks behind both a half is found."""
+    for order in ("retrieve,landmark{block=10}", "landmark{block=10},retrieve"):
+        hit = made(f"{order},prefix-cache")
+        assert [p.name for p in hit.program.phases] == ["retrieve", "prefill", "decode"]
+        prompt = hit.program.phase("prefill")
+        assert prompt.bind(q).xreplace({S: Integer(1000)}) == 1650 / Integer(2)
+        assert prompt.bind(T).xreplace({S: Integer(1000)}) == 1650
+    shared = made("retrieve,share-prefix{tokens=64}")
+    assert [p.name for p in shared.program.phases] == ["retrieve", "prefix", "prefill", "decode"]
+    assert shared.program.phase("prefill").bind(q) == S + 500 - 64
+    chat = made("retrieve,turns{count=3,say=50}").program
+    assert [p.name for p in chat.phases].count("retrieve") == 1
+    assert chat.phase("turn3-prefill").bind(q) == 51
+    assert expand(chat.phase("turn3-prefill").bind(T) - (S + 500 + 2 * (N + 50))) == 0
+    marked = made("landmark{block=10},turns{count=2,say=50}").program.phase("turn2-prefill")
+    assert expand(marked.bind(q) - (51 + (N + 50) / 10)) == 0  # and landmarks of the answer
+
+
 # --- two machines ------------------------------------------------------------------------
 
 
@@ -308,12 +388,36 @@ def test_narrow_caches_windows_and_states_send_what_they_keep():
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        "gpt-oss-20b", "llama-4-scout", "glm-5.2", "gemma-3n-e4b", "jamba-v0.1", "nemotron-h-56b",
+        "whisper-small",
+    ],
+)  # fmt: skip
+def test_layer_by_layer_as_much_is_sent_as_in_one_piece(model):
+    """Layers in patterns of several kinds, nested, and beside states and other caches."""
+    sent = []
+    for overlap in ("false", "true"):
+        apart = cg.compile(model, "h100", f"disaggregate{{link=pcie,overlap={overlap}}}")
+        phases = apart.program.phases
+        sent.append(sum(p.bind(p.graph.cost.total_wire) for p in phases))
+    at = {B: Integer(2), S: Integer(9001)}
+    assert sent[0].xreplace(at) == sent[1].xreplace(at) > 0
+    if model == "gpt-oss-20b":  # 12 layers of a window of 128, 12 that see all
+        assert sent[1].xreplace(at) == 2 * 12 * (9001 + 128) * 2 * 8 * 64 * 2
+
+
+@pytest.mark.parametrize(
     ("passes", "model", "words"),
     [
         ("disaggregate", MODEL, "states no link 'network'.*2x"),
         ("disaggregate{link=nvlnk}", MODEL, "did you mean 'nvlink'"),
-        ("turns", "t5-base", "must read a whole prompt of text"),
-        ("prefix-cache", "qwen2-vl-7b", "images=False"),
+        ("turns", "t5-base", "must read a whole prompt into a cache"),
+        ("prefix-cache", "llama-3.2-11b-vision", "attends to images apart.*images=False"),
+        ("turns", "whisper-small", "must read a whole prompt into a cache"),
+        ("prefix-cache{images=found}", MODEL, "holds none"),
+        ("prefix-cache{images=found},prune-tokens", SEEING, "takes image tokens out of prompts"),
+        ("turns,prune-tokens", SEEING, "give between=recomputed"),
         ("prefix-cache{kept=tape}", MODEL, "no memory level 'tape'"),
         ("prefix-cache{kept=host},offload{caches=host}", MODEL, "offload keeps caches elsewhere"),
         ("turns,offload{caches=host}", MODEL, "offload keeps caches elsewhere"),

@@ -23,6 +23,7 @@ from costgraph.ir.verify import verify
 from costgraph.models import load_model
 from costgraph.models.blocks.style import Style
 from costgraph.models.decoder import Decoder, build
+from costgraph.ops import AttentionScores
 from costgraph.symbols import B, S, T, q
 
 I = Integer  # noqa: E741
@@ -266,6 +267,19 @@ def test_devices_choose_for_their_own_heads():
         assert a.xreplace(values) == 8 * b.xreplace(values), name
 
 
+@pytest.mark.parametrize("passes", ["evict", "nsa", "landmark", "knn-memory", "snap-kv"])
+def test_devices_hold_the_caches_of_their_own_heads(passes):
+    """Rows that are chosen, what they are chosen by and memories lie apart, an eighth on each."""
+    one = cg.compile("llama-3.1-8b", "h100", passes)
+    many = cg.compile("llama-3.1-8b", "8xh100", f"{passes},parallel{{tp=8}}")
+    at = {B: I(2), q: I(1), T: I(5000), S: I(3000)}
+    a, b = (cache_bytes(c.program.decoding[0].graph).xreplace(at) for c in (one, many))
+    assert a == 8 * b
+    told = [u for u in many.undone if u.startswith("parallel")]
+    assert all("its matrices are the same for all heads" in u for u in told)
+    assert bool(told) == (passes == "nsa")
+
+
 def test_what_does_not_go_says_so():
     with pytest.raises(CostgraphError, match="mla=absorbed"):
         cg.compile("deepseek-v3", "h200", "index")
@@ -407,7 +421,7 @@ def test_a_memory_in_one_layer_by_hand():
     assert row_of(made, "memory_nearest")["tensor"] == 2 * h * 2 * dh * 30
     assert rows_of(made, "memory_nearest", Role.KV, **at) == min(h // hk * 30, 60) * row
     assert row_of(made, "memory_qk")["tensor"] == 2 * h * 2 * dh * 5
-    assert rows_of(made, "memory_sv", Role.KV, **at) == 5 * row
+    assert rows_of(made, "memory_sv", Role.KV, **at) == h // hk * 5 * row
     prompt = sum(min(p, 60) for p in range(1, 101))
     assert row_of(made, "memory_nearest", "prefill")["tensor"] == h * dh * 2 * prompt
     chosen = sum(min(p, 5) for p in range(1, 101))
@@ -415,6 +429,35 @@ def test_a_memory_in_one_layer_by_hand():
     assert parameters(made.program) - parameters(plain.program) == h
     # Beyond the memory, nothing grows with the context any more.
     assert counts(made, **at)["bytes"] == counts(made, **{**at, "T": 900})["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("passes", "each"),
+    [
+        ("index{top=5}", 5),
+        ("select{block=3,blocks=2}", 6),
+        ("nsa{blocks=2,window=7,select-block=16}", 32),
+        ("landmark{block=9,blocks=3}", 40),
+        ("knn-memory{local=10,size=60,top=5,layer=2}", 5),
+    ],
+)
+@pytest.mark.parametrize("new", [1, 3])
+def test_as_many_rows_are_read_as_all_that_choose_apart_find(passes, each, new):
+    """Who chooses is read off the index: queries, and heads of keys or of queries."""
+    found = 0
+    for graph in small(passes).program.decoding[0].graph.walk():
+        for node in graph.nodes:
+            if not (isinstance(node.op, AttentionScores) and node.op.pattern.indexed):
+                continue
+            _, keys, index = graph.operands(node)
+            apart = max(I(1), index.shape[2] / keys.shape[2])
+            values = {B: I(2), q: I(new), T: I(100)}
+            rows_at = keys.shape[1].xreplace(values)
+            cost = node.op.cost(graph.operands(node), node.outputs)
+            read = cost.bytes_of(Role.KV).xreplace(values)
+            assert read == 2 * min(rows_at, new * apart * each) * 2 * 4 * 2
+            found += 1
+    assert found
 
 
 @pytest.mark.parametrize(
@@ -487,7 +530,7 @@ def test_what_retrieval_refuses():
     ):
         with pytest.raises(CostgraphError, match=why):
             small(text)
-    with pytest.raises(CostgraphError, match="read its prompt"):
+    with pytest.raises(CostgraphError, match="reads no prompt"):
         cg.compile("t5-small", "h100", "retrieve")
 
 

@@ -11,7 +11,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_examples_run_and_give_what_they_say(capsys):
-    space = run_examples(TEXT, PAGE.name, 5)
+    space = run_examples(TEXT, PAGE.name, 6)
     assert "max( layer: t1 , pcie: 0.01265·w" in capsys.readouterr().out
     check_rounded(TEXT, space, 2)
 

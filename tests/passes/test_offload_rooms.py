@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sympy import Add, Integer
+from sympy import Add, Expr, Integer, Rational
 
 import costgraph as cg
 from costgraph.compiling.capacity import filled
+from costgraph.errors import PipelineError
 from costgraph.ir.cost import Direction
 from costgraph.ir.tensor import MEMORY, Role
+from costgraph.ops.transfer import Stream
 from costgraph.showing.plot.fronts import places
-from costgraph.symbols import B, q
+from costgraph.symbols import B, S, T, q
 
 GB = 10**9
 #: Pipelines that keep so much of a model at a small host that it is full before the device.
@@ -158,3 +160,83 @@ def test_groups_of_a_batch_bring_the_experts_that_all_of_them_choose():
     )
     at = {B: Integer(8)}
     assert streamed(one, "decode").xreplace(at) == streamed(four, "decode").xreplace(at)
+
+
+#: Bytes of a row of keys and values of both sequences in one layer of Llama-3.1-8B.
+ROW = 2 * 2 * 8 * 128 * 2
+#: Of that with eight bits an element and a scale of 16 for each 128.
+INT8 = Rational(8 * 128 + 16, 16 * 128)
+
+
+def crossing(passes: str, model: str = "llama-3.1-8b", past: int = 19_999) -> dict[str, Expr]:
+    """Bytes that decode steps behind so many rows bring for two sequences, and that they send."""
+    made = cg.compile(model, "h100+epyc-9654", passes, mla="absorbed")
+    at = {B: Integer(2), q: Integer(1), T: Integer(past + 1), S: Integer(5000)}
+    found = {"read": Integer(0), "write": Integer(0)}
+    for graph in made.program.decoding[0].graph.walk():
+        for move in (m for n in graph.nodes if isinstance(n.op, Stream) for m in n.op.moved):
+            found[move.direction.value] += move.bytes.xreplace(at)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("passes", "rows"),
+    [
+        ("", 19_999),
+        ("window{size=60,sinks=4},", 63),
+        ("evict{keep=1/4,by=merge},", Rational(19_999, 4)),
+        ("evict{keep=1/4,most=100},", 100),
+        ("snap-kv{keep=1000},", 15_999),
+        ("recur{segment=512},", 19_999 - 512 * (20_000 // 512 - 1)),
+        ("quantize{kv=int8},window{size=60,sinks=0},", 59 * INT8),
+        ("page-kv,window{size=60,sinks=0},", 59),
+    ],
+)
+def test_what_a_cache_keeps_comes_and_the_new_row_goes(passes, rows):
+    """Whether the past, or what stays of it, is told by the rows or by the context."""
+    found = crossing(f"{passes}offload{{caches=host}}")
+    assert found["read"] == ROW * rows
+    assert found["write"] == ROW * (INT8 if "int8" in passes else 1)
+
+
+def test_chunks_come_as_far_as_they_are_filled():
+    """Llama 4: three layers of four attend a chunk of 8,192, of which 3,616 rows are there."""
+    found = crossing("offload{caches=host}", "llama-4-scout")
+    layer = 2 * 2 * 8 * 128 * 2
+    assert found == {"read": layer * (20_000 % 8192 - 1 + 19_999), "write": 2 * layer}
+
+
+@pytest.mark.parametrize(
+    ("passes", "rows", "more"),
+    [
+        ("select{block=16,blocks=8}", 128, 0),
+        ("landmark{block=49,blocks=3}", 4 * 50 * 4, 400 * ROW // 2),  # keys of 400 landmarks
+        ("index{top=500,width=64}", 500, 19_999 * 2 * 64 * 2),
+        ("knn-memory{local=21,top=9,layer=1}", 0, (2 * 20 * 2 + 19_999 + 4 * 9) * ROW // 2),
+    ],
+)  # fmt: skip
+def test_chosen_rows_come_alone_with_what_they_are_chosen_by(passes, rows, more):
+    found = crossing(f"{passes},offload{{caches=host,rows=chosen}}")
+    assert found["read"] == rows * ROW + more
+    every = crossing(f"{passes},offload{{caches=host}}")
+    assert every["read"] >= 19_999 * ROW
+    assert every["write"] == found["write"]
+
+
+def test_latents_of_chosen_rows_come_once_for_scores_and_values():
+    found = crossing("offload{caches=host,rows=chosen}", "deepseek-v3.2")
+    layer = 2 * 2 * (2048 * 576 + 19_999 * 128)  # sequences, bytes
+    assert found["read"] == 2 * layer  # layers of two kinds
+
+
+def test_rows_are_told_where_they_are_chosen_and_refused_where_nothing_comes():
+    device = "h100+epyc-9654"
+    for rows, said in (("all", "whichever are chosen"), ("chosen", "choice was foreseen")):
+        made = cg.compile("llama-3.2-1b", device, f"select,offload{{caches=host,rows={rows}}}")
+        assert any(said in a for a in made.assumptions)
+        assert any("stays on the device" in a for a in made.assumptions)
+    plain = cg.compile("llama-3.2-1b", device, "offload{caches=host,rows=chosen}")
+    assert any("no layer chooses among the rows" in u for u in plain.undone)
+    for wrong in ("weights=host", "caches=host,attention=host"):
+        with pytest.raises(PipelineError, match="rows says which rows of caches come"):
+            cg.compile("llama-3.2-1b", device, f"offload{{{wrong},rows=chosen}}")

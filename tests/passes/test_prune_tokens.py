@@ -8,6 +8,7 @@ import pytest
 from sympy import Integer, Rational
 
 import costgraph as cg
+from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import InputError, PipelineError
 from costgraph.ir.tensor import Role
 from costgraph.ops.index import KeepRows, RankRows
@@ -97,3 +98,31 @@ def test_a_token_stays_for_the_logits():
     with pytest.raises(InputError, match="a token that stays makes the logits"):
         all_gone.ttft.evaluate(B=1, S=576)
     assert all_gone.ttft.evaluate(B=1, S=577) > 0
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "window{size=40,rotate=false}", "evict", "evict{by=merge,most=30}", "snap-kv{keep=400}",
+        "select{block=8,blocks=3}", "recur{segment=16}", "index{top=16}",
+    ],
+)  # fmt: skip
+def test_layers_behind_the_cut_see_and_keep_what_their_pattern_says_of_what_stays(passes):
+    """Patterns come first, whatever is written first: 7 layers of 900 positions, 25 of 612."""
+    both, one = made(f"prune-tokens{{layer=7}},{passes}"), made(passes)
+    (region,) = (n.op for n in graph(one, "decode").nodes if n.op.kind == "repeat")
+    regions = [n.op for n in graph(both, "decode").nodes if n.op.kind == "repeat"]
+    assert [int(r.count) for r in regions] == [7, 25]
+    for behind, gone in zip(regions, (0, 288), strict=True):
+        long = {B: Integer(2), q: Integer(1), T: Integer(900), S: Integer(800), G: Integer(576)}
+        short = {**long, T: Integer(900 - gone), S: Integer(800 - gone)}
+        for total in ("total_flops", "total_bytes"):
+            found, wanted = (getattr(r.body.cost, total) for r in (behind, region))
+            assert found.xreplace(long) == wanted.xreplace(short)
+        assert cache_bytes(behind.body).xreplace(long) == cache_bytes(region.body).xreplace(short)
+
+
+def test_halves_are_of_layers_that_are_all_alike():
+    shared = made("prune-tokens,share-kv{by=half}")
+    assert any("halves are of layers that are all alike" in u for u in shared.undone)
+    assert shared.program.phases == made("prune-tokens").program.phases

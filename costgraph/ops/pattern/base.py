@@ -54,6 +54,13 @@ class Pattern(ABC):
         """Attention is given an index of the rows that each query sees, as its last operand."""
         return False
 
+    def at(self, context: Expr) -> Pattern:
+        """The pattern where the last new position is ``context``.
+
+        Some patterns count by places in the sequence, which the rows at hand do not tell.
+        """
+        return self
+
     @abstractmethod
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         """(query, key) pairs that are computed, per head and sequence."""
@@ -77,8 +84,8 @@ class Pattern(ABC):
         """
         return None
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        """Rows set aside in the cache behind a step that found ``rows`` at ``context``."""
+    def kept(self, rows: Expr) -> Expr:
+        """Rows set aside in the cache behind a step that found ``rows``."""
         return rows
 
     def written(self, q: Expr) -> Expr:
@@ -177,8 +184,8 @@ class Dense(Around):
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return self.of.dense(q, rows)
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return self.of.kept(rows, context)
+    def kept(self, rows: Expr) -> Expr:
+        return self.of.kept(rows)
 
     def written(self, q: Expr) -> Expr:
         return self.of.written(q)
@@ -209,10 +216,11 @@ class Branches(Around):
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))
 
     def _of_one(self, context: Expr) -> Expr:
-        return self.of.pairs(ONE, self.of.seen(ONE, context))
+        of = self.of.at(context)
+        return of.pairs(ONE, of.seen(ONE, context))
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return self.of.kept(rows, context)
+    def kept(self, rows: Expr) -> Expr:
+        return self.of.kept(rows)
 
     def written(self, q: Expr) -> Expr:
         return self.of.written(q)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -20,9 +20,17 @@ class Kept(Pattern):
     A step finds what is kept of the positions before it, and its own: new positions see
     each other as causal ones do. So a prompt that is read at once is read whole, and what
     is dropped is dropped behind it.
+
+    Attributes:
+        context: positions of the sequence, new ones included.
     """
 
     drops: ClassVar[bool] = True
+
+    context: Expr = field(default=T, kw_only=True)
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, context=context)
 
     @abstractmethod
     def stays(self, context: Expr) -> Expr:
@@ -37,8 +45,8 @@ class Kept(Pattern):
     def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
         return CAUSAL.tiled(q, rows, block)
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return self.stays(context)
+    def kept(self, rows: Expr) -> Expr:
+        return self.stays(self.context)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Max, ceiling
 
-from costgraph.errors import VerifyError
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import Pattern
 from costgraph.ops.pattern.stairs import rising, steps
@@ -19,11 +18,19 @@ class Chunks(Pattern):
     """A position sees its own chunk of ``size`` positions up to itself (Llama 4's local layers).
 
     The room for a chunk stays and is used again by the next: ``Min(T, size)`` rows.
+
+    Attributes:
+        size: positions of a chunk.
+        context: positions of the sequence, new ones included.
     """
 
     drops: ClassVar[bool] = True
 
     size: Expr
+    context: Expr = T
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, context=context)
 
     def _whole(self, position: Expr) -> Expr:
         """Positions of chunks that are over before ``position``, counted from one."""
@@ -36,8 +43,8 @@ class Chunks(Pattern):
     def seen(self, q: Expr, context: Expr) -> Expr:
         return context - self._whole(context - q + 1)
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return least(context, self.size)
+    def kept(self, rows: Expr) -> Expr:
+        return least(self.context, self.size)
 
     def written(self, q: Expr) -> Expr:
         return least(q, self.size)
@@ -65,6 +72,9 @@ class Segments(Pattern):
     before: Expr
     context: Expr = T
 
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, context=context)
+
     @property
     def width(self) -> Expr:
         """The most positions that one sees."""
@@ -80,14 +90,11 @@ class Segments(Pattern):
         gone = ceiling(Max(context - q + 1, self.width) / self.size) - self.before - 1
         return context - self.size * gone
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return least(context, self.width)
+    def kept(self, rows: Expr) -> Expr:
+        return least(self.context, self.width)
 
     def written(self, q: Expr) -> Expr:
         return least(q, self.width)
-
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
-        raise VerifyError("segments with a memory: positions on branches are not understood")
 
     def __str__(self) -> str:
         return f"segments of {self.size}, {self.before} in front"

@@ -6,7 +6,7 @@ scored and chosen is operations of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Integer, ceiling
@@ -23,9 +23,14 @@ class Selected(Pattern):
 
     ``q`` queries read at most ``q`` times as many rows, and never more than there are:
     that bound is counted, as choices that have nothing in common would reach it.
+
+    Attributes:
+        count: rows that a query sees.
+        apart: query heads that share a head of keys and choose each for itself.
     """
 
     count: Expr
+    apart: Expr = Integer(1)
 
     @property
     def compact(self) -> bool:
@@ -42,7 +47,7 @@ class Selected(Pattern):
         return q * least(rows, self.count)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
-        return least(rows, q * self.count)
+        return least(rows, q * self.apart * self.count)
 
     def __str__(self) -> str:
         return f"best {self.count}"
@@ -112,6 +117,9 @@ class Summaries(Pattern):
     def compact(self) -> bool:
         return True
 
+    def at(self, context: Expr) -> Summaries:
+        return replace(self, context=context)
+
     @property
     def every(self) -> Expr:
         """From one block's first position to that of the next."""
@@ -164,8 +172,11 @@ class Unfinished(Pattern):
     def seen(self, q: Expr, context: Expr) -> Expr:
         return context - self.of.every * self.of.rows(context - q)
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
-        return least(context, self.of.block - 1)
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context))
+
+    def kept(self, rows: Expr) -> Expr:
+        return least(self.of.context, self.of.block - 1)
 
     def written(self, q: Expr) -> Expr:
         return least(q, self.of.block - 1)

@@ -10,7 +10,6 @@ from sympy import Expr, Integer, ceiling, floor
 from costgraph.formula.least import least
 from costgraph.ops.pattern.base import CAUSAL, Pattern
 from costgraph.ops.pattern.stairs import clipped
-from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Window(Pattern):
             + last
         )
 
-    def kept(self, rows: Expr, context: Expr = T) -> Expr:
+    def kept(self, rows: Expr) -> Expr:
         return least(rows, self.width)
 
     def written(self, q: Expr) -> Expr:
