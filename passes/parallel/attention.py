@@ -158,6 +158,18 @@ def pair_bias(site: Site) -> Ruled:
     return Ruled(site.op, (place, *tables), (place,))
 
 
+def relative(site: Site) -> Ruled:
+    """Query heads, with their rows of the table."""
+    place = site.place(0)
+    if site.context != 1 or place.axis is None:
+        return whole(site)
+    if place.axis == 0:
+        return elementwise_rows(site, place)
+    if place.axis != 2:
+        raise site.blocked("splits along heads only", place)
+    return Ruled(site.op, (place, moved(place, 1)), (moved(place, 1),))
+
+
 def values(site: Site) -> Ruled:
     """Probabilities of the heads at hand, with the values that they share."""
     place = site.place(0)
