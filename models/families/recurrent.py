@@ -11,7 +11,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward, Layer, Maker, Segment
-from costgraph.models.blocks.clusters import Clusters, ClusteredStack
+from costgraph.models.blocks.clusters import ClusteredStack, Clusters
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.relative import Apart, Remembering
 from costgraph.models.encoder import Encoder, ProjectedHead, TextFront
