@@ -30,14 +30,16 @@ def rope(site: Site) -> Ruled:
 
 def append(site: Site) -> Ruled:
     """A cache lies as the rows that it is extended by; or each device has a part of both."""
+    if len(site.inputs) == 3 and (site.context != 1 or site.place(1).axis not in (None, 0)):
+        raise site.blocked("its kernel makes rows of all heads together", site.place(1))
     if site.context != 1:
         if site.inputs[0].dtype.recent is not None:
             raise site.blocked("keeps its last tokens wide, which lie on one device: state tp")
         parts = (Place(1, t.shape[1] / site.context) for t in (*site.inputs, *site.outputs))
         cache, new, result = parts
         return Ruled(site.op, (cache, new), (result,))
-    place = site.place(1)
-    return Ruled(site.op, (place, place), (place,))
+    place, kernels = site.place(1), (WHOLE,) * (len(site.inputs) - 2)
+    return Ruled(site.op, (place, place, *kernels), (place,))
 
 
 def book(site: Site) -> Ruled:

@@ -23,6 +23,7 @@ from costgraph.ops.pattern import (
     Band,
     Budget,
     Chunks,
+    Compressed,
     Dense,
     Distilled,
     Parted,
@@ -128,6 +129,37 @@ def exact(expr: Expr, **values: int) -> int:
     found = expr.xreplace({{"q": q, "T": T}[k]: I(v) for k, v in values.items()})
     assert found.is_Integer, found
     return int(found)
+
+
+def compressed(n: int, size: int, before: int, older: int) -> tuple[Mask, Mask]:
+    """What positions see of positions, and of segments that became rows."""
+    gone = np.arange(n)[:, None] // size - np.arange(-(-n // size))[None, :]
+    return segments(n, size, before), (gone > before) & (gone <= before + older)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    context=st.integers(1, 30), each=st.integers(1, 3), ratio=st.integers(1, 3),
+    before=st.integers(0, 2), older=st.integers(1, 3), data=st.data(),
+)  # fmt: skip
+def test_segments_that_are_compressed_are_seen_as_rows(context, each, ratio, before, older, data):
+    size, new = each * ratio, data.draw(st.integers(1, context))
+    pattern = Compressed(I(size), I(before), older=I(older), share=I(ratio))
+    near, far = compressed(context, size, before, older)
+    at = {"q": new, "T": context}
+    step = slice(context - new, context)
+    found = pattern.seen(q, T)
+    assert exact(pattern.pairs(q, found), **at) == near[step].sum() + each * far[step].sum()
+    # Rows that are found are those that some query of the step sees.
+    rows = near[step].any(0)
+    assert exact(found, **at) == rows.sum() + each * far[step].any(0).sum()
+    # Behind the step: room for whole segments, and rows of those that were compressed.
+    whole = min(context, size * (before + 1))
+    assert exact(pattern.kept(found, T), **at) == whole + each * far[-1].sum()
+    # A segment is compressed when the first position that does not see it whole comes.
+    out = (-(-n // size) - 1 - before for n in (context, context - new))
+    pushed = [max(k, 0) for k in out]
+    assert exact(pattern.made(q, T), **at) == each * (pushed[0] - pushed[1])
 
 
 NAMES = sorted(cases(1, 0, 0))

@@ -15,6 +15,7 @@ from costgraph.ops.pattern.base import (
 )
 from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chunks import Chunks, Segments
+from costgraph.ops.pattern.compressed import Compressed
 from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
@@ -29,6 +30,7 @@ __all__ = [
     "Budget",
     "Causal",
     "Chunks",
+    "Compressed",
     "Dense",
     "Distilled",
     "Full",

@@ -21,12 +21,16 @@ from sympy import Add, Expr, Integer, ceiling
 from costgraph.errors import VerifyError
 from costgraph.symbols import T
 
-ONE = Integer(1)
+ZERO, ONE = Integer(0), Integer(1)
 
 #: How masked pairs of causal attention are counted: ``skip`` counts useful (unmasked)
 #: pairs only, as the definition requires and tiled kernels do; ``compute`` counts every
 #: pair, as a dense product does; ``none`` is bidirectional attention.
 COUNTED = ("skip", "compute", "none")
+
+#: How rows become one: their mean (a sum and one scaling), their maximum, or a product with a
+#: kernel of all heads together.
+MERGING = ("mean", "max", "conv")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,20 @@ class Pattern(ABC):
     def written(self, q: Expr) -> Expr:
         """Rows of ``q`` new ones that are written to the cache."""
         return q
+
+    @property
+    def merging(self) -> str:
+        """How rows that leave the cache become fewer, one of :data:`MERGING`; empty: none do."""
+        return ""
+
+    @property
+    def into_one(self) -> Expr:
+        """How many rows become one where they do."""
+        return ONE
+
+    def made(self, q: Expr, context: Expr = T) -> Expr:
+        """Rows that a step makes of others that leave, per sequence."""
+        return ZERO
 
     def cells(self, q: Expr, rows: Expr) -> Expr:
         """Scores that exist, per head and sequence."""
