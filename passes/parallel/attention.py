@@ -169,7 +169,8 @@ def relative(site: Site) -> Ruled:
         return elementwise_rows(site, place)
     if place.axis != 2:
         raise site.blocked("splits along heads only", place)
-    return Ruled(site.op, (place, moved(place, 1)), (moved(place, 1),))
+    rows = (moved(place, 1),) * (len(site.inputs) - 1)
+    return Ruled(site.op, (place, *rows), (moved(place, 1),))
 
 
 def values(site: Site) -> Ruled:

@@ -33,6 +33,7 @@ from costgraph.ops.pattern import (
     Segments,
     Selected,
     SelectedBlocks,
+    Sided,
     Strided,
     Summaries,
     Unfinished,
@@ -226,6 +227,8 @@ def test_bands_see_both_ways(n, reach, wide, block):
     pooled = n * len([b for b in range(n) if (b + 1) * block <= n])
     made = Pooled(I(reach), I(block))
     assert exact(made.pairs(q, q), q=n) == band(n, reach, 0).sum() + pooled
+    beside = np.hstack([band(n, reach, 0), np.ones((n, block), bool)])
+    assert exact(Sided(I(reach), I(block)).pairs(q, q + block), q=n) == beside.sum()
     # What those that see all see may be another operation's.
     beside = Band(I(reach), I(wide), asked=False)
     assert exact(beside.pairs(q, q), q=n) == band(n, reach, wide)[wide:].sum()

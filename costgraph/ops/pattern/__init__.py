@@ -1,6 +1,6 @@
 """Which positions attention sees, and what is kept for it: one object per design."""
 
-from costgraph.ops.pattern.bands import Band, Pooled
+from costgraph.ops.pattern.bands import Band, Pooled, Sided
 from costgraph.ops.pattern.base import (
     CAUSAL,
     COUNTED,
@@ -41,6 +41,7 @@ __all__ = [
     "Segments",
     "Selected",
     "SelectedBlocks",
+    "Sided",
     "Strided",
     "Summaries",
     "Unfinished",
