@@ -13,13 +13,16 @@ from costgraph.ir.cost import Direction
 from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
+from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
-from costgraph.ops.pattern import Budget, Distilled, Pattern
+from costgraph.ops.pattern import FULL, Budget, Dense, Distilled, Hit, Pattern
 from costgraph.ops.transfer import Moved, Stream
+from costgraph.passes.context.seeing import is_whole
 from costgraph.passes.placement.shares import level_named
 from costgraph.passes.placement.streaming import beside, each_layer, layers_of
 from costgraph.rewriting.pipeline import option
+from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import S, T, q
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -115,6 +118,29 @@ def behind(phase: Phase, new: Expr) -> Phase:
     """A prompt's phase that computes its last ``new`` positions and attends all of them."""
     bindings = {**phase.substitution, q: new}
     return replace(phase, bindings=tuple(bindings.items()))
+
+
+def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
+    """A prompt's graph where sequences find ``cached`` tokens with a chance, and else nothing.
+
+    Raises:
+        PipelineError: its rows are not those of the whole context either way.
+    """
+
+    def op(old: Op) -> Op:
+        if isinstance(old, Region):
+            return old.with_graphs([hitting(name, g, chance, cached) for g in old.graphs])
+        pattern = getattr(old, "pattern", FULL)
+        if not pattern.causal:
+            return old
+        if not is_whole(pattern):
+            raise PipelineError(f"{name}: chance: hits and misses see other rows: {pattern}")
+        if isinstance(pattern, Dense):
+            return old  # every pair: in the mean, those of the mean
+        return replace(old, pattern=Hit(pattern, chance, S - cached, S))  # type: ignore[type-var]
+
+    nodes = (replace(n, op=op(n.op)) for n in graph.nodes)
+    return rebuild(replace(graph, nodes=tuple(nodes)))
 
 
 def level_of(name: str, word: str, system: System) -> str:

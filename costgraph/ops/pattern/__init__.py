@@ -14,6 +14,7 @@ from costgraph.ops.pattern.base import (
     counted,
 )
 from costgraph.ops.pattern.budgets import Budget, Distilled
+from costgraph.ops.pattern.chances import Hit
 from costgraph.ops.pattern.chunks import Chunks, Segments
 from costgraph.ops.pattern.compressed import Compressed
 from costgraph.ops.pattern.scattered import Scattered
@@ -34,6 +35,7 @@ __all__ = [
     "Dense",
     "Distilled",
     "Full",
+    "Hit",
     "Parted",
     "Pattern",
     "Pooled",
