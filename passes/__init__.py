@@ -15,6 +15,7 @@ from costgraph.passes.context.evict import Evict
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.knn_memory import KnnMemory
 from costgraph.passes.context.landmark import Landmark
+from costgraph.passes.context.memory_tokens import MemoryTokens
 from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.nsa import Nsa
 from costgraph.passes.context.prune_tokens import PruneTokens
@@ -94,6 +95,7 @@ _ALL: tuple[type[Pass], ...] = (
     Nsa,
     SnapKV,
     Landmark,
+    MemoryTokens,
     KnnMemory,
     Retrieve,
     Recur,

@@ -26,6 +26,7 @@ from costgraph.ops.pattern import (
     Compressed,
     Dense,
     Distilled,
+    Fronted,
     Parted,
     Pattern,
     Pooled,
@@ -138,7 +139,7 @@ def compressed(n: int, size: int, before: int, older: int) -> tuple[Mask, Mask]:
     return segments(n, size, before), (gone > before) & (gone <= before + older)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     context=st.integers(1, 30), each=st.integers(1, 3), ratio=st.integers(1, 3),
     before=st.integers(0, 2), older=st.integers(1, 3), data=st.data(),
@@ -161,6 +162,19 @@ def test_segments_that_are_compressed_are_seen_as_rows(context, each, ratio, bef
     out = (-(-n // size) - 1 - before for n in (context, context - new))
     pushed = [max(k, 0) for k in out]
     assert exact(pattern.made(q, T), **at) == each * (pushed[0] - pushed[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(context=st.integers(1, 30), size=st.integers(1, 7), front=st.integers(1, 5), data=st.data())
+def test_rows_in_front_are_seen_by_all(context, size, front, data):
+    new = data.draw(st.integers(1, context))
+    pattern, at = Fronted(Chunks(I(size)), I(front)), {"q": new, "T": context}
+    mask = np.hstack([np.ones((context, front), bool), segments(context, size, 0)])
+    step = mask[context - new :]
+    found = pattern.seen(q, T)
+    assert exact(found, **at) == step.any(0).sum()
+    assert exact(pattern.pairs(q, found), **at) == step.sum()
+    assert exact(pattern.kept(found, T), **at) == front + min(context, size)
 
 
 NAMES = sorted(cases(1, 0, 0))

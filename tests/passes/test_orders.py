@@ -97,7 +97,7 @@ WRITTEN = {
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
     ],
-    "prefixes": ["prefix-cache{share=1/4}", "share-prefix{tokens=9}", "share-prefix{read=each}"],
+    "prefixes": ["prefix-cache{share=1/4,chance=1/2}", "share-prefix{tokens=9}", "share-prefix{read=each}"],
     "disaggregate": ["disaggregate{link=nvlink}", "disaggregate{link=pcie,overlap=false}"],
     "turns": ["turns{count=2}", "turns{count=2,between=recomputed}"],
     "speculative": [
@@ -113,7 +113,8 @@ WRITTEN = {
         "evict{by=merge}",
         "index{top=32}",
         "select{blocks=9}",
-        "recur{segment=40}",
+        "recur{segment=40,compressed=2,ratio=4,distances=true}",
+        "memory-tokens{segment=8,tokens=2}",
         "prune-tokens{layer=1}",
         "merge-tokens",
         "nsa",

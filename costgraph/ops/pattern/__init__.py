@@ -15,7 +15,7 @@ from costgraph.ops.pattern.base import (
 )
 from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chances import Hit
-from costgraph.ops.pattern.chunks import Chunks, Segments
+from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
 from costgraph.ops.pattern.compressed import Compressed
 from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
@@ -34,6 +34,7 @@ __all__ = [
     "Compressed",
     "Dense",
     "Distilled",
+    "Fronted",
     "Full",
     "Hit",
     "Parted",
