@@ -12,6 +12,7 @@ from costgraph.passes.caching.prefix_cache import PrefixCache
 from costgraph.passes.caching.share_prefix import SharePrefix
 from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
+from costgraph.passes.context.feedback import Feedback
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.knn_memory import KnnMemory
 from costgraph.passes.context.landmark import Landmark
@@ -100,6 +101,7 @@ _ALL: tuple[type[Pass], ...] = (
     Retrieve,
     Recur,
     ShareKV,
+    Feedback,
     PrefixCache,
     SharePrefix,
     Disaggregate,

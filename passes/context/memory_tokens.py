@@ -12,6 +12,7 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program
+from costgraph.ir.tensor import Role
 from costgraph.ops import SelectLast
 from costgraph.ops.pattern import Chunks, Fronted
 from costgraph.passes.context.seeing import Seen, changed, keeping, told
@@ -69,7 +70,7 @@ class MemoryTokens(Pass):
             replace(
                 prompt,
                 name="segments",
-                graph=_without_logits(prompt.graph),
+                graph=without_logits(prompt.graph),
                 bindings=at_once,
                 tokens=ZERO,
                 weight=S / self.segment - 1,
@@ -90,14 +91,17 @@ class MemoryTokens(Pass):
 
     def _handing(self, answer: Phase, name: str, context: Expr) -> Phase:
         """Steps of memory tokens alone, at the end of ``context`` positions."""
-        graph = _without_logits(at(answer.graph, {T: context}))
+        graph = without_logits(at(answer.graph, {T: context}))
         return replace(
             answer, name=name, graph=graph, bindings=((q, self.tokens),), tokens=ZERO,
             weight=1 / self.segment, reach=context,
         )  # fmt: skip
 
 
-def _without_logits(graph: Graph) -> Graph:
-    """The graph up to its last hidden states."""
+def without_logits(graph: Graph) -> Graph:
+    """The graph up to its last hidden states, and what it keeps."""
     last = next((n for n in graph.nodes if isinstance(n.op, SelectLast)), None)
-    return graph if last is None else live(replace(graph, outputs=(last.inputs[0],)))
+    if last is None:
+        return graph
+    kept = (o for o in graph.outputs if graph.tensors[o].role is Role.KV)
+    return live(replace(graph, outputs=(last.inputs[0], *kept)))

@@ -97,7 +97,11 @@ WRITTEN = {
         "offload{weights=host:1}",
         "offload{weights=host:0.5,caches=host:1,blocks=2}",
     ],
-    "prefixes": ["prefix-cache{share=1/4,chance=1/2}", "share-prefix{tokens=9}", "share-prefix{read=each}"],
+    "prefixes": [
+        "prefix-cache{share=1/4,chance=1/2}",
+        "share-prefix{tokens=9}",
+        "share-prefix{read=each}",
+    ],
     "disaggregate": ["disaggregate{link=nvlink}", "disaggregate{link=pcie,overlap=false}"],
     "turns": ["turns{count=2}", "turns{count=2,between=recomputed}"],
     "speculative": [
@@ -120,7 +124,7 @@ WRITTEN = {
         "nsa",
         "knn-memory",
     ],
-    "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}"],
+    "sharing": ["share-kv", "share-kv{layers=3}", "share-kv{by=half,window=50}", "feedback"],
     "phases": [
         "refine{iterations=3}",
         "blocks{size=8}",
