@@ -80,8 +80,10 @@ def _transfo_xl(fields: Fields) -> Reading:
         ("tie_weight", True),
     ):
         fields.require(key, usual)
-    # Distances beyond a bound are the same row of the table, which is as long as without.
-    fields.number("clamp_len", 1000)
+    # Distances beyond a bound are the same row of the table, which is as long as without;
+    # how long segments of a training are, and what it samples, play no part.
+    for key in ("clamp_len", "tgt_len", "ext_len", "sample_softmax"):
+        fields.number(key, 0)
     d, width = fields.size("d_model"), fields.size("d_embed", default=1024)
     vocab = fields.size("vocab_size", default=267735)
     sizes = _cutoffs(fields, vocab)
@@ -141,7 +143,7 @@ def _xlnet(fields: Fields) -> Reading:
     # What concerns a memory in front, which ONE_PASS speaks of.
     for key in ("mem_len", "reuse_len", "clamp_len"):
         fields.number(key, 0)
-    for key in ("same_length", "use_mems_eval", "use_mems_train"):
+    for key in ("same_length", "use_mems_eval", "use_mems_train", "untie_r"):
         fields.flag(key, False)
     act = activation_of(fields, "ff_activation", default="gelu")
     at = Heads(Integer(d), Integer(heads), Integer(width))

@@ -22,6 +22,14 @@ from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import T, q
 
+MEASURED = (
+    "recur: Transformer-XL's term for distances is added to the positions that the model has; its "
+    "table is projected anew in each step, as published"
+)
+SQUEEZED = (
+    "recur: what is compressed are keys and values, by kernels of their own: of states, as "
+    "published, the mean is the same"
+)
 #: What queries find the distances of a layer under.
 TABLE = "distances"
 
@@ -49,10 +57,7 @@ class Recur(Pass):
     assumptions: ClassVar[tuple[str, ...]] = (
         "what leaves the memory is lost: what the model answers changes, and no quality is counted",
         "positions are those that the model has, at no other cost where they count sentences and "
-        "paragraphs (Segatron); Transformer-XL's term is added to them where distances says so, "
-        "its table projected anew in each step, as published",
-        "what is compressed are keys and values, each by a kernel of its own: of states, as "
-        "published, the mean is the same",
+        "paragraphs (Segatron)",
     )
     stage: ClassVar[Stage] = Stage.CONTEXT
 
@@ -85,8 +90,10 @@ class Recur(Pass):
                 f"recur: ratio: segments of {self.segment} do not divide into {self.ratio}"
             )
         made, seen = changed(program, self.name, self._layer)
-        if self.distances and seen.hits:
-            made = made.rewritten(_supplied)
+        if seen.hits and self.distances:
+            made = made.rewritten(_supplied).assuming(MEASURED)
+        if seen.hits and self.compressed != 0:
+            made = made.assuming(SQUEEZED)
         return told(self.name, program, made, seen)
 
     def _layer(self, graph: Graph) -> Graph | str:
