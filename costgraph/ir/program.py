@@ -106,7 +106,11 @@ class Phase:
         if self.reach is None or self.span is None:
             return ()
         first, symbol = self.span.lower, self.span.symbol
-        return (Limit(first, symbol, "branches start behind what they share"),)
+        return (
+            Limit(
+                first, symbol, "branches start behind what they share, answers behind their prompt"
+            ),
+        )
 
     @property
     def steps(self) -> Expr:

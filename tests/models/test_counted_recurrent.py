@@ -207,3 +207,21 @@ def test_two_devices_do_half_of_the_products_each(model):
 
     whole, part = map(attended, phases)
     assert 2 * part == whole
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "cache", "product"),
+    [("transfo-xl-wt103", {}, "state_cache", "k_proj"),
+     ("deepseek-v2-lite", {"mla": "naive"}, "latent_cache", "k_up")],
+)  # fmt: skip
+def test_caches_that_products_read_stay_wide_and_that_is_said(model, options, cache, product):
+    """A product of narrow rows would be one of narrow results, which no kernel makes."""
+    plain, narrow = (cg.compile(model, "h100", p, **options) for p in ("", "quantize{kv=int8}"))
+    assert any(m.node == cache and product in m.reason for m in narrow.trace.misses)
+    graphs = [c.program.phases[-1].graph for c in (plain, narrow)]
+    kept = [
+        {t.name: t.dtype for g in graph.walk() for t in g.sources if t.name == cache}
+        for graph in graphs
+    ]
+    assert kept[0] == kept[1]
+    assert kept[0]
