@@ -29,7 +29,7 @@ from costgraph.symbols import S
 ONE = Integer(1)
 BY_CHANCE = (
     "prefix-cache: prompts find their part each on its own: work and traffic are the means over "
-    "all that can come (experts, rows of tables: those of the mean tokens), the time is that of "
+    "all that can come (experts, tables, chunks of scans: of the mean tokens), the time is that of "
     "these means, at most the mean time, and memory is that of the mean: without hits a batch "
     "needs what it needs without the pass"
 )

@@ -10,10 +10,9 @@ from sympy import Add, Expr, Integer, floor
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.cost import Direction
-from costgraph.ir.graph import Graph
-from costgraph.ir.op import Op
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
-from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.ops.pattern import FULL, Budget, Dense, Distilled, Hit, Pattern
@@ -127,20 +126,17 @@ def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
         PipelineError: its rows are not those of the whole context either way.
     """
 
-    def op(old: Op) -> Op:
-        if isinstance(old, Region):
-            return old.with_graphs([hitting(name, g, chance, cached) for g in old.graphs])
-        pattern = getattr(old, "pattern", FULL)
+    def op(node: Node, operands: Tensors) -> Op:
+        pattern = getattr(node.op, "pattern", FULL)
         if not pattern.causal:
-            return old
+            return node.op
         if not is_whole(pattern):
             raise PipelineError(f"{name}: chance: hits and misses see other rows: {pattern}")
         if isinstance(pattern, Dense):
-            return old  # every pair: in the mean, those of the mean
-        return replace(old, pattern=Hit(pattern, chance, S - cached, S))  # type: ignore[type-var]
+            return node.op  # of all pairs those of the mean are the mean
+        return replace(node.op, pattern=Hit(pattern, chance, S - cached, S))  # type: ignore[type-var]
 
-    nodes = (replace(n, op=op(n.op)) for n in graph.nodes)
-    return rebuild(replace(graph, nodes=tuple(nodes)))
+    return rebuild(graph, op)
 
 
 def level_of(name: str, word: str, system: System) -> str:
