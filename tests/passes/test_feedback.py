@@ -113,6 +113,11 @@ def test_devices_do_their_heads_and_hold_all_of_the_memory():
     assert 2 * scored[1] == scored[0]
 
 
+def test_stages_that_read_one_memory_are_refused():
+    with pytest.raises(PipelineError, match="layers of several stages read 'memory_k_cache'"):
+        made("llama-3.2-1b", "feedback,parallel{pp=2}", "2xh100")
+
+
 def test_what_does_not_fit_is_said_or_refused():
     for model, passes in (("mistral-7b", "feedback"), ("llama-3.2-1b", "window,feedback"),
                           ("gpt-oss-20b", "feedback")):  # fmt: skip
