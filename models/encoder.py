@@ -244,6 +244,7 @@ class Encoder:
         head: what follows, or None.
         buckets: relative position bias, or None.
         longest: most positions, where a table bounds them.
+        shortest: fewest positions, where some are none of the text.
     """
 
     front: Front
@@ -253,11 +254,15 @@ class Encoder:
     head: Head | PretrainedHeads | None = None
     buckets: Buckets | NearBuckets | None = None
     longest: int | None = None
+    shortest: int = 0
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """The source is no longer than the table of positions."""
-        return positions_end(S, self.longest)
+        """The source is no longer than the table of positions, and longer than what sees all."""
+        ends = positions_end(S, self.longest)
+        if not self.shortest:
+            return ends
+        return (*ends, Limit(Integer(self.shortest), S, "positions that see all are counted in S"))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The graph over ``B`` and ``q``."""

@@ -12,9 +12,11 @@ from costgraph.passes.caching.prefix_cache import PrefixCache
 from costgraph.passes.caching.share_prefix import SharePrefix
 from costgraph.passes.caching.turns import Turns
 from costgraph.passes.context.evict import Evict
+from costgraph.passes.context.feedback import Feedback
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.knn_memory import KnnMemory
 from costgraph.passes.context.landmark import Landmark
+from costgraph.passes.context.memory_tokens import MemoryTokens
 from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.nsa import Nsa
 from costgraph.passes.context.prune_tokens import PruneTokens
@@ -94,10 +96,12 @@ _ALL: tuple[type[Pass], ...] = (
     Nsa,
     SnapKV,
     Landmark,
+    MemoryTokens,
     KnnMemory,
     Retrieve,
     Recur,
     ShareKV,
+    Feedback,
     PrefixCache,
     SharePrefix,
     Disaggregate,

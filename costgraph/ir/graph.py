@@ -209,6 +209,10 @@ class Builder:
             raise VerifyError(f"two different tensors are called {tensor.name!r}")
         return tensor.name
 
+    def has(self, name: str) -> bool:
+        """True where a tensor is called so already."""
+        return name in self._tensors
+
     def add(self, name: str, op: Op, *inputs: str) -> str:
         """Adds a node and returns the name of its first result."""
         return self.add_many(name, op, *inputs)[0]

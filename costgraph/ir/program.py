@@ -63,7 +63,8 @@ class Phase:
             several tokens).
         resident: what stays in memory of other graphs.
         reach: positions that one sees at most, where the step's context ``T`` holds more
-            (rows of other branches); None where it does not. Limits on positions ask it.
+            (rows of other branches, segments that are gone); None where it does not. Limits
+            on positions ask it.
         rounds: groups of sequences that pass through the graph in one step, one after the
             other, each on one unit of it at a time. Bindings are those of a group.
     """
@@ -108,11 +109,15 @@ class Phase:
 
     @property
     def begins(self) -> tuple[Limit, ...]:
-        """That no step of branches stands in front of what they share."""
+        """That no step of branches, or of an answer, stands in front of where it begins."""
         if self.reach is None or self.span is None:
             return ()
         first, symbol = self.span.lower, self.span.symbol
-        return (Limit(first, symbol, "branches start behind what they share"),)
+        return (
+            Limit(
+                first, symbol, "branches start behind what they share, answers behind their prompt"
+            ),
+        )
 
     @property
     def steps(self) -> Expr:

@@ -18,7 +18,7 @@ from sympy import Expr, Mul
 
 from costgraph.formula.least import least
 from costgraph.hardware.machine import Engine
-from costgraph.ir.cost import ZERO, Access, Direction, Work
+from costgraph.ir.cost import ONE, ZERO, Access, Direction, Work
 from costgraph.ir.dtypes import compute_type
 from costgraph.ir.op import (
     Op,
@@ -55,6 +55,12 @@ class KVAppend(Op):
     A cache whose last ``R`` rows stay wide takes new rows as they are. Rows that are
     among the last no more are narrowed: ``q − Min(T, R) + Min(T − q, R)`` in a step, of
     which those that were in the cache before are read from it.
+
+    Where a pattern merges rows that leave, ``c`` to one, they are read and what they become
+    is written: ``c`` FLOP per element of a row for the mean, ``c − 1`` for the maximum. A
+    third operand, the kernel ``(w, c·w)`` with ``w = Hk·dh``, makes rows of all heads
+    together, ``2·c·w²`` FLOP each; it is read in steps that make any.
+    Source: Rae et al., Compressive Transformers, arXiv 1911.05507, which merges states.
     """
 
     kind: ClassVar[str] = "kv-append"
@@ -65,8 +71,14 @@ class KVAppend(Op):
         return self.keeps.kept(length)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
-        require(len(inputs) == 2, self, "takes a cache and new rows")
-        cache, new = inputs
+        kernels = int(self.keeps.merging == "conv")
+        require(len(inputs) == 2 + kernels, self, "takes a cache, new rows, and a kernel if any")
+        cache, new = inputs[:2]
+        for kernel in inputs[2:]:
+            width = Mul(*new.shape[2:])
+            require(len(kernel.shape) == 2, self, "kernel {} is not a matrix", kernel)
+            require_same(self, kernel.shape[0], width, "rows of {} and {}", kernel, new)
+            require_same(self, kernel.shape[1], self.keeps.into_one * width, "what becomes a row")
         require(cache.role is Role.KV, self, "{} is not a cache", cache)
         require(len(cache.shape) == len(new.shape) == 4, self, "cannot append {} to {}", new, cache)
         for axis in (0, 2, 3):
@@ -80,12 +92,38 @@ class KVAppend(Op):
         return (replace(spec, stored=cache.dtype.size(kept)),)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
-        cache, new = inputs
-        if cache.dtype.bits == new.dtype.bits and cache.dtype.compute:
-            return {}
-        return vector(3 * _row(new) * self._moved(cache, new)[1])
+        cache, new, *kernel = inputs
+        stored: Work = {}
+        if cache.dtype.bits != new.dtype.bits or not cache.dtype.compute:
+            stored = vector(3 * _row(new) * self._moved(cache, new)[1])
+        if not self.keeps.merging:
+            return stored
+        elements = _row(new) * self._merged(new)
+        if kernel:
+            key = Engine.TENSOR, compute_type(new.dtype, kernel[0].dtype)
+            return merged(stored, {key: 2 * elements * kernel[0].shape[1]})
+        each = self.keeps.into_one - (self.keeps.merging == "max")
+        return merged(stored, vector(each * elements))
+
+    def _merged(self, new: Tensor) -> Expr:
+        """Rows of each sequence that the step makes of others."""
+        return self.keeps.made(new.shape[1])
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = self._appended(inputs[:2], outputs)
+        if not self.keeps.merging:
+            return found
+        cache, new, *kernel = inputs
+        made = self._merged(new)
+        row = _row(new) * cache.dtype.bytes_per_element
+        return (
+            *found,
+            read(cache, row * made * self.keeps.into_one),
+            *(read(k, k.bytes * least(ONE, made)) for k in kernel),
+            write(outputs[0], row * made),
+        )
+
+    def _appended(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         cache, new = inputs
         wide, narrowed, again = self._moved(cache, new)
         kind = cache.dtype

@@ -44,6 +44,8 @@ FILES = (
     "masked",
     "translating",
     "long",
+    "recurrent",
+    "funnel",
     "vision",
     "denoisers",
     "flows",

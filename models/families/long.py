@@ -1,16 +1,17 @@
-"""Encoders of long documents: LongT5, Longformer, LED, BigBird and BigBird-Pegasus."""
+"""Encoders of long documents: LongT5, Longformer, LED, ETC, BigBird and BigBird-Pegasus."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Ends, Layer, Segment
+from costgraph.models.blocks import Ends, FeedForward, Layer, Maker, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
+from costgraph.models.blocks.global_local import GlobalLocalLayer, normed_apart
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.sparse import Global, Means, Sparse
 from costgraph.models.encoder import (
@@ -25,6 +26,7 @@ from costgraph.models.encoder import (
 )
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.encoders import (
+    BARE,
     LAYER_NORM,
     alike,
     answering,
@@ -33,7 +35,7 @@ from costgraph.models.families.encoders import (
     t5,
     task_of,
 )
-from costgraph.models.fields import LARGEST, Fields
+from costgraph.models.fields import LARGEST, Fields, divided
 from costgraph.ops.pattern import Scattered
 
 #: What is said of global tokens, which no published configuration counts.
@@ -201,12 +203,87 @@ def _bigbird_pegasus(fields: Fields) -> Reading:
     return Reading(answering(fields, encoder, side, ends, longest=positions))
 
 
+@dataclass(frozen=True)
+class _Apart(TextFront):
+    """Embeddings whose norms are two: of positions that see all, and of others."""
+
+    wide: Expr = Integer(0)
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the embeddings: (hidden state, embedding table)."""
+        hidden, table = super().add(m)
+        return normed_apart(m, "embed", hidden, self.wide, LAYER_NORM), table
+
+
+def _etc(fields: Fields) -> Reading:
+    """The keys of the published ``EtcConfig``, and how many positions see all."""
+    d, heads = (
+        fields.size("hidden_size", default=768),
+        fields.size("num_attention_heads", default=12),
+    )
+    for key, usual in (
+        ("use_pre_activation_order", False),
+        ("max_absolute_position_embeddings", 0),
+    ):
+        fields.require(key, usual)
+    if fields.size("embedding_size", default=d) != d:
+        raise ModelError(f"{fields.name}: 'embedding_size' must be {d}, the hidden size")
+    wide, said = _globals(fields)
+    if wide == 0:
+        raise ModelError(
+            f"{fields.name}: 'global_tokens' must say how many positions see all: the published "
+            "configuration does not (4,096 tokens go with 230 in the paper)"
+        )
+    width = fields.values.get("att_size_per_head")
+    if width is None:
+        width = divided(fields, d, heads, "hidden size over heads")
+    else:
+        width = Integer(fields.size("att_size_per_head"))
+    kinds, apart = (
+        fields.size("relative_vocab_size", default=32),
+        fields.size("relative_pos_max_distance", default=12),
+    )
+    if kinds < 2 * apart + 4:
+        raise ModelError(
+            f"{fields.name}: 'relative_vocab_size' = {kinds} has no room for distances up to "
+            f"'relative_pos_max_distance' = {apart} and three kinds of pairs beside them"
+        )
+    fields.require("share_feed_forward_params", True)
+    shared = "keys" if fields.flag("share_kv_projections", False) else "none"
+    if fields.flag("share_qkv_projections", True):
+        shared = "all"
+    at = Heads(Integer(d), Integer(heads), width, True, True, True)
+    act = activation_of(fields, "hidden_act", default="gelu")
+    layer = GlobalLocalLayer(
+        at,
+        FeedForward(
+            at.d, Integer(fields.size("intermediate_size", default=3072)), act, gated=False,
+            bias=True,
+        ),
+        LAYER_NORM,
+        wide,
+        Integer(fields.size("local_radius", default=84)),
+        Integer(kinds),
+        shared,
+        fields.flag("share_att_output_projection", False),
+    )  # fmt: skip
+    types = fields.size("segment_vocab_size", default=16)
+    model = Encoder(
+        front=_Apart(Ends(at.d, Integer(fields.size("vocab_size"))), types=types, wide=wide),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers", default=12))),),
+        d=at.d,
+        shortest=int(wide) + 1,
+    )
+    return Reading(model, assumptions=(said, BARE))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "longt5": _longt5,
         "longformer": _longformer,
         "led": _led,
+        "etc": _etc,
         "big_bird": _bigbird,
         "bigbird_pegasus": _bigbird_pegasus,
     }

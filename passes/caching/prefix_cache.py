@@ -17,6 +17,7 @@ from costgraph.passes.caching.prompts import (
     MEMORY,
     as_found,
     behind,
+    hitting,
     is_tower,
     level_of,
     of_text,
@@ -32,6 +33,12 @@ from costgraph.passes.caching.prompts import (
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 
 ONE = Integer(1)
+BY_CHANCE = (
+    "prefix-cache: prompts find their part each on its own: work and traffic are the means over "
+    "all that can come (experts, tables, chunks of scans: of the mean tokens), the time is that of "
+    "these means, at most the mean time, and memory is that of the mean: without hits a batch "
+    "needs what it needs without the pass"
+)
 #: ``tokens`` where ``share`` says how many are found.
 SHARE = "share"
 #: Where images are, of what is found.
@@ -49,14 +56,15 @@ class PrefixCache(Pass):
     """A part of each prompt was read before: its rows are attended and not computed.
 
     ``share`` is how much of the prompt is found (the hit rate in tokens), ``tokens`` how many
-    instead; of both only whole blocks count. Rows are in memory, or come over the link from
-    where they are kept.
+    instead; of both only whole blocks count. ``chance`` is how many prompts find it at all,
+    each on its own. Rows are in memory, or come over the link from where they are kept.
     """
 
     name: ClassVar[str] = "prefix-cache"
     title: ClassVar[str] = "a part of each prompt is in a cache, here or elsewhere"
     formula: ClassVar[str] = (
-        "prompt: q = S - cached, T = S, cached = floor(share·S/block)·block; from elsewhere a "
+        "prompt: q = S - chance·cached, T = S, cached = floor(share·S/block)·block, pairs the mean "
+        "of those of hits and misses; from elsewhere a "
         "layer is Max(compute, its cached rows / BW_link)"
     )
     source: ClassVar[str] = (
@@ -65,8 +73,8 @@ class PrefixCache(Pass):
         "(caches in host memory and on disk)"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "prefix-cache: the same part of every prompt is found; where hits differ, the mean time is "
-        "another, since attention grows with the square",
+        "prefix-cache: the same part of every prompt is found, or nothing (chance); where parts "
+        "differ, the mean time is another, since attention grows with the square",
     )
     stage: ClassVar[Stage] = Stage.PREFIXES
     once: ClassVar[bool] = True
@@ -77,6 +85,7 @@ class PrefixCache(Pass):
     tokens: Expr | str = option(
         "integer", SHARE, "tokens that are found, instead of a share", minimum=0, choices=(SHARE,)
     )
+    chance: Expr = option("probability", ONE, "share of the prompts that find it")
     block: Expr = option(
         "integer",
         ONE,
@@ -100,13 +109,22 @@ class PrefixCache(Pass):
             raise PipelineError(f"{self.name}: images: the prompt of {program.name} holds none")
         found = self.share * length if isinstance(self.tokens, str) else self.tokens
         cached = whole_blocks(found, self.block)
-        if cached == 0:
+        if cached == 0 or self.chance == 0:
             return Outcome(program, (), (Miss(self.name, prompt.name, "nothing is found"),))
-        made = behind(prompt, length - cached)
+        made = behind(prompt, length - self.chance * cached)
+        if self.chance != 1:
+            if length != S:
+                raise PipelineError(
+                    f"{self.name}: chance: of prompts of {length} tokens, those that miss are not "
+                    "counted apart; leave chance out"
+                )
+            made = replace(made, graph=hitting(self.name, made.graph, self.chance, cached))
         level = level_of(self.name, self.kept, system)
         said = as_found(self.name, program)
+        if self.chance != 1:
+            said = (*said, BY_CHANCE)
         if level:
-            graph = reloaded(prompt.graph, level, self.overlap, self.name)
+            graph = reloaded(made.graph, level, self.overlap, self.name)
             made, said = replace(made, graph=graph), (*said, *told(self.overlap))
         why = "the last token of a prompt is computed: it makes the logits"
         limits = [Limit(cached, length - 1, why)]

@@ -10,18 +10,20 @@ from sympy import Add, Expr, Integer, floor
 from costgraph.errors import PipelineError
 from costgraph.hardware.systems import System
 from costgraph.ir.cost import Direction
-from costgraph.ir.graph import Graph
-from costgraph.ir.op import Op
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
-from costgraph.ops.pattern import Budget, Distilled, Pattern
+from costgraph.ops.pattern import FULL, Budget, Dense, Distilled, Hit, Pattern
 from costgraph.ops.transfer import Moved, Stream
+from costgraph.passes.context.seeing import is_whole
 from costgraph.passes.placement.shares import level_named
 from costgraph.passes.placement.streaming import beside, each_layer, layers_of
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import option
-from costgraph.symbols import G, q
+from costgraph.rewriting.rewrite import rebuild
+from costgraph.symbols import G, S, q
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The memory of the device, as options name it.
@@ -147,6 +149,26 @@ def behind(phase: Phase, new: Expr) -> Phase:
     """A prompt's phase that computes its last ``new`` positions and attends all of them."""
     bindings = {**phase.substitution, q: new}
     return replace(phase, bindings=tuple(bindings.items()))
+
+
+def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
+    """A prompt's graph where sequences find ``cached`` tokens with a chance, and else nothing.
+
+    Raises:
+        PipelineError: its rows are not those of the whole context either way.
+    """
+
+    def op(node: Node, operands: Tensors) -> Op:
+        pattern = getattr(node.op, "pattern", FULL)
+        if not pattern.causal:
+            return node.op
+        if not is_whole(pattern):
+            raise PipelineError(f"{name}: chance: hits and misses see other rows: {pattern}")
+        if isinstance(pattern, Dense):
+            return node.op  # of all pairs those of the mean are the mean
+        return replace(node.op, pattern=Hit(pattern, chance, S - cached, S))  # type: ignore[type-var]
+
+    return rebuild(graph, op)
 
 
 def level_of(name: str, word: str, system: System) -> str:

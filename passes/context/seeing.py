@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from sympy import Expr
+from sympy import Expr, Mul
 
 from costgraph.errors import PipelineError
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, same
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
-from costgraph.ir.tensor import Tensor
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
 from costgraph.ops.index import Choose, Nearest, PageAppend, PromptVotes, ScoreBook
 from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
@@ -180,22 +180,35 @@ def behind(graph: Graph, node: Node) -> tuple[Node, ...]:
 
 
 def keeping(graph: Graph, keeps: Pattern) -> Graph:
-    """The layer with caches of the context that keep what a pattern says, attended by it."""
+    """The layer with caches of the context that keep what a pattern says, attended by it.
+
+    Where a pattern merges rows by a kernel, each cache gets one.
+    """
     length = keeps.seen(q, T) - q
     caches = {
         n.inputs[0]
         for n in graph.nodes
         if isinstance(n.op, KVAppend) and same(graph.tensors[n.inputs[0]].shape[1], T - q)
     }
-    sources = tuple(_shortened(t, length) if t.name in caches else t for t in graph.sources)
+    sources = [_shortened(t, length) if t.name in caches else t for t in graph.sources]
     nodes = []
     for node in graph.nodes:
         op: Op = node.op
         if isinstance(op, KVAppend) and node.inputs[0] in caches:
             op = replace(op, keeps=keeps)
+            if keeps.merging == "conv":
+                sources.append(_kernel(node.name, graph.tensors[node.inputs[1]], keeps))
+                node = replace(node, inputs=(*node.inputs, sources[-1].name))
         nodes.append(replace(node, op=seeing(op, keeps)))
-    made = replace(graph, sources=sources, nodes=tuple(nodes))
+    made = replace(graph, sources=tuple(sources), nodes=tuple(nodes))
     return rebuild(made)
+
+
+def _kernel(name: str, new: Tensor, keeps: Pattern) -> Tensor:
+    """The kernel that makes one row of several of ``new (B, q, Hk, dh)``."""
+    width = Mul(*new.shape[2:])
+    shape = (width, keeps.into_one * width)
+    return Tensor(f"{name}_kernel.weight", shape, new.dtype, Role.WEIGHT)
 
 
 def _shortened(cache: Tensor, length: Expr) -> Tensor:

@@ -84,10 +84,10 @@ class ShareKV(Pass):
             region = node.op
             if not isinstance(region, Region):
                 made.put(node)
-            elif not _keeps(region):
+            elif not keeps_caches(region):
                 inner = [self._walk(g, whole, seen, False) for g in region.graphs]
                 made.put(replace(node, op=region.with_graphs(inner)))
-            elif why := _unlike(region) or (
+            elif why := unlike(region) or (
                 _unhalved(graph, region, whole) if self.by == "half" else ""
             ):
                 seen.misses[node.name] = Miss(self.name, node.name, why)
@@ -95,14 +95,14 @@ class ShareKV(Pass):
             else:
                 assert isinstance(region, Repeat)
                 seen.hits[node.name] = None
-                shared = _Shared.of(region.body)
+                shared = Shared.of(region.body)
                 if self.by == "half":
                     self._half(made, node, shared, ends)
                 else:
                     self._grouped(made, node, shared)
         return made.graph()
 
-    def _grouped(self, made: _Chain, node: Node, shared: _Shared) -> None:
+    def _grouped(self, made: _Chain, node: Node, shared: Shared) -> None:
         assert isinstance(node.op, Repeat)
         body = node.op.body
         first, names = body.inputs[0].name, [t.name for t in body.inputs]
@@ -115,7 +115,7 @@ class ShareKV(Pass):
             given[first] = made.group(f"{node.name}_last_", given, shared, Integer(rest))
         made.instead(node, given[first])
 
-    def _half(self, made: _Chain, node: Node, shared: _Shared, ends: bool) -> None:
+    def _half(self, made: _Chain, node: Node, shared: Shared, ends: bool) -> None:
         assert isinstance(node.op, Repeat)
         body, count = node.op.body, int(node.op.count)
         near = Repeat(keeping(body, Window(self.window)), Integer(count // 2))
@@ -137,7 +137,7 @@ class ShareKV(Pass):
 
 
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """A layer in parts.
 
     Attributes:
@@ -153,7 +153,7 @@ class _Shared:
     handed: tuple[str, ...]
 
     @classmethod
-    def of(cls, body: Graph) -> _Shared:
+    def of(cls, body: Graph) -> Shared:
         """The parts of a layer."""
         handed = tuple(n.output for n in body.nodes if isinstance(n.op, KVAppend))
         storing = replace(body, outputs=(*body.outputs, *handed))
@@ -218,7 +218,7 @@ class _Chain:
         """Adds a node: the name of its first result."""
         return self.all(name, op, *inputs)[0]
 
-    def group(self, prefix: str, given: dict[str, str], shared: _Shared, count: Expr) -> str:
+    def group(self, prefix: str, given: dict[str, str], shared: Shared, count: Expr) -> str:
         """Adds a layer that keeps, and those that read it: the hidden state behind them.
 
         ``given`` names what the inputs of a layer are.
@@ -249,7 +249,7 @@ class _Chain:
         return rebuild(made)
 
 
-def _period(body: Graph, shared: _Shared, count: Expr) -> Graph:
+def _period(body: Graph, shared: Shared, count: Expr) -> Graph:
     """The graph of several layers that share."""
     empty = replace(body, name="period", sources=body.inputs, nodes=(), outputs=())
     made = _Chain(empty)
@@ -257,12 +257,12 @@ def _period(body: Graph, shared: _Shared, count: Expr) -> Graph:
     return replace(made.graph(), outputs=(hidden,))
 
 
-def _keeps(region: Region) -> bool:
+def keeps_caches(region: Region) -> bool:
     """True for a region whose graph itself keeps keys and values of its own."""
     return any(isinstance(n.op, KVAppend) for g in region.graphs for n in g.nodes)
 
 
-def _unlike(region: Region) -> str:
+def unlike(region: Region) -> str:
     """Why layers cannot share; empty where they can."""
     if not isinstance(region, Repeat):
         return "its layers run at once"
@@ -284,14 +284,14 @@ def _unlike(region: Region) -> str:
 def _unhalved(graph: Graph, region: Region, whole: Graph) -> str:
     """Why the layers of a region are not the model's two halves; empty where they are."""
     regions = (n.op for g in whole.walk() for n in g.nodes if isinstance(n.op, Region))
-    if graph is not whole or sum(map(_keeps, regions)) != 1:
+    if graph is not whole or sum(map(keeps_caches, regions)) != 1:
         return "halves are of layers that are all alike, and others keep caches as well"
-    if not _sees_all(region.graphs[0]):
+    if not sees_all(region.graphs[0]):
         return "its positions do not see all before them already"
     return ""
 
 
-def _sees_all(body: Graph) -> bool:
+def sees_all(body: Graph) -> bool:
     """True where attention sees all positions before it."""
     patterns = [n.op.pattern for n in body.nodes if isinstance(n.op, AttentionScores)]
     return bool(patterns) and all(is_whole(p) for p in patterns)

@@ -19,7 +19,7 @@ from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tokens import Sample, Split
-from costgraph.ops.views import Reshape, Transpose
+from costgraph.ops.views import Beside, Reshape, Slice, Transpose
 from costgraph.passes.parallel.places import group_part, part
 
 ONE = Integer(1)
@@ -134,6 +134,8 @@ class Ahead:
         tensor, users = self.graph.tensors[name], self.graph.consumers[name]
         return bool(users) and all(
             isinstance(u.op, Sample)
+            # Logits of one cluster of the vocabulary, beside those of others.
+            or (isinstance(u.op, Beside | Slice) and self.is_logits(u.outputs[0].name))
             or (_keeps_shape(u, name, tensor) and self.is_logits(u.outputs[0].name))
             for u in users
         )

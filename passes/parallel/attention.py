@@ -30,14 +30,16 @@ def rope(site: Site) -> Ruled:
 
 def append(site: Site) -> Ruled:
     """A cache lies as the rows that it is extended by; or each device has a part of both."""
+    if len(site.inputs) == 3 and (site.context != 1 or site.place(1).axis not in (None, 0)):
+        raise site.blocked("its kernel makes rows of all heads together", site.place(1))
     if site.context != 1:
         if site.inputs[0].dtype.recent is not None:
             raise site.blocked("keeps its last tokens wide, which lie on one device: state tp")
         parts = (Place(1, t.shape[1] / site.context) for t in (*site.inputs, *site.outputs))
         cache, new, result = parts
         return Ruled(site.op, (cache, new), (result,))
-    place = site.place(1)
-    return Ruled(site.op, (place, place), (place,))
+    place, kernels = site.place(1), (WHOLE,) * (len(site.inputs) - 2)
+    return Ruled(site.op, (place, place, *kernels), (place,))
 
 
 def book(site: Site) -> Ruled:
@@ -156,6 +158,19 @@ def pair_bias(site: Site) -> Ruled:
         raise site.blocked("splits along heads only", place)
     tables = (Place(0, place.length),) * (len(site.inputs) - 1)
     return Ruled(site.op, (place, *tables), (place,))
+
+
+def relative(site: Site) -> Ruled:
+    """Query heads, with their rows of the table."""
+    place = site.place(0)
+    if site.context != 1 or place.axis is None:
+        return whole(site)
+    if place.axis == 0:
+        return elementwise_rows(site, place)
+    if place.axis != 2:
+        raise site.blocked("splits along heads only", place)
+    rows = (moved(place, 1),) * (len(site.inputs) - 1)
+    return Ruled(site.op, (place, *rows), (moved(place, 1),))
 
 
 def values(site: Site) -> Ruled:

@@ -14,7 +14,7 @@ from costgraph.ir.op import Op
 from costgraph.ops.adapters import AdapterIn, AdapterOut
 from costgraph.ops.arrays import Join
 from costgraph.ops.attention import KVAppend
-from costgraph.ops.bias import PairBias
+from costgraph.ops.bias import PairBias, ScoreBias
 from costgraph.ops.collectives import (
     AllGather,
     AllReduce,
@@ -40,6 +40,7 @@ from costgraph.ops.recurrent import (
     GatedLinearRecurrence,
     MatrixWKV,
 )
+from costgraph.ops.relative import RelativeScores
 from costgraph.ops.rotary import Turn
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
@@ -56,6 +57,7 @@ from costgraph.passes.parallel.attention import (
     page_scores,
     pair_bias,
     prompt_votes,
+    relative,
     rope,
     scores,
     softmax,
@@ -136,6 +138,8 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Softmax: softmax,
     ops.Alibi: elementwise,
     PairBias: pair_bias,
+    ScoreBias: elementwise,
+    RelativeScores: relative,
     ops.AttentionValues: values,
     FlashAttention: flash,
     ops.Route: by_row,

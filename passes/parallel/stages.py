@@ -170,7 +170,23 @@ def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int
     return cuts[::-1]
 
 
+def _check_caches(graph: Graph, parts: Sequence[Sequence[Piece]]) -> None:
+    """Refuses caches that layers of several stages read: who writes one sends it to nobody.
+
+    Raises:
+        PipelineError: naming the cache.
+    """
+    for cache in graph.sources:
+        users = [any(cache.name in p.node.inputs for p in part) for part in parts]
+        if cache.role is Role.KV and sum(users) > 1:
+            raise PipelineError(
+                f"{graph.name}: layers of several stages read {cache.name!r}, which is written by "
+                "one: state tp or dp instead of pp"
+            )
+
+
 def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by: str) -> Graph:
+    _check_caches(graph, parts)
     nodes: list[Node] = []
     #: The name under which each tensor is known to the stage at hand.
     known: dict[str, str] = {}

@@ -383,6 +383,11 @@ class _Plan:
             self.miss(tensor.name, f"already stored as {tensor.dtype}")
             return None
         if tensor.role is Role.KV:
+            if product := _projected(graph, tensor.name):
+                self.miss(
+                    tensor.name, f"{product!r} projects its rows anew: no such product is known"
+                )
+                return None
             made = self._cache(graph, tensor, scheme)
         else:
             apart = self.activations is None
@@ -452,6 +457,13 @@ class _Plan:
         miss = Miss(self.name, where, why)
         if miss not in self.misses:
             self.misses.append(miss)
+
+
+def _projected(graph: Graph, cache: str) -> str:
+    """The product that reads a cache with what a step adds to it; empty where none does."""
+    rows = (n.output for n in graph.consumers[cache] if isinstance(n.op, KVAppend))
+    found = (u.name for r in rows for u in graph.consumers[r] if isinstance(u.op, Linear))
+    return next(found, "")
 
 
 def _wide_share(x: DType, w: DType, columns: Expr | None) -> Expr:

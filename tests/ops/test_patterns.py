@@ -23,8 +23,10 @@ from costgraph.ops.pattern import (
     Band,
     Budget,
     Chunks,
+    Compressed,
     Dense,
     Distilled,
+    Fronted,
     Parted,
     Pattern,
     Pooled,
@@ -32,6 +34,7 @@ from costgraph.ops.pattern import (
     Segments,
     Selected,
     SelectedBlocks,
+    Sided,
     Strided,
     Summaries,
     Unfinished,
@@ -130,6 +133,50 @@ def exact(expr: Expr, **values: int) -> int:
     return int(found)
 
 
+def compressed(n: int, size: int, before: int, older: int) -> tuple[Mask, Mask]:
+    """What positions see of positions, and of segments that became rows."""
+    gone = np.arange(n)[:, None] // size - np.arange(-(-n // size))[None, :]
+    return segments(n, size, before), (gone > before) & (gone <= before + older)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    context=st.integers(1, 30), each=st.integers(1, 3), ratio=st.integers(1, 3),
+    before=st.integers(0, 2), older=st.integers(1, 3), data=st.data(),
+)  # fmt: skip
+def test_segments_that_are_compressed_are_seen_as_rows(context, each, ratio, before, older, data):
+    size, new = each * ratio, data.draw(st.integers(1, context))
+    pattern = Compressed(I(size), I(before), older=I(older), share=I(ratio))
+    near, far = compressed(context, size, before, older)
+    at = {"q": new, "T": context}
+    step = slice(context - new, context)
+    found = pattern.seen(q, T)
+    assert exact(pattern.pairs(q, found), **at) == near[step].sum() + each * far[step].sum()
+    # Rows that are found are those that some query of the step sees.
+    rows = near[step].any(0)
+    assert exact(found, **at) == rows.sum() + each * far[step].any(0).sum()
+    # Behind the step: room for whole segments, and rows of those that were compressed.
+    whole = min(context, size * (before + 1))
+    assert exact(pattern.kept(found, T), **at) == whole + each * far[-1].sum()
+    # A segment is compressed when the first position that does not see it whole comes.
+    out = (-(-n // size) - 1 - before for n in (context, context - new))
+    pushed = [max(k, 0) for k in out]
+    assert exact(pattern.made(q, T), **at) == each * (pushed[0] - pushed[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(context=st.integers(1, 30), size=st.integers(1, 7), front=st.integers(1, 5), data=st.data())
+def test_rows_in_front_are_seen_by_all(context, size, front, data):
+    new = data.draw(st.integers(1, context))
+    pattern, at = Fronted(Chunks(I(size)), I(front)), {"q": new, "T": context}
+    mask = np.hstack([np.ones((context, front), bool), segments(context, size, 0)])
+    step = mask[context - new :]
+    found = pattern.seen(q, T)
+    assert exact(found, **at) == step.any(0).sum()
+    assert exact(pattern.pairs(q, found), **at) == step.sum()
+    assert exact(pattern.kept(found, T), **at) == front + min(context, size)
+
+
 NAMES = sorted(cases(1, 0, 0))
 
 
@@ -194,6 +241,8 @@ def test_bands_see_both_ways(n, reach, wide, block):
     pooled = n * len([b for b in range(n) if (b + 1) * block <= n])
     made = Pooled(I(reach), I(block))
     assert exact(made.pairs(q, q), q=n) == band(n, reach, 0).sum() + pooled
+    beside = np.hstack([band(n, reach, 0), np.ones((n, block), bool)])
+    assert exact(Sided(I(reach), I(block)).pairs(q, q + block), q=n) == beside.sum()
     # What those that see all see may be another operation's.
     beside = Band(I(reach), I(wide), asked=False)
     assert exact(beside.pairs(q, q), q=n) == band(n, reach, wide)[wide:].sum()

@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from sympy import Integer, Rational, expand
+from sympy import Integer, Rational, binomial, expand
 
 import costgraph as cg
+from costgraph.counting.count import rows
 from costgraph.errors import CostgraphError, InputError, PipelineError
 from costgraph.ir.tensor import Role
 from costgraph.symbols import B, N, S, T, q, symbol
@@ -77,6 +78,70 @@ def test_a_share_of_zero_is_the_plain_prompt_and_a_symbol_stays_one():
     assert hit.tpot.expr == plain.tpot.expr
     half = made("fuse,prefix-cache")
     assert hit.ttft.evaluate(B=1, S=800, h=0.5) == pytest.approx(half.ttft.evaluate(B=1, S=800))
+
+
+def row_costs(compiled, **values: int):
+    """FLOP and bytes of every operation of a prompt, weights apart."""
+    chosen = compiled.program.phase("prefill")
+    at = {symbol(k): Integer(v) for k, v in values.items()}
+    found = {}
+    for row in rows(chosen.graph):
+        one = row.cost.mapped(lambda e: chosen.bind(e).xreplace(at))
+        weights = one.bytes_of(Role.WEIGHT)
+        moved = (one.total_bytes - weights) * row.count
+        found[row.node.name] = (one.total_flops * row.count, moved, weights)
+    return found
+
+
+@pytest.mark.parametrize("passes", ["", "fuse", "quantize{kv=int8},fuse"])
+@pytest.mark.parametrize("chance", [Rational(1, 4), Rational(2, 3)])
+def test_hits_and_misses_of_a_batch_are_a_mean_over_all_that_can_come(passes, chance):
+    """Each of three prompts hits on its own: sums over 0 … 3 hits, by their chances.
+
+    Where ``k`` prompts of a batch hit, they and the others are as batches of their own, but
+    for weights, which are read once.
+    """
+    count, given = 3, {"B": 1, "S": 640}
+    each = passes + "," if passes else ""
+    hit, miss = (row_costs(made(f"{each}prefix-cache{{tokens={t}}}" if t else passes), **given)
+                 for t in (384, 0))  # fmt: skip
+    mean = row_costs(
+        made(f"{each}prefix-cache{{tokens=384,chance={chance}}}"), B=count, S=given["S"]
+    )
+    assert mean.keys() == hit.keys() == miss.keys()
+    for name, (flop, moved, weights) in mean.items():
+        for at, found in ((0, flop), (1, moved)):
+            expected = sum(
+                binomial(count, k) * chance**k * (1 - chance) ** (count - k)
+                * (k * hit[name][at] + (count - k) * miss[name][at])
+                for k in range(count + 1)
+            )  # fmt: skip
+            # Of tables, weights or not, those rows are read that the mean prompt asks for.
+            if at == 0 or not ("embed" in name or "rope" in name):
+                assert found == expected, (name, at)
+        if "embed" not in name:
+            assert weights == miss[name][2]
+
+
+def test_hits_by_a_symbol_lie_between_none_and_all():
+    hit, h = made("fuse,prefix-cache{share=1/2,chance=h}"), symbol("h")
+    for chance, passes in ((0, "fuse"), (1, "fuse,prefix-cache")):
+        for phase in ("prefill", "decode"):
+            a, b = (cost(c, phase, B=2, S=512, T=600).total_flops for c in (hit, made(passes)))
+            assert expand(a.xreplace({h: Integer(chance)})) == b
+    assert any("each on its own" in a for a in hit.program.assumptions)
+    # Attention of the mean prompt would be more than the mean attention.
+    pairs = {c: cost(made(f"fuse,prefix-cache{{tokens=256,chance={c}}}"), "prefill", B=1, S=512)
+             for c in ("1/2", "1")}  # fmt: skip
+    alike = cost(made("fuse,prefix-cache{tokens=128}"), "prefill", B=1, S=512)
+    assert pairs["1"].total_flops < pairs["1/2"].total_flops < alike.total_flops
+
+
+@pytest.mark.parametrize("model", ["mistral-7b", "gemma-3-27b-text"])
+def test_hits_of_windows_are_refused_by_chance_alone(model):
+    assert cg.compile(model, "h100", "prefix-cache").ttft.evaluate(B=1, S=100) > 0
+    with pytest.raises(PipelineError, match="chance: hits and misses see other rows"):
+        cg.compile(model, "h100", "prefix-cache{chance=1/2}")
 
 
 @pytest.mark.parametrize(("tokens", "block", "found"), [(100, 16, 96), (15, 16, 0), (100, 1, 100)])
@@ -242,9 +307,9 @@ def test_turns_that_recompute_are_requests_of_their_own():
 
 def test_turns_that_reload_bring_back_every_row_but_the_last():
     chat = made("turns{count=3,say=20,between=reloaded}")
-    for turn, rows in ((2, 100 + 7), (3, 100 + 28 + 7)):
+    for turn, kept in ((2, 100 + 7), (3, 100 + 28 + 7)):
         moved = cost(chat, f"turn{turn}-prefill", B=2, S=100, N=8)
-        assert moved.bytes_of(level="ddr") == 2 * rows * TOKEN
+        assert moved.bytes_of(level="ddr") == 2 * kept * TOKEN
         assert chat.program.phase(f"turn{turn}-prefill").bind(q) == 21
     kept = made("turns{count=3,say=20}")
     assert kept.latency.evaluate(B=2, S=100, N=8) < chat.latency.evaluate(B=2, S=100, N=8)

@@ -118,7 +118,7 @@ def test_tensor_parallel_devices_share_all_matrices_and_their_work(name, tp):
         copies = {}
         for node, op, flops, held in nodes(part):
             if node not in whole:
-                assert held == 0
+                assert held == 0 or op.is_view  # a part of a matrix that is there as a whole
                 continue
             before, size = whole.pop(node)
             together = held * tp

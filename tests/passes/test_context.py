@@ -561,6 +561,25 @@ def test_heavy_hitters_halve_a_latency_as_published():
     assert 1 < plain.latency(**at) / kept.latency(**at) < 5
 
 
+def test_heavy_hitters_serve_more_than_the_same_engine_did():
+    """H2O at a fifth: up to 3 times FlexGen's tokens per second (arXiv 2306.14048, abstract).
+
+    OPT-6.7B on a T4 of 16 GB, 512 in and 512 out, the largest batch of each: settings of ours, all
+    on the device. What is measured lies below the ratio of bounds, which a fifth of the rows
+    keeps near five. The 29 times over engines that leave weights elsewhere are ratios to rates
+    at lengths that are not known here, and are not tested.
+    """
+    found = []
+    for passes in ("fuse", "fuse,evict{keep=1/5}"):
+        c = cg.compile("opt-6.7b", "t4", passes)
+        at = {"S": 512, "N": 512}
+        batch = c.memory.solve_for("B", budget=16e9, **at).largest
+        found.append((int(batch), float(c.throughput.evaluate(B=batch, **at))))
+    (few, slow), (many, fast) = found
+    assert (few, many) == (5, 24)
+    assert 3 < fast / slow < many / few
+
+
 def test_a_million_tokens_lie_in_a_map():
     """Index and chunks over batch and context: the map is the formula there."""
     for model, passes in (("llama-3.1-8b", "fuse,index"), ("llama-4-scout", "fuse")):

@@ -12,7 +12,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "caching.md").read_text(encoding="u
 
 
 def test_every_example_runs():
-    space = run_examples(TEXT, "docs/caching.md", 4)
+    space = run_examples(TEXT, "docs/caching.md", 5)
     assert f"# {space['pays'].lower}, exactly" in TEXT
     assert [p.name for p in space["compiled"].program.phases][:4] == [
         "prefill", "decode", "turn2-prefill", "turn2-decode",

@@ -19,7 +19,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "context.md").read_text(encoding="u
 def space() -> dict:
     found: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(compile(block, "docs/context.md", "exec"), found)
     return found
@@ -50,7 +50,7 @@ def test_the_closed_form_is_as_told(space):
 
 def test_the_table_comes_out_again(space):
     found = re.findall(r"^\| `(.+?)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", TEXT, re.MULTILINE)
-    assert len(found) == 6
+    assert len(found) == 11
 
     def measured(passes: str) -> tuple[float, ...]:
         c = cg.compile("llama-3.1-8b", "h100", passes)
@@ -65,6 +65,10 @@ def test_the_table_comes_out_again(space):
         assert [f"{x:.3f}" for x in shares] == told
 
 
+def test_what_transformer_xl_projects_anew_is_as_told(space):
+    assert f"That is {100 * float(space['share']):.1f} % of its FLOP" in TEXT
+
+
 def test_where_native_sparse_attention_pays_is_as_told():
     plain, made = (cg.compile("llama-3.1-8b", "h100", p) for p in ("fuse", "fuse,nsa"))
     first, *_ = cg.wins(plain.tpot, made.tpot, "T", B=8)
@@ -76,5 +80,5 @@ def test_where_native_sparse_attention_pays_is_as_told():
 
 def test_every_pattern_is_told():
     held = {n for n in patterns.__all__ if isinstance(getattr(patterns, n), type)}
-    around = {"Pattern", "Full", "Dense", "Branches", "Parted"}
+    around = {"Pattern", "Full", "Dense", "Branches", "Parted", "Hit"}
     assert set(re.findall(r"^\| `([A-Z]\w+)", TEXT, re.MULTILINE)) == held - around

@@ -76,3 +76,99 @@ def test_sizes_may_be_names():
     assert tpot.evaluate(B=1, T=3000, s=100, m=2) == pytest.approx(
         known.evaluate(B=1, T=3000), rel=1e-14
     )
+
+
+def by_kind(passes: str, phase: str, **sizes: int) -> dict[str, tuple[int, int]]:
+    """(operations, FLOP of all) of each kind."""
+    graph = cg.compile(MODEL, "h100", passes).program.phase(phase).graph
+    names = {"B": B, "q": q, "T": T}
+    at = {names[k]: Integer(v) for k, v in sizes.items()}
+    found: dict[str, tuple[int, int]] = {}
+    for r in rows(graph):
+        n, flops = found.get(r.kind, (0, 0))
+        made = (r.count * r.cost.total_flops).xreplace(at)
+        found[r.kind] = n + int(r.count), flops + int(made)
+    return found
+
+
+def squeezed(position: int, segment: int, memory: int, compressed: int) -> int:
+    """Segments in front of a position that it sees as rows."""
+    return min(max((position - 1) // segment - memory, 0), compressed)
+
+
+@pytest.mark.parametrize(("segment", "memory", "compressed", "ratio"), [(8, 0, 2, 4), (6, 1, 1, 3)])
+def test_compressed_segments_are_seen_kept_and_made(segment, memory, compressed, ratio):
+    passes = f"recur{{segment={segment},memory={memory},compressed={compressed},ratio={ratio}}}"
+    each = segment // ratio
+
+    def of_one(p: int) -> int:
+        return seen(p, segment, memory) + each * squeezed(p, segment, memory, compressed)
+
+    assert scores(passes, "prefill", 50, 50) == sum(map(of_one, range(1, 51)))
+    decode = cg.compile(MODEL, "h100", passes).program.phase("decode").graph
+    kept = cache_bytes(decode)
+    row = 2 * LAYERS * 2 * 2 * KV
+    for context in (1, 8, 9, 17, 25, 49, 100):
+        assert scores(passes, "decode", 1, context) == of_one(context)
+        held = min(context, segment * (memory + 1))
+        held += each * squeezed(context, segment, memory, compressed)
+        assert kept.xreplace({B: Integer(2), T: Integer(context)}) == row * held
+        # The first position behind what a segment is seen from whole compresses it.
+        left = context > segment * (memory + 1) and context % segment == 1
+        made = by_kind(passes, "decode", B=2, q=1, T=context)["kv-append"][1]
+        assert made == (LAYERS * 2 * 2 * each * 2 * ratio * KV**2 if left else 0)
+
+
+def test_ways_to_compress():
+    sizes = "recur{segment=8,compressed=1,ratio=4,by=%s}"
+    mean, most = (
+        by_kind(sizes % by, "decode", B=1, q=1, T=17)["kv-append"][1] for by in ("mean", "max")
+    )
+    rows_ = LAYERS * 2 * 2 * KV  # keys and values, two rows of each segment
+    assert (mean, most) == (4 * rows_, 3 * rows_)
+    # Kernels of all heads together are weights of the layer.
+    weights = [
+        sum((count * t.numel for t, count in cg.compile(MODEL, "h100", p).program.weights()), 0)
+        for p in ("recur", "recur{compressed=1,ratio=4}")
+    ]
+    assert weights[1] - weights[0] == LAYERS * 2 * 4 * KV**2
+
+
+def test_a_generation_with_compression_is_the_sum_of_its_steps():
+    made = cg.compile(MODEL, "h100", "fuse,recur{segment=12,compressed=2,ratio=4}")
+    steps = sum(made.tpot.evaluate(B=3, T=t) for t in range(31, 30 + 60))
+    total = made.latency.evaluate(B=3, S=30, N=60) - made.ttft.evaluate(B=3, S=30)
+    assert total == pytest.approx(steps, rel=1e-12)
+
+
+@pytest.mark.parametrize("wrong", ["segment=10,compressed=1,ratio=4", "ratio=2", "by=max"])
+def test_sizes_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(CostgraphError):
+        cg.compile(MODEL, "h100", f"recur{{{wrong}}}")
+
+
+def test_distances_add_a_product_and_a_projection_to_each_layer():
+    plain, more = (
+        by_kind(f"recur{{segment=20{x}}}", "decode", B=2, q=3, T=90)
+        for x in ("", ",distances=true")
+    )
+    pairs = sum(seen(p, 20, 1) for p in (88, 89, 90))
+    assert more["relative-matmul"] == (LAYERS, LAYERS * 2 * 2 * HEADS * DH * pairs)
+    assert more["score-bias"] == (LAYERS, LAYERS * 2 * HEADS * pairs)
+    assert more["qk-matmul"] == plain["qk-matmul"]
+    found = 90 - 60  # rows that the three see: their segment, and the one in front
+    d = HEADS * DH
+    assert more["linear"][1] - plain["linear"][1] == LAYERS * 2 * found * d * d
+    assert more["add"][1] - plain["add"][1] == LAYERS * 2 * 2 * 3 * d
+
+
+@pytest.mark.parametrize("machine", ["h100", "2xh100"])
+def test_distances_go_with_fusion_narrow_caches_and_devices(machine):
+    passes = "recur{distances=true},fuse,quantize{kv=int8,weights=int4}"
+    if machine != "h100":
+        passes += ",parallel{tp=2}"
+    made = cg.compile(MODEL, machine, passes)
+    assert made.tpot.evaluate(B=4, T=3000) > 0
+    kinds = {r.kind for r in rows(made.program.phase("decode").graph)}
+    assert "relative-matmul" in kinds
+    assert "softmax" not in kinds  # the term is a bias of the tiled kernel

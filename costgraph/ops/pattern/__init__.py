@@ -1,6 +1,6 @@
 """Which positions attention sees, and what is kept for it: one object per design."""
 
-from costgraph.ops.pattern.bands import Band, Pooled
+from costgraph.ops.pattern.bands import Band, Pooled, Sided
 from costgraph.ops.pattern.base import (
     CAUSAL,
     COUNTED,
@@ -14,7 +14,9 @@ from costgraph.ops.pattern.base import (
     counted,
 )
 from costgraph.ops.pattern.budgets import Budget, Distilled
-from costgraph.ops.pattern.chunks import Chunks, Segments
+from costgraph.ops.pattern.chances import Hit
+from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
+from costgraph.ops.pattern.compressed import Compressed
 from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.strided import Strided
@@ -29,9 +31,12 @@ __all__ = [
     "Budget",
     "Causal",
     "Chunks",
+    "Compressed",
     "Dense",
     "Distilled",
+    "Fronted",
     "Full",
+    "Hit",
     "Parted",
     "Pattern",
     "Pooled",
@@ -39,6 +44,7 @@ __all__ = [
     "Segments",
     "Selected",
     "SelectedBlocks",
+    "Sided",
     "Strided",
     "Summaries",
     "Unfinished",

@@ -103,3 +103,34 @@ class Pooled(Pattern):
 
     def __str__(self) -> str:
         return f"within {self.reach} both ways + means of {self.block}"
+
+
+@dataclass(frozen=True)
+class Sided(Pattern):
+    """A band, and ``side`` rows besides that all positions see (ETC, arXiv 2004.08483).
+
+    The keys at hand are the positions and those rows.
+    """
+
+    causal: ClassVar[bool] = False
+
+    reach: Expr
+    side: Expr
+
+    @property
+    def compact(self) -> bool:
+        return True
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return near(q, self.reach) + q * self.side
+
+    def dense(self, q: Expr, rows: Expr) -> Expr:
+        """Blocks of ``reach + 1`` queries against the keys of three blocks, and the rows."""
+        block = self.reach + 1
+        return in_blocks(q, block) + ceiling(q / block) * block * self.side
+
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+        return self
+
+    def __str__(self) -> str:
+        return f"within {self.reach} both ways + {self.side} rows"

@@ -13,7 +13,7 @@ pooling, bookkeeping) is operations of their own in the graph.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Add, Expr, Integer, ceiling
@@ -21,12 +21,16 @@ from sympy import Add, Expr, Integer, ceiling
 from costgraph.errors import VerifyError
 from costgraph.symbols import T
 
-ONE = Integer(1)
+ZERO, ONE = Integer(0), Integer(1)
 
 #: How masked pairs of causal attention are counted: ``skip`` counts useful (unmasked)
 #: pairs only, as the definition requires and tiled kernels do; ``compute`` counts every
 #: pair, as a dense product does; ``none`` is bidirectional attention.
 COUNTED = ("skip", "compute", "none")
+
+#: How rows become one: their mean (a sum and one scaling), their maximum, or a product with a
+#: kernel of all heads together.
+MERGING = ("mean", "max", "conv")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,20 @@ class Pattern(ABC):
     def written(self, q: Expr) -> Expr:
         """Rows of ``q`` new ones that are written to the cache."""
         return q
+
+    @property
+    def merging(self) -> str:
+        """How rows that leave the cache become fewer, one of :data:`MERGING`; empty: none do."""
+        return ""
+
+    @property
+    def into_one(self) -> Expr:
+        """How many rows become one where they do."""
+        return ONE
+
+    def made(self, q: Expr, context: Expr = T) -> Expr:
+        """Rows that a step makes of others that leave, per sequence."""
+        return ZERO
 
     def cells(self, q: Expr, rows: Expr) -> Expr:
         """Scores that exist, per head and sequence."""
@@ -157,6 +175,9 @@ class Around(Pattern):
 
     of: Pattern
 
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context))
+
     @property
     def indexed(self) -> bool:
         return self.of.indexed
@@ -211,6 +232,9 @@ class Branches(Around):
     of: Pattern
     levels: tuple[tuple[Expr, Expr], ...]
     context: Expr = T
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context), context=context)
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))

@@ -98,3 +98,39 @@ class Segments(Pattern):
 
     def __str__(self) -> str:
         return f"segments of {self.size}, {self.before} in front"
+
+
+@dataclass(frozen=True)
+class Fronted(Pattern):
+    """``rows`` in front that every position sees beside what another pattern says.
+
+    They take the place of what is lost: the memory tokens of a segment (RMT, arXiv
+    2207.06881).
+
+    Attributes:
+        of: the pattern of the others, whose positions are counted without them.
+        front: the rows.
+    """
+
+    drops: ClassVar[bool] = True
+
+    of: Pattern
+    front: Expr
+
+    def pairs(self, q: Expr, rows: Expr) -> Expr:
+        return self.of.pairs(q, rows - self.front) + q * self.front
+
+    def seen(self, q: Expr, context: Expr) -> Expr:
+        return self.of.seen(q, context) + self.front
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context))
+
+    def kept(self, rows: Expr) -> Expr:
+        return self.of.kept(rows - self.front) + self.front
+
+    def written(self, q: Expr) -> Expr:
+        return self.of.written(q)
+
+    def __str__(self) -> str:
+        return f"{self.of}, {self.front} rows in front"
