@@ -31,6 +31,7 @@ from costgraph.passes.caching.prompts import (
     whole_blocks,
 )
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.symbols import S
 
 ONE = Integer(1)
 BY_CHANCE = (

@@ -157,7 +157,7 @@ def test_segments_that_are_compressed_are_seen_as_rows(context, each, ratio, bef
     assert exact(found, **at) == rows.sum() + each * far[step].any(0).sum()
     # Behind the step: room for whole segments, and rows of those that were compressed.
     whole = min(context, size * (before + 1))
-    assert exact(pattern.kept(found, T), **at) == whole + each * far[-1].sum()
+    assert exact(pattern.kept(found), **at) == whole + each * far[-1].sum()
     # A segment is compressed when the first position that does not see it whole comes.
     out = (-(-n // size) - 1 - before for n in (context, context - new))
     pushed = [max(k, 0) for k in out]
@@ -174,7 +174,7 @@ def test_rows_in_front_are_seen_by_all(context, size, front, data):
     found = pattern.seen(q, T)
     assert exact(found, **at) == step.any(0).sum()
     assert exact(pattern.pairs(q, found), **at) == step.sum()
-    assert exact(pattern.kept(found, T), **at) == front + min(context, size)
+    assert exact(pattern.kept(found), **at) == front + min(context, size)
 
 
 NAMES = sorted(cases(1, 0, 0))
