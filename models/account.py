@@ -14,7 +14,7 @@ from sympy import Add, Expr, Integer
 
 from costgraph.counting.count import Row, rows
 from costgraph.errors import InputError, ModelError, clip
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.models.traced.formats import Dimensions
 from costgraph.models.traced.lowering import Dialect
 from costgraph.models.traced.program import read
@@ -149,7 +149,7 @@ def account(
         (),
         bound,
         found.program,
-        _patterns(found.program),
+        _patterns(found.program, dict(sizes)),
         tuple(rules.most_common()),
         folds,
         _reasons(found.misses),
@@ -182,10 +182,16 @@ def _calls(calls: tuple[Call, ...]) -> Iterator[Call]:
                 yield from _calls(item.calls)
 
 
-def _patterns(program: Program) -> tuple[tuple[str, int], ...]:
+def _step(program: Program) -> Phase:
+    """The first phase that has a step of its own."""
+    return next(p for p in program.phases if p.span is None)
+
+
+def _patterns(program: Program, at: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Attention, norms, feed-forward blocks … of one step."""
     found: Counter[str] = Counter()
-    for row in rows(program.graph):
+    phase, sizes = _step(program), {symbol(name): Integer(n) for name, n in at.items()}
+    for row in rows(phase.graph):
         op, users = row.node.op, row.graph.consumers[row.node.outputs[0].name]
         if isinstance(op, AttentionValues):
             name = "attention"
@@ -198,7 +204,7 @@ def _patterns(program: Program) -> tuple[tuple[str, int], ...]:
             name, understood = _part_of(row)
             if not understood or row.node.op.is_view:
                 continue
-        found[name] += int(row.count)
+        found[name] += int(phase.bind(row.count).xreplace(sizes))
     return tuple(found.most_common())
 
 
@@ -209,10 +215,10 @@ def _reasons(misses: tuple[Miss, ...]) -> tuple[tuple[str, int], ...]:
 def _parts(
     program: Program, given: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[tuple[str, int], ...]]:
-    """What the first phase that has a step of its own is made of, and at what sizes."""
-    phase = next(p for p in program.phases if p.span is None)
+    """What the step of a program is made of, and at what sizes."""
+    phase = _step(program)
     counted = [(r, phase.bind(r.total.total_flops), phase.bind(r.count)) for r in rows(phase.graph)]
-    free = {s for _, flop, _ in counted for s in flop.free_symbols}
+    free = {s for _, flop, count in counted for e in (flop, count) for s in e.free_symbols}
     free |= {symbol(name) for name in given} & {
         s for x in program.limits for s in phase.limited(x).symbols
     }

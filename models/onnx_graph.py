@@ -369,8 +369,10 @@ class _Reader:
         for tensor in graph.initializer:
             self._add(sources, self._stored(tensor))
         calls = self._calls(graph, sources, around)
-        outputs = tuple(self._text(o.name) for o in graph.output)
-        return Branch(tuple(sources.values()), tuple(calls), outputs)
+        inputs, outputs = (
+            tuple(self._text(v.name) for v in values) for values in (graph.input, graph.output)
+        )
+        return Branch(tuple(sources.values()), tuple(calls), outputs, inputs)
 
     def _attribute(self, item: AttributeProto, around: Mapping[str, Source]) -> Any:
         kind = item.type

@@ -26,7 +26,7 @@ from costgraph.ops.views import Transpose
 
 ONE = Integer(1)
 ZERO = Integer(0)
-_LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
+LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
 
 
 class Emitter:
@@ -112,7 +112,7 @@ class Emitter:
     # --- names
 
     def _fresh(self, name: str) -> str:
-        base = _LABEL.sub("_", name).strip("_")[:120] or "value"
+        base = LABEL.sub("_", name).strip("_")[:120] or "value"
         label, count = base, 1
         while label in self._names:
             count += 1

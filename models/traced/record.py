@@ -80,11 +80,13 @@ class Branch:
 
     Attributes:
         sources, calls, outputs: as in :class:`Traced`.
+        inputs: names of what the operator hands in.
     """
 
     sources: tuple[Source, ...]
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,14 @@ def used(call: Call) -> Iterator[str]:
             for inner in item.calls:
                 yield from used(inner)
             yield from item.outputs
+
+
+def around(branch: Branch) -> tuple[str, ...]:
+    """Names of values around a graph that it uses, each once."""
+    own = {s.name for s in branch.sources} | set(branch.inputs)
+    own |= {r.name for call in branch.calls for r in call.results}
+    inner = (name for call in branch.calls for name in used(call))
+    return tuple(dict.fromkeys(n for n in (*inner, *branch.outputs) if n not in own))
 
 
 def references(value: Any) -> Iterator[str]:
