@@ -137,7 +137,7 @@ def test_a_value_that_grows_is_written_out_where_rounds_are_few(tmp_path):
     kept = [array("w", D, D)]
     program = loop(tmp_path, nodes[:2], carried=["batch", 1, D], outs=["next"], stored=kept, most=3)
     assert program.graph.tensors[program.graph.outputs[0]].shape == (B, 4, D)
-    with pytest.raises(ModelError, match="'steps'.*changes its size"):
+    with pytest.raises(ModelError, match=r"'steps'.*changes its size"):
         loop(tmp_path, nodes, carried=["batch", 1, D], outs=["next"], stored=kept, most=1000)
 
 

@@ -10,6 +10,7 @@ from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.errors import ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify, verify_program
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B, S
@@ -144,7 +145,7 @@ def test_a_reset_gate_before_or_behind_the_product(before, tmp_path):
     held = 2 * 2 * HIDDEN  # the first states, of two sequences
     assert parameters(program.graph) == 2 * 3 * HIDDEN * (IN + HIDDEN + 2) + held
     (region, *_) = (n.op for n in program.graph.nodes if isinstance(n.op, Repeat))
-    weights = [t for t in region.body.sources if t.is_weight]
+    weights = [t for t in region.body.sources if t.role is Role.WEIGHT]
     assert len(weights) == (2 if before else 4)
 
 
