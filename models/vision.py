@@ -21,7 +21,7 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
-from costgraph.ops import Activation, Add, Concat, SelectLast
+from costgraph.ops import Activation, Add, Concat, RelativeBias, Scale, SelectLast
 from costgraph.ops.image import Cut, Similarity
 from costgraph.ops.maps import Reduce
 from costgraph.ops.views import Expand, Reshape
@@ -82,6 +82,7 @@ class Tower:
         scaled: layers scale what their blocks make.
         norm: of the layers.
         head: pools all positions behind the back norm, or None.
+        biases: rows of a table of position biases that all layers share, or None.
     """
 
     patches: Patches
@@ -94,6 +95,7 @@ class Tower:
     scaled: bool = False
     norm: Norm = LAYER_NORM
     head: Pooling | None = None
+    biases: Expr | None = None
 
     @property
     def grid(self) -> Size:
@@ -117,7 +119,13 @@ class Tower:
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
         layer = self.layer(batch, m.shape(x)[1])
-        return run(m, (Segment("vision_layers", layer, self.layers),), x)
+        given = {} if self.biases is None else {"position_bias": self._bias(m, m.shape(x)[1])}
+        return run(m, (Segment("vision_layers", layer, self.layers),), x, **given)
+
+    def _bias(self, m: Maker, length: Expr) -> str:
+        """Adds the position bias ``(H, n, n)`` that all layers share."""
+        table = m.vector("relative_bias.weight", self.biases, self.at.heads)
+        return m.add("position_bias", RelativeBias(length, length), table)
 
     def layer(self, batch: Expr, length: Expr) -> TowerLayer:
         """One layer over ``length`` positions."""
@@ -139,6 +147,8 @@ class VisionTransformer(OnePass):
         bias: of the classifier.
         mask: a vector for masked patches rests in memory.
         beside_mean: the classifier reads the mean of all patches beside the class token.
+        mean: it reads that mean in place of the class token.
+        teacher: a second classifier reads the second token.
     """
 
     tower: Tower
@@ -149,6 +159,8 @@ class VisionTransformer(OnePass):
     bias: bool = True
     beside_mean: bool = False
     mask: bool = False
+    mean: bool = False
+    teacher: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -174,23 +186,33 @@ class VisionTransformer(OnePass):
             return (x,)
         every = x
         # Only the class token is needed; where it stands does not matter to the cost.
-        x = m.add("class_position", SelectLast(ONE), x)
+        x = self._mean(m, every) if self.mean else m.add("class_position", SelectLast(ONE), x)
         if back is not None and late:
             x = m.norm("final_norm", x, d, back)
-        x = m.add("class_vector", Reshape((B, d)), x)
+        x = x if self.mean else m.add("class_vector", Reshape((B, d)), x)
         if late and self.classes is None:
             return x, seen
         if self.beside_mean:
-            first = Integer(self.tower.patches.first)
-            cut = Cut((first, m.shape(every)[1] - first))
-            rest = m.add_many("patches_alone", cut, every)[1]
-            mean = m.add("patches_mean", Reduce("mean", (1,)), rest)
-            x = m.add("beside", Concat(), x, mean)
+            x = m.add("beside", Concat(), x, self._mean(m, every))
+        if self.teacher and self.classes is not None:
+            y = m.add("second_position", SelectLast(ONE), every)
+            y = m.add("second_vector", Reshape((B, d)), y)
+            first = m.linear("classifier", x, self.classes, d, self.bias)
+            second = m.linear("second_classifier", y, self.classes, d, self.bias)
+            both = m.add("both", Add(), first, second)
+            return (m.add("half", Scale(), both),)
         if self.classes is not None:
             wide = m.shape(x)[-1]
             return (m.linear("classifier", x, self.classes, wide, self.bias),)
         x = m.linear("pooler", x, d, d, True)
         return (m.add("pooler_act", Activation("tanh"), x),)
+
+    def _mean(self, m: Maker, x: str) -> str:
+        """Adds the mean of all patches."""
+        lead = self.tower.patches.lead
+        if lead:
+            x = m.add_many("patches_alone", Cut((lead, m.shape(x)[1] - lead)), x)[1]
+        return m.add("patches_mean", Reduce("mean", (1,)), x)
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ class FixedTower:
 
     def _kept(self, style: Style) -> Expr:
         """Positions of one image that the projector sees: those without the class token."""
-        return self.tower.positions(style) - self.tower.patches.first
+        return self.tower.positions(style) - self.tower.patches.lead
 
     def positions(self, style: Style) -> Expr:
         """Positions of all images of a sequence."""
@@ -323,7 +323,7 @@ class FixedTower:
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds tower and projector: rows, and what is made and not used."""
         tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
-        images, first = B * self._images(m.style), Integer(tower.patches.first)
+        images, first = B * self._images(m.style), tower.patches.lead
         x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
         if self.normed and tower.back is not None:
             seen = m.norm("final_norm", x, d, tower.back)
@@ -354,7 +354,7 @@ class FixedTower:
             layer = tower.layer(images, m.shape(x)[1])
             x = seen = run(m, (Segment("last_vision_layer", layer, Integer(self.late)),), x)
         if not self.normed and tower.back is not None:
-            x = m.add("class_position", SelectLast(ONE), x) if tower.patches.first else x
+            x = m.add("class_position", SelectLast(ONE), x) if tower.patches.lead else x
             seen = m.norm("final_norm", x, tower.at.d, tower.back)
         if tower.head is not None:
             seen = tower.head.add(m, seen)

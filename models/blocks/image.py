@@ -91,6 +91,7 @@ class Patches:
         bias: of the convolution.
         first: learned tokens in front (the class token).
         rows: rows of the position table, or None.
+        registers: learned tokens in front that get no positions.
     """
 
     d: Expr
@@ -99,13 +100,19 @@ class Patches:
     bias: bool = True
     first: int = 0
     rows: Expr | None = None
+    registers: int = 0
+
+    @property
+    def lead(self) -> Expr:
+        """Positions in front of the patches."""
+        return Integer(self.first + self.registers)
 
     def count(self, size: Size) -> Expr:
         """Positions of the sequence that an image of ``size`` becomes."""
         from costgraph.ops.conv import output_size
 
         axes = (output_size(n, p, p, ZERO, ONE) for n, p in zip(size, self.patch, strict=True))
-        return Mul(*axes) + self.first
+        return Mul(*axes) + self.lead
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the patches of image ``x``: ``(B, n, d)``."""
@@ -115,7 +122,13 @@ class Patches:
             token = m.vector("class_token", self.d)
             token = m.add("class_row", Reshape((ONE, self.d)), token)
             x = m.add("prepend", Prepend(), token, x)
+        elif self.first:
+            x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
         if self.rows is not None:
             table = positions_of(m, self.rows, m.shape(x)[1], self.d)
             x = m.add("position_add", Add(), x, table)
+        if self.registers:
+            # They stand behind the class token: a copy of the sequence all the same.
+            rows = m.vector("registers", Integer(self.registers), self.d)
+            x = m.add("registers_in", Prepend(), rows, x)
         return x

@@ -28,7 +28,8 @@ class TowerLayer:
 
     Attributes:
         batch, length: sequences and positions of each.
-        at: the heads; a rotary width asks for a table ``(length, width)``.
+        at: the heads; a rotary width asks for a table ``(length, width)``, buckets for a table
+            of biases of this layer's own, a position bias for one of all layers.
         feed: the feed-forward block.
         norm: of both blocks.
         causal: positions see earlier ones only.
@@ -48,13 +49,17 @@ class TowerLayer:
     around: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """The rotary table."""
-        if self.at.rotary is None:
-            return ()
-        return (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+        """The rotary table, and the position bias that all layers share."""
+        found: tuple[Tensor, ...] = ()
+        if self.at.rotary is not None:
+            found += (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+        if self.at.relative:
+            shape = (self.at.heads, self.length, self.length)
+            found += (Tensor("position_bias", shape, style.acts),)
+        return found
 
     def graph(self, style: Style) -> Graph:
-        """The layer: hidden state and rotary table in, hidden state out."""
+        """The layer: hidden state and shared operands in, hidden state out."""
         m = Maker("layer", style)
         d = self.at.d
         x = m.source(Tensor("hidden", (self.batch, self.length, d), style.acts))
@@ -69,7 +74,8 @@ class TowerLayer:
         query, key, value = self.at.all(m, x)
         pattern = counted(m.style.mask) if self.causal else FULL
         if self.windows is None:
-            return self.at.out(m, attended(m, query, key, value, pattern))
+            bias = self.at.bias(m, self.length, self.length)
+            return self.at.out(m, attended(m, query, key, value, pattern, bias))
         near = (self.batch * self.windows, self.length / self.windows)
         query, key, value = (
             m.add(f"{name}_windows", Reshape((*near, *m.shape(part)[2:])), part)

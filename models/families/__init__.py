@@ -56,6 +56,7 @@ FILES = (
     "hearing",
     "listening",
     "looking",
+    "patchwise",
     "crossing",
 )
 

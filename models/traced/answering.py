@@ -56,7 +56,7 @@ def answering(
         start, step = _roles(graphs, result)
         said = _hidden(graphs[start], result).shape[1]
         made: dict[int, Part] = {}
-        for index in {start, step} - {None}:
+        for index in dict.fromkeys((start, start if step is None else step)):
             _, traced, lowering, _, parts = files[index]
             graph = _with_cross(graphs[index], said) if index == step else graphs[index]
             made[index] = part_of(traced, lowering, graph, parts, mask)

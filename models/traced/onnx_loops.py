@@ -207,8 +207,8 @@ def _written_out(low: Lowering, rounds: _Rounds) -> tuple[Value, ...]:
         ends, values, kept = (tuple(x) for x in rounds.split(results))
         _early(low, ends)
         stacks.append(kept)
-    kept = [low.emit(Stack(), *column) for column in zip(*stacks, strict=True)]
-    return (*values, *kept)
+    whole = (low.emit(Stack(), *column) for column in zip(*stacks, strict=True))
+    return (*values, *whole)
 
 
 RULES: Mapping[str, Rule] = MappingProxyType({"Loop": _loop, "Scan": _scan})
