@@ -57,6 +57,7 @@ FILES = (
     "listening",
     "looking",
     "patchwise",
+    "speech",
     "crossing",
 )
 
