@@ -20,7 +20,7 @@ from costgraph.models.families.encoders import LAYER_NORM
 from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields, divided
 from costgraph.models.waves import Placing, SpeechFront
-from costgraph.ops import Activation, Add
+from costgraph.ops import Activation
 from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Reshape, Slice, Transpose
@@ -56,7 +56,7 @@ class MeanHead:
 
 @dataclass(frozen=True)
 class GatedBias:
-    """WavLM's attention (arXiv 2110.13900): the position bias of all layers, gated by the hidden state.
+    """WavLM's attention (arXiv 2110.13900): the position bias of all layers, gated in each.
 
     Each head's part of the hidden state makes eight numbers, two gates of four summed each.
     """
