@@ -33,6 +33,8 @@ from costgraph.ops import (
     RelativeBias,
     SelectLast,
 )
+from costgraph.ops.maps import Reduce
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B, N, S, T, q
 
 ONE = Integer(1)
@@ -205,6 +207,20 @@ class LabelHead:
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds the head."""
         return m.linear("classifier", hidden, self.labels, self.d, True)
+
+
+@dataclass(frozen=True)
+class HalvedNorm:
+    """The mean of each two positions, and a norm behind it."""
+
+    d: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds both; ``hidden (B, q, d)`` to ``(B, q/2, d)``."""
+        batch, length, d = m.shape(hidden)
+        x = m.add("pairs", Reshape((batch, length / 2, Integer(2), d)), hidden)
+        x = m.add("halved", Reduce("mean", (2,)), x)
+        return m.norm("final_norm", x, self.d, Norm("layer", True))
 
 
 class Front(Protocol):

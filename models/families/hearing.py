@@ -8,8 +8,8 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError
-from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks import FeedForward, Layer, Segment
+from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.projector import (
     Averaged,
     Beside,
@@ -19,7 +19,7 @@ from costgraph.models.blocks.projector import (
     two_products,
 )
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import AudioFront
+from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.seeing import before, language
 from costgraph.models.fields import Fields, divided
@@ -71,6 +71,44 @@ def _qwen2_audio(fields: Fields) -> Reading:
     return before(stack, reading, _ears(heard, steps, stack.ends.d))
 
 
+def _audioflamingo3(fields: Fields) -> Reading:
+    """Qwen2-Audio's encoder and two products (arXiv 2507.08128)."""
+    stack, reading = language(fields, "qwen2")
+    heard = fields.section("audio_config")
+    positions = Integer(heard.size("max_source_positions", default=1500))
+    if positions % 2:
+        raise ModelError(f"{heard.name}: 'max_source_positions' = {positions} must be even")
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("projector_bias", True)
+    steps: Steps = (
+        Averaged((positions,), (Integer(2),)),
+        Normed(LAYER_NORM),
+        *two_products(stack.ends.d, act, bias),
+    )
+    return before(stack, reading, _ears(heard, steps, stack.ends.d))
+
+
+def _alone(halved: bool) -> Family:
+    """The encoder by itself; ``halved``: pairs of positions are averaged in front of its norm."""
+
+    def read(fields: Fields) -> Reading:
+        ears = _ears(fields, (), Integer(0))
+        d, length = ears.at.d, int(ears.length)
+        # Positions of clips of one length, as the table has them.
+        layer = Layer(d, Bidirectional(ears.at), ears.feed, LAYER_NORM)
+        model = Encoder(
+            front=ears.front,
+            segments=(Segment("audio_layers", layer, ears.layers),),
+            d=d,
+            norm=None if halved else LAYER_NORM,
+            head=HalvedNorm(d) if halved else None,
+            longest=length,
+        )
+        return Reading(model, assumptions=(f"clips have S = {length} positions as a rule",))
+
+    return read
+
+
 def _voxtral(fields: Fields) -> Reading:
     stack, reading = language(fields, "llama")
     heard = fields.section("audio_config")
@@ -93,7 +131,14 @@ def _voxtral(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+    {
+        "qwen2_audio": _qwen2_audio,
+        "voxtral": _voxtral,
+        "audioflamingo3": _audioflamingo3,
+        "qwen2_audio_encoder": _alone(halved=True),
+        "audioflamingo3_encoder": _alone(halved=True),
+        "voxtral_encoder": _alone(halved=False),
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -101,5 +146,9 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Qwen2AudioForConditionalGeneration": "qwen2_audio",
         "VoxtralForConditionalGeneration": "voxtral",
+        "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
+        "Qwen2AudioEncoder": "qwen2_audio_encoder",
+        "AudioFlamingo3Encoder": "audioflamingo3_encoder",
+        "VoxtralEncoder": "voxtral_encoder",
     }
 )
