@@ -170,7 +170,12 @@ def _clip(fields: Fields) -> Reading:
     return Reading(model)
 
 
-def _convnext(fields: Fields) -> Reading:
+def _convnextv2(fields: Fields) -> Reading:
+    """ConvNeXt V2: no scales, and a weighing of channels inside the feed-forward."""
+    return _convnext(fields, second=True)
+
+
+def _convnext(fields: Fields, second: bool = False) -> Reading:
     _classifier(fields)
     widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
     depths = sizes(fields, "depths", (3, 3, 9, 3))
@@ -186,7 +191,8 @@ def _convnext(fields: Fields) -> Reading:
         depths=depths,
         patch=fields.size("patch_size", default=4),
         activation=activation_of(fields, "hidden_act", default="gelu"),
-        scaled=fields.number("layer_scale_init_value", 1e-6) > 0,
+        scaled=not second and fields.number("layer_scale_init_value", 1e-6) > 0,
+        responds=second,
     )
     return Reading(model)
 
@@ -236,7 +242,13 @@ def _vgg(fields: Fields) -> Reading:
     return Reading(model, assumptions=(FOLDED,) if norms else ())
 
 
-def _swin(fields: Fields) -> Reading:
+def _swinv2(fields: Fields) -> Reading:
+    # The scale of offsets, not how many there are.
+    fields.values.get("pretrained_window_sizes")
+    return _swin(fields, cosine=True)
+
+
+def _swin(fields: Fields, cosine: bool = False) -> Reading:
     _classifier(fields)
     fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
     depths, heads = stages(fields, "depths", "num_heads")
@@ -260,6 +272,7 @@ def _swin(fields: Fields) -> Reading:
         ratio=ratio,
         bias=fields.flag("qkv_bias", True),
         activation=activation_of(fields, "hidden_act", default="gelu"),
+        cosine=cosine,
     )
     return Reading(model)
 
@@ -269,8 +282,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "vit": _vit,
         "clip": _clip,
+        "metaclip_2": _clip,
         "swin": _swin,
+        "swinv2": _swinv2,
         "convnext": _convnext,
+        "convnextv2": _convnextv2,
         "resnet": _resnet,
         "vgg": _vgg,
     }
@@ -282,6 +298,9 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ViTForImageClassification": "vit",
         "ViTModel": "vit",
         "CLIPModel": "clip",
+        "MetaClip2Model": "metaclip_2",
+        "Swinv2ForImageClassification": "swinv2",
+        "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
         "ResNetForImageClassification": "resnet",
