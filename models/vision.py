@@ -149,6 +149,7 @@ class VisionTransformer(OnePass):
         beside_mean: the classifier reads the mean of all patches beside the class token.
         mean: it reads that mean in place of the class token.
         teacher: a second classifier reads the second token.
+        pair: the mean of both tokens passes a norm and the classifier (AST).
     """
 
     tower: Tower
@@ -161,6 +162,7 @@ class VisionTransformer(OnePass):
     mask: bool = False
     mean: bool = False
     teacher: bool = False
+    pair: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -182,7 +184,7 @@ class VisionTransformer(OnePass):
             x = m.norm("final_norm", x, d, back)
         if self.head and self.tower.head is not None:
             return self.tower.head.add(m, x), x
-        if self.classes is None and not self.pooler and not late:
+        if self.classes is None and not (self.pooler or self.pair or late):
             return (x,)
         every = x
         # Only the class token is needed; where it stands does not matter to the cost.
@@ -194,9 +196,15 @@ class VisionTransformer(OnePass):
             return x, seen
         if self.beside_mean:
             x = m.add("beside", Concat(), x, self._mean(m, every))
-        if self.teacher and self.classes is not None:
+        if self.pair or self.teacher:
             y = m.add("second_position", SelectLast(ONE), every)
             y = m.add("second_vector", Reshape((B, d)), y)
+        if self.pair:
+            x = m.add("half", Scale(), m.add("both", Add(), x, y))
+            if self.classes is None:
+                return x, every
+            x = m.norm("head_norm", x, d, LAYER_NORM)
+        if self.teacher and self.classes is not None:
             first = m.linear("classifier", x, self.classes, d, self.bias)
             second = m.linear("second_classifier", y, self.classes, d, self.bias)
             both = m.add("both", Add(), first, second)

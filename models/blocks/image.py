@@ -83,7 +83,7 @@ def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> 
 
 @dataclass(frozen=True)
 class Patches:
-    """A convolution without overlap that turns an image into a sequence of patches.
+    """A convolution that turns an image into a sequence of patches.
 
     Attributes:
         d, channels: width of a patch's vector, channels of the image.
@@ -92,6 +92,7 @@ class Patches:
         first: learned tokens in front (the class token).
         rows: rows of the position table, or None.
         registers: learned tokens in front that get no positions.
+        stride: from patch to patch, where they overlap; None where they do not.
     """
 
     d: Expr
@@ -101,6 +102,7 @@ class Patches:
     first: int = 0
     rows: Expr | None = None
     registers: int = 0
+    stride: Size | None = None
 
     @property
     def lead(self) -> Expr:
@@ -111,12 +113,16 @@ class Patches:
         """Positions of the sequence that an image of ``size`` becomes."""
         from costgraph.ops.conv import output_size
 
-        axes = (output_size(n, p, p, ZERO, ONE) for n, p in zip(size, self.patch, strict=True))
+        steps = self.stride or self.patch
+        axes = (
+            output_size(n, p, s, ZERO, ONE)
+            for n, p, s in zip(size, self.patch, steps, strict=True)
+        )
         return Mul(*axes) + self.lead
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the patches of image ``x``: ``(B, n, d)``."""
-        x = conv(m, "patch_embed", x, self.d, self.patch, self.patch, bias=self.bias)
+        x = conv(m, "patch_embed", x, self.d, self.patch, self.stride or self.patch, bias=self.bias)
         x = m.add("as_sequence", AsSequence(), x)
         if self.first == 1:
             token = m.vector("class_token", self.d)

@@ -129,6 +129,27 @@ def _data2vec(fields: Fields) -> Reading:
     return _beit(fields, pooled=False)
 
 
+def _ast(fields: Fields) -> Reading:
+    """A ViT over the overlapping patches of a spectrogram (arXiv 2104.01778), with two tokens."""
+    named = fields.with_defaults(**BASE)
+    at, feed = tower_of(named, activation_of(named, "hidden_act"))
+    size = tuple(
+        Integer(named.size(key, default=default))
+        for key, default in (("num_mel_bins", 128), ("max_length", 1024))
+    )
+    patch = (Integer(named.size("patch_size")),) * 2
+    stride = tuple(
+        Integer(named.size(key, default=10)) for key in ("frequency_stride", "time_stride")
+    )
+    patches = Patches(at.d, Integer(1), patch, first=2, stride=stride)
+    patches = replace(patches, rows=patches.count(size))
+    layers = Integer(named.size("num_hidden_layers"))
+    tower = Tower(patches, at, feed, layers, (size[0], size[1]))
+    classifier = "ForAudioClassification" in (class_of(fields.values) or "")
+    classes = Integer(labels_of(fields)) if classifier else None
+    return Reading(VisionTransformer(tower, classes, pair=True))
+
+
 def _dino(fields: Fields, rotary: bool) -> Reading:
     """DINOv2 with registers (arXiv 2309.16588), and DINOv3 (arXiv 2508.10104), which rotates."""
     named = fields.with_defaults(**BASE)
@@ -197,6 +218,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         **{name: _kind(kind) for name, kind in KINDS.items()},
         "beit": _beit,
+        "audio-spectrogram-transformer": _ast,
         "data2vec-vision": _data2vec,
         "dinov2_with_registers": _dinov2,
         "dinov3_vit": _dinov3,
@@ -213,6 +235,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ViTMSNModel": "vit_msn",
         "IJepaForImageClassification": "ijepa",
         "IJepaModel": "ijepa",
+        "ASTForAudioClassification": "audio-spectrogram-transformer",
+        "ASTModel": "audio-spectrogram-transformer",
         "BeitForImageClassification": "beit",
         "BeitModel": "beit",
         "Data2VecVisionForImageClassification": "data2vec-vision",

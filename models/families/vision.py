@@ -15,6 +15,7 @@ from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
+from costgraph.models.segformer import Segformer, Stage
 from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
 from costgraph.symbols import B, S
 
@@ -277,6 +278,42 @@ def _swin(fields: Fields, cosine: bool = False) -> Reading:
     return Reading(model)
 
 
+def _segformer(fields: Fields) -> Reading:
+    keys = ("hidden_sizes", "depths", "num_attention_heads", "patch_sizes", "strides", "sr_ratios",
+            "mlp_ratios")  # fmt: skip
+    fields = fields.with_defaults(
+        hidden_sizes=[32, 64, 160, 256],
+        depths=[2, 2, 2, 2],
+        num_attention_heads=[1, 2, 5, 8],
+        patch_sizes=[7, 3, 3, 3],
+        strides=[4, 2, 2, 2],
+        sr_ratios=[8, 4, 2, 1],
+        mlp_ratios=[4, 4, 4, 4],
+    )
+    listed = stages(fields, *keys)
+    fields.require("num_encoder_blocks", len(listed[0]))
+    fields.require("reshape_last_stage", True)
+    for width, heads in zip(listed[0], listed[2], strict=True):
+        divided(fields, width, heads, "width of a stage over heads")
+    parts = (class_of(fields.values) or "").endswith("ForSemanticSegmentation")
+    if not parts:
+        _classifier(fields)
+    decoder = fields.size("decoder_hidden_size", default=256)
+    found = tuple(
+        Stage(width, depth, heads, patch, stride, shrink, ratio)
+        for width, depth, heads, patch, stride, shrink, ratio in zip(*listed, strict=True)
+    )
+    model = Segformer(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields, 512 if parts else 224),
+        classes=Integer(labels_of(fields)),
+        stages=found,
+        decoder=decoder if parts else None,
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+    )
+    return Reading(model, assumptions=(FOLDED,) if parts else ())
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -288,6 +325,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "convnext": _convnext,
         "convnextv2": _convnextv2,
         "resnet": _resnet,
+        "segformer": _segformer,
         "vgg": _vgg,
     }
 )
@@ -303,6 +341,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
+        "SegformerForImageClassification": "segformer",
+        "SegformerForSemanticSegmentation": "segformer",
         "ResNetForImageClassification": "resnet",
     }
 )
