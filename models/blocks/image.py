@@ -115,8 +115,7 @@ class Patches:
 
         steps = self.stride or self.patch
         axes = (
-            output_size(n, p, s, ZERO, ONE)
-            for n, p, s in zip(size, self.patch, steps, strict=True)
+            output_size(n, p, s, ZERO, ONE) for n, p, s in zip(size, self.patch, steps, strict=True)
         )
         return Mul(*axes) + self.lead
 

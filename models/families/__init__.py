@@ -58,6 +58,7 @@ FILES = (
     "looking",
     "patchwise",
     "speech",
+    "asking",
     "crossing",
 )
 

@@ -1,0 +1,126 @@
+"""Language models behind a tower and learned queries: BLIP-2, Idefics 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.projector import Product, Steps
+from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.vision import grid_of, pixels, tower_of
+from costgraph.models.fields import Fields, divided
+from costgraph.models.vision import Tower
+
+
+def _tower(seen: Fields) -> Tower:
+    """BLIP-2's ViT: one product makes queries, keys and values."""
+    seen = seen.with_defaults(
+        hidden_size=1408,
+        intermediate_size=6144,
+        num_hidden_layers=39,
+        num_attention_heads=16,
+        patch_size=14,
+    )
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
+    size, patch = pixels(seen), seen.size("patch_size")
+    patches = Patches(
+        d=at.d,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=1,
+        rows=Integer(grid_of(seen, size, patch) + 1),
+    )
+    layers = Integer(seen.size("num_hidden_layers"))
+    return Tower(patches, replace(at, fused=True), feed, layers, size)
+
+
+def _asking(fields: Fields, tower: Tower) -> Asking:
+    asked = fields.section("qformer_config").with_defaults(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        encoder_hidden_size=1408,
+    )
+    asked.refuse("use_qformer_text_input", "queries beside text are not supported")
+    if Integer(asked.size("encoder_hidden_size")) != tower.at.d:
+        raise ModelError(f"{asked.name}: 'encoder_hidden_size' must be the tower's {tower.at.d}")
+    d, heads = asked.size("hidden_size"), asked.size("num_attention_heads")
+    width = divided(asked, d, heads, "hidden size over heads")
+    act = activation_of(asked, "hidden_act", default="gelu")
+    # Its tables of words stand in the files of other classes.
+    for key in ("vocab_size", "max_position_embeddings", "position_embedding_type"):
+        asked.values.get(key)
+    return Asking(
+        queries=Integer(fields.size("num_query_tokens", default=32)),
+        positions=tower.patches.count(tower.size),
+        at=Heads(Integer(d), Integer(heads), width, True, True, True),
+        feed=FeedForward(
+            Integer(d), Integer(asked.size("intermediate_size")), act, gated=False, bias=True
+        ),
+        layers=asked.size("num_hidden_layers"),
+        every=asked.size("cross_attention_frequency", default=2),
+    )
+
+
+def _blip2(fields: Fields) -> Reading:
+    stack, reading = language(fields, "opt")
+    # What a class for retrieval has in place of a language model.
+    for key in ("image_text_hidden_size", "use_decoder_only_language_model"):
+        fields.values.get(key)
+    tower = _tower(fields.section("vision_config"))
+    steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=WHOLE, classed=True)
+    return before(stack, reading, eyes.whole)
+
+
+def _idefics2(fields: Fields) -> Reading:
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "mistral")
+    text = fields.section("text_config")
+    seen = fields.section("vision_config").with_values(vision_use_head=False)
+    tower = siglip_tower(seen, patch_size=32)
+    asked = fields.section("perceiver_config").with_defaults(hidden_size=4096)
+    d = stack.ends.d
+    if Integer(asked.size("hidden_size")) != d:
+        raise ModelError(f"{asked.name}: 'hidden_size' must be the language model's {d}")
+    heads = asked.size("resampler_n_heads", default=16)
+    few = asked.size("num_key_value_heads", default=4)
+    if heads % few:
+        raise ModelError(f"{asked.name}: {heads} heads are no multiple of {few}")
+    width = Integer(asked.size("resampler_head_dim", default=96))
+    act = activation_of(asked, "hidden_act", default="silu")
+    inner = Integer(text.size("intermediate_size", default=14336))
+    steps: Steps = (
+        Widened(inner, d, activation_of(text, "hidden_act", default="silu")),
+        Perceiving(
+            queries=Integer(asked.size("resampler_n_latents", default=64)),
+            positions=tower.patches.count(tower.size),
+            at=Heads(d, Integer(heads), width, kv_heads=Integer(few)),
+            feed=FeedForward(d, 4 * d, act),
+            layers=asked.size("resampler_depth", default=3),
+        ),
+    )
+    said = f"{WHOLE} of the tower's largest size; smaller pictures have fewer patches"
+    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=said))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"blip-2": _blip2, "idefics2": _idefics2})
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Blip2ForConditionalGeneration": "blip-2",
+        "Idefics2ForConditionalGeneration": "idefics2",
+    }
+)
