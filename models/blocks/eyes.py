@@ -254,8 +254,8 @@ class PatchTower:
 class FixedTower:
     """A tower over images of one size, and a projector.
 
-    A class token is dropped, unless ``classed``. ``late`` says where the features are taken: in front of the
-    last layer and the norm behind it, which run as well, as in the published code.
+    A class token is dropped, unless ``classed``. ``late`` says where the features are taken: in
+    front of the last layer and the norm behind it, which run as well, as in the published code.
 
     Attributes:
         tower: over one image.
