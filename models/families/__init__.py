@@ -59,6 +59,7 @@ FILES = (
     "patchwise",
     "speech",
     "asking",
+    "segmenting",
     "crossing",
 )
 
