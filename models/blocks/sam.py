@@ -9,9 +9,11 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import together
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.pictures import Seen, Shown, Whole
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.models.blocks.tower import LAYER_NORM
@@ -22,6 +24,7 @@ from costgraph.ops.matmul import MatMul
 from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Reshape, Transpose
+from costgraph.symbols import B, G
 
 ONE = Integer(1)
 
@@ -163,3 +166,56 @@ def channel_norm(m: Maker, name: str, x: str) -> str:
     size, d = m.shape(x)[2:], m.shape(x)[1]
     x = m.norm(name, m.add(f"{name}_in", AsSequence(), x), d, LAYER_NORM)
     return m.add(f"{name}_out", AsImage(size), x)
+
+
+@dataclass(frozen=True)
+class SamEyes:
+    """The encoder in front of a language model: two convolutions of stride 2, and a product.
+
+    Attributes:
+        encoder: of whole images.
+        out: width of the language model.
+    """
+
+    encoder: SamEncoder
+    out: Expr
+
+    @property
+    def sense(self) -> str:
+        """Name of the phase."""
+        return "vision"
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Whole images."""
+        return ("G image tokens, which the prompt's S tokens include, are whole images",)
+
+    @property
+    def deep(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one image: the grid halved twice."""
+        side = self.encoder.side
+        for _ in range(2):
+            side = (side + 1) // 2
+        return side**2
+
+    def positions(self, style: Style) -> Expr:
+        """Patches of all images of a sequence."""
+        return G / self.tokens * self.encoder.side**2
+
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[SamEyes, Seen]:
+        """Any pictures: each is scaled to the encoder's size."""
+        return self, together(Whole(self.tokens), shown, name)
+
+    def add(self, m: Maker) -> tuple[str, ...]:
+        """Adds encoder and projector: rows."""
+        x = self.encoder.add(m, B * G / self.tokens)
+        x = conv(m, "shrink1", x, 2 * self.encoder.out, 3, 2, 1, bias=False)
+        x = conv(m, "shrink2", x, self.out, 3, 2, 1, bias=False)
+        x = m.add("image_sequence", AsSequence(), x)
+        x = m.linear("projector", x, self.out, self.out, True)
+        return (m.add("image_rows", Reshape((B, G, self.out)), x),)

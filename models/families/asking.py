@@ -1,4 +1,4 @@
-"""Language models behind a tower and learned queries: BLIP-2, Idefics 2."""
+"""Language models behind towers of their own: BLIP-2, Idefics 2, MiniCPM-V, GOT-OCR 2."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.halving import HalvingTower
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
+from costgraph.models.blocks.sam import SamEyes
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.segmenting import sam_encoder
 from costgraph.models.families.vision import grid_of, pixels, tower_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.vision import Tower
@@ -114,13 +117,69 @@ def _idefics2(fields: Fields) -> Reading:
     return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=said))
 
 
+def _minicpmv(fields: Fields) -> Reading:
+    """MiniCPM-V 4.6: a tower that halves its grid between two layers, in front of Qwen3.5."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "qwen3_5_text")
+    fields.require("downsample_mode", "16x")
+    fields.require("merge_kernel_size", [2, 2])
+    fields.require("merger_times", 1)
+    fields.refuse("drop_vision_last_layer", "a tower without its last layer is not supported")
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        patch_size=16,
+    )
+    seen.require("window_kernel_size", [2, 2])
+    # The whole model repeats what its tower has.
+    for key in ("image_size", "patch_size"):
+        fields.values.get(key)
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    behind = seen.values.get("insert_layer_id", 6)
+    fields.require("insert_layer_id", behind)
+    layers = seen.size("num_hidden_layers")
+    if type(behind) is not int or not 0 <= behind < layers:
+        raise ModelError(f"{seen.name}: 'insert_layer_id' must be a layer, not {clip(behind)}")
+    patch = seen.size("patch_size")
+    eyes = HalvingTower(
+        at=at,
+        feed=feed,
+        first=behind + 1,
+        layers=layers,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(patch),
+        rows=Integer(grid_of(seen, pixels(seen, 224), patch)),
+        inner=4 * feed.width,
+        out=stack.ends.d,
+    )
+    return before(stack, reading, eyes)
+
+
+def _got_ocr2(fields: Fields) -> Reading:
+    """GOT-OCR 2 (arXiv 2409.01704): SAM's encoder, two convolutions and a product."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "qwen2")
+    encoder = sam_encoder(fields.section("vision_config"))
+    fields.values.get("image_seq_length")
+    return before(stack, reading, SamEyes(encoder, stack.ends.d))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"blip-2": _blip2, "idefics2": _idefics2})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "blip-2": _blip2,
+        "idefics2": _idefics2,
+        "minicpmv4_6": _minicpmv,
+        "got_ocr2": _got_ocr2,
+    }
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Blip2ForConditionalGeneration": "blip-2",
+        "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
+        "GotOcr2ForConditionalGeneration": "got_ocr2",
         "Idefics2ForConditionalGeneration": "idefics2",
     }
 )
