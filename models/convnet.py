@@ -15,6 +15,7 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
 from costgraph.models.vision import OnePass, Size
 from costgraph.ops import Add, AsSequence, Multiply
+from costgraph.ops.arrays import Join
 from costgraph.ops.image import AsImage, MeanPool, Rearrange
 from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.pool import AdaptivePool, Pool, Resize
@@ -226,6 +227,8 @@ class ConvNext(Pyramid):
         activation: of the feed-forward blocks.
         scaled: layers end with a learned scale per channel.
         responds: of :class:`ConvNextLayer`.
+        bare: no classifier: the mean of all positions in front of them, all behind a norm
+            (DINOv3, arXiv 2508.10104).
     """
 
     widths: tuple[int, ...]
@@ -234,6 +237,7 @@ class ConvNext(Pyramid):
     activation: str = "gelu"
     scaled: bool = True
     responds: bool = False
+    bare: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
@@ -246,8 +250,13 @@ class ConvNext(Pyramid):
             size = m.shape(x)[2:]
             layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled, self.responds)
             x = run(m, (Segment(f"stage{index}", layer, Integer(depth)),), x)
-        x = m.add("pool", MeanPool(), x)
-        return self.close(m, m.norm("final_norm", x, m.shape(x)[1], LAYER_NORM))
+        made = m.add("pool", MeanPool(), x)
+        d = m.shape(made)[1]
+        if self.bare:
+            first = m.add("pooled_row", Reshape((B, ONE, d)), made)
+            rows = m.add("rows", AsSequence(), x)
+            return m.build(m.norm("final_norm", m.add("all", Join(1), first, rows), d, LAYER_NORM))
+        return self.close(m, m.norm("final_norm", made, d, LAYER_NORM))
 
     def _normed(self, m: Maker, name: str, x: str) -> str:
         """A layer norm over the channels of an image."""

@@ -115,12 +115,12 @@ class AudioFront:
     """Whisper's front: two convolutions over a spectrogram, the second of stride 2.
 
     ``2q`` frames of ``mels`` bands become ``q`` positions; ``positions`` rows of
-    a table are added.
+    a table are added, where there is one.
     """
 
     d: Expr
     mels: Expr
-    positions: Expr
+    positions: Expr | None
     activation: str = "gelu"
 
     def add(self, m: Maker, batch: Expr = B, length: Expr = q) -> tuple[str, str]:
@@ -134,6 +134,8 @@ class AudioFront:
             x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", d))
             x = m.add(f"{name}_act", Activation(self.activation), x)
         x = m.add("as_sequence", AsSequence(), x)
+        if self.positions is None:
+            return x, ""
         places = m.source(Tensor("position_ids", (length,), INT64))
         table = m.weight("positions.weight", self.positions, d)
         position = m.add("position_embed", Embedding(result=m.style.acts), places, table)

@@ -83,6 +83,7 @@ class Tower:
         norm: of the layers.
         head: pools all positions behind the back norm, or None.
         biases: rows of a table of position biases that all layers share, or None.
+        frames: of a video, in front of height and width; None for a picture.
     """
 
     patches: Patches
@@ -96,6 +97,7 @@ class Tower:
     norm: Norm = LAYER_NORM
     head: Pooling | None = None
     biases: Expr | None = None
+    frames: Expr | None = None
 
     @property
     def grid(self) -> Size:
@@ -109,12 +111,16 @@ class Tower:
 
     def positions(self, style: Style) -> Expr:
         """Positions per image, the class token included."""
-        return self.patches.count(self.sized(style))
+        return self.patches.count(self._shown(style))
+
+    def _shown(self, style: Style) -> tuple[Expr, ...]:
+        """Sizes of what the patches are cut from."""
+        size = self.sized(style)
+        return size if self.frames is None else (self.frames, *size)
 
     def add(self, m: Maker, batch: Expr = B) -> str:
         """Adds the tower over ``batch`` images: ``(batch, n, d)``, before the back norm."""
-        size = self.sized(m.style)
-        x = picture(m, batch, self.patches.channels, size)
+        x = picture(m, batch, self.patches.channels, self._shown(m.style))
         x = self.patches.add(m, x)
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
@@ -223,6 +229,52 @@ class VisionTransformer(OnePass):
         return m.add("patches_mean", Reduce("mean", (1,)), x)
 
 
+def embedded(m: Maker, text: Ends) -> str:
+    """Adds token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
+    inner = Maker("text", m.style)
+    table = embed(inner, text)[0]
+    made = inner.build(table)
+    for tensor in made.sources:
+        shape = tuple(n.xreplace({q: S}) for n in tensor.shape)
+        m.source(replace(tensor, name=f"text_{tensor.name}", shape=shape))
+    for node in made.nodes:
+        m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
+    return f"text_{table}"
+
+
+@dataclass(frozen=True)
+class TextTower(OnePass):
+    """CLIP's reader alone: ``B`` texts of ``S`` tokens, and the vector of each one's end.
+
+    Attributes:
+        text, layer, layers: of the texts.
+        longest: most tokens.
+        width: of the common space that the vector is projected to, or None.
+    """
+
+    text: Ends
+    layer: TowerLayer
+    layers: Expr
+    longest: int
+    width: Expr | None = None
+
+    def positions(self, style: Style) -> Expr:
+        return S
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return positions_end(S, self.longest)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.text.d
+        y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
+        y = m.norm("text_norm", y, d, LAYER_NORM)
+        end = m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
+        if self.width is None:
+            return m.build(y, end)
+        return m.build(m.linear("text_proj", end, self.width, d), y)
+
+
 @dataclass(frozen=True)
 class ImageText(OnePass):
     """CLIP: ``B`` images against ``B`` texts of ``S`` tokens.
@@ -258,7 +310,7 @@ class ImageText(OnePass):
         m = Maker(name, style)
         image = self._image(m)
         w = self.text.d
-        y = self._embedded(m)
+        y = embedded(m, self.text)
         y = run(m, (Segment("text_layers", self.layer, self.layers),), y)
         y = m.norm("text_norm", y, w, LAYER_NORM)
         y = m.add("end_position", SelectLast(ONE), y)
@@ -279,18 +331,6 @@ class ImageText(OnePass):
         x = m.add("class_position", SelectLast(ONE), x)
         x = m.add("class_vector", Reshape((B, d)), x)
         return self._joint(m, "image", m.norm("vision_norm", x, d, LAYER_NORM), d)
-
-    def _embedded(self, m: Maker) -> str:
-        """Token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
-        inner = Maker("text", m.style)
-        table = embed(inner, self.text)[0]
-        made = inner.build(table)
-        for tensor in made.sources:
-            shape = tuple(n.xreplace({q: S}) for n in tensor.shape)
-            m.source(replace(tensor, name=f"text_{tensor.name}", shape=shape))
-        for node in made.nodes:
-            m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
-        return f"text_{table}"
 
     def _joint(self, m: Maker, name: str, x: str, d: Expr, bias: bool = False) -> str:
         x = m.linear(f"{name}_proj", x, self.width, d, bias)

@@ -93,6 +93,7 @@ class Patches:
         rows: rows of the position table, or None.
         registers: learned tokens in front that get no positions.
         stride: from patch to patch, where they overlap; None where they do not.
+        fixed: positions are added from a table that is no weight.
     """
 
     d: Expr
@@ -103,6 +104,7 @@ class Patches:
     rows: Expr | None = None
     registers: int = 0
     stride: Size | None = None
+    fixed: bool = False
 
     @property
     def lead(self) -> Expr:
@@ -131,6 +133,9 @@ class Patches:
             x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
         if self.rows is not None:
             table = positions_of(m, self.rows, m.shape(x)[1], self.d)
+            x = m.add("position_add", Add(), x, table)
+        if self.fixed:
+            table = m.source(Tensor("position_table", m.shape(x)[1:], m.style.acts))
             x = m.add("position_add", Add(), x, table)
         if self.registers:
             # They stand behind the class token: a copy of the sequence all the same.

@@ -1,8 +1,9 @@
-"""Language models behind Whisper's encoder: Qwen2-Audio, Voxtral."""
+"""Language models behind Whisper's encoder: Qwen2-Audio, Voxtral and others; the encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
@@ -11,6 +12,7 @@ from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Layer, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.projector import (
+    Acted,
     Averaged,
     Beside,
     Normed,
@@ -20,7 +22,7 @@ from costgraph.models.blocks.projector import (
 )
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
 from costgraph.models.families.seeing import before, language
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
@@ -88,6 +90,29 @@ def _audioflamingo3(fields: Fields) -> Reading:
     return before(stack, reading, _ears(heard, steps, stack.ends.d))
 
 
+def _glmasr(fields: Fields) -> Reading:
+    """Whisper's layers with rotated positions, four of which become one token."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "llama")
+    heard = fields.section("audio_config").renamed(
+        max_source_positions="max_position_embeddings", activation_function="hidden_act"
+    )
+    ears = _ears(heard, (), stack.ends.d)
+    turned = rotary_of(heard, ears.at.head_dim, 0.5)
+    d, wide = ears.at.d, ears.feed.width
+    if wide % d or ears.length % (wide / d):
+        raise ModelError(f"{heard.name}: 'intermediate_size' = {wide} of positions of {d}")
+    act, out = activation_of(fields, "projector_hidden_act", default="gelu"), stack.ends.d
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(wide / d),
+        Product("1", 2 * out),
+        Acted(act),
+        Product("2", out),
+    )
+    front, at = replace(ears.front, positions=None), replace(ears.at, rotary=turned)
+    return before(stack, reading, replace(ears, front=front, at=at, steps=steps))
+
+
 def _alone(halved: bool) -> Family:
     """The encoder by itself; ``halved``: pairs of positions are averaged in front of its norm."""
 
@@ -135,6 +160,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen2_audio": _qwen2_audio,
         "voxtral": _voxtral,
         "audioflamingo3": _audioflamingo3,
+        "glmasr": _glmasr,
         "qwen2_audio_encoder": _alone(halved=True),
         "audioflamingo3_encoder": _alone(halved=True),
         "voxtral_encoder": _alone(halved=False),
@@ -147,6 +173,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen2AudioForConditionalGeneration": "qwen2_audio",
         "VoxtralForConditionalGeneration": "voxtral",
         "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
+        "GlmAsrForConditionalGeneration": "glmasr",
         "Qwen2AudioEncoder": "qwen2_audio_encoder",
         "AudioFlamingo3Encoder": "audioflamingo3_encoder",
         "VoxtralEncoder": "voxtral_encoder",

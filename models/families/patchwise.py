@@ -150,6 +150,39 @@ def _ast(fields: Fields) -> Reading:
     return Reading(VisionTransformer(tower, classes, pair=True))
 
 
+def _videomae(fields: Fields) -> Reading:
+    """A ViT over tubes of a video (arXiv 2203.12602), positions from a fixed table."""
+    named = fields.with_defaults(**BASE)
+    bias = named.flag("qv_bias", True)
+    at, feed = tower_of(named.with_values(qkv_bias=bias), activation_of(named, "hidden_act"))
+    named.require("use_mean_pooling", True)
+    # The decoder that only training has.
+    for key in ("decoder_hidden_size", "decoder_intermediate_size", "decoder_num_attention_heads",
+                "decoder_num_hidden_layers", "norm_pix_loss"):  # fmt: skip
+        fields.values.get(key)
+    frames, tube = named.size("num_frames", default=16), named.size("tubelet_size", default=2)
+    patch = Integer(named.size("patch_size"))
+    patches = Patches(
+        at.d,
+        Integer(named.size("num_channels", default=3)),
+        (Integer(tube), patch, patch),
+        fixed=True,
+    )
+    classifier = (class_of(fields.values) or "").endswith("ForVideoClassification")
+    tower = Tower(
+        patches,
+        replace(at, k_bias=False),
+        feed,
+        Integer(named.size("num_hidden_layers")),
+        pixels(named),
+        back=LAYER_NORM if classifier else None,
+        frames=Integer(frames),
+    )
+    if not classifier:
+        return Reading(VisionTransformer(tower, None))
+    return Reading(VisionTransformer(tower, Integer(labels_of(fields)), mean=True, back_last=True))
+
+
 def _dino(fields: Fields, rotary: bool) -> Reading:
     """DINOv2 with registers (arXiv 2309.16588), and DINOv3 (arXiv 2508.10104), which rotates."""
     named = fields.with_defaults(**BASE)
@@ -218,6 +251,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         **{name: _kind(kind) for name, kind in KINDS.items()},
         "beit": _beit,
+        "videomae": _videomae,
         "audio-spectrogram-transformer": _ast,
         "data2vec-vision": _data2vec,
         "dinov2_with_registers": _dinov2,
@@ -237,6 +271,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "IJepaModel": "ijepa",
         "ASTForAudioClassification": "audio-spectrogram-transformer",
         "ASTModel": "audio-spectrogram-transformer",
+        "VideoMAEForVideoClassification": "videomae",
+        "VideoMAEModel": "videomae",
         "BeitForImageClassification": "beit",
         "BeitModel": "beit",
         "Data2VecVisionForImageClassification": "data2vec-vision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer, Rational
@@ -176,8 +177,16 @@ def _convnextv2(fields: Fields) -> Reading:
     return _convnext(fields, second=True)
 
 
-def _convnext(fields: Fields, second: bool = False) -> Reading:
-    _classifier(fields)
+def _dinov3_convnext(fields: Fields) -> Reading:
+    """ConvNeXt without a classifier."""
+    found = _convnext(fields, bare=True)
+    assert isinstance(found.model, ConvNext)
+    return replace(found, model=replace(found.model, bare=True))
+
+
+def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
+    if not bare:
+        _classifier(fields)
     widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
     depths = sizes(fields, "depths", (3, 3, 9, 3))
     if len(widths) != len(depths):
@@ -324,6 +333,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "swinv2": _swinv2,
         "convnext": _convnext,
         "convnextv2": _convnextv2,
+        "dinov3_convnext": _dinov3_convnext,
         "resnet": _resnet,
         "segformer": _segformer,
         "vgg": _vgg,
@@ -338,6 +348,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "CLIPModel": "clip",
         "MetaClip2Model": "metaclip_2",
         "Swinv2ForImageClassification": "swinv2",
+        "DINOv3ConvNextModel": "dinov3_convnext",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
