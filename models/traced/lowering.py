@@ -20,7 +20,7 @@ from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Builder, Graph
 from costgraph.ir.op import same
 from costgraph.ir.tensor import Tensor
-from costgraph.models.traced.emitter import LABEL, shown
+from costgraph.models.traced.emitter import LABEL, Misfit, shown
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.products import Products
@@ -122,7 +122,7 @@ class Lowering(Products):
                 known = [v is not None and v.known is not None for v in results]
                 self.constants += bool(known) and all(known)
             except VerifyError as error:
-                raise self.wrong(str(error)) from None
+                raise Misfit(str(self.wrong(str(error)))) from None
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
                 # Graphs come from outside: an operand of the wrong kind is their defect.
                 reason = f"{type(error).__name__}: {error}"

@@ -15,12 +15,13 @@ from costgraph.ir.tensor import Role
 from costgraph.models.recognition.caches import appends, with_caches
 from costgraph.models.recognition.generating import NotCertain, in_phases
 from costgraph.models.recognition.recognise import recognised
+from costgraph.models.traced.emitter import Decided, Misfit
 from costgraph.models.traced.lowering import Dialect, Lowering
 from costgraph.models.traced.record import Traced, alternatives
 from costgraph.ops.experts import ExpertLinear, Routing
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import Miss
-from costgraph.symbols import S, T, q, symbol
+from costgraph.symbols import B, S, T, q, symbol
 
 ONE = Integer(1)
 #: What sizes are tried as multiples of, where an exact reading does not fit together.
@@ -174,6 +175,40 @@ def _routings(graph: Graph) -> set[Routing]:
 
 
 def lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
+    """The graph, with sizes that it leaves open and that an operator decides.
+
+    Returns:
+        As :func:`_fitted`.
+    """
+    decided: dict[Symbol, Expr] = {}
+    while True:
+        try:
+            lowering, graph, parts = _fitted(traced, dialect, mask)
+        except Decided as found:
+            decided[found.size] = found.value
+            sources = tuple(
+                replace(x, shape=tuple(d.xreplace(decided) for d in x.shape))
+                for x in traced.sources
+            )
+            traced = replace(traced, sources=sources)
+            continue
+        except Misfit as error:
+            raise _with_open_sizes(error, traced) from None
+        lowering.notes += [f"{size} is {n}: no other size fits" for size, n in decided.items()]
+        return lowering, graph, parts
+
+
+def _with_open_sizes(error: Misfit, traced: Traced) -> ModelError:
+    """The error, and which sizes the file leaves open that might be the reason."""
+    sizes = {s for x in traced.sources for d in x.shape for s in d.free_symbols} - {B, S}
+    if not sizes:
+        return error
+    named = sorted(map(str, sizes))
+    example = ",".join(f"{name}=…" for name in named)
+    return ModelError(f"{error}; the file leaves open {', '.join(named)}: --dims {example}")
+
+
+def _fitted(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
     """The graph; if sizes fit only where they divide evenly, in parts of them.
 
     Returns:
@@ -183,6 +218,8 @@ def lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Grap
     exact = Lowering(traced, dialect, mask)
     try:
         return exact, exact.run(), ()
+    except Decided:
+        raise
     except ModelError as error:
         uneven = sorted(exact.rounded(), key=str)
         if not uneven:
@@ -197,6 +234,8 @@ def lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Grap
         lowering = Lowering(replace(traced, sources=sources), dialect, mask)
         try:
             graph = lowering.run()
+        except Decided:
+            raise
         except ModelError:
             continue
         back = {part: whole / n for part, whole, n in parts}

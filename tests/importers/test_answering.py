@@ -102,7 +102,11 @@ def decoder(g, later, mark=""):
     g.stored.append(weight("embed", V, D))
     x = g.add("Gather", "embed", "ids")
     query, *rows = (g.heads(x, n) for n in ("q", "k", "v"))
-    own = [g.add("Concat", c, r, axis=2) for c, r in zip(CACHES, rows, strict=True)] if later else rows
+    own = (
+        [g.add("Concat", c, r, axis=2) for c, r in zip(CACHES, rows, strict=True)]
+        if later
+        else rows
+    )
     x = g.add("Add", x, g.attend(query, *own, "o"))
     query = g.heads(x, "cross_q")
     cross = [f"cross_{c}" for c in CACHES]
