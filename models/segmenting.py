@@ -136,8 +136,8 @@ class Segmenter(OnePass):
     def _attended(self, m: Maker, name: str, q: str, k: str, v: str, rate: int) -> str:
         width = self.d / rate / self.heads
         at = Heads(self.d, self.heads, width, True, True, True)
-        parts = (at.project(m, n, x, name) for n, x in zip("qkv", (q, k, v), strict=True))
-        return at.out(m, attended(m, *parts, FULL, prefix=name), name)
+        query, key, value = (at.project(m, n, x, name) for n, x in (("q", q), ("k", k), ("v", v)))
+        return at.out(m, attended(m, query, key, value, FULL, prefix=name), name)
 
     def _both_ways(
         self, m: Maker, name: str, y: str, x: str, tokens: str, places: str, later: bool
