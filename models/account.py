@@ -14,7 +14,8 @@ from sympy import Add, Expr, Integer
 
 from costgraph.counting.count import Row, rows
 from costgraph.errors import InputError, ModelError, clip
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
+from costgraph.models.traced.answering import answering
 from costgraph.models.traced.formats import Dimensions
 from costgraph.models.traced.lowering import Dialect
 from costgraph.models.traced.program import read
@@ -115,6 +116,7 @@ def account(
     dims: Mapping[str, Any] | None = None,
     *,
     mask: str = "skip",
+    decoder: str | None = None,
     at: Mapping[str, Any] | None = None,
 ) -> Account:
     """Reads an ``.onnx`` or ``.pt2`` file and says what became of it.
@@ -122,6 +124,7 @@ def account(
     Args:
         path: the file; nothing in it is run.
         dims, mask: as for :func:`costgraph.models.load_model`.
+        decoder: files of the decoder, as for :func:`costgraph.models.onnx_graph.from_onnx`.
         at: sizes at which shares are given, by symbol (B=1, all others 128, or what limits
             leave of that).
 
@@ -130,14 +133,14 @@ def account(
         InputError: a size is none of the graph's.
     """
     known = Dimensions(dims)
-    traced, dialect = _traced(Path(os.fsdecode(path)), known)
-    calls = list(_calls(traced.calls))
+    (traced, *decoders), dialect = _traced(Path(os.fsdecode(path)), known, decoder)
+    calls = [call for graph in (traced, *decoders) for call in _calls(graph.calls)]
     unknown = Counter(c.target for c in calls if c.target not in dialect.rules)
     listed = tuple(sorted(unknown.items(), key=lambda i: (-i[1], i[0])))
     bound = tuple(known.used.items())
     if unknown:
         return Account(traced.name, traced.dialect, len(calls), 0, listed, bound)
-    found = read(traced, dialect, mask)
+    found = answering(traced, decoders, dialect, mask) if decoders else read(traced, dialect, mask)
     parts, sizes = _parts(found.program, at or {})
     folds = tuple(h.removeprefix("fold: ") for h in found.hits if h.startswith("fold: "))
     rules = Counter(h.partition(":")[0] for h in found.hits if not h.startswith("fold: "))
@@ -149,7 +152,7 @@ def account(
         (),
         bound,
         found.program,
-        _patterns(found.program),
+        _patterns(found.program, dict(sizes)),
         tuple(rules.most_common()),
         folds,
         _reasons(found.misses),
@@ -158,18 +161,23 @@ def account(
     )
 
 
-def _traced(path: Path, dims: Dimensions) -> tuple[Traced, Dialect]:
+def _traced(path: Path, dims: Dimensions, decoder: str | None) -> tuple[list[Traced], Dialect]:
+    """The graphs of the files, the encoder's first where there are several."""
     kind = path.suffix.lower()
     if kind == ".onnx":
-        from costgraph.models.onnx_graph import read_onnx
+        from costgraph.models.onnx_graph import read_files, read_onnx
         from costgraph.models.traced.onnx_layers import DIALECT
 
-        return read_onnx(path, dims), DIALECT
+        if decoder is not None:
+            return list(read_files(path, decoder, dims)), DIALECT
+        return [read_onnx(path, dims)], DIALECT
+    if decoder is not None:
+        raise ModelError("an encoder and its decoder are read from .onnx files")
     if kind == ".pt2":
         from costgraph.models.pt2_file import read_pt2
         from costgraph.models.traced.aten import DIALECT as ATEN
 
-        return read_pt2(path, dims), ATEN
+        return [read_pt2(path, dims)], ATEN
     raise ModelError(f"{clip(str(path), 200)}: an exported graph is an .onnx or a .pt2 file")
 
 
@@ -182,10 +190,20 @@ def _calls(calls: tuple[Call, ...]) -> Iterator[Call]:
                 yield from _calls(item.calls)
 
 
-def _patterns(program: Program) -> tuple[tuple[str, int], ...]:
+def _steps(program: Program) -> Iterator[Phase]:
+    """A phase for each graph of a program; one that runs it once where there is one."""
+    done: set[int] = set()
+    for phase in sorted(program.phases, key=lambda p: p.span is not None):
+        if id(phase.graph) not in done:
+            done.add(id(phase.graph))
+            yield phase
+
+
+def _patterns(program: Program, at: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Attention, norms, feed-forward blocks … of one step."""
     found: Counter[str] = Counter()
-    for row in rows(program.graph):
+    sizes = {symbol(name): Integer(n) for name, n in at.items()}
+    for phase, row in ((p, r) for p in _steps(program) for r in rows(p.graph)):
         op, users = row.node.op, row.graph.consumers[row.node.outputs[0].name]
         if isinstance(op, AttentionValues):
             name = "attention"
@@ -198,7 +216,7 @@ def _patterns(program: Program) -> tuple[tuple[str, int], ...]:
             name, understood = _part_of(row)
             if not understood or row.node.op.is_view:
                 continue
-        found[name] += int(row.count)
+        found[name] += int(phase.bind(row.count).xreplace(sizes))
     return tuple(found.most_common())
 
 
@@ -209,17 +227,19 @@ def _reasons(misses: tuple[Miss, ...]) -> tuple[tuple[str, int], ...]:
 def _parts(
     program: Program, given: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[tuple[str, int], ...]]:
-    """What the first phase that has a step of its own is made of, and at what sizes."""
-    phase = next(p for p in program.phases if p.span is None)
-    counted = [(r, phase.bind(r.total.total_flops), phase.bind(r.count)) for r in rows(phase.graph)]
-    free = {s for _, flop, _ in counted for s in flop.free_symbols}
-    free |= {symbol(name) for name in given} & {
-        s for x in program.limits for s in phase.limited(x).symbols
-    }
+    """What the steps of a program are made of, one of each graph, and at what sizes."""
+    steps = tuple(_steps(program))
+    counted = [
+        (row, phase.bind(row.total.total_flops), phase.bind(row.count))
+        for phase in steps
+        for row in rows(phase.graph)
+    ]
+    limits = [phase.limited(x) for phase in steps for x in program.limits]
+    free = {s for _, flop, count in counted for e in (flop, count) for s in e.free_symbols}
+    free |= {symbol(name) for name in given} & {s for x in limits for s in x.symbols}
     unused = sorted(set(given) - {s.name for s in free})
     if unused:
         raise InputError(f"{program.name}: no size of a step is called {clip(unused[0])}")
-    limits = [phase.limited(x) for x in program.limits]
     most = USUAL
     while True:
         sizes = {s: Integer(given.get(s.name, 1 if s.name == "B" else most)) for s in free}

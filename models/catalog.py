@@ -22,7 +22,7 @@ from costgraph.quoting import visible
 #: Suffixes of files that hold a graph.
 GRAPHS = (".onnx", ".pt2")
 #: Options of the readers of exported graphs; ``symbols`` is another word for ``dims``.
-GRAPH_OPTIONS = ("dims", "mask", "name", "recognise", "symbols")
+GRAPH_OPTIONS = ("decoder", "dims", "mask", "name", "recognise", "symbols")
 _USUAL = {
     name: parameter.default
     for name, parameter in signature(import_config).parameters.items()
@@ -141,12 +141,17 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     if hasattr(spec, "graph_signature"):  # an ExportedProgram, without importing PyTorch
         from costgraph.models.torch_export import from_torch
 
-        return from_torch(spec, **_graph_options("an exported program", options))
+        known = _graph_options("an exported program", options)
+        return from_torch(spec, **_without_decoder(known))
     path = _path_of(spec)
     if path is not None and path.suffix.lower() in GRAPHS:
         return _graph(path, options)
     if path is not None and path.suffix.lower() == ".gguf":
         return _gguf(path, options)
+    if options.get("decoder") is not None:
+        raise ModelError(
+            "decoder is for an encoder in an .onnx file: it names the rest of the model"
+        )
     if "dims" in options:
         raise ModelError(
             f"dims are for exported graphs ({', '.join(GRAPHS)}); a configuration has "
@@ -245,7 +250,7 @@ def _graph(path: Path, options: Mapping[str, Any]) -> Program:
         return from_onnx(path, **known)
     from costgraph.models.torch_export import load_pt2
 
-    return load_pt2(path, **known)
+    return load_pt2(path, **_without_decoder(known))
 
 
 def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,6 +266,13 @@ def _graph_options(shown: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"exported graphs have no option {clip(key)}{nearest(key, GRAPH_OPTIONS)}"
             )
     return found
+
+
+def _without_decoder(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a graph that is a program of ``torch.export``."""
+    if options.get("decoder") is not None:
+        raise ModelError("an encoder and its decoder are read from .onnx files")
+    return {k: v for k, v in options.items() if k != "decoder"}
 
 
 def _exists(path: Path) -> bool:

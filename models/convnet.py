@@ -15,7 +15,9 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
 from costgraph.models.vision import OnePass, Size
 from costgraph.ops import Add, AsSequence, Multiply
+from costgraph.ops.arrays import Join
 from costgraph.ops.image import AsImage, MeanPool, Rearrange
+from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.pool import AdaptivePool, Pool, Resize
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
@@ -170,12 +172,17 @@ class VGG(Pyramid):
 
 @dataclass(frozen=True)
 class ConvNextLayer:
-    """A ConvNeXt layer: a depthwise 7×7 convolution, then a feed-forward per position."""
+    """A ConvNeXt layer: a depthwise 7×7 convolution, then a feed-forward per position.
+
+    ``responds``: inside the feed-forward channels are weighed by their norm over the image,
+    relative to that of all (ConvNeXt V2, Woo et al., arXiv 2301.00808).
+    """
 
     size: tuple[Expr, ...]
     width: Expr
     activation: str
     scaled: bool
+    responds: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared."""
@@ -187,11 +194,27 @@ class ConvNextLayer:
         x = m.source(Tensor("hidden", (B, d, *self.size), style.acts))
         y = conv(m, "dwconv", x, d, 7, 1, 3, groups=d)
         y = m.norm("norm", m.add("as_sequence", AsSequence(), y), d, LAYER_NORM)
-        y = FeedForward(d, 4 * d, self.activation, gated=False, bias=True).add(m, y)
+        if self.responds:
+            y = act(m, "mlp_act", m.linear("up_proj", y, 4 * d, d, True), self.activation)
+            y = m.linear("down_proj", self._weighed(m, y), d, 4 * d, True)
+        else:
+            y = FeedForward(d, 4 * d, self.activation, gated=False, bias=True).add(m, y)
         if self.scaled:
             y = m.add("layer_scale", Multiply(), y, m.vector("layer_scale.weight", d))
         y = m.add("as_image", AsImage(self.size), y)
         return m.build(m.add("add", Add(), y, x))
+
+    def _weighed(self, m: Maker, x: str) -> str:
+        """Adds the weighing of channels; ``x (B, n, 4d)`` in and out."""
+        wide = 4 * self.width
+        size = m.add("response", Reduce("norm2", (1,), keep=True), x)
+        mean = m.add("response_mean", Reduce("mean", (2,), keep=True), size)
+        mean = m.add("response_eps", Map("add_constant"), mean)
+        share = m.add("response_share", Map("div"), size, mean)
+        y = m.add("response_mul", Map("mul"), x, share)
+        y = m.add("response_scale", Multiply(), y, m.vector("response.weight", wide))
+        y = m.add("response_shift", Add(), y, m.vector("response.bias", wide))
+        return m.add("response_add", Add(), y, x)
 
 
 @dataclass(frozen=True)
@@ -203,6 +226,9 @@ class ConvNext(Pyramid):
         patch: side and stride of the first convolution.
         activation: of the feed-forward blocks.
         scaled: layers end with a learned scale per channel.
+        responds: of :class:`ConvNextLayer`.
+        bare: no classifier: the mean of all positions in front of them, all behind a norm
+            (DINOv3, arXiv 2508.10104).
     """
 
     widths: tuple[int, ...]
@@ -210,6 +236,8 @@ class ConvNext(Pyramid):
     patch: int = 4
     activation: str = "gelu"
     scaled: bool = True
+    responds: bool = False
+    bare: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
@@ -220,10 +248,15 @@ class ConvNext(Pyramid):
                 x = self._normed(m, f"shrink{index}_norm", x)
                 x = conv(m, f"shrink{index}", x, Integer(width), 2, 2)
             size = m.shape(x)[2:]
-            layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled)
+            layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled, self.responds)
             x = run(m, (Segment(f"stage{index}", layer, Integer(depth)),), x)
-        x = m.add("pool", MeanPool(), x)
-        return self.close(m, m.norm("final_norm", x, m.shape(x)[1], LAYER_NORM))
+        made = m.add("pool", MeanPool(), x)
+        d = m.shape(made)[1]
+        if self.bare:
+            first = m.add("pooled_row", Reshape((B, ONE, d)), made)
+            rows = m.add("rows", AsSequence(), x)
+            return m.build(m.norm("final_norm", m.add("all", Join(1), first, rows), d, LAYER_NORM))
+        return self.close(m, m.norm("final_norm", made, d, LAYER_NORM))
 
     def _normed(self, m: Maker, name: str, x: str) -> str:
         """A layer norm over the channels of an image."""
@@ -243,6 +276,7 @@ class Swin(Pyramid):
         ratio: feed-forward width over width.
         bias: of queries, keys and values.
         activation: of the feed-forward blocks.
+        cosine: layers of Swin V2 (:class:`~costgraph.models.blocks.tower.SwinLayer`).
     """
 
     width: int
@@ -253,6 +287,7 @@ class Swin(Pyramid):
     ratio: Expr = Integer(4)
     bias: bool = True
     activation: str = "gelu"
+    cosine: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
@@ -279,19 +314,19 @@ class Swin(Pyramid):
             heads=Integer(heads),
             head_dim=d / heads,
             qv_bias=self.bias,
-            k_bias=self.bias,
+            k_bias=self.bias and not self.cosine,
             out_bias=True,
         )
         feed = FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True)
-        return SwinLayer(B, size, at, feed, self.window)
+        return SwinLayer(B, size, at, feed, self.window, self.cosine)
 
     def _mask(self, m: Maker, index: int, layer: SwinLayer) -> dict[str, str]:
-        """The mask of a stage under a name of its own."""
-        if not layer.shifts or self.depths[index - 1] < 2:
-            return {}
-        windows, inside = (Integer(n) for n in layer.mask)
-        shape = (windows, inside, inside)
-        return {"window_mask": m.source(Tensor(f"window_mask{index}", shape, m.style.acts))}
+        """What layers of a stage share, under names of its own."""
+        pair = SwinPair(layer, self.depths[index - 1] > 1)
+        return {
+            t.name: m.source(Tensor(f"{t.name}{index}", t.shape, t.dtype))
+            for t in pair.operands(m.style)
+        }
 
     def _merged(self, m: Maker, index: int, x: str, size: tuple[int, int], d: Expr) -> str:
         """Four neighbours become one position: a norm and a product over all four."""
@@ -299,5 +334,8 @@ class Swin(Pyramid):
         if m.shape(x)[1] != 4 * count:
             x = m.add(f"{name}_pad", Resize((B, 4 * count, d / 2)), x)
         x = m.add(name, Rearrange((B, count, 2 * d)), x)
+        if self.cosine:
+            x = m.linear(f"{name}_proj", x, d, 2 * d)
+            return m.norm(f"{name}_norm", x, d, LAYER_NORM)
         x = m.norm(f"{name}_norm", x, 2 * d, LAYER_NORM)
         return m.linear(f"{name}_proj", x, d, 2 * d)

@@ -33,6 +33,8 @@ from costgraph.ops import (
     RelativeBias,
     SelectLast,
 )
+from costgraph.ops.maps import Reduce
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B, N, S, T, q
 
 ONE = Integer(1)
@@ -113,12 +115,12 @@ class AudioFront:
     """Whisper's front: two convolutions over a spectrogram, the second of stride 2.
 
     ``2q`` frames of ``mels`` bands become ``q`` positions; ``positions`` rows of
-    a table are added.
+    a table are added, where there is one.
     """
 
     d: Expr
     mels: Expr
-    positions: Expr
+    positions: Expr | None
     activation: str = "gelu"
 
     def add(self, m: Maker, batch: Expr = B, length: Expr = q) -> tuple[str, str]:
@@ -132,6 +134,8 @@ class AudioFront:
             x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", d))
             x = m.add(f"{name}_act", Activation(self.activation), x)
         x = m.add("as_sequence", AsSequence(), x)
+        if self.positions is None:
+            return x, ""
         places = m.source(Tensor("position_ids", (length,), INT64))
         table = m.weight("positions.weight", self.positions, d)
         position = m.add("position_embed", Embedding(result=m.style.acts), places, table)
@@ -205,6 +209,20 @@ class LabelHead:
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds the head."""
         return m.linear("classifier", hidden, self.labels, self.d, True)
+
+
+@dataclass(frozen=True)
+class HalvedNorm:
+    """The mean of each two positions, and a norm behind it."""
+
+    d: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds both; ``hidden (B, q, d)`` to ``(B, q/2, d)``."""
+        batch, length, d = m.shape(hidden)
+        x = m.add("pairs", Reshape((batch, length / 2, Integer(2), d)), hidden)
+        x = m.add("halved", Reduce("mean", (2,)), x)
+        return m.norm("final_norm", x, self.d, Norm("layer", True))
 
 
 class Front(Protocol):

@@ -282,8 +282,8 @@ COUNTS = frozenset(
 )
 
 
-#: Those of them that may hold one count for each layer.
-LISTED = frozenset({"intermediate_size"})
+#: Those of them that may hold one count for each layer or stage.
+LISTED = frozenset({"intermediate_size", "num_attention_heads"})
 
 #: Keys that hold an object, whichever family reads them.
 OBJECTS = frozenset(

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.files import outside
 from costgraph.ir.program import Program
+from costgraph.models.traced.answering import answering
 from costgraph.models.traced.formats import LARGEST, Dimensions
 from costgraph.models.traced.program import program_of
 from costgraph.models.traced.record import MOST, Branch, Call, Ref, Result, Source, Traced
@@ -28,6 +29,8 @@ from costgraph.quoting import visible
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+#: Files of a decoder.
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 #: protobuf cannot hold more.
 LARGEST_FILE = 2**31 - 1
 #: Elements of small constants that are read.
@@ -51,8 +54,9 @@ def from_onnx(
     name: str = "",
     mask: str = "skip",
     recognise: bool = True,
+    decoder: Paths | None = None,
 ) -> Program:
-    """A program of one ``forward`` phase from an ONNX file.
+    """A program of one ``forward`` phase from an ONNX file, or of an encoder–decoder model.
 
     Args:
         path: the file; files with weights beside it are not opened.
@@ -64,18 +68,47 @@ def from_onnx(
             :data:`costgraph.ops.pattern.COUNTED`.
         recognise: find attention, norms, rotary embedding and repeated layers
             (:class:`costgraph.models.recognition.recognise.Recognise`).
+        decoder: where the file holds the encoder of an encoder–decoder model: the file or
+            files of its decoder, see :mod:`costgraph.models.traced.answering`; a text may
+            name several, with commas between.
 
     Raises:
         ModelError: the file cannot be read, or holds an operator without a rule.
     """
-    traced = read_onnx(Path(path), Dimensions(dims), name)
     from costgraph.models.traced.onnx_layers import DIALECT
 
-    return program_of(traced, DIALECT, mask, recognise)
+    if decoder is None:
+        traced = read_onnx(Path(path), Dimensions(dims), name)
+        return program_of(traced, DIALECT, mask, recognise)
+    if not recognise:
+        raise ModelError("an encoder with its decoder is always recognised: leave recognise out")
+    encoder, *decoders = read_files(path, decoder, Dimensions(dims), name)
+    return answering(encoder, decoders, DIALECT, mask).program
 
 
-def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
-    """The traced graph in a file.
+def read_files(
+    path: str | os.PathLike[str], decoder: Paths, dims: Dimensions, name: str = ""
+) -> tuple[Traced, ...]:
+    """The traced graphs of an encoder and of the files of its decoder.
+
+    Raises:
+        ModelError: one cannot be read, or a name in ``dims`` is in none.
+    """
+    if isinstance(decoder, str):
+        decoder = decoder.split(",")
+    elif isinstance(decoder, os.PathLike):
+        decoder = (decoder,)
+    files = [Path(path), *(Path(os.fsdecode(p)) for p in decoder)]
+    found = [
+        read_onnx(file, dims, name if index == 0 else "", check=False)
+        for index, file in enumerate(files)
+    ]
+    dims.check(found[0].name)
+    return tuple(found)
+
+
+def read_onnx(path: Path, dims: Dimensions, name: str = "", check: bool = True) -> Traced:
+    """The traced graph in a file; ``check`` refuses names of dimensions that it does not have.
 
     Raises:
         ModelError: it cannot be read.
@@ -86,7 +119,8 @@ def read_onnx(path: Path, dims: Dimensions, name: str = "") -> Traced:
         traced = _Reader(label, model, dims).read()
     except RecursionError:
         raise ModelError(f"{label}: nested too deeply") from None
-    dims.check(label)
+    if check:
+        dims.check(label)
     return traced
 
 
@@ -369,8 +403,10 @@ class _Reader:
         for tensor in graph.initializer:
             self._add(sources, self._stored(tensor))
         calls = self._calls(graph, sources, around)
-        outputs = tuple(self._text(o.name) for o in graph.output)
-        return Branch(tuple(sources.values()), tuple(calls), outputs)
+        inputs, outputs = (
+            tuple(self._text(v.name) for v in values) for values in (graph.input, graph.output)
+        )
+        return Branch(tuple(sources.values()), tuple(calls), outputs, inputs)
 
     def _attribute(self, item: AttributeProto, around: Mapping[str, Source]) -> Any:
         kind = item.type

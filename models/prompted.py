@@ -1,4 +1,4 @@
-"""Denoisers of images and video that attend to their prompt apart: Wan, LTX, PixArt.
+"""Denoisers of images and video that attend to their prompt apart: Wan, LTX, PixArt, Sana.
 
 ``G`` latent patches of an image or a video, ``S`` prompt tokens.
 """
@@ -11,10 +11,11 @@ from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
+from costgraph.models.blocks import Maker, Norm, Segment, Style
 from costgraph.models.blocks.adaptive import BARE, of_number, two_layers
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import latent_patches
+from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.prompted import PromptedLayer
 from costgraph.models.blocks.stack import run
 from costgraph.models.denoise import Denoiser, sequence
@@ -35,12 +36,14 @@ class PromptedTransformer(Denoiser):
         text: width of the prompt's vectors.
         waves: frequencies of the time step.
         fixed: positions are added from a fixed table.
+        linear: self-attention without softmax; text_norm: behind the prompt's products, or None
+            (Sana).
         sized: height, width and their ratio are inputs (PixArt at 1024 pixels).
     """
 
     at: Heads
     cross: Heads
-    feed: FeedForward
+    feed: Block
     layers: Expr
     channels: Expr
     patch: tuple[Expr, ...]
@@ -51,6 +54,8 @@ class PromptedTransformer(Denoiser):
     cross_norm: Norm | None = None
     fixed: bool = False
     sized: bool = False
+    linear: bool = False
+    text_norm: Norm | None = None
 
     def positions(self, style: Style) -> Expr:
         return G
@@ -73,7 +78,11 @@ class PromptedTransformer(Denoiser):
         )
         prompt = sequence(m, "prompt", S, self.text)
         prompt = two_layers(m, "text", prompt, d, d, "gelu_tanh")
-        layer = PromptedLayer(G, S, self.at, self.cross, self.feed, self.norm, self.cross_norm)
+        if self.text_norm is not None:
+            prompt = m.norm("text_norm", prompt, d, self.text_norm)
+        layer = PromptedLayer(
+            G, S, self.at, self.cross, self.feed, self.norm, self.cross_norm, self.linear
+        )
         given = {"conditioning": shared, "prompt_rows": prompt}
         x = run(m, (Segment("layers", layer, self.layers),), x, **given)
         shift, scale = (

@@ -21,7 +21,7 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
-from costgraph.ops import Activation, Add, Concat, SelectLast
+from costgraph.ops import Activation, Add, Concat, RelativeBias, Scale, SelectLast
 from costgraph.ops.image import Cut, Similarity
 from costgraph.ops.maps import Reduce
 from costgraph.ops.views import Expand, Reshape
@@ -82,6 +82,8 @@ class Tower:
         scaled: layers scale what their blocks make.
         norm: of the layers.
         head: pools all positions behind the back norm, or None.
+        biases: rows of a table of position biases that all layers share, or None.
+        frames: of a video, in front of height and width; None for a picture.
     """
 
     patches: Patches
@@ -94,6 +96,8 @@ class Tower:
     scaled: bool = False
     norm: Norm = LAYER_NORM
     head: Pooling | None = None
+    biases: Expr | None = None
+    frames: Expr | None = None
 
     @property
     def grid(self) -> Size:
@@ -107,17 +111,27 @@ class Tower:
 
     def positions(self, style: Style) -> Expr:
         """Positions per image, the class token included."""
-        return self.patches.count(self.sized(style))
+        return self.patches.count(self._shown(style))
+
+    def _shown(self, style: Style) -> tuple[Expr, ...]:
+        """Sizes of what the patches are cut from."""
+        size = self.sized(style)
+        return size if self.frames is None else (self.frames, *size)
 
     def add(self, m: Maker, batch: Expr = B) -> str:
         """Adds the tower over ``batch`` images: ``(batch, n, d)``, before the back norm."""
-        size = self.sized(m.style)
-        x = picture(m, batch, self.patches.channels, size)
+        x = picture(m, batch, self.patches.channels, self._shown(m.style))
         x = self.patches.add(m, x)
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
         layer = self.layer(batch, m.shape(x)[1])
-        return run(m, (Segment("vision_layers", layer, self.layers),), x)
+        given = {} if self.biases is None else {"position_bias": self._bias(m, m.shape(x)[1])}
+        return run(m, (Segment("vision_layers", layer, self.layers),), x, **given)
+
+    def _bias(self, m: Maker, length: Expr) -> str:
+        """Adds the position bias ``(H, n, n)`` that all layers share."""
+        table = m.vector("relative_bias.weight", self.biases, self.at.heads)
+        return m.add("position_bias", RelativeBias(length, length), table)
 
     def layer(self, batch: Expr, length: Expr) -> TowerLayer:
         """One layer over ``length`` positions."""
@@ -139,6 +153,9 @@ class VisionTransformer(OnePass):
         bias: of the classifier.
         mask: a vector for masked patches rests in memory.
         beside_mean: the classifier reads the mean of all patches beside the class token.
+        mean: it reads that mean in place of the class token.
+        teacher: a second classifier reads the second token.
+        pair: the mean of both tokens passes a norm and the classifier (AST).
     """
 
     tower: Tower
@@ -149,6 +166,9 @@ class VisionTransformer(OnePass):
     bias: bool = True
     beside_mean: bool = False
     mask: bool = False
+    mean: bool = False
+    teacher: bool = False
+    pair: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -170,27 +190,89 @@ class VisionTransformer(OnePass):
             x = m.norm("final_norm", x, d, back)
         if self.head and self.tower.head is not None:
             return self.tower.head.add(m, x), x
-        if self.classes is None and not self.pooler and not late:
+        if self.classes is None and not (self.pooler or self.pair or late):
             return (x,)
         every = x
         # Only the class token is needed; where it stands does not matter to the cost.
-        x = m.add("class_position", SelectLast(ONE), x)
+        x = self._mean(m, every) if self.mean else m.add("class_position", SelectLast(ONE), x)
         if back is not None and late:
             x = m.norm("final_norm", x, d, back)
-        x = m.add("class_vector", Reshape((B, d)), x)
+        x = x if self.mean else m.add("class_vector", Reshape((B, d)), x)
         if late and self.classes is None:
             return x, seen
         if self.beside_mean:
-            first = Integer(self.tower.patches.first)
-            cut = Cut((first, m.shape(every)[1] - first))
-            rest = m.add_many("patches_alone", cut, every)[1]
-            mean = m.add("patches_mean", Reduce("mean", (1,)), rest)
-            x = m.add("beside", Concat(), x, mean)
+            x = m.add("beside", Concat(), x, self._mean(m, every))
+        if self.pair or self.teacher:
+            y = m.add("second_position", SelectLast(ONE), every)
+            y = m.add("second_vector", Reshape((B, d)), y)
+        if self.pair:
+            x = m.add("half", Scale(), m.add("both", Add(), x, y))
+            if self.classes is None:
+                return x, every
+            x = m.norm("head_norm", x, d, LAYER_NORM)
+        if self.teacher and self.classes is not None:
+            first = m.linear("classifier", x, self.classes, d, self.bias)
+            second = m.linear("second_classifier", y, self.classes, d, self.bias)
+            both = m.add("both", Add(), first, second)
+            return (m.add("half", Scale(), both),)
         if self.classes is not None:
             wide = m.shape(x)[-1]
             return (m.linear("classifier", x, self.classes, wide, self.bias),)
         x = m.linear("pooler", x, d, d, True)
         return (m.add("pooler_act", Activation("tanh"), x),)
+
+    def _mean(self, m: Maker, x: str) -> str:
+        """Adds the mean of all patches."""
+        lead = self.tower.patches.lead
+        if lead:
+            x = m.add_many("patches_alone", Cut((lead, m.shape(x)[1] - lead)), x)[1]
+        return m.add("patches_mean", Reduce("mean", (1,)), x)
+
+
+def embedded(m: Maker, text: Ends) -> str:
+    """Adds token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
+    inner = Maker("text", m.style)
+    table = embed(inner, text)[0]
+    made = inner.build(table)
+    for tensor in made.sources:
+        shape = tuple(n.xreplace({q: S}) for n in tensor.shape)
+        m.source(replace(tensor, name=f"text_{tensor.name}", shape=shape))
+    for node in made.nodes:
+        m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
+    return f"text_{table}"
+
+
+@dataclass(frozen=True)
+class TextTower(OnePass):
+    """CLIP's reader alone: ``B`` texts of ``S`` tokens, and the vector of each one's end.
+
+    Attributes:
+        text, layer, layers: of the texts.
+        longest: most tokens.
+        width: of the common space that the vector is projected to, or None.
+    """
+
+    text: Ends
+    layer: TowerLayer
+    layers: Expr
+    longest: int
+    width: Expr | None = None
+
+    def positions(self, style: Style) -> Expr:
+        return S
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return positions_end(S, self.longest)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.text.d
+        y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
+        y = m.norm("text_norm", y, d, LAYER_NORM)
+        end = m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
+        if self.width is None:
+            return m.build(y, end)
+        return m.build(m.linear("text_proj", end, self.width, d), y)
 
 
 @dataclass(frozen=True)
@@ -228,7 +310,7 @@ class ImageText(OnePass):
         m = Maker(name, style)
         image = self._image(m)
         w = self.text.d
-        y = self._embedded(m)
+        y = embedded(m, self.text)
         y = run(m, (Segment("text_layers", self.layer, self.layers),), y)
         y = m.norm("text_norm", y, w, LAYER_NORM)
         y = m.add("end_position", SelectLast(ONE), y)
@@ -249,18 +331,6 @@ class ImageText(OnePass):
         x = m.add("class_position", SelectLast(ONE), x)
         x = m.add("class_vector", Reshape((B, d)), x)
         return self._joint(m, "image", m.norm("vision_norm", x, d, LAYER_NORM), d)
-
-    def _embedded(self, m: Maker) -> str:
-        """Token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
-        inner = Maker("text", m.style)
-        table = embed(inner, self.text)[0]
-        made = inner.build(table)
-        for tensor in made.sources:
-            shape = tuple(n.xreplace({q: S}) for n in tensor.shape)
-            m.source(replace(tensor, name=f"text_{tensor.name}", shape=shape))
-        for node in made.nodes:
-            m.add(f"text_{node.name}", node.op, *(f"text_{i}" for i in node.inputs))
-        return f"text_{table}"
 
     def _joint(self, m: Maker, name: str, x: str, d: Expr, bias: bool = False) -> str:
         x = m.linear(f"{name}_proj", x, self.width, d, bias)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks import Maker
+from costgraph.models.blocks import Maker, Norm
 from costgraph.models.blocks.image import act, conv, group_norm
-from costgraph.ops import AsSequence
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.ops import Add, AsSequence
+from costgraph.ops.views import Reshape, Slice, Transpose
 from costgraph.symbols import B, q
 
 ONE = Integer(1)
+ZERO = Integer(0)
 #: (kernel, stride) of Moonshine's three convolutions.
 STEPS = ((127, 64), (7, 3), (3, 2))
+Steps = Sequence[tuple[int, int]]
 
 
-def samples_for(positions: Expr) -> Expr:
-    """The fewest samples that Moonshine's convolutions turn into so many positions."""
-    for kernel, stride in reversed(STEPS):
+def samples_for(positions: Expr, steps: Steps = STEPS) -> Expr:
+    """The fewest samples that convolutions, (kernel, stride) each, turn into so many positions."""
+    for kernel, stride in reversed(steps):
         positions = stride * (positions - 1) + kernel
     return positions.expand()
 
@@ -43,3 +48,102 @@ class WaveFront:
         x = act(m, "conv2_act", conv(m, "conv2", x, 2 * d, second, by2), "gelu")
         x = act(m, "conv3_act", conv(m, "conv3", x, d, third, by3), "gelu")
         return m.add("as_sequence", AsSequence(), x), ""
+
+
+def as_channels(m: Maker, name: str, x: str) -> str:
+    """Adds the view of a sequence ``(B, n, C)`` as ``(B, C, n)``."""
+    return m.add(name, Transpose((0, 2, 1)), x)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Positions from convolutions over the sequence, added to it.
+
+    Attributes:
+        kernel, groups: of each.
+        count: convolutions, one behind the other; several have norms without weights between.
+        gain: the kernel of a single one has a gain per tap (weight norm), which is folded into
+            it and rests in memory.
+        activation: behind each.
+    """
+
+    kernel: int
+    groups: int
+    count: int
+    gain: bool
+    activation: str
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the positions; ``x (B, n, d)`` in and out."""
+        _, length, d = m.shape(x)
+        y = as_channels(m, "place_channels", x)
+        if self.gain:
+            shape = (ONE, Integer(self.kernel))
+            m.add("place_gain_row", Reshape(shape), m.vector("place_gain", Integer(self.kernel)))
+        for index in range(1, self.count + 1):
+            name = f"place{index}"
+            y = conv(m, name, y, d, self.kernel, 1, self.kernel // 2, Integer(self.groups))
+            if self.kernel % 2 == 0:  # one position too many
+                y = m.add(f"{name}_cut", Slice(2, ZERO, length), y)
+            if not self.gain:
+                z = m.norm(f"{name}_norm", m.add(f"{name}_rows", AsSequence(), y), d, _PLAIN)
+                y = as_channels(m, f"{name}_back", z)
+            y = act(m, f"{name}_act", y, self.activation)
+        return m.add("place_add", Add(), m.add("place_rows", AsSequence(), y), x)
+
+
+_PLAIN = Norm("layer", False, False)
+
+
+@dataclass(frozen=True)
+class SpeechFront:
+    """wav2vec 2.0's front (arXiv 2006.11477): convolutions over samples, a product, positions.
+
+    Attributes:
+        d: width of the sequence.
+        widths, steps: of the convolutions: channels, and (kernel, stride).
+        bias: of the convolutions.
+        every: a norm over channels behind each convolution, or a group norm behind the first.
+        activation: behind each.
+        normed: a norm in front of the product.
+        placing: what adds positions.
+        norm: behind them, or None.
+        mask: a vector for masked positions rests in memory.
+    """
+
+    d: Expr
+    widths: tuple[int, ...]
+    steps: tuple[tuple[int, int], ...]
+    bias: bool
+    every: bool
+    activation: str
+    normed: bool
+    placing: Placing
+    norm: Norm | None
+    mask: bool
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the front over ``q`` positions: (hidden state, no table)."""
+        x = m.source(Tensor("samples", (B, ONE, samples_for(q, self.steps)), m.style.acts))
+        for index, (width, (kernel, stride)) in enumerate(
+            zip(self.widths, self.steps, strict=True), start=1
+        ):
+            name, channels = f"conv{index}", Integer(width)
+            x = conv(m, name, x, channels, kernel, stride, bias=self.bias)
+            if self.every:
+                y = m.norm(
+                    f"{name}_norm", m.add(f"{name}_rows", AsSequence(), x), channels, LAYER_NORM
+                )
+                x = as_channels(m, f"{name}_back", y)
+            elif index == 1:
+                x = group_norm(m, f"{name}_norm", x, channels)
+            x = act(m, f"{name}_act", x, self.activation)
+        x = m.add("as_sequence", AsSequence(), x)
+        wide = Integer(self.widths[-1])
+        if self.normed:
+            x = m.norm("feature_norm", x, wide, LAYER_NORM)
+        x = m.linear("feature_proj", x, self.d, wide, True)
+        if self.mask:
+            m.add("mask_row", Reshape((ONE, self.d)), m.vector("mask", self.d))
+        x = self.placing.add(m, x)
+        return (x if self.norm is None else m.norm("front_norm", x, self.d, self.norm)), ""

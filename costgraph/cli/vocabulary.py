@@ -174,7 +174,13 @@ def add_conventions(command: argparse.ArgumentParser) -> None:
 
 
 def add_dims(command: argparse.ArgumentParser) -> None:
-    """Dimensions of models that are exported graphs."""
+    """Dimensions of models that are exported graphs, and further graphs of a model."""
+    command.add_argument(
+        "--decoder",
+        metavar="FILE[,FILE]",
+        help="the model is the encoder in an .onnx file: the decoder's file, or that of its first "
+        "step and that of later ones",
+    )
     command.add_argument(
         "--dims",
         action="append",
@@ -461,7 +467,7 @@ def conventions(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def dims(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What ``--dims`` states, if anything.
+    """What ``--dims`` and ``--decoder`` state, if anything.
 
     Raises:
         InputError: an item is no NAME=X, or names a dimension again.
@@ -474,4 +480,5 @@ def dims(arguments: argparse.Namespace) -> dict[str, Any]:
         if name in found:
             raise InputError(f"--dims: {clip(name)} is given twice")
         found[name] = value
-    return {"dims": found} if found else {}
+    more = {} if arguments.decoder is None else {"decoder": arguments.decoder}
+    return {"dims": found, **more} if found else more

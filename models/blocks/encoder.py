@@ -104,12 +104,12 @@ class Heads:
         """Adds the projection back to the hidden size."""
         return m.linear(f"{prefix}o_proj", mixed, self.d, self.width, self.out_bias, contract=2)
 
-    def bias(self, m: Maker, context: Expr) -> str:
+    def bias(self, m: Maker, context: Expr, queries: Expr = q) -> str:
         """Name of the position bias, shared or of this layer's own; empty without one."""
         if self.buckets is None:
             return "position_bias" if self.relative else ""
         table = m.vector("relative_bias.weight", self.buckets, self.heads)
-        return m.add("own_position_bias", RelativeBias(q, context), table)
+        return m.add("own_position_bias", RelativeBias(queries, context), table)
 
 
 @dataclass(frozen=True)

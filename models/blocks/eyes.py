@@ -254,8 +254,8 @@ class PatchTower:
 class FixedTower:
     """A tower over images of one size, and a projector.
 
-    A class token is dropped. ``late`` says where the features are taken: in front of the
-    last layer and the norm behind it, which run as well, as in the published code.
+    A class token is dropped, unless ``classed``. ``late`` says where the features are taken: in
+    front of the last layer and the norm behind it, which run as well, as in the published code.
 
     Attributes:
         tower: over one image.
@@ -267,6 +267,7 @@ class FixedTower:
         newline: a learned row ends the rows of an image's grid in the prompt.
         processor: what is made of pictures of a size, or None where that is not known.
         shown: what a request shows, where that is known.
+        classed: the projector sees the class token, too.
     """
 
     tower: Tower
@@ -278,6 +279,7 @@ class FixedTower:
     processor: Processor | None = None
     shown: Seen | None = None
     said: str = "G image tokens, which the prompt's S tokens include, are whole images"
+    classed: bool = False
 
     @property
     def sense(self) -> str:
@@ -309,8 +311,13 @@ class FixedTower:
         return self._kept(style) / tokens_for(self.steps)
 
     def _kept(self, style: Style) -> Expr:
-        """Positions of one image that the projector sees: those without the class token."""
-        return self.tower.positions(style) - self.tower.patches.first
+        """Positions of one image that the projector sees."""
+        return self.tower.positions(style) - self._dropped
+
+    @property
+    def _dropped(self) -> Expr:
+        """Positions in front that the projector does not see."""
+        return Integer(0) if self.classed else self.tower.patches.lead
 
     def positions(self, style: Style) -> Expr:
         """Positions of all images of a sequence."""
@@ -323,7 +330,7 @@ class FixedTower:
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds tower and projector: rows, and what is made and not used."""
         tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
-        images, first = B * self._images(m.style), Integer(tower.patches.first)
+        images, first = B * self._images(m.style), self._dropped
         x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
         if self.normed and tower.back is not None:
             seen = m.norm("final_norm", x, d, tower.back)
@@ -354,7 +361,7 @@ class FixedTower:
             layer = tower.layer(images, m.shape(x)[1])
             x = seen = run(m, (Segment("last_vision_layer", layer, Integer(self.late)),), x)
         if not self.normed and tower.back is not None:
-            x = m.add("class_position", SelectLast(ONE), x) if tower.patches.first else x
+            x = m.add("class_position", SelectLast(ONE), x) if tower.patches.lead else x
             seen = m.norm("final_norm", x, tower.at.d, tower.back)
         if tower.head is not None:
             seen = tower.head.add(m, seen)

@@ -83,7 +83,7 @@ def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> 
 
 @dataclass(frozen=True)
 class Patches:
-    """A convolution without overlap that turns an image into a sequence of patches.
+    """A convolution that turns an image into a sequence of patches.
 
     Attributes:
         d, channels: width of a patch's vector, channels of the image.
@@ -91,6 +91,9 @@ class Patches:
         bias: of the convolution.
         first: learned tokens in front (the class token).
         rows: rows of the position table, or None.
+        registers: learned tokens in front that get no positions.
+        stride: from patch to patch, where they overlap; None where they do not.
+        fixed: positions are added from a table that is no weight.
     """
 
     d: Expr
@@ -99,23 +102,43 @@ class Patches:
     bias: bool = True
     first: int = 0
     rows: Expr | None = None
+    registers: int = 0
+    stride: Size | None = None
+    fixed: bool = False
+
+    @property
+    def lead(self) -> Expr:
+        """Positions in front of the patches."""
+        return Integer(self.first + self.registers)
 
     def count(self, size: Size) -> Expr:
         """Positions of the sequence that an image of ``size`` becomes."""
         from costgraph.ops.conv import output_size
 
-        axes = (output_size(n, p, p, ZERO, ONE) for n, p in zip(size, self.patch, strict=True))
-        return Mul(*axes) + self.first
+        steps = self.stride or self.patch
+        axes = (
+            output_size(n, p, s, ZERO, ONE) for n, p, s in zip(size, self.patch, steps, strict=True)
+        )
+        return Mul(*axes) + self.lead
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the patches of image ``x``: ``(B, n, d)``."""
-        x = conv(m, "patch_embed", x, self.d, self.patch, self.patch, bias=self.bias)
+        x = conv(m, "patch_embed", x, self.d, self.patch, self.stride or self.patch, bias=self.bias)
         x = m.add("as_sequence", AsSequence(), x)
         if self.first == 1:
             token = m.vector("class_token", self.d)
             token = m.add("class_row", Reshape((ONE, self.d)), token)
             x = m.add("prepend", Prepend(), token, x)
+        elif self.first:
+            x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
         if self.rows is not None:
             table = positions_of(m, self.rows, m.shape(x)[1], self.d)
             x = m.add("position_add", Add(), x, table)
+        if self.fixed:
+            table = m.source(Tensor("position_table", m.shape(x)[1:], m.style.acts))
+            x = m.add("position_add", Add(), x, table)
+        if self.registers:
+            # They stand behind the class token: a copy of the sequence all the same.
+            rows = m.vector("registers", Integer(self.registers), self.d)
+            x = m.add("registers_in", Prepend(), rows, x)
         return x

@@ -6,6 +6,7 @@ in their order.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -154,6 +155,18 @@ class Fed:
         return self.feed.add(m, x, f"{prefix}_")
 
 
+@dataclass(frozen=True)
+class Resampling(ABC):
+    """A step that makes ``queries`` rows of the ``positions`` of an image."""
+
+    queries: Expr
+    positions: Expr
+
+    @abstractmethod
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        """Adds the step behind ``x (batch, positions, c)``."""
+
+
 Steps = tuple[Step, ...]
 
 
@@ -172,6 +185,8 @@ def tokens_for(steps: Steps) -> Expr:
             found *= Mul(*step.kernel)
         elif isinstance(step, Squares):
             found *= step.side**2
+        elif isinstance(step, Resampling):
+            found *= step.positions / step.queries
     return found
 
 

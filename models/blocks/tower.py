@@ -12,8 +12,18 @@ from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, RelativeBias, Softmax
+from costgraph.ops import (
+    Activation,
+    Add,
+    AttentionScores,
+    AttentionValues,
+    Multiply,
+    RelativeBias,
+    Scale,
+    Softmax,
+)
 from costgraph.ops.image import Rearrange, WindowMask
+from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL, counted
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
@@ -28,7 +38,8 @@ class TowerLayer:
 
     Attributes:
         batch, length: sequences and positions of each.
-        at: the heads; a rotary width asks for a table ``(length, width)``.
+        at: the heads; a rotary width asks for a table ``(length, width)``, buckets for a table
+            of biases of this layer's own, a position bias for one of all layers.
         feed: the feed-forward block.
         norm: of both blocks.
         causal: positions see earlier ones only.
@@ -48,13 +59,17 @@ class TowerLayer:
     around: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """The rotary table."""
-        if self.at.rotary is None:
-            return ()
-        return (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+        """The rotary table, and the position bias that all layers share."""
+        found: tuple[Tensor, ...] = ()
+        if self.at.rotary is not None:
+            found += (Tensor("rope_table", (self.length, self.at.rotary), style.acts),)
+        if self.at.relative:
+            shape = (self.at.heads, self.length, self.length)
+            found += (Tensor("position_bias", shape, style.acts),)
+        return found
 
     def graph(self, style: Style) -> Graph:
-        """The layer: hidden state and rotary table in, hidden state out."""
+        """The layer: hidden state and shared operands in, hidden state out."""
         m = Maker("layer", style)
         d = self.at.d
         x = m.source(Tensor("hidden", (self.batch, self.length, d), style.acts))
@@ -69,7 +84,8 @@ class TowerLayer:
         query, key, value = self.at.all(m, x)
         pattern = counted(m.style.mask) if self.causal else FULL
         if self.windows is None:
-            return self.at.out(m, attended(m, query, key, value, pattern))
+            bias = self.at.bias(m, self.length, self.length)
+            return self.at.out(m, attended(m, query, key, value, pattern, bias))
         near = (self.batch * self.windows, self.length / self.windows)
         query, key, value = (
             m.add(f"{name}_windows", Reshape((*near, *m.shape(part)[2:])), part)
@@ -120,6 +136,9 @@ class SwinLayer:
         batch, size: images, height and width of the grid.
         at, feed: heads and feed-forward block.
         window: side of a window.
+        cosine: a layer of Swin V2 (Liu et al., arXiv 2111.09883): norms behind the blocks,
+            scores of vectors of unit length times a learned scale, and biases that a small
+            network makes of offsets.
     """
 
     batch: Expr
@@ -127,6 +146,7 @@ class SwinLayer:
     at: Heads
     feed: FeedForward
     window: int
+    cosine: bool = False
 
     @property
     def side(self) -> int:
@@ -145,7 +165,7 @@ class SwinLayer:
         padded = (tall, wide) != self.size
         count, inside = Integer(tall * wide // side**2), Integer(side * side)
         start = m.shape(x)
-        y = m.norm(f"{prefix}attn_norm", x, d, LAYER_NORM)
+        y = x if self.cosine else m.norm(f"{prefix}attn_norm", x, d, LAYER_NORM)
         if padded:
             y = m.add(f"{prefix}pad", Resize((self.batch, Integer(tall * wide), d)), y)
         shape = (self.batch * count, inside, d)
@@ -158,6 +178,11 @@ class SwinLayer:
         y = m.add(f"{prefix}whole", Reshape(whole) if count == 1 else Rearrange(whole), y)
         if padded:
             y = m.add(f"{prefix}crop", Resize(start), y)
+        if self.cosine:
+            y = m.norm(f"{prefix}attn_norm", y, d, LAYER_NORM)
+            x = m.add(f"{prefix}attn_add", Add(), y, x)
+            fed = m.norm(f"{prefix}mlp_norm", self.feed.add(m, x, prefix), d, LAYER_NORM)
+            return m.add(f"{prefix}mlp_add", Add(), fed, x)
         x = m.add(f"{prefix}attn_add", Add(), y, x)
         fed = self.feed.add(m, m.norm(f"{prefix}mlp_norm", x, d, LAYER_NORM), prefix)
         return m.add(f"{prefix}mlp_add", Add(), fed, x)
@@ -165,11 +190,42 @@ class SwinLayer:
     def _attention(self, m: Maker, x: str, masked: bool, windows: Expr, prefix: str) -> str:
         at, inside = self.at, m.shape(x)[1]
         query, key, value = (at.project(m, name, x, prefix) for name in ("q", "k", "v"))
+        if self.cosine:
+            unit = Norm("rms", weight=False)
+            query, key = (
+                m.norm(f"{prefix}{n}_unit", part, at.head_dim, unit)
+                for n, part in (("q", query), ("k", key))
+            )
         scores = m.add(f"{prefix}qk_matmul", AttentionScores(FULL), query, key)
+        if self.cosine:
+            scale = m.vector(f"{prefix}logit_scale", at.heads, ONE, ONE)
+            scale = m.add(f"{prefix}logit_clip", Map("clip"), scale)
+            scale = m.add(f"{prefix}logit_exp", Map("exp"), scale)
+            scores = m.add(f"{prefix}logit_mul", Map("mul"), scores, scale)
+            bias = self._made_bias(m, inside, prefix)
+            return self._mixed(m, scores, bias, value, masked, windows, prefix)
         # The table is made for the configured window, however small the image.
         offsets = Integer((2 * self.window - 1) ** 2)
         table = m.vector(f"{prefix}relative_bias.weight", offsets, at.heads)
         bias = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), table)
+        return self._mixed(m, scores, bias, value, masked, windows, prefix)
+
+    def _made_bias(self, m: Maker, inside: Expr, prefix: str) -> str:
+        """Adds Swin V2's biases ``(H, n, n)``: offsets through two products, bent into bounds."""
+        offsets, inner = Integer((2 * self.side - 1) ** 2), Integer(512)
+        x = m.source(Tensor("offsets", (offsets, Integer(2)), m.style.acts))
+        x = m.linear(f"{prefix}bias_fc1", x, inner, Integer(2), True)
+        x = m.add(f"{prefix}bias_act", Activation("relu"), x)
+        x = m.linear(f"{prefix}bias_fc2", x, self.at.heads, inner)
+        x = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), x)
+        x = m.add(f"{prefix}bias_bent", Activation("sigmoid"), x)
+        return m.add(f"{prefix}bias_scale", Scale(), x)
+
+    def _mixed(
+        self, m: Maker, scores: str, bias: str, value: str, masked: bool, windows: Expr, prefix: str
+    ) -> str:
+        """Adds what follows scores and biases."""
+        at, inside = self.at, m.shape(scores)[2]
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
         if masked:
             mask = m.source(Tensor("window_mask", (windows, inside, inside), m.style.acts))
@@ -194,11 +250,15 @@ class SwinPair:
     both: bool = True
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """The mask of the shifted layer, where it shifts."""
-        if not (self.both and self.layer.shifts):
-            return ()
-        windows, inside = (Integer(n) for n in self.layer.mask)
-        return (Tensor("window_mask", (windows, inside, inside), style.acts),)
+        """The mask of the shifted layer, where it shifts, and Swin V2's offsets."""
+        found: tuple[Tensor, ...] = ()
+        if self.both and self.layer.shifts:
+            windows, inside = (Integer(n) for n in self.layer.mask)
+            found += (Tensor("window_mask", (windows, inside, inside), style.acts),)
+        if self.layer.cosine:
+            offsets = Integer((2 * self.layer.side - 1) ** 2)
+            found += (Tensor("offsets", (offsets, Integer(2)), style.acts),)
+        return found
 
     def graph(self, style: Style) -> Graph:
         """The layers: hidden state and mask in, hidden state out."""

@@ -58,6 +58,10 @@ FILES = (
     "hearing",
     "listening",
     "looking",
+    "patchwise",
+    "speech",
+    "asking",
+    "segmenting",
     "crossing",
 )
 

@@ -13,6 +13,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.prompted import GatedConv
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.denoise import ClassTransformer, Flux, StableDiffusion3
 from costgraph.models.families.common import Family, Reading
@@ -283,6 +284,43 @@ def _pixart(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _sana(fields: Fields) -> Reading:
+    """Sana (arXiv 2410.10629): linear attention, and convolutions in feed-forward blocks."""
+    heads = fields.size("num_attention_heads", default=70)
+    width = fields.size("attention_head_dim", default=32)
+    d = heads * width
+    few = fields.size("num_cross_attention_heads", default=20)
+    each = fields.size("cross_attention_head_dim", default=112)
+    if fields.size("cross_attention_dim", default=2240) != d:
+        raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
+    fields.refuse("guidance_embeds", "an embedded guidance is not supported in this family")
+    fields.refuse("norm_elementwise_affine", "norms with weights are not supported in this family")
+    norm = fields.values.get("qk_norm")
+    if norm is not None:
+        raise ModelError(f"{fields.name}: 'qk_norm' = {clip(norm)} is not supported")
+    for key in ("timestep_scale", "guidance_embeds_scale", "dropout"):
+        fields.values.get(key)
+    bias = fields.flag("attention_bias", False)
+    patch, channels = fields.size("patch_size", default=1), fields.size("in_channels", default=32)
+    inner = widened(fields, "mlp_ratio", 2.5, d)
+    # The size that the weights were made for: any other runs as well.
+    fields.values.get("sample_size")
+    model = PromptedTransformer(
+        at=Heads(Integer(d), Integer(heads), Integer(width), bias, bias, True),
+        cross=Heads(Integer(d), Integer(few), Integer(each), True, True, True),
+        feed=GatedConv(Integer(d), inner),
+        layers=Integer(fields.size("num_layers", default=20)),
+        channels=Integer(channels),
+        patch=(Integer(patch), Integer(patch)),
+        out=Integer(fields.size("out_channels", default=channels) * patch**2),
+        text=Integer(fields.size("caption_channels", default=2304)),
+        fixed=fields.values.get("interpolation_scale") is not None,
+        linear=True,
+        text_norm=Norm(),
+    )
+    return Reading(model)
+
+
 def _sd3(fields: Fields) -> Reading:
     heads = fields.size("num_attention_heads", default=18)
     d = heads * fields.size("attention_head_dim", default=64)
@@ -436,6 +474,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "wan": _wan,
         "ltx": _ltx,
         "pixart": _pixart,
+        "sana": _sana,
     }
 )
 
@@ -453,5 +492,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "WanTransformer3DModel": "wan",
         "LTXVideoTransformer3DModel": "ltx",
         "PixArtTransformer2DModel": "pixart",
+        "SanaTransformer2DModel": "sana",
     }
 )

@@ -1,16 +1,18 @@
-"""Language models behind Whisper's encoder: Qwen2-Audio, Voxtral."""
+"""Language models behind Whisper's encoder: Qwen2-Audio, Voxtral and others; the encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
 
 from costgraph.errors import ModelError
-from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks import FeedForward, Layer, Segment
+from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.projector import (
+    Acted,
     Averaged,
     Beside,
     Normed,
@@ -19,8 +21,8 @@ from costgraph.models.blocks.projector import (
     two_products,
 )
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import AudioFront
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
+from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
 from costgraph.models.families.seeing import before, language
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
@@ -71,6 +73,67 @@ def _qwen2_audio(fields: Fields) -> Reading:
     return before(stack, reading, _ears(heard, steps, stack.ends.d))
 
 
+def _audioflamingo3(fields: Fields) -> Reading:
+    """Qwen2-Audio's encoder and two products (arXiv 2507.08128)."""
+    stack, reading = language(fields, "qwen2")
+    heard = fields.section("audio_config")
+    positions = Integer(heard.size("max_source_positions", default=1500))
+    if positions % 2:
+        raise ModelError(f"{heard.name}: 'max_source_positions' = {positions} must be even")
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    bias = fields.flag("projector_bias", True)
+    steps: Steps = (
+        Averaged((positions,), (Integer(2),)),
+        Normed(LAYER_NORM),
+        *two_products(stack.ends.d, act, bias),
+    )
+    return before(stack, reading, _ears(heard, steps, stack.ends.d))
+
+
+def _glmasr(fields: Fields) -> Reading:
+    """Whisper's layers with rotated positions, four of which become one token."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "llama")
+    heard = fields.section("audio_config").renamed(
+        max_source_positions="max_position_embeddings", activation_function="hidden_act"
+    )
+    ears = _ears(heard, (), stack.ends.d)
+    turned = rotary_of(heard, ears.at.head_dim, 0.5)
+    d, wide = ears.at.d, ears.feed.width
+    if wide % d or ears.length % (wide / d):
+        raise ModelError(f"{heard.name}: 'intermediate_size' = {wide} of positions of {d}")
+    act, out = activation_of(fields, "projector_hidden_act", default="gelu"), stack.ends.d
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(wide / d),
+        Product("1", 2 * out),
+        Acted(act),
+        Product("2", out),
+    )
+    front, at = replace(ears.front, positions=None), replace(ears.at, rotary=turned)
+    return before(stack, reading, replace(ears, front=front, at=at, steps=steps))
+
+
+def _alone(halved: bool) -> Family:
+    """The encoder by itself; ``halved``: pairs of positions are averaged in front of its norm."""
+
+    def read(fields: Fields) -> Reading:
+        ears = _ears(fields, (), Integer(0))
+        d, length = ears.at.d, int(ears.length)
+        # Positions of clips of one length, as the table has them.
+        layer = Layer(d, Bidirectional(ears.at), ears.feed, LAYER_NORM)
+        model = Encoder(
+            front=ears.front,
+            segments=(Segment("audio_layers", layer, ears.layers),),
+            d=d,
+            norm=None if halved else LAYER_NORM,
+            head=HalvedNorm(d) if halved else None,
+            longest=length,
+        )
+        return Reading(model, assumptions=(f"clips have S = {length} positions as a rule",))
+
+    return read
+
+
 def _voxtral(fields: Fields) -> Reading:
     stack, reading = language(fields, "llama")
     heard = fields.section("audio_config")
@@ -93,7 +156,15 @@ def _voxtral(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+    {
+        "qwen2_audio": _qwen2_audio,
+        "voxtral": _voxtral,
+        "audioflamingo3": _audioflamingo3,
+        "glmasr": _glmasr,
+        "qwen2_audio_encoder": _alone(halved=True),
+        "audioflamingo3_encoder": _alone(halved=True),
+        "voxtral_encoder": _alone(halved=False),
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -101,5 +172,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Qwen2AudioForConditionalGeneration": "qwen2_audio",
         "VoxtralForConditionalGeneration": "voxtral",
+        "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
+        "GlmAsrForConditionalGeneration": "glmasr",
+        "Qwen2AudioEncoder": "qwen2_audio_encoder",
+        "AudioFlamingo3Encoder": "audioflamingo3_encoder",
+        "VoxtralEncoder": "voxtral_encoder",
     }
 )

@@ -16,7 +16,7 @@ from costgraph.models.families.common import Family, Reading, activation_of, cla
 from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
 from costgraph.models.families.vision import clip_tower, grid_of, pixels, tower_of
 from costgraph.models.fields import Fields
-from costgraph.models.vision import ImageText, Tower, VisionTransformer
+from costgraph.models.vision import ImageText, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
 
 #: What configurations of SigLIP's reader leave out.
@@ -98,6 +98,30 @@ def _clip_alone(fields: Fields) -> Reading:
     return Reading(VisionTransformer(tower, width, back_last=True, bias=False))
 
 
+def _clip_text(fields: Fields) -> Reading:
+    """CLIP's reader, the text encoder of image generators."""
+    read = fields.with_defaults(
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        vocab_size=49408,
+        max_position_embeddings=77,
+    )
+    at, feed = tower_of(read, activation_of(read, "hidden_act", default="quick_gelu"))
+    longest = read.size("max_position_embeddings")
+    projects = (class_of(fields.values) or "").endswith("WithProjection")
+    width = Integer(read.size("projection_dim", default=512))
+    model = TextTower(
+        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
+        layer=TowerLayer(B, S, at, feed, causal=True),
+        layers=Integer(read.size("num_hidden_layers")),
+        longest=longest,
+        width=width if projects else None,
+    )
+    return Reading(model)
+
+
 def _dinov2(fields: Fields) -> Reading:
     """A ViT whose layers scale what their blocks make (arXiv 2304.07193)."""
     named = fields.with_defaults(hidden_size=768, num_hidden_layers=12, num_attention_heads=12)
@@ -148,6 +172,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "siglip_vision_model": _siglip_alone,
         "siglip2_vision_model": _siglip2_alone,
         "clip_vision_model": _clip_alone,
+        "clip_text_model": _clip_text,
         "dinov2": _dinov2,
         "internvl_vision": _internvit,
         "intern_vit_6b": _internvit,
@@ -163,6 +188,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Siglip2VisionModel": "siglip2_vision_model",
         "CLIPVisionModel": "clip_vision_model",
         "CLIPVisionModelWithProjection": "clip_vision_model",
+        "CLIPTextModel": "clip_text_model",
+        "CLIPTextModelWithProjection": "clip_text_model",
         "Dinov2Model": "dinov2",
         "Dinov2ForImageClassification": "dinov2",
         "InternVLVisionModel": "internvl_vision",

@@ -53,9 +53,9 @@ def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
     )
 
 
-def _mistral3(fields: Fields) -> Reading:
+def _mistral3(fields: Fields, text: str = "mistral") -> Reading:
     fields.require("vision_feature_layer", -1)
-    stack, reading = language(fields, "mistral")
+    stack, reading = language(fields, text)
     seen = fields.section("vision_config")
     seen.require("model_type", "pixtral")
     merge = fields.size("spatial_merge_size", default=2)
@@ -69,6 +69,11 @@ def _mistral3(fields: Fields) -> Reading:
         *two_products(d, act, bias),
     )
     return before(stack, reading, _pixtral_eyes(seen, merge, steps, d))
+
+
+def _lighton_ocr(fields: Fields) -> Reading:
+    """Mistral 3's eyes in front of Qwen3."""
+    return _mistral3(fields.with_defaults(projector_hidden_act="gelu"), "qwen3")
 
 
 def _lfm2_vl(fields: Fields) -> Reading:
@@ -185,6 +190,7 @@ def _exaone4_5(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "mistral3": _mistral3,
+        "lighton_ocr": _lighton_ocr,
         "lfm2_vl": _lfm2_vl,
         "kimi_k25": _kimi_k25,
         "exaone4_5": _exaone4_5,
@@ -195,6 +201,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Mistral3ForConditionalGeneration": "mistral3",
+        "LightOnOcrForConditionalGeneration": "lighton_ocr",
         "Lfm2VlForConditionalGeneration": "lfm2_vl",
         "KimiK25ForConditionalGeneration": "kimi_k25",
         "Kimi_K25ForConditionalGeneration": "kimi_k25",

@@ -386,7 +386,7 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     return Tower(patches, at, feed, layers, size, back=None, scaled=True, norm=norm)
 
 
-def _internvl(fields: Fields) -> Reading:
+def _internvl(fields: Fields, text: str = "qwen2") -> Reading:
     fields.require("vision_feature_layer", -1)
     fields.require("vision_feature_select_strategy", "default")
     seen = fields.section("vision_config")
@@ -394,13 +394,36 @@ def _internvl(fields: Fields) -> Reading:
     seen.require("use_absolute_position_embeddings", True)
     seen.refuse("use_mask_token", "a mask token is not supported")
     seen.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
-    stack, reading = language(fields, "qwen2")
+    stack, reading = language(fields, text)
     tower = internvit(seen, seen.flag("attention_bias", False))
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     fields.values.get("image_seq_length")
     said = "pictures are cut into 1 to 12 tiles, as the published processors do"
     eyes = _intern_eyes(fields, tower, stack, act)
     return before(stack, reading, _in_tiles(eyes, said=said))
+
+
+def _qianfan_ocr(fields: Fields) -> Reading:
+    """InternVL in front of Qwen3."""
+    return _internvl(fields, "qwen3")
+
+
+def _deepseek_vl(fields: Fields) -> Reading:
+    """SigLIP's tower and two products (arXiv 2403.05525); its head runs, and nothing reads it."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "llama")
+    tower = siglip_tower(fields.section("vision_config"))
+    d = stack.ends.d
+    eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True, said=WHOLE)
+    return before(stack, reading, eyes.whole)
+
+
+def _llava_next_video(fields: Fields) -> Reading:
+    """LLaVA-NeXT, which pools the patches of frames; images are as there."""
+    for key in ("spatial_pool_mode", "spatial_pool_stride", "video_seq_length"):
+        fields.values.get(key)
+    found = _llava_next(fields)
+    said = "G counts tokens of images; those of videos, whose patches are pooled, are not counted"
+    return replace(found, assumptions=(*found.assumptions, said))
 
 
 def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedTower:
@@ -504,6 +527,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "smolvlm": _smolvlm,
         "llava_onevision": _llava_onevision,
         "llava_next": _llava_next,
+        "llava_next_video": _llava_next_video,
+        "deepseek_vl": _deepseek_vl,
+        "qianfan_ocr": _qianfan_ocr,
         "internvl": _internvl,
         "internvl_chat": _internvl_chat,
         "llama4": _llama4,
@@ -519,6 +545,9 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "SmolVLMForConditionalGeneration": "smolvlm",
         "LlavaOnevisionForConditionalGeneration": "llava_onevision",
         "LlavaNextForConditionalGeneration": "llava_next",
+        "LlavaNextVideoForConditionalGeneration": "llava_next_video",
+        "DeepseekVLForConditionalGeneration": "deepseek_vl",
+        "QianfanOCRForConditionalGeneration": "qianfan_ocr",
         "InternVLForConditionalGeneration": "internvl",
         "InternVLChatModel": "internvl_chat",
         "Llama4ForConditionalGeneration": "llama4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer, Rational
@@ -15,6 +16,7 @@ from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
+from costgraph.models.segformer import Segformer, Stage
 from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
 from costgraph.symbols import B, S
 
@@ -170,8 +172,21 @@ def _clip(fields: Fields) -> Reading:
     return Reading(model)
 
 
-def _convnext(fields: Fields) -> Reading:
-    _classifier(fields)
+def _convnextv2(fields: Fields) -> Reading:
+    """ConvNeXt V2: no scales, and a weighing of channels inside the feed-forward."""
+    return _convnext(fields, second=True)
+
+
+def _dinov3_convnext(fields: Fields) -> Reading:
+    """ConvNeXt without a classifier."""
+    found = _convnext(fields, bare=True)
+    assert isinstance(found.model, ConvNext)
+    return replace(found, model=replace(found.model, bare=True))
+
+
+def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
+    if not bare:
+        _classifier(fields)
     widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
     depths = sizes(fields, "depths", (3, 3, 9, 3))
     if len(widths) != len(depths):
@@ -186,7 +201,8 @@ def _convnext(fields: Fields) -> Reading:
         depths=depths,
         patch=fields.size("patch_size", default=4),
         activation=activation_of(fields, "hidden_act", default="gelu"),
-        scaled=fields.number("layer_scale_init_value", 1e-6) > 0,
+        scaled=not second and fields.number("layer_scale_init_value", 1e-6) > 0,
+        responds=second,
     )
     return Reading(model)
 
@@ -236,7 +252,13 @@ def _vgg(fields: Fields) -> Reading:
     return Reading(model, assumptions=(FOLDED,) if norms else ())
 
 
-def _swin(fields: Fields) -> Reading:
+def _swinv2(fields: Fields) -> Reading:
+    # The scale of offsets, not how many there are.
+    fields.values.get("pretrained_window_sizes")
+    return _swin(fields, cosine=True)
+
+
+def _swin(fields: Fields, cosine: bool = False) -> Reading:
     _classifier(fields)
     fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
     depths, heads = stages(fields, "depths", "num_heads")
@@ -260,8 +282,45 @@ def _swin(fields: Fields) -> Reading:
         ratio=ratio,
         bias=fields.flag("qkv_bias", True),
         activation=activation_of(fields, "hidden_act", default="gelu"),
+        cosine=cosine,
     )
     return Reading(model)
+
+
+def _segformer(fields: Fields) -> Reading:
+    keys = ("hidden_sizes", "depths", "num_attention_heads", "patch_sizes", "strides", "sr_ratios",
+            "mlp_ratios")  # fmt: skip
+    fields = fields.with_defaults(
+        hidden_sizes=[32, 64, 160, 256],
+        depths=[2, 2, 2, 2],
+        num_attention_heads=[1, 2, 5, 8],
+        patch_sizes=[7, 3, 3, 3],
+        strides=[4, 2, 2, 2],
+        sr_ratios=[8, 4, 2, 1],
+        mlp_ratios=[4, 4, 4, 4],
+    )
+    listed = stages(fields, *keys)
+    fields.require("num_encoder_blocks", len(listed[0]))
+    fields.require("reshape_last_stage", True)
+    for width, heads in zip(listed[0], listed[2], strict=True):
+        divided(fields, width, heads, "width of a stage over heads")
+    parts = (class_of(fields.values) or "").endswith("ForSemanticSegmentation")
+    if not parts:
+        _classifier(fields)
+    decoder = fields.size("decoder_hidden_size", default=256)
+    found = tuple(
+        Stage(width, depth, heads, patch, stride, shrink, ratio)
+        for width, depth, heads, patch, stride, shrink, ratio in zip(*listed, strict=True)
+    )
+    model = Segformer(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields, 512 if parts else 224),
+        classes=Integer(labels_of(fields)),
+        stages=found,
+        decoder=decoder if parts else None,
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+    )
+    return Reading(model, assumptions=(FOLDED,) if parts else ())
 
 
 #: ``model_type`` to the function that reads it.
@@ -269,9 +328,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "vit": _vit,
         "clip": _clip,
+        "metaclip_2": _clip,
         "swin": _swin,
+        "swinv2": _swinv2,
         "convnext": _convnext,
+        "convnextv2": _convnextv2,
+        "dinov3_convnext": _dinov3_convnext,
         "resnet": _resnet,
+        "segformer": _segformer,
         "vgg": _vgg,
     }
 )
@@ -282,8 +346,14 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ViTForImageClassification": "vit",
         "ViTModel": "vit",
         "CLIPModel": "clip",
+        "MetaClip2Model": "metaclip_2",
+        "Swinv2ForImageClassification": "swinv2",
+        "DINOv3ConvNextModel": "dinov3_convnext",
+        "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
+        "SegformerForImageClassification": "segformer",
+        "SegformerForSemanticSegmentation": "segformer",
         "ResNetForImageClassification": "resnet",
     }
 )

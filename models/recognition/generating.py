@@ -29,7 +29,7 @@ class NotCertain(Exception):
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A step of a language model.
 
     Attributes:
@@ -63,7 +63,7 @@ def in_phases(program: Program) -> Program:
         NotCertain: the graph is not certainly the step of a language model; the text says why.
     """
     graph = program.graph
-    step = _step(graph)
+    step = step_of(graph)
     values: dict[Symbol, Expr] = {}
     if isinstance(step.new, Symbol):
         values[step.new] = q
@@ -90,14 +90,14 @@ def in_phases(program: Program) -> Program:
     ).assuming(*_assumptions(named, step))
 
 
-def _unserved(step: _Step) -> str:
+def _unserved(step: Step) -> str:
     """Why no server runs the step for its requests; empty where one can."""
     if step.batch.is_number:
         return f"its steps are exported for a batch of {step.batch}"
     return "its step takes one position of a prompt" if step.new == ONE else ""
 
 
-def _notes(step: _Step) -> Iterator[str]:
+def _notes(step: Step) -> Iterator[str]:
     if step.most is None:
         past = "T - q" if step.new != ONE else "T - 1"
         yield f"read as prefill and decode: the {step.before} positions of its caches are {past}"
@@ -107,7 +107,7 @@ def _notes(step: _Step) -> Iterator[str]:
         yield f"exported for a batch of {step.batch}: that is what every step processes"
 
 
-def _assumptions(graph: Graph, step: _Step) -> Iterator[str]:
+def _assumptions(graph: Graph, step: Step) -> Iterator[str]:
     if step.new == ONE:
         yield "the exported step takes one position: a prompt passes through it one by one"
     elif step.new in step.logits.shape:
@@ -122,7 +122,14 @@ def _assumptions(graph: Graph, step: _Step) -> Iterator[str]:
         yield "what positions see is data of the exported program: all pairs count"
 
 
-def _step(graph: Graph) -> _Step:
+def step_of(graph: Graph, beside: Expr | None = None) -> Step:
+    """What a graph that appends to caches is, as the step of a language model.
+
+    ``beside`` is a further length of it, that of an encoder's result.
+
+    Raises:
+        NotCertain: it is not certainly one; the text says why.
+    """
     loose = unattended(graph)
     if loose:
         raise NotCertain(f"{loose!r} holds rows of a step that attention alone does not read")
@@ -141,25 +148,32 @@ def _step(graph: Graph) -> _Step:
             break
     else:
         raise NotCertain(f"none of its results are logits of {vocabulary} tokens")
-    step = _Step(batch, new, before, tensor)
-    _check_lengths(graph, step)
+    step = Step(batch, new, before, tensor)
+    _check_lengths(graph, step, beside)
     return step
 
 
 def _vocabulary(graph: Graph, new: Expr) -> Expr:
     """Rows of the table in which the new tokens are looked up."""
+    for ids, table in looked_up(graph):
+        if ids.shape[-1] == new:
+            return table.shape[0]
+    raise NotCertain("no token ids of as many positions as its caches take are looked up")
+
+
+def looked_up(graph: Graph) -> Iterator[tuple[Tensor, Tensor]]:
+    """Operands of a graph that are looked up in a table of weights, each with its table."""
     for node in graph.nodes:
         if not isinstance(node.op, (Embedding, Gather)):
             continue
         operands = graph.operands(node)
         tables = [t for t in operands if t.role is Role.WEIGHT and len(t.shape) == 2]
-        given = [t for t in operands if t in graph.inputs and t.shape and t.shape[-1] == new]
+        given = [t for t in operands if t in graph.inputs and t.shape]
         if len(operands) == 2 and tables and given:
-            return tables[0].shape[0]
-    raise NotCertain("no token ids of as many positions as its caches take are looked up")
+            yield given[0], tables[0]
 
 
-def _check_lengths(graph: Graph, step: _Step) -> None:
+def _check_lengths(graph: Graph, step: Step, beside: Expr | None) -> None:
     new, before = step.new, step.before
     if not (new == ONE or isinstance(new, Symbol)):
         raise NotCertain(f"its caches take {new} positions a step: neither one nor any number")
@@ -170,7 +184,9 @@ def _check_lengths(graph: Graph, step: _Step) -> None:
     free = {
         s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
     }
-    others = sorted(str(s) for s in free - {new, before, B} - step.batch.free_symbols)
+    known = {new, before, B} | step.batch.free_symbols
+    known |= set() if beside is None else beside.free_symbols
+    others = sorted(str(s) for s in free - known)
     if others:
         whole = "" if step.most is not None else f"; where one is {before + new}, dims can say so"
         raise NotCertain(f"it has lengths beside those of its caches: {', '.join(others)}{whole}")

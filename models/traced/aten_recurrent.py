@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +11,7 @@ from sympy import Integer
 
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.record import Call
-from costgraph.models.traced.recurrent import GATES, Cell, layer
+from costgraph.models.traced.recurrent import Cell, layer
 from costgraph.models.traced.value import Value
 
 _KINDS = {
@@ -27,9 +28,10 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
         raise low.wrong("packed sequences are not supported")
     biased, layers, both, first = call.args[3], int(call.args[4]), call.args[7], call.args[8]
     ways = 2 if both else 1
-    each = 4 if biased else 2
-    if len(weights) != layers * ways * each:
-        raise low.wrong("projections of the state are not supported")
+    # Of each direction: two matrices, their biases, and an LSTM's projection of its state.
+    each, rest = divmod(len(weights), layers * ways)
+    if rest or each - (4 if biased else 2) not in (0, int(kind == "lstm")):
+        raise low.wrong(f"{len(weights)} weights of {layers} layers")
     single = len(x.shape) == 2
     if single:
         x = low.reshape(x, (x.shape[0], Integer(1), x.shape[1]))
@@ -41,7 +43,7 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     for index in range(layers):
         at = index * ways
         cells = [
-            _cell(low, kind, activation, weights[(at + d) * each : (at + d + 1) * each])
+            _cell(low, kind, activation, weights[(at + d) * each : (at + d + 1) * each], biased)
             for d in range(ways)
         ]
         begin = [[s[at + d] for s in starts] for d in range(ways)]
@@ -72,13 +74,31 @@ def _layers_joined(low: Lowering, parts: Sequence[Value]) -> Value:
     return parts[0] if len(parts) == 1 else low.join(parts, 0)
 
 
-def _cell(low: Lowering, kind: str, activation: str, given: Sequence[Any]) -> Cell:
+def _cell(low: Lowering, kind: str, activation: str, given: Sequence[Any], biased: bool) -> Cell:
     values = [low.value(v) for v in given]
-    gates = GATES[kind]
-    if values[1].shape[0] != gates * values[1].shape[1]:
-        raise low.wrong("projections of the state are not supported")
-    w_bias, r_bias = (values[2], values[3]) if len(values) == 4 else (None, None)
-    return Cell(kind, values[0], values[1], w_bias, r_bias, activation or "tanh")
+    biases: tuple[Value | None, Value | None] = (values[2], values[3]) if biased else (None, None)
+    cell = Cell(kind, values[0], values[1], *biases)
+    if activation:
+        cell = replace(cell, functions=(activation,))
+    count = 4 if biased else 2
+    return replace(cell, projection=values[count]) if len(values) > count else cell
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(dict.fromkeys(_KINDS, _recurrent))
+def _single(low: Lowering, call: Call) -> tuple[Value, ...] | Value:
+    """``(input, state or states, weights …)``: one step of a cell."""
+    kind, activation = _KINDS[call.target.removesuffix("_cell")]
+    x, states = low.value(call.args[0]), call.args[1]
+    before = [low.value(s) for s in (states if isinstance(states, tuple) else (states,))]
+    weights = [a for a in call.args[2:] if a is not None]
+    cell = _cell(low, kind, activation, weights, len(weights) == 4)
+    batch = (Integer(1),) if len(x.shape) == 1 else ()
+    rows = low.reshape(x, (Integer(1), *batch, *x.shape))
+    start = [low.reshape(s, (*batch, *s.shape)) for s in before]
+    _, last = layer(low, rows, [cell], [start])
+    made = tuple(low.reshape(v, s.shape) for v, s in zip(last, before, strict=True))
+    return made if kind == "lstm" else made[0]
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {**dict.fromkeys(_KINDS, _recurrent), **{f"{k}_cell": _single for k in _KINDS}}
+)

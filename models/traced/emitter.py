@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Symbol
 
 from costgraph.errors import ModelError, clip
 from costgraph.formula.envelope import dominates
@@ -26,7 +26,19 @@ from costgraph.ops.views import Transpose
 
 ONE = Integer(1)
 ZERO = Integer(0)
-_LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
+LABEL = re.compile(r"[^A-Za-z0-9_.\[\]-]+")
+
+
+class Decided(ModelError):
+    """A size that the graph leaves open can be one number only: an operator takes no other."""
+
+    def __init__(self, message: str, size: Symbol, value: Expr) -> None:
+        super().__init__(message)
+        self.size, self.value = size, value
+
+
+class Misfit(ModelError):
+    """Operands of an operator do not fit one another."""
 
 
 class Emitter:
@@ -59,6 +71,15 @@ class Emitter:
         call = self._call
         where = "" if call is None else f" {clip(call.name)} ({call.target[:60]}):"
         return ModelError(f"{self.graph.name}:{where} {message}")
+
+    def decide(self, size: Expr, value: Expr) -> None:
+        """Says that ``size`` must be ``value`` where the graph leaves it open.
+
+        Raises:
+            Decided: it does; the graph is read again with it.
+        """
+        if isinstance(size, Symbol) and value.is_Integer:
+            raise Decided(f"{self.wrong(f'takes {value} for {size}')}", size, value)
 
     def value(self, argument: Any) -> Value:
         """The value of an argument: a reference or a number.
@@ -112,7 +133,7 @@ class Emitter:
     # --- names
 
     def _fresh(self, name: str) -> str:
-        base = _LABEL.sub("_", name).strip("_")[:120] or "value"
+        base = LABEL.sub("_", name).strip("_")[:120] or "value"
         label, count = base, 1
         while label in self._names:
             count += 1

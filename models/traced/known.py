@@ -10,7 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sympy import Expr, Integer, Max, Min, floor
+import numpy as np
+from sympy import Expr, Integer, Max, Min
+
+from costgraph.ops.conv import whole_floor
 
 #: Most elements that are followed.
 MOST_KNOWN = 256
@@ -31,7 +34,7 @@ def _divided(a: Any, b: Any) -> Any:
         return quotient
     if _whole(a) and _whole(b):  # truncation towards zero
         return Integer(int(a) // int(b)) if int(a) * int(b) > 0 else Integer(-(-int(a) // int(b)))
-    return floor(quotient)
+    return whole_floor(quotient)
 
 
 def _compared(test: Callable[[Any], bool]) -> Callable[[Any, Any], Any]:
@@ -98,8 +101,8 @@ _ONE: dict[str, Callable[[Any], Any]] = {
     "sqrt": lambda a: math.sqrt(float(a)),
     "rsqrt": lambda a: 1 / math.sqrt(float(a)),
     "reciprocal": lambda a: 1 / float(a),
-    "floor": lambda a: floor(a) if isinstance(a, Expr) else math.floor(a),
-    "ceil": lambda a: -floor(-a) if isinstance(a, Expr) else math.ceil(a),
+    "floor": lambda a: whole_floor(a) if isinstance(a, Expr) else math.floor(a),
+    "ceil": lambda a: -whole_floor(-a) if isinstance(a, Expr) else math.ceil(a),
     "exp": lambda a: math.exp(float(a)),
     "log": lambda a: math.log(float(a)),
 }
@@ -125,6 +128,23 @@ def computed(function: str, operands: Sequence[Numbers]) -> Numbers | None:
     if any(_whole(x) and abs(int(x)) > _LARGEST for x in made):
         return None
     return made
+
+
+def reordered(values: Numbers, shape: Sequence[int], axes: Sequence[int]) -> Numbers:
+    """Known values of ``shape`` with their axes in another order."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return tuple(array.reshape(shape).transpose(axes).ravel())
+
+
+def stepped(
+    values: Numbers, shape: Sequence[int], axis: int, start: int, stop: int | None, step: int
+) -> tuple[Numbers, tuple[int, ...]]:
+    """A slice of an axis of known values, as Python cuts it, and the shape of the result."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    part = array.reshape(shape)[(slice(None),) * axis + (slice(start, stop, step),)]
+    return tuple(part.ravel()), part.shape
 
 
 def cut(values: Numbers, start: int, stop: int, step: int) -> Numbers:

@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sympy import Integer, Symbol, floor
+from sympy import Expr, Integer, Symbol, floor
 
 from costgraph.errors import ModelError, VerifyError, clip, nearest
-from costgraph.ir.graph import Graph
+from costgraph.ir.dtypes import DType
+from costgraph.ir.graph import Builder, Graph
 from costgraph.ir.op import same
-from costgraph.models.traced.emitter import shown
+from costgraph.ir.tensor import Tensor
+from costgraph.models.traced.emitter import LABEL, Misfit, shown
 from costgraph.models.traced.formats import format_of
 from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.products import Products
-from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, used
+from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, around, used
 from costgraph.models.traced.value import Value
 from costgraph.rewriting.rewrite import live
 
@@ -60,13 +62,50 @@ class Lowering(Products):
         outputs = tuple(dict.fromkeys(self.tensor(v) for v in handed))
         return live(self._builder.build(*outputs))
 
-    def inline(self, branch: Branch) -> tuple[Value, ...]:
-        """What a graph inside the present operator makes."""
-        around = self._call
+    def inline(self, branch: Branch, given: Sequence[Value] = ()) -> tuple[Value, ...]:
+        """What a graph inside the present operator makes of ``given`` inputs."""
+        present = self._call
+        self.values.update(zip(branch.inputs, given, strict=False))
         self._refuse_unknown(branch.calls)
         self._read(branch.sources, branch.calls)
-        self._call = around
+        self._call = present
         return tuple(self.value(Ref(name)) for name in branch.outputs)
+
+    def body(self, branch: Branch, given: Mapping[str, Value], last: Mapping[str, Value]) -> Body:
+        """A graph inside the present operator as one of its own, which runs in rounds.
+
+        ``given`` and ``last`` are what stands for the inputs of the graph; they become its
+        first and its last operands. What is known around the graph is known in it, and a
+        weight that nothing else uses is one of its own; all other values around it become
+        operands between those.
+        """
+        outer = (self._builder, self._made, self.values)
+        inner = Counter(n for c in branch.calls for n in used(c))
+        captured: dict[str, Value] = {}
+        for name in around(branch):
+            value = outer[2].get(name)
+            if value is None or value.known is not None:
+                continue
+            if not (value.narrow.is_weight and inner[name] == self._uses[name]):
+                captured[name] = value
+        stand_ins = {n: self.stand_in(v.shape, v.dtype, v) for n, v in captured.items()}
+        self._builder, self._made = Builder(LABEL.sub("_", self.call.name)), set()
+        self.values = outer[2] | dict(given) | stand_ins | dict(last)
+        try:
+            for value in (*given.values(), *stand_ins.values(), *last.values()):
+                if value.known is None:
+                    self._builder.source(Tensor(value.name, value.shape, value.dtype))
+                    self._made.add(value.name)
+            results = self.inline(branch)
+            names = {v.name: self.tensor(v) for v in results if v.known is None}
+            return Body(self._builder, results, names, tuple(captured.values()))
+        finally:
+            self._builder, self._made, self.values = outer
+
+    def stand_in(self, shape: Sequence[Expr], dtype: DType, like: Value | None = None) -> Value:
+        """A value of a body that its region hands in; it has the law of another."""
+        law = None if like is None else like.law
+        return Value(self._fresh("given"), tuple(shape), dtype, law=law)
 
     def _read(self, sources: Sequence[Source], calls: Sequence[Call]) -> None:
         for source in sources:
@@ -83,7 +122,7 @@ class Lowering(Products):
                 known = [v is not None and v.known is not None for v in results]
                 self.constants += bool(known) and all(known)
             except VerifyError as error:
-                raise self.wrong(str(error)) from None
+                raise Misfit(str(self.wrong(str(error)))) from None
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
                 # Graphs come from outside: an operand of the wrong kind is their defect.
                 reason = f"{type(error).__name__}: {error}"
@@ -156,6 +195,27 @@ class Lowering(Products):
             for symbol in part.free_symbols
             if isinstance(symbol, Symbol)
         }
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph inside an operator, which runs in rounds.
+
+    Attributes:
+        builder: holds the graph, and takes no more operations.
+        results: what it makes.
+        names: tensors of the graph by the names of results that are not known.
+        captured: values around it that are operands of it.
+    """
+
+    builder: Builder
+    results: tuple[Value, ...]
+    names: Mapping[str, str]
+    captured: tuple[Value, ...]
+
+    def graph(self, outputs: Sequence[Value]) -> Graph:
+        """The graph with some of its results, none of which is known."""
+        return self.builder.build(*(self.names[v.name] for v in outputs))
 
 
 @dataclass(frozen=True)

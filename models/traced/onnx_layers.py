@@ -13,6 +13,7 @@ from sympy import Expr, Integer, Mul, Rational
 from costgraph.models.traced import (
     onnx_attention,
     onnx_contrib,
+    onnx_loops,
     onnx_recurrent,
     onnx_rules,
     quantized,
@@ -297,6 +298,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **onnx_contrib.RULES,
         "GridSample": _grid_sample,
         "If": _if,
+        **onnx_loops.RULES,
     }
 )
 DIALECT = Dialect(RULES, matrices, frozenset({"Identity"}))

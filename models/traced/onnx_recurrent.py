@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sympy import Integer
 
+from costgraph.errors import clip
 from costgraph.models.traced.lowering import Lowering, Rule
 from costgraph.models.traced.onnx_arguments import attribute, given
 from costgraph.models.traced.quantized import UINT8, stored_with
@@ -14,13 +15,24 @@ from costgraph.models.traced.record import Call
 from costgraph.models.traced.recurrent import GATES, Cell, layer, piece
 from costgraph.models.traced.value import Value
 
+#: Activations of a cell where the file states none.
+_USUAL = {
+    "lstm": ("Sigmoid", "Tanh", "Tanh"),
+    "gru": ("Sigmoid", "Tanh"),
+    "rnn": ("Tanh",),
+}
+#: Activations by ONNX's names in small letters.
+_FUNCTIONS = {
+    "sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "hardsigmoid": "hard_sigmoid",
+    "softsign": "softsign", "softplus": "softplus", "elu": "elu", "leakyrelu": "leaky_relu",
+}  # fmt: skip
 _KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "DynamicQuantizeLSTM": "lstm"}
 
 
 def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     """``X (T, B, I)``, ``W (D, G·H, I)``, ``R (D, G·H, H)``, ``B (D, 2·G·H)``.
 
-    Lengths per sequence do not count: all steps run.
+    Lengths per sequence do not count: all steps run, and the program says so.
     """
     kind = _KINDS[call.target]
     quantised = call.target == "DynamicQuantizeLSTM"
@@ -28,6 +40,11 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     ways = int(w.shape[0])
     if given(call, 7):
         raise low.wrong("peepholes are not supported")
+    for name in ("clip", "input_forget"):
+        if attribute(call, name, 0):
+            raise low.wrong(f"{name!r} is not supported")
+    if given(call, 4):
+        low.notes.append(f"{call.target} {clip(call.name)}: all steps count for every sequence")
     hidden = Integer(attribute(call, "hidden_size", 0)) or r.shape[2]
     wide = GATES[kind] * hidden
     biases = low.value(call.args[3]) if given(call, 3) else None
@@ -38,16 +55,19 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     if rows_first:
         x = low.transpose(x, (1, 0, 2))
     cells, starts = [], []
-    function = str((call.attributes.get("activations") or ("Tanh",))[0]).lower()
+    first = kind == "gru" and not attribute(call, "linear_before_reset", 0)
     for d in range(ways):
         cell_w = piece(low, w, d, ways, (wide, size))
         cell_r = piece(low, r, d, ways, (wide, hidden))
-        pair: list[Value | None] = [None, None]
+        pair: tuple[Value | None, Value | None] = (None, None)
         if biases is not None:
-            pair = [piece(low, biases, 2 * d + i, 2 * ways, (wide,)) for i in range(2)]
+            first_bias, second = (
+                piece(low, biases, 2 * d + i, 2 * ways, (wide,)) for i in range(2)
+            )
+            pair = (first_bias, second)
         narrow = UINT8 if quantised else None
-        plain = function if kind == "rnn" and function in ("relu", "tanh") else "tanh"
-        cells.append(Cell(kind, cell_w, cell_r, pair[0], pair[1], plain, narrow))
+        functions = _functions(low, call, kind, d)
+        cells.append(Cell(kind, cell_w, cell_r, *pair, functions, narrow=narrow, reset_first=first))
         starts.append([_start(low, call, p, d, rows_first) for p in _states(kind)])
     steps, last = layer(low, x, cells, starts)
     # (D, T, B, H) as (T, D, B, H), or (B, T, D, H) where rows come first.
@@ -55,6 +75,17 @@ def _recurrent(low: Lowering, call: Call) -> tuple[Value, ...]:
     if rows_first:
         last = tuple(low.transpose(v, (1, 0, 2)) for v in last)
     return (result, *last)
+
+
+def _functions(low: Lowering, call: Call, kind: str, way: int) -> tuple[str, ...]:
+    """Activations of a direction's cell."""
+    usual = _USUAL[kind]
+    stated = call.attributes.get("activations") or ()
+    named = stated[way * len(usual) : (way + 1) * len(usual)] or usual
+    found = tuple(_FUNCTIONS.get(str(name).lower(), "") for name in named)
+    if "" in found or len(found) != len(usual):
+        raise low.wrong(f"its activations {clip(tuple(stated))} are not supported")
+    return found
 
 
 def _states(kind: str) -> tuple[int, ...]:

@@ -105,6 +105,8 @@ class Products(Arithmetic):
         """A convolution of ``x``, weight and bias; narrow operands as they are stored."""
         self.countable(*operands)
         x, *rest = operands
+        if len(x.shape) > 1 and len(rest[0].shape) > 1:
+            self.decide(x.shape[1], rest[0].shape[1] * op.groups)
         rest = [v.narrow for v in rest]
         if x.stored is not None and not rest[0].dtype.is_float:
             op, x = replace(op, result=op.result or x.dtype), x.stored

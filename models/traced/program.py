@@ -15,11 +15,13 @@ from costgraph.ir.tensor import Role
 from costgraph.models.recognition.caches import appends, with_caches
 from costgraph.models.recognition.generating import NotCertain, in_phases
 from costgraph.models.recognition.recognise import recognised
+from costgraph.models.traced.emitter import Decided, Misfit
 from costgraph.models.traced.lowering import Dialect, Lowering
-from costgraph.models.traced.record import Traced
+from costgraph.models.traced.record import Traced, alternatives
 from costgraph.ops.experts import ExpertLinear, Routing
+from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import Miss
-from costgraph.symbols import S, T, q, symbol
+from costgraph.symbols import B, S, T, q, symbol
 
 ONE = Integer(1)
 #: What sizes are tried as multiples of, where an exact reading does not fit together.
@@ -45,7 +47,7 @@ def program_of(
     """
     if recognise:
         return read(traced, dialect, mask).program
-    lowering, graph, parts = _lowered(traced, dialect, mask)
+    lowering, graph, parts = lowered(traced, dialect, mask)
     return _checked(_forward(traced, lowering, graph, parts))
 
 
@@ -71,7 +73,7 @@ def read(traced: Traced, dialect: Dialect, mask: str = "skip") -> Read:
     Raises:
         ModelError: as for :func:`program_of`.
     """
-    lowering, graph, parts = _lowered(traced, dialect, mask)
+    traced, lowering, graph, parts = _chosen(traced, dialect, mask)
     held = with_caches(graph)
     found = recognised(_forward(traced, lowering, held, parts), mask)
     program = found.program
@@ -84,6 +86,47 @@ def read(traced: Traced, dialect: Dialect, mask: str = "skip") -> Read:
             notes = (*found.program.notes, f"one phase, since {why}")
             program = replace(found.program, notes=notes)
     return Read(_checked(program), lowering.constants, found.hits, found.misses)
+
+
+def _chosen(traced: Traced, dialect: Dialect, mask: str) -> tuple[Traced, Lowering, Graph, Parts]:
+    """The graph; of two that a truth value divides, the one that keeps caches."""
+    either = alternatives(traced)
+    for one in either:
+        made = lowered(one, dialect, mask)
+        if len(either) == 1:
+            return one, *made
+        if any(appends(with_caches(made[1]))):
+            said = "of two graphs that an input chooses between the one with caches is read"
+            return replace(one, notes=(*one.notes, said)), *made
+    return traced, *lowered(traced, dialect, mask)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several graphs that are a program together, recognised.
+
+    Attributes:
+        graph: what runs.
+        constants, hits, misses: as in :class:`Read`.
+        notes, limits: as of a program.
+    """
+
+    graph: Graph
+    constants: int
+    hits: tuple[str, ...]
+    misses: tuple[Miss, ...]
+    notes: tuple[str, ...]
+    limits: tuple[Limit, ...]
+
+
+def part_of(traced: Traced, lowering: Lowering, graph: Graph, parts: Parts, mask: str) -> Part:
+    """``graph``, as it was lowered or changed since, as a part of a program."""
+    found = recognised(_forward(traced, lowering, graph, ()), mask)
+    program = found.program
+    whole: dict[Symbol, Expr] = {part: size / n for part, size, n in parts}
+    limits = tuple(_back(x, whole) for x in program.limits)
+    made = at(program.graph, whole) if whole else program.graph
+    return Part(made, lowering.constants, found.hits, found.misses, program.notes, limits)
 
 
 def _checked(program: Program) -> Program:
@@ -131,7 +174,41 @@ def _routings(graph: Graph) -> set[Routing]:
     return {op.routing for op in operations if isinstance(op, ExpertLinear)}
 
 
-def _lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
+def lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
+    """The graph, with sizes that it leaves open and that an operator decides.
+
+    Returns:
+        As :func:`_fitted`.
+    """
+    decided: dict[Symbol, Expr] = {}
+    while True:
+        try:
+            lowering, graph, parts = _fitted(traced, dialect, mask)
+        except Decided as found:
+            decided[found.size] = found.value
+            sources = tuple(
+                replace(x, shape=tuple(d.xreplace(decided) for d in x.shape))
+                for x in traced.sources
+            )
+            traced = replace(traced, sources=sources)
+            continue
+        except Misfit as error:
+            raise _with_open_sizes(error, traced) from None
+        lowering.notes += [f"{size} is {n}: no other size fits" for size, n in decided.items()]
+        return lowering, graph, parts
+
+
+def _with_open_sizes(error: Misfit, traced: Traced) -> ModelError:
+    """The error, and which sizes the file leaves open that might be the reason."""
+    sizes = {s for x in traced.sources for d in x.shape for s in d.free_symbols} - {B, S}
+    if not sizes:
+        return error
+    named = sorted(map(str, sizes))
+    example = ",".join(f"{name}=…" for name in named)
+    return ModelError(f"{error}; the file leaves open {', '.join(named)}: --dims {example}")
+
+
+def _fitted(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Graph, Parts]:
     """The graph; if sizes fit only where they divide evenly, in parts of them.
 
     Returns:
@@ -141,6 +218,8 @@ def _lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Gra
     exact = Lowering(traced, dialect, mask)
     try:
         return exact, exact.run(), ()
+    except Decided:
+        raise
     except ModelError as error:
         uneven = sorted(exact.rounded(), key=str)
         if not uneven:
@@ -155,6 +234,8 @@ def _lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Gra
         lowering = Lowering(replace(traced, sources=sources), dialect, mask)
         try:
             graph = lowering.run()
+        except Decided:
+            raise
         except ModelError:
             continue
         back = {part: whole / n for part, whole, n in parts}

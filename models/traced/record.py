@@ -8,10 +8,10 @@ so that an importer can be tested without the framework that made the trace.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 #: Most values and calls of a traced graph.
 MOST = 500_000
@@ -80,11 +80,13 @@ class Branch:
 
     Attributes:
         sources, calls, outputs: as in :class:`Traced`.
+        inputs: names of what the operator hands in.
     """
 
     sources: tuple[Source, ...]
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,36 @@ def used(call: Call) -> Iterator[str]:
             for inner in item.calls:
                 yield from used(inner)
             yield from item.outputs
+
+
+def alternatives(traced: Traced) -> tuple[Traced, ...]:
+    """Both graphs that the truth value of an input chooses between by an ``If``, or the only one.
+
+    Exporters put the step that makes caches and the one that finds them into one file so.
+    """
+    chosen = {
+        call.args[0].name
+        for call in traced.calls
+        if call.target == "If" and call.args and isinstance(call.args[0], Ref)
+    }
+    found = [s for s in traced.sources if s.role == "input" and s.name in chosen]
+    if len(found) != 1 or found[0].dtype != "bool":
+        return (traced,)
+    return tuple(_said(traced, found[0], value) for value in (0, 1))
+
+
+def _said(traced: Traced, source: Source, value: int) -> Traced:
+    told = replace(source, role="table", values=(Integer(value),))
+    sources = tuple(told if s is source else s for s in traced.sources)
+    return replace(traced, sources=sources)
+
+
+def around(branch: Branch) -> tuple[str, ...]:
+    """Names of values around a graph that it uses, each once."""
+    own = {s.name for s in branch.sources} | set(branch.inputs)
+    own |= {r.name for call in branch.calls for r in call.results}
+    inner = (name for call in branch.calls for name in used(call))
+    return tuple(dict.fromkeys(n for n in (*inner, *branch.outputs) if n not in own))
 
 
 def references(value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ repeated region whose count is the length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer, Mul
@@ -21,6 +21,7 @@ from costgraph.models.traced.record import Source
 from costgraph.models.traced.value import Value
 from costgraph.ops import Activation, Add, Linear, Multiply, QuantLinear
 from costgraph.ops.arrays import Fill
+from costgraph.ops.elementwise import ACTIVATIONS
 from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.views import Slice, Stack
@@ -37,10 +38,14 @@ class Cell:
 
     Attributes:
         kind: a key of :data:`GATES`.
-        w, r: ``(gates·hidden, input)`` and ``(gates·hidden, hidden)``.
+        w, r: ``(gates·hidden, input)`` and ``(gates·hidden, state)``.
         w_bias, r_bias: ``(gates·hidden)``, or None.
-        activation: of a plain cell.
+        functions: activations of gates, of what is added and of what is given out; of a plain
+            cell its only one.
         narrow: format in which rows are quantised at run time, or None.
+        projection: ``(state, hidden)``, which makes an LSTM's state of its result; or None.
+        reset_first: a GRU's reset gate changes the state in front of the last third of ``r``,
+            not what that makes of it.
     """
 
     kind: str
@@ -48,8 +53,15 @@ class Cell:
     r: Value
     w_bias: Value | None = None
     r_bias: Value | None = None
-    activation: str = "tanh"
+    functions: tuple[str, ...] = ("sigmoid", "tanh", "tanh")
     narrow: DType | None = None
+    projection: Value | None = None
+    reset_first: bool = False
+
+    @property
+    def hidden(self) -> Expr:
+        """Width of a gate."""
+        return self.r.shape[0] / GATES[self.kind]
 
 
 def layer(
@@ -78,7 +90,6 @@ def _direction(
     low: Lowering, x: Value, cell: Cell, start: Sequence[Value | None]
 ) -> tuple[Value, tuple[Value, ...]]:
     length, batch, _ = x.shape
-    hidden = cell.r.shape[1]
     rows = x
     if cell.narrow is not None:
         rows = low.emit(QuantizeTo(cell.narrow), x, name=low.label("quantize"))
@@ -86,78 +97,143 @@ def _direction(
     name = low.label("input")
     taken = low.matmul(rows, low.transpose(cell.w, (1, 0)), cell.w_bias, name, result)
     carried = [
-        low.emit(Fill((batch, hidden), x.dtype), name=low.label("start")) if s is None else s
-        for s in start
+        low.emit(Fill((batch, width), x.dtype), name=low.label("start")) if s is None else s
+        for s, width in zip(start, (cell.r.shape[1], cell.hidden), strict=False)
     ]
-    stored = [v.narrow for v in (cell.r, cell.r_bias) if v is not None]
-    shared = [v for v in stored if not v.is_weight]
-    body = _step(cell, taken, carried, stored)
-    op = Repeat(body, length, len(carried), shared_instances=ONE, parts=1, gathered=1)
+    products = [
+        tuple(v.narrow for v in pair if v is not None)
+        for pair in (*_matrices(low, cell), (cell.projection,))
+    ]
+    shared = [v for pair in products for v in pair if not v.is_weight]
+    body = _step(cell, taken, carried, products)
+    op = Repeat(
+        body,
+        length,
+        len(carried),
+        shared_instances=ONE,
+        rounds="other",
+        parts=1,
+        gathered=1,
+    )
     made = low.emit_many(op, *carried, *shared, taken, name=low.label("steps"))
     return made[-1], made[:-1]
 
 
-def _step(cell: Cell, taken: Value, carried: Sequence[Value], stored: Sequence[Value]) -> Graph:
+def _matrices(low: Lowering, cell: Cell) -> tuple[tuple[Value | None, Value | None], ...]:
+    """The recurrent matrix and its bias, in two parts where the reset gate stands between."""
+    if not cell.reset_first:
+        return ((cell.r, cell.r_bias),)
+    first, rest = (
+        [_rows(low, v, start, count) for v in (cell.r, cell.r_bias)]
+        for start, count in ((ZERO, 2 * cell.hidden), (2 * cell.hidden, cell.hidden))
+    )
+    return ((first[0], first[1]), (rest[0], rest[1]))
+
+
+def _rows(low: Lowering, value: Value | None, first: Expr, count: Expr) -> Value | None:
+    """Rows of a stored weight as a weight of its own; a view of what is computed."""
+    if value is None or not value.is_weight:
+        return None if value is None else low.part(value, 0, first, count)
+    shape = (count, *value.shape[1:])
+    name = f"{value.name}.{'candidate' if first else 'gates'}"
+    return Value(name, shape, value.dtype, source=Source(name, shape, value.dtype.name, "weight"))
+
+
+def _step(
+    cell: Cell, taken: Value, carried: Sequence[Value], products: Sequence[Sequence[Value]]
+) -> Graph:
     """One step: the last states, and the input's projections of the step."""
     g = Builder(cell.kind)
-    hidden = cell.r.shape[1]
+    hidden = cell.hidden
     states = [
         g.source(Tensor(name, v.shape, v.dtype))
         for name, v in zip(("state", "memory"), carried, strict=False)
     ]
-    operands = []
-    for value in stored:
-        role = Role.WEIGHT if value.is_weight else Role.ACTIVATION
-        operands.append(g.source(Tensor(value.name, value.shape, value.dtype, role)))
+    operands = [
+        [
+            g.source(
+                Tensor(v.name, v.shape, v.dtype, Role.WEIGHT if v.is_weight else Role.ACTIVATION)
+            )
+            for v in pair
+        ]
+        for pair in products
+    ]
     given = g.source(Tensor("input", taken.shape[1:], taken.dtype))
-    state = states[0]
-    bias = len(operands) == 2
-    if cell.narrow is not None:
-        row = g.add("quantize", QuantizeTo(cell.narrow), state)
-        product = g.add("recurrent", QuantLinear(bias, result=taken.dtype), row, *operands)
-    else:
-        product = g.add("recurrent", Linear(bias), state, *operands)
+
+    def product(name: str, row: str, place: int) -> str:
+        bias = len(operands[place]) == 2
+        if cell.narrow is not None:
+            row = g.add(f"quantize_{name}", QuantizeTo(cell.narrow), row)
+            return g.add(name, QuantLinear(bias, result=taken.dtype), row, *operands[place])
+        return g.add(name, Linear(bias), row, *operands[place])
 
     def gate(index: int, of: str, label: str) -> str:
         first = hidden * index
         return g.add(f"{label}_{index}", Slice(1, first, hidden), of)
 
+    made = product("recurrent", states[0], 0)
     if cell.kind == "gru":
+        count = 2 if cell.reset_first else 3
+        parts = [(gate(i, given, "x"), gate(i, made, "h")) for i in range(count)]
+        if not cell.reset_first:
+            new = _gated_unit(g, cell, states[0], parts)
+            return g.build(new, new)
+        ahead = gate(2, given, "x")
         new = _gated_unit(
-            g, state, [(gate(i, given, "x"), gate(i, product, "h")) for i in range(3)]
+            g, cell, states[0], parts, lambda held: (ahead, product("candidate", held, 1))
         )
         return g.build(new, new)
-    total = g.add("sum", Add(), product, given)
+    total = g.add("sum", Add(), made, given)
     if cell.kind == "rnn":
-        new = g.add("result", Activation(cell.activation), total)
+        new = _bent(g, "result", cell.functions[0], total)
         return g.build(new, new)
-    new, memory = _long_short(g, states[1], [gate(i, total, "gate") for i in range(4)])
+    new, memory = _long_short(g, cell, states[1], [gate(i, total, "gate") for i in range(4)])
+    if cell.projection is not None:
+        new = product("projection", new, len(operands) - 1)
     return g.build(new, memory, new)
 
 
-def _long_short(g: Builder, memory: str, gates: Sequence[str]) -> tuple[str, str]:
+def _bent(g: Builder, name: str, function: str, x: str) -> str:
+    op = Activation(function) if function in ACTIVATIONS else Map(function)
+    return g.add(name, op, x)
+
+
+def _long_short(g: Builder, cell: Cell, memory: str, gates: Sequence[str]) -> tuple[str, str]:
     """``c' = σ(f)·c + σ(i)·tanh(g)``, ``h' = σ(o)·tanh(c')``."""
     into, forget, out = (
-        g.add(f"{n}_gate", Activation("sigmoid"), gates[i])
+        _bent(g, f"{n}_gate", cell.functions[0], gates[i])
         for i, n in enumerate(("input", "forget", "output"))
     )
-    candidate = g.add("candidate", Activation("tanh"), gates[3])
+    candidate = _bent(g, "candidate", cell.functions[1], gates[3])
     kept = g.add("kept", Multiply(), forget, memory)
     added = g.add("added", Multiply(), into, candidate)
     new = g.add("memory_out", Add(), kept, added)
-    bent = g.add("bent", Activation("tanh"), new)
+    bent = _bent(g, "bent", cell.functions[2], new)
     return g.add("result", Multiply(), out, bent), new
 
 
-def _gated_unit(g: Builder, state: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """``n = tanh(x + σ(r)·h)``, ``h' = (1 − σ(z))·n + σ(z)·h``."""
+def _gated_unit(
+    g: Builder,
+    cell: Cell,
+    state: str,
+    pairs: Sequence[tuple[str, str]],
+    later: Callable[[str], tuple[str, str]] | None = None,
+) -> str:
+    """``n = tanh(x + σ(r)·h)``, ``h' = (1 − σ(z))·n + σ(z)·h``.
+
+    ``later`` makes the parts of the candidate of the state behind the reset gate, where they
+    are not the third of ``pairs``.
+    """
     reset, update = (
-        g.add(f"{n}_gate", Activation("sigmoid"), g.add(f"{n}_sum", Add(), *pairs[i]))
+        _bent(g, f"{n}_gate", cell.functions[0], g.add(f"{n}_sum", Add(), *pairs[i]))
         for i, n in enumerate(("reset", "update"))
     )
-    ahead, behind = pairs[2]
-    held = g.add("held", Multiply(), behind, reset)
-    new = g.add("new", Activation("tanh"), g.add("new_sum", Add(), ahead, held))
+    if later is None:
+        ahead, behind = pairs[2]
+        held = g.add("held", Multiply(), behind, reset)
+    else:
+        ahead, held = later(g.add("held", Multiply(), state, reset))
+    new = _bent(g, "new", cell.functions[1], g.add("new_sum", Add(), ahead, held))
     rest = g.add("rest", Map("add_constant"), update)
     return g.add(
         "result",

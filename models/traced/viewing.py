@@ -12,7 +12,7 @@ from costgraph.formula.least import folded, least, most
 from costgraph.ir.op import same
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.traced.emitter import Emitter, shown
-from costgraph.models.traced.known import MOST_KNOWN
+from costgraph.models.traced.known import MOST_KNOWN, reordered, stepped
 from costgraph.models.traced.laws import (
     joined,
     law_of,
@@ -74,6 +74,9 @@ class Viewing(Emitter):
         if order == tuple(range(len(order))):
             return x
         shape = tuple(x.shape[a] for a in order)
+        if x.known is not None and all(n.is_Integer for n in x.shape):
+            known = reordered(x.known, [int(n) for n in x.shape], order)
+            return self.constant(known, shape, x.dtype)
         if x.flip is not None and tuple(x.axes[a] for a in order) == tuple(range(len(order))):
             return x.flip
         if x.stored is not None and not x.stored.is_weight:
@@ -145,14 +148,18 @@ class Viewing(Emitter):
         size = x.shape[axis]
         if step == 0:
             raise self.wrong("a step of zero")
-        if x.known is not None and len(x.shape) == 1:
-            part = x.known[slice(int(start), int(stop), step)]
-            return self.constant(part, (Integer(len(part)),), x.dtype)
+        if x.known is not None and _all_whole((*x.shape, start, stop)):
+            sizes = [int(n) for n in x.shape]
+            ends = int(start), None if step < 0 and stop < -size else int(stop)
+            part, left = stepped(x.known, sizes, axis, ends[0], ends[1], step)
+            return self.constant(part, tuple(Integer(n) for n in left), x.dtype)
         if step < 0:
             raise self.wrong("slices that run backwards are not supported")
         first, last = self.bound(start, size, inside=True), self.bound(stop, size)
         # A start is within the axis; an end may still stand before it.
-        room = last - first if same(last, size) else most(last - first, ZERO)
+        # Every axis has a position: all but the last of them are no fewer than none.
+        whole = same(last, size) or (first == 0 and same(last, size - 1))
+        room = last - first if whole else most(last - first, ZERO)
         length = room if step == 1 else -((-room) // step)
         return self.part(x, axis, first, length, Integer(step))
 
@@ -189,10 +196,10 @@ class Viewing(Emitter):
         if at.is_number:
             if at >= TO_THE_END:
                 return size
+            if abs(at) <= 1 and not size.is_number:  # every axis has a place
+                return at + size if at < 0 else at
             if at < 0:
                 return most(at + size, ZERO)
-            if at <= 1:  # every axis has a place
-                return least(at, size) if size.is_number else at
             if not inside or size.is_number:
                 return least(at, size)
         elif at.is_negative:
@@ -222,6 +229,10 @@ class Viewing(Emitter):
             if not plain.has(Max, Min):
                 self._assumed.setdefault(clipped, plain)
         return size.xreplace(self._assumed)
+
+
+def _all_whole(values: Sequence[Any]) -> bool:
+    return all(isinstance(n, (int, Integer)) for n in values)
 
 
 def _kept_axes(old: Sequence[Expr], new: Sequence[Expr]) -> dict[int, int] | None:

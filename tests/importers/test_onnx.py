@@ -212,10 +212,10 @@ def test_unknown_operators_are_listed(tmp_path):
     nodes = [
         NODE("Foo", ["x"], ["a"], domain="lab"),
         NODE("Foo", ["a"], ["b"], domain="lab"),
-        NODE("Loop", ["b"], ["y"]),
+        NODE("Bar", ["b"], ["y"], domain="lab"),
     ]
     path = saved(tmp_path, model(nodes, [("x", [2])], [("y", None)]))
-    with pytest.raises(ModelError, match=r"without a cost rule: lab::Foo ×2, Loop ×1"):
+    with pytest.raises(ModelError, match=r"without a cost rule: lab::Foo ×2, lab::Bar ×1"):
         from_onnx(path)
 
 

@@ -1,0 +1,185 @@
+"""Language models behind towers of their own: BLIP-2, Idefics 2, MiniCPM-V, GOT-OCR 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.halving import HalvingTower
+from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.projector import Product, Steps
+from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
+from costgraph.models.blocks.sam import SamEyes
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.segmenting import sam_encoder
+from costgraph.models.families.vision import grid_of, pixels, tower_of
+from costgraph.models.fields import Fields, divided
+from costgraph.models.vision import Tower
+
+
+def _tower(seen: Fields) -> Tower:
+    """BLIP-2's ViT: one product makes queries, keys and values."""
+    seen = seen.with_defaults(
+        hidden_size=1408,
+        intermediate_size=6144,
+        num_hidden_layers=39,
+        num_attention_heads=16,
+        patch_size=14,
+    )
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
+    size, patch = pixels(seen), seen.size("patch_size")
+    patches = Patches(
+        d=at.d,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=1,
+        rows=Integer(grid_of(seen, size, patch) + 1),
+    )
+    layers = Integer(seen.size("num_hidden_layers"))
+    return Tower(patches, replace(at, fused=True), feed, layers, size)
+
+
+def _asking(fields: Fields, tower: Tower) -> Asking:
+    asked = fields.section("qformer_config").with_defaults(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        encoder_hidden_size=1408,
+    )
+    asked.refuse("use_qformer_text_input", "queries beside text are not supported")
+    if Integer(asked.size("encoder_hidden_size")) != tower.at.d:
+        raise ModelError(f"{asked.name}: 'encoder_hidden_size' must be the tower's {tower.at.d}")
+    d, heads = asked.size("hidden_size"), asked.size("num_attention_heads")
+    width = divided(asked, d, heads, "hidden size over heads")
+    act = activation_of(asked, "hidden_act", default="gelu")
+    # Its tables of words stand in the files of other classes.
+    for key in ("vocab_size", "max_position_embeddings", "position_embedding_type"):
+        asked.values.get(key)
+    return Asking(
+        queries=Integer(fields.size("num_query_tokens", default=32)),
+        positions=tower.patches.count(tower.size),
+        at=Heads(Integer(d), Integer(heads), width, True, True, True),
+        feed=FeedForward(
+            Integer(d), Integer(asked.size("intermediate_size")), act, gated=False, bias=True
+        ),
+        layers=asked.size("num_hidden_layers"),
+        every=asked.size("cross_attention_frequency", default=2),
+    )
+
+
+def _blip2(fields: Fields) -> Reading:
+    stack, reading = language(fields, "opt")
+    # What a class for retrieval has in place of a language model.
+    for key in ("image_text_hidden_size", "use_decoder_only_language_model"):
+        fields.values.get(key)
+    tower = _tower(fields.section("vision_config"))
+    steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=WHOLE, classed=True)
+    return before(stack, reading, eyes.whole)
+
+
+def _idefics2(fields: Fields) -> Reading:
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "mistral")
+    text = fields.section("text_config")
+    seen = fields.section("vision_config").with_values(vision_use_head=False)
+    tower = siglip_tower(seen, patch_size=32)
+    asked = fields.section("perceiver_config").with_defaults(hidden_size=4096)
+    d = stack.ends.d
+    if Integer(asked.size("hidden_size")) != d:
+        raise ModelError(f"{asked.name}: 'hidden_size' must be the language model's {d}")
+    heads = asked.size("resampler_n_heads", default=16)
+    few = asked.size("num_key_value_heads", default=4)
+    if heads % few:
+        raise ModelError(f"{asked.name}: {heads} heads are no multiple of {few}")
+    width = Integer(asked.size("resampler_head_dim", default=96))
+    act = activation_of(asked, "hidden_act", default="silu")
+    inner = Integer(text.size("intermediate_size", default=14336))
+    steps: Steps = (
+        Widened(inner, d, activation_of(text, "hidden_act", default="silu")),
+        Perceiving(
+            queries=Integer(asked.size("resampler_n_latents", default=64)),
+            positions=tower.patches.count(tower.size),
+            at=Heads(d, Integer(heads), width, kv_heads=Integer(few)),
+            feed=FeedForward(d, 4 * d, act),
+            layers=asked.size("resampler_depth", default=3),
+        ),
+    )
+    said = f"{WHOLE} of the tower's largest size; smaller pictures have fewer patches"
+    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=said))
+
+
+def _minicpmv(fields: Fields) -> Reading:
+    """MiniCPM-V 4.6: a tower that halves its grid between two layers, in front of Qwen3.5."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "qwen3_5_text")
+    fields.require("downsample_mode", "16x")
+    fields.require("merge_kernel_size", [2, 2])
+    fields.require("merger_times", 1)
+    fields.refuse("drop_vision_last_layer", "a tower without its last layer is not supported")
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        patch_size=16,
+    )
+    seen.require("window_kernel_size", [2, 2])
+    # The whole model repeats what its tower has.
+    for key in ("image_size", "patch_size"):
+        fields.values.get(key)
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    behind = seen.values.get("insert_layer_id", 6)
+    fields.require("insert_layer_id", behind)
+    layers = seen.size("num_hidden_layers")
+    if type(behind) is not int or not 0 <= behind < layers:
+        raise ModelError(f"{seen.name}: 'insert_layer_id' must be a layer, not {clip(behind)}")
+    patch = seen.size("patch_size")
+    eyes = HalvingTower(
+        at=at,
+        feed=feed,
+        first=behind + 1,
+        layers=layers,
+        channels=Integer(seen.size("num_channels", default=3)),
+        patch=Integer(patch),
+        rows=Integer(grid_of(seen, pixels(seen, 224), patch)),
+        inner=4 * feed.width,
+        out=stack.ends.d,
+    )
+    return before(stack, reading, eyes)
+
+
+def _got_ocr2(fields: Fields) -> Reading:
+    """GOT-OCR 2 (arXiv 2409.01704): SAM's encoder, two convolutions and a product."""
+    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "qwen2")
+    encoder = sam_encoder(fields.section("vision_config"))
+    fields.values.get("image_seq_length")
+    return before(stack, reading, SamEyes(encoder, stack.ends.d))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "blip-2": _blip2,
+        "idefics2": _idefics2,
+        "minicpmv4_6": _minicpmv,
+        "got_ocr2": _got_ocr2,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "Blip2ForConditionalGeneration": "blip-2",
+        "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
+        "GotOcr2ForConditionalGeneration": "got_ocr2",
+        "Idefics2ForConditionalGeneration": "idefics2",
+    }
+)

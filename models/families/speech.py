@@ -1,0 +1,280 @@
+"""Encoders of speech: wav2vec 2.0 and its relatives, Parakeet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Expr, Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import FeedForward, Layer, Maker, Segment, Style
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Bidirectional, Heads
+from costgraph.models.conformer import ConformerLayer, PointHead, Shrinking
+from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.encoders import LAYER_NORM
+from costgraph.models.families.vision import FOLDED, sizes
+from costgraph.models.fields import Fields, divided
+from costgraph.models.waves import Placing, SpeechFront
+from costgraph.ops import Activation
+from costgraph.ops.maps import Map, Reduce
+from costgraph.ops.pattern import FULL
+from costgraph.ops.views import Reshape, Slice, Transpose
+from costgraph.symbols import B, q
+
+ONE = Integer(1)
+BASE: Mapping[str, Any] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    }
+)
+POSITIONS = "S counts positions, made of the fewest samples that give as many"
+GAIN = "the gain of the convolution that makes positions is folded into its kernel"
+
+
+@dataclass(frozen=True)
+class MeanHead:
+    """A product, the mean of all positions, and labels."""
+
+    d: Expr
+    width: Expr
+    labels: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head."""
+        x = m.linear("projector", hidden, self.width, self.d, True)
+        x = m.add("mean", Reduce("mean", (1,)), x)
+        return m.linear("classifier", x, self.labels, self.width, True)
+
+
+@dataclass(frozen=True)
+class GatedBias:
+    """WavLM's attention (arXiv 2110.13900): the position bias of all layers, gated in each.
+
+    Each head's part of the hidden state makes eight numbers, two gates of four summed each.
+    """
+
+    at: Heads
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The position bias."""
+        return self.at.shared(style, q)
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the block; ``x (B, q, d)`` in and out."""
+        heads, width = self.at.heads, self.at.head_dim
+        parts = m.add("gate_heads", Reshape((B, q, heads, width)), x)
+        made = m.linear("gate_proj", parts, Integer(8), width, True)
+        made = m.add("gate_fours", Reshape((B, q, heads, Integer(2), Integer(4))), made)
+        made = m.add("gate_sum", Reduce("sum", (4,)), made)
+        made = m.add("gate_act", Activation("sigmoid"), made)
+        first, second = (
+            m.add(f"gate_{n}", Slice(3, Integer(i), ONE), made) for i, n in enumerate("ab")
+        )
+        scale = m.vector("gate_scale", heads, ONE)
+        second = m.add("gate_scaled", Map("mul"), second, scale)
+        second = m.add("gate_less", Map("add_constant"), second)
+        gate = m.add("gate_both", Map("mul"), first, second)
+        gate = m.add("gate_more", Map("add_constant"), gate)
+        gate = m.add("gate_rows", Transpose((0, 2, 1, 3)), gate)
+        bias = m.add("gated_bias", Map("mul"), gate, "position_bias")
+        query, key, value = self.at.all(m, x)
+        return self.at.out(m, attended(m, query, key, value, FULL, bias))
+
+
+def _front(fields: Fields, d: int, before: bool, several: bool) -> SpeechFront:
+    widths = sizes(fields, "conv_dim", (512,) * 7)
+    kernels = sizes(fields, "conv_kernel", (10, 3, 3, 3, 3, 2, 2))
+    strides = sizes(fields, "conv_stride", (5, 2, 2, 2, 2, 2, 2))
+    if not len(widths) == len(kernels) == len(strides):
+        raise ModelError(f"{fields.name}: 'conv_dim', 'conv_kernel' and 'conv_stride' differ")
+    fields.require("num_feat_extract_layers", len(widths))
+    act = activation_of(fields, "feat_extract_activation", default="gelu")
+    every = several
+    if not several:
+        kind = fields.word("feat_extract_norm", default="group")
+        if kind not in ("group", "layer"):
+            raise ModelError(f"{fields.name}: 'feat_extract_norm' = {clip(kind)}: group or layer")
+        every = kind == "layer"
+    groups = fields.size("num_conv_pos_embedding_groups", default=16)
+    divided(fields, d, groups, "hidden size over groups of the convolution for positions")
+    if several:
+        count = fields.size("num_conv_pos_embeddings", default=5)
+        kernel = fields.size("conv_pos_kernel_size", default=19)
+    else:
+        count, kernel = 1, fields.size("num_conv_pos_embeddings", default=128)
+    masks = (fields.number("mask_time_prob", 0.05), fields.number("mask_feature_prob", 0.0))
+    return SpeechFront(
+        d=Integer(d),
+        widths=widths,
+        steps=tuple(zip(kernels, strides, strict=True)),
+        bias=fields.flag("conv_bias", False),
+        every=every,
+        activation=act,
+        normed=fields.flag("feat_proj_layer_norm", True),
+        placing=Placing(kernel, groups, count, not several, act),
+        norm=None if before else LAYER_NORM,
+        mask=any(p > 0 for p in masks),
+    )
+
+
+def _head(fields: Fields, d: int) -> Head | None:
+    name = class_of(fields.values) or "ForCTC"
+    if name.endswith("ForCTC"):
+        vocab = Integer(fields.size("vocab_size", default=32))
+        return ProjectedHead(Integer(d), vocab, tied=False, bias=True)
+    if name.endswith("ForSequenceClassification"):
+        fields.refuse("use_weighted_layer_sum", "a weighted sum of all layers is not supported")
+        width = Integer(fields.size("classifier_proj_size", default=256))
+        return MeanHead(Integer(d), width, Integer(labels_of(fields)))
+    return None
+
+
+#: Keys of training, of heads for speakers and of adapters that are off.
+_APART = (
+    "activation_dropout", "adapter_kernel_size", "adapter_stride", "apply_spec_augment",
+    "classifier_proj_size", "codevector_dim", "contrastive_logits_temperature",
+    "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight", "mask_feature_length",
+    "mask_feature_min_masks", "mask_time_length", "mask_time_min_masks", "max_bucket_distance",
+    "num_adapter_layers", "num_codevector_groups", "num_codevectors_per_group",
+    "num_ctc_classes", "num_negatives", "output_hidden_size", "proj_codevector_dim",
+    "replace_prob", "tdnn_dilation", "tdnn_dim", "tdnn_kernel", "vocab_size",
+    "xvector_output_dim",
+)  # fmt: skip
+
+
+def _speech(fields: Fields, several: bool = False, gated: bool = False) -> Reading:
+    """wav2vec 2.0's layers; ``several`` convolutions make positions, or ``gated`` biases help."""
+    fields = fields.with_defaults(**BASE)
+    for key in ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm"):
+        fields.refuse(key, "not supported in this family")
+    before = not several and fields.flag("do_stable_layer_norm", False)
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    width = divided(fields, d, heads, "hidden size over heads")
+    at = Heads(Integer(d), Integer(heads), width, True, True, True, relative=gated)
+    act = activation_of(fields, "hidden_act", default="gelu")
+    feed = FeedForward(
+        Integer(d), Integer(fields.size("intermediate_size")), act, gated=False, bias=True
+    )
+    mixer = GatedBias(at) if gated else Bidirectional(at)
+    layer = Layer(Integer(d), mixer, feed, LAYER_NORM, norm_first=before)
+    front = _front(fields, d, before, several)
+    buckets = Integer(fields.size("num_buckets", default=320)) if gated else None
+    for key in _APART:
+        fields.values.get(key)
+    model = Encoder(
+        front=front,
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=Integer(d),
+        norm=LAYER_NORM if before else None,
+        head=_head(fields, d),
+        buckets=None if buckets is None else Buckets(buckets, Integer(heads)),
+    )
+    return Reading(model, assumptions=(POSITIONS,) if several else (POSITIONS, GAIN))
+
+
+def _data2vec(fields: Fields) -> Reading:
+    return _speech(fields, several=True)
+
+
+def _wavlm(fields: Fields) -> Reading:
+    return _speech(fields, gated=True)
+
+
+def _conformer(fields: Fields, head: Head | None) -> Reading:
+    """The encoder of Parakeet."""
+    fields = fields.with_defaults(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=8
+    )
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    fields.require("num_key_value_heads", heads)
+    width = divided(fields, d, heads, "hidden size over heads")
+    bias = fields.flag("attention_bias", True)
+    factor = fields.size("subsampling_factor", default=8)
+    fields.require("subsampling_conv_stride", 2)
+    count, mels = factor.bit_length() - 1, fields.size("num_mel_bins", default=80)
+    if 2**count != factor or not count or mels % factor:
+        raise ModelError(
+            f"{fields.name}: 'subsampling_factor' = {factor} of {mels} bands: a power of two that "
+            "divides them"
+        )
+    kernels = {
+        key: fields.size(key, default=default)
+        for key, default in (("subsampling_conv_kernel_size", 3), ("conv_kernel_size", 9))
+    }
+    if any(n % 2 == 0 for n in kernels.values()) or kernels["subsampling_conv_kernel_size"] != 3:
+        raise ModelError(f"{fields.name}: kernels of 3 and of odd sizes, not {kernels}")
+    act = activation_of(fields, "hidden_act", default="silu")
+    feed = FeedForward(
+        Integer(d), Integer(fields.size("intermediate_size")), act, gated=False, bias=bias
+    )
+    channels = Integer(fields.size("subsampling_conv_channels", default=256))
+    scaled = fields.flag("scale_input", True)
+    layer = ConformerLayer(
+        Heads(Integer(d), Integer(heads), width, bias, bias, bias),
+        feed,
+        kernels["conv_kernel_size"],
+        fields.flag("convolution_bias", True),
+        act,
+    )
+    model = Encoder(
+        front=Shrinking(Integer(d), mels, channels, 3, count, scaled),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=Integer(d),
+        head=head,
+    )
+    return Reading(model, assumptions=(POSITIONS.replace("samples", "frames"), FOLDED))
+
+
+def _parakeet_ctc(fields: Fields) -> Reading:
+    for key in ("ctc_loss_reduction", "ctc_zero_infinity"):
+        fields.values.get(key)
+    vocab = Integer(fields.size("vocab_size", default=1025))
+    return _conformer(fields.section("encoder_config"), PointHead(vocab))
+
+
+def _parakeet_encoder(fields: Fields) -> Reading:
+    return _conformer(fields, None)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "wav2vec2": _speech,
+        "hubert": _speech,
+        "unispeech": _speech,
+        "unispeech-sat": _speech,
+        "wavlm": _wavlm,
+        "data2vec-audio": _data2vec,
+        "parakeet_ctc": _parakeet_ctc,
+        "parakeet_encoder": _parakeet_encoder,
+    }
+)
+_STEMS = {
+    "Wav2Vec2": "wav2vec2",
+    "Hubert": "hubert",
+    "UniSpeech": "unispeech",
+    "UniSpeechSat": "unispeech-sat",
+    "WavLM": "wavlm",
+    "Data2VecAudio": "data2vec-audio",
+}
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        **{
+            f"{stem}{end}": kind
+            for stem, kind in _STEMS.items()
+            for end in ("ForCTC", "ForSequenceClassification", "Model")
+        },
+        "ParakeetForCTC": "parakeet_ctc",
+        "ParakeetEncoder": "parakeet_encoder",
+    }
+)

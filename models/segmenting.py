@@ -1,0 +1,189 @@
+"""SAM: an image encoder, prompts of points and boxes, and a decoder of masks (arXiv 2304.02643).
+
+``B`` images with ``S`` prompt tokens each: points, corners of boxes, and the empty point that
+follows points without a box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import FeedForward, Maker, Style
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.image import act
+from costgraph.models.blocks.sam import SamEncoder, channel_norm
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.vision import OnePass
+from costgraph.ops import Activation, Add, AsSequence, Concat, Linear
+from costgraph.ops.arrays import Join
+from costgraph.ops.image import AsImage
+from costgraph.ops.maps import Map
+from costgraph.ops.matmul import MatMul
+from costgraph.ops.pattern import FULL
+from costgraph.ops.pool import ConvTranspose
+from costgraph.ops.views import Expand, Reshape, Slice
+from costgraph.symbols import B, S
+
+ONE, TWO = Integer(1), Integer(2)
+
+
+@dataclass(frozen=True)
+class ImageEncoder(OnePass):
+    """SAM's image encoder alone."""
+
+    encoder: SamEncoder
+
+    def positions(self, style: Style) -> Expr:
+        return Integer(self.encoder.side**2)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        return m.build(self.encoder.add(m, B))
+
+
+@dataclass(frozen=True)
+class Segmenter(OnePass):
+    """SAM as a whole, one prompt a picture.
+
+    Attributes:
+        encoder: of images.
+        d, heads: width and heads of the decoder; ``rate``: by how much most of its attention
+            is narrower.
+        feed: its feed-forward block.
+        layers: its layers, which attend both ways.
+        masks: masks that it makes, and one more.
+        depth, inner: products and width of the head that rates masks.
+        points: rows of the table of kinds of points.
+        shown: channels in front of a mask that is given; its part rests in memory.
+    """
+
+    encoder: SamEncoder
+    d: Expr
+    heads: Expr
+    rate: int
+    feed: FeedForward
+    layers: int
+    masks: int
+    depth: int
+    inner: Expr
+    points: int
+    shown: Expr
+
+    def positions(self, style: Style) -> Expr:
+        return Integer(self.encoder.side**2)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.d
+        image = self.encoder.add(m, B)
+        side = Integer(self.encoder.side)
+        grid = m.source(Tensor("grid_places", (side**2, TWO), style.acts))
+        places = self._placed(m, "grid", grid)
+        x = m.add("image_rows", AsSequence(), image)
+        x = m.add("empty_mask_add", Add(), x, m.vector("empty_mask", d))
+        self._resting(m)
+        prompt = m.source(Tensor("prompt_places", (B, S, TWO), style.acts))
+        prompt = self._placed(m, "prompt", prompt)
+        kinds = m.source(Tensor("prompt_kinds", (B, S, d), style.acts))
+        prompt = m.add("prompt_add", Add(), prompt, kinds)
+        own = m.vector("output_tokens", Integer(self.masks + 2), d)
+        own = m.add("output_rows", Expand((B, Integer(self.masks + 2), d)), own)
+        tokens = y = m.add("tokens", Join(1), own, prompt)
+        for index in range(1, self.layers + 1):
+            y, x = self._both_ways(m, f"layer{index}_", y, x, tokens, places, index > 1)
+        query, key = self._with(m, "last_", y, x, tokens, places)
+        made = self._attended(m, "last_", query, key, x, self.rate)
+        y = m.norm("last_norm", m.add("last_add", Add(), made, y), d, LAYER_NORM)
+        return m.build(*self._masks(m, y, x, side))
+
+    def _placed(self, m: Maker, name: str, places: str) -> str:
+        """Adds sines and cosines of places by random waves."""
+        waves = m.weight("waves.weight", self.d / 2, TWO)
+        x = m.add(f"{name}_waves", Linear(), places, waves)
+        x = m.add(f"{name}_turn", Map("scale"), x)
+        parts = (m.add(f"{name}_{f}", Map(f), x) for f in ("sin", "cos"))
+        return m.add(f"{name}_places_row", Concat(), *parts)
+
+    def _resting(self, m: Maker) -> None:
+        """Declares what rests in memory: kinds of points, and the part that reads a mask."""
+        d, c = self.d, self.shown
+        rows = Integer(self.points + 1)
+        m.add("kinds_rest", Reshape((rows * d,)), m.vector("kinds.weight", rows, d))
+        kernels = ((c / 4, ONE, TWO), (c, c / 4, TWO), (d, c, ONE))
+        for index, (out, into, taps) in enumerate(kernels, start=1):
+            kernel = m.weight(f"mask{index}.weight", out, into, taps, taps)
+            vectors = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
+            for part, source in (
+                ("kernel", kernel),
+                ("rows", m.vector(f"mask{index}.rows", vectors, out)),
+            ):
+                size = out * into * taps**2 if part == "kernel" else vectors * out
+                m.add(f"mask{index}_{part}_rest", Reshape((size,)), source)
+
+    def _with(
+        self, m: Maker, name: str, y: str, x: str, tokens: str, places: str
+    ) -> tuple[str, str]:
+        """Tokens and image with their places."""
+        return (
+            m.add(f"{name}q_place", Add(), y, tokens),
+            m.add(f"{name}k_place", Add(), x, places),
+        )
+
+    def _attended(self, m: Maker, name: str, q: str, k: str, v: str, rate: int) -> str:
+        width = self.d / rate / self.heads
+        at = Heads(self.d, self.heads, width, True, True, True)
+        query, key, value = (at.project(m, n, x, name) for n, x in (("q", q), ("k", k), ("v", v)))
+        return at.out(m, attended(m, query, key, value, FULL, prefix=name), name)
+
+    def _both_ways(
+        self, m: Maker, name: str, y: str, x: str, tokens: str, places: str, later: bool
+    ) -> tuple[str, str]:
+        """Adds a layer: tokens to themselves, to the image, a block, the image to tokens."""
+        d = self.d
+        query = m.add(f"{name}own_place", Add(), y, tokens) if later else y
+        made = self._attended(m, f"{name}own_", query, query, y, 1)
+        y = m.add(f"{name}own_add", Add(), made, y) if later else made
+        y = m.norm(f"{name}own_norm", y, d, LAYER_NORM)
+        query, key = self._with(m, f"{name}to_", y, x, tokens, places)
+        made = self._attended(m, f"{name}to_", query, key, x, self.rate)
+        y = m.norm(f"{name}to_norm", m.add(f"{name}to_add", Add(), made, y), d, LAYER_NORM)
+        fed = self.feed.add(m, y, name)
+        y = m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), fed, y), d, LAYER_NORM)
+        query, key = self._with(m, f"{name}from_", y, x, tokens, places)
+        made = self._attended(m, f"{name}from_", key, query, y, self.rate)
+        x = m.norm(f"{name}from_norm", m.add(f"{name}from_add", Add(), made, x), d, LAYER_NORM)
+        return y, x
+
+    def _masks(self, m: Maker, y: str, x: str, side: Expr) -> tuple[str, str]:
+        """Adds masks and what they are rated."""
+        d = self.d
+        x = m.add("mask_image", AsImage((side, side)), x)
+        for index, out in enumerate((d / 4, d / 8), start=1):
+            name, into = f"enlarge{index}", m.shape(x)[1]
+            sizes = tuple(2 * n for n in m.shape(x)[2:])
+            kernel = m.weight(f"{name}.weight", into, out, TWO, TWO)
+            bias = m.vector(f"{name}.bias", out)
+            x = m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)
+            x = channel_norm(m, f"{name}_norm", x) if index == 1 else x
+            x = act(m, f"{name}_act", x, "gelu")
+        wide = m.add("mask_pixels", Reshape((B, d / 8, (4 * side) ** 2)), x)
+        rows = []
+        for index in range(self.masks + 1):
+            name = f"mask_row{index}"
+            token = m.add(f"{name}_token", Slice(1, Integer(1 + index), ONE), y)
+            rows.append(self._products(m, name, token, d, d / 8, 3))
+        masks = m.add("masks", MatMul(), m.add("mask_rows", Join(1), *rows), wide)
+        token = m.add("rating_token", Slice(1, Integer(0), ONE), y)
+        count = Integer(self.masks + 1)
+        return masks, self._products(m, "rating", token, self.inner, count, self.depth)
+
+    def _products(self, m: Maker, name: str, x: str, inner: Expr, out: Expr, count: int) -> str:
+        """Adds ``count`` products with activations between."""
+        for index in range(1, count):
+            x = m.linear(f"{name}_{index}", x, inner, m.shape(x)[-1], True)
+            x = m.add(f"{name}_act{index}", Activation("relu"), x)
+        return m.linear(f"{name}_{count}", x, out, m.shape(x)[-1], True)

@@ -1,0 +1,203 @@
+"""ONNX's loops of a known count: rounds of a body, or written out where rounds are not alike."""
+
+from __future__ import annotations
+
+import pytest
+from sympy import expand
+
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.errors import ModelError
+from costgraph.hardware.machine import Engine
+from costgraph.ir.regions import Repeat
+from costgraph.ir.verify import verify, verify_program
+from costgraph.models.account import account
+from costgraph.rewriting.unrolled import unrolled
+from costgraph.symbols import B, S
+
+pytest.importorskip("onnx")
+np = pytest.importorskip("numpy")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from costgraph.models.onnx_graph import from_onnx  # noqa: E402
+
+NODE = helper.make_node
+D = 8
+
+
+def array(name, *shape, dtype="f"):
+    return numpy_helper.from_array(np.zeros(shape, dtype), name)
+
+
+def number(name, value, dtype="i8"):
+    return numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def graph(nodes, inputs, outputs, stored=(), name="g"):
+    def value(item):
+        label, shape, *kind = item
+        return helper.make_tensor_value_info(label, kind[0] if kind else TensorProto.FLOAT, shape)
+
+    return helper.make_graph(nodes, name, [*map(value, inputs)], [*map(value, outputs)], stored)
+
+
+def saved(tmp_path, made, opset=18):
+    path = tmp_path / "loop.onnx"
+    whole = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)])
+    path.write_bytes(whole.SerializeToString())
+    return path
+
+
+LEAD = [("i", [], TensorProto.INT64), ("going", [], TensorProto.BOOL)]
+KEEPS = NODE("Identity", ["going"], ["on"])
+
+
+def loop(tmp_path, nodes, *, carried, outs, most=5, stored=(), inner=(), inputs=(), more=()):
+    """A loop of ``nodes`` over ``h``, which starts as ``x``; body results are ``outs``."""
+    body = graph(
+        [*nodes] if any("on" in n.output for n in nodes) else [KEEPS, *nodes],
+        [*LEAD, ("h", carried)],
+        [("on", [], TensorProto.BOOL), *((o, None) for o in outs)],
+        inner,
+        "body",
+    )
+    results = [f"{o}_all" for o in outs]
+    whole = graph(
+        [NODE("Loop", ["most", "", "x"], results, name="steps", body=body), *more],
+        [("x", carried), *inputs],
+        [(r, None) for r in results],
+        [*stored, *([] if most is None else [number("most", most)])],
+    )
+    return from_onnx(saved(tmp_path, whole))
+
+
+def tensor_flop(program):
+    return expand(exact_cost(program.graph).flops_of(Engine.TENSOR))
+
+
+STEP = (NODE("MatMul", ["h", "w"], ["m"]), NODE("Relu", ["m"], ["next"]))
+
+
+@pytest.mark.parametrize("where", ["around", "inside"])
+def test_a_body_counts_as_often_as_it_runs_and_its_weights_once(where, tmp_path):
+    kept = (array("w", D, D),)
+    program = loop(
+        tmp_path, STEP, carried=["batch", D], outs=["next", "m"],
+        **{"stored" if where == "around" else "inner": kept},
+    )  # fmt: skip
+    verify_program(program)
+    (region,) = (n.op for n in program.graph.nodes if isinstance(n.op, Repeat))
+    assert region.count == 5
+    assert tensor_flop(program) == 5 * 2 * D * D * B
+    assert parameters(program.graph) == D * D
+    shapes = [program.graph.tensors[o].shape for o in program.graph.outputs]
+    assert shapes == [(B, D), (5, B, D)]
+    assert "Loop 'steps': 5 rounds of its body" in program.notes
+
+
+def test_it_costs_what_it_costs_written_out(tmp_path):
+    program = loop(
+        tmp_path, STEP, carried=["batch", D], outs=["next"], stored=[array("w", D, D)], most=3
+    )
+    flat = unrolled(program.graph)
+    verify(flat)
+    before, after = exact_cost(program.graph), exact_cost(flat)
+    assert before.flops == after.flops
+    assert before.total_bytes == after.total_bytes
+    assert parameters(flat) == parameters(program.graph)
+
+
+def test_a_weight_that_is_used_elsewhere_too_is_held_once(tmp_path):
+    program = loop(
+        tmp_path, STEP, carried=["batch", D], outs=["next"], stored=[array("w", D, D)],
+        more=[NODE("MatMul", ["next_all", "w"], ["y"])],
+    )  # fmt: skip
+    verify_program(program)
+    assert parameters(program.graph) == D * D
+    assert tensor_flop(program) == 5 * 2 * D * D * B
+
+
+@pytest.mark.parametrize("most", [4, 400])
+def test_rounds_look_up_their_part(most, tmp_path):
+    nodes = (NODE("Gather", ["table", "i"], ["row"]), NODE("Add", ["h", "row"], ["next"]))
+    program = loop(
+        tmp_path, nodes, carried=["batch", D], outs=["next"], most=most,
+        inputs=[("table", [most, D])],
+    )  # fmt: skip
+    verify_program(program)
+    assert expand(exact_cost(program.graph).flops_of(Engine.VECTOR)) == most * D * B
+
+
+def test_a_value_that_grows_is_written_out_where_rounds_are_few(tmp_path):
+    nodes = (
+        NODE("Concat", ["h", "x"], ["next"], axis=1),
+        NODE("MatMul", ["next", "w"], ["m"]),
+        NODE("Shape", ["next"], ["size"]),
+    )
+    kept = [array("w", D, D)]
+    program = loop(tmp_path, nodes[:2], carried=["batch", 1, D], outs=["next"], stored=kept, most=3)
+    assert program.graph.tensors[program.graph.outputs[0]].shape == (B, 4, D)
+    with pytest.raises(ModelError, match=r"'steps'.*changes its size"):
+        loop(tmp_path, nodes, carried=["batch", 1, D], outs=["next"], stored=kept, most=1000)
+
+
+def test_a_scan_runs_once_for_each_position(tmp_path):
+    body = graph(
+        [
+            NODE("MatMul", ["row", "w"], ["a"]),
+            NODE("MatMul", ["state", "r"], ["b"]),
+            NODE("Add", ["a", "b"], ["sum"]),
+            NODE("Tanh", ["sum"], ["next"]),
+        ],
+        [("state", ["batch", D]), ("row", ["batch", D])],
+        [("next", None), ("sum", None)],
+        name="body",
+    )
+    whole = graph(
+        [
+            NODE("Scan", ["h0", "x"], ["last", "all"], num_scan_inputs=1, body=body,
+                 scan_input_axes=[1], scan_output_axes=[1]),
+        ],
+        [("x", ["batch", "seq", D]), ("h0", ["batch", D])],
+        [("last", None), ("all", None)],
+        [array("w", D, D), array("r", D, D)],
+    )  # fmt: skip
+    program = from_onnx(saved(tmp_path, whole))
+    verify_program(program)
+    assert tensor_flop(program) == expand(2 * 2 * D * D * B * S)
+    assert parameters(program.graph) == 2 * D * D
+    shapes = [program.graph.tensors[o].shape for o in program.graph.outputs]
+    assert shapes == [(B, D), (B, S, D)]
+    found = account(saved(tmp_path, whole))
+    assert any("S rounds of its body" in note for note in found.program.notes)
+
+
+def test_data_may_end_it_early_and_the_program_says_so(tmp_path):
+    ends = (
+        *STEP,
+        NODE("ReduceMax", ["next"], ["top"], keepdims=0),
+        NODE("Less", ["top", "edge"], ["on"]),
+    )
+    program = loop(
+        tmp_path, ends, carried=["batch", D], outs=["next"],
+        stored=[array("w", D, D), number("edge", 1, "f")],
+    )  # fmt: skip
+    verify_program(program)
+    assert any("end the loop 'steps' early" in note for note in program.notes)
+    assert tensor_flop(program) == 5 * 2 * D * D * B
+
+
+@pytest.mark.parametrize(
+    ("most", "inputs", "message"),
+    [
+        (None, [("most", [], TensorProto.INT64)], "depends on data"),
+        (2**63 - 1, [], "depends on data"),
+        (0, [], "0 rounds"),
+    ],
+)
+def test_counts_that_are_not_known_are_refused(most, inputs, message, tmp_path):
+    with pytest.raises(ModelError, match=f"steps.*{message}"):
+        loop(
+            tmp_path, STEP, carried=["batch", D], outs=["next"], stored=[array("w", D, D)],
+            most=most, inputs=inputs,
+        )  # fmt: skip
