@@ -22,7 +22,8 @@ from costgraph.ops import (
     Split,
 )
 from costgraph.ops.pattern import CAUSAL, FULL, Pattern, counted
-from costgraph.symbols import q
+from costgraph.ops.views import Reshape
+from costgraph.symbols import B, q
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Attention:
         reads: width of what the projections read where it is not ``d``.
         gate: the result is multiplied by a function (``gate_act``) of a projection of its own:
             ``each`` element has a gate, each ``head`` has one, or none (empty).
+        inner_norm: normalisation of all heads together in front of the last projection, or None.
     """
 
     d: Expr
@@ -76,6 +78,7 @@ class Attention:
     reads: Expr | None = None
     gate: str = ""
     gate_act: str = "sigmoid"
+    inner_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -117,7 +120,12 @@ class Attention:
         mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
         if self.gate:
             mixed = gated(m, x, mixed, self.d, self.heads, dv, self.gate, self.gate_act)
-        return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
+        if self.inner_norm is None:
+            return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
+        wide = self.heads * dv
+        mixed = m.add("heads_join", Reshape((B, q, wide)), mixed)
+        mixed = m.norm("heads_norm", mixed, wide, self.inner_norm)
+        return m.linear("o_proj", mixed, self.d, wide, self.out_bias)
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
         query, key, value = self._products(m, x)

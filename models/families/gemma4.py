@@ -29,6 +29,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     layer_types,
+    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
@@ -245,9 +246,7 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = fields.section("text_config")
-    inner.values.get("tie_word_embeddings")
-    inner = inner.with_values(tie_word_embeddings=fields.flag("tie_word_embeddings", True))
+    inner = tied_as_whole(fields, fields.section("text_config"))
     most = fields.size("vision_soft_tokens_per_image", default=280)
     text = _text(inner)
     # Clipped products are not understood: then the tower is left out, which is said.

@@ -1,0 +1,195 @@
+"""Further families with experts: windows, sinks and shared experts in other mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import Attention, Layer, Stack
+from costgraph.models.blocks.headexperts import HeadExperts
+from costgraph.models.families.common import (
+    FULL,
+    SLIDING,
+    Family,
+    Reading,
+    activation_of,
+    layer_types,
+    window_of,
+)
+from costgraph.models.families.dense import swa_layers
+from costgraph.models.families.experts import (
+    FAMILIES as EXPERTS,
+)
+from costgraph.models.families.experts import (
+    RMS,
+    attention_of,
+    crossed,
+    ends_of,
+    experts_of,
+    feed_forward_of,
+    layers_of,
+    numbers_of,
+    stacked,
+    uniform,
+)
+from costgraph.models.fields import Fields
+from costgraph.ops import Route
+from costgraph.ops.pattern import sliding
+
+#: The kinds of ``mlp_layer_types``.
+DENSE, SPARSE = "dense", "sparse"
+
+
+def _granitemoe_swa(fields: Fields) -> Reading:
+    """Granite's experts with sinks, windows in three of four layers, layers that do not rotate."""
+    layers_of(fields)
+    model = EXPERTS["granitemoe"](fields).model
+    assert isinstance(model, Stack)
+    layer = model.segments[0].layer
+    assert isinstance(layer, Layer) and isinstance(layer.mixer, Attention)
+    window = window_of(fields, 128)
+    slides, turns = swa_layers(fields)
+    names, layers = [], {}
+    for slide, turn in zip(slides, turns, strict=True):
+        name = ("sliding" if slide else "full") + ("" if turn else "_plain")
+        names.append(name)
+        mixer = replace(layer.mixer, sinks=True, pattern=sliding(window if slide else None))
+        layers[name] = replace(layer, mixer=mixer if turn else replace(mixer, rotary=None))
+    return Reading(stacked(model.ends, names, layers))
+
+
+def _mixers(fields: Fields, attention: Attention, window: int, **full: Any) -> dict[str, Attention]:
+    """Attention with a window, and without; ``full``: changes of the latter."""
+    return {
+        SLIDING: replace(attention, pattern=sliding(window_of(fields, window))),
+        FULL: replace(attention, **full),
+    }
+
+
+def _mellum(fields: Fields) -> Reading:
+    """Qwen 3's layers with experts, with windows in some."""
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(
+        fields.with_defaults(head_dim=128), qk_norm=RMS, qkv_bias=bias, out_bias=bias
+    )
+    route = Route(normalise=fields.flag("norm_topk_prob", True))
+    experts = experts_of(fields, fields.size("moe_intermediate_size"), route, "num_experts")
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    mixers = _mixers(fields, attention, 1024)
+    return crossed(fields, mixers, layer_types(fields), dense, experts, ahead=None)
+
+
+def _flint(fields: Fields) -> Reading:
+    """Sinks in all layers; those without a window do not rotate; one expert for all tokens."""
+    bias, count = fields.flag("attention_bias", False), layers_of(fields)
+    attention = attention_of(
+        fields.with_defaults(head_dim=128),
+        qk_norm=RMS,
+        qkv_bias=bias,
+        out_bias=bias,
+        sinks=True,
+    )
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    shared = replace(dense, width=Integer(fields.size("shared_expert_intermediate_size")))
+    route = Route(score="sigmoid", normalise=fields.flag("norm_topk_prob", True))
+    width = fields.size("moe_intermediate_size")
+    experts = experts_of(fields, width, route, "num_experts", shared=shared)
+    kinds = layer_types(fields, lambda i: i >= 2 and i % 4 != 1 and i != count - 1)
+    step = fields.size("decoder_sparse_step", default=1)
+    first = [0, 1] if fields.values.get("mlp_only_layers") is None else []
+    apart = {*first, *numbers_of(fields, "mlp_only_layers")}
+    held = [SPARSE if i not in apart and (i + 1) % step == 0 else DENSE for i in range(count)]
+    named = fields.with_values(mlp_layer_types=held)
+    mixers = _mixers(fields, attention, 513, rotary=None)
+    return crossed(named, mixers, kinds, dense, experts, ahead=None)
+
+
+def _kolibri(fields: Fields) -> Reading:
+    """Norms on both sides of blocks; layers without a window do not rotate; experts in each."""
+    attention = attention_of(fields.with_defaults(head_dim=128), qk_norm=RMS)
+    width = fields.size("moe_intermediate_size")
+    shared = feed_forward_of(fields, fields.size("shared_expert_intermediate_size"))
+    route = Route(
+        score="sigmoid",
+        after=True,
+        correction=True,
+        normalise=fields.flag("norm_topk_prob", False),
+    )
+    experts = experts_of(fields, width, route, "num_local_experts", "num_experts", shared=shared)
+    kinds = layer_types(fields, lambda i: (i + 1) % 5 != 0)
+    plain = {} if window_of(fields, 513) is None else {"rotary": None}
+    mixers = _mixers(fields, attention, 513, **plain)
+    sparse = fields.with_values(mlp_layer_types=[SPARSE] * layers_of(fields))
+    return crossed(sparse, mixers, kinds, shared, experts, ahead=None, post_norms=True)
+
+
+def _aria(fields: Fields) -> Reading:
+    """Llama with experts and shared ones."""
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
+    named = fields.renamed(num_experts="moe_num_experts", num_experts_per_tok="moe_topk")
+    width = fields.size("intermediate_size")
+    count = fields.size("moe_num_shared_experts", default=2)
+    shared = replace(feed_forward_of(fields, width * count), bias=fields.flag("mlp_bias", False))
+    experts = experts_of(named, width, Route(after=True), "num_experts", shared=shared, packed=True)
+    layer = Layer(attention.d, attention, experts)
+    return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
+
+
+def _jetmoe(fields: Fields) -> Reading:
+    """Experts in the attention, too: each has query heads of its own."""
+    d, heads = fields.size("hidden_size"), fields.size("num_key_value_heads")
+    act = activation_of(fields, "activation_function", default="silu")
+    named = fields.with_values(hidden_act=act)
+    experts = experts_of(
+        named,
+        fields.size("intermediate_size"),
+        Route(after=True),
+        "num_local_experts",
+        packed=True,
+        sum_bias=True,
+    )
+    if fields.size("num_attention_heads", default=heads) != heads * experts.chosen:
+        raise ModelError(
+            f"{fields.name}: 'num_attention_heads' must be 'num_key_value_heads' times "
+            f"'num_experts_per_tok': {heads * experts.chosen}"
+        )
+    mixer = HeadExperts(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=Integer(fields.size("kv_channels")),
+        experts=experts.experts,
+        chosen=experts.chosen,
+    )
+    layer = Layer(Integer(d), mixer, experts)
+    return Reading(uniform(ends_of(fields, tied=True), layer, fields.size("num_hidden_layers")))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "granitemoe_swa": _granitemoe_swa,
+        "mellum": _mellum,
+        "flint": _flint,
+        "kolibri1": _kolibri,
+        "aria_text": _aria,
+        "jetmoe": _jetmoe,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "GraniteMoeSWAForCausalLM": "granitemoe_swa",
+        "MellumForCausalLM": "mellum",
+        "FlintForCausalLM": "flint",
+        "Kolibri1ForCausalLM": "kolibri1",
+        "AriaTextForCausalLM": "aria_text",
+        "JetMoeForCausalLM": "jetmoe",
+    }
+)
