@@ -227,6 +227,7 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "num_kv_shared_layers": "caches shared between layers",
         "mlp_layer_types": "dense layers among those with experts",
         "num_local_experts": "experts",
+        "per_layer_config": "layers with sizes of their own",
         "q_lora_rank": "compressed queries",
     }
 )

@@ -246,6 +246,10 @@ def swa_layers(fields: Fields) -> tuple[list[bool], list[bool]]:
     return [kind == SLIDING for kind in kinds], [base != 0 for base in bases]
 
 
+def _cosmos(fields: Fields) -> Reading:
+    return Reading(replace(_bias_of(fields.with_defaults(hidden_act="relu2")), gated=False))
+
+
 def _bitnet(fields: Fields) -> Reading:
     """Norms in front of the last projection of each block; weights of three values come apart."""
     model = _bias_of(fields.with_defaults(hidden_act="relu2"))
@@ -277,6 +281,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gpt_neo": _gpt_neo,
         "granite_swa": _granite_swa,
         "bitnet": _bitnet,
+        "cosmos3_edge_text": _cosmos,
     }
 )
 

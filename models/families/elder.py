@@ -9,19 +9,28 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward, Layer, Norm
+from costgraph.models.blocks.encoder import Normed
+from costgraph.models.blocks.stack import Transform
 from costgraph.models.decoder import Kind
 from costgraph.models.families.common import (
+    FULL,
+    SLIDING,
     Family,
     Reading,
     activation_of,
     biases,
     heads_of,
     layer_count,
+    layer_types,
     plain_decoder,
     rotary_of,
 )
+from costgraph.models.families.encoders import task_of
+from costgraph.models.families.experts import attention_of, ends_of, stacked
 from costgraph.models.families.gpt import plain_norms
 from costgraph.models.fields import Fields, divided, widened
+from costgraph.ops.pattern import sliding
 
 #: What GPT's first code calls its activations; its GELU is the tanh form.
 _FIRST_ACTIVATIONS: Mapping[str, str] = MappingProxyType(
@@ -141,6 +150,45 @@ def _persimmon(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _modernbert(fields: Fields) -> Reading:
+    """ModernBERT as a decoder; its first layer's attention has no norm in front."""
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    norm = Norm("layer", fields.flag("norm_bias", False))
+    bias = fields.flag("attention_bias", False)
+    act = activation_of(fields, "hidden_activation", default="gelu")
+    every = fields.size("global_attn_every_n_layers", default=3)
+    kinds = layer_types(fields, lambda i: i % every != 0)
+    # The file states the width of the encoder's window; its decoder sees half of it.
+    half = fields.size("local_attention", default=128) // 2
+    if fields.size("sliding_window", default=half) != half:
+        raise ModelError(f"{fields.name}: 'sliding_window' must be half of 'local_attention'")
+    full = attention_of(fields, qkv_bias=bias, out_bias=bias)
+    mixers = {FULL: full, SLIDING: replace(full, pattern=sliding(Integer(half)))}
+    feed = FeedForward(
+        Integer(d),
+        Integer(fields.size("intermediate_size")),
+        act,
+        bias=fields.flag("mlp_bias", False),
+        fused_gate_up=True,
+    )
+    divided(fields, d, heads, "hidden size over heads")
+    biased = fields.flag("classifier_bias", False)
+    if biased and task_of(fields) == "ForSequenceClassification":
+        raise ModelError(f"{fields.name}: 'classifier_bias': scores with biases are not read here")
+    heads_act = activation_of(fields, "classifier_activation", default="gelu")
+    layers = {kind: Layer(Integer(d), mixers[kind], feed, norm) for kind in set(kinds)}
+    first = replace(layers[kinds[0]], channel=Normed(feed, Integer(d), norm), pre_norms=False)
+    ends = ends_of(
+        fields,
+        tied=True,
+        norm=norm,
+        embed_norm=norm,
+        head_bias=fields.flag("decoder_bias", True),
+        transform=Transform(heads_act, norm, biased),
+    )
+    return Reading(stacked(ends, ("first", *kinds[1:]), {**layers, "first": first}))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -150,6 +198,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "biogpt": _biogpt,
         "gpt_neox_japanese": _neox_japanese,
         "persimmon": _persimmon,
+        "modernbert-decoder": _modernbert,
     }
 )
 
@@ -162,5 +211,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "BioGptForCausalLM": "biogpt",
         "GPTNeoXJapaneseForCausalLM": "gpt_neox_japanese",
         "PersimmonForCausalLM": "persimmon",
+        "ModernBertDecoderForCausalLM": "modernbert-decoder",
     }
 )

@@ -51,7 +51,8 @@ def _granitemoe_swa(fields: Fields) -> Reading:
     model = EXPERTS["granitemoe"](fields).model
     assert isinstance(model, Stack)
     layer = model.segments[0].layer
-    assert isinstance(layer, Layer) and isinstance(layer.mixer, Attention)
+    assert isinstance(layer, Layer)
+    assert isinstance(layer.mixer, Attention)
     window = window_of(fields, 128)
     slides, turns = swa_layers(fields)
     names, layers = [], {}
