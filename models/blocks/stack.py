@@ -33,13 +33,15 @@ class Segment:
     """``count`` equal layers in a row, as the region ``name``.
 
     Layers that do not stand in a row have ``places``: their numbers among the layers of this
-    segment and of those beside it.
+    segment and of those beside it. ``sets`` says how many sets of weights there are where
+    layers share them.
     """
 
     name: str
     layer: Repeatable
     count: Expr
     places: tuple[int, ...] = ()
+    sets: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,12 @@ def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> s
     for segment in segments:
         wanted = segment.layer.operands(m.style)
         shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
-        region = Repeat(segment.layer.graph(m.style), segment.count, places=segment.places)
+        region = Repeat(
+            segment.layer.graph(m.style),
+            segment.count,
+            places=segment.places,
+            shared_weights=segment.sets,
+        )
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 

@@ -44,6 +44,7 @@ FILES = (
     "grok",
     "encoders",
     "masked",
+    "kindred",
     "translating",
     "long",
     "vision",
