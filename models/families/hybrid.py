@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Integer
 
-from costgraph.errors import InputError, ModelError, clip
-from costgraph.formula.terms import Limit
-from costgraph.ir.graph import Graph
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import (
     Attention,
     Block,
@@ -18,18 +16,13 @@ from costgraph.models.blocks import (
     Experts,
     FeedForward,
     Layer,
-    Maker,
     Norm,
-    Segment,
     Stack,
-    Style,
 )
 from costgraph.models.blocks.delta import GatedAttention, GatedDeltaNet
 from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba2
-from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import Repeatable, close, embed, run
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -176,88 +169,6 @@ def _nemotron_h(fields: Fields) -> Reading:
         fields.values.get(key)
     segments = gathered(kinds[letter] for letter in pattern)
     return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
-
-
-@dataclass(frozen=True)
-class Zamba:
-    """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
-
-    ends: Ends
-    segments: tuple[Segment, ...]
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
-
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
-        m = Maker(name, style)
-        first, table = embed(m, self.ends)
-        # The embeddings are an operand of every hybrid layer, beside the hidden state.
-        hidden = run(m, self.segments, first, embeddings=first)
-        return m.build(close(m, self.ends, hidden, table))
-
-    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
-
-
-def _zamba2(fields: Fields) -> Reading:
-    d = fields.size("hidden_size")
-    fields.refuse("add_bias_linear", "biases are not supported in this family")
-    fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
-    fields.refuse("use_long_context", "scaled rotary tables are not supported")
-    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
-    kinds = words(fields, "layers_block_type", known)
-    places = kinds.count("hybrid")
-    if not places:
-        raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
-    heads = fields.size("n_mamba_heads", default=8)
-    inner = fields.size("mamba_expand", default=2) * d
-    wide = divided(fields, inner, heads, "Mamba's inner width over heads")
-    if fields.size("mamba_headdim", default=int(wide)) != wide:
-        raise ModelError(
-            f"{fields.name}: 'mamba_headdim' is not {wide}, {inner} over {heads} heads"
-        )
-    mixer = Mamba2(
-        d=Integer(d),
-        heads=Integer(heads),
-        head_dim=wide,
-        states=Integer(fields.size("mamba_d_state", default=64)),
-        groups=Integer(fields.size("mamba_ngroups", default=1)),
-        conv=Integer(fields.size("mamba_d_conv", default=4)),
-        conv_bias=fields.flag("use_conv_bias", True),
-        chunk=Integer(fields.size("chunk_size", default=256)),
-        norm_groups=Integer(fields.size("mamba_ngroups", default=1)),
-    )
-    query_heads = fields.size("num_attention_heads")
-    if fields.size("num_key_value_heads", default=query_heads) != query_heads:
-        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
-    double = fields.size("attention_hidden_size", default=2 * d)
-    head_dim = fields.size(
-        "attention_head_dim",
-        default=int(divided(fields, double, query_heads, "attention width over heads")),
-    )
-    hybrid = SharedBlock(
-        d=Integer(d),
-        wide=Integer(double),
-        heads=Integer(query_heads),
-        head_dim=Integer(head_dim),
-        rotary=Integer(head_dim) if fields.flag("use_mem_rope", False) else None,
-        width=Integer(fields.size("intermediate_size", default=4 * d)),
-        activation=activation_of(fields, "hidden_act", default="gelu"),
-        rank=Integer(fields.size("adapter_rank", default=128)),
-        sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
-        mixer=mixer,
-    )
-    layers: dict[str, Repeatable] = {
-        "mamba": Layer(Integer(d), mixer, None),
-        "hybrid": hybrid,
-    }
-    segments = gathered((kind, layers[kind]) for kind in kinds)
-    model = Zamba(ends_of(fields, d, tied=True), segments)
-    return Reading(model, scans=True, assumptions=(GATHERED,))
 
 
 def text_of(fields: Fields) -> Fields:
@@ -442,7 +353,6 @@ def _convolved(fields: Fields, dense: Block, rest: Block, first: int) -> Reading
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "nemotron_h": _nemotron_h,
-        "zamba2": _zamba2,
         "qwen3_5_text": _qwen3_5,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
@@ -454,7 +364,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "NemotronHForCausalLM": "nemotron_h",
-        "Zamba2ForCausalLM": "zamba2",
         "Qwen3_5ForCausalLM": "qwen3_5_text",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",

@@ -10,9 +10,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward, Layer, Segment
-from costgraph.models.blocks.disentangled import Convolved, Disentangled
 from costgraph.models.blocks.encoder import Bidirectional, Heads
-from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
     Encoder,
     Front,
@@ -22,7 +20,6 @@ from costgraph.models.encoder import (
     PooledHead,
     PretrainedHeads,
     ProjectedHead,
-    RelativeRows,
     Resting,
     TextFront,
     TurnedRows,
@@ -87,7 +84,7 @@ _DECODES = ("is_decoder", "add_cross_attention")
 
 def _kin(kin: Kin) -> Family:
     def read(fields: Fields) -> Reading:
-        return _read(fields, kin)
+        return read_of(fields, kin)
 
     return read
 
@@ -106,7 +103,7 @@ def _width(fields: Fields, kin: Kin) -> Expr:
     return Integer(fields.size(kin.narrow or "hidden_size", default=fields.size("hidden_size")))
 
 
-def _heads(fields: Fields, kin: Kin) -> Heads:
+def heads_for(fields: Fields, kin: Kin) -> Heads:
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     width = divided(fields, d, heads, "hidden size over heads")
     rotary = None if kin.positions else width
@@ -164,13 +161,13 @@ def _said(fields: Fields, kin: Kin, head: object) -> tuple[str, ...]:
     return (POOLER,) if task_of(fields) == "Model" and kin.pooler else ()
 
 
-def _read(fields: Fields, kin: Kin) -> Reading:
+def read_of(fields: Fields, kin: Kin) -> Reading:
     for key in (*_DECODES, *kin.off):
         fields.refuse(key, "not understood in this family")
     places = fields.word("position_embedding_type", default="absolute")
     if places != "absolute":
         raise ModelError(f"{fields.name}: 'position_embedding_type' = {places!r} is not supported")
-    layer = _layer(fields, kin, _heads(fields, kin))
+    layer = _layer(fields, kin, heads_for(fields, kin))
     front, longest = _front(fields, kin)
     head = _head(fields, kin, _masked(fields, kin))
     model = Encoder(
@@ -184,7 +181,7 @@ def _read(fields: Fields, kin: Kin) -> Reading:
     return Reading(model, assumptions=_said(fields, kin, head))
 
 
-def _encoder(reading: Reading) -> Encoder:
+def encoder_of(reading: Reading) -> Encoder:
     assert isinstance(reading.model, Encoder)
     return reading.model
 
@@ -194,10 +191,10 @@ ELECTRA = Kin(narrow="embedding_size", pools="gelu", pooler=False, masked="gelu"
 
 def _electra(fields: Fields) -> Reading:
     """BERT with narrow embeddings; its discriminator labels every position with one number."""
-    reading = _read(fields, ELECTRA)
+    reading = read_of(fields, ELECTRA)
     if task_of(fields) != "ForPreTraining":
         return reading
-    model = _encoder(reading)
+    model = encoder_of(reading)
     head = LabelHead(model.d, ONE, _act(fields, ELECTRA))
     return Reading(replace(model, head=head))
 
@@ -208,8 +205,8 @@ def _albert(fields: Fields) -> Reading:
         fields.require(key, 1)
     for key in ("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"):
         fields.values.get(key)  # of the first code, which the published files set to nothing
-    reading = _read(fields, Kin(narrow="embedding_size", always=True, activation="gelu_new"))
-    model = _encoder(reading)
+    reading = read_of(fields, Kin(narrow="embedding_size", always=True, activation="gelu_new"))
+    model = encoder_of(reading)
     (segment,) = model.segments
     return replace(reading, model=replace(model, segments=(replace(segment, sets=ONE),)))
 
@@ -218,12 +215,12 @@ def _rembert(fields: Fields) -> Reading:
     """Narrow embeddings, and a projection of masked tokens of its own, from another width."""
     kin = Kin(narrow="input_embedding_size", always=True)
     tied = fields.flag("tie_word_embeddings", False)
-    reading = _read(fields.with_values(tie_word_embeddings=True), kin)
+    reading = read_of(fields.with_values(tie_word_embeddings=True), kin)
     if task_of(fields) != "ForMaskedLM":
         return reading
     if tied:
         raise ModelError(f"{fields.name}: 'tie_word_embeddings' is not supported in this family")
-    model = _encoder(reading)
+    model = encoder_of(reading)
     assert isinstance(model.head, MaskedHead)
     width = Integer(fields.size("output_embedding_size"))
     return replace(reading, model=replace(model, head=replace(model.head, d=width, tied=False)))
@@ -233,10 +230,10 @@ def _roformer(fields: Fields) -> Reading:
     """Positions are rotated by a table of weights."""
     fields.refuse("rotary_value", "rotated values are not known in this family")
     kin = Kin(positions=False, narrow="embedding_size", pools="", pooler=False)
-    reading = _read(fields, kin)
+    reading = read_of(fields, kin)
     rows = fields.size("max_position_embeddings")
-    table = TurnedRows(Integer(rows), _heads(fields, kin).head_dim)
-    model = replace(_encoder(reading), buckets=table, longest=rows)
+    table = TurnedRows(Integer(rows), heads_for(fields, kin).head_dim)
+    model = replace(encoder_of(reading), buckets=table, longest=rows)
     return replace(reading, model=model)
 
 
@@ -244,7 +241,7 @@ def _dpr(fields: Fields) -> Reading:
     """BERT whose first position is the embedding, as it is or projected."""
     if class_of(fields.values) not in (None, "DPRQuestionEncoder", "DPRContextEncoder"):
         raise ModelError(f"{fields.name}: only DPR's encoders are read, not its reader")
-    reading = _read(fields, Kin(pooler=False))
+    reading = read_of(fields, Kin(pooler=False))
     out = fields.values.get("projection_dim") or 0
     if out:
         raise ModelError(f"{fields.name}: 'projection_dim' = {clip(out)}: only 0 is supported")
@@ -257,8 +254,8 @@ def _tapas(fields: Fields) -> Reading:
     sizes = fields.values.get(key)
     if not isinstance(sizes, list) or any(type(n) is not int or n < 1 for n in sizes):
         raise ModelError(f"{fields.name}: {key!r} must be a list of sizes, not {clip(sizes)}")
-    reading = _read(fields.with_values(type_vocab_size=0), Kin())
-    model = _encoder(reading)
+    reading = read_of(fields.with_values(type_vocab_size=0), Kin())
+    model = encoder_of(reading)
     assert isinstance(model.front, TextFront)
     tables = tuple((f"type{i}", Integer(n), 1) for i, n in enumerate(sizes))
     return replace(reading, model=replace(model, front=replace(model.front, tables=tables)))
@@ -284,8 +281,8 @@ def _xlm(fields: Fields) -> Reading:
     if task not in ("Model", ""):
         raise ModelError(f"{fields.name}: only the bare model and that with logits are read")
     kin = Kin(pooler=False)
-    reading = _read(named, kin)
-    model = _encoder(reading)
+    reading = read_of(named, kin)
+    model = encoder_of(reading)
     languages = fields.size("n_langs", default=1)
     if languages > 1 and fields.flag("use_lang_emb", True):
         assert isinstance(model.front, TextFront)
@@ -301,10 +298,10 @@ def _xlm(fields: Fields) -> Reading:
 
 def _generation(fields: Fields) -> Reading:
     """BERT without types; the decoder's class is read as it is by default, in both directions."""
-    reading = _read(fields.with_values(type_vocab_size=0), Kin(pooler=False))
+    reading = read_of(fields.with_values(type_vocab_size=0), Kin(pooler=False))
     if class_of(fields.values) != "BertGenerationDecoder":
         return reading
-    model = _encoder(reading)
+    model = encoder_of(reading)
     tied = fields.flag("tie_word_embeddings", True)
     head = ProjectedHead(model.d, Integer(fields.size("vocab_size")), tied, True)
     return Reading(replace(model, head=head))
@@ -329,8 +326,10 @@ def _esm(fields: Fields) -> Reading:
         masked="gelu",
         pooler=True,
     )
-    reading = _read(fields.with_values(position_embedding_type="absolute", type_vocab_size=0), kin)
-    model = _encoder(reading)
+    reading = read_of(
+        fields.with_values(position_embedding_type="absolute", type_vocab_size=0), kin
+    )
+    model = encoder_of(reading)
     pairs = fields.size("num_hidden_layers") * fields.size("num_attention_heads")
     resting = (("contacts.weight", Integer(pairs)), ("contacts.bias", ONE))
     head = model.head
@@ -338,99 +337,6 @@ def _esm(fields: Fields) -> Reading:
     longest = model.longest if absolute else fields.size("max_position_embeddings", default=1026)
     changed = replace(model, head=Resting(resting, head), longest=longest)
     return replace(reading, model=changed)
-
-
-def _span(fields: Fields) -> int:
-    """Distances to each side that DeBERTa has a row for."""
-    buckets = fields.values.get("position_buckets", -1)
-    if isinstance(buckets, int) and buckets > 0:
-        return fields.size("position_buckets")
-    stated = fields.values.get("max_relative_positions", -1)
-    if isinstance(stated, int) and stated > 0:
-        return fields.size("max_relative_positions")
-    return fields.size("max_position_embeddings", default=512)
-
-
-def _kinds(fields: Fields) -> frozenset[str]:
-    """Which scores with distances there are: ``c2p``, ``p2c``; a list, or a text with bars."""
-    key = "pos_att_type"
-    found = fields.values.get(key) or []
-    names = found.split("|") if isinstance(found, str) else found
-    if not isinstance(names, list) or any(n not in ("c2p", "p2c") for n in names):
-        raise ModelError(f"{fields.name}: {key!r} = {clip(found)}: only c2p and p2c are known")
-    return frozenset(names) if fields.flag("relative_attention", False) else frozenset()
-
-
-def _deberta(fields: Fields, second: bool) -> Reading:
-    fields.refuse("talking_head", "products between heads are not known in this family")
-    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    width = divided(fields, d, heads, "hidden size over heads")
-    for key, known in (("attention_head_size", width), ("embedding_size", d),
-                       ("pooler_hidden_size", d)):  # fmt: skip
-        if fields.size(key, default=int(known)) != known:
-            raise ModelError(f"{fields.name}: {key!r} must be {known} in this family")
-    fields.values.get("legacy")  # where the same head of masked tokens stands
-    biased = fields.flag("position_biased_input", True)
-    pools = activation_of(fields, "pooler_hidden_act", default="gelu")
-    kin = Kin(pools=pools, pooler=False)
-    named = fields.with_values(position_embedding_type="absolute")
-    reading = _read(named.with_defaults(type_vocab_size=0), kin)
-    model = _encoder(reading)
-    kinds, span = _kinds(fields), Integer(_span(fields))
-    # The first version's one matrix for queries, keys and values has biases for two of them.
-    at = replace(_heads(fields, kin), k_bias=second)
-    mixer = Disentangled(
-        at,
-        span,
-        to_place="c2p" in kinds,
-        from_place="p2c" in kinds,
-        shared=second and fields.flag("share_att_key", False),
-        place_bias=second,
-        cut=not second,
-    )
-    (segment,) = model.segments
-    assert isinstance(segment.layer, Layer)
-    layer = replace(segment.layer, mixer=mixer)
-    segments: tuple[Segment, ...] = (replace(segment, layer=layer),)
-    if second and fields.values.get("conv_kernel_size"):
-        segments = _with_convolution(fields, layer, segment.count)
-    norms = fields.word("norm_rel_ebd", default="none").split("|")
-    if not set(norms) <= {"none", "layer_norm"}:
-        raise ModelError(f"{fields.name}: 'norm_rel_ebd' = {clip(norms)} is not known")
-    assert isinstance(model.front, TextFront)
-    front = model.front
-    if not biased:
-        front = replace(front, ends=replace(front.ends, positions=None))
-    rows = None
-    if fields.flag("relative_attention", False):
-        normed = LAYER_NORM if second and "layer_norm" in norms else None
-        rows = RelativeRows(2 * span, at.d, normed)
-    changed = replace(
-        model,
-        front=front,
-        segments=segments,
-        buckets=rows if kinds else None,
-        longest=model.longest if biased else None,
-    )
-    if rows is not None and not kinds:
-        raise ModelError(f"{fields.name}: 'relative_attention' without 'pos_att_type'")
-    return replace(reading, model=changed)
-
-
-def _with_convolution(fields: Fields, layer: Layer, count: Expr) -> tuple[Segment, ...]:
-    """The first layer beside a convolution, then the others."""
-    kernel = fields.size("conv_kernel_size")
-    if kernel % 2 == 0:
-        raise ModelError(f"{fields.name}: 'conv_kernel_size' = {kernel} must be odd")
-    first = Convolved(
-        layer,
-        Integer(kernel),
-        Integer(fields.size("conv_groups", default=1)),
-        activation_of(fields, "conv_act", default="tanh"),
-        LAYER_NORM,
-    )
-    named = [("first", first), *[("layers", layer)] * (int(count) - 1)]
-    return gathered(named)
 
 
 #: Of the file's boxes: left and right, upper and lower edges, heights and widths.
@@ -454,8 +360,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "flaubert": _xlm,
         "bert-generation": _generation,
         "esm": _esm,
-        "deberta": lambda fields: _deberta(fields, second=False),
-        "deberta-v2": lambda fields: _deberta(fields, second=True),
         "megatron-bert": _kin(Kin(first=True, embed_norm=False)),
         "roberta-prelayernorm": _kin(Kin(unused=2, first=True)),
         "xlm-roberta-xl": _kin(Kin(unused=2, first=True, embed_norm=False, masked="gelu")),
@@ -480,17 +384,17 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
             }
         ),
         **classes_of(
-            {"Deberta": "deberta", "DebertaV2": "deberta-v2", "JinaEmbeddingsV3": "jina_embeddings_v3"},
-            ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification",
-             "ForQuestionAnswering"),
+            {
+                "JinaEmbeddingsV3": "jina_embeddings_v3",
+            },
+            TASKS[:-1],
         ),
         **classes_of(
             {"Esm": "esm", "LayoutLM": "layoutlm"},
-            ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification"),
+            TASKS[:4],
         ),
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
         **classes_of({"RoFormer": "roformer"}, TASKS[:-1]),
-        "DebertaV2ForMultipleChoice": "deberta-v2",
         "ElectraForPreTraining": "electra",
         "DPRQuestionEncoder": "dpr",
         "DPRContextEncoder": "dpr",
@@ -501,4 +405,4 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "BertGenerationEncoder": "bert-generation",
         "BertGenerationDecoder": "bert-generation",
     }
-)  # fmt: skip
+)
