@@ -51,7 +51,8 @@ class Attention:
         table: name of the rotary table; another one for another width.
         reads: width of what the projections read where it is not ``d``.
         gate: the result is multiplied by a function (``gate_act``) of a projection of its own:
-            ``each`` element has a gate, each ``head`` has one, or none (empty).
+            ``each`` element has a gate, each ``head`` has one, or none (empty); ``gate_bias``:
+            with a number for each head added in front of the function.
         inner_norm: normalisation of all heads together in front of the last projection, or None.
     """
 
@@ -78,6 +79,7 @@ class Attention:
     reads: Expr | None = None
     gate: str = ""
     gate_act: str = "sigmoid"
+    gate_bias: bool = False
     inner_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
@@ -119,7 +121,8 @@ class Attention:
         probabilities = m.add("softmax", Softmax(pattern), *logits)
         mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
         if self.gate:
-            mixed = gated(m, x, mixed, self.d, self.heads, dv, self.gate, self.gate_act)
+            sizes = (self.d, self.heads, dv)
+            mixed = gated(m, x, mixed, *sizes, self.gate, self.gate_act, self.gate_bias)
         if self.inner_norm is None:
             return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
         wide = self.heads * dv

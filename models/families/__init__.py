@@ -37,6 +37,7 @@ FILES = (
     "state_space",
     "hybrid",
     "zamba",
+    "deltas",
     "hybrid_experts",
     "kimi",
     "bailing",

@@ -28,11 +28,12 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     heads_of,
+    layer_count,
     next_token,
     rotary_of,
     tied_as_whole,
 )
-from costgraph.models.families.experts import corrected_route, experts_of
+from costgraph.models.families.experts import attention_of, corrected_route, experts_of
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
@@ -320,6 +321,52 @@ def _lfm2_width(fields: Fields) -> int:
     return width
 
 
+def _lfm3(fields: Fields) -> Reading:
+    """LFM2 with windows in some layers, gates on heads, and norms on both sides of blocks."""
+    d = fields.size("hidden_size")
+    bias = fields.flag("attention_bias", False)
+    full = attention_of(
+        fields.with_defaults(head_dim=128),
+        rotary=None,
+        qk_norm=Norm(),
+        qkv_bias=bias,
+        out_bias=bias,
+        gate="head" if fields.flag("use_attention_gate", True) else "",
+    )
+    shares = {"sliding": 1.0, "attention": 0.5}
+    nested = fields.values.get("rope_parameters")
+    for kind, name in (("sliding", "sliding_attention"), ("attention", "full_attention")):
+        own = nested.get(name) if isinstance(nested, Mapping) else None
+        if isinstance(own, Mapping):
+            shares[kind] = own.get("partial_rotary_factor", 1.0)
+    turned = {
+        kind: rotary_of(Fields(fields.name, {"partial_rotary_factor": share}), full.head_dim, 1.0)
+        for kind, share in shares.items()
+    }
+    window = Window(Integer(fields.size("sliding_window", default=256)))
+    mixers: dict[str, Block] = {
+        "conv": ShortConv(
+            Integer(d),
+            Integer(fields.size("conv_L_cache", default=7)),
+            fields.flag("conv_bias", False),
+        ),
+        "attention": replace(full, rotary=turned["attention"], table="partial_rope_table"),
+        "sliding": replace(full, rotary=turned["sliding"], pattern=window),
+    }
+    known = {"conv": "conv", "full_attention": "attention", "sliding_attention": "sliding"}
+    if fields.values.get("layer_types") is None:
+        period = ("sliding", "conv", "attention", "conv")
+        kinds = ["conv", *(period[i % 4] for i in range(1, layer_count(fields)))]
+    else:
+        kinds = words(fields, "layer_types", known)
+    feed = FeedForward(Integer(d), Integer(fields.size("intermediate_size")))
+    outer = fields.flag("use_sandwich_norm", True)
+    segments = gathered(
+        (kind, Layer(Integer(d), mixers[kind], feed, post_norms=outer)) for kind in kinds
+    )
+    return Reading(Stack(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+
+
 def _convolved(fields: Fields, dense: Block, rest: Block, first: int) -> Reading:
     """Short convolutions and attention; ``dense`` blocks in the ``first`` layers."""
     d = fields.size("hidden_size")
@@ -356,6 +403,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_text": _qwen3_5,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
+        "lfm3": _lfm3,
         "lfm2_moe": _lfm2_moe,
     }
 )
@@ -367,6 +415,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen3_5ForCausalLM": "qwen3_5_text",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",
+        "Lfm3ForCausalLM": "lfm3",
         "Lfm2MoeForCausalLM": "lfm2_moe",
     }
 )

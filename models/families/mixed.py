@@ -11,6 +11,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Attention, Layer, Stack
+from costgraph.models.blocks.differential import DifferentialAttention
 from costgraph.models.blocks.headexperts import HeadExperts
 from costgraph.models.families.common import (
     FULL,
@@ -28,6 +29,7 @@ from costgraph.models.families.experts import (
 from costgraph.models.families.experts import (
     RMS,
     attention_of,
+    corrected_route,
     crossed,
     ends_of,
     experts_of,
@@ -142,6 +144,61 @@ def _aria(fields: Fields) -> Reading:
     return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
+def _beam(fields: Fields) -> Reading:
+    """Gates with biases, norms on both sides, residuals scaled by depth, DeepSeek-V3's router."""
+    bias, count = fields.flag("attention_bias", False), layers_of(fields)
+    attention = attention_of(
+        fields.with_defaults(head_dim=128),
+        qk_norm=RMS,
+        qkv_bias=bias,
+        out_bias=bias,
+        gate="each",
+        gate_bias=True,
+    )
+    rope = fields.values.get("rope_parameters")
+    whole = rope.get("full_attention") if isinstance(rope, Mapping) else None
+    # Layers that do not rotate multiply queries by a number for each position.
+    plain = {"rotary": None, "query_scale": True} if whole is None else {}
+    mixers = _mixers(fields, attention, 512, **plain)
+    kinds = layer_types(fields, lambda i: (i + 1) % 6 != 0 and i != count - 1)
+    dense = feed_forward_of(fields, fields.size("intermediate_size"))
+    named = fields.with_defaults(n_group=8, topk_group=4, routed_scaling_factor=2.5)
+    route = corrected_route(named)
+    experts = experts_of(fields, fields.size("moe_intermediate_size"), route, "num_experts")
+    first = [DENSE if i < 3 else SPARSE for i in range(count)]
+    cap = fields.values.get("final_logit_softcapping", 30.0) is not None
+    return crossed(
+        fields.with_defaults(mlp_layer_types=first),
+        mixers,
+        kinds,
+        dense,
+        experts,
+        ends=ends_of(fields, logit_cap=cap),
+        ahead=None,
+        post_norms=True,
+        residual_scale=True,
+    )
+
+
+def _diffllama(fields: Fields) -> Reading:
+    """Llama with differential attention."""
+    found = attention_of(fields)
+    for key, count in (
+        ("num_attention_heads", found.heads),
+        ("num_key_value_heads", found.kv_heads),
+    ):
+        if count % 2:
+            raise ModelError(f"{fields.name}: {key!r} = {count} must be even in this family")
+    rotary = found.head_dim if found.rotary is None else found.rotary
+    bias = fields.flag("attention_bias", False)
+    mixer = DifferentialAttention(
+        found.d, found.heads, found.kv_heads, found.head_dim, rotary, bias
+    )
+    feed = feed_forward_of(fields, fields.size("intermediate_size"))
+    layer = Layer(found.d, mixer, feed)
+    return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
+
+
 def _jetmoe(fields: Fields) -> Reading:
     """Experts in the attention, too: each has query heads of its own."""
     d, heads = fields.size("hidden_size"), fields.size("num_key_value_heads")
@@ -180,6 +237,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "kolibri1": _kolibri,
         "aria_text": _aria,
         "jetmoe": _jetmoe,
+        "beam": _beam,
+        "diffllama": _diffllama,
     }
 )
 
@@ -192,5 +251,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Kolibri1ForCausalLM": "kolibri1",
         "AriaTextForCausalLM": "aria_text",
         "JetMoeForCausalLM": "jetmoe",
+        "BeamForCausalLM": "beam",
+        "DiffLlamaForCausalLM": "diffllama",
     }
 )
