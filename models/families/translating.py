@@ -77,11 +77,20 @@ def _read(fields: Fields, kin: Kin) -> Reading:
     return Reading(answering(fields, encoder, side, ends, longest=longest))
 
 
+def _mvp(fields: Fields) -> Reading:
+    """BART; its prompts are another model."""
+    fields.refuse("use_prompt", "prompts in front of each layer are not known in this family")
+    for key in ("prompt_length", "prompt_mid_dim"):
+        fields.values.get(key)  # of those prompts
+    return _read(fields, Kin())
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         # Two extra rows: positions are offset by two.
         "bart": _kin(Kin()),
+        "mvp": _mvp,
         "plbart": _kin(Kin(scaled=True)),
         "mbart": _kin(Kin(first=True)),
         "marian": _kin(Kin(extra=0, embed_norm=False)),
@@ -99,6 +108,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "BartForConditionalGeneration": "bart",
         "PLBartForConditionalGeneration": "plbart",
+        "MvpForConditionalGeneration": "mvp",
         "MBartForConditionalGeneration": "mbart",
         "MarianMTModel": "marian",
         "PegasusForConditionalGeneration": "pegasus",
