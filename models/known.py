@@ -176,7 +176,6 @@ AHEAD = (
 #: Types that are known not to be read, and what of them is not understood.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "deepseek_v4": "compressed caches, streams of hidden states and hashed experts",
         "kimi_k3": "residuals between blocks of layers and experts in a latent space",
         "minimax_m3": "attention to blocks that an index of its own chooses",
         "minimax_m3_vl": "attention to blocks that an index of its own chooses",

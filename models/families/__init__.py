@@ -34,6 +34,7 @@ FILES = (
     "searched",
     "alternating",
     "deepseek",
+    "pooled",
     "state_space",
     "hybrid",
     "zamba",

@@ -13,6 +13,7 @@ from costgraph.ops.pattern.base import (
     Pattern,
     counted,
 )
+from costgraph.ops.pattern.beside import WindowAndRows
 from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chunks import Chunks, Segments
 from costgraph.ops.pattern.scattered import Scattered
@@ -43,6 +44,7 @@ __all__ = [
     "Summaries",
     "Unfinished",
     "Window",
+    "WindowAndRows",
     "counted",
     "sliding",
 ]
