@@ -177,8 +177,6 @@ AHEAD = (
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
         "kimi_k3": "residuals between blocks of layers and experts in a latent space",
-        "minimax_m3": "attention to blocks that an index of its own chooses",
-        "minimax_m3_vl": "attention to blocks that an index of its own chooses",
         "phi4mm": "adapters of each sense inside the language model",
     }
 )

@@ -128,9 +128,9 @@ class GatedPool(Op):
     made of, new ones behind them, both ``(B, r, 1, p·w)``; positions inside a block ``(m, p·w)``,
     put on the gates; the weight of a norm ``(w)``. Result: the rows of all blocks; and those
     states of the last block. A block has ``p·m`` rows in each of ``w`` columns: with ``p = 2``
-    those of the block before, in other columns, come first. Work per block: ``m·p·w`` additions, per row
-    and column a softmax (4 and one exponential) and 2 to weigh and add, 4 per element and 3 per
-    row to normalise, 3 for each of ``rotary`` elements that are rotated.
+    those of the block before, in other columns, come first. Work per block: ``m·p·w`` additions,
+    per row and column a softmax (4 and one exponential) and 2 to weigh and add, 4 per element
+    and 3 per row to normalise, 3 for each of ``rotary`` elements that are rotated.
     Source: DeepSeek-V4's published code (compressors of ``modeling_deepseek_v4``).
     """
 

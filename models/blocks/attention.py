@@ -90,18 +90,7 @@ class Attention:
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` (or as wide as it reads) to ``(B, q, d)``."""
-        query, key, value = self._project(m, x)
-        if self.qk_norm is not None and self.qk_norm_over != "all":
-            dh, own = self.head_dim, self.qk_norm_over == "heads"
-            query = m.norm("q_norm", query, (self.heads, dh) if own else dh, self.qk_norm)
-            key = m.norm("k_norm", key, (self.kv_heads, dh) if own else dh, self.qk_norm)
-        for table in self.operands(m.style):
-            query = m.add("q_rope", Rope(), query, table.name)
-            key = m.add("k_rope", Rope(), key, table.name)
-        if self.query_scale:
-            query = m.add("q_scale", Scale(), query)
-        if self.value_scale:
-            value = m.add("v_scale", Scale(), value)
+        query, key, value = self.projected(m, x)
         hk, dh, keeps = self.kv_heads, self.head_dim, self.pattern
         dv = dh if self.v_dim is None else self.v_dim
         keys, values = key, value
@@ -129,6 +118,22 @@ class Attention:
         mixed = m.add("heads_join", Reshape((B, q, wide)), mixed)
         mixed = m.norm("heads_norm", mixed, wide, self.inner_norm)
         return m.linear("o_proj", mixed, self.d, wide, self.out_bias)
+
+    def projected(self, m: Maker, x: str) -> tuple[str, str, str]:
+        """Adds queries, keys and values of ``x``, normalised, rotated and scaled."""
+        query, key, value = self._project(m, x)
+        if self.qk_norm is not None and self.qk_norm_over != "all":
+            dh, own = self.head_dim, self.qk_norm_over == "heads"
+            query = m.norm("q_norm", query, (self.heads, dh) if own else dh, self.qk_norm)
+            key = m.norm("k_norm", key, (self.kv_heads, dh) if own else dh, self.qk_norm)
+        for table in self.operands(m.style):
+            query = m.add("q_rope", Rope(), query, table.name)
+            key = m.add("k_rope", Rope(), key, table.name)
+        if self.query_scale:
+            query = m.add("q_scale", Scale(), query)
+        if self.value_scale:
+            value = m.add("v_scale", Scale(), value)
+        return query, key, value
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
         query, key, value = self._products(m, x)

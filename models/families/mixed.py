@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +11,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Attention, Layer, Stack
+from costgraph.models.blocks.blockwise import BlockAttention
 from costgraph.models.blocks.differential import DifferentialAttention
 from costgraph.models.blocks.headexperts import HeadExperts
 from costgraph.models.families.common import (
@@ -20,6 +21,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     layer_types,
+    tied_as_whole,
     window_of,
 )
 from costgraph.models.families.dense import swa_layers
@@ -144,6 +146,104 @@ def _aria(fields: Fields) -> Reading:
     return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
+#: Names of the index's sizes in the published files' ``sparse_attention_config``.
+_INDEX: Mapping[str, str] = MappingProxyType(
+    {
+        "index_n_heads": "sparse_num_index_heads",
+        "index_head_dim": "sparse_index_dim",
+        "index_block_size": "sparse_block_size",
+        "index_topk_blocks": "sparse_topk_blocks",
+        "index_local_blocks": "sparse_local_block",
+    }
+)
+
+
+def _per_layer(
+    fields: Fields, key: str, kinds: Sequence[str], numbers: Any, default: str
+) -> list[str]:
+    """The kind of each layer: names under ``key``, or numbers, 0 for the first kind."""
+    count, found = layers_of(fields), fields.values.get(key)
+    if found is None and numbers is not None:
+        found = [kinds[v] if v in (0, 1) else v for v in numbers] if type(numbers) is list else []
+    if found is None:
+        return [default] * count
+    if not isinstance(found, list) or len(found) != count or any(k not in kinds for k in found):
+        raise ModelError(f"{fields.name}: {key!r} must name {' or '.join(kinds)} for each layer")
+    return found
+
+
+def _minimax_m3(fields: Fields) -> Reading:
+    """Blocks of positions that an index chooses in some layers; clamped gates, shared experts."""
+    nested = fields.values.get("sparse_attention_config")
+    inner = nested if isinstance(nested, Mapping) else {}
+    fields = fields.with_defaults(
+        head_dim=128, **{k: inner[old] for k, old in _INDEX.items() if old in inner}
+    )
+    for key, value in inner.items():
+        if value and key not in (*_INDEX.values(), *_UNCOUNTED):
+            raise ModelError(f"{fields.name}: 'sparse_attention_config': {key!r} is not understood")
+    attention = attention_of(
+        fields,
+        qk_norm=RMS if fields.flag("use_qk_norm", True) else None,
+        rotary=Integer(fields.size("rotary_dim", default=64)),
+    )
+    index = BlockAttention(
+        attention,
+        heads=Integer(fields.size("index_n_heads", default=4)),
+        width=Integer(fields.size("index_head_dim", default=128)),
+        block=Integer(fields.size("index_block_size", default=128)),
+        most=Integer(fields.size("index_topk_blocks", default=16)),
+    )
+    fields.values.get("index_local_blocks")  # of those that are chosen, the newest ones
+    for key in ("swiglu_alpha", "swiglu_limit", "hidden_act"):
+        fields.values.get(key)  # numbers of the clamped gate, which all files have
+    clamped = fields.with_values(hidden_act="silu")
+    dense = replace(
+        feed_forward_of(clamped, fields.size("dense_intermediate_size", default=12288)),
+        fused_gate_up=True,
+        activation="clamped_gate",
+        up_activation="clamped_up",
+    )
+    shared = replace(dense, width=Integer(fields.size("shared_intermediate_size", default=3072)))
+    route = Route(
+        score="sigmoid",
+        normalise=True,
+        correction=True,
+        scale=fields.number("routed_scaling_factor", 2.0) != 1,
+    )
+    experts = experts_of(
+        clamped,
+        fields.size("intermediate_size"),
+        route,
+        "num_local_experts",
+        shared=shared,
+        packed=True,
+        activation="clamped_gate",
+        up_activation="clamped_up",
+    )
+    sparse = "minimax_m3_sparse"
+    frequency = inner.get("sparse_attention_freq")
+    kinds = _per_layer(
+        fields, "layer_types", ("full_attention", sparse), frequency, "full_attention"
+    )
+    held = _per_layer(
+        fields, "mlp_layer_types", (DENSE, SPARSE), fields.values.get("moe_layer_freq"), SPARSE
+    )
+    names = ["indexed" if kind == sparse else "" for kind in kinds]
+    named = fields.with_values(mlp_layer_types=held)
+    mixers = {"": attention, "indexed": index}
+    return crossed(named, mixers, names, dense, experts, ahead=None)
+
+
+def _minimax_m3_vl(fields: Fields) -> Reading:
+    """The language model of the files that also see; what is left out is said."""
+    return _minimax_m3(tied_as_whole(fields, fields.section("text_config")))
+
+
+#: Keys of ``sparse_attention_config`` that are read elsewhere, or count nothing.
+_UNCOUNTED = ("sparse_attention_freq", "use_sparse_attention")
+
+
 def _beam(fields: Fields) -> Reading:
     """Gates with biases, norms on both sides, residuals scaled by depth, DeepSeek-V3's router."""
     bias, count = fields.flag("attention_bias", False), layers_of(fields)
@@ -238,6 +338,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "aria_text": _aria,
         "jetmoe": _jetmoe,
         "beam": _beam,
+        "minimax_m3_vl_text": _minimax_m3,
+        "minimax_m3_vl": _minimax_m3_vl,
         "diffllama": _diffllama,
     }
 )
@@ -252,6 +354,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "AriaTextForCausalLM": "aria_text",
         "JetMoeForCausalLM": "jetmoe",
         "BeamForCausalLM": "beam",
+        "MiniMaxM3VLForCausalLM": "minimax_m3_vl_text",
+        "MiniMaxM3SparseForConditionalGeneration": "minimax_m3_vl",
         "DiffLlamaForCausalLM": "diffllama",
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -150,19 +150,10 @@ def _deepseek_v4(fields: Fields) -> Reading:
     inner = fields.size("moe_intermediate_size")
     shared = FeedForward(d, Integer(inner), activation_of(fields, "hidden_act", default="silu"))
     scaled = fields.number("routed_scaling_factor", 1.5) != 1
-    channels = {
-        told: experts_of(
-            fields,
-            inner,
-            Route(
-                score="sqrtsoftplus", normalise=True, scale=scaled, correction=not told, told=told
-            ),
-            "n_routed_experts",
-            shared=shared,
-            packed=True,
-        )
-        for told in (True, False)
-    }
+    route = Route(score="sqrtsoftplus", normalise=True, scale=scaled, correction=True)
+    chosen = experts_of(fields, inner, route, "n_routed_experts", shared=shared, packed=True)
+    named = replace(chosen, route=replace(route, correction=False, told=True))
+    channels = {False: chosen, True: named}
     hyper = Hyper(
         d,
         Integer(fields.size("hc_mult", default=4)),

@@ -12,8 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-#: What DeepSeek-V4's layers keep beside keys: rows of blocks, and those that are in none yet.
-POOLED = ("compressed_kv", "buffer_kv", "buffer_gate")
+#: What layers keep beside keys: rows of blocks, those that are in none yet, keys of an index.
+POOLED = ("compressed_kv", "buffer_kv", "buffer_gate", "idx_keys")
 #: Rows and gates of the last block, which the next one reads as well.
 OVERLAPS = ("overlap_kv", "overlap_gate")
 SMALL = Path(__file__).parent / "counted" / "small.json"
