@@ -204,6 +204,7 @@ def tried(kind: str, tokens: int) -> Line:
                 model = made._from_config(config, attn_implementation="eager")
             else:
                 model = made(config)
+        model.eval()  # in training layers may be dropped at random
         values = json.loads(config.to_json_string(use_diff=False))
     except TimeoutError as error:
         return line("unbuilt", str(error))

@@ -251,6 +251,19 @@ class PooledHead:
 
 
 @dataclass(frozen=True)
+class TokenHead:
+    """One position of each sequence, projected to ``out`` without bias, or as it is."""
+
+    d: Expr
+    out: Expr | None = None
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head."""
+        x = m.add("one_position", SelectLast(ONE), hidden)
+        return x if self.out is None else m.linear("text_projection", x, self.out, self.d)
+
+
+@dataclass(frozen=True)
 class LabelHead:
     """A projection with bias of every position to ``labels`` values.
 
@@ -374,6 +387,8 @@ class EncoderDecoder:
         buckets: relative position bias of the decoder, or None.
         shared: names of weights that both parts use (the embedding table).
         longest: most decoder positions, where a table bounds them.
+        kinds: runs of the decoder's layers where not all are like ``layer``, whose attention to
+            the encoder they have.
     """
 
     encoder: Encoder
@@ -383,6 +398,7 @@ class EncoderDecoder:
     buckets: Buckets | None = None
     shared: tuple[str, ...] = ("embed.weight",)
     longest: int | None = None
+    kinds: tuple[Segment, ...] = ()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -394,8 +410,8 @@ class EncoderDecoder:
         m = Maker(name, style)
         hidden, table = embed(m, self.ends)
         given = {} if self.buckets is None else self.buckets.given(m, T)
-        segment = Segment("decoder", self.layer, self.layers)
-        hidden = run(m, (segment,), hidden, **given)
+        segments = self.kinds or (Segment("decoder", self.layer, self.layers),)
+        hidden = run(m, segments, hidden, **given)
         return m.build(close(m, self.ends, hidden, table))
 
     def encode_graph(self, name: str, style: Style) -> Graph:

@@ -50,6 +50,7 @@ FILES = (
     "kindred",
     "deberta",
     "translating",
+    "switching",
     "long",
     "vision",
     "denoisers",

@@ -211,6 +211,36 @@ def _eurobert(fields: Fields) -> Reading:
     return Reading(model, assumptions=() if head else (BARE,))
 
 
+def _esmc(fields: Fields) -> Reading:
+    """Rotated and gated like a Llama; layer norms, also over all queries and keys."""
+    for key in ("attention_bias", "mlp_bias"):
+        fields.refuse(key, "biases are not known in this family")
+    at = replace(_heads(fields, False, rotary=True), qk_norm=Norm("layer"))
+    fields.require("num_key_value_heads", fields.size("num_attention_heads"))
+    act = activation_of(fields, "hidden_act", default="silu")
+    feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act)
+    layers = fields.size("num_hidden_layers")
+    layer = Layer(at.d, Bidirectional(at), feed, LAYER_NORM, residual_scale=layers != 36)
+    vocab = Integer(fields.size("vocab_size"))
+    task = task_of(fields)
+    if task not in ("ForMaskedLM", "Model", ""):
+        raise ModelError(f"{fields.name}: only EsmcModel and EsmcForMaskedLM are read")
+    if fields.flag("tie_word_embeddings", False):
+        raise ModelError(f"{fields.name}: 'tie_word_embeddings' is not supported in this family")
+    head = (
+        MaskedHead(at.d, vocab, "gelu", LAYER_NORM, tied=False) if task == "ForMaskedLM" else None
+    )
+    model = Encoder(
+        front=TextFront(Ends(at.d, vocab)),
+        segments=(Segment("layers", layer, Integer(layers)),),
+        d=at.d,
+        norm=Norm("layer"),
+        head=head,
+        longest=fields.size("max_position_embeddings", default=2048),
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
 def _ernie(fields: Fields) -> Reading:
     fields.refuse("use_task_id", "embeddings of tasks are not known in this family")
     return ENCODERS["bert"](fields)
@@ -227,6 +257,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "nomic_bert": _nomic_published,
         "gte": _gte,
         "eurobert": _eurobert,
+        "esmc": _esmc,
     }
 )
 
@@ -247,6 +278,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of(_STEMS),
         **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, _FEW),
+        "EsmcModel": "esmc",
+        "EsmcForMaskedLM": "esmc",
         "EuroBertModel": "eurobert",
         "EuroBertForMaskedLM": "eurobert",
     }
