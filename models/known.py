@@ -176,7 +176,6 @@ AHEAD = (
 #: Types that are known not to be read, and what of them is not understood.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "kimi_k3": "residuals between blocks of layers and experts in a latent space",
         "phi4mm": "adapters of each sense inside the language model",
     }
 )

@@ -54,6 +54,7 @@ class Experts:
             compute, ``idle_chosen`` the others (:class:`Route`).
         latent: width that routed experts read and make, between projections of their own that
             all tokens pass, or None for ``d``.
+        latent_norm: normalisation of what routed experts made in that width, or None.
         sum_bias: a vector is added to the combined result.
     """
 
@@ -73,6 +74,7 @@ class Experts:
     learned_correction: bool = False
     learned_scale: bool = False
     latent: Expr | None = None
+    latent_norm: Norm | None = None
     router_cap: bool = False
     averaged: bool = False
     behind: Norm | None = None
@@ -104,6 +106,8 @@ class Experts:
         if self.sum_bias:
             routed = m.add("experts_bias", Map("add"), routed, m.vector("experts.bias", self.d))
         if self.latent is not None:
+            if self.latent_norm is not None:
+                routed = m.norm("latent_norm", routed, self.latent, self.latent_norm)
             routed = m.linear("latent_up", routed, self.d, self.latent)
         for share in rest:
             kept = m.add("idle_scale", RowScale(), x, share)
