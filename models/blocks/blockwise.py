@@ -59,9 +59,10 @@ class BlockAttention:
         query, key, value = at.projected(m, x)
         keys, values = cached(m, key, value)
         best = self._chosen(m, x)
+        index: tuple[str, ...] = ()
         if m.style.mask == "compute":
             # As published code does without a kernel: all positions, and a mask.
-            pattern, index = counted(m.style.mask), ()
+            pattern: Pattern = counted(m.style.mask)
         else:
             apart = self.heads / at.kv_heads if self.heads != at.kv_heads else ONE
             pattern, index = SelectedBlocks(self.block, self.most, apart), (best,)

@@ -12,6 +12,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Layer, Segment
 from costgraph.models.blocks.disentangled import Convolved, Disentangled
 from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.stack import Repeatable
 from costgraph.models.encoder import RelativeRows, TextFront
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, TASKS, classes_of
@@ -108,7 +109,10 @@ def _with_convolution(fields: Fields, layer: Layer, count: Expr) -> tuple[Segmen
         activation_of(fields, "conv_act", default="tanh"),
         LAYER_NORM,
     )
-    named = [("first", first), *[("layers", layer)] * (int(count) - 1)]
+    named: list[tuple[str, Repeatable]] = [
+        ("first", first),
+        *[("layers", layer)] * (int(count) - 1),
+    ]
     return gathered(named)
 
 

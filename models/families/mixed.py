@@ -14,6 +14,7 @@ from costgraph.models.blocks import Attention, Layer, Stack
 from costgraph.models.blocks.blockwise import BlockAttention
 from costgraph.models.blocks.differential import DifferentialAttention
 from costgraph.models.blocks.headexperts import HeadExperts
+from costgraph.models.blocks.layer import Block
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -231,7 +232,7 @@ def _minimax_m3(fields: Fields) -> Reading:
     )
     names = ["indexed" if kind == sparse else "" for kind in kinds]
     named = fields.with_values(mlp_layer_types=held)
-    mixers = {"": attention, "indexed": index}
+    mixers: dict[str, Block] = {"": attention, "indexed": index}
     return crossed(named, mixers, names, dense, experts, ahead=None)
 
 

@@ -152,7 +152,7 @@ def _deepseek_v4(fields: Fields) -> Reading:
     scaled = fields.number("routed_scaling_factor", 1.5) != 1
     route = Route(score="sqrtsoftplus", normalise=True, scale=scaled, correction=True)
     chosen = experts_of(fields, inner, route, "n_routed_experts", shared=shared, packed=True)
-    named = replace(chosen, route=replace(route, correction=False, told=True))
+    named = replace(chosen, route=replace(route, correction=False, tabled=True))
     channels = {False: chosen, True: named}
     hyper = Hyper(
         d,
