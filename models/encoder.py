@@ -251,16 +251,17 @@ class PooledHead:
 
 
 @dataclass(frozen=True)
-class TokenHead:
-    """One position of each sequence, projected to ``out`` without bias, or as it is."""
+class Resting:
+    """A head beside weights of its class that a pass leaves alone: they only rest in memory."""
 
-    d: Expr
-    out: Expr | None = None
+    weights: tuple[tuple[str, Expr], ...]
+    head: Head | None
 
     def add(self, m: Maker, hidden: str, table: str) -> str:
-        """Adds the head."""
-        x = m.add("one_position", SelectLast(ONE), hidden)
-        return x if self.out is None else m.linear("text_projection", x, self.out, self.d)
+        """Adds the weights and the head."""
+        for name, size in self.weights:
+            m.vector(name, size)
+        return hidden if self.head is None else self.head.add(m, hidden, table)
 
 
 @dataclass(frozen=True)
@@ -280,20 +281,6 @@ class LabelHead:
             hidden = m.linear("head_proj", hidden, self.d, self.d, True)
             hidden = m.add("head_act", Activation(self.activation), hidden)
         return m.linear("classifier", hidden, self.labels, self.d, True)
-
-
-@dataclass(frozen=True)
-class Resting:
-    """A head beside weights of its class that a pass leaves alone: they only rest in memory."""
-
-    weights: tuple[tuple[str, Expr], ...]
-    head: Head | None
-
-    def add(self, m: Maker, hidden: str, table: str) -> str:
-        """Adds the weights and the head."""
-        for name, size in self.weights:
-            m.vector(name, size)
-        return hidden if self.head is None else self.head.add(m, hidden, table)
 
 
 class Front(Protocol):

@@ -11,7 +11,6 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward, Layer, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
-from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.encoder import (
     Encoder,
     Front,
@@ -23,7 +22,6 @@ from costgraph.models.encoder import (
     ProjectedHead,
     Resting,
     TextFront,
-    TokenHead,
     TurnedRows,
     Widened,
 )
@@ -39,7 +37,6 @@ from costgraph.models.families.encoders import (
     types_of,
 )
 from costgraph.models.fields import Fields, divided
-from costgraph.symbols import B, q
 
 ONE = Integer(1)
 
@@ -342,38 +339,6 @@ def _esm(fields: Fields) -> Reading:
     return replace(reading, model=changed)
 
 
-def _clip_text(fields: Fields) -> Reading:
-    """CLIP's text encoder: each position sees those before it, and one of them is the embedding."""
-    read = fields.with_defaults(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
-        vocab_size=49408, max_position_embeddings=77, hidden_act="quick_gelu",
-    )  # fmt: skip
-    kin = Kin(activation="quick_gelu")
-    at, longest = heads_for(read, kin), read.size("max_position_embeddings")
-    layer = _layer(read, kin, at)
-    assert isinstance(layer.channel, FeedForward)
-    ends = Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest))
-    projects = (class_of(fields.values) or "").endswith("WithProjection")
-    out = Integer(read.size("projection_dim", default=512)) if projects else None
-    if not projects:
-        fields.values.get("projection_dim")  # of the class that projects
-    model = Encoder(
-        front=TextFront(ends),
-        segments=(
-            Segment(
-                "layers",
-                TowerLayer(B, q, at, layer.channel, causal=True),
-                Integer(read.size("num_hidden_layers")),
-            ),
-        ),
-        d=at.d,
-        norm=LAYER_NORM,
-        head=TokenHead(at.d, out),
-        longest=longest,
-    )
-    return Reading(model)
-
-
 #: Of the file's boxes: left and right, upper and lower edges, heights and widths.
 _BOXES = (
     ("x", "max_2d_position_embeddings", 2),
@@ -400,7 +365,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "xlm-roberta-xl": _kin(Kin(unused=2, first=True, embed_norm=False, masked="gelu")),
         "ibert": _kin(Kin(unused=2, masked="gelu", off=("quant_mode",))),
         "jina_embeddings_v3": _kin(Kin(positions=False, masked="gelu")),
-        "clip_text_model": _clip_text,
         "splinter": _kin(Kin(pooler=False)),
         "layoutlm": _kin(Kin(also=True, tables=_BOXES)),
     }
@@ -433,8 +397,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
         **classes_of({"RoFormer": "roformer"}, TASKS[:-1]),
         "ElectraForPreTraining": "electra",
-        "CLIPTextModel": "clip_text_model",
-        "CLIPTextModelWithProjection": "clip_text_model",
         "SplinterModel": "splinter",
         "DPRQuestionEncoder": "dpr",
         "DPRContextEncoder": "dpr",
