@@ -58,7 +58,7 @@ LEFT_OUT = ("alone is counted", "left out", "return their input")
 #: Operations that classes of transformers compute by other products than kernels do.
 SCANS = frozenset(
     {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "selective-scan",
-     "gated-linear-recurrence"}
+     "gated-linear-recurrence", "gated-pool"}
 )  # fmt: skip
 #: Seconds for one type.
 LONGEST = 60
@@ -204,6 +204,7 @@ def tried(kind: str, tokens: int) -> Line:
                 model = made._from_config(config, attn_implementation="eager")
             else:
                 model = made(config)
+        model.eval()  # in training layers may be dropped at random
         values = json.loads(config.to_json_string(use_diff=False))
     except TimeoutError as error:
         return line("unbuilt", str(error))

@@ -75,6 +75,7 @@ class Decoder:
     rotary: Expr | None = None
     positions: Expr | None = None
     unused: int = 0
+    fixed: bool = False
     tied: bool = False
     parallel: bool = False
     shared_norm: bool = False
@@ -95,6 +96,8 @@ class Decoder:
     alibi: bool = False
     clip: bool = False
     query_scale: bool = False
+    sinks: bool = False
+    inner_norms: bool = False
     causal: bool = True
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -121,6 +124,8 @@ class Decoder:
             alibi=self.alibi,
             clip=self.clip,
             query_scale=self.query_scale,
+            sinks=self.sinks,
+            inner_norm=norm if self.inner_norms else None,
             causal=self.causal,
         )
         feed_forward = FeedForward(
@@ -130,6 +135,7 @@ class Decoder:
             gated=self.gated,
             bias=self.mlp_bias,
             fused_gate_up=self.fused_gate_up,
+            inner_norm=norm if self.inner_norms else None,
         )
         return Layer(
             d=self.d,
@@ -156,6 +162,7 @@ class Decoder:
             vocab=self.vocab,
             positions=self.positions,
             unused=self.unused,
+            fixed=self.fixed,
             embed_dim=self.embed_dim,
             embed_scale=self.embed_scale,
             embed_norm=norm if self.embed_norm else None,

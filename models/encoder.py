@@ -91,23 +91,74 @@ class TextFront:
     Attributes:
         ends: embeddings, positions and their norm.
         types: rows of a token type table, or 0.
+        tables: further tables whose rows are added: name, rows, and how many are looked up.
     """
 
     ends: Ends
     types: int = 0
+    tables: tuple[tuple[str, Expr, int], ...] = ()
 
     def add(self, m: Maker) -> tuple[str, str]:
         """Adds the embeddings: (hidden state, embedding table)."""
-        if not self.types:
+        tables = self.tables
+        if self.types:
+            tables = (("type", Integer(self.types), 1), *tables)
+        if not tables:
             return embed(m, self.ends)
         hidden, table = embed(m, replace(self.ends, embed_norm=None))
-        ids = m.source(Tensor("type_ids", (B, q), INT64))
-        types = m.weight("types.weight", Integer(self.types), self.ends.d)
-        kind = m.add("type_embed", Embedding(result=m.style.acts), ids, types)
-        hidden = m.add("type_add", Add(), hidden, kind)
+        for name, rows, times in tables:
+            learned = m.weight(f"{name}s.weight", rows, self.ends.d)
+            for index in range(times):
+                one = f"{name}_{index}" if times > 1 else name
+                ids = m.source(Tensor(f"{one}_ids", (B, q), INT64))
+                found = m.add(f"{one}_embed", Embedding(result=m.style.acts), ids, learned)
+                hidden = m.add(f"{one}_add", Add(), hidden, found)
         if self.ends.embed_norm is not None:
             hidden = m.norm("embed_norm", hidden, self.ends.d, self.ends.embed_norm)
         return hidden, table
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A front of another width, and a product with bias to the ``d`` of the layers."""
+
+    front: TextFront
+    d: Expr
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds both: (hidden state, embedding table)."""
+        hidden, table = self.front.add(m)
+        return m.linear("embed_proj", hidden, self.d, self.front.ends.d, True), table
+
+
+@dataclass(frozen=True)
+class TurnedRows:
+    """A rotary table whose ``count`` rows of ``width`` are weights."""
+
+    count: Expr
+    width: Expr
+
+    def given(self, m: Maker, context: Expr) -> dict[str, str]:
+        """Adds what layers share, by the names of their operands."""
+        places = m.source(Tensor("rope_ids", (q,), INT64))
+        table = m.weight("rope.weight", self.count, self.width)
+        return {"rope_table": m.add("rope_embed", Embedding(result=m.style.acts), places, table)}
+
+
+@dataclass(frozen=True)
+class RelativeRows:
+    """``count`` learned rows for distances between positions, behind a norm or not."""
+
+    count: Expr
+    d: Expr
+    norm: Norm | None = None
+
+    def given(self, m: Maker, context: Expr) -> dict[str, str]:
+        """Adds what layers share, by the names of their operands."""
+        rows = m.weight("relative_rows.weight", self.count, self.d)
+        if self.norm is not None:
+            rows = m.norm("relative_norm", rows, self.d, self.norm)
+        return {"relative_rows": rows}
 
 
 @dataclass(frozen=True)
@@ -146,7 +197,8 @@ class AudioFront:
 class MaskedHead:
     """Prediction of masked tokens: a product, an activation, a norm, the tied projection.
 
-    ``bias`` says whether the first product has one; the last always does.
+    ``d`` is the width of what is projected, which the product makes. ``bias`` says whether the
+    first product has one; the last always does. ``tied``: the last has the embedding table.
     """
 
     d: Expr
@@ -154,12 +206,15 @@ class MaskedHead:
     activation: str
     norm: Norm
     bias: bool = True
+    tied: bool = True
 
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds the head; every position gets logits."""
-        x = m.linear("head_proj", hidden, self.d, self.d, self.bias)
+        x = m.linear("head_proj", hidden, self.d, m.shape(hidden)[-1], self.bias)
         x = m.add("head_act", Activation(self.activation), x)
         x = m.norm("head_norm", x, self.d, self.norm)
+        if not self.tied:
+            return m.linear("lm_head", x, self.vocab, self.d, True)
         return m.add("lm_head", Linear(bias=True), x, table, m.vector("lm_head.bias", self.vocab))
 
 
@@ -200,14 +255,35 @@ class PooledHead:
 
 
 @dataclass(frozen=True)
+class Resting:
+    """A head beside weights of its class that a pass leaves alone: they only rest in memory."""
+
+    weights: tuple[tuple[str, Expr], ...]
+    head: Head | None
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the weights and the head."""
+        for name, size in self.weights:
+            m.vector(name, size)
+        return hidden if self.head is None else self.head.add(m, hidden, table)
+
+
+@dataclass(frozen=True)
 class LabelHead:
-    """A projection with bias of every position to ``labels`` values."""
+    """A projection with bias of every position to ``labels`` values.
+
+    With an ``activation`` a product as wide as the hidden state stands in front of it.
+    """
 
     d: Expr
     labels: Expr
+    activation: str | None = None
 
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds the head."""
+        if self.activation is not None:
+            hidden = m.linear("head_proj", hidden, self.d, self.d, True)
+            hidden = m.add("head_act", Activation(self.activation), hidden)
         return m.linear("classifier", hidden, self.labels, self.d, True)
 
 
@@ -241,13 +317,13 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class PretrainedHeads:
-    """Both heads of a class that computes both: of masked tokens, and of the first position."""
+    """Both heads of a class that computes both: of all tokens, and of the first position."""
 
-    masked: MaskedHead
+    masked: MaskedHead | LabelHead
     pooled: PooledHead
 
     def both(self, m: Maker, hidden: str, table: str) -> tuple[str, str]:
-        """Adds both: logits of all positions, and what the first becomes."""
+        """Adds both: what all positions become, and what the first becomes."""
         return self.masked.add(m, hidden, table), self.pooled.add(m, hidden, table)
 
 
@@ -260,7 +336,7 @@ class Encoder:
         segments: runs of equal layers.
         d, norm: hidden size and final normalisation, or None.
         head: what follows, or None.
-        buckets: relative position bias, or None.
+        buckets: what layers share of positions, or None.
         longest: most positions, where a table bounds them.
         shortest: fewest positions, where some are none of the text.
     """
@@ -270,7 +346,7 @@ class Encoder:
     d: Expr
     norm: Norm | None = None
     head: Head | PretrainedHeads | None = None
-    buckets: Buckets | NearBuckets | None = None
+    buckets: Buckets | NearBuckets | TurnedRows | RelativeRows | None = None
     longest: int | None = None
     shortest: int = 0
 
@@ -321,6 +397,8 @@ class EncoderDecoder:
         buckets: relative position bias of the decoder, or None.
         shared: names of weights that both parts use (the embedding table).
         longest: most decoder positions, where a table bounds them.
+        kinds: runs of the decoder's layers where not all are like ``layer``, whose attention to
+            the encoder they have.
     """
 
     encoder: Encoder
@@ -330,6 +408,7 @@ class EncoderDecoder:
     buckets: Buckets | None = None
     shared: tuple[str, ...] = ("embed.weight",)
     longest: int | None = None
+    kinds: tuple[Segment, ...] = ()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -341,8 +420,8 @@ class EncoderDecoder:
         m = Maker(name, style)
         hidden, table = embed(m, self.ends)
         given = {} if self.buckets is None else self.buckets.given(m, T)
-        segment = Segment("decoder", self.layer, self.layers)
-        hidden = run(m, (segment,), hidden, **given)
+        segments = self.kinds or (Segment("decoder", self.layer, self.layers),)
+        hidden = run(m, segments, hidden, **given)
         return m.build(close(m, self.ends, hidden, table))
 
     def encode_graph(self, name: str, style: Style) -> Graph:

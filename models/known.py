@@ -176,10 +176,6 @@ AHEAD = (
 #: Types that are known not to be read, and what of them is not understood.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "deepseek_v4": "compressed caches, streams of hidden states and hashed experts",
-        "kimi_k3": "residuals between blocks of layers and experts in a latent space",
-        "minimax_m3": "attention to blocks that an index of its own chooses",
-        "minimax_m3_vl": "attention to blocks that an index of its own chooses",
         "phi4mm": "adapters of each sense inside the language model",
     }
 )
@@ -227,6 +223,7 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "num_kv_shared_layers": "caches shared between layers",
         "mlp_layer_types": "dense layers among those with experts",
         "num_local_experts": "experts",
+        "per_layer_config": "layers with sizes of their own",
         "q_lora_rank": "compressed queries",
     }
 )

@@ -103,7 +103,8 @@ _LASTING = (Role.KV, Role.STATE)
 def _extended(graph: Graph, node: Node) -> set[str]:
     """Caches and states that a node extends: as many of its operands as it has such results.
 
-    They are its first ones: an operation may read a cache besides the one that it extends.
+    They are its first ones: an operation may read a cache besides the one that it extends. A
+    view of caches stands for all of them.
     """
     if isinstance(node.op, Fused):
         body = node.op.body
@@ -112,7 +113,7 @@ def _extended(graph: Graph, node: Node) -> set[str]:
         return {name for source, name in given if source in inner}
     many = sum(t.role in _LASTING for t in node.outputs)
     held = [i for i in node.inputs if graph.tensors[i].role in _LASTING]
-    return set(held[:many])
+    return set(held if many and node.op.is_view else held[:many])
 
 
 def levels_of(graph: Graph) -> frozenset[str]:

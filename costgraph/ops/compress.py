@@ -10,7 +10,18 @@ from sympy import Expr
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import Access, Work
 from costgraph.ir.dtypes import compute_type
-from costgraph.ir.op import Op, Spec, Tensors, merged, read, require, require_same, vector, write
+from costgraph.ir.op import (
+    Op,
+    Spec,
+    Tensors,
+    merged,
+    read,
+    require,
+    require_same,
+    vector,
+    vector_special,
+    write,
+)
 from costgraph.ops.attention import compacted
 from costgraph.ops.pattern import Summaries
 
@@ -106,3 +117,62 @@ class Importance(Op):
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         found = compacted(self.rows, super().accesses(inputs, outputs), inputs[0])
         return compacted(self.blocks, found, outputs[0])
+
+
+@dataclass(frozen=True)
+class GatedPool(Op):
+    """Every block of ``m`` rows that is over becomes one: a sum weighted by gates of its own.
+
+    Inputs: rows of earlier blocks ``(B, n, 1, w)``; with ``p = 2`` rows and gates of the block
+    before the first new one, both states ``(B, m, w)``; rows and gates that blocks to come are
+    made of, new ones behind them, both ``(B, r, 1, p·w)``; positions inside a block ``(m, p·w)``,
+    put on the gates; the weight of a norm ``(w)``. Result: the rows of all blocks; and those
+    states of the last block. A block has ``p·m`` rows in each of ``w`` columns: with ``p = 2``
+    those of the block before, in other columns, come first. Work per block: ``m·p·w`` additions,
+    per row and column a softmax (4 and one exponential) and 2 to weigh and add, 4 per element
+    and 3 per row to normalise, 3 for each of ``rotary`` elements that are rotated.
+    Source: DeepSeek-V4's published code (compressors of ``modeling_deepseek_v4``).
+    """
+
+    kind: ClassVar[str] = "gated-pool"
+    blocks: Summaries
+    rotary: Expr
+    parts: int = 1
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 3 + 2 * self.parts, self, "takes {} operands", 3 + 2 * self.parts)
+        cache, *before, new, gates, positions, weight = inputs
+        require(len(cache.shape) == len(new.shape) == 4, self, "{} for {}", cache, new)
+        width = cache.shape[3]
+        for axis in range(4):
+            require_same(self, new.shape[axis], gates.shape[axis], "axis {} of gates", axis)
+        require_same(self, new.shape[3], self.parts * width, "width of rows")
+        require_same(self, positions.shape[0], self.blocks.block, "positions of a block")
+        require_same(self, positions.shape[1], new.shape[3], "width of positions")
+        require_same(self, weight.shape[0], width, "weight of the norm")
+        for state in before:
+            require_same(self, state.shape[1], self.blocks.block, "rows of {}", state)
+        rows = self.blocks.rows(self.blocks.context)
+        made = Spec((cache.shape[0], rows, *cache.shape[2:]), cache.dtype, cache.role)
+        return (made, *(Spec(s.shape, s.dtype, s.role) for s in before))
+
+    def _new(self, inputs: Tensors) -> Expr:
+        """Rows of blocks that the step finishes, of all sequences."""
+        b, rows = inputs[0].shape[:2]
+        return b * (self.blocks.rows(self.blocks.context) - rows)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        made, width = self._new(inputs), inputs[0].shape[3]
+        each = self.parts * self.blocks.block * width
+        # A softmax, a product and a sum for each; then the norm, and what is rotated.
+        plain = each + 4 * each + 2 * each - width + 4 * width + 2 + 3 * self.rotary
+        return vector_special(made * plain, made * (each + 1))
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        cache, *before, new, gates, positions, weight = inputs
+        made, rows = self._new(inputs), self.blocks.block
+        moved = made * rows * new.shape[3]
+        found = [read(t, moved * t.dtype.bytes_per_element) for t in (new, gates)]
+        found += [read(t) for t in (*before, positions, weight)]
+        found.append(write(outputs[0], made * cache.shape[3] * cache.dtype.bytes_per_element))
+        return (*found, *(write(state) for state in outputs[1:]))

@@ -37,6 +37,7 @@ COUNTS = ("expected", "all", "least")
 SCORES: dict[str, tuple[int, int]] = {
     "softmax": (4, 1),
     "sigmoid": ACTIVATIONS["sigmoid"],
+    "sqrtsoftplus": (1, 3),
     "none": (0, 0),
 }
 
@@ -179,6 +180,8 @@ class Route(Op):
         normalise, scale, correction: the steps named above.
         groups, kept: group-limited choice (DeepSeek-V2, arXiv 2405.04434), or 1.
         idle: further places per token that no expert computes for.
+        tabled: a table says which experts a token has (DeepSeek-V4's first layers): none is
+            compared, and scores are only those of the chosen ones' weights.
     """
 
     kind: ClassVar[str] = "route"
@@ -191,6 +194,7 @@ class Route(Op):
     groups: Expr = ONE
     kept: Expr = ONE
     idle: Expr = ZERO
+    tabled: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         most = 1 + self.correction + self.scale
@@ -212,7 +216,7 @@ class Route(Op):
         experts, rows = x.shape[-1], Mul(*x.shape[:-1])
         plain, special = SCORES[self.score]
         scored = k if self.after else experts
-        other = k * experts
+        other = ZERO if self.tabled else k * experts
         if self.correction:
             other += experts
         if self.groups != 1:

@@ -90,6 +90,27 @@ class Choose(Op):
 
 
 @dataclass(frozen=True)
+class BlockBest(Op):
+    """The best score of every block: ``(B, g, q, T)`` to ``(B, g, q, ⌈T/b⌉)``.
+
+    One comparison per score that a query may see. Source: MiniMax-M3's published code.
+    """
+
+    kind: ClassVar[str] = "block-best"
+    block: Expr
+    pattern: Pattern = CAUSAL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1 and len(inputs[0].shape) == 4, self, "takes scores")
+        b, g, q, t = inputs[0].shape
+        return (Spec((b, g, q, ceiling(t / self.block)), inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        b, g, q, t = inputs[0].shape
+        return vector(b * g * self.pattern.pairs(q, t))
+
+
+@dataclass(frozen=True)
 class ScoreBook(Op):
     """What attention has looked at so far: sums of probabilities per head and row (H2O).
 

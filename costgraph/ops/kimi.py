@@ -10,7 +10,7 @@ from sympy import Expr, Integer, ceiling
 from costgraph.hardware.machine import Engine
 from costgraph.ir.cost import Work
 from costgraph.ir.dtypes import compute_type
-from costgraph.ir.op import Op, Spec, Tensors, merged, require, vector, vector_special
+from costgraph.ir.op import Op, Spec, Tensors, merged, require, same, vector, vector_special
 from costgraph.ops.scan import (
     check_form,
     check_shape,
@@ -26,8 +26,8 @@ class KimiDelta(Op):
     """Kimi delta attention (Kimi Linear, arXiv 2510.26692, section 3).
 
     Inputs queries and keys ``(B, q, H, K)``, values ``(B, q, H, V)``, raw decays
-    ``(B, q, H, K)``, raw ``beta (B, q, H)``, ``A_log (H)``, ``dt_bias (H·K)``, state
-    ``(B, H, K, V)``; results ``(B, q, H, V)`` and the state.
+    ``(B, q, H, K)``, raw ``beta (B, q, H)``, ``A_log (H)``, or ``(K)`` in Kimi K3,
+    ``dt_bias (H·K)``, state ``(B, H, K, V)``; results ``(B, q, H, V)`` and the state.
 
     As :class:`~costgraph.ops.recurrent.GatedDelta`, with the decay's bias, softplus, product and
     exponential per channel. ``recurrent``: the same 7 per token and state element. In chunks
@@ -53,7 +53,8 @@ class KimiDelta(Op):
         check_shape(self, decay, *key.shape)
         check_shape(self, value, batch, tokens, heads, value.shape[3])
         check_shape(self, beta, batch, tokens, heads)
-        check_shape(self, log, heads)
+        if not (len(log.shape) == 1 and same(log.shape[0], wide)):
+            check_shape(self, log, heads)
         check_shape(self, bias, heads * wide)
         check_state(self, state, batch, heads, wide, value.shape[3])
         return (Spec(value.shape, value.dtype), kept(state))

@@ -126,7 +126,7 @@ class Stack(View):
 class Beside(View):
     """Operands side by side along ``axis``, each where it is: bands of rows as one image.
 
-    Kernels find them in one buffer, into which each was written.
+    Kernels find them in one buffer, into which each was written. Caches side by side are a cache.
     """
 
     kind: ClassVar[str] = "beside"
@@ -143,7 +143,9 @@ class Beside(View):
                 if at != axis:
                     require_same(self, a, b, "shapes of {} and {}", first, other)
         length: Expr = Sum(*(t.shape[axis] for t in inputs))
-        return _like(first, (*first.shape[:axis], length, *first.shape[axis + 1 :]))
+        (spec,) = _like(first, (*first.shape[:axis], length, *first.shape[axis + 1 :]))
+        caches = all(t.role is Role.KV for t in inputs)
+        return (replace(spec, role=Role.KV),) if caches else (spec,)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from costgraph.ops import (
     SoftCap,
     Softmax,
 )
+from costgraph.ops.maps import Map
 from costgraph.ops.pattern import CAUSAL, Pattern
 
 
@@ -66,13 +67,19 @@ def gated(
     width: Expr,
     gate: str,
     function: str = "sigmoid",
+    bias: bool = False,
 ) -> str:
     """Multiplies the result ``mixed (B, q, H, width)`` by gates that are made of ``x (B, q, d)``.
 
-    Each ``head`` has one gate, or ``each`` element has.
+    Each ``head`` has one gate, or ``each`` element has. With ``bias`` a learned number for each
+    head is added to what makes them.
     """
     shape = (heads, width if gate == "each" else Integer(1))
     made = m.linear("attn_gate_proj", x, heads * shape[1], d, split=shape)
+    if bias:
+        made = m.add(
+            "attn_gate_add", Map("add"), made, m.vector("attn_gate.bias", heads, Integer(1))
+        )
     made = m.add("attn_gate", Activation(function), made)
     op = Multiply() if gate == "each" else RowScale()
     return m.add("attn_gate_mul", op, mixed, made)

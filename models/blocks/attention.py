@@ -22,7 +22,8 @@ from costgraph.ops import (
     Split,
 )
 from costgraph.ops.pattern import CAUSAL, FULL, Pattern, counted
-from costgraph.symbols import q
+from costgraph.ops.views import Reshape
+from costgraph.symbols import B, q
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Attention:
         table: name of the rotary table; another one for another width.
         reads: width of what the projections read where it is not ``d``.
         gate: the result is multiplied by a function (``gate_act``) of a projection of its own:
-            ``each`` element has a gate, each ``head`` has one, or none (empty).
+            ``each`` element has a gate, each ``head`` has one, or none (empty); ``gate_bias``:
+            with a number for each head added in front of the function.
+        inner_norm: normalisation of all heads together in front of the last projection, or None.
     """
 
     d: Expr
@@ -76,6 +79,8 @@ class Attention:
     reads: Expr | None = None
     gate: str = ""
     gate_act: str = "sigmoid"
+    gate_bias: bool = False
+    inner_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -85,18 +90,7 @@ class Attention:
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` (or as wide as it reads) to ``(B, q, d)``."""
-        query, key, value = self._project(m, x)
-        if self.qk_norm is not None and self.qk_norm_over != "all":
-            dh, own = self.head_dim, self.qk_norm_over == "heads"
-            query = m.norm("q_norm", query, (self.heads, dh) if own else dh, self.qk_norm)
-            key = m.norm("k_norm", key, (self.kv_heads, dh) if own else dh, self.qk_norm)
-        for table in self.operands(m.style):
-            query = m.add("q_rope", Rope(), query, table.name)
-            key = m.add("k_rope", Rope(), key, table.name)
-        if self.query_scale:
-            query = m.add("q_scale", Scale(), query)
-        if self.value_scale:
-            value = m.add("v_scale", Scale(), value)
+        query, key, value = self.projected(m, x)
         hk, dh, keeps = self.kv_heads, self.head_dim, self.pattern
         dv = dh if self.v_dim is None else self.v_dim
         keys, values = key, value
@@ -116,8 +110,30 @@ class Attention:
         probabilities = m.add("softmax", Softmax(pattern), *logits)
         mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
         if self.gate:
-            mixed = gated(m, x, mixed, self.d, self.heads, dv, self.gate, self.gate_act)
-        return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
+            sizes = (self.d, self.heads, dv)
+            mixed = gated(m, x, mixed, *sizes, self.gate, self.gate_act, self.gate_bias)
+        if self.inner_norm is None:
+            return m.linear("o_proj", mixed, self.d, self.heads * dv, self.out_bias, contract=2)
+        wide = self.heads * dv
+        mixed = m.add("heads_join", Reshape((B, q, wide)), mixed)
+        mixed = m.norm("heads_norm", mixed, wide, self.inner_norm)
+        return m.linear("o_proj", mixed, self.d, wide, self.out_bias)
+
+    def projected(self, m: Maker, x: str) -> tuple[str, str, str]:
+        """Adds queries, keys and values of ``x``, normalised, rotated and scaled."""
+        query, key, value = self._project(m, x)
+        if self.qk_norm is not None and self.qk_norm_over != "all":
+            dh, own = self.head_dim, self.qk_norm_over == "heads"
+            query = m.norm("q_norm", query, (self.heads, dh) if own else dh, self.qk_norm)
+            key = m.norm("k_norm", key, (self.kv_heads, dh) if own else dh, self.qk_norm)
+        for table in self.operands(m.style):
+            query = m.add("q_rope", Rope(), query, table.name)
+            key = m.add("k_rope", Rope(), key, table.name)
+        if self.query_scale:
+            query = m.add("q_scale", Scale(), query)
+        if self.value_scale:
+            value = m.add("v_scale", Scale(), value)
+        return query, key, value
 
     def _project(self, m: Maker, x: str) -> tuple[str, str, str]:
         query, key, value = self._products(m, x)

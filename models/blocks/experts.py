@@ -21,6 +21,7 @@ from costgraph.ops import (
     SoftCap,
     Split,
 )
+from costgraph.ops.maps import Map
 
 ZERO, ONE = Integer(0), Integer(1)
 ROUTE = Route()
@@ -53,6 +54,8 @@ class Experts:
             compute, ``idle_chosen`` the others (:class:`Route`).
         latent: width that routed experts read and make, between projections of their own that
             all tokens pass, or None for ``d``.
+        latent_norm: normalisation of what routed experts made in that width, or None.
+        sum_bias: a vector is added to the combined result.
     """
 
     d: Expr
@@ -71,11 +74,13 @@ class Experts:
     learned_correction: bool = False
     learned_scale: bool = False
     latent: Expr | None = None
+    latent_norm: Norm | None = None
     router_cap: bool = False
     averaged: bool = False
     behind: Norm | None = None
     idle: Expr = ZERO
     idle_chosen: Expr = ZERO
+    sum_bias: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -98,7 +103,11 @@ class Experts:
         weights, numbers, *rest = m.add_many("route", self._route(), *operands)
         low = x if self.latent is None else m.linear("latent_down", x, self.latent, self.d)
         routed = m.add("combine", Combine(), self._experts(m, low, numbers), weights)
+        if self.sum_bias:
+            routed = m.add("experts_bias", Map("add"), routed, m.vector("experts.bias", self.d))
         if self.latent is not None:
+            if self.latent_norm is not None:
+                routed = m.norm("latent_norm", routed, self.latent, self.latent_norm)
             routed = m.linear("latent_up", routed, self.d, self.latent)
         for share in rest:
             kept = m.add("idle_scale", RowScale(), x, share)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sympy import Expr
 
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks.style import Maker, Style
+from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Multiply, Split
 from costgraph.ops.maps import Map, Reduce
 
@@ -24,6 +24,8 @@ class FeedForward:
         fused_gate_up: gate and up projection are one matrix.
         cutoff: of the gate only what is far above its mean in a row passes (Gemma 3n): mean and
             deviation of each row, what is above their weighted sum, and zero below.
+        up_activation: a function of the up projection, or None.
+        inner_norm: normalisation in front of the last projection, or None.
     """
 
     d: Expr
@@ -34,6 +36,8 @@ class FeedForward:
     fused_gate_up: bool = False
     down_bias: bool = False
     cutoff: bool = False
+    inner_norm: Norm | None = None
+    up_activation: str | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -58,7 +62,11 @@ class FeedForward:
         if self.cutoff:
             gate = _cut(m, prefix, gate)
         acted = m.activation(f"{prefix}mlp_act", gate, self.activation)
+        if self.up_activation is not None:
+            up = m.add(f"{prefix}up_act", Activation(self.up_activation), up)
         gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
+        if self.inner_norm is not None:
+            gated = m.norm(f"{prefix}mlp_inner_norm", gated, width, self.inner_norm)
         return m.linear(f"{prefix}down_proj", gated, d, width, bias or self.down_bias)
 
 

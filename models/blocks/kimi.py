@@ -25,6 +25,7 @@ class KimiDeltaAttention:
         chunk: positions per chunk where the rule runs in chunks.
         full_decay, full_gate: the projections to decays and to gates have the full rank; others
             have that of a head.
+        channels: decays have a learned number for each channel of a head, not for each head.
     """
 
     d: Expr
@@ -34,6 +35,7 @@ class KimiDeltaAttention:
     chunk: Expr = Integer(64)
     full_decay: bool = False
     full_gate: bool = False
+    channels: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -56,7 +58,7 @@ class KimiDeltaAttention:
             value,
             decay,
             m.linear("b_proj", x, h, d),
-            m.vector("A_log", h),
+            m.vector("A_log", dh if self.channels else h),
             m.vector("dt_bias", h * dh),
             m.state("delta_state", B, h, dh, dh),
         )[0]

@@ -17,6 +17,7 @@ from costgraph.ops import (
     Split,
     StateSpaceDual,
 )
+from costgraph.ops.views import Beside
 from costgraph.symbols import B
 
 
@@ -40,6 +41,8 @@ class Mamba:
         conv: positions that the convolution sees.
         bias, conv_bias: biases of the outer projections and the convolution.
         norms: ``weighted`` or ``plain`` RMS norms of Δ, B and C, or ``none``.
+        heads: equal parts of the inner width that are scanned apart, each with Δ, B and C of
+            its own (Zamba 1).
     """
 
     d: Expr
@@ -50,6 +53,7 @@ class Mamba:
     bias: bool = False
     conv_bias: bool = True
     norms: str = "none"
+    heads: int = 1
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -57,31 +61,42 @@ class Mamba:
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the mixer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        inner, n, rank = self.inner, self.states, self.rank
+        inner = self.inner
         packed = m.linear("in_proj", x, 2 * inner, self.d, self.bias)
         x, gate = m.add_many("in_split", Split(((inner,), (inner,))), packed)
         x = short_conv(m, x, inner, self.conv, self.conv_bias)
         x = m.add("conv_act", Activation("silu"), x)
-        selected = m.linear("x_proj", x, rank + 2 * n, inner)
-        parts = m.add_many("x_split", Split(((rank,), (n,), (n,))), selected)
+        if self.heads == 1:
+            y = self._scanned(m, x, inner)
+        else:
+            each = inner / self.heads
+            parts = m.add_many("head_split", Split(((each,),) * self.heads), x)
+            made = [self._scanned(m, part, each, f"{i}_") for i, part in enumerate(parts)]
+            y = m.add("heads_beside", Beside(2), *made)
+        gated = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation("silu"), gate))
+        return m.linear("out_proj", gated, self.d, inner, self.bias)
+
+    def _scanned(self, m: Maker, x: str, inner: Expr, prefix: str = "") -> str:
+        """Adds the scan of ``x (B, q, inner)``."""
+        n, rank = self.states, self.rank
+        selected = m.linear(f"{prefix}x_proj", x, rank + 2 * n, inner)
+        parts = m.add_many(f"{prefix}x_split", Split(((rank,), (n,), (n,))), selected)
         delta, b, c = (
-            self._norm(m, f"{name}_norm", part, width)
+            self._norm(m, f"{prefix}{name}_norm", part, width)
             for name, part, width in zip(("dt", "b", "c"), parts, (rank, n, n), strict=True)
         )
-        delta = m.linear("dt_proj", delta, inner, rank, bias=True)
-        y = m.add_many(
-            "scan",
+        delta = m.linear(f"{prefix}dt_proj", delta, inner, rank, bias=True)
+        return m.add_many(
+            f"{prefix}scan",
             SelectiveScan(),
             x,
             delta,
             b,
             c,
-            m.vector("A_log", inner, n),
-            m.vector("D", inner),
-            m.state("ssm_state", B, inner, n),
+            m.vector(f"{prefix}A_log", inner, n),
+            m.vector(f"{prefix}D", inner),
+            m.state(f"{prefix}ssm_state", B, inner, n),
         )[0]
-        gated = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation("silu"), gate))
-        return m.linear("out_proj", gated, self.d, inner, self.bias)
 
     def _norm(self, m: Maker, name: str, x: str, width: Expr) -> str:
         if self.norms == "none":

@@ -1,4 +1,4 @@
-"""Zamba 2: a transformer block whose weights several places share, in front of Mamba layers."""
+"""Zamba 1 and 2: a transformer block in front of Mamba layers, whose weights places share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended, cached
+from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Concat, Multiply, Rope, Split
@@ -31,7 +32,7 @@ class SharedBlock:
         wide: width of hidden state and embeddings side by side.
         heads, head_dim, rotary: of the shared attention.
         width, activation: the shared feed-forward's.
-        rank: of the adapters.
+        rank: of the adapters, or None without them.
         sets: sets of shared weights per place (1/9: nine places share one).
         mixer: the layer's own mixer.
     """
@@ -43,7 +44,7 @@ class SharedBlock:
     rotary: Expr | None
     width: Expr
     activation: str
-    rank: Expr
+    rank: Expr | None
     sets: Expr
     mixer: Block
 
@@ -61,10 +62,13 @@ class SharedBlock:
         shared = [m.source(t) for t in self.operands(style)]
         first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets, rounds="other")
         normed = m.add("shared_attention", first, hidden, *shared)
-        low = m.linear("adapter_down", normed, self.rank, self.d)
-        adapted = m.linear("adapter_up", low, 2 * self.width, self.rank)
         second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets, rounds="other")
-        fed = m.add("shared_mlp", second, normed, adapted)
+        if self.rank is None:
+            fed = m.add("shared_mlp", second, normed)
+        else:
+            low = m.linear("adapter_down", normed, self.rank, self.d)
+            adapted = m.linear("adapter_up", low, 2 * self.width, self.rank)
+            fed = m.add("shared_mlp", second, normed, adapted)
         own = m.linear("own_proj", fed, self.d, self.d)
         x = m.norm("mixer_norm", m.add("shared_add", Add(), hidden, own), self.d, Norm())
         return m.build(m.add("mixer_add", Add(), self.mixer.add(m, x), hidden))
@@ -90,6 +94,9 @@ class SharedBlock:
     def _feed(self, style: Style) -> Graph:
         m = Maker("shared_mlp", style)
         x = m.source(Tensor("normed", (B, q, self.d), style.acts))
+        if self.rank is None:
+            feed = FeedForward(self.d, self.width, self.activation)
+            return m.build(feed.add(m, x))
         adapted = m.source(Tensor("adapted", (B, q, 2 * self.width), style.acts))
         packed = m.linear("gate_up_proj", x, 2 * self.width, self.d)
         packed = m.add("adapter_add", Add(), packed, adapted)

@@ -14,7 +14,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
+from costgraph.ops import Activation, Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
 from costgraph.symbols import B, T, q
 
 
@@ -33,13 +33,15 @@ class Segment:
     """``count`` equal layers in a row, as the region ``name``.
 
     Layers that do not stand in a row have ``places``: their numbers among the layers of this
-    segment and of those beside it.
+    segment and of those beside it. ``sets`` says how many sets of weights there are where
+    layers share them.
     """
 
     name: str
     layer: Repeatable
     count: Expr
     places: tuple[int, ...] = ()
+    sets: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,21 @@ LOGITS, BARE = Output(), Output("bare")
 
 
 @dataclass(frozen=True)
+class Transform:
+    """What stands in front of the projection to logits: a product, an activation, a norm."""
+
+    activation: str
+    norm: Norm
+    bias: bool = False
+
+    def add(self, m: Maker, hidden: str, width: Expr) -> str:
+        """Adds it; ``hidden (B, q, width)`` keeps its shape."""
+        made = m.linear("head_proj", hidden, width, width, self.bias)
+        made = m.add("head_act", Activation(self.activation), made)
+        return m.norm("head_norm", made, width, self.norm)
+
+
+@dataclass(frozen=True)
 class Ends:
     """What stands around the layers of a language model.
 
@@ -98,6 +115,7 @@ class Ends:
         all_logits: every position needs logits, whatever the style says.
         output: what the last hidden states become.
         unsaid: rows of the embedding table behind those that logits have.
+        transform: what stands in front of the projection to logits, or to a score, or None.
     """
 
     d: Expr
@@ -117,6 +135,7 @@ class Ends:
     all_logits: bool = False
     output: Output = LOGITS
     unsaid: int = 0
+    transform: Transform | None = None
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -170,7 +189,12 @@ def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> s
     for segment in segments:
         wanted = segment.layer.operands(m.style)
         shared = [given[t.name] if t.name in given else m.source(t) for t in wanted]
-        region = Repeat(segment.layer.graph(m.style), segment.count, places=segment.places)
+        region = Repeat(
+            segment.layer.graph(m.style),
+            segment.count,
+            places=segment.places,
+            shared_weights=segment.sets,
+        )
         hidden = m.add(segment.name, region, hidden, *shared)
     return hidden
 
@@ -213,6 +237,8 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         return hidden
     last = m.style.logits == "last" and not ends.all_logits
     hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
+    if ends.transform is not None:
+        hidden = ends.transform.add(m, hidden, width)
     if ends.output.kind == "score":
         return m.linear("score", hidden, ends.output.labels, width)
     if ends.head_scale:

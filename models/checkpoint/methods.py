@@ -215,6 +215,17 @@ def _mxfp4(stated: Fields, key: str) -> Described:
     return Described(key, "mxfp4", (Rule(MXFP4),), frozenset((EXPERTS,)), kept)
 
 
+def _bitnet(stated: Fields, key: str) -> Described:
+    """Signs in two bits, four rows to a byte, and one scale a matrix; operands in int8."""
+    chosen(stated, "linear_class", {"bitlinear": 0, "autobitlinear": 0}, "bitlinear")
+    chosen(stated, "quantization_mode", {"offline": 0}, "offline")
+    stated.refuse("use_rms_norm", f"norms in front of every product are not read; {INSTEAD}")
+    kept = _kept(stated, "modules_to_not_convert")
+    finished(stated, _HOW | {"rms_norm_eps"})
+    rule = Rule(Layout(INTEGERS[2], rows=None, matrix_bits=FP16), Operand(INTEGERS[8]))
+    return Described(key, "bitnet", (rule,), LINEARS, kept)
+
+
 def _hqq(stated: Fields, key: str) -> Described:
     outer = stated.section("quant_config")
     given = outer.section("weight_quant_params")
@@ -395,6 +406,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "compressed-tensors": compressed_tensors,
         "bitsandbytes": _bitsandbytes,
         "mxfp4": _mxfp4,
+        "bitnet": _bitnet,
         "modelopt": modelopt,
         "modelopt_fp4": modelopt,
         "torchao": _torchao,

@@ -27,6 +27,7 @@ from costgraph.models.families.experts import (
     feed_forward_of,
     layers_of,
     numbers_of,
+    sparse_layers,
     stacked,
 )
 from costgraph.models.fields import Fields
@@ -104,6 +105,7 @@ def _dense_of(fields: Fields) -> FeedForward:
 
 def _mimo(fields: Fields) -> Reading:
     """Windows with sinks and heads of their own between layers that attend everything."""
+    fields = _mimo_saved(fields)
     count, d = layers_of(fields), fields.size("hidden_size")
     full = _mimo_attention(fields, "add_full_attention_sink_bias", False)
     names = {
@@ -140,6 +142,35 @@ def _mimo(fields: Fields) -> Reading:
         for channel, block in (("dense", dense), ("experts", experts))
     }
     return Reading(stacked(ends_of(fields), kinds, layers))
+
+
+def _mimo_saved(fields: Fields) -> Fields:
+    """The names of the published files, where transformers 5 saved the model under others.
+
+    Its class has twice the key heads, and sinks, in layers with a window.
+
+    Raises:
+        ModelError: kinds of layers rotate different shares of a head.
+    """
+    if fields.values.get("hybrid_layer_pattern") is not None or not fields.values.get(
+        "layer_types"
+    ):
+        return fields
+    kinds = layer_types(fields)
+    nested = fields.values.get("rope_parameters")
+    inner = nested if isinstance(nested, Mapping) else {}
+    shares = {
+        own.get("partial_rotary_factor", 1.0) for own in inner.values() if isinstance(own, Mapping)
+    }
+    if len(shares) > 1:
+        raise ModelError(f"{fields.name}: 'rope_parameters': layers rotate different shares")
+    return fields.with_values(
+        hybrid_layer_pattern=[int(kind == SLIDING) for kind in kinds],
+        moe_layer_freq=[int(held) for held in sparse_layers(fields)],
+        swa_num_key_value_heads=2 * fields.size("num_key_value_heads"),
+        sliding_window=fields.size("sliding_window", default=129) - 1,
+        **({"partial_rotary_factor": shares.pop()} if shares else {}),
+    )
 
 
 def _mimo_attention(fields: Fields, sinks: str, default: bool) -> Attention:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -233,6 +233,38 @@ def layer_types(fields: Fields, default: Callable[[int], bool] | None = None) ->
         if not isinstance(kind, str) or kind not in LAYER_TYPES:
             raise ModelError(f"{fields.name}: 'layer_types': unknown kind {clip(kind)}")
     return tuple(LAYER_TYPES[kind] for kind in found)
+
+
+def kind_sizes(
+    fields: Fields, kinds: Sequence[str], allowed: Mapping[str, Sequence[str]]
+) -> Mapping[str, Mapping[str, int]]:
+    """Sizes that kinds of layers have of their own: ``per_layer_config``, as transformers 5 saves.
+
+    Args:
+        fields: the configuration.
+        kinds: the kind of each layer.
+        allowed: the keys that a kind may set; kinds that are not named may set none.
+
+    Raises:
+        ModelError: a layer sets another key, or layers of one kind differ.
+    """
+    key = "per_layer_config"
+    found = fields.values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ModelError(f"{fields.name}: {key!r} must be an object, not {clip(found)}")
+    by = {int(n): v for n, v in found.items() if str(n).isdecimal() and isinstance(v, Mapping)}
+    if len(by) != len(found) or any(n >= len(kinds) for n in by):
+        raise ModelError(f"{fields.name}: {key!r} must hold an object for numbers of layers")
+    own: dict[str, Mapping[str, int]] = {}
+    for index, kind in enumerate(kinds):
+        inner = Fields(f"{fields.name}: {key!r} of layer {index}", by.get(index, {}))
+        for name in inner.values:
+            if name not in allowed.get(kind, ()):
+                raise ModelError(f"{inner.name}: {clip(name)} is not understood here")
+        sizes = {name: inner.size(name) for name in inner.values}
+        if own.setdefault(kind, sizes) != sizes:
+            raise ModelError(f"{fields.name}: {key!r}: layers of the kind {kind!r} differ")
+    return own
 
 
 def alternating(

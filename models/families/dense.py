@@ -9,7 +9,7 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.decoder import Decoder
+from costgraph.models.decoder import Decoder, Kind
 from costgraph.models.families.common import (
     SLIDING,
     Family,
@@ -21,6 +21,7 @@ from costgraph.models.families.common import (
     window_of,
 )
 from costgraph.models.families.gpt import plain_norms
+from costgraph.models.families.llama import FAMILIES as LLAMA
 from costgraph.models.families.llama import llama_like
 from costgraph.models.fields import Fields
 
@@ -212,6 +213,51 @@ def _neo_layers(fields: Fields, layers: object) -> list[str]:
     return kinds
 
 
+def _granite_swa(fields: Fields) -> Reading:
+    """Granite with sinks, windows in three of four layers, and layers that do not rotate."""
+    reading = LLAMA["granite"](fields)
+    model = reading.model
+    assert isinstance(model, Decoder)
+    window = window_of(fields, 128)
+    slides, turns = swa_layers(fields)
+    kinds = {
+        (slide, turn): Kind(
+            ("sliding" if slide else "full") + ("" if turn else "_plain"),
+            (("window", window if slide else None), *(() if turn else (("rotary", None),))),
+        )
+        for slide, turn in zip(slides, turns, strict=True)
+    }
+    pattern = tuple(kinds[pair].name for pair in zip(slides, turns, strict=True))
+    model = replace(model, sinks=True, kinds=tuple(kinds.values()), pattern=pattern)
+    return Reading(model)
+
+
+def swa_layers(fields: Fields) -> tuple[list[bool], list[bool]]:
+    """Which layers of a Granite with windows slide, and which rotate: a base of 0 does not."""
+    kinds = layer_types(fields, lambda i: i % 4 != 0)
+    bases = fields.values.get("layer_rope_theta")
+    if bases is None:
+        bases = [1] * len(kinds)
+    valid = isinstance(bases, list) and all(
+        isinstance(b, int | float) and not isinstance(b, bool) and b >= 0 for b in bases
+    )
+    if not valid or len(bases) != len(kinds):
+        raise ModelError(f"{fields.name}: 'layer_rope_theta' must be a list of {len(kinds)} bases")
+    return [kind == SLIDING for kind in kinds], [base != 0 for base in bases]
+
+
+def _cosmos(fields: Fields) -> Reading:
+    return Reading(replace(_bias_of(fields.with_defaults(hidden_act="relu2")), gated=False))
+
+
+def _bitnet(fields: Fields) -> Reading:
+    """Norms in front of the last projection of each block; weights of three values come apart."""
+    model = _bias_of(fields.with_defaults(hidden_act="relu2"))
+    if model.heads * model.head_dim != model.d:
+        raise ModelError(f"{fields.name}: all heads together must be as wide as 'hidden_size'")
+    return Reading(replace(model, inner_norms=True))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -233,6 +279,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "solar": _solar,
         "mimo": _mimo,
         "gpt_neo": _gpt_neo,
+        "granite_swa": _granite_swa,
+        "bitnet": _bitnet,
+        "cosmos3_edge_text": _cosmos,
     }
 )
 
@@ -258,5 +307,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "SolarForCausalLM": "solar",
         "MiMoForCausalLM": "mimo",
         "GPTNeoForCausalLM": "gpt_neo",
+        "GraniteSWAForCausalLM": "granite_swa",
+        "BitNetForCausalLM": "bitnet",
+        "BitnetForCausalLM": "bitnet",
     }
 )

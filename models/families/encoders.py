@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
@@ -50,6 +50,8 @@ def task_of(fields: Fields) -> str:
         "ForPreTraining",
         "ForSequenceClassification",
         "ForTokenClassification",
+        "ForQuestionAnswering",
+        "ForMultipleChoice",
         "EncoderModel",
     )
     return next((end for end in (*ends, "Model") if name.endswith(end)), "")
@@ -72,19 +74,42 @@ def require_tied(fields: Fields) -> None:
         )
 
 
-def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | None:
-    """The head of BERT's and RoBERTa's classes.
+def heads_by_task(
+    fields: Fields, d: Expr, masked: Head, pools: str = "tanh", pooler: bool = True
+) -> Head | None:
+    """The head of the class among those that BERT's and RoBERTa's kin have.
 
-    Both classify sequences by a product, tanh and labels over the first position, in BERT's
-    the pooler; classes that label every position have none.
+    They classify sequences, and score choices, by a product, a function (``pools``) and labels
+    over the first position, in BERT's classes the pooler; classes that label every position
+    have none. ``pooler``: the bare model has one.
     """
+    labels = Integer(labels_of(fields))
     heads: dict[str, Head] = {
         "ForMaskedLM": masked,
-        "ForSequenceClassification": PooledHead(Integer(d), Integer(labels_of(fields))),
-        "ForTokenClassification": LabelHead(Integer(d), Integer(labels_of(fields))),
-        "Model": PooledHead(Integer(d)),
+        "ForSequenceClassification": PooledHead(d, labels, pools),
+        "ForTokenClassification": LabelHead(d, labels),
+        "ForQuestionAnswering": LabelHead(d, labels),
+        "ForMultipleChoice": PooledHead(d, Integer(1), pools),
     }
+    if pooler:
+        heads["Model"] = PooledHead(d, activation=pools)
     return heads.get(task_of(fields))
+
+
+def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | PretrainedHeads | None:
+    if task_of(fields) == "ForPreTraining":
+        return PretrainedHeads(masked, PooledHead(Integer(d), Integer(2)))
+    return heads_by_task(fields, Integer(d), masked)
+
+
+def types_of(fields: Fields) -> int:
+    """Rows of the table of token types, which may be none; the file must say how many.
+
+    Raises:
+        ModelError: it does not; classes differ in what they take then.
+    """
+    key = "type_vocab_size"
+    return 0 if fields.values.get(key) == 0 else fields.size(key)
 
 
 def bert_like(
@@ -132,7 +157,7 @@ def bert_like(
     require_tied(fields)
     head = (head_of or _head_of)(fields, d, masked)
     model = Encoder(
-        front=TextFront(ends, types=fields.size("type_vocab_size")),
+        front=TextFront(ends, types=types_of(fields)),
         segments=alike(layers),
         d=Integer(d),
         head=head,
@@ -412,23 +437,29 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 
+#: Ends of names of the classes that BERT and its kin have.
+TASKS = (
+    "ForMaskedLM",
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
+
+
+def classes_of(stems: Mapping[str, str], tasks: Iterable[str] = TASKS) -> dict[str, str]:
+    """Names of classes, and the family of each, from their beginnings and ends."""
+    return {f"{stem}{task}": kind for stem, kind in stems.items() for task in tasks}
+
+
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
-        "BertForMaskedLM": "bert",
-        "BertModel": "bert",
-        "BertForSequenceClassification": "bert",
-        "BertForTokenClassification": "bert",
-        "RobertaForMaskedLM": "roberta",
-        "RobertaModel": "roberta",
-        "RobertaForSequenceClassification": "roberta",
-        "RobertaForTokenClassification": "roberta",
+        **classes_of({"Bert": "bert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta"}),
+        "BertForPreTraining": "bert",
         "ModernBertForMaskedLM": "modernbert",
         "ModernBertModel": "modernbert",
-        "XLMRobertaForMaskedLM": "xlm-roberta",
-        "XLMRobertaModel": "xlm-roberta",
-        "XLMRobertaForSequenceClassification": "xlm-roberta",
-        "XLMRobertaForTokenClassification": "xlm-roberta",
         "T5ForConditionalGeneration": "t5",
         "T5WithLMHeadModel": "t5",
         "T5EncoderModel": "t5",

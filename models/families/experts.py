@@ -373,6 +373,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mixtral": _mixtral,
         "qwen2_moe": _qwen2_moe,
         "qwen3_moe": _qwen3_moe,
+        "qwen3_vl_moe_text": _qwen3_moe,
         "granitemoe": _granitemoe,
         "granitemoeshared": _granitemoe,
         "dbrx": _dbrx,

@@ -17,6 +17,7 @@ from costgraph.models.families.common import (
     Family,
     Reading,
     heads_of,
+    kind_sizes,
     layer_types,
     rotary_of,
     tied_as_whole,
@@ -130,6 +131,8 @@ def _step(fields: Fields) -> Reading:
     count, heads = layers_of(fields), fields.size("num_attention_heads")
     kinds = layer_types(named.with_values(layer_types=_trimmed(fields, "layer_types")))
     more = fields.size("num_sliding_attention_heads", default=heads)
+    own = kind_sizes(fields, kinds, {SLIDING: ("num_attention_heads",)}).get(SLIDING, {})
+    more = own.get("num_attention_heads", more)
     other = fields.values.get("attention_other_setting")
     if isinstance(other, Mapping):
         more = Fields(f"{fields.name}: attention_other_setting", other).size("num_attention_heads")

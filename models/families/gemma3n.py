@@ -22,6 +22,7 @@ from costgraph.models.families.common import (
     heads_of,
     layer_count,
     layer_types,
+    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of
 from costgraph.models.families.gemma4 import OWN, READS, STORES, Places, Sharing, sharing_modes
@@ -146,9 +147,7 @@ def _name(mode: str, kind: str, width: int, cut: bool) -> str:
 
 def _whole(fields: Fields) -> Reading:
     """The language model of the files that also see and hear; what is left out is said."""
-    inner = fields.section("text_config")
-    inner.values.get("tie_word_embeddings")
-    return _text(inner.with_values(tie_word_embeddings=fields.flag("tie_word_embeddings", True)))
+    return _text(tied_as_whole(fields, fields.section("text_config")))
 
 
 #: ``model_type`` to the function that reads it.

@@ -28,7 +28,9 @@ from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
+    kind_sizes,
     layer_types,
+    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
@@ -142,7 +144,7 @@ def sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
     return modes
 
 
-def _attentions(fields: Fields) -> dict[str, SharingAttention]:
+def _attentions(fields: Fields, kinds: tuple[str, ...]) -> dict[str, SharingAttention]:
     """Attention of both kinds: heads of full layers have a size and a number of their own."""
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     kv_heads, width = fields.size("num_key_value_heads"), fields.size("head_dim", default=256)
@@ -150,6 +152,10 @@ def _attentions(fields: Fields) -> dict[str, SharingAttention]:
     same = fields.flag("attention_k_eq_v", False)
     few = fields.size("num_global_key_value_heads", default=kv_heads) if same else kv_heads
     fields.values.get("num_global_key_value_heads")
+    if fields.values.get("per_layer_config"):
+        # Transformers 5 saves what differs from the keys of all layers, and nothing else.
+        own = kind_sizes(fields, kinds, {FULL: ("head_dim", "num_key_value_heads")})[FULL]
+        wide, few = own.get("head_dim", width), own.get("num_key_value_heads", kv_heads)
     slides = SharingAttention(
         d=Integer(d),
         heads=Integer(heads),
@@ -203,7 +209,7 @@ def _text(fields: Fields) -> Reading:
     experts = _experts(fields, activation) if fields.flag("enable_moe_block", False) else None
     for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
         fields.values.get(key)  # read where there are experts
-    attentions = _attentions(fields)
+    attentions = _attentions(fields, kinds)
     groups: dict[tuple[str, str], list[int]] = {}
     for index, pair in enumerate(zip(modes, kinds, strict=True)):
         groups.setdefault(pair, []).append(index)
@@ -234,6 +240,11 @@ def _text(fields: Fields) -> Reading:
     return Reading(Sharing(ends, places, own, rows), assumptions=(GATHERED,))
 
 
+def _unified(fields: Fields) -> Reading:
+    """The language model of Gemma 4's models without encoders: no inputs of layers' own."""
+    return _text(fields.with_defaults(hidden_size_per_layer_input=0, sliding_window=1024))
+
+
 def _experts(fields: Fields, activation: str) -> Experts:
     named = fields.with_values(num_experts_per_tok=fields.size("top_k_experts"))
     route = Route(normalise=True, scale=True)
@@ -245,9 +256,7 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = fields.section("text_config")
-    inner.values.get("tie_word_embeddings")
-    inner = inner.with_values(tie_word_embeddings=fields.flag("tie_word_embeddings", True))
+    inner = tied_as_whole(fields, fields.section("text_config"))
     most = fields.size("vision_soft_tokens_per_image", default=280)
     text = _text(inner)
     # Clipped products are not understood: then the tower is left out, which is said.
@@ -321,9 +330,15 @@ def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"gemma4_text": _text, "gemma4": _whole})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"gemma4_text": _text, "gemma4_unified_text": _unified, "gemma4": _whole}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"Gemma4ForCausalLM": "gemma4_text", "Gemma4ForConditionalGeneration": "gemma4"}
+    {
+        "Gemma4ForCausalLM": "gemma4_text",
+        "Gemma4UnifiedForCausalLM": "gemma4_unified_text",
+        "Gemma4ForConditionalGeneration": "gemma4",
+    }
 )

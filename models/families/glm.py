@@ -62,12 +62,20 @@ def _glm4(fields: Fields) -> Reading:
     return Reading(replace(found.model, post_norms=True))
 
 
+def _glm_image(fields: Fields) -> Reading:
+    """The language model of GLM-Image: GLM 4's layers, rotated whole, with biases."""
+    fields.values.get("vision_vocab_size")  # of those tokens, how many are of images
+    bias = fields.flag("attention_bias", True)
+    return Reading(replace(_fused(fields, 1.0), qkv_bias=bias, post_norms=True))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "chatglm": _chatglm,
         "glm": _glm,
         "glm4": _glm4,
+        "glm_image_text": _glm_image,
     }
 )
 

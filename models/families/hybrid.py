@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Integer
 
-from costgraph.errors import InputError, ModelError, clip
-from costgraph.formula.terms import Limit
-from costgraph.ir.graph import Graph
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import (
     Attention,
     Block,
@@ -18,28 +16,24 @@ from costgraph.models.blocks import (
     Experts,
     FeedForward,
     Layer,
-    Maker,
     Norm,
-    Segment,
     Stack,
-    Style,
 )
 from costgraph.models.blocks.delta import GatedAttention, GatedDeltaNet
 from costgraph.models.blocks.gated import RecurrentBlock, ShortConv
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba2
-from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import Repeatable, close, embed, run
 from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
     heads_of,
+    layer_count,
     next_token,
     rotary_of,
     tied_as_whole,
 )
-from costgraph.models.families.experts import corrected_route, experts_of
+from costgraph.models.families.experts import attention_of, corrected_route, experts_of
 from costgraph.models.families.state_space import ends_of, require_silu
 from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
@@ -176,88 +170,6 @@ def _nemotron_h(fields: Fields) -> Reading:
         fields.values.get(key)
     segments = gathered(kinds[letter] for letter in pattern)
     return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
-
-
-@dataclass(frozen=True)
-class Zamba:
-    """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
-
-    ends: Ends
-    segments: tuple[Segment, ...]
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
-
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
-        m = Maker(name, style)
-        first, table = embed(m, self.ends)
-        # The embeddings are an operand of every hybrid layer, beside the hidden state.
-        hidden = run(m, self.segments, first, embeddings=first)
-        return m.build(close(m, self.ends, hidden, table))
-
-    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
-
-
-def _zamba2(fields: Fields) -> Reading:
-    d = fields.size("hidden_size")
-    fields.refuse("add_bias_linear", "biases are not supported in this family")
-    fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
-    fields.refuse("use_long_context", "scaled rotary tables are not supported")
-    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
-    kinds = words(fields, "layers_block_type", known)
-    places = kinds.count("hybrid")
-    if not places:
-        raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
-    heads = fields.size("n_mamba_heads", default=8)
-    inner = fields.size("mamba_expand", default=2) * d
-    wide = divided(fields, inner, heads, "Mamba's inner width over heads")
-    if fields.size("mamba_headdim", default=int(wide)) != wide:
-        raise ModelError(
-            f"{fields.name}: 'mamba_headdim' is not {wide}, {inner} over {heads} heads"
-        )
-    mixer = Mamba2(
-        d=Integer(d),
-        heads=Integer(heads),
-        head_dim=wide,
-        states=Integer(fields.size("mamba_d_state", default=64)),
-        groups=Integer(fields.size("mamba_ngroups", default=1)),
-        conv=Integer(fields.size("mamba_d_conv", default=4)),
-        conv_bias=fields.flag("use_conv_bias", True),
-        chunk=Integer(fields.size("chunk_size", default=256)),
-        norm_groups=Integer(fields.size("mamba_ngroups", default=1)),
-    )
-    query_heads = fields.size("num_attention_heads")
-    if fields.size("num_key_value_heads", default=query_heads) != query_heads:
-        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
-    double = fields.size("attention_hidden_size", default=2 * d)
-    head_dim = fields.size(
-        "attention_head_dim",
-        default=int(divided(fields, double, query_heads, "attention width over heads")),
-    )
-    hybrid = SharedBlock(
-        d=Integer(d),
-        wide=Integer(double),
-        heads=Integer(query_heads),
-        head_dim=Integer(head_dim),
-        rotary=Integer(head_dim) if fields.flag("use_mem_rope", False) else None,
-        width=Integer(fields.size("intermediate_size", default=4 * d)),
-        activation=activation_of(fields, "hidden_act", default="gelu"),
-        rank=Integer(fields.size("adapter_rank", default=128)),
-        sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
-        mixer=mixer,
-    )
-    layers: dict[str, Repeatable] = {
-        "mamba": Layer(Integer(d), mixer, None),
-        "hybrid": hybrid,
-    }
-    segments = gathered((kind, layers[kind]) for kind in kinds)
-    model = Zamba(ends_of(fields, d, tied=True), segments)
-    return Reading(model, scans=True, assumptions=(GATHERED,))
 
 
 def text_of(fields: Fields) -> Fields:
@@ -409,6 +321,52 @@ def _lfm2_width(fields: Fields) -> int:
     return width
 
 
+def _lfm3(fields: Fields) -> Reading:
+    """LFM2 with windows in some layers, gates on heads, and norms on both sides of blocks."""
+    d = fields.size("hidden_size")
+    bias = fields.flag("attention_bias", False)
+    full = attention_of(
+        fields.with_defaults(head_dim=128),
+        rotary=None,
+        qk_norm=Norm(),
+        qkv_bias=bias,
+        out_bias=bias,
+        gate="head" if fields.flag("use_attention_gate", True) else "",
+    )
+    shares = {"sliding": 1.0, "attention": 0.5}
+    nested = fields.values.get("rope_parameters")
+    for kind, name in (("sliding", "sliding_attention"), ("attention", "full_attention")):
+        own = nested.get(name) if isinstance(nested, Mapping) else None
+        if isinstance(own, Mapping):
+            shares[kind] = own.get("partial_rotary_factor", 1.0)
+    turned = {
+        kind: rotary_of(Fields(fields.name, {"partial_rotary_factor": share}), full.head_dim, 1.0)
+        for kind, share in shares.items()
+    }
+    window = Window(Integer(fields.size("sliding_window", default=256)))
+    mixers: dict[str, Block] = {
+        "conv": ShortConv(
+            Integer(d),
+            Integer(fields.size("conv_L_cache", default=7)),
+            fields.flag("conv_bias", False),
+        ),
+        "attention": replace(full, rotary=turned["attention"], table="partial_rope_table"),
+        "sliding": replace(full, rotary=turned["sliding"], pattern=window),
+    }
+    known = {"conv": "conv", "full_attention": "attention", "sliding_attention": "sliding"}
+    if fields.values.get("layer_types") is None:
+        period = ("sliding", "conv", "attention", "conv")
+        kinds = ["conv", *(period[i % 4] for i in range(1, layer_count(fields)))]
+    else:
+        kinds = words(fields, "layer_types", known)
+    feed = FeedForward(Integer(d), Integer(fields.size("intermediate_size")))
+    outer = fields.flag("use_sandwich_norm", True)
+    segments = gathered(
+        (kind, Layer(Integer(d), mixers[kind], feed, post_norms=outer)) for kind in kinds
+    )
+    return Reading(Stack(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+
+
 def _convolved(fields: Fields, dense: Block, rest: Block, first: int) -> Reading:
     """Short convolutions and attention; ``dense`` blocks in the ``first`` layers."""
     d = fields.size("hidden_size")
@@ -442,10 +400,10 @@ def _convolved(fields: Fields, dense: Block, rest: Block, first: int) -> Reading
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "nemotron_h": _nemotron_h,
-        "zamba2": _zamba2,
         "qwen3_5_text": _qwen3_5,
         "recurrent_gemma": _recurrent_gemma,
         "lfm2": _lfm2,
+        "lfm3": _lfm3,
         "lfm2_moe": _lfm2_moe,
     }
 )
@@ -454,10 +412,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "NemotronHForCausalLM": "nemotron_h",
-        "Zamba2ForCausalLM": "zamba2",
         "Qwen3_5ForCausalLM": "qwen3_5_text",
         "RecurrentGemmaForCausalLM": "recurrent_gemma",
         "Lfm2ForCausalLM": "lfm2",
+        "Lfm3ForCausalLM": "lfm3",
         "Lfm2MoeForCausalLM": "lfm2_moe",
     }
 )

@@ -199,6 +199,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mistral": _mistral,
         "phi3": _phi3,
         "granite": _granite,
+        "granite_docling_text": _granite,
         "minicpm": _minicpm,
         "smollm3": _smollm3,
         "exaone": _exaone,

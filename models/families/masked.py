@@ -16,7 +16,6 @@ from costgraph.models.encoder import (
     Buckets,
     Encoder,
     Head,
-    LabelHead,
     MaskedHead,
     PooledHead,
     ProjectedHead,
@@ -27,10 +26,18 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     heads_of,
-    labels_of,
     rotary_of,
 )
-from costgraph.models.families.encoders import BARE, LAYER_NORM, POOLER, require_tied, task_of
+from costgraph.models.families.encoders import (
+    BARE,
+    LAYER_NORM,
+    POOLER,
+    classes_of,
+    heads_by_task,
+    require_tied,
+    task_of,
+    types_of,
+)
 from costgraph.models.families.encoders import FAMILIES as ENCODERS
 from costgraph.models.fields import Fields, divided
 
@@ -42,24 +49,18 @@ def _head(fields: Fields, d: Expr, activation: str, pools: str = "tanh") -> Head
         ModelError: the projection of masked tokens is not tied.
     """
     require_tied(fields)
-    vocab, labels = Integer(fields.size("vocab_size")), Integer(labels_of(fields))
-    heads: dict[str, Head] = {
-        "ForMaskedLM": MaskedHead(d, vocab, activation, LAYER_NORM),
-        "ForSequenceClassification": PooledHead(d, labels, pools),
-        "ForTokenClassification": LabelHead(d, labels),
-    }
-    return heads.get(task_of(fields))
+    masked = MaskedHead(d, Integer(fields.size("vocab_size")), activation, LAYER_NORM)
+    return heads_by_task(fields, d, masked, pools, pooler=False)
 
 
 def _encoder(fields: Fields, at: Heads, feed: FeedForward, **changes: Any) -> Encoder:
     """Norms behind residuals, one behind the embeddings; positions where a table has them."""
     d = at.d
     positions = changes.pop("positions", None)
-    types = fields.values.get("type_vocab_size")
     ends = Ends(d, Integer(fields.size("vocab_size")), positions=positions, embed_norm=LAYER_NORM)
     layer = Layer(d, Bidirectional(at), feed, LAYER_NORM, norm_first=False)
     return Encoder(
-        front=TextFront(ends, types=fields.size("type_vocab_size") if types else 0),
+        front=TextFront(ends, types=types_of(fields)),
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
         d=d,
         **changes,
@@ -210,6 +211,36 @@ def _eurobert(fields: Fields) -> Reading:
     return Reading(model, assumptions=() if head else (BARE,))
 
 
+def _esmc(fields: Fields) -> Reading:
+    """Rotated and gated like a Llama; layer norms, also over all queries and keys."""
+    for key in ("attention_bias", "mlp_bias"):
+        fields.refuse(key, "biases are not known in this family")
+    at = replace(_heads(fields, False, rotary=True), qk_norm=Norm("layer"))
+    fields.require("num_key_value_heads", fields.size("num_attention_heads"))
+    act = activation_of(fields, "hidden_act", default="silu")
+    feed = FeedForward(at.d, Integer(fields.size("intermediate_size")), act)
+    layers = fields.size("num_hidden_layers")
+    layer = Layer(at.d, Bidirectional(at), feed, LAYER_NORM, residual_scale=layers != 36)
+    vocab = Integer(fields.size("vocab_size"))
+    task = task_of(fields)
+    if task not in ("ForMaskedLM", "Model", ""):
+        raise ModelError(f"{fields.name}: only EsmcModel and EsmcForMaskedLM are read")
+    if fields.flag("tie_word_embeddings", False):
+        raise ModelError(f"{fields.name}: 'tie_word_embeddings' is not supported in this family")
+    head = (
+        MaskedHead(at.d, vocab, "gelu", LAYER_NORM, tied=False) if task == "ForMaskedLM" else None
+    )
+    model = Encoder(
+        front=TextFront(Ends(at.d, vocab)),
+        segments=(Segment("layers", layer, Integer(layers)),),
+        d=at.d,
+        norm=Norm("layer"),
+        head=head,
+        longest=fields.size("max_position_embeddings", default=2048),
+    )
+    return Reading(model, assumptions=() if head else (BARE,))
+
+
 def _ernie(fields: Fields) -> Reading:
     fields.refuse("use_task_id", "embeddings of tasks are not known in this family")
     return ENCODERS["bert"](fields)
@@ -226,11 +257,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "nomic_bert": _nomic_published,
         "gte": _gte,
         "eurobert": _eurobert,
+        "esmc": _esmc,
     }
 )
 
-#: Ends of names of classes that label, and the tasks of one name.
-_TASKS = ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification")
+#: Ends of names of classes that label, in families without the others.
+_FEW = ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification")
 _STEMS: Mapping[str, str] = MappingProxyType(
     {
         "Camembert": "camembert",
@@ -238,15 +270,16 @@ _STEMS: Mapping[str, str] = MappingProxyType(
         "Ernie": "ernie",
         "DistilBert": "distilbert",
         "MPNet": "mpnet",
-        "NomicBert": "nomic_bert",
-        "Gte": "gte",
     }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
-        **{f"{stem}{task}": kind for stem, kind in _STEMS.items() for task in _TASKS},
+        **classes_of(_STEMS),
+        **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, _FEW),
+        "EsmcModel": "esmc",
+        "EsmcForMaskedLM": "esmc",
         "EuroBertModel": "eurobert",
         "EuroBertForMaskedLM": "eurobert",
     }

@@ -69,6 +69,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen": _qwen,
         "qwen2": _qwen2,
         "qwen3": _qwen3,
+        # Language models of those that see, in files of their own.
+        "qwen2_vl_text": _qwen2,
+        "qwen2_5_vl_text": _qwen2,
+        "qwen3_vl_text": _qwen3,
     }
 )
 

@@ -37,14 +37,19 @@ class Kin:
     scaled: bool = False
 
 
+#: M2M-100, and NLLB with experts.
+NLLB = Kin(extra=None, embed_norm=False, first=True, activation="relu", scaled=True)
+
+
 def _kin(kin: Kin) -> Family:
     def read(fields: Fields) -> Reading:
-        return _read(fields, kin)
+        return read_kin(fields, kin)
 
     return read
 
 
-def _read(fields: Fields, kin: Kin) -> Reading:
+def read_kin(fields: Fields, kin: Kin) -> Reading:
+    """A relative of BART."""
     d = Integer(fields.size("d_model"))
     act = activation_of(fields, "activation_function", default=kin.activation)
     (at, feed), side = sides_of(fields, int(d), act, k_bias=True)
@@ -77,20 +82,27 @@ def _read(fields: Fields, kin: Kin) -> Reading:
     return Reading(answering(fields, encoder, side, ends, longest=longest))
 
 
+def _mvp(fields: Fields) -> Reading:
+    """BART; its prompts are another model."""
+    fields.refuse("use_prompt", "prompts in front of each layer are not known in this family")
+    for key in ("prompt_length", "prompt_mid_dim"):
+        fields.values.get(key)  # of those prompts
+    return read_kin(fields, Kin())
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         # Two extra rows: positions are offset by two.
         "bart": _kin(Kin()),
+        "mvp": _mvp,
         "plbart": _kin(Kin(scaled=True)),
         "mbart": _kin(Kin(first=True)),
         "marian": _kin(Kin(extra=0, embed_norm=False)),
         "pegasus": _kin(Kin(extra=0, embed_norm=False, first=True)),
         "blenderbot": _kin(Kin(extra=0, embed_norm=False, first=True)),
         "blenderbot-small": _kin(Kin(extra=0)),
-        "m2m_100": _kin(
-            Kin(extra=None, embed_norm=False, first=True, activation="relu", scaled=True)
-        ),
+        "m2m_100": _kin(NLLB),
     }
 )
 
@@ -99,6 +111,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "BartForConditionalGeneration": "bart",
         "PLBartForConditionalGeneration": "plbart",
+        "MvpForConditionalGeneration": "mvp",
         "MBartForConditionalGeneration": "mbart",
         "MarianMTModel": "marian",
         "PegasusForConditionalGeneration": "pegasus",

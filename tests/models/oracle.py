@@ -12,6 +12,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+#: What layers keep beside keys: rows of blocks, those that are in none yet, keys of an index.
+POOLED = ("compressed_kv", "buffer_kv", "buffer_gate", "idx_keys")
+#: Rows and gates of the last block, which the next one reads as well.
+OVERLAPS = ("overlap_kv", "overlap_gate")
 SMALL = Path(__file__).parent / "counted" / "small.json"
 
 
@@ -67,13 +71,16 @@ def stored(cache: Any) -> dict[str, int]:
 
     kv = states = 0
     for layer in getattr(cache, "layers", ()):
+        seen: set[int] = set()
         for key, value in vars(layer).items():
             for tensor in _tensors(value):
-                if not isinstance(tensor, torch.Tensor):
+                # Keys that are the values as well are kept once.
+                if not isinstance(tensor, torch.Tensor) or id(tensor) in seen:
                     continue
-                if key in ("keys", "values"):
+                seen.add(id(tensor))
+                if key in ("keys", "values", *POOLED):
                     kv += tensor.numel()
-                elif "state" in key:
+                elif "state" in key or key in OVERLAPS:
                     states += tensor.numel()
     return {"kv_numel": kv, "state_numel": states}
 

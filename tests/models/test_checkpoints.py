@@ -132,6 +132,7 @@ DESCRIPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "fp8 block": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "e4m3-b128x128"),
     "fp8 static": ({"quant_method": "fp8", "activation_scheme": "static"}, "e4m3"),
     "fbgemm": ({"quant_method": "fbgemm_fp8"}, "e4m3-row"),
+    "bitnet": ({"quant_method": "bitnet", "linear_class": "autobitlinear"}, "int2"),
     "nf4": (
         {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
         "nf4-g64",
@@ -377,6 +378,7 @@ LISTS: list[dict[str, Any]] = [
       for key in ("modules_to_not_convert", "ignored_layers", "ignore")),
     {"quant_method": "awq", "modules_to_not_convert": [LOST, LATE]},
     {"quant_method": "fbgemm_fp8", "modules_to_not_convert": [LOST, LATE]},
+    {"quant_method": "bitnet", "modules_to_not_convert": [LOST, LATE]},
     {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [UP, LOST, LATE]},
     {"quant_method": "gptq", "bits": 4, "modules_to_not_convert": [LOST, LATE]},
     {"quant_method": "gptq", "bits": 4, "dynamic": {f"-:{LOST}": {}, f"+:{LATE}": {"bits": 8}}},

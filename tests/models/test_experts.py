@@ -278,3 +278,29 @@ def test_one_sequence_reads_its_own_experts():
     active = (one - 4096 * 2) / 2 + 32000 * 4096
     assert active == 12879925248
     assert row.xreplace({B: Integer(64), q: Integer(1)}) / (2 * 46702792704) > 0.99
+
+
+def test_grok_1_by_the_sizes_of_its_published_code():
+    # xai-org/grok-1, run.py and model.py; "314B" is what the publisher rounds this to.
+    d, ffn, layers, vocab, head = 6144, 32768, 64, 128 * 1024, 128
+    grok = {
+        "model_type": "grok-1",
+        "architectures": ["Grok1ModelForCausalLM"],
+        "vocab_size": vocab,
+        "hidden_size": d,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 48,
+        "num_key_value_heads": 8,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "attn_output_multiplier": 0.08838834764831845,
+        "embedding_multiplier_scale": 78.38367176906169,
+        "output_multiplier_scale": 0.5773502691896257,
+        "max_attn_value": 30.0,
+    }
+    attention = 2 * d * 48 * head + 2 * d * 8 * head
+    layer = attention + 8 * 3 * d * ffn + 8 * d + 4 * d
+    made = parameters(load_model(grok))
+    assert made == layers * layer + vocab * d + d
+    assert abs(made / 314e9 - 1) < 0.01

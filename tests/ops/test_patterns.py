@@ -39,6 +39,7 @@ from costgraph.ops.pattern import (
     Summaries,
     Unfinished,
     Window,
+    WindowAndRows,
 )
 from costgraph.symbols import N, S, T, q
 
@@ -276,6 +277,24 @@ def test_summaries_are_those_of_blocks_that_are_over_or_begun(context, block, da
         seen = [len(range(0 if begun else block - 1, p, block)) for p in range(1, context + 1)]
         assert exact(made.pairs(q, T), q=new, T=context) == sum(seen[context - new :])
         assert exact(made.rows(T), T=context) == seen[-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(context=st.integers(1, 24), size=st.integers(1, 6), block=st.integers(2, 5),
+       count=st.one_of(st.none(), st.integers(1, 4)), data=st.data())  # fmt: skip
+def test_a_window_and_rows_of_blocks_that_are_over(context, size, block, count, data):
+    """Two masks side by side (DeepSeek-V4): positions, and rows; of those all or the best."""
+    new = data.draw(st.integers(1, context))
+    pattern = WindowAndRows(
+        Window(I(size)), Summaries(I(block)), None if count is None else I(count)
+    )
+    near = window(context, size, 0)[context - new :]
+    over = [p // block for p in range(context - new + 1, context + 1)]
+    found = pattern.seen(q, T)
+    assert exact(found, q=new, T=context) == near.any(0).sum() + over[-1]
+    far = [rows if count is None else min(rows, count) for rows in over]
+    assert exact(pattern.pairs(q, found), q=new, T=context) == near.sum() + sum(far)
+    assert exact(pattern.keys(q, found), q=new, T=context) >= near.any(0).sum() + max(far)
 
 
 @settings(max_examples=40, deadline=None)

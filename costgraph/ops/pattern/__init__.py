@@ -13,6 +13,7 @@ from costgraph.ops.pattern.base import (
     Pattern,
     counted,
 )
+from costgraph.ops.pattern.beside import WindowAndRows
 from costgraph.ops.pattern.budgets import Budget, Distilled
 from costgraph.ops.pattern.chances import Hit
 from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
@@ -49,6 +50,7 @@ __all__ = [
     "Summaries",
     "Unfinished",
     "Window",
+    "WindowAndRows",
     "counted",
     "sliding",
 ]

@@ -1,0 +1,133 @@
+"""DeBERTa 1 to 3: BERT whose scores are sums over contents and distances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Expr, Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Layer, Segment
+from costgraph.models.blocks.disentangled import Convolved, Disentangled
+from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.stack import Repeatable
+from costgraph.models.encoder import RelativeRows, TextFront
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.encoders import LAYER_NORM, TASKS, classes_of
+from costgraph.models.families.kindred import Kin, encoder_of, heads_for, read_of
+from costgraph.models.fields import Fields, divided
+
+
+def _span(fields: Fields) -> int:
+    """Distances to each side that DeBERTa has a row for."""
+    buckets = fields.values.get("position_buckets", -1)
+    if isinstance(buckets, int) and buckets > 0:
+        return fields.size("position_buckets")
+    stated = fields.values.get("max_relative_positions", -1)
+    if isinstance(stated, int) and stated > 0:
+        return fields.size("max_relative_positions")
+    return fields.size("max_position_embeddings", default=512)
+
+
+def _kinds(fields: Fields) -> frozenset[str]:
+    """Which scores with distances there are: ``c2p``, ``p2c``; a list, or a text with bars."""
+    key = "pos_att_type"
+    found = fields.values.get(key) or []
+    names = found.split("|") if isinstance(found, str) else found
+    if not isinstance(names, list) or any(n not in ("c2p", "p2c") for n in names):
+        raise ModelError(f"{fields.name}: {key!r} = {clip(found)}: only c2p and p2c are known")
+    return frozenset(names) if fields.flag("relative_attention", False) else frozenset()
+
+
+def _deberta(fields: Fields, second: bool) -> Reading:
+    fields.refuse("talking_head", "products between heads are not known in this family")
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    width = divided(fields, d, heads, "hidden size over heads")
+    for key, known in (("attention_head_size", width), ("embedding_size", d),
+                       ("pooler_hidden_size", d)):  # fmt: skip
+        if fields.size(key, default=int(known)) != known:
+            raise ModelError(f"{fields.name}: {key!r} must be {known} in this family")
+    fields.values.get("legacy")  # where the same head of masked tokens stands
+    biased = fields.flag("position_biased_input", True)
+    pools = activation_of(fields, "pooler_hidden_act", default="gelu")
+    kin = Kin(pools=pools, pooler=False)
+    named = fields.with_values(position_embedding_type="absolute")
+    reading = read_of(named.with_defaults(type_vocab_size=0), kin)
+    model = encoder_of(reading)
+    kinds, span = _kinds(fields), Integer(_span(fields))
+    # The first version's one matrix for queries, keys and values has biases for two of them.
+    at = replace(heads_for(fields, kin), k_bias=second)
+    mixer = Disentangled(
+        at,
+        span,
+        to_place="c2p" in kinds,
+        from_place="p2c" in kinds,
+        shared=second and fields.flag("share_att_key", False),
+        place_bias=second,
+        cut=not second,
+    )
+    (segment,) = model.segments
+    assert isinstance(segment.layer, Layer)
+    layer = replace(segment.layer, mixer=mixer)
+    segments: tuple[Segment, ...] = (replace(segment, layer=layer),)
+    if second and fields.values.get("conv_kernel_size"):
+        segments = _with_convolution(fields, layer, segment.count)
+    norms = fields.word("norm_rel_ebd", default="none").split("|")
+    if not set(norms) <= {"none", "layer_norm"}:
+        raise ModelError(f"{fields.name}: 'norm_rel_ebd' = {clip(norms)} is not known")
+    assert isinstance(model.front, TextFront)
+    front = model.front
+    if not biased:
+        front = replace(front, ends=replace(front.ends, positions=None))
+    rows = None
+    if fields.flag("relative_attention", False):
+        normed = LAYER_NORM if second and "layer_norm" in norms else None
+        rows = RelativeRows(2 * span, at.d, normed)
+    changed = replace(
+        model,
+        front=front,
+        segments=segments,
+        buckets=rows if kinds else None,
+        longest=model.longest if biased else None,
+    )
+    if rows is not None and not kinds:
+        raise ModelError(f"{fields.name}: 'relative_attention' without 'pos_att_type'")
+    return replace(reading, model=changed)
+
+
+def _with_convolution(fields: Fields, layer: Layer, count: Expr) -> tuple[Segment, ...]:
+    """The first layer beside a convolution, then the others."""
+    kernel = fields.size("conv_kernel_size")
+    if kernel % 2 == 0:
+        raise ModelError(f"{fields.name}: 'conv_kernel_size' = {kernel} must be odd")
+    first = Convolved(
+        layer,
+        Integer(kernel),
+        Integer(fields.size("conv_groups", default=1)),
+        activation_of(fields, "conv_act", default="tanh"),
+        LAYER_NORM,
+    )
+    named: list[tuple[str, Repeatable]] = [
+        ("first", first),
+        *[("layers", layer)] * (int(count) - 1),
+    ]
+    return gathered(named)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "deberta": lambda fields: _deberta(fields, second=False),
+        "deberta-v2": lambda fields: _deberta(fields, second=True),
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        **classes_of({"Deberta": "deberta", "DebertaV2": "deberta-v2"}, TASKS[:-1]),
+        "DebertaV2ForMultipleChoice": "deberta-v2",
+    }
+)

@@ -1,0 +1,170 @@
+"""Zamba 1 and 2: Mamba layers, some of them behind transformer blocks that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sympy import Expr, Integer, Rational, Symbol
+
+from costgraph.errors import InputError, ModelError
+from costgraph.formula.terms import Limit
+from costgraph.ir.graph import Graph
+from costgraph.models.blocks import Ends, Layer, Maker, Segment, Style
+from costgraph.models.blocks.pattern import gathered
+from costgraph.models.blocks.scan import Mamba, Mamba2
+from costgraph.models.blocks.shared import SharedBlock
+from costgraph.models.blocks.stack import Repeatable, close, embed, run
+from costgraph.models.families.common import Family, Reading, activation_of, layer_count
+from costgraph.models.families.hybrid import GATHERED, words
+from costgraph.models.families.state_space import ends_of, require_silu, step_rank
+from costgraph.models.fields import Fields, divided
+
+
+@dataclass(frozen=True)
+class Zamba:
+    """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
+
+    ends: Ends
+    segments: tuple[Segment, ...]
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``."""
+        m = Maker(name, style)
+        first, table = embed(m, self.ends)
+        # The embeddings are an operand of every hybrid layer, beside the hidden state.
+        hidden = run(m, self.segments, first, embeddings=first)
+        return m.build(close(m, self.ends, hidden, table))
+
+    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
+        """Refused: layers differ."""
+        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
+
+
+def _zamba(fields: Fields) -> Reading:
+    """Mamba 1 in heads, and one transformer block that some layers share."""
+    d = fields.size("hidden_size")
+    require_silu(fields, "hidden_mamba_act")
+    kinds = _zamba_kinds(fields, layer_count(fields))
+    inner = fields.size("mamba_expand", default=2) * d
+    parts = fields.size("n_mamba_heads", default=2)
+    divided(fields, inner, parts, "Mamba's inner width over heads")
+    mixer = Mamba(
+        d=Integer(d),
+        inner=Integer(inner),
+        states=Integer(fields.size("mamba_d_state", default=16)),
+        rank=step_rank(fields, "mamba_dt_rank", d),
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        bias=fields.flag("mamba_proj_bias", False),
+        conv_bias=fields.flag("mamba_conv_bias", True),
+        heads=parts,
+    )
+    heads = fields.size("num_attention_heads")
+    if fields.size("num_key_value_heads", default=heads) != heads:
+        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    hybrid = SharedBlock(
+        d=Integer(d),
+        wide=Integer(fields.size("attention_hidden_size", default=2 * d)),
+        heads=Integer(heads),
+        head_dim=Integer(fields.size("attention_head_dim", default=2 * d // heads)),
+        rotary=None,
+        width=Integer(fields.size("intermediate_size")),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        rank=None,
+        sets=Rational(1, kinds.count("hybrid")),
+        mixer=mixer,
+    )
+    layers: dict[str, Repeatable] = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
+    segments = gathered((kind, layers[kind]) for kind in kinds)
+    return Reading(Zamba(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+
+
+def _zamba_kinds(fields: Fields, count: int) -> list[str]:
+    """The kind of each layer; the published rule where the file has no list."""
+    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
+    if fields.values.get("layers_block_type") is not None:
+        kinds = words(fields, "layers_block_type", known)
+    else:
+        period = fields.size("attn_layer_period", default=6)
+        offset = fields.values.get("attn_layer_offset", 4)
+        if type(offset) is not int or not 0 <= offset < period:
+            raise ModelError(f"{fields.name}: 'attn_layer_offset' must be from 0 to {period - 1}")
+        rest = ["hybrid" if i % period == offset else "mamba" for i in range(count)]
+        kinds = ["mamba", "mamba", "hybrid", *rest][:count]
+    if "hybrid" not in kinds or len(kinds) != count:
+        raise ModelError(
+            f"{fields.name}: 'layers_block_type' must name {count} layers, one of them hybrid"
+        )
+    return kinds
+
+
+def _zamba2(fields: Fields) -> Reading:
+    d = fields.size("hidden_size")
+    fields.refuse("add_bias_linear", "biases are not supported in this family")
+    fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
+    fields.refuse("use_long_context", "scaled rotary tables are not supported")
+    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
+    kinds = words(fields, "layers_block_type", known)
+    places = kinds.count("hybrid")
+    if not places:
+        raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
+    heads = fields.size("n_mamba_heads", default=8)
+    inner = fields.size("mamba_expand", default=2) * d
+    wide = divided(fields, inner, heads, "Mamba's inner width over heads")
+    if fields.size("mamba_headdim", default=int(wide)) != wide:
+        raise ModelError(
+            f"{fields.name}: 'mamba_headdim' is not {wide}, {inner} over {heads} heads"
+        )
+    mixer = Mamba2(
+        d=Integer(d),
+        heads=Integer(heads),
+        head_dim=wide,
+        states=Integer(fields.size("mamba_d_state", default=64)),
+        groups=Integer(fields.size("mamba_ngroups", default=1)),
+        conv=Integer(fields.size("mamba_d_conv", default=4)),
+        conv_bias=fields.flag("use_conv_bias", True),
+        chunk=Integer(fields.size("chunk_size", default=256)),
+        norm_groups=Integer(fields.size("mamba_ngroups", default=1)),
+    )
+    query_heads = fields.size("num_attention_heads")
+    if fields.size("num_key_value_heads", default=query_heads) != query_heads:
+        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    double = fields.size("attention_hidden_size", default=2 * d)
+    head_dim = fields.size(
+        "attention_head_dim",
+        default=int(divided(fields, double, query_heads, "attention width over heads")),
+    )
+    hybrid = SharedBlock(
+        d=Integer(d),
+        wide=Integer(double),
+        heads=Integer(query_heads),
+        head_dim=Integer(head_dim),
+        rotary=Integer(head_dim) if fields.flag("use_mem_rope", False) else None,
+        width=Integer(fields.size("intermediate_size", default=4 * d)),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        rank=Integer(fields.size("adapter_rank", default=128)),
+        sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
+        mixer=mixer,
+    )
+    layers: dict[str, Repeatable] = {
+        "mamba": Layer(Integer(d), mixer, None),
+        "hybrid": hybrid,
+    }
+    segments = gathered((kind, layers[kind]) for kind in kinds)
+    model = Zamba(ends_of(fields, d, tied=True), segments)
+    return Reading(model, scans=True, assumptions=(GATHERED,))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"zamba": _zamba, "zamba2": _zamba2})
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"ZambaForCausalLM": "zamba", "Zamba2ForCausalLM": "zamba2"}
+)
