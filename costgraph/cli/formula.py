@@ -1,4 +1,4 @@
-"""Commands that do mathematics with a metric: explain, regimes, solve."""
+"""Commands that do mathematics with a metric: explain, regimes, solve, reliability."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import print_json
+from costgraph.cli.values import print_json, real
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
-from costgraph.ir.metrics import METRICS, TIMED
+from costgraph.ir.metrics import METRICS, TIMED, TIMES
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -21,11 +21,14 @@ def add_commands(commands: Any) -> None:
     _explain_command(commands)
     _regimes_command(commands)
     _solve_command(commands)
+    _reliability_command(commands)
 
 
-def _metric(command: argparse.ArgumentParser, metrics: Iterable[str]) -> None:
+def _metric(command: argparse.ArgumentParser, metrics: Iterable[str], usual: str = "tpot") -> None:
     vocabulary.add_target(command)
-    command.add_argument("--metric", choices=tuple(metrics), default="tpot", help="default: tpot")
+    command.add_argument(
+        "--metric", choices=tuple(metrics), default=usual, help=f"default: {usual}"
+    )
     vocabulary.add_values(command, at=True)
     command.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -81,6 +84,36 @@ def _solve_command(commands: Any) -> None:
         "--at-least", action="store_true", help="the budget is a floor (default for throughput)"
     )
     command.set_defaults(run=_solve)
+
+
+def _reliability_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "reliability",
+        help="how likely a deadline is kept where the rate of a link is random",
+        description="P(time <= deadline) in closed form, where the rate of a link is drawn from a "
+        "distribution once for a request: ranges of deadlines, the rate that each needs, and how "
+        "likely that is.",
+    )
+    _metric(command, TIMES, "latency")
+    command.add_argument(
+        "--link", default="network", metavar="LINK", help="whose rate is random: pcie … (network)"
+    )
+    command.add_argument(
+        "--channel", required=True, metavar="NAME:FIGURES",
+        help="how its rate is distributed: 'exponential:1.25 GB/s' (mean), 'uniform:1 MB/s,2 MB/s' "
+        "(ends), 'lognormal:1 GB/s,0.5' (median, sigma), 'rayleigh:20 MHz,15 dB' (width, mean "
+        "signal to noise)",
+    )  # fmt: skip
+    command.add_argument(
+        "--deadline", action="append", default=[], metavar="TIME",
+        help="'4 ms': the probability that it is kept; repeatable",
+    )  # fmt: skip
+    command.add_argument(
+        "--within", action="append", default=[], metavar="P", type=real,
+        help="0.99: the deadline that is kept with a probability; repeatable (0.5, 0.9, 0.99, "
+        "0.999)",
+    )  # fmt: skip
+    command.set_defaults(run=_reliability)
 
 
 def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +178,22 @@ def _show(answer: Any, as_object: dict[str, Any], compiled: Compiled, as_json: b
         print_json(as_object, compiled.setting.remarks)
     else:
         print(answer)
+
+
+def _reliability(arguments: argparse.Namespace) -> int:
+    from costgraph.asking.channels import parse
+    from costgraph.asking.reliability import reliability
+    from costgraph.showing.export.reliability import reliability_object, reliability_text
+
+    values, channel = vocabulary.values(arguments), parse(arguments.channel)
+    compiled = vocabulary.compiled(arguments)
+    asked = (arguments.deadline, arguments.within)
+    found = reliability(compiled, arguments.link, channel, arguments.metric, values)
+    if arguments.json:
+        print_json(reliability_object(found, *asked), compiled.setting.remarks)
+    else:
+        print(reliability_text(found, *asked))
+    return 0
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.
