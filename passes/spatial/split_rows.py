@@ -47,8 +47,8 @@ class SplitRows(Pass):
         "DATE 2017; Zhao et al., DeepThings, TCAD 37(11), 2018 (bands that overlap)"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "split-rows: all parts begin a segment together; a part sends to one other at a time "
-        "and receives at the same time; every part holds all weights of what it runs",
+        "split-rows: all parts begin a segment together; a part sends to one other at a time, "
+        "receives from one at a time meanwhile, and holds all weights of what it runs",
     )
     stage: ClassVar[Stage] = Stage.PLACEMENT
     inherited: ClassVar[bool] = False
@@ -72,6 +72,11 @@ class SplitRows(Pass):
         "word", "host", "who has the image at first: the host, or each", choices=("host", "each")
     )
 
+    medium: str = option(
+        "word", "switch", "what joins the devices: a switch, each with a link of its own, or one "
+        "medium that all share, as a radio is", choices=("switch", "shared"),
+    )  # fmt: skip
+
     def run(self, program: Program, system: System) -> Outcome:
         if len(program.phases) != 1:
             raise PipelineError(
@@ -86,8 +91,9 @@ class SplitRows(Pass):
         order = Order()
         asker = Asker(self._cuts, order, units.index(""), self.scheme != "once")
         way = Way(
-            asker, units, self._hop(system), self.scheme == "halp", self.image == "each", self.name
-        )
+            asker, units, self._hop(system), self.medium == "shared", self.scheme == "halp",
+            self.image == "each", self.name,
+        )  # fmt: skip
         made = replace(phase, graph=split(of, way))
         count = Integer(len(units))
         new = replace(
