@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol
@@ -14,6 +15,7 @@ from costgraph.compiling.larger import would_hold
 from costgraph.counting.count import Item, Overlap, parameters
 from costgraph.counting.units import unit_phases
 from costgraph.errors import InputError, unbound
+from costgraph.formula.local import active
 from costgraph.formula.outline import kind_of, link_of, split_level
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
@@ -79,6 +81,7 @@ class Breakdown:
 
     Attributes:
         about: sentences on whose rows these are, where not one device runs all of them.
+        terms: of the step's time, with numbers.
     """
 
     setting: Setting
@@ -88,6 +91,26 @@ class Breakdown:
     totals: Mapping[str, int | float]
     fit: Fit
     about: tuple[str, ...] = ()
+    terms: Callable[[], Iterable[Term]] = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether operations run at the same time: the step is shorter than all of them."""
+        return self.totals["busy_seconds"] != self.totals["seconds"]
+
+    @cached_property
+    def waits(self) -> Mapping[str, float]:
+        """Of which resource the step takes the time, in shares, the largest first.
+
+        What is outlasted by something else meanwhile has none.
+        """
+        found: dict[str, float] = {}
+        for term in self.terms():
+            for part in active(term, {}):
+                found[part.resource] = found.get(part.resource, 0.0) + float(part.expr)
+        total = math.fsum(found.values())
+        shares = {name: value / total for name, value in found.items() if value}
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)
@@ -162,11 +185,12 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
+    terms = partial(_terms, compiled, phase, machine, values)
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "wire_bytes": plain(sums["wire"]),
-        "seconds": _step(compiled, phase, machine, values, busy),
+        "seconds": _step(compiled, phase, terms, busy),
         "busy_seconds": busy,
         **_held(compiled, phase, values),
     }
@@ -184,7 +208,9 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         farther=tuple(_farther(compiled, phase, machine, values)),
     )
     about = tuple(_about(compiled.program, phase, values))
-    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about)
+    return Breakdown(
+        compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, terms
+    )
 
 
 def _farther(
@@ -203,16 +229,22 @@ def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -
     return float(_held(compiled, phase, _values(compiled, phase, given))["memory_bytes"])
 
 
+def _terms(
+    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr]
+) -> Iterator[Term]:
+    """The terms of a step's time, with numbers."""
+    timing = compiled.timing_on(machine)
+    for term in roofline.step_terms(phase, compiled.items[phase.name], machine, timing):
+        yield term.mapped(lambda e: placed(e, values))
+
+
 def _step(
-    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr], busy: float
+    compiled: Compiled, phase: Phase, terms: Callable[[], Iterable[Term]], busy: float
 ) -> float:
     """Seconds of a step whose operations take ``busy`` seconds one after the other."""
-    items = compiled.items[phase.name]
-    if not overlaps(phase, items):
+    if not overlaps(phase, compiled.items[phase.name]):
         return busy
-    terms = roofline.step_terms(phase, items, machine, compiled.timing_on(machine))
-    made = (term.mapped(lambda e: placed(e, values)) for term in terms)
-    return sum(float(term.count) * float(term.value) for term in made)
+    return sum(float(term.count) * float(term.value) for term in terms())
 
 
 def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
@@ -248,9 +280,18 @@ def _held(compiled: Compiled, phase: Phase, values: dict[Symbol, Expr]) -> dict[
 def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterator[str]:
     """Whose the rows of a step are, where not one device runs everything once."""
     if program.devices != 1:
-        devices = placed(program.devices, values)
-        stages = f" of each of the {program.stages} stages" if program.stages > 1 else ""
-        yield f"rows are of one device{stages}; {devices} devices work alike"
+        width = placed(program.width, values)
+        if program.groups is not None:
+            yield f"rows are of all {program.devices} devices of a row, one after the other"
+        elif program.stages == 1:
+            yield f"rows are of one device; {width} devices work alike"
+        elif width == 1:
+            yield f"rows are of all {program.stages} devices: their unit says whose"
+        else:
+            yield (
+                f"rows are of one device of each of the {program.stages} stages; {width} devices "
+                "of a stage work alike"
+            )
     if phase.rounds != 1:
         groups = placed(phase.rounds, values)
         yield f"rows are of one of {groups} groups of the batch; the time is that of all"
