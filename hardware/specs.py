@@ -164,8 +164,8 @@ def _known(text: str) -> tuple[System, bool] | None:
     None for text that means nothing as it stands, but whose parts may.
     """
     if (part := behind(text)) is not None:
-        name, made = part
-        base = _known(name)
+        whole, made = part
+        base = _known(whole)
         if base is not None and base[0].is_device:
             return alone(made(base[0].device)), False
     if is_path(text):

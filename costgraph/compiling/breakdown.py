@@ -185,12 +185,12 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
-    terms = partial(_terms, compiled, phase, machine, values)
+    step = partial(_terms, compiled, phase, machine, values)
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "wire_bytes": plain(sums["wire"]),
-        "seconds": _step(compiled, phase, terms, busy),
+        "seconds": _step(compiled, phase, step, busy),
         "busy_seconds": busy,
         **_held(compiled, phase, values),
     }
@@ -208,9 +208,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         farther=tuple(_farther(compiled, phase, machine, values)),
     )
     about = tuple(_about(compiled.program, phase, values))
-    return Breakdown(
-        compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, terms
-    )
+    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
 
 
 def _farther(

@@ -502,3 +502,21 @@ def test_a_shared_medium_costs_what_all_send_and_never_less_than_a_switch():
         assert sends(apart) == sends(shared)
     text = str(shared.explain("latency", B=1))
     assert "link network" in text
+
+
+def test_the_best_zone_is_that_of_all_whole_rows_and_says_who_has_how_many():
+    at = {"B": 4}
+    times = {k: compiled(f"split-rows{{zone={k}/7}}").latency.evaluate(**at) for k in range(1, 6)}
+    best = min(times, key=lambda k: times[k])
+    found = compiled("split-rows{zone=best,at-batch=4}")
+    assert found.passes[-1].spec() == f"split-rows{{zone={best}/7}}"
+    assert found.latency.evaluate(**at) == times[best]
+    (note,) = [a for a in found.assumptions if "decided at B=4" in a]
+    outer = (7 - best + 1) // 2  # halves go to the first, as rows are rounded
+    assert f"zone={best}/7 decided at B=4: {outer}, {best} and {7 - best - outer} of 7 rows" in note
+    with pytest.raises(PipelineError, match="at-batch says nothing"):
+        compiled("split-rows{at-batch=4}")
+    with pytest.raises(PipelineError, match="several phases"):
+        compiled("split-rows{zone=best}", "gpt2", "3xa6000")
+    with pytest.raises(PipelineError, match="leaves no rows"):
+        compiled("split-rows{zone=best,top=0.9}")
