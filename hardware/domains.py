@@ -1,17 +1,20 @@
-"""NUMA domains: a processor as its domains, with workers bound to them or not.
+"""Parts of a processor: its NUMA domains, with workers bound to them or not, and some of its cores.
 
 A domain has its part of cores and memory. A worker that is bound to one runs on a device of
 its own; threads that are bound to nothing find memory anywhere, and read most of it over the
-links between domains.
+links between domains. Some of the cores have their part of the peaks, and of the memory's rate
+as much as they read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
-from sympy import Expr, Integer
+from sympy import Expr, Integer, Min
 
 from costgraph.errors import HardwareError
 from costgraph.hardware.machine import Link, Machine, Memory, Node, Price, Topology
@@ -66,7 +69,9 @@ def domain(machine: Machine) -> Machine:
             {**machine.links, BETWEEN: Link(topology.remote or own, devices=count)}
         ),
         node=Node(count),
-        topology=Topology(ONE, _part(topology.cores, share), topology.clock),
+        topology=Topology(
+            ONE, _part(topology.cores, share), topology.clock, None, topology.core_bandwidth
+        ),
         aliases=(),
     )
 
@@ -97,6 +102,48 @@ def unbound(machine: Machine) -> Machine:
     )
 
 
+def cores(machine: Machine, count: int) -> Machine:
+    """The device with threads on so many of its cores, one each; memory and caches are all there.
+
+    Compute scales with cores. The memory's rate saturates: ``min(n·b, BW)`` where one core reads
+    ``b`` (Stengel, Treibig, Hager and Wellein, Quantifying Performance Bottlenecks of Stencil
+    Computations Using the Execution-Cache-Memory Model, ICS 2015: work scales with cores until a
+    shared resource is used up). Where no ``b`` is stated all of the rate counts, which a
+    note says.
+
+    Raises:
+        HardwareError: the device does not say how many cores it has, or has fewer.
+    """
+    topology, memory = machine.topology, machine.memory
+    if topology.cores is None:
+        raise HardwareError(
+            f"{machine.name}: how many cores it has is not stated; state [topology] cores"
+        )
+    if not 1 <= count <= topology.cores:
+        raise HardwareError(f"{machine.name} has {topology.cores} cores, not {count}")
+    name, share = f"{machine.name}.{count}cores", Integer(count) / topology.cores
+    rate, notes = memory.bandwidth, machine.notes
+    if topology.core_bandwidth is not None:
+        rate = Min(rate, count * topology.core_bandwidth)
+    elif share != 1:
+        notes = (
+            *notes,
+            f"{name}: how fast a core reads by itself is not stated ([topology] core_bandwidth): "
+            "the cores are taken to reach all of the memory's rate",
+        )
+    return replace(
+        machine,
+        name=name,
+        title=f"{machine.title}, {count} of {topology.cores} cores",
+        peaks=MappingProxyType({key: peak * share for key, peak in machine.peaks.items()}),
+        memory=replace(memory, bandwidth=rate),
+        multiprocessors=_part(machine.multiprocessors, share),
+        topology=replace(topology, cores=Integer(count)),
+        aliases=(),
+        notes=notes,
+    )
+
+
 def _part(figure: Expr | None, share: Expr) -> Expr | None:
     return None if figure is None else figure * share
 
@@ -105,3 +152,41 @@ def _part(figure: Expr | None, share: Expr) -> Expr | None:
 SUFFIXES: Mapping[str, Callable[[Machine], Machine]] = MappingProxyType(
     {".numa": domain, ".unbound": unbound}
 )
+_CORES = re.compile(r"\.([0-9]{1,4})cores\Z")
+
+
+def behind(text: str) -> tuple[str, Callable[[Machine], Machine]] | None:
+    """A name without the suffix behind it, and what that makes of the device; None for none."""
+    for suffix, made in SUFFIXES.items():
+        if text.endswith(suffix):
+            return text.removesuffix(suffix), partial(_restated, made)
+    found = _CORES.search(text)
+    if found is None:
+        return None
+    return text[: found.start()], partial(_restated, partial(cores, count=int(found[1])))
+
+
+def _restated(made: Callable[[Machine], Machine], whole: Machine) -> Machine:
+    """A part whose stated figures are its own, with what they were derived from."""
+    part = made(whole)
+    memory, topology = part.memory, part.topology
+    own = {
+        **{f"peaks.{engine.value}.{kind}": peak for (engine, kind), peak in part.peaks.items()},
+        "memory.bandwidth": memory.bandwidth,
+        "memory.capacity": memory.capacity,
+        "memory.usable_capacity": memory.usable,
+        "onchip.register_files": part.onchip,
+        "onchip.multiprocessors": part.multiprocessors,
+        "power.board": part.power,
+        "power.idle": part.idle,
+        "price.hour": part.price.hour,
+        "topology.numa_domains": topology.numa_domains,
+        "topology.cores": topology.cores,
+    }
+    figures = {
+        key: figure
+        if (now := own.get(key)) is None or now == figure.value
+        else replace(figure, value=now, source=f"of {part.name}, {whole.name}: {figure.source}")
+        for key, figure in part.figures.items()
+    }
+    return replace(part, figures=MappingProxyType(figures))

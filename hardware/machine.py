@@ -205,12 +205,14 @@ class Topology:
         cores: independent cores.
         clock: clock of the compute units in Hz, as the peaks assume it.
         remote: byte/s at which one of the domains reads the memory of another.
+        core_bandwidth: byte/s at which one core reads the memory while no other does.
     """
 
     numa_domains: sympy.Expr | None = None
     cores: sympy.Expr | None = None
     clock: sympy.Expr | None = None
     remote: sympy.Expr | None = None
+    core_bandwidth: sympy.Expr | None = None
 
 
 #: Kinds of tensor instructions. NVIDIA (PTX ISA): ``mma`` of a warp, ``wgmma`` of a
@@ -249,6 +251,7 @@ class Machine(Portable):
             (:data:`INSTRUCTIONS`); empty if not stated.
         sparsity: compute types in which tensor units multiply 2:4 sparse matrices, with
             how many times the dense rate they reach; empty if not stated.
+        notes: what a reader of any result must know.
     """
 
     name: str
@@ -272,6 +275,7 @@ class Machine(Portable):
     topology: Topology = Topology()
     instruction: str = ""
     sparsity: Mapping[str, sympy.Expr] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Machine {self.name}: {self.title}>"

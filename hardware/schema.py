@@ -71,6 +71,7 @@ TOPOLOGY = {
     "cores": "count",
     "clock": "frequency",
     "remote": "bandwidth",
+    "core_bandwidth": "bandwidth",
 }
 PRICE = {"hour": "price"}
 SPARSITY = dict.fromkeys(WIDENING, "count")

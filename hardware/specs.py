@@ -13,7 +13,7 @@ from sympy import divisors
 
 from costgraph.errors import HardwareError, clip, nearest
 from costgraph.files import outside
-from costgraph.hardware.domains import SUFFIXES
+from costgraph.hardware.domains import behind
 from costgraph.hardware.loader import (
     DEVICES,
     SYSTEMS,
@@ -57,7 +57,7 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
     - any of these with a processor as its host: ``2xrtx-4090+i9-13900k``;
     - and with memory that computes: ``a100+5xhbm-pim``;
     - ``xeon-8480p.numa``: one of the NUMA domains of a device; ``xeon-8480p.unbound``: all of
-      it, with threads bound to none.
+      it, with threads bound to none; ``xeon-8480p.8cores``: threads on eight of its cores.
 
     Names ignore case, and ``_`` equals ``-``. What joins nodes is what the system file
     states; for a counted device, what a shipped system of that device states, or the
@@ -97,8 +97,11 @@ def load_system(spec: str | os.PathLike[str] | Machine | System) -> System:
 def _beside(text: str) -> list[tuple[int, Machine]]:
     """What stands beside the devices, with how many of it; a name or path may have a '+'."""
     many = _COUNT.match(text)
+    name = (many[2] if many else text).strip()
     try:
-        return [(int(many[1]) if many else 1, load_hardware((many[2] if many else text).strip()))]
+        known = _known(name) if behind(name) is not None else None
+        device = known[0].device if known is not None else load_hardware(name)
+        return [(int(many[1]) if many else 1, device)]
     except HardwareError:
         head, plus, tail = text.partition("+")
         if plus and head.strip() and tail.strip():
@@ -160,8 +163,9 @@ def _known(text: str) -> tuple[System, bool] | None:
 
     None for text that means nothing as it stands, but whose parts may.
     """
-    for suffix, made in SUFFIXES.items():
-        base = _known(text.removesuffix(suffix)) if text.endswith(suffix) else None
+    if (part := behind(text)) is not None:
+        whole, made = part
+        base = _known(whole)
         if base is not None and base[0].is_device:
             return alone(made(base[0].device)), False
     if is_path(text):

@@ -1,4 +1,4 @@
-"""Commands that do mathematics with a metric: explain, regimes, solve."""
+"""Commands that do mathematics with a metric: explain, regimes, solve, reliability."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.showing import Answer, show
+from costgraph.cli.values import real
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
-from costgraph.ir.metrics import METRICS, TIMED
+from costgraph.ir.metrics import METRICS, TIMED, TIMES
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -21,11 +22,12 @@ def add_commands(commands: Any) -> None:
     _explain_command(commands)
     _regimes_command(commands)
     _solve_command(commands)
+    _reliability_command(commands)
 
 
-def _metric(command: argparse.ArgumentParser, metrics: Iterable[str]) -> None:
+def _metric(command: argparse.ArgumentParser, metrics: Iterable[str], usual: str = "tpot") -> None:
     vocabulary.add_target(command)
-    vocabulary.add_metric(command, metrics, "tpot")
+    vocabulary.add_metric(command, metrics, usual)
     vocabulary.add_values(command)
     vocabulary.add_format(command, "csv")
 
@@ -81,6 +83,36 @@ def _solve_command(commands: Any) -> None:
         "--at-least", action="store_true", help="the budget is a floor (default for throughput)"
     )
     command.set_defaults(run=_solve)
+
+
+def _reliability_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "reliability",
+        help="how likely a deadline is kept where the rate of a link is random",
+        description="P(time <= deadline) in closed form, where the rate of a link is drawn from a "
+        "distribution once for a request: ranges of deadlines, the rate that each needs, and how "
+        "likely that is.",
+    )
+    _metric(command, TIMES, "latency")
+    command.add_argument(
+        "--link", default="network", metavar="LINK", help="whose rate is random: pcie … (network)"
+    )
+    command.add_argument(
+        "--channel", required=True, metavar="NAME:FIGURES",
+        help="how its rate is distributed: 'exponential:1.25 GB/s' (mean), 'uniform:1 MB/s,2 MB/s' "
+        "(ends), 'lognormal:1 GB/s,0.5' (median, sigma), 'rayleigh:20 MHz,15 dB' (width, mean "
+        "signal to noise)",
+    )  # fmt: skip
+    command.add_argument(
+        "--deadline", action="append", default=[], metavar="TIME",
+        help="'4 ms': the probability that it is kept; repeatable",
+    )  # fmt: skip
+    command.add_argument(
+        "--within", action="append", default=[], metavar="P", type=real,
+        help="0.99: the deadline that is kept with a probability; repeatable (0.5, 0.9, 0.99, "
+        "0.999)",
+    )  # fmt: skip
+    command.set_defaults(run=_reliability)
 
 
 def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +177,24 @@ def _show(
 ) -> int:
     """Prints an answer in its format; the exit code."""
     return show(arguments, Answer(lambda: print(found), data, rows, compiled.setting))
+
+
+def _reliability(arguments: argparse.Namespace) -> int:
+    from costgraph.asking.channels import parse
+    from costgraph.asking.reliability import reliability
+    from costgraph.showing.export.reliability import reliability_object, reliability_text
+
+    values, channel = vocabulary.values(arguments), parse(arguments.channel)
+    compiled = vocabulary.compiled(arguments)
+    asked = (arguments.deadline, arguments.within)
+    found = reliability(compiled, arguments.link, channel, arguments.metric, values)
+    answer = Answer(
+        lambda: print(reliability_text(found, *asked)),
+        lambda: reliability_object(found, *asked),
+        "pieces",
+        compiled.setting,
+    )
+    return show(arguments, answer)
 
 
 #: What a budget on a metric is measured in, as a dimension of :mod:`costgraph.units`.

@@ -130,11 +130,12 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
+    step = partial(_terms, compiled, phase, machine, values)
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
         "wire_bytes": plain(sums["wire"]),
-        "seconds": _step(compiled, phase, machine, values, busy),
+        "seconds": _step(compiled, phase, step, busy),
         "busy_seconds": busy,
         **_held(compiled, phase, values),
     }
@@ -152,7 +153,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         farther=tuple(_farther(compiled, phase, machine, values)),
     )
     about = tuple(_about(compiled.program, phase, values))
-    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about)
+    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
 
 
 def _farther(
@@ -171,16 +172,22 @@ def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -
     return float(_held(compiled, phase, _values(compiled, phase, given))["memory_bytes"])
 
 
+def _terms(
+    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr]
+) -> Iterator[Term]:
+    """The terms of a step's time, with numbers."""
+    timing = compiled.timing_on(machine)
+    for term in roofline.step_terms(phase, compiled.items[phase.name], machine, timing):
+        yield term.mapped(lambda e: placed(e, values))
+
+
 def _step(
-    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr], busy: float
+    compiled: Compiled, phase: Phase, terms: Callable[[], Iterable[Term]], busy: float
 ) -> float:
     """Seconds of a step whose operations take ``busy`` seconds one after the other."""
-    items = compiled.items[phase.name]
-    if not overlaps(phase, items):
+    if not overlaps(phase, compiled.items[phase.name]):
         return busy
-    terms = roofline.step_terms(phase, items, machine, compiled.timing_on(machine))
-    made = (term.mapped(lambda e: placed(e, values)) for term in terms)
-    return sum(float(term.count) * float(term.value) for term in made)
+    return sum(float(term.count) * float(term.value) for term in terms())
 
 
 def overlaps(phase: Phase, items: Iterable[Item]) -> bool:
@@ -216,9 +223,18 @@ def _held(compiled: Compiled, phase: Phase, values: dict[Symbol, Expr]) -> dict[
 def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterator[str]:
     """Whose the rows of a step are, where not one device runs everything once."""
     if program.devices != 1:
-        devices = placed(program.devices, values)
-        stages = f" of each of the {program.stages} stages" if program.stages > 1 else ""
-        yield f"rows are of one device{stages}; {devices} devices work alike"
+        width = placed(program.width, values)
+        if program.groups is not None:
+            yield f"rows are of all {program.devices} devices of a row, one after the other"
+        elif program.stages == 1:
+            yield f"rows are of one device; {width} devices work alike"
+        elif width == 1:
+            yield f"rows are of all {program.stages} devices: their unit says whose"
+        else:
+            yield (
+                f"rows are of one device of each of the {program.stages} stages; {width} devices "
+                "of a stage work alike"
+            )
     if phase.rounds != 1:
         groups = placed(phase.rounds, values)
         yield f"rows are of one of {groups} groups of the batch; the time is that of all"

@@ -387,7 +387,9 @@ class Compiled:
         said = () if self.timing is None else self.timing.assumptions(steps)
         system = self.system
         joined = () if system is None or self.program.devices == 1 else system.notes
-        return (*self.program.assumptions, *joined, *self._widened, *said)
+        host = () if system is None or system.host is None else system.host.notes
+        own = (*self.machine.notes, *host)
+        return (*self.program.assumptions, *joined, *own, *self._widened, *said)
 
     @cached_property
     def _widened(self) -> tuple[str, ...]:

@@ -6,15 +6,20 @@ A kept case holds the exact expressions of a step as trees
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from costgraph.compiling.fits import Fit
 from costgraph.formula.trees import Tree, value_of
 from costgraph.setting import Setting
 from costgraph.views import view_text
+
+if TYPE_CHECKING:
+    from costgraph.formula.terms import Term
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Breakdown:
 
     Attributes:
         about: sentences on whose rows these are, where not one device runs all of them.
+        terms: of the step's time, with numbers.
     """
 
     setting: Setting
@@ -71,6 +77,28 @@ class Breakdown:
     totals: Mapping[str, int | float]
     fit: Fit
     about: tuple[str, ...] = ()
+    terms: Callable[[], Iterable[Term]] = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether operations run at the same time: the step is shorter than all of them."""
+        return self.totals["busy_seconds"] != self.totals["seconds"]
+
+    @cached_property
+    def waits(self) -> Mapping[str, float]:
+        """Of which resource the step takes the time, in shares, the largest first.
+
+        What is outlasted by something else meanwhile has none.
+        """
+        from costgraph.formula.local import active
+
+        found: dict[str, float] = {}
+        for term in self.terms():
+            for part in active(term, {}):
+                found[part.resource] = found.get(part.resource, 0.0) + float(part.expr)
+        total = math.fsum(found.values())
+        shares = {name: value / total for name, value in found.items() if value}
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def __iter__(self) -> Iterator[OpRow]:
         return iter(self.rows)

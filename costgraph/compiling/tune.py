@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sympy import Integer
-
 from costgraph.compiling.capacity import farther_rooms, room_of
 from costgraph.errors import CostgraphError
+from costgraph.formula.limits import fitted
 from costgraph.ir.metrics import METRICS, require
 from costgraph.ir.workload import USUAL, least_batch, workload
 from costgraph.rewriting.choosing import Goal, Score
 from costgraph.rewriting.pipeline import Pass
-from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
@@ -107,15 +105,7 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
 
 
 def _sizes(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
-    """Prompt and generated tokens: those given, else the usual ones, halved into the limits."""
-    sizes = {name: given.get(name, USUAL[name]) for name in ("S", "N")}
-    open_ = [name for name in sizes if name not in given]
-    limits = compiled.latency.limits
-
-    def broken() -> bool:
-        values = {symbol(name): Integer(size) for name, size in sizes.items()}
-        return any(limit.broken(values) is not None for limit in limits)
-
-    while broken() and any(sizes[name] > 1 for name in open_):
-        sizes |= {name: max(1, sizes[name] // 2) for name in open_}
-    return sizes
+    """Prompt and generated tokens: those given, else the usual ones as far as there is room."""
+    told = {name: given[name] for name in ("S", "N") if name in given}
+    usual = {name: USUAL[name] for name in ("S", "N") if name not in given}
+    return {**told, **fitted(compiled.latency.limits, told, usual)}

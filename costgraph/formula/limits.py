@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol, ceiling, floor
 
 from costgraph.errors import InputError
 from costgraph.formula.sums import affine
-from costgraph.symbols import SIZES
+from costgraph.symbols import SIZES, symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
+    from costgraph.formula.terms import Limit
 
 ZERO, ONE = Integer(0), Integer(1)
 
@@ -37,9 +38,48 @@ def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:
         InputError: they allow none.
     """
     check(formula, {})
-    whole = is_whole(formula, x)
+    first, last, told = _ends(formula.limits, x, is_whole(formula, x))
+    if last is not None and told is not None and last < first:
+        raise InputError(f"{formula.name}: no {x} keeps {told.expr} <= {told.bound}: {told.why}")
+    return first, last
+
+
+def fitted(
+    limits: Iterable[Limit], given: Mapping[str, int], usual: Mapping[str, int]
+) -> dict[str, int]:
+    """Usual sizes, or those next to them that limits allow, beside the given ones.
+
+    A size by itself goes to the end of its range; sizes that share one (prompt and tokens share
+    positions) are halved together until there is room. Where given sizes leave none, limits
+    stay broken, and whoever asks says which.
+
+    Args:
+        limits: of everything that is asked at these sizes.
+        given: sizes that stay as they are, by name.
+        usual: whole sizes of at least 1, by name.
+    """
+    told = {symbol(name): Integer(size) for name, size in given.items()}
+    known = [limit.mapped(lambda e: e.xreplace(told)) for limit in limits]
+    found = {symbol(name): Integer(size) for name, size in usual.items()}
+    for x, size in found.items():
+        first, last, _ = _ends(known, x, True)
+        if last is None or first <= last:
+            size = max(size, first)
+            found[x] = size if last is None else min(size, last)
+    while tight := {
+        s for limit in known if not limit.apart and limit.broken(found) is not None
+        for s in limit.symbols if found.get(s, ONE) > 1 and limit.excess.diff(s).is_positive
+    }:  # fmt: skip
+        found |= {s: found[s] // 2 for s in tight}
+    return {s.name: int(size) for s, size in found.items()}
+
+
+def _ends(
+    limits: Iterable[Limit], x: Symbol, whole: bool
+) -> tuple[Expr, Expr | None, Limit | None]:
+    """Both ends of what limits over ``x`` alone allow, and the limit at the nearer one."""
     first, last, told = start_of(x), None, None
-    for limit in formula.limits:
+    for limit in limits:
         line = affine(limit.excess, x)
         if limit.symbols != {x} or line is None:
             continue
@@ -52,9 +92,7 @@ def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:
             end = ceiling(end) if whole else end
             if end > first:
                 first, told = end, told or limit
-    if last is not None and told is not None and last < first:
-        raise InputError(f"{formula.name}: no {x} keeps {told.expr} <= {told.bound}: {told.why}")
-    return first, last
+    return first, last, told
 
 
 def is_whole(formula: Formula, x: Symbol) -> bool:

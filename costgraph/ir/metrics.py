@@ -61,8 +61,10 @@ RANKED: Mapping[str, Metric] = MappingProxyType(
 )
 #: Units of amounts, which no time goes into.
 TIMELESS = ("FLOP", "byte")
+#: Those that are times.
+TIMES = ("ttft", "tpot", "latency", "interval")
 #: Those that are times, or rates made of times.
-TIMED = ("ttft", "tpot", "latency", "interval", "throughput")
+TIMED = (*TIMES, "throughput")
 
 
 def metrics_of(program: Program) -> tuple[str, ...]:

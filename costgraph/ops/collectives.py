@@ -213,9 +213,15 @@ class Received(Op):
 
 @dataclass(frozen=True)
 class Send(Exchange):
-    """The operand to another device, which goes on with it."""
+    """The operand to another device, which goes on with it.
+
+    ``through`` is what else is busy with it meanwhile, beside the sender's own side of the link:
+    the receiver's side, or a medium that all share. What several send at the same time takes
+    at least as long as these take with all of it.
+    """
 
     kind: ClassVar[str] = "send"
+    through: tuple[str, ...] = ()
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         self._one(inputs)

@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from costgraph.errors import InputError
-from costgraph.formula.limits import domain_of
-
 if TYPE_CHECKING:
-    from sympy import Symbol
-
     from costgraph.formula.formula import Formula
     from costgraph.rewriting.pipeline import Pass
 
@@ -75,12 +70,3 @@ class Tried(Protocol):
 
 #: Yields candidates (None: the pipeline without the pass), returns the pass as decided.
 Search: TypeAlias = "Generator[Pass | None, Tried, Pass]"
-
-
-def as_far_as(size: int, step: Formula, symbol: Symbol) -> int:
-    """The size, or the last one at which a step's positions suffice; 0 without one."""
-    try:
-        _, last = domain_of(step, symbol)
-    except InputError:
-        return 0
-    return size if last is None else min(size, int(last))

@@ -28,6 +28,7 @@ from costgraph.hardware.systems import HOST, links_to
 from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import MEMORY, inside, level_of
+from costgraph.ops.collectives import Send
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The direction of the link to the host in which nothing comes to the device.
@@ -336,10 +337,13 @@ def _busy(phase: Phase, found: Iterable[Item], timing: Timing) -> dict[str, Expr
                 for resource, amount in _busy(phase, inner, timing).items():
                     note(resource, phase.bind(item.count) * amount)
             continue
+        through = item.node.op.through if isinstance(item.node.op, Send) else ()
         for term in timing(phase, item):
             for arm in on_unit(term, item.unit).arms:
                 if kind_of(arm.resource) != LATENCY:
                     note(arm.resource, term.count * arm.expr)
+                for place in through if link_of(arm.resource) else ():
+                    note(f"{place}/{kind_of(arm.resource)}", term.count * arm.expr)
     return busy
 
 

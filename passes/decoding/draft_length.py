@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sympy import Expr, Float, Integer
 
 from costgraph.errors import PipelineError
-from costgraph.formula.formula import Formula
 from costgraph.passes.decoding.acceptance import Constant, break_even_alpha
 from costgraph.passes.decoding.rounds import Round
 from costgraph.passes.decoding.trees import DEEPEST, MOST_NODES
-from costgraph.rewriting.choosing import Search, Tried, as_far_as
+from costgraph.rewriting.choosing import Search, Tried
 from costgraph.rewriting.pipeline import Pass
-from costgraph.symbols import B, S, T
+from costgraph.rewriting.sizes import Sizes
 
 if TYPE_CHECKING:
     from costgraph.passes.decoding.speculative import Speculative
@@ -44,12 +43,12 @@ class Axis:
 def best_length(item: Speculative) -> Search:
     """``item`` with the draft length, or the tree, that gives the least time per token.
 
-    The search is at the sizes that the pass names (:class:`Sizes`). Over whole ``γ`` it goes from 1
-    on until the time has risen for eight candidates in a row, the largest is reached or the
-    model's positions end. Trees are the best of so many nodes and levels: powers of four first,
-    then what lies around the best; where the levels are open, chains are candidates as well.
-    Zero (no speculation, what else the pass does to the target done) is one always. A context or
-    a prompt that nobody gave leaves room for the largest.
+    The search is at the sizes that the pass names (:mod:`costgraph.rewriting.sizes`). Over
+    whole ``γ`` it goes from 1 on until the time has risen for eight candidates in a row, the
+    largest is reached or the model's positions end. Trees are the best of so many nodes and
+    levels: powers of four first, then what lies around the best; where the levels are open,
+    chains are candidates as well. Zero (no speculation, what else the pass does to the target
+    done) is one always. A context or a prompt that nobody gave leaves room for the largest.
 
     Raises:
         PipelineError: the acceptance or something else is symbolic, or there is nothing to choose
@@ -65,8 +64,8 @@ def best_length(item: Speculative) -> Search:
     if item.at_context == type(item).at_context:
         largest = yield _with(item, axes, [a.values[-1] for a in axes])
         longest = largest.formula("tpot")
-    sizes = Sizes.of(item, longest, names)
-    trials, plain = Trials(sizes), sizes.time(alone)
+    sizes = Sizes.of(item, [longest], always="BT")
+    trials, plain = Trials(sizes), sizes.evaluate(alone)
     best = None
     if item.tree == "optimal":
         best = yield from _surrounded(item, axes, trials)
@@ -94,59 +93,6 @@ def best_length(item: Speculative) -> Search:
         pays = "never pays" if even is None else f"pays above alpha = {float(even):.3f}"
         note = f"{note}; a draft of that length {pays}"
     return replace(chosen, note=note, ready=None)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Where a search is decided: batch, context, and prompt where decode steps depend on it.
-
-    Behind an encoder a step's time depends on how long the source is.
-    """
-
-    values: tuple[tuple[str, int], ...]
-
-    @classmethod
-    def of(cls, item: Speculative, step: Formula, options: str) -> Sizes:
-        """The sizes that the pass names; those at their defaults as far as ``step`` has room.
-
-        Raises:
-            PipelineError: the step depends on something that has no number.
-        """
-        usual = type(item)
-        given = (
-            (B, item.at_batch, True),
-            (T, item.at_context, item.at_context != usual.at_context),
-            (S, item.at_prompt, item.at_prompt != usual.at_prompt),
-        )
-        names = {s.name for s in step.symbols}
-        unknown = sorted(names - {"B", "T", "S"})
-        if unknown:
-            raise PipelineError(
-                f"{options}=optimal needs numbers: the time of a step depends on "
-                f"{', '.join(unknown)}"
-            )
-        if item.at_prompt != usual.at_prompt and "S" not in names:
-            raise PipelineError("at-prompt: decode steps of this model depend on no prompt")
-        return cls(
-            tuple(
-                (s.name, int(size) if is_given else max(1, as_far_as(int(size), step, s)))
-                for s, size, is_given in given
-                if s != S or s.name in names
-            )
-        )
-
-    @property
-    def context(self) -> int:
-        """The context, ``T``."""
-        return dict(self.values)["T"]
-
-    def time(self, step: Formula) -> float:
-        """Seconds of a step there."""
-        names = {s.name for s in step.symbols} | {"B", "T"}
-        return float(step.evaluate(**{n: v for n, v in self.values if n in names}))
-
-    def __str__(self) -> str:
-        return ", ".join(f"{n} = {v}" for n, v in self.values)
 
 
 def _undrafted(item: Speculative) -> Speculative:
@@ -233,8 +179,8 @@ class Trials:
         if made not in self.known:
             tried = yield item
             step = tried.formula("tpot")
-            fits = as_far_as(self.sizes.context, step, T) >= self.sizes.context
-            self.known[made] = self.sizes.time(step) if fits else math.inf
+            fits = all(x.broken(self.sizes.bindings) is None for x in step.limits)
+            self.known[made] = self.sizes.evaluate(step) if fits else math.inf
         return self.known[made]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from costgraph.hardware.systems import HOST, STORAGE, System
 from costgraph.ir.program import Program
 from costgraph.passes.placement.shares import WORDS
 from costgraph.rewriting.choosing import Search
-from costgraph.symbols import B, N, S, T, symbol
+from costgraph.rewriting.sizes import Sizes
+from costgraph.symbols import N, S, T, symbol
 from costgraph.timing import roofline
 from costgraph.units import format_quantity
 
@@ -56,20 +57,27 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
     usual: dict[str, Any] = {f.name: f.default for f in fields(given) if f.name.startswith("at_")}
     candidate = _with(replace(given, policy="", preset="", **usual), open_)
     tried = yield candidate
-    values: dict[Symbol, Expr] = {B: given.at_batch, S: given.at_prompt, N: given.at_tokens}
+    shares = [s for shares in open_.values() for s in shares.values()]
+    times = [tried.formula(m) for m in (("ttft", "tpot") if program.decoding else ("latency",))]
+    memory = tried.formula("memory")
+    sizes = Sizes.of(
+        given, [*times, memory], free=("T", *(s.name for s in shares)),
+        always="BSN" if program.decoding else "B",
+    )  # fmt: skip
+    values = sizes.bindings
+    if program.decoding:
+        values[T] = values[S] + values[N] / 2
     made = candidate.run(program, system).program
     found = least(
-        _goal(tried.formula("ttft"), tried.formula("tpot"), values),
-        [s for shares in open_.values() for s in shares.values()],
-        (*_rooms(tried.formula("memory"), system, values), *_levels(made, system, values),
-         *_wholes(open_)),
-        {**values, T: given.at_prompt + given.at_tokens / 2},
+        _goal(times, values),
+        shares,
+        (*_rooms(memory, system), *_levels(made, system), *_wholes(open_)),
+        values,
         {s: words.index(w) + 1.0 for shares in open_.values() for w, s in shares.items()},
-    )  # fmt: skip
+    )
     if found is None:
         raise PipelineError(
-            f"offload: policy=optimal: {program.name} fits {system.name} in no way at "
-            f"B={given.at_batch}, S={given.at_prompt}, N={given.at_tokens}"
+            f"offload: policy=optimal: {program.name} fits {system.name} in no way at {sizes}"
         )
     numbers = {
         option: {w: _rounded(found.at[s]) for w, s in shares.items()}
@@ -77,16 +85,17 @@ def best_shares(given: Offload, program: Program, system: System) -> Search:
     }
     decided = _with(candidate, numbers)
     left = "".join(f"; {w} left out: no rate is stated" for w in stated if w not in words)
-    return replace(decided, note=_note(decided, found, given) + left)
+    return replace(decided, note=_note(decided, found, sizes) + left)
 
 
-def _goal(ttft: Formula, tpot: Formula, values: dict[Symbol, Expr]) -> tuple[Term, ...]:
-    """The prompt and all decode steps."""
-    steps = values[N] - 1
-    return (*ttft.terms, *(replace(t, count=t.count * steps) for t in tpot.terms))
+def _goal(times: Sequence[Formula], values: Mapping[Symbol, Expr]) -> tuple[Term, ...]:
+    """The prompt and all decode steps; of a model without tokens its one pass."""
+    first, *steps = times
+    more = (replace(t, count=t.count * (values[N] - 1)) for f in steps for t in f.terms)
+    return (*first.terms, *more)
 
 
-def _rooms(memory: Formula, system: System, values: dict[Symbol, Expr]) -> Iterator[Bound]:
+def _rooms(memory: Formula, system: System) -> Iterator[Bound]:
     room = system.device.memory.room
     if room is None or not room.is_number:
         return
@@ -95,7 +104,7 @@ def _rooms(memory: Formula, system: System, values: dict[Symbol, Expr]) -> Itera
             yield Bound(f"memory of {system.device.name}", arm.expr, float(room), FREE)
 
 
-def _levels(made: Program, system: System, values: dict[Symbol, Expr]) -> Iterator[Bound]:
+def _levels(made: Program, system: System) -> Iterator[Bound]:
     for level in roofline.levels(made):
         capacity = system.device.tiers[level].capacity
         if capacity is None:
@@ -135,16 +144,18 @@ def _rounded(share: float) -> Expr:
     return Rational(min(max(round(share * 10**DECIMALS), 0), 10**DECIMALS), 10**DECIMALS)
 
 
-def _note(decided: Offload, found: Optimum, given: Offload) -> str:
+def _note(decided: Offload, found: Optimum, sizes: Sizes) -> str:
     parts = [
         f"{option} {getattr(decided, option).replace('|', ', ') or 'on the device'}"
         for option in LETTERS
     ]
     full = [name for name in found.binding if not name.startswith("all ")]
     binding = f"; full: {', '.join(full)}" if full else "; nothing is full"
-    rate = given.at_batch * given.at_tokens / Rational(found.value)
+    rate = format_quantity(found.value, "s")
+    if "N" in sizes.values:
+        tokens = sizes.values["B"] * sizes.values["N"]
+        rate = format_quantity(tokens / found.value, "token/s")
     return (
-        f"offload: the shares are the optimum of a linear program at B={given.at_batch}, "
-        f"S={given.at_prompt}, N={given.at_tokens}: {'; '.join(parts)}{binding}; "
-        f"{format_quantity(float(rate), 'token/s')}"
+        f"offload: the shares are the optimum of a linear program at {sizes}: {'; '.join(parts)}"
+        f"{binding}; {rate}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from sympy import Expr, Integer
 
@@ -21,12 +21,9 @@ from costgraph.passes.placement.streaming import (
     layers_of,
     refuse_in_row,
 )
-from costgraph.rewriting.choosing import Search, as_far_as
+from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
-from costgraph.symbols import B, S, T
-
-if TYPE_CHECKING:
-    from costgraph.formula.formula import Formula
+from costgraph.rewriting.sizes import Sizes
 
 ONE = Integer(1)
 BEST, DEVICE = "best", "device"
@@ -127,50 +124,26 @@ class Place(Pass):
             note = f"place: {program.name} has no steps of one token: the device computes"
             return replace(decided.usual(), note=note)
         fastest = (yield decided.usual()).formula("tpot")
+        sizes = Sizes.of(self, [fastest], instead="name who computes")
+        elsewhere = {name: size for name, size in sizes.values.items() if name != "B"}
         placed, said = [], []
         for what in open_:
             title = self.on.replace("|", ", ") if what == "at" else what
             plain = fastest
-            at = self._sizes(plain)
-            elsewhere = {name: size for name, size in at.items() if name != "B"}
-            best, seconds, found = DEVICE, plain.evaluate(**at), []
+            best, seconds, found = DEVICE, sizes.evaluate(plain), []
             for level in levels:
                 formula = (yield replace(decided, **{what: level}).usual()).formula("tpot")
                 won = wins(plain, formula, "B", elsewhere)
                 where = ", ".join(i.text for i in won) or "no batch"
                 found.append(f"{level} is faster than the device for {where}")
-                took = formula.evaluate(**at)
+                took = sizes.evaluate(formula)
                 if took < seconds:
                     best, seconds, fastest = level, took, formula
             decided = replace(decided, **{what: best})
             placed.append(f"{title} on {best}" if best != DEVICE else f"{title} on the device")
             said.append(f"{title}: {'; '.join(found)}")
-        where = ", ".join(f"{name}={size}" for name, size in at.items())
-        note = f"place: decided at {where}: {', '.join(placed)}; {'; '.join(said)}"
+        note = f"place: decided at {sizes}: {', '.join(placed)}; {'; '.join(said)}"
         return replace(decided.usual(), note=note)
-
-    def _sizes(self, step: Formula) -> dict[str, int]:
-        """Where 'best' is decided; sizes at their defaults as far as the model has room.
-
-        Raises:
-            PipelineError: a step depends on something that has no number.
-        """
-        usual, names = type(self), {s.name for s in step.symbols}
-        unknown = sorted(names - {"B", "T", "S"})
-        if unknown:
-            raise PipelineError(
-                f"place: 'best' needs numbers: the time of a step depends on {', '.join(unknown)}; "
-                "name who computes"
-            )
-        if self.at_prompt != usual.at_prompt and "S" not in names:
-            raise PipelineError("place: at-prompt: decode steps of this model depend on no prompt")
-        given = ((B, self.at_batch, ONE), (T, self.at_context, usual.at_context),
-                 (S, self.at_prompt, usual.at_prompt))  # fmt: skip
-        return {
-            s.name: int(size) if size != default else max(1, as_far_as(int(size), step, s))
-            for s, size, default in given
-            if s.name in names
-        }
 
     def usual(self) -> Place:
         """The pass, decided, without options that say nothing any more."""

@@ -17,6 +17,7 @@ from costgraph.ops.linear import Linear
 from costgraph.passes.precision.quantize import Quantize
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.rewriting.sizes import Sizes
 
 ONE = Integer(1)
 BEST, ALL = "best", "all"
@@ -76,20 +77,14 @@ class TransformerEngine(Pass):
     def search(self, program: Program, system: System) -> Search:
         """Tries each kind of product by itself, by the time of a request."""
         names = [n for n, legal in _legal(program).items() if legal]
-        given = {"B": self.at_batch, "S": self.at_prompt, "N": self.at_tokens}
         plain = (yield replace(self, products="none")).formula("latency")
-        at = {s.name: int(given[s.name]) for s in plain.symbols if s.name in given}
-        left = [s.name for s in plain.symbols if s.name not in at]
-        if left:
-            raise PipelineError(f"{self.name}: give numbers for {', '.join(left)}, or products=all")
-        seconds = plain.evaluate(**at)
+        sizes = Sizes.of(self, [plain], instead="or say products=all")
+        seconds = sizes.evaluate(plain)
         chosen = []
         for name in names:
-            found = (yield replace(self, products=name)).formula("latency").evaluate(**at)
-            if found < seconds:
+            if sizes.evaluate((yield replace(self, products=name)).formula("latency")) < seconds:
                 chosen.append(name)
-        where = ", ".join(f"{k}={v}" for k, v in at.items())
-        note = f"{self.name}: decided at {where}: FP8 for {', '.join(chosen) or 'nothing'}"
+        note = f"{self.name}: decided at {sizes}: FP8 for {', '.join(chosen) or 'nothing'}"
         return replace(self, products="|".join(chosen) or "none", note=note)
 
     def run(self, program: Program, system: System) -> Outcome:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sympy import Expr, Integer, Min, Rational
 
 from costgraph.errors import CostgraphError, PipelineError, clip
+from costgraph.formula.limits import fitted
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -23,6 +24,9 @@ from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
 from costgraph.symbols import B, q, symbol
+
+if TYPE_CHECKING:
+    from costgraph.formula.formula import Formula
 
 ONE, ZERO = Integer(1), Integer(0)
 FIT = "fit"
@@ -123,9 +127,11 @@ class Active(Pass):
         # What the device holds does not ask how active it is.
         tried = yield replace(self, hot=share.name, curve="", **usual)
         memory = tried.formula("memory")
-        length = int(self.at_length)
-        at = {"B": int(self.at_batch), "S": length // 2, "N": length - length // 2}
-        at = {name: x for name, x in at.items() if name in {s.name for s in memory.symbols}}
+        known = {s.name for s in memory.symbols}
+        if share.name not in known:
+            note = f"active: hot=fit: {program.name} has no neurons that this pass knows"
+            return replace(self, hot="1", cold=type(self).cold, curve="", note=note, **usual)
+        at = self._room(memory)
 
         def need(held: float) -> float:
             return float(memory.evaluate(**at, **{share.name: held}))
@@ -143,11 +149,26 @@ class Active(Pass):
         most = 1 if need(1 - step / 10) <= float(room) else Rational(low, 10**DECIMALS)
         taken = float(self._activations(Rational(most)))
         note = (
-            f"active: {float(most):.4g} of neurons fit {system.device.name} at B={self.at_batch} "
-            f"and a context of {length}, and take {taken:.3g} of activations"
+            f"active: {float(most):.4g} of neurons fit {system.device.name} at "
+            f"{', '.join(f'{name}={size}' for name, size in at.items())}, and take {taken:.3g} "
+            "of activations"
         )
         made = replace(self, hot=f"{float(most):.{DECIMALS}g}", note=note, **usual)
         return replace(made, cold=type(self).cold, curve="") if most == 1 else made
+
+    def _room(self, memory: Formula) -> dict[str, int]:
+        """The sizes for which 'fit' leaves room: half the context is prompt where tokens follow.
+
+        A context that nobody gave is as long as the model has positions.
+        """
+        known, length = {s.name for s in memory.symbols}, int(self.at_length)
+        prompt = length // 2 if "N" in known else length
+        sizes = {"B": int(self.at_batch), "S": prompt, "N": length - prompt}
+        sizes = {name: size for name, size in sizes.items() if name in known}
+        if self.at_length != type(self).at_length:
+            return sizes
+        given = {name: size for name, size in sizes.items() if name == "B"}
+        return {**given, **fitted(memory.limits, given, {n: sizes[n] for n in sizes if n != "B"})}
 
     @property
     def _power(self) -> Expr:

@@ -27,6 +27,7 @@ from costgraph.passes.sparsity.subnets import MOST, Choices, Peak, Space, Subnet
 from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search, Tried
 from costgraph.rewriting.pipeline import Option, Outcome, Pass, Stage, option
+from costgraph.rewriting.sizes import Sizes
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -178,10 +179,10 @@ class SearchSubnet(Pass):
                     raise PipelineError(problem.none)
                 chosen = problem.shrunk(best)
                 tried = yield chosen
-                value = problem.value(tried)
+                value, sizes = problem.value(tried)
                 # Memory: of the last phase alone, the least of which bounds that of all.
                 if math.isclose(value, best.cost, rel_tol=1e-6):
-                    return problem.decided(chosen, best.size, value, "exact")
+                    return problem.decided(chosen, best.size, value, sizes, "exact")
         if self.method == "exact":
             raise PipelineError(
                 "search-subnet: layers differ, or their costs do not add up: method=evolution"
@@ -316,9 +317,11 @@ class Problem:
         ]
         return self.shrink(made + [None] * (self.layers - subnet.depth))
 
-    def value(self, tried: Tried) -> float:
-        """The metric of a candidate at the sizes of the request."""
-        return _at(self.item, tried.formula(self.item.metric), {})
+    def value(self, tried: Tried) -> tuple[float, Sizes]:
+        """The metric of a candidate, and the sizes of the request at which it is that."""
+        formula = tried.formula(self.item.metric)
+        sizes = Sizes.of(self.item, [formula])
+        return sizes.evaluate(formula), sizes
 
     # --- the exact space
 
@@ -333,16 +336,17 @@ class Problem:
         units, full = self.units, int(self.width)
         kept_units, widths = self.kept_heads(), self.kept_widths()
         models = [Shrink(heads=HEADS, ffn=FFN, depth=Integer(n)) for n in (deepest, deepest - 1)]
-        sizes = [parameters(m.run(self.program, self.system).program) for m in models]
+        counts = [parameters(m.run(self.program, self.system).program) for m in models]
         formulas = []
         for model in models:
             tried = yield model
             formulas.append(_of_last(tried.formula(self.item.metric), self.program))
+        sizes = Sizes.of(self.item, formulas, free=(HEADS, FFN))
 
         def both(k: int, w: int) -> tuple[float, float]:
             """What a layer costs, and what all others together and the rest do."""
             at = {HEADS: k / units, FFN: w / full}
-            whole, less = (_at(self.item, f, at) for f in formulas)
+            whole, less = (sizes.evaluate(f, at) for f in formulas)
             return whole - less, whole - deepest * (whole - less)
 
         low = both(kept_units[0], widths[0])
@@ -351,7 +355,7 @@ class Problem:
         top = both(kept_units[-1], widths[-1])
         if not math.isclose(top[0], by_heads[-1][0] + by_width[-1][0] - low[0], rel_tol=1e-9):
             return None
-        each = (sizes[0] - sizes[1]).expand()
+        each = (counts[0] - counts[1]).expand()
         per = [int(each.coeff(symbol(n))) for n in (HEADS, FFN)]
         bare = int(each.subs({symbol(HEADS): 0, symbol(FFN): 0}))
         unit = math.gcd(*widths)
@@ -367,19 +371,17 @@ class Problem:
                    kept_units, inner, low[1]),
         )  # fmt: skip
 
-    def decided(self, chosen: Shrink, size: int, value: float, how: str) -> SearchSubnet:
+    def decided(
+        self, chosen: Shrink, size: int, value: float, sizes: Sizes, how: str
+    ) -> SearchSubnet:
         """The pass with what was found, and a sentence that says what, where and how."""
         item = self.item
-        where = f"B = {item.at_batch}"
-        where += f", T = {item.at_context}" if item.metric == "tpot" else f", S = {item.at_prompt}"
-        if item.metric in ("latency", "memory"):
-            where += f", N = {item.at_tokens}"
         unit = "B" if item.metric == "memory" else "s"
         least = "least" if how == "exact" else "the best found by evolution"
         total = int(parameters(self.program))
         note = (
             f"search-subnet: {chosen.spec()}, {size:,} of {total:,} parameters "
-            f"({size / total:.1%}), {item.metric} {value:.4g} {unit} at {where}: {least} of the "
+            f"({size / total:.1%}), {item.metric} {value:.4g} {unit} at {sizes}: {least} of the "
             f"space between {self.low:,} and {self.high:,} parameters; quality is not modelled"
         )
         return replace(item, chosen=chosen, note=note)
@@ -420,18 +422,6 @@ def _peaks(
         for v in (0.0, *values)
         if min(heads) <= v and min(ffn) <= v
     )
-
-
-def _at(item: SearchSubnet, formula: Formula, more: Mapping[str, float]) -> float:
-    values: dict[str, float] = {
-        "B": int(item.at_batch),
-        "T": int(item.at_context),
-        "S": int(item.at_prompt),
-        "N": int(item.at_tokens),
-        **more,
-    }
-    names = {s.name for s in formula.symbols}
-    return float(formula.evaluate(**{n: v for n, v in values.items() if n in names}))
 
 
 def _ends(text: str, name: str, usual: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
@@ -515,7 +505,7 @@ def _evolved(problem: Problem) -> Search:
         depth = sum(layer is not None for layer in mixed)
         return mixed if depth in problem.depths else list(a)
 
-    scored: dict[tuple[object, ...], tuple[float, Genome]] = {}
+    scored: dict[tuple[object, ...], tuple[float, Genome, Sizes]] = {}
     count = int(item.population)
     for generation in range(int(item.generations) + 1):
         fresh: list[Genome] = []
@@ -535,10 +525,11 @@ def _evolved(problem: Problem) -> Search:
         for genome in fresh:
             if tuple(genome) not in scored:
                 tried = yield problem.shrink(genome)
-                scored[tuple(genome)] = (problem.value(tried), genome)
-    value, genome = min(scored.values(), key=lambda s: s[0])
+                value, at = problem.value(tried)
+                scored[tuple(genome)] = (value, genome, at)
+    value, genome, at = min(scored.values(), key=lambda s: s[0])
     chosen = problem.shrink(genome)
-    return problem.decided(chosen, size_of(genome), value, "evolution")
+    return problem.decided(chosen, size_of(genome), value, at, "evolution")
 
 
 def _next(values: list[Fraction], value: Fraction, up: bool) -> Fraction:

@@ -51,6 +51,7 @@ class Way:
         asker: which rows are whose.
         units: who the parts are; empty for the host.
         hop: the link between any two of them.
+        shared: all of them send over one medium, one after the other.
         hidden: rows that others wait for are made, and sent, first.
         everywhere: every part has the whole of images.
         made_by: the pass.
@@ -59,6 +60,7 @@ class Way:
     asker: Asker
     units: tuple[str, ...]
     hop: Hop
+    shared: bool
     hidden: bool
     everywhere: bool
     made_by: str
@@ -66,6 +68,10 @@ class Way:
     def title(self, part: int) -> str:
         """A part, in words."""
         return self.units[part] or "host"
+
+    def through(self, part: int) -> tuple[str, ...]:
+        """What is busy while something is sent to a part, beside whoever sends it."""
+        return ("the medium",) if self.shared else (f"into {self.title(part)}",)
 
     def label(self, part: int) -> str:
         """A part, in the names of its tensors."""
@@ -127,9 +133,10 @@ class _Writer:
             return ordered[0][1]
         return self.view(Beside(rows.axis), [t for _, t in ordered], name, unit)
 
-    def sent(self, tensor: Tensor, name: str, unit: str) -> Tensor:
+    def sent(self, tensor: Tensor, name: str, to: int, unit: str = "") -> Tensor:
         """A tensor at another part."""
-        return self.add(f"{name} send", Send((self.way.hop,)), [tensor], (name,), unit)[0]
+        op = Send((self.way.hop,), self.way.through(to))
+        return self.add(f"{name} send", op, [tensor], (name,), unit)[0]
 
     def body(self, name: str, unit: str, outputs: Iterable[Tensor]) -> tuple[Body, list[Tensor]]:
         """What was written as a body, and the tensors that it takes."""
@@ -177,7 +184,7 @@ class _Split:
                 if part != host:
                     name = f"{tensor.name}.{self.way.label(part)}"
                     cut = self.out.band([whole], rows, wanted, f"{name}.cut")
-                    there = self.out.sent(cut, name, self.way.units[host])
+                    there = self.out.sent(cut, name, part, self.way.units[host])
                     self.held[tensor.name][part] = (Piece(wanted, there),)
 
     def _segment(self, steps: Steps, place: int, needs: Needs) -> None:
@@ -265,7 +272,7 @@ class _Split:
         for to, name, band in sends:
             cut = f"{name}.{mark}.to_{self.way.label(to)}"
             tensor = writer.band([here[name]], self.of.rows[name], band, f"{cut}.cut")
-            pieces.append((to, name, Piece(band, writer.sent(tensor, cut, ""))))
+            pieces.append((to, name, Piece(band, writer.sent(tensor, cut, to))))
         outputs = list(dict.fromkeys(p.tensor for _, _, p in pieces))
         body, taken = writer.body(label, self.way.units[part], outputs)
         return body, taken, pieces
@@ -341,7 +348,7 @@ class _Split:
                 cut = writer.band(
                     self.held[tensor][part], self.of.rows[tensor], band, f"{mark}.cut"
                 )
-                pieces.append((to, tensor, Piece(band, writer.sent(cut, mark, ""))))
+                pieces.append((to, tensor, Piece(band, writer.sent(cut, mark, to))))
             outputs = [p.tensor for _, _, p in pieces]
             bodies.append(
                 (*writer.body(self.way.title(part), self.way.units[part], outputs), pieces)

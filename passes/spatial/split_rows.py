@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -11,17 +12,22 @@ from costgraph.errors import PipelineError
 from costgraph.hardware.links import Hop
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Program
+from costgraph.ir.program import Phase, Program
 from costgraph.passes.spatial.bands import Cuts, Order
 from costgraph.passes.spatial.segments import Asker, Read, read
 from costgraph.passes.spatial.split import Way, split
+from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
+from costgraph.rewriting.sizes import Sizes
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.symbols import B
+from costgraph.units import format_quantity
 
 ONE, ZERO, TWO = Integer(1), Integer(0), Integer(2)
 SCHEMES = ("halp", "modnn", "once")
-EVEN = "even"
+EVEN, BEST = "even", "best"
+#: Rows of a layer whose whole numbers are shares to choose among.
+FEW = 6
 #: The share of a graph's FLOP below which a split of what has rows is none of the model.
 LEAST = Integer(1) / 2
 
@@ -47,8 +53,8 @@ class SplitRows(Pass):
         "DATE 2017; Zhao et al., DeepThings, TCAD 37(11), 2018 (bands that overlap)"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "split-rows: all parts begin a segment together; a part sends to one other at a time "
-        "and receives at the same time; every part holds all weights of what it runs",
+        "split-rows: all parts begin a segment together; a part sends to one other at a time, "
+        "receives from one at a time meanwhile, and holds all weights of what it runs",
     )
     stage: ClassVar[Stage] = Stage.PLACEMENT
     inherited: ClassVar[bool] = False
@@ -60,9 +66,9 @@ class SplitRows(Pass):
         "integer", Integer(3), "devices that have rows", minimum=2, maximum=64, symbolic=False,
         under=("scheme=modnn", "scheme=once"),
     )  # fmt: skip
-    zone: Expr = option(
-        "probability", Integer(1) / 7, "share of the rows that the host has, between the others",
-        under=("scheme=halp",),
+    zone: Expr | str = option(
+        "probability", Integer(1) / 7, "share of the rows that the host has, between the others; "
+        "'best': the one with which an image takes least", choices=(BEST,), under=("scheme=halp",),
     )  # fmt: skip
     top: Expr | str = option(
         "probability", EVEN, "share of the rows that the first secondary has; else both as many",
@@ -72,22 +78,76 @@ class SplitRows(Pass):
         "word", "host", "who has the image at first: the host, or each", choices=("host", "each")
     )
 
+    medium: str = option(
+        "word", "switch", "what joins the devices: a switch, each with a link of its own, or one "
+        "medium that all share, as a radio is", choices=("switch", "shared"),
+    )  # fmt: skip
+
+    at_batch: Expr = option(
+        "integer", ONE, "batch at which the best zone is decided", minimum=1, symbolic=False,
+        under=("zone=best",),
+    )  # fmt: skip
+
+    #: How the best zone was decided; no option.
+    note: str = ""
+
+    @property
+    def needs_tuning(self) -> bool:
+        """True while the zone is open."""
+        return self.scheme == "halp" and self.zone == BEST
+
+    def search(self, program: Program, system: System) -> Search:
+        """Tries every whole number of rows of the smallest layer that has a few for each part."""
+        rows = self._grid(program)
+        top = ZERO if isinstance(self.top, str) else self.top
+        tried: list[tuple[float, Expr]] = []
+        sizes = Sizes(MappingProxyType({}))
+        for count in range(1, rows - 1):
+            zone = Integer(count) / rows
+            if not top.is_number or top + zone >= 1:
+                continue
+            result = yield self._with(zone)
+            formula = result.formula("latency")
+            sizes = Sizes.of(self, [formula], instead="name a zone")
+            tried.append((sizes.evaluate(formula), zone))
+        if not tried:
+            raise PipelineError("split-rows: zone=best: top leaves no rows for a zone")
+        tried.sort(key=lambda found: found[0])
+        (seconds, zone), *others = tried
+        parts = [int(b - a) for a, b in self._with(zone)._cuts.bands(Integer(rows))]
+        note = (
+            f"split-rows: zone={zone} decided at {sizes}: {parts[0]}, {parts[1]} and {parts[2]} of "
+            f"{rows} rows, {format_quantity(seconds, 's')}"
+        )
+        if others:
+            note += f"; next zone={others[0][1]} with {format_quantity(others[0][0], 's')}"
+        return replace(self._with(zone), note=note)
+
+    def _with(self, zone: Expr) -> SplitRows:
+        """The pass, decided."""
+        return replace(self, zone=zone, at_batch=ONE)
+
+    def _grid(self, program: Program) -> int:
+        """Rows of the smallest layer that has a few for each part."""
+        of = read(self._phase(program).graph)
+        self._check(program, of)
+        counts = sorted({int(r.count) for r in of.rows.values() if r.count.is_Integer})
+        return next((c for c in counts if c >= FEW), counts[-1])
+
     def run(self, program: Program, system: System) -> Outcome:
-        if len(program.phases) != 1:
-            raise PipelineError(
-                f"split-rows: {program.name} runs in several phases; rows are shared of models "
-                "that pass over an image once"
-            )
+        if self.needs_tuning:
+            raise PipelineError("split-rows: 'best' needs a machine to be decided on; use compile")
+        phase = self._phase(program)
         units = self._units(system)
-        (phase,) = program.phases
         graph = unrolled(phase.graph) if self.scheme == "once" else phase.graph
         of = read(graph)
         self._check(program, of)
         order = Order()
         asker = Asker(self._cuts, order, units.index(""), self.scheme != "once")
         way = Way(
-            asker, units, self._hop(system), self.scheme == "halp", self.image == "each", self.name
-        )
+            asker, units, self._hop(system), self.medium == "shared", self.scheme == "halp",
+            self.image == "each", self.name,
+        )  # fmt: skip
         made = replace(phase, graph=split(of, way))
         count = Integer(len(units))
         new = replace(
@@ -105,12 +165,27 @@ class SplitRows(Pass):
         )
         return Outcome(new, hits, misses)
 
+    @staticmethod
+    def _phase(program: Program) -> Phase:
+        """The one pass over an image.
+
+        Raises:
+            PipelineError: there are several phases.
+        """
+        if len(program.phases) != 1:
+            raise PipelineError(
+                f"split-rows: {program.name} runs in several phases; rows are shared of models "
+                "that pass over an image once"
+            )
+        return program.phases[0]
+
     @property
     def _cuts(self) -> Cuts:
         if self.scheme != "halp":
             return Cuts(tuple(Integer(i) / self.parts for i in range(1, int(self.parts))))
-        top = (1 - self.zone) / 2 if isinstance(self.top, str) else self.top
-        below = top + self.zone
+        zone = _share(self.zone)
+        top = (1 - zone) / 2 if isinstance(self.top, str) else self.top
+        below = top + zone
         if below.is_number and below > 1:
             raise PipelineError(f"split-rows: top and zone take {below} of the rows")
         return Cuts((top, below))
@@ -133,8 +208,8 @@ class SplitRows(Pass):
         return hops[-1]
 
     def _said(self, system: System) -> tuple[str, ...]:
-        found = []
-        symbols = self.zone.free_symbols | (
+        found = [self.note] if self.note else []
+        symbols = _share(self.zone).free_symbols | (
             set() if isinstance(self.top, str) else self.top.free_symbols
         )
         if self.scheme == "halp" and symbols:
@@ -163,6 +238,12 @@ class SplitRows(Pass):
                 f"split-rows: rows of {program.name} cannot be shared{first}, and so does all "
                 "behind it, which is most of the work"
             )
+
+
+def _share(zone: Expr | str) -> Expr:
+    """The zone's share of the rows, decided."""
+    assert not isinstance(zone, str)
+    return zone
 
 
 def _flop(graph: Graph, among: set[str] | None = None) -> Expr:

@@ -96,7 +96,18 @@ def test_every_command_that_compiles_is_tried():
         for name, command in commands.choices.items()
         if {"model", "fidelity"} <= {a.dest for a in command._actions}
     }
-    assert compiling == {t[0] for t in (*TEXTS, *FILES)} | {"plot", *SERVING}
+    assert compiling == {t[0] for t in (*TEXTS, *FILES)} | {"plot", "reliability", *SERVING}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_reliability_says_what_it_is_about_and_that_it_does_not_fit(capsys, form):
+    """Two devices exchange sums over a link whose rate is random; caches of all are too large."""
+    line = arguments("reliability", "calibrated", "--metric", "tpot", "--at", "B=999,T=900")
+    line[3] = f"2x{DEVICE}"
+    line[5] += ",parallel{tp=2}"
+    line += ["--link", "pcie", "--channel", "exponential:25 GB/s"]
+    assert main([*line, *(["--json"] if form == "json" else [])]) == 0
+    told(capsys.readouterr().out, "calibrated")
 
 
 @pytest.mark.parametrize("case", SETTINGS)

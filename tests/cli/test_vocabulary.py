@@ -37,7 +37,7 @@ def commands() -> dict:
 
 def test_every_command_that_compiles_takes_any_symbol():
     compiling = {n: c for n, c in commands().items() if "fidelity" in {a.dest for a in c._actions}}
-    assert len(compiling) == 13
+    assert len(compiling) == 14
     for name, command in compiling.items():
         assert {"set", "accounting", "model", "on", "passes"} <= {
             a.dest for a in command._actions

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from sympy import sympify
 
 import costgraph as cg
+from costgraph.asking.channels import parse
 from costgraph.asking.reliability import Exponential, LogNormal, Rayleigh, Uniform
-from costgraph.errors import HardwareError, InputError
+from costgraph.cli import main
+from costgraph.errors import HardwareError, InputError, UnboundSymbolError
 
 DRAWS = 100_000
 #: A channel, and how its rates are drawn.
@@ -52,7 +57,7 @@ def test_questions_without_an_answer_are_refused(away):
         cg.reliability(cg.compile("gpt2", "a6000+i9-13900k"), "pcie", channel, "tpot", B=1, T=9)
     with pytest.raises(HardwareError, match="no link"):
         cg.reliability(away, "nvlink9", channel, B=1)
-    with pytest.raises(InputError, match="give numbers for"):
+    with pytest.raises(UnboundSymbolError, match="T"):
         cg.reliability(away, "pcie", channel, "tpot", B=1)
     with pytest.raises(InputError, match="'memory' is no time"):
         cg.reliability(away, "pcie", channel, "memory", B=1)
@@ -63,3 +68,62 @@ def test_questions_without_an_answer_are_refused(away):
         found.within(1)
     with pytest.raises(InputError, match="deadline"):
         found.at("3 GB")
+
+
+#: Channels as text, and what each is.
+WRITTEN = {
+    "uniform:2 GB/s, 30 GB/s": Uniform("2 GB/s", "30 GB/s"),
+    "exponential:10 GB/s": Exponential("10 GB/s"),
+    "lognormal:8 GB/s,0.7": LogNormal("8 GB/s", 0.7),
+    "rayleigh:10 GHz,100": Rayleigh("10 GHz", 100),
+    "rayleigh:10 GHz,20 dB": Rayleigh("10 GHz", 100),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_channel_of_its_text_is_the_same(away, text):
+    written, made = parse(text), WRITTEN[text]
+    for probability in (0.01, 0.5, 0.99):
+        assert written.exceeded(probability) == pytest.approx(made.exceeded(probability))
+    found = cg.reliability(away, "pcie", text, "tpot", B=4, T=100)
+    assert found.within(0.9) == cg.reliability(away, "pcie", made, "tpot", B=4, T=100).within(0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("exponentiel:1 GB/s", "unknown 'exponentiel'; did you mean 'exponential'"),
+        ("exponential", "exponential has mean: write exponential:MEAN"),
+        ("uniform:1 GB/s", "uniform has low and high"),
+        ("uniform:2 GB/s,1 GB/s", "low is below high"),
+        ("lognormal:1 GB/s,-1", "sigma is positive"),
+        ("rayleigh:1 GHz,9999 dB", "no ratio of powers"),
+        ("exponential:3 kg", "kg"),
+    ],
+)
+def test_texts_that_are_no_channel_are_refused(text, words):
+    with pytest.raises(InputError, match=words):
+        parse(text)
+
+
+def test_the_command_says_what_python_does(away, capsys):
+    line = ["reliability", "gpt2", "--on", "a6000+i9-13900k", "--passes",
+            "fuse,offload{weights=host}", "--link", "pcie", "--channel", "exponential:10 GB/s",
+            "--metric", "tpot", "--at", "B=4,T=100"]  # fmt: skip
+    found = cg.reliability(away, "pcie", Exponential("10 GB/s"), "tpot", B=4, T=100)
+    deadline = f"{1e3 * found.within(0.8):.12g} ms"
+    assert main([*line, "--deadline", deadline, "--within", "0.95"]) == 0
+    text = capsys.readouterr().out
+    assert "  80% within" in text
+    assert "  95% within" in text
+    assert "kept at most as often" in text  # a time is a lower bound
+    assert main([*line, "--deadline", deadline, "--within", "0.95", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["deadlines"][0]["probability"] == pytest.approx(0.8, abs=1e-6)
+    assert made["within"] == [{"probability": 0.95, "seconds": found.within(0.95)}]
+    assert len(made["pieces"]) == len(found.pieces)
+    (last, *_) = reversed(made["pieces"])
+    kept = sympify(last["probability"]).subs("D", 1)
+    assert float(kept) == pytest.approx(found.at(1.0))
+    assert main(line) == 0
+    assert str(found) == capsys.readouterr().out.rstrip("\n")

@@ -24,6 +24,20 @@ COMMANDS = (
     ["regimes", MODEL, "--on", "h100", "--at", "T=100"],
     ["regimes", MODEL, "--on", "h100", "--over", "B,T"],
     ["solve", MODEL, "--on", "h100", "--at", "T=100", "--budget", "10ms"],
+    [
+        "reliability",
+        MODEL,
+        "--on",
+        "2xh100",
+        "--passes",
+        "parallel{tp=2}",
+        "--link",
+        "nvlink",
+        "--channel",
+        "exponential:90 GB/s",
+        "--at",
+        "B=1,S=9,N=9",
+    ],
 )
 
 

@@ -237,6 +237,16 @@ def points(rng: Dice, metric: str = "tpot", without: str = "") -> str:
     return mutate.text(rng, made) if rng.odd() else made
 
 
+def channel(rng: Dice) -> str:
+    """How the rate of a link is distributed, as ``--channel`` takes it."""
+    figure = {"uniform": "GB/s", "exponential": "GB/s", "lognormal": "GB/s", "rayleigh": "MHz"}
+    name = rng.choice(tuple(figure))
+    made = f"{name}:{mutate.real(rng)} {figure[name]}"
+    if name != "exponential":
+        made += f",{mutate.real(rng)}{' GB/s' if name == 'uniform' else rng.choice(('', ' dB'))}"
+    return mutate.text(rng, made) if rng.odd() else made
+
+
 def values(rng: Dice) -> str:
     """Values of a sweep: lists and ranges."""
     kind = rng.randrange(4)
@@ -339,6 +349,11 @@ def _usual(rng: Dice, name: str, metric: str) -> dict[str, str | None]:
         budget = mutate.real(rng) + (unit or (" s" if metric in METRICS[:3] else ""))
         return {"metric": metric, "over": over[0], "at": points(rng, metric, over[0]),
                 "budget": budget}  # fmt: skip
+    if name == "reliability":
+        return {
+            "metric": "latency", "at": points(rng, "latency"), "link": "pcie",
+            "on": "rtx-4090+i9-13900k", "passes": "offload{weights=host}", "channel": channel(rng),
+        }  # fmt: skip
     if name == "explain":
         return {"metric": metric, "at": points(rng, metric)}
     if name == "analyze":
@@ -404,6 +419,9 @@ def _value(rng: Dice, folder: Path, name: str, action: argparse.Action) -> str:
         "device": lambda: device(rng, folder),
         "at": lambda: points(rng),
         "budget": lambda: mutate.real(rng),
+        "channel": lambda: channel(rng),
+        "deadline": lambda: f"{mutate.real(rng)} ms",
+        "link": lambda: rng.choice(("pcie", "network", "nvlink", "x")),
         "phase": lambda: rng.choice(("prefill", "decode", "encode")),
         "level": lambda: rng.choice(("op", "layer", "model")),
         "dtypes": lambda: rng.choice(("int8", "fp8,int8", "")),

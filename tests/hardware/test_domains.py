@@ -44,7 +44,13 @@ def effective(tmp_path):
 def test_domains_share_a_device_and_together_are_it():
     whole = load_hardware(XEON)
     part = load_system(f"{XEON}.numa").device
-    assert part == domain(whole)
+    assert replace(part, figures={}) == replace(domain(whole), figures={})
+    # What is stated of it is its own.
+    assert part.figures["memory.bandwidth"].value == part.memory.bandwidth
+    assert part.figures["topology.cores"].value == 14
+    some = load_system(f"{XEON}.8cores").device
+    assert some.figures["peaks.tensor.bf16"].value * 7 == 229_376 * 10**9
+    assert "xeon-8480p.8cores, xeon-8480p: derived" in some.figures["peaks.tensor.bf16"].source
     assert 4 * part.memory.bandwidth == whole.memory.bandwidth
     assert 4 * part.memory.room == whole.memory.room
     assert all(4 * part.peaks[key] == peak for key, peak in whole.peaks.items())
@@ -100,3 +106,55 @@ def test_four_bound_workers_are_four_times_one(model, published):
     assert published <= gain + 1e-12
     # Each worker holds the weights itself.
     assert four.memory.evaluate(B=400, **sizes) == one.memory.evaluate(B=100, **sizes)
+
+
+# --- threads ---------------------------------------------------------------------------
+
+
+def test_some_cores_have_their_part_of_the_peaks_and_what_they_read_of_the_memory(effective):
+    text = effective.read_text().replace(
+        "numa_domains", 'cores = { value = 32, source = "paper" }\nnuma_domains'
+    )
+    effective.write_text(text + 'core_bandwidth = { value = "5 GB/s", source = "paper" }\n')
+    whole = load_hardware(effective)
+    rates = {}
+    for count in (1, 4, 11, 12, 32):
+        some = load_system(f"{effective}.{count}cores").device
+        assert all(some.peaks[key] * 32 == peak * count for key, peak in whole.peaks.items())
+        assert some.memory.room == whole.memory.room
+        assert some.topology.cores == count
+        rates[count] = some.memory.bandwidth / 10**9
+    # Linear until the memory is used up, and the whole with all cores.
+    assert rates == {1: 5, 4: 20, 11: 55, 12: 58, 32: 58}
+    assert load_system(f"{effective}.32cores").device.peaks == whole.peaks
+    # Of a domain likewise: eight cores on a quarter of the rate.
+    part = load_system(f"{effective}.numa.2cores").device
+    assert part.memory.bandwidth == 10 * 10**9
+    assert (
+        load_system(f"{effective}.numa.8cores").device.memory.bandwidth
+        == whole.memory.bandwidth / 4
+    )
+    made = cg.compile("gpt2", f"{effective}.4cores", "fuse")
+    assert not any("core_bandwidth" in a for a in made.assumptions)
+
+
+def test_cores_whose_rate_nobody_states_are_taken_to_reach_all_of_it_and_that_is_said():
+    few = cg.compile("llama-2-7b", f"{XEON}.14cores", "fuse")
+    all_of_them = cg.compile("llama-2-7b", XEON, "fuse")
+    assert few.tpot.evaluate(B=1, T=64) == all_of_them.tpot.evaluate(B=1, T=64)
+    # Prompts are bound by compute: a quarter of the cores takes four times as long.
+    ratio = few.ttft.evaluate(B=1, S=2048) / all_of_them.ttft.evaluate(B=1, S=2048)
+    assert 3.5 < ratio <= 4
+    (note,) = [a for a in few.assumptions if "core_bandwidth" in a]
+    assert note.startswith(f"{XEON}.14cores: how fast a core reads by itself is not stated")
+    # The host of a device as well, with the same note.
+    host = cg.compile(
+        "opt-6.7b", "rtx-4090+i9-13900k.4cores", "offload{weights=host,caches=host,attention=host}"
+    )
+    assert any("i9-13900k.4cores: how fast" in a for a in host.assumptions)
+    for name, said in (
+        (f"{XEON}.57cores", "has 56 cores, not 57"), (f"{XEON}.0cores", "not 0"),
+        ("a100.4cores", r"state \[topology\] cores"),
+    ):  # fmt: skip
+        with pytest.raises(HardwareError, match=said):
+            load_system(name)

@@ -43,7 +43,13 @@ def test_the_list_as_json_holds_figures_in_base_units(capsys):
     assert h100["price"] == 4.916
     assert found["gh200"]["tiers"]["ddr"]["bandwidth"] == 512e9
     assert found["a100"]["energy"]["byte"]["memory"] == 31.36e-12
-    assert found["epyc-9654"]["topology"] == {"numa_domains": 4, "cores": 96, "clock": 2.4e9}
+    assert found["epyc-9654"]["topology"] == {
+        "numa_domains": 4,
+        "cores": 96,
+        "clock": 2.4e9,
+        "remote": None,
+        "core_bandwidth": None,
+    }
 
 
 @pytest.mark.parametrize("name", device_names())

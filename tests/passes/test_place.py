@@ -354,9 +354,9 @@ def test_without_steps_of_one_token_nothing_is_tried(model):
 
 
 def test_best_says_what_it_has_no_number_for():
-    with pytest.raises(PipelineError, match="depends on G; name who computes"):
+    with pytest.raises(PipelineError, match="depends on G, which needs numbers; name who computes"):
         cg.compile("llama-3.2-11b-vision", "a100+5xhbm-pim", "place{attention=best}")
-    with pytest.raises(PipelineError, match="depend on no prompt"):
+    with pytest.raises(PipelineError, match="depends on no S"):
         cg.compile("gpt2", "a100+5xhbm-pim", "place{attention=best,at-prompt=9}")
 
 

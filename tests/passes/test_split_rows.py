@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -314,7 +315,9 @@ def test_bands_make_what_the_whole_image_makes(seed, way):
         weights |= {f"layers[{i}].l.w": weights["l.w"] for i in range(3)}
     image = (torch.randn(1, 3, 57, 20, dtype=torch.float64), 0, 57)
     asker = Asker(cuts, Order(), 1, exchanging)
-    made = split(read(graph), Way(asker, ("edge 1", "", "edge 2"), HOP, hidden, False, "test"))
+    made = split(
+        read(graph), Way(asker, ("edge 1", "", "edge 2"), HOP, False, hidden, False, "test")
+    )
     verify(made)
     machine = Machine(weights)
     ((whole, *_),) = machine.run(graph, {"image": image})
@@ -446,3 +449,74 @@ def test_the_head_stays_on_the_host_and_is_named():
     assert any(m.node == "hidden1" and "whole image" in m.reason for m in found.trace.misses)
     graph: Graph = found.program.graph
     assert not graph.node("hidden1").unit
+
+
+# --- links that several use ------------------------------------------------------------
+
+#: Names of sends: what, from whom, to whom.
+WAY_OF = re.compile(r"\.(host|edge\d+)[^ ]*\.to_(host|edge\d+) send$")
+
+
+def _limits(found, medium):
+    """Seconds of a model whose kernels take none: sends alone, by adding up who is busy."""
+    (phase,) = found.program.phases
+    total = 0.0
+    for node in phase.graph.nodes:
+        if isinstance(node.op, Send):  # rows of the image, one part after the other
+            total += float(node.outputs[0].bytes.xreplace({B: N(1)}))
+        if not isinstance(node.op, Parallel):
+            continue
+        busy: dict[str, float] = {}
+        for body in node.op.bodies:
+            for inner in body.graph.nodes:
+                if not isinstance(inner.op, Send):
+                    continue
+                size = float(inner.outputs[0].bytes.xreplace({B: N(1)}))
+                sender, to = WAY_OF.search(inner.name).groups()
+                for place in (f"from {sender}", f"to {to}", "medium" if medium else ""):
+                    busy[place] = busy.get(place, 0.0) + size
+        busy.pop("", None)
+        total += max(busy.values(), default=0.0)
+    return total
+
+
+@pytest.mark.parametrize("medium", [False, True])
+@pytest.mark.parametrize("scheme", ["modnn", "once", "modnn,parts=5"])
+def test_what_several_send_at_once_shares_the_side_of_who_receives_it(scheme, medium):
+    more = ",medium=shared" if medium else ""
+    found = compiled(f"split-rows{{scheme={scheme}{more}}}", on="6xa6000", symbolic_hardware=True)
+    names = [s.name for s in found.latency.symbols if s.name != "B"]
+    (link,) = [n for n in names if n.startswith("BW_")]
+    rates = {n: 0.0 if n.startswith("alpha") else 1e30 for n in names} | {link: 1.0}
+    found_s = found.latency.evaluate(B=1, **{k: v or 1e-30 for k, v in rates.items()})
+    assert found_s == pytest.approx(_limits(found, medium))
+
+
+def test_a_shared_medium_costs_what_all_send_and_never_less_than_a_switch():
+    for scheme in ("halp", "modnn", "once"):
+        apart, shared = (
+            compiled(f"split-rows{{scheme={scheme},medium={m}}}") for m in ("switch", "shared")
+        )
+        for b in (1, 8):
+            assert shared.latency.evaluate(B=b) >= apart.latency.evaluate(B=b)
+        assert sends(apart) == sends(shared)
+    text = str(shared.explain("latency", B=1))
+    assert "link network" in text
+
+
+def test_the_best_zone_is_that_of_all_whole_rows_and_says_who_has_how_many():
+    at = {"B": 4}
+    times = {k: compiled(f"split-rows{{zone={k}/7}}").latency.evaluate(**at) for k in range(1, 6)}
+    best = min(times, key=lambda k: times[k])
+    found = compiled("split-rows{zone=best,at-batch=4}")
+    assert found.passes[-1].spec() == f"split-rows{{zone={best}/7}}"
+    assert found.latency.evaluate(**at) == times[best]
+    (note,) = [a for a in found.assumptions if "decided at B=4" in a]
+    outer = (7 - best + 1) // 2  # halves go to the first, as rows are rounded
+    assert f"zone={best}/7 decided at B=4: {outer}, {best} and {7 - best - outer} of 7 rows" in note
+    with pytest.raises(PipelineError, match="at-batch says nothing"):
+        compiled("split-rows{at-batch=4}")
+    with pytest.raises(PipelineError, match="several phases"):
+        compiled("split-rows{zone=best}", "gpt2", "3xa6000")
+    with pytest.raises(PipelineError, match="leaves no rows"):
+        compiled("split-rows{zone=best,top=0.9}")

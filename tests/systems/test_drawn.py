@@ -98,7 +98,7 @@ def test_rows_name_links_units_and_what_bounds(compiled):
     text, found = str(table), json.loads(json.dumps(table.to_dict()))
     assert "wire" in text
     assert ("unit" in text.split("\n")[2:][0].split()) == any(r.unit for r in table)
-    assert "devices work alike" in text
+    assert "rows are of" in text
     assert found["about"] == list(table.about)
 
 

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costgraph.compiling.breakdown import symbols_of
+from costgraph.compiling.breakdown import bound_of, symbols_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
@@ -289,7 +289,8 @@ def _timed(vertex: Vertex, compiled: Compiled, values: Mapping[str, int]) -> Ver
         return vertex
     table = compiled.breakdown(phase.name, **{k: v for k, v in values.items() if k in needed})
     by_bound: dict[str, float] = {}
-    for row in table:
-        by_bound[row.bound] = by_bound.get(row.bound, 0.0) + row.seconds * float(row.count)
-    bound = max(sorted(by_bound), key=lambda b: by_bound[b])
+    for resource, share in table.waits.items():
+        bound = bound_of(resource)
+        by_bound[bound] = by_bound.get(bound, 0.0) + share
+    bound = max(sorted(by_bound), key=lambda b: by_bound[b], default="none")
     return replace(vertex, seconds=float(table.totals["seconds"]), bound=bound)

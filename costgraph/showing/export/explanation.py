@@ -24,8 +24,8 @@ def resource_text(name: str) -> str:
     """A resource in words."""
     unit, kind = unit_of(name), kind_of(name)
     if unit:
-        # A direction of a link says itself what it is: "to the host".
-        of = "" if link_of(kind) and unit.startswith("to ") else "of "
+        # A direction of a link says itself what it is: "to the host", "into edge 1".
+        of = "" if link_of(kind) and unit.startswith(("to ", "into ")) else "of "
         return f"{resource_text(kind)} {of}{unit}"
     level, own = split_level(kind)
     if level:

@@ -283,6 +283,8 @@ def machine_object(m: Machine) -> dict[str, Any]:
             "numa_domains": number(m.topology.numa_domains),
             "cores": number(m.topology.cores),
             "clock": number(m.topology.clock),
+            "remote": number(m.topology.remote),
+            "core_bandwidth": number(m.topology.core_bandwidth),
         },
         "figures": figure_objects(m.figures),
     }

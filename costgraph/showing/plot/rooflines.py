@@ -19,6 +19,7 @@ from costgraph.hardware.machine import WIDENING, Engine, Machine
 from costgraph.hardware.systems import link_to
 from costgraph.ir.tensor import MEMORY
 from costgraph.ir.workload import shown as told
+from costgraph.showing.export.explanation import resource_text
 from costgraph.showing.plot.labels import Point, line_boxes, place_labels
 from costgraph.showing.plot.style import (
     BOUND,
@@ -37,6 +38,8 @@ from costgraph.showing.plot.style import (
 from costgraph.symbols import symbol
 
 Place = tuple[float, float]
+#: Resources that a title names.
+MOST_WAITS = 4
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ def roofline(
 
     Marker area grows with the share of the step's time; marker shape and colour
     tell what bounds the operation. Operations without FLOPs have no place here;
-    the title says how much of the time they take. Where something is kept in farther levels
-    of memory, their roofs are drawn as well, and stars stand for the step as a whole over
-    the bytes that it reads, or writes, there.
+    the title says how much of the time they take, or what the step waits for where operations
+    run at the same time: shares are then of what each takes by itself. Where something is kept
+    in farther levels of memory, their roofs are drawn as well, and stars stand for the step as
+    a whole over the bytes that it reads, or writes, there.
 
     Args:
         compiled: the model on its machine.
@@ -186,12 +190,21 @@ def roofline(
     if legend is not None:
         avoid.append(legend.get_window_extent())
     place_labels(axes, points, avoid, **size)
-    silent = sum(r.seconds * float(r.count) for r in shown if not r.flops)
-    rest = 100 * silent / shown.totals["seconds"]
-    rest_text = f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
     about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
-    head(axes, width, *about, rest_text)
+    head(axes, width, *about, _rest(shown))
     return figure
+
+
+def _rest(table: Breakdown) -> str:
+    """What the marks do not say: time without FLOP, or what a step waits for of all at once."""
+    if table.overlaps:
+        parts = [f"{resource_text(r)} {100 * s:.0f}%" for r, s in table.waits.items() if s >= 0.005]
+        more = ", …" if len(parts) > MOST_WAITS else ""
+        waits = ", ".join(parts[:MOST_WAITS])
+        return f"operations run at the same time; what the step waits for: {waits}{more}"
+    silent = sum(r.seconds * float(r.count) for r in table if not r.flops)
+    rest = 100 * silent / table.totals["seconds"]
+    return f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
 
 
 def _whole_steps(table: Breakdown, away: Mapping[str, float]) -> list[tuple[str, Place]]:
@@ -329,6 +342,6 @@ def _bound_legend(axes: Axes, table: Breakdown, both: bool) -> None:
     axes.legend(
         handles=handles,
         loc="lower right",
-        title="area: share of time",
+        title="area: own time" if table.overlaps else "area: share of time",
         title_fontsize=font_size(axes) * 0.8,
     )

@@ -21,6 +21,7 @@ from costgraph.showing.report.formulas import Printed
 from costgraph.showing.report.graphs import Graphs
 from costgraph.symbols import LEGEND
 from costgraph.timing import roofline
+from costgraph.units import format_quantity
 
 #: Sizes, with the end of the slider.
 SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
@@ -93,6 +94,7 @@ class Contents:
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
             "devices": float(_number(compiled.program.devices, compiled)),
             "parameters": float(_number(compiled.parameters, compiled)),
+            "held": held_text(compiled),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": None if self.later else self.printed.of(compiled, metrics),
             "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
@@ -242,6 +244,34 @@ def _memory_parts(phase: Phase, compiled: Compiled) -> Iterator[tuple[str, Expr,
         first, *more = held.candidates
         whole = Max(first, *more, evaluate=False) if more else first
         yield held.unit, held.weights, held.caches, whole
+
+
+def held_text(compiled: Compiled) -> str:
+    """What each of several devices holds of the weights; empty for one, or without numbers."""
+    program, most = compiled.program, dict[str, float]()
+    # All devices of a row hold equal parts.
+    width = program.width if program.groups is None else program.devices
+    if program.devices == 1:
+        return ""
+    for phase in program.phases:
+        for held in roofline.memory_parts(phase, compiled.accounting):
+            weights = held.weights.xreplace(dict(program.dims))
+            if not weights.is_number or not width.is_number:
+                return ""
+            most[held.unit] = max(most.get(held.unit, 0.0), float(weights))
+    alike: dict[float, list[str]] = {}
+    for unit, size in most.items():
+        alike.setdefault(size, []).append(unit or "the first device")
+    parts = []
+    for size, units in alike.items():
+        who = ", ".join(units)
+        if width != 1:
+            of = "" if len(most) == 1 else f" of {who}"
+            who = f"each of {width} devices{of}"
+        elif len(units) > 1:
+            who = f"each of {who}"
+        parts.append(f"{format_quantity(size, 'B')} on {who}")
+    return f"weights: {', '.join(parts)}"
 
 
 def _number(expr: Expr, compiled: Compiled) -> Expr:

@@ -54,8 +54,8 @@ function setup() {
 }
 
 function facts() {
-  const count = variant().parameters || 0, devices = variant().devices;
-  const each = devices > 1 ? ` on each of ${devices} devices, or on one of each stage` : "";
+  const count = variant().parameters || 0, held = variant().held;
+  const each = held ? `; ${held}` : "";
   const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
   $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
   $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${each} · ${text}` : text;
