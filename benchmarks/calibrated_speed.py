@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -67,11 +68,11 @@ def rows(model: str, device: str, passes: str, rounds: int) -> list[tuple[str, .
 
     for name, (point, highest) in FORMULAS.items():
         formulas: list[Formula] = [getattr(c, name) for c in compiled]
-        line(name, 1, [lambda f=f: f.evaluate(**point) for f in formulas], 2000)  # type: ignore[misc]
+        line(name, 1, [partial(f.evaluate, **point) for f in formulas], 2000)
         for points in (1000, 100_000):
             arrays = {k: random.integers(1, v, points).astype(float) for k, v in highest.items()}
             made = [compile_vector([f], engine="numpy") for f in formulas]
-            line(name, points, [lambda f=f: f(**arrays) for f in made], 1)  # type: ignore[misc]
+            line(name, points, [partial(f, **arrays) for f in made], 1)
     return out
 
 

@@ -37,7 +37,7 @@ function sumMax(lower, upper, arms) {
 
 # As costgraph.formula.runtime.sum_smooth; costgraph.formula.quadrature says how.
 _SUM_SMOOTH = """\
-// Sum over t = lower ... upper of a smooth f: the polynomials through eight values a piece, added up.
+// Sum over t = lower ... upper of a smooth f: polynomials through eight values, added up.
 const sumSmooth = (() => {
   const nodes = %s;
   const moments = %s;
