@@ -27,6 +27,7 @@ from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
 from costgraph.symbols import B
 from costgraph.timing import roofline
+from costgraph.timing.fidelity import bands
 from costgraph.timing.fidelity.calibration import (
     Calibration,
     Fit,
@@ -210,7 +211,7 @@ class Calibrated:
             yield Term(ONE, (Arm(latency + moved, resource),), (name,))
             return
         band = FIDELITIES[self.fidelity]
-        times = exact(fit.quantile(band)) if band else ONE
+        times = self._moved(fit) if band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
         made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
         arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
@@ -245,7 +246,7 @@ class Calibrated:
         member = not case.floor and case.kind == "elementwise"
         if FIDELITIES[self.fidelity]:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
-            count *= exact(of.quantile(FIDELITIES[self.fidelity]))
+            count *= self._moved(of)
         if member:
             yield Term(count, tuple(arms), (row.name,))
             return
@@ -261,6 +262,11 @@ class Calibrated:
             make_term(count, (Arm(floor, "latency"),), (row.name,)),
         )
         yield from filter(None, made)
+
+    def _moved(self, fit: Fit) -> Expr:
+        """The factor of the band that is asked for."""
+        band = FIDELITIES[self.fidelity]
+        return exact(bands.factor(band, fit.quantile(band), self.machine.kind))
 
     def _parts(
         self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
@@ -421,19 +427,26 @@ class Calibrated:
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
                     shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
-        band = FIDELITIES[self.fidelity]
-        words = {
-            "": "calibrated: forms fitted on measured timings",
-            "q10": "low band: every operation at the 10 % quantile of its errors",
-            "q50": "median band: every operation at the median of its errors",
-            "q90": "high band: every operation at the 90 % quantile of its errors",
-        }[band]
+        words = self._words()
         return (
             f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
             IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
             *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
             *self._without_framework(shown.values()),
+        )
+
+    def _words(self) -> str:
+        """What the times are."""
+        band = FIDELITIES[self.fidelity]
+        if not band:
+            return "calibrated: forms fitted on measured timings"
+        quantile = "the median" if band == "q50" else f"the {band[1:]} % quantile"
+        if self.served is not None or self.machine.kind != "gpu":
+            return f"{self.fidelity} band: every operation at {quantile} of its errors"
+        return (
+            f"{self.fidelity} band of a whole model: every operation at the square root of "
+            f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
