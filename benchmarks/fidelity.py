@@ -23,6 +23,8 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fidelity_exchanges
+import fidelity_mixed
+import fidelity_overview
 import numpy as np
 
 from costgraph.hardware import load_hardware
@@ -335,6 +337,11 @@ def main() -> None:
         print(plain_table(fidelity_exchanges.HEAD, fidelity_exchanges.table(s)))
         lines = fidelity_exchanges.transfer_table(s, by_card(family(sheets)))
         print(plain_table(fidelity_exchanges.LEFT_OUT, lines))
+    if not arguments.quick:
+        print("\nattention of decodes and a prompt's chunk together: a third kept back\n")
+        print(plain_table(fidelity_mixed.HEAD, fidelity_mixed.table()))
+        print("\nTensorRT-LLM at full load: tokens per second and GPU, nothing fitted\n")
+        print(plain_table(fidelity_overview.HEAD, fidelity_overview.table()))
     print("\nmeasurements faster than the lower bound")
     for name, s in studies.items():
         if "pooled" not in name:

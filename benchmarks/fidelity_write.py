@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fidelity_mixed
 import numpy as np
 from fidelity import DEVICES, by_card
 from fidelity_exchanges import any_ranks, carried_over, strangers
@@ -95,6 +96,8 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
     found: dict[tuple[str, str, str], Fit] = {}
     for s in (*studies.values(), light):
         add(found, groups(s))
+    # Beside chunks as the files that are there time them.
+    add(found, fidelity_mixed.fits())
     for name in sorted(set(DEVICES.values())):
         own: dict[tuple[str, str], Fit] = {}
         for (device, kind, variant), f in found.items():

@@ -14,6 +14,7 @@ from typing import Any
 from sympy import Add, Dummy, Expr, Integer, cancel, expand, fraction
 
 from costgraph.counting.count import Row
+from costgraph.counting.mixed import MixedRow
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.files import outside
 from costgraph.formula.envelope import dominates
@@ -49,6 +50,11 @@ ONE, ZERO = Integer(1), Integer(0)
 FEW_QUERIES = (
     "few queries over a cache are timed as kernels that pack them into one tile and split the "
     "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
+)
+#: Said of steps of decodes and chunks of prompts where their attention was timed together.
+JOINT = (
+    "attention of decodes beside a prompt is one kernel with the prompt's (FlashAttention 2, "
+    "vLLM 0.19): a block per query head, its cache not split"
 )
 #: Said of calibrated times.
 IN_SEQUENCE = (
@@ -132,6 +138,8 @@ class Calibrated:
             yield from self._in_framework(self.served, phase, row, arms)
             return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
+        if isinstance(row, MixedRow) and row.beside and (joint := self._joint(case)) is not None:
+            case, fit = replace(case, kind=joint.kind, long=None), joint
         if case.long is not None:
             wide = self.fit(case.long)[1].values
             c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
@@ -347,7 +355,7 @@ class Calibrated:
         if kind == "quantize":
             kind = "gemm"
         elif self.framework:
-            variants = (*(f"{v}@{self.framework}" for v in variants), *variants)
+            variants = (*self._of_framework(variants), *variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -370,6 +378,23 @@ class Calibrated:
         raise HardwareError(
             f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
         )
+
+    def _joint(self, case: Case) -> Fit | None:
+        """The fit of decodes in one kernel with a prompt's chunk; None where two kernels run."""
+        if case.kind != "decode" or self.own is None:
+            return None
+        return self.own.find("beside", (*self._of_framework(case.variants), *case.variants))
+
+    def _of_framework(self, variants: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{v}@{self.framework}" for v in variants) if self.framework else ()
+
+    @property
+    def mixes(self) -> tuple[str, ...]:
+        """What is said of steps in which some sequences decode and others read a prompt."""
+        fits = () if self.own is None or self.served is not None else self.own.fits.values()
+        found = (f for f in fits if f.kind == "beside")
+        said = dict.fromkeys(f"{JOINT}: {_errors(f)} ({f.trust(False)})" for f in found)
+        return tuple(said)[:1]
 
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
