@@ -16,7 +16,7 @@ import csv
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 # The systems are small: threads of BLAS cost more than they give.
@@ -81,11 +81,13 @@ def datasheets() -> dict[str, Datasheet]:
     return {name: sheet_of(load_hardware(device)) for name, device in DEVICES.items()}
 
 
-def family(sheets: dict[str, Datasheet]) -> dict[str, tuple[str, ...]]:
-    """Relatives of each device; the same card in another table is none."""
+def family(sheets: dict[str, Datasheet], kind: str = "") -> dict[str, tuple[str, ...]]:
+    """Who lends each device fits of a kind; the same card in another table is no relative."""
     figures = {name: figures_of(sheet) for name, sheet in sheets.items()}
     return {
-        name: nearest_first(own, {n: f for n, f in figures.items() if DEVICES[n] != DEVICES[name]})
+        name: nearest_first(
+            own, {n: f for n, f in figures.items() if DEVICES[n] != DEVICES[name]}, kind
+        )
         for name, own in figures.items()
     }
 
@@ -320,7 +322,7 @@ def main() -> None:
     for name, s in studies.items():
         if "pooled" in name or s.kind == "exchange" or "stream" in name:
             continue
-        made = leave_one_out(s, family(sheets))
+        made = leave_one_out(s, family(sheets, s.kind))
         device = s.labels["device"]
         k = s.kernel_timed
         moved.append((name, "all, kernel timed", pair(errors(made[k], s.seconds[k])),
@@ -349,7 +351,7 @@ def main() -> None:
     if arguments.write:
         from fidelity_write import write_all
 
-        write_all(studies, elementwise(sheets), family(sheets))
+        write_all(studies, elementwise(sheets), partial(family, sheets))
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

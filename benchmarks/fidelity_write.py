@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +33,8 @@ SOURCE = (
 )
 
 
-#: Devices whose parameters others take, by the name of the device that takes them.
-Relatives = Mapping[str, Sequence[str]]
+#: Devices whose parameters others take, by the name of the device that takes them, of a kind.
+Relatives = Callable[[str], Mapping[str, Sequence[str]]]
 
 
 def quantiles(ratio: np.ndarray) -> dict[str, float]:
@@ -116,7 +116,10 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
     s = carried_over(s)
     loose = any_ranks(s)
     found: dict[tuple[str, str], Fit] = {}
-    for seen, unseen in ((s, leave_one_out(s, by_card(relatives))), (loose, strangers(loose))):
+    for seen, unseen in (
+        (s, leave_one_out(s, by_card(relatives(s.kind)))),
+        (loose, strangers(loose)),
+    ):
         model, parameters = transferred(seen.form)
         made = fit(model, parameters, seen.f, seen.seconds, seen.labels)
         for variant in np.unique(seen.labels["variant"]):
@@ -139,7 +142,7 @@ def general(studies: list[Study], relatives: Relatives) -> Calibration:
         model, parameters = transferred(s.form)
         even = s.where(evenly(s))
         made = fit(model, parameters, even.f, even.seconds, even.labels)
-        unseen = leave_one_out(s, relatives)
+        unseen = leave_one_out(s, relatives(s.kind))
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
             # Of the usual kernel, whatever the errors of the others.
