@@ -55,7 +55,8 @@ class Rule:
         tail, scale, over = abs(odd) + abs(even), abs(m0), 1.0 / (n * n)
         if tail * (tail + ROUGH * over * scale) > TOLERANCE * scale * scale:
             return None
-        return n * (m0 + over * (m1 + over * (m2 + over * m3)))
+        total: float = n * (m0 + over * (m1 + over * (m2 + over * m3)))
+        return total
 
 
 def longest(start: int) -> int:

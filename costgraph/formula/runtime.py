@@ -101,7 +101,7 @@ def sum_smooth(lower: int, upper: int, f: Callable[[Any], list[Number]]) -> Numb
     known, start, total = rule(), lower, 0.0
     while start <= upper:
         n = min(upper - start + 1, longest(start))
-        part = None
+        part: Number = None
         while part is None:
             if n <= DIRECT:
                 part = sum(f(range(start, start + n)))

@@ -41,6 +41,7 @@ from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
+from costgraph.timing.fidelity.host import SUFFIX, host_time
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -66,6 +67,11 @@ WHOLE_RUNS = (
     "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
     "multiplied as their format is stored"
 )
+#: Said where a host's time counts.
+HOSTED = (
+    "every step takes {} ms of {}'s host besides, counted with its first operation: fitted to "
+    "serving runs on one node"
+)
 #: Said of exchanges that no timing tells of.
 UNTIMED = (
     "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
@@ -89,6 +95,7 @@ class Calibrated:
         file: the calibration file that was given in place of the shipped one.
         served: the framework, where it was timed as whole models: its parameters serve all
             operations but exchanges.
+        host: seconds that the framework's host adds to every step (:mod:`.host`).
     """
 
     fidelity: str
@@ -97,6 +104,7 @@ class Calibrated:
     framework: str = ""
     file: str = ""
     served: Framework | None = None
+    host: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Calibrated {self.name} on {self.machine.name}>"
@@ -104,7 +112,8 @@ class Calibrated:
     @property
     def name(self) -> str:
         """The fidelity as it is asked for: ``calibrated@vllm``."""
-        return f"{self.fidelity}@{self.framework}" if self.framework else self.fidelity
+        at = f"@{self.framework}{SUFFIX if self.host else ''}" if self.framework else ""
+        return self.fidelity + at
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -127,6 +136,9 @@ class Calibrated:
             raise HardwareError(
                 f"reads of {far[0]} by {row.name!r} are not calibrated; ask for fidelity ideal"
             )
+        if self.host and row.graph is phase.graph and row.node is phase.graph.nodes[0]:
+            # Before the first operation: once a step.
+            yield Term(ONE, (Arm(exact(self.host), "latency"),), (row.name,))
         arms = roofline.arms(cost, machine)
         executions = phase.bind(row.presence.executions)
         if not arms or executions == 0:
@@ -457,6 +469,7 @@ class Calibrated:
             f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
             IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
+            *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
             *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
             *self._without_framework(shown.values()),
         )
@@ -578,7 +591,8 @@ def calibrated(
     """The calibration that a compile asks for.
 
     ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another framework or
-    library that was measured) for its attention kernels and exchanges alone. The calibration is
+    library that was measured) for its attention kernels and exchanges alone, and
+    ``@vllm+host`` for its host's time per step as well. The calibration is
     a file given, else one beside the device's own file (``x.toml``,
     ``x.calibration.toml``), else the shipped one of the device, else none.
 
@@ -587,6 +601,8 @@ def calibrated(
         HardwareError: the calibration file is wrong.
     """
     fidelity, at, framework = str(fidelity).partition("@")
+    hosted = framework.endswith(SUFFIX)
+    framework = framework.removesuffix(SUFFIX)
     if fidelity not in FIDELITIES:
         raise InputError(f"unknown fidelity {clip(fidelity)}{nearest(fidelity, FIDELITIES)}")
     if fidelity == "ideal" and at:
@@ -594,6 +610,8 @@ def calibrated(
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     if at and (served := whole(framework)) is not None:
+        if hosted:
+            host_time(framework)
         if calibration is not None:
             raise InputError(f"a calibration changes nothing for {framework}: leave it out")
         served.platform(machine)
@@ -610,7 +628,8 @@ def calibrated(
                 f"{nearest(framework, known)}; {there}"
             )
     file = "" if calibration is None else os.fsdecode(calibration)
-    return Calibrated(fidelity, machine, own, framework, file)
+    host = host_time(framework) if hosted else 0.0
+    return Calibrated(fidelity, machine, own, framework, file, host=host)
 
 
 def _own(
