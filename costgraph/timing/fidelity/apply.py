@@ -485,6 +485,7 @@ class Calibrated:
         return (
             f"{self.fidelity} band of a whole model: every operation at the square root of "
             f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
+            + (", which may fall below the lower bound" if band == "q10" else "")
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
