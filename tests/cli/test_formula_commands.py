@@ -148,7 +148,7 @@ def test_regimes_and_solve_take_a_fidelity(capsys):
     assert largest["ideal"]["largest"] >= largest["calibrated"]["largest"]
     sizes = [largest[f]["largest"] for f in ("low", "calibrated", "high")]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 4
+    assert len(set(sizes)) == 3
 
 
 def test_explain_takes_a_fidelity(capsys):
