@@ -16,13 +16,15 @@ import csv
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 # The systems are small: threads of BLAS cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fidelity_exchanges
+import fidelity_mixed
+import fidelity_overview
 import numpy as np
 
 from costgraph.hardware import load_hardware
@@ -79,11 +81,13 @@ def datasheets() -> dict[str, Datasheet]:
     return {name: sheet_of(load_hardware(device)) for name, device in DEVICES.items()}
 
 
-def family(sheets: dict[str, Datasheet]) -> dict[str, tuple[str, ...]]:
-    """Relatives of each device; the same card in another table is none."""
+def family(sheets: dict[str, Datasheet], kind: str = "") -> dict[str, tuple[str, ...]]:
+    """Who lends each device fits of a kind; the same card in another table is no relative."""
     figures = {name: figures_of(sheet) for name, sheet in sheets.items()}
     return {
-        name: nearest_first(own, {n: f for n, f in figures.items() if DEVICES[n] != DEVICES[name]})
+        name: nearest_first(
+            own, {n: f for n, f in figures.items() if DEVICES[n] != DEVICES[name]}, kind
+        )
         for name, own in figures.items()
     }
 
@@ -318,7 +322,7 @@ def main() -> None:
     for name, s in studies.items():
         if "pooled" in name or s.kind == "exchange" or "stream" in name:
             continue
-        made = leave_one_out(s, family(sheets))
+        made = leave_one_out(s, family(sheets, s.kind))
         device = s.labels["device"]
         k = s.kernel_timed
         moved.append((name, "all, kernel timed", pair(errors(made[k], s.seconds[k])),
@@ -335,6 +339,11 @@ def main() -> None:
         print(plain_table(fidelity_exchanges.HEAD, fidelity_exchanges.table(s)))
         lines = fidelity_exchanges.transfer_table(s, by_card(family(sheets)))
         print(plain_table(fidelity_exchanges.LEFT_OUT, lines))
+    if not arguments.quick:
+        print("\nattention of decodes and a prompt's chunk together: a third kept back\n")
+        print(plain_table(fidelity_mixed.HEAD, fidelity_mixed.table()))
+        print("\nTensorRT-LLM at full load: tokens per second and GPU, nothing fitted\n")
+        print(plain_table(fidelity_overview.HEAD, fidelity_overview.table()))
     print("\nmeasurements faster than the lower bound")
     for name, s in studies.items():
         if "pooled" not in name:
@@ -342,7 +351,7 @@ def main() -> None:
     if arguments.write:
         from fidelity_write import write_all
 
-        write_all(studies, elementwise(sheets), family(sheets))
+        write_all(studies, elementwise(sheets), partial(family, sheets))
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fidelity_mixed
 import numpy as np
 from fidelity import DEVICES, by_card
 from fidelity_exchanges import any_ranks, carried_over, strangers
@@ -32,8 +33,8 @@ SOURCE = (
 )
 
 
-#: Devices whose parameters others take, by the name of the device that takes them.
-Relatives = Mapping[str, Sequence[str]]
+#: Devices whose parameters others take, by the name of the device that takes them, of a kind.
+Relatives = Callable[[str], Mapping[str, Sequence[str]]]
 
 
 def quantiles(ratio: np.ndarray) -> dict[str, float]:
@@ -95,6 +96,8 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
     found: dict[tuple[str, str, str], Fit] = {}
     for s in (*studies.values(), light):
         add(found, groups(s))
+    # Beside chunks as the files that are there time them.
+    add(found, fidelity_mixed.fits())
     for name in sorted(set(DEVICES.values())):
         own: dict[tuple[str, str], Fit] = {}
         for (device, kind, variant), f in found.items():
@@ -113,7 +116,10 @@ def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:
     s = carried_over(s)
     loose = any_ranks(s)
     found: dict[tuple[str, str], Fit] = {}
-    for seen, unseen in ((s, leave_one_out(s, by_card(relatives))), (loose, strangers(loose))):
+    for seen, unseen in (
+        (s, leave_one_out(s, by_card(relatives(s.kind)))),
+        (loose, strangers(loose)),
+    ):
         model, parameters = transferred(seen.form)
         made = fit(model, parameters, seen.f, seen.seconds, seen.labels)
         for variant in np.unique(seen.labels["variant"]):
@@ -136,7 +142,7 @@ def general(studies: list[Study], relatives: Relatives) -> Calibration:
         model, parameters = transferred(s.form)
         even = s.where(evenly(s))
         made = fit(model, parameters, even.f, even.seconds, even.labels)
-        unseen = leave_one_out(s, relatives)
+        unseen = leave_one_out(s, relatives(s.kind))
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
             # Of the usual kernel, whatever the errors of the others.

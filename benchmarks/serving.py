@@ -4,6 +4,7 @@
     python benchmarks/serving.py --one      runs on one GPU only
     python benchmarks/serving.py --rows     also every run with its prediction
     python benchmarks/serving.py --layer    one layer of GPT-3 only
+    python benchmarks/serving.py --bands    also the bands of whole models (three minutes more)
 
 A run states the mean time to first token and time per output token of a closed
 loop with ``c`` requests in flight. No parameter is fitted to the runs, but for one
@@ -34,6 +35,7 @@ from serving_model import Layout, Prediction, predict, server
 import costgraph as cg
 from costgraph.errors import CostgraphError
 from costgraph.showing.export.table import plain_table
+from costgraph.timing.fidelity.bands import RUNS
 
 DATA = Path(__file__).parent / "data" / "timings"
 DEVICES = {"h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200"}
@@ -304,6 +306,44 @@ def host(s: Scored, base: np.ndarray | None = None) -> tuple[np.ndarray, dict[st
     return out, found
 
 
+BANDS = ("runs", "", "count", "inside", "below", "above", "width", "score", "q10", "q50", "q90")
+
+
+def bands(s: Scored) -> list[tuple[str, ...]]:
+    """How many runs are inside the band of their model, by half and group.
+
+    Width is the median of high over low; the score that of Winkler for 80 % in logarithms
+    (width, and ten times what a run is outside; less is better). The last columns are
+    what ``costgraph.timing.fidelity.bands.RUNS`` would be, fitted to these runs.
+    """
+    made = {f: np.array([r.predicted(f).tpot() for r in s.runs]) for f in ("low", "median", "high")}
+    node = s.column(lambda r: r.gpus <= 8 and r.layout.dp == 1)
+    half, out = s.column(lambda r: r.half), []
+
+    def line(group: str, name: str, m: np.ndarray) -> None:
+        if not m.any():
+            return
+        low, middle, high = (made[f][m] for f in made)
+        t = s.tpot[m]
+        outside = np.log(np.maximum(low / t, 1) * np.maximum(t / high, 1))
+        score = (np.log(high / low) + 10 * outside).mean()
+        fitted = (RUNS[q] * np.quantile(t / x, float(q[1:]) / 100)
+                  for q, x in zip(RUNS, (low, middle, high), strict=True))  # fmt: skip
+        shares = ((t >= low) & (t <= high), t < low, t > high)
+        out.append((group, name, str(m.sum()), *(f"{100 * x.mean():.0f} %" for x in shares),
+                    f"{np.median(high / low):.2f}", f"{score:.3f}",
+                    *(f"{x:.3f}" for x in fitted)))  # fmt: skip
+
+    line("one node, attention split", "half that chose the rule", node & (half == 0))
+    line("", "other half", node & (half == 1))
+    line("others", "", ~node)
+    for of in (lambda r: r.device, lambda r: r.framework, lambda r: r.model):
+        labels = s.column(of)
+        for label in np.unique(labels):
+            line("other half", str(label), node & (half == 1) & (labels == label))
+    return out
+
+
 def squares(s: Scored) -> list[tuple[str, ...]]:
     """Runs whose GPUs are a square: errors with all of them, and with its root.
 
@@ -403,6 +443,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help="runs on one GPU only")
     parser.add_argument("--rows", action="store_true", help="every run")
     parser.add_argument("--layer", action="store_true", help="one layer of GPT-3 only")
+    parser.add_argument("--bands", action="store_true", help="also bands of whole models")
     arguments = parser.parse_args()
     started = time.perf_counter()
     print(plain_table(LAYER, layer()))
@@ -422,6 +463,9 @@ def main() -> None:
     print(plain_table(HEAD, table(s, overhead)))
     print("\nruns whose GPUs are a square: with all of them, and with its root\n")
     print(plain_table(("GPUs", "split", "runs", "stated", "root"), squares(s)))
+    if arguments.bands:
+        print("\nruns inside the bands of their models\n")
+        print(plain_table(BANDS, bands(s)))
     print("\nhost time per step in ms:", {k: round(1e3 * x, 2) for k, x in found.items()})
     print("\ntime to first token, runs with room for all c\n")
     print(plain_table(("fidelity", "runs", "no wait", "in step", "below", "between", "above"),

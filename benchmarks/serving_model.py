@@ -88,8 +88,9 @@ class Server:
     """A model on GPUs of a device, at a fidelity.
 
     Attributes:
-        fidelity: ``ideal``, ``calibrated``, or ``framework``: calibrated with the
-            framework's attention kernels and all-reduces where they were measured.
+        fidelity: ``ideal``, ``calibrated``, or with the framework's attention kernels and
+            all-reduces where they were measured: ``framework`` for calibrated times, and the
+            bands ``low``, ``median``, ``high``.
         passes: pipeline text, but for what splits the model.
         layout: how it is split.
     """
@@ -106,8 +107,8 @@ class Server:
         made = compiled(self.model, self.device, self.passes, self.layout)
         if self.fidelity == "ideal":
             return Serving(made)
-        wanted = "calibrated"
-        if self.fidelity == "framework":
+        wanted = "calibrated" if self.fidelity == "framework" else self.fidelity
+        if self.fidelity != "calibrated":
             own = shipped(self.device)
             if own is not None and self.framework in own.frameworks:
                 wanted += f"@{self.framework}"

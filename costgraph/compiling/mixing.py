@@ -168,7 +168,9 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
 
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
     """Seconds of one step of a mix, over the mix's symbols."""
-    setting = compiled.setting.assuming(*assumed(compiled.program))
+    both = mix.where(True) and mix.where(False)
+    joint = compiled.timing.mixes if both and compiled.timing is not None else ()
+    setting = compiled.setting.assuming(*assumed(compiled.program), *joint)
     setting = setting.counting(*(s.name for s in mix.symbols))
     return Formula(
         "step", "s", step_terms(compiled, mix), None, tuple(_limits(compiled, mix)),

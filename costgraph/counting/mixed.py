@@ -65,10 +65,12 @@ class MixedRow(Row):
     """An operation in a mix: its cost is final, its sizes are those of ``phase``.
 
     ``phase`` has all its groups as equal sequences of their mean length, which is what
-    their tokens and sequences add up to; contexts are means over sequences.
+    their tokens and sequences add up to; contexts are means over sequences. ``beside`` is
+    true of what decoding groups do apart from others in the same step.
     """
 
     phase: Phase | None = None
+    beside: bool = False
 
 
 def mixed(expr: Expr, parts: Sequence[Part]) -> Expr:
@@ -166,7 +168,7 @@ def _both(item: Item, stepping: Sequence[Part], longer: Sequence[Part]) -> tuple
         )
         return (Overlap(item.name, item.count, bodies, item.unit, item.aside),)
     if looks_back(item):
-        return (_row(item, stepping), _row(item, longer, "prompt"))
+        return (_beside(item, stepping), _row(item, longer, "prompt"))
     return (_row(item, (*stepping, *longer)),)
 
 
@@ -196,14 +198,14 @@ def _matched(
             made.append(_row(row, (*stepping, *last)))
             del rest[row.name]
         elif twin is not None and _shapes(row, ONE) == _shapes(twin):
-            made.append(_row(row, stepping))
+            made.append(_beside(row, stepping))
         elif twin is not None and not looks_back(row) and _shapes(row) != _shapes(twin):
             raise InputError(
                 f"prompts and decode steps share the tokens of {row.name!r} among devices in "
                 "different ways: their mixes are not counted"
             )
         else:
-            made.append(_row(row, stepping))
+            made.append(_beside(row, stepping))
     return [*made, *(_row(row, longer, "prompt") for row in rest.values())]
 
 
@@ -250,6 +252,11 @@ def _item(item: Item, parts: Sequence[Part]) -> Item:
         return _row(item, parts)
     bodies = tuple((name, tuple(_item(i, parts) for i in inner)) for name, inner in item.bodies)
     return Overlap(item.name, item.count, bodies, item.unit, item.aside)
+
+
+def _beside(row: Row, parts: Sequence[Part]) -> MixedRow:
+    """What decoding groups do while others do the same."""
+    return replace(_row(row, parts), beside=True)
 
 
 def _row(row: Row, parts: Sequence[Part], label: str = "") -> MixedRow:

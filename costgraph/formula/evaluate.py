@@ -15,7 +15,7 @@ from typing import Any
 from sympy import Expr, Max, Min, Rational, Symbol, ceiling, floor, fraction, together
 from sympy.printing.pycode import PythonCodePrinter
 
-from costgraph.formula.sums import Line, lines, power_sum
+from costgraph.formula.sums import Line, affine, lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
 from costgraph.formula.trees import CALLED, Tree, tree_of
 
@@ -110,10 +110,49 @@ def _summed(term: Term, span: Span, names: dict[Symbol, str], exact: bool) -> st
     if closed is not None:
         return f"(({show(closed)}) if {upper} >= {lower} else 0)"
     inner = _largest(replace(term, span=None), {**names, span.symbol: "t"}, exact)
-    adder = "sum_loop" if exact else "sum_smooth" if is_even(term) else "sum_pieces"
-    if not term.any_smooth and adder == "sum_pieces":
-        adder = "sum_loop"  # steps and kinks: nothing to integrate
+    # Steps and kinks without norms: nothing to integrate.
+    adder = "sum_pieces" if term.any_smooth and not exact else "sum_loop"
     return f"{adder}({lower}, {upper}, lambda t: {inner})"
+
+
+def integrated(term: Term) -> bool:
+    """True if the sum over the term's span is taken by quadrature (never of exact amounts)."""
+    if term.span is None or not is_even(term):
+        return False
+    if term.is_smooth:
+        return True
+    (arm,) = term.arms
+    by = term.span.symbol
+    return affine(arm.expr, by) is None and power_sum(arm.expr, term.span) is None
+
+
+def _quadrature(span: Span, terms: Sequence[Term], names: dict[Symbol, str]) -> str:
+    """Terms over one span by one quadrature; what does not change along it is taken once."""
+    inner = {**names, span.symbol: "t"}
+    fixed: dict[str, str] = {}
+
+    def kept(expr: Expr) -> str:
+        """The name of what does not change with ``t``."""
+        text = str(_Printer(names, False).doprint(expr))
+        return text if expr.is_number else fixed.setdefault(text, f"c{len(fixed)}")
+
+    def shown(expr: Expr) -> str:
+        line = affine(expr, span.symbol)
+        if line is None:
+            return f"({_Printer(inner, False).doprint(expr)})"
+        a, b = line
+        if b == 0:
+            return kept(a)
+        return f"{kept(b)}*t" if a == 0 else f"({kept(a)} + {kept(b)}*t)"
+
+    parts = []
+    for term in terms:
+        value = _combined([shown(arm.expr) for arm in term.arms], term.norm)
+        parts.append(value if term.count == 1 else f"{kept(term.count)}*{value}")
+    printer = _Printer(names, False)
+    bounds = f"int({printer.doprint(span.lower)}), int({printer.doprint(span.upper)})"
+    made = f"sum_smooth({bounds}, lambda ts: [{_added(parts)} for t in ts])"
+    return f"(lambda {', '.join(fixed.values())}: {made})({', '.join(fixed)})"
 
 
 def _constant(line: Line, names: dict[Symbol, str], exact: bool) -> str:
@@ -135,6 +174,8 @@ def _added(parts: Sequence[str], width: int = 32) -> str:
 def _combined(parts: list[str], norm: Expr | None) -> str:
     if len(parts) == 1:
         return parts[0]
+    if norm is not None and len(parts) == 2:
+        return f"pair({float(norm)!r}, {1 / float(norm)!r}, {', '.join(parts)})"
     if norm is not None:
         return f"norm({float(norm)!r}, {', '.join(parts)})"
     return f"max({', '.join(parts)})"
@@ -158,7 +199,15 @@ def source_of(
     The sum of the terms or, with a ``numerator``, the numerator over that sum.
     """
     names = {s: f"x{i}" for i, s in enumerate(symbols)}
-    body = _added([_term_code(t, names, exact) for t in terms] or ["0"])
+    sums: dict[Span, list[Term]] = {}
+    plain = []
+    for term in terms:
+        if term.span is not None and not exact and integrated(term):
+            sums.setdefault(term.span, []).append(term)
+        else:
+            plain.append(_term_code(term, names, exact))
+    plain += [_quadrature(span, found, names) for span, found in sums.items()]
+    body = _added(plain or ["0"])
     if numerator is not None:
         body = f"({_Printer(names, exact).doprint(numerator)})/({body})"
     return f"lambda {', '.join(names.values())}: {body}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm
@@ -37,7 +37,7 @@ from sympy.polys.polyerrors import PolynomialError
 from costgraph.errors import InputError
 from costgraph.formula.dag import Dag
 from costgraph.formula.envelope import dominates
-from costgraph.formula.evaluate import is_even
+from costgraph.formula.evaluate import integrated, is_even
 from costgraph.formula.formula import Formula
 from costgraph.formula.sums import Line, affine, lines, power_sum, two_lines
 from costgraph.formula.terms import Arm, Span, Term, collected, merged
@@ -85,7 +85,7 @@ class Lowering:
         self.dag = Dag()
         self._known: dict[Expr, int] = {}
         self._free: dict[Expr, set[Basic]] = {}
-        self._loops: dict[tuple[Term, Span], int] = {}
+        self._loops: dict[tuple[Span, tuple[tuple[Expr, Term], ...]], int] = {}
 
     # --- formulas --------------------------------------------------------------
 
@@ -93,12 +93,17 @@ class Lowering:
         """A formula in floating point: contents of counts go into the arms."""
         groups: dict[Expr, list[int]] = {}
         plain: list[Expr] = []
+        sums: dict[tuple[Expr, Span], list[tuple[Expr, Term]]] = {}
         for term in collected(formula.terms):
             content, primitive = term.count.as_content_primitive()
-            if primitive == 1 and len(term.arms) == 1 and term.span is None:
+            if term.span is not None and integrated(term):
+                sums.setdefault((primitive, term.span), []).append((content, term))
+            elif primitive == 1 and len(term.arms) == 1 and term.span is None:
                 plain.append(term.arms[0].scaled(content).expr)
             else:
                 groups.setdefault(primitive, []).append(self._scaled(term, content))
+        for (primitive, span), found in sums.items():
+            groups.setdefault(primitive, []).append(self._looped(span, tuple(found)))
         parts = [self.expr(Add(*plain))] if plain else []
         parts += [
             self.dag.product(self.expr(factor), self.dag.sum(values))
@@ -126,13 +131,21 @@ class Lowering:
 
     def _combined(self, term: Term) -> int:
         """The maximum of the arms, or their norm."""
-        parts = [self._arm(a) for a in term.arms]
-        if term.norm is None or len(parts) == 1:
+        return self._joined([self._arm(a) for a in term.arms], term.norm)
+
+    def _joined(self, parts: list[int], norm: Expr | None) -> int:
+        if norm is None or len(parts) == 1:
             return self._largest(parts)
         # Scaled by the largest, as in Formula.evaluate, so that powers never underflow.
-        top, p = self._largest(parts), self.dag.num(float(term.norm))
-        shares = [self.dag.add_node("pow", (self.dag.quotient(x, top), p)) for x in parts]
-        root = self.dag.add_node("pow", (self.dag.sum(shares), self.dag.num(1 / float(term.norm))))
+        top, p = self._largest(parts), self.dag.num(float(norm))
+        if len(set(parts)) == 2:
+            least = self.dag.add_node("min", parts)
+            share = self.dag.add_node("pow", (self.dag.quotient(least, top), p))
+            total = self.dag.sum([self.dag.num(1), share])
+        else:
+            shares = [self.dag.add_node("pow", (self.dag.quotient(x, top), p)) for x in parts]
+            total = self.dag.sum(shares)
+        root = self.dag.add_node("pow", (total, self.dag.num(1 / float(norm))))
         return self.dag.product(top, root)
 
     def _arm(self, arm: Arm) -> int:
@@ -160,24 +173,49 @@ class Lowering:
         if found is not None:
             pairs = [x for line in found for x in (self._constant(line), self.expr(line.b))]
             return self.dag.add_node("envelope", (*bounds, *pairs))
-        key = (Term(Integer(1), term.arms, norm=term.norm), span)
+        return self._looped(span, ((Integer(1), term),))
+
+    def _looped(self, span: Span, found: tuple[tuple[Expr, Term], ...]) -> int:
+        """The sum over a span of terms times their factors; one loop for equal ones."""
+        key = span, tuple((c, Term(Integer(1), t.arms, norm=t.norm)) for c, t in found)
         if key not in self._loops:
-            self._loops[key] = self._loop(term, span, bounds)
+            self._loops[key] = self._loop(span, *key[1])
         return self._loops[key]
 
-    def _loop(self, term: Term, span: Span, bounds: tuple[int, int]) -> int:
+    def _loop(self, span: Span, *found: tuple[Expr, Term]) -> int:
+        bounds = self._bound(span.lower), self._bound(span.upper)
         index = self.dag.add_node("var", (), f"t{len(self._loops) + 1}")
+        smooth = all(is_even(term) for _, term in found)
+        # What does not change along the span is computed once, before the loop.
+        fixed: dict[Expr, tuple[int, int]] = {}
+        for arm in (arm for _, term in found for arm in term.arms if smooth):
+            line = affine(arm.expr, span.symbol)
+            if line is not None:
+                fixed[arm.expr] = self.expr(line[0]), self.expr(line[1])
+        factors = [self.expr(factor) for factor, _ in found]
         free = self._known.get(span.symbol)
         self._forget(span.symbol)
         self._known[span.symbol] = index
         try:
-            summand = self._combined(term)
+            summands = [
+                self._joined([self._along(arm, fixed, index) for arm in term.arms], term.norm)
+                for _, term in found
+            ]
         finally:
             self._forget(span.symbol)
             if free is not None:
                 self._known[span.symbol] = free
-        value = "smooth" if is_even(term) else None
-        return self.dag.add_node("loop", (*bounds, index, summand), value)
+        summand = self.dag.sum(map(self.dag.product, factors, summands))
+        return self.dag.add_node("loop", (*bounds, index, summand), "smooth" if smooth else None)
+
+    def _along(self, arm: Arm, fixed: Mapping[Expr, tuple[int, int]], index: int) -> int:
+        return self._line(*fixed[arm.expr], index) if arm.expr in fixed else self._arm(arm)
+
+    def _line(self, a: int, b: int, index: int) -> int:
+        """``a + b·t``."""
+        zero = self.dag.num(0)
+        parts = [] if a == zero else [a]
+        return self.dag.sum(parts if b == zero else [*parts, self.dag.product(b, index)])
 
     def closed(self, closed: Expr, span: Span) -> int:
         """A closed form of :func:`closed_form` with the span's bounds put in."""

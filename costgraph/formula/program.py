@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from costgraph.formula.dag import Dag
 from costgraph.symbols import N, S
@@ -23,6 +24,13 @@ class Program:
     names: tuple[str, ...]
     results: tuple[int, ...]
     checks: tuple[int, ...]
+
+    @cached_property
+    def has_norms(self) -> bool:
+        """Whether something is raised to a power that is a float, as in norms alone."""
+        nodes = self.dag.nodes
+        used = (n for n, uses in zip(nodes, self.dag.used(), strict=True) if uses)
+        return any(n.op == "pow" and isinstance(nodes[n.args[1]].value, float) for n in used)
 
     @property
     def whole(self) -> tuple[int, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 from costgraph.errors import InputError
+from costgraph.formula.quadrature import DIRECT, gauss, longest, rule
 
 Number = Any  # int, float or Fraction: all of Python's exact and inexact reals
 
@@ -85,54 +85,37 @@ def norm(p: float, *arms: Number) -> float:
     return float(top) * total
 
 
-#: Relative tolerance of a quadrature over a piece of a range; sums keep well below 1e-9.
-TOLERANCE = 1e-11
-_DIRECT = 64
+def pair(p: float, root: float, a: Number, b: Number) -> Number:
+    """``(aᵖ + bᵖ)^root`` with ``root = 1/p``: the norm of two arms."""
+    if a < b:
+        a, b = b, a
+    return a * (1 + (b / a) ** p) ** root if a > 0 else 0.0
 
 
-def sum_smooth(lower: int, upper: int, f: Callable[[Any], Number]) -> Number:
-    """``Σ f(t)`` for an ``f`` that is smooth in ``t``, in time independent of the count.
+def sum_smooth(lower: int, upper: int, f: Callable[[Any], list[Number]]) -> Number:
+    """``Σ f(t)`` for an ``f`` that is smooth in ``t``, by the rule of :mod:`.quadrature`.
 
-    The first 64 terms are added up. The rest is the midpoint form of
-    Euler–Maclaurin, ``∫ f − Δf′/24 + 7Δf‴/5760`` from half a step before to half a
-    step behind, the integral by Gauss–Legendre on pieces that double in length.
-    Each piece is taken at 16 and at 32 points and halved until both agree to
-    1e-11; a piece that does not settle is added up term by term.
+    ``f`` takes several ``t`` and gives its values there. The time depends on
+    ``upper/lower`` and hardly on the count.
     """
-    if upper - lower < 4 * _DIRECT:
-        return sum_loop(lower, upper, f)
-    start = lower + _DIRECT
-    total = sum_loop(lower, start - 1, f)
-    a = start
-    while a <= upper:
-        b = min(upper, a + max(a, _DIRECT) - 1)
-        total = total + _piece(a, b, f)
-        a = b + 1
-    low, high = start - 0.5, upper + 0.5
-    first = _slope(f, high) - _slope(f, low)
-    third = _third(f, high) - _third(f, low)
-    return total - first / 24 + 7 * third / 5760
+    known, start, total = rule(), lower, 0.0
+    while start <= upper:
+        n = min(upper - start + 1, longest(start))
+        part: Number = None
+        while part is None:
+            if n <= DIRECT:
+                part = sum(f(range(start, start + n)))
+            else:
+                half, center = n / 2, start + (n - 1) / 2
+                part = known.total(f([center + half * x for x in known.nodes]), n)
+            reached, n = start + n, n // 2
+        total, start = total + part, reached
+    return total
 
 
-def _slope(f: Callable[[Any], Number], t: float) -> Number:
-    return (8 * (f(t + 0.5) - f(t - 0.5)) - (f(t + 1) - f(t - 1))) / 6
-
-
-def _third(f: Callable[[Any], Number], t: float) -> Number:
-    return (f(t + 2) - 2 * f(t + 1) + 2 * f(t - 1) - f(t - 2)) / 2
-
-
-def _piece(a: int, b: int, f: Callable[[Any], Number], depth: int = 12) -> Number:
-    """``∫ f`` over ``[a − ½, b + ½]``."""
-    few, many = _gauss(a, b, f, 16), _gauss(a, b, f, 32)
-    if abs(few - many) <= TOLERANCE * abs(many):
-        return many
-    if depth == 0 or b - a < 128:
-        # Undo the end corrections that the caller applies to integrals only.
-        ends = _slope(f, b + 0.5) - _slope(f, a - 0.5)
-        return sum_loop(a, b, f) + ends / 24
-    middle = (a + b) // 2
-    return _piece(a, middle, f, depth - 1) + _piece(middle + 1, b, f, depth - 1)
+#: Relative agreement of a range with its halves.
+_AGREE = 1e-11
+_DIRECT = 64
 
 
 def sum_pieces(lower: int, upper: int, f: Callable[[Any], Number]) -> Number:
@@ -149,7 +132,7 @@ def sum_pieces(lower: int, upper: int, f: Callable[[Any], Number]) -> Number:
     if upper - lower >= 4 * _DIRECT:
         whole = _euler(lower, upper, f)
         halves = _euler(lower, middle, f) + _euler(middle + 1, upper, f)
-        if abs(whole - halves) <= TOLERANCE * abs(halves):
+        if abs(whole - halves) <= _AGREE * abs(halves):
             return halves
     return sum_pieces(lower, middle, f) + sum_pieces(middle + 1, upper, f)
 
@@ -168,29 +151,10 @@ def _euler(a: int, b: int, f: Callable[[Any], Number]) -> Number:
         # Seen from the upper end both derivatives change their sign: they subtract.
         first = first - math.fsum(c * v for c, v in zip(_FIRST, values, strict=True)) / 12
         third = third - math.fsum(c * v for c, v in zip(_THIRD, values, strict=True)) / 2
-    inner = _gauss(a, b, f, 16, 0)
+    inner = _gauss(a, b, f)
     return inner + (f(a) + f(b)) / 2 + first / 12 - third / 720
 
 
-def _gauss(a: int, b: int, f: Callable[[Any], Number], n: int, margin: float = 0.5) -> Number:
-    center, half = (a + b) / 2, (b - a) / 2 + margin
-    return half * math.fsum(w * f(center + half * x) for x, w in _nodes(n))
-
-
-@cache
-def _nodes(n: int) -> tuple[tuple[float, float], ...]:
-    """Nodes and weights of Gauss–Legendre on [−1, 1], by Newton's iteration."""
-    found = []
-    for i in range(n):
-        x = math.cos(math.pi * (i + 0.75) / (n + 0.5))
-        for _ in range(100):
-            p0, p1 = 1.0, x
-            for k in range(2, n + 1):
-                p0, p1 = p1, ((2 * k - 1) * x * p1 - (k - 1) * p0) / k
-            slope = n * (x * p1 - p0) / (x * x - 1)
-            step = p1 / slope
-            x -= step
-            if abs(step) < 1e-16:
-                break
-        found.append((x, 2 / ((1 - x * x) * slope * slope)))
-    return tuple(found)
+def _gauss(a: int, b: int, f: Callable[[Any], Number]) -> Number:
+    center, half = (a + b) / 2, (b - a) / 2
+    return half * math.fsum(w * f(center + half * x) for x, w in gauss(16))

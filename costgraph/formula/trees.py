@@ -51,11 +51,15 @@ CALLED: Mapping[str, Callable[..., Any]] = {
     "sum_smooth": runtime.sum_smooth,
     "sum_pieces": runtime.sum_pieces,
     "norm": runtime.norm,
+    "pair": runtime.pair,
 }
 _APPLIED: Mapping[str, Callable[..., Any]] = {**dict(_OPERATORS.values()), **CALLED}
 #: What a tree holds besides: a place of the arguments, the index of a sum, several in one,
-#: a summand, and one of two by whether the third is at least the fourth.
-_ARGUMENT, _INDEX, _SEVERAL, _EACH, _IF_FROM = "x", "t", "(", "each", "if>="
+#: a summand, the summands at several indices, a body with values behind the arguments, and
+#: one of two by whether the third is at least the fourth.
+_ARGUMENT, _INDEX, _SEVERAL, _EACH, _ALL, _WITH, _IF_FROM = (
+    "x", "t", "(", "each", "all", "with", "if>="
+)  # fmt: skip
 
 
 class Unknown(ValueError):
@@ -95,6 +99,11 @@ def _tree(node: ast.expr, places: Mapping[str, int]) -> Tree:
             called.attr in CALLED
         ):
             return [called.attr, *inner(*node.args)]
+        case ast.Call(func=ast.Lambda() as body, keywords=[]):
+            named = {a.arg: i for i, a in enumerate(body.args.args, len(places))}
+            return [_WITH, _tree(body.body, {**places, **named}), *inner(*node.args)]
+        case ast.Lambda(body=ast.ListComp() as several):
+            return [_ALL, *inner(several.elt)]
         case ast.Tuple():
             return [_SEVERAL, *inner(*node.elts)]
         case ast.Lambda():
@@ -127,6 +136,12 @@ def value_of(tree: Tree, arguments: Sequence[Any], index: Any = None) -> Any:
         return index
     if head == _EACH:
         return lambda t: value_of(rest[0], arguments, t)
+    if head == _ALL:
+        return lambda ts: [value_of(rest[0], arguments, t) for t in ts]
+    if head == _WITH:
+        body, *values = rest
+        behind = [value_of(v, arguments, index) for v in values]
+        return value_of(body, [*arguments, *behind], index)
     if head == _IF_FROM:
         body, other, left, right = rest
         held = value_of(left, arguments, index) >= value_of(right, arguments, index)

@@ -6,7 +6,7 @@ used again as soon as nothing needs them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from costgraph.formula.program import Program
 from costgraph.formula.snippets import SUM_MAX_ARRAYS
+from costgraph.formula.vector_sums import CHUNK, Index, sum_smooth
 
 if TYPE_CHECKING:
     from costgraph.formula.vector import Array, Run
@@ -58,12 +59,15 @@ class _Machine:
         nodes = program.dag.nodes
         uses = program.dag.used()
         self._inside: dict[int, list[int]] = {}
+        self._fixed: dict[int, list[int]] = {}
         varying: set[int] = set()
         for index, node in enumerate(nodes):
             if node.op == "loop" and uses[index]:
                 body = program.dag.depending_on(node.args[2])
                 varying |= body
-                self._inside[index] = [i for i in sorted(body) if uses[i] and nodes[i].op != "var"]
+                inner = [i for i in sorted(body) if uses[i] and nodes[i].op != "var"]
+                self._inside[index] = inner
+                self._fixed[index] = sorted({a for i in inner for a in nodes[i].args} - body)
         self._steps = [
             i for i, n in enumerate(nodes) if uses[i] and i not in varying and n.op != "sym"
         ]
@@ -102,26 +106,38 @@ class _Machine:
     def runner(self) -> Run:
         """A function for blocks; its buffers live as long as it does."""
         scratch: list[Array] = []
+        inner: dict[int, Array] = {}
 
         def run(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
             length = len(outputs[0])
             if not scratch or len(scratch[0]) < length:
                 scratch[:] = [np.empty(length) for _ in range(max(self._count, 1))]
-            return self._run(inputs, outputs, [b[:length] for b in scratch])
+            return self._run(inputs, outputs, [b[:length] for b in scratch], inner)
 
         return run
 
-    def _run(self, inputs: Sequence[Array], outputs: Sequence[Array], buffers: list[Array]) -> bool:
+    def _run(
+        self,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        buffers: list[Array],
+        inner: dict[int, Array],
+    ) -> bool:
         """Computes one block; True if a check failed."""
         bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
         if bad:
             return True
         values: dict[int, Any] = {node: inputs[place] for place, node in self._symbols}
+        nodes = self._program.dag.nodes
         with np.errstate(all="ignore"):
             for step in self._steps:
                 place = self._place.get(step)
-                values[step] = self._step(step, values, None if place is None else buffers[place])
+                out = None if place is None else buffers[place]
+                if nodes[step].op == "loop":
+                    values[step] = self._loop(step, values, out, inner)
+                else:
+                    values[step] = self._step(step, values, out)
         for output, root in zip(outputs, self._program.results, strict=True):
             output[...] = values[root]
         return any(bool(np.any(values[c])) for c in self._program.checks)
@@ -132,8 +148,6 @@ class _Machine:
             return float(node.value)  # type: ignore[arg-type]
         if node.op == "bool":
             return node.value == "true"
-        if node.op == "loop":
-            return self._loop(step, values, out)
         given = [values[a] for a in node.args]
         if node.op in _MANY:
             function = _MANY[node.op]
@@ -159,7 +173,11 @@ class _Machine:
         arms = tuple(zip(given[2::2], given[3::2], strict=True))
         return _sum_max()(given[0], given[1], arms)
 
-    def _loop(self, step: int, values: dict[int, Any], out: Array | None) -> Any:
+    def _loop(
+        self, step: int, values: dict[int, Any], out: Array | None, scratch: dict[int, Array]
+    ) -> Any:
+        if self._program.dag.nodes[step].value == "smooth":
+            return self._smooth(step, values, out, scratch)
         lower, upper, variable, summand = self._program.dag.nodes[step].args
         low, high = values[lower], values[upper]
         total: Any = 0.0
@@ -169,6 +187,34 @@ class _Machine:
                 values[inner] = self._step(inner, values, None)
             total = total + np.where((low <= t) & (t <= high), values[summand], 0.0)
         return total
+
+    def _smooth(
+        self, step: int, values: dict[int, Any], out: Array | None, scratch: dict[int, Array]
+    ) -> Any:
+        """A loop over a summand that may be integrated."""
+        lower, upper, variable, summand = self._program.dag.nodes[step].args
+        assert out is not None  # a loop has a buffer
+
+        def at(points: Index) -> Callable[[Array], Array]:
+            inner = {
+                a: values[a] if np.ndim(values[a]) == 0 else values[a][points]
+                for a in self._fixed[step]
+            }
+
+            def f(t: Array) -> Array:
+                inner[variable] = t
+                for i in self._inside[step]:
+                    if i not in scratch:
+                        scratch[i] = np.empty(CHUNK)
+                    inner[i] = self._step(i, inner, scratch[i][: len(t)])
+                made: Array = inner[summand]
+                return made
+
+            return f
+
+        low, high = (np.broadcast_to(values[a], out.shape) for a in (lower, upper))
+        out[...] = sum_smooth(low, high, at)
+        return out
 
 
 @lru_cache(maxsize=1)

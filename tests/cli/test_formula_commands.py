@@ -144,9 +144,11 @@ def test_regimes_and_solve_take_a_fidelity(capsys):
         f: json.loads(out(capsys, "solve", *AT, "--budget", "20 ms", "--fidelity", f, "--json"))
         for f in ("ideal", "low", "calibrated", "high")
     }
-    sizes = [largest[f]["largest"] for f in ("ideal", "low", "calibrated", "high")]
+    # Nothing is quicker than the bound but the low band, which is a factor of all times.
+    assert largest["ideal"]["largest"] >= largest["calibrated"]["largest"]
+    sizes = [largest[f]["largest"] for f in ("low", "calibrated", "high")]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 4
+    assert len(set(sizes)) == 3
 
 
 def test_explain_takes_a_fidelity(capsys):

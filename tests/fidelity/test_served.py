@@ -74,7 +74,7 @@ def test_every_device_takes_the_nearest_fit_for_every_class(
                 near = next(
                     (
                         r
-                        for r in relatives(machine)
+                        for r in relatives(machine, case.kind)
                         if (f := shipped(r).find(case.kind, alike(wanted))) and not f.kernel
                     ),
                     None,

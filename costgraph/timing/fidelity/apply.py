@@ -14,6 +14,7 @@ from typing import Any
 from sympy import Add, Dummy, Expr, Integer, cancel, expand, fraction
 
 from costgraph.counting.count import Row
+from costgraph.counting.mixed import MixedRow
 from costgraph.errors import HardwareError, InputError, clip, nearest
 from costgraph.files import outside
 from costgraph.formula.envelope import dominates
@@ -27,6 +28,7 @@ from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
 from costgraph.symbols import B
 from costgraph.timing import roofline
+from costgraph.timing.fidelity import bands
 from costgraph.timing.fidelity.calibration import (
     Calibration,
     Fit,
@@ -39,6 +41,7 @@ from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
 from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
+from costgraph.timing.fidelity.host import SUFFIX, host_time
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -49,6 +52,11 @@ FEW_QUERIES = (
     "few queries over a cache are timed as kernels that pack them into one tile and split the "
     "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
 )
+#: Said of steps of decodes and chunks of prompts where their attention was timed together.
+JOINT = (
+    "attention of decodes beside a prompt is one kernel with the prompt's (FlashAttention 2, "
+    "vLLM 0.19): a block per query head, its cache not split"
+)
 #: Said of calibrated times.
 IN_SEQUENCE = (
     "calibrated times are of kernels in sequence, operands read from memory (not L2); "
@@ -58,6 +66,11 @@ IN_SEQUENCE = (
 WHOLE_RUNS = (
     "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
     "multiplied as their format is stored"
+)
+#: Said where a host's time counts.
+HOSTED = (
+    "every step takes {} ms of {}'s host besides, counted with its first operation: fitted to "
+    "serving runs on one node"
 )
 #: Said of exchanges that no timing tells of.
 UNTIMED = (
@@ -82,6 +95,7 @@ class Calibrated:
         file: the calibration file that was given in place of the shipped one.
         served: the framework, where it was timed as whole models: its parameters serve all
             operations but exchanges.
+        host: seconds that the framework's host adds to every step (:mod:`.host`).
     """
 
     fidelity: str
@@ -90,6 +104,7 @@ class Calibrated:
     framework: str = ""
     file: str = ""
     served: Framework | None = None
+    host: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Calibrated {self.name} on {self.machine.name}>"
@@ -97,7 +112,8 @@ class Calibrated:
     @property
     def name(self) -> str:
         """The fidelity as it is asked for: ``calibrated@vllm``."""
-        return f"{self.fidelity}@{self.framework}" if self.framework else self.fidelity
+        at = f"@{self.framework}{SUFFIX if self.host else ''}" if self.framework else ""
+        return self.fidelity + at
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -120,6 +136,9 @@ class Calibrated:
             raise HardwareError(
                 f"reads of {far[0]} by {row.name!r} are not calibrated; ask for fidelity ideal"
             )
+        if self.host and row.graph is phase.graph and row.node is phase.graph.nodes[0]:
+            # Before the first operation: once a step.
+            yield Term(ONE, (Arm(exact(self.host), "latency"),), (row.name,))
         arms = roofline.arms(cost, machine)
         executions = phase.bind(row.presence.executions)
         if not arms or executions == 0:
@@ -131,6 +150,8 @@ class Calibrated:
             yield from self._in_framework(self.served, phase, row, arms)
             return
         case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
+        if isinstance(row, MixedRow) and row.beside and (joint := self._joint(case)) is not None:
+            case, fit = replace(case, kind=joint.kind, long=None), joint
         if case.long is not None:
             wide = self.fit(case.long)[1].values
             c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
@@ -210,7 +231,7 @@ class Calibrated:
             yield Term(ONE, (Arm(latency + moved, resource),), (name,))
             return
         band = FIDELITIES[self.fidelity]
-        times = exact(fit.quantile(band)) if band else ONE
+        times = self._moved(fit) if band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
         made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
         arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
@@ -245,7 +266,7 @@ class Calibrated:
         member = not case.floor and case.kind == "elementwise"
         if FIDELITIES[self.fidelity]:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
-            count *= exact(of.quantile(FIDELITIES[self.fidelity]))
+            count *= self._moved(of)
         if member:
             yield Term(count, tuple(arms), (row.name,))
             return
@@ -261,6 +282,11 @@ class Calibrated:
             make_term(count, (Arm(floor, "latency"),), (row.name,)),
         )
         yield from filter(None, made)
+
+    def _moved(self, fit: Fit) -> Expr:
+        """The factor of the band that is asked for."""
+        band = FIDELITIES[self.fidelity]
+        return exact(bands.factor(band, fit.quantile(band), self.machine.kind))
 
     def _parts(
         self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
@@ -341,7 +367,7 @@ class Calibrated:
         if kind == "quantize":
             kind = "gemm"
         elif self.framework:
-            variants = (*(f"{v}@{self.framework}" for v in variants), *variants)
+            variants = (*self._of_framework(variants), *variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -364,6 +390,23 @@ class Calibrated:
         raise HardwareError(
             f"no calibration of {kind} operations ({', '.join(variants)}) to transfer"
         )
+
+    def _joint(self, case: Case) -> Fit | None:
+        """The fit of decodes in one kernel with a prompt's chunk; None where two kernels run."""
+        if case.kind != "decode" or self.own is None:
+            return None
+        return self.own.find("beside", (*self._of_framework(case.variants), *case.variants))
+
+    def _of_framework(self, variants: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{v}@{self.framework}" for v in variants) if self.framework else ()
+
+    @property
+    def mixes(self) -> tuple[str, ...]:
+        """What is said of steps in which some sequences decode and others read a prompt."""
+        fits = () if self.own is None or self.served is not None else self.own.fits.values()
+        found = (f for f in fits if f.kind == "beside")
+        said = dict.fromkeys(f"{JOINT}: {_errors(f)} ({f.trust(False)})" for f in found)
+        return tuple(said)[:1]
 
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
@@ -421,19 +464,28 @@ class Calibrated:
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
                     shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
-        band = FIDELITIES[self.fidelity]
-        words = {
-            "": "calibrated: forms fitted on measured timings",
-            "q10": "low band: every operation at the 10 % quantile of its errors",
-            "q50": "median band: every operation at the median of its errors",
-            "q90": "high band: every operation at the 90 % quantile of its errors",
-        }[band]
+        words = self._words()
         return (
             f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
             IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
+            *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
             *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
             *self._without_framework(shown.values()),
+        )
+
+    def _words(self) -> str:
+        """What the times are."""
+        band = FIDELITIES[self.fidelity]
+        if not band:
+            return "calibrated: forms fitted on measured timings"
+        quantile = "the median" if band == "q50" else f"the {band[1:]} % quantile"
+        if self.served is not None or self.machine.kind != "gpu":
+            return f"{self.fidelity} band: every operation at {quantile} of its errors"
+        return (
+            f"{self.fidelity} band of a whole model: every operation at the square root of "
+            f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
+            + (", which may fall below the lower bound" if band == "q10" else "")
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
@@ -540,7 +592,8 @@ def calibrated(
     """The calibration that a compile asks for.
 
     ``fidelity`` is a key of :data:`FIDELITIES`, with ``@vllm`` (or another framework or
-    library that was measured) for its attention kernels and exchanges alone. The calibration is
+    library that was measured) for its attention kernels and exchanges alone, and
+    ``@vllm+host`` for its host's time per step as well. The calibration is
     a file given, else one beside the device's own file (``x.toml``,
     ``x.calibration.toml``), else the shipped one of the device, else none.
 
@@ -549,6 +602,8 @@ def calibrated(
         HardwareError: the calibration file is wrong.
     """
     fidelity, at, framework = str(fidelity).partition("@")
+    hosted = framework.endswith(SUFFIX)
+    framework = framework.removesuffix(SUFFIX)
     if fidelity not in FIDELITIES:
         raise InputError(f"unknown fidelity {clip(fidelity)}{nearest(fidelity, FIDELITIES)}")
     if fidelity == "ideal" and at:
@@ -556,6 +611,8 @@ def calibrated(
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     if at and (served := whole(framework)) is not None:
+        if hosted:
+            host_time(framework)
         if calibration is not None:
             raise InputError(f"a calibration changes nothing for {framework}: leave it out")
         served.platform(machine)
@@ -572,7 +629,8 @@ def calibrated(
                 f"{nearest(framework, known)}; {there}"
             )
     file = "" if calibration is None else os.fsdecode(calibration)
-    return Calibrated(fidelity, machine, own, framework, file)
+    host = host_time(framework) if hosted else 0.0
+    return Calibrated(fidelity, machine, own, framework, file, host=host)
 
 
 def _own(

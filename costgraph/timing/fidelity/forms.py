@@ -63,8 +63,9 @@ class Form:
     """The closed form of one kind of operation.
 
     Attributes:
-        kind: ``gemm``, ``prefill``, ``decode``, ``mla``, ``moe``, ``exchange``,
-            ``elementwise``; ``host_gemm``, ``host_elementwise``: libraries on a host.
+        kind: ``gemm``, ``prefill``, ``decode``, ``beside`` (decodes in one kernel with a
+            prompt's chunk), ``mla``, ``moe``, ``exchange``, ``elementwise``; ``host_gemm``,
+            ``host_elementwise``: libraries on a host.
         text: the form as a line of text.
         parameters: what a fit determines.
         features: what the form takes of an operation (see :mod:`.table`).
@@ -147,6 +148,16 @@ def _decode(f: Values, v: Values) -> Parts:
         + v["tt"] * f["T"] * f["dh"] / 128,
         resident_time(f, v),
         v["p"],
+    )
+
+
+def _beside(f: Values, v: Values) -> Parts:
+    # Each query head passes all of its keys in a block of its own; the longest is one block's.
+    return Parts(
+        0 * f["M"],
+        f["C"] + v["tw"] * f["heads"] * f["T"] / f["sm"],
+        f["M"] + v["tt"] * f["T"],
+        2,
     )
 
 
@@ -287,6 +298,16 @@ FORMS: Mapping[str, Form] = {
             ),
             ("C", "M", "T", "dh", "tiles", "groups", "sm", "further", "resident"),
             _decode,
+        ),
+        Form(
+            "beside",
+            "‖C + tw·B·H·T/SM, M + tt·T‖_2",
+            (
+                Parameter("tw", 3e-8, 1e-11, 1e-5, "s", "time per attended token of a query head"),
+                replace(_TT, start=1e-8),
+            ),
+            ("C", "M", "T", "heads", "sm"),
+            _beside,
         ),
         Form(
             "mla",

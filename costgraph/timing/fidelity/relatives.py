@@ -23,6 +23,10 @@ from costgraph.timing.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
 
 #: Relatives differ in no figure by more than this factor.
 NEAR = 2.0
+#: Those of products: a chip at another clock or memory. How close a card's products come to its
+#: peak is its own; all devices together say more of a new one than a card half as fast (held
+#: against devices left out: docs/fidelity.md).
+CLOSER: Mapping[str, float] = {"gemm": 1.35}
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,11 @@ def _figures(
     )
 
 
-def nearest_first(own: Figures, others: Mapping[str, Figures]) -> tuple[str, ...]:
-    """Names of the devices among ``others`` that are relatives, the closest first."""
+def nearest_first(own: Figures, others: Mapping[str, Figures], kind: str = "") -> tuple[str, ...]:
+    """Names of the devices among ``others`` that lend fits of a kind, the closest first."""
     far = {name: own.distance(figures) for name, figures in others.items()}
-    return tuple(sorted((n for n, x in far.items() if x <= NEAR), key=lambda n: (far[n], n)))
+    most = CLOSER.get(kind, NEAR)
+    return tuple(sorted((n for n, x in far.items() if x <= most), key=lambda n: (far[n], n)))
 
 
 @lru_cache(maxsize=1)
@@ -143,11 +148,11 @@ def _known() -> dict[str, Figures]:
     return {name: figures_on(machine, "bf16") for name, machine in _fitted().items()}
 
 
-def relatives(machine: Machine) -> tuple[str, ...]:
-    """Fitted devices that are relatives of a machine, the closest first."""
+def relatives(machine: Machine, kind: str = "") -> tuple[str, ...]:
+    """Fitted devices that lend a machine their fits of a kind, the closest first."""
     if not machine.instruction:
         return ()
-    return nearest_first(figures_on(machine, "bf16"), _known())
+    return nearest_first(figures_on(machine, "bf16"), _known(), kind)
 
 
 def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]) -> Fit | None:
@@ -161,7 +166,7 @@ def inherited(machine: Machine, dtype: str, kind: str, variants: tuple[str, ...]
     general = transfer()
     own = figures_on(machine, dtype)
     slope = {"slope": general.slope[kind]} if kind in general.slope else {}
-    near = [(n, fitted) for n in relatives(machine) if (fitted := shipped(n)) is not None]
+    near = [(n, fitted) for n in relatives(machine, kind) if (fitted := shipped(n)) is not None]
     for variant in variants:
         pooled = general.fits.get((kind, variant))
         found, reference = pooled, REFERENCE

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from costgraph.formula.lower import lower
+from costgraph.formula.quadrature import DIRECT, ROUGH, TOLERANCE, rule
 from costgraph.showing.export.code.c import CWriter
 from costgraph.showing.export.code.header import commented, signature
 from costgraph.showing.export.code.words import JAVASCRIPT
@@ -33,58 +35,47 @@ function sumMax(lower, upper, arms) {
 }
 """
 
-# As costgraph.formula.runtime.sum_smooth, which says how.
+# As costgraph.formula.runtime.sum_smooth; costgraph.formula.quadrature says how.
 _SUM_SMOOTH = """\
-// Sum over t = lower ... upper of a smooth f: Gauss-Legendre with Euler-Maclaurin end corrections.
+// Sum over t = lower ... upper of a smooth f: polynomials through eight values, added up.
 const sumSmooth = (() => {
-  const rule = (n) => Array.from({ length: n }, (_, i) => {
-    let x = Math.cos(Math.PI * (i + 0.75) / (n + 0.5)), slope = 1, step = 1;
-    for (let k = 0; k < 100 && Math.abs(step) >= 1e-16; k++) {
-      let p0 = 1, p1 = x;
-      for (let j = 2; j <= n; j++) [p0, p1] = [p1, ((2 * j - 1) * x * p1 - (j - 1) * p0) / j];
-      slope = n * (x * p1 - p0) / (x * x - 1);
-      step = p1 / slope;
-      x -= step;
-    }
-    return [x, 2 / ((1 - x * x) * slope * slope)];
-  });
-  const few = rule(16), many = rule(32);
-  const gauss = (a, b, f, nodes) => {
-    const center = (a + b) / 2, half = (b - a + 1) / 2;
+  const nodes = %s;
+  const moments = %s;
+  const tail = %s;
+  const dot = (w, v) => w.reduce((total, x, i) => total + x * v[i], 0);
+  const plain = (a, n, f) => {
     let total = 0;
-    for (const [x, w] of nodes) total += w * f(center + half * x);
-    return half * total;
-  };
-  const plain = (a, b, f) => {
-    let total = 0;
-    for (let t = a; t <= b; t += 1) total += f(t);
+    for (let t = a; t < a + n; t += 1) total += f(t);
     return total;
   };
-  const slope = (f, t) => (8 * (f(t + 0.5) - f(t - 0.5)) - (f(t + 1) - f(t - 1))) / 6;
-  const third = (f, t) => (f(t + 2) - 2 * f(t + 1) + 2 * f(t - 1) - f(t - 2)) / 2;
-  const piece = (a, b, f, depth) => {
-    const value = gauss(a, b, f, many);
-    if (Math.abs(gauss(a, b, f, few) - value) <= 1e-11 * Math.abs(value)) return value;
-    if (depth === 0 || b - a < 128) {
-      return plain(a, b, f) + (slope(f, b + 0.5) - slope(f, a - 0.5)) / 24;
+  const piece = (a, n, f) => {
+    if (n <= %d) return plain(a, n, f);
+    const values = nodes.map((x) => f(a + (n - 1) / 2 + x * n / 2)), over = 1 / (n * n);
+    const rough = Math.abs(dot(tail[0], values)) + Math.abs(dot(tail[1], values));
+    const m = moments.map((w) => dot(w, values)), scale = Math.abs(m[0]);
+    if (rough * (rough + %r * over * scale) > %r * scale * scale) {
+      const half = Math.floor(n / 2);
+      return piece(a, half, f) + piece(a + half, n - half, f);
     }
-    const middle = Math.floor((a + b) / 2);
-    return piece(a, middle, f, depth - 1) + piece(middle + 1, b, f, depth - 1);
+    return n * (m[0] + over * (m[1] + over * (m[2] + over * m[3])));
   };
   return (lower, upper, f) => {
-    if (upper - lower < 256) return plain(lower, upper, f);
-    const start = lower + 64, low = start - 0.5, high = upper + 0.5;
-    let total = plain(lower, start - 1, f);
-    for (let a = start; a <= upper;) {
-      const b = Math.min(upper, a + Math.max(a, 64) - 1);
-      total += piece(a, b, f, 12);
-      a = b + 1;
+    let total = 0;
+    for (let a = lower; a <= upper;) {
+      const n = Math.min(upper - a + 1, Math.max(a, %d));
+      total += piece(a, n, f);
+      a += n;
     }
-    return total - (slope(f, high) - slope(f, low)) / 24
-      + 7 * (third(f, high) - third(f, low)) / 5760;
+    return total;
   };
 })();
 """
+
+
+def _sum_smooth() -> str:
+    known = rule()
+    lists = (json.dumps(x) for x in (known.nodes, known.moments, known.tail))
+    return _SUM_SMOOTH % (*lists, DIRECT, ROUGH, TOLERANCE, DIRECT)
 
 
 def javascript_source(formulas: Sequence[Formula], name: str | None, module: bool = True) -> str:
@@ -103,8 +94,8 @@ def javascript_source(formulas: Sequence[Formula], name: str | None, module: boo
         f"  return {result};",
         "}",
     ]
-    known = {"sumMax": _SUM_MAX, "sumSmooth": _SUM_SMOOTH}
-    helper = "".join(f"{text}\n" for name, text in known.items() if name in writer.helpers)
+    known = {"sumMax": lambda: _SUM_MAX, "sumSmooth": _sum_smooth}
+    helper = "".join(f"{text()}\n" for name, text in known.items() if name in writer.helpers)
     return f"{commented(made.comment, '//')}\n{helper}" + "\n".join(lines) + "\n"
 
 

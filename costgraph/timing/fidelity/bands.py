@@ -1,0 +1,32 @@
+"""Bands of whole models: what the operations' errors leave of each other, and what runs add.
+
+Errors of one kind of operation go together: one fit is wrong for all of its shapes alike.
+Those of different kinds do not. Four equal kinds (products, attention, experts, exchanges)
+add up in quadrature to half of what they would if all were wrong together, so every
+operation moves by the square root of its own quantile. A whole model has errors that no
+kernel's timing shows as well (what a server does between steps, formats that a run does
+not state): a factor of all times, from runs of whole models. The product stays a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: The share of an operation's error, in logarithms, that whole models keep.
+KEPT = 0.5
+#: Measured over predicted time per token that the moved operations leave, at its quantiles:
+#: half of the serving runs on one node, by a hash (``python benchmarks/serving.py``; what
+#: the other half makes of it: docs/fidelity.md).
+RUNS: Mapping[str, float] = {"q10": 0.83, "q50": 0.98, "q90": 1.02}
+
+
+def factor(name: str, quantile: float, kind: str) -> float:
+    """By how much an operation's time is multiplied in a band of a whole model.
+
+    Args:
+        name: ``q10``, ``q50`` or ``q90``.
+        quantile: of measured over predicted time, of the operation's fit.
+        kind: of device. The runs are of GPUs; elsewhere no run tells how kinds combine, and
+            every operation moves by all of its quantile.
+    """
+    return float(quantile**KEPT * RUNS[name]) if kind == "gpu" else quantile
