@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick fuzz gallery techniques readme ci
+.PHONY: install test lint format types bench bench-quick fuzz gallery techniques readme docs ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -57,6 +57,9 @@ techniques:         ## docs/techniques.md, every number of it computed
 
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py
+
+docs:               ## the site, into site/: no broken link, every notebook run (extra docs)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 ci:                 ## what continuous integration runs
 	bash .ci/run
