@@ -36,9 +36,8 @@ def cell(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """The same as code, which needs no escapes but for the bar."""
-    text = str(value).replace("|", "\\|")
-    return f"`{text}`" if text else "–"
+    """The same as code, which needs no escapes."""
+    return f"`{value}`" if str(value) else "–"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -85,8 +84,7 @@ def pass_page() -> str:
         "What each means, in which order they run: [passes](../passes.md).",
         "",
     ]
-    for found in asked("passes"):
-        told = asked("passes", found["name"])
+    for told in asked("passes"):
         lines += [f"## {told['name']}", "", cell(told["title"]) + ".", ""]
         lines += table(
             ("option", "default", "values", "meaning"),
@@ -94,7 +92,7 @@ def pass_page() -> str:
                 (
                     code(o["name"]),
                     code(o["default"]),
-                    cell(", ".join(map(str, o["choices"])) or o["kind"]),
+                    cell(_values(o)),
                     cell(o["help"]),
                 )
                 for o in told["options"]
@@ -108,11 +106,22 @@ def pass_page() -> str:
     return "\n".join(lines)
 
 
+def _values(option: Mapping[str, Any]) -> str:
+    """What an option takes: words, and what else."""
+    kind = [] if option["kind"] == "word" and option["choices"] else [option["kind"]]
+    most = [f"at most {option['maximum']}"] if 0 < option.get("maximum", 0) < 10**6 else []
+    return ", ".join([*map(str, option["choices"]), *kind, *most])
+
+
 def device_page() -> str:
-    """Devices with their figures, and where each figure is from."""
-    lines = ["# Devices", "", "How files of devices are read: [machines](../hardware.md).", ""]
-    for name in (d["name"] for d in asked("hardware")):
-        told = asked("hardware", name)
+    """Devices and systems with their figures, and where each figure is from."""
+    lines = [
+        "# Devices and systems",
+        "",
+        "How their files are read: [machines](../hardware.md).",
+        "",
+    ]
+    for told in asked("hardware"):
         lines += [f"## {told['name']}", "", cell(told["title"]), ""]
         lines += table(
             ("figure", "value", "source"),
@@ -176,3 +185,8 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Docstrings without the roles of Sphinx, which the renderer leaves as text."""
+    return re.sub(r":[a-z]+:(?=<code)", "", html) if page.url.startswith("reference/") else html
