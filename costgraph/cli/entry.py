@@ -139,6 +139,10 @@ def _analyze_command(commands: Any) -> None:
         "that passes make (draft, verify, refine), which a wrong name lists",
     )  # fmt: skip
     vocabulary.add_values(command, "BSNTG", "B=1")
+    command.add_argument(
+        "--timeline", metavar="FILE",
+        help="also write when each operation runs, as a trace for Perfetto or Chrome: .json",
+    )  # fmt: skip
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=_analyze)
 
@@ -241,6 +245,10 @@ def _analyze(arguments: argparse.Namespace) -> int:
     compiled = vocabulary.compiled(arguments)
     check_part(compiled, [compiled.program.phase(arguments.phase)], given)
     table = compiled.breakdown(arguments.phase, **{"B": 1, **given})
+    if arguments.timeline is not None:
+        from costgraph.showing.export.chrome import write_timeline
+
+        write_timeline(compiled.timeline(arguments.phase, **{"B": 1, **given}), arguments.timeline)
     if arguments.json:
         print_json(table.to_dict(), compiled.setting.remarks)
     else:

@@ -20,7 +20,7 @@ from costgraph.passes import PASSES
 from tests.pages import page_tool, run_examples
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "start.md", *sorted((DOCS / "tutorials").glob("*.md"))]
+PAGES = [DOCS / "start.md", DOCS / "timelines.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 #: Seconds long; that its options are there is checked.
 LONG = ("serve-plan", "plot")

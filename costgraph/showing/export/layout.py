@@ -226,6 +226,8 @@ def _begins_with_digit(node: Node) -> bool:
             return isinstance(base, Number) and bool(base.value.is_Integer and base.value >= 0)
         case Product(factors):
             return _begins_with_digit(factors[0])
+        case Ratio(Total(((False, first), *_)), _):
+            return _begins_with_digit(first)
         case Ratio(top, _):
             return _begins_with_digit(top)
     return False
