@@ -25,7 +25,7 @@ CASES = {
     "stages": ("llama-3.2-1b", "4xh100", "fuse,parallel{pp=4}", "prefill", {"B": 1, "S": 50},
                "ideal"),
     "edges": ("vgg-16", "edge-3x-gtx-1080-ti", "fuse,split-rows", "forward", {"B": 1}, "ideal"),
-    "units": ("opt-6.7b", "rtx-4090+i9-13900k", HOT, "decode", {"B": 1, "T": 512}, "ideal"),
+    "units": ("opt-1.3b", "rtx-4090+i9-13900k", HOT, "decode", {"B": 1, "T": 512}, "ideal"),
     "streamed": ("llama-3.2-1b", "rtx-4090+i9-13900k", "fuse,offload{weights=host}", "decode",
                  {"B": 1, "T": 512}, "ideal"),
     "encoder": ("t5-small", "h100", "", "encode", {"B": 1, "S": 100}, "ideal"),
