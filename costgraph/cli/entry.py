@@ -121,6 +121,9 @@ def _formula_command(commands: Any) -> None:
         help="name the constants and derive them from the model's dimensions: per resource "
         "(summary) or per group of operations (ops)",
     )
+    command.add_argument(
+        "--label", metavar="NAME", help="with latex: a numbered equation that \\ref{NAME} finds"
+    )
     command.set_defaults(run=_formula)
 
 
@@ -196,6 +199,8 @@ def _list_commands(commands: Any) -> None:
 
 def _formula(arguments: argparse.Namespace) -> int:
     given = vocabulary.values(arguments)
+    if arguments.label is not None and arguments.format != "latex":
+        raise InputError(f"--label is for latex, not {arguments.format}: leave it out")
     compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
     if given:
@@ -213,9 +218,9 @@ def _formula(arguments: argparse.Namespace) -> int:
         elif arguments.format == "tex":
             print(named.latex(document=True), end="")
         else:
-            _print_latex(named.latex(), formula)
+            _print_latex(named.latex(), formula, arguments.label)
     elif arguments.format == "latex":
-        _print_latex(formula.latex(), formula)
+        _print_latex(formula.latex(), formula, arguments.label)
     elif arguments.format == "json":
         from costgraph.showing.export.plain import formula_object
 
@@ -227,8 +232,12 @@ def _formula(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_latex(text: str, formula: Formula) -> None:
+def _print_latex(text: str, formula: Formula, label: str | None) -> None:
     """LaTeX, with what it is about above and what it rests on below, as comments."""
+    if label is not None:
+        from costgraph.showing.export.latex import numbered
+
+        text = numbered(text, label)
     setting = formula.setting
     about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
     print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
