@@ -10,6 +10,7 @@ no time, and compute some of the numbers; ``--check`` computes all.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -126,10 +127,11 @@ def computed(entry: Entry) -> str:
     else:
         import costgraph as cg
 
-        *lines, last = entry.python.strip().splitlines()
+        *lines, last = ast.parse(entry.python).body
+        assert isinstance(last, ast.Expr)
         space: dict[str, Any] = {"cg": cg}
-        exec(compile("\n".join(lines), entry.names[0], "exec"), space)
-        value = eval(compile(last, entry.names[0], "eval"), space)
+        exec(compile(ast.Module(lines, []), entry.names[0], "exec"), space)
+        value = eval(compile(ast.Expression(last.value), entry.names[0], "eval"), space)
     return entry.show.format(value * entry.scale if entry.scale != 1 else value)
 
 
