@@ -1,5 +1,5 @@
 # Everyday commands. They use the tools of the active environment.
-.PHONY: install test lint format types bench bench-quick fuzz gallery readme ci
+.PHONY: install test lint format types bench bench-quick fuzz gallery techniques readme docs ci
 
 install:            ## editable install with the development tools
 	python -m pip install -e '.[dev]'
@@ -52,8 +52,14 @@ fuzz:               ## random input to every command: make fuzz FUZZ=10000 SEED=
 gallery:            ## the pictures of docs/gallery.md, made anew
 	python docs/tools/gallery.py
 
+techniques:         ## docs/techniques.md, every number of it computed
+	python docs/tools/techniques.py
+
 readme:             ## the generated parts of the README, made anew
 	python docs/tools/readme.py
+
+docs:               ## the site, into site/: no broken link, every notebook run (extra docs)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 ci:                 ## what continuous integration runs
 	bash .ci/run

@@ -44,6 +44,7 @@ VIEWS = {
     "search_text": f"{_EXPORT}.search:search_text",
     "solution_text": f"{_EXPORT}.regimes:solution_text",
     "text_html": f"{_EXPORT}.notebook:text_html",
+    "timeline_chrome": f"{_EXPORT}.chrome:timeline_chrome",
     "trace_text": f"{_EXPORT}.trace:trace_text",
 }
 

@@ -56,6 +56,9 @@ def _formula_command(commands: Any) -> None:
         help="name the constants and derive them from the model's dimensions: per resource "
         "(summary) or per group of operations (ops)",
     )
+    command.add_argument(
+        "--label", metavar="NAME", help="with latex: a numbered equation that \\ref{NAME} finds"
+    )
     command.set_defaults(run=_formula)
 
 
@@ -75,6 +78,10 @@ def _analyze_command(commands: Any) -> None:
     )  # fmt: skip
     vocabulary.add_values(command, "B=1")
     vocabulary.add_format(command, "csv", "latex")
+    command.add_argument(
+        "--timeline", metavar="FILE",
+        help="also write when each operation runs, as a trace for Perfetto or Chrome: .json",
+    )  # fmt: skip
     command.set_defaults(run=_analyze)
 
 
@@ -108,6 +115,8 @@ def _formula(arguments: argparse.Namespace) -> int:
     how, given = arguments.format, vocabulary.values(arguments)
     if arguments.detail and how not in ("text", "latex", "tex", "html"):
         raise InputError(f"--detail is for text, latex, tex and html, not {how}: leave it out")
+    if arguments.label is not None and how != "latex":
+        raise InputError(f"--label is for latex, not {how}: leave it out")
     if arguments.at:
         if arguments.detail or how not in ("text", "json", "csv"):
             raise InputError("--at gives the value, as text, json or csv; -B and --set a formula")
@@ -125,9 +134,9 @@ def _formula(arguments: argparse.Namespace) -> int:
         elif how == "tex":
             print(named.latex(document=True), end="")
         else:
-            _print_latex(named.latex(), formula)
+            _print_latex(named.latex(), formula, arguments.label)
     elif how == "latex":
-        _print_latex(formula.latex(), formula)
+        _print_latex(formula.latex(), formula, arguments.label)
     elif how in ("text", "json", "csv"):
         from costgraph.showing.export.plain import formula_object
 
@@ -193,8 +202,12 @@ def _show_value(
     return show(arguments, Answer(text, plain, "terms", about))
 
 
-def _print_latex(text: str, formula: Formula) -> None:
+def _print_latex(text: str, formula: Formula, label: str | None) -> None:
     """LaTeX, with what it is about above and what it rests on below, as comments."""
+    if label is not None:
+        from costgraph.showing.export.latex import numbered
+
+        text = numbered(text, label)
     setting = formula.setting
     about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
     print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
@@ -207,13 +220,18 @@ def _analyze(arguments: argparse.Namespace) -> int:
     if arguments.phase == "decode" and "T" not in given:
         raise InputError("analyze --phase decode needs --context T")
     question = cases.question(arguments)
-    table = cases.step_in(cases.read(arguments, question), given)
+    written = arguments.timeline is not None
+    table = None if written else cases.step_in(cases.read(arguments, question), given)
     if table is None:
         from costgraph.compiling.breakdown import check_part, kept_step
 
         compiled = vocabulary.compiled(arguments)
         check_part(compiled, [compiled.program.phase(arguments.phase)], given)
         table = compiled.breakdown(arguments.phase, **given)
+        if written:
+            from costgraph.showing.export.chrome import write_timeline
+
+            write_timeline(compiled.timeline(arguments.phase, **given), arguments.timeline)
         cases.keep(arguments, question, lambda: kept_step(compiled, arguments.phase))
     else:
         arguments.cases.answered = True

@@ -111,7 +111,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     """The numbers of one step; see :meth:`costgraph.compiling.compiled.Compiled.breakdown`."""
     phase = compiled.program.phase(phase_name)
     machine = compiled.bound or compiled.machine
-    values = _values(compiled, phase, given)
+    values = values_of(compiled, phase, given)
     rows = []
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0), "wire": Integer(0)}
     busy = 0.0
@@ -169,7 +169,7 @@ def _farther(
 def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:
     """Bytes in memory during a step, on the unit that holds most."""
     phase = compiled.program.phase(name)
-    return float(_held(compiled, phase, _values(compiled, phase, given))["memory_bytes"])
+    return float(_held(compiled, phase, values_of(compiled, phase, given))["memory_bytes"])
 
 
 def _terms(
@@ -242,7 +242,7 @@ def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterat
 
 def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine, unit: str) -> OpRow:
     flops, moved = cost.total_flops, cost.total_bytes
-    arms = roofline.arms(cost, machine)
+    arms = roofline.arms(cost, roofline.runner(machine, unit))
     slowest = max(arms, key=lambda a: a.expr, default=None)
     bound = "none" if slowest is None else bound_of(slowest.resource)
     return OpRow(
@@ -311,9 +311,14 @@ def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]
             )
 
 
-def _values(
+def values_of(
     compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
 ) -> dict[Symbol, Expr]:
+    """The numbers of a step by symbol, checked.
+
+    Raises:
+        InputError: one is missing, plays no part, or breaks a limit.
+    """
     wanted = symbols_of(compiled, phase)
     # As formulas do: known sizes may be given to what does not depend on them.
     check_part(compiled, (phase,), {k for k, v in given.items() if v is not None} - set(LEGEND))

@@ -40,6 +40,7 @@ from costgraph.views import view, view_text
 if TYPE_CHECKING:
     from costgraph.asking.explaining import Explanation
     from costgraph.compiling.fits import Fit
+    from costgraph.compiling.timeline import Timeline
     from costgraph.formula.naming import Named
     from costgraph.showing.draw import Drawing
     from costgraph.timing.fidelity.apply import Calibrated
@@ -430,6 +431,21 @@ class Compiled:
             InputError: a symbol is missing, or a value is out of range.
         """
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
+
+    def timeline(
+        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
+    ) -> Timeline:
+        """When each operation of one step begins and ends, and what runs beside it.
+
+        Arguments as of :meth:`breakdown`; ``timeline(…).chrome()`` is a trace that browsers
+        and Perfetto show.
+
+        Raises:
+            InputError: as there, or groups of sequences are in several stages at once.
+        """
+        from costgraph.compiling.timeline import timeline
+
+        return timeline(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
     def readable(self, metric: str = "tpot", detail: str = "ops", **values: Any) -> Named:
         """A metric with its constants named and derived; see :mod:`.formula.naming`.

@@ -22,7 +22,8 @@ PAGES = tuple(
     for page in (
         "README.md", "docs/adapters.md", "docs/branches-and-iterations.md", "docs/cli.md",
         "docs/edges.md",
-        "docs/formats.md", "docs/offloading.md", "docs/units.md",
+        "docs/formats.md", "docs/offloading.md", "docs/units.md", "docs/start.md",
+        "docs/tutorials/which-optimisation.md", "docs/tutorials/70b-on-8-gpus.md",
     )
 )  # fmt: skip
 PART = re.compile(r"(<!-- output: costgraph (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -201,3 +201,20 @@ def test_tiles_that_round_have_regimes_and_maps(capsys):
                        "--metric", "ttft", "--over", over, "--fidelity", fidelity]  # fmt: skip
             assert main([*command, "--at", at] if at else command) == 0
             assert "ceiling(S/32)" in capsys.readouterr().out
+
+
+def test_a_label_numbers_an_equation(capsys):
+    asked = ["formula", "llama-3.2-1b", "--on", "h100", "--label"]
+    assert main([*asked, "eq:tpot", "--format", "latex", "--detail", "summary"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("\\begin{equation}\n\\label{eq:tpot}\n\\begin{aligned}") > 0
+    assert "\\end{aligned}\n\\end{equation}\n" in shown
+    for words, said in (
+        (["x}\\input{y", "--format", "latex"], "letters, digits"),
+        (["eq:tpot"], "--label is for latex, not text"),
+        (["eq:tpot", "--format", "tex"], "--label is for latex, not tex"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main([*asked, *words])
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 import costgraph as cg
+from costgraph.models import entries
 from costgraph.showing.export.plain import formula_object
 from costgraph.showing.export.regimes import form_text
 from costgraph.showing.export.text import expr_text
@@ -31,7 +32,15 @@ CASES = {
     "encoder-decoder": ("t5-small", "h100", "", "ideal"),
     "diffusion": ("dit-xl-2", "h100", "", "ideal"),
     "calibrated": ("mixtral-8x7b", "h100", "fuse", "calibrated"),
+    # Sums whose terms nearly cancel; a fraction behind a factor that begins with a number.
+    "cancelling": ("phi-3.5-moe", "h100", "fuse,page-kv", "ideal"),
+    "denoising": ("dream-7b", "h100", "fuse", "ideal"),
 }
+#: Pipelines for the sample of shipped models, in turn.
+PIPELINES = ("fuse", "", "fuse,quantize{preset=w4a16}", "fuse,window", "fuse,early-exit")
+SAMPLE = [
+    (name, PIPELINES[i % len(PIPELINES)]) for i, name in enumerate(sorted(entries())[3::17])
+]  # fmt: skip
 METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "bytes")
 AT = {"B": 3, "S": 48, "N": 5, "T": 51, "K": 4, "G": 16}
 
@@ -127,6 +136,23 @@ def test_formulas_read_back_in_every_notation(case):
         page = named.latex(document=True)
         shown = page[page.index(r"\begin{align*}") : page.index(r"\end{align*}")]
         assert latex_value(shown, env) == close, metric
+
+
+@pytest.mark.parametrize(("model", "passes"), SAMPLE)
+def test_a_sample_of_shipped_models_reads_back(model, passes):
+    made = cg.compile(model, "h100", passes)
+    for metric in ("tpot", "latency", "energy"):
+        if metric not in made.metrics:
+            continue
+        formula, named = getattr(made, metric), made.readable(metric)
+        expected = float(formula.evaluate(**at(formula)))
+        near = pytest.approx(expected, rel=4e-3)
+        env = {k: float(v) for k, v in at(formula).items()}
+        assert read_text(body(formula.text()))(env) == near, metric
+        assert latex_value(formula.latex(), env) == near, metric
+        env = named_env(named, formula)
+        assert latex_value(named.latex(), env) == near, metric
+        assert mathml_value(named.mathml(), env) == near, metric
 
 
 @pytest.mark.parametrize("case", ["mixture", "latent", "speculative"])

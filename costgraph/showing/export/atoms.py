@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from sympy import Rational
 
@@ -32,6 +33,19 @@ def exact_text(value: Rational) -> str:
     """A number to its last digit where it has few, else to twelve digits."""
     text = str(value)
     return text if len(text) <= 24 else f"{float(value):.12g}"
+
+
+def cancelling(coefficients: Iterable[Rational]) -> bool:
+    """Whether terms of a sum may cancel so far that four digits are not enough for the rest.
+
+    So it is where coefficients of opposite sign are nearly alike and not equal:
+    ``17.18G·N - 17.18G·Max(N, S)`` is no zero.
+    """
+    sizes: dict[bool, list[Rational]] = {True: [], False: []}
+    for value in coefficients:
+        if value.is_Rational and value != 0:
+            sizes[bool(value > 0)].append(abs(value))
+    return any(a != b and abs(a - b) * 100 <= max(a, b) for a in sizes[True] for b in sizes[False])
 
 
 def name_parts(name: str) -> tuple[str, str]:

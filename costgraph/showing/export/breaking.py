@@ -137,7 +137,11 @@ def _pieces(node: Node, room: float) -> Iterator[str]:
             widest = max(range(len(factors)), key=lambda i: measure(to_latex(factors[i])))
             before = _product(factors[:widest])
             after = _product(factors[widest + 1 :])
-            head = f"{before}{glue_latex(factors[widest])}" if before else ""
+            head = glue_latex(factors[widest]) if before else ""
+            if measure(before) > room / 2:
+                yield before
+            else:
+                head = before + head
             tail = f"{glue_latex(factors[widest + 1])}{after}" if after else ""
             yield from _between(head, _factor(factors[widest], room), tail)
         case Ratio(top, bottom):
@@ -148,6 +152,9 @@ def _pieces(node: Node, room: float) -> Iterator[str]:
             )
         case Call(function, arguments) if function in ("max", "min"):
             yield from _arguments(rf"{call_latex(function)}\Bigl(", arguments, r"\Bigr)", room)
+        case Call("ceil" | "floor" as function, (argument,)):
+            fences = (rf"\Bigl\l{function} ", rf" \Bigr\r{function}")
+            yield from _between(fences[0], _pieces(argument, room), fences[1])
         case Norm(arguments, exponent):
             close = rf"\Bigr\Vert_{{{float(exponent):.3g}}}"
             yield from _arguments(r"\Bigl\Vert ", arguments, close, room)

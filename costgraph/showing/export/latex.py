@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from sympy import Expr, expand
 
+from costgraph.errors import InputError, clip
 from costgraph.formula.outline import label_of, outlined
 from costgraph.showing.export.atoms import text_latex
 from costgraph.showing.export.layout import (
@@ -71,3 +73,14 @@ def formula_latex(formula: Formula) -> str:
     for body in outline.bodies:
         equation(to_latex(Name(body.symbol.name)), body.terms, body.name)
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
+
+
+def numbered(block: str, label: str) -> str:
+    r"""A block as an equation with a number, which ``\ref{label}`` finds.
+
+    Raises:
+        InputError: the label has other characters than letters, digits and ``:._-``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", label):
+        raise InputError(f"label {clip(label)!r}: letters, digits and :._- alone, such as eq:tpot")
+    return f"\\begin{{equation}}\n\\label{{{label}}}\n{block}\n\\end{{equation}}"

@@ -18,6 +18,7 @@ from sympy import Add, Expr, Max, Min, Mul, Pow, Rational, Symbol, ceiling, floo
 
 from costgraph.showing.export.atoms import (
     GREEK,
+    cancelling,
     exact_text,
     name_parts,
     number_latex,
@@ -152,6 +153,7 @@ def of_expr(expr: Expr, exact: bool = False) -> Node:
             given = sorted(expr.args, key=lambda a: (bool(a.is_number), sstr(a)))
             return Call(word, tuple(of_expr(a, exact) for a in given))
     if isinstance(expr, Add):
+        exact = exact or cancelling(a.as_coeff_Mul()[0] for a in expr.args)
         terms = sorted(expr.args, key=lambda a: (bool(_sign(a) < 0), _degree(a), sstr(a)))
         return Total(
             tuple((_sign(a) < 0, of_expr(-a if _sign(a) < 0 else a, exact)) for a in terms)
@@ -226,6 +228,8 @@ def _begins_with_digit(node: Node) -> bool:
             return isinstance(base, Number) and bool(base.value.is_Integer and base.value >= 0)
         case Product(factors):
             return _begins_with_digit(factors[0])
+        case Ratio(Total(((False, first), *_)), _):
+            return _begins_with_digit(first)
         case Ratio(top, _):
             return _begins_with_digit(top)
     return False

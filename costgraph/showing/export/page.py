@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 #: Width of the text of a page in points: landscape letter paper with margins of 15 mm.
 PAGE = 700.0
-#: The same of the column of derivations.
+#: The same of the columns of values and of derivations.
+VALUES = 180.0
 COLUMN = 415.0
 #: How far lines that continue a formula stand in.
 INDENT = 22.0
@@ -73,9 +74,12 @@ def _left(row: Equation) -> str:
 def _legend(found: Named) -> list[str]:
     rows = [(p.symbol.name, "", text_latex(p.name)) for p in found.parts]
     for c in found.constants:
-        per = "" if c.per == 1 else f" per ${to_latex(of_expr(c.per))}$"
-        value = text_latex(amount_text(c.value, c.unit)) + per
-        derived = "" if c.derivation is None else _in_column(of_expr(c.derivation))
+        value = text_latex(amount_text(c.value, c.unit))
+        if c.per != 1:
+            value += f" per {_in_column(of_expr(c.per), VALUES / 2, VALUES)}"
+        derived = ""
+        if c.derivation is not None:
+            derived = _in_column(of_expr(c.derivation), COLUMN, COLUMN)
         rows.append((c.symbol.name, value, derived))
     rows += [(s.name, text_latex(rate_text(s, v)), "") for s, v in found.rates.items()]
     rows += [(s.name, str(v), text_latex(LEGEND.get(s.name, ""))) for s, v in found.dims.items()]
@@ -83,7 +87,7 @@ def _legend(found: Named) -> list[str]:
     return [rf"${to_latex(Name(name))}$ & {value} & {text} \\" for name, value, text in rows]
 
 
-def _in_column(node: Node) -> str:
-    """A formula in lines of the last column."""
-    first, *rest = broken(node, COLUMN, COLUMN - INDENT)
+def _in_column(node: Node, begin: float, width: float) -> str:
+    """A formula in lines of a column, the first of which has ``begin`` points left."""
+    first, *rest = broken(node, begin, width - INDENT)
     return r" \newline ".join([f"${first}$", *(rf"$\qquad {part}$" for part in rest)])

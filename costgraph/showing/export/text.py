@@ -13,7 +13,7 @@ from sympy.printing.str import StrPrinter
 from costgraph.errors import InputError
 from costgraph.formula.outline import Reference, label_of, link_of, outlined, rate_of, split_level
 from costgraph.setting import foot
-from costgraph.showing.export.atoms import PREFIXES, number_text
+from costgraph.showing.export.atoms import PREFIXES, cancelling, exact_text, number_text
 from costgraph.showing.export.table import value_text
 
 if TYPE_CHECKING:
@@ -60,12 +60,13 @@ def expr_text(expr: Expr) -> str:
     if not expr.is_Add and fraction(expr)[1].is_Add:
         return ratio_text(expr)
     parts = expand(expr).as_coefficients_dict()
+    told = exact_text if cancelling(parts.values()) else number_text
     shown: list[str] = []
     for monomial, coefficient in sorted(
         parts.items(), key=lambda p: (bool(p[1] < 0), *_order(p[0]))
     ):
         sign = "-" if coefficient < 0 else "+"
-        size = number_text(abs(coefficient))
+        size = told(abs(coefficient))
         body = size if monomial == 1 else _monomial_text(size, monomial)
         shown.append(f"{sign} {body}" if shown else body if sign == "+" else f"-{body}")
     return " ".join(shown) or "0"

@@ -1,0 +1,73 @@
+"""A step as a trace of events, the JSON that Chrome and Perfetto read.
+
+Format: "Trace Event Format", complete events (``ph: X``) with times in microseconds. A lane is
+a thread: of the device, and of each body of a region whose bodies run at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from costgraph.files.writing import suffix_of, write_whole
+from costgraph.showing.export.plain_json import json_text
+
+if TYPE_CHECKING:
+    from costgraph.compiling.timeline import Span, Timeline
+
+#: Microseconds of a second.
+MICRO = 1e6
+
+
+def timeline_chrome(made: Timeline) -> dict[str, Any]:
+    """The trace as plain values."""
+    table = made.breakdown
+    setting = table.setting.to_dict()
+    lanes = {lane: i for i, lane in enumerate(dict.fromkeys(s.lane for s in made.spans), 1)}
+    title = f"{setting['model']}, {table.phase}"
+    events: list[dict[str, Any]] = [_named("process_name", title, 0)]
+    events += [_named("thread_name", lane, thread) for lane, thread in lanes.items()]
+    events += [_event(span, lanes[span.lane]) for span in made.spans]
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ns",
+        "otherData": {
+            **setting,
+            "phase": table.phase,
+            "bindings": dict(table.bindings),
+            "seconds": made.seconds,
+            "about": list(table.about),
+        },
+    }
+
+
+def write_timeline(made: Timeline, path: str | os.PathLike[str]) -> Path:
+    """Writes the trace as a file of JSON.
+
+    Raises:
+        InputError: the place cannot be written to, or the name does not end in ``.json``.
+    """
+    suffix_of(path, (".json",), "a timeline")
+    return write_whole(path, json_text(timeline_chrome(made), indent=0).encode("utf-8"))
+
+
+def _named(what: str, name: str, thread: int) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": 1, "tid": thread, "args": {"name": name}}
+
+
+def _event(span: Span, thread: int) -> dict[str, Any]:
+    row = span.row
+    shown: dict[str, Any] = {}
+    if row is not None:
+        shown = {"bound": row.bound, "FLOP": row.flops, "byte": row.bytes, **row.links}
+    return {
+        "ph": "X",
+        "name": span.name,
+        "cat": "region" if row is None else row.kind,
+        "pid": 1,
+        "tid": thread,
+        "ts": span.start * MICRO,
+        "dur": span.seconds * MICRO,
+        "args": shown,
+    }

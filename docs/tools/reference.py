@@ -1,0 +1,192 @@
+"""The reference of the site: pages made from the program itself while the site is built.
+
+Nothing of them is kept, so that nothing is ever out of date. ``pages`` makes them; as a hook of
+MkDocs (``mkdocs.yml``) this file adds them to the site. Python's part is rendered from
+docstrings by mkdocstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import costgraph
+from costgraph.cli import main as command_line
+from costgraph.cli.entry import _build_parser
+from costgraph.units import format_quantity
+
+
+def asked(*words: str) -> Any:
+    """What ``costgraph WORDS --json`` says."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert command_line([*words, "--json"]) == 0
+    return json.loads(out.getvalue())
+
+
+def cell(value: object) -> str:
+    """A value as it stands in a table of Markdown."""
+    text = re.sub(r"\s+", " ", str(value)).strip()
+    return re.sub(r"([|<*_])", r"\\\1", text) or "–"
+
+
+def code(value: object) -> str:
+    """The same as code, which needs no escapes."""
+    return f"`{value}`" if str(value) else "–"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join('---' for _ in head)} |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def commands() -> Mapping[str, argparse.ArgumentParser]:
+    """Every command of the command line by its name, without second names."""
+    (action,) = (a for a in _build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    names = (choice.dest.split()[0] for choice in action._choices_actions)
+    return {name: action.choices[name] for name in names}
+
+
+def _option(action: argparse.Action) -> tuple[str, str]:
+    names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+    if action.option_strings and action.nargs != 0:
+        shown = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
+        names += f" {shown if isinstance(shown, str) else ' '.join(shown)}"
+    return code(names), cell((action.help or "") % {"default": action.default, "prog": "costgraph"})
+
+
+def command_page() -> str:
+    """Commands with their options, from the parser."""
+    lines = ["# Commands", "", "`costgraph COMMAND --help` says the same in a terminal.", ""]
+    for name, parser in commands().items():
+        lines += [f"## {name}", "", cell(parser.description or ""), ""]
+        actions = [a for a in parser._actions if a.help is not argparse.SUPPRESS]
+        lines += table(("option", "meaning"), map(_option, actions))
+        if parser.epilog:
+            lines += ["```text", parser.epilog.strip("\n"), "```", ""]
+    return "\n".join(lines)
+
+
+def pass_page() -> str:
+    """Passes with their options, formulas, sources and assumptions."""
+    lines = [
+        "# Passes",
+        "",
+        "What each means, in which order they run: [passes](../passes.md).",
+        "",
+    ]
+    for told in asked("passes"):
+        lines += [f"## {told['name']}", "", cell(told["title"]) + ".", ""]
+        lines += table(
+            ("option", "default", "values", "meaning"),
+            (
+                (
+                    code(o["name"]),
+                    code(o["default"]),
+                    cell(_values(o)),
+                    cell(o["help"]),
+                )
+                for o in told["options"]
+            ),
+        )
+        for key in ("formula", "source"):
+            if told.get(key):
+                lines += [f"{key.capitalize()}: {cell(told[key])}", ""]
+        if told.get("assumptions"):
+            lines += ["Assumes: " + "; ".join(map(cell, told["assumptions"])), ""]
+    return "\n".join(lines)
+
+
+def _values(option: Mapping[str, Any]) -> str:
+    """What an option takes: words, and what else."""
+    kind = [] if option["kind"] == "word" and option["choices"] else [option["kind"]]
+    most = [f"at most {option['maximum']}"] if 0 < option.get("maximum", 0) < 10**6 else []
+    return ", ".join([*map(str, option["choices"]), *kind, *most])
+
+
+def device_page() -> str:
+    """Devices and systems with their figures, and where each figure is from."""
+    lines = [
+        "# Devices and systems",
+        "",
+        "How their files are read: [machines](../hardware.md).",
+        "",
+    ]
+    for told in asked("hardware"):
+        lines += [f"## {told['name']}", "", cell(told["title"]), ""]
+        lines += table(
+            ("figure", "value", "source"),
+            (
+                (code(figure), cell(_value(f["value"], f["unit"])), cell(f["source"] or ""))
+                for figure, f in told["figures"].items()
+            ),
+        )
+    return "\n".join(lines)
+
+
+def _value(value: object, unit: str) -> str:
+    if isinstance(value, int | float) and unit:
+        return format_quantity(float(value), unit)
+    return f"{value} {unit}".strip()
+
+
+def model_page() -> str:
+    """Shipped models with what is known of each."""
+    lines = ["# Models", "", "How families are read and added: [families](../families.md).", ""]
+    lines += table(
+        ("name", "model", "family", "parameters", "cache, byte a token", "context", "source"),
+        (
+            (
+                code(m["name"]), cell(m["title"]), code(m["family"]), f"{m['parameters']:,}",
+                cell(m["kv_bytes_per_token"]), str(m["context"] or "–"), cell(m["source"]),
+            )
+            for m in asked("models")
+        ),
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def python_page() -> str:
+    """What ``costgraph`` exports, each to be rendered from its docstring."""
+    lines = ["# Python", "", "All of it is `import costgraph as cg`, and `cg.NAME`.", ""]
+    for name in sorted(set(costgraph.__all__) - {"__version__"}, key=str.lower):
+        what = getattr(costgraph, name)
+        # Rooms beside the package lie in folders of their own, where docstrings are read.
+        folder = re.sub(r"^costgraph\.(passes|models|hardware)\b", r"\1", what.__module__)
+        home = f"{folder}.{what.__qualname__}"
+        lines += [f"::: {home}", "    options:", f'      heading: "{name}"', ""]
+    return "\n".join(lines)
+
+
+def pages() -> dict[str, str]:
+    """Every page of the reference by its path within the site."""
+    return {
+        "reference/commands.md": command_page(),
+        "reference/python.md": python_page(),
+        "reference/passes.md": pass_page(),
+        "reference/devices.md": device_page(),
+        "reference/models.md": model_page(),
+    }
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages to a site of MkDocs."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Docstrings without the roles of Sphinx, which the renderer leaves as text."""
+    return re.sub(r":[a-z]+:(?=<code)", "", html) if page.url.startswith("reference/") else html
