@@ -16,7 +16,8 @@ import sympy
 from sympy import Expr, Integer, Rational, expand, oo
 
 from costgraph.asking.channels import Channel, Exponential, LogNormal, Rayleigh, Uniform, parse
-from costgraph.compiling.capacity import Fit, fit
+from costgraph.compiling.capacity import fit
+from costgraph.compiling.fits import Fit
 from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.regimes import regimes
 from costgraph.hardware.machine import link_symbol_name

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.compiling.breakdown import Breakdown, OpRow, break_down, values_of
+from costgraph.compiling.breakdown import break_down, values_of
+from costgraph.compiling.steps import Breakdown, OpRow
 from costgraph.counting.count import Item, Overlap, Row
 from costgraph.errors import InputError
 from costgraph.formula.powers import placed
