@@ -47,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "solve llama-3-8b --on h100 --metric memory --budget '70 GB' -S 4096 -N 512",
         "solve llama-3-8b --on h100 --budget '20 ms' --over T -B 8",
     ),
+    "reliability": (
+        "reliability vgg-16 --on edge-3x-gtx-1080-ti --passes fuse,split-rows --channel "
+        "'exponential:1.25 GB/s' --deadline '4 ms'",
+    ),
     "sweep": (
         "sweep llama-2-7b --on a6000,h100 --passes '' --passes fuse -B 1:256:x2 -T 512,1024",
         "sweep llama-3-8b --on h100 -B 1,8 -S 1024 -N 256 --metric latency,throughput -o out.csv",
