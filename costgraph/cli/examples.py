@@ -48,7 +48,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "solve llama-3-8b --on h100 --budget '20 ms' --over T -B 8",
     ),
     "reliability": (
-        "reliability vgg-16 --on edge-3x-gtx-1080-ti --passes fuse,split-rows --channel "
+        "reliability vgg-16 --on edge-3x-gtx-1080-ti --passes fuse,split-rows -B 1 --channel "
         "'exponential:1.25 GB/s' --deadline '4 ms'",
     ),
     "sweep": (
