@@ -198,8 +198,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
     longest = max(r.prompt + r.generate for r in requests)
     times = StepTimes.of(compiled, longest)
-    policy = _policy(arguments, times, requests)
     paging = _paging(arguments, times)
+    policy = _policy(arguments, times, requests, paging)
     pool = Pool(times, policy, arguments.replicas, paging=paging, polls=arguments.polls)
     decode, transfer, told = _decoding(arguments, pool, requests, options, longest)
     with bar("simulating") as progress:
@@ -271,7 +271,7 @@ def _decoding(
     on = arguments.decode_on or arguments.on
     passes = arguments.passes if arguments.decode_passes is None else arguments.decode_passes
     times = StepTimes.of(compile(arguments.model, on, passes, **options), longest)
-    limit = arguments.decode_limit or _fitting(times, requests, pool.paging is not None)
+    limit = arguments.decode_limit or _fitting(times, requests, pool.paging)
     decode = Pool(
         times, DecodeOnly(limit), arguments.decode_replicas, paging=pool.paging,
         polls=arguments.polls,
@@ -336,17 +336,25 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     return at_once(count, prompt, generate, seed, hits), asked
 
 
-def _fitting(times: StepTimes, requests: Sequence[Request], paged: bool) -> int:
-    """Mean requests that memory holds: whole ones, or as they are when they begin to decode."""
-    mean = sum(r.prompt + (1 if paged else r.generate) for r in requests) / len(requests)
-    return max(1, times.room(mean))
+def _fitting(times: StepTimes, requests: Sequence[Request], paging: Paging | None) -> int:
+    """Mean requests that memory holds: whole ones, or the pages with which they begin to decode."""
+    if paging is None:
+        held = [r.prompt + r.generate for r in requests]
+    else:
+        held = [paging.whole(r.prompt + 1) for r in requests]
+    return max(1, times.room(sum(held) / len(held)))
 
 
-def _policy(arguments: argparse.Namespace, times: Any, requests: Sequence[Request]) -> Policy:
+def _policy(
+    arguments: argparse.Namespace,
+    times: StepTimes,
+    requests: Sequence[Request],
+    paging: Paging | None,
+) -> Policy:
     from costgraph.asking.serving import POLICIES as KINDS
     from costgraph.asking.serving.policies import Budgeted
 
-    limit = arguments.limit or _fitting(times, requests, arguments.paging is not None)
+    limit = arguments.limit or _fitting(times, requests, paging)
     kind = KINDS[arguments.policy]
     if issubclass(kind, Budgeted):
         return kind(limit, arguments.chunk or 2048)

@@ -144,6 +144,30 @@ def test_memory_in_pages_is_the_memory_of_what_they_hold(times):
     assert pool.grown[0] == 0
 
 
+@pytest.mark.parametrize("swap", [None, Transfer(1e-5, 1e10, 131072)])
+@pytest.mark.parametrize("page", [1, 7, 16, 64])
+def test_what_is_let_in_has_pages_to_its_end(times, page, swap):
+    """A request is refused where its pages, not its positions, exceed the room; else served."""
+    room = 200
+    pool = Pool(times, PrefillFirst(4), positions=room, paging=Paging(page, swap))
+    for total in range(room - 70, room + 2, 3):
+        asked = [Request(0.0, total - 9, 9)]
+        if pages(total, page) > room:
+            with pytest.raises(InputError, match=f"{total} positions.* does not fit the {room}"):
+                simulate(asked, pool)
+        else:
+            assert simulate(asked, pool).preemptions == 0
+
+
+@pytest.mark.parametrize("page", [1, 16, 500])
+def test_who_is_checked_takes_what_grows(times, page):
+    """One answer to what a sequence takes: of who checks, who admits, who limits."""
+    for positions in (None, 4000):
+        pool = Pool(times, PrefillFirst(4), positions=positions, paging=Paging(page))
+        for n in (1, page, page + 1, 1003):
+            assert pool.takes(n) == pool.grown[n]
+
+
 @pytest.mark.parametrize("policy", [PrefillFirst(16), Continuous(16), ChunkedPrefill(16, 256)])
 def test_a_cached_prefix_is_not_read_again(times, policy):
     (alone,) = simulate([Request(0, 1000, 9)], Pool(times, policy)).ttft

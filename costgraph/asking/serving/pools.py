@@ -69,8 +69,9 @@ class Pool:
         return np.concatenate(([0], np.repeat(np.array(each, np.int64), page)))
 
     def takes(self, positions: int) -> int:
-        """How much of it a request takes."""
-        return self.times.taken(positions) if self.positions is None else positions
+        """How much of it a sequence of so many positions takes, in whole pages."""
+        whole = positions if self.paging is None else self.paging.whole(positions)
+        return self.times.taken(whole) if self.positions is None else whole
 
     def check(self, positions: int) -> None:
         """Refuse a request that no server has room for."""
@@ -81,7 +82,8 @@ class Pool:
             room = f"the memory: its caches are {taken / self.room:.4g} times what weights leave"
         else:
             room = f"the {self.room} of caches"
-        raise InputError(f"a request of {positions} positions does not fit {room}")
+        pages = "" if self.paging is None else f" in pages of {self.paging.page}"
+        raise InputError(f"a request of {positions} positions{pages} does not fit {room}")
 
     @property
     def assumed(self) -> tuple[str, ...]:
