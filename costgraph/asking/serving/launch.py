@@ -15,9 +15,9 @@ from dataclasses import replace
 from math import ceil
 from types import MappingProxyType
 
+from costgraph.asking.serving.memory import MEMORY_SHARE
 from costgraph.asking.serving.plans import Group, Plan, ServePlans
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
-from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import NODE, Traffic, drafting
 from costgraph.errors import InputError, clip, nearest
 from costgraph.passes import PASSES

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from costgraph.asking.serving.caches import RESERVED
+from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.queueing import CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of
 from costgraph.errors import InputError, clip
 
@@ -93,7 +93,7 @@ def serve_plan(
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
     planner = Planner(traffic, ways, chunks, limits, devices, pools, progress=progress)
     found = planner.plans()
-    held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {RESERVED}"
+    held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED}"
     said = [CONDITIONS, SPLIT, held, *(x for w in ways for x in w.times.assumed)]
     if any(p.pooled for p in found):
         said.append(POOLED)

@@ -8,6 +8,8 @@ from itertools import product
 from math import ceil, log2
 from typing import Any
 
+from costgraph.asking.serving.memory import NOTHING
+from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import StepTimes
@@ -213,9 +215,14 @@ def has_experts(way: Way) -> bool:
     return any(isinstance(o, ExpertLinear) for p in phases for o, _ in operations(p.graph))
 
 
-def held(way: Way, traffic: Traffic) -> int:
-    """Sequences of the mean request that a replica's group holds, whole lengths reserved."""
-    return way.times.room(traffic.prompt.mean + traffic.generate.mean)
+def held(way: Way, traffic: Traffic, policy: Policy | None = None) -> int:
+    """Sequences of the mean request that a replica's group holds, whole lengths reserved.
+
+    With a ``policy`` its steps fit beside them.
+    """
+    end = ceil(traffic.prompt.mean)
+    read = NOTHING if policy is None else (policy.reads(end), end)
+    return way.times.room(traffic.prompt.mean + traffic.generate.mean, read=read)
 
 
 def between(device: str, times: StepTimes) -> Transfer | None:
