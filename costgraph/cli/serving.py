@@ -215,8 +215,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     later = () if decode is None else apart_assumed(pool, decode)
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
-    if seen.unsteady:
-        setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
+    setting = setting.warned(compiled.program.beyond(longest), seen.unsteady)
     if arguments.timeline is not None:
         from costgraph.showing.plot import save, timeline
 

@@ -77,7 +77,8 @@ def run(case: Case) -> dict[str, Any]:
         prompt=max(r.prompt for r in requests),
     )  # fmt: skip
     seen = simulate(requests, pool, closed=case.closed)
-    return seen.to_dict() | {"caution": seen.unsteady}
+    beyond = times.compiled.program.beyond(case.longest)
+    return seen.to_dict() | {"caution": "; ".join(filter(None, (beyond, seen.unsteady)))}
 
 
 def _reach(longest: int) -> int:

@@ -46,12 +46,14 @@ class Line:
         once: what is needed without any sequence.
         each: what each adds.
         what: what is needed once, in words.
+        where: what the bytes are that there are, in words.
     """
 
     size: float
     once: float
     each: float
     what: str
+    where: str
 
     @property
     def most(self) -> int:
@@ -69,8 +71,8 @@ class Line:
         """
         if self.once >= self.size:
             raise InputError(
-                f"{self.what} alone exceed {self.size / 1e9:.4g} GB of memory: they take "
-                f"{self.once / 1e9:.4g} GB"
+                f"{self.what} alone exceed {self.where}: {self.once / 1e9:.4g} of "
+                f"{self.size / 1e9:.4g} GB"
             )
         return ceil(self.each / (self.size - self.once) * WHOLE)
 
@@ -177,11 +179,13 @@ class Memories:
         reading = f" that reads {read[0]} tokens of a prompt" if read[0] else ""
         for unit, chunk in zip(self._units, self._read(read), strict=True):
             one = at(unit.caches)
-            yield Line(share * self._capacity, unit.weights, one, "weights")
+            yield Line(
+                share * self._capacity, unit.weights, one, "weights", f"{share:.0%} of memory"
+            )
             for once, each in unit.decode:
                 live, further = unit.weights + at(once) + chunk, at(each) / self.lanes
                 what = f"weights and live activations of a step{reading}"
-                yield Line(self._capacity, live, one + further, what)
+                yield Line(self._capacity, live, one + further, what, "memory")
 
     def _read(self, read: tuple[int, int]) -> tuple[float, ...]:
         if read not in self._reads:
@@ -197,4 +201,4 @@ class Memories:
             need = roofline.level_memory(decode, level, at_end=False)
             at = {T: Integer(context)}
             first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
-            yield Line(size, 2 * first - second, second - first, f"what stays in {level}")
+            yield Line(size, 2 * first - second, second - first, "weights", level)

@@ -17,7 +17,7 @@ from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.queueing import CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.ways import Traffic, Wish, lengths_of
+from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
 
 POOLED = (
@@ -110,7 +110,8 @@ def serve_plan(
             left[name] = why
     points = planner.front() if front else ()
     if any(p.low for p in found) or any(p.steady.low for p in points):
-        setting = replace(setting, cautions=(*setting.cautions, LOW))
+        setting = setting.warned(LOW)
+    setting = setting.warned(ways[0].times.compiled.program.beyond(longest_of(traffic)))
     return ServePlans(
         traffic, found, points, looser, tuple(left.items()), planner.tried,
         setting.assuming(*every, *said),

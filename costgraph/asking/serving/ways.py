@@ -248,6 +248,15 @@ def place_of(device: str, devices: int) -> str:
     return f"{devices // NODE}x{NODE}x{device}"
 
 
+def longest_of(traffic: Traffic) -> int:
+    """Positions that a server must allow; of log-normal lengths up to two deviations more."""
+    found = 0.0
+    for lengths in (traffic.prompt, traffic.generate):
+        wide = 2 if lengths.spread == "lognormal" else 1
+        found += lengths.mean * (1 + wide * lengths.width)
+    return ceil(found)
+
+
 def lengths_of(given: Lengths | str | float) -> Lengths:
     """Lengths, from text or a number as well."""
     return given if isinstance(given, Lengths) else Lengths.of(given)
