@@ -214,6 +214,15 @@ class Program:
     unserved: str = ""
     context: int | None = None
 
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """What is said where lengths are open: up to where the file's statement reaches."""
+        if self.context is None:
+            return ()
+        return (
+            f"prompt and answer have at most the {self.context} positions that the file states",
+        )
+
     def beyond(self, positions: int) -> str:
         """A sentence where a request of so many positions is more than the file states."""
         if self.context is None or positions <= self.context:

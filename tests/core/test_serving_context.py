@@ -28,6 +28,8 @@ def model(request):
 def test_programs_know_the_context_that_their_file_states(model):
     program = load_model(model)
     assert program.context == context_of(config_of(model)) == MODELS[model]
+    said = cg.Serving(cg.compile(model, "h200", "fuse")).tpot.assumptions
+    assert any(str(program.context) in x for x in said)
     # Passes keep it.
     made = cg.compile(model, "4xh100", "quantize{preset=fp8},fuse,parallel{tp=2,pp=2}")
     assert made.program.context == program.context

@@ -114,6 +114,7 @@ class Memories:
     _lines: dict[tuple[int, tuple[int, int], float], tuple[Line, ...]] = field(
         default_factory=dict, compare=False
     )
+    _taken: dict[tuple[int, tuple[int, int]], int] = field(default_factory=dict, compare=False)
     _reads: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict, compare=False)
 
     def taken(self, context: int, read: tuple[int, int] = NOTHING) -> int:
@@ -126,7 +127,10 @@ class Memories:
         Raises:
             InputError: the device's file states no capacity, or nothing is left for caches.
         """
-        return max(line.taken for line in self.lines(context, read))
+        key = context, read
+        if key not in self._taken:
+            self._taken[key] = max(line.taken for line in self.lines(context, read))
+        return self._taken[key]
 
     def most(
         self, context: int, read: tuple[int, int] = NOTHING, share: float = MEMORY_SHARE

@@ -76,7 +76,7 @@ class Pool:
         whole = positions if self.paging is None else self.paging.whole(positions)
         return self.times.taken(whole, self.reads) if self.positions is None else whole
 
-    @property
+    @cached_property
     def reads(self) -> tuple[int, int]:
         """The largest chunk of a prompt, or of caches to compute again: tokens, and its end."""
         if self.paging is not None and self.paging.swap is None:
