@@ -81,6 +81,11 @@ class Setting:
         """The setting of something that rests on further sentences."""
         return replace(self, assumptions=tuple(dict.fromkeys((*self.assumptions, *sentences))))
 
+    def warned(self, *sentences: str) -> Setting:
+        """The setting of something of which these must be said, those that are not empty."""
+        said = (*self.cautions, *filter(None, sentences))
+        return replace(self, cautions=tuple(dict.fromkeys(said)))
+
     def counting(self, *names: str) -> Setting:
         """The setting of something in which further symbols stand for whole numbers."""
         return replace(self, whole=tuple(dict.fromkeys((*self.whole, *names))))

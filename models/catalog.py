@@ -217,7 +217,7 @@ def _with_description(path: Path) -> Mapping[str, Any]:
 def _gguf(path: Path, options: dict[str, Any]) -> Program:
     """A program from the header of a GGUF file, every weight in the type that it has there."""
     from costgraph.models.checkpoint.gguf import read_header
-    from costgraph.models.checkpoint.gguf_model import as_stored, config_of
+    from costgraph.models.checkpoint.gguf_model import Metadata, as_stored, config_of
 
     header = read_header(path)
     name, config = visible(path.stem) or "model", config_of(header)
@@ -225,7 +225,7 @@ def _gguf(path: Path, options: dict[str, Any]) -> Program:
     how = options.get("quantization", "read")
     if how not in ("read", "ignore"):
         raise InputError(f"quantization must be 'read' or 'ignore', not {clip(how)}")
-    program = import_config(config, name, **asked)
+    program = replace(import_config(config, name, **asked), context=Metadata(header).context)
     if options.get("weights") is not None:
         return program
     if how == "ignore":

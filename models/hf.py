@@ -161,7 +161,8 @@ def import_config(
         images=bool(images),
     )
     made = plain = _program(name, reading, style, mla == "auto", symbolic)
-    made, told = _with_ahead(positions.named(made, config), reading, style, config)
+    made = replace(positions.named(made, config), context=positions.context_of(config))
+    made, told = _with_ahead(made, reading, style, config)
     if described is not None:
         made = as_described(made, described, caches=kv is None)
     made = made.assuming(assumed) if assumed else made

@@ -40,6 +40,23 @@ METHODS: Mapping[str, str] = MappingProxyType(
 #: Types that change nothing.
 PLAIN = frozenset({"", "default", "none"})
 
+#: Keys under which configurations state the longest context, in order of preference.
+_CONTEXT = (
+    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
+    "model_max_length", "context_length",
+)  # fmt: skip
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """The longest context that a configuration states, in tokens."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in _CONTEXT:
+            value = source.get(key)
+            if type(value) is int and 0 < value < 10**9:
+                return value
+    return None
+
 
 def named(program: Program, config: Mapping[str, Any]) -> Program:
     """The program with the methods that its configuration names, where it rotates."""

@@ -198,9 +198,15 @@ def _simulate(arguments: argparse.Namespace) -> int:
     compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
     longest = max(r.prompt + r.generate for r in requests)
     times = StepTimes.of(compiled, longest)
-    policy = _policy(arguments, times, requests)
     paging = _paging(arguments, times)
-    pool = Pool(times, policy, arguments.replicas, paging=paging, polls=arguments.polls)
+    pool = _limited(
+        Pool(
+            times, _policy(arguments), arguments.replicas, paging=paging,
+            polls=arguments.polls, prompt=max(r.prompt for r in requests),
+        ),
+        arguments.limit, requests,
+    )  # fmt: skip
+    policy = pool.policy
     decode, transfer, told = _decoding(arguments, pool, requests, options, longest)
     with bar("simulating") as progress:
         seen = simulate(
@@ -209,8 +215,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     later = () if decode is None else apart_assumed(pool, decode)
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
-    if seen.unsteady:
-        setting = replace(setting, cautions=(*setting.cautions, seen.unsteady))
+    setting = setting.warned(compiled.program.beyond(longest), seen.unsteady)
     if arguments.timeline is not None:
         from costgraph.showing.plot import save, timeline
 
@@ -271,10 +276,12 @@ def _decoding(
     on = arguments.decode_on or arguments.on
     passes = arguments.passes if arguments.decode_passes is None else arguments.decode_passes
     times = StepTimes.of(compile(arguments.model, on, passes, **options), longest)
-    limit = arguments.decode_limit or _fitting(times, requests, pool.paging is not None)
-    decode = Pool(
-        times, DecodeOnly(limit), arguments.decode_replicas, paging=pool.paging,
-        polls=arguments.polls,
+    decode = _limited(
+        Pool(
+            times, DecodeOnly(1), arguments.decode_replicas, paging=pool.paging,
+            polls=arguments.polls, prompt=pool.prompt,
+        ),
+        arguments.decode_limit, requests,
     )  # fmt: skip
     # Both ends hold their own part of the caches: the larger part takes longest.
     position = max(pool.times.position(), times.position())
@@ -294,7 +301,7 @@ def _decoding(
         )
     told = {
         "decode_replicas": decode.servers, "decode_on": on, "decode_passes": passes,
-        "decode_sequences": limit,
+        "decode_sequences": decode.policy.limit,
         "link_bytes_per_second": transfer.bytes_per_second,
     }  # fmt: skip
     return decode, transfer, told
@@ -336,20 +343,28 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     return at_once(count, prompt, generate, seed, hits), asked
 
 
-def _fitting(times: StepTimes, requests: Sequence[Request], paged: bool) -> int:
-    """Mean requests that memory holds: whole ones, or as they are when they begin to decode."""
-    mean = sum(r.prompt + (1 if paged else r.generate) for r in requests) / len(requests)
-    return max(1, times.room(mean))
+def _limited(pool: Pool, limit: int | None, requests: Sequence[Request]) -> Pool:
+    """The pool with a limit of sequences: as told, or the mean requests that memory holds.
+
+    Whole ones, or the pages with which they begin to decode.
+    """
+    if limit is None:
+        if pool.paging is None:
+            held = [r.prompt + r.generate for r in requests]
+        else:
+            held = [pool.paging.whole(r.prompt + 1) for r in requests]
+        limit = max(1, pool.times.room(sum(held) / len(held), read=pool.reads))
+    return replace(pool, policy=replace(pool.policy, limit=limit))
 
 
-def _policy(arguments: argparse.Namespace, times: Any, requests: Sequence[Request]) -> Policy:
+def _policy(arguments: argparse.Namespace) -> Policy:
+    """The policy, for one sequence at a time."""
     from costgraph.asking.serving import POLICIES as KINDS
     from costgraph.asking.serving.policies import Budgeted
 
-    limit = arguments.limit or _fitting(times, requests, arguments.paging is not None)
     kind = KINDS[arguments.policy]
     if issubclass(kind, Budgeted):
-        return kind(limit, arguments.chunk or 2048)
+        return kind(1, arguments.chunk or 2048)
     if arguments.chunk is not None:
         raise InputError(f"--chunk: the policy {kind.name} has none")
-    return kind(limit)
+    return kind(1)

@@ -198,6 +198,8 @@ class Program:
             head reads its target's embedding table.
         unserved: why no server on one machine runs these phases for its requests; empty
             where one can.
+        context: the longest context that the model's file states. Where positions are rotated,
+            the graph goes on beyond it: no limit of the graph, but servers refuse more.
     """
 
     name: str
@@ -215,6 +217,25 @@ class Program:
     ahead: Program | None = field(default=None, compare=False, repr=False)
     borrowed: tuple[str, ...] = ()
     unserved: str = ""
+    context: int | None = None
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """What is said where lengths are open: up to where the file's statement reaches."""
+        if self.context is None:
+            return ()
+        return (
+            f"prompt and answer have at most the {self.context} positions that the file states",
+        )
+
+    def beyond(self, positions: int) -> str:
+        """A sentence where a request of so many positions is more than the file states."""
+        if self.context is None or positions <= self.context:
+            return ""
+        return (
+            f"prompt and answer have up to {positions} positions, more than the {self.context} "
+            f"that the file of {self.name} states"
+        )
 
     @property
     def width(self) -> Expr:

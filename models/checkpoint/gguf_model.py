@@ -85,6 +85,11 @@ class Metadata:
         value = self.header.metadata.get(f"{self.name}.{key}")
         return float(value) if isinstance(value, (int, float)) else None
 
+    @property
+    def context(self) -> int | None:
+        """The longest context that the file states; families are given a usual one without."""
+        return self.size("context_length", 0) or None
+
     def has(self, tensor: str) -> bool:
         """Whether the file holds a tensor."""
         return tensor in self.header.tensors

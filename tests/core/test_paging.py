@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from sympy import Integer
 
 import costgraph as cg
 from costgraph.asking.serving import (
@@ -34,7 +35,11 @@ from costgraph.asking.serving.many import Case, simulate_many
 from costgraph.asking.serving.requests import hit
 from costgraph.cli import main, progress
 from costgraph.cli import serving as command
+from costgraph.compiling.capacity import room_of
+from costgraph.compiling.mixing import stepping
 from costgraph.errors import InputError
+from costgraph.symbols import B, T, q
+from costgraph.timing import roofline
 
 pytest.importorskip("simpy")
 
@@ -140,8 +145,32 @@ def test_pages_hold_more_than_reservations_and_cost_what_is_given_up(times):
 def test_memory_in_pages_is_the_memory_of_what_they_hold(times):
     pool = Pool(times, ChunkedPrefill(64, 512), paging=Paging(16))
     for n in (1, 16, 17, 1000):
-        assert pool.grown[n] == times.taken(pages(n, 16))
+        assert pool.grown[n] == times.taken(pages(n, 16), pool.reads)
     assert pool.grown[0] == 0
+
+
+@pytest.mark.parametrize("swap", [None, Transfer(1e-5, 1e10, 131072)])
+@pytest.mark.parametrize("page", [1, 7, 16, 64])
+def test_what_is_let_in_has_pages_to_its_end(times, page, swap):
+    """A request is refused where its pages, not its positions, exceed the room; else served."""
+    room = 200
+    pool = Pool(times, PrefillFirst(4), positions=room, paging=Paging(page, swap))
+    for total in range(room - 70, room + 2, 3):
+        asked = [Request(0.0, total - 9, 9)]
+        if pages(total, page) > room:
+            with pytest.raises(InputError, match=f"{total} positions.* does not fit the {room}"):
+                simulate(asked, pool)
+        else:
+            assert simulate(asked, pool).preemptions == 0
+
+
+@pytest.mark.parametrize("page", [1, 16, 500])
+def test_who_is_checked_takes_what_grows(times, page):
+    """One answer to what a sequence takes: of who checks, who admits, who limits."""
+    for positions in (None, 4000):
+        pool = Pool(times, PrefillFirst(4), positions=positions, paging=Paging(page))
+        for n in (1, page, page + 1, 1003):
+            assert pool.takes(n) == pool.grown[n]
 
 
 @pytest.mark.parametrize("policy", [PrefillFirst(16), Continuous(16), ChunkedPrefill(16, 256)])
@@ -414,3 +443,57 @@ def test_servers_apart_say_what_each_is(both, decode, link, unread, capsys):
     assert any("counted nowhere" in x for x in said) is unread
     drafting = "speculative" in passes or bool(both)
     assert any("drafted tokens are accepted" in x for x in said) is drafting
+
+
+@pytest.mark.parametrize(
+    ("model", "passes", "on"),
+    [("llama-3.1-8b", "", "h100"), ("llama-3.1-8b", "fuse,parallel{tp=2,pp=2}", "4xh100")],
+)
+@pytest.mark.parametrize("policy", [PrefillFirst(4), ChunkedPrefill(4, 512)])
+def test_steps_leave_room_for_what_is_live(model, passes, on, policy):
+    """Weights, caches and live activations of prompt and decodes fit the memory, just so."""
+    made = cg.compile(model, on, passes)
+    times = StepTimes.of(made, 30_000)
+    for end in (2_000, 20_000):
+        read = policy.reads(end), end
+        most = times.room(end + 500, read=read) * times.lanes
+        assert most <= times.room(end + 500) * times.lanes
+        over = []
+        for sequences in (most, most + times.lanes):
+            used = live_bytes(made, times, sequences, end + 500, read)
+            over.append(max(used) / room_of(made))
+        assert over[0] <= 1
+        shared = times.room(end + 500) * times.lanes == most
+        assert shared or over[1] > 1
+        # Unfused, the scores of a long prompt are what memory does not hold.
+        assert shared is (passes != "" or end < 10_000 or isinstance(policy, ChunkedPrefill))
+
+
+def live_bytes(made, times, sequences, context, read):
+    """Bytes of each unit: weights, caches, live activations of decodes and of a chunk."""
+    found = stepping(made.program)
+    chunk = replace(found.prefill, bindings=((q, Integer(read[0])), (T, Integer(read[1]))))
+    parts = zip(
+        roofline.memory_parts(found.decode, at_end=False),
+        roofline.memory_parts(chunk, at_end=False),
+        strict=True,
+    )
+    for held, prompt in parts:
+        at = {B: Integer(sequences), T: Integer(context)}
+        one = {B: Integer(sequences) / times.lanes, T: Integer(context)}
+        live = max(float(x.xreplace(one)) for x in held.activations)
+        live += max(float(x.xreplace({B: Integer(1)})) for x in prompt.activations)
+        yield float(held.weights) + float(held.caches.xreplace(at)) + live
+
+
+def test_a_prompt_whose_step_does_not_fit_is_refused(capsys):
+    line = [
+        "serve-simulate", "llama-3.1-8b", "--on", "h100", "--closed", "1", "--requests", "2",
+        "--prompt", "60000", "--generate", "5", "--passes", "",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="2"):
+        main([*line, "--policy", "prefill-first"])
+    said = capsys.readouterr().err
+    assert "live activations of a step that reads 60000 tokens of a prompt alone exceed" in said
+    assert main([*line, "--chunk", "512"]) == 0
+    assert "live activations" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from costgraph.asking.serving import (
     read_trace,
     simulate,
 )  # fmt: skip
-from costgraph.asking.serving.steps import WHOLE
+from costgraph.asking.serving.memory import WHOLE
 from costgraph.cli import main
 from costgraph.errors import InputError
 

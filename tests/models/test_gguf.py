@@ -129,6 +129,13 @@ def test_every_tensor_has_its_own_format_and_it_is_said(tmp_path: Path) -> None:
 SMALL = (512, 1024, 3, 8, 2, 1000)
 
 
+def test_a_context_that_no_file_states_is_not_said(tmp_path: Path) -> None:
+    metadata, tensors = llama(*SMALL, {"usual": "F16"})
+    stated = written(tmp_path / "a.gguf", (metadata, tensors))
+    assert load_model(stated).context == metadata.pop("llama.context_length") == 8192
+    assert load_model(written(tmp_path / "b.gguf", (metadata, tensors))).context is None
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_architectures_become_families(family: str, tmp_path: Path) -> None:
     extra: dict[str, Any] = {"general.architecture": family}

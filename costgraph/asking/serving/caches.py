@@ -147,6 +147,10 @@ class Paging:
         if self.page < 1:
             raise InputError(f"a page has at least one position, not {self.page}")
 
+    def whole(self, positions: int) -> int:
+        """Positions of the pages that hold so many."""
+        return -(-positions // self.page) * self.page
+
     @property
     def told(self) -> str:
         """What it does, in words."""

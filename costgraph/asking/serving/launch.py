@@ -12,13 +12,12 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import ceil
 from types import MappingProxyType
 
+from costgraph.asking.serving.memory import MEMORY_SHARE
 from costgraph.asking.serving.plans import Group, Plan, ServePlans
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
-from costgraph.asking.serving.steps import MEMORY_SHARE
-from costgraph.asking.serving.ways import NODE, Traffic, drafting
+from costgraph.asking.serving.ways import NODE, Traffic, drafting, longest_of
 from costgraph.errors import InputError, clip, nearest
 from costgraph.passes import PASSES
 from costgraph.passes.decoding.drafts import SOURCES
@@ -77,6 +76,8 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
     lines = [f"# {visible(model)}: put the checkpoint's path or repository in its place"]
     if "lognormal" in (traffic.prompt.spread, traffic.generate.spread):
         lines.append(f"# requests of more than {longest} positions are refused")
+    beyond = plan.groups[0].way.times.compiled.program.beyond(longest)
+    lines += [f"# {beyond}: the engine may refuse to start"] if beyond else []
     for i, group in enumerate(plan.groups):
         role = "" if not plan.pooled else ("prefill", "decode")[i]
         many = "replica" if group.replicas == 1 else "replicas"
@@ -174,15 +175,6 @@ def _drafts(group: Group, engine: str) -> list[str]:
         "method": "draft_model", "model": item.draft, "num_speculative_tokens": int(item.gamma),
     }  # fmt: skip
     return [f"--speculative-config {shlex.quote(json.dumps(told))}"]
-
-
-def longest_of(traffic: Traffic) -> int:
-    """Positions that a server must allow; of log-normal lengths up to two deviations more."""
-    found = 0.0
-    for lengths in (traffic.prompt, traffic.generate):
-        wide = 2 if lengths.spread == "lognormal" else 1
-        found += lengths.mean * (1 + wide * lengths.width)
-    return ceil(found)
 
 
 def _split(group: Group) -> tuple[int, int, int, int]:

@@ -125,7 +125,8 @@ class Serving:
 
     def _named(self, name: str, formula: Formula) -> Formula:
         setting = formula.setting
-        told = None if setting is None else setting.assuming(MEAN_FIELD)
+        stated = self.compiled.program.stated
+        told = None if setting is None else setting.assuming(MEAN_FIELD, *stated)
         return replace(formula, name=name, setting=told)
 
 

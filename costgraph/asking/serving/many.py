@@ -71,9 +71,14 @@ def run(case: Case) -> dict[str, Any]:
         CostgraphError: what is wrong with it, in one line.
     """
     times = _times(case.model, case.on, case.passes, case.conventions, _reach(case.longest))
-    pool = Pool(times, case.policy, case.servers, paging=case.paging, polls=case.polls)
-    seen = simulate(case.drawn(), pool, closed=case.closed)
-    return seen.to_dict() | {"caution": seen.unsteady}
+    requests = case.drawn()
+    pool = Pool(
+        times, case.policy, case.servers, paging=case.paging, polls=case.polls,
+        prompt=max(r.prompt for r in requests),
+    )  # fmt: skip
+    seen = simulate(requests, pool, closed=case.closed)
+    beyond = times.compiled.program.beyond(case.longest)
+    return seen.to_dict() | {"caution": "; ".join(filter(None, (beyond, seen.unsteady)))}
 
 
 def _reach(longest: int) -> int:

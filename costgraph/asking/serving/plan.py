@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from costgraph.asking.serving.caches import RESERVED
+from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.queueing import CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.steps import MEMORY_SHARE
-from costgraph.asking.serving.ways import Traffic, Wish, lengths_of
+from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
 
 POOLED = (
@@ -93,7 +93,7 @@ def serve_plan(
         raise InputError("; ".join(f"{k}: {v}" for k, v in left.items()))
     planner = Planner(traffic, ways, chunks, limits, devices, pools, progress=progress)
     found = planner.plans()
-    held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {RESERVED}"
+    held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED}"
     said = [CONDITIONS, SPLIT, held, *(x for w in ways for x in w.times.assumed)]
     if any(p.pooled for p in found):
         said.append(POOLED)
@@ -110,7 +110,8 @@ def serve_plan(
             left[name] = why
     points = planner.front() if front else ()
     if any(p.low for p in found) or any(p.steady.low for p in points):
-        setting = replace(setting, cautions=(*setting.cautions, LOW))
+        setting = setting.warned(LOW)
+    setting = setting.warned(ways[0].times.compiled.program.beyond(longest_of(traffic)))
     return ServePlans(
         traffic, found, points, looser, tuple(left.items()), planner.tried,
         setting.assuming(*every, *said),

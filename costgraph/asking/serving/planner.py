@@ -7,11 +7,12 @@ rate alone needs more than the best known are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import ceil, floor
 
+from costgraph.asking.serving.memory import MEMORY_SHARE
 from costgraph.asking.serving.plans import FrontPoint, Group, Plan
 from costgraph.asking.serving.policies import (
     ChunkedPrefill,
@@ -21,7 +22,6 @@ from costgraph.asking.serving.policies import (
 )
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
-from costgraph.asking.serving.steps import MEMORY_SHARE
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 
 #: Tokens of a step that are tried.
@@ -64,15 +64,20 @@ class Planner:
 
     def policies(self, way: Way, kinds: Sequence[str]) -> Iterator[Policy]:
         """The policies that are tried on a replica."""
-        room = held(way, self.traffic)
-        fitting = sorted({min(room, x) for x in self.limits}) if room else []
-        for limit, kind in product(reversed(fitting), kinds):
+        found: dict[Policy, None] = {}
+        for limit, kind in product(sorted(self.limits, reverse=True), kinds):
+            made: Iterable[Policy]
             if kind == "prefill-first":
-                yield PrefillFirst(limit)
+                made = (PrefillFirst(limit),)
             elif kind == "decode-only":
-                yield DecodeOnly(limit)
+                made = (DecodeOnly(limit),)
             else:
-                yield from (ChunkedPrefill(limit, x) for x in self.chunks if x > limit)
+                made = (ChunkedPrefill(limit, x) for x in self.chunks)
+            for policy in made:
+                most = min(limit, held(way, self.traffic, policy))
+                if 0 < most < getattr(policy, "budget", most + 1):
+                    found[replace(policy, limit=most)] = None
+        yield from found
 
     def queue(self, way: Way, policy: Policy) -> Queue:
         """A replica under its share of the traffic."""
@@ -119,8 +124,7 @@ class Planner:
     def _group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         best: Group | None = None
         places, lanes = floor(self.most / way.devices), way.times.lanes
-        room = held(way, self.traffic)
-        if not room:
+        if not held(way, self.traffic):
             self.reasons[str(way)] = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
             return None
         broken: dict[str, None] = {}
@@ -138,13 +142,16 @@ class Planner:
                 continue
             count = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / count / lanes)
-            binds = "memory" if why == "throughput" and policy.limit == room else why
+            full = policy.limit == held(way, self.traffic, policy)
+            binds = "memory" if why == "throughput" and full else why
             found = Group(way, policy, count, most, steady, binds)
             if best is None or (count, -most) < (best.replicas, -best.most):
                 best = found
         if best is None:
             devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
-            self.reasons[str(way)] = f"{' and '.join(broken)} not within limits on {devices}"
+            live = "weights, one request and live activations of its prompt exceed memory"
+            why = f"{' and '.join(broken)} not within limits on {devices}"
+            self.reasons[str(way)] = why if broken else live
         return best
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:

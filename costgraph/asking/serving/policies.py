@@ -58,6 +58,10 @@ class Policy(ABC):
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
         """What runs next, given admitted prompts in order and sequences that decode."""
 
+    def reads(self, prompt: int) -> int:
+        """Tokens of one prompt, of so many, that a step reads at most."""
+        return prompt
+
 
 @dataclass(frozen=True)
 class StaticBatches(Policy):
@@ -106,6 +110,9 @@ class Budgeted(Policy):
         super().__post_init__()
         if self.budget < 1:
             raise InputError(f"a step has at least one token, not {self.budget}")
+
+    def reads(self, prompt: int) -> int:
+        return min(prompt, self.budget)
 
 
 def _filled(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:
@@ -157,6 +164,9 @@ class WholePrompts(Budgeted):
 
     name = "whole-prompts"
 
+    def reads(self, prompt: int) -> int:
+        return prompt
+
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
         free = self.budget - decoding
         chunks: list[int] = []
@@ -176,6 +186,9 @@ class DecodeOnly(Policy):
     """
 
     name = "decode-only"
+
+    def reads(self, prompt: int) -> int:
+        return 0
 
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
         if waiting and not waiting[0].preempted:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from costgraph.asking.serving.caches import RESERVED, Growing, Paging, Reserving, Room
-from costgraph.asking.serving.policies import Policy
-from costgraph.asking.serving.steps import MEMORY_SHARE, WHOLE, StepTimes
+from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE, WHOLE
+from costgraph.asking.serving.policies import DecodeOnly, Policy
+from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Pool:
         positions: positions of caches that each holds; None: what its memory has room for.
         paging: caches are given as they grow; None: for whole requests at the start.
         polls: a server that runs steps looks for new requests after every so many of them.
+        prompt: tokens of the longest prompt; None: the longest context.
     """
 
     times: StepTimes
@@ -36,6 +38,7 @@ class Pool:
     positions: int | None = None
     paging: Paging | None = None
     polls: int = 1
+    prompt: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("servers", self.servers), ("polls", self.polls)):
@@ -69,8 +72,18 @@ class Pool:
         return np.concatenate(([0], np.repeat(np.array(each, np.int64), page)))
 
     def takes(self, positions: int) -> int:
-        """How much of it a request takes."""
-        return self.times.taken(positions) if self.positions is None else positions
+        """How much of it a sequence of so many positions takes, in whole pages."""
+        whole = positions if self.paging is None else self.paging.whole(positions)
+        return self.times.taken(whole, self.reads) if self.positions is None else whole
+
+    @cached_property
+    def reads(self) -> tuple[int, int]:
+        """The largest chunk of a prompt, or of caches to compute again: tokens, and its end."""
+        if self.paging is not None and self.paging.swap is None:
+            end = self.times.longest
+            return (end if isinstance(self.policy, DecodeOnly) else self.policy.reads(end)), end
+        end = self.prompt or self.times.longest
+        return self.policy.reads(end), end
 
     def check(self, positions: int) -> None:
         """Refuse a request that no server has room for."""
@@ -78,16 +91,20 @@ class Pool:
         if taken <= self.room:
             return
         if self.positions is None:
-            room = f"the memory: its caches are {taken / self.room:.4g} times what weights leave"
+            times = f"{taken / self.room:.4g} times what weights and a step leave"
+            room = f"the memory: its caches are {times}"
         else:
             room = f"the {self.room} of caches"
-        raise InputError(f"a request of {positions} positions does not fit {room}")
+        pages = "" if self.paging is None else f" in pages of {self.paging.page}"
+        raise InputError(f"a request of {positions} positions{pages} does not fit {room}")
 
     @property
     def assumed(self) -> tuple[str, ...]:
         """What its room rests on."""
         held = RESERVED if self.paging is None else self.paging.told
-        return (f"weights and caches have {MEMORY_SHARE:.0%} of memory; {held}",)
+        if self.positions is not None:
+            return (f"caches have {self.positions} positions; {held}",)
+        return (f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {held}",)
 
 
 def apart_assumed(prompts: Pool, decodes: Pool) -> tuple[str, ...]:

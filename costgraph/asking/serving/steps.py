@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sympy import Integer, Rational, Symbol
 
-from costgraph.compiling.capacity import at_level, room_of
+from costgraph.asking.serving.memory import MEMORY_SHARE, NOTHING, Memories
 from costgraph.compiling.mixing import assumed as mixed_assumed
 from costgraph.compiling.mixing import step_terms, stepping
 from costgraph.errors import InputError
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 #: Sequences that decode, their context, tokens of a chunk, and where the chunk ends.
 c, C, P = symbol("c"), symbol("C"), symbol("P")
-#: Share of a device's memory that servers give to weights and caches (vLLM's default).
-MEMORY_SHARE = 0.9
-#: Parts into which room for caches is divided: whole numbers, which add up exactly.
-WHOLE = 2**48
 ASSUMED = (
     "sequences that decode count at their mean context, to the nearest token; chunks of several "
     "prompts in one step attend one after the other; no host time between steps"
@@ -111,8 +106,6 @@ class StepTimes:
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
-    _taken: dict[int, int] = field(default_factory=dict)
-    _rooms: dict[tuple[int, float], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compiled: Compiled, longest: int) -> StepTimes:
@@ -125,9 +118,8 @@ class StepTimes:
         each: dict[str, float] = {}
         for row in compiled.breakdown(decode.name, **{s.name: v for s, v in at.items()}):
             each[row.unit] = each.get(row.unit, 0.0) + row.seconds * row.count
-        return cls(
-            compiled, longest, lanes, max(1.0, lanes * max(each.values()) / sum(each.values()))
-        )
+        stretch = max(1.0, lanes * max(each.values()) / sum(each.values()))
+        return cls(compiled, longest, lanes, stretch)
 
     def __post_init__(self) -> None:
         at = {T: Integer(self.longest), S: Integer(self.longest)}
@@ -283,66 +275,31 @@ class StepTimes:
             found = max(found, (twice - once) / self.longest)
         return found
 
-    def taken(self, context: int) -> int:
-        """Parts of :data:`WHOLE` room for caches that a sequence takes; of the fullest unit.
+    @cached_property
+    def memories(self) -> Memories:
+        """What sequences take of memory."""
+        return Memories(self.compiled, self.lanes)
 
-        Raises:
-            InputError: the device's file states no capacity, or weights leave no room.
-        """
-        if context not in self._taken:
-            capacity = self._capacity
-            decode = stepping(self.compiled.program).decode
-            most = 0
-            for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-                one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
-                left = capacity * MEMORY_SHARE - float(held.weights)
-                if left <= 0:
-                    raise InputError(f"weights alone exceed {MEMORY_SHARE:.0%} of memory")
-                most = max(most, ceil(one / left * WHOLE))
-            self._taken[context] = most
-        return self._taken[context]
+    def taken(self, context: int, read: tuple[int, int] = NOTHING) -> int:
+        """Parts of :data:`.WHOLE` that a sequence takes; see :meth:`.Memories.taken`."""
+        return self.memories.taken(context, read)
 
-    @property
-    def _capacity(self) -> float:
-        found = room_of(self.compiled)
-        if found is None:
-            raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
-        return float(found)
-
-    def room(self, context: float, share: float = MEMORY_SHARE) -> int:
-        """Sequences whose caches at a context fit beside the weights; of one lane.
+    def room(
+        self, context: float, share: float = MEMORY_SHARE, read: tuple[int, int] = NOTHING
+    ) -> int:
+        """Sequences whose caches at a context fit beside all else; of one lane.
 
         All units, and farther levels of memory, are considered.
+
+        Args:
+            context: positions of each.
+            share: of memory, for weights and caches.
+            read: the largest chunk of a prompt; see :meth:`.Memories.taken`.
 
         Raises:
             InputError: the device's file states no capacity.
         """
-        key = self.place(context), share
-        if key not in self._rooms:
-            self._rooms[key] = self._room(*key)
-        return self._rooms[key]
-
-    def _room(self, context: int, share: float) -> int:
-        capacity = self._capacity * share
-        decode = stepping(self.compiled.program).decode
-        found = []
-        for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-            one = float(held.caches.xreplace({B: Integer(1), T: Integer(context)}))
-            weights = float(held.weights)
-            if one > 0:
-                found.append(int((capacity - weights) / one))
-            elif weights > capacity:
-                found.append(0)
-        for level in self.compiled.farther:
-            most = at_level(self.compiled, level)
-            need = roofline.level_memory(decode, level, at_end=False)
-            at = {T: Integer(context)}
-            first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
-            if most is not None and first > most:
-                found.append(0)
-            elif most is not None and second > first:
-                found.append(1 + int((most - first) / (second - first)))
-        return max(0, min(found, default=2**31)) // self.lanes
+        return self.memories.most(self.place(context), read, share) // self.lanes
 
 
 def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:

@@ -8,6 +8,8 @@ from itertools import product
 from math import ceil, log2
 from typing import Any
 
+from costgraph.asking.serving.memory import NOTHING
+from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import StepTimes
@@ -213,9 +215,14 @@ def has_experts(way: Way) -> bool:
     return any(isinstance(o, ExpertLinear) for p in phases for o, _ in operations(p.graph))
 
 
-def held(way: Way, traffic: Traffic) -> int:
-    """Sequences of the mean request that a replica's group holds, whole lengths reserved."""
-    return way.times.room(traffic.prompt.mean + traffic.generate.mean)
+def held(way: Way, traffic: Traffic, policy: Policy | None = None) -> int:
+    """Sequences of the mean request that a replica's group holds, whole lengths reserved.
+
+    With a ``policy`` its steps fit beside them.
+    """
+    end = ceil(traffic.prompt.mean)
+    read = NOTHING if policy is None else (policy.reads(end), end)
+    return way.times.room(traffic.prompt.mean + traffic.generate.mean, read=read)
 
 
 def between(device: str, times: StepTimes) -> Transfer | None:
@@ -239,6 +246,15 @@ def place_of(device: str, devices: int) -> str:
     if devices <= NODE:
         return device if devices == 1 else f"{devices}x{device}"
     return f"{devices // NODE}x{NODE}x{device}"
+
+
+def longest_of(traffic: Traffic) -> int:
+    """Positions that a server must allow; of log-normal lengths up to two deviations more."""
+    found = 0.0
+    for lengths in (traffic.prompt, traffic.generate):
+        wide = 2 if lengths.spread == "lognormal" else 1
+        found += lengths.mean * (1 + wide * lengths.width)
+    return ceil(found)
 
 
 def lengths_of(given: Lengths | str | float) -> Lengths:

@@ -20,23 +20,6 @@ from costgraph.showing.export.terminal import print_table, width
 from costgraph.showing.export.text import expr_text, sstr
 from costgraph.symbols import LEGEND, B, T, q, symbol
 
-#: Keys under which configurations state the longest context, in order of preference.
-_CONTEXT = (
-    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
-    "model_max_length", "context_length",
-)  # fmt: skip
-
-
-def context_of(config: Mapping[str, Any]) -> int | None:
-    """The longest context that a configuration states, in tokens."""
-    inner = config.get("text_config")
-    for source in (config, inner if isinstance(inner, Mapping) else {}):
-        for key in _CONTEXT:
-            value = source.get(key)
-            if type(value) is int and 0 < value < 10**9:
-                return value
-    return None
-
 
 def cache_per_sequence(graph: Graph) -> Expr:
     """Bytes of caches of one sequence at context ``T``, after a step of one token."""
@@ -77,6 +60,7 @@ def list_models(how: str) -> None:
     from costgraph.models import entries, load_model, model_names
     from costgraph.models.catalog import config_of
     from costgraph.models.families import FAMILIES
+    from costgraph.models.positions import context_of
 
     index = entries()
     found: list[dict[str, Any]] = []

@@ -1,0 +1,208 @@
+"""What sequences take of a server's memories, and what steps leave for them.
+
+Weights and caches have a share of a device's memory, or less: live activations of the largest
+step must fit beside them. A farther level of memory is all there for what is kept in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import ceil
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Integer, expand
+
+from costgraph.compiling.capacity import at_level, room_of
+from costgraph.compiling.mixing import stepping
+from costgraph.errors import InputError
+from costgraph.symbols import B, T, q
+from costgraph.timing import roofline
+
+if TYPE_CHECKING:
+    from costgraph.compiling.compiled import Compiled
+
+#: Share of a device's memory that servers give to weights and caches (vLLM's default).
+MEMORY_SHARE = 0.9
+#: Parts into which room for caches is divided: whole numbers, which add up exactly.
+WHOLE = 2**48
+#: A step that reads no prompt: no tokens, to no position.
+NOTHING = (0, 0)
+#: Sequences where nothing limits them.
+MANY = 2**31
+LIVE = (
+    "live activations of a step have the rest, and caches less where they need more: those of all "
+    "that decode and of one prompt or chunk at the longest context, counted together"
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Bytes against the number of sequences, and the bytes that there are.
+
+    Attributes:
+        size: that there are.
+        once: what is needed without any sequence.
+        each: what each adds.
+        what: what is needed once, in words.
+        where: what the bytes are that there are, in words.
+    """
+
+    size: float
+    once: float
+    each: float
+    what: str
+    where: str
+
+    @property
+    def most(self) -> int:
+        """Sequences that fit; none where what is needed once does not."""
+        if self.once > self.size:
+            return 0
+        return int((self.size - self.once) / self.each) if self.each > 0 else MANY
+
+    @property
+    def taken(self) -> int:
+        """Parts of :data:`WHOLE` that one sequence takes of what is left.
+
+        Raises:
+            InputError: nothing is left.
+        """
+        if self.once >= self.size:
+            raise InputError(
+                f"{self.what} alone exceed {self.where}: {self.once / 1e9:.4g} of "
+                f"{self.size / 1e9:.4g} GB"
+            )
+        return ceil(self.each / (self.size - self.once) * WHOLE)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one unit of a server holds.
+
+    Attributes:
+        weights: byte.
+        caches: byte of a sequence, over ``T``.
+        decode: candidates for live activations of a decode step, over ``T``: what there is
+            without any sequence, and what each adds.
+        prompt: candidates for those of one prompt's chunk, over ``q`` and ``T``.
+    """
+
+    weights: float
+    caches: Expr
+    decode: tuple[tuple[Expr, Expr], ...]
+    prompt: tuple[Expr, ...]
+
+    def read(self, tokens: int, end: int) -> float:
+        """Byte of live activations of a step that reads so many tokens of a prompt to its end."""
+        at = {q: Integer(tokens), T: Integer(end)}
+        return max((float(e.xreplace(at)) for e in self.prompt), default=0.0) if tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Memories:
+    """Every memory of a server: those of its units, and farther levels.
+
+    Attributes:
+        compiled: the model on one replica's devices.
+        lanes: groups of sequences in flight, of which one is in a step at each unit.
+    """
+
+    compiled: Compiled
+    lanes: int = 1
+    _lines: dict[tuple[int, tuple[int, int], float], tuple[Line, ...]] = field(
+        default_factory=dict, compare=False
+    )
+    _taken: dict[tuple[int, tuple[int, int]], int] = field(default_factory=dict, compare=False)
+    _reads: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict, compare=False)
+
+    def taken(self, context: int, read: tuple[int, int] = NOTHING) -> int:
+        """Parts of :data:`WHOLE` room that a sequence takes at a context; of the fullest memory.
+
+        Args:
+            context: its positions.
+            read: tokens of the largest chunk of a prompt, and the position at which it ends.
+
+        Raises:
+            InputError: the device's file states no capacity, or nothing is left for caches.
+        """
+        key = context, read
+        if key not in self._taken:
+            self._taken[key] = max(line.taken for line in self.lines(context, read))
+        return self._taken[key]
+
+    def most(
+        self, context: int, read: tuple[int, int] = NOTHING, share: float = MEMORY_SHARE
+    ) -> int:
+        """Sequences that there is room for at a context, of all lanes.
+
+        Raises:
+            InputError: the device's file states no capacity.
+        """
+        return min(line.most for line in self.lines(context, read, share))
+
+    def lines(
+        self, context: int, read: tuple[int, int], share: float = MEMORY_SHARE
+    ) -> tuple[Line, ...]:
+        """What is asked of each memory: a share for weights and caches, all for everything."""
+        key = context, read, share
+        if key not in self._lines:
+            self._lines[key] = (*self._near(*key), *self._far(context))
+        return self._lines[key]
+
+    @cached_property
+    def _capacity(self) -> float:
+        found = room_of(self.compiled)
+        if found is None:
+            raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
+        return found
+
+    @cached_property
+    def _units(self) -> tuple[Unit, ...]:
+        found, accounting = stepping(self.compiled.program), self.compiled.accounting
+        kept = ((s, e) for s, e in found.prefill.bindings if s not in (q, T))
+        chunk = replace(found.prefill, bindings=tuple(kept))
+        prompts = {
+            held.unit: held.activations
+            for held in roofline.memory_parts(chunk, accounting, at_end=False)
+        }
+        one, two = {B: Integer(1)}, {B: Integer(2)}
+        made = []
+        for held in roofline.memory_parts(found.decode, accounting, at_end=False):
+            each = [(x.xreplace(one), x.xreplace(two)) for x in held.activations]
+            lines = tuple((expand(2 * a - b), expand(b - a)) for a, b in each)
+            read = tuple(x.xreplace(one) for x in prompts.get(held.unit, ()))
+            made.append(Unit(float(held.weights), held.caches.xreplace(one), lines, read))
+        return tuple(made)
+
+    def _near(self, context: int, read: tuple[int, int], share: float) -> Iterator[Line]:
+        def at(expr: Expr) -> float:
+            return float(expr.xreplace({T: Integer(context)}))
+
+        reading = f" that reads {read[0]} tokens of a prompt" if read[0] else ""
+        for unit, chunk in zip(self._units, self._read(read), strict=True):
+            one = at(unit.caches)
+            yield Line(
+                share * self._capacity, unit.weights, one, "weights", f"{share:.0%} of memory"
+            )
+            for once, each in unit.decode:
+                live, further = unit.weights + at(once) + chunk, at(each) / self.lanes
+                what = f"weights and live activations of a step{reading}"
+                yield Line(self._capacity, live, one + further, what, "memory")
+
+    def _read(self, read: tuple[int, int]) -> tuple[float, ...]:
+        if read not in self._reads:
+            self._reads[read] = tuple(u.read(*read) for u in self._units)
+        return self._reads[read]
+
+    def _far(self, context: int) -> Iterator[Line]:
+        decode = stepping(self.compiled.program).decode
+        for level in self.compiled.farther:
+            size = at_level(self.compiled, level)
+            if size is None:
+                continue
+            need = roofline.level_memory(decode, level, at_end=False)
+            at = {T: Integer(context)}
+            first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
+            yield Line(size, 2 * first - second, second - first, "weights", level)
