@@ -88,7 +88,7 @@ def _blip2(fields: Fields) -> Reading:
 
 
 def _idefics2(fields: Fields) -> Reading:
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "mistral")
+    stack, reading = language(fields, "mistral", tied=False)
     text = fields.section("text_config")
     seen = fields.section("vision_config").with_values(vision_use_head=False)
     tower = siglip_tower(seen, patch_size=32)
@@ -119,7 +119,7 @@ def _idefics2(fields: Fields) -> Reading:
 
 def _minicpmv(fields: Fields) -> Reading:
     """MiniCPM-V 4.6: a tower that halves its grid between two layers, in front of Qwen3.5."""
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "qwen3_5_text")
+    stack, reading = language(fields, "qwen3_5_text", tied=False)
     fields.require("downsample_mode", "16x")
     fields.require("merge_kernel_size", [2, 2])
     fields.require("merger_times", 1)
@@ -158,7 +158,7 @@ def _minicpmv(fields: Fields) -> Reading:
 
 def _got_ocr2(fields: Fields) -> Reading:
     """GOT-OCR 2 (arXiv 2409.01704): SAM's encoder, two convolutions and a product."""
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "qwen2")
+    stack, reading = language(fields, "qwen2", tied=True)
     encoder = sam_encoder(fields.section("vision_config"))
     fields.values.get("image_seq_length")
     return before(stack, reading, SamEyes(encoder, stack.ends.d))

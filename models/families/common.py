@@ -92,15 +92,24 @@ def class_of(values: Mapping[str, Any]) -> str | None:
     return first if isinstance(first, str) else None
 
 
-def tied_as_whole(fields: Fields, text: Fields) -> Fields:
+def tied_as_whole(fields: Fields, text: Fields, default: bool | None = None) -> Fields:
     """The language model's part of a file; the whole file says whether its logits are tied.
 
-    Where it does not say so, the part's own key does, which the program tells: classes of
+    Where it does not say so, the class's ``default`` does, or where that is not known the
+    part's own key. Of a part that says something else, or alone, the program tells: classes of
     transformers 5 read that of the whole file, which then has their default.
     """
     tied = fields.values.get("tie_word_embeddings")
     inner = text.values.get("tie_word_embeddings")
-    if tied is None and isinstance(inner, bool):
+    if tied is None and default is not None:
+        if isinstance(inner, bool) and inner != default:
+            fields.tell(
+                f"'tie_word_embeddings' = {str(inner).lower()} of the language model's part is not "
+                f"followed: the file says nothing of the whole model, and its class then takes "
+                f"{str(default).lower()}"
+            )
+        tied = default
+    elif tied is None and isinstance(inner, bool):
         fields.tell(
             f"'tie_word_embeddings' = {str(inner).lower()} is read from the language model's "
             "part: the file says nothing of the whole model, whose key classes of transformers 5 "

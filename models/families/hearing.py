@@ -92,7 +92,7 @@ def _audioflamingo3(fields: Fields) -> Reading:
 
 def _glmasr(fields: Fields) -> Reading:
     """Whisper's layers with rotated positions, four of which become one token."""
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "llama")
+    stack, reading = language(fields, "llama", tied=True)
     heard = fields.section("audio_config").renamed(
         max_source_positions="max_position_embeddings", activation_function="hidden_act"
     )

@@ -182,7 +182,7 @@ def _kimi_k25(fields: Fields) -> Reading:
 
 def _exaone4_5(fields: Fields) -> Reading:
     """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "exaone4")
+    stack, reading = language(fields, "exaone4", tied=False)
     return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
 
 

@@ -100,17 +100,22 @@ _SAME: Mapping[str, str] = MappingProxyType({"exaone4_5_text": "exaone4"})
 
 
 def language(
-    fields: Fields, default: str, key: str = "text_config", **left_out: Any
+    fields: Fields,
+    default: str,
+    key: str = "text_config",
+    tied: bool | None = None,
+    **left_out: Any,
 ) -> tuple[Stack, Reading]:
     """The language model under ``key``: its blocks, and what its family read.
 
     Whether logits are tied to embeddings is a matter of the whole model: its own key comes
-    first, then that of the part, then the default of the part's family.
+    first, then the class's default, then that of the part, then the default of its family.
 
     Args:
         fields: the whole configuration.
         default: ``model_type`` of the part where it names none.
         key: the section.
+        tied: what the class takes where the whole file does not say it.
         left_out: values that the part may leave to the defaults of its class.
     """
     text = fields.section(key)
@@ -122,7 +127,7 @@ def language(
             f"{nearest(kind, LANGUAGES)}"
         )
     text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
-    reading = LANGUAGES[kind](tied_as_whole(fields, text))
+    reading = LANGUAGES[kind](tied_as_whole(fields, text, tied))
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack(), reading
@@ -247,7 +252,7 @@ def squares_beside(fields: Fields, tower: Tower, key: str) -> Beside:
 
 
 def _idefics3(fields: Fields, videos: bool = False) -> Reading:
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
+    stack, reading = language(fields, "llama", tied=False)
     seen = fields.section("vision_config").with_values(vision_use_head=False)
     tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
     d = stack.ends.d
@@ -299,7 +304,7 @@ def _llava_onevision(fields: Fields) -> Reading:
 def _llava_next(fields: Fields) -> Reading:
     fields.require("vision_feature_layer", -2)
     fields.require("vision_feature_select_strategy", "default")
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=False), "llama")
+    stack, reading = language(fields, "llama", tied=False)
     tower = clip_tower(
         fields.section("vision_config").with_defaults(**SIGLIP, image_size=224, patch_size=32)
     )
@@ -410,7 +415,7 @@ def _qianfan_ocr(fields: Fields) -> Reading:
 
 def _deepseek_vl(fields: Fields) -> Reading:
     """SigLIP's tower and two products (arXiv 2403.05525); its head runs, and nothing reads it."""
-    stack, reading = language(fields.with_defaults(tie_word_embeddings=True), "llama")
+    stack, reading = language(fields, "llama", tied=True)
     tower = siglip_tower(fields.section("vision_config"))
     d = stack.ends.d
     eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True, said=WHOLE)
