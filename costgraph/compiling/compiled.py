@@ -433,7 +433,7 @@ class Compiled:
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
     def timeline(
-        self, phase: str, *, B: int, T: int | None = None, S: int | None = None, **symbols: int
+        self, phase: str, *, B: int = 1, T: int | None = None, S: int | None = None, **symbols: int
     ) -> Timeline:
         """When each operation of one step begins and ends, and what runs beside it.
 

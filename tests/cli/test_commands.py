@@ -112,6 +112,7 @@ def test_the_list_of_models_says_what_they_keep(capsys):
     boundless |= {"vit", "swin", "convnext", "resnet", "vgg", "dit", "tarflow"}
     boundless |= {"UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel"}
     boundless |= {"QwenImageTransformer2DModel", "WanTransformer3DModel", "longt5"}
+    boundless |= {"funnel", "transfo-xl", "xlnet"}
     assert {m["family"] for m in listed.values() if not m["context"]} == boundless
     assert listed["mamba-2.8b"]["kv_bytes_per_token"] == "0"
     assert listed["t5-small"]["kv_bytes"] == "12288*S + 12288*T"

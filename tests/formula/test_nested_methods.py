@@ -17,6 +17,7 @@ from sympy import Expr, Integer, Rational, Symbol, oo
 import costgraph as cg
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Span
+from costgraph.formula.evaluate import compile_terms
 from costgraph.formula.naming import named
 from costgraph.formula.outline import outlined
 from costgraph.formula.terms import Arm, Term, chained, merged, remade
@@ -154,6 +155,12 @@ def check_evaluate(f: Formula) -> None:
     assert near(f(**given), brute(f))
     many = f.evaluate(**{**given, "B": [8, 12, 64]})
     assert [near(v, brute(f, B=b)) for v, b in zip(many, (8, 12, 64), strict=True)] == [True] * 3
+
+
+def check_computed(f: Formula) -> None:
+    given = point(f)
+    _, symbols, *_ = f.computed
+    assert near(compile_terms(*f.computed)(*(given[s.name] for s in symbols)), brute(f))
 
 
 def check_bind(f: Formula) -> None:
@@ -320,6 +327,7 @@ def check_meanings(f: Formula) -> None:
 CHECKS: dict[str, Callable[[Formula], None]] = {
     "expr": check_expr, "symbols": check_symbols, "meanings": check_meanings,
     "assumptions": check_assumptions,
+    "computed": check_computed,
     "evaluate": check_evaluate, "__call__": check_evaluate, "bind": check_bind,
     "given": check_given, "substitute": check_substitute, "regimes": check_regimes,
     "crossover": check_crossover, "region_map": check_region_map, "solve_for": check_solve_for,

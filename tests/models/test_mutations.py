@@ -26,6 +26,17 @@ DROP = object()
 MOST = 12
 #: What changes nothing beside the other keys of the same file, and why.
 BESIDE = {
+    ("transfo-xl", "clamp_len"): "distances beyond it are one row of a table as long",
+    ("transfo-xl", "tgt_len"): "of training",
+    ("transfo-xl", "ext_len"): "of training",
+    ("transfo-xl", "sample_softmax"): "of training",
+    ("xlnet", "clamp_len"): "distances beyond it are one row of a table as long",
+    ("xlnet", "mem_len"): "one pass over one text has no memory, as the program says",
+    ("xlnet", "reuse_len"): "the same",
+    ("xlnet", "same_length"): "the same",
+    ("xlnet", "use_mems_eval"): "the same",
+    ("xlnet", "use_mems_train"): "the same",
+    ("xlnet", "untie_r"): "as many products either way",
     ("bloom", "apply_residual_connection_post_layernorm"): "another operand of the same sum",
     ("deepseek_v2", "n_group"): "only group_limited_greedy has groups",
     ("falcon", "num_kv_heads"): "multi_query stands above it",

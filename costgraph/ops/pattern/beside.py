@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr
 
@@ -32,6 +32,9 @@ class WindowAndRows(Pattern):
     of: Summaries
     count: Expr | None = None
     context: Expr = T
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, of=self.of.at(context), context=context)
 
     @property
     def compact(self) -> bool:
