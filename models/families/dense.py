@@ -252,9 +252,7 @@ def _cosmos(fields: Fields) -> Reading:
 
 def _bitnet(fields: Fields) -> Reading:
     """Norms in front of the last projection of each block; weights of three values come apart."""
-    few = fields.values.get("num_key_value_heads", 5)  # null: as many as queries have
-    named = fields.with_values(num_key_value_heads=few)
-    model = _bias_of(named.with_defaults(hidden_act="relu2"))
+    model = _bias_of(fields.with_defaults(hidden_act="relu2"))
     if model.heads * model.head_dim != model.d:
         raise ModelError(f"{fields.name}: all heads together must be as wide as 'hidden_size'")
     return Reading(replace(model, inner_norms=True))

@@ -15,9 +15,19 @@ BERT = {
     "vocab_size": 50, "max_position_embeddings": 40, "type_vocab_size": 2,
 }  # fmt: skip
 LLAMA = {
-    "hidden_size": 80, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 20,
+    "hidden_size": 320, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 80,
     "vocab_size": 50,
 }  # fmt: skip
+#: Key heads of classes that do not take those of queries.
+FEW = {
+    "bitnet": 5,
+    "mistral": 8,
+    "ministral3": 8,
+    "seed_oss": 8,
+    "smollm3": 4,
+    "starcoder2": 2,
+    "glm4": 2,
+}
 #: A file, a key, what the class of transformers has where the file leaves the key out.
 ABSENT: list[tuple[dict[str, Any], str, int]] = [
     ({**BERT, "model_type": "electra"}, "embedding_size", 128),
@@ -26,7 +36,7 @@ ABSENT: list[tuple[dict[str, Any], str, int]] = [
     ({**BERT, "model_type": "tapas", "type_vocab_sizes": [3, 2]}, "max_position_embeddings", 1024),
     ({**BERT, "model_type": "esm"}, "max_position_embeddings", 1026),
     ({**BERT, "model_type": "xlm-roberta-xl"}, "max_position_embeddings", 514),
-    ({**LLAMA, "model_type": "bitnet"}, "num_key_value_heads", 5),
+    *[({**LLAMA, "model_type": kind}, "num_key_value_heads", count) for kind, count in FEW.items()],
 ]
 
 
@@ -45,6 +55,13 @@ def test_what_is_left_out_is_the_default_of_the_class(
     other = import_config({**config, key: 2 * default}, "m")
     assert silent.phases == stated.phases
     assert parameters(silent) != parameters(other)
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_null_key_heads_are_those_of_queries(kind: str) -> None:
+    config = {**LLAMA, "model_type": kind, "num_key_value_heads": None}
+    alike = import_config({**config, "num_key_value_heads": 80}, "m")
+    assert import_config(config, "m").phases == alike.phases
 
 
 DINO = {
