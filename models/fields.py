@@ -42,6 +42,10 @@ class Watched(Mapping[str, Any]):
         """The value of ``key`` or None, without remembering that it was asked for."""
         return self._values.get(key)
 
+    def has(self, key: str) -> bool:
+        """Is there such a key, without remembering that it was asked for?"""
+        return key in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -92,7 +96,7 @@ class Fields:
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Watched):
+        if not isinstance(self.values, (Watched, _Overlay)):
             object.__setattr__(self, "values", Watched(self.values))
 
     @property
@@ -162,6 +166,20 @@ class Fields:
         # Looked at only when a family asks for it.
         missing = {k: v for k, v in values.items() if _peek(self.values, k) is None}
         return Fields(self.name, _Overlay(self.values, missing))
+
+    def peek(self, key: str) -> Any:
+        """The value of ``key`` or None; it does not count as looked up."""
+        return _peek(self.values, key)
+
+    def has(self, key: str) -> bool:
+        """Is there such a key, null or not? It does not count as looked up."""
+        values = self.values
+        while isinstance(values, _Overlay):
+            if key in values.front:
+                return True
+            values = values.behind
+        assert isinstance(values, Watched)
+        return values.has(key)
 
     def section(self, key: str) -> Fields:
         """The object under ``key``, as a configuration of its own.

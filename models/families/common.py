@@ -186,7 +186,7 @@ KEY_HEADS: Mapping[str, int] = MappingProxyType(
 def key_heads(fields: Fields, heads: int) -> int:
     """KV heads: null stands for those of queries, an absent key for what the class has."""
     key = "num_key_value_heads"
-    usual = KEY_HEADS.get(str(fields.values.get("model_type")), heads)
+    usual = KEY_HEADS.get(str(fields.peek("model_type")), heads)
     silent = fields.values.get(key, usual) is not None
     return fields.size(key, default=usual if silent else heads)
 
