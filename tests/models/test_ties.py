@@ -17,7 +17,8 @@ PARTS = ("text_config", "llm_config")
 #: Classes that read the part's own key, or have a default of their own, or no logits.
 OWN = {
     "clip", "exaone4_5", "idefics3", "llama4", "llava_next", "llava_onevision", "mllama",
-    "siglip", "smolvlm", "llava", "gemma4",
+    "siglip", "smolvlm", "llava", "gemma4", "blip-2", "deepseek_vl", "glmasr", "got_ocr2",
+    "idefics2", "llava_next_video", "metaclip_2", "minicpmv4_6",
 }  # fmt: skip
 
 
