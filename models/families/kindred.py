@@ -275,6 +275,9 @@ def _xlm(fields: Fields) -> Reading:
         num_attention_heads="n_heads",
         vocab_size="n_words",
     ).with_values(type_vocab_size=0)
+    words = fields.size("n_words", "vocab_size")
+    if fields.size("vocab_size", default=words) != words:
+        raise ModelError(f"{fields.name}: 'vocab_size' is not 'n_words'")
     fields.refuse("asm", "an adaptive softmax is not known in this family")
     fields.refuse("causal", "attention in one direction is not known in this family")
     fields.require("is_encoder", True)

@@ -69,11 +69,14 @@ DINO = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 16,
 }  # fmt: skip
 DEBERTA = {**BERT, "model_type": "deberta-v2", "pos_att_type": "c2p", "norm_rel_ebd": "layer_norm"}
+XLM = {"model_type": "xlm", "emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_words": 50}
 #: Files whose class is another model than they seem to be.
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**DINO, "value_bias": False}, "value_bias"),
     ({**DINO, "query_bias": False}, "value_bias"),
     (DEBERTA, "norm_rel_ebd"),
+    ({**LLAMA, "model_type": "persimmon", "num_key_value_heads": 40}, "num_key_value_heads"),
+    ({**XLM, "vocab_size": 60}, "vocab_size"),
 ]
 
 
