@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from costgraph.counting.count import parameters
 from costgraph.errors import ModelError
+from costgraph.models.catalog import CONFIGS
+from costgraph.models.families.absent import ABSENT, filled
+from costgraph.models.fields import Fields
 from costgraph.models.hf import import_config
 
 BERT = {
@@ -29,7 +33,7 @@ FEW = {
     "glm4": 2,
 }
 #: A file, a key, what the class of transformers has where the file leaves the key out.
-ABSENT: list[tuple[dict[str, Any], str, int]] = [
+LEFT_OUT: list[tuple[dict[str, Any], str, int]] = [
     ({**BERT, "model_type": "electra"}, "embedding_size", 128),
     ({**BERT, "model_type": "albert"}, "embedding_size", 128),
     ({**BERT, "model_type": "rembert", "output_embedding_size": 32}, "input_embedding_size", 256),
@@ -45,7 +49,7 @@ def _without(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("config", "key", "default"), ABSENT, ids=[f"{c['model_type']}-{k}" for c, k, _ in ABSENT]
+    ("config", "key", "default"), LEFT_OUT, ids=[f"{c['model_type']}-{k}" for c, k, _ in LEFT_OUT]
 )
 def test_what_is_left_out_is_the_default_of_the_class(
     config: dict[str, Any], key: str, default: int
@@ -98,3 +102,24 @@ def test_sides_that_share_a_table_say_so_where_logits_have_their_own() -> None:
     assert parameters(parted) - parameters(tied) == 50 * 64
     assert [s for s in parted.assumptions if "tie_word_embeddings" in s]
     assert not [s for s in tied.assumptions if "tie_word_embeddings" in s]
+
+
+def _shipped() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(CONFIGS.glob("*.json")):
+        config = json.loads(path.read_text())
+        usual = ABSENT.get(str(config.get("model_type")), {})
+        found += [(path.stem, k) for k, v in usual.items() if config.get(k) == v]
+    return found
+
+
+@pytest.mark.parametrize(("name", "key"), _shipped())
+def test_shipped_files_count_the_same_without_what_their_class_has(name: str, key: str) -> None:
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    assert import_config(_without(config, key), name).phases == import_config(config, name).phases
+
+
+def test_null_is_not_absent() -> None:
+    fields = Fields("m", {"q_lora_rank": None})
+    assert filled(fields, "youtu") is fields
+    assert filled(Fields("m", {}), "youtu").values["q_lora_rank"] == 1536
