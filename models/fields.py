@@ -42,12 +42,9 @@ class Watched(Mapping[str, Any]):
         """The value of ``key`` or None, without remembering that it was asked for."""
         return self._values.get(key)
 
-    def tell(self, sentence: str) -> None:
-        """Remembers a sentence where the configuration itself is, behind keys put in front."""
-        if isinstance(self._values, _Overlay):
-            self._values.tell(sentence)
-        else:
-            self.told.append(sentence)
+    def has(self, key: str) -> bool:
+        """Is there such a key, without remembering that it was asked for?"""
+        return key in self._values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -62,7 +59,7 @@ class Watched(Mapping[str, Any]):
 class _Overlay(Mapping[str, Any]):
     """A configuration with further keys in front; look-ups behind are remembered there."""
 
-    def __init__(self, values: Watched, front: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], front: Mapping[str, Any]) -> None:
         self._values, self._front = values, front
 
     @property
@@ -71,13 +68,9 @@ class _Overlay(Mapping[str, Any]):
         return self._front
 
     @property
-    def behind(self) -> Watched:
+    def behind(self) -> Mapping[str, Any]:
         """What the further keys stand in front of."""
         return self._values
-
-    def tell(self, sentence: str) -> None:
-        """See :meth:`Watched.tell`."""
-        self._values.tell(sentence)
 
     def __getitem__(self, key: str) -> Any:
         return self._front[key] if key in self._front else self._values[key]
@@ -103,28 +96,26 @@ class Fields:
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Watched):
+        if not isinstance(self.values, (Watched, _Overlay)):
             object.__setattr__(self, "values", Watched(self.values))
-
-    @property
-    def _watched(self) -> Watched:
-        assert isinstance(self.values, Watched)
-        return self.values
 
     @property
     def read(self) -> tuple[str, ...]:
         """Keys of the configuration that were looked up, in its order."""
-        return tuple(key for key in self._watched if key in self._watched.seen)
+        assert isinstance(self.values, Watched)
+        return tuple(key for key in self.values if key in self.values.seen)
 
     @property
     def unread(self) -> tuple[str, ...]:
         """Keys of the configuration that nothing has looked up, in its order."""
-        return tuple(key for key in self._watched if key not in self._watched.seen)
+        assert isinstance(self.values, Watched)
+        return tuple(key for key in self.values if key not in self.values.seen)
 
     @property
     def opened(self) -> frozenset[str]:
         """Sections in which something was looked up."""
-        return frozenset(key for key, inner in self._watched.inner.items() if inner.seen)
+        assert isinstance(self.values, Watched)
+        return frozenset(key for key, inner in self.values.inner.items() if inner.seen)
 
     @property
     def overlooked(self) -> tuple[tuple[str, Any], ...]:
@@ -132,16 +123,21 @@ class Fields:
 
         A key of a section stands behind the section's name: ``text_config.hidden_size``.
         """
-        return tuple(_overlooked(self._watched, ""))
+        assert isinstance(self.values, Watched)
+        return tuple(_overlooked(self.values, ""))
 
     def tell(self, sentence: str) -> None:
         """Something that counts rest on: it becomes an assumption of the program."""
-        self._watched.tell(sentence)
+        values: Any = self.values
+        while isinstance(values, _Overlay):
+            values = values.behind
+        values.told.append(sentence)
 
     @property
     def told(self) -> tuple[str, ...]:
         """What reading the configuration, or a section of it, told."""
-        return tuple(_told(self._watched))
+        assert isinstance(self.values, Watched)
+        return tuple(_told(self.values))
 
     def number(self, key: str, default: float) -> float:
         """The number under ``key``."""
@@ -157,19 +153,33 @@ class Fields:
 
         A key that is there under its usual name keeps it.
         """
-        watched = self._watched
+        watched = self.values
         given = {k: watched[v] for k, v in names.items() if k not in self.values and v in watched}
         return Fields(self.name, _Overlay(watched, given))
 
     def with_values(self, **values: Any) -> Fields:
         """The same with other values for some keys."""
-        return Fields(self.name, _Overlay(self._watched, values))
+        return Fields(self.name, _Overlay(self.values, values))
 
     def with_defaults(self, **values: Any) -> Fields:
         """The same with values for keys that are absent or null."""
         # Looked at only when a family asks for it.
         missing = {k: v for k, v in values.items() if _peek(self.values, k) is None}
-        return Fields(self.name, _Overlay(self._watched, missing))
+        return Fields(self.name, _Overlay(self.values, missing))
+
+    def peek(self, key: str) -> Any:
+        """The value of ``key`` or None; it does not count as looked up."""
+        return _peek(self.values, key)
+
+    def has(self, key: str) -> bool:
+        """Is there such a key, null or not? It does not count as looked up."""
+        values = self.values
+        while isinstance(values, _Overlay):
+            if key in values.front:
+                return True
+            values = values.behind
+        assert isinstance(values, Watched)
+        return values.has(key)
 
     def section(self, key: str) -> Fields:
         """The object under ``key``, as a configuration of its own.

@@ -25,6 +25,7 @@ from costgraph.models.blocks.mla import FORMS
 from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
+from costgraph.models.families.absent import filled
 from costgraph.models.families.common import Programmed, Reading, class_of
 from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
@@ -131,7 +132,7 @@ def import_config(
     family = family_of(fields) if read_as is None else _asked(fields, read_as)
     check_kinds(Fields(name, config))
     form = form_of(fields, family) if read_as is None else Form("whole")
-    reading = formed(fields, FAMILIES[family](fields), form)
+    reading = formed(fields, FAMILIES[family](filled(fields, family)), form)
     if quantization not in ("read", "ignore"):
         raise InputError(f"quantization must be 'read' or 'ignore', not {clip(quantization)}")
     base, said = element_format(fields)

@@ -77,7 +77,10 @@ def _asking(fields: Fields, tower: Tower) -> Asking:
 
 
 def _blip2(fields: Fields) -> Reading:
-    stack, reading = language(fields, "opt")
+    # The part is a class of its own, which ties, or does not, by its own key.
+    fields.values.get("tie_word_embeddings")
+    inner = fields.section("text_config").flag("tie_word_embeddings", True)
+    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
     # What a class for retrieval has in place of a language model.
     for key in ("image_text_hidden_size", "use_decoder_only_language_model"):
         fields.values.get(key)

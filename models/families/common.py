@@ -164,10 +164,46 @@ def activation_of(fields: Fields, *keys: str, default: str | None = None) -> str
     return ACTIVATION_NAMES[name]
 
 
+#: Key heads to the types whose class has as many where the file has no such key at all; others
+#: then have as many as queries have.
+_KEY_HEADS = {
+    2: (
+        "ernie4_5 gemma3n_text glm glm4 glm4v_text glm_image_text qwen3_5_moe_text "
+        "qwen3_next starcoder2"
+    ),
+    4: (
+        "ernie4_5_moe flint gemma2 gemma3_text gemma4_text gemma4_unified_text "
+        "granite_docling_text granite_swa kolibri1 lara_mini lfm3 mellum mimo_v2_flash "
+        "minimax_m3_vl_text qwen3_5_text qwen3_moe sarvam_moe smollm3 vaultgemma"
+    ),
+    5: ("bitnet"),
+    8: (
+        "bamba beam cosmos3_edge_text cwm falcon_h1 glm4_moe glm4v_moe_text "
+        "glm_ocr_text gpt_oss hy_v3 jamba laguna lfm2 lfm2_moe llama4_text minimax "
+        "minimax_m2 ministral ministral3 mistral mixtral nemotron_h phimoe "
+        "qwen2_5_vl_text qwen2_vl_text seed_oss solar_open"
+    ),
+    16: ("gemma qwen2_moe qwen3_vl_moe_text"),
+    20: ("helium"),
+    32: ("dots1 exaone4 exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
+}
+KEY_HEADS: Mapping[str, int] = MappingProxyType(
+    {kind: count for count, kinds in _KEY_HEADS.items() for kind in kinds.split()}
+)
+
+
+def key_heads(fields: Fields, heads: int) -> int:
+    """KV heads: null stands for those of queries, an absent key for what the class has."""
+    key = "num_key_value_heads"
+    usual = KEY_HEADS.get(str(fields.peek("model_type")), heads)
+    silent = fields.values.get(key, usual) is not None
+    return fields.size(key, default=usual if silent else heads)
+
+
 def heads_of(fields: Fields, d: int) -> tuple[int, int, Expr]:
     """(query heads, KV heads, head size); the head size may be given apart."""
     heads = fields.size("num_attention_heads")
-    kv_heads = fields.size("num_key_value_heads", default=heads)
+    kv_heads = key_heads(fields, heads)
     if heads % kv_heads:
         raise ModelError(
             f"{fields.name}: 'num_attention_heads' = {heads} is not a multiple of "

@@ -94,6 +94,8 @@ def _deberta(fields: Fields, second: bool) -> Reading:
     )
     if rows is not None and not kinds:
         raise ModelError(f"{fields.name}: 'relative_attention' without 'pos_att_type'")
+    if rows is None and second and "layer_norm" in norms:
+        raise ModelError(f"{fields.name}: 'norm_rel_ebd' without 'relative_attention'")
     return replace(reading, model=changed)
 
 

@@ -139,7 +139,11 @@ def _neox_japanese(fields: Fields) -> Reading:
 
 
 def _persimmon(fields: Fields) -> Reading:
-    _, _, dh = heads_of(fields, fields.size("hidden_size"))
+    heads, few, dh = heads_of(fields, fields.size("hidden_size"))
+    if few != heads:
+        raise ModelError(
+            f"{fields.name}: 'num_key_value_heads' must be 'num_attention_heads' in this family"
+        )
     model = replace(
         plain_norms(fields, "relu2"),
         **biases(True),

@@ -394,7 +394,19 @@ def answering(
     d, (at, feed) = ends.d, side
     layer = CrossLayer(d, at, at, feed, LAYER_NORM, norm_first=ends.norm is not None)
     layers = Integer(fields.size("decoder_layers"))
-    return EncoderDecoder(encoder=encoder, layer=layer, layers=layers, ends=ends, **more)
+    model = EncoderDecoder(encoder=encoder, layer=layer, layers=layers, ends=ends, **more)
+    if model.shared:
+        tell_untied(fields, ends.tied)
+    return model
+
+
+def tell_untied(fields: Fields, tied: bool) -> None:
+    """Says what logits of their own leave as it is: where both sides read one table."""
+    if not tied:
+        fields.tell(
+            "'tie_word_embeddings' = false parts the logits from the embeddings, which encoder and "
+            "decoder share; classes of transformers 5 then have a table for each"
+        )
 
 
 def _whisper(fields: Fields) -> Reading:

@@ -92,7 +92,17 @@ def _audioflamingo3(fields: Fields) -> Reading:
 
 def _glmasr(fields: Fields) -> Reading:
     """Whisper's layers with rotated positions, four of which become one token."""
-    stack, reading = language(fields, "llama", tied=True)
+    stack, reading = language(
+        fields,
+        "llama",
+        tied=True,
+        vocab_size=59264,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+    )
     heard = fields.section("audio_config").renamed(
         max_source_positions="max_position_embeddings", activation_function="hidden_act"
     )
@@ -135,7 +145,17 @@ def _alone(halved: bool) -> Family:
 
 
 def _voxtral(fields: Fields) -> Reading:
-    stack, reading = language(fields, "llama")
+    stack, reading = language(
+        fields,
+        "llama",
+        vocab_size=131072,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=30,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    )
     heard = fields.section("audio_config")
     fields.require("hidden_size", int(stack.ends.d))
     fields.require("vocab_size", int(stack.ends.vocab))

@@ -28,6 +28,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     heads_of,
+    key_heads,
     layer_count,
     next_token,
     rotary_of,
@@ -147,7 +148,7 @@ def _nemotron_h(fields: Fields) -> Reading:
     attention = Attention(
         d=Integer(d),
         heads=heads,
-        kv_heads=Integer(fields.size("num_key_value_heads", default=int(heads))),
+        kv_heads=Integer(key_heads(fields, int(heads))),
         head_dim=Integer(fields.size("attention_head_dim", "head_dim")),
         qkv_bias=bias,
         out_bias=bias,
@@ -253,7 +254,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
     attention = Attention(
         d=Integer(d),
         heads=Integer(heads),
-        kv_heads=Integer(fields.size("num_key_value_heads", default=heads)),
+        kv_heads=Integer(key_heads(fields, heads)),
         head_dim=head_dim,
         rotary=rotary_of(fields, head_dim, 0.5),
         qkv_bias=bias,

@@ -46,13 +46,15 @@ class Kin:
     """In what a relative differs from BERT.
 
     Attributes:
-        unused: rows of the table of positions that stand for none.
+        rows: of the table of positions, where the file does not say.
+        unused: rows of that table that stand for none.
         extra: rows of that table beyond those that the file states.
         positions: there is such a table; else positions are rotated.
         first: norms stand in front of blocks, and one behind all layers.
         embed_norm: a norm behind the embeddings.
-        narrow: the key of the width of embeddings that a product widens, or empty; ``always``:
-            also where they are as wide as the layers.
+        narrow: the key of the width of embeddings that a product widens, or empty; ``narrowed``:
+            that width where the file does not say, or 0 for that of the layers; ``always``: there
+            is a product also where they are as wide as the layers.
         pools: what acts on the first position where a sequence is labelled.
         pooler: the bare model has one.
         masked: the activation of the class of masked tokens; empty for that of the layers.
@@ -62,12 +64,14 @@ class Kin:
         activation: where the file names none.
     """
 
+    rows: int = 512
     unused: int = 0
     extra: int = 0
     positions: bool = True
     first: bool = False
     embed_norm: bool = True
     narrow: str = ""
+    narrowed: int = 0
     always: bool = False
     pools: str = "tanh"
     pooler: bool = True
@@ -100,7 +104,8 @@ def _pools(fields: Fields, kin: Kin) -> str:
 
 def _width(fields: Fields, kin: Kin) -> Expr:
     """The width of embeddings."""
-    return Integer(fields.size(kin.narrow or "hidden_size", default=fields.size("hidden_size")))
+    d = fields.size("hidden_size")
+    return Integer(fields.size(kin.narrow or "hidden_size", default=kin.narrowed or d))
 
 
 def heads_for(fields: Fields, kin: Kin) -> Heads:
@@ -121,7 +126,7 @@ def _front(fields: Fields, kin: Kin) -> tuple[Front, int | None]:
     """Embeddings, and the most positions that there are."""
     width, rows = _width(fields, kin), None
     if kin.positions:
-        rows = fields.size("max_position_embeddings", default=512)
+        rows = fields.size("max_position_embeddings", default=kin.rows)
     norm = LAYER_NORM if kin.embed_norm else None
     ends = Ends(
         width,
@@ -186,7 +191,7 @@ def encoder_of(reading: Reading) -> Encoder:
     return reading.model
 
 
-ELECTRA = Kin(narrow="embedding_size", pools="gelu", pooler=False, masked="gelu")
+ELECTRA = Kin(narrow="embedding_size", narrowed=128, pools="gelu", pooler=False, masked="gelu")
 
 
 def _electra(fields: Fields) -> Reading:
@@ -205,7 +210,8 @@ def _albert(fields: Fields) -> Reading:
         fields.require(key, 1)
     for key in ("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"):
         fields.values.get(key)  # of the first code, which the published files set to nothing
-    reading = read_of(fields, Kin(narrow="embedding_size", always=True, activation="gelu_new"))
+    kin = Kin(narrow="embedding_size", narrowed=128, always=True, activation="gelu_new")
+    reading = read_of(fields, kin)
     model = encoder_of(reading)
     (segment,) = model.segments
     return replace(reading, model=replace(model, segments=(replace(segment, sets=ONE),)))
@@ -213,7 +219,7 @@ def _albert(fields: Fields) -> Reading:
 
 def _rembert(fields: Fields) -> Reading:
     """Narrow embeddings, and a projection of masked tokens of its own, from another width."""
-    kin = Kin(narrow="input_embedding_size", always=True)
+    kin = Kin(narrow="input_embedding_size", narrowed=256, always=True)
     tied = fields.flag("tie_word_embeddings", False)
     reading = read_of(fields.with_values(tie_word_embeddings=True), kin)
     if task_of(fields) != "ForMaskedLM":
@@ -254,7 +260,7 @@ def _tapas(fields: Fields) -> Reading:
     sizes = fields.values.get(key)
     if not isinstance(sizes, list) or any(type(n) is not int or n < 1 for n in sizes):
         raise ModelError(f"{fields.name}: {key!r} must be a list of sizes, not {clip(sizes)}")
-    reading = read_of(fields.with_values(type_vocab_size=0), Kin())
+    reading = read_of(fields.with_values(type_vocab_size=0), Kin(rows=1024))
     model = encoder_of(reading)
     assert isinstance(model.front, TextFront)
     tables = tuple((f"type{i}", Integer(n), 1) for i, n in enumerate(sizes))
@@ -269,6 +275,9 @@ def _xlm(fields: Fields) -> Reading:
         num_attention_heads="n_heads",
         vocab_size="n_words",
     ).with_values(type_vocab_size=0)
+    words = fields.size("n_words", "vocab_size")
+    if fields.size("vocab_size", default=words) != words:
+        raise ModelError(f"{fields.name}: 'vocab_size' is not 'n_words'")
     fields.refuse("asm", "an adaptive softmax is not known in this family")
     fields.refuse("causal", "attention in one direction is not known in this family")
     fields.require("is_encoder", True)
@@ -319,6 +328,7 @@ def _esm(fields: Fields) -> Reading:
     absolute = places == "absolute"
     # Positions start behind the padding index.
     kin = Kin(
+        rows=1026,
         unused=2,
         positions=absolute,
         first=True,
@@ -334,7 +344,9 @@ def _esm(fields: Fields) -> Reading:
     resting = (("contacts.weight", Integer(pairs)), ("contacts.bias", ONE))
     head = model.head
     assert head is None or not isinstance(head, PretrainedHeads)
-    longest = model.longest if absolute else fields.size("max_position_embeddings", default=1026)
+    longest = (
+        model.longest if absolute else fields.size("max_position_embeddings", default=kin.rows)
+    )
     changed = replace(model, head=Resting(resting, head), longest=longest)
     return replace(reading, model=changed)
 
@@ -362,7 +374,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "esm": _esm,
         "megatron-bert": _kin(Kin(first=True, embed_norm=False)),
         "roberta-prelayernorm": _kin(Kin(unused=2, first=True)),
-        "xlm-roberta-xl": _kin(Kin(unused=2, first=True, embed_norm=False, masked="gelu")),
+        "xlm-roberta-xl": _kin(
+            Kin(rows=514, unused=2, first=True, embed_norm=False, masked="gelu")
+        ),
         "ibert": _kin(Kin(unused=2, masked="gelu", off=("quant_mode",))),
         "jina_embeddings_v3": _kin(Kin(positions=False, masked="gelu")),
         "splinter": _kin(Kin(pooler=False)),

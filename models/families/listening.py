@@ -44,6 +44,9 @@ def _moonshine(fields: Fields) -> Reading:
     (heard, layers), (own, count) = (
         _half(fields, side, "num_attention_heads") for side in ("encoder", "decoder")
     )
+    if (heard.heads, heard.kv_heads) != (own.heads, own.kv_heads):
+        # The published code reads some of the encoder's numbers in its decoder, and the reverse.
+        raise ModelError(f"{fields.name}: encoder and decoder must have the same heads")
     d, width = heard.d, Integer(fields.size("intermediate_size"))
     act = activation_of(fields, "encoder_hidden_act", default="gelu")
     feed = FeedForward(d, width, act, gated=False, bias=True)

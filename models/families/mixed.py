@@ -302,6 +302,14 @@ def _diffllama(fields: Fields) -> Reading:
 
 def _jetmoe(fields: Fields) -> Reading:
     """Experts in the attention, too: each has query heads of its own."""
+    # The publisher's file has names of its own beside those of the class.
+    for key, own, usual in (("num_local_experts", "moe_num_experts", 8),
+                            ("num_experts_per_tok", "moe_top_k", 2),
+                            ("intermediate_size", "ffn_hidden_size", 5632)):  # fmt: skip
+        stated = fields.size(own, default=fields.size(key, default=usual))
+        fields = fields.with_defaults(**{key: stated})
+        if fields.size(key) != stated:
+            raise ModelError(f"{fields.name}: {own!r} = {stated} is not {key!r}")
     d, heads = fields.size("hidden_size"), fields.size("num_key_value_heads")
     act = activation_of(fields, "activation_function", default="silu")
     named = fields.with_values(hidden_act=act)
@@ -354,6 +362,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Kolibri1ForCausalLM": "kolibri1",
         "AriaTextForCausalLM": "aria_text",
         "JetMoeForCausalLM": "jetmoe",
+        "JetMoEForCausalLM": "jetmoe",
         "BeamForCausalLM": "beam",
         "MiniMaxM3VLForCausalLM": "minimax_m3_vl_text",
         "MiniMaxM3SparseForConditionalGeneration": "minimax_m3_vl",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sympy import Integer
 
+from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM
@@ -206,9 +207,10 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
             k_bias=named.flag("key_bias", False),
             out_bias=named.flag("proj_bias", True),
         )
-        if named.flag("query_bias", True) != named.flag("value_bias", True):
-            named.require("query_bias", named.flag("value_bias", True))
-        at = replace(at, qv_bias=named.flag("query_bias", True))
+        biased = named.flag("query_bias", True)
+        if named.flag("value_bias", True) != biased:
+            raise ModelError(f"{fields.name}: 'value_bias' must be 'query_bias' in this family")
+        at = replace(at, qv_bias=biased)
         for key in ("pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift"):
             fields.values.get(key)  # of training
     for key in ("apply_layernorm", "drop_path_rate", "reshape_hidden_states", "layerscale_value"):

@@ -33,6 +33,7 @@ from costgraph.models.blocks.style import Style
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
+from costgraph.models.families.absent import filled
 from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
 from costgraph.models.families.vision import (
     MOST_ENTRIES,
@@ -127,7 +128,7 @@ def language(
             f"{nearest(kind, LANGUAGES)}"
         )
     text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
-    reading = LANGUAGES[kind](tied_as_whole(fields, text, tied))
+    reading = LANGUAGES[kind](filled(tied_as_whole(fields, text, tied), kind))
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack(), reading

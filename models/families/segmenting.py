@@ -69,7 +69,9 @@ def _sam(fields: Fields) -> Reading:
         for key in ("prompt_encoder_config", "mask_decoder_config")
     )
     d, heads = masked.size("hidden_size"), masked.size("num_attention_heads", default=8)
-    rate = masked.size("attention_downsample_rate", default=2)
+    # The published code reads the key in its last attention alone; elsewhere it is 2.
+    rate = 2
+    masked.require("attention_downsample_rate", rate)
     divided(masked, d, 8, "hidden size")
     divided(masked, d, rate * heads, "hidden size over heads and their rate")
     waves = fields.section("vision_config").size("num_pos_feats", default=128)
@@ -89,7 +91,8 @@ def _sam(fields: Fields) -> Reading:
         feed=FeedForward(Integer(d), inner, act, gated=False, bias=True),
         layers=masked.size("num_hidden_layers", default=2),
         masks=masked.size("num_multimask_outputs", default=3),
-        depth=masked.size("iou_head_depth", default=3),
+        # The published code has a product at each end, also where the file says one.
+        depth=max(masked.size("iou_head_depth", default=3), 2),
         inner=Integer(masked.size("iou_head_hidden_dim", default=256)),
         points=asked.size("num_point_embeddings", default=4),
         shown=Integer(asked.size("mask_input_channels", default=16)),

@@ -13,7 +13,7 @@ from costgraph.models.blocks import Experts, FeedForward, Layer, Segment
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import Encoder, EncoderDecoder
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.encoders import t5
+from costgraph.models.families.encoders import t5, tell_untied
 from costgraph.models.families.hybrid import GATHERED
 from costgraph.models.families.translating import NLLB, read_kin
 from costgraph.models.fields import Fields
@@ -49,6 +49,7 @@ def _switch(fields: Fields) -> Reading:
     for key in ("add_router_probs", "router_ignore_padding_tokens", "router_dtype"):
         fields.values.get(key)  # of training, and of padding
     reading = t5(fields)
+    tell_untied(fields, fields.flag("tie_word_embeddings", True))
     model = reading.model
     if not isinstance(model, EncoderDecoder):
         raise ModelError(f"{fields.name}: the encoder alone is not read in this family")

@@ -82,7 +82,17 @@ def _zamba(fields: Fields) -> Reading:
     )
     layers: dict[str, Repeatable] = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
     segments = gathered((kind, layers[kind]) for kind in kinds)
-    return Reading(Zamba(ends_of(fields, d, tied=True), segments), assumptions=(GATHERED,))
+    return Reading(Zamba(_ends(fields, d), segments), assumptions=(GATHERED,))
+
+
+def _ends(fields: Fields, d: int) -> Ends:
+    """Ends whose logits are tied to embeddings."""
+    if not fields.flag("tie_word_embeddings", True):
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: the published class then unties the "
+            "shared blocks as well, which is not supported"
+        )
+    return ends_of(fields, d, tied=True)
 
 
 def _zamba_kinds(fields: Fields, count: int) -> list[str]:
@@ -157,7 +167,7 @@ def _zamba2(fields: Fields) -> Reading:
         "hybrid": hybrid,
     }
     segments = gathered((kind, layers[kind]) for kind in kinds)
-    model = Zamba(ends_of(fields, d, tied=True), segments)
+    model = Zamba(_ends(fields, d), segments)
     return Reading(model, scans=True, assumptions=(GATHERED,))
 
 

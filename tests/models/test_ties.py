@@ -17,6 +17,7 @@ PARTS = ("text_config", "llm_config")
 #: Classes that read the part's own key, or have no logits.
 OWN = {
     "clip", "llama4", "llava_onevision", "mllama", "siglip", "metaclip_2", "gemma4",
+    "blip-2",
 }  # fmt: skip
 
 

@@ -1,0 +1,46 @@
+"""What published classes have where a file has no such key at all: files that were saved as what
+differs from the class leave it out. A key that is null says what null says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from costgraph.models.fields import Fields
+
+_DEEPSEEK = {"n_shared_experts": 1, "q_lora_rank": 1536, "first_k_dense_replace": 3}
+
+#: Families to keys that count and their values, where readers of several families differ.
+ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "deepseek_v3": _DEEPSEEK,
+        "deepseek_v32": _DEEPSEEK,
+        "glm_moe_dsa": {**_DEEPSEEK, "q_lora_rank": 2048},
+        "glm4_moe_lite": {"n_shared_experts": 1, "q_lora_rank": 768},
+        "axk1": {"n_shared_experts": 1, "q_lora_rank": 1536},
+        "mistral4": {"n_shared_experts": 1, "q_lora_rank": 1024},
+        "youtu": {"q_lora_rank": 1536},
+        "exaone_moe": {"num_shared_experts": 1},
+        "ernie4_5_moe": {"moe_num_shared_experts": 2},
+        "afmoe": {"num_shared_experts": 2},
+        "solar_open": {"n_shared_experts": 1, "head_dim": 128},
+        "hy_v3": {"num_shared_experts": 1, "head_dim": 128},
+        "minimax_m2": {"head_dim": 128},
+        "qwen3_next": {"head_dim": 256, "num_experts": 512},
+        "qwen3_5_text": {"head_dim": 256},
+        "qwen3_5_moe_text": {"head_dim": 256},
+        "glm": {"attention_bias": True},
+        "glm4": {"attention_bias": True},
+        "granite": {"tie_word_embeddings": False},
+    }
+)
+
+
+def filled(fields: Fields, family: str) -> Fields:
+    """The configuration with what the class of ``family`` has for keys that are not there."""
+    values = dict(ABSENT.get(family, {}))
+    if fields.has("mlp_layer_types"):
+        values.pop("first_k_dense_replace", None)  # the list says it
+    missing = {k: v for k, v in values.items() if not fields.has(k)}
+    return fields.with_values(**missing) if missing else fields

@@ -1,0 +1,125 @@
+"""Keys left out count as the published class has them; what it cannot mean is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from costgraph.counting.count import parameters
+from costgraph.errors import ModelError
+from costgraph.models.catalog import CONFIGS
+from costgraph.models.families.absent import ABSENT, filled
+from costgraph.models.fields import Fields
+from costgraph.models.hf import import_config
+
+BERT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 50, "max_position_embeddings": 40, "type_vocab_size": 2,
+}  # fmt: skip
+LLAMA = {
+    "hidden_size": 320, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 80,
+    "vocab_size": 50,
+}  # fmt: skip
+#: Key heads of classes that do not take those of queries.
+FEW = {
+    "bitnet": 5,
+    "mistral": 8,
+    "ministral3": 8,
+    "seed_oss": 8,
+    "smollm3": 4,
+    "starcoder2": 2,
+    "glm4": 2,
+}
+#: A file, a key, what the class of transformers has where the file leaves the key out.
+LEFT_OUT: list[tuple[dict[str, Any], str, int]] = [
+    ({**BERT, "model_type": "electra"}, "embedding_size", 128),
+    ({**BERT, "model_type": "albert"}, "embedding_size", 128),
+    ({**BERT, "model_type": "rembert", "output_embedding_size": 32}, "input_embedding_size", 256),
+    ({**BERT, "model_type": "tapas", "type_vocab_sizes": [3, 2]}, "max_position_embeddings", 1024),
+    ({**BERT, "model_type": "esm"}, "max_position_embeddings", 1026),
+    ({**BERT, "model_type": "xlm-roberta-xl"}, "max_position_embeddings", 514),
+    *[({**LLAMA, "model_type": kind}, "num_key_value_heads", count) for kind, count in FEW.items()],
+]
+
+
+def _without(config: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "default"), LEFT_OUT, ids=[f"{c['model_type']}-{k}" for c, k, _ in LEFT_OUT]
+)
+def test_what_is_left_out_is_the_default_of_the_class(
+    config: dict[str, Any], key: str, default: int
+) -> None:
+    silent = import_config(_without(config, key), "m")
+    stated = import_config({**config, key: default}, "m")
+    other = import_config({**config, key: 2 * default}, "m")
+    assert silent.phases == stated.phases
+    assert parameters(silent) != parameters(other)
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_null_key_heads_are_those_of_queries(kind: str) -> None:
+    config = {**LLAMA, "model_type": kind, "num_key_value_heads": None}
+    alike = import_config({**config, "num_key_value_heads": 80}, "m")
+    assert import_config(config, "m").phases == alike.phases
+
+
+DINO = {
+    "model_type": "dinov3_vit", "hidden_size": 64, "intermediate_size": 96, "image_size": 32,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 16,
+}  # fmt: skip
+DEBERTA = {**BERT, "model_type": "deberta-v2", "pos_att_type": "c2p", "norm_rel_ebd": "layer_norm"}
+XLM = {"model_type": "xlm", "emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_words": 50}
+#: Files whose class is another model than they seem to be.
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({**DINO, "value_bias": False}, "value_bias"),
+    ({**DINO, "query_bias": False}, "value_bias"),
+    (DEBERTA, "norm_rel_ebd"),
+    ({**LLAMA, "model_type": "persimmon", "num_key_value_heads": 40}, "num_key_value_heads"),
+    ({**XLM, "vocab_size": 60}, "vocab_size"),
+]
+
+
+@pytest.mark.parametrize(("config", "named"), REFUSED, ids=[str(n) for n in range(len(REFUSED))])
+def test_what_a_key_left_out_contradicts_is_refused(config: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named) as refused:
+        import_config(config, "m")
+    assert "\n" not in str(refused.value)
+
+
+def test_sides_that_share_a_table_say_so_where_logits_have_their_own() -> None:
+    config = {
+        "model_type": "bart", "d_model": 64, "vocab_size": 50, "max_position_embeddings": 40,
+        "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
+    }  # fmt: skip
+    tied = import_config(config, "m")
+    parted = import_config({**config, "tie_word_embeddings": False}, "m")
+    assert parameters(parted) - parameters(tied) == 50 * 64
+    assert [s for s in parted.assumptions if "tie_word_embeddings" in s]
+    assert not [s for s in tied.assumptions if "tie_word_embeddings" in s]
+
+
+def _shipped() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(CONFIGS.glob("*.json")):
+        config = json.loads(path.read_text())
+        usual = ABSENT.get(str(config.get("model_type")), {})
+        found += [(path.stem, k) for k, v in usual.items() if config.get(k) == v]
+    return found
+
+
+@pytest.mark.parametrize(("name", "key"), _shipped())
+def test_shipped_files_count_the_same_without_what_their_class_has(name: str, key: str) -> None:
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    assert import_config(_without(config, key), name).phases == import_config(config, name).phases
+
+
+def test_null_is_not_absent() -> None:
+    fields = Fields("m", {"q_lora_rank": None})
+    assert filled(fields, "youtu") is fields
+    assert filled(Fields("m", {}), "youtu").values["q_lora_rank"] == 1536
