@@ -170,6 +170,9 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     steps = comparison.waterfalls[index]
     if not steps:
         raise InputError("a waterfall needs a pipeline with at least one pass")
+    refused = next((s.refused for s in steps if s.refused), None)
+    if refused is not None:
+        raise InputError(f"no waterfall, for a part of the pipeline is refused: {refused}")
     start = steps[0].latency - steps[0].change
     names = ["no passes", *(_spec(s.name, width) for s in steps), "result"]
     figure, (axes,) = new_figure()
