@@ -91,12 +91,29 @@ class Effect:
     In a waterfall ``latency`` is that of the pipeline up to and including the
     pass, and ``change`` the difference to the one before it. In an ablation
     ``latency`` is that of the pipeline without the pass, and ``change`` what
-    leaving it out costs.
+    leaving it out costs. A part of a pipeline may be refused, where its passes need
+    one another: what hangs on it is None, and ``refused`` says why.
     """
 
     name: str
-    latency: float
-    change: float
+    latency: float | None
+    change: float | None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The latency of a part of a pipeline, or why there is none."""
+
+    latency: float | None
+    refused: str | None = None
+
+    def beside(self, base: _Part, name: str) -> Effect:
+        """The effect of the pass ``name``, which this part has more or less than ``base``."""
+        refused = self.refused or base.refused
+        if self.latency is None or base.latency is None:
+            return Effect(name, self.latency, None, refused)
+        return Effect(name, self.latency, self.latency - base.latency)
 
 
 @dataclass(frozen=True)
@@ -249,32 +266,37 @@ def compare(
     at = {id(own): values for (_, own), values in zip(models, workloads, strict=True)}
 
     apart = any(own for _, own in models)
-    unmodified: dict[tuple[int, int], float] = {}
+    unmodified: dict[tuple[int, int], _Part] = {}
     falls, ablations = [], []
     columns: list[Column] = []
     for place in grid:
         values, passes = at[id(place.own)], place.compiled.passes
 
-        def latency(passes: Any, place: _Place = place, values: Any = values) -> float:
-            return evaluated(made(place.model, place.device, passes).latency, values)
+        def part(passes: Any, place: _Place = place, values: Any = values) -> _Part:
+            try:
+                latency = made(place.model, place.device, passes).latency
+                return _Part(evaluated(latency, values))
+            except InputError as error:
+                return _Part(None, str(error))
 
         with _naming(place.compiled.program.name if beside else ""):
-            total = evaluated(place.compiled.latency, values)
+            whole = _Part(evaluated(place.compiled.latency, values))
         key = (id(place.device), id(place.own))
         if key not in unmodified:
-            unmodified[key] = total if not passes else latency(())
+            unmodified[key] = part(()) if passes else whole
         fall, before = [], unmodified[key]
         for index, item in enumerate(passes):
             last = index == len(passes) - 1
-            now = total if last else latency(passes[: index + 1])
-            fall.append(Effect(item.spec(), now, now - before))
+            now = whole if last else part(passes[: index + 1])
+            fall.append(now.beside(before, item.spec()))
             before = now
         falls.append(tuple(fall))
-        ablation = []
-        for index, item in enumerate(passes):
-            without = latency(passes[:index] + passes[index + 1 :])
-            ablation.append(Effect(item.spec(), without, without - total))
-        ablations.append(tuple(ablation))
+        ablations.append(
+            tuple(
+                part(passes[:index] + passes[index + 1 :]).beside(whole, item.spec())
+                for index, item in enumerate(passes)
+            )
+        )
         columns.append(_column(place, values, columns[0] if columns else None))
         if progress is not None:
             progress(len(columns), len(grid))

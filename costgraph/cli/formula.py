@@ -223,6 +223,12 @@ def _solve(arguments: argparse.Namespace) -> int:
         raise UnboundSymbolError(
             f"{error}; --over {other} solves for it" if other else str(error), error.names
         ) from None
+    answer = found.largest or found.smallest
+    if answer is not None:
+        warning = compiled.fit(**values, **{arguments.over: answer}).warning
+        # That the weights alone are too large is said of everything already.
+        if warning and not compiled.setting.warnings:
+            found = found.saying(f"{arguments.over}={answer} {warning}")
     return _show(found, lambda: solution_object(found), "intervals", compiled, arguments)
 
 

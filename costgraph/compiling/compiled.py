@@ -322,7 +322,7 @@ class Compiled:
     def setting(self) -> Setting:
         """What every number of it is about."""
         timing, reserved = self.timing, (self.bound or self.machine).memory.reserved
-        warning, idle = weights_fit(self).warning, self._idle
+        warning = weights_fit(self).warning
         reading = self.program.reading
         if reserved:
             reading = (*reading, ("reserve", format_quantity(float(reserved), "B")))
@@ -340,7 +340,7 @@ class Compiled:
             notes=self.program.notes,
             not_done=self.trace.undone,
             warnings=(warning,) if warning else (),
-            cautions=(idle,) if idle else (),
+            cautions=self._cautions if timing is None else (*self._cautions, *timing.cautions),
             symbols=tuple(pipeline.meanings(self.trace.passes or self.passes).items()),
             whole=pipeline.whole_symbols(self.trace.passes or self.passes),
         )
@@ -351,24 +351,27 @@ class Compiled:
         return self.machine.name if self.system is None else self.system.name
 
     @property
-    def _idle(self) -> str:
-        """A sentence where devices of the system have nothing to do, otherwise empty."""
+    def _cautions(self) -> tuple[str, ...]:
+        """A sentence where devices of the system have nothing to do."""
         count = 1 if self.system is None else self.system.devices
         used = self.program.devices
         if not used.is_number:
-            return f"{used} of the {count} devices of {self.place} run the model, any others idle"
+            some = f"{used} of the {count} devices of {self.place} run the model"
+            return (f"{some}, any others idle",)
         if count == 1 or used != 1:
-            return ""
+            return ()
         others = "the other one idles" if count == 2 else f"the other {count - 1} idle"
         return (
             f"one device of {self.place} runs the model, {others}: the pass parallel shares "
-            "a model among devices"
+            "a model among devices",
         )
 
     def setting_of(self, unit: str) -> Setting:
         """The setting of a metric in ``unit``: amounts do not rest on how operations are timed."""
         if unit in TIMELESS:
-            return replace(self.setting, assumptions=self.program.assumptions)
+            return replace(
+                self.setting, assumptions=self.program.assumptions, cautions=self._cautions
+            )
         return self.setting
 
     @property

@@ -66,6 +66,22 @@ class Solution:
     tried: str = ""
     question: Question = field(kw_only=True, compare=False)
 
+    @property
+    def smallest(self) -> int | None:
+        """The smallest whole value within the budget, where there is no largest; None at one."""
+        start = self.intervals[0][0] if len(self.intervals) == 1 else oo
+        if not self.question.whole or self.largest is not None or not start.is_number:
+            return None
+        return int(ceiling(start)) if 1 < start < oo else None
+
+    def saying(self, warning: str) -> Solution:
+        """The same, with what must be said of its answer where it is shown."""
+        setting = self.question.setting
+        if setting is None:
+            return self
+        said = replace(setting, warnings=(*setting.warnings, warning))
+        return replace(self, question=replace(self.question, setting=said))
+
     def __str__(self) -> str:
         return view_text("solution_text", self)
 

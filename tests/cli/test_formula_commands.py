@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
 import pytest
 
@@ -218,3 +219,44 @@ def test_a_label_numbers_an_equation(capsys):
             main([*asked, *words])
         assert left.value.code == 2
         assert said in capsys.readouterr().err
+
+
+SOLVED = {
+    "the most": ("--budget", "500 ms", "-T", "10000", "--over", "B"),
+    "a request": (
+        "--metric",
+        "latency",
+        "--budget",
+        "99 s",
+        "-S",
+        "9999",
+        "-N",
+        "99",
+    ),
+    "a floor": (
+        "--metric",
+        "throughput",
+        "--budget",
+        "2000",
+        "--at-least",
+        "-S",
+        "2000",
+        "-N",
+        "8000",
+    ),
+    "what fits": ("--budget", "20 ms", "-T", "1000"),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_an_answer_that_does_not_fit_the_device_says_so(name, capsys):
+    asked = ("solve", "llama-3-8b", "--on", "a100-80g", *SOLVED[name])
+    found = json.loads(out(capsys, *asked, "--json"))
+    given = {k: int(v) for k, v in found["fixed"].items()}
+    answer = found["largest"] or -int(-Fraction(found["intervals"][0][0]) // 1)
+    fits = cg.compile("llama-3-8b", "a100-80g").fit(**given, B=answer)
+    assert (name == "what fits") == (not fits.warning)
+    said = f"B={answer} {fits.warning}"
+    assert found["warnings"] == ([said] if fits.warning else [])
+    for form in ("text", "csv"):
+        assert ("does not fit" in out(capsys, *asked, "--format", form)) == bool(fits.warning)

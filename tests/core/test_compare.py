@@ -53,6 +53,30 @@ def test_an_ablation_is_the_pipeline_without_the_pass(table):
     assert whole[1].latency == pytest.approx(table.columns[1].latency)
 
 
+NEEDED = "quantize{weights=int4}"
+NEEDING = "lora{merge=zero-points}"
+
+
+@pytest.mark.parametrize("order", [(NEEDED, NEEDING), (NEEDING, NEEDED)])
+def test_passes_that_need_one_another_are_compared(order, capsys):
+    pipeline = ",".join(order)
+    arguments = ["compare", "llama-3.2-1b", "--on", "h100", "--passes", pipeline]
+    assert main([*arguments, "--json"]) == 0
+    (column,) = json.loads(capsys.readouterr().out)["pipelines"]
+    lacking = column["ablation"][order.index(NEEDED)]
+    assert lacking["latency"] is None
+    assert lacking["change"] is None
+    assert "no zero points" in lacking["refused"]
+    assert column["ablation"][order.index(NEEDING)]["refused"] is None
+    last = column["waterfall"][-1]
+    assert last["latency"] == column["latency"]
+    assert (last["change"] is None) == (order[0] == NEEDING)
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert f"{NEEDED}: refused without it: lora: " in text
+    assert (f"{NEEDING}: refused so far: lora: " in text) == (order[0] == NEEDING)
+
+
 def test_the_command_prints_the_same_numbers(table, capsys):
     arguments = ["compare", "opt-13b", "--on", "a100", "--batch", "2", "--prompt", "256"]
     for text in PIPELINES:

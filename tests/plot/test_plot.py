@@ -264,6 +264,9 @@ def test_waterfall_ends_where_the_comparison_does():
         plot.waterfall(cg.compare("llama-2-7b", "a6000", [""]))
     with pytest.raises(InputError, match="no pipeline 3"):
         plot.waterfall(table, 3)
+    needing = "lora{merge=zero-points},quantize{weights=int4}"
+    with pytest.raises(InputError, match="part of the pipeline is refused: lora"):
+        plot.waterfall(cg.compare("llama-3.2-1b", "h100", needing))
 
 
 # --- fronts --------------------------------------------------------------------------

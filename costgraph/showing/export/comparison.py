@@ -88,14 +88,17 @@ def steps(table: Comparison) -> list[str]:
     return [] if table.tpot_of is None else [f"tpot: {table.tpot_of}"]
 
 
-def _effects(effects: tuple[Effect, ...], words: str) -> list[str]:
+def _effects(effects: tuple[Effect, ...], words: str, refused: str) -> list[str]:
     lines = []
     for effect in effects:
-        sign = "+" if effect.change >= 0 else "-"
-        lines.append(
-            f"    {effect.name}: {words} {seconds(effect.latency)} "
-            f"({sign}{seconds(abs(effect.change))})"
-        )
+        if effect.latency is None:
+            told = f"{refused}: {effect.refused}"
+        elif effect.change is None:
+            told = f"{words} {seconds(effect.latency)} (from what is refused)"
+        else:
+            sign = "+" if effect.change >= 0 else "-"
+            told = f"{words} {seconds(effect.latency)} ({sign}{seconds(abs(effect.change))})"
+        lines.append(f"    {effect.name}: {told}")
     return lines
 
 
@@ -148,9 +151,9 @@ def comparison_text(table: Comparison, width: int | None = None) -> str:
                 f"{where}{column.passes}",
                 "  waterfall (latency after each pass, in order)",
             ]
-            lines += _effects(fall, "to")
+            lines += _effects(fall, "to", "refused so far")
             lines += ["  ablation (latency without each pass)"]
-            lines += _effects(ablation, "without it")
+            lines += _effects(ablation, "without it", "refused without it")
     foot = table.setting.foot()
     return "\n".join([*lines, *(["", *foot] if foot else [])])
 

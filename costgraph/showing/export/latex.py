@@ -82,5 +82,5 @@ def numbered(block: str, label: str) -> str:
         InputError: the label has other characters than letters, digits and ``:._-``.
     """
     if not re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", label):
-        raise InputError(f"label {clip(label)!r}: letters, digits and :._- alone, such as eq:tpot")
+        raise InputError(f"label {clip(label)}: letters, digits and :._- alone, such as eq:tpot")
     return f"\\begin{{equation}}\n\\label{{{label}}}\n{block}\n\\end{{equation}}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sympy import Expr, Integer, Mul, StrictLessThan, ceiling, oo, sstr
+from sympy import Expr, Integer, Mul, StrictLessThan, oo, sstr
 
 from costgraph.showing.export.atoms import number_text
 from costgraph.showing.export.table import value_text
@@ -217,11 +217,10 @@ def solution_text(found: Solution) -> str:
     over, sign = asked.over, ">=" if asked.at_least else "<="
     lines = about_lines(asked.setting)
     lines.append(f"{asked.metric} {sign} {value_text(float(asked.budget), asked.unit)}")
-    start = found.intervals[0][0] if len(found.intervals) == 1 else oo
     if not asked.whole:
         lines.extend(() if found.intervals else [f"  no {over} keeps within the budget"])
-    elif found.largest is None and start.is_number and 1 < start < oo:
-        lines.append(f"  smallest whole {over}: {ceiling(start)}; none above is too large")
+    elif found.smallest is not None:
+        lines.append(f"  smallest whole {over}: {found.smallest}; none above is too large")
     elif found.largest is None:
         lines.append(f"  no largest {over}: the budget holds however large it is")
     elif found.largest == 0:

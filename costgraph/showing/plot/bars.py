@@ -170,26 +170,30 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     steps = comparison.waterfalls[index]
     if not steps:
         raise InputError("a waterfall needs a pipeline with at least one pass")
-    start = steps[0].latency - steps[0].change
+    falls = [(s.latency, s.change) for s in steps if s.latency is not None and s.change is not None]
+    if len(falls) < len(steps):
+        why = next(s.refused for s in steps if s.refused)
+        raise InputError(f"no waterfall, for a part of the pipeline is refused: {why}")
+    start, result = falls[0][0] - falls[0][1], falls[-1][0]
     names = ["no passes", *(_spec(s.name, width) for s in steps), "result"]
     figure, (axes,) = new_figure()
-    ends = [start, *(s.latency for s in steps), steps[-1].latency]
+    ends = [start, *(latency for latency, _ in falls), result]
     _bar(axes, 0, 0.0, start, PALETTE[6], "")
-    for place, step in enumerate(steps, 1):
-        better = step.change <= 0
-        low = min(step.latency, step.latency - step.change)
+    for place, (latency, change) in enumerate(falls, 1):
+        better = change <= 0
+        low = min(latency, latency - change)
         colour, hatch = (PALETTE[2], "//") if better else (PALETTE[1], "xx")
-        _bar(axes, place, low, abs(step.change), colour, hatch)
-        axes.plot([place - 1.36, place + 0.36], [step.latency - step.change] * 2,
+        _bar(axes, place, low, abs(change), colour, hatch)
+        axes.plot([place - 1.36, place + 0.36], [latency - change] * 2,
                   color="#777777", linewidth=0.6, zorder=2)  # fmt: skip
     last = len(steps) + 1
-    _bar(axes, last, 0.0, steps[-1].latency, PALETTE[0], "")
-    axes.plot([last - 1.36, last + 0.36], [steps[-1].latency] * 2, color="#777777",
+    _bar(axes, last, 0.0, result, PALETTE[0], "")
+    axes.plot([last - 1.36, last + 0.36], [result] * 2, color="#777777",
               linewidth=0.6, zorder=2)  # fmt: skip
     top = max(ends)
     for place, end in enumerate(ends):
         if 0 < place < last:
-            change = steps[place - 1].change
+            change = falls[place - 1][1]
             text = f"{'−' if change < 0 else '+'}{_rounded(abs(change))}"
             end = max(end, end - change)
         else:
@@ -201,7 +205,7 @@ def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -
     axes.set_ylabel("latency of a request")
     unit_axis(axes, "y", "s")
     axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
-    ratio = start / steps[-1].latency
+    ratio = start / result
     setting = replace(comparison.setting, hardware=comparison.columns[index].hardware)
     what = f"{ratio:.2f}× the speed without passes"
     values = shown(comparison.bindings)

@@ -105,6 +105,8 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
     figure.suptitle(
         head_text(width, *_title(table)), x=0.01, ha="left", fontsize=font_size(panels[0])
     )
+    # Legends wider than their panel have room only once the layout has seen them placed.
+    figure.draw_without_rendering()
     return figure
 
 

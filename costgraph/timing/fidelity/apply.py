@@ -67,6 +67,8 @@ WHOLE_RUNS = (
     "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
     "multiplied as their format is stored"
 )
+#: Said of the low band, which is a factor of times and bound by nothing.
+BELOW = "times of the low band may lie below the lower bound, which 'ideal' is"
 #: Said where a host's time counts.
 HOSTED = (
     "every step takes {} ms of {}'s host besides, counted with its first operation: fitted to "
@@ -114,6 +116,11 @@ class Calibrated:
         """The fidelity as it is asked for: ``calibrated@vllm``."""
         at = f"@{self.framework}{SUFFIX if self.host else ''}" if self.framework else ""
         return self.fidelity + at
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must be said beside every time: of the low band, that it is no bound."""
+        return (BELOW,) if FIDELITIES[self.fidelity] == "q10" else ()
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -485,7 +492,6 @@ class Calibrated:
         return (
             f"{self.fidelity} band of a whole model: every operation at the square root of "
             f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
-            + (", which may fall below the lower bound" if band == "q10" else "")
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
@@ -624,9 +630,10 @@ def calibrated(
             known = (*(known or transfer().frameworks), *framework_names())
         if framework not in known:
             there = f"known: {', '.join(known)}" if known else "it has none of any framework"
+            hint = nearest(framework, known)  # which lists few names by itself
             raise InputError(
                 f"no timings of kernels by framework {clip(framework)} on {machine.name!r}"
-                f"{nearest(framework, known)}; {there}"
+                f"{hint if hint.startswith('; known') else f'{hint}; {there}'}"
             )
     file = "" if calibration is None else os.fsdecode(calibration)
     host = host_time(framework) if hosted else 0.0
