@@ -112,6 +112,7 @@ def test_the_list_of_models_says_what_they_keep(capsys):
     boundless |= {"vit", "swin", "convnext", "resnet", "vgg", "dit", "tarflow"}
     boundless |= {"UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel"}
     boundless |= {"QwenImageTransformer2DModel", "WanTransformer3DModel", "longt5"}
+    boundless |= {"transfo-xl", "xlnet", "funnel"}
     assert {m["family"] for m in listed.values() if not m["context"]} == boundless
     assert listed["mamba-2.8b"]["kv_bytes_per_token"] == "0"
     assert listed["t5-small"]["kv_bytes"] == "12288*S + 12288*T"
@@ -187,3 +188,17 @@ def test_names_from_files_are_escaped_in_html():
     compiled = cg.compile(config, "a6000")
     for html in (compiled._repr_html_(), compiled.breakdown("decode", B=1, T=8)._repr_html_()):
         assert "<script>" not in html
+
+
+@pytest.mark.parametrize(
+    ("model", "rest", "phase"),
+    [
+        ("vgg-16", [], "forward"),
+        ("funnel-small", ["--prompt", "40"], "forward"),
+        ("dit-xl-2", [], "denoise"),
+        ("gpt2", ["--context", "9"], "decode"),
+    ],
+)
+def test_a_step_that_nobody_names_is_decode_or_the_only_one(capsys, model, rest, phase):
+    found = json.loads(printed(capsys, "analyze", model, "--on", "a6000", *rest, "--json"))
+    assert found["phase"] == phase
