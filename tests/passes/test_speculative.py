@@ -199,7 +199,7 @@ def test_the_best_draft_length_on_a_machine_beats_its_neighbours():
     # OPT has 2048 positions: the context leaves room for the longest draft.
     (note,) = (s for s in best.assumptions if s.startswith("gamma = "))
     context = 2048 - LONGEST
-    assert f"T = {context};" in note
+    assert f"T={context};" in note
 
     def seconds(g):
         other = cg.compile(TARGET, "a100", f"speculative{{draft={DRAFT},gamma={g},alpha=0.8}}")
