@@ -9,7 +9,7 @@ end with :meth:`Setting.foot` (assumptions, remarks, what passes did not do); JS
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -180,8 +180,9 @@ class Setting:
         }
         joined |= {
             name: tuple(dict.fromkeys(item for s in settings for item in getattr(s, name)))
-            for name in ("assumptions", "notes", "not_done", "cautions", "symbols", "whole")
+            for name in ("assumptions", "notes", "not_done", "symbols", "whole")
         }
+        joined["cautions"] = tuple(_cautions(settings))
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept)
 
@@ -199,6 +200,20 @@ class Setting:
             else:
                 changed[f.name] = f"{mine or 'none'} | {its or 'none'}"
         return replace(self, **changed)
+
+
+def _cautions(settings: Sequence[Setting]) -> Iterator[str]:
+    """Each caution once, with the passes that it is about where others do without it."""
+    about: dict[str, list[Setting]] = {}
+    for s in settings:
+        for text in s.cautions:
+            about.setdefault(text, []).append(s)
+    for text, own in about.items():
+        places = {(s.model, s.hardware) for s in own}
+        every = {s.passes for s in settings if (s.model, s.hardware) in places}
+        passes = dict.fromkeys(s.passes for s in own)
+        whose = "" if len(passes) == len(every) else f"{'; '.join(p or 'none' for p in passes)}: "
+        yield f"{whose}{text}"
 
 
 def foot(

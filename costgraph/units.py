@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import MappingProxyType
+from typing import SupportsFloat, TypeVar
 
 from sympy import Integer, Rational
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.number import LARGEST, is_number, parse_number, refuse_vast
+
+N = TypeVar("N", bound=SupportsFloat)
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _SMALL = {"m": -3, "u": -6, "µ": -6, "n": -9, "p": -12}
@@ -144,3 +148,23 @@ def format_quantity(value: float, unit: str, digits: int = 4) -> str:
         if prefix not in ("K", "") and rounded >= 10**power:
             return f"{value / 10**power:.{digits}g} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"
+
+
+def apart(
+    values: Iterable[N], show: Callable[[N, int], str], digits: int, most: int = 17
+) -> dict[N, str]:
+    """Each value as text, with as many digits as tell it from its neighbours.
+
+    Args:
+        values: numbers, in any order.
+        show: the text of a value with so many significant digits.
+        digits: how many are enough where neighbours differ in them.
+        most: never more: two values that no float tells apart look alike.
+    """
+    ordered = sorted(set(values), key=float)
+    needed = dict.fromkeys(ordered, digits)
+    for lower, upper in pairwise(ordered):
+        differ = (n for n in range(digits, most) if show(lower, n) != show(upper, n))
+        enough = next(differ, most)
+        needed[lower], needed[upper] = max(needed[lower], enough), max(needed[upper], enough)
+    return {value: show(value, needed[value]) for value in ordered}

@@ -279,7 +279,10 @@ def compare(
             except InputError as error:
                 return _Part(None, str(error))
 
-        with _naming(place.compiled.program.name if beside else ""):
+        named = (place.compiled.program.name,) if beside else ()
+        if len(asked) > 1:
+            named = (*named, place.compiled.setting.passes or "none")
+        with _naming(", ".join(named)):
             whole = _Part(evaluated(place.compiled.latency, values))
         key = (id(place.device), id(place.own))
         if key not in unmodified:
@@ -319,14 +322,14 @@ def compare(
 
 
 @contextmanager
-def _naming(model: str) -> Iterator[None]:
-    """Errors say which model they are about, where there are several."""
+def _naming(column: str) -> Iterator[None]:
+    """Errors say which model and pipeline they are about, where there are several."""
     try:
         yield
     except InputError as error:
-        if not model:
+        if not column:
             raise
-        raise InputError(f"{model}: {error}") from None
+        raise InputError(f"{column}: {error}") from None
 
 
 @dataclass(frozen=True)

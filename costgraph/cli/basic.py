@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import cases, vocabulary
@@ -14,6 +15,7 @@ from costgraph.ir.metrics import METRICS
 from costgraph.setting import Setting
 
 if TYPE_CHECKING:
+    from costgraph.compiling.compiled import Compiled
     from costgraph.compiling.fits import Fit
     from costgraph.compiling.steps import Breakdown
     from costgraph.formula import Formula
@@ -71,10 +73,11 @@ def _analyze_command(commands: Any) -> None:
     )
     vocabulary.add_target(command)
     command.add_argument(
-        "--phase", default="decode",
-        help="default: decode; also prefill; encode: of encoder-decoders, forward: of encoders "
-        "and vision models, vision: of multimodal models, denoise: of diffusion models; others "
-        "that passes make (draft, verify, refine), which a wrong name lists",
+        "--phase",
+        help="default: decode, or the one phase that a model has; also prefill; encode: of "
+        "encoder-decoders, forward: of encoders and vision models, vision: of multimodal models, "
+        "denoise: of diffusion models; others that passes make (draft, verify, refine), which a "
+        "wrong name lists",
     )  # fmt: skip
     vocabulary.add_values(command, "B=1")
     vocabulary.add_format(command, "csv", "latex")
@@ -215,10 +218,8 @@ def _print_latex(text: str, formula: Formula, label: str | None) -> None:
 
 def _analyze(arguments: argparse.Namespace) -> int:
     given = vocabulary.wholes(vocabulary.values(arguments))
-    if arguments.phase in ("prefill", "encode") and "S" not in given:
-        raise InputError(f"analyze --phase {arguments.phase} needs --prompt S")
-    if arguments.phase == "decode" and "T" not in given:
-        raise InputError("analyze --phase decode needs --context T")
+    if arguments.phase is not None:
+        _check_sizes(arguments.phase, given)
     question = cases.question(arguments)
     written = arguments.timeline is not None
     table = None if written else cases.step_in(cases.read(arguments, question), given)
@@ -226,16 +227,44 @@ def _analyze(arguments: argparse.Namespace) -> int:
         from costgraph.compiling.breakdown import check_part, kept_step
 
         compiled = vocabulary.compiled(arguments)
-        check_part(compiled, [compiled.program.phase(arguments.phase)], given)
-        table = compiled.breakdown(arguments.phase, **given)
+        phase = arguments.phase or _usual_phase(compiled)
+        _check_sizes(phase, given)
+        check_part(compiled, [compiled.program.phase(phase)], given)
+        table = compiled.breakdown(phase, **given)
         if written:
             from costgraph.showing.export.chrome import write_timeline
 
-            write_timeline(compiled.timeline(arguments.phase, **given), arguments.timeline)
-        cases.keep(arguments, question, lambda: kept_step(compiled, arguments.phase))
+            write_timeline(compiled.timeline(phase, **given), arguments.timeline)
+        cases.keep(arguments, question, lambda: kept_step(compiled, phase))
     else:
         arguments.cases.answered = True
     return _show_step(arguments, table)
+
+
+def _check_sizes(phase: str, given: Mapping[str, Any]) -> None:
+    """Require the size that a phase cannot do without.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if phase in ("prefill", "encode") and "S" not in given:
+        raise InputError(f"analyze --phase {phase} needs --prompt S")
+    if phase == "decode" and "T" not in given:
+        raise InputError("analyze --phase decode needs --context T")
+
+
+def _usual_phase(compiled: Compiled) -> str:
+    """The phase that is shown where none is named: decode, or the only one.
+
+    Raises:
+        InputError: there are several others.
+    """
+    names = [phase.name for phase in compiled.program.phases]
+    if "decode" in names:
+        return "decode"
+    if len(names) > 1:
+        raise InputError(f"analyze: which step? --phase is one of {', '.join(names)}")
+    return names[0]
 
 
 def _show_step(arguments: argparse.Namespace, table: Breakdown) -> int:

@@ -95,7 +95,7 @@ def _reliability_command(commands: Any) -> None:
     )
     _metric(command, TIMES, "latency")
     command.add_argument(
-        "--link", default="network", metavar="LINK", help="whose rate is random: pcie … (network)"
+        "--link", metavar="LINK", help="whose rate is random: pcie … (network, or the only one)"
     )
     command.add_argument(
         "--channel", required=True, metavar="NAME:FIGURES",
@@ -179,6 +179,20 @@ def _show(
     return show(arguments, Answer(lambda: print(found), data, rows, compiled.setting))
 
 
+def _usual_link(compiled: Compiled) -> str:
+    """The link whose rate is random where none is named.
+
+    Raises:
+        InputError: there are several, and none is the network.
+    """
+    names = sorted((compiled.bound or compiled.machine).links)
+    if "network" in names or not names:
+        return "network"
+    if len(names) > 1:
+        raise InputError(f"whose rate is random? --link is one of {', '.join(names)}")
+    return names[0]
+
+
 def _reliability(arguments: argparse.Namespace) -> int:
     from costgraph.asking.channels import parse
     from costgraph.asking.reliability import reliability
@@ -187,7 +201,8 @@ def _reliability(arguments: argparse.Namespace) -> int:
     values, channel = vocabulary.values(arguments), parse(arguments.channel)
     compiled = vocabulary.compiled(arguments)
     asked = (arguments.deadline, arguments.within)
-    found = reliability(compiled, arguments.link, channel, arguments.metric, values)
+    link = arguments.link or _usual_link(compiled)
+    found = reliability(compiled, link, channel, arguments.metric, values)
     answer = Answer(
         lambda: print(reliability_text(found, *asked)),
         lambda: reliability_object(found, *asked),

@@ -22,7 +22,7 @@ from costgraph.formula import Formula
 from costgraph.formula.envelope import dominates
 from costgraph.formula.vector import compile_vector
 from costgraph.symbols import B
-from costgraph.units import format_quantity
+from costgraph.units import apart, format_quantity
 
 #: Most batches that are tried one by one.
 TRIED = 2**16
@@ -98,10 +98,8 @@ class Bound:
         if self.kept(value):
             return None
         sign = "<" if self.line.larger_is_better else ">"
-        for digits in range(4, 18):  # as many as tell them apart
-            got, end = self.line.shown(value, digits), self.line.shown(self.value, digits)
-            if got != end:
-                break
+        shown = apart((value, self.value), self.line.shown, 4)
+        got, end = shown[value], shown[self.value]
         return f"{self.line.formula.name} {got} {sign} {end} at B={batch}"
 
 

@@ -165,14 +165,14 @@ def without_index(pattern: Pattern, inputs: Tensors) -> tuple[Tensors, Tensors]:
 
 
 def compacted(pattern: Pattern, found: tuple[Access, ...], scores: Tensor) -> tuple[Access, ...]:
-    """Accesses of an operation on ``scores (B, H, q, T)``, where not all scores exist.
+    """Accesses of an operation on ``scores (…, q, T)``, where not all scores exist.
 
     Of a cache those rows are read that the pattern needs.
     """
     if not pattern.compact:
         return found
-    b, h, q, t = scores.shape
-    amount = b * h * pattern.cells(q, t) * scores.dtype.bytes_per_element
+    *lead, q, t = scores.shape
+    amount = Mul(*lead) * pattern.cells(q, t) * scores.dtype.bytes_per_element
     share = pattern.keys(q, t) / t
 
     def moved(a: Access) -> Access:

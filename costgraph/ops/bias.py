@@ -35,7 +35,8 @@ class ScoreBias(Op):
     Inputs are the scores and any number of such tensors (:func:`check_bias`); 1 FLOP per
     computed pair and tensor. What positions alone hide (its pattern)
     kernels know without a tensor: it costs nothing, as in
-    :class:`~costgraph.ops.attention.AttentionScores`.
+    :class:`~costgraph.ops.attention.AttentionScores`. Where not all scores exist, those that
+    do are read and written, and so much of each tensor that has a number for every pair.
     """
 
     kind: ClassVar[str] = "score-bias"
@@ -48,6 +49,13 @@ class ScoreBias(Op):
         for bias in biases:
             check_bias(self, scores, bias)
         return (Spec(scores.shape, scores.dtype),)
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        found = super().accesses(inputs, outputs)
+        of_pairs = (x for x in inputs if x.shape[-2:] == outputs[0].shape[-2:])
+        for scores in (*of_pairs, outputs[0]):
+            found = compacted(self.pattern, found, scores)
+        return found
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         *lead, q, t = outputs[0].shape

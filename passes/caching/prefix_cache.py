@@ -20,12 +20,13 @@ from costgraph.passes.caching.prompts import (
     hitting,
     is_tower,
     level_of,
-    of_text,
+    of_some,
     overlap_option,
     prompt_of,
     refuse_away,
     refuse_pruned,
     reloaded,
+    showing,
     shown,
     told,
     whole_blocks,
@@ -50,6 +51,8 @@ IMAGES: Mapping[str, str] = MappingProxyType(
         FOUND: "images are among what is found: none is encoded",
     }
 )
+#: Where some prompts find nothing.
+MISSED = "images are among what is found: those of prompts that find nothing are encoded"
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,18 @@ class PrefixCache(Pass):
             made, said = replace(made, graph=graph), (*said, *told(self.overlap))
         why = "the last token of a prompt is computed: it makes the logits"
         limits = [Limit(cached, length - 1, why)]
-        away: tuple[Phase, ...] = ()
+        missed = ONE - self.chance
+        towers: tuple[Phase, ...] = ()
         if pictures != 0:
             limits.append(self._room(pictures, cached, length))
-            said = (*said, f"prefix-cache: {IMAGES[self.images]}")
+            images = IMAGES[self.images] if self.images == NEW or missed == 0 else MISSED
+            said = (*said, f"prefix-cache: {images}")
         if self.images == FOUND:
             refuse_pruned(program, self.name, "how many of those found are there is not counted")
-            made, away = of_text(made), tuple(p for p in front if is_tower(p))
-        phases = tuple(made if p is prompt else p for p in program.phases if p not in away)
+            made, towers = showing(made, missed), tuple(p for p in front if is_tower(p))
+        changed = {p.name: of_some(p, missed) for p in towers} | {prompt.name: made}
+        left = () if missed != 0 else tuple(p.name for p in towers)
+        phases = tuple(changed.get(p.name, p) for p in program.phases if p.name not in left)
         done = replace(program, phases=phases, limits=(*program.limits, *limits))
         return Outcome(done.assuming(*said), (prompt.name,))
 

@@ -23,7 +23,7 @@ from costgraph.passes.placement.streaming import beside, each_layer, layers_of
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import option
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import G, S, q
+from costgraph.symbols import B, G, S, q
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The memory of the device, as options name it.
@@ -85,7 +85,17 @@ def is_tower(phase: Phase) -> bool:
 
 def of_text(phase: Phase) -> Phase:
     """A prompt's phase where what is shown stands in none of its new positions."""
-    return replace(phase, graph=at(phase.graph, {G: ZERO}))
+    return showing(phase, ZERO)
+
+
+def showing(phase: Phase, share: Expr) -> Phase:
+    """A prompt's phase where so much of what is shown stands in its new positions."""
+    return replace(phase, graph=at(phase.graph, {G: share * G}))
+
+
+def of_some(phase: Phase, share: Expr) -> Phase:
+    """A phase that so many of the sequences pass through; ``B`` stays the batch."""
+    return replace(phase, graph=at(phase.graph, {B: share * B}))
 
 
 def refuse_pruned(program: Program, name: str, why: str) -> None:

@@ -19,6 +19,12 @@ def stepping(program: Program) -> Phase:
         PipelineError: there is none; says what the program does instead.
     """
     found = [p for p in program.phases if p.span is not None]
+    between = [p.name for p in found if p.tokens == 0]
+    if between and all(p.tokens == p.weight == 1 for p in found if p.tokens != 0):
+        raise PipelineError(
+            f"{program.name} has other steps between those that emit tokens ({', '.join(between)})"
+            ": what speculates counts decode steps alone"
+        )
     if any(p.tokens != 1 or p.weight != 1 for p in found):
         raise PipelineError(
             f"{program.name} already emits several tokens per step: a program speculates once"

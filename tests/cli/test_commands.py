@@ -188,3 +188,17 @@ def test_names_from_files_are_escaped_in_html():
     compiled = cg.compile(config, "a6000")
     for html in (compiled._repr_html_(), compiled.breakdown("decode", B=1, T=8)._repr_html_()):
         assert "<script>" not in html
+
+
+@pytest.mark.parametrize(
+    ("model", "rest", "phase"),
+    [
+        ("vgg-16", [], "forward"),
+        ("funnel-small", ["--prompt", "40"], "forward"),
+        ("dit-xl-2", [], "denoise"),
+        ("gpt2", ["--context", "9"], "decode"),
+    ],
+)
+def test_a_step_that_nobody_names_is_decode_or_the_only_one(capsys, model, rest, phase):
+    found = json.loads(printed(capsys, "analyze", model, "--on", "a6000", *rest, "--json"))
+    assert found["phase"] == phase

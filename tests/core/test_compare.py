@@ -232,3 +232,12 @@ def test_a_search_says_so_in_the_same_words() -> None:
         assert f"\ntpot: {words}\n" in str(found)
     assert cg.search("mamba-2.8b", "h100", B=1, S=9, N=9).tpot_of is None  # no context, no word
     assert cg.compare("bert-base", "h100", [""], S=9).tpot_of is None
+
+
+def test_what_idles_and_what_fails_is_said_of_its_pipeline():
+    told = str(cg.compare("gpt2", "2xh100", ["fuse", "fuse,parallel{tp=2}"], B=2, S=20, N=4))
+    assert "\nfuse: one device of 2xh100 runs the model, the other one idles" in told
+    both = str(cg.compare("gpt2", "2xh100", ["", "fuse"], B=2, S=20, N=4))
+    assert "\none device of 2xh100 runs the model" in both  # of every pipeline
+    with pytest.raises(InputError, match=r"^fuse,parallel\{dp=2\}: latency: B/2"):
+        cg.compare("gpt2", "2xh100", ["fuse", "fuse,parallel{dp=2}"], B=1, S=20, N=4)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sympy import sympify
+from sympy import Rational, sympify
 
 import costgraph as cg
 from costgraph.asking.channels import parse
 from costgraph.asking.reliability import Exponential, LogNormal, Rayleigh, Uniform
 from costgraph.cli import main
 from costgraph.errors import HardwareError, InputError, UnboundSymbolError
+from costgraph.showing.export.reliability import reliability_text
 
 DRAWS = 100_000
 #: A channel, and how its rates are drawn.
@@ -127,3 +129,20 @@ def test_the_command_says_what_python_does(away, capsys):
     assert float(kept) == pytest.approx(found.at(1.0))
     assert main(line) == 0
     assert str(found) == capsys.readouterr().out.rstrip("\n")
+
+
+def test_ends_of_deadlines_that_lie_close_are_told_apart(away):
+    found = cg.reliability(away, "pcie", Exponential("10 GB/s"), "tpot", B=4, T=100)
+    (piece, *_) = found.pieces
+    first, second = Rational(21080012, 10**10), Rational(21080039, 10**10)
+    close = replace(piece, lower=first, upper=second)
+    text = reliability_text(replace(found, pieces=(close, replace(piece, lower=second))))
+    assert "  2.108001 ms < D <= 2.108004 ms:" in text
+    assert "  2.108004 ms < D" in text
+
+
+def test_a_link_that_nobody_names_is_asked_for(capsys):
+    line = ["reliability", "gpt2", "--on", "a6000+i9-13900k", "--channel", "exponential:10 GB/s"]
+    with pytest.raises(SystemExit):
+        main([*line, "--at", "B=4,S=9,N=9"])
+    assert "--link" in capsys.readouterr().err

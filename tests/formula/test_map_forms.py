@@ -32,3 +32,11 @@ def test_every_cell_has_the_form_of_its_point(model, passes, metric, x, y, monke
         assert maps._summed(found.terms, maps._pattern(found.terms, point)) == region.expr
     # Terms are not asked anew in strips that others' curves part.
     assert many < len(formula.terms) * len(cells)
+
+
+def test_a_map_of_a_share_holds_at_its_end():
+    hit = cg.compile("gpt2", "a6000", "prefix-cache{share=9/10,chance=h}").ttft
+    for over in (("h", "B"), ("B", "h")):
+        told = str(hit.region_map(*over, S=900))
+        assert "0 <= h <= 1" in told
+        assert "h < 1," not in told

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sympy import Integer, Rational
 
 from costgraph.errors import InputError, clip
-from costgraph.units import DIMENSIONS, UNITS, format_quantity, parse_quantity
+from costgraph.units import DIMENSIONS, UNITS, apart, format_quantity, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,13 @@ def test_a_printed_quantity_is_within_half_of_the_last_digit(value, unit):
     number, shown_unit = format_quantity(value, unit).split()
     factor = UNITS[shown_unit][1]
     assert float(number) * float(factor) == pytest.approx(value, rel=5.1e-4)
+
+
+def test_neighbours_are_told_apart_and_others_stay_short():
+    def show(value: float, digits: int) -> str:
+        return format_quantity(value, "s", digits)
+
+    close = [2.1080012e-3, 1.0, 2.1080039e-3]
+    assert list(apart(close, show, 4).values()) == ["2.108001 ms", "2.108004 ms", "1 s"]
+    assert apart([1 / 3], show, 4) == {1 / 3: "333.3 ms"}
+    assert len(apart([1.0, 1.0 + 2**-52], show, 4)) == 2  # as far as it goes

@@ -106,3 +106,16 @@ def test_a_text_is_longer_than_what_sees_all():
     assert latency.evaluate(B=1, S=WIDE + 1) > 0
     with pytest.raises(cg.CostgraphError, match="positions that see all"):
         latency.evaluate(B=1, S=WIDE)
+
+
+@pytest.mark.parametrize("length", [6, 20, 61])
+def test_scores_that_do_not_exist_do_not_move(length):
+    """Each operation on scores reads and writes those of the mask, and so what is added to them."""
+    rows_, columns = np.arange(length)[:, None], np.arange(length)[None, :]
+    mask = (abs(rows_ - columns) <= RADIUS) | (rows_ < WIDE) | (columns < WIDE)
+    times = {"softmax": 2, "score-bias": 3}
+    found = load_model(CONFIG)
+    for kind, tensors in times.items():
+        moved = sum(r.count * r.cost.total_bytes for r in rows(found.graph) if r.kind == kind)
+        expected = LAYERS * 2 * HEADS * mask.sum() * 2 * tensors
+        assert moved.xreplace({B: Integer(2), q: Integer(length)}) == expected

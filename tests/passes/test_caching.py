@@ -370,6 +370,21 @@ def test_images_in_front_of_what_is_new_are_not_encoded():
     assert hit.time("vision").expr == plain.time("vision").expr
 
 
+@pytest.mark.parametrize("where", ["new", "found"])
+def test_images_of_prompts_that_find_nothing_are_encoded(where):
+    """The work of a batch of which some hit is the mean of that of hits and misses."""
+    passes = f"prefix-cache{{tokens=600,images={where}"
+    at = {"B": 4, "G": 400, "S": 1000, "N": 1}
+    hit, miss = (flops(made(p, SEEING), **at) for p in (f"{passes}}}", ""))
+    for chance in ("1/4", "1/2"):
+        some = made(f"{passes},chance={chance}}}", SEEING)
+        assert flops(some, **at) == miss + Rational(chance) * (hit - miss)
+        assert [p.name for p in some.program.phases] == ["vision", "prefill", "decode"]
+        assert not any("none is encoded" in a for a in some.assumptions)
+    parted = made(f"{passes},chance=1/2}},parallel{{dp=2}}", SEEING, "2xh100")
+    assert parted.ttft(B=2, G=400, S=1000) > 0
+
+
 @pytest.mark.parametrize(
     ("passes", "room", "words"),
     [

@@ -124,3 +124,8 @@ def test_what_does_not_fit_is_said_or_refused():
         cg.compile("bert-base", "h100", "memory-tokens")
     with pytest.raises(CostgraphError, match="not a request of one server"):
         made("memory-tokens").step((1, 1, 100))
+
+
+def test_what_speculates_says_which_steps_it_does_not_count():
+    with pytest.raises(PipelineError, match=r"between those that emit tokens \(write, read\)"):
+        cg.compile("gpt2", "h100", "memory-tokens,speculative{draft=gpt2}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Mul, StrictLessThan, oo, sstr
@@ -10,6 +11,7 @@ from costgraph.showing.export.atoms import number_text
 from costgraph.showing.export.table import value_text
 from costgraph.showing.export.text import expr_text, norm_text, ratio_text
 from costgraph.symbols import symbol
+from costgraph.units import apart
 
 if TYPE_CHECKING:
     from sympy.core.relational import Relational
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from costgraph.formula.solve import Solution
     from costgraph.setting import Setting
 
+#: Digits of a breakpoint, where its neighbours differ in them.
+DIGITS = 6
 
-def end_text(value: Expr) -> str:
+
+def end_text(value: Expr, digits: int = DIGITS) -> str:
     """An end of an interval: exact where short, with its decimal otherwise."""
     if value == oo:
         return "∞"
@@ -29,7 +34,14 @@ def end_text(value: Expr) -> str:
     exact = str(sstr(value))
     if value.is_Integer or len(exact) <= 12:
         return exact
-    return f"{float(value):.6g}"
+    return f"{float(value):.{digits}g}"
+
+
+def end_texts(ends: Iterable[Expr]) -> dict[Expr, str]:
+    """The ends of intervals along one symbol, numbers so that neighbours are told apart."""
+    every = set(ends)
+    numbers = {e for e in every if e.is_number and e != oo}
+    return {e: end_text(e) for e in every - numbers} | apart(numbers, end_text, DIGITS)
 
 
 def regimes_text(regimes: Regimes) -> str:
@@ -38,10 +50,11 @@ def regimes_text(regimes: Regimes) -> str:
     lines = about_lines(regimes.setting)
     lines.append(f"{regimes.name} [{regimes.unit}] along {x}: {_count(len(regimes), 'regime')}")
     form: Expr | None = None
+    ends = end_texts(e for piece in regimes.pieces for e in (piece.lower, piece.upper))
     for piece in regimes.pieces:
         # The last regime holds at its end as well, where it has one.
         sign = "<=" if piece is regimes.pieces[-1] and piece.upper != oo else "<"
-        lines.append(f"  {end_text(piece.lower)} <= {x} {sign} {end_text(piece.upper)}")
+        lines.append(f"  {ends[piece.lower]} <= {x} {sign} {ends[piece.upper]}")
         # Norms keep their form where only the bound changes.
         lines.append("      as above" if piece.expr == form else f"      {form_text(piece.expr)}")
         form = piece.expr
@@ -129,17 +142,30 @@ def condition_text(condition: Relational) -> str:
     return f"{expr_text(condition.lhs)} {sign} 0"
 
 
+def _last(ends: Iterable[Expr]) -> Expr | None:
+    """The largest number among ends of cells; None where they go on for ever."""
+    numbers = [e for e in ends if e.is_number]
+    last = max(numbers, key=float, default=oo)
+    return None if last == oo else last
+
+
 def region_map_text(found: RegionMap) -> str:
     """One block per region: its cells, closed form and operations by bound."""
     x, y = found.x.name, found.y.name
     lines = about_lines(found.setting)
     lines.append(f"{found.name} [{found.unit}] over {x} and {y}: {_count(len(found), 'region')}")
     form: Expr | None = None
+    cells = [cell for region in found.regions for cell in region.cells]
+    ends = end_texts(e for cell in cells for e in (cell.left, cell.right))
+    edges = end_texts(e for cell in cells for e in (cell.bottom, cell.top))
+    right, top = _last(cell.right for cell in cells), _last(cell.top for cell in cells)
     for region in found.regions:
         for cell in region.cells:
+            # The last cells hold at their end as well, where it has one.
+            across, up = ("<=" if e else "<" for e in (cell.right == right, cell.top == top))
             lines.append(
-                f"  {end_text(cell.left)} <= {x} < {end_text(cell.right)}, "
-                f"{_edge(cell.bottom)} <= {y} < {_edge(cell.top)}"
+                f"  {ends[cell.left]} <= {x} {across} {ends[cell.right]}, "
+                f"{edges[cell.bottom]} <= {y} {up} {edges[cell.top]}"
             )
         lines.append("      as above" if region.expr == form else f"      {form_text(region.expr)}")
         form = region.expr
@@ -147,10 +173,6 @@ def region_map_text(found: RegionMap) -> str:
             shown = ", ".join(ops[:6]) + (f", … ({len(ops)})" if len(ops) > 6 else "")
             lines.append(f"      {resource}: {shown}")
     return "\n".join([*lines, *foot_lines(found.setting)])
-
-
-def _edge(value: Expr) -> str:
-    return end_text(value) if value.is_number or value == oo else ratio_text(value)
 
 
 def regimes_object(regimes: Regimes) -> dict[str, Any]:
@@ -243,5 +265,6 @@ def interval_lines(found: Solution) -> list[str]:
 
 def between(lower: Expr, upper: Expr, over: str) -> str:
     """An interval as an inequality."""
-    closing = f" <= {end_text(upper)}" if upper != oo else ""
-    return f"{end_text(lower)} <= {over}{closing}"
+    ends = end_texts((lower, upper))
+    closing = f" <= {ends[upper]}" if upper != oo else ""
+    return f"{ends[lower]} <= {over}{closing}"

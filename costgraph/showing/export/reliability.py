@@ -11,7 +11,7 @@ from costgraph.ir.workload import plain
 from costgraph.showing.export.regimes import foot_lines, setting_object
 from costgraph.showing.export.text import expr_text
 from costgraph.symbols import symbol
-from costgraph.units import format_quantity
+from costgraph.units import apart, format_quantity
 
 if TYPE_CHECKING:
     from costgraph.asking.reliability import Reliability
@@ -37,9 +37,11 @@ def reliability_text(
     lines = [] if found.setting is None else found.setting.lines(warning=found.fit.warning)
     at = "".join(f", {name}={value}" for name, value in found.workload.items())
     lines.append(f"P({found.metric} <= D){at}; {found.over} {found.channel.text}, one rate a task")
+    finite = (e for piece in found.pieces for e in (piece.lower, piece.upper) if e != oo)
+    ends = apart(finite, lambda end, digits: format_quantity(float(end), "s", digits), 4)
     for piece in found.pieces:
-        lower = format_quantity(float(piece.lower), "s")
-        upper = "" if piece.upper == oo else f" <= {format_quantity(float(piece.upper), 's')}"
+        lower = ends[piece.lower]
+        upper = "" if piece.upper == oo else f" <= {ends[piece.upper]}"
         rate = expr_text(piece.rate.xreplace({found.deadline: DEADLINE}))
         lines.append(f"  {lower} < D{upper}: P({found.over} >= {rate})")
     for deadline in deadlines:
