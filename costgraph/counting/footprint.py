@@ -23,6 +23,7 @@ from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import MEMORY, Role, Tensor
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
+from costgraph.ops.pattern import Pattern
 from costgraph.ops.views import Slice, Stack
 
 ZERO = Integer(0)
@@ -199,16 +200,29 @@ class _Run:
 def _passing(graph: Graph, name: str) -> Expr:
     """Bytes of a live tensor that no cache, weight or state accounts for."""
     tensor = graph.tensors[name]
-    if tensor.role is Role.ACTIVATION:
-        return tensor.footprint
     node = graph.producer.get(name)
     if node is not None and isinstance(node.op, Fused):
-        node = node.op.body.producer[name]
+        graph = node.op.body
+        node = graph.producer[name]
+    if tensor.role is Role.ACTIVATION:
+        pattern = None if node is None else getattr(node.op, "pattern", None)
+        # Of banded scores only those exist that are written.
+        compact = isinstance(pattern, Pattern) and pattern.compact
+        return _written(graph, node, name) if node and compact else tensor.footprint
     if node is None or not isinstance(node.op, KVAppend):
         return ZERO
     # Rows that a sliding window drops live as long as their own step needs them.
     batch, length, *rest = tensor.shape
     return tensor.bytes - tensor.dtype.size((batch, node.op.kept(length), *rest))
+
+
+def _written(graph: Graph, node: Node, name: str) -> Expr:
+    """Bytes that a node writes of a result."""
+    inputs = tuple(graph.tensors[t] for t in node.inputs)
+    return Add(*(
+        a.bytes for a in node.op.accesses(inputs, node.outputs)
+        if a.tensor == name and a.direction is Direction.WRITE
+    ))  # fmt: skip
 
 
 class _Runner:

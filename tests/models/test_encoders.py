@@ -197,3 +197,13 @@ def test_the_command_line_knows_the_phases(capsys):
     with pytest.raises(SystemExit):
         main(["formula", "bert-base", "--on", "h100"])
     assert "generates no tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["longformer-base-4096", "bigbird-roberta-base"])
+def test_memory_holds_the_scores_that_exist(name):
+    """Banded attention that nothing fuses needs memory that grows with the text, not its square."""
+    memory = cg.compile(name, "h100").memory
+    least, half, whole = (memory.evaluate(B=8, S=s) for s in (1024, 2048, 4096))
+    assert whole - half == pytest.approx(2 * (half - least), rel=0.15)
+    scores = 8 * 12 * 4096**2 * 2  # bytes of all pairs, which are never there
+    assert whole - half < scores
