@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: where it is named.
 MODULES = {
     "basic": ("formula", "analyze", "compare"),
-    "formula": ("explain", "regimes", "solve"),
+    "formula": ("explain", "regimes", "solve", "reliability"),
     "sweep": ("sweep", "search"),
     "serving": ("serve-plan", "serve-simulate"),
     "draw": ("draw", "plot"),

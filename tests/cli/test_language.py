@@ -13,7 +13,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.cli.entry import _build_parser
+from costgraph.cli.entry import MODULES, _build_parser
 from costgraph.cli.examples import EXAMPLES, FIRST
 from costgraph.cli.vocabulary import SIZES
 from costgraph.errors import InputError
@@ -89,6 +89,14 @@ def test_one_thing_has_one_name_and_one_short_form(name):
         assert formats[1].const == "json"
     if "fidelity" in found:
         assert {"set", "accounting", "on", "passes", "reserve", "weights"} <= found.keys()
+
+
+def test_a_command_is_loaded_with_its_module_alone():
+    assert sorted(n for names in MODULES.values() for n in names) == sorted(COMMANDS)
+    for module, names in MODULES.items():
+        if module != "completion":  # whose script holds all
+            (action,) = (a for a in _build_parser(names[-1])._actions if a.choices)
+            assert set(action.choices) == set(names)
 
 
 def test_every_command_shows_examples_that_parse(capsys):
