@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from costgraph.errors import InputError, clip
 from costgraph.quoting import visible
@@ -42,14 +42,6 @@ def _read(text: str) -> Fraction:
         return parse_number(text, "")
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
-
-
-def print_json(value: Any, remarks: Iterable[str] = ()) -> None:
-    """One JSON object on standard output; remarks go beside it as well, for who reads along."""
-    from costgraph.showing.export.plain_json import json_text
-
-    remark(remarks)
-    print(json_text(value))
 
 
 def remark(notes: Iterable[str]) -> None:
