@@ -14,14 +14,19 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 
+def several(text: str) -> str:
+    """What is wrong with a text that gives more than the one value asked for; else empty."""
+    if ":" not in text and "," not in text:
+        return ""
+    return f"{clip(text)} gives several; give one value; sweep takes several"
+
+
 def whole(text: str) -> int:
     """A positive whole number of at most 1e12 from the command line."""
     from costgraph.number import MOST
 
-    if ":" in text or "," in text:
-        raise argparse.ArgumentTypeError(
-            f"{clip(text)} gives several; give one value; sweep takes several"
-        )
+    if said := several(text):
+        raise argparse.ArgumentTypeError(said)
     value = _read(text)
     if value.denominator != 1 or value <= 0:
         raise argparse.ArgumentTypeError(f"{clip(text)} is not a positive whole number")

@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli.parser import OnlyOne
-from costgraph.cli.values import whole
+from costgraph.cli.values import several, whole
 from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
@@ -60,8 +60,6 @@ READING = (
 )
 #: How several values of a size are written.
 VALUES = "VALUES"
-#: What asks for more than one value.
-_SEVERAL = re.compile(r"[,:]")
 #: Commas between items; one in parentheses belongs to a size.
 _SEPARATOR = re.compile(r",(?![^()]*\))")
 
@@ -410,10 +408,8 @@ def number(text: str, where: str) -> Any:
     """
     from costgraph.number import positive
 
-    if _SEVERAL.search(text):
-        raise InputError(
-            f"{where}: {clip(text)} gives several; give one value; sweep takes several"
-        )
+    if said := several(text):
+        raise InputError(f"{where}: {said}")
     found = positive(text, where)
     return int(found) if found.denominator == 1 else found
 
