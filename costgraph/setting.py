@@ -16,6 +16,10 @@ from typing import Any
 from costgraph.undone import Undone
 from costgraph.undone import lines as undone_lines
 
+#: Parts that are sentences: what must be said beside a number, and what stands under a text.
+SAID = ("warnings", "cautions")
+FOOT = ("assumptions", "notes", "not_done")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -180,7 +184,7 @@ class Setting:
         }
         joined |= {
             name: tuple(dict.fromkeys(item for s in settings for item in getattr(s, name)))
-            for name in ("assumptions", "notes", "not_done", "symbols", "whole")
+            for name in (*FOOT, "symbols", "whole")
         }
         joined["cautions"] = tuple(_cautions(settings))
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}

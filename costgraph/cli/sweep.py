@@ -13,13 +13,12 @@ from costgraph.cli.showing import Answer, Table, show
 from costgraph.cli.values import whole
 from costgraph.errors import InputError, clip
 from costgraph.ir.metrics import RANKED
+from costgraph.setting import FOOT, SAID
 
 #: Rows that ``sweep`` prints.
 SHOWN = 20
 #: Rows that it prints for programs.
 MOST_PRINTED = 100_000
-#: Attributes of a sweep that are sentences, a line each.
-_SENTENCES = ("warnings", "cautions", "assumptions", "notes", "not_done")
 #: Columns that may be left out where there is little room, the first ones first.
 _LESS = ("bytes", "flops", "throughput", "tpot", "ttft")
 
@@ -141,7 +140,7 @@ def _print_sweep(
         frame = next(frames(data)).head(most)
         attributes = {str(k): v for k, v in data.attrs.items()}
         units = {str(n): str(v.attrs["units"]) for n, v in data.items() if "units" in v.attrs}
-        told = {k: str(attributes.pop(k)).splitlines() for k in _SENTENCES if k in attributes}
+        told = {k: str(attributes.pop(k)).splitlines() for k in (*SAID, *FOOT) if k in attributes}
         records = frame.to_dict("records")
         found = {**attributes, **told, "units": units, "rows": records}
         return show(arguments, Answer(lambda: None, lambda: found, "rows"))

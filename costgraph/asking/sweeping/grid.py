@@ -20,7 +20,7 @@ from costgraph.compiling.options import split_options
 from costgraph.errors import InputError, clip
 from costgraph.files.outside import json_value, label_of, opened, reason_of
 from costgraph.ir.metrics import METRICS
-from costgraph.setting import Setting, foot
+from costgraph.setting import FOOT, SAID, Setting, foot
 from costgraph.symbols import LEGEND
 from costgraph.undone import lines as undone_lines
 from costgraph.version import VERSION
@@ -36,10 +36,6 @@ IN_MEMORY = 2**33
 TEXT = 16_000
 #: Bytes of a NetCDF file.
 LARGEST_STORE = 2**50
-
-#: Attributes that stand under a table, in their order.
-SAID = ("warnings", "cautions")
-_FOOT = ("assumptions", "notes", "not_done")
 _UNITS: Mapping[str, str] = {
     "B": "sequence",
     "S": "token",
@@ -412,11 +408,11 @@ def _attributes(plan: Plan) -> dict[str, str]:
 def told_lines(attributes: Mapping[Any, Any]) -> list[str]:
     """What attributes of a sweep say, as lines: what failed, cautions, what numbers rest on."""
     failures = json_value(attributes.get("errors", "{}"), "errors")
-    told = {k: str(attributes.get(k, "")).splitlines() for k in (*SAID, *_FOOT)}
+    told = {k: str(attributes.get(k, "")).splitlines() for k in (*SAID, *FOOT)}
     return [
         *(f"{where}: {why}" for where, why in failures.items()),
         *(line for k in SAID for line in told[k]),
-        *foot(*(told[k] for k in _FOOT)),
+        *foot(*(told[k] for k in FOOT)),
     ]
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from costgraph.quoting import csv_text
+from costgraph.setting import FOOT, SAID
 from costgraph.showing.export.plain_json import plain_value, print_json
 from costgraph.showing.export.table import is_numeric
 from costgraph.undone import Undone
 from costgraph.undone import lines as undone_lines
 
-#: Parts of a setting that are sentences: said once, in the last column of the first row.
-_SAID = ("warnings", "cautions", "assumptions", "notes", "not_done")
+#: Sentences of a setting: said once, in the last column of the first row.
+_SENTENCES = (*SAID, *FOOT)
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\^{}", "~": r"\textasciitilde{}", "µ": r"$\mu$", "–": "--",
@@ -55,7 +56,7 @@ def records_csv(value: Any, rows: str = "") -> str:
     found: Any = value
     if rows:
         listed = {k for k, v in value.items() if isinstance(v, list) and k != "over"}
-        top = dict(_flat({k: v for k, v in value.items() if k not in {rows, *_SAID, *listed}}))
+        top = dict(_flat({k: v for k, v in value.items() if k not in {rows, *_SENTENCES, *listed}}))
         found = value[rows]
     if isinstance(found, Mapping):
         one = not rows or not all(isinstance(v, Mapping) for v in found.values())
@@ -93,7 +94,7 @@ def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 
 def _sentences(value: Mapping[str, Any]) -> Iterator[str]:
-    for name in _SAID:
+    for name in _SENTENCES:
         said = value.get(name, ())
         plain = [s for s in said if isinstance(s, str)]
         found = (
