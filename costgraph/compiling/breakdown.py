@@ -90,6 +90,7 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
 
 
 def _kept_row(row: Row, machine: Machine, tree: Callable[[Expr], Tree]) -> dict[str, Any]:
+    runner = roofline.runner(machine, row.unit)
     return {
         "name": row.name,
         "kind": row.kind,
@@ -103,7 +104,7 @@ def _kept_row(row: Row, machine: Machine, tree: Callable[[Expr], Tree]) -> dict[
             if role is not Role.STATE or row.cost.bytes_of(role) != 0
         },
         "links": {link: tree(sent.wire) for link, sent in row.cost.links.items()},
-        "arms": [[bound_of(a.resource), tree(a.expr)] for a in roofline.arms(row.cost, machine)],
+        "arms": [[bound_of(a.resource), tree(a.expr)] for a in roofline.arms(row.cost, runner)],
     }
 
 
@@ -130,7 +131,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         sums["flops"] += count * cost.total_flops
         sums["bytes"] += count * cost.total_bytes
         sums["wire"] += count * cost.total_wire
-    step = partial(_terms, compiled, phase, machine, values)
+    step = partial(step_terms, compiled, phase, compiled.items[phase.name], values)
     totals: dict[str, int | float] = {
         "flops": plain(sums["flops"]),
         "bytes": plain(sums["bytes"]),
@@ -172,13 +173,18 @@ def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -
     return float(_held(compiled, phase, values_of(compiled, phase, given))["memory_bytes"])
 
 
-def _terms(
-    compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr]
+def step_terms(
+    compiled: Compiled, phase: Phase, items: Iterable[Item], values: Mapping[Symbol, Expr]
 ) -> Iterator[Term]:
-    """The terms of a step's time, with numbers."""
-    timing = compiled.timing_on(machine)
-    for term in roofline.step_terms(phase, compiled.items[phase.name], machine, timing):
+    """The terms of the time of a step's items, with numbers."""
+    machine = compiled.bound or compiled.machine
+    for term in roofline.step_terms(phase, items, machine, compiled.timing_on(machine)):
         yield term.mapped(lambda e: placed(e, values))
+
+
+def seconds_of(terms: Iterable[Term]) -> float:
+    """Seconds that terms with numbers take together."""
+    return sum(float(term.count) * float(term.value) for term in terms)
 
 
 def _step(
@@ -187,7 +193,7 @@ def _step(
     """Seconds of a step whose operations take ``busy`` seconds one after the other."""
     if not overlaps(phase, compiled.items[phase.name]):
         return busy
-    return sum(float(term.count) * float(term.value) for term in terms())
+    return seconds_of(terms())
 
 
 def overlaps(phase: Phase, items: Iterable[Item]) -> bool:

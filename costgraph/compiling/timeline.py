@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sympy import Expr, Integer, Symbol
 
-from costgraph.compiling.breakdown import break_down, values_of
+from costgraph.compiling.breakdown import break_down, seconds_of, step_terms, values_of
 from costgraph.compiling.steps import Breakdown, OpRow
 from costgraph.counting.count import Item, Overlap, Row
 from costgraph.errors import InputError
@@ -115,11 +115,8 @@ class _Walk:
 
     def took(self, item: Item) -> float:
         """Seconds of one execution, as the time of the step counts it."""
-        machine = self.compiled.bound or self.compiled.machine
-        timing = self.compiled.timing_on(machine)
-        terms = roofline.step_terms(self.phase, (replace(item, count=ONE),), machine, timing)
-        made = (t.mapped(lambda e: placed(e, self.values)) for t in terms)
-        return sum(float(t.count) * float(t.value) for t in made)
+        once = (replace(item, count=ONE),)
+        return seconds_of(step_terms(self.compiled, self.phase, once, self.values))
 
     def graph(self, graph: Graph, items: Iterator[Item]) -> tuple[_Part, ...]:
         """The operations of a graph, items taken in the order in which they are counted."""
