@@ -102,8 +102,8 @@ def totals_lines(table: Breakdown) -> list[str]:
     t = table.totals
     resting = f", {si(t['resident_bytes'])}B of it resting" if t["resident_bytes"] else ""
     wire = f"   wire {si(t['wire_bytes'])}B" if t["wire_bytes"] else ""
-    busy = t["busy_seconds"]
-    apart = f" (rows one after another: {seconds(busy)})" if busy != t["seconds"] else ""
+    busy = seconds(t["busy_seconds"])
+    apart = f" (rows one after another: {busy})" if table.overlaps else ""
     return [
         f"time {seconds(t['seconds'])}{apart}   FLOP {si(t['flops'])}   "
         f"bytes {si(t['bytes'])}{wire}",

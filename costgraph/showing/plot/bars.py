@@ -72,7 +72,7 @@ def breakdown(
         figure.set_size_inches(3.3, 4.2)
     names = [f"{p:,}" for p in points]
     stack(left, names, bars)
-    if any(t.totals["busy_seconds"] != t.totals["seconds"] for t in tables):
+    if any(t.overlaps for t in tables):
         # Bars are what operations take; where some run at once the step is shorter.
         left.set_ylabel(f"operations of a {phase} step, one after another")
         left.plot(range(len(sums)), sums, "k_", markersize=14, label="the step", zorder=5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.patches import Patch
 
+from costgraph.compiling.breakdown import symbols_of
 from costgraph.errors import InputError
 from costgraph.ir.program import Phase
 from costgraph.ir.workload import shown
@@ -73,7 +74,7 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
     names = [_place(table, c, 7 if narrow else 14) for c in columns]
     groups = list(dict.fromkeys(names))
     for axes, (metric, unit) in zip(panels, metrics, strict=False):
-        _bars(axes, table, groups, names, pipelines, metric)
+        _bars(axes, table, groups, names, pipelines, metric, unit)
         axes.set_ylabel("peak memory" if metric == "memory" else metric)
         unit_axis(axes, "y", unit)
     ticks = [f"{pipelines.index(c.passes) + 1}" for c in columns]
@@ -134,6 +135,7 @@ def _bars(
     names: Sequence[str],
     pipelines: Sequence[str],
     metric: str,
+    unit: str,
 ) -> None:
     """A bar for each pipeline in each group, with its value above."""
     wide = 0.84 / len(pipelines)
@@ -148,7 +150,7 @@ def _bars(
         if not column.fits:
             style = {"facecolor": "none", "edgecolor": PALETTE[index]}
         bar = axes.bar(place, value, width=wide * 0.92, hatch=HATCHES[index], zorder=3, **style)
-        text = number(float(f"{value:.3g}"), dict(_METRICS)[metric])
+        text = number(float(f"{value:.3g}"), unit)
         axes.bar_label(
             bar, [text], padding=2.5, fontsize=font_size(axes) * 0.72, rotation=90 * upright,
         )  # fmt: skip
@@ -170,8 +172,6 @@ def _steps(table: Comparison) -> Iterator[tuple[str, list[Breakdown]]]:
         if phase.span is not None and table.context is not None:
             at["T"] = int(table.context)
         for compiled in table.compiled:
-            from costgraph.compiling.breakdown import symbols_of
-
             wanted = {s.name for s in symbols_of(compiled, compiled.program.phase(phase.name))}
             given = {k: v for k, v in at.items() if k in wanted}
             if not wanted <= set(given) or not all(isinstance(v, int) for v in given.values()):
@@ -192,7 +192,7 @@ def _step(
     """What the operations of a step take, one after another, by kind."""
     stack(axes, ticks, grouped_kinds(found))
     axes.tick_params(axis="x", labelrotation=0)
-    one = any(t.totals["busy_seconds"] != t.totals["seconds"] for t in found)
+    one = any(t.overlaps for t in found)
     axes.set_ylabel(f"{name}{', one by one' if one else ''}")
     unit_axis(axes, "y", "s")
     axes.legend(
