@@ -91,11 +91,12 @@ def _widths(
 
 
 def cards(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """A table that no line has room for: a block a row, a line a cell, broken at words."""
+    """A table that no line has room for: a block a row, a line a cell, broken at words anew."""
     lines = []
     for row in rows:
         for index, (name, cell) in enumerate(zip(head, row, strict=True)):
-            text = f"{name}: {cell}" if name else cell
+            whole = " ".join(cell.split("\n"))
+            text = f"{name}: {whole}" if name else whole
             first, *rest = wrapped(text, max(width - (2 if index else 0), 1)).split("\n")
             lines += ["  " * bool(index) + first, *("    " + part for part in rest)]
     return "\n".join(lines)

@@ -135,7 +135,7 @@ def plain_table(
     """
     head, rows = [visible(c) for c in head], [[visible(c) for c in r] for r in rows]
     right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
-    note = ""
+    names, note = head, ""
     if width is not None:
         kept, rows, dropped = fitted(head, rows, width, 2, optional)
         right = [
@@ -143,12 +143,11 @@ def plain_table(
         ]
         names = [name for name in head if name not in dropped]
         head, note = kept, left_out(dropped)
-        needed = sum(max(map(_wide, column)) + 2 for column in zip(head, *rows, strict=True)) - 2
-        if rows and needed > width:
-            told = cards(names, [[" ".join(c.split("\n")) for c in r] for r in rows], width)
-            return "\n".join([told, note] if note else [told])
     lines = [_lines(cells) for cells in (head, *rows)]
     widths = [max(len(line[i]) for cells in lines for line in cells) for i in range(len(head))]
+    if width is not None and rows and sum(widths) + 2 * (len(widths) - 1) > width:
+        told = cards(names, rows, width)
+        return "\n".join([told, note] if note else [told])
 
     def line(cells: Sequence[str]) -> str:
         parts = [
@@ -160,11 +159,6 @@ def plain_table(
     shown = [line(part) for cells in lines for part in cells]
     shown.insert(len(lines[0]), line(["-" * w for w in widths]))
     return "\n".join([*shown, note] if note else shown)
-
-
-def _wide(cell: str) -> int:
-    """Characters of the longest line of a cell."""
-    return max(map(len, cell.split("\n")))
 
 
 def _lines(cells: Sequence[str]) -> list[tuple[str, ...]]:

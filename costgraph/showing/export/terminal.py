@@ -116,7 +116,7 @@ def _print_rich(
     if total > room:  # rich would cut it
         for line in caption:
             print(visible(line))
-        print(cards(names, [[" ".join(c.split("\n")) for c in row] for row in cells], room))
+        print(cards(names, cells, room))
     else:
         console(wide=room).print(table)
     if dropped:
