@@ -261,21 +261,17 @@ def _range(arguments: argparse.Namespace, over: str, values: dict[str, Any]) -> 
     ends = usual.get(over)
     if over in values and ends is None:
         ends = float(values[over]) / 8, float(values[over]) * 8
-    given = [
-        None if text is None else _number(where, text)
-        for where, text in (("--from", arguments.lower), ("--to", arguments.upper))
-    ]
-    if ends is None and None in given:
+    lower, upper = ends or (None, None)
+    if arguments.lower is not None:
+        lower = _number("--from", arguments.lower)
+    if arguments.upper is not None:
+        upper = _number("--to", arguments.upper)
+    if lower is None or upper is None:
         known = [*usual, *values]
         raise InputError(
             f"plot: no range of {clip(over)} is usual: give --from and --to"
             f"{nearest(over, known) if len(over) > 1 else ''}"
         )
-    lower, upper = (
-        usual if g is None else g for g, usual in zip(given, ends or given, strict=True)
-    )
-    assert lower is not None
-    assert upper is not None
     return lower, upper
 
 
