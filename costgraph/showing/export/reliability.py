@@ -47,10 +47,15 @@ def reliability_text(
     for deadline in deadlines:
         shown = format_quantity(float(found.seconds(deadline)), "s")
         lines.append(f"  {100 * found.at(deadline):.4g}% within {shown}")
-    for probability in within or (() if deadlines else SHOWN):
+    for probability in _probabilities(deadlines, within):
         shown = format_quantity(found.within(probability), "s")
         lines.append(f"  {100 * probability:g}% within {shown}")
     return "\n".join([*lines, *foot_lines(found.setting)])
+
+
+def _probabilities(deadlines: Sequence[str | float], within: Sequence[float]) -> Sequence[float]:
+    """Those whose deadlines are shown: the ones asked for, or usual ones where nothing is."""
+    return within or (() if deadlines else SHOWN)
 
 
 def reliability_object(
@@ -85,6 +90,6 @@ def reliability_object(
         ],
         "within": [
             {"probability": p, "seconds": found.within(p)}
-            for p in within or (() if deadlines else SHOWN)
+            for p in _probabilities(deadlines, within)
         ],
     }
