@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli.vocabulary import SIZES, values
@@ -130,6 +129,7 @@ def value_in(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fi
 
 def _value(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fit]:
     from costgraph.compiling.fits import Fit
+    from costgraph.compiling.steps import plain_number
     from costgraph.formula.trees import value_of
 
     point = [given[name] for name in case["names"]]
@@ -137,9 +137,7 @@ def _value(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fit]
         raise _Unusual
     if any(value_of(limit, point) > 0 for limit in case["limits"]):
         raise _Unusual
-    value = value_of(case["tree"], point)
-    if isinstance(value, Fraction):
-        value = int(value) if value.denominator == 1 else float(value)
+    value = plain_number(value_of(case["tree"], point))
     need = max(float(value_of(size, point)) for size in case["sizes"])
     fits = Fit(case["hardware"], need, case["room"], case["least"])
     if fits.fits is False:
