@@ -24,11 +24,15 @@ class _Once(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
+        self.check(parser, values)
         given: set[str] = namespace.__dict__.setdefault("_given", set())
         if option_string is not None and self.dest in given:
             raise argparse.ArgumentError(self, self.twice(parser))
         given.add(self.dest)
-        setattr(namespace, self.dest, values)
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+    def check(self, parser: argparse.ArgumentParser, values: str | Sequence[Any] | None) -> None:
+        """Refuse a value that the option does not take."""
 
     def twice(self, parser: argparse.ArgumentParser) -> str:
         """What is said of a second value."""
@@ -47,16 +51,9 @@ class OnlyOne(_Once):
         super().__init__(*args, **kwargs)
         self._what, self._splits = what, splits
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
+    def check(self, parser: argparse.ArgumentParser, values: str | Sequence[Any] | None) -> None:
         if self._splits and self._splits in str(values):
             raise argparse.ArgumentError(self, f"{clip(values)}: {self.twice(parser)}")
-        super().__call__(parser, namespace, values, option_string)
 
     def twice(self, parser: argparse.ArgumentParser) -> str:
         return f"{parser.prog.split()[-1]} takes {self._what}"
@@ -69,15 +66,6 @@ class _Short(_Once):
         super().__init__(
             option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help
         )
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        super().__call__(parser, namespace, self.const, option_string)
 
 
 class _Help(argparse.HelpFormatter):
