@@ -17,6 +17,7 @@ from costgraph.cli.entry import MODULES, _build_parser
 from costgraph.cli.examples import EXAMPLES, FIRST
 from costgraph.cli.vocabulary import SIZES
 from costgraph.errors import InputError
+from tests.lines import refused
 from tests.pages import run_examples
 
 PARSER = _build_parser()
@@ -56,15 +57,6 @@ def run(capsys, *line: str) -> tuple[str, str]:
     assert main(list(line)) == 0
     found = capsys.readouterr()
     return found.out, found.err
-
-
-def refused(capsys, *line: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(line))
-    assert stop.value.code == 2
-    text = capsys.readouterr().err
-    assert text.count("\n") == 1
-    return text
 
 
 def options(name: str) -> dict[str, list[str]]:

@@ -14,20 +14,12 @@ from costgraph.errors import InputError
 from costgraph.ir.metrics import METRICS, metrics_of
 from costgraph.setting import Setting
 from costgraph.undone import Undone
+from tests.lines import refused
 
 
 def printed(capsys, *line: str) -> str:
     assert main(list(line)) == 0
     return capsys.readouterr().out
-
-
-def refused(capsys, *line: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(line))
-    assert stop.value.code == 2
-    text = capsys.readouterr().err
-    assert text.count("\n") == 1
-    return text
 
 
 def commands() -> dict:
