@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
+from costgraph.cli.progress import bar
 from costgraph.cli.values import remark, whole
 from costgraph.errors import InputError, ModelError, clip
 
@@ -126,23 +126,18 @@ def _site(arguments: argparse.Namespace) -> int:
 
     models = [m.strip() for text in arguments.models or () for m in text.split(",")]
     everything = [m["value"] for m in catalog.machines()]
-    made = site(
-        arguments.output,
-        models or model_names(),
-        vocabulary.devices(arguments) or everything,
-        arguments.passes or PIPELINES,
-        jobs=arguments.jobs or os.cpu_count() or 1,
-        told=_told,
-    )
+    with bar("pairs of model and pipeline") as told:
+        made = site(
+            arguments.output,
+            models or model_names(),
+            vocabulary.devices(arguments) or everything,
+            arguments.passes or PIPELINES,
+            jobs=arguments.jobs or os.cpu_count() or 1,
+            told=told,
+        )
     for model, machine, passes, why in made.refused[:MOST_TOLD]:
         remark([f"{model} on {machine}, {passes or 'unmodified'}: {why}"])
     if len(made.refused) > MOST_TOLD:
         remark([f"and {len(made.refused) - MOST_TOLD} more that do not go together"])
     print(f"wrote {made.folder}: {made.files} files, {made.size / 1e6:.1f} MB; open its index.html")
     return 0
-
-
-def _told(done: int, all_: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == all_ else ""
-        print(f"\r{done} of {all_} pairs of model and pipeline", end=end, file=sys.stderr)
