@@ -111,7 +111,7 @@ class Memories:
 
     compiled: Compiled
     lanes: int = 1
-    _lines: dict[tuple[int, tuple[int, int], float], tuple[Line, ...]] = field(
+    _most: dict[tuple[int, tuple[int, int], float], int] = field(
         default_factory=dict, compare=False
     )
     _taken: dict[tuple[int, tuple[int, int]], int] = field(default_factory=dict, compare=False)
@@ -140,16 +140,16 @@ class Memories:
         Raises:
             InputError: the device's file states no capacity.
         """
-        return min(line.most for line in self.lines(context, read, share))
+        key = context, read, share
+        if key not in self._most:
+            self._most[key] = min(line.most for line in self.lines(*key))
+        return self._most[key]
 
     def lines(
         self, context: int, read: tuple[int, int], share: float = MEMORY_SHARE
     ) -> tuple[Line, ...]:
         """What is asked of each memory: a share for weights and caches, all for everything."""
-        key = context, read, share
-        if key not in self._lines:
-            self._lines[key] = (*self._near(*key), *self._far(context))
-        return self._lines[key]
+        return (*self._near(context, read, share), *self._far(context))
 
     @cached_property
     def _capacity(self) -> float:
