@@ -71,8 +71,11 @@ class Store:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
 
+    def cases(self) -> Cases:
+        return Cases(lambda q: json.loads(self.texts.get(json.dumps(q, default=str), "null")))
+
     def run(self, capsys, line: list[str]) -> tuple[str, bool]:
-        cases = Cases(lambda q: json.loads(self.texts.get(json.dumps(q, default=str), "null")))
+        cases = self.cases()
         assert main(line, None, cases) == 0
         if cases.made is not None:
             question, case = cases.made
@@ -142,7 +145,7 @@ def test_what_is_unusual_is_left_to_the_whole_program(capsys, first, then, words
         return code, found.out + found.err
 
     whole = said(lambda: main([*line, then]))
-    cases = Cases(lambda q: json.loads(store.texts.get(json.dumps(q, default=str), "null")))
+    cases = store.cases()
     assert said(lambda: main([*line, then], None, cases)) == whole
     assert words in whole[1]
     assert cases.answered == (words == "")

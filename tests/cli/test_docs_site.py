@@ -14,6 +14,7 @@ import pytest
 
 import costgraph
 from costgraph.cli import main
+from costgraph.cli.entry import _build_parser
 from costgraph.hardware import device_names
 from costgraph.models import entries
 from costgraph.passes import PASSES
@@ -34,7 +35,7 @@ def test_examples_run(page, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
     assert commands
-    parser = page_tool("reference")._build_parser()
+    parser = _build_parser()
     for command in commands:
         parser.parse_args(command)
         if command[0] not in LONG:
