@@ -136,45 +136,43 @@ def _print_sweep(
         raise InputError(
             f"--format {how} prints at most {most} rows, not {rows}; -o FILE takes all"
         )
-    if how in ("json", "csv"):
-        frame = next(frames(data)).head(most)
+
+    def plain() -> dict[str, Any]:
         attributes = {str(k): v for k, v in data.attrs.items()}
         units = {str(n): str(v.attrs["units"]) for n, v in data.items() if "units" in v.attrs}
         told = {k: str(attributes.pop(k)).splitlines() for k in (*SAID, *FOOT) if k in attributes}
-        records = frame.to_dict("records")
-        found = {**attributes, **told, "units": units, "rows": records}
-        return show(arguments, Answer(lambda: None, lambda: found, "rows"))
-    data = data.squeeze()  # what has one value stands above the table
-    frame = next(frames(data)).head(most)
-    names = columns(data)
-    varying = [n for n in names if n in data.sizes or n in data.data_vars]
-    measured = [str(data[name].attrs.get("units", "")) for name in varying]
-    cells = [
-        tuple(_cell(value, unit) for value, unit in zip(row, measured, strict=True))
-        for row in frame[varying].itertuples(index=False, name=None)
-    ]
-    fixed = ", ".join(
-        [
-            *(f"{n}={data[n].item()}" for n in names if n not in varying),
-            *str(data.attrs.get("reading", "")).splitlines(),
+        records = next(frames(data)).head(most).to_dict("records")
+        return {**attributes, **told, "units": units, "rows": records}
+
+    def table() -> Table:
+        small = data.squeeze()  # what has one value stands above the table
+        names = columns(small)
+        varying = [n for n in names if n in small.sizes or n in small.data_vars]
+        measured = [str(small[name].attrs.get("units", "")) for name in varying]
+        frame = next(frames(small)).head(most)
+        cells = [
+            tuple(_cell(value, unit) for value, unit in zip(row, measured, strict=True))
+            for row in frame[varying].itertuples(index=False, name=None)
         ]
-    )
-    foot = told_lines(data.attrs)
+        fixed = [
+            *(f"{n}={small[n].item()}" for n in names if n not in varying),
+            *str(small.attrs.get("reading", "")).splitlines(),
+        ]
+        return Table(varying, cells, [", ".join(fixed)], told_lines(small.attrs))
 
     def text() -> None:
         from costgraph.showing.export.terminal import print_table
 
-        print_table(varying, cells, fixed, optional=_LESS)
-        if rows > len(cells):
+        made = table()
+        print_table(made.head, made.rows, ", ".join(made.title), _LESS)
+        if rows > len(made.rows):
             print(f"… {rows} rows; -o FILE writes all of them, --format csv prints them")
         else:
             print(f"{rows} rows" if rows > 1 else "1 row")
-        for line in foot:
+        for line in made.foot:
             print(line)
 
-    return show(
-        arguments, Answer(text, dict, "", None, lambda: Table(varying, cells, [fixed], foot))
-    )
+    return show(arguments, Answer(text, plain, "rows", table=table))
 
 
 def _cell(value: Any, unit: str) -> str:
