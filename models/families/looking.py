@@ -10,11 +10,10 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends
-from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
-from costgraph.models.families.vision import clip_tower, grid_of, pixels, tower_of
+from costgraph.models.families.vision import clip_tower, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import ImageText, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
@@ -133,13 +132,7 @@ def _dinov2(fields: Fields) -> Reading:
         activation_of(named, "hidden_act", default="gelu"),
     )
     size, patch = pixels(named, 224), named.size("patch_size", default=14)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(named.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(named, size, patch) + 1),
-    )
+    patches = patches_of(named, at.d, size, patch)
     layers = Integer(named.size("num_hidden_layers"))
     masked = fields.flag("use_mask_token", True)
     tower = Tower(patches, at, feed, layers, size, scaled=True)

@@ -18,7 +18,6 @@ from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import Eyes, FixedTower
-from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.pictures import AnyRes, Canvas, Enlarged, Tiles
 from costgraph.models.blocks.projector import (
     Acted,
@@ -38,7 +37,7 @@ from costgraph.models.families.common import Family, Reading, activation_of, tie
 from costgraph.models.families.vision import (
     MOST_ENTRIES,
     clip_tower,
-    grid_of,
+    patches_of,
     pixels,
     sizes,
     tower_of,
@@ -163,12 +162,7 @@ def siglip_tower(seen: Fields, **left_out: Any) -> Tower:
     seen = seen.with_defaults(**{**SIGLIP, "patch_size": 16, **left_out})
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
     size, patch = pixels(seen), seen.size("patch_size")
-    patches = Patches(
-        d=at.d,
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        rows=Integer(grid_of(seen, size, patch)),
-    )
+    patches = patches_of(seen, at.d, size, patch, first=0)
     layers = Integer(seen.size("num_hidden_layers"))
     return Tower(patches, at, feed, layers, size, head=_siglip_head(seen, at, feed))
 
@@ -380,13 +374,7 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     if len(sides) != 1:
         raise ModelError(f"{seen.name}: 'patch_size' = {sorted(sides)}: a square is supported")
     (patch,) = sides
-    patches = Patches(
-        d=at.d,
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(seen, size, patch) + 1),
-    )
+    patches = patches_of(seen, at.d, size, patch)
     layers = Integer(seen.size("num_hidden_layers"))
     norm = LAYER_NORM if kind == "layer_norm" else RMS
     return Tower(patches, at, feed, layers, size, back=None, scaled=True, norm=norm)

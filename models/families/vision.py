@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer, Rational
+from sympy import Expr, Integer, Rational
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward
@@ -102,16 +102,23 @@ def grid_of(fields: Fields, size: Size, patch: int) -> int:
     return grid
 
 
+def patches_of(
+    fields: Fields, d: Expr, size: Size, patch: int, first: int = 1, placed: bool = True
+) -> Patches:
+    """Square patches of an image, ``first`` learned tokens in front, a position for each."""
+    return Patches(
+        d=d,
+        channels=Integer(fields.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=first,
+        rows=Integer(grid_of(fields, size, patch) + first) if placed else None,
+    )
+
+
 def _vit(fields: Fields) -> Reading:
     at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="gelu"))
     size, patch = pixels(fields), fields.size("patch_size", default=16)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(fields.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(fields, size, patch) + 1),
-    )
+    patches = patches_of(fields, at.d, size, patch)
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
     classes = Integer(labels_of(fields)) if _is_classifier(fields) else None
@@ -122,14 +129,7 @@ def clip_tower(fields: Fields) -> Tower:
     """CLIP's vision tower: patches without bias, norms in front and behind."""
     at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="quick_gelu"))
     size, patch = pixels(fields), fields.size("patch_size", default=32)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(fields.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        bias=False,
-        first=1,
-        rows=Integer(grid_of(fields, size, patch) + 1),
-    )
+    patches = replace(patches_of(fields, at.d, size, patch), bias=False)
     layers = Integer(fields.size("num_hidden_layers"))
     return Tower(patches, at, feed, layers, size, front=LAYER_NORM)
 
