@@ -17,7 +17,7 @@ from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.segformer import Segformer, Stage
-from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
+from costgraph.models.vision import ImageText, Size, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
 
 #: Longest lists of stages or layers that a configuration may have, and largest entry.
@@ -155,21 +155,28 @@ _READ: Mapping[str, int] = MappingProxyType(
 )
 
 
-def _clip(fields: Fields) -> Reading:
-    seen = fields.section("vision_config").with_defaults(**_SEEN)
-    read = fields.section("text_config").with_defaults(**_READ)
-    at, feed = tower_of(read, activation_of(read, "hidden_act", default="quick_gelu"))
+def reader_of(read: Fields, act: str, causal: bool = False) -> TextTower:
+    """A tower over texts, whose vector is not projected."""
+    at, feed = tower_of(read, activation_of(read, "hidden_act", default=act))
     longest = read.size("max_position_embeddings")
-    ends = Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest))
-    model = ImageText(
-        tower=clip_tower(seen),
-        text=ends,
-        layer=TowerLayer(B, S, at, feed, causal=True),
+    return TextTower(
+        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
+        layer=TowerLayer(B, S, at, feed, causal=causal),
         layers=Integer(read.size("num_hidden_layers")),
-        width=Integer(fields.size("projection_dim", default=512)),
         longest=longest,
     )
-    return Reading(model)
+
+
+def clip_reader(read: Fields) -> TextTower:
+    """CLIP's tower over texts: each position sees earlier ones."""
+    return reader_of(read.with_defaults(**_READ), "quick_gelu", causal=True)
+
+
+def _clip(fields: Fields) -> Reading:
+    seen = fields.section("vision_config").with_defaults(**_SEEN)
+    text = clip_reader(fields.section("text_config"))
+    width = Integer(fields.size("projection_dim", default=512))
+    return Reading(ImageText(clip_tower(seen), text, width))
 
 
 def _convnextv2(fields: Fields) -> Reading:
