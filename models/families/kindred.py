@@ -28,11 +28,13 @@ from costgraph.models.encoder import (
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import (
     BARE,
+    FEW,
     LAYER_NORM,
     POOLER,
     TASKS,
     classes_of,
     heads_by_task,
+    require_tied,
     task_of,
     types_of,
 )
@@ -142,11 +144,8 @@ def _front(fields: Fields, kin: Kin) -> tuple[Front, int | None]:
 
 
 def _masked(fields: Fields, kin: Kin) -> MaskedHead:
-    if task_of(fields) == "ForMaskedLM" and not fields.flag("tie_word_embeddings", True):
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
-            "tokens is not supported in this family"
-        )
+    if task_of(fields) == "ForMaskedLM":
+        require_tied(fields)
     act = kin.masked or _act(fields, kin)
     return MaskedHead(_width(fields, kin), Integer(fields.size("vocab_size")), act, LAYER_NORM)
 
@@ -399,17 +398,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
             }
         ),
         **classes_of(
-            {
-                "JinaEmbeddingsV3": "jina_embeddings_v3",
-            },
-            TASKS[:-1],
+            {"JinaEmbeddingsV3": "jina_embeddings_v3", "RoFormer": "roformer"}, TASKS[:-1]
         ),
-        **classes_of(
-            {"Esm": "esm", "LayoutLM": "layoutlm"},
-            TASKS[:4],
-        ),
+        **classes_of({"Esm": "esm", "LayoutLM": "layoutlm"}, FEW),
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
-        **classes_of({"RoFormer": "roformer"}, TASKS[:-1]),
         "ElectraForPreTraining": "electra",
         "SplinterModel": "splinter",
         "DPRQuestionEncoder": "dpr",
