@@ -283,20 +283,16 @@ def _beam(fields: Fields) -> Reading:
 
 def _diffllama(fields: Fields) -> Reading:
     """Llama with differential attention."""
-    found = attention_of(fields)
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
     for key, count in (
-        ("num_attention_heads", found.heads),
-        ("num_key_value_heads", found.kv_heads),
+        ("num_attention_heads", attention.heads),
+        ("num_key_value_heads", attention.kv_heads),
     ):
         if count % 2:
             raise ModelError(f"{fields.name}: {key!r} = {count} must be even in this family")
-    rotary = found.head_dim if found.rotary is None else found.rotary
-    bias = fields.flag("attention_bias", False)
-    mixer = DifferentialAttention(
-        found.d, found.heads, found.kv_heads, found.head_dim, rotary, bias
-    )
     feed = feed_forward_of(fields, fields.size("intermediate_size"))
-    layer = Layer(found.d, mixer, feed)
+    layer = Layer(attention.d, DifferentialAttention(attention), feed)
     return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 
