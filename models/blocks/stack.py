@@ -88,8 +88,8 @@ class Transform:
     bias: bool = False
 
     def add(self, m: Maker, hidden: str, width: Expr) -> str:
-        """Adds it; ``hidden (B, q, width)`` keeps its shape."""
-        made = m.linear("head_proj", hidden, width, width, self.bias)
+        """Adds it; ``hidden (B, q, c)`` becomes ``(B, q, width)``."""
+        made = m.linear("head_proj", hidden, width, m.shape(hidden)[-1], self.bias)
         made = m.add("head_act", Activation(self.activation), made)
         return m.norm("head_norm", made, width, self.norm)
 
