@@ -186,9 +186,7 @@ def _convnextv2(fields: Fields) -> Reading:
 
 def _dinov3_convnext(fields: Fields) -> Reading:
     """ConvNeXt without a classifier."""
-    found = _convnext(fields, bare=True)
-    assert isinstance(found.model, ConvNext)
-    return replace(found, model=replace(found.model, bare=True))
+    return _convnext(fields, bare=True)
 
 
 def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
@@ -210,6 +208,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
         activation=activation_of(fields, "hidden_act", default="gelu"),
         scaled=not second and fields.number("layer_scale_init_value", 1e-6) > 0,
         responds=second,
+        bare=bare,
     )
     return Reading(model)
 
