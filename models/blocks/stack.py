@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from sympy import Expr, Integer, Symbol
 
@@ -149,6 +149,30 @@ def positions_end(symbol: Symbol, longest: Expr | int | None) -> tuple[Limit, ..
         return ()
     end = Integer(longest) if isinstance(longest, int) else longest
     return (Limit(symbol, end, "the model has no positions beyond"),)
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """A model whose layers are not all alike, with a graph of its own.
+
+    Attributes:
+        ends: around the layers.
+    """
+
+    ends: Ends
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
+
+    def symbolic(self) -> NoReturn:
+        """Refused: layers differ.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 @dataclass(frozen=True)

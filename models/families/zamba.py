@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Integer, Rational
 
-from costgraph.errors import InputError, ModelError
-from costgraph.formula.terms import Limit
+from costgraph.errors import ModelError
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import Ends, Layer, Maker, Segment, Style
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import Repeatable, close, embed, run
+from costgraph.models.blocks.stack import Repeatable, Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.hybrid import GATHERED, words
 from costgraph.models.families.state_space import ends_of, require_silu, step_rank
@@ -23,16 +22,10 @@ from costgraph.models.fields import Fields, divided
 
 
 @dataclass(frozen=True)
-class Zamba:
+class Zamba(Uneven):
     """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
 
-    ends: Ends
     segments: tuple[Segment, ...]
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -41,10 +34,6 @@ class Zamba:
         # The embeddings are an operand of every hybrid layer, beside the hidden state.
         hidden = run(m, self.segments, first, embeddings=first)
         return m.build(close(m, self.ends, hidden, table))
-
-    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 def _zamba(fields: Fields) -> Reading:
