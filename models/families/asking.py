@@ -17,7 +17,8 @@ from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.language import before, language
+from costgraph.models.families.seeing import WHOLE, siglip_tower
 from costgraph.models.families.segmenting import sam_encoder
 from costgraph.models.families.vision import grid_of, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields, divided

@@ -23,7 +23,7 @@ from costgraph.models.blocks.projector import (
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
-from costgraph.models.families.seeing import before, language
+from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
 

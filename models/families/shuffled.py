@@ -12,7 +12,8 @@ from costgraph.models.blocks.eyes import FixedTower
 from costgraph.models.blocks.projector import Halves, Normed, Product, Steps
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower, squares_beside
+from costgraph.models.families.language import before, language
+from costgraph.models.families.seeing import WHOLE, siglip_tower, squares_beside
 from costgraph.models.fields import Fields
 
 
