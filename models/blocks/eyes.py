@@ -38,6 +38,8 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
 ONE = Integer(1)
+#: What is said where an image has as many tokens as every other.
+WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
 
 
 def together(processor: Processor | None, shown: tuple[Shown, ...], who: str) -> Seen:
@@ -275,7 +277,7 @@ class FixedTower(Eyes):
     newline: bool = False
     processor: Processor | None = None
     shown: Seen | None = None
-    said: str = "G image tokens, which the prompt's S tokens include, are whole images"
+    said: str = WHOLE
     classed: bool = False
 
     @property

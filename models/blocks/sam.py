@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes, together
+from costgraph.models.blocks.eyes import WHOLE, Eyes, together
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pattern import gathered
@@ -183,7 +183,7 @@ class SamEyes(Eyes):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Whole images."""
-        return ("G image tokens, which the prompt's S tokens include, are whole images",)
+        return (WHOLE,)
 
     @property
     def tokens(self) -> int:

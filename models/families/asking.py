@@ -11,14 +11,14 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.eyes import WHOLE, FixedTower
 from costgraph.models.blocks.halving import HalvingTower
 from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.language import before, language
-from costgraph.models.families.seeing import WHOLE, siglip_tower
+from costgraph.models.families.seeing import siglip_tower
 from costgraph.models.families.segmenting import sam_encoder
 from costgraph.models.families.vision import grid_of, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields, divided
@@ -80,7 +80,7 @@ def _blip2(fields: Fields) -> Reading:
         fields.values.get(key)
     tower = _tower(fields.section("vision_config"))
     steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
-    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=WHOLE, classed=True)
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True)
     return before(stack, reading, eyes.whole)
 
 

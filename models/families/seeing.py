@@ -17,7 +17,7 @@ from sympy import Integer, Rational, sqrt
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.eyes import WHOLE, FixedTower
 from costgraph.models.blocks.pictures import AnyRes, Canvas, Enlarged, Tiles
 from costgraph.models.blocks.projector import (
     Acted,
@@ -97,7 +97,6 @@ def _gemma3(fields: Fields) -> Reading:
 
 #: Tiles of a picture that are believed.
 MOST_TILES = 64
-WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
 CUT = (
     f"{WHOLE}; where no size of a picture says how many there are, tokens that are cut off at "
     "edges, and ends of rows, are not counted"
@@ -154,7 +153,7 @@ def _idefics3(fields: Fields, videos: bool = False) -> Reading:
     tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
     d = stack.ends.d
     steps: Steps = (squares_beside(fields, tower, "scale_factor"), Product("1", d, False))
-    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, steps, d, normed=True)
     side = int(tower.size[0])
     said = (
         f"pictures are scaled to {4 * side} pixels and cut into tiles beside the whole, as the "
@@ -309,7 +308,7 @@ def _deepseek_vl(fields: Fields) -> Reading:
     stack, reading = language(fields, "llama", tied=True)
     tower = siglip_tower(fields.section("vision_config"))
     d = stack.ends.d
-    eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True)
     return before(stack, reading, eyes.whole)
 
 
@@ -326,7 +325,7 @@ def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedT
     d = stack.ends.d
     beside = Beside(_shuffled(fields, tower, "downsample_ratio"), copied=True)
     steps: Steps = (beside, Normed(LAYER_NORM), *two_products(d, act, True))
-    return FixedTower(tower, steps, d, said=WHOLE)
+    return FixedTower(tower, steps, d)
 
 
 def _in_tiles(eyes: FixedTower, **more: Any) -> FixedTower:
@@ -408,7 +407,7 @@ def _llama4(fields: Fields) -> Reading:
         Acted("gelu", "act2"),
         Product("1", d, False),
     )
-    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, steps, d, normed=True)
     said = "pictures are cut into up to 16 tiles beside the whole, as the published processor does"
     cut = Canvas(int(tower.size[0]), int(eyes.tokens(Style())), said=said)
     return before(stack, reading, replace(eyes, processor=cut))
