@@ -111,6 +111,7 @@ def _width(fields: Fields, kin: Kin) -> Expr:
 
 
 def heads_for(fields: Fields, kin: Kin) -> Heads:
+    """Heads with all biases, rotated where there is no table of positions."""
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     width = divided(fields, d, heads, "hidden size over heads")
     rotary = None if kin.positions else width
@@ -166,6 +167,11 @@ def _said(fields: Fields, kin: Kin, head: object) -> tuple[str, ...]:
 
 
 def read_of(fields: Fields, kin: Kin) -> Reading:
+    """A relative of BERT.
+
+    Raises:
+        ModelError: a key makes it something that its family does not know.
+    """
     for key in (*_DECODES, *kin.off):
         fields.refuse(key, "not understood in this family")
     places = fields.word("position_embedding_type", default="absolute")
@@ -186,6 +192,7 @@ def read_of(fields: Fields, kin: Kin) -> Reading:
 
 
 def encoder_of(reading: Reading) -> Encoder:
+    """The encoder that was read."""
     assert isinstance(reading.model, Encoder)
     return reading.model
 
