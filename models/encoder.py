@@ -22,7 +22,7 @@ from costgraph.ir.program import Phase, Program, Resident, single_pass
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
-from costgraph.models.blocks.stack import close, embed, positions_end, run
+from costgraph.models.blocks.stack import Transform, close, embed, positions_end, run
 from costgraph.ops import (
     Activation,
     Add,
@@ -210,9 +210,7 @@ class MaskedHead:
 
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds the head; every position gets logits."""
-        x = m.linear("head_proj", hidden, self.d, m.shape(hidden)[-1], self.bias)
-        x = m.add("head_act", Activation(self.activation), x)
-        x = m.norm("head_norm", x, self.d, self.norm)
+        x = Transform(self.activation, self.norm, self.bias).add(m, hidden, self.d)
         if not self.tied:
             return m.linear("lm_head", x, self.vocab, self.d, True)
         return m.add("lm_head", Linear(bias=True), x, table, m.vector("lm_head.bias", self.vocab))

@@ -12,6 +12,7 @@ from sympy import Expr
 from costgraph.errors import InputError
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.projector import Steps, project, tokens_for
 from costgraph.models.blocks.stack import run
@@ -22,7 +23,7 @@ from costgraph.symbols import B, G
 
 
 @dataclass(frozen=True)
-class Ears:
+class Ears(Eyes):
     """An audio encoder in front of a language model.
 
     Attributes:
@@ -53,11 +54,6 @@ class Ears:
             f"G audio tokens, which the prompt's S tokens include, are whole clips of "
             f"{self.tokens} tokens",
         )
-
-    @property
-    def deep(self) -> int:
-        """None."""
-        return 0
 
     def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Ears, Seen]:
         """Refused: there are no images."""

@@ -22,7 +22,6 @@ from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.symbols import B
 
-ONE = Integer(1)
 Size = tuple[Expr, ...]
 
 

@@ -111,18 +111,15 @@ class Segmenter(OnePass):
     def _resting(self, m: Maker) -> None:
         """Declares what rests in memory: kinds of points, and the part that reads a mask."""
         d, c = self.d, self.shown
-        rows = Integer(self.points + 1)
-        m.add("kinds_rest", Reshape((rows * d,)), m.vector("kinds.weight", rows, d))
+        kinds = Integer(self.points + 1)
+        m.add("kinds_rest", Reshape((kinds * d,)), m.vector("kinds.weight", kinds, d))
         kernels = ((c / 4, ONE, TWO), (c, c / 4, TWO), (d, c, ONE))
         for index, (out, into, taps) in enumerate(kernels, start=1):
             kernel = m.weight(f"mask{index}.weight", out, into, taps, taps)
-            vectors = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
-            for part, source in (
-                ("kernel", kernel),
-                ("rows", m.vector(f"mask{index}.rows", vectors, out)),
-            ):
-                size = out * into * taps**2 if part == "kernel" else vectors * out
-                m.add(f"mask{index}_{part}_rest", Reshape((size,)), source)
+            count = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
+            rows = m.vector(f"mask{index}.rows", count, out)
+            m.add(f"mask{index}_kernel_rest", Reshape((out * into * taps**2,)), kernel)
+            m.add(f"mask{index}_rows_rest", Reshape((count * out,)), rows)
 
     def _with(
         self, m: Maker, name: str, y: str, x: str, tokens: str, places: str

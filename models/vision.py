@@ -266,13 +266,18 @@ class TextTower(OnePass):
         return positions_end(S, self.longest)
 
     def graph(self, name: str, style: Style) -> Graph:
-        m, d = Maker(name, style), self.text.d
-        y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
-        y = m.norm("text_norm", y, d, LAYER_NORM)
-        end = m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
+        m = Maker(name, style)
+        y, end = self.add(m)
         if self.width is None:
             return m.build(y, end)
-        return m.build(m.linear("text_proj", end, self.width, d), y)
+        return m.build(m.linear("text_proj", end, self.width, self.text.d), y)
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the tower: all positions ``(B, S, d)``, and the vector of the last ``(B, d)``."""
+        d = self.text.d
+        y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
+        y = m.norm("text_norm", y, d, LAYER_NORM)
+        return y, m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
 
 
 @dataclass(frozen=True)
@@ -284,19 +289,15 @@ class ImageText(OnePass):
 
     Attributes:
         tower: of the images.
-        text, layer, layers: of the texts.
+        text: of the texts.
         width: of the common space.
-        longest: most text tokens.
         pooled: the tower's own head pools the image, the text alone is projected, with a bias,
             and the logits have a bias (SigLIP).
     """
 
     tower: Tower
-    text: Ends
-    layer: TowerLayer
-    layers: Expr
+    text: TextTower
     width: Expr
-    longest: int
     pooled: bool = False
 
     def positions(self, style: Style) -> Expr:
@@ -304,17 +305,13 @@ class ImageText(OnePass):
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        return positions_end(S, self.longest)
+        return self.text.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
         image = self._image(m)
-        w = self.text.d
-        y = embedded(m, self.text)
-        y = run(m, (Segment("text_layers", self.layer, self.layers),), y)
-        y = m.norm("text_norm", y, w, LAYER_NORM)
-        y = m.add("end_position", SelectLast(ONE), y)
-        text = self._joint(m, "text", m.add("end_vector", Reshape((B, w)), y), w, self.pooled)
+        _, end = self.text.add(m)
+        text = self._joint(m, "text", end, self.text.text.d, self.pooled)
         scale = m.vector("logit_scale", ONE)
         logits = m.add("similarity", Similarity(), text, image, scale)
         if self.pooled:

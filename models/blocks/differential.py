@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr, Integer
-
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended, cached
+from costgraph.models.blocks.attention import Attention
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import Concat, Rope, Scale
+from costgraph.ops import Concat, Scale
 from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.pattern import counted
 from costgraph.ops.views import Slice
-from costgraph.symbols import q
-
-ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -28,33 +24,20 @@ class DifferentialAttention:
     normalised without weights.
 
     Attributes:
-        d: hidden size.
-        heads, kv_heads: query heads and key/value heads, of size ``head_dim``; both even.
-        rotary: rotated width per head.
-        bias: biases of the projections.
+        attention: heads and projections; both numbers of heads are even.
     """
 
-    d: Expr
-    heads: Expr
-    kv_heads: Expr
-    head_dim: Expr
-    rotary: Expr
-    bias: bool = False
+    attention: Attention
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table."""
-        return (Tensor("rope_table", (q, self.rotary), style.acts),)
+        return self.attention.operands(style)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
-        d, h, hk, dh = self.d, self.heads, self.kv_heads, self.head_dim
-        query, key, value = (
-            m.linear(f"{n}_proj", x, heads * dh, d, self.bias, (heads, dh))
-            for n, heads in (("q", h), ("k", hk), ("v", hk))
-        )
-        query, key = (
-            m.add(f"{n}_rope", Rope(), y, "rope_table") for n, y in (("q", query), ("k", key))
-        )
+        at = self.attention
+        h, hk, dh = at.heads, at.kv_heads, at.head_dim
+        query, key, value = at.projected(m, x)
         keys, values = cached(m, key, value)
         pattern = counted(m.style.mask)
         made = []
@@ -70,13 +53,13 @@ class DifferentialAttention:
         mixed = m.add("difference", Map("sub"), left, taken)
         mixed = m.norm("heads_norm", mixed, 2 * dh, Norm(weight=False))
         mixed = m.add("heads_scale", Scale(), mixed)
-        return m.linear("o_proj", mixed, d, h * dh, self.bias, contract=2)
+        return m.linear("o_proj", mixed, at.d, h * dh, at.out_bias, contract=2)
 
     def _share(self, m: Maker) -> str:
         """The learned number: a difference of two exponentials of products, and a constant."""
         parts = []
         for index in ("1", "2"):
-            pair = [m.vector(f"lambda_{n}{index}", self.head_dim) for n in ("q", "k")]
+            pair = [m.vector(f"lambda_{n}{index}", self.attention.head_dim) for n in ("q", "k")]
             product = m.add(f"lambda_mul{index}", Map("mul"), *pair)
             total = m.add(f"lambda_sum{index}", Reduce("sum", (0,), keep=True), product)
             parts.append(m.add(f"lambda_exp{index}", Map("exp"), total))

@@ -38,6 +38,8 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
 ONE = Integer(1)
+#: What is said where an image has as many tokens as every other.
+WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
 
 
 def together(processor: Processor | None, shown: tuple[Shown, ...], who: str) -> Seen:
@@ -68,7 +70,8 @@ class Eyes(Protocol):
 
     @property
     def sense(self) -> str:
-        """Name of its phase: ``vision`` or ``audio``."""
+        """Name of its phase: ``vision``, or ``audio`` where it hears."""
+        return "vision"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -77,6 +80,7 @@ class Eyes(Protocol):
     @property
     def deep(self) -> int:
         """How many early decoder layers get further rows."""
+        return 0
 
     def positions(self, style: Style) -> Expr:
         """Positions of the tower per sequence."""
@@ -93,7 +97,7 @@ class Eyes(Protocol):
 
 
 @dataclass(frozen=True)
-class PatchTower:
+class PatchTower(Eyes):
     """The tower of the Qwen VL models: one image per sequence, of any size.
 
     ``G`` image tokens come from ``merge²·G`` patches, which see one another, or those
@@ -143,11 +147,6 @@ class PatchTower:
     processor: Processor | None = None
     images: int = 1
     said: str = ""
-
-    @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "vision"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -251,7 +250,7 @@ class PatchTower:
 
 
 @dataclass(frozen=True)
-class FixedTower:
+class FixedTower(Eyes):
     """A tower over images of one size, and a projector.
 
     A class token is dropped, unless ``classed``. ``late`` says where the features are taken: in
@@ -278,23 +277,13 @@ class FixedTower:
     newline: bool = False
     processor: Processor | None = None
     shown: Seen | None = None
-    said: str = "G image tokens, which the prompt's S tokens include, are whole images"
+    said: str = WHOLE
     classed: bool = False
-
-    @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "vision"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Whole images."""
         return (self.said,)
-
-    @property
-    def deep(self) -> int:
-        """None."""
-        return 0
 
     def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FixedTower, Seen]:
         """Any pictures: each is whole images, or tiles, of the tower's size."""

@@ -10,7 +10,7 @@ from costgraph.ir.dtypes import INT64
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import together
+from costgraph.models.blocks.eyes import Eyes, together
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pictures import Seen, Shown
@@ -29,7 +29,7 @@ FOUR = Integer(4)
 
 
 @dataclass(frozen=True)
-class HalvingTower:
+class HalvingTower(Eyes):
     """One image per sequence, of any size: ``G`` tokens come from ``16·G`` patches.
 
     Behind ``first`` layers the patches of each square of two by two see one another, and
@@ -56,19 +56,9 @@ class HalvingTower:
     out: Expr
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "vision"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """One image."""
         return ("one image per sequence, of G tokens, which the prompt's S tokens include",)
-
-    @property
-    def deep(self) -> int:
-        """None."""
-        return 0
 
     def positions(self, style: Style) -> Expr:
         """Patches per sequence."""

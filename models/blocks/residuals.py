@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer
 
-from costgraph.errors import InputError
-from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.layer import Block
-from costgraph.models.blocks.stack import Ends, Segment, close, embed, run
+from costgraph.models.blocks.stack import Segment, Uneven, close, embed, run
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Add
 from costgraph.ops.maps import SoftmaxOver
@@ -95,21 +93,14 @@ class ResidualLayer:
 
 
 @dataclass(frozen=True)
-class ResidualStack:
+class ResidualStack(Uneven):
     """A decoder of such layers.
 
     Attributes:
-        ends: around the layers.
         blocks: the segments of each block of layers, its first layer alone in the first.
     """
 
-    ends: Ends
     blocks: tuple[tuple[Segment, ...], ...]
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -124,7 +115,3 @@ class ResidualStack:
             total = run(m, tuple(rest), total, **{STARTS: starts})
         total = mixture(m, "output", total, starts, d)
         return m.build(close(m, self.ends, total, table))
-
-    def symbolic(self) -> tuple[ResidualStack, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")

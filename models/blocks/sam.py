@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import together
+from costgraph.models.blocks.eyes import WHOLE, Eyes, together
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.pattern import gathered
@@ -169,7 +169,7 @@ def channel_norm(m: Maker, name: str, x: str) -> str:
 
 
 @dataclass(frozen=True)
-class SamEyes:
+class SamEyes(Eyes):
     """The encoder in front of a language model: two convolutions of stride 2, and a product.
 
     Attributes:
@@ -181,19 +181,9 @@ class SamEyes:
     out: Expr
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "vision"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """Whole images."""
-        return ("G image tokens, which the prompt's S tokens include, are whole images",)
-
-    @property
-    def deep(self) -> int:
-        """None."""
-        return 0
+        return (WHOLE,)
 
     @property
     def tokens(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from sympy import Expr, Integer, Symbol
 
@@ -88,8 +88,8 @@ class Transform:
     bias: bool = False
 
     def add(self, m: Maker, hidden: str, width: Expr) -> str:
-        """Adds it; ``hidden (B, q, width)`` keeps its shape."""
-        made = m.linear("head_proj", hidden, width, width, self.bias)
+        """Adds it; ``hidden (B, q, c)`` becomes ``(B, q, width)``."""
+        made = m.linear("head_proj", hidden, width, m.shape(hidden)[-1], self.bias)
         made = m.add("head_act", Activation(self.activation), made)
         return m.norm("head_norm", made, width, self.norm)
 
@@ -149,6 +149,30 @@ def positions_end(symbol: Symbol, longest: Expr | int | None) -> tuple[Limit, ..
         return ()
     end = Integer(longest) if isinstance(longest, int) else longest
     return (Limit(symbol, end, "the model has no positions beyond"),)
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """A model whose layers are not all alike, with a graph of its own.
+
+    Attributes:
+        ends: around the layers.
+    """
+
+    ends: Ends
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What contexts the model has positions for."""
+        return self.ends.limits
+
+    def symbolic(self) -> NoReturn:
+        """Refused: layers differ.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 @dataclass(frozen=True)

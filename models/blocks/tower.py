@@ -178,54 +178,26 @@ class SwinLayer:
         y = m.add(f"{prefix}whole", Reshape(whole) if count == 1 else Rearrange(whole), y)
         if padded:
             y = m.add(f"{prefix}crop", Resize(start), y)
-        if self.cosine:
-            y = m.norm(f"{prefix}attn_norm", y, d, LAYER_NORM)
-            x = m.add(f"{prefix}attn_add", Add(), y, x)
-            fed = m.norm(f"{prefix}mlp_norm", self.feed.add(m, x, prefix), d, LAYER_NORM)
-            return m.add(f"{prefix}mlp_add", Add(), fed, x)
+        y = m.norm(f"{prefix}attn_norm", y, d, LAYER_NORM) if self.cosine else y
         x = m.add(f"{prefix}attn_add", Add(), y, x)
-        fed = self.feed.add(m, m.norm(f"{prefix}mlp_norm", x, d, LAYER_NORM), prefix)
+        if self.cosine:
+            fed = m.norm(f"{prefix}mlp_norm", self.feed.add(m, x, prefix), d, LAYER_NORM)
+        else:
+            fed = self.feed.add(m, m.norm(f"{prefix}mlp_norm", x, d, LAYER_NORM), prefix)
         return m.add(f"{prefix}mlp_add", Add(), fed, x)
 
     def _attention(self, m: Maker, x: str, masked: bool, windows: Expr, prefix: str) -> str:
         at, inside = self.at, m.shape(x)[1]
         query, key, value = (at.project(m, name, x, prefix) for name in ("q", "k", "v"))
         if self.cosine:
-            unit = Norm("rms", weight=False)
-            query, key = (
-                m.norm(f"{prefix}{n}_unit", part, at.head_dim, unit)
-                for n, part in (("q", query), ("k", key))
-            )
-        scores = m.add(f"{prefix}qk_matmul", AttentionScores(FULL), query, key)
-        if self.cosine:
-            scale = m.vector(f"{prefix}logit_scale", at.heads, ONE, ONE)
-            scale = m.add(f"{prefix}logit_clip", Map("clip"), scale)
-            scale = m.add(f"{prefix}logit_exp", Map("exp"), scale)
-            scores = m.add(f"{prefix}logit_mul", Map("mul"), scores, scale)
+            scores = self._cosines(m, query, key, prefix)
             bias = self._made_bias(m, inside, prefix)
-            return self._mixed(m, scores, bias, value, masked, windows, prefix)
-        # The table is made for the configured window, however small the image.
-        offsets = Integer((2 * self.window - 1) ** 2)
-        table = m.vector(f"{prefix}relative_bias.weight", offsets, at.heads)
-        bias = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), table)
-        return self._mixed(m, scores, bias, value, masked, windows, prefix)
-
-    def _made_bias(self, m: Maker, inside: Expr, prefix: str) -> str:
-        """Adds Swin V2's biases ``(H, n, n)``: offsets through two products, bent into bounds."""
-        offsets, inner = Integer((2 * self.side - 1) ** 2), Integer(512)
-        x = m.source(Tensor("offsets", (offsets, Integer(2)), m.style.acts))
-        x = m.linear(f"{prefix}bias_fc1", x, inner, Integer(2), True)
-        x = m.add(f"{prefix}bias_act", Activation("relu"), x)
-        x = m.linear(f"{prefix}bias_fc2", x, self.at.heads, inner)
-        x = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), x)
-        x = m.add(f"{prefix}bias_bent", Activation("sigmoid"), x)
-        return m.add(f"{prefix}bias_scale", Scale(), x)
-
-    def _mixed(
-        self, m: Maker, scores: str, bias: str, value: str, masked: bool, windows: Expr, prefix: str
-    ) -> str:
-        """Adds what follows scores and biases."""
-        at, inside = self.at, m.shape(scores)[2]
+        else:
+            scores = m.add(f"{prefix}qk_matmul", AttentionScores(FULL), query, key)
+            # The table is made for the configured window, however small the image.
+            offsets = Integer((2 * self.window - 1) ** 2)
+            table = m.vector(f"{prefix}relative_bias.weight", offsets, at.heads)
+            bias = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), table)
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
         if masked:
             mask = m.source(Tensor("window_mask", (windows, inside, inside), m.style.acts))
@@ -233,6 +205,29 @@ class SwinLayer:
         probabilities = m.add(f"{prefix}softmax", Softmax(FULL), scores)
         mixed = m.add(f"{prefix}sv_matmul", AttentionValues(FULL), probabilities, value)
         return at.out(m, mixed, prefix)
+
+    def _cosines(self, m: Maker, query: str, key: str, prefix: str) -> str:
+        """Adds Swin V2's scores: of vectors of unit length, times a learned scale."""
+        unit = Norm("rms", weight=False)
+        query, key = (
+            m.norm(f"{prefix}{n}_unit", part, self.at.head_dim, unit)
+            for n, part in (("q", query), ("k", key))
+        )
+        scores = m.add(f"{prefix}qk_matmul", AttentionScores(FULL), query, key)
+        scale = m.vector(f"{prefix}logit_scale", self.at.heads, ONE, ONE)
+        scale = m.add(f"{prefix}logit_clip", Map("clip"), scale)
+        scale = m.add(f"{prefix}logit_exp", Map("exp"), scale)
+        return m.add(f"{prefix}logit_mul", Map("mul"), scores, scale)
+
+    def _made_bias(self, m: Maker, inside: Expr, prefix: str) -> str:
+        """Adds Swin V2's biases ``(H, n, n)``: offsets through two products, bent into bounds."""
+        inner = Integer(512)
+        x = m.linear(f"{prefix}bias_fc1", "offsets", inner, Integer(2), True)
+        x = m.add(f"{prefix}bias_act", Activation("relu"), x)
+        x = m.linear(f"{prefix}bias_fc2", x, self.at.heads, inner)
+        x = m.add(f"{prefix}position_bias", RelativeBias(inside, inside), x)
+        x = m.add(f"{prefix}bias_bent", Activation("sigmoid"), x)
+        return m.add(f"{prefix}bias_scale", Scale(), x)
 
     @property
     def mask(self) -> tuple[int, int]:

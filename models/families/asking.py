@@ -11,16 +11,16 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import FixedTower
+from costgraph.models.blocks.eyes import WHOLE, FixedTower
 from costgraph.models.blocks.halving import HalvingTower
-from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower
+from costgraph.models.families.language import before, language
+from costgraph.models.families.seeing import siglip_tower
 from costgraph.models.families.segmenting import sam_encoder
-from costgraph.models.families.vision import grid_of, pixels, tower_of
+from costgraph.models.families.vision import grid_of, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.vision import Tower
 
@@ -36,13 +36,7 @@ def _tower(seen: Fields) -> Tower:
     )
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
     size, patch = pixels(seen), seen.size("patch_size")
-    patches = Patches(
-        d=at.d,
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(seen, size, patch) + 1),
-    )
+    patches = patches_of(seen, at.d, size, patch)
     layers = Integer(seen.size("num_hidden_layers"))
     return Tower(patches, replace(at, fused=True), feed, layers, size)
 
@@ -86,7 +80,7 @@ def _blip2(fields: Fields) -> Reading:
         fields.values.get(key)
     tower = _tower(fields.section("vision_config"))
     steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
-    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, said=WHOLE, classed=True)
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True)
     return before(stack, reading, eyes.whole)
 
 

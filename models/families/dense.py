@@ -219,21 +219,23 @@ def _granite_swa(fields: Fields) -> Reading:
     model = reading.model
     assert isinstance(model, Decoder)
     window = window_of(fields, 128)
-    slides, turns = swa_layers(fields)
+    layers = swa_layers(fields)
     kinds = {
-        (slide, turn): Kind(
-            ("sliding" if slide else "full") + ("" if turn else "_plain"),
-            (("window", window if slide else None), *(() if turn else (("rotary", None),))),
+        name: Kind(
+            name, (("window", window if slide else None), *(() if turn else (("rotary", None),)))
         )
-        for slide, turn in zip(slides, turns, strict=True)
+        for name, slide, turn in layers
     }
-    pattern = tuple(kinds[pair].name for pair in zip(slides, turns, strict=True))
+    pattern = tuple(name for name, *_ in layers)
     model = replace(model, sinks=True, kinds=tuple(kinds.values()), pattern=pattern)
     return Reading(model)
 
 
-def swa_layers(fields: Fields) -> tuple[list[bool], list[bool]]:
-    """Which layers of a Granite with windows slide, and which rotate: a base of 0 does not."""
+def swa_layers(fields: Fields) -> list[tuple[str, bool, bool]]:
+    """For each layer of a Granite with windows a name, does it slide, and does it rotate?
+
+    Those whose base is 0 do not rotate.
+    """
     kinds = layer_types(fields, lambda i: i % 4 != 0)
     bases = fields.values.get("layer_rope_theta")
     if bases is None:
@@ -243,7 +245,10 @@ def swa_layers(fields: Fields) -> tuple[list[bool], list[bool]]:
     )
     if not valid or len(bases) != len(kinds):
         raise ModelError(f"{fields.name}: 'layer_rope_theta' must be a list of {len(kinds)} bases")
-    return [kind == SLIDING for kind in kinds], [base != 0 for base in bases]
+    return [
+        (kind if base else f"{kind}_plain", kind == SLIDING, base != 0)
+        for kind, base in zip(kinds, bases, strict=True)
+    ]
 
 
 def _cosmos(fields: Fields) -> Reading:

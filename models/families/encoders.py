@@ -458,6 +458,8 @@ TASKS = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
+#: Those that families without the others have.
+FEW = TASKS[:4]
 
 
 def classes_of(stems: Mapping[str, str], tasks: Iterable[str] = TASKS) -> dict[str, str]:

@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer
 
-from costgraph.errors import InputError, ModelError, clip
-from costgraph.formula.terms import Limit
+from costgraph.errors import ModelError, clip
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks import Ends, Experts, FeedForward, Maker, Norm, Style
+from costgraph.models.blocks import Experts, FeedForward, Maker, Norm, Style
 from costgraph.models.blocks.altup import StreamLayer, Streams
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
 from costgraph.models.blocks.pictures import Budget
 from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
-from costgraph.models.blocks.stack import close, embed
+from costgraph.models.blocks.stack import Uneven, close, embed
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -56,26 +55,19 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Sharing:
+class Sharing(Uneven):
     """A decoder of such layers.
 
     Attributes:
-        ends: around the layers.
         kinds: layers by kind, in the order in which they can run.
         own, rows: width of each layer's own input and rows of its table, or 0.
         streams: of a hidden state that has several, or None.
     """
 
-    ends: Ends
     kinds: tuple[Places, ...]
     own: Expr = Integer(0)
     rows: Expr = Integer(0)
     streams: Streams | None = None
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
 
     def graph(self, name: str, style: Style, images: bool = False) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``; of a prompt with images where asked."""
@@ -119,10 +111,6 @@ class Sharing:
         flat = m.add("own_inputs_flat", Reshape((B, q, wide)), both)
         parts = ((self.own,), (wide - self.own,)) if layers > 1 else ((self.own,),)
         return m.add_many("own_inputs_part", Split(parts), flat)[0]
-
-    def symbolic(self) -> tuple[Sharing, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 def sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, glm
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.seeing import before, language
+from costgraph.models.families.language import before, language
 from costgraph.models.families.vision import grid_of, pixels
 from costgraph.models.fields import Fields, divided
 

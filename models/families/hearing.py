@@ -23,7 +23,7 @@ from costgraph.models.blocks.projector import (
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
-from costgraph.models.families.seeing import before, language
+from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
 
@@ -59,17 +59,18 @@ def _ears(heard: Fields, steps: Steps, out: Integer) -> Ears:
     )
 
 
-def _qwen2_audio(fields: Fields) -> Reading:
-    stack, reading = language(fields, "qwen2")
-    heard = fields.section("audio_config")
+def _halved(heard: Fields) -> Steps:
+    """Means of each two positions, and the encoder's norm behind them."""
     positions = Integer(heard.size("max_source_positions", default=1500))
     if positions % 2:
         raise ModelError(f"{heard.name}: 'max_source_positions' = {positions} must be even")
-    steps: Steps = (
-        Averaged((positions,), (Integer(2),)),
-        Normed(LAYER_NORM),
-        Product("1", stack.ends.d),
-    )
+    return Averaged((positions,), (Integer(2),)), Normed(LAYER_NORM)
+
+
+def _qwen2_audio(fields: Fields) -> Reading:
+    stack, reading = language(fields, "qwen2")
+    heard = fields.section("audio_config")
+    steps = (*_halved(heard), Product("1", stack.ends.d))
     return before(stack, reading, _ears(heard, steps, stack.ends.d))
 
 
@@ -77,16 +78,10 @@ def _audioflamingo3(fields: Fields) -> Reading:
     """Qwen2-Audio's encoder and two products (arXiv 2507.08128)."""
     stack, reading = language(fields, "qwen2")
     heard = fields.section("audio_config")
-    positions = Integer(heard.size("max_source_positions", default=1500))
-    if positions % 2:
-        raise ModelError(f"{heard.name}: 'max_source_positions' = {positions} must be even")
+    halved = _halved(heard)
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     bias = fields.flag("projector_bias", True)
-    steps: Steps = (
-        Averaged((positions,), (Integer(2),)),
-        Normed(LAYER_NORM),
-        *two_products(stack.ends.d, act, bias),
-    )
+    steps = (*halved, *two_products(stack.ends.d, act, bias))
     return before(stack, reading, _ears(heard, steps, stack.ends.d))
 
 

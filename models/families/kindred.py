@@ -28,11 +28,13 @@ from costgraph.models.encoder import (
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import (
     BARE,
+    FEW,
     LAYER_NORM,
     POOLER,
     TASKS,
     classes_of,
     heads_by_task,
+    require_tied,
     task_of,
     types_of,
 )
@@ -109,6 +111,7 @@ def _width(fields: Fields, kin: Kin) -> Expr:
 
 
 def heads_for(fields: Fields, kin: Kin) -> Heads:
+    """Heads with all biases, rotated where there is no table of positions."""
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     width = divided(fields, d, heads, "hidden size over heads")
     rotary = None if kin.positions else width
@@ -142,11 +145,8 @@ def _front(fields: Fields, kin: Kin) -> tuple[Front, int | None]:
 
 
 def _masked(fields: Fields, kin: Kin) -> MaskedHead:
-    if task_of(fields) == "ForMaskedLM" and not fields.flag("tie_word_embeddings", True):
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
-            "tokens is not supported in this family"
-        )
+    if task_of(fields) == "ForMaskedLM":
+        require_tied(fields)
     act = kin.masked or _act(fields, kin)
     return MaskedHead(_width(fields, kin), Integer(fields.size("vocab_size")), act, LAYER_NORM)
 
@@ -167,6 +167,11 @@ def _said(fields: Fields, kin: Kin, head: object) -> tuple[str, ...]:
 
 
 def read_of(fields: Fields, kin: Kin) -> Reading:
+    """A relative of BERT.
+
+    Raises:
+        ModelError: a key makes it something that its family does not know.
+    """
     for key in (*_DECODES, *kin.off):
         fields.refuse(key, "not understood in this family")
     places = fields.word("position_embedding_type", default="absolute")
@@ -187,6 +192,7 @@ def read_of(fields: Fields, kin: Kin) -> Reading:
 
 
 def encoder_of(reading: Reading) -> Encoder:
+    """The encoder that was read."""
     assert isinstance(reading.model, Encoder)
     return reading.model
 
@@ -399,17 +405,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
             }
         ),
         **classes_of(
-            {
-                "JinaEmbeddingsV3": "jina_embeddings_v3",
-            },
-            TASKS[:-1],
+            {"JinaEmbeddingsV3": "jina_embeddings_v3", "RoFormer": "roformer"}, TASKS[:-1]
         ),
-        **classes_of(
-            {"Esm": "esm", "LayoutLM": "layoutlm"},
-            TASKS[:4],
-        ),
+        **classes_of({"Esm": "esm", "LayoutLM": "layoutlm"}, FEW),
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
-        **classes_of({"RoFormer": "roformer"}, TASKS[:-1]),
         "ElectraForPreTraining": "electra",
         "SplinterModel": "splinter",
         "DPRQuestionEncoder": "dpr",

@@ -9,15 +9,18 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError
-from costgraph.models.blocks import Ends
-from costgraph.models.blocks.image import Patches
-from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
-from costgraph.models.families.vision import clip_tower, grid_of, pixels, tower_of
+from costgraph.models.families.vision import (
+    clip_reader,
+    clip_tower,
+    patches_of,
+    pixels,
+    reader_of,
+    tower_of,
+)
 from costgraph.models.fields import Fields
-from costgraph.models.vision import ImageText, TextTower, Tower, VisionTransformer
-from costgraph.symbols import B, S
+from costgraph.models.vision import ImageText, Tower, VisionTransformer
 
 #: What configurations of SigLIP's reader leave out.
 _READ: Mapping[str, int] = MappingProxyType(
@@ -44,23 +47,13 @@ def _siglip(fields: Fields) -> Reading:
 def _siglip_pair(fields: Fields, tower: Tower) -> Reading:
     """SigLIP (arXiv 2303.15343): pooled images against texts that see in both directions."""
     read = fields.section("text_config").with_defaults(**_READ)
-    at, feed = tower_of(read, activation_of(read, "hidden_act", default="gelu_pytorch_tanh"))
-    longest = read.size("max_position_embeddings")
+    text = reader_of(read, "gelu_pytorch_tanh")
     if tower.head is None:
         raise ModelError(f"{fields.name}: 'vision_use_head' = False beside a reader")
-    width = read.size("projection_size", default=int(at.d))
+    width = read.size("projection_size", default=int(text.text.d))
     if width != tower.at.d:
         raise ModelError(f"{fields.name}: 'projection_size' = {width} of images of {tower.at.d}")
-    model = ImageText(
-        tower=tower,
-        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
-        layer=TowerLayer(B, S, at, feed),
-        layers=Integer(read.size("num_hidden_layers")),
-        width=Integer(width),
-        longest=longest,
-        pooled=True,
-    )
-    return Reading(model)
+    return Reading(ImageText(tower, text, Integer(width), pooled=True))
 
 
 def _siglip2_tower(seen: Fields) -> tuple[Tower, str]:
@@ -100,26 +93,9 @@ def _clip_alone(fields: Fields) -> Reading:
 
 def _clip_text(fields: Fields) -> Reading:
     """CLIP's reader, the text encoder of image generators."""
-    read = fields.with_defaults(
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        vocab_size=49408,
-        max_position_embeddings=77,
-    )
-    at, feed = tower_of(read, activation_of(read, "hidden_act", default="quick_gelu"))
-    longest = read.size("max_position_embeddings")
     projects = (class_of(fields.values) or "").endswith("WithProjection")
-    width = Integer(read.size("projection_dim", default=512))
-    model = TextTower(
-        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
-        layer=TowerLayer(B, S, at, feed, causal=True),
-        layers=Integer(read.size("num_hidden_layers")),
-        longest=longest,
-        width=width if projects else None,
-    )
-    return Reading(model)
+    width = Integer(fields.size("projection_dim", default=512))
+    return Reading(replace(clip_reader(fields), width=width if projects else None))
 
 
 def _dinov2(fields: Fields) -> Reading:
@@ -133,13 +109,7 @@ def _dinov2(fields: Fields) -> Reading:
         activation_of(named, "hidden_act", default="gelu"),
     )
     size, patch = pixels(named, 224), named.size("patch_size", default=14)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(named.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(named, size, patch) + 1),
-    )
+    patches = patches_of(named, at.d, size, patch)
     layers = Integer(named.size("num_hidden_layers"))
     masked = fields.flag("use_mask_token", True)
     tower = Tower(patches, at, feed, layers, size, scaled=True)

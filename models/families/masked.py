@@ -30,6 +30,7 @@ from costgraph.models.families.common import (
 )
 from costgraph.models.families.encoders import (
     BARE,
+    FEW,
     LAYER_NORM,
     POOLER,
     classes_of,
@@ -261,8 +262,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 
-#: Ends of names of classes that label, in families without the others.
-_FEW = ("ForMaskedLM", "Model", "ForSequenceClassification", "ForTokenClassification")
 _STEMS: Mapping[str, str] = MappingProxyType(
     {
         "Camembert": "camembert",
@@ -277,7 +276,7 @@ _STEMS: Mapping[str, str] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of(_STEMS),
-        **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, _FEW),
+        **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, FEW),
         "EsmcModel": "esmc",
         "EsmcForMaskedLM": "esmc",
         "EuroBertModel": "eurobert",

@@ -59,14 +59,11 @@ def _granitemoe_swa(fields: Fields) -> Reading:
     assert isinstance(layer, Layer)
     assert isinstance(layer.mixer, Attention)
     window = window_of(fields, 128)
-    slides, turns = swa_layers(fields)
-    names, layers = [], {}
-    for slide, turn in zip(slides, turns, strict=True):
-        name = ("sliding" if slide else "full") + ("" if turn else "_plain")
-        names.append(name)
+    listed, layers = swa_layers(fields), {}
+    for name, slide, turn in listed:
         mixer = replace(layer.mixer, sinks=True, pattern=sliding(window if slide else None))
         layers[name] = replace(layer, mixer=mixer if turn else replace(mixer, rotary=None))
-    return Reading(stacked(model.ends, names, layers))
+    return Reading(stacked(model.ends, [name for name, *_ in listed], layers))
 
 
 def _mixers(fields: Fields, attention: Attention, window: int, **full: Any) -> dict[str, Attention]:
@@ -77,12 +74,15 @@ def _mixers(fields: Fields, attention: Attention, window: int, **full: Any) -> d
     }
 
 
+def _attention(fields: Fields, **changes: Any) -> Attention:
+    """Qwen 3's attention: norms of queries and keys, all biases or none."""
+    bias, named = fields.flag("attention_bias", False), fields.with_defaults(head_dim=128)
+    return attention_of(named, qk_norm=RMS, qkv_bias=bias, out_bias=bias, **changes)
+
+
 def _mellum(fields: Fields) -> Reading:
     """Qwen 3's layers with experts, with windows in some."""
-    bias = fields.flag("attention_bias", False)
-    attention = attention_of(
-        fields.with_defaults(head_dim=128), qk_norm=RMS, qkv_bias=bias, out_bias=bias
-    )
+    attention = _attention(fields)
     route = Route(normalise=fields.flag("norm_topk_prob", True))
     experts = experts_of(fields, fields.size("moe_intermediate_size"), route, "num_experts")
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
@@ -92,14 +92,7 @@ def _mellum(fields: Fields) -> Reading:
 
 def _flint(fields: Fields) -> Reading:
     """Sinks in all layers; those without a window do not rotate; one expert for all tokens."""
-    bias, count = fields.flag("attention_bias", False), layers_of(fields)
-    attention = attention_of(
-        fields.with_defaults(head_dim=128),
-        qk_norm=RMS,
-        qkv_bias=bias,
-        out_bias=bias,
-        sinks=True,
-    )
+    count, attention = layers_of(fields), _attention(fields, sinks=True)
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
     shared = replace(dense, width=Integer(fields.size("shared_expert_intermediate_size")))
     route = Route(score="sigmoid", normalise=fields.flag("norm_topk_prob", True))
@@ -157,6 +150,8 @@ _INDEX: Mapping[str, str] = MappingProxyType(
         "index_local_blocks": "sparse_local_block",
     }
 )
+#: Keys of ``sparse_attention_config`` that are read elsewhere, or count nothing.
+_UNCOUNTED = ("sparse_attention_freq", "use_sparse_attention")
 
 
 def _per_layer(
@@ -199,11 +194,11 @@ def _minimax_m3(fields: Fields) -> Reading:
     for key in ("swiglu_alpha", "swiglu_limit", "hidden_act"):
         fields.values.get(key)  # numbers of the clamped gate, which all files have
     clamped = fields.with_values(hidden_act="silu")
+    acts: dict[str, Any] = {"activation": "clamped_gate", "up_activation": "clamped_up"}
     dense = replace(
         feed_forward_of(clamped, fields.size("dense_intermediate_size", default=12288)),
         fused_gate_up=True,
-        activation="clamped_gate",
-        up_activation="clamped_up",
+        **acts,
     )
     shared = replace(dense, width=Integer(fields.size("shared_intermediate_size", default=3072)))
     route = Route(
@@ -219,8 +214,7 @@ def _minimax_m3(fields: Fields) -> Reading:
         "num_local_experts",
         shared=shared,
         packed=True,
-        activation="clamped_gate",
-        up_activation="clamped_up",
+        **acts,
     )
     sparse = "minimax_m3_sparse"
     frequency = inner.get("sparse_attention_freq")
@@ -241,21 +235,9 @@ def _minimax_m3_vl(fields: Fields) -> Reading:
     return _minimax_m3(tied_as_whole(fields, fields.section("text_config")))
 
 
-#: Keys of ``sparse_attention_config`` that are read elsewhere, or count nothing.
-_UNCOUNTED = ("sparse_attention_freq", "use_sparse_attention")
-
-
 def _beam(fields: Fields) -> Reading:
     """Gates with biases, norms on both sides, residuals scaled by depth, DeepSeek-V3's router."""
-    bias, count = fields.flag("attention_bias", False), layers_of(fields)
-    attention = attention_of(
-        fields.with_defaults(head_dim=128),
-        qk_norm=RMS,
-        qkv_bias=bias,
-        out_bias=bias,
-        gate="each",
-        gate_bias=True,
-    )
+    count, attention = layers_of(fields), _attention(fields, gate="each", gate_bias=True)
     rope = fields.values.get("rope_parameters")
     whole = rope.get("full_attention") if isinstance(rope, Mapping) else None
     # Layers that do not rotate multiply queries by a number for each position.
@@ -283,20 +265,16 @@ def _beam(fields: Fields) -> Reading:
 
 def _diffllama(fields: Fields) -> Reading:
     """Llama with differential attention."""
-    found = attention_of(fields)
+    bias = fields.flag("attention_bias", False)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias)
     for key, count in (
-        ("num_attention_heads", found.heads),
-        ("num_key_value_heads", found.kv_heads),
+        ("num_attention_heads", attention.heads),
+        ("num_key_value_heads", attention.kv_heads),
     ):
         if count % 2:
             raise ModelError(f"{fields.name}: {key!r} = {count} must be even in this family")
-    rotary = found.head_dim if found.rotary is None else found.rotary
-    bias = fields.flag("attention_bias", False)
-    mixer = DifferentialAttention(
-        found.d, found.heads, found.kv_heads, found.head_dim, rotary, bias
-    )
     feed = feed_forward_of(fields, fields.size("intermediate_size"))
-    layer = Layer(found.d, mixer, feed)
+    layer = Layer(attention.d, DifferentialAttention(attention), feed)
     return Reading(uniform(ends_of(fields), layer, fields.size("num_hidden_layers")))
 
 

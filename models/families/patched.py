@@ -16,8 +16,9 @@ from costgraph.models.blocks.pictures import Lines, Squares
 from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps, two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.language import before, language
 from costgraph.models.families.multimodal import UNKNOWN_PIXELS, windowed_tower
-from costgraph.models.families.seeing import SIGLIP, before, language
+from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import sizes, tower_of
 from costgraph.models.fields import Fields, divided
 

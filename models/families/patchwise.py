@@ -14,7 +14,7 @@ from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.vision import grid_of, pixels, tower_of
+from costgraph.models.families.vision import patches_of, pixels, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower, VisionTransformer
 
@@ -47,24 +47,14 @@ class Kind:
     pooler: bool = True
 
 
-def _patches(fields: Fields, tokens: int, places: bool, d: Any) -> Patches:
-    size, patch = pixels(fields), fields.size("patch_size")
-    return Patches(
-        d=d,
-        channels=Integer(fields.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=tokens,
-        rows=Integer(grid_of(fields, size, patch) + tokens) if places else None,
-    )
-
-
 def _kind(kind: Kind) -> Family:
     def read(fields: Fields) -> Reading:
         fields = fields.with_defaults(**BASE)
         at, feed = tower_of(fields, activation_of(fields, "hidden_act"))
-        patches = _patches(fields, kind.tokens, True, at.d)
+        size = pixels(fields)
+        patches = patches_of(fields, at.d, size, fields.size("patch_size"), kind.tokens)
         layers = Integer(fields.size("num_hidden_layers"))
-        tower = Tower(patches, at, feed, layers, pixels(fields))
+        tower = Tower(patches, at, feed, layers, size)
         name = class_of(fields.values) or ""
         if "ForImageClassification" in name:
             taught = name.endswith("WithTeacher")
@@ -86,8 +76,8 @@ def _beit(fields: Fields, pooled: bool = True) -> Reading:
     named = fields.with_defaults(**BASE)
     at, feed = tower_of(named.with_values(qkv_bias=True), activation_of(named, "hidden_act"))
     places = named.flag("use_absolute_position_embeddings", False)
-    patches = _patches(named, 1, places, at.d)
-    size, patch = pixels(named), int(patches.patch[0])
+    size, patch = pixels(named), named.size("patch_size")
+    patches = patches_of(named, at.d, size, patch, placed=places)
     tall, wide = (int(n) // patch for n in size)
     # Offsets of patches, and three for pairs with the class token.
     offsets = Integer((2 * tall - 1) * (2 * wide - 1) + 3)
@@ -217,14 +207,10 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
         fields.values.get(key)
     none = named.values.get("num_register_tokens", 0 if rotary else 4) == 0
     registers = 0 if none else named.size("num_register_tokens", default=4)
-    tower = Tower(
-        replace(_patches(named, 1, not rotary, at.d), registers=registers),
-        at,
-        feed,
-        Integer(named.size("num_hidden_layers")),
-        pixels(named),
-        scaled=True,
-    )
+    size = pixels(named)
+    patches = patches_of(named, at.d, size, named.size("patch_size"), placed=not rotary)
+    layers = Integer(named.size("num_hidden_layers"))
+    tower = Tower(replace(patches, registers=registers), at, feed, layers, size, scaled=True)
     if (class_of(fields.values) or "").endswith("ForImageClassification"):
         classes = Integer(labels_of(fields))
         return Reading(VisionTransformer(tower, classes, beside_mean=True, mask=True))

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer
 
-from costgraph.errors import InputError, ModelError, clip
-from costgraph.formula.terms import Limit
+from costgraph.errors import ModelError, clip
 from costgraph.ir.graph import Graph
-from costgraph.models.blocks import Ends, FeedForward, Maker, Segment, Style
+from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.hyper import Hyper, HyperLayer
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.pooled import Index, PooledAttention
-from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.blocks.stack import Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.experts import ends_of, experts_of, layers_of
 from costgraph.models.families.hybrid import GATHERED
@@ -38,17 +37,11 @@ TOLD = "in layers whose experts a table names for every word, the table itself i
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Streamed(Uneven):
     """A decoder whose hidden state has several streams."""
 
-    ends: Ends
     segments: tuple[Segment, ...]
     hyper: Hyper
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -56,10 +49,6 @@ class Streamed:
         hidden, table = embed(m, self.ends)
         streams = run(m, self.segments, self.hyper.opened(m, hidden))
         return m.build(close(m, self.ends, self.hyper.closed(m, streams), table))
-
-    def symbolic(self) -> tuple[Streamed, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 def _kinds(fields: Fields, count: int) -> list[str]:

@@ -14,11 +14,10 @@ from typing import Any
 
 from sympy import Integer, Rational, sqrt
 
-from costgraph.errors import ModelError, clip, nearest
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes, FixedTower
-from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.eyes import WHOLE, FixedTower
 from costgraph.models.blocks.pictures import AnyRes, Canvas, Enlarged, Tiles
 from costgraph.models.blocks.projector import (
     Acted,
@@ -31,118 +30,20 @@ from costgraph.models.blocks.projector import (
 )
 from costgraph.models.blocks.style import Style
 from costgraph.models.blocks.tower import LAYER_NORM, Pooling
-from costgraph.models.decoder import Decoder
-from costgraph.models.families import FAMILIES as LANGUAGES
-from costgraph.models.families.absent import filled
-from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
+from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.language import before, language
 from costgraph.models.families.vision import (
     MOST_ENTRIES,
     clip_tower,
-    grid_of,
+    patches_of,
     pixels,
     sizes,
     tower_of,
 )
 from costgraph.models.fields import Fields
-from costgraph.models.multimodal import Seeing
 from costgraph.models.vision import Tower
 
 RMS = Norm()
-#: Sizes that the text part may leave to the defaults of its class.
-_LEFT_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "llama": {
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "vocab_size": 32000,
-        },
-        "mistral": {
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 32000,
-        },
-        "gemma": {
-            "hidden_size": 3072,
-            "intermediate_size": 24576,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "head_dim": 256,
-            "vocab_size": 256000,
-        },
-        "gemma3_text": {
-            "hidden_size": 2304,
-            "intermediate_size": 9216,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "vocab_size": 262208,
-        },
-        "qwen2": {
-            "hidden_size": 4096,
-            "intermediate_size": 22016,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "vocab_size": 151936,
-        },
-    }
-)
-
-
-#: Names that the part of a whole model has for a family that is read.
-_SAME: Mapping[str, str] = MappingProxyType({"exaone4_5_text": "exaone4"})
-
-
-def language(
-    fields: Fields,
-    default: str,
-    key: str = "text_config",
-    tied: bool | None = None,
-    **left_out: Any,
-) -> tuple[Stack, Reading]:
-    """The language model under ``key``: its blocks, and what its family read.
-
-    Whether logits are tied to embeddings is a matter of the whole model: its own key comes
-    first, then the class's default, then that of the part, then the default of its family.
-
-    Args:
-        fields: the whole configuration.
-        default: ``model_type`` of the part where it names none.
-        key: the section.
-        tied: what the class takes where the whole file does not say it.
-        left_out: values that the part may leave to the defaults of its class.
-    """
-    text = fields.section(key)
-    kind = text.word("model_type", default=default)
-    kind = _SAME.get(kind, kind)
-    if kind not in LANGUAGES:
-        raise ModelError(
-            f"{text.name}: unknown model_type {clip(kind)} of a language model"
-            f"{nearest(kind, LANGUAGES)}"
-        )
-    text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
-    reading = LANGUAGES[kind](filled(tied_as_whole(fields, text, tied), kind))
-    model = reading.model
-    if isinstance(model, Decoder):
-        return model.stack(), reading
-    if isinstance(model, Stack) and reading.phases == "autoregressive":
-        return model, reading
-    raise ModelError(f"{text.name}: {clip(kind)} behind a tower is not supported")
-
-
-def before(stack: Stack, reading: Reading, eyes: Eyes, both: bool = False) -> Reading:
-    """The reading of a language model that sees or hears."""
-    model = Seeing(eyes, stack, reading.scans, both)
-    return Reading(model, assumptions=reading.assumptions, scans=reading.scans, ahead=reading.ahead)
-
-
 #: What configurations of SigLIP leave out.
 SIGLIP: Mapping[str, int] = MappingProxyType(
     {
@@ -163,12 +64,7 @@ def siglip_tower(seen: Fields, **left_out: Any) -> Tower:
     seen = seen.with_defaults(**{**SIGLIP, "patch_size": 16, **left_out})
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
     size, patch = pixels(seen), seen.size("patch_size")
-    patches = Patches(
-        d=at.d,
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        rows=Integer(grid_of(seen, size, patch)),
-    )
+    patches = patches_of(seen, at.d, size, patch, first=0)
     layers = Integer(seen.size("num_hidden_layers"))
     return Tower(patches, at, feed, layers, size, head=_siglip_head(seen, at, feed))
 
@@ -201,7 +97,6 @@ def _gemma3(fields: Fields) -> Reading:
 
 #: Tiles of a picture that are believed.
 MOST_TILES = 64
-WHOLE = "G image tokens, which the prompt's S tokens include, are whole images"
 CUT = (
     f"{WHOLE}; where no size of a picture says how many there are, tokens that are cut off at "
     "edges, and ends of rows, are not counted"
@@ -258,7 +153,7 @@ def _idefics3(fields: Fields, videos: bool = False) -> Reading:
     tower = siglip_tower(seen, hidden_size=1152, num_attention_heads=16, patch_size=32)
     d = stack.ends.d
     steps: Steps = (squares_beside(fields, tower, "scale_factor"), Product("1", d, False))
-    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, steps, d, normed=True)
     side = int(tower.size[0])
     said = (
         f"pictures are scaled to {4 * side} pixels and cut into tiles beside the whole, as the "
@@ -380,13 +275,7 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     if len(sides) != 1:
         raise ModelError(f"{seen.name}: 'patch_size' = {sorted(sides)}: a square is supported")
     (patch,) = sides
-    patches = Patches(
-        d=at.d,
-        channels=Integer(seen.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(seen, size, patch) + 1),
-    )
+    patches = patches_of(seen, at.d, size, patch)
     layers = Integer(seen.size("num_hidden_layers"))
     norm = LAYER_NORM if kind == "layer_norm" else RMS
     return Tower(patches, at, feed, layers, size, back=None, scaled=True, norm=norm)
@@ -419,7 +308,7 @@ def _deepseek_vl(fields: Fields) -> Reading:
     stack, reading = language(fields, "llama", tied=True)
     tower = siglip_tower(fields.section("vision_config"))
     d = stack.ends.d
-    eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True)
     return before(stack, reading, eyes.whole)
 
 
@@ -436,7 +325,7 @@ def _intern_eyes(fields: Fields, tower: Tower, stack: Stack, act: str) -> FixedT
     d = stack.ends.d
     beside = Beside(_shuffled(fields, tower, "downsample_ratio"), copied=True)
     steps: Steps = (beside, Normed(LAYER_NORM), *two_products(d, act, True))
-    return FixedTower(tower, steps, d, said=WHOLE)
+    return FixedTower(tower, steps, d)
 
 
 def _in_tiles(eyes: FixedTower, **more: Any) -> FixedTower:
@@ -518,7 +407,7 @@ def _llama4(fields: Fields) -> Reading:
         Acted("gelu", "act2"),
         Product("1", d, False),
     )
-    eyes = FixedTower(tower, steps, d, normed=True, said=WHOLE)
+    eyes = FixedTower(tower, steps, d, normed=True)
     said = "pictures are cut into up to 16 tiles beside the whole, as the published processor does"
     cut = Canvas(int(tower.size[0]), int(eyes.tokens(Style())), said=said)
     return before(stack, reading, replace(eyes, processor=cut))

@@ -33,7 +33,6 @@ def sam_encoder(seen: Fields) -> SamEncoder:
     )
     d = seen.size("hidden_size")
     inner = seen.size("mlp_dim", default=int(d * seen.number("mlp_ratio", 4.0)))
-    seen.values.get("mlp_ratio")
     at, feed = tower_of(
         seen.with_values(intermediate_size=inner), activation_of(seen, "hidden_act", default="gelu")
     )

@@ -12,7 +12,8 @@ from costgraph.models.blocks.eyes import FixedTower
 from costgraph.models.blocks.projector import Halves, Normed, Product, Steps
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.seeing import WHOLE, before, language, siglip_tower, squares_beside
+from costgraph.models.families.language import before, language
+from costgraph.models.families.seeing import siglip_tower, squares_beside
 from costgraph.models.fields import Fields
 
 
@@ -28,7 +29,7 @@ def _squares(fields: Fields, normed: bool, width: int | None) -> Reading:
         raise ModelError(f"{fields.name}: 'alignment_intermediate_size' = {inner} has no halves")
     norms: Steps = (Normed(LAYER_NORM),) if normed else ()
     steps = (beside, *norms, Product("1", Integer(inner)), Halves("silu"), Product("2", d))
-    return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=WHOLE))
+    return before(stack, reading, FixedTower(tower, steps, d, normed=True))
 
 
 def _aya_vision(fields: Fields) -> Reading:

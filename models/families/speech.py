@@ -17,7 +17,7 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.conformer import ConformerLayer, PointHead, Shrinking
 from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.encoders import LAYER_NORM
+from costgraph.models.families.encoders import LAYER_NORM, classes_of
 from costgraph.models.families.vision import FOLDED, sizes
 from costgraph.models.fields import Fields, divided
 from costgraph.models.waves import Placing, SpeechFront
@@ -269,11 +269,7 @@ _STEMS = {
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
-        **{
-            f"{stem}{end}": kind
-            for stem, kind in _STEMS.items()
-            for end in ("ForCTC", "ForSequenceClassification", "Model")
-        },
+        **classes_of(_STEMS, ("ForCTC", "ForSequenceClassification", "Model")),
         "ParakeetForCTC": "parakeet_ctc",
         "ParakeetEncoder": "parakeet_encoder",
     }

@@ -43,6 +43,23 @@ def _mixed(reading: Reading, experts: Experts, held: Callable[[str, int, int], b
     return replace(reading, model=changed, assumptions=(*reading.assumptions, GATHERED, CAPACITY))
 
 
+def _experts(fields: Fields, model: EncoderDecoder, chosen: int, route: Route) -> Experts:
+    """Experts like the feed-forward block of the model without them."""
+    feed = model.layer.channel
+    assert isinstance(feed, FeedForward)
+    return Experts(
+        d=feed.d,
+        width=feed.width,
+        experts=Integer(fields.size("num_experts")),
+        chosen=Integer(chosen),
+        route=route,
+        activation=feed.activation,
+        gated=False,
+        bias=feed.bias,
+        router_bias=fields.flag("router_bias", False),
+    )
+
+
 def _switch(fields: Fields) -> Reading:
     """T5 with one expert a token in some layers."""
     fields.values.get("expert_capacity")
@@ -50,21 +67,9 @@ def _switch(fields: Fields) -> Reading:
         fields.values.get(key)  # of training, and of padding
     reading = t5(fields)
     tell_untied(fields, fields.flag("tie_word_embeddings", True))
-    model = reading.model
-    if not isinstance(model, EncoderDecoder):
+    if not isinstance(reading.model, EncoderDecoder):
         raise ModelError(f"{fields.name}: the encoder alone is not read in this family")
-    feed = model.layer.channel
-    assert isinstance(feed, FeedForward)
-    experts = Experts(
-        d=feed.d,
-        width=feed.width,
-        experts=Integer(fields.size("num_experts")),
-        chosen=Integer(1),
-        route=Route(),
-        activation=feed.activation,
-        gated=False,
-        router_bias=fields.flag("router_bias", False),
-    )
+    experts = _experts(fields, reading.model, 1, Route())
     steps = {side: _step(fields, side) for side in ("encoder", "decoder")}
 
     def held(side: str, index: int, count: int) -> bool:
@@ -101,21 +106,8 @@ def _nllb(fields: Fields) -> Reading:
                 "router_ignore_padding_tokens"):  # fmt: skip
         fields.values.get(key)  # which tokens an expert drops, and of training
     reading = read_kin(fields, NLLB)
-    model = reading.model
-    assert isinstance(model, EncoderDecoder)
-    feed = model.layer.channel
-    assert isinstance(feed, FeedForward)
-    experts = Experts(
-        d=feed.d,
-        width=feed.width,
-        experts=Integer(fields.size("num_experts")),
-        chosen=Integer(2),
-        route=Route(normalise=True),
-        activation=feed.activation,
-        gated=False,
-        bias=True,
-        router_bias=fields.flag("router_bias", False),
-    )
+    assert isinstance(reading.model, EncoderDecoder)
+    experts = _experts(fields, reading.model, 2, Route(normalise=True))
     if fields.size("encoder_ffn_dim") != fields.size("decoder_ffn_dim"):
         raise ModelError(f"{fields.name}: 'encoder_ffn_dim' is not 'decoder_ffn_dim'")
     steps = {side: fields.size(f"{side}_sparse_step") for side in ("encoder", "decoder")}

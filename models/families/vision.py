@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer, Rational
+from sympy import Expr, Integer, Rational
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward
@@ -17,7 +17,7 @@ from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.segformer import Segformer, Stage
-from costgraph.models.vision import ImageText, Size, Tower, VisionTransformer
+from costgraph.models.vision import ImageText, Size, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
 
 #: Longest lists of stages or layers that a configuration may have, and largest entry.
@@ -102,16 +102,23 @@ def grid_of(fields: Fields, size: Size, patch: int) -> int:
     return grid
 
 
+def patches_of(
+    fields: Fields, d: Expr, size: Size, patch: int, first: int = 1, placed: bool = True
+) -> Patches:
+    """Square patches of an image, ``first`` learned tokens in front, a position for each."""
+    return Patches(
+        d=d,
+        channels=Integer(fields.size("num_channels", default=3)),
+        patch=(Integer(patch), Integer(patch)),
+        first=first,
+        rows=Integer(grid_of(fields, size, patch) + first) if placed else None,
+    )
+
+
 def _vit(fields: Fields) -> Reading:
     at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="gelu"))
     size, patch = pixels(fields), fields.size("patch_size", default=16)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(fields.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        first=1,
-        rows=Integer(grid_of(fields, size, patch) + 1),
-    )
+    patches = patches_of(fields, at.d, size, patch)
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
     classes = Integer(labels_of(fields)) if _is_classifier(fields) else None
@@ -122,14 +129,7 @@ def clip_tower(fields: Fields) -> Tower:
     """CLIP's vision tower: patches without bias, norms in front and behind."""
     at, feed = tower_of(fields, activation_of(fields, "hidden_act", default="quick_gelu"))
     size, patch = pixels(fields), fields.size("patch_size", default=32)
-    patches = Patches(
-        d=at.d,
-        channels=Integer(fields.size("num_channels", default=3)),
-        patch=(Integer(patch), Integer(patch)),
-        bias=False,
-        first=1,
-        rows=Integer(grid_of(fields, size, patch) + 1),
-    )
+    patches = replace(patches_of(fields, at.d, size, patch), bias=False)
     layers = Integer(fields.size("num_hidden_layers"))
     return Tower(patches, at, feed, layers, size, front=LAYER_NORM)
 
@@ -155,21 +155,28 @@ _READ: Mapping[str, int] = MappingProxyType(
 )
 
 
-def _clip(fields: Fields) -> Reading:
-    seen = fields.section("vision_config").with_defaults(**_SEEN)
-    read = fields.section("text_config").with_defaults(**_READ)
-    at, feed = tower_of(read, activation_of(read, "hidden_act", default="quick_gelu"))
+def reader_of(read: Fields, act: str, causal: bool = False) -> TextTower:
+    """A tower over texts, whose vector is not projected."""
+    at, feed = tower_of(read, activation_of(read, "hidden_act", default=act))
     longest = read.size("max_position_embeddings")
-    ends = Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest))
-    model = ImageText(
-        tower=clip_tower(seen),
-        text=ends,
-        layer=TowerLayer(B, S, at, feed, causal=True),
+    return TextTower(
+        text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
+        layer=TowerLayer(B, S, at, feed, causal=causal),
         layers=Integer(read.size("num_hidden_layers")),
-        width=Integer(fields.size("projection_dim", default=512)),
         longest=longest,
     )
-    return Reading(model)
+
+
+def clip_reader(read: Fields) -> TextTower:
+    """CLIP's tower over texts: each position sees earlier ones."""
+    return reader_of(read.with_defaults(**_READ), "quick_gelu", causal=True)
+
+
+def _clip(fields: Fields) -> Reading:
+    seen = fields.section("vision_config").with_defaults(**_SEEN)
+    text = clip_reader(fields.section("text_config"))
+    width = Integer(fields.size("projection_dim", default=512))
+    return Reading(ImageText(clip_tower(seen), text, width))
 
 
 def _convnextv2(fields: Fields) -> Reading:
@@ -179,9 +186,7 @@ def _convnextv2(fields: Fields) -> Reading:
 
 def _dinov3_convnext(fields: Fields) -> Reading:
     """ConvNeXt without a classifier."""
-    found = _convnext(fields, bare=True)
-    assert isinstance(found.model, ConvNext)
-    return replace(found, model=replace(found.model, bare=True))
+    return _convnext(fields, bare=True)
 
 
 def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
@@ -203,6 +208,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
         activation=activation_of(fields, "hidden_act", default="gelu"),
         scaled=not second and fields.number("layer_scale_init_value", 1e-6) > 0,
         responds=second,
+        bare=bare,
     )
     return Reading(model)
 

@@ -6,33 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sympy import Expr, Integer, Rational, Symbol
+from sympy import Integer, Rational
 
-from costgraph.errors import InputError, ModelError
-from costgraph.formula.terms import Limit
+from costgraph.errors import ModelError
 from costgraph.ir.graph import Graph
-from costgraph.models.blocks import Ends, Layer, Maker, Segment, Style
+from costgraph.models.blocks import Layer, Maker, Segment, Style
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.blocks.shared import SharedBlock
-from costgraph.models.blocks.stack import Repeatable, close, embed, run
+from costgraph.models.blocks.stack import Repeatable, Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.hybrid import GATHERED, words
 from costgraph.models.families.state_space import ends_of, require_silu, step_rank
 from costgraph.models.fields import Fields, divided
 
+#: Kinds of layers as files name them.
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
+)
+
 
 @dataclass(frozen=True)
-class Zamba:
-    """Mamba 2 layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
+class Zamba(Uneven):
+    """Mamba layers, some of them fed by shared transformer blocks (arXiv:2411.15242)."""
 
-    ends: Ends
     segments: tuple[Segment, ...]
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the model has positions for."""
-        return self.ends.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
@@ -41,10 +39,6 @@ class Zamba:
         # The embeddings are an operand of every hybrid layer, beside the hidden state.
         hidden = run(m, self.segments, first, embeddings=first)
         return m.build(close(m, self.ends, hidden, table))
-
-    def symbolic(self) -> tuple[Zamba, dict[Symbol, Expr]]:
-        """Refused: layers differ."""
-        raise InputError("this model keeps no symbolic dimensions: its layers are not all alike")
 
 
 def _zamba(fields: Fields) -> Reading:
@@ -65,9 +59,7 @@ def _zamba(fields: Fields) -> Reading:
         conv_bias=fields.flag("mamba_conv_bias", True),
         heads=parts,
     )
-    heads = fields.size("num_attention_heads")
-    if fields.size("num_key_value_heads", default=heads) != heads:
-        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    heads = _query_heads(fields)
     hybrid = SharedBlock(
         d=Integer(d),
         wide=Integer(fields.size("attention_hidden_size", default=2 * d)),
@@ -80,26 +72,36 @@ def _zamba(fields: Fields) -> Reading:
         sets=Rational(1, kinds.count("hybrid")),
         mixer=mixer,
     )
-    layers: dict[str, Repeatable] = {"mamba": Layer(Integer(d), mixer, None), "hybrid": hybrid}
-    segments = gathered((kind, layers[kind]) for kind in kinds)
-    return Reading(Zamba(_ends(fields, d), segments), assumptions=(GATHERED,))
+    return Reading(_model(fields, hybrid, kinds), assumptions=(GATHERED,))
 
 
-def _ends(fields: Fields, d: int) -> Ends:
-    """Ends whose logits are tied to embeddings."""
+def _query_heads(fields: Fields) -> int:
+    """Query heads, and as many key heads."""
+    heads = fields.size("num_attention_heads")
+    if fields.size("num_key_value_heads", default=heads) != heads:
+        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    return heads
+
+
+def _model(fields: Fields, hybrid: SharedBlock, kinds: list[str]) -> Zamba:
+    """The model whose layers are of those kinds; its logits are tied to embeddings."""
     if not fields.flag("tie_word_embeddings", True):
         raise ModelError(
             f"{fields.name}: 'tie_word_embeddings' = False: the published class then unties the "
             "shared blocks as well, which is not supported"
         )
-    return ends_of(fields, d, tied=True)
+    layers: dict[str, Repeatable] = {
+        "mamba": Layer(hybrid.d, hybrid.mixer, None),
+        "hybrid": hybrid,
+    }
+    segments = gathered((kind, layers[kind]) for kind in kinds)
+    return Zamba(ends_of(fields, int(hybrid.d), tied=True), segments)
 
 
 def _zamba_kinds(fields: Fields, count: int) -> list[str]:
     """The kind of each layer; the published rule where the file has no list."""
-    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
     if fields.values.get("layers_block_type") is not None:
-        kinds = words(fields, "layers_block_type", known)
+        kinds = words(fields, "layers_block_type", _KINDS)
     else:
         period = fields.size("attn_layer_period", default=6)
         offset = fields.values.get("attn_layer_offset", 4)
@@ -119,8 +121,7 @@ def _zamba2(fields: Fields) -> Reading:
     fields.refuse("add_bias_linear", "biases are not supported in this family")
     fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
     fields.refuse("use_long_context", "scaled rotary tables are not supported")
-    known = {"mamba": "mamba", "linear_attention": "mamba", "hybrid": "hybrid"}
-    kinds = words(fields, "layers_block_type", known)
+    kinds = words(fields, "layers_block_type", _KINDS)
     places = kinds.count("hybrid")
     if not places:
         raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
@@ -142,9 +143,7 @@ def _zamba2(fields: Fields) -> Reading:
         chunk=Integer(fields.size("chunk_size", default=256)),
         norm_groups=Integer(fields.size("mamba_ngroups", default=1)),
     )
-    query_heads = fields.size("num_attention_heads")
-    if fields.size("num_key_value_heads", default=query_heads) != query_heads:
-        raise ModelError(f"{fields.name}: 'num_key_value_heads' must equal 'num_attention_heads'")
+    query_heads = _query_heads(fields)
     double = fields.size("attention_hidden_size", default=2 * d)
     head_dim = fields.size(
         "attention_head_dim",
@@ -162,13 +161,7 @@ def _zamba2(fields: Fields) -> Reading:
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
     )
-    layers: dict[str, Repeatable] = {
-        "mamba": Layer(Integer(d), mixer, None),
-        "hybrid": hybrid,
-    }
-    segments = gathered((kind, layers[kind]) for kind in kinds)
-    model = Zamba(_ends(fields, d), segments)
-    return Reading(model, scans=True, assumptions=(GATHERED,))
+    return Reading(_model(fields, hybrid, kinds), scans=True, assumptions=(GATHERED,))
 
 
 #: ``model_type`` to the function that reads it.

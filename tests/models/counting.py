@@ -9,6 +9,7 @@ from typing import Any
 
 from sympy import Integer
 
+from costgraph.errors import ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
@@ -31,3 +32,21 @@ def products(row) -> Any:
         return row.cost.total_flops - biases
     found = (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR)
     return sum(found, Integer(0))
+
+
+def sizes_in(counted: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every configuration of a table with each of its keys that hold a size."""
+    return [
+        (name, key)
+        for name, entry in counted.items()
+        for key, value in entry["config"].items()
+        if type(value) is int and value > 1 and not key.endswith("_token_id")
+    ]
+
+
+def told_of(config: dict[str, Any]) -> str:
+    """The notes about a configuration, or why it is refused."""
+    try:
+        return " ".join(load_model(config).notes)
+    except ModelError as error:
+        return str(error)

@@ -16,10 +16,10 @@ import pytest
 from sympy import Integer
 
 from costgraph.counting.count import parameters, rows
-from costgraph.errors import ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.models import load_model
 from costgraph.symbols import B, T, q
+from tests.models.counting import sizes_in, told_of
 from tests.models.test_counted import stored
 
 DATA = Path(__file__).parent / "counted" / "small.json"
@@ -107,25 +107,14 @@ def test_caches_and_states_are_equal(name):
         assert caches == 2 * (counted["kv_numel"] - KEPT_TWICE.get(name, 0))
 
 
-KEYS = [
-    (name, key)
-    for name, entry in SMALL.items()
-    for key, value in entry["config"].items()
-    if type(value) is int and value > 1 and not key.endswith("_token_id")
-]
-
-
-@pytest.mark.parametrize(("name", "key"), KEYS)
+@pytest.mark.parametrize(("name", "key"), sizes_in(SMALL))
 def test_every_size_is_looked_at_or_told(name, key):
     """A size that makes no sense is refused, or a note says that it plays no part."""
     entry = SMALL[name]
     changed = {**entry["config"], key: {"no": "size"}, "architectures": [entry["class"]]}
     if key == "max_position_embeddings":
         pytest.skip("a limit that no count rests on")
-    try:
-        told = " ".join(load_model(changed).notes)
-    except ModelError as error:
-        told = str(error)
+    told = told_of(changed)
     assert key in told or "{'no': 'size'}" in told
 
 
