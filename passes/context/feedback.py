@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from sympy import Integer
 
-from costgraph.errors import PipelineError
 from costgraph.formula.terms import Span
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
@@ -19,7 +18,7 @@ from costgraph.ops import Add, KVAppend
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL
 from costgraph.passes.context.memory_tokens import without_logits
-from costgraph.passes.context.seeing import Seen, seeing, told
+from costgraph.passes.context.seeing import Seen, prompt_and_answer, seeing, told
 from costgraph.passes.context.share_kv import Shared, keeps_caches, sees_all, unlike
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage
 from costgraph.rewriting.rewrite import rebuild
@@ -56,13 +55,8 @@ class Feedback(Pass):
     once: ClassVar[bool] = True
 
     def run(self, program: Program, system: System) -> Outcome:
-        if [p.name for p in program.phases] != ["prefill", "decode"]:
-            what = ", ".join(p.name for p in program.phases)
-            raise PipelineError(
-                f"{self.name}: {program.name} must read a prompt and then decode, not {what}"
-            )
+        _, answer = prompt_and_answer(self.name, program)
         seen = Seen()
-        answer = program.phase("decode")
         graph = self._fed(answer.graph, seen)
         if seen.misses or not seen.hits:
             none = "no layers in a row attend a cache of their context"
@@ -118,10 +112,10 @@ class _Fed:
     def graph(self) -> Graph:
         """The graph."""
         for node in self._graph.nodes:
-            if node is not self._node:
+            if node is self._node:
+                self._layers()
+            else:
                 self._nodes.append(node)
-                continue
-            self._layers()
         # What is kept leads to nothing in its own step: it is a result of it.
         kept = (n.output for n in self._nodes if isinstance(n.op, KVAppend))
         outputs = (*self._graph.outputs, *kept)

@@ -69,6 +69,21 @@ def with_longer_prompt(
     return made, phases[program.phases.index(first)]
 
 
+def prompt_and_answer(name: str, program: Program) -> tuple[Phase, Phase]:
+    """The two phases of a program that reads a prompt and then decodes, and does nothing else.
+
+    Raises:
+        PipelineError: it has other phases.
+    """
+    found = [p.name for p in program.phases]
+    if found != ["prefill", "decode"]:
+        raise PipelineError(
+            f"{name}: {program.name} must read a prompt and then decode, not {', '.join(found)}"
+        )
+    prompt, answer = program.phases
+    return prompt, answer
+
+
 def in_prompts(program: Program, steps: Program, front: Program) -> Program:
     """The phases of ``front`` where a prompt is read, and those of ``steps`` along contexts."""
     phases = tuple(
