@@ -18,6 +18,7 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
 from costgraph.models.stored import SECTIONS
 from costgraph.ops import Rope
+from costgraph.ops.attending import pattern_of
 from costgraph.ops.elementwise import NamedRope
 from costgraph.ops.pattern import Chunks, Dense, Window
 from costgraph.quoting import visible
@@ -103,7 +104,7 @@ def _method(found: Any) -> str:
 
 
 def _graph(graph: Graph, full: str, near: str) -> Graph:
-    patterns = [p for n in graph.nodes if (p := getattr(n.op, "pattern", None)) is not None]
+    patterns = [p for n in graph.nodes if (p := pattern_of(n.op)) is not None]
     plain = [p.of if isinstance(p, Dense) else p for p in patterns]
     # Encoders and towers see both ways: what the file says is the language model's.
     causal = any(p.causal for p in plain)

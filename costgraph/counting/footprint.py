@@ -21,9 +21,9 @@ from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Resident
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import MEMORY, Role, Tensor
+from costgraph.ops.attending import pattern_of
 from costgraph.ops.attention import KVAppend
 from costgraph.ops.fused import Fused
-from costgraph.ops.pattern import Pattern
 from costgraph.ops.views import Slice, Stack
 
 ZERO = Integer(0)
@@ -205,24 +205,15 @@ def _passing(graph: Graph, name: str) -> Expr:
         graph = node.op.body
         node = graph.producer[name]
     if tensor.role is Role.ACTIVATION:
-        pattern = None if node is None else getattr(node.op, "pattern", None)
-        # Of banded scores only those exist that are written.
-        compact = isinstance(pattern, Pattern) and pattern.compact
-        return _written(graph, node, name) if node and compact else tensor.footprint
+        pattern = None if node is None else pattern_of(node.op)
+        if node is None or pattern is None or not pattern.compact:
+            return tensor.footprint
+        return graph.moved(node, name, Direction.WRITE)  # of banded scores only those exist
     if node is None or not isinstance(node.op, KVAppend):
         return ZERO
     # Rows that a sliding window drops live as long as their own step needs them.
     batch, length, *rest = tensor.shape
     return tensor.bytes - tensor.dtype.size((batch, node.op.kept(length), *rest))
-
-
-def _written(graph: Graph, node: Node, name: str) -> Expr:
-    """Bytes that a node writes of a result."""
-    inputs = tuple(graph.tensors[t] for t in node.inputs)
-    return Add(*(
-        a.bytes for a in node.op.accesses(inputs, node.outputs)
-        if a.tensor == name and a.direction is Direction.WRITE
-    ))  # fmt: skip
 
 
 class _Runner:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer
 
 from costgraph.errors import VerifyError
-from costgraph.ir.cost import Cost, total
+from costgraph.ir.cost import Cost, Direction, total
 from costgraph.ir.op import Op
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
@@ -120,6 +120,11 @@ class Graph:
     def operands(self, node: Node) -> tuple[Tensor, ...]:
         """The tensors that ``node`` takes, in operand order."""
         return tuple(self.tensors[name] for name in node.inputs)
+
+    def moved(self, node: Node, tensor: str, direction: Direction) -> Expr:
+        """Bytes of a tensor that ``node`` reads, or that it writes."""
+        found = node.op.accesses(self.operands(node), node.outputs)
+        return Add(*(a.bytes for a in found if a.tensor == tensor and a.direction is direction))
 
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -164,20 +164,20 @@ def without_index(pattern: Pattern, inputs: Tensors) -> tuple[Tensors, Tensors]:
     return (inputs[:-1], inputs[-1:]) if pattern.indexed else (inputs, ())
 
 
-def compacted(pattern: Pattern, found: tuple[Access, ...], scores: Tensor) -> tuple[Access, ...]:
+def compacted(pattern: Pattern, found: tuple[Access, ...], *scores: Tensor) -> tuple[Access, ...]:
     """Accesses of an operation on ``scores (…, q, T)``, where not all scores exist.
 
     Of a cache those rows are read that the pattern needs.
     """
     if not pattern.compact:
         return found
-    *lead, q, t = scores.shape
-    amount = Mul(*lead) * pattern.cells(q, t) * scores.dtype.bytes_per_element
-    share = pattern.keys(q, t) / t
+    q, t = scores[0].shape[-2:]
+    cells, share = pattern.cells(q, t), pattern.keys(q, t) / t
+    amounts = {x.name: Mul(*x.shape[:-2]) * cells * x.dtype.bytes_per_element for x in scores}
 
     def moved(a: Access) -> Access:
-        if a.tensor == scores.name:
-            return replace(a, bytes=amount)
+        if a.tensor in amounts:
+            return replace(a, bytes=amounts[a.tensor])
         if a.role is Role.KV and a.direction is Direction.READ:
             return replace(a, bytes=a.bytes * share)
         return a
@@ -251,8 +251,7 @@ class Softmax(Op):
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
-        return compacted(self.pattern, found, outputs[0])
+        return compacted(self.pattern, super().accesses(inputs, outputs), inputs[0], outputs[0])
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[0].shape
@@ -280,8 +279,7 @@ class Alibi(Op):
         return (Spec(inputs[0].shape, inputs[0].dtype),)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
-        return compacted(self.pattern, found, outputs[0])
+        return compacted(self.pattern, super().accesses(inputs, outputs), inputs[0], outputs[0])
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[0].shape
@@ -295,8 +293,7 @@ class ScoreCap(SoftCap):
     pattern: Pattern = CAUSAL
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
-        return compacted(self.pattern, found, outputs[0])
+        return compacted(self.pattern, super().accesses(inputs, outputs), inputs[0], outputs[0])
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = inputs[0].shape

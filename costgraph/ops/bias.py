@@ -51,11 +51,8 @@ class ScoreBias(Op):
         return (Spec(scores.shape, scores.dtype),)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = super().accesses(inputs, outputs)
-        of_pairs = (x for x in inputs if x.shape[-2:] == outputs[0].shape[-2:])
-        for scores in (*of_pairs, outputs[0]):
-            found = compacted(self.pattern, found, scores)
-        return found
+        scores = (*(x for x in inputs if x.shape[-2:] == outputs[0].shape[-2:]), outputs[0])
+        return compacted(self.pattern, super().accesses(inputs, outputs), *scores)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         *lead, q, t = outputs[0].shape
@@ -84,8 +81,7 @@ class PairBias(Op):
         return (Spec(scores.shape, scores.dtype),)
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = compacted(self.pattern, super().accesses(inputs, outputs), inputs[0])
-        return compacted(self.pattern, found, outputs[0])
+        return compacted(self.pattern, super().accesses(inputs, outputs), inputs[0], outputs[0])
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, t = outputs[0].shape

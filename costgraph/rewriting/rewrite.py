@@ -17,6 +17,7 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Tensor
 from costgraph.ops.fused import Fused
+from costgraph.ops.quant import NarrowResult
 from costgraph.rewriting.draft import EVERYTHING, Draft
 from costgraph.rewriting.pipeline import Miss
 
@@ -200,7 +201,7 @@ def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op] = _as_it_i
 
     Without ``f`` operations stay, and results are inferred from operands that changed.
     Bodies of regions and fused kernels are rebuilt first; ``f`` sees only the operations
-    inside them.
+    inside them, and inside of what stores a result narrow as it is made.
     """
     tensors = {t.name: t for t in graph.sources}
     nodes = []
@@ -212,6 +213,8 @@ def rebuild(graph: Graph, f: Callable[[Node, tuple[Tensor, ...]], Op] = _as_it_i
         elif isinstance(node.op, Fused):
             body = replace(node.op.body, sources=operands)
             op = replace(node.op, body=rebuild(body, f))
+        elif isinstance(node.op, NarrowResult):
+            op = replace(node.op, inner=f(replace(node, op=node.op.inner), operands))
         else:
             op = f(node, operands)
         specs = op.infer(operands)

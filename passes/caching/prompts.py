@@ -15,7 +15,8 @@ from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
-from costgraph.ops.pattern import FULL, Budget, Dense, Distilled, Hit, Pattern
+from costgraph.ops.attending import pattern_of, with_pattern
+from costgraph.ops.pattern import Budget, Dense, Distilled, Hit, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.context.seeing import is_whole
 from costgraph.passes.placement.shares import level_named
@@ -169,14 +170,14 @@ def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
     """
 
     def op(node: Node, operands: Tensors) -> Op:
-        pattern = getattr(node.op, "pattern", FULL)
-        if not pattern.causal:
+        pattern = pattern_of(node.op)
+        if pattern is None or not pattern.causal:
             return node.op
         if not is_whole(pattern):
             raise PipelineError(f"{name}: chance: hits and misses see other rows: {pattern}")
         if isinstance(pattern, Dense):
             return node.op  # of all pairs those of the mean are the mean
-        return replace(node.op, pattern=Hit(pattern, chance, S - cached, S))  # type: ignore[type-var]
+        return with_pattern(node.op, Hit(pattern, chance, S - cached, S))
 
     return rebuild(graph, op)
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from sympy import Integer
 
-from costgraph.errors import PipelineError
 from costgraph.formula.terms import Span
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
@@ -19,8 +18,9 @@ from costgraph.ops import Add, KVAppend
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL
 from costgraph.passes.context.memory_tokens import without_logits
-from costgraph.passes.context.seeing import Seen, seeing, told
+from costgraph.passes.context.seeing import Seen, prompt_and_answer, seeing, told
 from costgraph.passes.context.share_kv import Shared, keeps_caches, sees_all, unlike
+from costgraph.rewriting.binding import prefixed
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import S, T, q
@@ -56,13 +56,8 @@ class Feedback(Pass):
     once: ClassVar[bool] = True
 
     def run(self, program: Program, system: System) -> Outcome:
-        if [p.name for p in program.phases] != ["prefill", "decode"]:
-            what = ", ".join(p.name for p in program.phases)
-            raise PipelineError(
-                f"{self.name}: {program.name} must read a prompt and then decode, not {what}"
-            )
+        _, answer = prompt_and_answer(self.name, program)
         seen = Seen()
-        answer = program.phase("decode")
         graph = self._fed(answer.graph, seen)
         if seen.misses or not seen.hits:
             none = "no layers in a row attend a cache of their context"
@@ -108,6 +103,8 @@ class _Fed:
         self._graph, self._node, self._body = graph, node, node.op.body
         self._count = node.op.count
         self._shared = Shared.of(self._body)
+        #: What makes keys and values of the sum behind the last layer.
+        self._maker = prefixed(self._shared.maker, PREFIX)
         appends = [n for n in self._shared.maker.nodes if isinstance(n.op, KVAppend)]
         #: The cache that stands for what each append makes, as it is in front of the step.
         self._rows = {n.output: PREFIX + n.inputs[0] for n in appends}
@@ -118,10 +115,10 @@ class _Fed:
     def graph(self) -> Graph:
         """The graph."""
         for node in self._graph.nodes:
-            if node is not self._node:
+            if node is self._node:
+                self._layers()
+            else:
                 self._nodes.append(node)
-                continue
-            self._layers()
         # What is kept leads to nothing in its own step: it is a result of it.
         kept = (n.output for n in self._nodes if isinstance(n.op, KVAppend))
         outputs = (*self._graph.outputs, *kept)
@@ -151,12 +148,10 @@ class _Fed:
         share = self._source(Tensor(f"{PREFIX}share", (ONE,), like.dtype, Role.WEIGHT))
         begun = self._put(f"{PREFIX}begun", Map("mul"), (hidden, share))
         given = dict(zip((t.name for t in self._body.inputs), self._node.inputs, strict=True))
-        for cache in self._shared.maker.sources:
-            if cache.role is Role.KV:
-                self._source(replace(cache, name=PREFIX + cache.name))
-        given |= self._rows
-        layer = self._layer()
-        operands = (hidden, begun, *(given[t.name] for t in layer.inputs[2:]))
+        for source in self._maker.persistent:
+            self._source(source)
+        layer, known = self._layer(), {**given, **self._rows}
+        operands = (hidden, begun, *(known[t.name] for t in layer.inputs[2:]))
         op = Repeat(layer, self._count, carried=2)
         memory = self._put(self._node.name, op, operands, self._node.output, f"{PREFIX}sum")
         self._kept({**given, self._body.inputs[0].name: memory})
@@ -192,14 +187,7 @@ class _Fed:
 
     def _kept(self, given: dict[str, str]) -> None:
         """Adds keys and values of the sum behind the last layer."""
-        maker = self._shared.maker
-        names = dict(given)
-        for source in maker.persistent:
-            names[source.name] = PREFIX + source.name
-            if source.role is not Role.KV:
-                self._source(replace(source, name=PREFIX + source.name))
-        for node in maker.nodes:
-            inputs = tuple(names[i] for i in node.inputs)
-            outputs = tuple(PREFIX + t.name for t in node.outputs)
-            names |= {t.name: n for t, n in zip(node.outputs, outputs, strict=True)}
-            self._put(PREFIX + node.name, node.op, inputs, *outputs)
+        operands = {PREFIX + name: found for name, found in given.items()}
+        for node in self._maker.nodes:
+            inputs = tuple(operands.get(i, i) for i in node.inputs)
+            self._put(node.name, node.op, inputs, *(t.name for t in node.outputs))

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.errors import PipelineError
 from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph
@@ -15,7 +14,7 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import SelectLast
 from costgraph.ops.pattern import Chunks, Fronted
-from costgraph.passes.context.seeing import Seen, changed, keeping, told
+from costgraph.passes.context.seeing import Seen, changed, keeping, prompt_and_answer, told
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import live
@@ -53,12 +52,7 @@ class MemoryTokens(Pass):
     tokens: Expr = option("integer", Integer(10), "tokens of memory", minimum=1)
 
     def run(self, program: Program, system: System) -> Outcome:
-        if [p.name for p in program.phases] != ["prefill", "decode"]:
-            what = ", ".join(p.name for p in program.phases)
-            raise PipelineError(
-                f"{self.name}: {program.name} must read a prompt and then decode, not {what}"
-            )
-        prompt, answer = program.phases
+        prompt, answer = prompt_and_answer(self.name, program)
         pattern = Fronted(Chunks(self.segment), self.tokens)
         near, seen = changed(program, self.name, lambda graph: keeping(graph, pattern))
         if seen.misses or not seen.hits:

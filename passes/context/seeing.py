@@ -14,8 +14,9 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
+from costgraph.ops.attending import pattern_of, with_pattern
 from costgraph.ops.index import Choose, Nearest, PageAppend, PromptVotes, ScoreBook
-from costgraph.ops.pattern import CAUSAL, FULL, Dense, Pattern
+from costgraph.ops.pattern import CAUSAL, Dense, Pattern
 from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import S, T, q
@@ -66,6 +67,21 @@ def with_longer_prompt(
     phases = tuple(longer(p) for p in program.phases)
     made = replace(program, phases=phases)
     return made, phases[program.phases.index(first)]
+
+
+def prompt_and_answer(name: str, program: Program) -> tuple[Phase, Phase]:
+    """The two phases of a program that reads a prompt and then decodes, and does nothing else.
+
+    Raises:
+        PipelineError: it has other phases.
+    """
+    found = [p.name for p in program.phases]
+    if found != ["prefill", "decode"]:
+        raise PipelineError(
+            f"{name}: {program.name} must read a prompt and then decode, not {', '.join(found)}"
+        )
+    prompt, answer = program.phases
+    return prompt, answer
 
 
 def in_prompts(program: Program, steps: Program, front: Program) -> Program:
@@ -218,8 +234,7 @@ def _shortened(cache: Tensor, length: Expr) -> Tensor:
 
 def seeing(op: Op, pattern: Pattern) -> Op:
     """The operation of attention under a pattern, counted as it was."""
-    old = getattr(op, "pattern", FULL)
-    if not is_whole(old):
+    old = pattern_of(op)
+    if old is None or not is_whole(old):
         return op
-    new = Dense(pattern) if isinstance(old, Dense) else pattern
-    return replace(op, pattern=new)  # type: ignore[type-var]
+    return with_pattern(op, Dense(pattern) if isinstance(old, Dense) else pattern)

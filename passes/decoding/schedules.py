@@ -22,6 +22,7 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
+from costgraph.ops.attending import pattern_of, with_pattern
 from costgraph.ops.pattern import Branches
 from costgraph.passes.decoding.acceptance import Acceptance, Constant, whole
 from costgraph.passes.decoding.drafting import Drafting, Within
@@ -329,10 +330,10 @@ def under(graph: Graph, mask: Branches | None) -> Graph:
     levels = mask.levels
 
     def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        pattern = getattr(node.op, "pattern", None)
+        pattern = pattern_of(node.op)
         if pattern is None or isinstance(pattern, Branches):
             return node.op
-        return replace(node.op, pattern=pattern.branched(levels))  # type: ignore[type-var]
+        return with_pattern(node.op, pattern.branched(levels))
 
     return rebuild(graph, masked)
 

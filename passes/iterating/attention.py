@@ -45,8 +45,7 @@ def cached(graph: Graph) -> Graph:
 
 
 def _attends(node: Node) -> bool:
-    both = isinstance(node.op, AttentionScores | AttentionValues)
-    return both and getattr(node.op, "pattern", None) == FULL
+    return isinstance(node.op, AttentionScores | AttentionValues) and node.op.pattern == FULL
 
 
 def _cached(graph: Graph) -> Graph:

@@ -176,9 +176,9 @@ def _check_caches(graph: Graph, parts: Sequence[Sequence[Piece]]) -> None:
     Raises:
         PipelineError: naming the cache.
     """
-    for cache in graph.sources:
+    for cache in (t for t in graph.sources if t.role is Role.KV):
         users = [any(cache.name in p.node.inputs for p in part) for part in parts]
-        if cache.role is Role.KV and sum(users) > 1:
+        if sum(users) > 1:
             raise PipelineError(
                 f"{graph.name}: layers of several stages read {cache.name!r}, which is written by "
                 "one: state tp or dp instead of pp"

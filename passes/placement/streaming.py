@@ -16,8 +16,8 @@ from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Role, Spread, Tensor, level_of
 from costgraph.ops import ExpertLinear, KVAppend
+from costgraph.ops.attending import pattern_of
 from costgraph.ops.fused import Fused
-from costgraph.ops.pattern import FULL, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.ops.views import Reshape
 from costgraph.passes.placement.members import members
@@ -329,15 +329,7 @@ def is_of_experts(op: Op) -> bool:
 
 def _read(body: Graph, tensor: Tensor, users: Iterable[Node]) -> Expr:
     """The most bytes of a tensor that one of its users reads."""
-    return Max(*_amounts(body, tensor, users))
-
-
-def _amounts(body: Graph, tensor: Tensor, users: Iterable[Node]) -> Iterator[Expr]:
-    """Bytes of a tensor that each of its users reads."""
-    for node in users:
-        found = node.op.accesses(tuple(body.operands(node)), node.outputs)
-        own = (a for a in found if a.tensor == tensor.name and a.direction is Direction.READ)
-        yield Add(*(a.bytes for a in own))
+    return Max(*(body.moved(n, tensor.name, Direction.READ) for n in users))
 
 
 def has_experts(body: Graph, plan: Plan) -> bool:
@@ -383,8 +375,8 @@ def chooses_rows(body: Graph, node: Node) -> bool:
 
 
 def _attends_chosen(node: Node) -> bool:
-    pattern: Pattern = getattr(node.op, "pattern", FULL)
-    return pattern.indexed
+    pattern = pattern_of(node.op)
+    return pattern is not None and pattern.indexed
 
 
 def _spread(body: Graph, sets: Sets, plan: Plan, lie: Mapping[str, tuple[str, bool]]) -> Graph:

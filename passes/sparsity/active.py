@@ -23,6 +23,7 @@ from costgraph.passes.sparsity.neurons import Part, Running, of_layer
 from costgraph.passes.sparsity.widths import found
 from costgraph.rewriting.choosing import Search
 from costgraph.rewriting.pipeline import Miss, Option, Outcome, Pass, Stage, number, option
+from costgraph.rewriting.sizes import Sizes
 from costgraph.symbols import B, q, symbol
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Active(Pass):
         at = self._room(memory)
 
         def need(held: float) -> float:
-            return float(memory.evaluate(**at, **{share.name: held}))
+            return at.evaluate(memory, {share.name: held})
 
         step = 10.0**-DECIMALS
         low, high = 0, 10**DECIMALS
@@ -149,14 +150,13 @@ class Active(Pass):
         most = 1 if need(1 - step / 10) <= float(room) else Rational(low, 10**DECIMALS)
         taken = float(self._activations(Rational(most)))
         note = (
-            f"active: {float(most):.4g} of neurons fit {system.device.name} at "
-            f"{', '.join(f'{name}={size}' for name, size in at.items())}, and take {taken:.3g} "
-            "of activations"
+            f"active: {float(most):.4g} of neurons fit {system.device.name} at {at}, and take "
+            f"{taken:.3g} of activations"
         )
         made = replace(self, hot=f"{float(most):.{DECIMALS}g}", note=note, **usual)
         return replace(made, cold=type(self).cold, curve="") if most == 1 else made
 
-    def _room(self, memory: Formula) -> dict[str, int]:
+    def _room(self, memory: Formula) -> Sizes:
         """The sizes for which 'fit' leaves room: half the context is prompt where tokens follow.
 
         A context that nobody gave is as long as the model has positions.
@@ -166,9 +166,11 @@ class Active(Pass):
         sizes = {"B": int(self.at_batch), "S": prompt, "N": length - prompt}
         sizes = {name: size for name, size in sizes.items() if name in known}
         if self.at_length != type(self).at_length:
-            return sizes
+            return Sizes(sizes)
         given = {name: size for name, size in sizes.items() if name == "B"}
-        return {**given, **fitted(memory.limits, given, {n: sizes[n] for n in sizes if n != "B"})}
+        return Sizes(
+            {**sizes, **fitted(memory.limits, given, {n: sizes[n] for n in sizes if n != "B"})}
+        )
 
     @property
     def _power(self) -> Expr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import ClassVar
 
 from sympy import Expr, Integer
@@ -100,20 +99,15 @@ class SplitRows(Pass):
         """Tries every whole number of rows of the smallest layer that has a few for each part."""
         rows = self._grid(program)
         top = ZERO if isinstance(self.top, str) else self.top
-        tried: list[tuple[float, Expr]] = []
-        sizes = Sizes(MappingProxyType({}))
-        for count in range(1, rows - 1):
-            zone = Integer(count) / rows
-            if not top.is_number or top + zone >= 1:
-                continue
-            result = yield self._with(zone)
-            formula = result.formula("latency")
+        zones = [Integer(count) / rows for count in range(1, rows - 1)]
+        tried: list[tuple[float, Expr, Sizes]] = []
+        for zone in (z for z in zones if top.is_number and top + z < 1):
+            formula = (yield self._with(zone)).formula("latency")
             sizes = Sizes.of(self, [formula], instead="name a zone")
-            tried.append((sizes.evaluate(formula), zone))
+            tried.append((sizes.evaluate(formula), zone, sizes))
         if not tried:
             raise PipelineError("split-rows: zone=best: top leaves no rows for a zone")
-        tried.sort(key=lambda found: found[0])
-        (seconds, zone), *others = tried
+        (seconds, zone, sizes), *others = sorted(tried, key=lambda found: found[0])
         parts = [int(b - a) for a, b in self._with(zone)._cuts.bands(Integer(rows))]
         note = (
             f"split-rows: zone={zone} decided at {sizes}: {parts[0]}, {parts[1]} and {parts[2]} of "

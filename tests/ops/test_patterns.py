@@ -162,7 +162,7 @@ def test_segments_that_are_compressed_are_seen_as_rows(context, each, ratio, bef
     # A segment is compressed when the first position that does not see it whole comes.
     out = (-(-n // size) - 1 - before for n in (context, context - new))
     pushed = [max(k, 0) for k in out]
-    assert exact(pattern.made(q, T), **at) == each * (pushed[0] - pushed[1])
+    assert exact(pattern.made(q), **at) == each * (pushed[0] - pushed[1])
 
 
 @settings(max_examples=60, deadline=None)

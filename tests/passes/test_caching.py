@@ -93,7 +93,10 @@ def row_costs(compiled, **values: int):
     return found
 
 
-@pytest.mark.parametrize("passes", ["", "fuse", "quantize{kv=int8},fuse"])
+@pytest.mark.parametrize(
+    "passes",
+    ["", "fuse", "quantize{kv=int8},fuse", "quantize{weights=int8,activations=int8,dynamic=false}"],
+)
 @pytest.mark.parametrize("chance", [Rational(1, 4), Rational(2, 3)])
 def test_hits_and_misses_of_a_batch_are_a_mean_over_all_that_can_come(passes, chance):
     """Each of three prompts hits on its own: sums over 0 … 3 hits, by their chances.

@@ -10,18 +10,14 @@ import pytest
 import costgraph as cg
 from costgraph.passes import PASSES
 from costgraph.rewriting.pipeline import parse
-from tests.pages import page_tool
+from tests.pages import page_tool, run_examples
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "adapters.md").read_text(encoding="utf-8")
 
 
 def test_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 5
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, "docs/adapters.md", "exec"), space)
+    space = run_examples(TEXT, "docs/adapters.md", 5)
     assert space["most"] > 100
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from tests.pages import page_tool
+from tests.pages import check_rounded, page_tool, run_examples
 
 PAGE = Path(__file__).parents[2] / "docs" / "branches-and-iterations.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_examples_run_and_give_what_they_say():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, PAGE.name, "exec"), space)
-    for line in re.findall(r"^round\(.*$", blocks[-1], re.MULTILINE):
-        expression, _, said = line.partition("  # ")
-        assert eval(expression, space) == float(said.split()[0])
+    check_rounded(TEXT, run_examples(TEXT, PAGE.name, 3), 2)
 
 
 def test_generated_parts_are_current():

@@ -13,16 +13,13 @@ import costgraph as cg
 from costgraph.cli.entry import _build_parser
 from costgraph.counting.count import parameters
 from costgraph.passes.sparsity.storage import STORAGE, stored
+from tests.pages import run_examples
 
 TEXT = (Path(__file__).parents[2] / "docs" / "compression.md").read_text(encoding="utf-8")
 
 
 def test_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, "docs/compression.md", "exec"), space)
+    space = run_examples(TEXT, "docs/compression.md", 2)
     assert space["interval"].lower == Rational(1, 2)
 
 

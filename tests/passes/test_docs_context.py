@@ -11,18 +11,14 @@ import costgraph as cg
 import costgraph.ops.pattern as patterns
 from costgraph.counting.footprint import cache_bytes
 from costgraph.symbols import B, T, q
+from tests.pages import run_examples
 
 TEXT = (Path(__file__).parents[2] / "docs" / "context.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def space() -> dict:
-    found: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        exec(compile(block, "docs/context.md", "exec"), found)
-    return found
+    return run_examples(TEXT, "docs/context.md", 4)
 
 
 def test_contexts_are_as_told(space):

@@ -11,16 +11,13 @@ from costgraph.passes import PASSES
 from costgraph.passes.precision.catalogue import ROLES
 from costgraph.passes.precision.families import FAMILIES
 from costgraph.rewriting.pipeline import parse
+from tests.pages import run_examples
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 
 
 def test_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, "docs/formats.md", "exec"), space)
+    space = run_examples(TEXT, "docs/formats.md", 3)
     ratio = space["plain"].tpot.evaluate(B=1, T=2048) / space["narrow"].tpot.evaluate(B=1, T=2048)
     assert ratio == pytest.approx(4.6, abs=0.05)
     gain = space["gain"]

@@ -9,16 +9,13 @@ from costgraph.passes import PASSES
 from costgraph.passes.decoding.speculative import Speculative
 from costgraph.rewriting.grammar import LONGEST, LONGEST_VALUE
 from costgraph.rewriting.pipeline import Stage, parse, text_of
+from tests.pages import run_examples
 
 TEXT = (Path(__file__).parents[2] / "docs" / "passes.md").read_text(encoding="utf-8")
 
 
 def test_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
-    space: dict = {}
-    for block in blocks:
-        exec(compile(block, "docs/passes.md", "exec"), space)
+    space = run_examples(TEXT, "docs/passes.md", 2)
     assert [s.made_by.name for s in space["a"].trace.steps] == ["quantize", "early-exit", "fuse"]
     assert [s.made_by.name for s in space["c"].trace.steps] == [
         "quantize", "page-kv", "early-exit", "fuse",

@@ -105,6 +105,7 @@ def test_a_token_stays_for_the_logits():
     [
         "window{size=40,rotate=false}", "evict", "evict{by=merge,most=30}", "snap-kv{keep=400}",
         "select{block=8,blocks=3}", "recur{segment=16}", "index{top=16}",
+        "recur{segment=13,compressed=2,ratio=13,by=mean}",
     ],
 )  # fmt: skip
 def test_layers_behind_the_cut_see_and_keep_what_their_pattern_says_of_what_stays(passes):

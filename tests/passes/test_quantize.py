@@ -9,8 +9,9 @@ import pytest
 import sympy
 from hypothesis import given
 from hypothesis import strategies as st
-from sympy import Integer, Rational, expand
+from sympy import Expr, Integer, Rational, expand
 
+import costgraph as cg
 from costgraph.compiling.compiled import Compiled
 from costgraph.counting.accounting import EXACT, SURVEY
 from costgraph.counting.count import exact_cost, parameters, rows
@@ -295,6 +296,34 @@ def test_quantising_activations_reads_wide_and_writes_narrow_with_scales(large):
     cost = made[0].op.cost(graph.operands(made[0]), made[0].outputs)
     assert cost.flops == {(Engine.VECTOR, "fp32"): 3 * B * q * 5120}
     assert expand(cost.total_bytes - (B * q * 5120 * (2 + 1) + B * q * Rational(16, 8))) == 0
+
+
+def attended(passes: str) -> dict[tuple[str, str], tuple[Expr, Expr]]:
+    """FLOP of the products of attention, and the bytes that they read, by phase and name."""
+    found = {}
+    for phase in cg.compile("llama-3.2-1b", "h100", passes).program.phases:
+        for row in rows(phase.graph):
+            if row.node.name.endswith(("qk_matmul", "sv_matmul")):
+                tensor = sum(n for (e, _), n in row.cost.flops.items() if e is Engine.TENSOR)
+                read = row.cost.bytes_of(direction=Direction.READ)
+                made = tensor * row.count, read * row.count
+                found[phase.name, row.node.name] = tuple(expand(phase.bind(x)) for x in made)
+    return found
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "page-kv", "share-prefix{tokens=512}", "prefix-cache{tokens=512,chance=1/2}",
+        "samples{count=4}", "speculative{draft=heads,gamma=3}",
+    ],
+)  # fmt: skip
+def test_what_changes_attention_changes_it_where_its_result_is_narrow_as_well(passes):
+    given = "quantize{weights=int8,activations=int8"
+    dynamic, static = (attended(f"{given}{more}}},{passes}") for more in ("", ",dynamic=false"))
+    assert static == dynamic
+    plain = attended(f"{given}}}")
+    assert any(static[key] != plain.get(key) for key in static if "sv" in key[1])
 
 
 def test_static_activations_are_narrowed_where_they_are_made(large):

@@ -8,7 +8,6 @@ from typing import ClassVar
 from sympy import Expr, Integer, Min, ceiling, floor
 
 from costgraph.ops.pattern.base import Pattern
-from costgraph.symbols import T
 
 ZERO = Integer(0)
 
@@ -65,7 +64,7 @@ class Band(Pattern):
             return super().dense(q, rows)
         return in_blocks(q, self.block) + q * Min(q, self.wide) * (2 if self.asked else 1)
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:
@@ -98,7 +97,7 @@ class Pooled(Pattern):
         padded = ceiling(q / (self.reach + 1)) * (self.reach + 1)
         return in_blocks(q, self.reach + 1) + padded * floor(q / self.block)
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:
@@ -129,7 +128,7 @@ class Sided(Pattern):
         block = self.reach + 1
         return in_blocks(q, block) + ceiling(q / block) * block * self.side
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:

@@ -106,7 +106,7 @@ class Pattern(ABC):
         """How many rows become one where they do."""
         return ONE
 
-    def made(self, q: Expr, context: Expr = T) -> Expr:
+    def made(self, q: Expr) -> Expr:
         """Rows that a step makes of others that leave, per sequence."""
         return ZERO
 
@@ -114,12 +114,12 @@ class Pattern(ABC):
         """Scores that exist, per head and sequence."""
         return self.pairs(q, rows) if self.compact else q * rows
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         """The pattern of positions that stand on branches (:class:`Branches`).
 
         Where all pairs are computed, or all are useful, it stays.
         """
-        return Branches(self, levels, context)
+        return Branches(self, levels)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Full(Pattern):
     def tiled(self, q: Expr, rows: Expr, block: Expr) -> Expr:
         return ceiling(q / block) * rows
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ FULL, CAUSAL = Full(), Causal()
 
 @dataclass(frozen=True)
 class Around(Pattern):
-    """What changes how pairs of another pattern count, and leaves the rows that are read.
+    """What changes how pairs of another pattern count, and leaves the rows read and kept.
 
     Blocks of queries read all rows.
 
@@ -177,6 +177,12 @@ class Around(Pattern):
 
     def at(self, context: Expr) -> Pattern:
         return replace(self, of=self.of.at(context))
+
+    def kept(self, rows: Expr) -> Expr:
+        return self.of.kept(rows)
+
+    def written(self, q: Expr) -> Expr:
+        return self.of.written(q)
 
     @property
     def indexed(self) -> bool:
@@ -205,13 +211,7 @@ class Dense(Around):
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return self.of.dense(q, rows)
 
-    def kept(self, rows: Expr) -> Expr:
-        return self.of.kept(rows)
-
-    def written(self, q: Expr) -> Expr:
-        return self.of.written(q)
-
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:
@@ -243,14 +243,8 @@ class Branches(Around):
         of = self.of.at(context)
         return of.pairs(ONE, of.seen(ONE, context))
 
-    def kept(self, rows: Expr) -> Expr:
-        return self.of.kept(rows)
-
-    def written(self, q: Expr) -> Expr:
-        return self.of.written(q)
-
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
-        return Branches(self.of, levels, context)
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
+        return replace(self, levels=levels)
 
     def __str__(self) -> str:
         return f"{self.of}, branches " + ", ".join(
@@ -277,8 +271,8 @@ class Parted(Around):
         whole = self.of.pairs(q * self.queries, rows * self.keys_in)
         return whole / (self.queries * self.keys_in)
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
-        return Parted(self.of.branched(levels, context), self.queries, self.keys_in)
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
+        return replace(self, of=self.of.branched(levels))
 
     def __str__(self) -> str:
         return f"{self.of} / {self.queries * self.keys_in}"

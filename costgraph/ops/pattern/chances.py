@@ -36,11 +36,5 @@ class Hit(Around):
         few, many = (self.of.tiled(n, rows, block) for n in (self.few, self.many))
         return None if few is None or many is None else self._mean(few, many)
 
-    def kept(self, rows: Expr) -> Expr:
-        return self.of.kept(rows)
-
-    def written(self, q: Expr) -> Expr:
-        return self.of.written(q)
-
     def __str__(self) -> str:
         return f"{self.of}, {self.few} new with a chance of {self.chance}"

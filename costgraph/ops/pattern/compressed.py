@@ -8,7 +8,6 @@ from sympy import Expr, Integer, Max, ceiling
 
 from costgraph.ops.pattern.chunks import Segments
 from costgraph.ops.pattern.stairs import steps
-from costgraph.symbols import T
 
 ONE = Integer(1)
 
@@ -67,10 +66,10 @@ class Compressed(Segments):
         near, far = (self.begun(self.context, n) for n in self._ends)
         return super().kept(rows) + self.each * (near - far)
 
-    def made(self, q: Expr, context: Expr = T) -> Expr:
-        """Rows of the segments that ``q`` new positions at ``context`` push out."""
+    def made(self, q: Expr) -> Expr:
+        """Rows of the segments that ``q`` new positions push out."""
         near, _ = self._ends
-        return self.each * (self.begun(context, near) - self.begun(context - q, near))
+        return self.each * (self.begun(self.context, near) - self.begun(self.context - q, near))
 
     def __str__(self) -> str:
         return f"{super().__str__()}, {self.older} at {self.share} to one"

@@ -8,7 +8,6 @@ from typing import ClassVar
 from sympy import Expr, Min, ceiling, floor
 
 from costgraph.ops.pattern.base import Pattern
-from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Scattered(Pattern):
         long = Min(1, floor(q / (self.whole + 1)))  # 0 or 1
         return q**2 + long * (ends + beside + inner - q**2)
 
-    def branched(self, levels: tuple[tuple[Expr, Expr], ...], context: Expr = T) -> Pattern:
+    def branched(self, levels: tuple[tuple[Expr, Expr], ...]) -> Pattern:
         return self
 
     def __str__(self) -> str:
