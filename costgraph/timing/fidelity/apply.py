@@ -373,8 +373,8 @@ class Calibrated:
         kind, variants = case.kind, case.variants
         if kind == "quantize":
             kind = "gemm"
-        elif self.framework:
-            variants = (*self._of_framework(variants), *variants)
+        else:
+            variants = self._preferred(variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -402,10 +402,12 @@ class Calibrated:
         """The fit of decodes in one kernel with a prompt's chunk; None where two kernels run."""
         if case.kind != "decode" or self.own is None:
             return None
-        return self.own.find("beside", (*self._of_framework(case.variants), *case.variants))
+        return self.own.find("beside", self._preferred(case.variants))
 
-    def _of_framework(self, variants: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(f"{v}@{self.framework}" for v in variants) if self.framework else ()
+    def _preferred(self, variants: tuple[str, ...]) -> tuple[str, ...]:
+        """Variants, those of the framework in front."""
+        own = (f"{v}@{self.framework}" for v in variants if self.framework)
+        return (*own, *variants)
 
     @property
     def mixes(self) -> tuple[str, ...]:
@@ -617,12 +619,12 @@ def calibrated(
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     if at and (served := whole(framework)) is not None:
-        if hosted:
-            host_time(framework)
+        host = host_time(framework) if hosted else 0.0
         if calibration is not None:
             raise InputError(f"a calibration changes nothing for {framework}: leave it out")
         served.platform(machine)
-        return Calibrated(fidelity, machine, _own(machine, hardware, None), framework, "", served)
+        own = _own(machine, hardware, None)
+        return Calibrated(fidelity, machine, own, framework, "", served, host)
     own = _own(machine, hardware, calibration)
     if at:
         known = () if own is None else own.frameworks
