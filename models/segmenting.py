@@ -15,8 +15,8 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act
-from costgraph.models.blocks.sam import SamEncoder, channel_norm
+from costgraph.models.blocks.image import act, channel_norm
+from costgraph.models.blocks.sam import SamEncoder
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.vision import OnePass
 from costgraph.ops import Activation, Add, AsSequence, Concat, Linear
