@@ -115,14 +115,12 @@ class Segmenter(OnePass):
         m.add("kinds_rest", Reshape((rows * d,)), m.vector("kinds.weight", rows, d))
         kernels = ((c / 4, ONE, TWO), (c, c / 4, TWO), (d, c, ONE))
         for index, (out, into, taps) in enumerate(kernels, start=1):
-            kernel = m.weight(f"mask{index}.weight", out, into, taps, taps)
+            name, count = f"mask{index}", out * into * taps**2
+            kernel = m.weight(f"{name}.weight", out, into, taps, taps)
+            m.add(f"{name}_kernel_rest", Reshape((count,)), kernel)
             vectors = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
-            for part, source in (
-                ("kernel", kernel),
-                ("rows", m.vector(f"mask{index}.rows", vectors, out)),
-            ):
-                size = out * into * taps**2 if part == "kernel" else vectors * out
-                m.add(f"mask{index}_{part}_rest", Reshape((size,)), source)
+            beside = m.vector(f"{name}.rows", vectors, out)
+            m.add(f"{name}_rows_rest", Reshape((vectors * out,)), beside)
 
     def _with(
         self, m: Maker, name: str, y: str, x: str, tokens: str, places: str
