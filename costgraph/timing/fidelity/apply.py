@@ -413,9 +413,8 @@ class Calibrated:
     def mixes(self) -> tuple[str, ...]:
         """What is said of steps in which some sequences decode and others read a prompt."""
         fits = () if self.own is None or self.served is not None else self.own.fits.values()
-        found = (f for f in fits if f.kind == "beside")
-        said = dict.fromkeys(f"{JOINT}: {_errors(f)} ({f.trust(False)})" for f in found)
-        return tuple(said)[:1]
+        found = next((f for f in fits if f.kind == "beside"), None)
+        return () if found is None else (f"{JOINT}: {_errors(found)} ({found.trust(False)})",)
 
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
