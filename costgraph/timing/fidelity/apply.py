@@ -118,9 +118,14 @@ class Calibrated:
         return self.fidelity + at
 
     @property
+    def band(self) -> str:
+        """The quantile of errors that times are at; empty where they are as fitted."""
+        return FIDELITIES[self.fidelity]
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """What must be said beside every time: of the low band, that it is no bound."""
-        return (BELOW,) if FIDELITIES[self.fidelity] == "q10" else ()
+        return (BELOW,) if self.band == "q10" else ()
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -174,8 +179,8 @@ class Calibrated:
     ) -> Iterator[Term]:
         """The terms of an operation of a framework (:mod:`.frameworks`)."""
         count, executions = phase.bind(row.count), phase.bind(row.presence.executions)
-        if band := FIDELITIES[self.fidelity]:
-            count *= exact(served.heldout[_step(phase)][band])
+        if self.band:
+            count *= exact(served.heldout[_step(phase)][self.band])
         operands = row.graph.operands(row.node)
         types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
         grouped = isinstance(main_node(row.node, operands)[0].op, ExpertLinear)
@@ -237,8 +242,7 @@ class Calibrated:
         if fit is None:
             yield Term(ONE, (Arm(latency + moved, resource),), (name,))
             return
-        band = FIDELITIES[self.fidelity]
-        times = self._moved(fit) if band else ONE
+        times = self._moved(fit) if self.band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
         made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
         arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
@@ -271,7 +275,7 @@ class Calibrated:
         executions = phase.bind(row.presence.executions)
         count = phase.bind(row.count)
         member = not case.floor and case.kind == "elementwise"
-        if FIDELITIES[self.fidelity]:
+        if self.band:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
             count *= self._moved(of)
         if member:
@@ -292,8 +296,7 @@ class Calibrated:
 
     def _moved(self, fit: Fit) -> Expr:
         """The factor of the band that is asked for."""
-        band = FIDELITIES[self.fidelity]
-        return exact(bands.factor(band, fit.quantile(band), self.machine.kind))
+        return exact(bands.factor(self.band, fit.quantile(self.band), self.machine.kind))
 
     def _parts(
         self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
@@ -484,15 +487,14 @@ class Calibrated:
 
     def _words(self) -> str:
         """What the times are."""
-        band = FIDELITIES[self.fidelity]
-        if not band:
+        if not self.band:
             return "calibrated: forms fitted on measured timings"
-        quantile = "the median" if band == "q50" else f"the {band[1:]} % quantile"
-        if self.served is not None or self.machine.kind != "gpu":
+        quantile = "the median" if self.band == "q50" else f"the {self.band[1:]} % quantile"
+        if self.served is not None or not bands.combine(self.machine.kind):
             return f"{self.fidelity} band: every operation at {quantile} of its errors"
         return (
             f"{self.fidelity} band of a whole model: every operation at the square root of "
-            f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
+            f"{quantile} of its errors, times {bands.RUNS[self.band]} (runs of served models)"
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
